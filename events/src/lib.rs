@@ -100,10 +100,7 @@ mod tests {
         let text = r#"{"eventType":"USER_CREATED","userId":1,"user":{"id":1,"name":"홍길동","email":"hong@example.com","department":"개발팀","status":"ACTIVE","createdAt":"2026-11-22T10:53:53.21721","updatedAt":"2026-11-22T10:53:53.217245"},"timestamp":"2026-11-22T10:53:53.217515","version":1}"#;
         let event: UserEvent = serde_json::from_str(text).expect("a valid event");
         assert_eq!(event.event_type, UserEventType::UserCreated);
-        assert_eq!(
-            event.user.as_ref().map(|user| user.name.as_str()),
-            Some("홍길동")
-        );
+        assert_eq!(event.user.as_ref().map(|user| user.name.as_str()), Some("홍길동"));
         assert_eq!(
             serde_json::to_string(&event).expect("serializable"),
             text,
@@ -113,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_deletion_carries_no_user() {
-        let text = r#"{"eventType":"USER_DELETED","userId":1,"user":null,"timestamp":"2026-11-22T10:53:53","version":2}"#;
+        let text =
+            r#"{"eventType":"USER_DELETED","userId":1,"user":null,"timestamp":"2026-11-22T10:53:53","version":2}"#;
         let event: UserEvent = serde_json::from_str(text).expect("a valid event");
         assert_eq!(event.user, None);
     }

@@ -26,9 +26,7 @@ pub struct InvalidPosition;
 
 impl fmt::Display for InvalidPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "not a position: expected LSN:INDEX:MICROSECONDS, like 16/B374D848:0:1795344833217210",
-        )
+        f.write_str("not a position: expected LSN:INDEX:MICROSECONDS, like 16/B374D848:0:1795344833217210")
     }
 }
 
@@ -85,15 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_no_position_is_refused() {
-        for text in [
-            "",
-            "0/1",
-            "0/1:2",
-            "0/1:2:3:4",
-            "1:2:3",
-            "0/X:1:2",
-            "0/1:-1:2",
-        ] {
+        for text in ["", "0/1", "0/1:2", "0/1:2:3:4", "1:2:3", "0/X:1:2", "0/1:-1:2"] {
             assert_eq!(text.parse::<Position>(), Err(InvalidPosition), "{text}");
         }
     }

@@ -1,1 +1,124 @@
+//! `outbox-relay`: the rows of a Postgres outbox table into Kafka, exactly once, in commit order.
+//!
+//! The relay reads no payload and queries no business table. It creates no slot and sets no checkpoint unless an operator's
+//! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
+//! [`startup`] argues why the order of its first steps is right, [`progress`] keeps its positions, [`streaming`] is its loop.
 
+pub mod batch;
+pub mod check;
+pub mod checkpoint;
+pub mod config;
+pub mod init;
+pub mod intake;
+pub mod kafka;
+pub mod lineage;
+pub mod lsn;
+pub mod pgoutput;
+pub mod postgres;
+pub mod progress;
+pub mod relay;
+pub mod router;
+pub mod source;
+pub mod startup;
+pub mod stop;
+pub mod streaming;
+
+use std::time::Duration;
+
+use service::{Readiness, Shutdown, admin};
+
+use crate::config::{Command, Config, InitOptions, RunArgs};
+use crate::init::Initialised;
+use crate::stop::{RelayError, Stop};
+
+/// Carries out a command; what it prints is returned.
+///
+/// # Errors
+/// A [`Stop`] with its exit code, or an error that only reports.
+pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayError> {
+    match command {
+        Command::Check(settings) => {
+            let findings = check::check(&settings.check()?).await;
+            let report = check::report(&findings);
+            if findings
+                .iter()
+                .any(|finding| matches!(finding, check::Finding::Problem(_)))
+            {
+                return Err(anyhow::anyhow!("{report}there are problems").into());
+            }
+            Ok(report)
+        }
+        Command::Status(settings) => check::status(&settings.check()?).await,
+        Command::Init(args) => {
+            let config = args.settings.check()?;
+            init_patiently(&config, &args.init, &shutdown)
+                .await
+                .map(|done| describe(&config, &done))
+        }
+        Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
+    }
+}
+
+fn describe(config: &Config, done: &Initialised) -> String {
+    match done {
+        Initialised::Already { checkpoint } => format!(
+            "slot {} was initialised before; its checkpoint is {checkpoint}\n",
+            config.slot
+        ),
+        Initialised::Created { checkpoint, rows } => {
+            format!(
+                "slot {} is made; {rows} existing rows are published; the checkpoint is {checkpoint}\n",
+                config.slot
+            )
+        }
+        Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.slot),
+    }
+}
+
+/// `init`, until Postgres and Kafka are there.
+async fn init_patiently(
+    config: &Config,
+    options: &InitOptions,
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
+    loop {
+        match init::init(config, options, shutdown).await {
+            // A server that answers with an error will give the same one again; one that is not there may come.
+            Err(RelayError::Transient(err))
+                if postgres::PgError::code_of(&err).is_none_or(|code| code.starts_with("57P"))
+                    && !shutdown.is_triggered() =>
+            {
+                tracing::warn!(error = format!("{err:#}"), "init waits and tries again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
+    let config = args.settings.check()?;
+    let readiness = Readiness::waiting_for("relay");
+    let metrics = admin::install_metrics()?;
+    // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.
+    let (admin_readiness, admin_shutdown) = (readiness.clone(), shutdown.clone());
+    let listener = std::net::TcpListener::bind(args.admin_listen).map_err(|err| Stop::Config {
+        what: format!("ADMIN_LISTEN: cannot listen on {}: {err}", args.admin_listen),
+    })?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        let outcome = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(admin::serve_on(listener, admin_readiness, metrics, admin_shutdown)));
+        if let Err(err) = outcome {
+            tracing::error!(error = format!("{err:#}"), "the admin port failed");
+        }
+    })?;
+    if args.init {
+        let done = init_patiently(&config, &args.init_options, &shutdown).await?;
+        tracing::info!("{}", describe(&config, &done).trim_end());
+    }
+    relay::relay(&config, args.transaction_bytes, &readiness, shutdown).await?;
+    Ok(())
+}

@@ -40,11 +40,7 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(readyz))
         .with_state(readiness)
-        .merge(
-            Router::new()
-                .route("/metrics", get(render_metrics))
-                .with_state(metrics),
-        )
+        .merge(Router::new().route("/metrics", get(render_metrics)).with_state(metrics))
 }
 
 /// Serves [`router`] on `listen` until `shutdown`.
@@ -55,11 +51,25 @@ pub async fn serve(
     listen: SocketAddr,
     readiness: Readiness,
     metrics: PrometheusHandle,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let listener =
+        std::net::TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen} (ADMIN_LISTEN)"))?;
+    serve_on(listener, readiness, metrics, shutdown).await
+}
+
+/// Serves [`router`] on a bound listener until `shutdown`.
+///
+/// # Errors
+/// The listener cannot be used.
+pub async fn serve_on(
+    listener: std::net::TcpListener,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
     mut shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen} (ADMIN_LISTEN)"))?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr().context("no local address")?;
     tracing::info!(admin.listen = %address, "admin port is open");
     axum::serve(listener, router(readiness, metrics))
@@ -81,8 +91,5 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
 }
 
 async fn render_metrics(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        metrics.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render())
 }

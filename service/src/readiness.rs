@@ -18,10 +18,7 @@ impl Readiness {
 
     /// `part` works.
     pub fn ready(&self, part: &'static str) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(part);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(part);
     }
 
     /// `part` does not work, for this reason: one line, without secrets.
@@ -35,10 +32,7 @@ impl Readiness {
     /// What does not work, and why; empty when the program is ready.
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<&'static str, String> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -1,0 +1,137 @@
+//! When a Kafka transaction is closed: a pure decision, without a linger timer.
+//!
+//! A lone event goes at once; what arrives while a commit is under way goes with the next transaction. So latency is the broker's
+//! when it is calm, and transactions are large under load.
+
+use std::time::{Duration, Instant};
+
+/// Most rows of one transaction. More buy no throughput and cost memory.
+const ROWS_MAX: u64 = 10_000;
+/// How long a transaction stays open while more keeps coming, when the relay is up to date …
+const AGE_MAX: Duration = Duration::from_millis(5);
+/// … and when it is catching up.
+const AGE_MAX_BEHIND: Duration = Duration::from_millis(100);
+
+/// The rows of the open Kafka transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    pub rows: u64,
+    bytes: u64,
+    bytes_max: u64,
+    started: Option<Instant>,
+    /// Commit time of the newest row, microseconds since 1970.
+    pub newest_commit_us: i64,
+}
+
+/// What the reader sees when it has used up its buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// The socket has nothing to read.
+    pub silent: bool,
+    /// No source transaction is open.
+    pub between_transactions: bool,
+    /// The newest row committed more than a second ago.
+    pub behind: bool,
+}
+
+impl Batch {
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        Self {
+            rows: 0,
+            bytes: 0,
+            bytes_max,
+            started: None,
+            newest_commit_us: 0,
+        }
+    }
+
+    /// A row of this many bytes was added.
+    pub fn add(&mut self, bytes: usize, commit_us: i64) {
+        self.started.get_or_insert_with(Instant::now);
+        self.rows += 1;
+        self.bytes += bytes as u64;
+        self.newest_commit_us = commit_us;
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// No further row may be added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.rows >= ROWS_MAX || self.bytes >= self.bytes_max
+    }
+
+    /// Whether to close the transaction now.
+    #[must_use]
+    pub fn should_close(&self, situation: Situation) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        self.is_full()
+            || (situation.silent && situation.between_transactions)
+            || self.due(situation.behind).is_some_and(|due| due <= Instant::now())
+    }
+
+    /// When the transaction is closed at the latest.
+    #[must_use]
+    pub fn due(&self, behind: bool) -> Option<Instant> {
+        self.started
+            .map(|started| started + if behind { AGE_MAX_BEHIND } else { AGE_MAX })
+    }
+
+    /// Starts the next transaction.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Batch, Situation};
+
+    const CALM: Situation = Situation {
+        silent: true,
+        between_transactions: true,
+        behind: false,
+    };
+
+    #[test]
+    fn a_lone_event_goes_at_once() {
+        let mut batch = Batch::new(1_000);
+        assert!(!batch.should_close(CALM), "nothing is no transaction");
+        batch.add(10, 0);
+        assert!(batch.should_close(CALM));
+    }
+
+    #[test]
+    fn an_open_source_transaction_and_more_to_read_keep_it_open() {
+        let mut batch = Batch::new(1_000);
+        batch.add(10, 0);
+        assert!(!batch.should_close(Situation {
+            between_transactions: false,
+            behind: true,
+            ..CALM
+        }));
+        assert!(!batch.should_close(Situation {
+            silent: false,
+            behind: true,
+            ..CALM
+        }));
+    }
+
+    #[test]
+    fn its_bytes_and_rows_are_bounded() {
+        let mut batch = Batch::new(1_000);
+        batch.add(1_000, 0);
+        assert!(batch.is_full());
+        batch.clear();
+        for _ in 0..10_000 {
+            batch.add(0, 0);
+        }
+        assert!(batch.is_full());
+    }
+}

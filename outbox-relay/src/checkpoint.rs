@@ -1,0 +1,150 @@
+//! The checkpoint: the record that each Kafka transaction carries last, and that says up to where everything is published.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Published;
+use crate::stop::Stop;
+
+/// Version of the format; a checkpoint of a later one is refused instead of half understood.
+pub const FORMAT: u32 = 1;
+
+/// What the record's value holds, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    pub format: u32,
+    /// `initialising` while `init` is at work, then `running`.
+    pub state: State,
+    /// Where the positions come from, and where the records went.
+    pub lineage: Lineage,
+    #[serde(flatten)]
+    pub published: Published,
+    /// Which run of a relay wrote it.
+    pub incarnation: String,
+}
+
+/// How far `init` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// `init` began to make the slot; it may be made anew as long as this is the last checkpoint.
+    Initialising,
+    Running,
+}
+
+/// What must not change between two runs for a position to keep its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lineage {
+    /// Postgres' system identifier: which cluster.
+    pub system_identifier: String,
+    /// Which history of that cluster.
+    pub timeline: u32,
+    pub database: String,
+    pub slot: String,
+    /// Oid of the publication's entry for the outbox table: another one after the publication or the table was made anew.
+    pub publication_entry: u32,
+    /// Partitions of each topic that was written to; a key's partition depends on it.
+    pub partitions: BTreeMap<String, i32>,
+}
+
+/// Key of the record: one relay is one slot of one database.
+#[must_use]
+pub fn key(database: &str, slot: &str) -> String {
+    format!("{database}/{slot}")
+}
+
+impl Lineage {
+    /// Holds a topic to the partition count that it has now.
+    ///
+    /// # Errors
+    /// [`Stop::PartitionsChanged`] where it had another one before.
+    pub fn pin(&mut self, topic: &str, partitions: i32) -> Result<(), Stop> {
+        match self.partitions.get(topic) {
+            Some(expected) if *expected != partitions => Err(Stop::PartitionsChanged {
+                topic: topic.to_owned(),
+                expected: *expected,
+                found: partitions,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.partitions.insert(topic.to_owned(), partitions);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Checkpoint {
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a record's value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_json(value: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = serde_json::from_slice(value).map_err(|err| err.to_string())?;
+        if format != FORMAT {
+            return Err(format!("format {format}, this program knows format {FORMAT}"));
+        }
+        serde_json::from_slice(value).map_err(|err| err.to_string())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Checkpoint, FORMAT, Lineage, State};
+    use crate::lsn::Lsn;
+    use crate::progress::{Partial, Published};
+
+    pub(crate) fn example() -> Checkpoint {
+        Checkpoint {
+            format: FORMAT,
+            state: State::Running,
+            lineage: Lineage {
+                system_identifier: "7391547183048592837".to_owned(),
+                timeline: 1,
+                database: "users_db".to_owned(),
+                slot: "users_relay".to_owned(),
+                publication_entry: 16_402,
+                partitions: [("user-events".to_owned(), 8)].into(),
+            },
+            published: Published {
+                lsn: Lsn(0x152_8C20),
+                partial: Some(Partial {
+                    commit_lsn: Lsn(0x152_9000),
+                    rows: 3,
+                }),
+            },
+            incarnation: "a".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_its_record() {
+        let text = example().to_json();
+        assert!(text.contains(r#""lsn":"0/1528C20""#), "{text}");
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn garbage_and_later_formats_are_refused() {
+        assert!(Checkpoint::from_json(b"{").is_err());
+        assert!(Checkpoint::from_json(b"{\"format\":1}").is_err());
+        let later = Checkpoint { format: 2, ..example() }.to_json();
+        assert_eq!(
+            Checkpoint::from_json(later.as_bytes()),
+            Err("format 2, this program knows format 1".to_owned())
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! The relay's settings: each a flag and an environment variable.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use service::Secret;
+
+use crate::kafka::{KafkaSettings, NewTopic};
+use crate::postgres::Target;
+use crate::router::RouterOptions;
+use crate::stop::Stop;
+
+/// Publishes the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
+///
+/// It reads a logical replication slot (pgoutput), so that an event is published if and only if its transaction committed. Records and
+/// the checkpoint that says up to where everything is published travel in one Kafka transaction; a reader with
+/// isolation.level=read_committed sees each event once.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = Stop::EXIT_CODES, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say all that is wrong with database, publication, slot, role and cluster, and how to mend it; changes nothing.
+    Check(Settings),
+    /// Create publication, slot, topics and the first checkpoint; safe to repeat. Needs a role that owns the table and may replicate.
+    Init(InitArgs),
+    /// Publish until stopped. A second relay of the same slot waits as a warm standby.
+    Run(RunArgs),
+    /// Print slot, checkpoint and lag.
+    Status(Settings),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Where the outbox is: postgresql://user:password@host:port/database. Parameters: sslmode, sslrootcert, sslcert, sslkey,
+    /// passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// Kafka's bootstrap servers, HOST:PORT separated by commas.
+    #[arg(long = "kafka", env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "localhost:9092")]
+    pub kafka: String,
+    /// Logical replication slot; unique in its cluster. One relay reads one slot.
+    #[arg(long, env = "OUTBOX_SLOT", default_value = "outbox_relay")]
+    pub slot: String,
+    /// Publication that has the inserts of the outbox table.
+    #[arg(long, env = "OUTBOX_PUBLICATION", default_value = "outbox")]
+    pub publication: String,
+    /// The outbox table, SCHEMA.TABLE.
+    #[arg(long, env = "OUTBOX_TABLE", default_value = "public.outbox")]
+    pub table: String,
+    /// Topic of the checkpoints: compacted, one partition; several relays may share it.
+    #[arg(long, env = "CHECKPOINT_TOPIC", default_value = "outbox-relay-checkpoints")]
+    pub checkpoint_topic: String,
+    /// Router option by Debezium's name, NAME=VALUE, repeatable; in the environment one a line.
+    #[arg(
+        long = "set",
+        env = "ROUTER_OPTIONS",
+        value_name = "NAME=VALUE",
+        value_delimiter = '\n'
+    )]
+    pub router_options: Vec<String>,
+    /// librdkafka property, NAME=VALUE, repeatable; in the environment one a line. For TLS, SASL, compression, message.max.bytes …
+    #[arg(
+        long = "kafka-property",
+        env = "KAFKA_PROPERTIES",
+        value_name = "NAME=VALUE",
+        value_delimiter = '\n',
+        hide_env_values = true
+    )]
+    pub kafka_properties: Vec<String>,
+    /// Name of the record header that carries commit LSN, index in the transaction and commit time; empty for none.
+    #[arg(long, env = "POSITION_HEADER", default_value = events::POSITION_HEADER)]
+    pub position_header: String,
+    /// Create a topic when the first record for it comes, with --topic-partitions and --topic-config. Otherwise the relay stops there.
+    #[arg(long, env = "CREATE_TOPICS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub create_topics: bool,
+    /// Partitions of a topic that the relay creates (1 to 10000).
+    #[arg(long, env = "TOPIC_PARTITIONS", default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub topic_partitions: i32,
+    /// Setting of a topic that the relay creates, NAME=VALUE, repeatable; in the environment one a line.
+    #[arg(
+        long = "topic-config",
+        env = "TOPIC_CONFIG",
+        value_name = "NAME=VALUE",
+        value_delimiter = '\n',
+        default_value = "cleanup.policy=compact\nmin.compaction.lag.ms=604800000"
+    )]
+    pub topic_config: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    pub init: InitOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct InitOptions {
+    /// What to do with the rows that are in the outbox already.
+    #[arg(long, env = "EXISTING_ROWS", value_enum, default_value_t = ExistingRows::Publish)]
+    pub existing_rows: ExistingRows,
+    /// Topic to create where it is missing, NAME or NAME:PARTITIONS, repeatable; in the environment one a line.
+    #[arg(
+        long = "topic",
+        env = "TOPICS",
+        value_name = "NAME[:PARTITIONS]",
+        value_delimiter = '\n'
+    )]
+    pub topics: Vec<String>,
+    /// Continue an existing, inactive pgoutput slot of this database from its confirmed position, instead of making one.
+    #[arg(long)]
+    pub adopt_slot: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExistingRows {
+    /// Publish them once, in the order of their created_at (clock of their insert), before anything newer.
+    Publish,
+    /// Leave them.
+    Skip,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Do `init` first where neither slot nor checkpoint exists yet.
+    #[arg(long)]
+    pub init: bool,
+    #[command(flatten)]
+    pub init_options: InitOptions,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8083")]
+    pub admin_listen: SocketAddr,
+    /// Largest Kafka transaction, in bytes of outbox rows (65536 to 1073741824); bounds the relay's memory. A single larger row still goes.
+    #[arg(long, env = "TRANSACTION_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(65_536..=1 << 30))]
+    pub transaction_bytes: u64,
+}
+
+/// The settings once everything in them is checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub target: Target,
+    pub kafka: KafkaSettings,
+    pub slot: String,
+    pub publication: String,
+    pub schema: String,
+    pub table: String,
+    pub checkpoint_topic: String,
+    pub router: RouterOptions,
+    /// `None`: no such header.
+    pub position_header: Option<String>,
+    pub create_topics: bool,
+    /// For topics that the relay creates; the name is filled in.
+    pub topic_template: NewTopic,
+}
+
+impl Settings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`Stop::Config`] names the setting that is wrong, and what would be right.
+    pub fn check(&self) -> Result<Config, Stop> {
+        fn config(err: impl std::fmt::Display) -> Stop {
+            Stop::Config { what: err.to_string() }
+        }
+        let slot_is_valid = (1..=63).contains(&self.slot.len())
+            && self
+                .slot
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !slot_is_valid {
+            return Err(config(format!(
+                "--slot `{}`: expected 1 to 63 of a-z, 0-9 and _",
+                self.slot
+            )));
+        }
+        let (schema, table) = self.table.split_once('.').unwrap_or(("public", &self.table));
+        if schema.is_empty() || table.is_empty() {
+            return Err(config(format!("--table `{}`: expected SCHEMA.TABLE", self.table)));
+        }
+        if self.publication.is_empty() {
+            return Err(config("--publication is empty"));
+        }
+        check_topic_name("--checkpoint-topic", &self.checkpoint_topic)?;
+        let mut topic_settings = Vec::new();
+        for setting in self.topic_config.iter().filter(|setting| !setting.trim().is_empty()) {
+            let (name, value) = setting
+                .split_once('=')
+                .ok_or_else(|| config(format!("--topic-config `{setting}`: expected NAME=VALUE")))?;
+            topic_settings.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+        Ok(Config {
+            target: Target::parse(self.database_url.reveal()).map_err(config)?,
+            kafka: KafkaSettings::new(&self.kafka, &self.kafka_properties).map_err(config)?,
+            slot: self.slot.clone(),
+            publication: self.publication.clone(),
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            checkpoint_topic: self.checkpoint_topic.clone(),
+            router: RouterOptions::parse(&self.router_options).map_err(config)?,
+            position_header: (!self.position_header.is_empty()).then(|| self.position_header.clone()),
+            create_topics: self.create_topics,
+            topic_template: NewTopic {
+                name: String::new(),
+                partitions: self.topic_partitions,
+                settings: topic_settings,
+            },
+        })
+    }
+}
+
+impl InitOptions {
+    /// The topics to create.
+    ///
+    /// # Errors
+    /// [`Stop::Config`] for a `--topic` that is none.
+    pub fn topics(&self, template: &NewTopic) -> Result<Vec<NewTopic>, Stop> {
+        let mut topics = Vec::new();
+        for text in self
+            .topics
+            .iter()
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+        {
+            let (name, partitions) = match text.split_once(':') {
+                None => (text, template.partitions),
+                Some((name, partitions)) => {
+                    let count = partitions.parse().ok().filter(|count| (1..=10_000).contains(count));
+                    (
+                        name,
+                        count.ok_or_else(|| Stop::Config {
+                            what: format!("--topic `{text}`: partitions are a number from 1 to 10000"),
+                        })?,
+                    )
+                }
+            };
+            check_topic_name("--topic", name)?;
+            topics.push(NewTopic {
+                name: name.to_owned(),
+                partitions,
+                settings: template.settings.clone(),
+            });
+        }
+        Ok(topics)
+    }
+}
+
+/// Kafka's rule for topic names.
+pub(crate) fn check_topic_name(flag: &str, name: &str) -> Result<(), Stop> {
+    let is_valid = (1..=249).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        && name != "."
+        && name != "..";
+    if is_valid {
+        return Ok(());
+    }
+    Err(Stop::Config {
+        what: format!("{flag} `{name}`: a topic's name is 1 to 249 of a-z, A-Z, 0-9, dot, _ and -"),
+    })
+}
+
+impl Config {
+    /// Transactional id: one a lineage, so that relays of different databases never fence each other.
+    #[must_use]
+    pub fn transactional_id(&self, system_identifier: &str) -> String {
+        format!(
+            "outbox-relay-{system_identifier}-{}-{}",
+            self.target.database, self.slot
+        )
+    }
+
+    /// Key of this relay's checkpoint.
+    #[must_use]
+    pub fn checkpoint_key(&self) -> String {
+        crate::checkpoint::key(&self.target.database, &self.slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command};
+
+    fn exit_message(arguments: &[&str]) -> String {
+        let base = ["outbox-relay", "check", "--database-url", "postgres://u:secret@h/d"];
+        let cli = Cli::try_parse_from(base.iter().chain(arguments)).unwrap();
+        let Command::Check(settings) = cli.command else {
+            panic!("no check")
+        };
+        settings.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        for (arguments, named) in [
+            (["--slot", "Users"], "--slot `Users`"),
+            (["--table", "public."], "--table `public.`"),
+            (["--checkpoint-topic", "a b"], "--checkpoint-topic `a b`"),
+            (["--set", "nonsense=1"], "router option `nonsense`"),
+            (["--kafka-property", "acks=1"], "`acks`"),
+            (["--topic-config", "x"], "--topic-config `x`"),
+        ] {
+            let message = exit_message(&arguments);
+            assert!(message.contains(named), "{message}");
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! `init`: publication, topics, slot, the rows that are there already, and the first checkpoint.
+//!
+//! The rows come from the slot's own snapshot, so that each row is either in it or in the stream, never in both or neither. They
+//! travel in one Kafka transaction together with the first checkpoint: an `init` that dies has published nothing. A checkpoint that
+//! says `initialising` is written before the slot is made, so that the next `init` knows the half-made slot for its own.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use events::Position;
+use service::Shutdown;
+
+use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
+use crate::config::{Config, ExistingRows, InitOptions};
+use crate::intake::{RecordWriter, Written};
+use crate::kafka::{NewTopic, Publisher, Topics, create_missing, find_or_create};
+use crate::lineage::{Slot, verify};
+use crate::lsn::Lsn;
+use crate::pgoutput::Tuple;
+use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
+use crate::progress::Published;
+use crate::router::{Column, Plan, RowScratch};
+use crate::source::{self, System};
+use crate::startup::{names, read_checkpoint};
+use crate::stop::{RelayError, Stop};
+
+/// Rows that are fetched at once.
+const FETCH_ROWS: usize = 1_000;
+/// All existing rows travel in one transaction; this is the longest that brokers allow by default.
+const TRANSACTION_TIMEOUT_MS: &str = "900000";
+
+/// What `init` found or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Initialised {
+    /// Everything was there, and fits together.
+    Already { checkpoint: Lsn },
+    /// The slot is new, and this many rows that were there are published.
+    Created { checkpoint: Lsn, rows: u64 },
+    /// An existing slot is continued.
+    Adopted { checkpoint: Lsn },
+}
+
+/// Does what is missing. Safe to repeat, also after it was interrupted.
+///
+/// # Errors
+/// A [`Stop`] where what is there does not fit together; anything else is worth another try.
+pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
+    let topics = options.topics(&config.topic_template)?;
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let system = source::identify(&mut connection).await?;
+    create_publication(&mut connection, config).await?;
+    let publication = source::usable_publication(&mut connection, config).await?;
+    let mut wanted = vec![checkpoint_topic(&config.checkpoint_topic)];
+    wanted.extend(topics);
+    for name in create_missing(&config.kafka, &wanted).await? {
+        tracing::info!(topic = name, "created a topic");
+    }
+    let found = read_checkpoint(config.clone()).await?;
+    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+    let slot = source::slot(&mut connection, &config.slot).await?;
+    let mut lineage = Lineage {
+        system_identifier: system.identifier.clone(),
+        timeline: system.timeline,
+        database: config.target.database.clone(),
+        slot: config.slot.clone(),
+        publication_entry: publication.entry,
+        partitions: std::collections::BTreeMap::new(),
+    };
+    let unfinished = checkpoint.is_some_and(|checkpoint| {
+        checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
+    });
+    match (slot, checkpoint) {
+        (Some(slot), None) if options.adopt_slot => return adopt(config, &system, slot, lineage, shutdown).await,
+        (Some(_), Some(_)) if unfinished => {
+            tracing::info!(
+                slot = config.slot,
+                "an earlier init did not finish: making its slot anew"
+            );
+            connection
+                .rows(&format!(
+                    "select pg_drop_replication_slot({})",
+                    quote_literal(&config.slot)
+                ))
+                .await?;
+        }
+        (None, None) => {}
+        (None, Some(_)) if unfinished => {}
+        (slot, checkpoint) => {
+            let source = source::source(&system, &config.target.database, slot, &publication);
+            let checkpoint = verify(&source, checkpoint, names(config))?;
+            return Ok(Initialised::Already {
+                checkpoint: checkpoint.published.lsn,
+            });
+        }
+    }
+    let mut publisher = fence(config, &system, shutdown).await?;
+    let mut checkpoint = Checkpoint {
+        format: FORMAT,
+        state: State::Initialising,
+        lineage: lineage.clone(),
+        published: Published {
+            lsn: system.wal_end,
+            partial: None,
+        },
+        incarnation: uuid::Uuid::new_v4().to_string(),
+    };
+    commit(&mut publisher, config, &checkpoint).await?;
+    let (consistent_point, snapshot) = create_slot(&mut connection, config).await?;
+    let rows = match options.existing_rows {
+        ExistingRows::Skip => 0,
+        ExistingRows::Publish => {
+            publish_existing(config, &snapshot, consistent_point, &mut lineage, &mut publisher).await?
+        }
+    };
+    checkpoint.state = State::Running;
+    checkpoint.lineage = lineage;
+    checkpoint.published = Published {
+        lsn: consistent_point,
+        partial: None,
+    };
+    commit(&mut publisher, config, &checkpoint).await?;
+    Ok(Initialised::Created {
+        checkpoint: consistent_point,
+        rows,
+    })
+}
+
+/// Small segments, so that compaction keeps up and a start reads little.
+fn checkpoint_topic(name: &str) -> NewTopic {
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", "16777216"),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ];
+    NewTopic {
+        name: name.to_owned(),
+        partitions: 1,
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+    }
+}
+
+async fn create_publication(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
+    if source::publication(connection, config).await?.is_some() {
+        return Ok(());
+    }
+    let table = format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&config.table)
+    );
+    // Inserts alone are events; and with its root, a partitioned outbox is one table in the stream, whatever its partitions.
+    let sql = format!(
+        "create publication {} for table {table} with (publish = 'insert', publish_via_partition_root = true)",
+        quote_identifier(&config.publication)
+    );
+    connection
+        .rows(&sql)
+        .await
+        .context("cannot create the publication (it takes the table's owner, and create on the database)")?;
+    tracing::info!(publication = config.publication, "created the publication");
+    Ok(())
+}
+
+async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<Publisher, RelayError> {
+    let mut settings = config.kafka.clone();
+    settings
+        .properties
+        .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
+    let id = config.transactional_id(&system.identifier);
+    let shutdown = shutdown.clone();
+    tokio::task::spawn_blocking(move || Publisher::start(&settings, &id, &|| shutdown.is_triggered()))
+        .await
+        .context("kafka task")?
+}
+
+async fn commit(publisher: &mut Publisher, config: &Config, checkpoint: &Checkpoint) -> Result<(), RelayError> {
+    publisher.commit(
+        &config.checkpoint_topic,
+        &config.checkpoint_key(),
+        &checkpoint.to_json(),
+    )?;
+    publisher.committed().await.map(|_| ())
+}
+
+async fn adopt(
+    config: &Config,
+    system: &System,
+    slot: Slot,
+    lineage: Lineage,
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
+    if slot.plugin != "pgoutput" || slot.database != config.target.database {
+        return Err(Stop::SlotUnusable {
+            slot: config.slot.clone(),
+            database: config.target.database.clone(),
+            found: format!("plugin {}, database {}", slot.plugin, slot.database),
+        }
+        .into());
+    }
+    // Owned while the checkpoint is made: nobody may move it meanwhile. Fails where it is active.
+    let mut owner = Connection::open(&config.target, Mode::Replication).await?;
+    owner
+        .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+        .await
+        .context("the slot cannot be adopted while it is in use")?;
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let slot = source::slot(&mut connection, &config.slot)
+        .await?
+        .context("the slot vanished")?;
+    let mut publisher = fence(config, system, shutdown).await?;
+    let checkpoint = Checkpoint {
+        format: FORMAT,
+        state: State::Running,
+        lineage,
+        published: Published {
+            lsn: slot.confirmed,
+            partial: None,
+        },
+        incarnation: uuid::Uuid::new_v4().to_string(),
+    };
+    commit(&mut publisher, config, &checkpoint).await?;
+    owner.into_stream().close().await;
+    Ok(Initialised::Adopted {
+        checkpoint: slot.confirmed,
+    })
+}
+
+/// Makes the slot; returns where its stream begins and the name of the snapshot of all that came before, which lives as long as
+/// `connection` runs nothing else.
+async fn create_slot(connection: &mut Connection, config: &Config) -> Result<(Lsn, String), RelayError> {
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')",
+        quote_identifier(&config.slot)
+    );
+    let rows = connection.rows(&sql).await.context(
+        "cannot create the slot (it takes the role attribute replication, wal_level = logical and a free slot)",
+    )?;
+    let row = rows.first().context("CREATE_REPLICATION_SLOT has no answer")?;
+    let consistent_point = source::text(row, 1)?.parse().context("consistent point")?;
+    tracing::info!(slot = config.slot, lsn = %consistent_point, "created the slot");
+    Ok((consistent_point, source::text(row, 2)?.to_owned()))
+}
+
+async fn publish_existing(
+    config: &Config,
+    snapshot: &str,
+    consistent_point: Lsn,
+    lineage: &mut Lineage,
+    publisher: &mut Publisher,
+) -> Result<u64, RelayError> {
+    let mut connection = Connection::open(&config.target, Mode::Sql).await?;
+    connection
+        .rows("begin transaction isolation level repeatable read, read only")
+        .await?;
+    connection
+        .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
+        .await?;
+    let table = format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&config.table)
+    );
+    let columns = connection
+        .query(&format!("select * from {table} limit 0"))
+        .await
+        .context("cannot read the outbox table")?
+        .columns;
+    let by_age = if columns.iter().any(|(name, _)| name == "created_at") {
+        "created_at, "
+    } else {
+        ""
+    };
+    connection
+        .rows(&format!(
+            "declare existing no scroll cursor for select * from {table} order by {by_age}tableoid, ctid"
+        ))
+        .await?;
+    let mut existing = ExistingRowsWriter {
+        config,
+        lineage,
+        publisher,
+        topics: Topics::default(),
+        record: RecordWriter::new(config.position_header.clone()),
+        scratch: RowScratch::default(),
+        rows: 0,
+        consistent_point,
+    };
+    loop {
+        let answer = connection.query(&format!("fetch {FETCH_ROWS} from existing")).await?;
+        existing.write(&answer).await?;
+        if answer.rows.len() < FETCH_ROWS {
+            break;
+        }
+        tracing::info!(rows = existing.rows, "publishing rows that were there already");
+    }
+    let rows = existing.rows;
+    connection.rows("commit").await?;
+    Ok(rows)
+}
+
+struct ExistingRowsWriter<'a> {
+    config: &'a Config,
+    lineage: &'a mut Lineage,
+    publisher: &'a mut Publisher,
+    topics: Topics,
+    record: RecordWriter,
+    scratch: RowScratch,
+    rows: u64,
+    consistent_point: Lsn,
+}
+
+impl ExistingRowsWriter<'_> {
+    async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
+        let columns: Vec<Column> = answer
+            .columns
+            .iter()
+            .map(|(name, type_oid)| Column {
+                name: name.clone(),
+                type_oid: *type_oid,
+            })
+            .collect();
+        let column_count = u16::try_from(columns.len()).context("too many columns")?;
+        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
+        for row in &answer.rows {
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
+        let now_us = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        // The rows' own commits are not known any more: they count as rows of one transaction at the slot's beginning.
+        let position = Position {
+            commit_lsn: self.consistent_point.0,
+            index: self.rows,
+            commit_timestamp_us: now_us,
+        };
+        loop {
+            match self
+                .record
+                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
+            {
+                Written::Sent => break,
+                Written::QueueFull => {
+                    self.publisher.poll();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Written::UnknownTopic { route, topic } => {
+                    let template = self.config.create_topics.then_some(&self.config.topic_template);
+                    let partitions = find_or_create(&self.config.kafka, &topic, template)
+                        .await?
+                        .ok_or_else(|| Stop::TopicMissing {
+                            topic: topic.clone(),
+                            column: self.config.router.route_column.clone(),
+                        })?;
+                    self.lineage.pin(&topic, partitions)?;
+                    self.topics.insert(route, topic, partitions);
+                }
+            }
+        }
+        self.rows += 1;
+        Ok(())
+    }
+}

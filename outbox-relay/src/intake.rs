@@ -1,0 +1,349 @@
+//! From frames to records: decodes what was read, routes the rows, hands them to the open Kafka transaction.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use events::Position;
+use rdkafka::message::OwnedHeaders;
+
+use crate::batch::Batch;
+use crate::config::Config;
+use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, with_header};
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, Message, RelationMessage, Tuple};
+use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
+use crate::progress::{Progress, RowFate};
+use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, partition_of_key};
+use crate::stop::{RelayError, Stop};
+
+/// Why decoding paused.
+#[derive(Debug)]
+pub enum Pause {
+    /// The buffer holds no further whole frame.
+    BufferUsed,
+    /// The batch takes no further row.
+    BatchFull,
+    /// librdkafka takes no further row for now.
+    QueueFull,
+    /// The next row goes to a topic that is not known yet: the route's value and the topic's name.
+    UnknownTopic { route: String, topic: String },
+    /// The next row cannot be published.
+    Poison(Stop),
+}
+
+/// A table of the stream.
+#[derive(Debug)]
+enum Table {
+    Outbox(Box<Plan>),
+    Other,
+}
+
+/// The decoding side of a running stream.
+pub struct Intake {
+    pub progress: Progress,
+    pub batch: Batch,
+    pub topics: Topics,
+    /// How far the stream was read.
+    pub received: Lsn,
+    /// The server asked for an answer.
+    pub reply_requested: bool,
+    /// Commit time of the transaction that was read last, microseconds since 1970.
+    pub newest_commit_us: i64,
+    pub rows_skipped: u64,
+    publication: String,
+    schema: String,
+    table: String,
+    options: RouterOptions,
+    tables: HashMap<u32, Table>,
+    scratch: RowScratch,
+    record: RecordWriter,
+    commit_lsn: Lsn,
+}
+
+/// Turns routed rows into Kafka records; also used for rows that are not from the stream.
+#[derive(Debug)]
+pub struct RecordWriter {
+    position_header: Option<String>,
+    position: HeaderText,
+}
+
+/// What became of a row.
+#[derive(Debug)]
+pub enum Written {
+    Sent,
+    QueueFull,
+    UnknownTopic { route: String, topic: String },
+}
+
+impl RecordWriter {
+    #[must_use]
+    pub fn new(position_header: Option<String>) -> Self {
+        Self {
+            position_header,
+            position: HeaderText::default(),
+        }
+    }
+
+    /// Routes one row and hands it to the publisher.
+    ///
+    /// # Errors
+    /// The row cannot be a record ([`Stop::Row`], [`Stop::RecordTooLarge`]), or Kafka's client refused it.
+    pub fn write(
+        &mut self,
+        plan: &Plan,
+        tuple: &Tuple<'_>,
+        scratch: &mut RowScratch,
+        position: Position,
+        topics: &Topics,
+        publisher: &mut Publisher,
+    ) -> Result<Written, RelayError> {
+        let Self {
+            position_header,
+            position: text,
+        } = self;
+        let routed = plan.route(tuple, scratch, |routed, additional| {
+            let Some((topic, partitions)) = topics.get(routed.route) else {
+                return Ok(Written::UnknownTopic {
+                    route: routed.route.to_owned(),
+                    topic: plan.topic(routed.route),
+                });
+            };
+            let partition = match (routed.partition, &routed.key) {
+                (Some(partition), _) if (0..partitions).contains(&partition) => partition,
+                (Some(partition), _) => {
+                    return Err(Stop::Row {
+                        row: routed.id.to_owned(),
+                        what: format!("partition {partition} is not one of the {partitions} of topic `{topic}`"),
+                    }
+                    .into());
+                }
+                (None, Some(key)) => partition_of_key(key, partitions),
+                // Any partition will do for a row without a key; the id spreads them evenly.
+                (None, None) => partition_of_key(routed.id.as_bytes(), partitions),
+            };
+            let mut headers = with_header(OwnedHeaders::new_with_capacity(4), "id", Some(routed.id.as_bytes()));
+            for (name, value) in additional {
+                headers = with_header(headers, name, value.as_deref());
+            }
+            if let Some(name) = position_header {
+                headers = with_header(headers, name, Some(text.write(&position)));
+            }
+            let outgoing = Outgoing {
+                topic,
+                partition,
+                key: routed.key.as_deref(),
+                value: routed.value.as_deref(),
+                timestamp_ms: position.commit_timestamp_us / 1_000,
+            };
+            publisher.send(outgoing, routed.id, headers).map(|sent| match sent {
+                Sent::Queued => Written::Sent,
+                Sent::QueueFull => Written::QueueFull,
+            })
+        });
+        match routed {
+            Ok(outcome) => outcome,
+            Err(err) => Err(Stop::Row {
+                row: format!("at {position}"),
+                what: err.to_string(),
+            }
+            .into()),
+        }
+    }
+}
+
+impl Intake {
+    #[must_use]
+    pub fn new(config: &Config, progress: Progress, transaction_bytes: u64) -> Self {
+        Self {
+            received: progress.published().lsn,
+            progress,
+            batch: Batch::new(transaction_bytes),
+            topics: Topics::default(),
+            reply_requested: false,
+            newest_commit_us: 0,
+            rows_skipped: 0,
+            publication: config.publication.clone(),
+            schema: config.schema.clone(),
+            table: config.table.clone(),
+            options: config.router.clone(),
+            tables: HashMap::new(),
+            scratch: RowScratch::default(),
+            record: RecordWriter::new(config.position_header.clone()),
+            commit_lsn: Lsn::INVALID,
+        }
+    }
+
+    /// Decodes as much of `buffer` as can be published now. Returns the bytes that are done with, and why it paused. A frame
+    /// that it pauses at stays in the buffer, untouched.
+    ///
+    /// # Errors
+    /// The stream contradicts itself or ended; what was decoded before stays decoded.
+    pub fn decode(&mut self, buffer: &[u8], publisher: &mut Publisher) -> Result<(usize, Pause), RelayError> {
+        let mut frames = Frames::new(buffer);
+        loop {
+            if self.batch.is_full() {
+                return Ok((frames.consumed(), Pause::BatchFull));
+            }
+            let Some((frame, length)) = frames.peek().context("replication stream")? else {
+                return Ok((frames.consumed(), Pause::BufferUsed));
+            };
+            let pause = match frame {
+                Frame::Data(bytes) => self.message(bytes, publisher),
+                Frame::KeepAlive {
+                    wal_end,
+                    reply_requested,
+                } => {
+                    self.progress.keepalive(wal_end);
+                    self.received = self.received.max(wal_end);
+                    self.reply_requested |= reply_requested;
+                    Ok(None)
+                }
+                Frame::Notice { code, message } => self.notice(code, message).map(|()| None),
+                Frame::Error { code, message } => Err(self.server_error(code, message)),
+                Frame::Done => Err(anyhow::anyhow!("the server ended the stream").into()),
+            };
+            match pause {
+                Ok(None) => frames.advance(length),
+                Ok(Some(pause)) => return Ok((frames.consumed(), pause)),
+                Err(RelayError::Stop(stop @ (Stop::Row { .. } | Stop::RecordTooLarge { .. }))) => {
+                    return Ok((frames.consumed(), Pause::Poison(stop)));
+                }
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    fn message(&mut self, bytes: &[u8], publisher: &mut Publisher) -> Result<Option<Pause>, RelayError> {
+        match pgoutput::decode(bytes).context("replication stream")? {
+            Message::Insert { relation, tuple } => return self.insert(relation, &tuple, bytes.len(), publisher),
+            Message::Begin {
+                commit_lsn,
+                commit_timestamp,
+            } => {
+                self.progress.begin(commit_lsn).context("replication stream")?;
+                self.commit_lsn = commit_lsn;
+                self.newest_commit_us = commit_timestamp + POSTGRES_EPOCH_US;
+            }
+            Message::Commit { commit_lsn, end_lsn } => {
+                self.progress
+                    .commit(commit_lsn, end_lsn)
+                    .context("replication stream")?;
+                self.received = self.received.max(end_lsn);
+            }
+            Message::Relation(relation) => self.relation(&relation)?,
+            Message::Update { relation } => self.update(relation)?,
+            // A purge of the outbox: no event.
+            Message::Delete { .. } | Message::Truncate | Message::Other => {}
+        }
+        Ok(None)
+    }
+
+    fn insert(
+        &mut self,
+        relation: u32,
+        tuple: &Tuple<'_>,
+        bytes: usize,
+        publisher: &mut Publisher,
+    ) -> Result<Option<Pause>, RelayError> {
+        let plan = match self.tables.get(&relation) {
+            Some(Table::Outbox(plan)) => plan,
+            Some(Table::Other) => return Ok(None),
+            None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
+        };
+        match self.progress.row().context("replication stream")? {
+            RowFate::Skip => self.rows_skipped += 1,
+            RowFate::Publish { index } => {
+                let position = Position {
+                    commit_lsn: self.commit_lsn.0,
+                    index,
+                    commit_timestamp_us: self.newest_commit_us,
+                };
+                match self
+                    .record
+                    .write(plan, tuple, &mut self.scratch, position, &self.topics, publisher)?
+                {
+                    Written::Sent => self.batch.add(bytes, self.newest_commit_us),
+                    Written::QueueFull => return Ok(Some(Pause::QueueFull)),
+                    Written::UnknownTopic { route, topic } => return Ok(Some(Pause::UnknownTopic { route, topic })),
+                }
+            }
+        }
+        self.progress.row_decoded().context("replication stream")?;
+        Ok(None)
+    }
+
+    /// Sent before a table's first row of a session and after each change of its columns.
+    fn relation(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
+        if relation.schema != self.schema || relation.name != self.table {
+            tracing::debug!(
+                table = relation.name,
+                "the publication has another table; its rows are ignored"
+            );
+            self.tables.insert(relation.oid, Table::Other);
+            return Ok(());
+        }
+        let columns: Result<Vec<Column>, _> = relation
+            .columns()
+            .map(|column| {
+                column.map(|column| Column {
+                    name: column.name.to_owned(),
+                    type_oid: column.type_oid,
+                })
+            })
+            .collect();
+        let plan = columns
+            .map_err(Into::into)
+            .and_then(|columns| Plan::new(&self.options, columns))
+            .map_err(|err| Stop::Config { what: err.to_string() })?;
+        self.tables.insert(relation.oid, Table::Outbox(Box::new(plan)));
+        Ok(())
+    }
+
+    fn update(&self, relation: u32) -> Result<(), RelayError> {
+        if !matches!(self.tables.get(&relation), Some(Table::Outbox(_))) {
+            return Ok(());
+        }
+        match self.options.invalid_operation {
+            InvalidOperation::Warn => {
+                tracing::warn!("an outbox row was updated; only inserts are events, so it is ignored")
+            }
+            InvalidOperation::Error => {
+                tracing::error!("an outbox row was updated; only inserts are events, so it is ignored")
+            }
+            InvalidOperation::Fatal => {
+                return Err(Stop::Row {
+                    row: format!("in the transaction at {}", self.commit_lsn),
+                    what: "it was updated, and table.op.invalid.behavior is fatal".to_owned(),
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// PostgreSQL 18 skips a missing publication with a warning, and everything in it: silent loss, were it not looked at here.
+    fn notice(&self, code: &str, message: &str) -> Result<(), RelayError> {
+        if code == "55000" || message.contains("skipped loading publication") {
+            return Err(Stop::Publication {
+                publication: self.publication.clone(),
+                what: message.to_owned(),
+            }
+            .into());
+        }
+        if !message.is_empty() {
+            tracing::info!(postgres.code = code, "the server says: {message}");
+        }
+        Ok(())
+    }
+
+    fn server_error(&self, code: &str, message: &str) -> RelayError {
+        if code == "42704" && message.contains("publication") {
+            return Stop::Publication {
+                publication: self.publication.clone(),
+                what: format!("{message}: it is missing at the position that the slot is reading"),
+            }
+            .into();
+        }
+        anyhow::anyhow!("the server ended the stream: {message} (SQLSTATE {code})").into()
+    }
+}

@@ -1,0 +1,87 @@
+//! What librdkafka reports on the side: failed records and broken connections.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Headers, Message};
+use rdkafka::producer::ProducerContext;
+
+/// A record that Kafka did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub code: RDKafkaErrorCode,
+    pub topic: String,
+    /// Header `id` of the record, where it has one.
+    pub id: Option<String>,
+    /// Bytes of key and value.
+    pub size: usize,
+}
+
+/// The health of one producer; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    disturbed: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+}
+
+impl Health {
+    /// Whether a connection broke or a request was lost since this producer was made. librdkafka repeats an EndTxn by itself
+    /// then, and a late first one could end the *next* transaction: such a producer must not be used again.
+    #[must_use]
+    pub fn is_disturbed(&self) -> bool {
+        self.0.disturbed.load(Ordering::Acquire)
+    }
+
+    /// The first record that was not taken.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Health {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::warn!(kafka.facility = facility, "{message}");
+            }
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+                tracing::info!(kafka.facility = facility, "{message}")
+            }
+            _ => tracing::debug!(kafka.facility = facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.disturbed.store(true, Ordering::Release);
+        tracing::info!(error = %error, reason, "kafka connection is disturbed");
+    }
+}
+
+impl ProducerContext for Health {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let Err((error, message)) = result else {
+            return;
+        };
+        let id = message
+            .headers()
+            .and_then(|headers| headers.iter().find(|header| header.key == "id"))
+            .and_then(|header| header.value)
+            .map(|value| String::from_utf8_lossy(value).into_owned());
+        let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| Failure {
+            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+            topic: message.topic().to_owned(),
+            id,
+            size: message.key_len() + message.payload_len(),
+        });
+    }
+}

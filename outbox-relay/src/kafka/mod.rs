@@ -1,0 +1,14 @@
+//! The relay's side of Kafka: settings, the transactional publisher, the checkpoint's topic, the topics of records.
+
+mod checkpoint_log;
+mod flush;
+mod health;
+mod publisher;
+mod settings;
+mod topics;
+
+pub use checkpoint_log::{CheckpointLog, Found};
+pub use health::{Failure, Health};
+pub use publisher::{Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
+pub use settings::{InvalidProperty, KafkaSettings};
+pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

@@ -1,0 +1,155 @@
+//! librdkafka's configuration: ours, and what the operator adds.
+
+use rdkafka::ClientConfig;
+
+/// How to reach Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaSettings {
+    pub bootstrap_servers: String,
+    /// librdkafka properties from `--kafka-property`; see
+    /// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>.
+    pub properties: Vec<(String, String)>,
+}
+
+/// A `--kafka-property` that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidProperty {
+    #[error("--kafka-property `{0}`: expected NAME=VALUE")]
+    NoValue(String),
+    #[error("--kafka-property `{0}` is not the operator's to set: exactly-once depends on it")]
+    Reserved(String),
+}
+
+/// What the exactly-once protocol rests on.
+const RESERVED: [&str; 8] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "transactional.id",
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "delivery.report.only.error",
+    "isolation.level",
+];
+
+/// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
+/// behind a relay that died and has no successor. A successor aborts it at once.
+const TRANSACTION_TIMEOUT_MS: &str = "60000";
+/// Must not be longer than the transaction's timeout, or librdkafka refuses its configuration.
+const MESSAGE_TIMEOUT_MS: &str = "45000";
+
+impl KafkaSettings {
+    /// Reads the operator's `NAME=VALUE` properties.
+    ///
+    /// # Errors
+    /// A property without a value, or one that the protocol depends on.
+    pub fn new<S: AsRef<str>>(bootstrap_servers: &str, properties: &[S]) -> Result<Self, InvalidProperty> {
+        let mut parsed = Vec::new();
+        for property in properties
+            .iter()
+            .map(AsRef::as_ref)
+            .map(str::trim)
+            .filter(|property| !property.is_empty())
+        {
+            let (name, value) = property
+                .split_once('=')
+                .ok_or_else(|| InvalidProperty::NoValue(property.to_owned()))?;
+            if RESERVED.contains(&name) {
+                return Err(InvalidProperty::Reserved(name.to_owned()));
+            }
+            parsed.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(Self {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            properties: parsed,
+        })
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "outbox-relay")
+            .set("socket.nagle.disable", "true")
+            .set("socket.timeout.ms", "10000")
+            .set("reconnect.backoff.max.ms", "1000");
+        config
+    }
+
+    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// For a transactional producer.
+    #[must_use]
+    pub fn producer(&self, transactional_id: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            // Flushing ignores the linger, so it costs no latency; it makes larger requests while a transaction fills.
+            .set("linger.ms", "5")
+            // The default of 100,000 is near to what a transaction may hold; the bytes are bounded by the transaction's own limit.
+            .set("queue.buffering.max.messages", "1000000")
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+            .set("message.timeout.ms", MESSAGE_TIMEOUT_MS);
+        let mut config = self.with_properties(config);
+        config
+            .set("transactional.id", transactional_id)
+            .set("enable.idempotence", "true")
+            // A success needs no report: the transaction's commit says it. Failures are reported and looked at before the commit.
+            .set("delivery.report.only.error", "true");
+        config
+    }
+
+    /// For a reader that is a member of no group.
+    #[must_use]
+    pub fn reader(&self, isolation_level: &str) -> ClientConfig {
+        let mut config = self.with_properties(self.client());
+        config
+            .set("group.id", "outbox-relay")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "10")
+            .set("isolation.level", isolation_level);
+        // Properties that only a producer knows would be warned of at each start.
+        for name in [
+            "transaction.timeout.ms",
+            "message.timeout.ms",
+            "compression.type",
+            "linger.ms",
+            "batch.size",
+        ] {
+            config.remove(name);
+        }
+        config
+    }
+
+    /// For topics and metadata.
+    #[must_use]
+    pub fn admin(&self) -> ClientConfig {
+        self.reader("read_committed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{InvalidProperty, KafkaSettings};
+
+    #[test]
+    fn an_operators_property_is_passed_on_and_the_protocols_own_is_not_his() {
+        let settings = KafkaSettings::new("localhost:9092", &["compression.type=zstd"]).unwrap();
+        assert_eq!(settings.producer("t").get("compression.type"), Some("zstd"));
+        assert_eq!(
+            KafkaSettings::new("localhost:9092", &["acks=1"]).unwrap_err(),
+            InvalidProperty::Reserved("acks".to_owned())
+        );
+        assert_eq!(
+            KafkaSettings::new("localhost:9092", &["acks"]).unwrap_err(),
+            InvalidProperty::NoValue("acks".to_owned())
+        );
+    }
+}

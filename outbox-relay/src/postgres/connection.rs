@@ -1,0 +1,337 @@
+//! A session with the server: start-up, authentication, SQL by the simple query protocol.
+
+use std::fmt;
+use std::io;
+
+use anyhow::Context;
+use bytes::{Buf, BytesMut};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::{ErrorResponseBody, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::stream::Stream;
+use super::target::Target;
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Ordinary SQL.
+    Sql,
+    /// `replication=database`: SQL by the simple protocol and the replication commands.
+    /// See <https://www.postgresql.org/docs/current/protocol-replication.html>.
+    Replication,
+}
+
+/// An error that the server reported.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (SQLSTATE {code})")]
+pub struct PgError {
+    /// SQLSTATE, see <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+    pub code: String,
+    pub message: String,
+}
+
+impl PgError {
+    pub(super) fn read(body: &ErrorResponseBody) -> io::Result<Self> {
+        let (mut code, mut message) = (String::new(), String::new());
+        let mut fields = body.fields();
+        while let Some(field) = fallible_next(&mut fields)? {
+            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => code = text,
+                b'M' => message = text,
+                _ => {}
+            }
+        }
+        Ok(Self { code, message })
+    }
+
+    /// The SQLSTATE of the error in `err`'s chain, if a server's error is in it.
+    #[must_use]
+    pub fn code_of(err: &anyhow::Error) -> Option<&str> {
+        err.chain()
+            .find_map(|cause| cause.downcast_ref::<Self>())
+            .map(|err| err.code.as_str())
+    }
+}
+
+fn fallible_next<I: fallible_iterator::FallibleIterator<Error = io::Error>>(
+    iterator: &mut I,
+) -> io::Result<Option<I::Item>> {
+    iterator.next()
+}
+
+/// A row of an answer; values are in Postgres' text format.
+pub type Row = Vec<Option<String>>;
+
+/// An answer to a statement: the columns' names and type oids, and the rows.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    pub columns: Vec<(String, u32)>,
+    pub rows: Vec<Row>,
+}
+
+/// A session with a Postgres server.
+pub struct Connection {
+    pub(super) stream: Stream,
+    pub(super) input: BytesMut,
+    server_version_num: u32,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Connects and logs in, within the target's connect timeout.
+    ///
+    /// # Errors
+    /// The server cannot be reached, its certificate is refused, or it refuses the login (a [`PgError`] is in the chain then).
+    pub async fn open(target: &Target, mode: Mode) -> anyhow::Result<Self> {
+        timeout(target.connect_timeout, Self::log_in(target, mode))
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {} s", target.connect_timeout.as_secs()))
+            .flatten()
+            .with_context(|| format!("Postgres at {}", target.address))
+    }
+
+    async fn log_in(target: &Target, mode: Mode) -> anyhow::Result<Self> {
+        let stream = Stream::open(target).await?;
+        let mut connection = Self {
+            stream,
+            input: BytesMut::new(),
+            server_version_num: 0,
+        };
+        let application_name = target.application_name.as_deref().unwrap_or("outbox-relay");
+        // The output format of dates and numbers must not depend on what somebody configured for the role.
+        let mut parameters = vec![
+            ("user", target.user.as_str()),
+            ("database", target.database.as_str()),
+            ("application_name", application_name),
+            ("client_encoding", "UTF8"),
+            ("DateStyle", "ISO"),
+            ("TimeZone", "UTC"),
+            ("extra_float_digits", "1"),
+        ];
+        if mode == Mode::Replication {
+            parameters.push(("replication", "database"));
+        }
+        if let Some(options) = &target.options {
+            parameters.push(("options", options));
+        }
+        let mut out = BytesMut::new();
+        frontend::startup_message(parameters, &mut out)?;
+        connection.send(&out).await?;
+        connection.authenticate(target).await?;
+        loop {
+            match connection.message().await? {
+                Message::ParameterStatus(status) if status.name()? == "server_version" => {
+                    connection.server_version_num = version_num(status.value()?);
+                }
+                Message::ReadyForQuery(_) => return Ok(connection),
+                Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
+        let password = || {
+            target
+                .password
+                .as_ref()
+                .map(|secret| secret.reveal().as_bytes())
+                .context("the server wants a password and DATABASE_URL has none")
+        };
+        let mut out = BytesMut::new();
+        match self.message().await? {
+            Message::AuthenticationOk => return Ok(()),
+            Message::AuthenticationCleartextPassword => frontend::password_message(password()?, &mut out)?,
+            Message::AuthenticationMd5Password(body) => {
+                let hash = md5_hash(target.user.as_bytes(), password()?, body.salt());
+                frontend::password_message(hash.as_bytes(), &mut out)?;
+            }
+            Message::AuthenticationSasl(body) => {
+                let mechanisms = body.mechanisms();
+                let mut mechanisms = mechanisms;
+                let mut offered = false;
+                while let Some(mechanism) = fallible_next(&mut mechanisms)? {
+                    offered |= mechanism == SCRAM_SHA_256;
+                }
+                anyhow::ensure!(offered, "the server offers no SCRAM-SHA-256");
+                return self.scram(password()?).await;
+            }
+            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            _ => anyhow::bail!(
+                "the server asks for an authentication that is not supported (supported: SCRAM-SHA-256, md5, password, trust, client certificate)"
+            ),
+        }
+        self.send(&out).await?;
+        self.expect_authentication_ok().await
+    }
+
+    async fn scram(&mut self, password: &[u8]) -> anyhow::Result<()> {
+        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+        let mut out = BytesMut::new();
+        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+        self.send(&out).await?;
+        match self.message().await? {
+            Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
+            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            _ => anyhow::bail!("the server broke off the SCRAM exchange"),
+        }
+        out.clear();
+        frontend::sasl_response(scram.message(), &mut out)?;
+        self.send(&out).await?;
+        match self.message().await? {
+            // Proves that the server knows the password, too.
+            Message::AuthenticationSaslFinal(body) => scram.finish(body.data())?,
+            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            _ => anyhow::bail!("the server broke off the SCRAM exchange"),
+        }
+        self.expect_authentication_ok().await
+    }
+
+    async fn expect_authentication_ok(&mut self) -> anyhow::Result<()> {
+        match self.message().await? {
+            Message::AuthenticationOk => Ok(()),
+            Message::ErrorResponse(body) => Err(PgError::read(&body)?.into()),
+            _ => anyhow::bail!("the server did not answer the login"),
+        }
+    }
+
+    /// The server's version as `server_version_num` counts it: 150018 is 15.18.
+    #[must_use]
+    pub fn server_version_num(&self) -> u32 {
+        self.server_version_num
+    }
+
+    /// Runs one statement and collects its rows in memory.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused the statement (a [`PgError`] is in the chain then).
+    pub async fn query(&mut self, sql: &str) -> anyhow::Result<Answer> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.send(&out).await?;
+        let mut answer = Answer::default();
+        let mut failure = None;
+        loop {
+            match self.message().await? {
+                Message::RowDescription(body) => {
+                    let mut fields = body.fields();
+                    while let Some(field) = fallible_next(&mut fields)? {
+                        answer.columns.push((field.name().to_owned(), field.type_oid()));
+                    }
+                }
+                Message::DataRow(body) => {
+                    let mut row = Row::new();
+                    let mut ranges = body.ranges();
+                    while let Some(range) = fallible_next(&mut ranges)? {
+                        let text = range.map(|range| String::from_utf8(body.buffer()[range].to_vec()));
+                        row.push(text.transpose().context("the server sent text that is not UTF-8")?);
+                    }
+                    answer.rows.push(row);
+                }
+                Message::ErrorResponse(body) => failure = Some(PgError::read(&body)?),
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(answer),
+        }
+    }
+
+    /// The rows of a statement.
+    ///
+    /// # Errors
+    /// As [`Connection::query`].
+    pub async fn rows(&mut self, sql: &str) -> anyhow::Result<Vec<Row>> {
+        Ok(self.query(sql).await?.rows)
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// The next message, whole. Not for CopyBothResponse, which `postgres-protocol` does not know.
+    pub(super) async fn message(&mut self) -> anyhow::Result<Message> {
+        loop {
+            if let Some(message) = Message::parse(&mut self.input)? {
+                return Ok(message);
+            }
+            self.read_more().await?;
+        }
+    }
+
+    /// The tag of the next message, without taking it.
+    pub(super) async fn peek_tag(&mut self) -> anyhow::Result<u8> {
+        while self.input.remaining() < 5 {
+            self.read_more().await?;
+        }
+        Ok(self.input[0])
+    }
+
+    pub(super) async fn read_more(&mut self) -> io::Result<()> {
+        self.input.reserve(8 * 1024);
+        if self.stream.read_buf(&mut self.input).await? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `15.18 (Debian …)` → 150018, `18beta1` → 180000.
+fn version_num(text: &str) -> u32 {
+    let mut parts = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    parts.next().unwrap_or(0) * 10_000 + parts.next().unwrap_or(0)
+}
+
+/// `name` as an SQL identifier.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `text` as an SQL literal.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{quote_identifier, quote_literal, version_num};
+
+    #[test]
+    fn versions_count_as_server_version_num_does() {
+        assert_eq!(version_num("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
+        assert_eq!(version_num("18.6"), 180_006);
+        assert_eq!(version_num("19beta2"), 190_000);
+    }
+
+    #[test]
+    fn names_and_texts_cannot_end_their_quotes() {
+        assert_eq!(quote_identifier(r#"a"b"#), r#""a""b""#);
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"\'"), r" E'\\'''");
+    }
+}

@@ -1,0 +1,15 @@
+//! Our own thin Postgres client: ordinary SQL by the simple query protocol, and logical replication, which no mainline
+//! Rust client speaks.
+
+mod connection;
+mod frame;
+mod replication;
+mod stream;
+mod target;
+mod tls;
+
+pub use connection::{Answer, Connection, Mode, PgError, Row, quote_identifier, quote_literal};
+pub use frame::{Frame, FrameError, Frames};
+pub(crate) use replication::POSTGRES_EPOCH_US;
+pub use replication::{ReplicationStream, StandbyStatus};
+pub use target::{InvalidUrl, Target};

@@ -1,0 +1,200 @@
+//! The stream of a logical replication slot.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::connection::{Connection, PgError, quote_identifier};
+use super::frame::{FrameError, Frames};
+use super::stream::Stream;
+use crate::lsn::Lsn;
+
+/// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.
+const READ_ROOM_BYTES: usize = 256 * 1024;
+
+/// Microseconds from 1970-01-01 to 2000-01-01, the epoch of Postgres' time stamps.
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// What the relay tells the server of its progress (`Standby status update`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandbyStatus {
+    /// How far the stream was read.
+    pub received: Lsn,
+    /// Up to where the server may forget; [`Lsn::INVALID`] confirms nothing, and lets a server that shuts down go without waiting for us.
+    pub confirmed: Lsn,
+    /// Asks the server to answer at once.
+    pub reply_requested: bool,
+}
+
+/// A running stream: frames in, status out.
+pub struct ReplicationStream {
+    stream: Stream,
+    input: BytesMut,
+}
+
+impl Connection {
+    /// Starts to stream a slot. Owning the slot is leadership: only one session can.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused: SQLSTATE 55006 when another session has the slot; the connection stays usable then.
+    pub async fn start_replication(&mut self, slot: &str, start: Lsn, publication: &str) -> anyhow::Result<()> {
+        let publications = quote_identifier(publication).replace('\'', "''");
+        let sql = format!(
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}')",
+            quote_identifier(slot)
+        );
+        let mut out = BytesMut::new();
+        frontend::query(&sql, &mut out)?;
+        self.send(&out).await?;
+        loop {
+            if self.peek_tag().await? == b'W' {
+                while Frames::next_length(&self.input)?.is_none_or(|length| self.input.len() < length) {
+                    self.read_more().await?;
+                }
+                let length = Frames::next_length(&self.input)?.unwrap_or_default();
+                self.input.advance(length);
+                return Ok(());
+            }
+            match self.message().await? {
+                Message::ErrorResponse(body) => {
+                    let error = PgError::read(&body)?;
+                    while !matches!(self.message().await?, Message::ReadyForQuery(_)) {}
+                    return Err(error.into());
+                }
+                Message::ReadyForQuery(_) => anyhow::bail!("the server did not start the stream"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The stream that [`Connection::start_replication`] started.
+    #[must_use]
+    pub fn into_stream(self) -> ReplicationStream {
+        ReplicationStream {
+            stream: self.stream,
+            input: self.input,
+        }
+    }
+}
+
+impl ReplicationStream {
+    /// What was read and not yet consumed.
+    #[must_use]
+    pub fn buffer(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// Forgets the first `length` bytes of the buffer.
+    pub fn consume(&mut self, length: usize) {
+        self.input.advance(length);
+    }
+
+    /// Reads what is there, or waits for something; returns the number of bytes. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub async fn read(&mut self) -> io::Result<usize> {
+        self.make_room();
+        let length = self.stream.read_buf(&mut self.input).await?;
+        ended_if_nothing(length)
+    }
+
+    /// Reads what is there without waiting; `None` where nothing is.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub fn try_read(&mut self) -> io::Result<Option<usize>> {
+        self.make_room();
+        match self.stream.read_buf(&mut self.input).now_or_never() {
+            None => Ok(None),
+            Some(length) => ended_if_nothing(length?).map(Some),
+        }
+    }
+
+    /// The next frame needs more room than a read offers.
+    ///
+    /// # Errors
+    /// A length that no server sends.
+    pub fn reserve_for_next_frame(&mut self) -> Result<(), FrameError> {
+        if let Some(length) = Frames::next_length(&self.input)?
+            && length > self.input.len() + READ_ROOM_BYTES
+        {
+            self.input.reserve(length - self.input.len());
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel's buffer holds what comes in a nap.
+    #[must_use]
+    pub fn buffers_while_napping(&self) -> bool {
+        self.stream.buffers_while_napping()
+    }
+
+    /// Sends a status. Not cancel-safe: a status that is cut off breaks the stream.
+    ///
+    /// # Errors
+    /// The connection broke, or the server took nothing for ten seconds.
+    pub async fn send_status(&mut self, status: StandbyStatus) -> io::Result<()> {
+        let message = status.to_message();
+        let sent = tokio::time::timeout(Duration::from_secs(10), async {
+            self.stream.write_all(&message).await?;
+            self.stream.flush().await
+        });
+        sent.await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the server takes no status"))?
+    }
+
+    /// Ends the stream in order, so that the slot is free at once. Best effort: the server ends a session whose client is gone, too.
+    pub async fn close(mut self) {
+        let mut out = BytesMut::new();
+        frontend::copy_done(&mut out);
+        frontend::terminate(&mut out);
+        let closed = tokio::time::timeout(Duration::from_secs(1), async {
+            self.stream.write_all(&out).await?;
+            self.stream.shutdown().await
+        });
+        if !matches!(closed.await, Ok(Ok(()))) {
+            tracing::debug!("the replication connection was gone already");
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < READ_ROOM_BYTES / 2 {
+            self.input.reserve(READ_ROOM_BYTES);
+        }
+    }
+}
+
+impl StandbyStatus {
+    /// The bytes of the message, as CopyData.
+    fn to_message(self) -> [u8; 39] {
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| {
+            i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_US
+        });
+        let mut message = [0; 39];
+        message[0] = b'd';
+        message[1..5].copy_from_slice(&38u32.to_be_bytes());
+        message[5] = b'r';
+        message[6..14].copy_from_slice(&self.received.0.to_be_bytes());
+        message[14..22].copy_from_slice(&self.confirmed.0.to_be_bytes());
+        message[22..30].copy_from_slice(&self.confirmed.0.to_be_bytes());
+        message[30..38].copy_from_slice(&now_us.to_be_bytes());
+        message[38] = u8::from(self.reply_requested);
+        message
+    }
+}
+
+fn ended_if_nothing(length: usize) -> io::Result<usize> {
+    if length == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the server closed the replication connection",
+        ));
+    }
+    Ok(length)
+}

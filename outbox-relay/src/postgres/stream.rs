@@ -1,0 +1,105 @@
+//! The bytes to and from the server: TCP, TCP under TLS, or a Unix socket.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use anyhow::Context as _;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::target::{Address, Target, TlsMode};
+use super::tls;
+
+/// SSLRequest: length 8, code 80877103.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) async fn open(target: &Target) -> anyhow::Result<Self> {
+        match &target.address {
+            Address::Unix { socket } => {
+                let stream = UnixStream::connect(socket)
+                    .await
+                    .with_context(|| format!("cannot connect to {}", socket.display()))?;
+                Ok(Self::Unix(stream))
+            }
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .await
+                    .with_context(|| format!("cannot connect to {host}:{port}"))?;
+                stream.set_nodelay(true)?;
+                Self::secured(stream, target, host).await
+            }
+        }
+    }
+
+    async fn secured(mut stream: TcpStream, target: &Target, host: &str) -> anyhow::Result<Self> {
+        if target.tls == TlsMode::Disable {
+            return Ok(Self::Tcp(stream));
+        }
+        stream.write_all(&SSL_REQUEST).await?;
+        // Read one byte only: whatever a man in the middle puts behind it must not be taken for the server's.
+        match stream.read_u8().await.context("the server closed the connection")? {
+            b'S' => {
+                let connector = TlsConnector::from(tls::client_config(target)?);
+                let name =
+                    ServerName::try_from(host.to_owned()).with_context(|| format!("`{host}` is no host name"))?;
+                let stream = connector.connect(name, stream).await.context("TLS handshake failed")?;
+                Ok(Self::Tls(Box::new(stream)))
+            }
+            b'N' if target.tls == TlsMode::Prefer => Ok(Self::Tcp(stream)),
+            b'N' => anyhow::bail!("the server has no TLS, but sslmode demands it"),
+            _ => anyhow::bail!("the server does not speak the Postgres protocol"),
+        }
+    }
+
+    /// Whether the kernel's buffer holds what comes in a nap. A Unix socket's does not: it is small and never grows.
+    pub(super) fn buffers_while_napping(&self) -> bool {
+        !matches!(self, Self::Unix(_))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Where Postgres is and how to log in there, read from a connection URL.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use service::Secret;
+use url::Url;
+
+/// A parsed connection URL: `postgresql://user:password@host:port/database?parameter=value`.
+///
+/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `connect_timeout` (seconds),
+/// `application_name`, `options`; and our own `passwordfile` (a file that holds the password alone). See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: Address,
+    pub user: String,
+    pub password: Option<Secret>,
+    pub database: String,
+    pub tls: TlsMode,
+    /// PEM file of trusted roots; the system's where absent.
+    pub root_certificates: Option<PathBuf>,
+    /// PEM files of the client's certificate chain and key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    pub connect_timeout: Duration,
+    pub application_name: Option<String>,
+    /// Command-line options for the session (`-c name=value`).
+    pub options: Option<String>,
+}
+
+/// How the server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp { host: String, port: u16 },
+    Unix { socket: PathBuf },
+}
+
+/// How much TLS is asked for; the names and meanings of libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+    /// TLS where the server has it, without looking at its certificate; libpq's default.
+    Prefer,
+    /// TLS or nothing; the certificate is looked at only where `sslrootcert` is given.
+    Require,
+    /// The certificate must come from a trusted root.
+    VerifyCa,
+    /// … and be for the host that was asked for.
+    VerifyFull,
+}
+
+/// A connection URL that cannot be used. Never contains the URL itself, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("DATABASE_URL: {0}; expected postgresql://user:password@host:port/database")]
+pub struct InvalidUrl(String);
+
+const DEFAULT_PORT: u16 = 5432;
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Target {
+    /// Parses a connection URL.
+    ///
+    /// # Errors
+    /// Names what is wrong with it: scheme, a missing user or database, an unknown parameter or value.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let invalid = |what: String| InvalidUrl(what);
+        let url = Url::parse(text).map_err(|err| invalid(err.to_string()))?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(invalid(format!("scheme `{}` is not postgresql", url.scheme())));
+        }
+        let decode = |text: &str| {
+            percent_decode_str(text)
+                .decode_utf8()
+                .map(std::borrow::Cow::into_owned)
+                .map_err(|_| invalid("a part is not UTF-8 once percent-decoded".to_owned()))
+        };
+        let mut host = decode(url.host_str().unwrap_or_default())?
+            .trim_matches(['[', ']'])
+            .to_owned();
+        let mut port = url.port().unwrap_or(DEFAULT_PORT);
+        let mut user = decode(url.username())?;
+        let mut password = url.password().map(decode).transpose()?;
+        let mut database = decode(url.path().trim_start_matches('/'))?;
+        let mut target = Self {
+            address: Address::Tcp {
+                host: String::new(),
+                port,
+            },
+            user: String::new(),
+            password: None,
+            database: String::new(),
+            tls: TlsMode::Prefer,
+            root_certificates: None,
+            client_certificate: None,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            application_name: None,
+            options: None,
+        };
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in url.query_pairs() {
+            let value = value.into_owned();
+            match name.as_ref() {
+                "host" => host = value,
+                "port" => {
+                    port = value
+                        .parse()
+                        .map_err(|_| invalid("`port` is not a number from 0 to 65535".to_owned()))?
+                }
+                "user" => user = value,
+                "password" => password = Some(value),
+                "passwordfile" => password = Some(read_password(&value)?),
+                "dbname" => database = value,
+                "sslmode" => target.tls = value.parse()?,
+                "sslrootcert" => target.root_certificates = (value != "system").then(|| value.into()),
+                "sslcert" => certificate = Some(PathBuf::from(value)),
+                "sslkey" => key = Some(PathBuf::from(value)),
+                "connect_timeout" => {
+                    let seconds = value
+                        .parse()
+                        .map_err(|_| invalid("`connect_timeout` is not a number of seconds".to_owned()))?;
+                    target.connect_timeout = Duration::from_secs(seconds);
+                }
+                "application_name" => target.application_name = Some(value),
+                "options" => target.options = Some(value),
+                other => return Err(invalid(format!("unknown parameter `{other}`"))),
+            }
+        }
+        if user.is_empty() {
+            return Err(invalid("the user is missing".to_owned()));
+        }
+        if database.is_empty() {
+            return Err(invalid("the database is missing".to_owned()));
+        }
+        target.client_certificate = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err(invalid("`sslcert` and `sslkey` go together".to_owned())),
+        };
+        target.address = if host.starts_with('/') {
+            Address::Unix {
+                socket: PathBuf::from(host).join(format!(".s.PGSQL.{port}")),
+            }
+        } else if host.is_empty() {
+            return Err(invalid("the host is missing".to_owned()));
+        } else {
+            Address::Tcp { host, port }
+        };
+        target.user = user;
+        target.password = password.map(Secret::from);
+        target.database = database;
+        Ok(target)
+    }
+}
+
+fn read_password(path: &str) -> Result<String, InvalidUrl> {
+    std::fs::read_to_string(path)
+        .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+        .map_err(|err| InvalidUrl(format!("`passwordfile` cannot be read: {err}")))
+}
+
+impl std::str::FromStr for TlsMode {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        Ok(match text {
+            "disable" => Self::Disable,
+            "prefer" | "allow" => Self::Prefer,
+            "require" => Self::Require,
+            "verify-ca" => Self::VerifyCa,
+            "verify-full" => Self::VerifyFull,
+            other => {
+                return Err(InvalidUrl(format!(
+                    "`sslmode` is `{other}`, not one of disable, prefer, require, verify-ca, verify-full"
+                )));
+            }
+        })
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { socket } => write!(f, "{}", socket.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Target, TlsMode};
+
+    #[test]
+    fn a_full_url_is_read() {
+        let target =
+            Target::parse("postgres://re%40lay:p%3Aw@db.example:5433/users_db?sslmode=verify-full&connect_timeout=3")
+                .unwrap();
+        assert_eq!(
+            target.address,
+            Address::Tcp {
+                host: "db.example".to_owned(),
+                port: 5433
+            }
+        );
+        assert_eq!(target.user, "re@lay");
+        assert_eq!(target.password.unwrap().reveal(), "p:w");
+        assert_eq!(target.database, "users_db");
+        assert_eq!(target.tls, TlsMode::VerifyFull);
+        assert_eq!(target.connect_timeout.as_secs(), 3);
+    }
+
+    #[test]
+    fn a_directory_is_a_unix_socket() {
+        for url in [
+            "postgresql://relay@%2Fvar%2Frun%2Fpostgresql/db",
+            "postgresql://relay@localhost/db?host=/var/run/postgresql",
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!(
+                target.address,
+                Address::Unix {
+                    socket: "/var/run/postgresql/.s.PGSQL.5432".into()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_the_password_is_not() {
+        for (url, named) in [
+            ("mysql://a:secret@h/d", "scheme `mysql`"),
+            ("postgres://h/d", "user is missing"),
+            ("postgres://a:secret@h", "database is missing"),
+            ("postgres://a:secret@h/d?sslmode=maybe", "`sslmode` is `maybe`"),
+            ("postgres://a:secret@h/d?sslmod=require", "unknown parameter `sslmod`"),
+            ("postgres://a:secret@h/d?sslcert=x", "go together"),
+            ("nonsense", "relative URL"),
+        ] {
+            let message = Target::parse(url).unwrap_err().to_string();
+            assert!(message.contains(named), "{url}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! TLS to Postgres by rustls, with the meanings of libpq's `sslmode`.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::target::{Target, TlsMode};
+
+/// The TLS configuration that `target` asks for.
+///
+/// # Errors
+/// A certificate or key file that cannot be read, or no trusted root where one is needed.
+pub(super) fn client_config(target: &Target) -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let checks_chain = match target.tls {
+        TlsMode::Disable | TlsMode::Prefer => false,
+        TlsMode::Require => target.root_certificates.is_some(),
+        TlsMode::VerifyCa | TlsMode::VerifyFull => true,
+    };
+    let inner = if checks_chain {
+        Some(WebPkiServerVerifier::builder_with_provider(Arc::new(roots(target)?), provider.clone()).build()?)
+    } else {
+        None
+    };
+    let verifier = Verifier {
+        provider,
+        inner,
+        checks_name: target.tls == TlsMode::VerifyFull,
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match &target.client_certificate {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .with_context(|| format!("cannot read sslcert {}", certificate.display()))?;
+            let key =
+                PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read sslkey {}", key.display()))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .context("sslcert and sslkey do not fit together")?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots(target: &Target) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &target.root_certificates {
+        let certificates = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .with_context(|| format!("cannot read sslrootcert {}", path.display()))?;
+        for certificate in certificates {
+            roots
+                .add(certificate)
+                .with_context(|| format!("a certificate in sslrootcert {} is invalid", path.display()))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    anyhow::ensure!(!roots.is_empty(), "no trusted root certificate: give sslrootcert");
+    Ok(roots)
+}
+
+/// Checks what the `sslmode` asks for: nothing, the chain, or the chain and the name. Signatures are always checked.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    checks_name: bool,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(inner) = &self.inner else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at after the chain, so this error says that the chain is good.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

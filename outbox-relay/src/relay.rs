@@ -1,0 +1,86 @@
+//! The relay's life: cycles of starting and streaming, until it is told to stop or must.
+
+use std::time::{Duration, Instant};
+
+use service::{Readiness, Shutdown};
+use tokio::time::sleep;
+
+use crate::config::Config;
+use crate::startup;
+use crate::stop::{RelayError, Stop};
+use crate::streaming::Streaming;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A cycle that lasted this long was no failed start.
+const GOOD_CYCLE: Duration = Duration::from_secs(10);
+
+/// Publishes until `shutdown`.
+///
+/// Whatever goes wrong on the way, Kafka's client and the replication connection are thrown away together and the next cycle begins
+/// at the checkpoint: there is one way to recover, and each start takes it.
+///
+/// # Errors
+/// The [`Stop`] that a person has to look at.
+pub async fn relay(
+    config: &Config,
+    transaction_bytes: u64,
+    readiness: &Readiness,
+    mut shutdown: Shutdown,
+) -> Result<(), Stop> {
+    let mut backoff = BACKOFF_MIN;
+    while !shutdown.is_triggered() {
+        let started = Instant::now();
+        match cycle(config, transaction_bytes, readiness, &mut shutdown).await {
+            Ok(()) => break,
+            Err(RelayError::Stop(stop)) => {
+                readiness.not_ready("relay", stop.to_string());
+                metrics::gauge!("relay_stopped_exit_code").set(f64::from(stop.exit_code()));
+                return Err(stop);
+            }
+            Err(RelayError::Transient(err)) => {
+                if started.elapsed() > GOOD_CYCLE {
+                    backoff = BACKOFF_MIN;
+                }
+                let reason = format!("{err:#}");
+                readiness.not_ready("relay", reason.clone());
+                metrics::counter!("relay_restarts_total").increment(1);
+                tracing::warn!(
+                    error = reason,
+                    retry.in_ms = backoff.as_millis() as u64,
+                    "starting again from the checkpoint"
+                );
+                tokio::select! {
+                    () = sleep(backoff) => {}
+                    () = shutdown.triggered() => break,
+                }
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn cycle(
+    config: &Config,
+    transaction_bytes: u64,
+    readiness: &Readiness,
+    shutdown: &mut Shutdown,
+) -> Result<(), RelayError> {
+    let Some(started) = startup::start(config, readiness, shutdown).await? else {
+        return Ok(());
+    };
+    tracing::info!(
+        slot = config.slot,
+        checkpoint.lsn = %started.checkpoint.published.lsn,
+        "streaming from the checkpoint"
+    );
+    readiness.ready("relay");
+    metrics::gauge!("relay_leader").set(1.0);
+    let outcome = Streaming::new(config, transaction_bytes, started)
+        .run(readiness, shutdown)
+        .await;
+    metrics::gauge!("relay_leader").set(0.0);
+    outcome
+}

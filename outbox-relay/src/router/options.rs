@@ -1,0 +1,260 @@
+//! The router's options, by Debezium's names.
+
+use std::fmt;
+
+use regex::Regex;
+
+/// Options of the router. [`RouterOptions::parse`] knows their names and defaults.
+#[derive(Clone, Debug)]
+pub struct RouterOptions {
+    /// `table.field.event.id` (default `id`): column of the event's id, sent as header `id`.
+    pub id_column: String,
+    /// `table.field.event.key` (default `aggregateid`): column of the record's key.
+    pub key_column: String,
+    /// `table.field.event.payload` (default `payload`): column of the record's value.
+    pub payload_column: String,
+    /// `route.by.field` (default `aggregatetype`): column whose value chooses the topic.
+    pub route_column: String,
+    /// `route.topic.regex` (default `(?<routedByValue>.*)`): must match the whole value.
+    pub topic_regex: Regex,
+    /// `route.topic.replacement` (default `outbox.event.${routedByValue}`): the topic's name, with `$1` or `${name}` from the regex.
+    pub topic_replacement: String,
+    /// `table.fields.additional.placement`: further columns, as headers or as the partition.
+    pub additional: Vec<Additional>,
+    /// `route.tombstone.on.empty.payload` (default false): an empty or blank payload becomes a null value.
+    pub tombstone_on_empty_payload: bool,
+    /// `table.op.invalid.behavior` (default `warn`): what an update of an outbox row does.
+    pub invalid_operation: InvalidOperation,
+}
+
+/// One item of `table.fields.additional.placement`: `column:header:alias`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Additional {
+    pub column: String,
+    pub placement: Placement,
+    /// The header's name; the column's where none is given.
+    pub alias: String,
+}
+
+/// Where an additional column goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    Header,
+    Partition,
+}
+
+/// What to do about an update of an outbox row; inserts alone are events, deletes are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidOperation {
+    Warn,
+    Error,
+    Fatal,
+}
+
+/// An option that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("router option `{name}`: {what}")]
+pub struct InvalidOption {
+    name: String,
+    what: String,
+}
+
+const KNOWN: [&str; 9] = [
+    "table.field.event.id",
+    "table.field.event.key",
+    "table.field.event.payload",
+    "route.by.field",
+    "route.topic.regex",
+    "route.topic.replacement",
+    "table.fields.additional.placement",
+    "route.tombstone.on.empty.payload",
+    "table.op.invalid.behavior",
+];
+
+impl RouterOptions {
+    /// Reads `NAME=VALUE` settings; Debezium's prefix `transforms.outbox.` may stand before a name.
+    ///
+    /// # Errors
+    /// Names the option that is unknown or whose value is wrong, and what would be right.
+    pub fn parse<S: AsRef<str>>(settings: &[S]) -> Result<Self, InvalidOption> {
+        let mut options = Self::default();
+        for setting in settings
+            .iter()
+            .map(AsRef::as_ref)
+            .map(str::trim)
+            .filter(|setting| !setting.is_empty())
+        {
+            let (name, value) = setting
+                .split_once('=')
+                .ok_or_else(|| invalid(setting, "expected NAME=VALUE"))?;
+            let name = name.trim().trim_start_matches("transforms.outbox.");
+            options.set(name, value.trim())?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), InvalidOption> {
+        let column = || match value {
+            "" => Err(invalid(name, "expected a column's name")),
+            _ => Ok(value.to_owned()),
+        };
+        match name {
+            "table.field.event.id" => self.id_column = column()?,
+            "table.field.event.key" => self.key_column = column()?,
+            "table.field.event.payload" => self.payload_column = column()?,
+            "route.by.field" => self.route_column = column()?,
+            "route.topic.regex" => {
+                self.topic_regex = whole_match(value).map_err(|err| invalid(name, &err.to_string()))?
+            }
+            "route.topic.replacement" if value.is_empty() => return Err(invalid(name, "expected a topic's name")),
+            "route.topic.replacement" => self.topic_replacement = braced_groups(value),
+            "table.fields.additional.placement" => {
+                self.additional = value
+                    .split(',')
+                    .filter(|item| !item.trim().is_empty())
+                    .map(|item| Additional::parse(item).map_err(|what| invalid(name, &what)))
+                    .collect::<Result<_, _>>()?;
+            }
+            "route.tombstone.on.empty.payload" => {
+                self.tombstone_on_empty_payload = value.parse().map_err(|_| invalid(name, "expected true or false"))?;
+            }
+            "table.op.invalid.behavior" => {
+                self.invalid_operation = match value {
+                    "warn" => InvalidOperation::Warn,
+                    "error" => InvalidOperation::Error,
+                    "fatal" => InvalidOperation::Fatal,
+                    _ => return Err(invalid(name, "expected warn, error or fatal")),
+                };
+            }
+            _ => return Err(invalid(name, &format!("not known; known are {}", KNOWN.join(", ")))),
+        }
+        Ok(())
+    }
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        Self {
+            id_column: "id".to_owned(),
+            key_column: "aggregateid".to_owned(),
+            payload_column: "payload".to_owned(),
+            route_column: "aggregatetype".to_owned(),
+            #[expect(clippy::unwrap_used, reason = "a constant that the tests compile")]
+            topic_regex: whole_match("(?<routedByValue>.*)").unwrap(),
+            topic_replacement: "outbox.event.${routedByValue}".to_owned(),
+            additional: Vec::new(),
+            tombstone_on_empty_payload: false,
+            invalid_operation: InvalidOperation::Warn,
+        }
+    }
+}
+
+impl Additional {
+    fn parse(item: &str) -> Result<Self, String> {
+        let mut parts = item.trim().split(':');
+        let column = parts.next().unwrap_or_default().trim();
+        let placement = match parts.next().map(str::trim) {
+            Some("header") => Placement::Header,
+            Some("partition") => Placement::Partition,
+            Some("envelope") => return Err(format!("`{item}`: placement envelope is not supported; use header")),
+            _ => return Err(format!("`{item}`: expected COLUMN:header[:ALIAS] or COLUMN:partition")),
+        };
+        let alias = parts.next().map_or(column, str::trim);
+        if column.is_empty() || alias.is_empty() || parts.next().is_some() {
+            return Err(format!("`{item}`: expected COLUMN:header[:ALIAS] or COLUMN:partition"));
+        }
+        Ok(Self {
+            column: column.to_owned(),
+            placement,
+            alias: alias.to_owned(),
+        })
+    }
+}
+
+/// Java's `Matcher.matches()`: the whole text or nothing.
+fn whole_match(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}
+
+/// Java's `$1x` is group 1 and an x; to our regex library it is a group named `1x`. Braces say the same to both.
+fn braced_groups(replacement: &str) -> String {
+    let mut braced = String::with_capacity(replacement.len());
+    let mut rest = replacement;
+    while let Some((before, after)) = rest.split_once('$') {
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        braced.push_str(before);
+        if digits > 0 {
+            braced.extend(["${", &after[..digits], "}"]);
+        } else {
+            braced.push('$');
+        }
+        rest = &after[digits..];
+    }
+    braced.push_str(rest);
+    braced
+}
+
+fn invalid(name: &str, what: &str) -> InvalidOption {
+    InvalidOption {
+        name: name.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+impl fmt::Display for InvalidOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::Fatal => "fatal",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Additional, Placement, RouterOptions};
+
+    #[test]
+    fn debezium_names_are_taken_with_and_without_their_prefix() {
+        let options = RouterOptions::parse(&[
+            "transforms.outbox.table.field.event.key=account",
+            "table.fields.additional.placement=type:header:eventType, shard:partition",
+        ])
+        .unwrap();
+        assert_eq!(options.key_column, "account");
+        assert_eq!(
+            options.additional,
+            [
+                Additional {
+                    column: "type".to_owned(),
+                    placement: Placement::Header,
+                    alias: "eventType".to_owned()
+                },
+                Additional {
+                    column: "shard".to_owned(),
+                    placement: Placement::Partition,
+                    alias: "shard".to_owned()
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_option_is_refused_by_name() {
+        for (setting, named) in [
+            ("table.field.event.kye=x", "`table.field.event.kye`: not known"),
+            ("route.tombstone.on.empty.payload=yes", "expected true or false"),
+            ("route.topic.regex=(", "`route.topic.regex`"),
+            ("table.fields.additional.placement=type", "COLUMN:header"),
+            (
+                "table.fields.additional.placement=type:envelope",
+                "envelope is not supported",
+            ),
+            ("route.by.field", "expected NAME=VALUE"),
+        ] {
+            let message = RouterOptions::parse(&[setting]).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+    }
+}

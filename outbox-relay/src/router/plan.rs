@@ -1,0 +1,430 @@
+//! The options applied to a table's columns, once per table, and then to its rows.
+
+use std::borrow::Cow;
+
+use super::options::{Placement, RouterOptions};
+use crate::pgoutput::{DecodeError, Tuple, Value};
+
+const BOOL: u32 = 16;
+const BYTEA: u32 = 17;
+const INT4: u32 = 23;
+
+/// A column of the outbox table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+}
+
+/// Which columns of a table the router reads, and what for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    columns: Vec<Column>,
+    id: usize,
+    key: usize,
+    payload: usize,
+    route: usize,
+    headers: Vec<(usize, String)>,
+    partition: Option<usize>,
+    options: RouterOptions,
+}
+
+/// A table that the options do not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("the outbox table has no column `{column}`, which {option} names; its columns are {present}")]
+    MissingColumn {
+        column: String,
+        option: &'static str,
+        present: String,
+    },
+    #[error("column `{column}` cannot be the partition: its type must be int")]
+    PartitionType { column: String },
+    #[error(transparent)]
+    Garbled(#[from] DecodeError),
+}
+
+/// A row that cannot become a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    #[error("column `{0}` is null, but a record needs it")]
+    NullColumn(String),
+    #[error("column `{0}` holds no UTF-8 text")]
+    NotText(String),
+    #[error("column `{0}` holds no valid bytea")]
+    NotBytea(String),
+    #[error("column `{0}` holds no partition number")]
+    NotAPartition(String),
+    #[error(transparent)]
+    Garbled(#[from] DecodeError),
+}
+
+/// A header of a record; a null column is a null value.
+pub type Header<'a> = (&'a str, Option<Cow<'a, [u8]>>);
+
+/// What a row becomes. Borrowed from the read buffer wherever Postgres' text is the record's.
+#[derive(Debug)]
+pub struct Routed<'a> {
+    /// The event's id.
+    pub id: &'a str,
+    /// The value that chooses the topic; [`Plan::topic`] turns it into the topic's name.
+    pub route: &'a str,
+    pub key: Option<Cow<'a, [u8]>>,
+    pub value: Option<Cow<'a, [u8]>>,
+    /// A partition that the row itself asks for.
+    pub partition: Option<i32>,
+}
+
+/// The values of one row; kept from row to row, so that none of them allocates.
+#[derive(Debug, Default)]
+pub struct RowScratch(Vec<Value<'static>>);
+
+impl RowScratch {
+    /// The scratch for the values of `tuple`'s lifetime.
+    fn fill<'a>(&mut self, tuple: &Tuple<'a>) -> Result<Vec<Value<'a>>, DecodeError> {
+        let mut values: Vec<Value<'a>> = std::mem::take(&mut self.0);
+        values.clear();
+        for value in tuple.values() {
+            values.push(value?);
+        }
+        Ok(values)
+    }
+
+    fn keep(&mut self, mut values: Vec<Value<'_>>) {
+        values.clear();
+        // Empty, so no value's lifetime is left in it; the compiler collects this in place, without an allocation.
+        self.0 = values.into_iter().map(|_| Value::Null).collect();
+    }
+}
+
+impl Plan {
+    /// Finds the options' columns in a table.
+    ///
+    /// # Errors
+    /// A column that an option names is missing, or its type does not fit.
+    pub fn new(options: &RouterOptions, columns: Vec<Column>) -> Result<Self, PlanError> {
+        let find = |name: &str, option: &'static str| {
+            columns
+                .iter()
+                .position(|column| column.name == name)
+                .ok_or_else(|| PlanError::MissingColumn {
+                    column: name.to_owned(),
+                    option,
+                    present: columns
+                        .iter()
+                        .map(|column| column.name.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                })
+        };
+        let mut headers = Vec::new();
+        let mut partition = None;
+        for additional in &options.additional {
+            let index = find(&additional.column, "table.fields.additional.placement")?;
+            match additional.placement {
+                Placement::Header => headers.push((index, additional.alias.clone())),
+                Placement::Partition if columns[index].type_oid != INT4 => {
+                    return Err(PlanError::PartitionType {
+                        column: additional.column.clone(),
+                    });
+                }
+                Placement::Partition => partition = Some(index),
+            }
+        }
+        Ok(Self {
+            id: find(&options.id_column, "table.field.event.id")?,
+            key: find(&options.key_column, "table.field.event.key")?,
+            payload: find(&options.payload_column, "table.field.event.payload")?,
+            route: find(&options.route_column, "route.by.field")?,
+            headers,
+            partition,
+            columns,
+            options: options.clone(),
+        })
+    }
+
+    /// Routes one row. Calls `then` with the record and its additional headers, in the order of the option.
+    ///
+    /// # Errors
+    /// The row lacks what a record needs.
+    pub fn route<'a, T>(
+        &self,
+        tuple: &Tuple<'a>,
+        scratch: &mut RowScratch,
+        then: impl FnOnce(Routed<'_>, &mut dyn Iterator<Item = Header<'_>>) -> T,
+    ) -> Result<T, RouteError> {
+        let values = scratch.fill(tuple)?;
+        let outcome = self.routed(&values).map(|routed| {
+            let mut headers = self.headers.iter().map(|(index, alias)| {
+                (
+                    alias.as_str(),
+                    values
+                        .get(*index)
+                        .and_then(|value| header_value(value, self.columns[*index].type_oid)),
+                )
+            });
+            then(routed, &mut headers)
+        });
+        scratch.keep(values);
+        outcome
+    }
+
+    fn routed<'a>(&self, values: &[Value<'a>]) -> Result<Routed<'a>, RouteError> {
+        let partition = match self.partition {
+            None => None,
+            Some(index) => self
+                .optional_text(values, index)?
+                .map(str::parse)
+                .transpose()
+                .map_err(|_| RouteError::NotAPartition(self.name(index)))?,
+        };
+        Ok(Routed {
+            id: self.text(values, self.id)?,
+            route: self.text(values, self.route)?,
+            key: self.bytes(values, self.key)?,
+            value: self
+                .bytes(values, self.payload)?
+                .filter(|value| !(self.options.tombstone_on_empty_payload && self.is_empty(value))),
+            partition,
+        })
+    }
+
+    /// Name of the topic for a value of `route.by.field`. A value that the regex does not match is the topic's name itself, as in Debezium.
+    #[must_use]
+    pub fn topic(&self, route: &str) -> String {
+        if !self.options.topic_regex.is_match(route) {
+            return route.to_owned();
+        }
+        self.options
+            .topic_regex
+            .replace(route, self.options.topic_replacement.as_str())
+            .into_owned()
+    }
+
+    /// Java's `toString().trim().isEmpty()`: control characters and blanks up to U+0020; a bytea is never empty.
+    fn is_empty(&self, value: &[u8]) -> bool {
+        self.columns[self.payload].type_oid != BYTEA && value.iter().all(|byte| *byte <= b' ')
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.columns[index].name.clone()
+    }
+
+    fn optional_text<'a>(&self, values: &[Value<'a>], index: usize) -> Result<Option<&'a str>, RouteError> {
+        match values.get(index) {
+            Some(Value::Text(bytes)) => std::str::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| RouteError::NotText(self.name(index))),
+            _ => Ok(None),
+        }
+    }
+
+    fn text<'a>(&self, values: &[Value<'a>], index: usize) -> Result<&'a str, RouteError> {
+        self.optional_text(values, index)?
+            .ok_or_else(|| RouteError::NullColumn(self.name(index)))
+    }
+
+    fn bytes<'a>(&self, values: &[Value<'a>], index: usize) -> Result<Option<Cow<'a, [u8]>>, RouteError> {
+        match values.get(index) {
+            Some(Value::Text(bytes)) if self.columns[index].type_oid == BYTEA => decode_bytea(bytes)
+                .map(|bytes| Some(Cow::Owned(bytes)))
+                .ok_or_else(|| RouteError::NotBytea(self.name(index))),
+            Some(Value::Text(bytes)) => Ok(Some(Cow::Borrowed(*bytes))),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// As Connect's `SimpleHeaderConverter` writes it: text as it is, booleans as words.
+fn header_value<'a>(value: &Value<'a>, type_oid: u32) -> Option<Cow<'a, [u8]>> {
+    match value {
+        Value::Text(b"t") if type_oid == BOOL => Some(Cow::Borrowed(b"true")),
+        Value::Text(b"f") if type_oid == BOOL => Some(Cow::Borrowed(b"false")),
+        Value::Text(bytes) => Some(Cow::Borrowed(bytes)),
+        Value::Null | Value::Unchanged => None,
+    }
+}
+
+/// Postgres' hex format of bytea: `\x00ff`.
+fn decode_bytea(text: &[u8]) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix(b"\\x")?;
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    pairs
+        .iter()
+        .map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Column, Plan, PlanError, RouteError, RowScratch};
+    use crate::pgoutput::Tuple;
+    use crate::router::RouterOptions;
+
+    fn columns(payload_type: u32) -> Vec<Column> {
+        [
+            ("id", 2950),
+            ("aggregatetype", 25),
+            ("aggregateid", 25),
+            ("type", 25),
+            ("payload", payload_type),
+            ("urgent", 16),
+            ("shard", 23),
+        ]
+        .map(|(name, type_oid)| Column {
+            name: name.to_owned(),
+            type_oid,
+        })
+        .to_vec()
+    }
+
+    const ROW: [Option<&[u8]>; 7] = [
+        Some(b"e1"),
+        Some(b"user"),
+        Some(b"k1"),
+        Some(b"Created"),
+        Some(b"{}"),
+        Some(b"t"),
+        Some(b"5"),
+    ];
+
+    /// Topic, key, value, partition, headers of a routed row, as text.
+    type Flat = (
+        String,
+        Option<String>,
+        Option<String>,
+        Option<i32>,
+        Vec<(String, Option<String>)>,
+    );
+
+    fn route(settings: &[&str], payload_type: u32, row: &[Option<&[u8]>]) -> Result<Flat, RouteError> {
+        let plan = Plan::new(&RouterOptions::parse(settings).unwrap(), columns(payload_type)).unwrap();
+        let bytes = Tuple::encode(row);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        plan.route(
+            &Tuple::from_encoded(7, &bytes),
+            &mut RowScratch::default(),
+            |routed, headers| {
+                (
+                    plan.topic(routed.route),
+                    routed.key.map(|key| text(&key)),
+                    routed.value.map(|value| text(&value)),
+                    routed.partition,
+                    headers
+                        .map(|(name, value)| (name.to_owned(), value.map(|value| text(&value))))
+                        .collect(),
+                )
+            },
+        )
+    }
+
+    #[test]
+    fn the_defaults_are_debeziums() {
+        let (topic, key, value, partition, headers) = route(&[], 3802, &ROW).unwrap();
+        assert_eq!(topic, "outbox.event.user");
+        assert_eq!(
+            (key.as_deref(), value.as_deref(), partition),
+            (Some("k1"), Some("{}"), None)
+        );
+        assert_eq!(headers, []);
+    }
+
+    #[test]
+    fn the_pipelines_own_options_give_its_contract() {
+        let (topic, _, _, _, headers) = route(
+            &[
+                "route.topic.replacement=${routedByValue}-events",
+                "table.fields.additional.placement=type:header:eventType,urgent:header",
+            ],
+            3802,
+            &ROW,
+        )
+        .unwrap();
+        assert_eq!(topic, "user-events");
+        assert_eq!(
+            headers,
+            [
+                ("eventType".to_owned(), Some("Created".to_owned())),
+                ("urgent".to_owned(), Some("true".to_owned()))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_that_the_regex_does_not_match_whole_is_the_topic() {
+        let settings = ["route.topic.regex=(us)er-(.*)", "route.topic.replacement=$1_${2}"];
+        assert_eq!(route(&settings, 3802, &ROW).unwrap().0, "user");
+        let mut row = ROW;
+        row[1] = Some(b"user-eu");
+        assert_eq!(route(&settings, 3802, &row).unwrap().0, "us_eu");
+    }
+
+    #[test]
+    fn a_null_payload_is_a_tombstone_and_a_blank_one_only_by_option() {
+        let mut row = ROW;
+        row[4] = None;
+        assert_eq!(route(&[], 3802, &row).unwrap().2, None);
+        row[4] = Some(b" \t\n");
+        assert_eq!(route(&[], 25, &row).unwrap().2.as_deref(), Some(" \t\n"));
+        assert_eq!(
+            route(&["route.tombstone.on.empty.payload=true"], 25, &row).unwrap().2,
+            None
+        );
+        row[4] = Some("\u{3000}".as_bytes());
+        assert!(
+            route(&["route.tombstone.on.empty.payload=true"], 25, &row)
+                .unwrap()
+                .2
+                .is_some(),
+            "U+3000 is not blank to Java's trim"
+        );
+    }
+
+    #[test]
+    fn a_bytea_payload_is_its_bytes() {
+        let mut row = ROW;
+        row[4] = Some(b"\\x6869");
+        assert_eq!(route(&[], 17, &row).unwrap().2.as_deref(), Some("hi"));
+        row[4] = Some(b"\\x6");
+        assert_eq!(route(&[], 17, &row), Err(RouteError::NotBytea("payload".to_owned())));
+    }
+
+    #[test]
+    fn the_row_may_choose_its_partition() {
+        assert_eq!(
+            route(&["table.fields.additional.placement=shard:partition"], 3802, &ROW)
+                .unwrap()
+                .3,
+            Some(5)
+        );
+        let mut row = ROW;
+        row[6] = None;
+        assert_eq!(
+            route(&["table.fields.additional.placement=shard:partition"], 3802, &row)
+                .unwrap()
+                .3,
+            None
+        );
+    }
+
+    #[test]
+    fn a_row_without_id_or_route_is_refused_by_column() {
+        for (index, name) in [(0, "id"), (1, "aggregatetype")] {
+            let mut row = ROW;
+            row[index] = None;
+            assert_eq!(route(&[], 3802, &row), Err(RouteError::NullColumn(name.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_named_column_is_refused() {
+        let options = RouterOptions::parse(&["table.field.event.key=account"]).unwrap();
+        assert!(
+            matches!(Plan::new(&options, columns(3802)), Err(PlanError::MissingColumn { column, .. }) if column == "account")
+        );
+    }
+}

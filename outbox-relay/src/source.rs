@@ -1,0 +1,162 @@
+//! What the relay asks Postgres: who it is, what the publication carries, how the slot stands.
+
+use anyhow::Context;
+
+use crate::config::Config;
+use crate::lineage::{Slot, Source};
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Row, quote_literal};
+use crate::stop::{RelayError, Stop};
+
+/// The server's answer to `IDENTIFY_SYSTEM`.
+#[derive(Clone, Debug)]
+pub struct System {
+    pub identifier: String,
+    pub timeline: u32,
+    /// End of the flushed WAL.
+    pub wal_end: Lsn,
+}
+
+/// The publication, as far as the outbox table is concerned.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Oid of what puts the table into the publication.
+    pub entry: u32,
+    pub publishes_inserts: bool,
+    pub has_row_filter: bool,
+    pub has_column_list: bool,
+}
+
+/// Asks who the server is. For a replication session only.
+///
+/// # Errors
+/// The connection broke.
+pub async fn identify(connection: &mut Connection) -> anyhow::Result<System> {
+    let rows = connection.rows("IDENTIFY_SYSTEM").await?;
+    let row = rows.first().context("IDENTIFY_SYSTEM has no answer")?;
+    Ok(System {
+        identifier: text(row, 0)?.to_owned(),
+        timeline: text(row, 1)?.parse().context("timeline")?,
+        wal_end: text(row, 2)?.parse()?,
+    })
+}
+
+/// Looks the publication up; `None` where it does not exist.
+///
+/// # Errors
+/// The connection broke.
+pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow::Result<Option<PublicationFound>> {
+    let name = quote_literal(&config.publication);
+    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let sql = format!(
+        "select p.pubinsert, c.oid is not null, coalesce(pr.oid, pn.oid, p.oid),
+                pr.prqual is not null, pr.prattrs is not null,
+                exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = {schema}
+                        and (t.tablename = {table} or t.tablename in (
+                            select i.relname from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid)))
+         from pg_publication p
+         left join (pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = {schema}) on c.relname = {table}
+         left join pg_publication_rel pr on pr.prpubid = p.oid and pr.prrelid = c.oid
+         left join pg_publication_namespace pn on pn.pnpubid = p.oid and pn.pnnspid = c.relnamespace
+         where p.pubname = {name}"
+    );
+    let rows = connection.rows(&sql).await.context("cannot look at the publication")?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    if text(row, 1)? != "t" {
+        return Ok(Some(PublicationFound::NoTable));
+    }
+    if text(row, 5)? != "t" {
+        return Ok(Some(PublicationFound::TableNotPublished));
+    }
+    Ok(Some(PublicationFound::Published(Publication {
+        entry: text(row, 2)?.parse().context("oid")?,
+        publishes_inserts: text(row, 0)? == "t",
+        has_row_filter: text(row, 3)? == "t",
+        has_column_list: text(row, 4)? == "t",
+    })))
+}
+
+/// A publication that exists.
+#[derive(Clone, Debug)]
+pub enum PublicationFound {
+    /// The outbox table does not exist.
+    NoTable,
+    /// The publication has other tables only.
+    TableNotPublished,
+    Published(Publication),
+}
+
+/// The publication, or why no stream may be read from it.
+///
+/// # Errors
+/// [`Stop::Publication`] says what is wrong; anything else is transient.
+pub async fn usable_publication(connection: &mut Connection, config: &Config) -> Result<Publication, RelayError> {
+    let table = format!("{}.{}", config.schema, config.table);
+    let what = match publication(connection, config).await? {
+        None => "it does not exist".to_owned(),
+        Some(PublicationFound::NoTable) => format!("table {table} does not exist"),
+        Some(PublicationFound::TableNotPublished) => {
+            format!("table {table} is not in it, so its rows are in no stream")
+        }
+        Some(PublicationFound::Published(found)) => {
+            if !found.publishes_inserts {
+                "it does not publish inserts, so events are in no stream".to_owned()
+            } else if found.has_row_filter {
+                "it has a row filter, which hides events".to_owned()
+            } else if found.has_column_list {
+                "it has a column list, which hides columns of events".to_owned()
+            } else {
+                return Ok(found);
+            }
+        }
+    };
+    Err(Stop::Publication {
+        publication: config.publication.clone(),
+        what,
+    }
+    .into())
+}
+
+/// The slot's row in `pg_replication_slots`; `None` where there is none.
+///
+/// # Errors
+/// The connection broke.
+pub async fn slot(connection: &mut Connection, name: &str) -> anyhow::Result<Option<Slot>> {
+    let sql = format!(
+        "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, '')
+         from pg_replication_slots where slot_name = {}",
+        quote_literal(name)
+    );
+    let rows = connection.rows(&sql).await.context("cannot look at the slot")?;
+    rows.first().map(read_slot).transpose()
+}
+
+fn read_slot(row: &Row) -> anyhow::Result<Slot> {
+    Ok(Slot {
+        plugin: text(row, 0)?.to_owned(),
+        database: text(row, 1)?.to_owned(),
+        confirmed: text(row, 2)?.parse()?,
+        wal_status: text(row, 3)?.to_owned(),
+    })
+}
+
+/// Everything that [`crate::lineage::verify`] looks at.
+#[must_use]
+pub fn source(system: &System, database: &str, slot: Option<Slot>, publication: &Publication) -> Source {
+    Source {
+        system_identifier: system.identifier.clone(),
+        timeline: system.timeline,
+        database: database.to_owned(),
+        wal_end: system.wal_end,
+        slot,
+        publication_entry: publication.entry,
+    }
+}
+
+pub(crate) fn text(row: &Row, index: usize) -> anyhow::Result<&str> {
+    row.get(index)
+        .and_then(Option::as_deref)
+        .with_context(|| format!("column {index} of the answer is missing"))
+}

@@ -1,0 +1,231 @@
+//! How a cycle begins. The order of its steps is what makes the relay exactly-once:
+//!
+//! 1. **Own the slot**, and confirm nothing. Only one session can have a slot, so owning it is leadership; a second relay waits
+//!    here. Were the checkpoint read before, an earlier owner could still publish behind our back.
+//! 2. **`init_transactions`** under the slot's transactional id. The broker raises the id's epoch: a zombie, even one that is
+//!    paused in the middle of a commit, can write nothing from here on, and what it left open is aborted or completed.
+//! 3. **Only now read the checkpoint**, read_committed, to the end. Before step 2 the zombie could still have committed a later one.
+//! 4. **Verify the lineage**: the same cluster, timeline, publication and partition counts; the slot not ahead of the checkpoint, the
+//!    server not behind it. What cannot be proven stops the relay.
+//! 5. **Stream**, skipping what lies at or below the checkpoint: the slot's own position is garbage collection, never truth.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use service::{Readiness, Shutdown};
+use tokio::time::{Instant, interval, sleep};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::kafka::{CheckpointLog, Found, Publisher, partition_counts};
+use crate::lineage::{Names, verify};
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
+use crate::source::{self, Publication, System};
+use crate::stop::{RelayError, Stop};
+
+/// How often a standby tries to get the slot: the longest that a take-over waits after the slot is free.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the server is told that we live.
+pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything that a running stream needs.
+pub struct Started {
+    pub stream: ReplicationStream,
+    pub publisher: Publisher,
+    pub checkpoint: Checkpoint,
+}
+
+/// Goes through the steps; `None` when the program is to stop.
+///
+/// # Errors
+/// A [`Stop`], or something that is worth another try.
+pub async fn start(
+    config: &Config,
+    readiness: &Readiness,
+    shutdown: &mut Shutdown,
+) -> Result<Option<Started>, RelayError> {
+    readiness.not_ready("postgres", "connecting");
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let system = source::identify(&mut connection).await?;
+    let publication = source::usable_publication(&mut connection, config).await?;
+    readiness.ready("postgres");
+    if !own_slot(&mut connection, config, &system, &publication, readiness, shutdown).await? {
+        return Ok(None);
+    }
+    let mut stream = connection.into_stream();
+    readiness.not_ready("kafka", "waiting for init_transactions");
+    tracing::info!(
+        slot = config.slot,
+        "owns the slot; fencing earlier producers and reading the checkpoint"
+    );
+    let on_kafka = start_on_kafka(config.clone(), system.identifier.clone(), shutdown.clone());
+    let Some(outcome) = while_answering(&mut stream, on_kafka, shutdown).await? else {
+        return Ok(None);
+    };
+    let (publisher, found) = outcome?;
+    // What the slot says only counts now that nobody else can move it; this session streams, so another one has to ask.
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let system = source::identify(&mut connection).await?;
+    let slot = source::slot(&mut connection, &config.slot).await?;
+    let publication = source::usable_publication(&mut connection, config).await?;
+    let source = source::source(&system, &config.target.database, slot, &publication);
+    let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    same_partitions(config, &checkpoint.lineage.partitions).await?;
+    readiness.ready("kafka");
+    Ok(Some(Started {
+        stream,
+        publisher,
+        checkpoint,
+    }))
+}
+
+/// Waits until the slot is ours; false when the program is to stop.
+async fn own_slot(
+    connection: &mut Connection,
+    config: &Config,
+    system: &System,
+    publication: &Publication,
+    readiness: &Readiness,
+    shutdown: &mut Shutdown,
+) -> Result<bool, RelayError> {
+    let mut said = false;
+    loop {
+        let Err(err) = connection
+            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+            .await
+        else {
+            readiness.ready("slot");
+            return Ok(true);
+        };
+        match PgError::code_of(&err) {
+            // object_in_use
+            Some("55006") => {
+                if !said {
+                    said = true;
+                    tracing::info!(
+                        slot = config.slot,
+                        "another relay has the slot: waiting as a warm standby"
+                    );
+                    readiness.not_ready("slot", "another relay has it; this one is a warm standby");
+                }
+            }
+            // undefined_object, or a slot that can give nothing any more: the checkpoint tells what that means.
+            Some("42704" | "55000") => return Err(no_slot(connection, config, system, publication, err).await),
+            _ => return Err(err.into()),
+        }
+        tokio::select! {
+            () = sleep(STANDBY_INTERVAL) => {}
+            () = shutdown.triggered() => return Ok(false),
+        }
+    }
+}
+
+/// Why there is no slot to read: never made, dropped, or invalidated.
+async fn no_slot(
+    connection: &mut Connection,
+    config: &Config,
+    system: &System,
+    publication: &Publication,
+    err: anyhow::Error,
+) -> RelayError {
+    let looked = async {
+        let slot = source::slot(connection, &config.slot).await?;
+        let found = read_checkpoint(config.clone()).await?;
+        let source = source::source(system, &config.target.database, slot, publication);
+        verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
+        Err(RelayError::Transient(err))
+    };
+    match looked.await {
+        Ok(()) => RelayError::Transient(anyhow::anyhow!("the slot cannot be read")),
+        Err(reason) => reason,
+    }
+}
+
+/// The checkpoint, without owning anything: for looking only.
+pub(crate) async fn read_checkpoint(config: Config) -> Result<Option<Found>, RelayError> {
+    tokio::task::spawn_blocking(move || {
+        let log = CheckpointLog {
+            settings: &config.kafka,
+            topic: &config.checkpoint_topic,
+        };
+        log.last(&config.checkpoint_key(), &|| false)
+    })
+    .await
+    .context("checkpoint task")?
+}
+
+/// Steps 2 and 3.
+async fn start_on_kafka(
+    config: Config,
+    system_identifier: String,
+    shutdown: Shutdown,
+) -> Result<(Publisher, Option<Found>), RelayError> {
+    tokio::task::spawn_blocking(move || {
+        let gives_up = || shutdown.is_triggered();
+        let publisher = Publisher::start(&config.kafka, &config.transactional_id(&system_identifier), &gives_up)?;
+        let log = CheckpointLog {
+            settings: &config.kafka,
+            topic: &config.checkpoint_topic,
+        };
+        let found = log.last(&config.checkpoint_key(), &gives_up)?;
+        Ok((publisher, found))
+    })
+    .await
+    .context("kafka start task")?
+}
+
+/// Waits for `work` and keeps the walsender alive meanwhile, however long Kafka is away. `None` when the program is to stop.
+async fn while_answering<T>(
+    stream: &mut ReplicationStream,
+    work: impl Future<Output = T>,
+    shutdown: &mut Shutdown,
+) -> Result<Option<T>, RelayError> {
+    let mut work = std::pin::pin!(work);
+    let mut status_due = interval(STATUS_INTERVAL);
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        tokio::select! {
+            outcome = &mut work => return Ok(Some(outcome)),
+            () = shutdown.triggered() => return Ok(None),
+            _ = status_due.tick() => {
+                let nothing = StandbyStatus { received: Lsn::INVALID, confirmed: Lsn::INVALID, reply_requested: false };
+                stream.send_status(nothing).await?;
+                if !said && started.elapsed() > Duration::from_secs(3) {
+                    said = true;
+                    tracing::info!("waiting for kafka");
+                }
+            }
+        }
+    }
+}
+
+async fn same_partitions(config: &Config, expected: &BTreeMap<String, i32>) -> Result<(), RelayError> {
+    let names: Vec<String> = expected.keys().cloned().collect();
+    let settings = config.kafka.clone();
+    let found = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
+        .await
+        .context("metadata task")??;
+    for (topic, expected) in expected {
+        let found = found.get(topic).copied().unwrap_or(0);
+        if found != *expected {
+            return Err(Stop::PartitionsChanged {
+                topic: topic.clone(),
+                expected: *expected,
+                found,
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn names(config: &Config) -> Names<'_> {
+    Names {
+        slot: &config.slot,
+        publication: &config.publication,
+        checkpoint_topic: &config.checkpoint_topic,
+    }
+}

@@ -1,0 +1,158 @@
+//! The reasons for which the relay stops for good, each with its own exit code and with what to do.
+//!
+//! Everything else is transient: the relay says so, waits and starts its cycle again from the checkpoint.
+
+use crate::lsn::Lsn;
+
+/// A definite stop: going on could lose or repeat events, so a person has to decide. Nothing was confirmed after its cause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    #[error("{what}")]
+    Config { what: String },
+    #[error(
+        "`outbox-relay init` has not been done: no slot `{slot}` in database `{database}` and no checkpoint in topic `{topic}`; run it once, or `run --init`"
+    )]
+    NotInitialised {
+        slot: String,
+        database: String,
+        topic: String,
+    },
+    #[error(
+        "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; publish what is missing from the outbox table, then delete the checkpoint record of `{key}` and run `outbox-relay init`"
+    )]
+    SlotGone {
+        slot: String,
+        topic: String,
+        key: String,
+        checkpoint: Lsn,
+    },
+    #[error(
+        "slot `{slot}` was invalidated by Postgres ({reason}): the WAL behind the checkpoint {checkpoint} is gone; publish what is missing from the outbox table, drop the slot and its checkpoint and run `outbox-relay init`; a larger max_slot_wal_keep_size keeps it from happening again"
+    )]
+    SlotInvalidated {
+        slot: String,
+        reason: String,
+        checkpoint: Lsn,
+    },
+    #[error("slot `{slot}` is no pgoutput slot of database `{database}` ({found}); give another --slot")]
+    SlotUnusable {
+        slot: String,
+        database: String,
+        found: String,
+    },
+    #[error(
+        "slot `{slot}` stands at {slot_lsn}, ahead of the checkpoint {checkpoint}: it was recreated, advanced or read by somebody else, and the events between the two are lost to this relay; publish what is missing from the outbox table before going on from the slot"
+    )]
+    SlotAhead {
+        slot: String,
+        slot_lsn: Lsn,
+        checkpoint: Lsn,
+    },
+    #[error(
+        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before, or `init` was never finished; give the right --checkpoint-topic, restore the topic, or, if the slot was made for this relay and nothing was published from it, run `outbox-relay init --adopt-slot`"
+    )]
+    CheckpointMissing { slot: String, topic: String, key: String },
+    #[error(
+        "the checkpoint of `{key}` in topic `{topic}` at offset {offset} cannot be read ({what}); restore it, or find out who writes to that topic"
+    )]
+    CheckpointGarbled {
+        key: String,
+        topic: String,
+        offset: i64,
+        what: String,
+    },
+    #[error(
+        "the checkpoint in topic `{topic}` is from database cluster {expected}, but this is cluster {found}: one of the two addresses is wrong, or the database was replaced; give another --checkpoint-topic or --slot for another database"
+    )]
+    OtherCluster {
+        topic: String,
+        expected: String,
+        found: String,
+    },
+    #[error(
+        "the checkpoint is from timeline {expected}, the server is on timeline {found}: a standby was promoted or a backup restored, and it is not proven that the slot saw every event; compare the outbox with the topics before going on"
+    )]
+    OtherTimeline { expected: u32, found: u32 },
+    #[error(
+        "the server's WAL ends at {server}, behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them"
+    )]
+    ServerBehind { server: Lsn, checkpoint: Lsn },
+    #[error(
+        "topic `{topic}` has {found} partitions and had {expected}: later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, or use a new topic"
+    )]
+    PartitionsChanged { topic: String, expected: i32, found: i32 },
+    #[error("publication `{publication}`: {what}; `outbox-relay check` tells how to mend it")]
+    Publication { publication: String, what: String },
+    #[error("outbox row {row} cannot be published: {what}")]
+    Row { row: String, what: String },
+    #[error(
+        "outbox row {id} is too large for topic `{topic}`: {size} bytes, more than message.max.bytes = {limit}; raise it there and by --kafka-property, or shrink the row"
+    )]
+    RecordTooLarge {
+        id: String,
+        topic: String,
+        size: usize,
+        limit: String,
+    },
+    #[error(
+        "topic `{topic}` does not exist and --create-topics is false; create it, or correct the outbox row's {column}"
+    )]
+    TopicMissing { topic: String, column: String },
+}
+
+impl Stop {
+    /// The process's exit code. Codes are part of the interface: a code never changes its meaning.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => 2,
+            Self::NotInitialised { .. } => 3,
+            Self::SlotGone { .. } => 10,
+            Self::SlotInvalidated { .. } => 11,
+            Self::SlotUnusable { .. } => 12,
+            Self::SlotAhead { .. } => 13,
+            Self::CheckpointMissing { .. } => 14,
+            Self::CheckpointGarbled { .. } => 15,
+            Self::OtherCluster { .. } => 16,
+            Self::OtherTimeline { .. } => 17,
+            Self::ServerBehind { .. } => 18,
+            Self::PartitionsChanged { .. } => 19,
+            Self::Publication { .. } => 20,
+            Self::Row { .. } => 30,
+            Self::RecordTooLarge { .. } => 31,
+            Self::TopicMissing { .. } => 32,
+        }
+    }
+
+    /// The exit codes, for `--help`.
+    pub const EXIT_CODES: &str = "\
+Exit codes:
+   0  ended as asked
+   1  an error that is described in the last line
+   2  a setting is wrong
+   3  init has not been done
+  10  the slot is gone               11  the slot was invalidated     12  the slot is of another kind
+  13  the slot is ahead of the checkpoint (recreated, advanced, or read by somebody else)
+  14  the checkpoint is missing      15  the checkpoint is unreadable
+  16  another database cluster       17  another timeline             18  the server is behind the checkpoint
+  19  a topic's partition count changed                               20  the publication is missing or altered
+  30  a row cannot be published      31  a record is too large        32  a topic is missing
+After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
+}
+
+/// Why a cycle of the relay ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// A person has to act.
+    #[error(transparent)]
+    Stop(#[from] Stop),
+    /// Worth another try from the checkpoint.
+    #[error(transparent)]
+    Transient(#[from] anyhow::Error),
+}
+
+impl From<std::io::Error> for RelayError {
+    fn from(err: std::io::Error) -> Self {
+        Self::Transient(err.into())
+    }
+}

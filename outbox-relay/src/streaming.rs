@@ -1,0 +1,438 @@
+//! The loop: read, decode, publish, confirm.
+//!
+//! One task owns the socket, the decoder and the producer; the commit alone runs on a thread of its own. While it does, the socket is
+//! left alone for a moment, so that the kernel gathers what comes and the next read gets it in one piece; after that it is read into a
+//! bounded buffer, and Postgres is answered however long Kafka takes.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use service::{Readiness, Shutdown};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::batch::Situation;
+use crate::checkpoint::{Checkpoint, FORMAT, State};
+use crate::config::Config;
+use crate::intake::{Intake, Pause};
+use crate::kafka::{Publisher, find_or_create};
+use crate::lsn::Lsn;
+use crate::postgres::{ReplicationStream, StandbyStatus};
+use crate::progress::{Progress, Published};
+use crate::startup::{STATUS_INTERVAL, Started};
+use crate::stop::{RelayError, Stop};
+
+/// Confirmations come at most this often.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the socket is left alone while a commit is under way.
+const GATHER: Duration = Duration::from_millis(50);
+/// How much is read ahead while a commit is under way, in bytes.
+const READ_AHEAD_BYTES: usize = 4 << 20;
+/// While catching up, a short nap lets the server send more at once: a third less CPU, a quarter more rows.
+const NAP: Duration = Duration::from_micros(500);
+const NAP_BELOW_BYTES: usize = 64 * 1024;
+/// A source transaction with more rows than this is a large one.
+const LARGE_TRANSACTION_ROWS: u64 = 1_000;
+/// With nothing to publish, the server's position is checkpointed and confirmed this often, or after this much WAL.
+const IDLE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+const IDLE_CHECKPOINT_BYTES: u64 = 16 << 20;
+/// A silent server is asked whether it lives, and then given up.
+const PING_AFTER: Duration = Duration::from_secs(20);
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// A commit that takes longer makes the relay not ready.
+const STALLED_AFTER: Duration = Duration::from_secs(8);
+/// How long a stop waits for the transaction in hand.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
+const TICK: Duration = Duration::from_secs(1);
+
+/// A running stream.
+pub struct Streaming<'c> {
+    config: &'c Config,
+    stream: ReplicationStream,
+    publisher: Publisher,
+    intake: Intake,
+    checkpoint: Checkpoint,
+    /// What the transaction that is being committed says, and the commit time of its newest row.
+    committing: Option<(Published, Option<i64>, u64)>,
+    last_read_bytes: usize,
+    heard_at: Instant,
+    status_at: Instant,
+    status_due: Instant,
+    checkpointed_at: Instant,
+    metrics: StreamMetrics,
+}
+
+struct StreamMetrics {
+    records: metrics::Counter,
+    transactions: metrics::Counter,
+    skipped: metrics::Counter,
+    commit_seconds: metrics::Histogram,
+    commit_to_kafka_seconds: metrics::Histogram,
+    unconfirmed_bytes: metrics::Gauge,
+}
+
+impl StreamMetrics {
+    fn new() -> Self {
+        metrics::describe_counter!(
+            "relay_published_records_total",
+            "Records in committed Kafka transactions."
+        );
+        metrics::describe_counter!(
+            "relay_transactions_total",
+            "Committed Kafka transactions, idle checkpoints included."
+        );
+        metrics::describe_counter!(
+            "relay_skipped_rows_total",
+            "Rows that the slot sent again and that were published already."
+        );
+        metrics::describe_histogram!(
+            "relay_kafka_commit_seconds",
+            "From the order to commit until the broker's answer."
+        );
+        metrics::describe_histogram!(
+            "relay_commit_to_kafka_seconds",
+            "From the commit in Postgres of a transaction's newest row until it is visible to a read_committed reader."
+        );
+        metrics::describe_gauge!("relay_unconfirmed_bytes", "WAL that was read and is not confirmed yet.");
+        metrics::describe_gauge!("relay_leader", "1 while this relay has the slot and streams.");
+        metrics::describe_counter!(
+            "relay_restarts_total",
+            "Cycles that began again at the checkpoint after trouble."
+        );
+        Self {
+            records: metrics::counter!("relay_published_records_total"),
+            transactions: metrics::counter!("relay_transactions_total"),
+            skipped: metrics::counter!("relay_skipped_rows_total"),
+            commit_seconds: metrics::histogram!("relay_kafka_commit_seconds"),
+            commit_to_kafka_seconds: metrics::histogram!("relay_commit_to_kafka_seconds"),
+            unconfirmed_bytes: metrics::gauge!("relay_unconfirmed_bytes"),
+        }
+    }
+}
+
+impl<'c> Streaming<'c> {
+    #[must_use]
+    pub fn new(config: &'c Config, transaction_bytes: u64, started: Started) -> Self {
+        let now = Instant::now();
+        let incarnation = uuid::Uuid::new_v4().to_string();
+        Self {
+            config,
+            stream: started.stream,
+            publisher: started.publisher,
+            intake: Intake::new(
+                config,
+                Progress::resume(started.checkpoint.published),
+                transaction_bytes,
+            ),
+            checkpoint: Checkpoint {
+                format: FORMAT,
+                state: State::Running,
+                incarnation,
+                ..started.checkpoint
+            },
+            committing: None,
+            last_read_bytes: 0,
+            heard_at: now,
+            status_at: now,
+            status_due: now,
+            checkpointed_at: now,
+            metrics: StreamMetrics::new(),
+        }
+    }
+
+    /// Streams until `shutdown`.
+    ///
+    /// # Errors
+    /// A [`Stop`], or trouble after which a new cycle is to begin.
+    pub async fn run(mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+        // The task's turns are its own to divide: a forced yield would look like a silent socket and close batches early.
+        match tokio::task::unconstrained(self.turns(readiness, shutdown)).await {
+            Ok(()) => {}
+            Err(RelayError::Stop(stop)) => {
+                // What was read before the row that stops us is good: publish it, so that it is the first that is not.
+                if let Err(err) = self.finish().await {
+                    tracing::warn!(
+                        error = format!("{err:#}"),
+                        "the last transaction before the stop did not commit"
+                    );
+                }
+                return Err(stop.into());
+            }
+            Err(err) => return Err(err),
+        }
+        self.finish().await?;
+        self.stream.close().await;
+        Ok(())
+    }
+
+    async fn turns(&mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+        while !shutdown.is_triggered() {
+            self.housekeeping(readiness).await?;
+            if self.publisher.committing_since().is_some() {
+                self.wait_for_commit(shutdown).await?;
+                continue;
+            }
+            let (consumed, pause) = self.intake.decode(self.stream.buffer(), &mut self.publisher)?;
+            self.stream.consume(consumed);
+            match pause {
+                Pause::BatchFull => self.close_batch()?,
+                Pause::BufferUsed => self.read(shutdown).await?,
+                Pause::UnknownTopic { route, topic } => self.resolve_topic(route, topic).await?,
+                Pause::QueueFull => {
+                    self.publisher.poll();
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Pause::Poison(stop) => return Err(stop.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffer is used up: close the batch, or get more.
+    async fn read(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+        self.stream.reserve_for_next_frame().context("replication stream")?;
+        let behind = self.is_behind();
+        if behind
+            && self.last_read_bytes < NAP_BELOW_BYTES
+            && self.last_read_bytes > 0
+            && self.stream.buffers_while_napping()
+        {
+            // Blocks this thread on purpose: it has nothing else to do, and the runtime's timers are too coarse for it.
+            std::thread::sleep(NAP);
+        }
+        let read = self.stream.try_read()?;
+        if let Some(bytes) = read {
+            self.was_read(bytes);
+        } else {
+            self.last_read_bytes = 0;
+        }
+        let situation = Situation {
+            silent: read.is_none(),
+            between_transactions: self.intake.progress.between_transactions(),
+            behind,
+        };
+        if self.intake.batch.should_close(situation) {
+            return self.close_batch();
+        }
+        if read.is_some() {
+            return Ok(());
+        }
+        if self.idle_checkpoint_is_due() {
+            return self.close_batch();
+        }
+        let batch_due = self
+            .intake
+            .batch
+            .due(behind)
+            .map_or(self.next_tick(), Instant::from_std);
+        let wake = batch_due.min(self.next_tick());
+        tokio::select! {
+            bytes = self.stream.read() => self.was_read(bytes?),
+            () = sleep_until(wake) => {}
+            () = shutdown.triggered() => {}
+        }
+        Ok(())
+    }
+
+    async fn wait_for_commit(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+        let gathers = self
+            .publisher
+            .committing_since()
+            .is_some_and(|since| since.elapsed() < GATHER);
+        let has_room = self.stream.buffer().len() < READ_AHEAD_BYTES;
+        if gathers || !has_room {
+            // Nothing can be heard while nothing is read.
+            self.heard_at = Instant::now();
+            tokio::select! {
+                outcome = self.publisher.committed() => return self.committed(outcome?.took),
+                () = sleep(if gathers { GATHER } else { TICK.min(CONFIRM_INTERVAL * 4) }) => {}
+                () = shutdown.triggered() => {}
+            }
+            return Ok(());
+        }
+        let tick = self.next_tick();
+        tokio::select! {
+            outcome = self.publisher.committed() => return self.committed(outcome?.took),
+            bytes = self.stream.read() => self.was_read(bytes?),
+            () = sleep_until(tick) => {}
+            () = shutdown.triggered() => {}
+        }
+        Ok(())
+    }
+
+    /// Orders the commit of the open Kafka transaction, with the checkpoint as its last record.
+    fn close_batch(&mut self) -> Result<(), RelayError> {
+        let published = self.intake.progress.decoded();
+        self.checkpoint.published = published;
+        self.publisher.commit(
+            &self.config.checkpoint_topic,
+            &self.config.checkpoint_key(),
+            &self.checkpoint.to_json(),
+        )?;
+        let batch = self.intake.batch;
+        self.committing = Some((
+            published,
+            (!batch.is_empty()).then_some(batch.newest_commit_us),
+            batch.rows,
+        ));
+        self.intake.batch.clear();
+        self.checkpointed_at = Instant::now();
+        Ok(())
+    }
+
+    fn committed(&mut self, took: Duration) -> Result<(), RelayError> {
+        let Some((published, newest_commit_us, rows)) = self.committing.take() else {
+            return Ok(());
+        };
+        self.intake.progress.committed(published);
+        self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
+        self.metrics.records.increment(rows);
+        self.metrics.transactions.increment(1);
+        self.metrics.commit_seconds.record(took);
+        if let Some(commit_us) = newest_commit_us {
+            self.metrics.commit_to_kafka_seconds.record(seconds_since(commit_us));
+        }
+        if self.publisher.health().is_disturbed() {
+            // It is committed. But librdkafka may have sent the EndTxn twice, and the late one must not end our next transaction.
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
+        }
+        Ok(())
+    }
+
+    /// Statuses, liveness, readiness.
+    async fn housekeeping(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
+        let now = Instant::now();
+        let silence = now - self.heard_at;
+        if silence > DEAD_AFTER {
+            return Err(anyhow::anyhow!("the server has been silent for {} s", DEAD_AFTER.as_secs()).into());
+        }
+        if now >= self.status_due || self.intake.reply_requested {
+            self.send_status(silence > PING_AFTER).await?;
+            self.metrics
+                .skipped
+                .increment(std::mem::take(&mut self.intake.rows_skipped));
+            self.metrics
+                .unconfirmed_bytes
+                .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);
+            match self.publisher.committing_since() {
+                Some(since) if since.elapsed() > STALLED_AFTER => {
+                    readiness.not_ready(
+                        "kafka",
+                        format!("a transaction has not committed for {} s", since.elapsed().as_secs()),
+                    );
+                }
+                Some(_) => {}
+                None => {
+                    self.publisher.poll();
+                    if self.publisher.health().is_disturbed() {
+                        readiness.not_ready("kafka", "the connection is disturbed");
+                        return Err(
+                            anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into(),
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Confirms what is newly published. A status without news confirms nothing: a server that shuts down would otherwise wait for us.
+    async fn send_status(&mut self, reply_requested: bool) -> Result<(), RelayError> {
+        let confirmed = self.intake.progress.confirm().unwrap_or(Lsn::INVALID);
+        let status = StandbyStatus {
+            received: self.intake.received,
+            confirmed,
+            reply_requested,
+        };
+        self.stream.send_status(status).await?;
+        if self.intake.reply_requested {
+            // A server that asks may be about to stop: let it forget what it can.
+            self.intake.reply_requested = false;
+            self.checkpointed_at = self
+                .checkpointed_at
+                .checked_sub(IDLE_CHECKPOINT_INTERVAL)
+                .unwrap_or(self.checkpointed_at);
+        }
+        self.status_at = Instant::now();
+        // A status that confirmed something is followed soon by one that does not, see above.
+        self.status_due = self.status_at
+            + if confirmed == Lsn::INVALID {
+                STATUS_INTERVAL.min(TICK)
+            } else {
+                CONFIRM_INTERVAL
+            };
+        Ok(())
+    }
+
+    fn idle_checkpoint_is_due(&self) -> bool {
+        let idle_bytes = self.intake.progress.idle_bytes();
+        self.intake.batch.is_empty()
+            && idle_bytes > 0
+            && (idle_bytes >= IDLE_CHECKPOINT_BYTES || self.checkpointed_at.elapsed() >= IDLE_CHECKPOINT_INTERVAL)
+    }
+
+    /// Finds the topic of a route that comes for the first time, and creates it where that is wanted.
+    async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
+        crate::config::check_topic_name("topic", &topic).map_err(|stop| Stop::Row {
+            row: format!("with {} `{route}`", self.config.router.route_column),
+            what: stop.to_string(),
+        })?;
+        let template = self.config.create_topics.then_some(&self.config.topic_template);
+        let partitions = find_or_create(&self.config.kafka, &topic, template)
+            .await?
+            .ok_or_else(|| Stop::TopicMissing {
+                topic: topic.clone(),
+                column: self.config.router.route_column.clone(),
+            })?;
+        self.checkpoint.lineage.pin(&topic, partitions)?;
+        self.intake.topics.insert(route, topic, partitions);
+        Ok(())
+    }
+
+    /// Commits and confirms what is in hand, within the patience of a stop.
+    async fn finish(&mut self) -> Result<(), RelayError> {
+        let finished = tokio::time::timeout(STOP_PATIENCE, async {
+            if self.publisher.committing_since().is_some() {
+                let committed = self.publisher.committed().await?;
+                self.committed(committed.took)?;
+            }
+            if !self.intake.batch.is_empty() {
+                self.close_batch()?;
+                let committed = self.publisher.committed().await?;
+                self.committed(committed.took)?;
+            }
+            self.send_status(false).await
+        });
+        match finished.await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // Nothing of it is confirmed; the next start ends it and goes on from the checkpoint.
+                tracing::warn!("kafka did not answer in time; the transaction in hand is left to the next start");
+                Ok(())
+            }
+        }
+    }
+
+    fn was_read(&mut self, bytes: usize) {
+        self.last_read_bytes = bytes;
+        self.heard_at = Instant::now();
+    }
+
+    fn next_tick(&self) -> Instant {
+        self.status_due.min(Instant::now() + TICK)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.intake.progress.open_rows() > LARGE_TRANSACTION_ROWS
+            || (self.intake.newest_commit_us > 0
+                && seconds_since(self.intake.newest_commit_us) > 1.0
+                && self.last_read_bytes > 0)
+    }
+}
+
+/// Seconds from a time stamp (microseconds since 1970) until now; 0 where the clocks disagree.
+fn seconds_since(timestamp_us: i64) -> f64 {
+    let now_us = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+    (now_us - timestamp_us).max(0) as f64 / 1e6
+}
