@@ -8,6 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::health::Quiet;
 use super::settings::KafkaSettings;
 use crate::checkpoint::Checkpoint;
 use crate::stop::{RelayError, Stop};
@@ -43,7 +44,7 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// [`Stop::CheckpointGarbled`] for a record that cannot be read; anything else is worth another try.
     pub fn last(&self, key: &str, gives_up: &dyn Fn() -> bool) -> Result<Option<Found>, RelayError> {
-        let reader: BaseConsumer = self.reader("read_committed")?;
+        let reader: BaseConsumer<Quiet> = self.reader("read_committed")?;
         if !self.exists(&reader)? {
             return Ok(None);
         }
@@ -60,18 +61,18 @@ impl CheckpointLog<'_> {
         Ok(None)
     }
 
-    fn reader(&self, isolation_level: &str) -> Result<BaseConsumer, RelayError> {
+    fn reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
         let reader = self
             .settings
             .reader(isolation_level)
-            .create()
+            .create_with_context(Quiet)
             .map_err(|err| Stop::Config {
                 what: format!("Kafka client: {err}"),
             })?;
         Ok(reader)
     }
 
-    fn exists(&self, reader: &BaseConsumer) -> Result<bool, RelayError> {
+    fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {
         let metadata = reader
             .fetch_metadata(Some(self.topic), REQUEST_TIMEOUT)
             .context("cannot read the checkpoint topic's metadata")?;
@@ -93,7 +94,7 @@ impl CheckpointLog<'_> {
 
     fn wait_until_committed(
         &self,
-        reader: &BaseConsumer,
+        reader: &BaseConsumer<Quiet>,
         end: i64,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(), RelayError> {
@@ -124,7 +125,7 @@ impl CheckpointLog<'_> {
 
     fn scan(
         &self,
-        reader: &BaseConsumer,
+        reader: &BaseConsumer<Quiet>,
         key: &str,
         start: i64,
         end: i64,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Headers, Message};
 use rdkafka::producer::ProducerContext;
@@ -47,20 +48,41 @@ impl Health {
 
 impl ClientContext for Health {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(kafka.facility = facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
-                tracing::info!(kafka.facility = facility, "{message}")
-            }
-            _ => tracing::debug!(kafka.facility = facility, "{message}"),
-        }
+        log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.disturbed.store(true, Ordering::Release);
-        tracing::info!(error = %error, reason, "kafka connection is disturbed");
+        // Said once a producer: librdkafka repeats itself for as long as a broker is away.
+        if self.0.disturbed.swap(true, Ordering::AcqRel) {
+            tracing::debug!(error = %error, reason, "kafka connection is disturbed");
+        } else {
+            tracing::info!(error = %error, reason, "kafka connection is disturbed");
+        }
+    }
+}
+
+/// The context of clients that only read: what librdkafka says on the side is for debugging, since the calls themselves fail as well.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(kafka.facility = facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::warn!(kafka.facility = facility, "{message}");
+        }
+        _ => tracing::debug!(kafka.facility = facility, "{message}"),
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as RdNewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::health::Quiet;
 use super::settings::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Topics {
 /// # Errors
 /// Kafka does not answer.
 pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::Result<BTreeMap<String, i32>> {
-    let client: BaseConsumer = settings.admin().create().context("Kafka client")?;
+    let client: BaseConsumer<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
     let mut counts = BTreeMap::new();
     for name in names {
         // Asked for one by one: asking for all would list a whole cluster.
@@ -93,7 +93,7 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let admin: AdminClient<DefaultClientContext> = settings.admin().create().context("Kafka client")?;
+    let admin: AdminClient<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
     let requests: Vec<RdNewTopic<'_>> = missing
         .iter()
         .map(|topic| {
