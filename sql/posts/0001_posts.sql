@@ -8,8 +8,8 @@ create table public.posts (
     content    text         not null,
     author_id  bigint       not null,
     -- Local date-times in UTC, as the events and the answers show them.
-    created_at timestamp    not null default (clock_timestamp() at time zone 'utc'),
-    updated_at timestamp    not null default (clock_timestamp() at time zone 'utc'),
+    created_at timestamp    not null default (statement_timestamp() at time zone 'utc'),
+    updated_at timestamp    not null default (statement_timestamp() at time zone 'utc'),
     -- Counts the post's changes: 1, 2, 3... Each change writes one event with the new number.
     version    bigint       not null default 1
 );

@@ -9,8 +9,8 @@ create table public.users (
     department varchar(255),
     status     varchar(50)  not null constraint users_status_check check (status in ('ACTIVE', 'INACTIVE')),
     -- Local date-times in UTC, as the events and the answers show them.
-    created_at timestamp    not null default (clock_timestamp() at time zone 'utc'),
-    updated_at timestamp    not null default (clock_timestamp() at time zone 'utc'),
+    created_at timestamp    not null default (statement_timestamp() at time zone 'utc'),
+    updated_at timestamp    not null default (statement_timestamp() at time zone 'utc'),
     -- Counts the user's changes: 1, 2, 3... Each change writes one event with the new number.
     version    bigint       not null default 1
 );
