@@ -66,10 +66,7 @@ pub fn options(url: &Secret, program: &str) -> anyhow::Result<PgConnectOptions> 
             ("synchronous_commit", "on".to_owned()),
             ("statement_timeout", STATEMENT_LIMIT.as_millis().to_string()),
             // A waiting update takes the row as the one before it left it: that is how versions count without gaps.
-            (
-                "default_transaction_isolation",
-                r"read\ committed".to_owned(),
-            ),
+            ("default_transaction_isolation", "read committed".to_owned()),
         ])
         .disable_statement_logging())
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{Method, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 
@@ -92,26 +92,20 @@ fn check(request: &Request, has_route: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Answers for a method that the route does not have: OPTIONS is told which ones there are, another is refused.
+/// Answers for a method that the route does not have: OPTIONS is told which ones there are, another is refused. axum puts
+/// `Allow` on both, behind this.
 fn for_method(method: &Method, response: Response) -> Response {
     if response.status() != StatusCode::METHOD_NOT_ALLOWED {
-        return response;
+        response
+    } else if method == Method::OPTIONS {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path does not take that method; Allow names those it takes",
+        )
+        .into_response()
     }
-    let allow = response
-        .headers()
-        .get(header::ALLOW)
-        .and_then(|allow| allow.to_str().ok())
-        .and_then(|allow| HeaderValue::try_from(format!("{allow},OPTIONS")).ok())
-        .unwrap_or_else(|| HeaderValue::from_static("OPTIONS"));
-    if method == Method::OPTIONS {
-        return (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]).into_response();
-    }
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take that method; Allow names those it takes",
-    )
-    .with_header(header::ALLOW, allow)
-    .into_response()
 }
 
 fn method_label(method: &Method) -> &'static str {

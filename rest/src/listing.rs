@@ -12,10 +12,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream;
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 
-use crate::database::Failure;
+use crate::database::{Database, Failure};
 use crate::{Problem, answer};
 
 /// Most items that a page may be asked to have.
@@ -40,16 +41,24 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Reads the one row of a statement `select string_agg(item, ',' order by key), max(key), count(*)`.
+    /// Runs a statement `select string_agg(item, ',' order by key), max(key), count(*)`.
     ///
     /// # Errors
-    /// The row is another one.
-    pub fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
-            last_key: row.try_get::<Option<i64>, _>(1)?.unwrap_or(i64::MAX),
-            count: row.try_get(2)?,
-        })
+    /// The database gives no answer.
+    pub async fn read(
+        database: &Database,
+        statement: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Self, Failure> {
+        let row = database.row(statement).await?;
+        row.ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| {
+                Ok(Self {
+                    items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
+                    last_key: row.try_get::<Option<i64>, _>(1)?.unwrap_or(i64::MAX),
+                    count: row.try_get(2)?,
+                })
+            })
+            .map_err(Failure::Refused)
     }
 }
 

@@ -53,12 +53,7 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
             Ok(Err(err)) => err,
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
-        // Class 28: a password that is wrong now stays wrong.
-        let is_refused = err
-            .as_database_error()
-            .and_then(|err| err.code())
-            .is_some_and(|code| code.starts_with("28"));
-        if is_refused || Instant::now() > deadline {
+        if !comes_by_itself(&err) || Instant::now() > deadline {
             return Err(err).context("cannot connect to the database (DATABASE_URL)");
         }
         if is_first {
@@ -66,5 +61,16 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
             is_first = false;
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Whether the server may be starting, or its databases be in the making (3D000: there is none of that name yet).
+fn comes_by_itself(err: &sqlx::Error) -> bool {
+    match err {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(err) => err.code().is_some_and(|code| {
+            code == "3D000" || code.starts_with("57P") || code.starts_with("53")
+        }),
+        _ => false,
     }
 }

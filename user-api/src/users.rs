@@ -87,7 +87,10 @@ async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response
 async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
     listing::answer(page, BATCH_SIZE, move |after, size| {
         let database = database.clone();
-        async move { batch(&database, after, size).await }
+        async move {
+            let statement = query(statements::LIST).bind(after).bind(size);
+            Batch::read(&database, statement).await
+        }
     })
     .await
 }
@@ -125,12 +128,4 @@ async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, 
         .and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
         .map_err(|failure| failure.problem(CONSTRAINTS))?
         .ok_or_else(|| Problem::not_found("there is no user with this id"))
-}
-
-async fn batch(database: &Database, after: i64, size: i64) -> Result<Batch, Failure> {
-    let statement = query(statements::LIST).bind(after).bind(size);
-    match database.row(statement).await? {
-        Some(row) => Batch::from_row(&row).map_err(Failure::Refused),
-        None => Err(Failure::Refused(sqlx::Error::RowNotFound)),
-    }
 }
