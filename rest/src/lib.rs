@@ -1,1 +1,25 @@
+//! What the two REST programs share: how they speak HTTP and how they speak to their database.
+//!
+//! Nothing here knows what a user or a post is. A program gives its routes to [`server::run`], reads bodies through
+//! [`JsonBody`] and [`Fields`], paths through [`Id`] and [`Segment`], and answers with JSON text that its database made
+//! ([`answer`], [`listing`]) or with a [`Problem`].
 
+pub mod answer;
+pub mod database;
+mod edge;
+mod fields;
+mod health;
+mod json;
+pub mod listing;
+mod media;
+pub mod migrations;
+mod path;
+pub mod probe;
+mod problem;
+pub mod server;
+
+pub use database::Database;
+pub use fields::Fields;
+pub use json::{JsonBody, Object};
+pub use path::{Id, Segment};
+pub use problem::{FieldError, Problem};

@@ -1,0 +1,113 @@
+//! Whether the database can do the program's work, asked again and again, told by `/readyz` and once in the log.
+
+use std::time::{Duration, Instant};
+
+use service::{Readiness, Shutdown};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::timeout;
+
+/// The part of the readiness that this module reports.
+pub const PART: &str = "postgres";
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Time after which the log repeats what is still not ready.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// Something that must be there: a statement that fails without it and changes nothing, and what to do then.
+#[derive(Clone, Copy, Debug)]
+pub struct Requirement {
+    pub statement: &'static str,
+    /// What the operator should do when a table or a column is missing.
+    pub remedy: &'static str,
+}
+
+/// Looks at the database over a connection of its own, until `shutdown`. The requirements are checked on each new
+/// connection until they hold.
+pub async fn watch(
+    options: PgConnectOptions,
+    requirements: &'static [Requirement],
+    readiness: Readiness,
+    mut shutdown: Shutdown,
+) {
+    let mut connection = None;
+    let mut last_said: Option<(String, Instant)> = None;
+    let mut was_ready = false;
+    loop {
+        let look = look(&options, requirements, connection.take());
+        let seen = tokio::select! {
+            seen = timeout(PATIENCE, look) => seen,
+            () = shutdown.triggered() => return,
+        };
+        match seen.unwrap_or_else(|_| Err("postgres does not answer".to_owned())) {
+            Ok(alive) => {
+                connection = Some(alive);
+                if !was_ready {
+                    tracing::info!("postgres is ready");
+                }
+                was_ready = true;
+                last_said = None;
+                readiness.ready(PART);
+            }
+            Err(reason) => {
+                was_ready = false;
+                let is_news = last_said
+                    .as_ref()
+                    .is_none_or(|(said, at)| *said != reason || at.elapsed() > REMINDER);
+                if is_news {
+                    tracing::warn!(reason, "waiting for postgres");
+                    last_said = Some((reason.clone(), Instant::now()));
+                }
+                readiness.not_ready(PART, reason);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = shutdown.triggered() => return,
+        }
+    }
+}
+
+async fn look(
+    options: &PgConnectOptions,
+    requirements: &[Requirement],
+    connection: Option<PgConnection>,
+) -> Result<PgConnection, String> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => {
+            let mut connection = PgConnection::connect_with(options)
+                .await
+                .map_err(|err| err.to_string())?;
+            for requirement in requirements {
+                connection
+                    .execute(requirement.statement)
+                    .await
+                    .map_err(|err| explain(&err, requirement.remedy))?;
+            }
+            connection
+        }
+    };
+    let in_recovery: bool = sqlx::query_scalar("select pg_is_in_recovery()")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|err| err.to_string())?;
+    if in_recovery {
+        return Err("postgres is a standby and takes no changes".to_owned());
+    }
+    Ok(connection)
+}
+
+fn explain(err: &sqlx::Error, remedy: &str) -> String {
+    match err
+        .as_database_error()
+        .and_then(|err| err.code())
+        .as_deref()
+    {
+        // undefined_table, undefined_column
+        Some("42P01" | "42703") => format!("{err}: {remedy}"),
+        _ => err.to_string(),
+    }
+}

@@ -1,0 +1,182 @@
+//! Answers that say what is wrong: RFC 9457, `application/problem+json`.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Seconds after which a client may try again what failed because the database was away.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("2");
+
+/// One answer that is not a success. Its `type` is always `about:blank`: the status and `detail` say everything.
+#[derive(Debug, Serialize)]
+pub struct Problem(Box<Body>);
+
+#[derive(Debug, Serialize)]
+struct Body {
+    r#type: &'static str,
+    title: &'static str,
+    #[serde(serialize_with = "as_number")]
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    #[serde(skip)]
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// A field of the body that cannot be taken, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    pub field: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+}
+
+impl Problem {
+    /// A problem with this status and this explanation, which is for the person at the other end.
+    #[must_use]
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Body {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status,
+            detail: detail.into(),
+            line: None,
+            column: None,
+            errors: Vec::new(),
+            header: None,
+        }))
+    }
+
+    /// 400: the request cannot be understood.
+    #[must_use]
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 404: `what` does not exist.
+    #[must_use]
+    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 422: the body was understood, but these fields cannot be taken.
+    #[must_use]
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("{} {}", one.field, one.message),
+            many => format!("{} fields cannot be taken as they are", many.len()),
+        };
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// 409: another row has this field's value already.
+    #[must_use]
+    pub fn conflict(field: &'static str, message: &'static str) -> Self {
+        let mut problem = Self::new(StatusCode::CONFLICT, format!("{field} {message}"));
+        problem.0.errors.push(FieldError {
+            field: field.into(),
+            message: message.into(),
+        });
+        problem
+    }
+
+    /// 503 with `Retry-After`: the same request may succeed in a moment.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            .with_header(header::RETRY_AFTER, RETRY_AFTER_S)
+    }
+
+    /// 500: a fault of the program. What it was is for the log, not for the client.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request failed through no fault of its own; the program's log says why",
+        )
+    }
+
+    /// With the place in the body, counted from 1, at which reading it failed.
+    #[must_use]
+    pub(crate) fn at(mut self, line: usize, column: usize) -> Self {
+        self.0.line = Some(line);
+        self.0.column = Some(column);
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.header = Some((name, value));
+        self
+    }
+
+    /// Status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// The fields that cannot be taken; empty unless that is the problem.
+    #[must_use]
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let extra = self.0.header.take();
+        // Numbers and texts always serialize.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        let mut response =
+            (self.0.status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Some((name, value)) = extra {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FieldError, Problem};
+
+    #[test]
+    fn a_problem_names_every_wrong_field() {
+        let wrong = |field: &'static str, message: &'static str| FieldError {
+            field: field.into(),
+            message: message.into(),
+        };
+        let problem = Problem::invalid(vec![
+            wrong("name", "must be there"),
+            wrong("status", "must be ACTIVE or INACTIVE"),
+        ]);
+        assert_eq!(
+            serde_json::to_value(&problem).unwrap(),
+            serde_json::json!({
+                "type": "about:blank",
+                "title": "Unprocessable Entity",
+                "status": 422,
+                "detail": "2 fields cannot be taken as they are",
+                "errors": [
+                    {"field": "name", "message": "must be there"},
+                    {"field": "status", "message": "must be ACTIVE or INACTIVE"},
+                ],
+            })
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! A REST program's life: listen, watch the database, answer, end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use service::{Readiness, Secret, Shutdown, admin};
+use tokio::net::TcpListener;
+
+use crate::probe::{self, Requirement};
+use crate::{Database, database, edge, health};
+
+/// How long requests under way may take to end once the program is to stop. Short enough for the whole program to end within
+/// 5 s.
+const DRAIN_LIMIT: Duration = Duration::from_secs(4);
+
+/// Settings of a program that serves REST from a database.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// The database: postgres://user:password@host:5432/database
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    pub database_url: Option<Secret>,
+    /// Most connections to the database that requests use at once; one more watches its health
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    pub database_connections: usize,
+}
+
+impl Config {
+    /// The database's URL.
+    ///
+    /// # Errors
+    /// None was given.
+    pub fn database_url(&self) -> anyhow::Result<&Secret> {
+        self.database_url.as_ref().context(
+            "no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database",
+        )
+    }
+}
+
+/// Serves the routes that `routes` makes from the database, and `/livez`, `/readyz`, `/metrics`, `/actuator/health`,
+/// `/actuator/info`, until `shutdown`; then lets requests under way end. Listens before the database is there: what needs it
+/// is answered 503 meanwhile.
+///
+/// # Errors
+/// A setting is wrong, or the address cannot be listened on.
+pub async fn run(
+    program: &'static str,
+    listen: SocketAddr,
+    config: &Config,
+    requirements: &'static [Requirement],
+    routes: impl FnOnce(Database) -> Router,
+    metrics: PrometheusHandle,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let options = database::options(config.database_url()?, program)?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen} (LISTEN)"))?;
+    let address = listener.local_addr().context("no local address")?;
+
+    let readiness = Readiness::waiting_for(probe::PART);
+    let database = Database::new(options.clone(), config.database_connections);
+    let app = edge::around(
+        routes(database)
+            .merge(health::router(readiness.clone()))
+            .merge(admin::router(readiness.clone(), metrics)),
+    );
+    let watch = probe::watch(options, requirements, readiness, shutdown.clone());
+    let watch = tokio::spawn(watch);
+    tracing::info!(http.listen = %address, "listening");
+
+    serve(listener, app, shutdown).await?;
+    watch.await.context("the database's watch failed")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, app: Router, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    // Answers are small and whole: waiting to fill a packet only delays them.
+    let listener = listener.tap_io(|stream| {
+        if let Err(err) = stream.set_nodelay(true) {
+            tracing::debug!(error = %err, "cannot set TCP_NODELAY");
+        }
+    });
+    let mut stop = shutdown.clone();
+    let serving = axum::serve(listener, app)
+        .with_graceful_shutdown(async move { stop.triggered().await })
+        .into_future();
+    let overtime = async {
+        shutdown.triggered().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    tokio::select! {
+        served = serving => served.context("serving failed"),
+        () = overtime => {
+            tracing::warn!(drain.limit_s = DRAIN_LIMIT.as_secs(), "requests under way were broken off");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The SQL of users.
+//!
+//! A change of a user can only be written by [`change!`], which writes its event in the same statement: one transaction, one
+//! round trip, and no user without its event. The event's version is the row's own. An update holds the row's lock until
+//! it has committed, so that a user's events commit, and thus are published, in the order of their versions.
+//!
+//! JSON texts are made by the database, in the order of the answer's fields.
+
+/// The answer's user, from a row `u`.
+macro_rules! user {
+    () => {
+        "(select row_to_json(answer)::text from (select u.id, u.name, u.email, u.department, u.status, \
+            u.created_at as \"createdAt\", u.updated_at as \"updatedAt\", u.version) as answer)"
+    };
+}
+
+/// A change of one user, its event and its answer (`id`, `version`, JSON text); no row when there is no such user.
+/// `$change` writes the row and returns it as the event is to tell it.
+macro_rules! change {
+    ($type:literal, $user:literal, $change:literal) => {
+        concat!(
+            "with u as (",
+            $change,
+            "), event as (
+                insert into outbox (aggregatetype, aggregateid, type, payload)
+                select 'user', u.id::text, '",
+            $type,
+            "', jsonb_build_object('eventType', '",
+            $type,
+            "', 'userId', u.id, 'user', ",
+            $user,
+            ", 'timestamp', clock_timestamp() at time zone 'utc', 'version', u.version)
+                from u
+            )
+            select u.id, u.version, ",
+            user!(),
+            " from u"
+        )
+    };
+}
+
+/// $1 name, $2 email, $3 department, $4 status.
+pub(crate) const CREATE: &str = change!(
+    "USER_CREATED",
+    "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
+        'status', u.status, 'createdAt', u.created_at, 'updatedAt', u.updated_at)",
+    "insert into users (name, email, department, status)
+        values ($1, $2, $3, $4)
+        returning id, name, email, department, status, created_at, updated_at, version"
+);
+
+/// $1 name, $2 email, $3 department, $4 status, $5 id.
+pub(crate) const UPDATE: &str = change!(
+    "USER_UPDATED",
+    "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
+        'status', u.status, 'createdAt', u.created_at, 'updatedAt', u.updated_at)",
+    "update users
+        set name = $1, email = $2, department = $3, status = $4,
+            updated_at = clock_timestamp() at time zone 'utc', version = version + 1
+        where id = $5
+        returning id, name, email, department, status, created_at, updated_at, version"
+);
+
+/// $1 id. The event carries no personal data, and the version that the user would have had next.
+pub(crate) const DELETE: &str = change!(
+    "USER_DELETED",
+    "null",
+    "delete from users
+        where id = $1
+        returning id, name, email, department, status, created_at, updated_at, version + 1 as version"
+);
+
+/// $1 id; gives `id`, `version`, JSON text.
+pub(crate) const READ: &str = concat!(
+    "select u.id, u.version, ",
+    user!(),
+    " from users as u where u.id = $1"
+);
+
+/// $1 the key before the first, $2 most rows; gives a `rest::listing::Batch`.
+pub(crate) const LIST: &str = concat!(
+    "select string_agg(body, ',' order by id), max(id), count(*) from (
+        select u.id, ",
+    user!(),
+    " as body from users as u where u.id > $1 order by u.id limit $2
+    ) as batch"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::{CREATE, DELETE, UPDATE};
+
+    #[test]
+    fn every_change_writes_an_event_of_the_contract() {
+        for (statement, event_type) in [
+            (CREATE, events::UserEventType::UserCreated),
+            (UPDATE, events::UserEventType::UserUpdated),
+            (DELETE, events::UserEventType::UserDeleted),
+        ] {
+            let name = serde_json::to_value(event_type).unwrap();
+            let name = name.as_str().unwrap();
+            assert!(statement.contains(&format!(
+                "select '{}', u.id::text, '{name}', jsonb_build_object('eventType', '{name}'",
+                events::USER_AGGREGATE
+            )));
+        }
+    }
+}

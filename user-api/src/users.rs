@@ -1,0 +1,131 @@
+//! `/api/users`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use rest::database::{Constraint, Failure};
+use rest::listing::{self, Batch, Page};
+use rest::{Database, Id, JsonBody, Problem, answer};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row, query};
+
+use crate::statements;
+use crate::user::{STATUS_MUST, UserInput};
+
+/// Users that one statement of a list reads.
+const BATCH_SIZE: i64 = 1000;
+
+/// Rules that only the database can keep, or that it keeps as well.
+const CONSTRAINTS: &[Constraint] = &[
+    Constraint {
+        name: "users_email_key",
+        field: "email",
+        message: "belongs to another user",
+    },
+    Constraint {
+        name: "users_status_check",
+        field: "status",
+        message: STATUS_MUST,
+    },
+];
+
+pub(crate) fn router(database: Database) -> Router {
+    Router::new()
+        .route("/api/users", get(list).post(create))
+        .route("/api/users/{id}", get(read).put(update).delete(delete))
+        .with_state(database)
+}
+
+async fn create(
+    State(database): State<Database>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let user = UserInput::parse(body)?;
+    let user = one(&database, bound(statements::CREATE, &user)).await?;
+    Ok(answer::created(
+        format!("/api/users/{}", user.id),
+        &user.version.to_string(),
+        user.body,
+    ))
+}
+
+async fn read(
+    State(database): State<Database>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let user = one(&database, query(statements::READ).bind(id)).await?;
+    Ok(answer::tagged(
+        &headers,
+        &user.version.to_string(),
+        user.body,
+    ))
+}
+
+async fn update(
+    State(database): State<Database>,
+    Id(id): Id,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let user = UserInput::parse(body)?;
+    let user = one(&database, bound(statements::UPDATE, &user).bind(id)).await?;
+    Ok(answer::tagged(
+        &HeaderMap::new(),
+        &user.version.to_string(),
+        user.body,
+    ))
+}
+
+async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
+    one(&database, query(statements::DELETE).bind(id)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
+    listing::answer(page, BATCH_SIZE, move |after, size| {
+        let database = database.clone();
+        async move {
+            let statement = query(statements::LIST).bind(after).bind(size);
+            Batch::read(&database, statement).await
+        }
+    })
+    .await
+}
+
+/// A user as a statement answers it.
+struct Answered {
+    id: i64,
+    version: i64,
+    /// JSON text.
+    body: String,
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+fn bound<'q>(statement: &'static str, user: &'q UserInput) -> Statement<'q> {
+    query(statement)
+        .bind(&user.name)
+        .bind(&user.email)
+        .bind(user.department.as_deref())
+        .bind(&user.status)
+}
+
+/// Runs a statement about one user; 404 when there is none.
+async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
+    let read = |row: PgRow| {
+        Ok(Answered {
+            id: row.try_get(0)?,
+            version: row.try_get(1)?,
+            body: row.try_get(2)?,
+        })
+    };
+    database
+        .row(statement)
+        .await
+        .and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
+        .map_err(|failure| failure.problem(CONSTRAINTS))?
+        .ok_or_else(|| Problem::not_found("there is no user with this id"))
+}
