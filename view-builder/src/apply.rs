@@ -52,7 +52,9 @@ impl Database {
         let mut applied = Applied::default();
         let mut waiting = vec![batch];
         while let Some(mut batch) = waiting.pop() {
-            batch.parts.retain(|part| !applied.stops.iter().any(|stop| stop.place == part.place));
+            batch
+                .parts
+                .retain(|part| !applied.stops.iter().any(|stop| stop.place == part.place));
             if batch.parts.is_empty() {
                 continue;
             }
@@ -68,11 +70,15 @@ impl Database {
                 }
                 Ended::Refused(reason) => match batch.split() {
                     Ok((first, second)) => waiting.extend([second, first]),
-                    Err(single) => applied.stops.extend(single.parts.into_iter().map(|part| Stop {
-                        offset: part.events.first().map_or(part.from, |event| event.offset),
-                        place: part.place,
-                        reason: reason.clone(),
-                    })),
+                    Err(single) => {
+                        applied
+                            .stops
+                            .extend(single.parts.into_iter().map(|part| Stop {
+                                offset: part.events.first().map_or(part.from, |event| event.offset),
+                                place: part.place,
+                                reason: reason.clone(),
+                            }))
+                    }
                 },
             }
         }
@@ -113,10 +119,18 @@ impl Database {
 }
 
 /// Sends the whole transaction and waits for all answers; the first error is the cause of the others.
-async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &Batch) -> Result<(), Error> {
+async fn send(
+    session: &Session,
+    views: &[View],
+    contracts: &Contracts,
+    batch: &Batch,
+) -> Result<(), Error> {
     let client = &session.client;
     let moves = Moves::of(batch);
-    let columns: Vec<Columns<'_>> = views.iter().map(|view| Columns::of(batch, view, contracts)).collect();
+    let columns: Vec<Columns<'_>> = views
+        .iter()
+        .map(|view| Columns::of(batch, view, contracts))
+        .collect();
     let move_parameters = moves.parameters();
     let apply_parameters: Vec<_> = columns.iter().map(Columns::parameters).collect();
     let applies = session
@@ -188,7 +202,13 @@ impl<'a> Moves<'a> {
     }
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [&self.topic, &self.partition, &self.epoch, &self.from, &self.to]
+        [
+            &self.topic,
+            &self.partition,
+            &self.epoch,
+            &self.from,
+            &self.to,
+        ]
     }
 }
 
@@ -211,14 +231,25 @@ impl<'a> Columns<'a> {
             event_type: events
                 .iter()
                 .map(|(place, event)| {
-                    contracts.get(&*place.topic).map_or("", |contract| contract.event_type(event.change))
+                    contracts
+                        .get(&*place.topic)
+                        .map_or("", |contract| contract.event_type(event.change))
                 })
                 .collect(),
-            entity: events.iter().map(|(_, event)| event.entity.as_deref().map(Json)).collect(),
+            entity: events
+                .iter()
+                .map(|(_, event)| event.entity.as_deref().map(Json))
+                .collect(),
         }
     }
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [&self.topic, &self.key, &self.version, &self.event_type, &self.entity]
+        [
+            &self.topic,
+            &self.key,
+            &self.version,
+            &self.event_type,
+            &self.entity,
+        ]
     }
 }

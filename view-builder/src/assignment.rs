@@ -170,7 +170,9 @@ impl Assignment {
 
     /// Epoch and committed position of each partition held.
     pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64, i64)> {
-        self.held.iter().map(|(place, held)| (place, held.epoch, held.committed))
+        self.held
+            .iter()
+            .map(|(place, held)| (place, held.epoch, held.committed))
     }
 
     #[must_use]

@@ -50,8 +50,13 @@ impl Batch {
     /// The latest is the one with the highest version; of two with the same version the later one in the topic.
     #[must_use]
     pub fn latest(&self, topics: &[String]) -> Vec<(&TopicPartition, &Event)> {
-        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> = HashMap::with_capacity(self.event_count());
-        for part in self.parts.iter().filter(|part| topics.iter().any(|topic| **topic == *part.place.topic)) {
+        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> =
+            HashMap::with_capacity(self.event_count());
+        for part in self
+            .parts
+            .iter()
+            .filter(|part| topics.iter().any(|topic| **topic == *part.place.topic))
+        {
             for event in &part.events {
                 latest
                     .entry((&part.place.topic, event.key))
@@ -88,7 +93,12 @@ impl Batch {
                     events,
                 };
                 first.to = cut;
-                Ok((Self { parts: vec![first] }, Self { parts: vec![second] }))
+                Ok((
+                    Self { parts: vec![first] },
+                    Self {
+                        parts: vec![second],
+                    },
+                ))
             }
             single => Err(Self {
                 parts: single.into_iter().collect(),
@@ -131,7 +141,18 @@ mod tests {
     fn a_view_gets_the_latest_event_of_each_key_in_the_order_of_keys() {
         let batch = Batch {
             parts: vec![
-                part("user-events", 0, 0, 9, vec![event(0, 9, 1), event(2, 3, 7), event(3, 3, 3), event(4, 9, 1)]),
+                part(
+                    "user-events",
+                    0,
+                    0,
+                    9,
+                    vec![
+                        event(0, 9, 1),
+                        event(2, 3, 7),
+                        event(3, 3, 3),
+                        event(4, 9, 1),
+                    ],
+                ),
                 part("user-events", 1, 0, 9, vec![event(5, 4, 1)]),
                 part("post-events", 0, 0, 9, vec![event(1, 3, 1)]),
             ],
@@ -141,11 +162,21 @@ mod tests {
             batch
                 .latest(&topics)
                 .iter()
-                .map(|(place, event)| (place.topic.to_string(), event.key, event.version, event.offset))
+                .map(|(place, event)| {
+                    (
+                        place.topic.to_string(),
+                        event.key,
+                        event.version,
+                        event.offset,
+                    )
+                })
                 .collect::<Vec<_>>()
         };
         let user = |key, version, offset| ("user-events".to_owned(), key, version, offset);
-        assert_eq!(seen(&["user-events"]), [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]);
+        assert_eq!(
+            seen(&["user-events"]),
+            [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]
+        );
         assert_eq!(seen(&["post-events", "user-events"]).len(), 4);
     }
 
@@ -153,7 +184,13 @@ mod tests {
     fn splitting_ends_at_single_events_and_loses_no_offset() {
         let whole = Batch {
             parts: vec![
-                part("user-events", 0, 5, 20, vec![event(7, 1, 1), event(8, 2, 1), event(12, 3, 1)]),
+                part(
+                    "user-events",
+                    0,
+                    5,
+                    20,
+                    vec![event(7, 1, 1), event(8, 2, 1), event(12, 3, 1)],
+                ),
                 part("user-events", 1, 0, 3, vec![event(1, 4, 1)]),
             ],
         };
@@ -164,7 +201,13 @@ mod tests {
                 Err(last) => single.extend(last.parts),
             }
         }
-        let spans: Vec<_> = single.iter().map(|part| (part.place.partition, part.from, part.to, part.events.len())).collect();
-        assert_eq!(spans, [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]);
+        let spans: Vec<_> = single
+            .iter()
+            .map(|part| (part.place.partition, part.from, part.to, part.events.len()))
+            .collect();
+        assert_eq!(
+            spans,
+            [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]
+        );
     }
 }

@@ -51,7 +51,11 @@ impl Database {
     ///
     /// # Errors
     /// [`Failure::OtherViews`]: the database keeps other views than this process.
-    pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Failure> {
+    pub async fn claim(
+        &mut self,
+        places: &[TopicPartition],
+        owner: &str,
+    ) -> Result<Vec<Claim>, Failure> {
         let wanted = install::sources(&self.views);
         loop {
             let client = &self.session().await.client;
@@ -62,7 +66,10 @@ impl Database {
             match attempt.await {
                 Ok((_, installed)) if installed != wanted => {
                     let names = |sources: &std::collections::BTreeSet<install::Source>| {
-                        let names: Vec<_> = sources.iter().map(|(view, topic)| format!("{view} of {topic}")).collect();
+                        let names: Vec<_> = sources
+                            .iter()
+                            .map(|(view, topic)| format!("{view} of {topic}"))
+                            .collect();
                         names.join(", ")
                     };
                     return Err(Failure::OtherViews {
@@ -102,8 +109,15 @@ impl Database {
     /// for people and for the next claim, so an error is left for the next batch to meet.
     pub async fn record(&mut self, group_offsets: &[Start], stops: &[(Stop, i64)]) {
         let client = &self.session().await.client;
-        let offset: Vec<i64> = group_offsets.iter().map(|start| start.next_offset).collect();
-        let keys = Keys::of(group_offsets.iter().map(|start| (&start.place, start.epoch)));
+        let offset: Vec<i64> = group_offsets
+            .iter()
+            .map(|start| start.next_offset)
+            .collect();
+        let keys = Keys::of(
+            group_offsets
+                .iter()
+                .map(|start| (&start.place, start.epoch)),
+        );
         let recorded = client.execute(
             "update view_positions as held set group_offset = wanted.group_offset
              from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
@@ -128,16 +142,27 @@ impl Database {
     }
 }
 
-async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Error> {
+async fn claim(
+    client: &Client,
+    places: &[TopicPartition],
+    owner: &str,
+) -> Result<Vec<Claim>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
     client.batch_execute("set lock_timeout = '5s'").await?;
     let claimed = client.query(CLAIM, &[&topic, &partition, &owner]).await;
     client.batch_execute("reset lock_timeout").await?;
     let rows = match claimed {
-        Err(err) if err.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => {
+        Err(err)
+            if err
+                .code()
+                .is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) =>
+        {
             let ended = client.query(END_FROZEN, &[]).await?.len();
-            tracing::warn!(connections.ended = ended, "a builder holds a position without moving it");
+            tracing::warn!(
+                connections.ended = ended,
+                "a builder holds a position without moving it"
+            );
             return Err(err);
         }
         claimed => claimed?,

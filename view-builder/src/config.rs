@@ -75,14 +75,24 @@ pub struct Servers {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
-    #[arg(long = "kafka", env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "127.0.0.1:9092")]
+    #[arg(
+        long = "kafka",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        default_value = "127.0.0.1:9092"
+    )]
     pub kafka: String,
     /// Consumer group; the processes of one group share the partitions.
     #[arg(long, env = "GROUP_ID", default_value = "view-builder")]
     pub group_id: String,
     /// A further property of librdkafka as NAME=VALUE, such as security.protocol=SASL_SSL. Repeatable; in the variable one on
     /// each line.
-    #[arg(long = "kafka-property", env = "KAFKA_PROPERTIES", value_delimiter = '\n', hide_env_values = true, value_name = "NAME=VALUE")]
+    #[arg(
+        long = "kafka-property",
+        env = "KAFKA_PROPERTIES",
+        value_delimiter = '\n',
+        hide_env_values = true,
+        value_name = "NAME=VALUE"
+    )]
     pub kafka_properties: Vec<KafkaProperty>,
 }
 
@@ -116,7 +126,9 @@ impl FromStr for KafkaProperty {
             .filter(|(name, _)| !name.is_empty())
             .ok_or("expected NAME=VALUE, such as security.protocol=SSL")?;
         if RESERVED.contains(&name) {
-            return Err(format!("{name} cannot be set: exactly-once rests on it, or it has a setting of its own"));
+            return Err(format!(
+                "{name} cannot be set: exactly-once rests on it, or it has a setting of its own"
+            ));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -139,7 +151,14 @@ mod tests {
     #[test]
     fn what_exactly_once_rests_on_cannot_be_set() {
         let run = |property| {
-            Cli::try_parse_from(["view-builder", "run", "--database-url", "postgres://x", "--kafka-property", property])
+            Cli::try_parse_from([
+                "view-builder",
+                "run",
+                "--database-url",
+                "postgres://x",
+                "--kafka-property",
+                property,
+            ])
         };
         assert!(run("isolation.level=read_uncommitted").is_err());
         assert!(run("nonsense").is_err());
@@ -149,6 +168,9 @@ mod tests {
         let [property] = &config.servers.kafka_properties[..] else {
             panic!("one property");
         };
-        assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "a=b"));
+        assert_eq!(
+            (&*property.name, property.value.reveal()),
+            ("sasl.password", "a=b")
+        );
     }
 }

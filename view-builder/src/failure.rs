@@ -29,7 +29,9 @@ pub enum Failure {
         place: crate::batch::TopicPartition,
         lost: crate::start::Lost,
     },
-    #[error("the database keeps the views [{installed}], this process has [{wanted}]: start all builders with the same VIEWS")]
+    #[error(
+        "the database keeps the views [{installed}], this process has [{wanted}]: start all builders with the same VIEWS"
+    )]
     OtherViews { installed: String, wanted: String },
     #[error("a partition stands before an event that cannot be applied")]
     Stopped,

@@ -7,7 +7,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 /// A JSON text.
 #[derive(Clone, Copy, Debug)]
-pub struct Json<'a>(pub &'a str);
+pub(crate) struct Json<'a>(pub &'a str);
 
 impl ToSql for Json<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {

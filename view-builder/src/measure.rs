@@ -10,24 +10,44 @@ use crate::batch::{Batch, TopicPartition};
 /// Microseconds since 1970.
 #[must_use]
 pub fn now_us() -> i64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Tells what each metric is.
 pub fn describe() {
-    metrics::describe_counter!("view_events_applied_total", "events whose transaction has committed, by topic");
+    metrics::describe_counter!(
+        "view_events_applied_total",
+        "events whose transaction has committed, by topic"
+    );
     metrics::describe_counter!("view_batches_total", "transactions that have committed");
     metrics::describe_histogram!("view_batch_events", "events in a transaction");
     metrics::describe_histogram!(
         "view_commit_to_view_seconds",
         "from the commit at the source to the commit of the view, by topic"
     );
-    metrics::describe_gauge!("view_partition_lag_events", "offsets between the view's position and the topic's end");
-    metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
-    metrics::describe_gauge!("view_partitions_stopped", "partitions that stand before an event that cannot be applied");
-    metrics::describe_counter!("view_fenced_total", "batches given up because another builder owns a partition");
-    metrics::describe_counter!("view_conflicts_total", "transactions tried again after a deadlock or a serialization failure");
+    metrics::describe_gauge!(
+        "view_partition_lag_events",
+        "offsets between the view's position and the topic's end"
+    );
+    metrics::describe_gauge!(
+        "view_partitions_assigned",
+        "partitions that this process holds"
+    );
+    metrics::describe_gauge!(
+        "view_partitions_stopped",
+        "partitions that stand before an event that cannot be applied"
+    );
+    metrics::describe_counter!(
+        "view_fenced_total",
+        "batches given up because another builder owns a partition"
+    );
+    metrics::describe_counter!(
+        "view_conflicts_total",
+        "transactions tried again after a deadlock or a serialization failure"
+    );
 }
 
 /// The batch's transaction has committed just now.
@@ -36,7 +56,10 @@ pub fn applied(batch: &Batch) {
     let mut topics: HashMap<&str, (u64, metrics::Histogram)> = HashMap::new();
     for part in &batch.parts {
         let (count, latency) = topics.entry(&part.place.topic).or_insert_with(|| {
-            (0, histogram!("view_commit_to_view_seconds", "topic" => part.place.topic.to_string()))
+            (
+                0,
+                histogram!("view_commit_to_view_seconds", "topic" => part.place.topic.to_string()),
+            )
         });
         for event in &part.events {
             *count += 1;
@@ -61,7 +84,10 @@ pub fn fenced() {
 
 /// How far the view's position is behind the topic's end.
 pub fn lag(place: &TopicPartition, events: i64) {
-    let labels = [("topic", place.topic.to_string()), ("partition", place.partition.to_string())];
+    let labels = [
+        ("topic", place.topic.to_string()),
+        ("partition", place.partition.to_string()),
+    ];
     #[expect(clippy::cast_precision_loss, reason = "a lag is far below 2^52")]
     gauge!("view_partition_lag_events", &labels).set(events as f64);
 }

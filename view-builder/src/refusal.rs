@@ -9,7 +9,7 @@ const FENCED: &str = "VB001";
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Another builder owns a partition: give up the batch and all partitions.
     Fenced,
     /// The transaction lost against another one: once more.
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 #[must_use]
-pub fn kind(err: &Error) -> Kind {
+pub(crate) fn kind(err: &Error) -> Kind {
     let Some(code) = err.code().map(tokio_postgres::error::SqlState::code) else {
         return Kind::Away;
     };
@@ -36,7 +36,7 @@ pub fn kind(err: &Error) -> Kind {
 
 /// Whether an error in a view's own SQL is the SQL's: then it will not pass by waiting.
 #[must_use]
-pub fn is_wrong_sql(err: &Error) -> bool {
+pub(crate) fn is_wrong_sql(err: &Error) -> bool {
     let class = err.code().map(|code| &code.code()[..2]);
     // Connection, conflict, resources, operator's intervention, system error, internal error.
     class.is_some_and(|class| !["08", "40", "53", "55", "57", "58", "XX"].contains(&class))
@@ -44,20 +44,24 @@ pub fn is_wrong_sql(err: &Error) -> bool {
 
 /// Names what refused the data without its values: Postgres' own message may repeat them.
 #[must_use]
-pub fn without_values(err: &Error) -> String {
+pub(crate) fn without_values(err: &Error) -> String {
     let Some(db) = err.as_db_error() else {
         return "refused by Postgres".to_owned();
     };
-    let parts = [("table", db.table()), ("column", db.column()), ("constraint", db.constraint())]
-        .into_iter()
-        .filter_map(|(part, name)| name.map(|name| format!(", {part} {name}")))
-        .collect::<String>();
+    let parts = [
+        ("table", db.table()),
+        ("column", db.column()),
+        ("constraint", db.constraint()),
+    ]
+    .into_iter()
+    .filter_map(|(part, name)| name.map(|name| format!(", {part} {name}")))
+    .collect::<String>();
     format!("refused by Postgres: SQLSTATE {}{parts}", db.code().code())
 }
 
 /// One line for the log and for `/readyz`. Only for errors that are not about data.
 #[must_use]
-pub fn line(err: &Error) -> String {
+pub(crate) fn line(err: &Error) -> String {
     match (err.as_db_error(), err.source()) {
         (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
         (None, Some(source)) => format!("{err}: {source}"),

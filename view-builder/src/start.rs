@@ -112,12 +112,24 @@ mod tests {
 
     #[test]
     fn a_position_outside_of_the_topic_stops() {
-        assert_eq!(start(Known { end: 49, ..KNOWN }), Err(Lost::BeyondEnd { position: 50, end: 49 }));
+        assert_eq!(
+            start(Known { end: 49, ..KNOWN }),
+            Err(Lost::BeyondEnd {
+                position: 50,
+                end: 49
+            })
+        );
         assert_eq!(start(Known { end: 50, ..KNOWN }), Ok(50));
         let removed = Known {
             beginning: 51,
             ..KNOWN
         };
-        assert!(matches!(start(Known { group: None, ..removed }), Err(Lost::BelowBeginning { .. })));
+        assert!(matches!(
+            start(Known {
+                group: None,
+                ..removed
+            }),
+            Err(Lost::BelowBeginning { .. })
+        ));
     }
 }

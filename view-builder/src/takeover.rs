@@ -39,7 +39,9 @@ pub async fn take_over(
         let (asking, asked) = (consumer.clone(), places.to_vec());
         match tokio::task::spawn_blocking(move || bounds(&asking, &asked)).await {
             Ok(Ok(bounds)) => break bounds,
-            Ok(Err(err)) => tracing::debug!(error = %err, "kafka does not tell where the partitions begin and end"),
+            Ok(Err(err)) => {
+                tracing::debug!(error = %err, "kafka does not tell where the partitions begin and end")
+            }
             Err(err) => tracing::error!(error = %err, "asking kafka failed"),
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -92,7 +94,10 @@ impl Bounds {
     }
 }
 
-fn bounds(consumer: &GroupConsumer, places: &[TopicPartition]) -> KafkaResult<HashMap<TopicPartition, Bounds>> {
+fn bounds(
+    consumer: &GroupConsumer,
+    places: &[TopicPartition],
+) -> KafkaResult<HashMap<TopicPartition, Bounds>> {
     let mut asked = TopicPartitionList::new();
     for place in places {
         asked.add_partition(&place.topic, place.partition);
@@ -100,14 +105,22 @@ fn bounds(consumer: &GroupConsumer, places: &[TopicPartition]) -> KafkaResult<Ha
     let committed = consumer.committed_offsets(asked, REQUEST_TIMEOUT)?;
     let mut bounds = HashMap::new();
     for place in places {
-        let (beginning, end) = consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
+        let (beginning, end) =
+            consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
         let group = committed
             .find_partition(&place.topic, place.partition)
             .and_then(|element| match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             });
-        bounds.insert(place.clone(), Bounds { beginning, end, group });
+        bounds.insert(
+            place.clone(),
+            Bounds {
+                beginning,
+                end,
+                group,
+            },
+        );
     }
     Ok(bounds)
 }

@@ -85,8 +85,15 @@ impl SqlFile {
     #[must_use]
     pub fn refused(&self, character: Option<u32>, message: &str) -> ViewError {
         let line = character.map(|character| {
-            let before = usize::try_from(character).unwrap_or(usize::MAX).saturating_sub(1);
-            1 + self.text.chars().take(before).filter(|&letter| letter == '\n').count()
+            let before = usize::try_from(character)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(1);
+            1 + self
+                .text
+                .chars()
+                .take(before)
+                .filter(|&letter| letter == '\n')
+                .count()
         });
         ViewError::new(&self.path, line, message)
     }
@@ -97,7 +104,9 @@ impl SqlFile {
 /// # Errors
 /// The directory cannot be read or holds no view; a folder lacks a file, or its head comment does not name its topics.
 pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
-    let unreadable = |err: std::io::Error| ViewError::new(directory, None, format!("cannot be read (VIEWS): {err}"));
+    let unreadable = |err: std::io::Error| {
+        ViewError::new(directory, None, format!("cannot be read (VIEWS): {err}"))
+    };
     let mut views = Vec::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -106,14 +115,21 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
         }
     }
     if views.is_empty() {
-        return Err(ViewError::new(directory, None, "holds no view: expected a folder for each (VIEWS)"));
+        return Err(ViewError::new(
+            directory,
+            None,
+            "holds no view: expected a folder for each (VIEWS)",
+        ));
     }
     views.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(views)
 }
 
 fn load(folder: &Path) -> Result<View, ViewError> {
-    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     let proper = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
             .chars()
@@ -152,11 +168,20 @@ fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
             continue;
         };
         let summary = summary.ok_or_else(|| {
-            ViewError::new(&apply.path, line, "the first line must be a comment that says what the view is")
+            ViewError::new(
+                &apply.path,
+                line,
+                "the first line must be a comment that says what the view is",
+            )
         })?;
-        let mut topics: Vec<String> = list.split(',').map(|topic| topic.trim().to_owned()).collect();
+        let mut topics: Vec<String> = list
+            .split(',')
+            .map(|topic| topic.trim().to_owned())
+            .collect();
         if let Some(wrong) = topics.iter().find(|topic| Contract::of(topic).is_none()) {
-            let reason = format!("topic `{wrong}` is not of the pattern <aggregate>-events, such as user-events");
+            let reason = format!(
+                "topic `{wrong}` is not of the pattern <aggregate>-events, such as user-events"
+            );
             return Err(ViewError::new(&apply.path, line, reason));
         }
         topics.sort();
@@ -170,10 +195,28 @@ fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
     ))
 }
 
+impl View {
+    /// The tables that `table.sql` makes, in its order.
+    #[must_use]
+    pub fn tables(&self) -> Vec<&str> {
+        let tables = self
+            .table
+            .text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("create table if not exists "));
+        tables
+            .filter_map(|rest| rest.split([' ', '(']).next())
+            .collect()
+    }
+}
+
 /// All topics that the views read, sorted.
 #[must_use]
 pub fn topics(views: &[View]) -> Vec<String> {
-    let mut topics: Vec<String> = views.iter().flat_map(|view| view.topics.iter().cloned()).collect();
+    let mut topics: Vec<String> = views
+        .iter()
+        .flat_map(|view| view.topics.iter().cloned())
+        .collect();
     topics.sort();
     topics.dedup();
     topics
@@ -194,7 +237,10 @@ mod tests {
 
     #[test]
     fn the_head_comment_says_what_the_view_is_and_what_it_reads() {
-        let (summary, topics) = head(&apply("-- Posts by author.\n--\n-- topics: user-events,post-events\nselect 1")).unwrap();
+        let (summary, topics) = head(&apply(
+            "-- Posts by author.\n--\n-- topics: user-events,post-events\nselect 1",
+        ))
+        .unwrap();
         assert_eq!(summary, "Posts by author.");
         assert_eq!(topics, ["post-events", "user-events"]);
     }
@@ -202,9 +248,18 @@ mod tests {
     #[test]
     fn a_head_comment_without_its_parts_is_refused_with_file_and_line() {
         for (text, expected) in [
-            ("select 1", "apply.sql:1: the head comment must name the view's topics, such as `-- topics: user-events`"),
-            ("-- topics: user-events", "apply.sql:1: the first line must be a comment that says what the view is"),
-            ("-- A view.\n-- topics: users", "apply.sql:2: topic `users` is not of the pattern <aggregate>-events, such as user-events"),
+            (
+                "select 1",
+                "apply.sql:1: the head comment must name the view's topics, such as `-- topics: user-events`",
+            ),
+            (
+                "-- topics: user-events",
+                "apply.sql:1: the first line must be a comment that says what the view is",
+            ),
+            (
+                "-- A view.\n-- topics: users",
+                "apply.sql:2: topic `users` is not of the pattern <aggregate>-events, such as user-events",
+            ),
         ] {
             assert_eq!(head(&apply(text)).unwrap_err().to_string(), expected);
         }
@@ -213,12 +268,23 @@ mod tests {
     #[test]
     fn a_complaint_of_postgres_gets_its_line() {
         let file = apply("-- 한 줄\nselect\n  wrong");
-        assert_eq!(file.refused(Some(17), "no such column").to_string(), "apply.sql:3: no such column");
+        assert_eq!(
+            file.refused(Some(17), "no such column").to_string(),
+            "apply.sql:3: no such column"
+        );
     }
 
     #[test]
     fn the_shipped_views_are_complete() {
-        let views = super::load_all(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../sql/views"))).unwrap();
-        assert!(views.iter().any(|view| view.name == "user_view" && view.topics == ["user-events"]));
+        let views = super::load_all(std::path::Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../sql/views"
+        )))
+        .unwrap();
+        assert!(
+            views
+                .iter()
+                .any(|view| view.name == "user_view" && view.topics == ["user-events"])
+        );
     }
 }

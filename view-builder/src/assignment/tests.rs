@@ -22,7 +22,10 @@ fn event(offset: i64) -> Event {
 }
 
 fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
-    let mut assignment = Assignment::new(Limits { rows: 3, bytes: 10_000 });
+    let mut assignment = Assignment::new(Limits {
+        rows: 3,
+        bytes: 10_000,
+    });
     assignment.replace(
         starts
             .iter()
@@ -37,7 +40,10 @@ fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
 }
 
 fn take(assignment: &mut Assignment, partition: i32, offset: i64) {
-    assert_eq!(assignment.take(&place(partition), offset, Ok(Some(event(offset)))), None);
+    assert_eq!(
+        assignment.take(&place(partition), offset, Ok(Some(event(offset)))),
+        None
+    );
 }
 
 /// Partition, epoch, from, to and events of each part of the next batch.
@@ -47,7 +53,15 @@ fn next(assignment: &mut Assignment) -> Vec<(i32, i64, i64, i64, usize)> {
         .map(|batch| batch.parts)
         .unwrap_or_default()
         .iter()
-        .map(|part| (part.place.partition, part.epoch, part.from, part.to, part.events.len()))
+        .map(|part| {
+            (
+                part.place.partition,
+                part.epoch,
+                part.from,
+                part.to,
+                part.events.len(),
+            )
+        })
         .collect()
 }
 
