@@ -1,1 +1,37 @@
+//! Keeps SQL views in step with Kafka topics, exactly once.
+//!
+//! Kafka's consumer group shares the partitions among the processes; Postgres holds the positions. Each batch is one
+//! transaction that moves the positions and applies the events, see [`apply`]. A view is a folder with SQL, see [`view`].
+//!
+//! What decides is pure and has its tests beside it: [`event`], [`batch`], [`assignment`], [`start`]. What talks is thin:
+//! [`kafka`] to the brokers, [`database`], [`install`], [`claim`] and [`apply`] to Postgres. [`builder`] joins the two.
 
+pub mod apply;
+pub mod assignment;
+pub mod batch;
+pub mod builder;
+pub mod claim;
+pub mod config;
+pub mod contract;
+pub mod database;
+pub mod event;
+pub mod failure;
+pub mod install;
+pub mod kafka;
+pub mod measure;
+pub mod moment;
+pub mod outage;
+mod run;
+pub mod start;
+pub mod status;
+pub mod takeover;
+pub mod view;
+
+mod json;
+mod record;
+mod refusal;
+mod topics;
+
+pub use config::Config;
+pub use failure::Failure;
+pub use run::run;

@@ -1,1 +1,62 @@
-fn main() {}
+//! The program: reads its settings, runs, ends with a documented exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use service::{Shutdown, logging};
+use view_builder::config::{Cli, Command};
+use view_builder::failure::Failure;
+use view_builder::{run, status};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            tracing::error!(error = %err, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(execute(cli.command));
+    // A librdkafka call may still wait for a broker that is away; the process does not.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = match &failure {
+                Failure::Other(err) => format!("{err:#}"),
+                other => other.to_string(),
+            };
+            tracing::error!(error = text, "view-builder ends");
+            failure.exit_code()
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the commands' answers")]
+async fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(config) => {
+            let shutdown = Shutdown::on_signals().map_err(anyhow::Error::from)?;
+            run(*config, shutdown).await
+        }
+        Command::Status(config) => {
+            let (table, stopped) = status::status(&config).await?;
+            print!("{table}");
+            if stopped {
+                Err(Failure::Stopped)
+            } else {
+                Ok(())
+            }
+        }
+        Command::Views(config) => {
+            print!("{}", status::views(&config)?);
+            Ok(())
+        }
+    }
+}

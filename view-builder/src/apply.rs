@@ -1,0 +1,255 @@
+//! A batch becomes one transaction of Postgres: the positions move first, then each view applies the events.
+//!
+//! Why it is exactly once:
+//! - positions and views commit together, so neither is ever ahead of the other;
+//! - the position moves only from where this process believes it and under the epoch of its claim: after another
+//!   process has claimed the partition, or has applied the same events, the first statement fails, and with it the rest;
+//! - the row lock of that first statement makes a claim wait for a transaction that is under way;
+//! - where the answer to COMMIT is lost, the position tells whether it happened.
+//!
+//! All statements are sent at once and answered together: one round trip for a batch.
+
+use std::time::Duration;
+
+use futures_util::future::{join_all, join4};
+use tokio_postgres::Error;
+use tokio_postgres::types::ToSql;
+
+use crate::assignment::Stop;
+use crate::batch::{Batch, TopicPartition};
+use crate::contract::Contracts;
+use crate::database::{Database, Session};
+use crate::json::Json;
+use crate::measure;
+use crate::refusal::{self, Kind};
+use crate::view::View;
+
+/// Pause before a transaction that lost against another one is tried again.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
+
+/// What became of a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The positions that were reached.
+    pub reached: Vec<(TopicPartition, i64)>,
+    /// The events that Postgres refuses.
+    pub stops: Vec<Stop>,
+    /// Another builder owns one of the partitions: nothing more was applied.
+    pub fenced: bool,
+}
+
+/// How one transaction ended.
+enum Ended {
+    Committed,
+    Fenced,
+    Refused(String),
+}
+
+impl Database {
+    /// Applies the batch; waits for as long as Postgres is away. Where Postgres refuses the data, the batch is halved until the
+    /// event is found, and everything before it and beside it is applied.
+    pub async fn apply(&mut self, batch: Batch) -> Applied {
+        let mut applied = Applied::default();
+        let mut waiting = vec![batch];
+        while let Some(mut batch) = waiting.pop() {
+            batch
+                .parts
+                .retain(|part| !applied.stops.iter().any(|stop| stop.place == part.place));
+            if batch.parts.is_empty() {
+                continue;
+            }
+            match self.transact(&batch).await {
+                Ended::Committed => {
+                    measure::applied(&batch);
+                    let reached = batch.parts.into_iter().map(|part| (part.place, part.to));
+                    applied.reached.extend(reached);
+                }
+                Ended::Fenced => {
+                    applied.fenced = true;
+                    return applied;
+                }
+                Ended::Refused(reason) => match batch.split() {
+                    Ok((first, second)) => waiting.extend([second, first]),
+                    Err(single) => {
+                        applied
+                            .stops
+                            .extend(single.parts.into_iter().map(|part| Stop {
+                                offset: part.events.first().map_or(part.from, |event| event.offset),
+                                place: part.place,
+                                reason: reason.clone(),
+                            }))
+                    }
+                },
+            }
+        }
+        applied
+    }
+
+    async fn transact(&mut self, batch: &Batch) -> Ended {
+        let (views, contracts) = (self.views.clone(), self.contracts.clone());
+        // After a lost connection the earlier attempt may have committed.
+        let mut unknown = false;
+        loop {
+            let session = self.session().await;
+            let attempt = async {
+                if unknown && let Some(ended) = settle(session, batch).await? {
+                    return Ok(ended);
+                }
+                send(session, &views, &contracts, batch).await?;
+                Ok(Ended::Committed)
+            };
+            let err: Error = match attempt.await {
+                Ok(ended) => return ended,
+                Err(err) => err,
+            };
+            match refusal::kind(&err) {
+                Kind::Fenced => return Ended::Fenced,
+                Kind::Refused => return Ended::Refused(refusal::without_values(&err)),
+                Kind::Conflict => {
+                    measure::conflict();
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                }
+                Kind::Away => {
+                    unknown = true;
+                    self.wait(&err).await;
+                }
+            }
+        }
+    }
+}
+
+/// Sends the whole transaction and waits for all answers; the first error is the cause of the others.
+async fn send(
+    session: &Session,
+    views: &[View],
+    contracts: &Contracts,
+    batch: &Batch,
+) -> Result<(), Error> {
+    let client = &session.client;
+    let moves = Moves::of(batch);
+    let columns: Vec<Columns<'_>> = views
+        .iter()
+        .map(|view| Columns::of(batch, view, contracts))
+        .collect();
+    let move_parameters = moves.parameters();
+    let apply_parameters: Vec<_> = columns.iter().map(Columns::parameters).collect();
+    let applies = session
+        .apply
+        .iter()
+        .zip(&columns)
+        .zip(&apply_parameters)
+        .filter(|((_, columns), _)| !columns.key.is_empty())
+        .map(|((statement, _), parameters)| client.execute(statement, parameters));
+    let (begun, moved, applied, committed) = join4(
+        client.batch_execute("begin isolation level read committed"),
+        client.execute(&session.move_positions, &move_parameters),
+        join_all(applies),
+        client.batch_execute("commit"),
+    )
+    .await;
+    begun?;
+    moved?;
+    for statement in applied {
+        statement?;
+    }
+    committed
+}
+
+/// How an earlier attempt ended, by the positions; none: it changed nothing.
+async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error> {
+    let moves = Moves::of(batch);
+    let row = session
+        .client
+        .query_one(
+            "select count(*) filter (where held.next_offset = wanted.new_offset),
+                    count(*) filter (where held.next_offset = wanted.old_offset)
+             from view_positions as held
+             join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[])
+                 as wanted(topic, partition, epoch, old_offset, new_offset)
+                 using (topic, partition, epoch)",
+            &moves.parameters(),
+        )
+        .await?;
+    let all = i64::try_from(batch.parts.len()).unwrap_or(i64::MAX);
+    Ok(if row.get::<_, i64>(0) == all {
+        Some(Ended::Committed)
+    } else if row.get::<_, i64>(1) == all {
+        None
+    } else {
+        Some(Ended::Fenced)
+    })
+}
+
+/// Parameters of `move_view_positions`.
+struct Moves<'a> {
+    topic: Vec<&'a str>,
+    partition: Vec<i32>,
+    epoch: Vec<i64>,
+    from: Vec<i64>,
+    to: Vec<i64>,
+}
+
+impl<'a> Moves<'a> {
+    fn of(batch: &'a Batch) -> Self {
+        let parts = &batch.parts;
+        Self {
+            topic: parts.iter().map(|part| &*part.place.topic).collect(),
+            partition: parts.iter().map(|part| part.place.partition).collect(),
+            epoch: parts.iter().map(|part| part.epoch).collect(),
+            from: parts.iter().map(|part| part.from).collect(),
+            to: parts.iter().map(|part| part.to).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
+        [
+            &self.topic,
+            &self.partition,
+            &self.epoch,
+            &self.from,
+            &self.to,
+        ]
+    }
+}
+
+/// Parameters of a view's `apply.sql`, as [`crate::view`] documents them.
+struct Columns<'a> {
+    topic: Vec<&'a str>,
+    key: Vec<i64>,
+    version: Vec<i64>,
+    event_type: Vec<&'a str>,
+    entity: Vec<Option<Json<'a>>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a Batch, view: &View, contracts: &'a Contracts) -> Self {
+        let events = batch.latest(&view.topics);
+        Self {
+            topic: events.iter().map(|(place, _)| &*place.topic).collect(),
+            key: events.iter().map(|(_, event)| event.key).collect(),
+            version: events.iter().map(|(_, event)| event.version).collect(),
+            event_type: events
+                .iter()
+                .map(|(place, event)| {
+                    contracts
+                        .get(&*place.topic)
+                        .map_or("", |contract| contract.event_type(event.change))
+                })
+                .collect(),
+            entity: events
+                .iter()
+                .map(|(_, event)| event.entity.as_deref().map(Json))
+                .collect(),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
+        [
+            &self.topic,
+            &self.key,
+            &self.version,
+            &self.event_type,
+            &self.entity,
+        ]
+    }
+}

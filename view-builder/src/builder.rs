@@ -1,0 +1,475 @@
+//! The loop that joins Kafka and Postgres.
+//!
+//! One job at a time talks to Postgres, as a task that owns the connection: a takeover, a batch, or a note of the group's
+//! offsets. Records are read meanwhile and make the next batch, up to its limits. So there is no timer: a lone event goes
+//! at once, and what arrives during a commit goes with the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use futures_util::{FutureExt, StreamExt};
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use service::{Readiness, Shutdown};
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::apply::Applied;
+use crate::assignment::{Assignment, Limits, Start, Stop};
+use crate::batch::TopicPartition;
+use crate::contract::Contracts;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::kafka::{self, GroupConsumer};
+use crate::outage::Outage;
+use crate::record;
+use crate::takeover::take_over;
+use crate::{measure, view};
+
+const TICK: Duration = Duration::from_secs(1);
+/// How often the group's offsets are committed to Kafka.
+const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(3);
+/// A batch under way for longer makes the program not ready.
+const BATCH_DURATION_MAX: Duration = Duration::from_secs(5);
+/// Time that the batch in hand has to end after the wish to stop.
+const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
+/// Time that Kafka has to take the last offsets and the farewell.
+const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
+/// Records handled before the loop looks at everything else again.
+const RECORDS_AT_ONCE: usize = 500;
+
+/// A task that has the connection to Postgres.
+type Job = JoinHandle<(Database, Result<Done, Failure>)>;
+
+/// What a job has done.
+enum Done {
+    TakenOver {
+        generation: u64,
+        starts: Option<Vec<Start>>,
+    },
+    Applied(Applied),
+    Recorded,
+}
+
+/// Keeps the views with the partitions that the group assigns to this process.
+pub struct Builder {
+    consumer: Arc<GroupConsumer>,
+    topics: Vec<String>,
+    contracts: Arc<Contracts>,
+    owner: String,
+    readiness: Readiness,
+    kafka: Outage,
+    assignment: Assignment,
+    /// The partitions of `assignment`, sorted.
+    places: Vec<TopicPartition>,
+    /// None while a job has it.
+    database: Option<Database>,
+    job: Option<(Job, Instant)>,
+    /// Generation and partitions of an assignment that has not been taken over.
+    claim: Option<(u64, Vec<TopicPartition>)>,
+    /// When to subscribe again, after this process has left its group.
+    rejoin_at: Option<Instant>,
+    /// Offsets that were sent to Kafka for the group.
+    group_sent: HashMap<TopicPartition, i64>,
+    group_sent_at: Instant,
+    /// What Kafka has acknowledged, and stops, both to be written down in Postgres.
+    group_acknowledged: Vec<Start>,
+    stops: Vec<(Stop, i64)>,
+    last_error: String,
+}
+
+impl Builder {
+    #[must_use]
+    pub fn new(
+        consumer: Arc<GroupConsumer>,
+        database: Database,
+        limits: Limits,
+        owner: String,
+        readiness: Readiness,
+    ) -> Self {
+        Self {
+            consumer,
+            topics: view::topics(&database.views),
+            contracts: database.contracts.clone(),
+            owner,
+            kafka: Outage::of("kafka", readiness.clone()),
+            readiness,
+            assignment: Assignment::new(limits),
+            places: Vec::new(),
+            database: Some(database),
+            job: None,
+            claim: None,
+            rejoin_at: None,
+            group_sent: HashMap::new(),
+            group_sent_at: Instant::now(),
+            group_acknowledged: Vec::new(),
+            stops: Vec::new(),
+            last_error: String::new(),
+        }
+    }
+
+    /// Keeps the views until `shutdown`; then ends the batch in hand and leaves the group.
+    ///
+    /// # Errors
+    /// Continuity is lost, the database keeps other views, or librdkafka has failed for good.
+    pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Failure> {
+        let consumer = self.consumer.clone();
+        self.subscribe()?;
+        let mut records = consumer.stream();
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            self.start_job();
+            tokio::select! {
+                biased;
+                () = shutdown.triggered() => break,
+                ended = ended(&mut self.job) => self.ended(ended)?,
+                () = consumer.context().changed() => self.reassigned(),
+                _ = tick.tick() => self.tick()?,
+                Some(record) = records.next(), if self.assignment.has_room() => {
+                    self.received(record)?;
+                    for _ in 1..RECORDS_AT_ONCE {
+                        if !self.assignment.has_room() {
+                            break;
+                        }
+                        let Some(Some(record)) = records.next().now_or_never() else {
+                            break;
+                        };
+                        self.received(record)?;
+                    }
+                }
+            }
+        }
+        drop(records);
+        drop(consumer);
+        self.stop().await;
+        Ok(())
+    }
+
+    fn subscribe(&mut self) -> Result<(), Failure> {
+        self.rejoin_at = None;
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        self.consumer
+            .subscribe(&topics)
+            .map_err(|err| anyhow!("cannot subscribe to {}: {err}", self.topics.join(", ")).into())
+    }
+
+    /// Leaves the group for a moment: the next assignment claims and verifies everything anew.
+    fn rejoin(&mut self) {
+        self.consumer.unsubscribe();
+        self.assignment.replace(Vec::new());
+        self.claim = None;
+        self.rejoin_at = Some(Instant::now() + TICK);
+    }
+
+    fn start_job(&mut self) {
+        let Some(mut database) = self.database.take() else {
+            return;
+        };
+        let job = if let Some((generation, places)) = self.claim.take() {
+            let (consumer, owner) = (self.consumer.clone(), self.owner.clone());
+            tokio::spawn(async move {
+                let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
+                (
+                    database,
+                    starts.map(|starts| Done::TakenOver { generation, starts }),
+                )
+            })
+        } else if !self.group_acknowledged.is_empty() || !self.stops.is_empty() {
+            let (offsets, stops) = (
+                std::mem::take(&mut self.group_acknowledged),
+                std::mem::take(&mut self.stops),
+            );
+            tokio::spawn(async move {
+                database.record(&offsets, &stops).await;
+                (database, Ok(Done::Recorded))
+            })
+        } else if let Some(batch) = self.assignment.next_batch() {
+            tokio::spawn(async move {
+                let applied = database.apply(batch).await;
+                (database, Ok(Done::Applied(applied)))
+            })
+        } else {
+            self.database = Some(database);
+            return;
+        };
+        self.job = Some((job, Instant::now()));
+    }
+
+    fn ended(
+        &mut self,
+        ended: Result<(Database, Result<Done, Failure>), JoinError>,
+    ) -> Result<(), Failure> {
+        self.job = None;
+        self.readiness.ready("batch");
+        let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
+        self.database = Some(database);
+        match done? {
+            Done::TakenOver {
+                generation,
+                starts: Some(starts),
+            } if generation == self.consumer.context().generation() => self.assign(starts),
+            Done::TakenOver { .. } | Done::Recorded => {}
+            Done::Applied(applied) => {
+                for (place, next_offset) in &applied.reached {
+                    self.assignment.committed(place, *next_offset);
+                }
+                for stop in applied.stops {
+                    self.assignment.refused(stop.clone());
+                    self.stopped(stop);
+                }
+                if applied.fenced {
+                    measure::fenced();
+                    tracing::warn!(
+                        "another builder has claimed a partition of this process: joining the group again"
+                    );
+                    self.rejoin();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, starts: Vec<Start>) {
+        if let Err(err) = kafka::assign(&self.consumer, &starts) {
+            tracing::warn!(error = %err, "partitions cannot be assigned: joining the group again");
+            self.rejoin();
+            return;
+        }
+        tracing::info!(partitions = starts.len(), "partitions are taken over");
+        self.places = starts.iter().map(|start| start.place.clone()).collect();
+        self.places.sort();
+        self.group_sent.clear();
+        self.assignment.replace(starts);
+    }
+
+    fn reassigned(&mut self) {
+        let (generation, places) = self.consumer.context().assigned();
+        tracing::info!(
+            partitions = places.len(),
+            "the group has assigned partitions"
+        );
+        self.assignment.replace(Vec::new());
+        self.group_acknowledged.clear();
+        self.stops.clear();
+        self.readiness.ready("partitions");
+        self.claim = (!places.is_empty()).then_some((generation, places));
+    }
+
+    fn received(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), Failure> {
+        match record {
+            Ok(record) => {
+                self.take(&record);
+                Ok(())
+            }
+            Err(KafkaError::MessageConsumptionFatal(code)) => {
+                Err(anyhow!("the kafka client has failed for good: {code}").into())
+            }
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+            )) => {
+                tracing::warn!(
+                    "kafka does not have the next offset of a partition: verifying all positions"
+                );
+                self.rejoin();
+                Ok(())
+            }
+            Err(err) => {
+                let error = err.to_string();
+                if self.last_error != error {
+                    tracing::warn!(error, "kafka reports an error; it is tried again");
+                    self.last_error = error;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, record: &BorrowedMessage<'_>) {
+        let at = (record.topic(), record.partition());
+        let Ok(index) = self
+            .places
+            .binary_search_by(|place| (&*place.topic, place.partition).cmp(&at))
+        else {
+            return;
+        };
+        let Some(contract) = self.contracts.get(record.topic()) else {
+            return;
+        };
+        let event = record::event(contract, record);
+        if let Some(stop) = self
+            .assignment
+            .take(&self.places[index], record.offset(), event)
+        {
+            self.stopped(stop);
+        }
+    }
+
+    /// Says loudly that a partition waits before an event that cannot be applied, and stops fetching it.
+    fn stopped(&mut self, stop: Stop) {
+        tracing::error!(
+            topic = %stop.place.topic,
+            partition = stop.place.partition,
+            offset = stop.offset,
+            reason = stop.reason,
+            "an event cannot be applied: its partition waits before it"
+        );
+        let paused = kafka::list([(&stop.place, stop.offset)].into_iter())
+            .and_then(|list| self.consumer.pause(&list));
+        if let Err(err) = paused {
+            tracing::debug!(error = %err, "a partition cannot be paused");
+        }
+        let epoch = self
+            .assignment
+            .positions()
+            .find(|(place, ..)| **place == stop.place)
+            .map(|(_, epoch, _)| epoch);
+        if let Some(epoch) = epoch {
+            self.stops.push((stop, epoch));
+        }
+        let reasons: Vec<String> = self
+            .assignment
+            .stops()
+            .map(|stop| {
+                format!(
+                    "{} waits before offset {}: {}",
+                    stop.place, stop.offset, stop.reason
+                )
+            })
+            .collect();
+        self.readiness.not_ready("partitions", reasons.join("; "));
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        match self.consumer.context().trouble() {
+            Some(reason) => self.kafka.goes_on(reason),
+            None => self.kafka.ends(),
+        }
+        if self
+            .job
+            .as_ref()
+            .is_some_and(|(_, since)| since.elapsed() > BATCH_DURATION_MAX)
+        {
+            self.readiness.not_ready(
+                "batch",
+                format!(
+                    "postgres has not answered for more than {} s",
+                    BATCH_DURATION_MAX.as_secs()
+                ),
+            );
+        }
+        measure::partitions(
+            self.assignment.positions().count(),
+            self.assignment.stops().count(),
+        );
+        for (place, _, position) in self.assignment.positions() {
+            if let Some(end) = self.consumer.context().end(place) {
+                measure::lag(place, (end.end - end.applied_up_to(position)).max(0));
+            }
+        }
+        if self.group_sent_at.elapsed() >= GROUP_COMMIT_INTERVAL {
+            self.group_sent_at = Instant::now();
+            self.commit_group_offsets(CommitMode::Async);
+        }
+        for (place, offset) in self.consumer.context().take_group_committed() {
+            if let Some((_, epoch, _)) = self
+                .assignment
+                .positions()
+                .find(|(held, ..)| **held == place)
+            {
+                self.group_acknowledged.push(Start {
+                    place,
+                    epoch,
+                    next_offset: offset,
+                });
+            }
+        }
+        if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
+            self.subscribe()?;
+        }
+        Ok(())
+    }
+
+    /// Tells Kafka how far the group is, for tools that show its lag. Returns what was sent.
+    fn commit_group_offsets(&mut self, mode: CommitMode) -> Vec<Start> {
+        let due: Vec<Start> = self
+            .assignment
+            .positions()
+            .filter_map(|(place, epoch, position)| {
+                let end = self.consumer.context().end(place);
+                let next_offset = end.map_or(position, |end| end.applied_up_to(position));
+                (self.group_sent.get(place) != Some(&next_offset)).then(|| Start {
+                    place: place.clone(),
+                    epoch,
+                    next_offset,
+                })
+            })
+            .collect();
+        if due.is_empty() {
+            return due;
+        }
+        let sent = kafka::list(due.iter().map(|start| (&start.place, start.next_offset)))
+            .and_then(|list| self.consumer.commit(&list, mode));
+        if let Err(err) = sent {
+            tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
+            return Vec::new();
+        }
+        self.group_sent.extend(
+            due.iter()
+                .map(|start| (start.place.clone(), start.next_offset)),
+        );
+        due
+    }
+
+    /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
+    async fn stop(mut self) {
+        if let Some((job, _)) = self.job.take() {
+            let abort = job.abort_handle();
+            match tokio::time::timeout(STOP_BATCH_MAX, job).await {
+                Ok(ended) => {
+                    if let Err(failure) = self.ended(ended) {
+                        tracing::warn!(error = %failure, "the job in hand failed");
+                    }
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        "the batch in hand does not end: the next start asks the position whether it has committed"
+                    );
+                    abort.abort();
+                }
+            }
+        }
+        let farewell = tokio::task::spawn_blocking(move || {
+            let sent = self.commit_group_offsets(CommitMode::Sync);
+            let database = self.database.take();
+            // The last handle to the consumer: dropping it leaves the group.
+            drop(self);
+            (sent, database)
+        });
+        match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
+            Ok(Ok((sent, Some(mut database)))) if !sent.is_empty() => {
+                if tokio::time::timeout(STOP_KAFKA_MAX, database.record(&sent, &[]))
+                    .await
+                    .is_err()
+                {
+                    tracing::debug!("the group's offsets are not written down");
+                }
+            }
+            Ok(_) => {}
+            Err(_) => tracing::warn!(
+                "kafka does not answer the farewell: the group notices after its session timeout"
+            ),
+        }
+    }
+}
+
+/// Waits for the job; for ever where there is none.
+async fn ended(
+    job: &mut Option<(Job, Instant)>,
+) -> Result<(Database, Result<Done, Failure>), JoinError> {
+    match job {
+        Some((job, _)) => job.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,210 @@
+//! Claiming partitions in Postgres, and what is written beside their positions.
+
+use tokio_postgres::{Client, Error};
+
+use crate::assignment::{Start, Stop};
+use crate::batch::TopicPartition;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::install;
+
+/// SQLSTATE of a lock that was not granted in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// A partition as it was claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub place: TopicPartition,
+    pub epoch: i64,
+    pub next_offset: Option<i64>,
+    pub group_offset: Option<i64>,
+}
+
+/// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
+/// positions. It waits for the row lock of a transaction that is under way.
+const CLAIM: &str = "
+    insert into view_positions as held (topic, partition, epoch, owner, claimed_at)
+    select topic, partition, 1, $3, clock_timestamp()
+    from unnest($1::text[], $2::integer[]) as wanted(topic, partition)
+    order by topic, partition
+    on conflict (topic, partition) do update set
+        epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at, stopped = null
+    returning topic, partition, epoch, next_offset, group_offset";
+
+/// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
+/// was only slow reconnects and finds that its transaction is gone.
+const END_FROZEN: &str = "
+    select pg_terminate_backend(pid)
+    from (
+        select distinct activity.pid
+        from pg_stat_activity as activity
+        join pg_locks using (pid)
+        where pg_locks.relation = 'view_positions'::regclass
+            and pg_locks.mode = 'RowExclusiveLock'
+            and activity.usename = current_user
+            and activity.pid <> pg_backend_pid()
+            and activity.xact_start < clock_timestamp() - interval '4 seconds'
+    ) as frozen";
+
+impl Database {
+    /// Claims these partitions for `owner`; waits for as long as Postgres is away.
+    ///
+    /// # Errors
+    /// [`Failure::OtherViews`]: the database keeps other views than this process.
+    pub async fn claim(
+        &mut self,
+        places: &[TopicPartition],
+        owner: &str,
+    ) -> Result<Vec<Claim>, Failure> {
+        let wanted = install::sources(&self.views);
+        loop {
+            let client = &self.session().await.client;
+            let attempt = async {
+                let claims = claim(client, places, owner).await?;
+                Ok((claims, install::sources_installed(client).await?))
+            };
+            match attempt.await {
+                Ok((_, installed)) if installed != wanted => {
+                    let names = |sources: &std::collections::BTreeSet<install::Source>| {
+                        let names: Vec<_> = sources
+                            .iter()
+                            .map(|(view, topic)| format!("{view} of {topic}"))
+                            .collect();
+                        names.join(", ")
+                    };
+                    return Err(Failure::OtherViews {
+                        installed: names(&installed),
+                        wanted: names(&wanted),
+                    });
+                }
+                Ok((claims, _)) => return Ok(claims),
+                Err(err) => self.wait(&err).await,
+            }
+        }
+    }
+
+    /// Sets positions to where the partitions begin. A partition that another builder has claimed meanwhile stays as it is.
+    pub async fn begin_at(&mut self, starts: &[Start]) {
+        let next_offset: Vec<i64> = starts.iter().map(|start| start.next_offset).collect();
+        let keys = Keys::of(starts.iter().map(|start| (&start.place, start.epoch)));
+        loop {
+            let client = &self.session().await.client;
+            let set = client
+                .execute(
+                "update view_positions as held
+                 set next_offset = wanted.next_offset, group_offset = least(group_offset, wanted.next_offset)
+                 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+                     as wanted(topic, partition, epoch, next_offset)
+                 where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+                &[&keys.topic, &keys.partition, &keys.epoch, &next_offset],
+            ).await;
+            match set {
+                Ok(_) => return,
+                Err(err) => self.wait(&err).await,
+            }
+        }
+    }
+
+    /// Writes down the offsets that the group has committed to Kafka, and what the stopped partitions stand before. Only
+    /// for people and for the next claim, so an error is left for the next batch to meet.
+    pub async fn record(&mut self, group_offsets: &[Start], stops: &[(Stop, i64)]) {
+        let client = &self.session().await.client;
+        let offset: Vec<i64> = group_offsets
+            .iter()
+            .map(|start| start.next_offset)
+            .collect();
+        let keys = Keys::of(
+            group_offsets
+                .iter()
+                .map(|start| (&start.place, start.epoch)),
+        );
+        let recorded = client.execute(
+            "update view_positions as held set group_offset = wanted.group_offset
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+                 as wanted(topic, partition, epoch, group_offset)
+             where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+            &[&keys.topic, &keys.partition, &keys.epoch, &offset],
+        ).await;
+        let mut result = recorded.map(|_| ());
+        for (stop, epoch) in stops {
+            let reason = format!("offset {}: {}", stop.offset, stop.reason);
+            let stopped = client
+                .execute(
+                    "update view_positions set stopped = $4 where topic = $1 and partition = $2 and epoch = $3",
+                    &[&&*stop.place.topic, &stop.place.partition, epoch, &reason],
+                )
+                .await;
+            result = result.and(stopped.map(|_| ()));
+        }
+        if let Err(err) = result {
+            tracing::debug!(error = %err, "group offsets are not written down");
+        }
+    }
+}
+
+async fn claim(
+    client: &Client,
+    places: &[TopicPartition],
+    owner: &str,
+) -> Result<Vec<Claim>, Error> {
+    let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
+    let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
+    client.batch_execute("set lock_timeout = '5s'").await?;
+    let claimed = client.query(CLAIM, &[&topic, &partition, &owner]).await;
+    client.batch_execute("reset lock_timeout").await?;
+    let rows = match claimed {
+        Err(err)
+            if err
+                .code()
+                .is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) =>
+        {
+            let ended = client.query(END_FROZEN, &[]).await?.len();
+            tracing::warn!(
+                connections.ended = ended,
+                "a builder holds a position without moving it"
+            );
+            return Err(err);
+        }
+        claimed => claimed?,
+    };
+    let place = |topic: &str, partition: i32| {
+        places
+            .iter()
+            .find(|place| *place.topic == *topic && place.partition == partition)
+            .cloned()
+    };
+    Ok(rows
+        .iter()
+        .filter_map(|row| {
+            Some(Claim {
+                place: place(row.get(0), row.get(1))?,
+                epoch: row.get(2),
+                next_offset: row.get(3),
+                group_offset: row.get(4),
+            })
+        })
+        .collect())
+}
+
+/// Keys of positions as arrays.
+struct Keys<'a> {
+    topic: Vec<&'a str>,
+    partition: Vec<i32>,
+    epoch: Vec<i64>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(places: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Self {
+        let mut keys = Self {
+            topic: Vec::new(),
+            partition: Vec::new(),
+            epoch: Vec::new(),
+        };
+        for (place, epoch) in places {
+            keys.topic.push(&place.topic);
+            keys.partition.push(place.partition);
+            keys.epoch.push(epoch);
+        }
+        keys
+    }
+}

@@ -1,0 +1,176 @@
+//! The settings; `--help` prints them as the manual.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use service::Secret;
+
+use crate::failure::EXIT_CODES;
+
+/// Keeps SQL views in step with Kafka topics, exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "view-builder", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the views' tables and keep the views until SIGTERM.
+    #[command(after_help = EXIT_CODES)]
+    Run(Box<Config>),
+    /// Print each partition's position, the topic's end, the lag and who keeps it.
+    #[command(after_help = EXIT_CODES)]
+    Status(StatusConfig),
+    /// Print the views in VIEWS: what they are, their topics and their tables.
+    Views(ViewsConfig),
+}
+
+/// Settings of `view-builder run`.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Directory of the views: a folder for each, with table.sql and apply.sql.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8084")]
+    pub admin_listen: SocketAddr,
+    /// Static name of this process in the group, another one for each process. With it a restart within the session's
+    /// 6 s moves no partition, but a process that stays away keeps its partitions for these 6 s. Without it a process that
+    /// stops hands its partitions over at once, and one that is killed after 6 s.
+    #[arg(long, env = "GROUP_INSTANCE_ID")]
+    pub group_instance_id: Option<String>,
+    /// Most events in one transaction.
+    #[arg(long, env = "BATCH_ROWS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_rows: u32,
+    /// Most bytes of events in one transaction. Memory is bounded by about 20 MB and 8 times this.
+    #[arg(long, env = "BATCH_BYTES", default_value_t = 2_097_152, value_parser = clap::value_parser!(u32).range(1_024..=268_435_456))]
+    pub batch_bytes: u32,
+}
+
+/// Settings of `view-builder status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusConfig {
+    #[command(flatten)]
+    pub servers: Servers,
+}
+
+/// Settings of `view-builder views`.
+#[derive(Clone, Debug, Args)]
+pub struct ViewsConfig {
+    /// Directory of the views: a folder for each, with table.sql and apply.sql.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+}
+
+/// Where the events and the views are.
+#[derive(Clone, Debug, Args)]
+pub struct Servers {
+    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// Kafka's bootstrap servers, HOST:PORT separated by commas.
+    #[arg(
+        long = "kafka",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        default_value = "127.0.0.1:9092"
+    )]
+    pub kafka: String,
+    /// Consumer group; the processes of one group share the partitions.
+    #[arg(long, env = "GROUP_ID", default_value = "view-builder")]
+    pub group_id: String,
+    /// A further property of librdkafka as NAME=VALUE, such as security.protocol=SASL_SSL. Repeatable; in the variable one on
+    /// each line.
+    #[arg(
+        long = "kafka-property",
+        env = "KAFKA_PROPERTIES",
+        value_delimiter = '\n',
+        hide_env_values = true,
+        value_name = "NAME=VALUE"
+    )]
+    pub kafka_properties: Vec<KafkaProperty>,
+}
+
+/// One property of librdkafka. Its value does not print, as it may be a password.
+#[derive(Clone, Debug)]
+pub struct KafkaProperty {
+    pub name: String,
+    pub value: Secret,
+}
+
+/// Properties on which exactly-once rests, so that nobody sets them.
+const RESERVED: [&str; 9] = [
+    "isolation.level",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "partition.assignment.strategy",
+    "group.protocol",
+    "group.id",
+    "group.instance.id",
+    "bootstrap.servers",
+];
+
+impl FromStr for KafkaProperty {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value))
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or("expected NAME=VALUE, such as security.protocol=SSL")?;
+        if RESERVED.contains(&name) {
+            return Err(format!(
+                "{name} cannot be set: exactly-once rests on it, or it has a setting of its own"
+            ));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            value: value.to_owned().into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command};
+
+    #[test]
+    fn the_settings_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_exactly_once_rests_on_cannot_be_set() {
+        let run = |property| {
+            Cli::try_parse_from([
+                "view-builder",
+                "run",
+                "--database-url",
+                "postgres://x",
+                "--kafka-property",
+                property,
+            ])
+        };
+        assert!(run("isolation.level=read_uncommitted").is_err());
+        assert!(run("nonsense").is_err());
+        let Command::Run(config) = run("sasl.password=a=b").unwrap().command else {
+            panic!("run");
+        };
+        let [property] = &config.servers.kafka_properties[..] else {
+            panic!("one property");
+        };
+        assert_eq!(
+            (&*property.name, property.value.reveal()),
+            ("sasl.password", "a=b")
+        );
+    }
+}

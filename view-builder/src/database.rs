@@ -1,0 +1,163 @@
+//! The connection to the views' database: one, with its statements prepared once, and made again whenever it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use service::{Readiness, Secret};
+use tokio_postgres::{Client, Config, NoTls, Statement, types::Type};
+
+use crate::contract::{self, Contracts};
+use crate::failure::Failure;
+use crate::outage::Outage;
+use crate::refusal;
+use crate::view::{self, View};
+
+/// Time between two attempts to connect.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Settings of every session. UTC, because a date-time without zone is UTC. One plan for all batches, because planning
+/// costs more than applying a single event, and because these plans read by index whatever the size of a table.
+const SESSION: &str = "
+    set time zone 'UTC';
+    set search_path = public, pg_temp;
+    set plan_cache_mode = force_generic_plan;
+    set jit = off;
+    set client_min_messages = warning;
+    set idle_in_transaction_session_timeout = '10s'";
+
+/// The views' database.
+pub struct Database {
+    config: Config,
+    pub(crate) views: Arc<[View]>,
+    pub(crate) contracts: Arc<Contracts>,
+    pub(crate) outage: Outage,
+    session: Option<Session>,
+}
+
+/// One connection with everything that a batch needs.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) move_positions: Statement,
+    /// In the order of the views.
+    pub(crate) apply: Vec<Statement>,
+}
+
+impl Database {
+    /// No connection is made yet.
+    ///
+    /// # Errors
+    /// `url` is no connection string for Postgres.
+    pub fn new(url: &Secret, views: Arc<[View]>, readiness: Readiness) -> Result<Self, Failure> {
+        Ok(Self {
+            config: config(url)?,
+            contracts: Arc::new(contract::of_all(&view::topics(&views))),
+            views,
+            outage: Outage::of("postgres", readiness),
+            session: None,
+        })
+    }
+
+    /// The session, made anew where there is none; waits for as long as Postgres is away.
+    pub(crate) async fn session(&mut self) -> &Session {
+        loop {
+            // Two steps, since a borrow that may be returned would last for the whole loop.
+            if self
+                .session
+                .as_ref()
+                .is_some_and(|session| !session.client.is_closed())
+            {
+                break;
+            }
+            match self.prepare().await {
+                Ok(session) => {
+                    self.session = Some(session);
+                    self.outage.ends();
+                }
+                Err(err) => self.wait(&err).await,
+            }
+        }
+        match &self.session {
+            Some(session) => session,
+            None => unreachable!("the loop ends with a session only"),
+        }
+    }
+
+    /// Forgets the session after an error, says so, and waits a moment.
+    pub(crate) async fn wait(&mut self, err: &tokio_postgres::Error) {
+        self.session = None;
+        self.outage.goes_on(refusal::line(err));
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+
+    /// A new connection with the session's settings.
+    pub(crate) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        connect(&self.config).await
+    }
+
+    async fn prepare(&self) -> Result<Session, tokio_postgres::Error> {
+        let client = self.connect().await?;
+        let move_positions = client
+            .prepare_typed(
+                "select move_view_positions($1, $2, $3, $4, $5)",
+                &[
+                    Type::TEXT_ARRAY,
+                    Type::INT4_ARRAY,
+                    Type::INT8_ARRAY,
+                    Type::INT8_ARRAY,
+                    Type::INT8_ARRAY,
+                ],
+            )
+            .await?;
+        let mut apply = Vec::with_capacity(self.views.len());
+        for view in self.views.iter() {
+            apply.push(
+                client
+                    .prepare_typed(&view.apply.text, &view::PARAMETERS)
+                    .await?,
+            );
+        }
+        Ok(Session {
+            client,
+            move_positions,
+            apply,
+        })
+    }
+}
+
+/// The connection's settings from `DATABASE_URL`.
+///
+/// # Errors
+/// It is no connection string for Postgres.
+pub fn config(url: &Secret) -> Result<Config, Failure> {
+    let mut config: Config = url.reveal().parse().map_err(|err: tokio_postgres::Error| {
+        Failure::Setting(format!(
+            "DATABASE_URL is no connection string such as postgres://view_builder@localhost:15432/materialized_view_db: {}",
+            refusal::line(&err)
+        ))
+    })?;
+    config
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_user_timeout(Duration::from_secs(10))
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3);
+    if config.get_application_name().is_none() {
+        config.application_name("view-builder");
+    }
+    Ok(config)
+}
+
+/// One connection, served by a task of its own.
+///
+/// # Errors
+/// Postgres does not answer, or refuses.
+pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(err) = connection.await {
+            tracing::debug!(error = %err, "a connection to postgres ended");
+        }
+    });
+    client.batch_execute(SESSION).await?;
+    Ok(client)
+}

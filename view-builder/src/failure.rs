@@ -1,0 +1,54 @@
+//! Why the program ends by itself, and with which exit code.
+
+use std::process::ExitCode;
+
+use crate::view::ViewError;
+
+/// The exit codes, as `--help` tells them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  stopped as asked (SIGTERM, SIGINT), or the command is done
+  1  failed for a reason that is none of the following
+  2  wrong usage or a wrong setting
+  3  a view cannot be used: its folder is incomplete, or Postgres refuses its SQL
+  4  continuity is lost: a topic does not have the events at a view's position
+  5  the database keeps other views than this process has in VIEWS
+  6  `status` only: a partition stands before an event that cannot be applied
+
+`run` does not end at an event that cannot be applied: its partition waits before it, /readyz says so, the others go on.";
+
+/// Why the program ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Setting(String),
+    #[error("{0}")]
+    View(#[from] ViewError),
+    #[error("{place}: {lost}")]
+    Continuity {
+        place: crate::batch::TopicPartition,
+        lost: crate::start::Lost,
+    },
+    #[error(
+        "the database keeps the views [{installed}], this process has [{wanted}]: start all builders with the same VIEWS"
+    )]
+    OtherViews { installed: String, wanted: String },
+    #[error("a partition stands before an event that cannot be applied")]
+    Stopped,
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Other(_) => 1,
+            Self::Setting(_) => 2,
+            Self::View(_) => 3,
+            Self::Continuity { .. } => 4,
+            Self::OtherViews { .. } => 5,
+            Self::Stopped => 6,
+        })
+    }
+}

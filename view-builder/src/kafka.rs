@@ -1,0 +1,349 @@
+//! The consumer: a member of the group whose partitions are assigned by [`crate::builder`], with explicit offsets.
+//!
+//! librdkafka tells a new assignment in a callback. The callback only notes it down: until `assign` is called with the
+//! positions from Postgres nothing is fetched, so no record from another offset can slip in. A revocation is obeyed at once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::Notify;
+
+use crate::assignment::Start;
+use crate::batch::TopicPartition;
+use crate::config::Servers;
+use crate::failure::Failure;
+
+/// Limit of each request that this program makes itself.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often librdkafka tells its state.
+const STATISTICS_INTERVAL_MS: &str = "1000";
+/// State older than this says that nothing is known.
+const STATE_AGE_MAX: Duration = Duration::from_secs(8);
+
+pub type GroupConsumer = StreamConsumer<GroupContext>;
+
+/// What librdkafka's callbacks tell.
+#[derive(Debug, Default)]
+pub struct GroupContext {
+    /// Counts assignments and revocations.
+    generation: AtomicU64,
+    assigned: Mutex<Vec<TopicPartition>>,
+    changed: Notify,
+    state: Mutex<Option<State>>,
+    group_committed: Mutex<Vec<(TopicPartition, i64)>>,
+}
+
+/// The client's state as of its last statistics.
+#[derive(Debug)]
+struct State {
+    at: Instant,
+    broker_up: bool,
+    member: bool,
+    ends: HashMap<TopicPartition, End>,
+}
+
+/// The end of a partition as of the last fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// One past the last offset that a read_committed reader sees, transaction markers included.
+    pub end: i64,
+    /// One past the last record handed to this program.
+    read: i64,
+    /// Nothing is left between `read` and `end` but what no reader sees.
+    complete: bool,
+}
+
+impl End {
+    /// The offset that stands for "everything before is applied", given the view's position: the end where only transaction
+    /// markers are left, else the position.
+    #[must_use]
+    pub fn applied_up_to(&self, position: i64) -> i64 {
+        if self.complete && self.read <= position {
+            self.end.max(position)
+        } else {
+            position
+        }
+    }
+}
+
+impl GroupContext {
+    /// Waits until the assignment has changed since the last call.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// The assignment and its generation.
+    pub fn assigned(&self) -> (u64, Vec<TopicPartition>) {
+        let assigned = lock(&self.assigned);
+        (self.generation(), assigned.clone())
+    }
+
+    /// Offsets that Kafka has acknowledged for the group since the last call.
+    pub fn take_group_committed(&self) -> Vec<(TopicPartition, i64)> {
+        std::mem::take(&mut lock(&self.group_committed))
+    }
+
+    pub fn end(&self, place: &TopicPartition) -> Option<End> {
+        lock(&self.state).as_ref()?.ends.get(place).copied()
+    }
+
+    /// Why this process cannot get events now; none when it can.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match &*lock(&self.state) {
+            None => Some("no broker has answered yet"),
+            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => {
+                Some("no broker can be reached")
+            }
+            Some(state) if !state.member => Some("this process is no settled member of its group"),
+            Some(_) => None,
+        }
+    }
+
+    fn set(&self, places: Vec<TopicPartition>) {
+        let mut assigned = lock(&self.assigned);
+        *assigned = places;
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn stats(&self, statistics: Statistics) {
+        let broker_up = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        let member = statistics
+            .cgrp
+            .as_ref()
+            .is_some_and(|group| group.state == "up" && group.join_state == "steady");
+        let mut ends = HashMap::new();
+        for topic in statistics.topics.values() {
+            for partition in topic
+                .partitions
+                .values()
+                .filter(|partition| partition.ls_offset >= 0)
+            {
+                let place = TopicPartition {
+                    topic: topic.topic.as_str().into(),
+                    partition: partition.partition,
+                };
+                let end = End {
+                    end: partition.ls_offset,
+                    read: partition.app_offset,
+                    complete: partition.eof_offset == partition.ls_offset
+                        && partition.fetchq_cnt == 0,
+                };
+                ends.insert(place, end);
+            }
+        }
+        *lock(&self.state) = Some(State {
+            at: Instant::now(),
+            broker_up,
+            member,
+            ends,
+        });
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "kafka client");
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(kafka.level = ?level, kafka.facility = facility, message, "kafka client");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.set(places(list));
+            return;
+        }
+        if let Err(err) = consumer.unassign() {
+            tracing::warn!(error = %err, "partitions cannot be given back");
+        }
+        self.set(Vec::new());
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if let Err(err) = result {
+            tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
+            return;
+        }
+        let committed =
+            offsets
+                .elements()
+                .into_iter()
+                .filter_map(|element| match element.offset() {
+                    Offset::Offset(offset) if element.error().is_ok() => {
+                        Some((place(element.topic(), element.partition()), offset))
+                    }
+                    _ => None,
+                });
+        lock(&self.group_committed).extend(committed);
+    }
+}
+
+/// A consumer for the group; nothing is subscribed yet.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub fn consumer(
+    servers: &Servers,
+    instance: Option<&str>,
+    batch_bytes: u32,
+) -> Result<GroupConsumer, Failure> {
+    let mut config = client(servers);
+    config
+        .set("group.id", &servers.group_id)
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "2000")
+        // A process that is stuck with one batch for this long loses its partitions.
+        .set("max.poll.interval.ms", "60000")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
+        // What is fetched ahead: two batches, and never a second of pause when that is full.
+        .set(
+            "queued.max.messages.kbytes",
+            (batch_bytes / 1024 * 2).max(1024).to_string(),
+        )
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.max.bytes", batch_bytes.max(1_048_576).to_string())
+        .set("fetch.message.max.bytes", "524288")
+        .set("fetch.error.backoff.ms", "200");
+    if let Some(instance) = instance {
+        config.set("group.instance.id", instance);
+    }
+    for property in &servers.kafka_properties {
+        config.set(&property.name, property.value.reveal());
+    }
+    config
+        .create_with_context(GroupContext::default())
+        .map_err(|err| refused(&err))
+}
+
+/// A client for looking at topics and groups only.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub fn observer(servers: &Servers) -> Result<BaseConsumer, Failure> {
+    let mut config = client(servers);
+    config.set("group.id", &servers.group_id);
+    for property in &servers.kafka_properties {
+        config.set(&property.name, property.value.reveal());
+    }
+    config.create().map_err(|err| refused(&err))
+}
+
+fn client(servers: &Servers) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &servers.kafka)
+        .set("client.id", "view-builder")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("socket.nagle.disable", "true")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000");
+    config
+}
+
+fn refused(err: &KafkaError) -> Failure {
+    Failure::Setting(format!(
+        "kafka client cannot be made: {err} (KAFKA_PROPERTIES)"
+    ))
+}
+
+/// Assigns partitions with explicit offsets.
+///
+/// # Errors
+/// The assignment was revoked meanwhile.
+pub fn assign(consumer: &GroupConsumer, starts: &[Start]) -> KafkaResult<()> {
+    consumer.assign(&list(
+        starts.iter().map(|start| (&start.place, start.next_offset)),
+    )?)
+}
+
+/// A list of partitions with offsets.
+///
+/// # Errors
+/// An offset is out of range.
+pub fn list<'a>(
+    offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
+) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (place, offset) in offsets {
+        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
+    }
+    Ok(list)
+}
+
+fn places(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements()
+        .into_iter()
+        .map(|element| place(element.topic(), element.partition()))
+        .collect()
+}
+
+fn place(topic: &str, partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: topic.into(),
+        partition,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::End;
+
+    #[test]
+    fn transaction_markers_at_the_end_are_no_lag() {
+        let end = End {
+            end: 12,
+            read: 11,
+            complete: true,
+        };
+        assert_eq!(end.applied_up_to(11), 12);
+        assert_eq!(
+            end.applied_up_to(10),
+            10,
+            "a record is still on its way into the view"
+        );
+        assert_eq!(
+            End {
+                complete: false,
+                ..end
+            }
+            .applied_up_to(11),
+            11
+        );
+        assert_eq!(End { read: -1001, ..end }.applied_up_to(12), 12);
+    }
+}

@@ -1,0 +1,132 @@
+//! Date-times as events carry them.
+
+/// Whether `text` is an ISO 8601 date-time that a view can take: `2026-11-22T10:53:53.21721`, seconds and up to 9 digits
+/// of a fraction optional, a `Z` or an offset (`+09:00`) allowed at the end; years 0001 to 9999.
+///
+/// Postgres would take more (`now`, `infinity`, `tomorrow`), and refuse a whole batch for the 30th of February.
+#[must_use]
+pub fn is_moment(text: &str) -> bool {
+    parse(text.as_bytes()).is_some()
+}
+
+fn parse(text: &[u8]) -> Option<()> {
+    let (date, time) = (text.get(..10)?, text.get(11..)?);
+    if date[4] != b'-' || date[7] != b'-' || !matches!(text[10], b'T' | b' ') {
+        return None;
+    }
+    let (year, month, day) = (
+        number(&date[..4])?,
+        number(&date[5..7])?,
+        number(&date[8..])?,
+    );
+    if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days(year, month) {
+        return None;
+    }
+    let zone = time
+        .iter()
+        .position(|&byte| matches!(byte, b'Z' | b'+' | b'-'))
+        .unwrap_or(time.len());
+    clock(&time[..zone])?;
+    offset(&time[zone..])
+}
+
+fn clock(text: &[u8]) -> Option<()> {
+    let minutes = text.get(..5)?;
+    if minutes[2] != b':' || number(&minutes[..2])? > 23 || number(&minutes[3..])? > 59 {
+        return None;
+    }
+    let Some((b':', seconds)) = text[5..].split_first() else {
+        return text[5..].is_empty().then_some(());
+    };
+    if number(seconds.get(..2)?)? > 59 {
+        return None;
+    }
+    match seconds[2..].split_first() {
+        None => Some(()),
+        Some((b'.', fraction)) if fraction.len() <= 9 => number(fraction).map(|_| ()),
+        Some(_) => None,
+    }
+}
+
+/// Nothing, `Z`, `+hh`, `+hhmm` or `+hh:mm`, up to 15:59 as Postgres has it.
+fn offset(text: &[u8]) -> Option<()> {
+    match text {
+        [] | [b'Z'] => return Some(()),
+        _ => {}
+    }
+    let (hours, minutes) = match text.len() {
+        3 => (&text[1..3], &b"00"[..]),
+        5 => (&text[1..3], &text[3..5]),
+        6 if text[3] == b':' => (&text[1..3], &text[4..6]),
+        _ => return None,
+    };
+    (number(hours)? <= 15 && number(minutes)? <= 59).then_some(())
+}
+
+fn number(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0, |sum: u32, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| sum * 10 + u32::from(digit - b'0'))
+    })
+}
+
+fn days(year: u32, month: u32) -> u32 {
+    match month {
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_moment;
+
+    #[test]
+    fn takes_what_the_events_of_both_systems_carry() {
+        for text in [
+            "2026-11-22T10:53:53.217210451",
+            "2026-11-22T10:53:53.21721",
+            "2026-11-22T10:53:53",
+            "2026-11-22T10:53",
+            "2024-02-29 00:00:00",
+            "2025-01-01T00:00:00Z",
+            "2025-01-01T00:00:00.5+09:00",
+            "2025-01-01T00:00:00-0330",
+        ] {
+            assert!(is_moment(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_postgres_would_refuse_or_take_for_something_else() {
+        for text in [
+            "",
+            "now",
+            "infinity",
+            "2026-11-22",
+            "2026-11-22T",
+            "2025-02-29T00:00:00",
+            "2025-13-01T00:00:00",
+            "2025-01-01T24:00:00",
+            "2025-01-01T00:00:60",
+            "2025-01-01T00:00:00.",
+            "2025-01-01T00:00:00.1234567890",
+            "2025-01-01T00:00:00+9",
+            "2025-01-01T00:00:00+16:00",
+            "2025-01-01T00:00:00 KST",
+            "0000-01-01T00:00:00",
+            "1735689600000",
+            "２０２５-01-01T00:00:00",
+        ] {
+            assert!(!is_moment(text), "{text}");
+        }
+    }
+}

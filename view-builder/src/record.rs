@@ -1,0 +1,43 @@
+//! From Kafka's record to an event.
+
+use events::{POSITION_HEADER, Position};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+
+use crate::contract::Contract;
+use crate::event::{Event, Unappliable};
+use crate::measure;
+
+/// The record's event; none for a null value, which Kafka's compaction leaves behind and which says nothing.
+///
+/// # Errors
+/// The event cannot be applied.
+pub(crate) fn event(
+    contract: &Contract,
+    record: &BorrowedMessage<'_>,
+) -> Result<Option<Event>, Unappliable> {
+    let Some(value) = record.payload() else {
+        return Ok(None);
+    };
+    Event::parse(
+        contract,
+        record.offset(),
+        committed_us(record),
+        record.key(),
+        value,
+    )
+    .map(Some)
+}
+
+/// When the source committed the change: by the position header, else by the record's own time.
+fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
+    let by_header = record.headers().and_then(|headers| {
+        let header = headers
+            .iter()
+            .find(|header| header.key == POSITION_HEADER)?;
+        let position: Position = std::str::from_utf8(header.value?).ok()?.parse().ok()?;
+        Some(position.commit_timestamp_us)
+    });
+    by_header
+        .or_else(|| record.timestamp().to_millis().map(|ms| ms * 1_000))
+        .unwrap_or_else(measure::now_us)
+}

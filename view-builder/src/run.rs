@@ -1,0 +1,82 @@
+//! `view-builder run`.
+
+use std::sync::Arc;
+
+use service::{Readiness, Shutdown, admin};
+
+use crate::assignment::Limits;
+use crate::builder::Builder;
+use crate::config::Config;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::{kafka, measure, topics, view};
+
+/// Keeps the views until `shutdown`. Waits for Postgres, Kafka and the topics, for as long as it takes.
+///
+/// # Errors
+/// See [`Failure`]; a wrong setting and a wrong view are found before anything is changed.
+pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Failure> {
+    let views: Arc<[view::View]> = view::load_all(&config.views)?.into();
+    let readiness = Readiness::waiting_for("postgres");
+    readiness.not_ready("kafka", "starting");
+    let mut database = Database::new(
+        &config.servers.database_url,
+        views.clone(),
+        readiness.clone(),
+    )?;
+    let instance = config.group_instance_id.as_deref();
+    let consumer = Arc::new(kafka::consumer(
+        &config.servers,
+        instance,
+        config.batch_bytes,
+    )?);
+    let metrics = admin::install_metrics()?;
+    measure::describe();
+    let admin = tokio::spawn(admin::serve(
+        config.admin_listen,
+        readiness.clone(),
+        metrics,
+        shutdown.clone(),
+    ));
+
+    let work = async {
+        tokio::select! {
+            installed = database.install() => installed?,
+            () = shutdown.triggered() => return Ok(()),
+        }
+        let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+        tracing::info!(views = names.join(", "), "the views are installed");
+        let watch = tokio::spawn(topics::watch(
+            Arc::downgrade(&consumer),
+            view::topics(&views),
+            readiness.clone(),
+        ));
+        let limits = Limits {
+            rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
+            bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
+        };
+        let ended = Builder::new(consumer, database, limits, owner(), readiness)
+            .run(shutdown)
+            .await;
+        watch.abort();
+        ended
+    };
+    tokio::select! {
+        ended = work => ended,
+        () = failed(admin) => Err(Failure::Setting("the admin port cannot be opened (ADMIN_LISTEN)".to_owned())),
+    }
+}
+
+/// Ends when the admin port could not be opened; never while it is served.
+async fn failed(admin: tokio::task::JoinHandle<anyhow::Result<()>>) {
+    match admin.await {
+        Ok(Err(err)) => tracing::error!(error = %format!("{err:#}"), "the admin port is closed"),
+        _ => std::future::pending().await,
+    }
+}
+
+/// Names this process to people who look at the positions.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
+}
