@@ -344,13 +344,7 @@ impl Pipeline {
     /// # Errors
     /// The first part that did not end as it should; all the others have been ended nevertheless.
     pub async fn stop(&self) -> anyhow::Result<()> {
-        let (first, second, third, fourth, fifth) = tokio::join!(
-            self.view_builder.stop(),
-            self.users_relay.stop(),
-            self.posts_relay.stop(),
-            self.user_api.stop(),
-            self.post_api.stop(),
-        );
+        let programs = self.stop_programs().await;
         let kafka = match &self.kafka {
             Some(kafka) => kafka.stop().await,
             None => Ok(()),
@@ -359,13 +353,16 @@ impl Pipeline {
             Some(postgres) => postgres.stop_fast().await,
             None => Ok(()),
         };
-        first
-            .and(second)
-            .and(third)
-            .and(fourth)
-            .and(fifth)
-            .and(kafka)
-            .and(postgres)
+        programs.and(kafka).and(postgres)
+    }
+
+    /// Ends the programs, all at once, and leaves the servers.
+    ///
+    /// # Errors
+    /// The first program that did not end as it should; all the others have been ended nevertheless.
+    pub async fn stop_programs(&self) -> anyhow::Result<()> {
+        let ended = futures_util::future::join_all(self.programs().map(Program::stop)).await;
+        ended.into_iter().collect()
     }
 
     fn processes(&self) -> Vec<Arc<Process>> {
@@ -529,7 +526,8 @@ fn url_for(
 }
 
 /// The checkout that this crate was compiled in: its SQL is read from there.
-fn root() -> &'static Path {
+#[must_use]
+pub fn root() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own)
 }
