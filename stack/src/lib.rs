@@ -1,1 +1,29 @@
+//! Obtains, starts and ends real parts: PostgreSQL, Apache Kafka, and the pipeline's own programs as child processes.
+//!
+//! The quick start, the end-to-end tests and the benchmarks all run on what this crate starts. Nothing that it starts outlives
+//! the process that asked for it: see [`warden`].
 
+pub mod cache;
+pub mod consumer;
+pub mod eventually;
+pub mod kafka;
+pub mod maven;
+pub mod metadata;
+pub mod pipeline;
+pub mod port;
+pub mod postgres;
+pub mod postgres_binaries;
+pub mod process;
+pub mod program;
+pub mod random;
+pub mod scratch;
+pub mod unprivileged;
+pub mod warden;
+
+pub use consumer::{Consumer, Isolation, Record};
+pub use eventually::{eventually, eventually_ok};
+pub use kafka::{Kafka, KafkaOptions};
+pub use pipeline::{Pipeline, PipelineBuilder};
+pub use postgres::{Postgres, PostgresOptions};
+pub use process::Process;
+pub use program::Program;

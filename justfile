@@ -1,0 +1,34 @@
+# What a person does here more than twice; `just` lists it.
+
+_list:
+    @just --list --unsorted
+
+# the whole pipeline on this machine; `just quickstart --help`
+quickstart *arguments:
+    ./quickstart {{arguments}}
+
+# all checks and tests, or some parts of them
+test *parts:
+    ./test {{parts}}
+
+# the fast checks, before a commit
+check: format
+    ./test clippy unit
+
+# format the code
+format:
+    cargo fmt --all
+
+# one end-to-end test by (a part of) its name
+e2e name:
+    cargo build --release --workspace --bins
+    cargo test --release --workspace --test e2e -- --nocapture {{name}}
+
+# an integration test on PostgreSQL 18 or 15
+integration version package *arguments:
+    cargo build --release --workspace --bins
+    target/release/with-postgres {{version}} cargo test --release --package {{package}} {{arguments}}
+
+# licences, advisories and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check

@@ -1,0 +1,108 @@
+//! Waits until the view has what was created, and measures how long each row took from its commit to there.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use stack::Pipeline;
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::postgres;
+
+use crate::progress::Progress;
+
+/// How often the view is counted.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// A view that has not moved for so long will not.
+const STANDSTILL: Duration = Duration::from_secs(60);
+/// More rows than this are sampled evenly for the latencies.
+const SAMPLES_MAX: i64 = 200_000;
+
+/// What the wait for the view ended with.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// Rows that were expected and are there.
+    pub rows: u64,
+    /// From `start` until the last of them was there.
+    pub elapsed: Duration,
+    /// From the commit of a user's row to the commit of its row in the view, in microseconds; none where the server does not keep commit times.
+    pub commit_to_view_us: Option<Histogram<u64>>,
+}
+
+/// Waits for `created` rows with ids in `ids`, or until the view has stood still for a minute.
+pub(crate) async fn wait(
+    pipeline: &Pipeline,
+    ids: (i64, i64),
+    created: u64,
+    start: Instant,
+) -> anyhow::Result<View> {
+    let client = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
+    let mut progress = Progress::start("rows in the view", created);
+    let (mut rows, mut last_news) = (0, Instant::now());
+    loop {
+        let row = client
+            .query_one(
+                "select count(*) from user_view where user_id between $1 and $2",
+                &[&ids.0, &ids.1],
+            )
+            .await
+            .context("cannot count the view")?;
+        let now = u64::try_from(row.get::<_, i64>(0))?;
+        if now != rows {
+            (rows, last_news) = (now, Instant::now());
+            progress.set(rows);
+        }
+        if rows >= created || last_news.elapsed() > STANDSTILL {
+            break;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    let elapsed = start.elapsed();
+    progress.finish(rows);
+    Ok(View {
+        rows,
+        elapsed,
+        commit_to_view_us: commit_to_view(pipeline, &client, ids).await?,
+    })
+}
+
+/// Both databases live in one cluster, whose commit times come from one clock.
+async fn commit_to_view(
+    pipeline: &Pipeline,
+    views: &tokio_postgres::Client,
+    ids: (i64, i64),
+) -> anyhow::Result<Option<Histogram<u64>>> {
+    let tracked = views
+        .query_one("select current_setting('track_commit_timestamp')", &[])
+        .await?;
+    if tracked.get::<_, &str>(0) != "on" {
+        return Ok(None);
+    }
+    let step = (ids.1 - ids.0) / SAMPLES_MAX + 1;
+    let users = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
+    let committed = commit_times(&users, "users", "id", ids, step).await?;
+    let applied = commit_times(views, "user_view", "user_id", ids, step).await?;
+    let mut histogram = Histogram::new(3)?;
+    for (id, committed_us) in committed {
+        if let Some(applied_us) = applied.get(&id) {
+            histogram.saturating_record(u64::try_from(applied_us - committed_us).unwrap_or(0));
+        }
+    }
+    Ok(Some(histogram))
+}
+
+/// Microseconds since 1970 by id, of every `step`th row.
+async fn commit_times(
+    client: &tokio_postgres::Client,
+    table: &str,
+    id: &str,
+    ids: (i64, i64),
+    step: i64,
+) -> anyhow::Result<HashMap<i64, i64>> {
+    let sql = format!(
+        "select {id}, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint
+         from {table} where {id} between $1 and $2 and {id} % $3 = 0 and pg_xact_commit_timestamp(xmin) is not null"
+    );
+    let rows = client.query(&sql, &[&ids.0, &ids.1, &step]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,385 @@
+//! A private PostgreSQL cluster: loopback only, no password, never as root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::port;
+use crate::postgres_binaries::Binaries;
+use crate::process::{Ending, Process};
+use crate::scratch::Scratch;
+use crate::unprivileged::{self, User};
+
+/// A start takes a second; after a crash, recovery comes on top.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest path of a Unix socket's directory, so that `/.s.PGSQL.12345` still fits into 107 bytes.
+const SOCKET_DIRECTORY_BYTES_MAX: usize = 90;
+
+/// How to start a [`Postgres`].
+#[derive(Clone, Debug, Default)]
+pub struct PostgresOptions {
+    /// A major version to download (15 or 18); none: the newest of 15-18 that this machine has, else a download.
+    pub version: Option<u32>,
+    /// 0: a free one.
+    pub port: u16,
+    /// Kept there, and continued when it holds a cluster already; none: a temporary directory.
+    pub data: Option<PathBuf>,
+    /// Further lines for `postgresql.conf`, by name and value.
+    pub settings: Vec<(String, String)>,
+}
+
+impl PostgresOptions {
+    /// Adds a setting of `postgresql.conf`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A cluster with superuser `postgres`, logical replication on. Dropping it ends the server and removes a temporary data directory.
+#[derive(Debug)]
+pub struct Postgres {
+    // Before `directory`, so that the server has ended when its directory is removed.
+    process: Mutex<Option<Arc<Process>>>,
+    binaries: Binaries,
+    user: Option<User>,
+    port: u16,
+    settings: Vec<(String, String)>,
+    directory: Scratch,
+}
+
+impl Postgres {
+    /// Makes the cluster where there is none yet, and starts it.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be obtained, or does not start; the message has its last log lines.
+    pub async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
+        let binaries = match options.version {
+            Some(version) => Binaries::downloaded(version).await?,
+            None => Binaries::found_or_downloaded().await?,
+        };
+        let postgres = Self {
+            process: Mutex::new(None),
+            binaries,
+            user: unprivileged::user()?,
+            port: port::given_or_free(options.port)?,
+            settings: options.settings,
+            directory: Scratch::kept_or_temporary(options.data.as_deref(), "outbox-postgres-")?,
+        };
+        postgres.initialize()?;
+        postgres.start_again().await?;
+        Ok(postgres)
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The major version.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.binaries.version
+    }
+
+    /// The server's process, none while it is stopped.
+    #[must_use]
+    pub fn process(&self) -> Option<Arc<Process>> {
+        self.process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A connection URL; no password is needed.
+    #[must_use]
+    pub fn url(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The directory of the server's Unix socket.
+    #[must_use]
+    pub fn socket_directory(&self) -> PathBuf {
+        let own = self.directory.path().join("socket");
+        if own.as_os_str().len() <= SOCKET_DIRECTORY_BYTES_MAX {
+            own
+        } else {
+            PathBuf::from("/tmp")
+        }
+    }
+
+    /// What the server logs.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("postgres.log")
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// The server does not answer or refuses.
+    pub async fn connect(&self, user: &str, database: &str) -> anyhow::Result<Client> {
+        connect(&self.url(user, database)).await
+    }
+
+    /// Runs `sql`, any number of statements, as the superuser on `database`; the last result's rows as text, null as `None`.
+    ///
+    /// # Errors
+    /// The server is not there or the statement failed.
+    pub async fn query(
+        &self,
+        database: &str,
+        sql: &str,
+    ) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+        let client = self.connect("postgres", database).await?;
+        query(&client, sql).await
+    }
+
+    /// Runs the psql script `file` as the superuser on database `postgres`, and stops at its first error.
+    ///
+    /// # Errors
+    /// psql is missing, or a statement failed.
+    pub async fn run_script(&self, file: &Path) -> anyhow::Result<()> {
+        run_script(&self.url("postgres", "postgres"), file).await
+    }
+
+    /// Runs `sql` by the command `psql` as its user would; what it prints, unaligned and without headings.
+    ///
+    /// # Errors
+    /// psql is missing, or a statement failed.
+    pub async fn psql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        psql(
+            &self.url("postgres", database),
+            &["--tuples-only", "--no-align", "--command", sql],
+        )
+        .await
+    }
+
+    /// SIGKILL to the server and all its backends, as a crash of the machine's memory would end them.
+    pub async fn kill_hard(&self) {
+        let Some(process) = self.take() else { return };
+        // Stopped first, so that it starts no new backend while they are being listed.
+        process.signal(Signal::STOP);
+        let backends = children_of(process.id());
+        process.signal(Signal::KILL);
+        for backend in &backends {
+            if let Err(err) = kill_process(*backend, Signal::KILL) {
+                tracing::debug!(error = %err, "a backend ended first");
+            }
+        }
+        process.exited().await;
+        // A backend that still held the shared memory would keep the next start from succeeding.
+        while backends.iter().any(|backend| is_alive(*backend)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// PostgreSQL's fast shutdown: connections are cut, data is written.
+    ///
+    /// # Errors
+    /// It did not end in time, and was killed.
+    pub async fn stop_fast(&self) -> anyhow::Result<()> {
+        if let Some(process) = self.take() {
+            process.stop(Signal::INT, STOP_DEADLINE).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the server on the same data and port, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_again(&self) -> anyhow::Result<()> {
+        let mut command = Command::new(self.binaries.program("postgres"));
+        command.arg("-D").arg(self.data()).current_dir("/");
+        for (name, value) in self.all_settings() {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        unprivileged::run_as(&mut command, self.user.as_ref());
+        let process = Process::spawn("postgres", &mut command, &self.log(), Ending::Quit)?;
+        let answering = async {
+            while self.connect("postgres", "postgres").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            answered = tokio::time::timeout(START_DEADLINE, answering) => if answered.is_err() {
+                bail!("postgres did not answer within {} s; its last log lines:\n{}", START_DEADLINE.as_secs(), process.log_tail(15));
+            },
+            status = process.exited() => bail!("postgres ended at its start ({status}); its last log lines:\n{}", process.log_tail(15)),
+        }
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(process));
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Arc<Process>> {
+        self.process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn initialize(&self) -> anyhow::Result<()> {
+        let data = self.data();
+        if self.socket_directory().starts_with(self.directory.path()) {
+            unprivileged::make_directory(&self.socket_directory(), self.user.as_ref())?;
+        }
+        if let Ok(version) = fs::read_to_string(data.join("PG_VERSION")) {
+            if version.trim() != self.binaries.version.to_string() {
+                bail!(
+                    "{} holds a cluster of PostgreSQL {}, but the PostgreSQL here is {}",
+                    data.display(),
+                    version.trim(),
+                    self.binaries.version
+                );
+            }
+            return Ok(());
+        }
+        // Made under another name and renamed when whole, since an interrupted initdb leaves something that looks like a cluster.
+        let unfinished = self.directory.path().join("data.unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)
+                .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+        }
+        unprivileged::make_directory(&unfinished, self.user.as_ref())?;
+        let mut command = Command::new(self.binaries.program("initdb"));
+        // Locale C sorts by code points, the same on every machine.
+        command
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8"])
+            .args(["--no-locale", "--no-sync", "--pgdata"])
+            .arg(&unfinished)
+            .current_dir("/");
+        unprivileged::run_as(&mut command, self.user.as_ref());
+        let made = command.output().context("cannot run initdb")?;
+        if !made.status.success() {
+            bail!(
+                "initdb failed: {}",
+                String::from_utf8_lossy(&made.stderr).trim()
+            );
+        }
+        fs::rename(&unfinished, &data).with_context(|| format!("cannot make {}", data.display()))
+    }
+
+    /// By name and value. On the command line they win over whatever a kept cluster's files say.
+    fn all_settings(&self) -> Vec<(String, String)> {
+        let socket_directory = self.socket_directory().display().to_string();
+        let port = self.port.to_string();
+        let defaults = [
+            ("port", port.as_str()),
+            ("unix_socket_directories", &socket_directory),
+            ("listen_addresses", "localhost"),
+            ("wal_level", "logical"),
+            ("max_replication_slots", "20"),
+            ("max_wal_senders", "20"),
+            ("max_connections", "200"),
+            ("shared_buffers", "256MB"),
+            ("max_wal_size", "2GB"),
+            ("timezone", "UTC"),
+            ("log_timezone", "UTC"),
+        ];
+        let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        defaults
+            .into_iter()
+            .chain(self.settings.iter().cloned())
+            .collect()
+    }
+}
+
+/// A connection to `url`, without TLS.
+///
+/// # Errors
+/// The server does not answer or refuses.
+pub async fn connect(url: &str) -> anyhow::Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .context("cannot connect to postgres")?;
+    // Its failure shows as an error of the client's next statement.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Runs `sql`, any number of statements; the last result's rows as text, null as `None`.
+///
+/// # Errors
+/// A statement failed.
+pub async fn query(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+    let mut rows = Vec::new();
+    for message in client.simple_query(sql).await? {
+        match message {
+            SimpleQueryMessage::RowDescription(_) => rows.clear(),
+            SimpleQueryMessage::Row(row) => rows.push(
+                (0..row.len())
+                    .map(|column| row.get(column).map(str::to_owned))
+                    .collect(),
+            ),
+            _ => {}
+        }
+    }
+    Ok(rows)
+}
+
+/// Runs the psql script `file` against `url`, and stops at its first error.
+///
+/// # Errors
+/// psql is missing, or a statement failed.
+pub async fn run_script(url: &str, file: &Path) -> anyhow::Result<()> {
+    let file = file.to_string_lossy();
+    psql(url, &["--quiet", "--file", &file]).await.map(drop)
+}
+
+async fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = tokio::process::Command::new("psql")
+        .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", url])
+        .args(arguments)
+        // Notices that something exists already are no news in a script that may run twice.
+        .env("PGOPTIONS", "-c client_min_messages=warning")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot run psql (on Debian and Ubuntu the package postgresql-client)")?;
+    if !output.status.success() {
+        bail!(
+            "psql failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned())
+}
+
+fn children_of(parent: u32) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| stat_of(*pid).is_some_and(|(_, its_parent)| its_parent == parent))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// A zombie holds nothing any more.
+fn is_alive(pid: Pid) -> bool {
+    stat_of(pid.as_raw_nonzero().get()).is_some_and(|(state, _)| state != 'Z')
+}
+
+/// State and parent, which follow the name in parentheses (proc_pid_stat(5)).
+fn stat_of(pid: i32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}

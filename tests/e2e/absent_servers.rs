@@ -1,0 +1,121 @@
+//! PostgreSQL or Kafka is not there: each program waits and says so, comes up when the server does, and tells the truth meanwhile.
+
+use std::time::Duration;
+
+use stack::program::Readiness;
+use stack::{Pipeline, Program, eventually};
+
+use super::rest::{Rest, id, user};
+use super::{rows, shared};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How soon readiness has to tell that a server is gone, and what a busy machine adds.
+const TRUTH_DEADLINE: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
+    let pipeline = shared::builder().prepare().await;
+    let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
+    let (postgres, kafka) = (
+        pipeline.postgres().expect("postgres"),
+        pipeline.kafka().expect("kafka"),
+    );
+
+    postgres.stop_fast().await.expect("a stop");
+    start(&pipeline);
+    for program in pipeline.programs() {
+        assert_says_not_ready(program, DEADLINE).await;
+    }
+    postgres.start_again().await.expect("a start");
+    assert_works(&pipeline).await;
+
+    pipeline.stop_programs().await.expect("clean ends");
+    kafka.stop().await.expect("a stop");
+    start(&pipeline);
+    for program in [
+        &pipeline.users_relay,
+        &pipeline.posts_relay,
+        &pipeline.view_builder,
+    ] {
+        assert_says_not_ready(program, DEADLINE).await;
+    }
+    for program in [&pipeline.user_api, &pipeline.post_api] {
+        program
+            .wait_ready(DEADLINE)
+            .await
+            .expect("an API that needs no kafka");
+    }
+    kafka.start_again().await.expect("a start");
+    assert_works(&pipeline).await;
+
+    // The same while they run.
+    kafka.kill_hard().await;
+    for program in [
+        &pipeline.users_relay,
+        &pipeline.posts_relay,
+        &pipeline.view_builder,
+    ] {
+        assert_says_not_ready(program, TRUTH_DEADLINE).await;
+    }
+    let rest = Rest::of(&pipeline);
+    rest.create_user(&user("문익점", "목화", "ACTIVE"))
+        .await
+        .expect("user-api never waits for kafka");
+    kafka.start_again().await.expect("a start");
+    assert_works(&pipeline).await;
+
+    postgres.kill_hard().await;
+    for program in pipeline.programs() {
+        assert_says_not_ready(program, TRUTH_DEADLINE).await;
+    }
+    postgres.start_again().await.expect("a start");
+    assert_works(&pipeline).await;
+}
+
+fn start(pipeline: &Pipeline) {
+    for program in pipeline.programs() {
+        program.start().expect("a start");
+    }
+}
+
+/// 503 with a reason, from a process that goes on running.
+async fn assert_says_not_ready(program: &Program, deadline: Duration) {
+    let client = reqwest::Client::new();
+    let what = format!("{} says that it is not ready", program.name());
+    let reasons = eventually(deadline, &what, || async {
+        match program.readiness(&client).await {
+            Ok(Readiness::NotReady(reasons)) => Some(reasons),
+            _ => None,
+        }
+    })
+    .await;
+    assert!(
+        reasons.contains("postgres") || reasons.contains("kafka"),
+        "{}: {reasons}",
+        program.name()
+    );
+    let process = program.process().expect("a started program");
+    assert!(
+        process.is_running(),
+        "{} waits: {}",
+        program.name(),
+        program.log_tail(5)
+    );
+}
+
+/// Every program is ready, and a user arrives in the view.
+async fn assert_works(pipeline: &Pipeline) {
+    for program in pipeline.programs() {
+        program
+            .wait_ready(DEADLINE)
+            .await
+            .unwrap_or_else(|err| panic!("{err:#}"));
+    }
+    let rest = Rest::of(pipeline);
+    let created = rest
+        .create_user(&user("장영실", "측우기", "ACTIVE"))
+        .await
+        .expect("a user");
+    rows::wait_for_view(pipeline, id(&created), 1, DEADLINE).await;
+    rows::assert_view_equals_users(pipeline, DEADLINE).await;
+}

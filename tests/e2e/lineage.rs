@@ -1,0 +1,187 @@
+//! A relay that cannot prove where it stopped publishes nothing, confirms nothing, and says what to do.
+
+use std::time::Duration;
+
+use stack::pipeline::USERS_DATABASE;
+use stack::{Pipeline, Postgres, PostgresOptions, Program, eventually, port};
+use tokio::sync::OnceCell;
+
+use super::rest::user;
+use super::{rows, shared};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A pipeline without running relays; each test brings a relay, slot and checkpoint topic of its own.
+async fn pipeline() -> &'static Pipeline {
+    static PIPELINE: OnceCell<Pipeline> = OnceCell::const_new();
+    PIPELINE
+        .get_or_init(|| async {
+            let pipeline = shared::builder().prepare().await;
+            let pipeline =
+                pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
+            pipeline.user_api.start().expect("user-api");
+            pipeline
+                .user_api
+                .wait_ready(DEADLINE)
+                .await
+                .expect("user-api");
+            pipeline
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_slot_that_was_dropped_and_made_again_stops_the_relay() {
+    let pipeline = pipeline().await;
+    let relay = published_once(pipeline, "recreated").await;
+    rows::in_users(pipeline, "select pg_drop_replication_slot('recreated')").await;
+    change_users(pipeline).await;
+    rows::in_users(
+        pipeline,
+        "select pg_create_logical_replication_slot('recreated', 'pgoutput')",
+    )
+    .await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "recreated").await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
+    let pipeline = pipeline().await;
+    let relay = published_once(pipeline, "forgotten").await;
+    let kafka = pipeline.kafka().expect("kafka");
+    kafka
+        .topic_tool(&["--delete", "--topic", "checkpoints-forgotten"])
+        .await
+        .expect("a deletion");
+    change_users(pipeline).await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "forgotten").await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_whose_records_were_deleted_stops_the_relay() {
+    let pipeline = pipeline().await;
+    let relay = published_once(pipeline, "emptied").await;
+    let kafka = pipeline.kafka().expect("kafka");
+    kafka
+        .delete_records("checkpoints-emptied", 0, -1)
+        .await
+        .expect("a deletion");
+    change_users(pipeline).await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "emptied").await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_from_another_cluster_stops_the_relay() {
+    let pipeline = pipeline().await;
+    let relay = published_once(pipeline, "foreign").await;
+    let other = other_cluster(pipeline).await;
+    let relay = relay.with_env("DATABASE_URL", &other.url("outbox_relay", USERS_DATABASE));
+    // The other cluster's own checkpoint goes elsewhere, so that the relay finds the first cluster's.
+    let elsewhere = relay
+        .with_env("DATABASE_URL", &other.url("postgres", USERS_DATABASE))
+        .env("CHECKPOINT_TOPIC", "checkpoints-elsewhere");
+    elsewhere
+        .run(&["init", "--topic", "user-events:8"])
+        .await
+        .expect("an init");
+    let confirmed = confirmed_position(&other, "foreign").await;
+    assert_stops(&relay).await;
+    assert_eq!(confirmed_position(&other, "foreign").await, confirmed);
+}
+
+/// A relay with the slot `name` and the topic `checkpoints-name`, which has published what there was and was stopped.
+async fn published_once(pipeline: &Pipeline, name: &str) -> Program {
+    let port = port::free().expect("a port");
+    let relay = pipeline
+        .users_relay
+        .another(&format!("relay-{name}"), port)
+        .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
+        .env("OUTBOX_SLOT", name)
+        .env("CHECKPOINT_TOPIC", &format!("checkpoints-{name}"));
+    let initialized = pipeline
+        .init_relay(&relay, USERS_DATABASE, "user-events:8")
+        .await;
+    initialized.unwrap_or_else(|err| panic!("init fails: {err:#}"));
+    relay.start().expect("a relay");
+    relay
+        .wait_ready(DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    let postgres = pipeline.postgres().expect("postgres");
+    let before = confirmed_position(postgres, name).await;
+    change_users(pipeline).await;
+    eventually(
+        DEADLINE,
+        "the relay confirms what it has published",
+        || async { (confirmed_position(postgres, name).await != before).then_some(()) },
+    )
+    .await;
+    relay.stop().await.expect("a clean end");
+    relay
+}
+
+async fn change_users(pipeline: &Pipeline) {
+    let rest = super::rest::Rest::of(pipeline);
+    for _ in 0..3 {
+        rest.create_user(&user("장보고", "청해진", "ACTIVE"))
+            .await
+            .expect("a user");
+    }
+}
+
+async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program, slot: &str) {
+    let postgres = pipeline.postgres().expect("postgres");
+    let confirmed = confirmed_position(postgres, slot).await;
+    assert_stops(relay).await;
+    assert_eq!(
+        confirmed_position(postgres, slot).await,
+        confirmed,
+        "a relay that stops confirms nothing"
+    );
+}
+
+async fn assert_stops(relay: &Program) {
+    let logged = relay.log_text().len();
+    relay.start().expect("a start");
+    let status = relay
+        .exited(DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    let log = relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(LINEAGE_EXIT_CODE), "{log}");
+    assert!(
+        log.contains("outbox-relay init"),
+        "it says what to do: {log}"
+    );
+}
+
+async fn confirmed_position(postgres: &Postgres, slot: &str) -> String {
+    let sql =
+        format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
+    let rows = postgres
+        .query(USERS_DATABASE, &sql)
+        .await
+        .expect("the slot");
+    rows::single(&rows).to_owned()
+}
+
+/// Another PostgreSQL with the same databases, roles and tables.
+async fn other_cluster(pipeline: &Pipeline) -> Postgres {
+    let options = PostgresOptions {
+        version: Some(18),
+        ..PostgresOptions::default()
+    };
+    let other = Postgres::start(options).await.expect("another cluster");
+    other
+        .run_script(&stack::pipeline::root().join("sql/cluster.sql"))
+        .await
+        .expect("the roles");
+    let migrator = pipeline
+        .user_api
+        .with_env("DATABASE_URL", &other.url("postgres", USERS_DATABASE));
+    migrator.run(&["migrate"]).await.expect("the tables");
+    other
+}
+
+/// What `outbox-relay --help` says for: the checkpoint and the slot do not belong together.
+const LINEAGE_EXIT_CODE: i32 = 3;

@@ -1,0 +1,13 @@
+mod absent_servers;
+mod crashes;
+mod ledger;
+mod lineage;
+mod quickstart;
+mod relay_away;
+mod rest;
+mod rows;
+mod scenarios;
+mod shared;
+mod standby;
+mod transactions;
+mod workload;

@@ -1,0 +1,131 @@
+//! Users and posts as a client of the APIs sees them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use stack::Pipeline;
+
+/// Longer than any answer takes, also from a server whose database is just coming back.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A client of both APIs.
+#[derive(Clone, Debug)]
+pub(crate) struct Rest {
+    client: reqwest::Client,
+    users: String,
+    posts: String,
+}
+
+impl Rest {
+    pub(crate) fn of(pipeline: &Pipeline) -> Self {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+        Self {
+            client: client.expect("an HTTP client"),
+            users: pipeline.user_api.url("/api/users"),
+            posts: pipeline.post_api.url("/api/posts"),
+        }
+    }
+
+    /// The new user, as answered.
+    pub(crate) async fn create_user(&self, body: &Value) -> anyhow::Result<Value> {
+        self.send(Method::POST, &self.users, Some(body), StatusCode::CREATED)
+            .await
+    }
+
+    pub(crate) async fn update_user(&self, id: i64, body: &Value) -> anyhow::Result<Value> {
+        self.send(
+            Method::PUT,
+            &format!("{}/{id}", self.users),
+            Some(body),
+            StatusCode::OK,
+        )
+        .await
+    }
+
+    pub(crate) async fn delete_user(&self, id: i64) -> anyhow::Result<()> {
+        let url = format!("{}/{id}", self.users);
+        self.send(Method::DELETE, &url, None, StatusCode::NO_CONTENT)
+            .await
+            .map(drop)
+    }
+
+    /// The new post, as answered.
+    pub(crate) async fn create_post(&self, title: &str, author: i64) -> anyhow::Result<Value> {
+        let body = json!({"title": title, "content": "내용", "authorId": author});
+        self.send(Method::POST, &self.posts, Some(&body), StatusCode::CREATED)
+            .await
+    }
+
+    pub(crate) async fn post(&self, id: i64) -> anyhow::Result<Value> {
+        self.get_posts(&format!("/{id}")).await
+    }
+
+    /// What `GET /api/posts` and `path` answers.
+    pub(crate) async fn get_posts(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(
+            Method::GET,
+            &format!("{}{path}", self.posts),
+            None,
+            StatusCode::OK,
+        )
+        .await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+        wanted: StatusCode,
+    ) -> anyhow::Result<Value> {
+        let mut request = self.client.request(method.clone(), url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        if status != wanted {
+            bail!(Unexpected {
+                status,
+                text: format!("{method} {url}: {text}")
+            });
+        }
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text)
+            .with_context(|| format!("{method} {url} answered no JSON: {text}"))
+    }
+}
+
+/// An answer with another status than the one that the test wants.
+#[derive(Debug)]
+pub(crate) struct Unexpected {
+    pub(crate) status: StatusCode,
+    text: String,
+}
+
+impl std::fmt::Display for Unexpected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.status, self.text)
+    }
+}
+
+impl std::error::Error for Unexpected {}
+
+/// The body of a user whose e-mail address nobody else has.
+pub(crate) fn user(name: &str, department: &str, status: &str) -> Value {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let email = format!("user{number}.{}@example.com", std::process::id());
+    json!({"name": name, "email": email, "department": department, "status": status})
+}
+
+/// The `id` of an answer.
+pub(crate) fn id(answer: &Value) -> i64 {
+    answer["id"].as_i64().expect("an id")
+}
