@@ -35,6 +35,11 @@ struct Created {
     id: i64,
 }
 
+/// For latencies from 1 microsecond to an hour, exact to a thousandth; a longer one counts as an hour.
+pub(crate) fn latencies_us() -> anyhow::Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).context("cannot make a histogram")
+}
+
 impl Outcome {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
@@ -42,7 +47,7 @@ impl Outcome {
             ids: None,
             failures: BTreeMap::new(),
             elapsed: Duration::ZERO,
-            request_us: Histogram::new(3)?,
+            request_us: latencies_us()?,
         })
     }
 
@@ -83,9 +88,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
         .timeout(REQUEST_TIMEOUT)
         .build()
         .context("cannot make an HTTP client")?;
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run: Arc<str> = format!("{:x}", since_1970.as_millis()).into();
     let arguments = Arc::new(arguments.clone());
     let (next, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -93,8 +96,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
     let mut workers = JoinSet::new();
     for _ in 0..arguments.connections {
         let (client, url, run) = (client.clone(), url.to_owned(), Arc::clone(&run));
-        let (next, done, arguments) =
-            (Arc::clone(&next), Arc::clone(&done), Arc::clone(&arguments));
+        let (next, done, arguments) = (Arc::clone(&next), Arc::clone(&done), Arc::clone(&arguments));
         workers.spawn(async move {
             let mut outcome = Outcome::new()?;
             loop {
@@ -127,11 +129,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
     Ok(total)
 }
 
-async fn create(
-    client: &reqwest::Client,
-    url: &str,
-    person: &crate::people::Person<'_>,
-) -> Result<i64, String> {
+async fn create(client: &reqwest::Client, url: &str, person: &crate::people::Person<'_>) -> Result<i64, String> {
     let answer = client.post(url).json(person).send().await;
     let answer = answer.map_err(|err| {
         if err.is_timeout() {
@@ -144,9 +142,6 @@ async fn create(
     if !status.is_success() {
         return Err(format!("status {}", status.as_u16()));
     }
-    let created: Created = answer
-        .json()
-        .await
-        .map_err(|_| "unreadable answer".to_owned())?;
+    let created: Created = answer.json().await.map_err(|_| "unreadable answer".to_owned())?;
     Ok(created.id)
 }

@@ -9,6 +9,7 @@ use stack::Pipeline;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::postgres;
 
+use crate::load::latencies_us;
 use crate::progress::Progress;
 
 /// How often the view is counted.
@@ -30,12 +31,7 @@ pub(crate) struct View {
 }
 
 /// Waits for `created` rows with ids in `ids`, or until the view has stood still for a minute.
-pub(crate) async fn wait(
-    pipeline: &Pipeline,
-    ids: (i64, i64),
-    created: u64,
-    start: Instant,
-) -> anyhow::Result<View> {
+pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, start: Instant) -> anyhow::Result<View> {
     let client = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
     let mut progress = Progress::start("rows in the view", created);
     let (mut rows, mut last_news) = (0, Instant::now());
@@ -82,7 +78,7 @@ async fn commit_to_view(
     let users = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     let committed = commit_times(&users, "users", "id", ids, step).await?;
     let applied = commit_times(views, "user_view", "user_id", ids, step).await?;
-    let mut histogram = Histogram::new(3)?;
+    let mut histogram = latencies_us()?;
     for (id, committed_us) in committed {
         if let Some(applied_us) = applied.get(&id) {
             histogram.saturating_record(u64::try_from(applied_us - committed_us).unwrap_or(0));
