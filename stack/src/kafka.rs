@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::Signal;
 
 use crate::cache::{self, Entry};
@@ -195,7 +195,7 @@ impl Kafka {
     /// Deletes the records of a partition before `offset`; -1: all of them.
     ///
     /// # Errors
-    /// The tool failed.
+    /// The tool failed, or the broker refused: it deletes no records of a topic that is only compacted.
     pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
         let file = self.directory.path().join("delete-records.json");
         fs::write(
@@ -207,12 +207,14 @@ impl Kafka {
             .to_string(),
         )?;
         let file = file.to_string_lossy();
-        self.tool(
-            "org.apache.kafka.tools.DeleteRecordsCommand",
-            &["--offset-json-file", &file],
-        )
-        .await
-        .map(drop)
+        let class = "org.apache.kafka.tools.DeleteRecordsCommand";
+        let printed = self.tool(class, &["--offset-json-file", &file]).await?;
+        // The tool ends with 0 all the same.
+        ensure!(
+            printed.contains("low_watermark"),
+            "kafka deletes no records of {topic}: {printed}"
+        );
+        Ok(())
     }
 
     async fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {

@@ -40,6 +40,9 @@ async fn kafka_answers_and_keeps_its_topics_over_kill_and_restart() {
         .topic_tool(&["--create", "--topic", "t", "--partitions", "3"])
         .await
         .expect("a topic");
+    let refused = kafka.delete_records("t", 9, -1).await;
+    assert!(refused.is_err(), "a partition that is not there");
+    kafka.delete_records("t", 0, -1).await.expect("nothing to delete");
     kafka.kill_hard().await;
     kafka.start_again().await.expect("a restart");
     assert_eq!(kafka.topics().await.expect("topics"), ["t"]);

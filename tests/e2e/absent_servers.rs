@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stack::program::Readiness;
-use stack::{Pipeline, Program, eventually};
+use stack::{Pipeline, Program};
 
 use super::rest::{Rest, id, user};
 use super::{rows, shared};
@@ -21,7 +21,7 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     postgres.stop_fast().await.expect("a stop");
     start(&pipeline);
     for program in pipeline.programs() {
-        assert_says_not_ready(program, DEADLINE).await;
+        assert_waits_for("postgres", program, DEADLINE).await;
     }
     postgres.start_again().await.expect("a start");
     assert_works(&pipeline).await;
@@ -30,7 +30,7 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     kafka.stop().await.expect("a stop");
     start(&pipeline);
     for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
-        assert_says_not_ready(program, DEADLINE).await;
+        assert_waits_for("kafka", program, DEADLINE).await;
     }
     for program in [&pipeline.user_api, &pipeline.post_api] {
         program.wait_ready(DEADLINE).await.expect("an API that needs no kafka");
@@ -41,7 +41,7 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     // The same while they run.
     kafka.kill_hard().await;
     for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
-        assert_says_not_ready(program, TRUTH_DEADLINE).await;
+        assert_waits_for("kafka", program, TRUTH_DEADLINE).await;
     }
     let rest = Rest::of(&pipeline);
     rest.create_user(&user("문익점", "목화", "ACTIVE"))
@@ -52,7 +52,7 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
 
     postgres.kill_hard().await;
     for program in pipeline.programs() {
-        assert_says_not_ready(program, TRUTH_DEADLINE).await;
+        assert_waits_for("postgres", program, TRUTH_DEADLINE).await;
     }
     postgres.start_again().await.expect("a start");
     assert_works(&pipeline).await;
@@ -64,22 +64,18 @@ fn start(pipeline: &Pipeline) {
     }
 }
 
-/// 503 with a reason, from a process that goes on running.
-async fn assert_says_not_ready(program: &Program, deadline: Duration) {
+/// 503 with a reason that names the server, from a process that goes on running.
+async fn assert_waits_for(server: &str, program: &Program, deadline: Duration) {
     let client = reqwest::Client::new();
-    let what = format!("{} says that it is not ready", program.name());
-    let reasons = eventually(deadline, &what, || async {
-        match program.readiness(&client).await {
-            Ok(Readiness::NotReady(reasons)) => Some(reasons),
-            _ => None,
+    let waits = stack::eventually_ok(deadline, &format!("it waits for {server}"), || async {
+        match program.readiness(&client).await? {
+            Readiness::NotReady(reasons) if reasons.to_lowercase().contains(server) => Ok(()),
+            other => anyhow::bail!("it answers {other:?}"),
         }
-    })
-    .await;
-    assert!(
-        reasons.contains("postgres") || reasons.contains("kafka"),
-        "{}: {reasons}",
-        program.name()
-    );
+    });
+    waits
+        .await
+        .unwrap_or_else(|err| panic!("{}: {err:#}\n{}", program.name(), program.log_tail(10)));
     let process = program.process().expect("a started program");
     assert!(
         process.is_running(),

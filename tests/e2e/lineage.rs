@@ -76,19 +76,6 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_whose_records_were_deleted_stops_the_relay() {
-    let pipeline = pipeline().await;
-    let relay = published_once(pipeline, "emptied").await;
-    let kafka = pipeline.kafka().expect("kafka");
-    kafka
-        .delete_records("checkpoints-emptied", 0, -1)
-        .await
-        .expect("a deletion");
-    change_users(pipeline).await;
-    assert_stops_and_confirms_nothing(pipeline, &relay, "emptied", &CHECKPOINT_MISSING).await;
-}
-
-#[tokio::test]
 async fn a_checkpoint_from_another_cluster_stops_the_relay() {
     let pipeline = pipeline().await;
     let relay = published_once(pipeline, "foreign").await;

@@ -69,18 +69,20 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         )),
     };
     tracing::info!("\nending the programs, then Kafka, then PostgreSQL");
-    tokio::select! {
-        stopped = pipeline.stop() => stopped?,
+    let stopped = tokio::select! {
+        stopped = pipeline.stop() => stopped,
         // A second Ctrl-C: what still runs is killed.
-        () = signals.received() => {}
-    }
+        () = signals.received() => Ok(()),
+    };
     if arguments.postgres.is_some() {
         tracing::info!(
             "the replication slots users_relay and posts_relay stay in your PostgreSQL, which keeps all WAL for them; to give it up: \
              select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name in ('users_relay', 'posts_relay')"
         );
     }
-    ended
+    // Why it ended comes before how well.
+    let code = ended?;
+    stopped.map(|()| code)
 }
 
 /// The load if one is asked for; then nothing until somebody ends us.
