@@ -67,7 +67,8 @@ fn start(pipeline: &Pipeline) {
 /// 503 with a reason that names the server, from a process that goes on running.
 async fn assert_waits_for(server: &str, program: &Program, deadline: Duration) {
     let client = reqwest::Client::new();
-    let waits = stack::eventually_ok(deadline, &format!("it waits for {server}"), || async {
+    let what = format!("it waits for {server}");
+    let waits = stack::eventually_ok(deadline, &what, || async {
         match program.readiness(&client).await? {
             Readiness::NotReady(reasons) if reasons.to_lowercase().contains(server) => Ok(()),
             other => anyhow::bail!("it answers {other:?}"),
