@@ -46,8 +46,7 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let deadline = Instant::now() + WAIT;
     let mut is_first = true;
     loop {
-        let attempt =
-            tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(options));
+        let attempt = tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(options));
         let err = match attempt.await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(err)) => err,
@@ -68,9 +67,9 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
 fn comes_by_itself(err: &sqlx::Error) -> bool {
     match err {
         sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(err) => err.code().is_some_and(|code| {
-            code == "3D000" || code.starts_with("57P") || code.starts_with("53")
-        }),
+        sqlx::Error::Database(err) => err
+            .code()
+            .is_some_and(|code| code == "3D000" || code.starts_with("57P") || code.starts_with("53")),
         _ => false,
     }
 }

@@ -43,8 +43,7 @@ pub fn directory() -> anyhow::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(Path::new("/var/cache").join(FOLDER));
     }
-    let home =
-        std::env::home_dir().context("HOME is not set, so there is no place for downloads")?;
+    let home = std::env::home_dir().context("HOME is not set, so there is no place for downloads")?;
     Ok(home.join(".cache").join(FOLDER))
 }
 
@@ -86,8 +85,7 @@ impl Claim {
     /// # Errors
     /// It cannot be renamed.
     pub fn finish(self) -> anyhow::Result<PathBuf> {
-        fs::rename(&self.unfinished, &self.path)
-            .with_context(|| format!("cannot make {}", self.path.display()))?;
+        fs::rename(&self.unfinished, &self.path).with_context(|| format!("cannot make {}", self.path.display()))?;
         Ok(self.path.clone())
     }
 }

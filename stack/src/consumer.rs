@@ -78,21 +78,13 @@ impl Consumer {
             .args(["--from-beginning", "--isolation-level", isolation])
             .arg("--property")
             .arg(format!("null.literal={NULL}"));
-        for printed in [
-            "timestamp",
-            "partition",
-            "offset",
-            "headers",
-            "key",
-            "value",
-        ] {
+        for printed in ["timestamp", "partition", "offset", "headers", "key", "value"] {
             java.arg("--property").arg(format!("print.{printed}=true"));
         }
         let log = directory.path().join("consumer.log");
         java.stdout(File::create(directory.path().join("records"))?)
             .stderr(File::create(&log)?);
-        let process =
-            Process::spawn_with_stdout("console consumer", &mut java, &log, Ending::Kill)?;
+        let process = Process::spawn_with_stdout("console consumer", &mut java, &log, Ending::Kill)?;
         Ok(Self { process, directory })
     }
 
@@ -102,10 +94,7 @@ impl Consumer {
     /// The consumer has ended, or printed what is no record.
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
         if let Some(status) = self.process.exit_status() {
-            bail!(
-                "the console consumer ended ({status}): {}",
-                self.process.log_tail(5)
-            );
+            bail!("the console consumer ended ({status}): {}", self.process.log_tail(5));
         }
         let text = fs::read(self.directory.path().join("records"))?;
         let text = String::from_utf8(text).context("the console consumer printed no UTF-8")?;
@@ -177,7 +166,9 @@ mod tests {
 
     #[test]
     fn a_printed_record_is_read_back() {
-        let record = parse("CreateTime:1795344833217\tPartition:3\tOffset:5\tid:ab-cd,position:0/1:0:7\t42\t{\"a\": \"b\tc\"}").expect("a record");
+        let record =
+            parse("CreateTime:1795344833217\tPartition:3\tOffset:5\tid:ab-cd,position:0/1:0:7\t42\t{\"a\": \"b\tc\"}")
+                .expect("a record");
         assert_eq!(record.partition, 3);
         assert_eq!(record.offset, 5);
         assert_eq!(record.timestamp_ms, 1_795_344_833_217);
@@ -188,8 +179,7 @@ mod tests {
 
     #[test]
     fn a_null_value_is_none() {
-        let record = parse("CreateTime:1\tPartition:0\tOffset:0\tNO_HEADERS\tk\t\u{2400}")
-            .expect("a record");
+        let record = parse("CreateTime:1\tPartition:0\tOffset:0\tNO_HEADERS\tk\t\u{2400}").expect("a record");
         assert_eq!(record.value, None);
         assert!(record.headers.is_empty());
     }

@@ -35,11 +35,7 @@ where
 ///
 /// # Errors
 /// The last failure, when `deadline` has passed.
-pub async fn eventually_ok<T, F, Fut>(
-    deadline: Duration,
-    what: &str,
-    mut ask: F,
-) -> anyhow::Result<T>
+pub async fn eventually_ok<T, F, Fut>(deadline: Duration, what: &str, mut ask: F) -> anyhow::Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<T>>,
@@ -49,9 +45,7 @@ where
         match ask().await {
             Ok(answer) => return Ok(answer),
             Err(err) if start.elapsed() >= deadline => {
-                return Err(err).with_context(|| {
-                    format!("still not so after {} s: {what}", deadline.as_secs())
-                });
+                return Err(err).with_context(|| format!("still not so after {} s: {what}", deadline.as_secs()));
             }
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }

@@ -93,10 +93,7 @@ impl Kafka {
     /// The broker's process, none while it is stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the broker logs.
@@ -183,8 +180,7 @@ impl Kafka {
     /// # Errors
     /// The tool failed.
     pub async fn topic_tool(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        self.tool("org.apache.kafka.tools.TopicCommand", arguments)
-            .await
+        self.tool("org.apache.kafka.tools.TopicCommand", arguments).await
     }
 
     /// Kafka's `kafka-consumer-groups` with these arguments; what it prints.
@@ -192,23 +188,15 @@ impl Kafka {
     /// # Errors
     /// The tool failed.
     pub async fn group_tool(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        self.tool(
-            "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-            arguments,
-        )
-        .await
+        self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", arguments)
+            .await
     }
 
     /// Deletes the records of a partition before `offset`; -1: all of them.
     ///
     /// # Errors
     /// The tool failed.
-    pub async fn delete_records(
-        &self,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-    ) -> anyhow::Result<()> {
+    pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
         let file = self.directory.path().join("delete-records.json");
         fs::write(
             &file,
@@ -242,13 +230,7 @@ impl Kafka {
         }
         let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
         command
-            .args([
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                &cluster_id(),
-                "-c",
-            ])
+            .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(), "-c"])
             .arg(self.configuration());
         run(command, "StorageTool").await.map(drop)
     }
@@ -305,10 +287,7 @@ auto.create.topics.enable=false
     }
 
     fn take(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -330,9 +309,7 @@ async fn jars() -> anyhow::Result<PathBuf> {
 
 fn java_program() -> PathBuf {
     match std::env::var_os("JAVA_HOME") {
-        Some(home) if Path::new(&home).join("bin/java").exists() => {
-            Path::new(&home).join("bin/java")
-        }
+        Some(home) if Path::new(&home).join("bin/java").exists() => Path::new(&home).join("bin/java"),
         _ => PathBuf::from("java"),
     }
 }
@@ -340,10 +317,9 @@ fn java_program() -> PathBuf {
 async fn check_java() -> anyhow::Result<()> {
     let mut command = Command::new(java_program());
     command.arg("-version");
-    let output = tokio::process::Command::from(command)
-        .output()
-        .await
-        .context("cannot run java: Kafka needs Java 17 or newer (on Debian and Ubuntu the package openjdk-17-jre-headless)")?;
+    let output = tokio::process::Command::from(command).output().await.context(
+        "cannot run java: Kafka needs Java 17 or newer (on Debian and Ubuntu the package openjdk-17-jre-headless)",
+    )?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     match java_version(&text) {
         Some(17..) => Ok(()),
@@ -401,14 +377,8 @@ mod tests {
 
     #[test]
     fn a_major_version_is_read_from_what_java_says() {
-        assert_eq!(
-            java_version("openjdk version \"17.0.15\" 2025-04-15\n"),
-            Some(17)
-        );
-        assert_eq!(
-            java_version("openjdk version \"21\" 2023-09-19\n"),
-            Some(21)
-        );
+        assert_eq!(java_version("openjdk version \"17.0.15\" 2025-04-15\n"), Some(17));
+        assert_eq!(java_version("openjdk version \"21\" 2023-09-19\n"), Some(21));
         assert_eq!(java_version("java version \"1.8.0_292\"\n"), Some(1));
     }
 }

@@ -15,11 +15,7 @@ const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 ///
 /// # Errors
 /// `mvn` is missing or failed; the message has its last lines.
-pub async fn dependency<S: AsRef<OsStr>>(
-    goal: &str,
-    settings: &[S],
-    directory: &Path,
-) -> anyhow::Result<()> {
+pub async fn dependency<S: AsRef<OsStr>>(goal: &str, settings: &[S], directory: &Path) -> anyhow::Result<()> {
     let log = directory.join("maven.log");
     let mut command = Command::new("mvn");
     command
@@ -29,9 +25,9 @@ pub async fn dependency<S: AsRef<OsStr>>(
         .current_dir(directory);
     let process = match Process::spawn("mvn", &mut command, &log, Ending::Kill) {
         Ok(process) => process,
-        Err(err) => bail!(
-            "{err:#}: Maven downloads PostgreSQL and Kafka; on Debian and Ubuntu it is the package maven"
-        ),
+        Err(err) => {
+            bail!("{err:#}: Maven downloads PostgreSQL and Kafka; on Debian and Ubuntu it is the package maven")
+        }
     };
     if !process.exited().await.success() {
         bail!("mvn could not download:\n{}", process.log_tail(15));

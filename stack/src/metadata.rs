@@ -53,10 +53,7 @@ fn request() -> Vec<u8> {
     body.extend(client);
     // An empty list of topics: none of them.
     body.extend(0_i32.to_be_bytes());
-    let mut request = i32::try_from(body.len())
-        .unwrap_or(0)
-        .to_be_bytes()
-        .to_vec();
+    let mut request = i32::try_from(body.len()).unwrap_or(0).to_be_bytes().to_vec();
     request.extend(body);
     request
 }

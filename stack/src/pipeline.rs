@@ -153,8 +153,7 @@ impl PipelineBuilder {
     pub async fn prepare(self) -> anyhow::Result<Pipeline> {
         let binaries = binaries()?;
         let logs = Scratch::kept_or_temporary(self.logs.as_deref(), "outbox-logs-")?;
-        let (postgres, kafka) =
-            tokio::try_join!(start_postgres(&self.postgres), start_kafka(&self.kafka))?;
+        let (postgres, kafka) = tokio::try_join!(start_postgres(&self.postgres), start_kafka(&self.kafka))?;
         let superuser_url = match (&self.postgres, &postgres) {
             (PostgresChoice::Theirs(url), _) => url.clone(),
             (_, Some(postgres)) => postgres.url("postgres", "postgres"),
@@ -225,9 +224,7 @@ impl Pipeline {
     /// # Errors
     /// The pipeline runs on somebody else's.
     pub fn kafka(&self) -> anyhow::Result<&Kafka> {
-        self.kafka
-            .as_ref()
-            .context("this pipeline did not start its kafka")
+        self.kafka.as_ref().context("this pipeline did not start its kafka")
     }
 
     #[must_use]
@@ -280,16 +277,10 @@ impl Pipeline {
     /// # Errors
     /// One failed; the message has the last log lines.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let programs = [
-            (&self.user_api, USERS_DATABASE),
-            (&self.post_api, VIEWS_DATABASE),
-        ];
+        let programs = [(&self.user_api, USERS_DATABASE), (&self.post_api, VIEWS_DATABASE)];
         for (program, database) in programs {
             let url = self.database_url(database)?;
-            program
-                .with_env("DATABASE_URL", &url)
-                .run(&["migrate"])
-                .await?;
+            program.with_env("DATABASE_URL", &url).run(&["migrate"]).await?;
         }
         Ok(())
     }
@@ -298,12 +289,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// It failed; the message has the last log lines.
-    pub async fn init_relay(
-        &self,
-        relay: &Program,
-        database: &str,
-        topic: &str,
-    ) -> anyhow::Result<()> {
+    pub async fn init_relay(&self, relay: &Program, database: &str, topic: &str) -> anyhow::Result<()> {
         let url = self.database_url(database)?;
         relay
             .with_env("DATABASE_URL", &url)
@@ -386,14 +372,7 @@ struct Programs<'a> {
 }
 
 impl Programs<'_> {
-    fn program(
-        &self,
-        name: &str,
-        binary: &str,
-        role: &str,
-        database: &str,
-        port: u16,
-    ) -> anyhow::Result<Program> {
+    fn program(&self, name: &str, binary: &str, role: &str, database: &str, port: u16) -> anyhow::Result<Program> {
         let log = self.logs.join(format!("{name}.log"));
         let binary = self.binaries.join(binary);
         let url = url_for(self.superuser_url, Some((role, self.password)), database)?;
@@ -438,11 +417,7 @@ async fn start_postgres(choice: &PostgresChoice) -> anyhow::Result<Option<Postgr
     match choice {
         PostgresChoice::Own(options) => {
             let postgres = Postgres::start(options.clone()).await?;
-            tracing::info!(
-                "PostgreSQL {} is up on port {}",
-                postgres.version(),
-                postgres.port()
-            );
+            tracing::info!("PostgreSQL {} is up on port {}", postgres.version(), postgres.port());
             Ok(Some(postgres))
         }
         PostgresChoice::Theirs(url) => {
@@ -507,19 +482,12 @@ async fn set_passwords(url: &str) -> anyhow::Result<String> {
 }
 
 /// `url` with another database and, if given, another user.
-fn url_for(
-    url: &str,
-    user: Option<(&str, Option<&str>)>,
-    database: &str,
-) -> anyhow::Result<String> {
-    let mut url = url::Url::parse(url).context(
-        "the PostgreSQL URL is none: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE",
-    )?;
+fn url_for(url: &str, user: Option<(&str, Option<&str>)>, database: &str) -> anyhow::Result<String> {
+    let mut url = url::Url::parse(url)
+        .context("the PostgreSQL URL is none: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")?;
     url.set_path(database);
     if let Some((user, password)) = user {
-        let changed = url
-            .set_username(user)
-            .and_then(|()| url.set_password(password));
+        let changed = url.set_username(user).and_then(|()| url.set_password(password));
         changed.map_err(|()| anyhow::anyhow!("the PostgreSQL URL has no host"))?;
     }
     Ok(url.to_string())

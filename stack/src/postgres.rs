@@ -93,10 +93,7 @@ impl Postgres {
     /// The server's process, none while it is stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A connection URL; no password is needed.
@@ -134,11 +131,7 @@ impl Postgres {
     ///
     /// # Errors
     /// The server is not there or the statement failed.
-    pub async fn query(
-        &self,
-        database: &str,
-        sql: &str,
-    ) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+    pub async fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
         let client = self.connect("postgres", database).await?;
         query(&client, sql).await
     }
@@ -221,10 +214,7 @@ impl Postgres {
     }
 
     fn take(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn data(&self) -> PathBuf {
@@ -250,8 +240,7 @@ impl Postgres {
         // Made under another name and renamed when whole, since an interrupted initdb leaves something that looks like a cluster.
         let unfinished = self.directory.path().join("data.unfinished");
         if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)
-                .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+            fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
         }
         unprivileged::make_directory(&unfinished, self.user.as_ref())?;
         let mut command = Command::new(self.binaries.program("initdb"));
@@ -264,10 +253,7 @@ impl Postgres {
         unprivileged::run_as(&mut command, self.user.as_ref());
         let made = command.output().context("cannot run initdb")?;
         if !made.status.success() {
-            bail!(
-                "initdb failed: {}",
-                String::from_utf8_lossy(&made.stderr).trim()
-            );
+            bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr).trim());
         }
         fs::rename(&unfinished, &data).with_context(|| format!("cannot make {}", data.display()))
     }
@@ -290,10 +276,7 @@ impl Postgres {
             ("log_timezone", "UTC"),
         ];
         let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        defaults
-            .into_iter()
-            .chain(self.settings.iter().cloned())
-            .collect()
+        defaults.into_iter().chain(self.settings.iter().cloned()).collect()
     }
 }
 
@@ -350,14 +333,9 @@ async fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<String> {
         .await
         .context("cannot run psql (on Debian and Ubuntu the package postgresql-client)")?;
     if !output.status.success() {
-        bail!(
-            "psql failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .trim_end()
-        .to_owned())
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
 fn children_of(parent: u32) -> Vec<Pid> {

@@ -76,8 +76,7 @@ async fn download(release: &str, directory: &Path) -> anyhow::Result<()> {
         "aarch64" => "arm64v8",
         other => bail!("no PostgreSQL download for {other}: install PostgreSQL 15-18"),
     };
-    let artifact =
-        format!("io.zonky.test.postgres:embedded-postgres-binaries-linux-{processor}:{release}");
+    let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-linux-{processor}:{release}");
     let settings = [
         format!("-Dartifact={artifact}"),
         format!("-DoutputDirectory={}", directory.display()),
@@ -132,9 +131,7 @@ fn found() -> Option<Binaries> {
         .filter(|directory| directory.join("initdb").exists())
         .filter_map(|directory| {
             let version = version_of(&directory.join("postgres"))?;
-            SUPPORTED
-                .contains(&version)
-                .then_some(Binaries { directory, version })
+            SUPPORTED.contains(&version).then_some(Binaries { directory, version })
         })
         .max_by_key(|binaries| binaries.version)
 }

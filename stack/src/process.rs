@@ -44,12 +44,7 @@ impl Process {
     ///
     /// # Errors
     /// The log cannot be opened or the program cannot be run.
-    pub fn spawn(
-        name: impl Into<String>,
-        command: &mut Command,
-        log: &Path,
-        ending: Ending,
-    ) -> anyhow::Result<Self> {
+    pub fn spawn(name: impl Into<String>, command: &mut Command, log: &Path, ending: Ending) -> anyhow::Result<Self> {
         let output = append(log)?;
         command.stdout(
             output
@@ -74,12 +69,7 @@ impl Process {
             .process_group(0)
             .stdin(Stdio::null())
             .spawn()
-            .with_context(|| {
-                format!(
-                    "cannot run {} as {name}",
-                    command.get_program().to_string_lossy()
-                )
-            })?;
+            .with_context(|| format!("cannot run {} as {name}", command.get_program().to_string_lossy()))?;
         warden::watch(child.id(), ending.signal_name());
         Ok(Self {
             name,
@@ -268,10 +258,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_will_not_stop_is_killed_at_the_deadline() {
         let directory = Scratch::temporary("process-").expect("a directory");
-        let process = shell(
-            "trap '' TERM; echo up; while :; do sleep 0.05; done",
-            &directory,
-        );
+        let process = shell("trap '' TERM; echo up; while :; do sleep 0.05; done", &directory);
         while process.log_tail(1) != "up" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

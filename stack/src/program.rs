@@ -128,10 +128,7 @@ impl Program {
     /// The running process; none before the first start and after a stop.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Starts it, without waiting for anything.
@@ -234,16 +231,14 @@ impl Program {
         let process = self
             .process()
             .with_context(|| format!("{} is not started", self.name))?;
-        tokio::time::timeout(deadline, process.exited())
-            .await
-            .with_context(|| {
-                format!(
-                    "{} still runs after {} s; its last log lines:\n{}",
-                    self.name,
-                    deadline.as_secs(),
-                    self.log_tail(15)
-                )
-            })
+        tokio::time::timeout(deadline, process.exited()).await.with_context(|| {
+            format!(
+                "{} still runs after {} s; its last log lines:\n{}",
+                self.name,
+                deadline.as_secs(),
+                self.log_tail(15)
+            )
+        })
     }
 
     /// Runs the same binary with this environment and other arguments, and waits for its end: `migrate`, `init`, `check`.
@@ -295,9 +290,6 @@ impl Program {
     }
 
     fn take(&self) -> Option<Arc<Process>> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

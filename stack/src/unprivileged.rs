@@ -27,9 +27,7 @@ pub fn user() -> anyhow::Result<Option<User>> {
     let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
     match find(&passwd, "postgres").or_else(|| find(&passwd, "nobody")) {
         Some(user) => Ok(Some(user)),
-        None => bail!(
-            "postgres cannot run as root, and there is no user postgres or nobody to run it as"
-        ),
+        None => bail!("postgres cannot run as root, and there is no user postgres or nobody to run it as"),
     }
 }
 
@@ -45,8 +43,7 @@ pub fn run_as(command: &mut Command, user: Option<&User>) {
 /// # Errors
 /// The directory cannot be made or given away, or `user` could not reach it.
 pub fn make_directory(directory: &Path, user: Option<&User>) -> anyhow::Result<()> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let Some(user) = user else { return Ok(()) };
     std::os::unix::fs::chown(directory, Some(user.uid), Some(user.gid))
         .with_context(|| format!("cannot give {} to {}", directory.display(), user.name))?;

@@ -19,10 +19,7 @@ async fn postgres_keeps_what_was_committed_over_kill_and_restart() {
     postgres.kill_hard().await;
     assert!(postgres.connect("postgres", "postgres").await.is_err());
     postgres.start_again().await.expect("a restart");
-    assert_eq!(
-        query("select sum(n) from t").await,
-        [[Some("3".to_owned())]]
-    );
+    assert_eq!(query("select sum(n) from t").await, [[Some("3".to_owned())]]);
 
     postgres.stop_fast().await.expect("a stop");
     postgres.start_again().await.expect("a restart");
@@ -31,10 +28,7 @@ async fn postgres_keeps_what_was_committed_over_kill_and_restart() {
         [[Some("logical".to_owned()), Some("3".to_owned())]]
     );
     assert_eq!(
-        postgres
-            .psql("postgres", "select max(n) from t")
-            .await
-            .expect("psql"),
+        postgres.psql("postgres", "select max(n) from t").await.expect("psql"),
         "2"
     );
 }
@@ -49,9 +43,7 @@ async fn kafka_answers_and_keeps_its_topics_over_kill_and_restart() {
     kafka.kill_hard().await;
     kafka.start_again().await.expect("a restart");
     assert_eq!(kafka.topics().await.expect("topics"), ["t"]);
-    let consumer = kafka
-        .consumer("t", Isolation::Committed)
-        .expect("a consumer");
+    let consumer = kafka.consumer("t", Isolation::Committed).expect("a consumer");
     assert_eq!(consumer.records().expect("records"), []);
     kafka.stop().await.expect("a stop");
 }
@@ -61,12 +53,7 @@ fn nothing_outlives_a_parent_that_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
     let told = directory.path().join("told");
     let mut parent = Command::new(env!("CARGO_BIN_EXE_with-postgres"))
-        .args([
-            "18",
-            "sh",
-            "-c",
-            "echo $$ $TEST_DATABASE_URL >\"$0\"; sleep 1000",
-        ])
+        .args(["18", "sh", "-c", "echo $$ $TEST_DATABASE_URL >\"$0\"; sleep 1000"])
         .arg(&told)
         .spawn()
         .expect("a parent");
@@ -107,9 +94,7 @@ fn data_of_server_on(port: u16) -> PathBuf {
 fn is_gone(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.map_or(true, |stat| {
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim().starts_with('Z'))
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))
     })
 }
 

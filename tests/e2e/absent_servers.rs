@@ -16,10 +16,7 @@ const TRUTH_DEADLINE: Duration = Duration::from_secs(15);
 async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     let pipeline = shared::builder().prepare().await;
     let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
-    let (postgres, kafka) = (
-        pipeline.postgres().expect("postgres"),
-        pipeline.kafka().expect("kafka"),
-    );
+    let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
 
     postgres.stop_fast().await.expect("a stop");
     start(&pipeline);
@@ -32,29 +29,18 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     pipeline.stop_programs().await.expect("clean ends");
     kafka.stop().await.expect("a stop");
     start(&pipeline);
-    for program in [
-        &pipeline.users_relay,
-        &pipeline.posts_relay,
-        &pipeline.view_builder,
-    ] {
+    for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
         assert_says_not_ready(program, DEADLINE).await;
     }
     for program in [&pipeline.user_api, &pipeline.post_api] {
-        program
-            .wait_ready(DEADLINE)
-            .await
-            .expect("an API that needs no kafka");
+        program.wait_ready(DEADLINE).await.expect("an API that needs no kafka");
     }
     kafka.start_again().await.expect("a start");
     assert_works(&pipeline).await;
 
     // The same while they run.
     kafka.kill_hard().await;
-    for program in [
-        &pipeline.users_relay,
-        &pipeline.posts_relay,
-        &pipeline.view_builder,
-    ] {
+    for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
         assert_says_not_ready(program, TRUTH_DEADLINE).await;
     }
     let rest = Rest::of(&pipeline);

@@ -39,10 +39,7 @@ async fn sigkill_of_each_program_loses_and_doubles_nothing() {
 async fn sigkill_of_postgres_and_of_kafka_loses_and_doubles_nothing() {
     let pipeline = start().await;
     let workload = Workload::start(&pipeline, CHANGES_PER_SECOND);
-    let (postgres, kafka) = (
-        pipeline.postgres().expect("postgres"),
-        pipeline.kafka().expect("kafka"),
-    );
+    let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
     for _ in 0..2 {
         tried(&workload, ATTEMPTS_WHILE_AWAY).await;
         postgres.kill_hard().await;
@@ -96,11 +93,7 @@ async fn assert_flowing(pipeline: &Pipeline) {
 
 async fn assert_exact(pipeline: &Pipeline, workload: Workload) {
     let answers = workload.stop().await;
-    assert!(
-        answers.len() > 500,
-        "only {} changes were answered",
-        answers.len()
-    );
+    assert!(answers.len() > 500, "only {} changes were answered", answers.len());
     for program in pipeline.programs() {
         let process = program.process().expect("a started program");
         assert!(

@@ -52,11 +52,7 @@ struct Event {
 
 /// Waits until every outbox row is in its topic, then asserts: every row exactly once with its key, type and payload; nothing else;
 /// each key in one partition with versions 1, 2, 3… in the partition's order.
-pub(crate) async fn assert_published(
-    pipeline: &Pipeline,
-    outbox: Outbox,
-    deadline: Duration,
-) -> Vec<Record> {
+pub(crate) async fn assert_published(pipeline: &Pipeline, outbox: Outbox, deadline: Duration) -> Vec<Record> {
     let events = events(pipeline, outbox).await;
     let consumer = consume(pipeline, outbox);
     let what = format!(
@@ -91,9 +87,7 @@ pub(crate) async fn assert_answers_kept(pipeline: &Pipeline, answers: &[Answered
             panic!("an outbox row without aggregate id, version or type: {row:?}");
         };
         let id = key.parse().expect("a user's id");
-        *versions
-            .entry((id, version.parse().expect("a version")))
-            .or_default() += 1;
+        *versions.entry((id, version.parse().expect("a version"))).or_default() += 1;
         if kind == "USER_DELETED" {
             *deleted.entry(id).or_default() += 1;
         }
@@ -103,11 +97,7 @@ pub(crate) async fn assert_answers_kept(pipeline: &Pipeline, answers: &[Answered
             Answered::Written { id, version } => versions.get(&(*id, *version)),
             Answered::Deleted { id } => deleted.get(id),
         };
-        assert_eq!(
-            events,
-            Some(&1),
-            "outbox rows for the answered change {answer:?}"
-        );
+        assert_eq!(events, Some(&1), "outbox rows for the answered change {answer:?}");
     }
 }
 
@@ -131,15 +121,10 @@ pub(crate) fn event_id(record: &Record) -> &str {
 
 async fn events(pipeline: &Pipeline, outbox: Outbox) -> HashMap<String, Event> {
     let rows = outbox
-        .query(
-            pipeline,
-            "select id, aggregateid, type, payload from outbox",
-        )
+        .query(pipeline, "select id, aggregateid, type, payload from outbox")
         .await;
     let event = |row: Row| {
-        let [Some(id), Some(key), Some(kind), Some(payload)] =
-            <[_; 4]>::try_from(row).expect("four columns")
-        else {
+        let [Some(id), Some(key), Some(kind), Some(payload)] = <[_; 4]>::try_from(row).expect("four columns") else {
             panic!("an outbox row with a null");
         };
         (id, Event { key, kind, payload })
@@ -155,11 +140,7 @@ fn assert_each_once(events: &HashMap<String, Event>, records: &[Record]) {
         let event = events
             .get(id)
             .unwrap_or_else(|| panic!("a record that no outbox row has: {record:?}"));
-        assert_eq!(
-            record.key.as_deref(),
-            Some(event.key.as_str()),
-            "key of event {id}"
-        );
+        assert_eq!(record.key.as_deref(), Some(event.key.as_str()), "key of event {id}");
         assert_eq!(
             record.value.as_deref(),
             Some(event.payload.as_str()),
@@ -212,9 +193,6 @@ fn assert_versions_in_order(records: &[Record]) {
         };
         let versions: Vec<Option<i64>> = records.iter().map(version).collect();
         let wanted: Vec<Option<i64>> = (1..).take(records.len()).map(Some).collect();
-        assert_eq!(
-            versions, wanted,
-            "versions of key {key} in the partition's order"
-        );
+        assert_eq!(versions, wanted, "versions of key {key} in the partition's order");
     }
 }

@@ -17,14 +17,9 @@ async fn pipeline() -> &'static Pipeline {
     PIPELINE
         .get_or_init(|| async {
             let pipeline = shared::builder().prepare().await;
-            let pipeline =
-                pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
+            let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
             pipeline.user_api.start().expect("user-api");
-            pipeline
-                .user_api
-                .wait_ready(DEADLINE)
-                .await
-                .expect("user-api");
+            pipeline.user_api.wait_ready(DEADLINE).await.expect("user-api");
             pipeline
         })
         .await
@@ -98,23 +93,16 @@ async fn published_once(pipeline: &Pipeline, name: &str) -> Program {
         .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
         .env("OUTBOX_SLOT", name)
         .env("CHECKPOINT_TOPIC", &format!("checkpoints-{name}"));
-    let initialized = pipeline
-        .init_relay(&relay, USERS_DATABASE, "user-events:8")
-        .await;
+    let initialized = pipeline.init_relay(&relay, USERS_DATABASE, "user-events:8").await;
     initialized.unwrap_or_else(|err| panic!("init fails: {err:#}"));
     relay.start().expect("a relay");
-    relay
-        .wait_ready(DEADLINE)
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
+    relay.wait_ready(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     let postgres = pipeline.postgres().expect("postgres");
     let before = confirmed_position(postgres, name).await;
     change_users(pipeline).await;
-    eventually(
-        DEADLINE,
-        "the relay confirms what it has published",
-        || async { (confirmed_position(postgres, name).await != before).then_some(()) },
-    )
+    eventually(DEADLINE, "the relay confirms what it has published", || async {
+        (confirmed_position(postgres, name).await != before).then_some(())
+    })
     .await;
     relay.stop().await.expect("a clean end");
     relay
@@ -143,25 +131,15 @@ async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program,
 async fn assert_stops(relay: &Program) {
     let logged = relay.log_text().len();
     relay.start().expect("a start");
-    let status = relay
-        .exited(DEADLINE)
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
+    let status = relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     let log = relay.log_text()[logged..].to_owned();
     assert_eq!(status.code(), Some(LINEAGE_EXIT_CODE), "{log}");
-    assert!(
-        log.contains("outbox-relay init"),
-        "it says what to do: {log}"
-    );
+    assert!(log.contains("outbox-relay init"), "it says what to do: {log}");
 }
 
 async fn confirmed_position(postgres: &Postgres, slot: &str) -> String {
-    let sql =
-        format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
-    let rows = postgres
-        .query(USERS_DATABASE, &sql)
-        .await
-        .expect("the slot");
+    let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
+    let rows = postgres.query(USERS_DATABASE, &sql).await.expect("the slot");
     rows::single(&rows).to_owned()
 }
 

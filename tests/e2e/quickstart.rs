@@ -55,14 +55,10 @@ impl QuickStart {
     }
 
     async fn wait_ready(&self) {
-        eventually(
-            DEADLINE,
-            "the quick start says that everything is up",
-            || {
-                assert!(self.process.is_running(), "{}", self.output());
-                std::future::ready(self.output().contains("Everything is up").then_some(()))
-            },
-        )
+        eventually(DEADLINE, "the quick start says that everything is up", || {
+            assert!(self.process.is_running(), "{}", self.output());
+            std::future::ready(self.output().contains("Everything is up").then_some(()))
+        })
         .await;
     }
 
@@ -82,8 +78,7 @@ impl QuickStart {
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
             let both = [line.as_slice(), b"\0", environment.as_slice()].concat();
             let text = String::from_utf8_lossy(&both).into_owned();
-            (!line.is_empty() && text.contains(&own))
-                .then(|| String::from_utf8_lossy(&line).replace('\0', " "))
+            (!line.is_empty() && text.contains(&own)).then(|| String::from_utf8_lossy(&line).replace('\0', " "))
         });
         started.collect()
     }
@@ -93,9 +88,7 @@ impl QuickStart {
             Duration::from_secs(30),
             "all that it started has ended, and its files are gone",
             || {
-                let files = fs::read_dir(self.directory.path())
-                    .expect("the directory")
-                    .count();
+                let files = fs::read_dir(self.directory.path()).expect("the directory").count();
                 // The output's file is the test's own.
                 std::future::ready((self.left().is_empty() && files == 1).then_some(()))
             },
@@ -107,21 +100,12 @@ impl QuickStart {
 #[tokio::test]
 async fn users_of_the_quick_start_are_created_counted_and_measured() {
     let quickstart = QuickStart::start(&["--users", "500", "--exit"]);
-    assert_eq!(
-        quickstart.exit_code().await,
-        Some(0),
-        "{}",
-        quickstart.output()
-    );
+    assert_eq!(quickstart.exit_code().await, Some(0), "{}", quickstart.output());
     let output = quickstart.output();
-    for (name, value) in [
-        ("users created", "500"),
-        ("failed", "0"),
-        ("rows in the view", "500"),
-    ] {
-        let line = output.lines().find(|line| {
-            line.trim_start().starts_with(name) && line.trim_end().ends_with(&format!(" {value}"))
-        });
+    for (name, value) in [("users created", "500"), ("failed", "0"), ("rows in the view", "500")] {
+        let line = output
+            .lines()
+            .find(|line| line.trim_start().starts_with(name) && line.trim_end().ends_with(&format!(" {value}")));
         assert!(line.is_some(), "{name} {value} in\n{output}");
     }
     assert!(
@@ -141,12 +125,7 @@ async fn sigterm_ends_all_of_the_quick_start() {
         quickstart.left()
     );
     send(SIGTERM, quickstart.process.id());
-    assert_eq!(
-        quickstart.exit_code().await,
-        Some(0),
-        "{}",
-        quickstart.output()
-    );
+    assert_eq!(quickstart.exit_code().await, Some(0), "{}", quickstart.output());
     quickstart.assert_nothing_is_left().await;
 }
 
@@ -156,12 +135,7 @@ async fn the_death_of_one_program_ends_the_quick_start_and_shows_why() {
     quickstart.wait_ready().await;
     let own = quickstart.directory.path().to_string_lossy().into_owned();
     send(SIGKILL, pid_of("view-builder", &own));
-    assert_eq!(
-        quickstart.exit_code().await,
-        Some(1),
-        "{}",
-        quickstart.output()
-    );
+    assert_eq!(quickstart.exit_code().await, Some(1), "{}", quickstart.output());
     assert!(
         quickstart.output().contains("view-builder ended by itself"),
         "{}",
@@ -186,10 +160,7 @@ async fn a_taken_port_is_one_clear_line() {
     let quickstart = QuickStart::start(&[&format!("--user-api-port={taken}")]);
     assert_eq!(quickstart.exit_code().await, Some(1));
     let output = quickstart.output();
-    assert!(
-        output.contains(&format!("{taken} (--user-api-port)")),
-        "{output}"
-    );
+    assert!(output.contains(&format!("{taken} (--user-api-port)")), "{output}");
     assert_eq!(output.trim().lines().count(), 1, "{output}");
 }
 
@@ -201,24 +172,16 @@ async fn kept_data_is_continued_the_next_time() {
     fs::set_permissions(kept.path(), everybody).expect("permissions");
     for _ in 0..2 {
         let quickstart = QuickStart::start(&["--data", &data, "--users", "50", "--exit"]);
-        assert_eq!(
-            quickstart.exit_code().await,
-            Some(0),
-            "{}",
-            quickstart.output()
-        );
+        assert_eq!(quickstart.exit_code().await, Some(0), "{}", quickstart.output());
         quickstart.assert_nothing_is_left().await;
     }
     let third = QuickStart::start(&["--data", &data]);
     third.wait_ready().await;
-    let users = third.output().lines().find_map(|line| {
-        line.trim()
-            .strip_prefix("users ")
-            .map(|url| url.trim().to_owned())
-    });
-    let answer = reqwest::get(users.expect("the users' URL"))
-        .await
-        .expect("an answer");
+    let users = third
+        .output()
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("users ").map(|url| url.trim().to_owned()));
+    let answer = reqwest::get(users.expect("the users' URL")).await.expect("an answer");
     let users: serde_json::Value = answer.json().await.expect("users");
     assert_eq!(users.as_array().map(Vec::len), Some(100));
     let refused = QuickStart::start(&["--data", &data]);
@@ -248,9 +211,7 @@ fn pid_of(name: &str, directory: &str) -> u32 {
     let found = processes.filter_map(|entry| {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let program = line.split(|byte| *byte == 0).next()?;
-        let program = Path::new(std::str::from_utf8(program).ok()?)
-            .file_name()?
-            .to_owned();
+        let program = Path::new(std::str::from_utf8(program).ok()?).file_name()?.to_owned();
         let environment = fs::read(entry.path().join("environ")).ok()?;
         let ours = String::from_utf8_lossy(&environment).contains(directory);
         (program == name && ours).then(|| entry.file_name().to_str()?.parse().ok())?

@@ -22,17 +22,12 @@ async fn changes_made_while_the_relay_is_away_all_arrive_when_it_is_back() {
         let body = user("세종", "집현전", "ACTIVE");
         let created = rest.create_user(&body).await.expect("a user");
         if number % 3 == 0 {
-            rest.update_user(id(&created), &body)
-                .await
-                .expect("an update");
+            rest.update_user(id(&created), &body).await.expect("an update");
         }
         if number % 5 == 0 {
             rest.delete_user(id(&created)).await.expect("a deletion");
         }
-        assert!(
-            start.elapsed() < ANSWER_MAX,
-            "user-api answers without the relay"
-        );
+        assert!(start.elapsed() < ANSWER_MAX, "user-api answers without the relay");
     }
     assert_eq!(
         rows::user_view(&pipeline).await,

@@ -36,13 +36,8 @@ impl Rest {
     }
 
     pub(crate) async fn update_user(&self, id: i64, body: &Value) -> anyhow::Result<Value> {
-        self.send(
-            Method::PUT,
-            &format!("{}/{id}", self.users),
-            Some(body),
-            StatusCode::OK,
-        )
-        .await
+        self.send(Method::PUT, &format!("{}/{id}", self.users), Some(body), StatusCode::OK)
+            .await
     }
 
     pub(crate) async fn delete_user(&self, id: i64) -> anyhow::Result<()> {
@@ -65,22 +60,11 @@ impl Rest {
 
     /// What `GET /api/posts` and `path` answers.
     pub(crate) async fn get_posts(&self, path: &str) -> anyhow::Result<Value> {
-        self.send(
-            Method::GET,
-            &format!("{}{path}", self.posts),
-            None,
-            StatusCode::OK,
-        )
-        .await
+        self.send(Method::GET, &format!("{}{path}", self.posts), None, StatusCode::OK)
+            .await
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        url: &str,
-        body: Option<&Value>,
-        wanted: StatusCode,
-    ) -> anyhow::Result<Value> {
+    async fn send(&self, method: Method, url: &str, body: Option<&Value>, wanted: StatusCode) -> anyhow::Result<Value> {
         let mut request = self.client.request(method.clone(), url);
         if let Some(body) = body {
             request = request.json(body);
@@ -97,8 +81,7 @@ impl Rest {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text)
-            .with_context(|| format!("{method} {url} answered no JSON: {text}"))
+        serde_json::from_str(&text).with_context(|| format!("{method} {url} answered no JSON: {text}"))
     }
 }
 

@@ -34,11 +34,7 @@ pub(crate) fn single(rows: &[Row]) -> &str {
 /// Every user's own row.
 pub(crate) async fn users(pipeline: &Pipeline) -> Vec<Row> {
     let columns = "name, email, department, status, created_at, updated_at, version";
-    in_users(
-        pipeline,
-        &format!("select id, {columns} from users order by id"),
-    )
-    .await
+    in_users(pipeline, &format!("select id, {columns} from users order by id")).await
 }
 
 /// The same columns of the view.
@@ -79,11 +75,7 @@ pub(crate) async fn assert_view_equals_users(pipeline: &Pipeline, deadline: Dura
         "select department, count(*), count(*) filter (where status = 'ACTIVE'), count(*) filter (where status = 'INACTIVE')
          from user_view group by department order by department nulls first",
     );
-    assert_eq!(
-        stats.await,
-        counted.await,
-        "department_stats differs from user_view"
-    );
+    assert_eq!(stats.await, counted.await, "department_stats differs from user_view");
 }
 
 /// Waits until the view shows user `id` with `version`.

@@ -42,10 +42,7 @@ async fn a_created_user_is_in_the_view_and_in_the_statistics() {
     );
     let stats = rows::in_views(&pipeline, &sql).await;
     assert_eq!(stats, [["2", "1", "1"].map(|count| Some(count.to_owned()))]);
-    let answered = rest
-        .get_posts("/department-stats")
-        .await
-        .expect("statistics");
+    let answered = rest.get_posts("/department-stats").await.expect("statistics");
     let of_department = answered
         .as_array()
         .expect("an array")
@@ -65,18 +62,12 @@ async fn a_post_shows_its_authors_name_and_is_found_by_department() {
         .expect("a user");
     in_view(&pipeline, &author).await;
 
-    let post = rest
-        .create_post("안녕하세요", id(&author))
-        .await
-        .expect("a post");
+    let post = rest.create_post("안녕하세요", id(&author)).await.expect("a post");
     assert_eq!(post["title"], "안녕하세요");
     assert_author(&post, &author);
     assert_author(&rest.post(id(&post)).await.expect("the post"), &author);
     // A slash in a department's name travels percent-encoded, the Korean letters as they are.
-    let found = rest
-        .get_posts("/by-department/기획%2F전략팀")
-        .await
-        .expect("posts");
+    let found = rest.get_posts("/by-department/기획%2F전략팀").await.expect("posts");
     assert_eq!(ids(&found), [id(&post)]);
 }
 
@@ -87,31 +78,20 @@ async fn an_updated_user_shows_in_posts_that_are_there_already() {
     let mut body = user("박지성", "영업 1팀", "ACTIVE");
     let author = rest.create_user(&body).await.expect("a user");
     in_view(&pipeline, &author).await;
-    let post = rest
-        .create_post("첫 글", id(&author))
-        .await
-        .expect("a post");
+    let post = rest.create_post("첫 글", id(&author)).await.expect("a post");
 
     body["name"] = json!("박지성 수정");
     body["department"] = json!("영업 2팀");
-    let updated = rest
-        .update_user(id(&author), &body)
-        .await
-        .expect("an update");
+    let updated = rest.update_user(id(&author), &body).await.expect("an update");
     assert_eq!(updated["version"], 2);
     rows::wait_for_view(&pipeline, id(&author), 2, DEADLINE).await;
     assert_author(&rest.post(id(&post)).await.expect("the post"), &updated);
     assert_eq!(
-        rest.get_posts("/by-department/영업 1팀")
-            .await
-            .expect("posts"),
+        rest.get_posts("/by-department/영업 1팀").await.expect("posts"),
         json!([])
     );
     assert_eq!(
-        ids(&rest
-            .get_posts("/by-department/영업 2팀")
-            .await
-            .expect("posts")),
+        ids(&rest.get_posts("/by-department/영업 2팀").await.expect("posts")),
         [id(&post)]
     );
 }
@@ -125,18 +105,12 @@ async fn a_deleted_user_leaves_the_view_and_the_posts_stay() {
         .await
         .expect("a user");
     in_view(&pipeline, &author).await;
-    let post = rest
-        .create_post("남는 글", id(&author))
-        .await
-        .expect("a post");
+    let post = rest.create_post("남는 글", id(&author)).await.expect("a post");
 
     rest.delete_user(id(&author)).await.expect("a deletion");
     let sql = format!("select 1 from user_view where user_id = {}", id(&author));
     eventually(DEADLINE, "the user has left the view", || async {
-        rows::in_views(&pipeline, &sql)
-            .await
-            .is_empty()
-            .then_some(())
+        rows::in_views(&pipeline, &sql).await.is_empty().then_some(())
     })
     .await;
     let left = rest.post(id(&post)).await.expect("the post");
@@ -144,17 +118,8 @@ async fn a_deleted_user_leaves_the_view_and_the_posts_stay() {
     for field in ["authorName", "authorEmail", "authorDepartment"] {
         assert_eq!(left.get(field), Some(&Value::Null), "{field}");
     }
-    assert_eq!(
-        rest.get_posts("/by-department/감사팀")
-            .await
-            .expect("posts"),
-        json!([])
-    );
-    let stats = rows::in_views(
-        &pipeline,
-        "select 1 from department_stats where department = '감사팀'",
-    )
-    .await;
+    assert_eq!(rest.get_posts("/by-department/감사팀").await.expect("posts"), json!([]));
+    let stats = rows::in_views(&pipeline, "select 1 from department_stats where department = '감사팀'").await;
     assert!(stats.is_empty(), "an empty department has no statistics");
 }
 
@@ -162,10 +127,7 @@ async fn a_deleted_user_leaves_the_view_and_the_posts_stay() {
 async fn in_view(pipeline: &Pipeline, user: &Value) -> Value {
     let rest = Rest::of(pipeline);
     let path = format!("/users/{}", id(user));
-    let row = eventually_ok(DEADLINE, "the user is in the view", || {
-        rest.get_posts(&path)
-    })
-    .await;
+    let row = eventually_ok(DEADLINE, "the user is in the view", || rest.get_posts(&path)).await;
     row.unwrap_or_else(|err| panic!("{err:#}\n{}", rows::logs(pipeline)))
 }
 

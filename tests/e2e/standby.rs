@@ -33,9 +33,7 @@ async fn a_second_relay_waits_and_takes_over_when_the_first_is_killed() {
     })
     .await;
     assert!(
-        standby
-            .process()
-            .is_some_and(|process| process.is_running()),
+        standby.process().is_some_and(|process| process.is_running()),
         "it waits: {reasons}"
     );
     let first = rest
@@ -50,10 +48,7 @@ async fn a_second_relay_waits_and_takes_over_when_the_first_is_killed() {
     })
     .await;
     pipeline.users_relay.kill_hard().await;
-    standby
-        .wait_ready(DEADLINE)
-        .await
-        .expect("a relay that took over");
+    standby.wait_ready(DEADLINE).await.expect("a relay that took over");
     let second = rest
         .create_user(&user("정약전", "실학", "ACTIVE"))
         .await

@@ -45,11 +45,7 @@ async fn a_rolled_back_transaction_publishes_nothing() {
     })
     .await;
     assert_eq!(of_department("rolled-back"), []);
-    let left = rows::in_users(
-        &pipeline,
-        "select 1 from users where department = 'rolled-back'",
-    )
-    .await;
+    let left = rows::in_users(&pipeline, "select 1 from users where department = 'rolled-back'").await;
     assert!(left.is_empty());
 }
 
@@ -60,10 +56,7 @@ async fn ten_thousand_users_of_one_transaction_arrive_once_each_and_in_order() {
     let consumer = consume(&pipeline, Outbox::Users);
     rows::in_users(
         &pipeline,
-        &insert_users(
-            "one-transaction",
-            u32::try_from(COUNT).expect("a small number"),
-        ),
+        &insert_users("one-transaction", u32::try_from(COUNT).expect("a small number")),
     )
     .await;
     eventually(DEADLINE, "all events are published", || {
@@ -79,17 +72,10 @@ async fn ten_thousand_users_of_one_transaction_arrive_once_each_and_in_order() {
     );
     let mut transactions: Vec<&str> = published.iter().map(|record| position(record).0).collect();
     transactions.dedup();
-    assert_eq!(
-        transactions.len(),
-        1,
-        "one transaction has one commit position"
-    );
+    assert_eq!(transactions.len(), 1, "one transaction has one commit position");
     let mut by_partition: BTreeMap<i32, Vec<&Record>> = BTreeMap::new();
     for record in &published {
-        by_partition
-            .entry(record.partition)
-            .or_default()
-            .push(record);
+        by_partition.entry(record.partition).or_default().push(record);
     }
     for (partition, mut records) in by_partition {
         records.sort_by_key(|record| record.offset);

@@ -61,11 +61,7 @@ impl Workload {
 
     /// How many were answered with success so far.
     pub(crate) fn answered(&self) -> usize {
-        self.shared
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Ends the clients; the changes of users that were answered with success.
@@ -74,11 +70,7 @@ impl Workload {
         for client in self.clients {
             client.await.expect("a client that does not panic");
         }
-        let answers = self
-            .shared
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.clone()
     }
 }
@@ -112,22 +104,14 @@ impl Client {
             15..17 => self.delete(index).await,
             _ => {
                 // Its answer is not needed: the posts' ledger is their outbox.
-                drop(
-                    self.rest
-                        .create_post("부하 시험", self.users[index].0)
-                        .await,
-                );
+                drop(self.rest.create_post("부하 시험", self.users[index].0).await);
                 None
             }
         }
     }
 
     async fn create(&mut self) -> Option<Answered> {
-        let body = user(
-            "강감찬",
-            self.random.choose(&["개발팀", "기획팀", "Sales"]),
-            "ACTIVE",
-        );
+        let body = user("강감찬", self.random.choose(&["개발팀", "기획팀", "Sales"]), "ACTIVE");
         let answer = self.rest.create_user(&body).await.ok()?;
         self.users.push((id(&answer), body));
         Some(Answered::Written {

@@ -171,10 +171,7 @@ impl Builder {
             let (consumer, owner) = (self.consumer.clone(), self.owner.clone());
             tokio::spawn(async move {
                 let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
-                (
-                    database,
-                    starts.map(|starts| Done::TakenOver { generation, starts }),
-                )
+                (database, starts.map(|starts| Done::TakenOver { generation, starts }))
             })
         } else if !self.group_acknowledged.is_empty() || !self.stops.is_empty() {
             let (offsets, stops) = (
@@ -197,10 +194,7 @@ impl Builder {
         self.job = Some((job, Instant::now()));
     }
 
-    fn ended(
-        &mut self,
-        ended: Result<(Database, Result<Done, Failure>), JoinError>,
-    ) -> Result<(), Failure> {
+    fn ended(&mut self, ended: Result<(Database, Result<Done, Failure>), JoinError>) -> Result<(), Failure> {
         self.job = None;
         self.readiness.ready("batch");
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
@@ -221,9 +215,7 @@ impl Builder {
                 }
                 if applied.fenced {
                     measure::fenced();
-                    tracing::warn!(
-                        "another builder has claimed a partition of this process: joining the group again"
-                    );
+                    tracing::warn!("another builder has claimed a partition of this process: joining the group again");
                     self.rejoin();
                 }
             }
@@ -246,10 +238,7 @@ impl Builder {
 
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
-        tracing::info!(
-            partitions = places.len(),
-            "the group has assigned partitions"
-        );
+        tracing::info!(partitions = places.len(), "the group has assigned partitions");
         self.assignment.replace(Vec::new());
         self.group_acknowledged.clear();
         self.stops.clear();
@@ -269,9 +258,7 @@ impl Builder {
             Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
-                tracing::warn!(
-                    "kafka does not have the next offset of a partition: verifying all positions"
-                );
+                tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
                 self.rejoin();
                 Ok(())
             }
@@ -298,10 +285,7 @@ impl Builder {
             return;
         };
         let event = record::event(contract, record);
-        if let Some(stop) = self
-            .assignment
-            .take(&self.places[index], record.offset(), event)
-        {
+        if let Some(stop) = self.assignment.take(&self.places[index], record.offset(), event) {
             self.stopped(stop);
         }
     }
@@ -315,8 +299,7 @@ impl Builder {
             reason = stop.reason,
             "an event cannot be applied: its partition waits before it"
         );
-        let paused = kafka::list([(&stop.place, stop.offset)].into_iter())
-            .and_then(|list| self.consumer.pause(&list));
+        let paused = kafka::list([(&stop.place, stop.offset)].into_iter()).and_then(|list| self.consumer.pause(&list));
         if let Err(err) = paused {
             tracing::debug!(error = %err, "a partition cannot be paused");
         }
@@ -331,12 +314,7 @@ impl Builder {
         let reasons: Vec<String> = self
             .assignment
             .stops()
-            .map(|stop| {
-                format!(
-                    "{} waits before offset {}: {}",
-                    stop.place, stop.offset, stop.reason
-                )
-            })
+            .map(|stop| format!("{} waits before offset {}: {}", stop.place, stop.offset, stop.reason))
             .collect();
         self.readiness.not_ready("partitions", reasons.join("; "));
     }
@@ -359,10 +337,7 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(
-            self.assignment.positions().count(),
-            self.assignment.stops().count(),
-        );
+        measure::partitions(self.assignment.positions().count(), self.assignment.stops().count());
         for (place, _, position) in self.assignment.positions() {
             if let Some(end) = self.consumer.context().end(place) {
                 measure::lag(place, (end.end - end.applied_up_to(position)).max(0));
@@ -373,11 +348,7 @@ impl Builder {
             self.commit_group_offsets(CommitMode::Async);
         }
         for (place, offset) in self.consumer.context().take_group_committed() {
-            if let Some((_, epoch, _)) = self
-                .assignment
-                .positions()
-                .find(|(held, ..)| **held == place)
-            {
+            if let Some((_, epoch, _)) = self.assignment.positions().find(|(held, ..)| **held == place) {
                 self.group_acknowledged.push(Start {
                     place,
                     epoch,
@@ -415,10 +386,8 @@ impl Builder {
             tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
             return Vec::new();
         }
-        self.group_sent.extend(
-            due.iter()
-                .map(|start| (start.place.clone(), start.next_offset)),
-        );
+        self.group_sent
+            .extend(due.iter().map(|start| (start.place.clone(), start.next_offset)));
         due
     }
 
@@ -457,17 +426,13 @@ impl Builder {
                 }
             }
             Ok(_) => {}
-            Err(_) => tracing::warn!(
-                "kafka does not answer the farewell: the group notices after its session timeout"
-            ),
+            Err(_) => tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout"),
         }
     }
 }
 
 /// Waits for the job; for ever where there is none.
-async fn ended(
-    job: &mut Option<(Job, Instant)>,
-) -> Result<(Database, Result<Done, Failure>), JoinError> {
+async fn ended(job: &mut Option<(Job, Instant)>) -> Result<(Database, Result<Done, Failure>), JoinError> {
     match job {
         Some((job, _)) => job.await,
         None => std::future::pending().await,

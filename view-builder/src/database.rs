@@ -61,11 +61,7 @@ impl Database {
     pub(crate) async fn session(&mut self) -> &Session {
         loop {
             // Two steps, since a borrow that may be returned would last for the whole loop.
-            if self
-                .session
-                .as_ref()
-                .is_some_and(|session| !session.client.is_closed())
-            {
+            if self.session.as_ref().is_some_and(|session| !session.client.is_closed()) {
                 break;
             }
             match self.prepare().await {
@@ -110,11 +106,7 @@ impl Database {
             .await?;
         let mut apply = Vec::with_capacity(self.views.len());
         for view in self.views.iter() {
-            apply.push(
-                client
-                    .prepare_typed(&view.apply.text, &view::PARAMETERS)
-                    .await?,
-            );
+            apply.push(client.prepare_typed(&view.apply.text, &view::PARAMETERS).await?);
         }
         Ok(Session {
             client,

@@ -104,9 +104,7 @@ impl GroupContext {
     pub fn trouble(&self) -> Option<&'static str> {
         match &*lock(&self.state) {
             None => Some("no broker has answered yet"),
-            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => {
-                Some("no broker can be reached")
-            }
+            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => Some("no broker can be reached"),
             Some(state) if !state.member => Some("this process is no settled member of its group"),
             Some(_) => None,
         }
@@ -132,11 +130,7 @@ impl ClientContext for GroupContext {
             .is_some_and(|group| group.state == "up" && group.join_state == "steady");
         let mut ends = HashMap::new();
         for topic in statistics.topics.values() {
-            for partition in topic
-                .partitions
-                .values()
-                .filter(|partition| partition.ls_offset >= 0)
-            {
+            for partition in topic.partitions.values().filter(|partition| partition.ls_offset >= 0) {
                 let place = TopicPartition {
                     topic: topic.topic.as_str().into(),
                     partition: partition.partition,
@@ -144,8 +138,7 @@ impl ClientContext for GroupContext {
                 let end = End {
                     end: partition.ls_offset,
                     read: partition.app_offset,
-                    complete: partition.eof_offset == partition.ls_offset
-                        && partition.fetchq_cnt == 0,
+                    complete: partition.eof_offset == partition.ls_offset && partition.fetchq_cnt == 0,
                 };
                 ends.insert(place, end);
             }
@@ -168,12 +161,7 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        event: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.set(places(list));
             return;
@@ -189,16 +177,15 @@ impl ConsumerContext for GroupContext {
             tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
             return;
         }
-        let committed =
-            offsets
-                .elements()
-                .into_iter()
-                .filter_map(|element| match element.offset() {
-                    Offset::Offset(offset) if element.error().is_ok() => {
-                        Some((place(element.topic(), element.partition()), offset))
-                    }
-                    _ => None,
-                });
+        let committed = offsets
+            .elements()
+            .into_iter()
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) if element.error().is_ok() => {
+                    Some((place(element.topic(), element.partition()), offset))
+                }
+                _ => None,
+            });
         lock(&self.group_committed).extend(committed);
     }
 }
@@ -207,11 +194,7 @@ impl ConsumerContext for GroupContext {
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn consumer(
-    servers: &Servers,
-    instance: Option<&str>,
-    batch_bytes: u32,
-) -> Result<GroupConsumer, Failure> {
+pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> Result<GroupConsumer, Failure> {
     let mut config = client(servers);
     config
         .set("group.id", &servers.group_id)
@@ -272,9 +255,7 @@ fn client(servers: &Servers) -> ClientConfig {
 }
 
 fn refused(err: &KafkaError) -> Failure {
-    Failure::Setting(format!(
-        "kafka client cannot be made: {err} (KAFKA_PROPERTIES)"
-    ))
+    Failure::Setting(format!("kafka client cannot be made: {err} (KAFKA_PROPERTIES)"))
 }
 
 /// Assigns partitions with explicit offsets.
@@ -282,18 +263,14 @@ fn refused(err: &KafkaError) -> Failure {
 /// # Errors
 /// The assignment was revoked meanwhile.
 pub fn assign(consumer: &GroupConsumer, starts: &[Start]) -> KafkaResult<()> {
-    consumer.assign(&list(
-        starts.iter().map(|start| (&start.place, start.next_offset)),
-    )?)
+    consumer.assign(&list(starts.iter().map(|start| (&start.place, start.next_offset)))?)
 }
 
 /// A list of partitions with offsets.
 ///
 /// # Errors
 /// An offset is out of range.
-pub fn list<'a>(
-    offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
-) -> KafkaResult<TopicPartitionList> {
+pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (place, offset) in offsets {
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
@@ -331,19 +308,8 @@ mod tests {
             complete: true,
         };
         assert_eq!(end.applied_up_to(11), 12);
-        assert_eq!(
-            end.applied_up_to(10),
-            10,
-            "a record is still on its way into the view"
-        );
-        assert_eq!(
-            End {
-                complete: false,
-                ..end
-            }
-            .applied_up_to(11),
-            11
-        );
+        assert_eq!(end.applied_up_to(10), 10, "a record is still on its way into the view");
+        assert_eq!(End { complete: false, ..end }.applied_up_to(11), 11);
         assert_eq!(End { read: -1001, ..end }.applied_up_to(12), 12);
     }
 }

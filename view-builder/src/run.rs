@@ -19,17 +19,9 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Failure> 
     let views: Arc<[view::View]> = view::load_all(&config.views)?.into();
     let readiness = Readiness::waiting_for("postgres");
     readiness.not_ready("kafka", "starting");
-    let mut database = Database::new(
-        &config.servers.database_url,
-        views.clone(),
-        readiness.clone(),
-    )?;
+    let mut database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
     let instance = config.group_instance_id.as_deref();
-    let consumer = Arc::new(kafka::consumer(
-        &config.servers,
-        instance,
-        config.batch_bytes,
-    )?);
+    let consumer = Arc::new(kafka::consumer(&config.servers, instance, config.batch_bytes)?);
     let metrics = admin::install_metrics()?;
     measure::describe();
     let admin = tokio::spawn(admin::serve(

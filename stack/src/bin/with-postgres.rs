@@ -33,10 +33,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     // A test's crash is a process's, not the machine's: what the kernel has is safe.
     let postgres = Postgres::start(options.setting("fsync", "off")).await?;
-    let (program, rest) = arguments
-        .command
-        .split_first()
-        .context("no command given")?;
+    let (program, rest) = arguments.command.split_first().context("no command given")?;
     let mut command = Command::new(program);
     command
         .args(rest)

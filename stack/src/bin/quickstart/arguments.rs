@@ -30,12 +30,7 @@ pub(crate) struct Arguments {
     pub departments: Vec<String>,
 
     /// With --users: the seed of the randomness. The same seed gives the same names, departments and statuses; e-mail addresses differ in every run.
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = 1,
-        help_heading = "Load"
-    )]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Load")]
     pub seed: u64,
 
     /// End when everything is up and, with --users, the table is printed. The exit status is 1 if a user could not be created.
@@ -56,66 +51,31 @@ pub(crate) struct Arguments {
     pub kafka: Option<String>,
 
     /// Port of the private PostgreSQL.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 15432,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 15432, help_heading = "Ports")]
     pub postgres_port: u16,
 
     /// Port of the private Kafka.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 9092,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 9092, help_heading = "Ports")]
     pub kafka_port: u16,
 
     /// Port of user-api.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 8081,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 8081, help_heading = "Ports")]
     pub user_api_port: u16,
 
     /// Port of post-api.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 8082,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 8082, help_heading = "Ports")]
     pub post_api_port: u16,
 
     /// Port of the users' outbox-relay: health and metrics.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 8083,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 8083, help_heading = "Ports")]
     pub users_relay_port: u16,
 
     /// Port of view-builder: health and metrics.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 8084,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 8084, help_heading = "Ports")]
     pub view_builder_port: u16,
 
     /// Port of the posts' outbox-relay: health and metrics.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 8085,
-        help_heading = "Ports"
-    )]
+    #[arg(long, value_name = "PORT", default_value_t = 8085, help_heading = "Ports")]
     pub posts_relay_port: u16,
 }
 
@@ -191,13 +151,7 @@ mod tests {
         }
         line.push(format!("--user-api-port={port}"));
         let arguments = Arguments::try_parse_from(line).expect("arguments");
-        let refused = arguments
-            .check_ports()
-            .expect_err("a taken port")
-            .to_string();
-        assert!(
-            refused.contains(&format!("{port} (--user-api-port)")),
-            "{refused}"
-        );
+        let refused = arguments.check_ports().expect_err("a taken port").to_string();
+        assert!(refused.contains(&format!("{port} (--user-api-port)")), "{refused}");
     }
 }

@@ -83,9 +83,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
         .timeout(REQUEST_TIMEOUT)
         .build()
         .context("cannot make an HTTP client")?;
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run: Arc<str> = format!("{:x}", since_1970.as_millis()).into();
     let arguments = Arc::new(arguments.clone());
     let (next, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -93,8 +91,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
     let mut workers = JoinSet::new();
     for _ in 0..arguments.connections {
         let (client, url, run) = (client.clone(), url.to_owned(), Arc::clone(&run));
-        let (next, done, arguments) =
-            (Arc::clone(&next), Arc::clone(&done), Arc::clone(&arguments));
+        let (next, done, arguments) = (Arc::clone(&next), Arc::clone(&done), Arc::clone(&arguments));
         workers.spawn(async move {
             let mut outcome = Outcome::new()?;
             loop {
@@ -127,11 +124,7 @@ pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Re
     Ok(total)
 }
 
-async fn create(
-    client: &reqwest::Client,
-    url: &str,
-    person: &crate::people::Person<'_>,
-) -> Result<i64, String> {
+async fn create(client: &reqwest::Client, url: &str, person: &crate::people::Person<'_>) -> Result<i64, String> {
     let answer = client.post(url).json(person).send().await;
     let answer = answer.map_err(|err| {
         if err.is_timeout() {
@@ -144,9 +137,6 @@ async fn create(
     if !status.is_success() {
         return Err(format!("status {}", status.as_u16()));
     }
-    let created: Created = answer
-        .json()
-        .await
-        .map_err(|_| "unreadable answer".to_owned())?;
+    let created: Created = answer.json().await.map_err(|_| "unreadable answer".to_owned())?;
     Ok(created.id)
 }

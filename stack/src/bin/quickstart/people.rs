@@ -83,12 +83,7 @@ pub(crate) struct Person<'a> {
 }
 
 /// The `index`th person. All but the address depends on `seed` and `index` alone; `run` makes the address unique.
-pub(crate) fn person<'a>(
-    seed: u64,
-    run: &str,
-    index: u64,
-    departments: &'a [String],
-) -> Person<'a> {
+pub(crate) fn person<'a>(seed: u64, run: &str, index: u64, departments: &'a [String]) -> Person<'a> {
     // Seed and index go through the generator one after the other, so that neighbours do not resemble each other.
     let start = Random::seeded(seed).next_u64() ^ index;
     let mut random = Random::seeded(start);
@@ -118,10 +113,7 @@ mod tests {
     #[test]
     fn a_seed_repeats_its_people_but_for_their_addresses() {
         let departments = DEPARTMENTS.map(str::to_owned);
-        let (first, second) = (
-            person(1, "a", 7, &departments),
-            person(1, "b", 7, &departments),
-        );
+        let (first, second) = (person(1, "a", 7, &departments), person(1, "b", 7, &departments));
         assert_eq!(
             (&first.name, first.department, first.status),
             (&second.name, second.department, second.status)
@@ -132,15 +124,10 @@ mod tests {
     #[test]
     fn a_thousand_people_fill_every_department_with_both_statuses() {
         let departments = DEPARTMENTS.map(str::to_owned);
-        let people: Vec<_> = (0..1000)
-            .map(|index| person(1, "a", index, &departments))
-            .collect();
+        let people: Vec<_> = (0..1000).map(|index| person(1, "a", index, &departments)).collect();
         let emails: HashSet<_> = people.iter().map(|person| &person.email).collect();
         assert_eq!(emails.len(), 1000);
-        let groups: HashSet<_> = people
-            .iter()
-            .map(|person| (person.department, person.status))
-            .collect();
+        let groups: HashSet<_> = people.iter().map(|person| (person.department, person.status)).collect();
         assert_eq!(groups.len(), 2 * DEPARTMENTS.len());
     }
 }

@@ -20,8 +20,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn start(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template(TEMPLATE)
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(total)
                 .with_style(style.progress_chars("=> "))
                 .with_prefix(what)
@@ -40,10 +39,7 @@ impl Progress {
             Some(bar) => bar.set_position(done),
             None if self.last_line.elapsed() >= LINE_INTERVAL => {
                 self.last_line = Instant::now();
-                tracing::info!(
-                    "{}",
-                    line(self.what, done, self.total, self.start.elapsed())
-                );
+                tracing::info!("{}", line(self.what, done, self.total, self.start.elapsed()));
             }
             None => {}
         }
@@ -55,10 +51,7 @@ impl Progress {
                 bar.set_position(done);
                 bar.abandon();
             }
-            None => tracing::info!(
-                "{}",
-                line(self.what, done, self.total, self.start.elapsed())
-            ),
+            None => tracing::info!("{}", line(self.what, done, self.total, self.start.elapsed())),
         }
     }
 }

@@ -35,23 +35,11 @@ pub(crate) fn ready(pipeline: &Pipeline) -> anyhow::Result<()> {
         ),
         (
             "Kafka",
-            format!(
-                "{}   (topics user-events, post-events)",
-                pipeline.bootstrap_servers()
-            ),
+            format!("{}   (topics user-events, post-events)", pipeline.bootstrap_servers()),
         ),
-        (
-            "users' relay",
-            pipeline.users_relay.url("/metrics   (also /readyz)"),
-        ),
-        (
-            "posts' relay",
-            pipeline.posts_relay.url("/metrics   (also /readyz)"),
-        ),
-        (
-            "view-builder",
-            pipeline.view_builder.url("/metrics   (also /readyz)"),
-        ),
+        ("users' relay", pipeline.users_relay.url("/metrics   (also /readyz)")),
+        ("posts' relay", pipeline.posts_relay.url("/metrics   (also /readyz)")),
+        ("view-builder", pipeline.view_builder.url("/metrics   (also /readyz)")),
         ("logs", pipeline.logs().display().to_string()),
     ]);
     println!(
@@ -120,10 +108,7 @@ fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> String {
     if histogram.is_empty() {
         return "none".to_owned();
     }
-    format!(
-        "{:.1} ms",
-        histogram.value_at_quantile(quantile) as f64 / 1000.0
-    )
+    format!("{:.1} ms", histogram.value_at_quantile(quantile) as f64 / 1000.0)
 }
 
 /// Names in one column, values in the next.

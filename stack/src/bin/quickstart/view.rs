@@ -30,12 +30,7 @@ pub(crate) struct View {
 }
 
 /// Waits for `created` rows with ids in `ids`, or until the view has stood still for a minute.
-pub(crate) async fn wait(
-    pipeline: &Pipeline,
-    ids: (i64, i64),
-    created: u64,
-    start: Instant,
-) -> anyhow::Result<View> {
+pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, start: Instant) -> anyhow::Result<View> {
     let client = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
     let mut progress = Progress::start("rows in the view", created);
     let (mut rows, mut last_news) = (0, Instant::now());
