@@ -1,6 +1,8 @@
 //! post-api as a client meets it, over HTTP, on a real PostgreSQL. HTTP's own cases are in user-api's tests: both programs
 //! have the same edge.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../../rest/tests/program/mod.rs"]
 mod program;
 

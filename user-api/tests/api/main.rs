@@ -1,5 +1,7 @@
 //! user-api as a client meets it, over HTTP, on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../../rest/tests/program/mod.rs"]
 mod program;
 
