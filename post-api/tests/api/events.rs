@@ -11,19 +11,17 @@ use crate::{post, ready};
 
 /// A row of the outbox: aggregate type, aggregate id, type, payload.
 async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, PostEvent)> {
-    sqlx::query(
-        "select aggregatetype, aggregateid, type, payload::text from outbox order by created_at",
-    )
-    .fetch_all(sql)
-    .await
-    .unwrap()
-    .into_iter()
-    .map(|row| {
-        let payload: String = row.get(3);
-        let event = serde_json::from_str(&payload).expect("an event of the contract");
-        (row.get(0), row.get(1), row.get(2), event)
-    })
-    .collect()
+    sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
+        .fetch_all(sql)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| {
+            let payload: String = row.get(3);
+            let event = serde_json::from_str(&payload).expect("an event of the contract");
+            (row.get(0), row.get(1), row.get(2), event)
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -46,10 +44,7 @@ async fn each_change_writes_one_event_that_tells_it() {
         assert_eq!(aggregate_type, events::POST_AGGREGATE);
         assert_eq!((aggregate_id.as_str(), row_type.as_str()), ("1", name));
         assert_eq!((event.event_type, event.post_id), (event_type, 1));
-        let told = event
-            .post
-            .as_ref()
-            .map(|post| serde_json::to_value(post).unwrap());
+        let told = event.post.as_ref().map(|post| serde_json::to_value(post).unwrap());
         let answered = answered.cloned().map(|mut post| {
             let fields = post.as_object_mut().unwrap();
             for field in ["version", "authorName", "authorEmail", "authorDepartment"] {

@@ -10,11 +10,7 @@ async fn a_schema_and_views_that_are_missing_are_waited_for_and_told() {
     let database = Database::create().await;
     let mut program = Program::start(POST_API, &database.url_as("post_api")).await;
     eventually("readiness says what to do about the schema", async || {
-        program
-            .get("/readyz")
-            .await
-            .text
-            .contains("post-api migrate")
+        program.get("/readyz").await.text.contains("post-api migrate")
     })
     .await;
     assert!(migrate(POST_API, &database.url()).await.success());

@@ -20,24 +20,19 @@ const POST_API: Executable = Executable {
     role: "post_api",
 };
 
-/// The views' tables as view-builder makes them, as far as post-api reads them, with three users.
-const VIEWS: &str = "
-    set role view_builder;
-    create table user_view (
-        user_id bigint primary key, name varchar(255) not null, email varchar(255) not null, department varchar(255),
-        status varchar(50) not null, created_at timestamp not null, updated_at timestamp not null,
-        version bigint not null, last_processed_at timestamp not null
-    );
-    create table department_stats (
-        department varchar(255), user_count bigint, active_users bigint, inactive_users bigint, last_updated timestamp
-    );
-    insert into user_view values
-        (2, '장웅', 'changwng@example.com', '개발팀', 'ACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00.5', 1, '2026-11-22 10:00:01'),
-        (1, '홍길동', 'hong@example.com', '기획팀', 'ACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00', 4, '2026-11-22 10:00:01'),
-        (3, 'R', 'r@example.com', 'R/D', 'INACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00', 1, '2026-11-22 10:00:01');
-    insert into department_stats values
-        ('개발팀', 1, 1, 0, '2026-11-22 10:00:01'), (null, 2, 1, 0, '2026-11-22 10:00:02.25');
-    reset role";
+/// The views as view-builder makes them, with three users.
+const VIEWS: &str = concat!(
+    "set role view_builder;",
+    include_str!("../../../sql/views/user_view/table.sql"),
+    "; insert into user_view values
+        (2, '장웅', 'changwng@example.com', '개발팀', 'ACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00.5', 1,
+            '2026-11-22 10:00:01'),
+        (1, '홍길동', 'hong@example.com', null, 'ACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00', 4,
+            '2026-11-22 10:00:02.25'),
+        (3, 'R', 'r@example.com', 'R/D', 'INACTIVE', '2026-11-22 10:00:00', '2026-11-22 10:00:00', 1,
+            '2026-11-22 10:00:03');
+    reset role"
+);
 
 async fn ready() -> Program {
     Program::ready(POST_API, VIEWS).await

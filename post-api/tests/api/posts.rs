@@ -36,18 +36,9 @@ async fn the_author_is_who_the_view_says_now() {
     });
     let unknown = program.post("/api/posts", &forged).await;
     assert_eq!(unknown.status, 201);
-    let author = |post: &Value| {
-        [
-            &post["authorName"],
-            &post["authorEmail"],
-            &post["authorDepartment"],
-        ]
-        .map(Clone::clone)
-    };
-    assert_eq!(
-        author(&unknown.json()),
-        [Value::Null, Value::Null, Value::Null]
-    );
+    let author =
+        |post: &Value| [&post["authorName"], &post["authorEmail"], &post["authorDepartment"]].map(Clone::clone);
+    assert_eq!(author(&unknown.json()), [Value::Null, Value::Null, Value::Null]);
 
     sql.execute(
         "insert into user_view values (9, '나중', 'later@example.com', null, 'ACTIVE', now(), now(), 1, now())",
@@ -71,14 +62,9 @@ async fn the_author_is_who_the_view_says_now() {
     let renamed = answer(request).await;
     assert_eq!(renamed.json()["authorName"], "바뀐");
 
-    sql.execute("delete from user_view where user_id = 9")
-        .await
-        .unwrap();
+    sql.execute("delete from user_view where user_id = 9").await.unwrap();
     let gone = program.get("/api/posts/1").await;
-    assert_eq!(
-        author(&gone.json()),
-        [Value::Null, Value::Null, Value::Null]
-    );
+    assert_eq!(author(&gone.json()), [Value::Null, Value::Null, Value::Null]);
     assert_eq!(gone.json()["authorId"], 9);
 }
 
@@ -90,10 +76,7 @@ async fn an_update_replaces_the_three_fields_and_keeps_the_rest() {
     let updated = program.put("/api/posts/1", &change).await;
     assert_eq!(updated.status, 200);
     let updated = updated.json();
-    assert_eq!(
-        (&updated["id"], &updated["version"]),
-        (&json!(1), &json!(2))
-    );
+    assert_eq!((&updated["id"], &updated["version"]), (&json!(1), &json!(2)));
     assert_eq!(updated["authorName"], "홍길동");
     assert_eq!(updated["createdAt"], created["createdAt"]);
     assert_eq!(program.get("/api/posts/1").await.json(), updated);
@@ -126,13 +109,8 @@ async fn lists_are_whole_and_ordered() {
     assert_eq!(ids(&all), (1..=250).collect::<Vec<_>>());
     assert_eq!(all[0], program.get("/api/posts/1").await.json());
     let of_department = program.get("/api/posts/by-department/개발팀").await.json();
-    assert_eq!(
-        ids(&of_department),
-        (1..=250).step_by(2).collect::<Vec<_>>()
-    );
-    let page = program
-        .get("/api/posts/by-department/개발팀?after=100&limit=2")
-        .await;
+    assert_eq!(ids(&of_department), (1..=250).step_by(2).collect::<Vec<_>>());
+    let page = program.get("/api/posts/by-department/개발팀?after=100&limit=2").await;
     assert_eq!(ids(&page.json()), [101, 103]);
     assert!(page.header("link").contains("after=103"));
 }

@@ -24,10 +24,7 @@ async fn users_are_answered_as_the_view_has_them() {
     assert_eq!(ids, [1, 2, 3]);
     let of_department = program.get("/api/posts/users/department/개발팀").await;
     assert_eq!(of_department.text, format!("[{user}]"));
-    assert_eq!(
-        program.get("/api/posts/users/department/none").await.text,
-        "[]"
-    );
+    assert_eq!(program.get("/api/posts/users/department/none").await.text, "[]");
 }
 
 #[tokio::test]
@@ -35,13 +32,13 @@ async fn department_stats_are_answered_with_those_of_no_department_first() {
     let program = ready().await;
     assert_eq!(
         program.get("/api/posts/department-stats").await.text,
-        r#"[{"department":null,"userCount":2,"activeUsers":1,"inactiveUsers":0,"lastUpdated":"2026-11-22T10:00:02.25"},{"department":"개발팀","userCount":1,"activeUsers":1,"inactiveUsers":0,"lastUpdated":"2026-11-22T10:00:01"}]"#
+        r#"[{"department":null,"userCount":1,"activeUsers":1,"inactiveUsers":0,"lastUpdated":"2026-11-22T10:00:02.25"},{"department":"R/D","userCount":1,"activeUsers":0,"inactiveUsers":1,"lastUpdated":"2026-11-22T10:00:03"},{"department":"개발팀","userCount":1,"activeUsers":1,"inactiveUsers":0,"lastUpdated":"2026-11-22T10:00:01"}]"#
     );
     program
         .database()
         .sql()
         .await
-        .execute("delete from department_stats")
+        .execute("delete from user_view")
         .await
         .unwrap();
     assert_eq!(program.get("/api/posts/department-stats").await.text, "[]");
@@ -50,11 +47,7 @@ async fn department_stats_are_answered_with_those_of_no_department_first() {
 #[tokio::test]
 async fn views_are_only_read() {
     let program = ready().await;
-    for path in [
-        "/api/posts/users",
-        "/api/posts/users/1",
-        "/api/posts/department-stats",
-    ] {
+    for path in ["/api/posts/users", "/api/posts/users/1", "/api/posts/department-stats"] {
         program.put(path, &json!({})).await.problem(405);
         program.post(path, &json!({})).await.problem(405);
     }
@@ -80,9 +73,6 @@ async fn a_rebuilt_view_is_read_from_the_moment_it_is_swapped_in() {
         sql.execute(sqlx::AssertSqlSafe(swap)).await.unwrap();
         let name = json!(format!("round {round}"));
         assert_eq!(program.get("/api/posts/1").await.json()["authorName"], name);
-        assert_eq!(
-            program.get("/api/posts/users").await.json()[0]["name"],
-            name
-        );
+        assert_eq!(program.get("/api/posts/users").await.json()[0]["name"], name);
     }
 }

@@ -42,14 +42,10 @@ impl Database {
         let mut admin = connect(&superuser).await;
         // Tests that run at once would make the roles at once, which one of them does not survive.
         let mut transaction = admin.begin().await.unwrap();
-        transaction
-            .execute("select pg_advisory_xact_lock(7423)")
-            .await
-            .unwrap();
+        transaction.execute("select pg_advisory_xact_lock(7423)").await.unwrap();
         for role in ["user_api", "post_api", "view_builder", "outbox_relay"] {
-            let statement = format!(
-                "do $$ begin create role {role} login; exception when duplicate_object then null; end $$"
-            );
+            let statement =
+                format!("do $$ begin create role {role} login; exception when duplicate_object then null; end $$");
             transaction.execute(AssertSqlSafe(statement)).await.unwrap();
         }
         transaction.commit().await.unwrap();
@@ -103,11 +99,7 @@ impl Drop for Database {
                 });
         });
         let dropped = dropping.join();
-        assert!(
-            dropped.is_ok() || std::thread::panicking(),
-            "cannot drop {}",
-            self.name
-        );
+        assert!(dropped.is_ok() || std::thread::panicking(), "cannot drop {}", self.name);
     }
 }
 
@@ -247,19 +239,9 @@ impl Program {
     }
 
     /// Sends `body` as it is, as JSON.
-    pub(crate) async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: impl Into<reqwest::Body>,
-    ) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Answer {
         let request = self.request(method, path);
-        answer(
-            request
-                .header("content-type", "application/json")
-                .body(body),
-        )
-        .await
+        answer(request.header("content-type", "application/json").body(body)).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -322,10 +304,7 @@ pub(crate) async fn answer(request: RequestBuilder) -> Answer {
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
-        );
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
