@@ -34,9 +34,9 @@ impl Config {
     /// # Errors
     /// None was given.
     pub fn database_url(&self) -> anyhow::Result<&Secret> {
-        self.database_url.as_ref().context(
-            "no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database",
-        )
+        self.database_url
+            .as_ref()
+            .context("no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database")
     }
 }
 

@@ -20,10 +20,7 @@ async fn an_id_is_digits_and_exists() {
         "9223372036854775808",
     ] {
         program.get(&format!("/api/users/{id}")).await.problem(400);
-        program
-            .delete(&format!("/api/users/{id}"))
-            .await
-            .problem(400);
+        program.delete(&format!("/api/users/{id}")).await.problem(400);
     }
     for id in ["0", "-1", "1", "9223372036854775807"] {
         program.get(&format!("/api/users/{id}")).await.problem(404);
@@ -53,10 +50,7 @@ async fn a_path_that_is_no_text_is_refused() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let answer = program.raw(request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
-        assert!(
-            answer.contains("application/problem+json"),
-            "{path}: {answer}"
-        );
+        assert!(answer.contains("application/problem+json"), "{path}: {answer}");
     }
     let raw = b"GET /api/users/\xFF\xFE HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert!(program.raw(raw).await.starts_with("HTTP/1.1 400 "));
@@ -66,11 +60,7 @@ async fn a_path_that_is_no_text_is_refused() {
 async fn a_wrong_method_is_told_the_right_ones() {
     let program = ready().await;
     for (method, path, allow) in [
-        (
-            Method::PATCH,
-            "/api/users/1",
-            ["GET", "PUT", "DELETE"].as_slice(),
-        ),
+        (Method::PATCH, "/api/users/1", ["GET", "PUT", "DELETE"].as_slice()),
         (Method::DELETE, "/api/users", &["GET", "POST"]),
         (Method::TRACE, "/api/users", &["GET", "POST"]),
         (Method::POST, "/readyz", &["GET"]),
@@ -81,10 +71,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
         assert_eq!((told.status.as_u16(), told.text.as_str()), (204, ""));
         for answer in [refused, told] {
             let allowed: Vec<_> = answer.header("allow").split(',').map(str::trim).collect();
-            assert!(
-                allow.iter().all(|method| allowed.contains(method)),
-                "{allowed:?}"
-            );
+            assert!(allow.iter().all(|method| allowed.contains(method)), "{allowed:?}");
         }
     }
 }
@@ -93,11 +80,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
 async fn head_is_get_without_a_body() {
     let program = ready().await;
     program.post("/api/users", &user("hong@example.com")).await;
-    for (path, status) in [
-        ("/api/users/1", 200),
-        ("/api/users", 200),
-        ("/api/users/2", 404),
-    ] {
+    for (path, status) in [("/api/users/1", 200), ("/api/users", 200), ("/api/users/2", 404)] {
         let head = answer(program.request(Method::HEAD, path)).await;
         assert_eq!((head.status.as_u16(), head.text.as_str()), (status, ""));
     }
@@ -107,9 +90,7 @@ async fn head_is_get_without_a_body() {
 async fn only_json_is_answered() {
     let program = ready().await;
     let ask = |method: Method, accept: &'static str| {
-        let request = program
-            .request(method, "/api/users")
-            .header("accept", accept);
+        let request = program.request(method, "/api/users").header("accept", accept);
         answer(
             request
                 .header("content-type", "application/json")
@@ -144,10 +125,7 @@ async fn a_request_that_breaks_http_is_refused() {
     let program = ready().await;
     let long = "x".repeat(9000);
     for (request, status) in [
-        (
-            "GET /api/users HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
-            400,
-        ),
+        ("GET /api/users HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), 400),
         (
             format!("GET /{long} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
             414,
@@ -157,8 +135,7 @@ async fn a_request_that_breaks_http_is_refused() {
             431,
         ),
         (
-            "POST /api/users HTTP/1.1\r\nHost: x\r\nExpect: magic\r\nConnection: close\r\n\r\n"
-                .to_owned(),
+            "POST /api/users HTTP/1.1\r\nHost: x\r\nExpect: magic\r\nConnection: close\r\n\r\n".to_owned(),
             417,
         ),
         (
@@ -167,10 +144,7 @@ async fn a_request_that_breaks_http_is_refused() {
         ),
     ] {
         let answer = program.raw(request.as_bytes()).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{status}: {answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
 }
 

@@ -9,28 +9,23 @@ use crate::{ready, user};
 
 /// A row of the outbox: aggregate type, aggregate id, type, payload.
 async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, UserEvent)> {
-    sqlx::query(
-        "select aggregatetype, aggregateid, type, payload::text from outbox order by created_at",
-    )
-    .fetch_all(sql)
-    .await
-    .unwrap()
-    .into_iter()
-    .map(|row| {
-        let payload: String = row.get(3);
-        let event = serde_json::from_str(&payload).expect("an event of the contract");
-        (row.get(0), row.get(1), row.get(2), event)
-    })
-    .collect()
+    sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
+        .fetch_all(sql)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| {
+            let payload: String = row.get(3);
+            let event = serde_json::from_str(&payload).expect("an event of the contract");
+            (row.get(0), row.get(1), row.get(2), event)
+        })
+        .collect()
 }
 
 #[tokio::test]
 async fn each_change_writes_one_event_that_tells_it() {
     let program = ready().await;
-    let created = program
-        .post("/api/users", &user("hong@example.com"))
-        .await
-        .json();
+    let created = program.post("/api/users", &user("hong@example.com")).await.json();
     let updated = json!({"name": "수정", "email": "hong@example.com", "status": "INACTIVE"});
     let updated = program.put("/api/users/1", &updated).await.json();
     program.delete("/api/users/1").await;
@@ -47,10 +42,7 @@ async fn each_change_writes_one_event_that_tells_it() {
         assert_eq!(aggregate_type, events::USER_AGGREGATE);
         assert_eq!((aggregate_id.as_str(), row_type.as_str()), ("1", name));
         assert_eq!((event.event_type, event.user_id), (event_type, 1));
-        let told = event
-            .user
-            .as_ref()
-            .map(|user| serde_json::to_value(user).unwrap());
+        let told = event.user.as_ref().map(|user| serde_json::to_value(user).unwrap());
         let answered = answered.cloned().map(|mut user| {
             user.as_object_mut().unwrap().remove("version");
             user
@@ -66,15 +58,9 @@ async fn each_change_writes_one_event_that_tells_it() {
 async fn a_refused_request_writes_no_event() {
     let program = ready().await;
     program.post("/api/users", &user("hong@example.com")).await;
-    program
-        .post("/api/users", &user("hong@example.com"))
-        .await
-        .problem(409);
+    program.post("/api/users", &user("hong@example.com")).await.problem(409);
     program.post("/api/users", &json!({})).await.problem(422);
-    program
-        .put("/api/users/7", &user("x@example.com"))
-        .await
-        .problem(404);
+    program.put("/api/users/7", &user("x@example.com")).await.problem(404);
     program.delete("/api/users/7").await.problem(404);
     assert_eq!(outbox(&mut program.database().sql().await).await.len(), 1);
 }
@@ -82,10 +68,7 @@ async fn a_refused_request_writes_no_event() {
 #[tokio::test]
 async fn a_change_whose_event_fails_is_not_made() {
     let program = ready().await;
-    let before = program
-        .post("/api/users", &user("hong@example.com"))
-        .await
-        .json();
+    let before = program.post("/api/users", &user("hong@example.com")).await.json();
     let mut sql = program.database().sql().await;
     sql.execute(
         "create function refuse() returns trigger language plpgsql as \
@@ -96,9 +79,7 @@ async fn a_change_whose_event_fails_is_not_made() {
     .unwrap();
     for answer in [
         program.post("/api/users", &user("other@example.com")).await,
-        program
-            .put("/api/users/1", &user("other@example.com"))
-            .await,
+        program.put("/api/users/1", &user("other@example.com")).await,
         program.delete("/api/users/1").await,
     ] {
         answer.problem(500);
@@ -107,9 +88,7 @@ async fn a_change_whose_event_fails_is_not_made() {
     assert!(program.log().contains("secret reason"), "the log knows why");
     assert_eq!(program.get("/api/users").await.json(), json!([before]));
 
-    sql.execute("alter table outbox rename to elsewhere")
-        .await
-        .unwrap();
+    sql.execute("alter table outbox rename to elsewhere").await.unwrap();
     program
         .post("/api/users", &user("other@example.com"))
         .await

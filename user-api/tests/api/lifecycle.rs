@@ -32,19 +32,11 @@ async fn a_database_that_is_away_is_waited_for_and_told() {
     let refused = program.get("/api/users").await;
     refused.problem(503);
     assert_eq!(refused.header("retry-after"), "2");
-    assert!(
-        asked.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 
     gate.open().await;
     eventually("readiness says what to do about the schema", async || {
-        program
-            .get("/readyz")
-            .await
-            .text
-            .contains("user-api migrate")
+        program.get("/readyz").await.text.contains("user-api migrate")
     })
     .await;
     program.get("/api/users").await.problem(503);
@@ -87,9 +79,7 @@ async fn sigterm_lets_a_request_under_way_end() {
     let mut program = ready().await;
     program.post("/api/users", &user("hong@example.com")).await;
     let mut sql = program.database().sql().await;
-    sql.execute("begin; select from users for update")
-        .await
-        .unwrap();
+    sql.execute("begin; select from users for update").await.unwrap();
     let change = user("hong@example.com");
     let update = program.put("/api/users/1", &change);
     let stop = async {
@@ -103,11 +93,7 @@ async fn sigterm_lets_a_request_under_way_end() {
         .await;
         program.terminate().await;
         eventually("the program takes no new connection", async || {
-            program
-                .request(reqwest::Method::GET, "/livez")
-                .send()
-                .await
-                .is_err()
+            program.request(reqwest::Method::GET, "/livez").send().await.is_err()
         })
         .await;
         sql.execute("commit").await.unwrap();
@@ -124,9 +110,7 @@ async fn sigterm_does_not_wait_for_a_request_that_does_not_end() {
     let mut program = ready().await;
     program.post("/api/users", &user("hong@example.com")).await;
     let mut sql = program.database().sql().await;
-    sql.execute("begin; select from users for update")
-        .await
-        .unwrap();
+    sql.execute("begin; select from users for update").await.unwrap();
     let request = program
         .request(reqwest::Method::DELETE, "/api/users/1")
         .build()

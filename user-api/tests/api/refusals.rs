@@ -12,10 +12,7 @@ async fn every_wrong_field_is_named_in_one_answer() {
     assert_eq!(answer.wrong_fields(), ["name", "email", "status"]);
     let all_wrong = json!({"name": 123, "email": "x", "department": "", "status": "active"});
     let answer = program.post("/api/users", &all_wrong).await;
-    assert_eq!(
-        answer.wrong_fields(),
-        ["name", "email", "department", "status"]
-    );
+    assert_eq!(answer.wrong_fields(), ["name", "email", "department", "status"]);
     assert_eq!(program.get("/api/users").await.text, "[]");
 }
 
@@ -80,25 +77,13 @@ async fn what_is_not_one_json_object_is_refused_by_line_and_column() {
         "{\"name\":\"n\",\"name\":\"m\"}",
         "{\"name\":\"\\ud83d\"}",
     ] {
-        let problem = program
-            .send(Method::POST, "/api/users", body)
-            .await
-            .problem(400);
-        assert!(
-            problem["line"].is_u64() && problem["column"].is_u64(),
-            "{body}"
-        );
+        let problem = program.send(Method::POST, "/api/users", body).await.problem(400);
+        assert!(problem["line"].is_u64() && problem["column"].is_u64(), "{body}");
     }
     let invalid = b"{\"name\":\"\xFF\"}".to_vec();
-    program
-        .send(Method::POST, "/api/users", invalid)
-        .await
-        .problem(400);
+    program.send(Method::POST, "/api/users", invalid).await.problem(400);
     let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    program
-        .send(Method::POST, "/api/users", utf16)
-        .await
-        .problem(400);
+    program.send(Method::POST, "/api/users", utf16).await.problem(400);
 
     let marked = format!("\u{FEFF}{}", user("hong@example.com"));
     let created = program.send(Method::POST, "/api/users", marked).await;
@@ -119,10 +104,7 @@ async fn only_json_is_read() {
     for content_type in [None, Some("text/plain"), Some("text/json"), Some("x")] {
         let answer = send(content_type, "hong@example.com").await;
         answer.problem(415);
-        assert_eq!(
-            answer.header("accept"),
-            "application/json, application/*+json"
-        );
+        assert_eq!(answer.header("accept"), "application/json, application/*+json");
     }
     for (content_type, email) in [
         ("application/json;charset=UTF-8", "a@example.com"),

@@ -35,10 +35,7 @@ async fn a_created_user_is_answered_whole_with_its_location() {
 #[tokio::test]
 async fn an_update_replaces_the_four_fields_and_keeps_the_rest() {
     let program = ready().await;
-    let created = program
-        .post("/api/users", &user("hong@example.com"))
-        .await
-        .json();
+    let created = program.post("/api/users", &user("hong@example.com")).await.json();
     let change = json!({
         "id": "not even a number", "createdAt": [2025, 7, 17], "updatedAt": "never", "version": -1,
         "name": "홍길동 수정", "email": "hong@example.com", "status": "INACTIVE", "nickname": {"x": 1},
@@ -119,10 +116,7 @@ async fn a_list_is_whole_and_ordered_or_one_page_of_it() {
     let rest = program.get("/api/users?after=1000").await.json();
     assert_eq!(ids(&rest), (1001..=2500).collect::<Vec<_>>());
     for query in ["limit=0", "limit=1001", "limit=x", "after=x"] {
-        program
-            .get(&format!("/api/users?{query}"))
-            .await
-            .problem(400);
+        program.get(&format!("/api/users?{query}")).await.problem(400);
     }
 }
 
