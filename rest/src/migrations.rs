@@ -18,7 +18,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// The database does not come within a minute; an applied migration was edited since; a statement failed.
 pub async fn apply(options: &PgConnectOptions, migrator: &Migrator) -> anyhow::Result<Vec<String>> {
-    let mut connection = connect(options).await?;
+    // A migration may take its time, and what it finds in place is no news.
+    let options = options
+        .clone()
+        .options([("statement_timeout", "0"), ("client_min_messages", "warning")]);
+    let mut connection = connect(&options).await?;
     let table = &*migrator.table_name;
     connection
         .ensure_migrations_table(table)

@@ -61,6 +61,8 @@ pub async fn run(
         .with_context(|| format!("cannot listen on {listen} (LISTEN)"))?;
     let address = listener.local_addr().context("no local address")?;
 
+    tracing::info!(http.listen = %address, "listening");
+
     let readiness = Readiness::waiting_for(probe::PART);
     let database = Database::new(options.clone(), config.database_connections);
     let app = edge::around(
@@ -70,7 +72,6 @@ pub async fn run(
     );
     let watch = probe::watch(options, requirements, readiness, shutdown.clone());
     let watch = tokio::spawn(watch);
-    tracing::info!(http.listen = %address, "listening");
 
     serve(listener, app, shutdown).await?;
     watch.await.context("the database's watch failed")?;
