@@ -58,7 +58,7 @@ fn random_events(
 #[tokio::test]
 async fn stays_right_over_random_batches_and_edits_by_hand() {
     let (database, mut builder) = TestDatabase::with_builder().await;
-    let (mut dice, mut version) = (Dice(7), 0);
+    let (mut dice, mut version, mut departments_most) = (Dice(7), 0, 0);
     for round in 0..60 {
         let count = usize::try_from(1 + dice.roll(40)).unwrap();
         let events = random_events(&mut dice, 30, 1, count, &mut version);
@@ -66,6 +66,8 @@ async fn stays_right_over_random_batches_and_edits_by_hand() {
         database
             .assert_stats_are_right(&format!("batch of round {round}"))
             .await;
+        let departments = database.rows("table department_stats").await.len();
+        departments_most = departments_most.max(departments);
         let edit = match dice.roll(8) {
             0 => "delete from user_view where user_id % 3 = 0",
             1 => {
@@ -87,10 +89,9 @@ async fn stays_right_over_random_batches_and_edits_by_hand() {
         database.sql.batch_execute(edit).await.unwrap();
         database.assert_stats_are_right(edit).await;
     }
-    assert_ne!(
-        database.value("select count(*) from user_view").await,
-        "0",
-        "the last rounds left rows to count"
+    assert!(
+        departments_most > 5,
+        "the rounds had departments to compare: {departments_most}"
     );
 }
 

@@ -82,7 +82,7 @@ async fn the_time_of_processing_is_utc_whatever_the_servers_zone() {
         )
         .await
         .unwrap();
-    let recent = "select bool_and(last_processed_at between now() at time zone 'UTC' - interval '1 minute' and now() at time zone 'UTC' + interval '1 minute') from user_view";
+    let recent = "select bool_and(last_processed_at between (now() at time zone 'UTC') - interval '1 minute' and (now() at time zone 'UTC') + interval '1 minute') from user_view";
     assert_eq!(database.value(recent).await, "t");
 }
 
