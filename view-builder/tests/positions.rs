@@ -68,6 +68,22 @@ async fn the_same_batch_twice_is_applied_once() {
     );
 }
 
+#[tokio::test]
+async fn a_frozen_builder_does_not_hold_its_partition_for_ever() {
+    let (database, _) = TestDatabase::with_builder().await;
+    let frozen = database.connect().await;
+    frozen
+        .batch_execute("begin; update view_positions set next_offset = 99 where partition = 0")
+        .await
+        .unwrap();
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[0]).await;
+    assert_eq!(owner.starts[0].next_offset, 0);
+    owner.put(new_user(1)).await;
+    assert!(frozen.batch_execute("commit").await.is_err());
+    assert_eq!(position(&database).await, "1");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_connections_lose_and_repeat_nothing() {
     let (database, mut builder) = TestDatabase::with_builder().await;
