@@ -50,8 +50,7 @@ impl Batch {
     /// The latest is the one with the highest version; of two with the same version the later one in the topic.
     #[must_use]
     pub fn latest(&self, topics: &[String]) -> Vec<(&TopicPartition, &Event)> {
-        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> =
-            HashMap::with_capacity(self.event_count());
+        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> = HashMap::with_capacity(self.event_count());
         for part in self
             .parts
             .iter()
@@ -95,12 +94,7 @@ impl Batch {
                     events,
                 };
                 first.to = cut;
-                Ok((
-                    Self { parts: vec![first] },
-                    Self {
-                        parts: vec![second],
-                    },
-                ))
+                Ok((Self { parts: vec![first] }, Self { parts: vec![second] }))
             }
             single => Err(Self {
                 parts: single.into_iter().collect(),
@@ -148,12 +142,7 @@ mod tests {
                     0,
                     0,
                     9,
-                    vec![
-                        event(0, 9, 1),
-                        event(2, 3, 7),
-                        event(3, 3, 3),
-                        event(4, 9, 1),
-                    ],
+                    vec![event(0, 9, 1), event(2, 3, 7), event(3, 3, 3), event(4, 9, 1)],
                 ),
                 part("user-events", 1, 0, 9, vec![event(5, 4, 1)]),
                 part("post-events", 0, 0, 9, vec![event(1, 3, 1)]),
@@ -164,21 +153,11 @@ mod tests {
             batch
                 .latest(&topics)
                 .iter()
-                .map(|(place, event)| {
-                    (
-                        place.topic.to_string(),
-                        event.key,
-                        event.version,
-                        event.offset,
-                    )
-                })
+                .map(|(place, event)| (place.topic.to_string(), event.key, event.version, event.offset))
                 .collect::<Vec<_>>()
         };
         let user = |key, version, offset| ("user-events".to_owned(), key, version, offset);
-        assert_eq!(
-            seen(&["user-events"]),
-            [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]
-        );
+        assert_eq!(seen(&["user-events"]), [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]);
         assert_eq!(seen(&["post-events", "user-events"]).len(), 4);
     }
 
@@ -207,9 +186,6 @@ mod tests {
             .iter()
             .map(|part| (part.place.partition, part.from, part.to, part.events.len()))
             .collect();
-        assert_eq!(
-            spans,
-            [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]
-        );
+        assert_eq!(spans, [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]);
     }
 }

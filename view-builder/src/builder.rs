@@ -173,10 +173,7 @@ impl Builder {
             let (consumer, owner) = (self.consumer.clone(), self.owner.clone());
             tokio::spawn(async move {
                 let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
-                (
-                    database,
-                    starts.map(|starts| Done::TakenOver { generation, starts }),
-                )
+                (database, starts.map(|starts| Done::TakenOver { generation, starts }))
             })
         } else if !self.group_acknowledged.is_empty() || !self.stops.is_empty() {
             let (offsets, stops) = (
@@ -199,10 +196,7 @@ impl Builder {
         self.job = Some((job, Instant::now()));
     }
 
-    fn ended(
-        &mut self,
-        ended: Result<(Database, Result<Done, Failure>), JoinError>,
-    ) -> Result<(), Failure> {
+    fn ended(&mut self, ended: Result<(Database, Result<Done, Failure>), JoinError>) -> Result<(), Failure> {
         self.job = None;
         self.readiness.ready("batch");
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
@@ -223,9 +217,7 @@ impl Builder {
                 }
                 if applied.fenced {
                     measure::fenced();
-                    tracing::warn!(
-                        "another builder has claimed a partition of this process: joining the group again"
-                    );
+                    tracing::warn!("another builder has claimed a partition of this process: joining the group again");
                     self.rejoin();
                 }
             }
@@ -248,10 +240,7 @@ impl Builder {
 
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
-        tracing::info!(
-            partitions = places.len(),
-            "the group has assigned partitions"
-        );
+        tracing::info!(partitions = places.len(), "the group has assigned partitions");
         self.assignment.replace(Vec::new());
         self.group_acknowledged.clear();
         self.stops.clear();
@@ -271,9 +260,7 @@ impl Builder {
             Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
-                tracing::warn!(
-                    "kafka does not have the next offset of a partition: verifying all positions"
-                );
+                tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
                 self.rejoin();
                 Ok(())
             }
@@ -300,10 +287,7 @@ impl Builder {
             return;
         };
         let event = record::event(contract, record);
-        if let Some(stop) = self
-            .assignment
-            .take(&self.places[index], record.offset(), event)
-        {
+        if let Some(stop) = self.assignment.take(&self.places[index], record.offset(), event) {
             self.stopped(stop);
         }
     }
@@ -317,8 +301,7 @@ impl Builder {
             reason = stop.reason,
             "an event cannot be applied: its partition waits before it"
         );
-        let paused = kafka::list([(&stop.place, stop.offset)].into_iter())
-            .and_then(|list| self.consumer.pause(&list));
+        let paused = kafka::list([(&stop.place, stop.offset)].into_iter()).and_then(|list| self.consumer.pause(&list));
         if let Err(err) = paused {
             tracing::debug!(error = %err, "a partition cannot be paused");
         }
@@ -333,12 +316,7 @@ impl Builder {
         let reasons: Vec<String> = self
             .assignment
             .stops()
-            .map(|stop| {
-                format!(
-                    "{} waits before offset {}: {}",
-                    stop.place, stop.offset, stop.reason
-                )
-            })
+            .map(|stop| format!("{} waits before offset {}: {}", stop.place, stop.offset, stop.reason))
             .collect();
         self.readiness.not_ready("partitions", reasons.join("; "));
     }
@@ -361,10 +339,7 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(
-            self.assignment.positions().count(),
-            self.assignment.stops().count(),
-        );
+        measure::partitions(self.assignment.positions().count(), self.assignment.stops().count());
         for position in self.assignment.positions() {
             if let Some(end) = self.consumer.context().end(position.place) {
                 let lag = end.end - end.applied_up_to(&position);
@@ -394,14 +369,10 @@ impl Builder {
         self.group_sent_at = Instant::now();
         let due = self.group_offsets_due();
         if !due.is_empty() {
-            let sent = due
-                .iter()
-                .map(|start| (start.place.clone(), start.next_offset));
+            let sent = due.iter().map(|start| (start.place.clone(), start.next_offset));
             self.group_sent.extend(sent);
             let consumer = self.consumer.clone();
-            self.group_commit = Some(tokio::task::spawn_blocking(move || {
-                kafka::commit(&consumer, due)
-            }));
+            self.group_commit = Some(tokio::task::spawn_blocking(move || kafka::commit(&consumer, due)));
         }
     }
 
@@ -411,8 +382,7 @@ impl Builder {
             .positions()
             .filter_map(|position| {
                 let end = self.consumer.context().end(position.place);
-                let next_offset =
-                    end.map_or(position.next_offset, |end| end.applied_up_to(&position));
+                let next_offset = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
                 (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Start {
                     place: position.place.clone(),
                     epoch: position.epoch,
@@ -457,17 +427,13 @@ impl Builder {
                 }
             }
             Ok(_) => {}
-            Err(_) => tracing::warn!(
-                "kafka does not answer the farewell: the group notices after its session timeout"
-            ),
+            Err(_) => tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout"),
         }
     }
 }
 
 /// Waits for the job; for ever where there is none.
-async fn ended(
-    job: &mut Option<(Job, Instant)>,
-) -> Result<(Database, Result<Done, Failure>), JoinError> {
+async fn ended(job: &mut Option<(Job, Instant)>) -> Result<(Database, Result<Done, Failure>), JoinError> {
     match job {
         Some((job, _)) => job.await,
         None => std::future::pending().await,

@@ -96,9 +96,7 @@ impl GroupContext {
     pub fn trouble(&self) -> Option<&'static str> {
         match &*lock(&self.state) {
             None => Some("no broker has answered yet"),
-            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => {
-                Some("no broker can be reached")
-            }
+            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => Some("no broker can be reached"),
             Some(state) if !state.member => Some("this process is no settled member of its group"),
             Some(_) => None,
         }
@@ -124,11 +122,7 @@ impl ClientContext for GroupContext {
             .is_some_and(|group| group.state == "up" && group.join_state == "steady");
         let mut ends = HashMap::new();
         for topic in statistics.topics.values() {
-            for partition in topic
-                .partitions
-                .values()
-                .filter(|partition| partition.ls_offset >= 0)
-            {
+            for partition in topic.partitions.values().filter(|partition| partition.ls_offset >= 0) {
                 let place = TopicPartition {
                     topic: topic.topic.as_str().into(),
                     partition: partition.partition,
@@ -159,12 +153,7 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        event: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.set(places(list));
             return;
@@ -180,11 +169,7 @@ impl ConsumerContext for GroupContext {
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn consumer(
-    servers: &Servers,
-    instance: Option<&str>,
-    batch_bytes: u32,
-) -> Result<GroupConsumer, Failure> {
+pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> Result<GroupConsumer, Failure> {
     let mut config = client(servers);
     config
         .set("group.id", &servers.group_id)
@@ -245,9 +230,7 @@ fn client(servers: &Servers) -> ClientConfig {
 }
 
 fn refused(err: &KafkaError) -> Failure {
-    Failure::Setting(format!(
-        "kafka client cannot be made: {err} (KAFKA_PROPERTIES)"
-    ))
+    Failure::Setting(format!("kafka client cannot be made: {err} (KAFKA_PROPERTIES)"))
 }
 
 /// Assigns partitions with explicit offsets.
@@ -255,9 +238,7 @@ fn refused(err: &KafkaError) -> Failure {
 /// # Errors
 /// The assignment was revoked meanwhile.
 pub fn assign(consumer: &GroupConsumer, starts: &[Start]) -> KafkaResult<()> {
-    consumer.assign(&list(
-        starts.iter().map(|start| (&start.place, start.next_offset)),
-    )?)
+    consumer.assign(&list(starts.iter().map(|start| (&start.place, start.next_offset)))?)
 }
 
 /// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
@@ -266,12 +247,8 @@ pub fn commit(consumer: &GroupConsumer, offsets: Vec<Start>) -> Vec<Start> {
     if offsets.is_empty() {
         return offsets;
     }
-    let sent = list(
-        offsets
-            .iter()
-            .map(|start| (&start.place, start.next_offset)),
-    )
-    .and_then(|list| consumer.commit(&list, CommitMode::Sync));
+    let sent = list(offsets.iter().map(|start| (&start.place, start.next_offset)))
+        .and_then(|list| consumer.commit(&list, CommitMode::Sync));
     match sent {
         Ok(()) => offsets,
         Err(err) => {
@@ -285,9 +262,7 @@ pub fn commit(consumer: &GroupConsumer, offsets: Vec<Start>) -> Vec<Start> {
 ///
 /// # Errors
 /// An offset is out of range.
-pub fn list<'a>(
-    offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
-) -> KafkaResult<TopicPartitionList> {
+pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (place, offset) in offsets {
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
@@ -331,14 +306,8 @@ mod tests {
             next_offset: 10,
             settled: true,
         };
-        let end = End {
-            end: 12,
-            reached: true,
-        };
-        let reading = End {
-            reached: false,
-            ..end
-        };
+        let end = End { end: 12, reached: true };
+        let reading = End { reached: false, ..end };
         let applying = Position {
             settled: false,
             ..position

@@ -1,5 +1,7 @@
 //! `department_stats` is at every moment what counting `user_view` gives.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
+
 mod support;
 
 use support::{TestDatabase, deletion, shipped_views, user};
@@ -17,24 +19,11 @@ impl Dice {
     }
 }
 
-const DEPARTMENTS: [Option<&str>; 6] = [
-    None,
-    Some(""),
-    Some("개발팀"),
-    Some("기획팀"),
-    Some("Z"),
-    Some("a"),
-];
+const DEPARTMENTS: [Option<&str>; 6] = [None, Some(""), Some("개발팀"), Some("기획팀"), Some("Z"), Some("a")];
 const STATUS: [&str; 3] = ["ACTIVE", "INACTIVE", "suspended"];
 
 /// Events of `keys` users with ever higher versions.
-fn random_events(
-    dice: &mut Dice,
-    keys: u64,
-    first_key: i64,
-    count: usize,
-    version: &mut i64,
-) -> Vec<String> {
+fn random_events(dice: &mut Dice, keys: u64, first_key: i64, count: usize, version: &mut i64) -> Vec<String> {
     (0..count)
         .map(|_| {
             *version += 1;
@@ -70,13 +59,9 @@ async fn stays_right_over_random_batches_and_edits_by_hand() {
         departments_most = departments_most.max(departments);
         let edit = match dice.roll(8) {
             0 => "delete from user_view where user_id % 3 = 0",
-            1 => {
-                "delete from user_view where last_processed_at = (select max(last_processed_at) from user_view)"
-            }
+            1 => "delete from user_view where last_processed_at = (select max(last_processed_at) from user_view)",
             2 => "update user_view set department = null where user_id % 2 = 0",
-            3 => {
-                "update user_view set department = 'moved', status = 'INACTIVE' where user_id % 5 = 0"
-            }
+            3 => "update user_view set department = 'moved', status = 'INACTIVE' where user_id % 5 = 0",
             4 => "update user_view set last_processed_at = last_processed_at - interval '1 day'",
             5 => {
                 "insert into user_view (user_id, name, email, status, created_at, updated_at)
@@ -106,9 +91,7 @@ async fn last_updated_moves_back_when_the_newest_user_goes() {
         .await;
     builder.put(deletion(3, 2)).await;
     assert_eq!(
-        database
-            .value("select last_updated from department_stats")
-            .await,
+        database.value("select last_updated from department_stats").await,
         second
     );
     builder.put(deletion(1, 2)).await;
@@ -132,14 +115,10 @@ async fn the_replaced_systems_set_up_does_no_harm_and_a_recount_mends() {
         assert!(database.sql.batch_execute(habit).await.is_err(), "{habit}");
     }
     builder.put(user(2, 1, "n", Some("a"), "ACTIVE")).await;
-    database
-        .assert_stats_are_right("after the old set-up")
-        .await;
+    database.assert_stats_are_right("after the old set-up").await;
     database
         .sql
-        .batch_execute(
-            "update department_stats set user_count = 99; select refresh_department_stats()",
-        )
+        .batch_execute("update department_stats set user_count = 99; select refresh_department_stats()")
         .await
         .unwrap();
     database.assert_stats_are_right("after the recount").await;
@@ -187,11 +166,7 @@ async fn concurrent_batches_and_edits_by_hand_on_the_same_departments_do_not_dea
             )
             .await
             .unwrap();
-        assert_eq!(
-            both.get::<_, i64>(0),
-            both.get::<_, i64>(1),
-            "in one snapshot"
-        );
+        assert_eq!(both.get::<_, i64>(0), both.get::<_, i64>(1), "in one snapshot");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     for task in tasks {

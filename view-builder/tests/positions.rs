@@ -1,5 +1,7 @@
 //! Positions and views move together, under one holder.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
+
 mod support;
 
 use std::fs;
@@ -56,14 +58,10 @@ async fn the_same_batch_twice_is_applied_once() {
     let (database, mut builder) = TestDatabase::with_builder().await;
     let batch = builder.batch(0, &[new_user(1)]);
     assert!(!builder.apply_batch(batch.clone()).await.fenced);
-    let processed = database
-        .value("select last_processed_at from user_view")
-        .await;
+    let processed = database.value("select last_processed_at from user_view").await;
     assert!(builder.apply_batch(batch).await.fenced);
     assert_eq!(
-        database
-            .value("select last_processed_at from user_view")
-            .await,
+        database.value("select last_processed_at from user_view").await,
         processed
     );
 }
@@ -101,10 +99,7 @@ async fn lost_connections_lose_and_repeat_nothing() {
         id += 1;
         builder.put(new_user(id)).await;
     }
-    assert_eq!(
-        database.value("select count(*) from user_view").await,
-        id.to_string()
-    );
+    assert_eq!(database.value("select count(*) from user_view").await, id.to_string());
     assert_eq!(position(&database).await, id.to_string());
 }
 
@@ -116,9 +111,7 @@ async fn an_event_that_postgres_refuses_is_found_and_all_before_and_beside_it_is
         .batch_execute("alter table user_view add constraint no_five check (user_id <> 5)")
         .await
         .unwrap();
-    let mut parts = builder
-        .batch(0, &(1..=9).map(new_user).collect::<Vec<_>>())
-        .parts;
+    let mut parts = builder.batch(0, &(1..=9).map(new_user).collect::<Vec<_>>()).parts;
     parts.extend(builder.batch(1, &[new_user(20)]).parts);
     let applied = builder.apply_batch(Batch { parts }).await;
     let [stop] = &applied.stops[..] else {
@@ -143,10 +136,7 @@ async fn an_event_that_postgres_refuses_is_found_and_all_before_and_beside_it_is
     let stopped = database
         .value("select stopped from view_positions where partition = 0")
         .await;
-    assert!(
-        stopped.starts_with("offset 4: refused by Postgres"),
-        "{stopped}"
-    );
+    assert!(stopped.starts_with("offset 4: refused by Postgres"), "{stopped}");
 }
 
 #[tokio::test]
@@ -161,10 +151,7 @@ async fn a_new_view_gets_all_events_and_throws_out_a_builder_without_it() {
     let mut new = database.builder(&directory.0).await;
     assert!(old.apply(0, &[new_user(2)]).await.fenced);
     let refused = old.database.claim(&[place(0)], "a test").await;
-    assert!(
-        matches!(refused, Err(Failure::OtherViews { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(Failure::OtherViews { .. })), "{refused:?}");
     new.claim(&[0]).await;
     assert_eq!(new.starts[0].next_offset, 0, "the topic begins again");
     new.apply(0, &[new_user(1), new_user(2)]).await;
@@ -216,8 +203,7 @@ async fn wrong_sql_is_refused_with_file_line_and_postgres_message() {
     );
 }
 
-const NAMES: &str =
-    "-- Names.\n-- topics: user-events\ninsert into names select unnest($2) on conflict do nothing";
+const NAMES: &str = "-- Names.\n-- topics: user-events\ninsert into names select unnest($2) on conflict do nothing";
 
 /// A directory of views that is removed in the end.
 struct Directory(PathBuf);
@@ -232,15 +218,12 @@ impl Drop for Directory {
 fn views_and(name: &str, table: &str, apply: &str) -> Directory {
     static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let directory =
-        std::env::temp_dir().join(format!("view-builder-{}-{number}", std::process::id()));
+    let directory = std::env::temp_dir().join(format!("view-builder-{}-{number}", std::process::id()));
     let write = |view: &str, file: &str, text: &str| {
         fs::create_dir_all(directory.join(view)).unwrap();
         fs::write(directory.join(view).join(file), text).unwrap();
     };
-    let shipped = |file: &str| {
-        fs::read_to_string(Path::new(&shipped_views()).join("user_view").join(file)).unwrap()
-    };
+    let shipped = |file: &str| fs::read_to_string(Path::new(&shipped_views()).join("user_view").join(file)).unwrap();
     write("user_view", "table.sql", &shipped("table.sql"));
     write("user_view", "apply.sql", &shipped("apply.sql"));
     write(name, "table.sql", table);

@@ -1,5 +1,7 @@
 //! What each kind of event makes of `user_view`.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
+
 mod support;
 
 use support::{TestDatabase, deletion, user};
@@ -23,7 +25,16 @@ async fn a_row_says_what_the_event_says_in_the_replaced_systems_columns() {
         database
             .rows("select user_id, name, email, department, status, created_at, updated_at, version from user_view")
             .await,
-        [["7", "홍길동 😀\n\"q\"", "e7@x", "∅", "suspended", "2025-01-01 00:00:00.123457", "2025-01-01 00:00:01", "3"]]
+        [[
+            "7",
+            "홍길동 😀\n\"q\"",
+            "e7@x",
+            "∅",
+            "suspended",
+            "2025-01-01 00:00:00.123457",
+            "2025-01-01 00:00:01",
+            "3"
+        ]]
     );
     assert_eq!(
         database
@@ -38,8 +49,7 @@ async fn a_row_says_what_the_event_says_in_the_replaced_systems_columns() {
          updated_at timestamp without time zone not null, version bigint not null, last_processed_at timestamp without time zone not null"
     );
     for index in ["department", "email", "last_processed", "name", "status"] {
-        let name =
-            format!("select count(*) from pg_indexes where indexname = 'idx_user_view_{index}'");
+        let name = format!("select count(*) from pg_indexes where indexname = 'idx_user_view_{index}'");
         assert_eq!(database.value(&name).await, "1", "{index}");
     }
 }
@@ -50,24 +60,11 @@ async fn dates_with_a_zone_become_utc() {
     let event = user(7, 1, "n", None, "ACTIVE");
     let event = event.replacen("2025-01-01T00:00:00\"", "2025-01-01T00:00:00+09:00\"", 1);
     let at = event.rfind("2025-01-01T00:00:00\"").unwrap();
-    let event = format!(
-        "{}2025-01-01T00:00:00.5Z{}",
-        &event[..at],
-        &event[at + 19..]
-    );
+    let event = format!("{}2025-01-01T00:00:00.5Z{}", &event[..at], &event[at + 19..]);
     builder.put(event).await;
-    let dates = database
-        .rows("select created_at, updated_at from user_view")
-        .await;
-    let known = [
-        "2024-12-31 15:00:00",
-        "2025-01-01 00:00:00",
-        "2025-01-01 00:00:00.5",
-    ];
-    assert!(
-        dates[0].iter().all(|date| known.contains(&date.as_str())),
-        "{dates:?}"
-    );
+    let dates = database.rows("select created_at, updated_at from user_view").await;
+    let known = ["2024-12-31 15:00:00", "2025-01-01 00:00:00", "2025-01-01 00:00:00.5"];
+    assert!(dates[0].iter().all(|date| known.contains(&date.as_str())), "{dates:?}");
 }
 
 #[tokio::test]
@@ -124,10 +121,7 @@ async fn a_deleted_user_comes_back_by_no_older_event() {
     builder.put(user(7, 2, "two", None, "ACTIVE")).await;
     builder.put(user(7, 3, "three", None, "ACTIVE")).await;
     assert!(seven(&database).await.is_empty());
-    assert_eq!(
-        database.rows("select * from user_view_deleted").await,
-        [["7", "3"]]
-    );
+    assert_eq!(database.rows("select * from user_view_deleted").await, [["7", "3"]]);
     builder.put(user(7, 4, "four", None, "ACTIVE")).await;
     assert_eq!(seven(&database).await, [["four", "4"]]);
 }
@@ -139,21 +133,14 @@ async fn a_deletion_of_an_unknown_user_is_remembered() {
     builder.put(deletion(7, 4)).await;
     builder.put(user(7, 4, "late", None, "ACTIVE")).await;
     assert!(seven(&database).await.is_empty());
-    assert_eq!(
-        database.rows("select * from user_view_deleted").await,
-        [["7", "5"]]
-    );
+    assert_eq!(database.rows("select * from user_view_deleted").await, [["7", "5"]]);
 }
 
 #[tokio::test]
 async fn a_row_deleted_by_hand_comes_back_by_a_replay() {
     let (database, mut builder) = TestDatabase::with_builder().await;
     builder.put(user(7, 2, "two", None, "ACTIVE")).await;
-    database
-        .sql
-        .batch_execute("delete from user_view")
-        .await
-        .unwrap();
+    database.sql.batch_execute("delete from user_view").await.unwrap();
     builder.put(user(7, 1, "one", None, "ACTIVE")).await;
     builder.put(user(7, 2, "two", None, "ACTIVE")).await;
     assert_eq!(seven(&database).await, [["two", "2"]]);
@@ -173,9 +160,7 @@ async fn a_batch_with_a_whole_life_ends_with_its_last_event() {
     let applied = builder.apply(1, &life).await;
     assert_eq!(applied.reached, [(support::place(1), 5)]);
     assert_eq!(
-        database
-            .rows("select user_id, name from user_view order by 1")
-            .await,
+        database.rows("select user_id, name from user_view order by 1").await,
         [["-5", "negative"], ["7", "two"]]
     );
     database.assert_stats_are_right("after the batch").await;

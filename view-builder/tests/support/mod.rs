@@ -1,6 +1,6 @@
 //! A database of its own for each test, and builders on it.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,9 +26,8 @@ pub struct TestDatabase {
 
 impl TestDatabase {
     pub async fn create() -> Self {
-        let server = std::env::var("TEST_DATABASE_URL").expect(
-            "TEST_DATABASE_URL must be a superuser's URL of a PostgreSQL for tests: ./test sets it",
-        );
+        let server = std::env::var("TEST_DATABASE_URL")
+            .expect("TEST_DATABASE_URL must be a superuser's URL of a PostgreSQL for tests: ./test sets it");
         let mut url: Url = server.parse().expect("TEST_DATABASE_URL is a URL");
         let name = format!(
             "view_builder_{}_{}",
@@ -40,10 +39,7 @@ impl TestDatabase {
             .batch_execute(&format!("drop database if exists {name}"))
             .await
             .unwrap();
-        admin
-            .batch_execute(&format!("create database {name}"))
-            .await
-            .unwrap();
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
         url.set_path(&name);
         let sql = connect(&url).await;
         Self { url, sql }
@@ -60,10 +56,7 @@ impl TestDatabase {
     /// A builder that keeps the views in `directory`; they are installed.
     pub async fn builder(&self, directory: &Path) -> Builder {
         let mut database = self.database(directory);
-        database
-            .install()
-            .await
-            .expect("the views can be installed");
+        database.install().await.expect("the views can be installed");
         Builder {
             database,
             starts: Vec::new(),
@@ -72,12 +65,7 @@ impl TestDatabase {
 
     pub fn database(&self, directory: &Path) -> Database {
         let views = view::load_all(directory).expect("the views can be read");
-        Database::new(
-            &Secret::from(self.url.to_string()),
-            views.into(),
-            Readiness::default(),
-        )
-        .unwrap()
+        Database::new(&Secret::from(self.url.to_string()), views.into(), Readiness::default()).unwrap()
     }
 
     pub async fn connect(&self) -> Client {
@@ -148,15 +136,8 @@ pub struct Builder {
 impl Builder {
     /// Claims partitions of the users' topic; one without position begins at 0.
     pub async fn claim(&mut self, partitions: &[i32]) {
-        let places: Vec<TopicPartition> = partitions
-            .iter()
-            .map(|&partition| place(partition))
-            .collect();
-        let claims = self
-            .database
-            .claim(&places, "a test")
-            .await
-            .expect("claimed");
+        let places: Vec<TopicPartition> = partitions.iter().map(|&partition| place(partition)).collect();
+        let claims = self.database.claim(&places, "a test").await.expect("claimed");
         self.starts = claims
             .into_iter()
             .map(|claim| Start {
@@ -177,11 +158,7 @@ impl Builder {
     pub async fn apply_batch(&mut self, batch: Batch) -> Applied {
         let applied = self.database.apply(batch).await;
         for (place, next_offset) in &applied.reached {
-            let start = self
-                .starts
-                .iter_mut()
-                .find(|start| start.place == *place)
-                .unwrap();
+            let start = self.starts.iter_mut().find(|start| start.place == *place).unwrap();
             start.next_offset = *next_offset;
         }
         applied
@@ -203,8 +180,7 @@ impl Builder {
         let events: Vec<Event> = (start.next_offset..)
             .zip(values)
             .map(|(offset, value)| {
-                let key =
-                    serde_json::from_str::<serde_json::Value>(value).unwrap()["userId"].to_string();
+                let key = serde_json::from_str::<serde_json::Value>(value).unwrap()["userId"].to_string();
                 Event::parse(&contract, offset, 0, Some(key.as_bytes()), value.as_bytes()).unwrap()
             })
             .collect();
@@ -228,11 +204,7 @@ pub fn place(partition: i32) -> TopicPartition {
 
 /// An event of user `id` with everything given.
 pub fn user(id: i64, version: i64, name: &str, department: Option<&str>, status: &str) -> String {
-    let event_type = if version == 1 {
-        "USER_CREATED"
-    } else {
-        "USER_UPDATED"
-    };
+    let event_type = if version == 1 { "USER_CREATED" } else { "USER_UPDATED" };
     serde_json::json!({
         "eventType": event_type, "userId": id, "version": version, "timestamp": "2025-01-01T00:00:00",
         "user": {"id": id, "name": name, "email": format!("e{id}@x"), "department": department, "status": status,
