@@ -73,8 +73,10 @@ impl Batch {
     }
 
     /// Two smaller batches to apply one after the other, in the hunt for an event that Postgres refuses: by partitions, then
-    /// by offsets. None when a single event is left.
-    #[must_use]
+    /// by offsets.
+    ///
+    /// # Errors
+    /// A single event is left: the batch itself.
     pub fn split(mut self) -> Result<(Self, Self), Self> {
         if self.parts.len() > 1 {
             let second = self.parts.split_off(self.parts.len() / 2);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::{Readiness, Secret};
-use tokio_postgres::{Client, Config, NoTls, Statement, types::Type};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
@@ -127,6 +129,10 @@ pub fn config(url: &Secret) -> Result<Config, Failure> {
             refusal::line(&err)
         ))
     })?;
+    if config.get_ssl_mode() == SslMode::Require {
+        let reason = "DATABASE_URL demands TLS, which this program does not speak: use sslmode=prefer or disable";
+        return Err(Failure::Setting(reason.to_owned()));
+    }
     config
         .connect_timeout(Duration::from_secs(5))
         .tcp_user_timeout(Duration::from_secs(10))
