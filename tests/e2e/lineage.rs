@@ -11,6 +11,29 @@ use super::{rows, shared};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Why a relay stops, as `outbox-relay --help` and its last line tell.
+struct Why {
+    exit_code: i32,
+    cause: &'static str,
+    remedy: &'static str,
+}
+
+const SLOT_AHEAD: Why = Why {
+    exit_code: 13,
+    cause: "ahead of the checkpoint",
+    remedy: "publish what is missing",
+};
+const CHECKPOINT_MISSING: Why = Why {
+    exit_code: 14,
+    cause: "has no checkpoint",
+    remedy: "restore the topic",
+};
+const OTHER_CLUSTER: Why = Why {
+    exit_code: 16,
+    cause: "is from database cluster",
+    remedy: "give another --checkpoint-topic",
+};
+
 /// A pipeline without running relays; each test brings a relay, slot and checkpoint topic of its own.
 async fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceCell<Pipeline> = OnceCell::const_new();
@@ -36,7 +59,7 @@ async fn a_slot_that_was_dropped_and_made_again_stops_the_relay() {
         "select pg_create_logical_replication_slot('recreated', 'pgoutput')",
     )
     .await;
-    assert_stops_and_confirms_nothing(pipeline, &relay, "recreated").await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "recreated", &SLOT_AHEAD).await;
 }
 
 #[tokio::test]
@@ -49,7 +72,7 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
         .await
         .expect("a deletion");
     change_users(pipeline).await;
-    assert_stops_and_confirms_nothing(pipeline, &relay, "forgotten").await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "forgotten", &CHECKPOINT_MISSING).await;
 }
 
 #[tokio::test]
@@ -62,7 +85,7 @@ async fn a_checkpoint_whose_records_were_deleted_stops_the_relay() {
         .await
         .expect("a deletion");
     change_users(pipeline).await;
-    assert_stops_and_confirms_nothing(pipeline, &relay, "emptied").await;
+    assert_stops_and_confirms_nothing(pipeline, &relay, "emptied", &CHECKPOINT_MISSING).await;
 }
 
 #[tokio::test]
@@ -80,7 +103,7 @@ async fn a_checkpoint_from_another_cluster_stops_the_relay() {
         .await
         .expect("an init");
     let confirmed = confirmed_position(&other, "foreign").await;
-    assert_stops(&relay).await;
+    assert_stops(&relay, &OTHER_CLUSTER).await;
     assert_eq!(confirmed_position(&other, "foreign").await, confirmed);
 }
 
@@ -117,10 +140,10 @@ async fn change_users(pipeline: &Pipeline) {
     }
 }
 
-async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program, slot: &str) {
+async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program, slot: &str, why: &Why) {
     let postgres = pipeline.postgres().expect("postgres");
     let confirmed = confirmed_position(postgres, slot).await;
-    assert_stops(relay).await;
+    assert_stops(relay, why).await;
     assert_eq!(
         confirmed_position(postgres, slot).await,
         confirmed,
@@ -128,13 +151,14 @@ async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program,
     );
 }
 
-async fn assert_stops(relay: &Program) {
+async fn assert_stops(relay: &Program, why: &Why) {
     let logged = relay.log_text().len();
     relay.start().expect("a start");
     let status = relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     let log = relay.log_text()[logged..].to_owned();
-    assert_eq!(status.code(), Some(LINEAGE_EXIT_CODE), "{log}");
-    assert!(log.contains("outbox-relay init"), "it says what to do: {log}");
+    assert_eq!(status.code(), Some(why.exit_code), "{log}");
+    assert!(log.contains(why.cause), "it says why: {log}");
+    assert!(log.contains(why.remedy), "it says what to do: {log}");
 }
 
 async fn confirmed_position(postgres: &Postgres, slot: &str) -> String {
@@ -160,6 +184,3 @@ async fn other_cluster(pipeline: &Pipeline) -> Postgres {
     migrator.run(&["migrate"]).await.expect("the tables");
     other
 }
-
-/// What `outbox-relay --help` says for: the checkpoint and the slot do not belong together.
-const LINEAGE_EXIT_CODE: i32 = 3;

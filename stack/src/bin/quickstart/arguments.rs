@@ -15,7 +15,7 @@ use crate::people::DEPARTMENTS;
 /// PostgreSQL is a private server made for this run: from a PostgreSQL 15-18 of this machine, else from a download. Kafka is one node of Apache
 /// Kafka from a download. Both keep their data in a temporary directory that is removed at the end, unless --data says where to keep it.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "quickstart", max_term_width = 110)]
+#[command(name = "quickstart")]
 pub(crate) struct Arguments {
     /// Create this many users through user-api, wait until the view has them all, and print a table of rates and latencies.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load")]

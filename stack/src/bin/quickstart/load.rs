@@ -35,6 +35,11 @@ struct Created {
     id: i64,
 }
 
+/// For latencies from 1 microsecond to an hour, exact to a thousandth; a longer one counts as an hour.
+pub(crate) fn latencies_us() -> anyhow::Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).context("cannot make a histogram")
+}
+
 impl Outcome {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
@@ -42,7 +47,7 @@ impl Outcome {
             ids: None,
             failures: BTreeMap::new(),
             elapsed: Duration::ZERO,
-            request_us: Histogram::new(3)?,
+            request_us: latencies_us()?,
         })
     }
 

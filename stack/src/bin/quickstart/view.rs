@@ -9,6 +9,7 @@ use stack::Pipeline;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::postgres;
 
+use crate::load::latencies_us;
 use crate::progress::Progress;
 
 /// How often the view is counted.
@@ -77,7 +78,7 @@ async fn commit_to_view(
     let users = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     let committed = commit_times(&users, "users", "id", ids, step).await?;
     let applied = commit_times(views, "user_view", "user_id", ids, step).await?;
-    let mut histogram = Histogram::new(3)?;
+    let mut histogram = latencies_us()?;
     for (id, committed_us) in committed {
         if let Some(applied_us) = applied.get(&id) {
             histogram.saturating_record(u64::try_from(applied_us - committed_us).unwrap_or(0));
