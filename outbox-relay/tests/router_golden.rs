@@ -106,7 +106,7 @@ async fn run(case: &Case, url: &str, index: usize) -> Result<Vec<Record>, String
         .collect();
     let options = RouterOptions::parse(&settings).map_err(|err| err.to_string())?;
     let text = |err: anyhow::Error| format!("{err:#}");
-    let mut connection = Connection::open(&Target::parse(url).unwrap(), Mode::Sql)
+    let mut connection = Connection::open(&Target::parse(url).expect("a URL"), Mode::Sql)
         .await
         .map_err(text)?;
     let schema = format!("golden_{index}_{}", std::process::id());
@@ -133,7 +133,7 @@ async fn run(case: &Case, url: &str, index: usize) -> Result<Vec<Record>, String
             type_oid: *type_oid,
         })
         .collect();
-    let column_count = u16::try_from(columns.len()).unwrap();
+    let column_count = u16::try_from(columns.len()).expect("few columns");
     let plan = Plan::new(&options, columns).map_err(|err| err.to_string())?;
     let mut records = Vec::new();
     for row in &answer.rows {
