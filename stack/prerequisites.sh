@@ -16,7 +16,7 @@ need() {
 
 java_is_new_enough() {
     local java=java version
-    if [ -x "${JAVA_HOME:-}/bin/java" ]; then java=$JAVA_HOME/bin/java; fi
+    if [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; then java=$JAVA_HOME/bin/java; fi
     version=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)
     [ "${version:-0}" -ge 17 ]
 }

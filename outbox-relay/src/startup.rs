@@ -18,7 +18,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::kafka::{CheckpointLog, Found, Publisher, partition_counts};
+use crate::kafka::{Abandon, CheckpointLog, Found, Publisher, partition_counts};
 use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
@@ -162,8 +162,11 @@ async fn start_on_kafka(
     system_identifier: String,
     shutdown: Shutdown,
 ) -> Result<(Publisher, Option<Found>), RelayError> {
-    tokio::task::spawn_blocking(move || {
-        let gives_up = || shutdown.is_triggered();
+    // A start that was given up must not go on by itself: fencing late, it would fence its own successor.
+    let abandon = Abandon::default();
+    let abandoned = abandon.watch();
+    let started = tokio::task::spawn_blocking(move || {
+        let gives_up = || shutdown.is_triggered() || abandoned.is_told();
         let publisher = Publisher::start(&config.kafka, &config.transactional_id(&system_identifier), &gives_up)?;
         let log = CheckpointLog {
             settings: &config.kafka,
@@ -171,9 +174,8 @@ async fn start_on_kafka(
         };
         let found = log.last(&config.checkpoint_key(), &gives_up)?;
         Ok((publisher, found))
-    })
-    .await
-    .context("kafka start task")?
+    });
+    started.await.context("kafka start task")?
 }
 
 /// Waits for `work` and keeps the walsender alive meanwhile, however long Kafka is away. `None` when the program is to stop.

@@ -41,7 +41,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// A commit that takes longer makes the relay not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(8);
 /// How long a stop waits for the transaction in hand.
-const STOP_PATIENCE: Duration = Duration::from_secs(4);
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
 
 /// A running stream.

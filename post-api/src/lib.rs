@@ -51,11 +51,7 @@ const REQUIREMENTS: &[Requirement] = &[
 ///
 /// # Errors
 /// A setting is wrong, or the address cannot be listened on. A database that is away is no error: it is waited for.
-pub async fn run(
-    config: &Config,
-    metrics: PrometheusHandle,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn run(config: &Config, metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
     rest::server::run(
         PROGRAM,
         config.listen,

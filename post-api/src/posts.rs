@@ -22,37 +22,23 @@ pub(crate) fn router(database: Database) -> Router {
     Router::new()
         .route("/api/posts", get(list).post(create))
         .route("/api/posts/{id}", get(read).put(update).delete(delete))
-        .route(
-            "/api/posts/by-department/{department}",
-            get(list_by_department),
-        )
+        .route("/api/posts/by-department/{department}", get(list_by_department))
         .with_state(database)
 }
 
-async fn create(
-    State(database): State<Database>,
-    JsonBody(body): JsonBody,
-) -> Result<Response, Problem> {
+async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let post = one(&database, bound(statements::CREATE, &post)).await?;
     let location = format!("/api/posts/{}", post.id);
     Ok(answer::created(location, &post.tag, post.body))
 }
 
-async fn read(
-    State(database): State<Database>,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+async fn read(State(database): State<Database>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let post = one(&database, query(statements::READ).bind(id)).await?;
     Ok(answer::tagged(&headers, &post.tag, post.body))
 }
 
-async fn update(
-    State(database): State<Database>,
-    Id(id): Id,
-    JsonBody(body): JsonBody,
-) -> Result<Response, Problem> {
+async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let post = one(&database, bound(statements::UPDATE, &post).bind(id)).await?;
     Ok(answer::tagged(&HeaderMap::new(), &post.tag, post.body))

@@ -131,11 +131,7 @@ pub(crate) const LIST_USERS_OF_DEPARTMENT: &str = batch!(
 );
 
 /// $1 user's id; gives the user's JSON text.
-pub(crate) const READ_USER: &str = concat!(
-    "select ",
-    user!(),
-    " from user_view as u where u.user_id = $1"
-);
+pub(crate) const READ_USER: &str = concat!("select ", user!(), " from user_view as u where u.user_id = $1");
 
 /// Gives all departments' statistics as the JSON texts of an array's items, null when there are none.
 pub(crate) const READ_DEPARTMENT_STATS: &str = "

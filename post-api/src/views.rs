@@ -18,10 +18,7 @@ pub(crate) fn router(database: Database) -> Router {
     Router::new()
         .route("/api/posts/users", get(list))
         .route("/api/posts/users/{id}", get(read))
-        .route(
-            "/api/posts/users/department/{department}",
-            get(list_of_department),
-        )
+        .route("/api/posts/users/department/{department}", get(list_of_department))
         .route("/api/posts/department-stats", get(department_stats))
         .with_state(database)
 }
@@ -74,9 +71,7 @@ async fn department_stats(State(database): State<Database>) -> Result<Response, 
         .row(query(statements::READ_DEPARTMENT_STATS))
         .await
         .and_then(|row| match row {
-            Some(row) => row
-                .try_get::<Option<String>, _>(0)
-                .map_err(Failure::Refused),
+            Some(row) => row.try_get::<Option<String>, _>(0).map_err(Failure::Refused),
             None => Ok(None),
         })
         .map_err(|failure| failure.problem(&[]))?;

@@ -87,10 +87,7 @@ impl Database {
     ///
     /// # Errors
     /// See [`Failure`]; what it means for the client is [`Failure::problem`].
-    pub async fn row(
-        &self,
-        query: Query<'_, Postgres, PgArguments>,
-    ) -> Result<Option<PgRow>, Failure> {
+    pub async fn row(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<PgRow>, Failure> {
         let (_permit, mut connection) = timeout(CONNECTION_WAIT, async {
             let permit = self.0.permits.acquire().await;
             let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
@@ -205,9 +202,7 @@ impl Failure {
             // A table, a column, a right is missing.
             ("42P01" | "42703" | "42501", _) => {
                 tracing::debug!(error = %err, "the schema is not complete");
-                Problem::unavailable(
-                    "the database's schema is not complete; /readyz says what is missing",
-                )
+                Problem::unavailable("the database's schema is not complete; /readyz says what is missing")
             }
             // Insufficient resources (53), a standby or read-only server (25006): others may mend it.
             (code, _) if code.starts_with("53") || code == "25006" => {

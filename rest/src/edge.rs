@@ -80,10 +80,7 @@ fn check(request: &Request, has_route: bool) -> Result<(), Problem> {
         ));
     }
     path::check(uri.path())?;
-    if has_route
-        && uri.path().starts_with("/api/")
-        && !media::accepts_json(headers.get_all(header::ACCEPT).iter())
-    {
+    if has_route && uri.path().starts_with("/api/") && !media::accepts_json(headers.get_all(header::ACCEPT).iter()) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,
             "the only media type to be had is application/json",

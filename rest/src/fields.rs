@@ -70,10 +70,7 @@ impl Fields {
             None | Some(Value::Null) => self.wrong(field, "must be there"),
             Some(Value::Number(number)) => match number.as_i64() {
                 Some(id) if id > 0 => id,
-                _ => self.wrong(
-                    field,
-                    "must be a whole number from 1 to 9223372036854775807",
-                ),
+                _ => self.wrong(field, "must be a whole number from 1 to 9223372036854775807"),
             },
             Some(_) => self.wrong(field, "must be a whole number"),
         }
@@ -107,19 +104,13 @@ impl Fields {
 
     fn any(&mut self, field: &'static str, value: Value) -> String {
         match value {
-            Value::Text(text) if text.contains('\0') => {
-                self.wrong(field, "must not contain the character U+0000")
-            }
+            Value::Text(text) if text.contains('\0') => self.wrong(field, "must not contain the character U+0000"),
             Value::Text(text) => text,
             _ => self.wrong(field, "must be a text"),
         }
     }
 
-    fn wrong<T: Default>(
-        &mut self,
-        field: &'static str,
-        message: impl Into<Cow<'static, str>>,
-    ) -> T {
+    fn wrong<T: Default>(&mut self, field: &'static str, message: impl Into<Cow<'static, str>>) -> T {
         self.errors.push(FieldError {
             field: field.into(),
             message: message.into(),
@@ -160,10 +151,7 @@ mod tests {
             (r#"{"x":true}"#, "x must be a text"),
             (r#"{"x":["a"]}"#, "x must be a text"),
             (r#"{"x":{"y":1}}"#, "x must be a text"),
-            (
-                r#"{"x":"a\u0000b"}"#,
-                "x must not contain the character U+0000",
-            ),
+            (r#"{"x":"a\u0000b"}"#, "x must not contain the character U+0000"),
             (r#"{"x":"abcd"}"#, "x must have at most 3 characters"),
         ] {
             assert_eq!(messages(body, |fields| fields.text("x", 3)), [message]);
@@ -211,10 +199,7 @@ mod tests {
     fn every_wrong_field_is_named_and_the_rest_is_not_looked_at() {
         let body = r#"{"id":"x","createdAt":[1],"name":1,"status":""}"#;
         assert_eq!(
-            messages(body, |fields| (
-                fields.text("name", 9),
-                fields.text("status", 9)
-            )),
+            messages(body, |fields| (fields.text("name", 9), fields.text("status", 9))),
             ["name must be a text", "status must not be blank"]
         );
     }

@@ -29,8 +29,5 @@ async fn info() -> impl IntoResponse {
 }
 
 fn actuator_type() -> (header::HeaderName, &'static str) {
-    (
-        header::CONTENT_TYPE,
-        "application/vnd.spring-boot.actuator.v3+json",
-    )
+    (header::CONTENT_TYPE, "application/vnd.spring-boot.actuator.v3+json")
 }

@@ -54,18 +54,15 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
                 HeaderValue::from_static("application/json, application/*+json"),
             ));
         }
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection {
-                    BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                        Problem::new(
-                            StatusCode::PAYLOAD_TOO_LARGE,
-                            format!("a body may have {BODY_LIMIT_BYTES} bytes"),
-                        )
-                    }
-                    _ => Problem::bad_request("the body ended before it was complete"),
-                })?;
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("a body may have {BODY_LIMIT_BYTES} bytes"),
+                ),
+                _ => Problem::bad_request("the body ended before it was complete"),
+            })?;
         parse(&bytes).map(Self)
     }
 }
@@ -78,8 +75,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Object, Problem> {
         .deserialize(&mut reader)
         .and_then(|object| reader.end().map(|()| object))
         .map_err(|err| {
-            Problem::bad_request(format!("the body is not one JSON object: {err}"))
-                .at(err.line(), err.column())
+            Problem::bad_request(format!("the body is not one JSON object: {err}")).at(err.line(), err.column())
         })
 }
 
@@ -185,10 +181,7 @@ mod tests {
 
     #[test]
     fn an_object_is_read_with_or_without_a_byte_order_mark() {
-        for body in [
-            "{\"name\":\"홍길동\"}",
-            "\u{FEFF}{ \"name\" : \"홍길동\" }\n",
-        ] {
+        for body in ["{\"name\":\"홍길동\"}", "\u{FEFF}{ \"name\" : \"홍길동\" }\n"] {
             let object = parse(body.as_bytes()).unwrap();
             assert_eq!(object["name"], Value::Text("홍길동".to_owned()));
         }

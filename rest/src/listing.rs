@@ -45,10 +45,7 @@ impl Batch {
     ///
     /// # Errors
     /// The database gives no answer.
-    pub async fn read(
-        database: &Database,
-        statement: Query<'_, Postgres, PgArguments>,
-    ) -> Result<Self, Failure> {
+    pub async fn read(database: &Database, statement: Query<'_, Postgres, PgArguments>) -> Result<Self, Failure> {
         let row = database.row(statement).await?;
         row.ok_or(sqlx::Error::RowNotFound)
             .and_then(|row| {
@@ -78,10 +75,7 @@ where
     if page.limit.is_some() || first.count < size {
         let mut response = answer::json(format!("[{}]", first.items));
         if page.limit.is_some() && first.count == size {
-            let next = format!(
-                "<{}?limit={size}&after={}>; rel=\"next\"",
-                page.path, first.last_key
-            );
+            let next = format!("<{}?limit={size}&after={}>; rel=\"next\"", page.path, first.last_key);
             if let Ok(next) = HeaderValue::try_from(next) {
                 response.headers_mut().insert(header::LINK, next);
             }
@@ -164,14 +158,7 @@ mod tests {
         assert_eq!((page.after, page.limit), (7, Some(10)));
         let all = parse("/api/users", "verbose").unwrap();
         assert_eq!((all.after, all.limit), (i64::MIN, None));
-        for query in [
-            "limit=0",
-            "limit=1001",
-            "limit",
-            "limit=x",
-            "after=-1",
-            "after=",
-        ] {
+        for query in ["limit=0", "limit=1001", "limit", "limit=x", "after=-1", "after="] {
             assert_eq!(parse("/", query).unwrap_err().status(), 400, "{query}");
         }
     }

@@ -18,9 +18,9 @@ pub(crate) fn accepts_json<'a>(mut accept: impl Iterator<Item = &'a HeaderValue>
     };
     std::iter::once(first).chain(accept).any(|value| {
         value.to_str().is_ok_and(|text| {
-            text.split(',').map(essence).any(|range| {
-                range == "*/*" || range.eq_ignore_ascii_case("application/*") || names_json(range)
-            })
+            text.split(',')
+                .map(essence)
+                .any(|range| range == "*/*" || range.eq_ignore_ascii_case("application/*") || names_json(range))
         })
     })
 }
@@ -79,10 +79,7 @@ mod tests {
     #[test]
     fn json_answers_are_accepted_or_not() {
         let check = |texts: &[&'static str]| {
-            let values: Vec<_> = texts
-                .iter()
-                .map(|text| HeaderValue::from_static(text))
-                .collect();
+            let values: Vec<_> = texts.iter().map(|text| HeaderValue::from_static(text)).collect();
             accepts_json(values.iter())
         };
         for yes in [

@@ -18,7 +18,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// The database does not come within a minute; an applied migration was edited since; a statement failed.
 pub async fn apply(options: &PgConnectOptions, migrator: &Migrator) -> anyhow::Result<Vec<String>> {
-    let mut connection = connect(options).await?;
+    // A migration may take its time, and what it finds in place is no news.
+    let options = options
+        .clone()
+        .options([("statement_timeout", "0"), ("client_min_messages", "warning")]);
+    let mut connection = connect(&options).await?;
     let table = &*migrator.table_name;
     connection
         .ensure_migrations_table(table)
@@ -46,8 +50,7 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let deadline = Instant::now() + WAIT;
     let mut is_first = true;
     loop {
-        let attempt =
-            tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(options));
+        let attempt = tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(options));
         let err = match attempt.await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(err)) => err,
@@ -68,9 +71,9 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
 fn comes_by_itself(err: &sqlx::Error) -> bool {
     match err {
         sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(err) => err.code().is_some_and(|code| {
-            code == "3D000" || code.starts_with("57P") || code.starts_with("53")
-        }),
+        sqlx::Error::Database(err) => err
+            .code()
+            .is_some_and(|code| code == "3D000" || code.starts_with("57P") || code.starts_with("53")),
         _ => false,
     }
 }

@@ -63,9 +63,7 @@ pub(crate) fn check(path: &str) -> Result<(), Problem> {
         }
     }
     if percent_decode_str(path).decode_utf8().is_err() {
-        return Err(Problem::bad_request(
-            "the path must be UTF-8 after percent-decoding",
-        ));
+        return Err(Problem::bad_request("the path must be UTF-8 after percent-decoding"));
     }
     Ok(())
 }

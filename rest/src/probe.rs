@@ -101,11 +101,7 @@ async fn look(
 }
 
 fn explain(err: &sqlx::Error, remedy: &str) -> String {
-    match err
-        .as_database_error()
-        .and_then(|err| err.code())
-        .as_deref()
-    {
+    match err.as_database_error().and_then(|err| err.code()).as_deref() {
         // undefined_table, undefined_column
         Some("42P01" | "42703") => format!("{err}: {remedy}"),
         _ => err.to_string(),

@@ -91,8 +91,7 @@ impl Problem {
     /// 503 with `Retry-After`: the same request may succeed in a moment.
     #[must_use]
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-            .with_header(header::RETRY_AFTER, RETRY_AFTER_S)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_S)
     }
 
     /// 500: a fault of the program. What it was is for the log, not for the client.
@@ -137,8 +136,7 @@ impl IntoResponse for Problem {
         // Numbers and texts always serialize.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let content_type = HeaderValue::from_static("application/problem+json");
-        let mut response =
-            (self.0.status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        let mut response = (self.0.status, [(header::CONTENT_TYPE, content_type)], body).into_response();
         if let Some((name, value)) = extra {
             response.headers_mut().insert(name, value);
         }

@@ -34,9 +34,9 @@ impl Config {
     /// # Errors
     /// None was given.
     pub fn database_url(&self) -> anyhow::Result<&Secret> {
-        self.database_url.as_ref().context(
-            "no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database",
-        )
+        self.database_url
+            .as_ref()
+            .context("no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database")
     }
 }
 
@@ -61,6 +61,8 @@ pub async fn run(
         .with_context(|| format!("cannot listen on {listen} (LISTEN)"))?;
     let address = listener.local_addr().context("no local address")?;
 
+    tracing::info!(http.listen = %address, "listening");
+
     let readiness = Readiness::waiting_for(probe::PART);
     let database = Database::new(options.clone(), config.database_connections);
     let app = edge::around(
@@ -70,7 +72,6 @@ pub async fn run(
     );
     let watch = probe::watch(options, requirements, readiness, shutdown.clone());
     let watch = tokio::spawn(watch);
-    tracing::info!(http.listen = %address, "listening");
 
     serve(listener, app, shutdown).await?;
     watch.await.context("the database's watch failed")?;

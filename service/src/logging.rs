@@ -10,6 +10,11 @@ use tracing_subscriber::EnvFilter;
 /// where standard error is a terminal, JSON elsewhere). Call it once, first thing in `main`.
 pub fn init() {
     let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The Postgres client writes every statement's parameters at debug level: rows, so personal data.
+    let filter = match "tokio_postgres=info".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let as_text = match std::env::var("LOG_FORMAT").as_deref() {
         Ok("text") => true,
         Ok("json") => false,

@@ -26,10 +26,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     user_api::run(config, metrics, Shutdown::on_signals()?).await
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "a person runs it and wants to see what it did"
-)]
+#[expect(clippy::print_stdout, reason = "a person runs it and wants to see what it did")]
 async fn migrate(config: &Config) -> anyhow::Result<()> {
     let applied = user_api::migrate(config).await?;
     for name in &applied {

@@ -71,11 +71,7 @@ pub(crate) const DELETE: &str = change!(
 );
 
 /// $1 id; gives `id`, `version`, JSON text.
-pub(crate) const READ: &str = concat!(
-    "select u.id, u.version, ",
-    user!(),
-    " from users as u where u.id = $1"
-);
+pub(crate) const READ: &str = concat!("select u.id, u.version, ", user!(), " from users as u where u.id = $1");
 
 /// $1 the key before the first, $2 most rows; gives a `rest::listing::Batch`.
 pub(crate) const LIST: &str = concat!(

@@ -26,12 +26,7 @@ impl UserInput {
         let mut fields = Fields::of(object);
         let user = Self {
             name: fields.text("name", TEXT_MAX_CHARS),
-            email: fields.text_like(
-                "email",
-                TEXT_MAX_CHARS,
-                is_email,
-                "must be like name@example.com",
-            ),
+            email: fields.text_like("email", TEXT_MAX_CHARS, is_email, "must be like name@example.com"),
             department: fields.optional_text("department", TEXT_MAX_CHARS),
             status: fields.text_like("status", TEXT_MAX_CHARS, is_status, STATUS_MUST),
         };
@@ -63,12 +58,7 @@ mod tests {
 
     #[test]
     fn an_email_has_one_at_sign_between_two_parts() {
-        for yes in [
-            "hong@example.com",
-            "a@b",
-            "이름@예시.한국",
-            "o'neil+x@x.org",
-        ] {
+        for yes in ["hong@example.com", "a@b", "이름@예시.한국", "o'neil+x@x.org"] {
             assert!(is_email(yes), "{yes}");
         }
         for no in ["hong", "@example.com", "hong@", "a@b@c", "a b@c", "a@b\n"] {

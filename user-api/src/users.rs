@@ -39,10 +39,7 @@ pub(crate) fn router(database: Database) -> Router {
         .with_state(database)
 }
 
-async fn create(
-    State(database): State<Database>,
-    JsonBody(body): JsonBody,
-) -> Result<Response, Problem> {
+async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let user = one(&database, bound(statements::CREATE, &user)).await?;
     Ok(answer::created(
@@ -52,31 +49,15 @@ async fn create(
     ))
 }
 
-async fn read(
-    State(database): State<Database>,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+async fn read(State(database): State<Database>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let user = one(&database, query(statements::READ).bind(id)).await?;
-    Ok(answer::tagged(
-        &headers,
-        &user.version.to_string(),
-        user.body,
-    ))
+    Ok(answer::tagged(&headers, &user.version.to_string(), user.body))
 }
 
-async fn update(
-    State(database): State<Database>,
-    Id(id): Id,
-    JsonBody(body): JsonBody,
-) -> Result<Response, Problem> {
+async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let user = one(&database, bound(statements::UPDATE, &user).bind(id)).await?;
-    Ok(answer::tagged(
-        &HeaderMap::new(),
-        &user.version.to_string(),
-        user.body,
-    ))
+    Ok(answer::tagged(&HeaderMap::new(), &user.version.to_string(), user.body))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {

@@ -70,15 +70,11 @@ impl Database {
                 }
                 Ended::Refused(reason) => match batch.split() {
                     Ok((first, second)) => waiting.extend([second, first]),
-                    Err(single) => {
-                        applied
-                            .stops
-                            .extend(single.parts.into_iter().map(|part| Stop {
-                                offset: part.events.first().map_or(part.from, |event| event.offset),
-                                place: part.place,
-                                reason: reason.clone(),
-                            }))
-                    }
+                    Err(single) => applied.stops.extend(single.parts.into_iter().map(|part| Stop {
+                        offset: part.events.first().map_or(part.from, |event| event.offset),
+                        place: part.place,
+                        reason: reason.clone(),
+                    })),
                 },
             }
         }
@@ -119,18 +115,10 @@ impl Database {
 }
 
 /// Sends the whole transaction and waits for all answers; the first error is the cause of the others.
-async fn send(
-    session: &Session,
-    views: &[View],
-    contracts: &Contracts,
-    batch: &Batch,
-) -> Result<(), Error> {
+async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &Batch) -> Result<(), Error> {
     let client = &session.client;
     let moves = Moves::of(batch);
-    let columns: Vec<Columns<'_>> = views
-        .iter()
-        .map(|view| Columns::of(batch, view, contracts))
-        .collect();
+    let columns: Vec<Columns<'_>> = views.iter().map(|view| Columns::of(batch, view, contracts)).collect();
     let move_parameters = moves.parameters();
     let apply_parameters: Vec<_> = columns.iter().map(Columns::parameters).collect();
     let applies = session
@@ -202,13 +190,7 @@ impl<'a> Moves<'a> {
     }
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [
-            &self.topic,
-            &self.partition,
-            &self.epoch,
-            &self.from,
-            &self.to,
-        ]
+        [&self.topic, &self.partition, &self.epoch, &self.from, &self.to]
     }
 }
 
@@ -244,12 +226,6 @@ impl<'a> Columns<'a> {
     }
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [
-            &self.topic,
-            &self.key,
-            &self.version,
-            &self.event_type,
-            &self.entity,
-        ]
+        [&self.topic, &self.key, &self.version, &self.event_type, &self.entity]
     }
 }

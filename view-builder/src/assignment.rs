@@ -34,6 +34,17 @@ pub struct Stop {
     pub reason: String,
 }
 
+/// Where a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position<'a> {
+    pub place: &'a TopicPartition,
+    pub epoch: i64,
+    /// The position in Postgres.
+    pub next_offset: i64,
+    /// All that was read is applied.
+    pub settled: bool,
+}
+
 #[derive(Debug)]
 struct Held {
     epoch: i64,
@@ -168,16 +179,14 @@ impl Assignment {
         self.held.values().filter_map(|held| held.stop.as_ref())
     }
 
-    /// Epoch and committed position of each partition held.
-    pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64, i64)> {
-        self.held
-            .iter()
-            .map(|(place, held)| (place, held.epoch, held.committed))
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+    /// Where each partition stands.
+    pub fn positions(&self) -> impl Iterator<Item = Position<'_>> {
+        self.held.iter().map(|(place, held)| Position {
+            place,
+            epoch: held.epoch,
+            next_offset: held.committed,
+            settled: held.taken == held.committed && held.stop.is_none(),
+        })
     }
 }
 

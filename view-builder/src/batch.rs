@@ -50,8 +50,7 @@ impl Batch {
     /// The latest is the one with the highest version; of two with the same version the later one in the topic.
     #[must_use]
     pub fn latest(&self, topics: &[String]) -> Vec<(&TopicPartition, &Event)> {
-        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> =
-            HashMap::with_capacity(self.event_count());
+        let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> = HashMap::with_capacity(self.event_count());
         for part in self
             .parts
             .iter()
@@ -74,8 +73,10 @@ impl Batch {
     }
 
     /// Two smaller batches to apply one after the other, in the hunt for an event that Postgres refuses: by partitions, then
-    /// by offsets. None when a single event is left.
-    #[must_use]
+    /// by offsets.
+    ///
+    /// # Errors
+    /// A single event is left: the batch itself.
     pub fn split(mut self) -> Result<(Self, Self), Self> {
         if self.parts.len() > 1 {
             let second = self.parts.split_off(self.parts.len() / 2);
@@ -93,12 +94,7 @@ impl Batch {
                     events,
                 };
                 first.to = cut;
-                Ok((
-                    Self { parts: vec![first] },
-                    Self {
-                        parts: vec![second],
-                    },
-                ))
+                Ok((Self { parts: vec![first] }, Self { parts: vec![second] }))
             }
             single => Err(Self {
                 parts: single.into_iter().collect(),
@@ -146,12 +142,7 @@ mod tests {
                     0,
                     0,
                     9,
-                    vec![
-                        event(0, 9, 1),
-                        event(2, 3, 7),
-                        event(3, 3, 3),
-                        event(4, 9, 1),
-                    ],
+                    vec![event(0, 9, 1), event(2, 3, 7), event(3, 3, 3), event(4, 9, 1)],
                 ),
                 part("user-events", 1, 0, 9, vec![event(5, 4, 1)]),
                 part("post-events", 0, 0, 9, vec![event(1, 3, 1)]),
@@ -162,21 +153,11 @@ mod tests {
             batch
                 .latest(&topics)
                 .iter()
-                .map(|(place, event)| {
-                    (
-                        place.topic.to_string(),
-                        event.key,
-                        event.version,
-                        event.offset,
-                    )
-                })
+                .map(|(place, event)| (place.topic.to_string(), event.key, event.version, event.offset))
                 .collect::<Vec<_>>()
         };
         let user = |key, version, offset| ("user-events".to_owned(), key, version, offset);
-        assert_eq!(
-            seen(&["user-events"]),
-            [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]
-        );
+        assert_eq!(seen(&["user-events"]), [user(3, 7, 2), user(4, 1, 5), user(9, 1, 4)]);
         assert_eq!(seen(&["post-events", "user-events"]).len(), 4);
     }
 
@@ -205,9 +186,6 @@ mod tests {
             .iter()
             .map(|part| (part.place.partition, part.from, part.to, part.events.len()))
             .collect();
-        assert_eq!(
-            spans,
-            [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]
-        );
+        assert_eq!(spans, [(0, 5, 8, 1), (0, 8, 12, 1), (0, 12, 20, 1), (1, 0, 3, 1)]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use futures_util::{FutureExt, StreamExt};
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use service::{Readiness, Shutdown};
@@ -74,6 +74,7 @@ pub struct Builder {
     /// Offsets that were sent to Kafka for the group.
     group_sent: HashMap<TopicPartition, i64>,
     group_sent_at: Instant,
+    group_commit: Option<JoinHandle<Vec<Start>>>,
     /// What Kafka has acknowledged, and stops, both to be written down in Postgres.
     group_acknowledged: Vec<Start>,
     stops: Vec<(Stop, i64)>,
@@ -104,6 +105,7 @@ impl Builder {
             rejoin_at: None,
             group_sent: HashMap::new(),
             group_sent_at: Instant::now(),
+            group_commit: None,
             group_acknowledged: Vec::new(),
             stops: Vec::new(),
             last_error: String::new(),
@@ -171,10 +173,7 @@ impl Builder {
             let (consumer, owner) = (self.consumer.clone(), self.owner.clone());
             tokio::spawn(async move {
                 let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
-                (
-                    database,
-                    starts.map(|starts| Done::TakenOver { generation, starts }),
-                )
+                (database, starts.map(|starts| Done::TakenOver { generation, starts }))
             })
         } else if !self.group_acknowledged.is_empty() || !self.stops.is_empty() {
             let (offsets, stops) = (
@@ -197,10 +196,7 @@ impl Builder {
         self.job = Some((job, Instant::now()));
     }
 
-    fn ended(
-        &mut self,
-        ended: Result<(Database, Result<Done, Failure>), JoinError>,
-    ) -> Result<(), Failure> {
+    fn ended(&mut self, ended: Result<(Database, Result<Done, Failure>), JoinError>) -> Result<(), Failure> {
         self.job = None;
         self.readiness.ready("batch");
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
@@ -221,9 +217,7 @@ impl Builder {
                 }
                 if applied.fenced {
                     measure::fenced();
-                    tracing::warn!(
-                        "another builder has claimed a partition of this process: joining the group again"
-                    );
+                    tracing::warn!("another builder has claimed a partition of this process: joining the group again");
                     self.rejoin();
                 }
             }
@@ -246,10 +240,7 @@ impl Builder {
 
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
-        tracing::info!(
-            partitions = places.len(),
-            "the group has assigned partitions"
-        );
+        tracing::info!(partitions = places.len(), "the group has assigned partitions");
         self.assignment.replace(Vec::new());
         self.group_acknowledged.clear();
         self.stops.clear();
@@ -269,9 +260,7 @@ impl Builder {
             Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
-                tracing::warn!(
-                    "kafka does not have the next offset of a partition: verifying all positions"
-                );
+                tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
                 self.rejoin();
                 Ok(())
             }
@@ -298,10 +287,7 @@ impl Builder {
             return;
         };
         let event = record::event(contract, record);
-        if let Some(stop) = self
-            .assignment
-            .take(&self.places[index], record.offset(), event)
-        {
+        if let Some(stop) = self.assignment.take(&self.places[index], record.offset(), event) {
             self.stopped(stop);
         }
     }
@@ -315,28 +301,22 @@ impl Builder {
             reason = stop.reason,
             "an event cannot be applied: its partition waits before it"
         );
-        let paused = kafka::list([(&stop.place, stop.offset)].into_iter())
-            .and_then(|list| self.consumer.pause(&list));
+        let paused = kafka::list([(&stop.place, stop.offset)].into_iter()).and_then(|list| self.consumer.pause(&list));
         if let Err(err) = paused {
             tracing::debug!(error = %err, "a partition cannot be paused");
         }
-        let epoch = self
-            .assignment
-            .positions()
-            .find(|(place, ..)| **place == stop.place)
-            .map(|(_, epoch, _)| epoch);
+        let mut positions = self.assignment.positions();
+        let epoch = positions
+            .find(|position| *position.place == stop.place)
+            .map(|position| position.epoch);
+        drop(positions);
         if let Some(epoch) = epoch {
             self.stops.push((stop, epoch));
         }
         let reasons: Vec<String> = self
             .assignment
             .stops()
-            .map(|stop| {
-                format!(
-                    "{} waits before offset {}: {}",
-                    stop.place, stop.offset, stop.reason
-                )
-            })
+            .map(|stop| format!("{} waits before offset {}: {}", stop.place, stop.offset, stop.reason))
             .collect();
         self.readiness.not_ready("partitions", reasons.join("; "));
     }
@@ -359,67 +339,57 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(
-            self.assignment.positions().count(),
-            self.assignment.stops().count(),
-        );
-        for (place, _, position) in self.assignment.positions() {
-            if let Some(end) = self.consumer.context().end(place) {
-                measure::lag(place, (end.end - end.applied_up_to(position)).max(0));
+        measure::partitions(self.assignment.positions().count(), self.assignment.stops().count());
+        for position in self.assignment.positions() {
+            if let Some(end) = self.consumer.context().end(position.place) {
+                let lag = end.end - end.applied_up_to(&position);
+                measure::lag(position.place, lag.max(0));
             }
         }
-        if self.group_sent_at.elapsed() >= GROUP_COMMIT_INTERVAL {
-            self.group_sent_at = Instant::now();
-            self.commit_group_offsets(CommitMode::Async);
-        }
-        for (place, offset) in self.consumer.context().take_group_committed() {
-            if let Some((_, epoch, _)) = self
-                .assignment
-                .positions()
-                .find(|(held, ..)| **held == place)
-            {
-                self.group_acknowledged.push(Start {
-                    place,
-                    epoch,
-                    next_offset: offset,
-                });
-            }
-        }
+        self.commit_group_offsets();
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }
         Ok(())
     }
 
-    /// Tells Kafka how far the group is, for tools that show its lag. Returns what was sent.
-    fn commit_group_offsets(&mut self, mode: CommitMode) -> Vec<Start> {
-        let due: Vec<Start> = self
-            .assignment
+    /// Tells Kafka how far the group is, for tools that show its lag; takes note of what Kafka has acknowledged.
+    fn commit_group_offsets(&mut self) {
+        if let Some(commit) = &mut self.group_commit {
+            let Some(acknowledged) = commit.now_or_never() else {
+                return;
+            };
+            self.group_commit = None;
+            // What belongs to an earlier assignment has an epoch that is gone.
+            self.group_acknowledged = acknowledged.unwrap_or_default();
+        }
+        if self.group_sent_at.elapsed() < GROUP_COMMIT_INTERVAL {
+            return;
+        }
+        self.group_sent_at = Instant::now();
+        let due = self.group_offsets_due();
+        if !due.is_empty() {
+            let sent = due.iter().map(|start| (start.place.clone(), start.next_offset));
+            self.group_sent.extend(sent);
+            let consumer = self.consumer.clone();
+            self.group_commit = Some(tokio::task::spawn_blocking(move || kafka::commit(&consumer, due)));
+        }
+    }
+
+    /// The offsets that Kafka does not have yet.
+    fn group_offsets_due(&self) -> Vec<Start> {
+        self.assignment
             .positions()
-            .filter_map(|(place, epoch, position)| {
-                let end = self.consumer.context().end(place);
-                let next_offset = end.map_or(position, |end| end.applied_up_to(position));
-                (self.group_sent.get(place) != Some(&next_offset)).then(|| Start {
-                    place: place.clone(),
-                    epoch,
+            .filter_map(|position| {
+                let end = self.consumer.context().end(position.place);
+                let next_offset = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
+                (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Start {
+                    place: position.place.clone(),
+                    epoch: position.epoch,
                     next_offset,
                 })
             })
-            .collect();
-        if due.is_empty() {
-            return due;
-        }
-        let sent = kafka::list(due.iter().map(|start| (&start.place, start.next_offset)))
-            .and_then(|list| self.consumer.commit(&list, mode));
-        if let Err(err) = sent {
-            tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
-            return Vec::new();
-        }
-        self.group_sent.extend(
-            due.iter()
-                .map(|start| (start.place.clone(), start.next_offset)),
-        );
-        due
+            .collect()
     }
 
     /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
@@ -441,7 +411,7 @@ impl Builder {
             }
         }
         let farewell = tokio::task::spawn_blocking(move || {
-            let sent = self.commit_group_offsets(CommitMode::Sync);
+            let sent = kafka::commit(&self.consumer, self.group_offsets_due());
             let database = self.database.take();
             // The last handle to the consumer: dropping it leaves the group.
             drop(self);
@@ -457,17 +427,13 @@ impl Builder {
                 }
             }
             Ok(_) => {}
-            Err(_) => tracing::warn!(
-                "kafka does not answer the farewell: the group notices after its session timeout"
-            ),
+            Err(_) => tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout"),
         }
     }
 }
 
 /// Waits for the job; for ever where there is none.
-async fn ended(
-    job: &mut Option<(Job, Instant)>,
-) -> Result<(Database, Result<Done, Failure>), JoinError> {
+async fn ended(job: &mut Option<(Job, Instant)>) -> Result<(Database, Result<Done, Failure>), JoinError> {
     match job {
         Some((job, _)) => job.await,
         None => std::future::pending().await,

@@ -51,11 +51,7 @@ impl Database {
     ///
     /// # Errors
     /// [`Failure::OtherViews`]: the database keeps other views than this process.
-    pub async fn claim(
-        &mut self,
-        places: &[TopicPartition],
-        owner: &str,
-    ) -> Result<Vec<Claim>, Failure> {
+    pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Failure> {
         let wanted = install::sources(&self.views);
         loop {
             let client = &self.session().await.client;
@@ -91,13 +87,14 @@ impl Database {
             let client = &self.session().await.client;
             let set = client
                 .execute(
-                "update view_positions as held
+                    "update view_positions as held
                  set next_offset = wanted.next_offset, group_offset = least(group_offset, wanted.next_offset)
                  from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
                      as wanted(topic, partition, epoch, next_offset)
                  where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                &[&keys.topic, &keys.partition, &keys.epoch, &next_offset],
-            ).await;
+                    &[&keys.topic, &keys.partition, &keys.epoch, &next_offset],
+                )
+                .await;
             match set {
                 Ok(_) => return,
                 Err(err) => self.wait(&err).await,
@@ -109,22 +106,17 @@ impl Database {
     /// for people and for the next claim, so an error is left for the next batch to meet.
     pub async fn record(&mut self, group_offsets: &[Start], stops: &[(Stop, i64)]) {
         let client = &self.session().await.client;
-        let offset: Vec<i64> = group_offsets
-            .iter()
-            .map(|start| start.next_offset)
-            .collect();
-        let keys = Keys::of(
-            group_offsets
-                .iter()
-                .map(|start| (&start.place, start.epoch)),
-        );
-        let recorded = client.execute(
-            "update view_positions as held set group_offset = wanted.group_offset
+        let offset: Vec<i64> = group_offsets.iter().map(|start| start.next_offset).collect();
+        let keys = Keys::of(group_offsets.iter().map(|start| (&start.place, start.epoch)));
+        let recorded = client
+            .execute(
+                "update view_positions as held set group_offset = wanted.group_offset
              from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
                  as wanted(topic, partition, epoch, group_offset)
              where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-            &[&keys.topic, &keys.partition, &keys.epoch, &offset],
-        ).await;
+                &[&keys.topic, &keys.partition, &keys.epoch, &offset],
+            )
+            .await;
         let mut result = recorded.map(|_| ());
         for (stop, epoch) in stops {
             let reason = format!("offset {}: {}", stop.offset, stop.reason);
@@ -142,22 +134,14 @@ impl Database {
     }
 }
 
-async fn claim(
-    client: &Client,
-    places: &[TopicPartition],
-    owner: &str,
-) -> Result<Vec<Claim>, Error> {
+async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
     client.batch_execute("set lock_timeout = '5s'").await?;
     let claimed = client.query(CLAIM, &[&topic, &partition, &owner]).await;
     client.batch_execute("reset lock_timeout").await?;
     let rows = match claimed {
-        Err(err)
-            if err
-                .code()
-                .is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) =>
-        {
+        Err(err) if err.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => {
             let ended = client.query(END_FROZEN, &[]).await?.len();
             tracing::warn!(
                 connections.ended = ended,

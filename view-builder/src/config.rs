@@ -75,11 +75,7 @@ pub struct Servers {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
-    #[arg(
-        long = "kafka",
-        env = "KAFKA_BOOTSTRAP_SERVERS",
-        default_value = "127.0.0.1:9092"
-    )]
+    #[arg(long = "kafka", env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "127.0.0.1:9092")]
     pub kafka: String,
     /// Consumer group; the processes of one group share the partitions.
     #[arg(long, env = "GROUP_ID", default_value = "view-builder")]
@@ -168,9 +164,6 @@ mod tests {
         let [property] = &config.servers.kafka_properties[..] else {
             panic!("one property");
         };
-        assert_eq!(
-            (&*property.name, property.value.reveal()),
-            ("sasl.password", "a=b")
-        );
+        assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "a=b"));
     }
 }

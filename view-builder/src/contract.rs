@@ -115,13 +115,7 @@ mod tests {
 
     #[test]
     fn a_name_of_another_pattern_has_no_contract() {
-        for topic in [
-            "users",
-            "-events",
-            "User-events",
-            "a--b-events",
-            "a.b-events",
-        ] {
+        for topic in ["users", "-events", "User-events", "a--b-events", "a.b-events"] {
             assert_eq!(Contract::of(topic), None, "{topic}");
         }
     }

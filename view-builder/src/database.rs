@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::{Readiness, Secret};
-use tokio_postgres::{Client, Config, NoTls, Statement, types::Type};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
@@ -61,11 +63,7 @@ impl Database {
     pub(crate) async fn session(&mut self) -> &Session {
         loop {
             // Two steps, since a borrow that may be returned would last for the whole loop.
-            if self
-                .session
-                .as_ref()
-                .is_some_and(|session| !session.client.is_closed())
-            {
+            if self.session.as_ref().is_some_and(|session| !session.client.is_closed()) {
                 break;
             }
             match self.prepare().await {
@@ -110,11 +108,7 @@ impl Database {
             .await?;
         let mut apply = Vec::with_capacity(self.views.len());
         for view in self.views.iter() {
-            apply.push(
-                client
-                    .prepare_typed(&view.apply.text, &view::PARAMETERS)
-                    .await?,
-            );
+            apply.push(client.prepare_typed(&view.apply.text, &view::PARAMETERS).await?);
         }
         Ok(Session {
             client,
@@ -135,6 +129,10 @@ pub fn config(url: &Secret) -> Result<Config, Failure> {
             refusal::line(&err)
         ))
     })?;
+    if config.get_ssl_mode() == SslMode::Require {
+        let reason = "DATABASE_URL demands TLS, which this program does not speak: use sslmode=prefer or disable";
+        return Err(Failure::Setting(reason.to_owned()));
+    }
     config
         .connect_timeout(Duration::from_secs(5))
         .tcp_user_timeout(Duration::from_secs(10))

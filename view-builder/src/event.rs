@@ -52,12 +52,8 @@ impl Event {
         key: Option<&[u8]>,
         value: &[u8],
     ) -> Result<Self, Unappliable> {
-        let text = std::str::from_utf8(value).map_err(|err| {
-            refused(format!(
-                "the value is not UTF-8 from byte {}",
-                err.valid_up_to()
-            ))
-        })?;
+        let text = std::str::from_utf8(value)
+            .map_err(|err| refused(format!("the value is not UTF-8 from byte {}", err.valid_up_to())))?;
         let mut reader = serde_json::Deserializer::from_str(text);
         let envelope = EnvelopeSeed(contract)
             .deserialize(&mut reader)
@@ -74,10 +70,7 @@ impl Event {
         }
         let key = key.ok_or_else(|| refused("the record has no key".to_owned()))?;
         if key != envelope.id.to_string().as_bytes() {
-            return Err(refused(format!(
-                "the record's key is not its {}",
-                contract.id
-            )));
+            return Err(refused(format!("the record's key is not its {}", contract.id)));
         }
         let entity = match (change, envelope.entity) {
             (Change::Deleted, _) => None,
@@ -114,11 +107,7 @@ fn without_values(err: &serde_json::Error) -> String {
     {
         cause
     } else {
-        cause
-            .split([':', '`'])
-            .next()
-            .unwrap_or_default()
-            .trim_end()
+        cause.split([':', '`']).next().unwrap_or_default().trim_end()
     };
     format!("{cause}{place}")
 }
@@ -163,18 +152,14 @@ fn check_length(field: &str, text: &str, characters_max: usize) -> Result<(), St
     if text.len() <= characters_max || text.chars().count() <= characters_max {
         Ok(())
     } else {
-        Err(format!(
-            "{field} is longer than {characters_max} characters"
-        ))
+        Err(format!("{field} is longer than {characters_max} characters"))
     }
 }
 
 fn check_moments(created_at: &str, updated_at: &str) -> Result<(), String> {
     for (field, text) in [("createdAt", created_at), ("updatedAt", updated_at)] {
         if !is_moment(text) {
-            return Err(format!(
-                "{field} is no date-time such as 2026-11-22T10:53:53.21721"
-            ));
+            return Err(format!("{field} is no date-time such as 2026-11-22T10:53:53.21721"));
         }
     }
     Ok(())
@@ -183,11 +168,7 @@ fn check_moments(created_at: &str, updated_at: &str) -> Result<(), String> {
 /// Whether a text in this JSON holds U+0000, which valid JSON can only write as an escape.
 fn has_nul(json: &str) -> bool {
     json.match_indices("\\u0000").any(|(at, _)| {
-        let backslashes_before = json[..at]
-            .bytes()
-            .rev()
-            .take_while(|&byte| byte == b'\\')
-            .count();
+        let backslashes_before = json[..at].bytes().rev().take_while(|&byte| byte == b'\\').count();
         backslashes_before % 2 == 0
     })
 }
@@ -228,10 +209,7 @@ impl<'de> serde::Deserialize<'de> for Text<'de> {
 impl<'de> DeserializeSeed<'de> for EnvelopeSeed<'_> {
     type Value = Envelope<'de>;
 
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
@@ -244,11 +222,7 @@ impl<'de> Visitor<'de> for EnvelopeSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        fn once<T, E: serde::de::Error>(
-            slot: &mut Option<T>,
-            value: T,
-            field: &str,
-        ) -> Result<(), E> {
+        fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, field: &str) -> Result<(), E> {
             match slot.replace(value) {
                 None => Ok(()),
                 Some(_) => Err(E::custom(format_args!("duplicate field `{field}`"))),

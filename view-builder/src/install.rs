@@ -66,9 +66,7 @@ async fn install(client: &mut Client, views: &[View]) -> Result<(), Trouble> {
         done.map_err(|err| trouble(&view.table, err))?;
     }
     for view in views {
-        let prepared = client
-            .prepare_typed(&view.apply.text, &view::PARAMETERS)
-            .await;
+        let prepared = client.prepare_typed(&view.apply.text, &view::PARAMETERS).await;
         let statement = prepared.map_err(|err| trouble(&view.apply, err))?;
         let count = statement.params().len();
         if count > view::PARAMETERS.len() {
@@ -92,11 +90,7 @@ fn trouble(file: &SqlFile, err: Error) -> Trouble {
                 _ => None,
             };
             let mut message = db.message().to_owned();
-            for (label, more) in [
-                ("detail", db.detail()),
-                ("hint", db.hint()),
-                ("where", db.where_()),
-            ] {
+            for (label, more) in [("detail", db.detail()), ("hint", db.hint()), ("where", db.where_())] {
                 if let Some(more) = more {
                     message.push_str(&format!("; {label}: {}", more.replace('\n', ", ")));
                 }
@@ -125,18 +119,12 @@ async fn register(client: &Client, views: &[View]) -> Result<(), Error> {
             )
             .await?;
         client
-            .execute(
-                "update view_positions set epoch = epoch + 1 where topic = $1",
-                &[topic],
-            )
+            .execute("update view_positions set epoch = epoch + 1 where topic = $1", &[topic])
             .await?;
     }
     for (view, topic) in wanted.difference(&installed) {
         client
-            .execute(
-                "insert into view_sources (view, topic) values ($1, $2)",
-                &[view, topic],
-            )
+            .execute("insert into view_sources (view, topic) values ($1, $2)", &[view, topic])
             .await?;
         let partitions = client
             .execute(
@@ -162,18 +150,12 @@ async fn register(client: &Client, views: &[View]) -> Result<(), Error> {
 pub(crate) fn sources(views: &[View]) -> BTreeSet<Source> {
     views
         .iter()
-        .flat_map(|view| {
-            view.topics
-                .iter()
-                .map(|topic| (view.name.clone(), topic.clone()))
-        })
+        .flat_map(|view| view.topics.iter().map(|topic| (view.name.clone(), topic.clone())))
         .collect()
 }
 
 /// Every (view, topic) that the database keeps.
 pub(crate) async fn sources_installed(client: &Client) -> Result<BTreeSet<Source>, Error> {
-    let rows = client
-        .query("select view, topic from view_sources", &[])
-        .await?;
+    let rows = client.query("select view, topic from view_sources", &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

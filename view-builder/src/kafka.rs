@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
 
-use crate::assignment::Start;
+use crate::assignment::{Position, Start};
 use crate::batch::TopicPartition;
 use crate::config::Servers;
 use crate::failure::Failure;
@@ -39,7 +39,6 @@ pub struct GroupContext {
     assigned: Mutex<Vec<TopicPartition>>,
     changed: Notify,
     state: Mutex<Option<State>>,
-    group_committed: Mutex<Vec<(TopicPartition, i64)>>,
 }
 
 /// The client's state as of its last statistics.
@@ -56,21 +55,19 @@ struct State {
 pub struct End {
     /// One past the last offset that a read_committed reader sees, transaction markers included.
     pub end: i64,
-    /// One past the last record handed to this program.
-    read: i64,
-    /// Nothing is left between `read` and `end` but what no reader sees.
-    complete: bool,
+    /// Everything before `end` has been handed to this program.
+    pub reached: bool,
 }
 
 impl End {
-    /// The offset that stands for "everything before is applied", given the view's position: the end where only transaction
-    /// markers are left, else the position.
+    /// The offset that stands for "everything before is applied": the end, where all that was handed over is applied
+    /// (between the position and the end are transaction markers only), else the position.
     #[must_use]
-    pub fn applied_up_to(&self, position: i64) -> i64 {
-        if self.complete && self.read <= position {
-            self.end.max(position)
+    pub fn applied_up_to(&self, position: &Position<'_>) -> i64 {
+        if self.reached && position.settled {
+            self.end.max(position.next_offset)
         } else {
-            position
+            position.next_offset
         }
     }
 }
@@ -91,11 +88,6 @@ impl GroupContext {
         (self.generation(), assigned.clone())
     }
 
-    /// Offsets that Kafka has acknowledged for the group since the last call.
-    pub fn take_group_committed(&self) -> Vec<(TopicPartition, i64)> {
-        std::mem::take(&mut lock(&self.group_committed))
-    }
-
     pub fn end(&self, place: &TopicPartition) -> Option<End> {
         lock(&self.state).as_ref()?.ends.get(place).copied()
     }
@@ -104,9 +96,7 @@ impl GroupContext {
     pub fn trouble(&self) -> Option<&'static str> {
         match &*lock(&self.state) {
             None => Some("no broker has answered yet"),
-            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => {
-                Some("no broker can be reached")
-            }
+            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => Some("no broker can be reached"),
             Some(state) if !state.member => Some("this process is no settled member of its group"),
             Some(_) => None,
         }
@@ -132,20 +122,15 @@ impl ClientContext for GroupContext {
             .is_some_and(|group| group.state == "up" && group.join_state == "steady");
         let mut ends = HashMap::new();
         for topic in statistics.topics.values() {
-            for partition in topic
-                .partitions
-                .values()
-                .filter(|partition| partition.ls_offset >= 0)
-            {
+            for partition in topic.partitions.values().filter(|partition| partition.ls_offset >= 0) {
                 let place = TopicPartition {
                     topic: topic.topic.as_str().into(),
                     partition: partition.partition,
                 };
+                // librdkafka counts a transaction marker as handed over when it passes it.
                 let end = End {
                     end: partition.ls_offset,
-                    read: partition.app_offset,
-                    complete: partition.eof_offset == partition.ls_offset
-                        && partition.fetchq_cnt == 0,
+                    reached: partition.app_offset >= partition.ls_offset,
                 };
                 ends.insert(place, end);
             }
@@ -168,12 +153,7 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        event: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.set(places(list));
             return;
@@ -183,35 +163,13 @@ impl ConsumerContext for GroupContext {
         }
         self.set(Vec::new());
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Err(err) = result {
-            tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
-            return;
-        }
-        let committed =
-            offsets
-                .elements()
-                .into_iter()
-                .filter_map(|element| match element.offset() {
-                    Offset::Offset(offset) if element.error().is_ok() => {
-                        Some((place(element.topic(), element.partition()), offset))
-                    }
-                    _ => None,
-                });
-        lock(&self.group_committed).extend(committed);
-    }
 }
 
 /// A consumer for the group; nothing is subscribed yet.
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn consumer(
-    servers: &Servers,
-    instance: Option<&str>,
-    batch_bytes: u32,
-) -> Result<GroupConsumer, Failure> {
+pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> Result<GroupConsumer, Failure> {
     let mut config = client(servers);
     config
         .set("group.id", &servers.group_id)
@@ -272,9 +230,7 @@ fn client(servers: &Servers) -> ClientConfig {
 }
 
 fn refused(err: &KafkaError) -> Failure {
-    Failure::Setting(format!(
-        "kafka client cannot be made: {err} (KAFKA_PROPERTIES)"
-    ))
+    Failure::Setting(format!("kafka client cannot be made: {err} (KAFKA_PROPERTIES)"))
 }
 
 /// Assigns partitions with explicit offsets.
@@ -282,18 +238,31 @@ fn refused(err: &KafkaError) -> Failure {
 /// # Errors
 /// The assignment was revoked meanwhile.
 pub fn assign(consumer: &GroupConsumer, starts: &[Start]) -> KafkaResult<()> {
-    consumer.assign(&list(
-        starts.iter().map(|start| (&start.place, start.next_offset)),
-    )?)
+    consumer.assign(&list(starts.iter().map(|start| (&start.place, start.next_offset)))?)
+}
+
+/// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
+#[must_use]
+pub fn commit(consumer: &GroupConsumer, offsets: Vec<Start>) -> Vec<Start> {
+    if offsets.is_empty() {
+        return offsets;
+    }
+    let sent = list(offsets.iter().map(|start| (&start.place, start.next_offset)))
+        .and_then(|list| consumer.commit(&list, CommitMode::Sync));
+    match sent {
+        Ok(()) => offsets,
+        Err(err) => {
+            tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
+            Vec::new()
+        }
+    }
 }
 
 /// A list of partitions with offsets.
 ///
 /// # Errors
 /// An offset is out of range.
-pub fn list<'a>(
-    offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
-) -> KafkaResult<TopicPartitionList> {
+pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (place, offset) in offsets {
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
@@ -322,28 +291,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::End;
+    use crate::assignment::Position;
+    use crate::batch::TopicPartition;
 
     #[test]
     fn transaction_markers_at_the_end_are_no_lag() {
-        let end = End {
-            end: 12,
-            read: 11,
-            complete: true,
+        let place = TopicPartition {
+            topic: "user-events".into(),
+            partition: 0,
         };
-        assert_eq!(end.applied_up_to(11), 12);
-        assert_eq!(
-            end.applied_up_to(10),
-            10,
-            "a record is still on its way into the view"
-        );
-        assert_eq!(
-            End {
-                complete: false,
-                ..end
-            }
-            .applied_up_to(11),
-            11
-        );
-        assert_eq!(End { read: -1001, ..end }.applied_up_to(12), 12);
+        let position = Position {
+            place: &place,
+            epoch: 1,
+            next_offset: 10,
+            settled: true,
+        };
+        let end = End { end: 12, reached: true };
+        let reading = End { reached: false, ..end };
+        let applying = Position {
+            settled: false,
+            ..position
+        };
+        assert_eq!(end.applied_up_to(&position), 12);
+        assert_eq!(reading.applied_up_to(&position), 10);
+        assert_eq!(end.applied_up_to(&applying), 10);
     }
 }

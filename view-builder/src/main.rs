@@ -48,11 +48,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Status(config) => {
             let (table, stopped) = status::status(&config).await?;
             print!("{table}");
-            if stopped {
-                Err(Failure::Stopped)
-            } else {
-                Ok(())
-            }
+            if stopped { Err(Failure::Stopped) } else { Ok(()) }
         }
         Command::Views(config) => {
             print!("{}", status::views(&config)?);

@@ -10,9 +10,7 @@ use crate::batch::{Batch, TopicPartition};
 /// Microseconds since 1970.
 #[must_use]
 pub fn now_us() -> i64 {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -32,10 +30,7 @@ pub fn describe() {
         "view_partition_lag_events",
         "offsets between the view's position and the topic's end"
     );
-    metrics::describe_gauge!(
-        "view_partitions_assigned",
-        "partitions that this process holds"
-    );
+    metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
     metrics::describe_gauge!(
         "view_partitions_stopped",
         "partitions that stand before an event that cannot be applied"

@@ -14,11 +14,7 @@ fn parse(text: &[u8]) -> Option<()> {
     if date[4] != b'-' || date[7] != b'-' || !matches!(text[10], b'T' | b' ') {
         return None;
     }
-    let (year, month, day) = (
-        number(&date[..4])?,
-        number(&date[5..7])?,
-        number(&date[8..])?,
-    );
+    let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?);
     if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days(year, month) {
         return None;
     }
@@ -68,17 +64,13 @@ fn number(digits: &[u8]) -> Option<u32> {
         return None;
     }
     digits.iter().try_fold(0, |sum: u32, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| sum * 10 + u32::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0'))
     })
 }
 
 fn days(year: u32, month: u32) -> u32 {
     match month {
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
-            29
-        }
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
         2 => 28,
         4 | 6 | 9 | 11 => 30,
         _ => 31,

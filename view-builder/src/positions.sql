@@ -12,7 +12,7 @@ create table if not exists view_positions (
     claimed_at   timestamptz not null,
     -- The offset that the consumer group last committed to Kafka. An earlier one found there is an operator's reset.
     group_offset bigint,
-    -- Why the event at next_offset cannot be applied; null: nothing is wrong.
+    -- Why the event at next_offset cannot be applied; null: nothing is wrong. The next claim tries it again.
     stopped      text,
     primary key (topic, partition)
 ) with (fillfactor = 50);
@@ -44,7 +44,7 @@ begin
         order by held.topic, held.partition
         for update of held
     )
-    update view_positions as held set next_offset = mine.new_offset, stopped = null
+    update view_positions as held set next_offset = mine.new_offset
     from mine
     where held.topic = mine.topic and held.partition = mine.partition;
     get diagnostics moved = row_count;

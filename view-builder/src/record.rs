@@ -11,29 +11,17 @@ use crate::measure;
 ///
 /// # Errors
 /// The event cannot be applied.
-pub(crate) fn event(
-    contract: &Contract,
-    record: &BorrowedMessage<'_>,
-) -> Result<Option<Event>, Unappliable> {
+pub(crate) fn event(contract: &Contract, record: &BorrowedMessage<'_>) -> Result<Option<Event>, Unappliable> {
     let Some(value) = record.payload() else {
         return Ok(None);
     };
-    Event::parse(
-        contract,
-        record.offset(),
-        committed_us(record),
-        record.key(),
-        value,
-    )
-    .map(Some)
+    Event::parse(contract, record.offset(), committed_us(record), record.key(), value).map(Some)
 }
 
 /// When the source committed the change: by the position header, else by the record's own time.
 fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
     let by_header = record.headers().and_then(|headers| {
-        let header = headers
-            .iter()
-            .find(|header| header.key == POSITION_HEADER)?;
+        let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
         let position: Position = std::str::from_utf8(header.value?).ok()?.parse().ok()?;
         Some(position.commit_timestamp_us)
     });

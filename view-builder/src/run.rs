@@ -19,60 +19,42 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Failure> 
     let views: Arc<[view::View]> = view::load_all(&config.views)?.into();
     let readiness = Readiness::waiting_for("postgres");
     readiness.not_ready("kafka", "starting");
-    let mut database = Database::new(
-        &config.servers.database_url,
-        views.clone(),
-        readiness.clone(),
-    )?;
+    let mut database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
     let instance = config.group_instance_id.as_deref();
-    let consumer = Arc::new(kafka::consumer(
-        &config.servers,
-        instance,
-        config.batch_bytes,
-    )?);
+    let consumer = Arc::new(kafka::consumer(&config.servers, instance, config.batch_bytes)?);
+    let listener = std::net::TcpListener::bind(config.admin_listen).map_err(|err| {
+        Failure::Setting(format!(
+            "cannot listen on {} (ADMIN_LISTEN): {err}",
+            config.admin_listen
+        ))
+    })?;
     let metrics = admin::install_metrics()?;
     measure::describe();
-    let admin = tokio::spawn(admin::serve(
-        config.admin_listen,
-        readiness.clone(),
-        metrics,
-        shutdown.clone(),
-    ));
+    let admin = tokio::spawn(admin::serve_on(listener, readiness.clone(), metrics, shutdown.clone()));
 
-    let work = async {
-        tokio::select! {
-            installed = database.install() => installed?,
-            () = shutdown.triggered() => return Ok(()),
-        }
-        let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-        tracing::info!(views = names.join(", "), "the views are installed");
-        let watch = tokio::spawn(topics::watch(
-            Arc::downgrade(&consumer),
-            view::topics(&views),
-            readiness.clone(),
-        ));
-        let limits = Limits {
-            rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
-            bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
-        };
-        let ended = Builder::new(consumer, database, limits, owner(), readiness)
-            .run(shutdown)
-            .await;
-        watch.abort();
-        ended
+    let ended = tokio::select! {
+        installed = database.install() => installed,
+        () = shutdown.triggered() => return Ok(()),
     };
-    tokio::select! {
-        ended = work => ended,
-        () = failed(admin) => Err(Failure::Setting("the admin port cannot be opened (ADMIN_LISTEN)".to_owned())),
-    }
-}
+    ended?;
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    tracing::info!(views = names.join(", "), "the views are installed");
 
-/// Ends when the admin port could not be opened; never while it is served.
-async fn failed(admin: tokio::task::JoinHandle<anyhow::Result<()>>) {
-    match admin.await {
-        Ok(Err(err)) => tracing::error!(error = %format!("{err:#}"), "the admin port is closed"),
-        _ => std::future::pending().await,
-    }
+    let watch = tokio::spawn(topics::watch(
+        Arc::downgrade(&consumer),
+        view::topics(&views),
+        readiness.clone(),
+    ));
+    let limits = Limits {
+        rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
+        bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
+    };
+    let ended = Builder::new(consumer, database, limits, owner(), readiness)
+        .run(shutdown)
+        .await;
+    watch.abort();
+    admin.abort();
+    ended
 }
 
 /// Names this process to people who look at the positions.

@@ -114,21 +114,12 @@ mod tests {
     fn a_position_outside_of_the_topic_stops() {
         assert_eq!(
             start(Known { end: 49, ..KNOWN }),
-            Err(Lost::BeyondEnd {
-                position: 50,
-                end: 49
-            })
+            Err(Lost::BeyondEnd { position: 50, end: 49 })
         );
         assert_eq!(start(Known { end: 50, ..KNOWN }), Ok(50));
-        let removed = Known {
-            beginning: 51,
-            ..KNOWN
-        };
+        let removed = Known { beginning: 51, ..KNOWN };
         assert!(matches!(
-            start(Known {
-                group: None,
-                ..removed
-            }),
+            start(Known { group: None, ..removed }),
             Err(Lost::BelowBeginning { .. })
         ));
     }

@@ -16,12 +16,8 @@ use crate::{database, refusal, view};
 /// Postgres or Kafka does not answer; no builder has run yet.
 pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
     let settings = database::config(&config.servers.database_url)?;
-    let reason = |err: &tokio_postgres::Error| {
-        anyhow::anyhow!("postgres does not answer: {}", refusal::line(err))
-    };
-    let client = database::connect(&settings)
-        .await
-        .map_err(|err| reason(&err))?;
+    let reason = |err: &tokio_postgres::Error| anyhow::anyhow!("postgres does not answer: {}", refusal::line(err));
+    let client = database::connect(&settings).await.map_err(|err| reason(&err))?;
     let rows = client
         .query(
             "select topic, partition, next_offset, coalesce(greatest(next_offset, group_offset), 0), epoch, owner, stopped
@@ -55,10 +51,7 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         );
         if let Some(reason) = row.get::<_, Option<&str>>(6) {
             stopped = true;
-            let _ = writeln!(
-                table,
-                "  waits before an event that cannot be applied: {reason}"
-            );
+            let _ = writeln!(table, "  waits before an event that cannot be applied: {reason}");
         }
     }
     let _ = writeln!(table, "lag in all: {lag_sum}");

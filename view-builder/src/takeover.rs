@@ -94,10 +94,7 @@ impl Bounds {
     }
 }
 
-fn bounds(
-    consumer: &GroupConsumer,
-    places: &[TopicPartition],
-) -> KafkaResult<HashMap<TopicPartition, Bounds>> {
+fn bounds(consumer: &GroupConsumer, places: &[TopicPartition]) -> KafkaResult<HashMap<TopicPartition, Bounds>> {
     let mut asked = TopicPartitionList::new();
     for place in places {
         asked.add_partition(&place.topic, place.partition);
@@ -105,22 +102,14 @@ fn bounds(
     let committed = consumer.committed_offsets(asked, REQUEST_TIMEOUT)?;
     let mut bounds = HashMap::new();
     for place in places {
-        let (beginning, end) =
-            consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
+        let (beginning, end) = consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
         let group = committed
             .find_partition(&place.topic, place.partition)
             .and_then(|element| match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             });
-        bounds.insert(
-            place.clone(),
-            Bounds {
-                beginning,
-                end,
-                group,
-            },
-        );
+        bounds.insert(place.clone(), Bounds { beginning, end, group });
     }
     Ok(bounds)
 }

@@ -12,11 +12,7 @@ use crate::outage::Outage;
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Says which of the topics are missing until all are there. The consumer finds them by itself; this is for people.
-pub(crate) async fn watch(
-    consumer: Weak<GroupConsumer>,
-    mut missing: Vec<String>,
-    readiness: Readiness,
-) {
+pub(crate) async fn watch(consumer: Weak<GroupConsumer>, mut missing: Vec<String>, readiness: Readiness) {
     let mut outage = Outage::of("topics", readiness);
     loop {
         // Weak, so that the consumer's last handle is the builder's, which leaves the group with it.
@@ -26,11 +22,10 @@ pub(crate) async fn watch(
         let answer = tokio::task::spawn_blocking(move || {
             let absent = |topic: &String| {
                 let metadata = asking.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
-                let there = metadata.topics().iter().any(|found| {
-                    found.name() == topic
-                        && found.error().is_none()
-                        && !found.partitions().is_empty()
-                });
+                let there = metadata
+                    .topics()
+                    .iter()
+                    .any(|found| found.name() == topic && found.error().is_none() && !found.partitions().is_empty());
                 Ok::<_, rdkafka::error::KafkaError>((!there).then(|| topic.clone()))
             };
             asked

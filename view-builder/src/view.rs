@@ -76,8 +76,8 @@ impl ViewError {
 
 impl SqlFile {
     fn read(path: PathBuf) -> Result<Self, ViewError> {
-        let text = fs::read_to_string(&path)
-            .map_err(|err| ViewError::new(&path, None, format!("cannot be read: {err}")))?;
+        let text =
+            fs::read_to_string(&path).map_err(|err| ViewError::new(&path, None, format!("cannot be read: {err}")))?;
         Ok(Self { path, text })
     }
 
@@ -85,15 +85,8 @@ impl SqlFile {
     #[must_use]
     pub fn refused(&self, character: Option<u32>, message: &str) -> ViewError {
         let line = character.map(|character| {
-            let before = usize::try_from(character)
-                .unwrap_or(usize::MAX)
-                .saturating_sub(1);
-            1 + self
-                .text
-                .chars()
-                .take(before)
-                .filter(|&letter| letter == '\n')
-                .count()
+            let before = usize::try_from(character).unwrap_or(usize::MAX).saturating_sub(1);
+            1 + self.text.chars().take(before).filter(|&letter| letter == '\n').count()
         });
         ViewError::new(&self.path, line, message)
     }
@@ -104,9 +97,7 @@ impl SqlFile {
 /// # Errors
 /// The directory cannot be read or holds no view; a folder lacks a file, or its head comment does not name its topics.
 pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
-    let unreadable = |err: std::io::Error| {
-        ViewError::new(directory, None, format!("cannot be read (VIEWS): {err}"))
-    };
+    let unreadable = |err: std::io::Error| ViewError::new(directory, None, format!("cannot be read (VIEWS): {err}"));
     let mut views = Vec::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -126,10 +117,7 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
 }
 
 fn load(folder: &Path) -> Result<View, ViewError> {
-    let name = folder
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let proper = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
             .chars()
@@ -174,14 +162,9 @@ fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
                 "the first line must be a comment that says what the view is",
             )
         })?;
-        let mut topics: Vec<String> = list
-            .split(',')
-            .map(|topic| topic.trim().to_owned())
-            .collect();
+        let mut topics: Vec<String> = list.split(',').map(|topic| topic.trim().to_owned()).collect();
         if let Some(wrong) = topics.iter().find(|topic| Contract::of(topic).is_none()) {
-            let reason = format!(
-                "topic `{wrong}` is not of the pattern <aggregate>-events, such as user-events"
-            );
+            let reason = format!("topic `{wrong}` is not of the pattern <aggregate>-events, such as user-events");
             return Err(ViewError::new(&apply.path, line, reason));
         }
         topics.sort();
@@ -204,19 +187,14 @@ impl View {
             .text
             .lines()
             .filter_map(|line| line.trim().strip_prefix("create table if not exists "));
-        tables
-            .filter_map(|rest| rest.split([' ', '(']).next())
-            .collect()
+        tables.filter_map(|rest| rest.split([' ', '(']).next()).collect()
     }
 }
 
 /// All topics that the views read, sorted.
 #[must_use]
 pub fn topics(views: &[View]) -> Vec<String> {
-    let mut topics: Vec<String> = views
-        .iter()
-        .flat_map(|view| view.topics.iter().cloned())
-        .collect();
+    let mut topics: Vec<String> = views.iter().flat_map(|view| view.topics.iter().cloned()).collect();
     topics.sort();
     topics.dedup();
     topics

@@ -39,6 +39,11 @@ impl Health {
         self.0.disturbed.load(Ordering::Acquire)
     }
 
+    /// Forgets what was reported before the producer's first transaction, when there was nothing yet to disturb.
+    pub fn settle(&self) {
+        self.0.disturbed.store(false, Ordering::Release);
+    }
+
     /// The first record that was not taken.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {

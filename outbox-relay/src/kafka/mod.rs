@@ -9,6 +9,6 @@ mod topics;
 
 pub use checkpoint_log::{CheckpointLog, Found};
 pub use health::{Failure, Health, Quiet};
-pub use publisher::{Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
+pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use settings::{InvalidProperty, KafkaSettings};
 pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,37 @@ pub struct Publisher {
     in_transaction: bool,
     committing_since: Option<Instant>,
     message_bytes_max: String,
+    /// Ends the commit thread's patience when this publisher is given up.
+    _abandon: Abandon,
+}
+
+/// Tells work on another thread that nobody waits for it any more; told when dropped.
+#[derive(Debug, Default)]
+pub struct Abandon(Arc<AtomicBool>);
+
+/// The other end of an [`Abandon`].
+#[derive(Clone, Debug)]
+pub struct Abandoned(Arc<AtomicBool>);
+
+impl Abandon {
+    /// What the other thread looks at.
+    #[must_use]
+    pub fn watch(&self) -> Abandoned {
+        Abandoned(Arc::clone(&self.0))
+    }
+}
+
+impl Abandoned {
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Publisher {
@@ -74,17 +106,25 @@ impl Publisher {
                 what: format!("Kafka client: {err}"),
             })?;
         init_transactions(&producer, gives_up)?;
+        producer.poll(Duration::ZERO);
+        health.settle();
+        let abandon = Abandon::default();
         let producer = Arc::new(producer);
         let (orders, orders_taken) = mpsc::channel();
         let (outcomes_sent, outcomes) = tokio::sync::mpsc::unbounded_channel();
-        let for_thread = (Arc::clone(&producer), health.clone(), message_bytes_max.clone());
+        let for_thread = (
+            Arc::clone(&producer),
+            health.clone(),
+            message_bytes_max.clone(),
+            abandon.watch(),
+        );
         std::thread::Builder::new()
             .name("kafka-commit".to_owned())
             .spawn(move || {
-                let (producer, health, limit) = for_thread;
+                let (producer, health, limit, abandoned) = for_thread;
                 for () in orders_taken {
                     if outcomes_sent
-                        .send(flush_and_commit(&producer, &health, &limit))
+                        .send(flush_and_commit(&producer, &health, &limit, &abandoned))
                         .is_err()
                     {
                         break;
@@ -100,6 +140,7 @@ impl Publisher {
             in_transaction: false,
             committing_since: None,
             message_bytes_max,
+            _abandon: abandon,
         })
     }
 
@@ -203,7 +244,12 @@ fn init_transactions(producer: &BaseProducer<Health>, gives_up: &dyn Fn() -> boo
     }
 }
 
-fn flush_and_commit(producer: &BaseProducer<Health>, health: &Health, limit: &str) -> Result<Committed, RelayError> {
+fn flush_and_commit(
+    producer: &BaseProducer<Health>,
+    health: &Health,
+    limit: &str,
+    abandoned: &Abandoned,
+) -> Result<Committed, RelayError> {
     let started = Instant::now();
     // Ends at the latest when message.timeout.ms makes every record a failure.
     while !flush(producer, Duration::from_millis(50)) {
@@ -220,7 +266,7 @@ fn flush_and_commit(producer: &BaseProducer<Health>, health: &Health, limit: &st
                 });
             }
             // The same call again is what librdkafka asks for; it does not send a second commit.
-            Err(KafkaError::Transaction(err)) if err.is_retriable() => {
+            Err(KafkaError::Transaction(err)) if err.is_retriable() && !abandoned.is_told() => {
                 tracing::debug!(error = %err.string(), "commit_transaction is tried again");
             }
             Err(err) => {

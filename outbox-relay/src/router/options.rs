@@ -59,10 +59,11 @@ pub struct InvalidOption {
     what: String,
 }
 
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "table.field.event.id",
     "table.field.event.key",
     "table.field.event.payload",
+    "table.field.event.type",
     "route.by.field",
     "route.topic.regex",
     "route.topic.replacement",
@@ -102,12 +103,16 @@ impl RouterOptions {
             "table.field.event.id" => self.id_column = column()?,
             "table.field.event.key" => self.key_column = column()?,
             "table.field.event.payload" => self.payload_column = column()?,
+            // Debezium knows the option and never reads it; the type travels by table.fields.additional.placement.
+            "table.field.event.type" => {
+                column()?;
+            }
             "route.by.field" => self.route_column = column()?,
             "route.topic.regex" => {
                 self.topic_regex = whole_match(value).map_err(|err| invalid(name, &err.to_string()))?
             }
             "route.topic.replacement" if value.is_empty() => return Err(invalid(name, "expected a topic's name")),
-            "route.topic.replacement" => self.topic_replacement = braced_groups(value),
+            "route.topic.replacement" => self.topic_replacement = translated(value),
             "table.fields.additional.placement" => {
                 self.additional = value
                     .split(',')
@@ -153,14 +158,22 @@ impl Additional {
     fn parse(item: &str) -> Result<Self, String> {
         let mut parts = item.trim().split(':');
         let column = parts.next().unwrap_or_default().trim();
-        let placement = match parts.next().map(str::trim) {
+        let placement = match parts
+            .next()
+            .map(|placement| placement.trim().to_ascii_lowercase())
+            .as_deref()
+        {
             Some("header") => Placement::Header,
             Some("partition") => Placement::Partition,
             Some("envelope") => return Err(format!("`{item}`: placement envelope is not supported; use header")),
             _ => return Err(format!("`{item}`: expected COLUMN:header[:ALIAS] or COLUMN:partition")),
         };
-        let alias = parts.next().map_or(column, str::trim);
-        if column.is_empty() || alias.is_empty() || parts.next().is_some() {
+        let alias = parts
+            .next()
+            .map(str::trim)
+            .filter(|alias| !alias.is_empty())
+            .unwrap_or(column);
+        if column.is_empty() || parts.next().is_some() {
             return Err(format!("`{item}`: expected COLUMN:header[:ALIAS] or COLUMN:partition"));
         }
         Ok(Self {
@@ -176,22 +189,29 @@ fn whole_match(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
 }
 
-/// Java's `$1x` is group 1 and an x; to our regex library it is a group named `1x`. Braces say the same to both.
-fn braced_groups(replacement: &str) -> String {
-    let mut braced = String::with_capacity(replacement.len());
-    let mut rest = replacement;
-    while let Some((before, after)) = rest.split_once('$') {
-        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
-        braced.push_str(before);
-        if digits > 0 {
-            braced.extend(["${", &after[..digits], "}"]);
-        } else {
-            braced.push('$');
+/// Java's replacement as our regex library reads it: `$1x` is group 1 and an x, which takes braces here, and a backslash
+/// takes the next character as it is.
+fn translated(replacement: &str) -> String {
+    let mut translated = String::with_capacity(replacement.len());
+    let mut characters = replacement.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some('$') => translated.push_str("$$"),
+                Some(literal) => translated.push(literal),
+                None => {}
+            },
+            '$' if characters.peek().is_some_and(char::is_ascii_digit) => {
+                translated.push_str("${");
+                while let Some(digit) = characters.next_if(char::is_ascii_digit) {
+                    translated.push(digit);
+                }
+                translated.push('}');
+            }
+            other => translated.push(other),
         }
-        rest = &after[digits..];
     }
-    braced.push_str(rest);
-    braced
+    translated
 }
 
 fn invalid(name: &str, what: &str) -> InvalidOption {
@@ -238,6 +258,17 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn a_replacement_is_read_as_java_reads_it() {
+        for (java, ours) in [
+            ("$1x.${name}", "${1}x.${name}"),
+            (r"x\.y\$1", "x.y$$1"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(super::translated(java), ours);
+        }
     }
 
     #[test]

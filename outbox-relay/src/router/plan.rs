@@ -160,7 +160,7 @@ impl Plan {
                     alias.as_str(),
                     values
                         .get(*index)
-                        .and_then(|value| header_value(value, self.columns[*index].type_oid)),
+                        .and_then(|value| plain_value(value, self.columns[*index].type_oid)),
                 )
             });
             then(routed, &mut headers)
@@ -229,14 +229,14 @@ impl Plan {
             Some(Value::Text(bytes)) if self.columns[index].type_oid == BYTEA => decode_bytea(bytes)
                 .map(|bytes| Some(Cow::Owned(bytes)))
                 .ok_or_else(|| RouteError::NotBytea(self.name(index))),
-            Some(Value::Text(bytes)) => Ok(Some(Cow::Borrowed(*bytes))),
-            _ => Ok(None),
+            Some(value) => Ok(plain_value(value, self.columns[index].type_oid)),
+            None => Ok(None),
         }
     }
 }
 
-/// As Connect's `SimpleHeaderConverter` writes it: text as it is, booleans as words.
-fn header_value<'a>(value: &Value<'a>, type_oid: u32) -> Option<Cow<'a, [u8]>> {
+/// As Connect's text converters write it: text as it is, booleans as words.
+fn plain_value<'a>(value: &Value<'a>, type_oid: u32) -> Option<Cow<'a, [u8]>> {
     match value {
         Value::Text(b"t") if type_oid == BOOL => Some(Cow::Borrowed(b"true")),
         Value::Text(b"f") if type_oid == BOOL => Some(Cow::Borrowed(b"false")),

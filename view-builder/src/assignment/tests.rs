@@ -22,10 +22,7 @@ fn event(offset: i64) -> Event {
 }
 
 fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
-    let mut assignment = Assignment::new(Limits {
-        rows: 3,
-        bytes: 10_000,
-    });
+    let mut assignment = Assignment::new(Limits { rows: 3, bytes: 10_000 });
     assignment.replace(
         starts
             .iter()
@@ -53,15 +50,7 @@ fn next(assignment: &mut Assignment) -> Vec<(i32, i64, i64, i64, usize)> {
         .map(|batch| batch.parts)
         .unwrap_or_default()
         .iter()
-        .map(|part| {
-            (
-                part.place.partition,
-                part.epoch,
-                part.from,
-                part.to,
-                part.events.len(),
-            )
-        })
+        .map(|part| (part.place.partition, part.epoch, part.from, part.to, part.events.len()))
         .collect()
 }
 

@@ -9,26 +9,17 @@ fn parse(key: &str, value: impl AsRef<[u8]>) -> Result<Event, Unappliable> {
 }
 
 fn event(event_type: &str, user: &str, rest: &str) -> String {
-    format!(
-        r#"{{"eventType": "{event_type}", "userId": 7, "user": {user}, "timestamp": "t"{rest}}}"#
-    )
+    format!(r#"{{"eventType": "{event_type}", "userId": 7, "user": {user}, "timestamp": "t"{rest}}}"#)
 }
 
 fn with_user(from: &str, to: &str) -> Result<Event, Unappliable> {
     assert!(USER.contains(from), "{from}");
-    parse(
-        "7",
-        event("USER_UPDATED", &USER.replace(from, to), r#","version":3"#),
-    )
+    parse("7", event("USER_UPDATED", &USER.replace(from, to), r#","version":3"#))
 }
 
 #[test]
 fn an_update_carries_its_entity_as_written() {
-    let event = parse(
-        "7",
-        event("USER_UPDATED", USER, r#","version":3,"extra":{"a":[1]}"#),
-    )
-    .unwrap();
+    let event = parse("7", event("USER_UPDATED", USER, r#","version":3,"extra":{"a":[1]}"#)).unwrap();
     assert_eq!(
         event,
         Event {
@@ -54,14 +45,8 @@ fn a_deletion_keeps_nothing_of_the_user() {
 fn what_is_accepted_beyond_our_own_writing() {
     for (from, to) in [
         ("T00:00:00\",\"updated", "T00:00:00Z\",\"updated"),
-        (
-            "T00:00:00\",\"updated",
-            "T00:00:00.123456789+09:00\",\"updated",
-        ),
-        (
-            r#""department":null,"#,
-            r#""department":"개발팀","unknown":1.5e9,"#,
-        ),
+        ("T00:00:00\",\"updated", "T00:00:00.123456789+09:00\",\"updated"),
+        (r#""department":null,"#, r#""department":"개발팀","unknown":1.5e9,"#),
         (r#""name":"홍길동""#, r#""name":"a\\u0000b""#),
     ] {
         assert!(with_user(from, to).is_ok(), "{to}");
@@ -83,10 +68,7 @@ fn a_refusal_names_the_field_and_no_value() {
             value("hello"),
             "the value is no event: expected value at line 1 column 1",
         ),
-        (
-            value("[]"),
-            "the value is no event: invalid type at line 1 column 0",
-        ),
+        (value("[]"), "the value is no event: invalid type at line 1 column 0"),
         (
             value(&event("USER_UPDATED", USER, "")),
             "the value is no event: missing field `version` at line 1 column",
@@ -115,23 +97,14 @@ fn a_refusal_names_the_field_and_no_value() {
             value(&event("USER_CREATED", "null", r#","version":1"#)),
             "user must not be null",
         ),
-        (
-            value(&event("USER_CREATED", "[]", r#","version":1"#)),
-            "user: invalid",
-        ),
-        (
-            value(r#"{"eventType":null,"userId":7,"version":1}"#),
-            "invalid type",
-        ),
+        (value(&event("USER_CREATED", "[]", r#","version":1"#)), "user: invalid"),
+        (value(r#"{"eventType":null,"userId":7,"version":1}"#), "invalid type"),
         (
             value(r#"{"eventType":"USER_DELETED","version":1}"#),
             "missing field `userId`",
         ),
         (user(r#""홍길동""#, "null"), "user: invalid type at line 1"),
-        (
-            user(r#""name":"홍길동","#, ""),
-            "user: missing field `name`",
-        ),
+        (user(r#""name":"홍길동","#, ""), "user: missing field `name`"),
         (
             user("홍길동", &"n".repeat(256)),
             "user: name is longer than 255 characters",
@@ -146,10 +119,7 @@ fn a_refusal_names_the_field_and_no_value() {
         ),
         (user(r#""id":7"#, r#""id":8"#), "user: id is not userId"),
         (
-            user(
-                r#""createdAt":"2025-01-01T00:00:00""#,
-                r#""createdAt":1735689600000"#,
-            ),
+            user(r#""createdAt":"2025-01-01T00:00:00""#, r#""createdAt":1735689600000"#),
             "user: invalid type",
         ),
         (
@@ -173,10 +143,7 @@ fn a_refusal_names_the_field_and_no_value() {
             "the value is not UTF-8 from byte 1",
         ),
     ] {
-        assert!(
-            reason.contains(expected),
-            "{reason:?} should tell {expected:?}"
-        );
+        assert!(reason.contains(expected), "{reason:?} should tell {expected:?}");
         assert!(!reason.contains("secret"), "{reason}");
     }
     let contract = Contract::of(events::USER_TOPIC).unwrap();
@@ -195,8 +162,5 @@ fn another_aggregate_needs_no_rust() {
     let contract = Contract::of("order-line-events").unwrap();
     let value = br#"{"version":2,"orderLineId":-5,"eventType":"ORDER_LINE_UPDATED","orderLine":{"any":"thing"}}"#;
     let event = Event::parse(&contract, 0, 0, Some(b"-5"), value).unwrap();
-    assert_eq!(
-        (event.key, event.entity.as_deref()),
-        (-5, Some(r#"{"any":"thing"}"#))
-    );
+    assert_eq!((event.key, event.entity.as_deref()), (-5, Some(r#"{"any":"thing"}"#)));
 }

@@ -1,0 +1,137 @@
+//! What is answered when all is well.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Executor;
+
+use crate::program::answer;
+use crate::{ready, user};
+
+#[tokio::test]
+async fn a_created_user_is_answered_whole_with_its_location() {
+    let program = ready().await;
+    let created = program.post("/api/users", &user("hong@example.com")).await;
+    assert_eq!(created.status, 201);
+    assert_eq!(created.header("location"), "/api/users/1");
+    assert_eq!(created.header("content-type"), "application/json");
+    assert_eq!(created.header("etag"), "\"1\"");
+    let body = created.json();
+    assert_eq!(
+        created.text,
+        format!(
+            r#"{{"id":1,"name":"홍길동","email":"hong@example.com","department":"개발팀","status":"ACTIVE","createdAt":{},"updatedAt":{},"version":1}}"#,
+            body["createdAt"], body["updatedAt"]
+        ),
+        "the fields of the replaced system in its order"
+    );
+    let created_at = body["createdAt"].as_str().unwrap();
+    assert_eq!(&created_at[10..11], "T");
+    assert!(!created_at.contains(['Z', '+']), "local, without a zone");
+
+    let read = program.get("/api/users/1").await;
+    assert_eq!((read.status.as_u16(), &read.text), (200, &created.text));
+}
+
+#[tokio::test]
+async fn an_update_replaces_the_four_fields_and_keeps_the_rest() {
+    let program = ready().await;
+    let created = program.post("/api/users", &user("hong@example.com")).await.json();
+    let change = json!({
+        "id": "not even a number", "createdAt": [2025, 7, 17], "updatedAt": "never", "version": -1,
+        "name": "홍길동 수정", "email": "hong@example.com", "status": "INACTIVE", "nickname": {"x": 1},
+    });
+    let updated = program.put("/api/users/1", &change).await;
+    assert_eq!(updated.status, 200);
+    assert_eq!(updated.header("etag"), "\"2\"");
+    let updated = updated.json();
+    assert_eq!(updated["id"], 1);
+    assert_eq!(updated["name"], "홍길동 수정");
+    assert_eq!(updated["department"], Value::Null);
+    assert_eq!(updated["status"], "INACTIVE");
+    assert_eq!(updated["version"], 2);
+    assert_eq!(updated["createdAt"], created["createdAt"]);
+    assert_ne!(updated["updatedAt"], created["updatedAt"]);
+    assert_eq!(program.get("/api/users/1").await.json(), updated);
+}
+
+#[tokio::test]
+async fn a_deleted_user_is_gone() {
+    let program = ready().await;
+    program.post("/api/users", &user("hong@example.com")).await;
+    let deleted = program.delete("/api/users/1").await;
+    assert_eq!((deleted.status.as_u16(), deleted.text.as_str()), (204, ""));
+    program.delete("/api/users/1").await.problem(404);
+    program.get("/api/users/1").await.problem(404);
+    program
+        .put("/api/users/1", &user("hong@example.com"))
+        .await
+        .problem(404);
+    let again = program.post("/api/users", &user("hong@example.com")).await;
+    assert_eq!(again.json()["id"], 2, "no id is given twice");
+}
+
+#[tokio::test]
+async fn texts_are_kept_as_they_are() {
+    let program = ready().await;
+    let name = "😀<b>\"q\"</b>\n\\ 'o' é/\t\u{7f}";
+    let sent = json!({
+        "name": name, "email": "esc@example.com", "department": "가".repeat(255), "status": "ACTIVE",
+    });
+    let created = program.post("/api/users", &sent).await;
+    assert_eq!(created.status, 201);
+    let read = program.get("/api/users/1").await.json();
+    assert_eq!(read["name"], name);
+    assert_eq!(read["department"], "가".repeat(255));
+}
+
+#[tokio::test]
+async fn a_list_is_whole_and_ordered_or_one_page_of_it() {
+    let program = ready().await;
+    assert_eq!(program.get("/api/users?x=|").await.text, "[]");
+    program
+        .database()
+        .sql()
+        .await
+        .execute(
+            "insert into users (name, email, status) \
+            select 'n', n || '@example.com', 'ACTIVE' from generate_series(1, 2500) as n",
+        )
+        .await
+        .unwrap();
+    let ids = |list: &Value| -> Vec<i64> {
+        let users = list.as_array().unwrap().iter();
+        users.map(|user| user["id"].as_i64().unwrap()).collect()
+    };
+    let all = program.get("/api/users").await.json();
+    assert_eq!(ids(&all), (1..=2500).collect::<Vec<_>>());
+    assert_eq!(all[0], program.get("/api/users/1").await.json());
+
+    let page = program.get("/api/users?after=2490&limit=5").await;
+    assert_eq!(ids(&page.json()), [2491, 2492, 2493, 2494, 2495]);
+    let next = "</api/users?limit=5&after=2495>; rel=\"next\"";
+    assert_eq!(page.header("link"), next);
+    let last = program.get("/api/users?limit=5&after=2498").await;
+    assert_eq!(ids(&last.json()), [2499, 2500]);
+    assert!(!last.headers.contains_key("link"));
+    let rest = program.get("/api/users?after=1000").await.json();
+    assert_eq!(ids(&rest), (1001..=2500).collect::<Vec<_>>());
+    for query in ["limit=0", "limit=1001", "limit=x", "after=x"] {
+        program.get(&format!("/api/users?{query}")).await.problem(400);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_the_user_already_is_told_so() {
+    let program = ready().await;
+    program.post("/api/users", &user("hong@example.com")).await;
+    let ask = |tag: &'static str| {
+        answer(
+            program
+                .request(Method::GET, "/api/users/1")
+                .header("if-none-match", tag),
+        )
+    };
+    let known = ask("\"1\"").await;
+    assert_eq!((known.status.as_u16(), known.text.as_str()), (304, ""));
+    assert_eq!(ask("\"0\"").await.status, 200);
+}

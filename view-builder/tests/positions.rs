@@ -1,0 +1,232 @@
+//! Positions and views move together, under one holder.
+
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{Builder, TestDatabase, place, shipped_views, user};
+use view_builder::Failure;
+use view_builder::batch::Batch;
+
+fn new_user(id: i64) -> String {
+    user(id, 1, "n", Some("a"), "ACTIVE")
+}
+
+async fn position(database: &TestDatabase) -> String {
+    database
+        .value("select next_offset from view_positions where partition = 0")
+        .await
+}
+
+#[tokio::test]
+async fn a_zombie_with_an_old_epoch_changes_nothing() {
+    let (database, mut zombie) = TestDatabase::with_builder().await;
+    zombie.put(new_user(1)).await;
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[0]).await;
+    let applied = zombie.apply(0, &[new_user(2)]).await;
+    assert!(applied.fenced && applied.reached.is_empty(), "{applied:?}");
+    assert_eq!(database.value("select count(*) from user_view").await, "1");
+    owner.put(new_user(2)).await;
+    assert!(zombie.apply(0, &[new_user(3)]).await.fenced);
+    assert_eq!(
+        (
+            position(&database).await,
+            database.value("select max(user_id) from user_view").await
+        ),
+        ("2".into(), "2".into())
+    );
+}
+
+#[tokio::test]
+async fn one_lost_partition_gives_up_the_whole_batch() {
+    let (database, mut zombie) = TestDatabase::with_builder().await;
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[1]).await;
+    let mut parts = zombie.batch(0, &[new_user(1)]).parts;
+    parts.extend(zombie.batch(1, &[new_user(2)]).parts);
+    assert!(zombie.apply_batch(Batch { parts }).await.fenced);
+    assert_eq!(database.value("select count(*) from user_view").await, "0");
+    assert_eq!(position(&database).await, "0");
+}
+
+#[tokio::test]
+async fn the_same_batch_twice_is_applied_once() {
+    let (database, mut builder) = TestDatabase::with_builder().await;
+    let batch = builder.batch(0, &[new_user(1)]);
+    assert!(!builder.apply_batch(batch.clone()).await.fenced);
+    let processed = database.value("select last_processed_at from user_view").await;
+    assert!(builder.apply_batch(batch).await.fenced);
+    assert_eq!(
+        database.value("select last_processed_at from user_view").await,
+        processed
+    );
+}
+
+#[tokio::test]
+async fn a_frozen_builder_does_not_hold_its_partition_for_ever() {
+    let (database, _) = TestDatabase::with_builder().await;
+    let frozen = database.connect().await;
+    frozen
+        .batch_execute("begin; update view_positions set next_offset = 99 where partition = 0")
+        .await
+        .unwrap();
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[0]).await;
+    assert_eq!(owner.starts[0].next_offset, 0);
+    owner.put(new_user(1)).await;
+    assert!(frozen.batch_execute("commit").await.is_err());
+    assert_eq!(position(&database).await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_lose_and_repeat_nothing() {
+    let (database, mut builder) = TestDatabase::with_builder().await;
+    let killer = database.connect().await;
+    let kills = tokio::spawn(async move {
+        for _ in 0..30 {
+            tokio::time::sleep(std::time::Duration::from_millis(23)).await;
+            let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+                 where application_name = 'view-builder' and datname = current_database()";
+            killer.execute(kill, &[]).await.unwrap();
+        }
+    });
+    let mut id = 0;
+    while !kills.is_finished() {
+        id += 1;
+        builder.put(new_user(id)).await;
+    }
+    assert_eq!(database.value("select count(*) from user_view").await, id.to_string());
+    assert_eq!(position(&database).await, id.to_string());
+}
+
+#[tokio::test]
+async fn an_event_that_postgres_refuses_is_found_and_all_before_and_beside_it_is_applied() {
+    let (database, mut builder) = TestDatabase::with_builder().await;
+    database
+        .sql
+        .batch_execute("alter table user_view add constraint no_five check (user_id <> 5)")
+        .await
+        .unwrap();
+    let mut parts = builder.batch(0, &(1..=9).map(new_user).collect::<Vec<_>>()).parts;
+    parts.extend(builder.batch(1, &[new_user(20)]).parts);
+    let applied = builder.apply_batch(Batch { parts }).await;
+    let [stop] = &applied.stops[..] else {
+        panic!("{applied:?}");
+    };
+    assert_eq!((&stop.place, stop.offset), (&place(0), 4));
+    assert_eq!(
+        stop.reason,
+        "refused by Postgres: SQLSTATE 23514, table user_view, constraint no_five"
+    );
+    assert_eq!(
+        database
+            .value("select string_agg(user_id::text, ' ' order by user_id) from user_view")
+            .await,
+        "1 2 3 4 20"
+    );
+    assert_eq!(position(&database).await, "4");
+    builder
+        .database
+        .record(&[], &[(stop.clone(), builder.starts[0].epoch)])
+        .await;
+    let stopped = database
+        .value("select stopped from view_positions where partition = 0")
+        .await;
+    assert!(stopped.starts_with("offset 4: refused by Postgres"), "{stopped}");
+}
+
+#[tokio::test]
+async fn a_new_view_gets_all_events_and_throws_out_a_builder_without_it() {
+    let (database, mut old) = TestDatabase::with_builder().await;
+    old.put(new_user(1)).await;
+    let directory = views_and(
+        "names",
+        "create table if not exists names (id bigint primary key)",
+        NAMES,
+    );
+    let mut new = database.builder(&directory.0).await;
+    assert!(old.apply(0, &[new_user(2)]).await.fenced);
+    let refused = old.database.claim(&[place(0)], "a test").await;
+    assert!(matches!(refused, Err(Failure::OtherViews { .. })), "{refused:?}");
+    new.claim(&[0]).await;
+    assert_eq!(new.starts[0].next_offset, 0, "the topic begins again");
+    new.apply(0, &[new_user(1), new_user(2)]).await;
+    assert_eq!(database.value("select count(*) from names").await, "2");
+    let mut again: Builder = database.builder(&directory.0).await;
+    again.claim(&[0]).await;
+    assert_eq!(
+        again.starts[0].next_offset, 2,
+        "a view that is known keeps its position"
+    );
+}
+
+#[tokio::test]
+async fn wrong_sql_is_refused_with_file_line_and_postgres_message() {
+    let database = TestDatabase::create().await;
+    for (table, apply, expected) in [
+        (
+            "create table if not exists names (id bigint);\nselect wrong;",
+            NAMES,
+            "names/table.sql:2: column \"wrong\" does not exist",
+        ),
+        (
+            "select 1",
+            NAMES,
+            "names/apply.sql:3: relation \"names\" does not exist",
+        ),
+        (
+            "select 1",
+            "-- Names.\n-- topics: user-events\nselect 1; select 2",
+            "names/apply.sql: cannot insert multiple commands into a prepared statement",
+        ),
+        (
+            "select 1",
+            "-- Names.\n-- topics: user-events\nselect $6::text",
+            "names/apply.sql: takes 6 parameters: there are only $1 to $5",
+        ),
+    ] {
+        let directory = views_and("names", table, apply);
+        let refused = database.database(&directory.0).install().await.unwrap_err();
+        assert!(matches!(refused, Failure::View(_)), "{refused:?}");
+        assert!(refused.to_string().ends_with(expected), "{refused}");
+    }
+    assert_eq!(
+        database
+            .value("select count(*) from pg_tables where schemaname = 'public'")
+            .await,
+        "0",
+        "nothing is left behind"
+    );
+}
+
+const NAMES: &str = "-- Names.\n-- topics: user-events\ninsert into names select unnest($2) on conflict do nothing";
+
+/// A directory of views that is removed in the end.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The shipped views and one more.
+fn views_and(name: &str, table: &str, apply: &str) -> Directory {
+    static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("view-builder-{}-{number}", std::process::id()));
+    let write = |view: &str, file: &str, text: &str| {
+        fs::create_dir_all(directory.join(view)).unwrap();
+        fs::write(directory.join(view).join(file), text).unwrap();
+    };
+    let shipped = |file: &str| fs::read_to_string(Path::new(&shipped_views()).join("user_view").join(file)).unwrap();
+    write("user_view", "table.sql", &shipped("table.sql"));
+    write("user_view", "apply.sql", &shipped("apply.sql"));
+    write(name, "table.sql", table);
+    write(name, "apply.sql", apply);
+    Directory(directory)
+}

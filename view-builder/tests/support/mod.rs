@@ -1,0 +1,220 @@
+//! A database of its own for each test, and builders on it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use service::{Readiness, Secret};
+use tokio_postgres::{Client, NoTls};
+use url::Url;
+use view_builder::apply::Applied;
+use view_builder::assignment::Start;
+use view_builder::batch::{Batch, Part, TopicPartition};
+use view_builder::contract::Contract;
+use view_builder::database::Database;
+use view_builder::event::Event;
+use view_builder::view;
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// An empty database, dropped by the next run of `./test` with its cluster.
+pub struct TestDatabase {
+    pub url: Url,
+    pub sql: Client,
+}
+
+impl TestDatabase {
+    pub async fn create() -> Self {
+        let server = std::env::var("TEST_DATABASE_URL")
+            .expect("TEST_DATABASE_URL must be a superuser's URL of a PostgreSQL for tests: ./test sets it");
+        let mut url: Url = server.parse().expect("TEST_DATABASE_URL is a URL");
+        let name = format!(
+            "view_builder_{}_{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
+        let admin = connect(&url).await;
+        admin
+            .batch_execute(&format!("drop database if exists {name}"))
+            .await
+            .unwrap();
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        url.set_path(&name);
+        let sql = connect(&url).await;
+        Self { url, sql }
+    }
+
+    /// A database with the shipped views, and a builder that holds partitions 0 and 1 of the users' topic.
+    pub async fn with_builder() -> (Self, Builder) {
+        let database = Self::create().await;
+        let mut builder = database.builder(&shipped_views()).await;
+        builder.claim(&[0, 1]).await;
+        (database, builder)
+    }
+
+    /// A builder that keeps the views in `directory`; they are installed.
+    pub async fn builder(&self, directory: &Path) -> Builder {
+        let mut database = self.database(directory);
+        database.install().await.expect("the views can be installed");
+        Builder {
+            database,
+            starts: Vec::new(),
+        }
+    }
+
+    pub fn database(&self, directory: &Path) -> Database {
+        let views = view::load_all(directory).expect("the views can be read");
+        Database::new(&Secret::from(self.url.to_string()), views.into(), Readiness::default()).unwrap()
+    }
+
+    pub async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// The query's rows as texts, null as `∅`.
+    pub async fn rows(&self, query: &str) -> Vec<Vec<String>> {
+        let messages = self.sql.simple_query(query).await.unwrap();
+        messages
+            .iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(
+                    (0..row.len())
+                        .map(|column| row.get(column).unwrap_or("∅").to_owned())
+                        .collect(),
+                ),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The one value that the query gives.
+    pub async fn value(&self, query: &str) -> String {
+        let rows = self.rows(query).await;
+        assert_eq!((rows.len(), rows[0].len()), (1, 1), "{query}");
+        rows[0][0].clone()
+    }
+
+    /// Fails where `department_stats` is not what counting `user_view` gives.
+    pub async fn assert_stats_are_right(&self, when: &str) {
+        let difference = self
+            .rows(
+                "with counted as (
+                    select department, count(*) as user_count,
+                        count(case when status = 'ACTIVE' then 1 end) as active_users,
+                        count(case when status = 'INACTIVE' then 1 end) as inactive_users,
+                        max(last_processed_at) as last_updated
+                    from user_view group by department)
+                 (select 'missing', * from (table counted except all table department_stats) as missing)
+                 union all
+                 (select 'wrong', * from (table department_stats except all table counted) as wrong)",
+            )
+            .await;
+        assert!(difference.is_empty(), "{when}: {difference:?}");
+    }
+}
+
+async fn connect(url: &Url) -> Client {
+    let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls)
+        .await
+        .expect("the PostgreSQL of TEST_DATABASE_URL answers");
+    tokio::spawn(connection);
+    client
+}
+
+/// The repository's own views.
+pub fn shipped_views() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql/views")
+}
+
+/// What a view-builder does with one claim of some partitions.
+pub struct Builder {
+    pub database: Database,
+    pub starts: Vec<Start>,
+}
+
+impl Builder {
+    /// Claims partitions of the users' topic; one without position begins at 0.
+    pub async fn claim(&mut self, partitions: &[i32]) {
+        let places: Vec<TopicPartition> = partitions.iter().map(|&partition| place(partition)).collect();
+        let claims = self.database.claim(&places, "a test").await.expect("claimed");
+        self.starts = claims
+            .into_iter()
+            .map(|claim| Start {
+                place: claim.place,
+                epoch: claim.epoch,
+                next_offset: claim.next_offset.unwrap_or(0),
+            })
+            .collect();
+        self.database.begin_at(&self.starts).await;
+    }
+
+    /// Applies these values as the next records of a partition; the key is each value's userId.
+    pub async fn apply(&mut self, partition: i32, values: &[String]) -> Applied {
+        let batch = self.batch(partition, values);
+        self.apply_batch(batch).await
+    }
+
+    pub async fn apply_batch(&mut self, batch: Batch) -> Applied {
+        let applied = self.database.apply(batch).await;
+        for (place, next_offset) in &applied.reached {
+            let start = self.starts.iter_mut().find(|start| start.place == *place).unwrap();
+            start.next_offset = *next_offset;
+        }
+        applied
+    }
+
+    /// Applies one value and expects that its transaction commits.
+    pub async fn put(&mut self, value: String) {
+        let applied = self.apply(0, &[value]).await;
+        assert!(!applied.fenced && applied.stops.is_empty(), "{applied:?}");
+    }
+
+    pub fn batch(&self, partition: i32, values: &[String]) -> Batch {
+        let contract = Contract::of(events::USER_TOPIC).unwrap();
+        let start = self
+            .starts
+            .iter()
+            .find(|start| start.place.partition == partition)
+            .expect("claimed");
+        let events: Vec<Event> = (start.next_offset..)
+            .zip(values)
+            .map(|(offset, value)| {
+                let key = serde_json::from_str::<serde_json::Value>(value).unwrap()["userId"].to_string();
+                Event::parse(&contract, offset, 0, Some(key.as_bytes()), value.as_bytes()).unwrap()
+            })
+            .collect();
+        let part = Part {
+            place: start.place.clone(),
+            epoch: start.epoch,
+            from: start.next_offset,
+            to: start.next_offset + i64::try_from(values.len()).unwrap(),
+            events,
+        };
+        Batch { parts: vec![part] }
+    }
+}
+
+pub fn place(partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: events::USER_TOPIC.into(),
+        partition,
+    }
+}
+
+/// An event of user `id` with everything given.
+pub fn user(id: i64, version: i64, name: &str, department: Option<&str>, status: &str) -> String {
+    let event_type = if version == 1 { "USER_CREATED" } else { "USER_UPDATED" };
+    serde_json::json!({
+        "eventType": event_type, "userId": id, "version": version, "timestamp": "2025-01-01T00:00:00",
+        "user": {"id": id, "name": name, "email": format!("e{id}@x"), "department": department, "status": status,
+            "createdAt": "2025-01-01T00:00:00", "updatedAt": "2025-01-01T00:00:00"},
+    })
+    .to_string()
+}
+
+/// A deletion of user `id`.
+pub fn deletion(id: i64, version: i64) -> String {
+    serde_json::json!({"eventType": "USER_DELETED", "userId": id, "version": version, "user": null, "timestamp": "2025-01-01T00:00:00"})
+        .to_string()
+}
