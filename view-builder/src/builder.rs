@@ -51,6 +51,7 @@ enum Done {
     },
     Applied(Applied),
     Recorded,
+    Reconnected,
 }
 
 /// Keeps the views with the partitions that the group assigns to this process.
@@ -189,6 +190,12 @@ impl Builder {
                 let applied = database.apply(batch).await;
                 (database, Ok(Done::Applied(applied)))
             })
+        } else if database.is_cut_off() {
+            // An idle builder has no statement that would fail, and readiness has to tell the truth all the same.
+            tokio::spawn(async move {
+                database.session().await;
+                (database, Ok(Done::Reconnected))
+            })
         } else {
             self.database = Some(database);
             return;
@@ -206,7 +213,7 @@ impl Builder {
                 generation,
                 starts: Some(starts),
             } if generation == self.consumer.context().generation() => self.assign(starts),
-            Done::TakenOver { .. } | Done::Recorded => {}
+            Done::TakenOver { .. } | Done::Recorded | Done::Reconnected => {}
             Done::Applied(applied) => {
                 for (place, next_offset) in &applied.reached {
                     self.assignment.committed(place, *next_offset);

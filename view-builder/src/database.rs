@@ -80,6 +80,11 @@ impl Database {
         }
     }
 
+    /// Whether the connection was lost since the last statement.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.client.is_closed())
+    }
+
     /// Forgets the session after an error, says so, and waits a moment.
     pub(crate) async fn wait(&mut self, err: &tokio_postgres::Error) {
         self.session = None;
