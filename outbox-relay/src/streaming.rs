@@ -313,24 +313,28 @@ impl<'c> Streaming<'c> {
             self.metrics
                 .unconfirmed_bytes
                 .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);
-            match self.publisher.committing_since() {
-                Some(since) if since.elapsed() > STALLED_AFTER => {
-                    readiness.not_ready(
-                        "kafka",
-                        format!("a transaction has not committed for {} s", since.elapsed().as_secs()),
-                    );
-                }
-                Some(_) => {}
-                None => {
-                    self.publisher.poll();
-                    if self.publisher.health().is_disturbed() {
-                        readiness.not_ready("kafka", "the connection is disturbed");
-                        return Err(
-                            anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into(),
-                        );
-                    }
-                }
+            self.tell_kafka_readiness(readiness)?;
+        }
+        Ok(())
+    }
+
+    /// A disturbed producer is replaced at once while it is idle; a commit in flight is waited for, and readiness tells of it meanwhile.
+    fn tell_kafka_readiness(&self, readiness: &Readiness) -> Result<(), RelayError> {
+        let committing_since = self.publisher.committing_since();
+        if committing_since.is_none() {
+            self.publisher.poll();
+        }
+        let disturbed = self.publisher.health().is_disturbed();
+        match committing_since {
+            Some(since) if disturbed || since.elapsed() > STALLED_AFTER => readiness.not_ready(
+                "kafka",
+                format!("a transaction has not committed for {} s", since.elapsed().as_secs()),
+            ),
+            None if disturbed => {
+                readiness.not_ready("kafka", "the connection is disturbed");
+                return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
             }
+            _ => readiness.ready("kafka"),
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
-const TEMPLATE: &str = "  {prefix} [{bar:30}] {human_pos}/{human_len}  {per_sec}  {eta} left";
+const TEMPLATE: &str = "  {prefix} [{bar:30}] {human_pos}/{human_len}  {rate}  {eta} left";
 
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -21,6 +21,10 @@ impl Progress {
     pub(crate) fn start(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style.with_key("rate", |state: &ProgressState, line: &mut dyn std::fmt::Write| {
+                // A terminal that cannot be written to shows no rate.
+                drop(write!(line, "{}/s", HumanCount(state.per_sec() as u64)));
+            });
             ProgressBar::new(total)
                 .with_style(style.progress_chars("=> "))
                 .with_prefix(what)
