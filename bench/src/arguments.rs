@@ -24,6 +24,10 @@ pub(crate) struct Common {
     #[arg(long, value_name = "FILE", global = true)]
     pub json: Option<PathBuf>,
 
+    /// Keep the programs' logs in this directory.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub logs: Option<PathBuf>,
+
     /// Major version of PostgreSQL, 15 or 18; downloaded once.
     #[arg(long, value_name = "N", default_value_t = 18, global = true)]
     pub postgres: u32,
@@ -74,12 +78,12 @@ pub(crate) struct Latency {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "200,2000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: Vec<u32>,
 
-    /// How long each rate is measured, after a warm-up of 5 s at the same rate.
+    /// How long each rate is measured, after a warm-up at the same rate.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
 
     /// Connections that share the rate.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub connections: u32,
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
-use stack::{Pipeline, Process, eventually_ok, postgres};
+use stack::{Pipeline, PipelineBuilder, Process, eventually_ok, postgres};
 use tokio_postgres::{Client, Statement};
 
 use crate::arguments::Latency;
@@ -18,7 +18,15 @@ use crate::statistics::{latencies, quantile_ms, thousands};
 use crate::topic::{Topic, now_us};
 use crate::{pace, people, usage};
 
+/// At each rate.
 const WARM_UP_SECONDS: u32 = 5;
+/// Before the first rate: a broker's first half minute is several times slower than the rest, until its code is compiled.
+const FIRST_WARM_UP: Latency = Latency {
+    rate: Vec::new(),
+    seconds: 10,
+    connections: 32,
+};
+const FIRST_WARM_UP_RATE: u32 = 1000;
 /// What was changed last must have arrived by then.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// An aggregate type of its own, since the view-builder would try to apply a user's event.
@@ -42,8 +50,8 @@ struct Run {
 
 /// # Errors
 /// A part failed, or a change did not arrive.
-pub(crate) async fn measure(asked: &Latency, version: u32) -> anyhow::Result<Report> {
-    let pipeline = crate::pipeline(version).prepare().await?;
+pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow::Result<Report> {
+    let pipeline = builder.prepare().await?;
     let topic = format!("{TOPIC}:{}", events::PARTITIONS);
     pipeline
         .init_relay(&pipeline.users_relay, USERS_DATABASE, &topic)
@@ -72,14 +80,18 @@ pub(crate) async fn measure(asked: &Latency, version: u32) -> anyhow::Result<Rep
                 .to_owned(),
         ],
     };
+    tracing::info!("warming up");
+    to_kafka(&pipeline, &FIRST_WARM_UP, FIRST_WARM_UP_RATE).await?;
+    to_view(&pipeline, &FIRST_WARM_UP, FIRST_WARM_UP_RATE).await?;
     for &rate in &asked.rate {
         for run in [
             to_kafka(&pipeline, asked, rate).await?,
             to_view(&pipeline, asked, rate).await?,
         ] {
             tracing::info!(
-                "  commit to {} at {rate}/s: p50 {:.1} ms, p99 {:.1} ms",
+                "  commit to {} at {rate}/s ({} s): p50 {:.1} ms, p99 {:.1} ms",
                 run.way,
+                asked.seconds,
                 quantile_ms(&run.latencies_us, 0.5),
                 quantile_ms(&run.latencies_us, 0.99)
             );
@@ -95,10 +107,6 @@ pub(crate) async fn measure(asked: &Latency, version: u32) -> anyhow::Result<Rep
 type Inserter = (Client, Statement);
 
 async fn to_kafka(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Result<Run> {
-    tracing::info!(
-        "commit to Kafka at {rate}/s: {WARM_UP_SECONDS} s of warm-up, then {} s",
-        asked.seconds
-    );
     let url = pipeline.database_url(USERS_DATABASE)?;
     let mut clients: Vec<Inserter> = Vec::new();
     for _ in 0..asked.connections {
@@ -143,10 +151,6 @@ async fn to_kafka(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Re
 }
 
 async fn to_view(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Result<Run> {
-    tracing::info!(
-        "commit to view at {rate}/s: {WARM_UP_SECONDS} s of warm-up, then {} s",
-        asked.seconds
-    );
     let users = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     let views = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
     let mut clients = Vec::new();

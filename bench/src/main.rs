@@ -25,13 +25,14 @@ use anyhow::Context;
 use clap::Parser;
 use stack::{Pipeline, PipelineBuilder, PostgresOptions};
 
-use crate::arguments::{Cli, Measurement};
+use crate::arguments::{Cli, Common, Measurement};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Lines for people: the words and nothing else.
     tracing_subscriber::fmt()
-        .with_env_filter("warn,stack=info,bench=info")
+        // librdkafka logs the end of each partition as an error; what fails is returned as well.
+        .with_env_filter("warn,librdkafka=off,rdkafka=off,stack=info,bench=info")
         .with_writer(std::io::stderr)
         .without_time()
         .with_level(false)
@@ -53,12 +54,12 @@ fn main() -> ExitCode {
 
 /// Ctrl-C just ends this process: what it started is ended then by the shell that `stack` keeps for that.
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let version = cli.common.postgres;
+    let builder = pipeline(&cli.common);
     let report = match &cli.measurement {
-        Measurement::RelayDrain(asked) => relay_drain::measure(asked, version).await?,
-        Measurement::Latency(asked) => latency::measure(asked, version).await?,
-        Measurement::Rest(asked) => rest_rate::measure(asked, version).await?,
-        Measurement::ViewDrain(asked) => view_drain::measure(asked, version).await?,
+        Measurement::RelayDrain(asked) => relay_drain::measure(asked, builder).await?,
+        Measurement::Latency(asked) => latency::measure(asked, builder).await?,
+        Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
+        Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
     };
     report.print();
     match &cli.common.json {
@@ -68,11 +69,15 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 /// The servers as the quick start has them, on free ports.
-fn pipeline(version: u32) -> PipelineBuilder {
+fn pipeline(common: &Common) -> PipelineBuilder {
     let options = PostgresOptions {
-        version: Some(version),
+        version: Some(common.postgres),
         ..PostgresOptions::default()
     };
     // The quick start's too: it tells when each row was committed.
-    Pipeline::builder().postgres(options.setting("track_commit_timestamp", "on"))
+    let builder = Pipeline::builder().postgres(options.setting("track_commit_timestamp", "on"));
+    match &common.logs {
+        Some(directory) => builder.logs(directory),
+        None => builder,
+    }
 }

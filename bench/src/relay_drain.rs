@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use stack::pipeline::USERS_DATABASE;
-use stack::{Pipeline, Program};
+use stack::{Pipeline, PipelineBuilder, Program};
 
 use crate::arguments::RelayDrain;
 use crate::backlog::{Backlog, Shape, client_program};
@@ -45,9 +45,9 @@ struct RelayRun {
 
 /// # Errors
 /// A part failed, or the relay did not publish every row exactly once.
-pub(crate) async fn measure(asked: &RelayDrain, version: u32) -> anyhow::Result<Report> {
+pub(crate) async fn measure(asked: &RelayDrain, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let yardstick = client_program("pg_recvlogical", "postgresql-client")?;
-    let pipeline = crate::pipeline(version).prepare().await?;
+    let pipeline = builder.prepare().await?;
     let mut drain = Drain {
         pipeline: &pipeline,
         yardstick,
@@ -58,14 +58,13 @@ pub(crate) async fn measure(asked: &RelayDrain, version: u32) -> anyhow::Result<
         runs: Vec::new(),
         table: Table::new(&[
             "backlog",
-            "pg_recvlogical rows/s",
-            "relay rows/s",
+            "program",
+            "rows/s",
             "ratio",
-            "relay CPU us/row",
+            "CPU us/row",
             "peak RSS MB",
             "first record s",
-            "PostgreSQL CPU s, pg_recvlogical",
-            "relay",
+            "PostgreSQL CPU s",
             "Kafka CPU s",
         ]),
         notes: vec![
@@ -95,7 +94,9 @@ pub(crate) async fn measure(asked: &RelayDrain, version: u32) -> anyhow::Result<
             report.runs.push(run.json(&backlog));
             ours.push(run);
         }
-        report.table.row(row(&backlog, &theirs, &ours));
+        for row in rows_of(&backlog, &theirs, &ours) {
+            report.table.row(row);
+        }
         report.notes.push(format!(
             "{}: payloads of {:.0} bytes; after each run every outbox id was in the topic exactly once.",
             shape.describe(rows),
@@ -245,29 +246,35 @@ fn log(number: u32, what: &str, backlog: &Backlog, run: &Run) {
     tracing::info!("  run {number}: {what:14} {:.2} s, {rate} rows/s{own}", run.seconds);
 }
 
-fn row(backlog: &Backlog, theirs: &[Run], ours: &[Run]) -> Vec<String> {
+/// The medians of both.
+fn rows_of(backlog: &Backlog, theirs: &[Run], ours: &[Run]) -> [Vec<String>; 2] {
     let of = |runs: &[Run], value: &dyn Fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
-    let relay = |value: &dyn Fn(&RelayRun) -> f64| {
-        median(
-            &ours
-                .iter()
-                .filter_map(|run| run.relay.as_ref())
-                .map(value)
-                .collect::<Vec<_>>(),
-        )
-    };
+    let relays: Vec<RelayRun> = ours.iter().filter_map(|run| run.relay).collect();
+    let relay = |value: &dyn Fn(&RelayRun) -> f64| median(&relays.iter().map(value).collect::<Vec<_>>());
     let rate = |run: &Run| run.rows_per_second(backlog);
+    let none = || "-".to_owned();
     let (their_rate, our_rate) = (of(theirs, &rate), of(ours, &rate));
-    vec![
+    let yardstick = vec![
         backlog.shape.describe(backlog.rows),
+        "pg_recvlogical".to_owned(),
         thousands(their_rate),
+        "1".to_owned(),
+        none(),
+        none(),
+        none(),
+        format!("{:.2}", of(theirs, &|run| run.postgres_cpu_seconds)),
+        none(),
+    ];
+    let own = vec![
+        String::new(),
+        "outbox-relay".to_owned(),
         thousands(our_rate),
         format!("{:.2}", our_rate / their_rate),
         format!("{:.2}", relay(&|run| run.cpu_seconds * 1e6 / backlog.rows as f64)),
         format!("{:.1}", relay(&|run| run.peak_memory_mb)),
         format!("{:.2}", relay(&|run| run.first_record_seconds)),
-        format!("{:.2}", of(theirs, &|run| run.postgres_cpu_seconds)),
         format!("{:.2}", of(ours, &|run| run.postgres_cpu_seconds)),
         format!("{:.2}", relay(&|run| run.kafka_cpu_seconds)),
-    ]
+    ];
+    [yardstick, own]
 }

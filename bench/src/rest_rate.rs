@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use stack::pipeline::USERS_DATABASE;
 use stack::scratch::Scratch;
-use stack::{Pipeline, postgres};
+use stack::{Pipeline, PipelineBuilder, postgres};
 use tokio::task::JoinSet;
 
 use crate::arguments::Rest;
@@ -28,9 +28,9 @@ const PGBENCH_THREADS: u32 = 2;
 
 /// # Errors
 /// A part failed, or a user could not be created.
-pub(crate) async fn measure(asked: &Rest, version: u32) -> anyhow::Result<Report> {
+pub(crate) async fn measure(asked: &Rest, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pgbench = client_program("pgbench", "postgresql")?;
-    let pipeline = crate::pipeline(version).prepare().await?;
+    let pipeline = builder.prepare().await?;
     pipeline.user_api.start()?;
     pipeline.user_api.wait_ready(READY_DEADLINE).await?;
     let scripts = Scratch::temporary("outbox-bench-")?;

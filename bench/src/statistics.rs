@@ -14,12 +14,16 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// Longer than any wait here; a longer latency would count as this one.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
 /// Latencies in microseconds, to three digits.
 ///
 /// # Errors
 /// Never for these constants.
 pub(crate) fn latencies() -> anyhow::Result<Histogram<u64>> {
-    Ok(Histogram::new(3)?)
+    // With bounds: a histogram that grows by itself does not grow for `saturating_record`.
+    Ok(Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?)
 }
 
 /// A quantile of latencies in microseconds as milliseconds.

@@ -85,7 +85,10 @@ impl Topic {
     }
 
     fn read_event_ids(&self) -> anyhow::Result<Vec<Uuid>> {
-        let consumer = self.consumer("read_committed")?;
+        let consumer = self
+            .settings("read_committed")
+            .set("enable.partition.eof", "true")
+            .create()?;
         self.assign(&consumer, Offset::Beginning)?;
         let (mut ids, mut ended) = (Vec::new(), 0);
         while ended < PARTITIONS {
@@ -116,7 +119,7 @@ impl Topic {
             while !told.load(Ordering::Relaxed) {
                 match consumer.poll(POLL) {
                     Some(Ok(message)) => arrivals.push(arrival(&message)?),
-                    Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                    None => {}
                     Some(Err(err)) => return Err(err).context("cannot receive"),
                 }
             }
@@ -126,15 +129,20 @@ impl Topic {
     }
 
     fn consumer(&self, isolation: &str) -> anyhow::Result<BaseConsumer> {
-        ClientConfig::new()
+        self.settings(isolation)
+            .create()
+            .context("cannot make a Kafka consumer")
+    }
+
+    fn settings(&self, isolation: &str) -> ClientConfig {
+        let mut settings = ClientConfig::new();
+        settings
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("group.id", "bench")
             .set("isolation.level", isolation)
             .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("socket.nagle.disable", "true")
-            .create()
-            .context("cannot make a Kafka consumer")
+            .set("socket.nagle.disable", "true");
+        settings
     }
 
     fn assign(&self, consumer: &BaseConsumer, offset: Offset) -> anyhow::Result<()> {

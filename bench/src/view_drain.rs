@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::json;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
-use stack::{Pipeline, postgres};
+use stack::{Pipeline, PipelineBuilder, postgres};
 
 use crate::arguments::ViewDrain;
 use crate::counter::Counter;
@@ -25,8 +25,8 @@ const USER: &str = "name, email, department, status, created_at, updated_at, ver
 
 /// # Errors
 /// A part failed, or the view differs from the users.
-pub(crate) async fn measure(asked: &ViewDrain, version: u32) -> anyhow::Result<Report> {
-    let pipeline = crate::pipeline(version).prepare().await?;
+pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyhow::Result<Report> {
+    let pipeline = builder.prepare().await?;
     pipeline.users_relay.start()?;
     pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
     let mut report = Report {
