@@ -18,6 +18,7 @@ use crate::usage;
 
 const SLOT: &str = "bench_run";
 const PUBLISHED: &str = "relay_published_records_total";
+const TRANSACTIONS: &str = "relay_transactions_total";
 /// How often the relay is asked how far it is. An answer costs it about 0.1 ms.
 const POLL: Duration = Duration::from_millis(20);
 /// A backlog that takes longer is not drained at all.
@@ -41,6 +42,8 @@ struct RelayRun {
     cpu_seconds: f64,
     peak_memory_mb: f64,
     kafka_cpu_seconds: f64,
+    /// Rows of a Kafka transaction, on average.
+    rows_per_transaction: f64,
 }
 
 /// # Errors
@@ -64,6 +67,7 @@ pub(crate) async fn measure(asked: &RelayDrain, builder: PipelineBuilder) -> any
             "CPU us/row",
             "peak RSS MB",
             "first record s",
+            "rows/transaction",
             "PostgreSQL CPU s",
             "Kafka CPU s",
         ]),
@@ -204,6 +208,7 @@ impl Drain<'_> {
         topic.wait_until_visible().await?;
         let seconds = start.elapsed().as_secs_f64();
         let process = relay.process().context("no relay")?;
+        let transactions = Counter::new(relay, TRANSACTIONS).read().await?;
         Ok(Run {
             seconds,
             postgres_cpu_seconds: usage::cpu_seconds_with_children(&postgres)? - postgres_before,
@@ -212,6 +217,7 @@ impl Drain<'_> {
                 cpu_seconds: usage::cpu_seconds(&process)?,
                 peak_memory_mb: usage::peak_memory_mb(&process)?,
                 kafka_cpu_seconds: usage::cpu_seconds(&kafka)? - kafka_before,
+                rows_per_transaction: backlog.rows as f64 / transactions.max(1) as f64,
             }),
         })
     }
@@ -233,6 +239,7 @@ impl Run {
             "relay_cpu_seconds": self.relay.map(|relay| relay.cpu_seconds),
             "relay_peak_memory_mb": self.relay.map(|relay| relay.peak_memory_mb),
             "relay_first_record_seconds": self.relay.map(|relay| relay.first_record_seconds),
+            "rows_per_kafka_transaction": self.relay.map(|relay| relay.rows_per_transaction),
             "kafka_cpu_seconds": self.relay.map(|relay| relay.kafka_cpu_seconds),
         })
     }
@@ -262,6 +269,7 @@ fn rows_of(backlog: &Backlog, theirs: &[Run], ours: &[Run]) -> [Vec<String>; 2] 
         none(),
         none(),
         none(),
+        none(),
         format!("{:.2}", of(theirs, &|run| run.postgres_cpu_seconds)),
         none(),
     ];
@@ -273,6 +281,7 @@ fn rows_of(backlog: &Backlog, theirs: &[Run], ours: &[Run]) -> [Vec<String>; 2] 
         format!("{:.2}", relay(&|run| run.cpu_seconds * 1e6 / backlog.rows as f64)),
         format!("{:.1}", relay(&|run| run.peak_memory_mb)),
         format!("{:.2}", relay(&|run| run.first_record_seconds)),
+        thousands(relay(&|run| run.rows_per_transaction)),
         format!("{:.2}", of(ours, &|run| run.postgres_cpu_seconds)),
         format!("{:.2}", relay(&|run| run.kafka_cpu_seconds)),
     ];
