@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use service::{Readiness, Shutdown};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::batch::Situation;
@@ -39,7 +40,9 @@ const IDLE_CHECKPOINT_BYTES: u64 = 16 << 20;
 const PING_AFTER: Duration = Duration::from_secs(20);
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// A commit that takes longer makes the relay not ready.
-const STALLED_AFTER: Duration = Duration::from_secs(8);
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// With nothing to commit, Kafka is asked this often whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a stop waits for the transaction in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
@@ -58,6 +61,8 @@ pub struct Streaming<'c> {
     status_at: Instant,
     status_due: Instant,
     checkpointed_at: Instant,
+    probe: Option<JoinHandle<bool>>,
+    probed_at: Instant,
     metrics: StreamMetrics,
 }
 
@@ -135,6 +140,8 @@ impl<'c> Streaming<'c> {
             status_at: now,
             status_due: now,
             checkpointed_at: now,
+            probe: None,
+            probed_at: now,
             metrics: StreamMetrics::new(),
         }
     }
@@ -313,28 +320,38 @@ impl<'c> Streaming<'c> {
             self.metrics
                 .unconfirmed_bytes
                 .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);
-            self.tell_kafka_readiness(readiness)?;
+            self.look_at_kafka(readiness).await?;
         }
         Ok(())
     }
 
-    /// A disturbed producer is replaced at once while it is idle; a commit in flight is waited for, and readiness tells of it meanwhile.
-    fn tell_kafka_readiness(&self, readiness: &Readiness) -> Result<(), RelayError> {
-        let committing_since = self.publisher.committing_since();
-        if committing_since.is_none() {
-            self.publisher.poll();
-        }
-        let disturbed = self.publisher.health().is_disturbed();
-        match committing_since {
-            Some(since) if disturbed || since.elapsed() > STALLED_AFTER => readiness.not_ready(
-                "kafka",
-                format!("a transaction has not committed for {} s", since.elapsed().as_secs()),
-            ),
-            None if disturbed => {
-                readiness.not_ready("kafka", "the connection is disturbed");
-                return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
+    /// Tells the truth about Kafka, also while there is nothing to say to it.
+    async fn look_at_kafka(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
+        if let Some(since) = self.publisher.committing_since() {
+            if since.elapsed() > STALLED_AFTER || self.publisher.health().is_disturbed() {
+                let waited_s = since.elapsed().as_secs();
+                readiness.not_ready("kafka", format!("a transaction has not committed for {waited_s} s"));
             }
-            _ => readiness.ready("kafka"),
+            return Ok(());
+        }
+        self.publisher.poll();
+        if self.publisher.health().is_disturbed() {
+            readiness.not_ready("kafka", "the connection is disturbed");
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
+        }
+        if let Some(probe) = self.probe.take_if(|probe| probe.is_finished())
+            && !probe.await.unwrap_or(false)
+        {
+            readiness.not_ready("kafka", "it does not answer");
+            return Err(anyhow::anyhow!("kafka does not answer: the producer is replaced").into());
+        }
+        readiness.ready("kafka");
+        let is_calm = self.checkpointed_at.elapsed() > PROBE_INTERVAL && self.probed_at.elapsed() > PROBE_INTERVAL;
+        if self.probe.is_none() && is_calm {
+            self.probed_at = Instant::now();
+            self.probe = Some(tokio::task::spawn_blocking(
+                self.publisher.probe(&self.config.checkpoint_topic),
+            ));
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ use super::health::Health;
 use super::settings::KafkaSettings;
 use crate::stop::{RelayError, Stop};
 
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A record to send. All of it is borrowed; librdkafka copies it once.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
@@ -106,7 +108,8 @@ impl Publisher {
                 what: format!("Kafka client: {err}"),
             })?;
         init_transactions(&producer, gives_up)?;
-        producer.poll(Duration::ZERO);
+        // Serves everything that was reported while Kafka was away.
+        producer.poll(Duration::from_millis(10));
         health.settle();
         let abandon = Abandon::default();
         let producer = Arc::new(producer);
@@ -212,6 +215,12 @@ impl Publisher {
     /// Serves librdkafka's events; to be called now and then while no commit is under way.
     pub fn poll(&self) {
         self.producer.poll(Duration::ZERO);
+    }
+
+    /// A question to Kafka that shows whether it is there; it blocks. An idle producer has no connection that could break.
+    pub fn probe(&self, topic: &str) -> impl FnOnce() -> bool + Send + 'static {
+        let (producer, topic) = (Arc::clone(&self.producer), topic.to_owned());
+        move || producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT).is_ok()
     }
 
     /// What librdkafka reported on the side.

@@ -1,0 +1,222 @@
+//! A backlog in the outbox that nobody has read yet, and slots that begin before it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use stack::pipeline::USERS_DATABASE;
+use stack::{Pipeline, eventually_ok, postgres};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+/// The slot that keeps the backlog's WAL; every run reads a copy of it.
+const BASE_SLOT: &str = "bench_base";
+/// Connections that write the one-row transactions.
+const WRITERS: u64 = 4;
+/// One outbox row: a payload of about 440 bytes, a random key.
+const ROW: &str = "'user', (random() * 1e9)::bigint::text, 'USER_CREATED',
+    jsonb_build_object('eventType', 'USER_CREATED', 'userId', (random() * 1e9)::bigint, 'version', 1,
+        'note', repeat(md5(random()::text), 11))";
+/// A walsender takes a moment to notice that its client has gone.
+const SLOT_RELEASE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How the rows are spread over transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One row each.
+    Singles,
+    /// All rows in one.
+    Bulk,
+}
+
+impl Shape {
+    pub(crate) fn describe(self, rows: u64) -> String {
+        let rows = crate::statistics::thousands(rows as f64);
+        match self {
+            Self::Singles => format!("{rows} one-row transactions"),
+            Self::Bulk => format!("one transaction of {rows} rows"),
+        }
+    }
+}
+
+/// The backlog and the connection that manages its slots.
+pub(crate) struct Backlog {
+    client: Client,
+    pub rows: u64,
+    pub shape: Shape,
+    /// Mean length of a payload as text.
+    pub payload_bytes: f64,
+    /// Everything is at or before it.
+    pub end_lsn: String,
+}
+
+impl Backlog {
+    /// Empties the outbox and writes `rows` rows that the base slot has not read.
+    ///
+    /// # Errors
+    /// PostgreSQL refuses.
+    pub(crate) async fn write(pipeline: &Pipeline, shape: Shape, rows: u64) -> anyhow::Result<Self> {
+        let url = pipeline.database_url(USERS_DATABASE)?;
+        let client = postgres::connect(&url).await?;
+        client.batch_execute("truncate outbox").await?;
+        client
+            .execute(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1",
+                &[&BASE_SLOT],
+            )
+            .await?;
+        client
+            .execute(
+                "select pg_create_logical_replication_slot($1, 'pgoutput')",
+                &[&BASE_SLOT],
+            )
+            .await?;
+        match shape {
+            Shape::Singles => {
+                let writers = (0..WRITERS).map(|writer| write_singles(&url, share(rows, writer)));
+                futures_util::future::try_join_all(writers).await?;
+            }
+            Shape::Bulk => {
+                client
+                    .batch_execute(&format!(
+                        "insert into outbox (aggregatetype, aggregateid, type, payload)
+                         select {ROW} from generate_series(1, {rows})"
+                    ))
+                    .await?;
+            }
+        }
+        client.batch_execute("vacuum analyze outbox").await?;
+        client.batch_execute("checkpoint").await?;
+        let row = client
+            .query_one(
+                "select count(*), avg(octet_length(payload::text))::float8, pg_current_wal_flush_lsn()::text from outbox",
+                &[],
+            )
+            .await?;
+        let counted = u64::try_from(row.get::<_, i64>(0))?;
+        ensure!(counted == rows, "the outbox has {counted} rows instead of {rows}");
+        Ok(Self {
+            client,
+            rows,
+            shape,
+            payload_bytes: row.get(1),
+            end_lsn: row.get(2),
+        })
+    }
+
+    /// A new slot `name` that begins where the base slot does.
+    ///
+    /// # Errors
+    /// PostgreSQL refuses.
+    pub(crate) async fn copy_slot(&self, name: &str) -> anyhow::Result<()> {
+        self.client
+            .execute("select pg_copy_logical_replication_slot($1, $2)", &[&BASE_SLOT, &name])
+            .await
+            .context("cannot copy the replication slot")
+            .map(drop)
+    }
+
+    /// Drops a slot as soon as nobody reads it any more.
+    ///
+    /// # Errors
+    /// It stays in use.
+    pub(crate) async fn drop_slot(&self, name: &str) -> anyhow::Result<()> {
+        eventually_ok(SLOT_RELEASE_DEADLINE, "the slot is free", || async {
+            self.client
+                .execute("select pg_drop_replication_slot($1)", &[&name])
+                .await
+                .context("cannot drop the replication slot")
+                .map(drop)
+        })
+        .await
+    }
+
+    /// # Errors
+    /// Unless `published` has every outbox id exactly once and nothing else.
+    pub(crate) async fn check_exactly_once(&self, published: &[Uuid]) -> anyhow::Result<()> {
+        let rows = self.client.query("select uuid_send(id) from outbox", &[]).await?;
+        let mut wanted: Vec<Uuid> = rows
+            .iter()
+            .map(|row| Uuid::from_slice(row.get(0)))
+            .collect::<Result<_, _>>()?;
+        let mut published = published.to_vec();
+        wanted.sort_unstable();
+        published.sort_unstable();
+        ensure!(
+            wanted == published,
+            "the topic does not have every outbox id exactly once: {} rows in the outbox, {} records, {} different ids",
+            wanted.len(),
+            published.len(),
+            {
+                let mut different = published.clone();
+                different.dedup();
+                different.len()
+            }
+        );
+        Ok(())
+    }
+}
+
+/// A program that comes with PostgreSQL: the newest of Debian's directories, whose commands on the PATH are slower wrappers, else the PATH's.
+///
+/// # Errors
+/// There is none; the message names the package.
+pub(crate) fn client_program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
+    let version = |directory: &PathBuf| directory.file_name()?.to_str()?.parse::<u32>().ok();
+    let mut directories: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect();
+    directories.sort_by_key(|directory| std::cmp::Reverse(version(directory)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    directories
+        .into_iter()
+        .map(|directory| directory.join("bin"))
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("there is no {name}: on Debian and Ubuntu install the package {package}"))
+}
+
+async fn write_singles(url: &str, rows: u64) -> anyhow::Result<()> {
+    let client = postgres::connect(url).await?;
+    // Asynchronous commit: the backlog's making is not what is measured.
+    client
+        .batch_execute("set synchronous_commit = off; set timezone = 'UTC'")
+        .await?;
+    let script = format!(
+        "do $$ begin
+            for i in 1..{rows} loop
+                insert into outbox (aggregatetype, aggregateid, type, payload) values ({ROW});
+                commit;
+            end loop;
+        end $$"
+    );
+    client.batch_execute(&script).await?;
+    Ok(())
+}
+
+/// What one of the writers writes of `rows`.
+fn share(rows: u64, writer: u64) -> u64 {
+    rows / WRITERS + u64::from(writer < rows % WRITERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Shape, WRITERS, share};
+
+    #[test]
+    fn the_writers_write_all_rows_between_them() {
+        for rows in [0, 1, 5, 200_000, 200_003] {
+            assert_eq!((0..WRITERS).map(|writer| share(rows, writer)).sum::<u64>(), rows);
+        }
+    }
+
+    #[test]
+    fn a_backlog_is_described() {
+        assert_eq!(Shape::Singles.describe(200_000), "200,000 one-row transactions");
+        assert_eq!(Shape::Bulk.describe(500_000), "one transaction of 500,000 rows");
+    }
+}

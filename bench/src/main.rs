@@ -1,0 +1,83 @@
+//! Measures the built programs on real PostgreSQL and real Apache Kafka. docs/benchmarks.md says how and what came of it.
+
+mod arguments;
+mod backlog;
+mod counter;
+mod http;
+mod latency;
+mod pace;
+mod people;
+mod relay_drain;
+mod report;
+mod rest_rate;
+/// user-api's own SQL, compiled from its source, so that both sides of a comparison run the same statement.
+#[path = "../../user-api/src/statements.rs"]
+#[expect(dead_code, reason = "only the creation is measured")]
+mod statements;
+mod statistics;
+mod topic;
+mod usage;
+mod view_drain;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use stack::{Pipeline, PipelineBuilder, PostgresOptions};
+
+use crate::arguments::{Cli, Common, Measurement};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Lines for people: the words and nothing else.
+    tracing_subscriber::fmt()
+        // librdkafka logs the end of each partition as an error; what fails is returned as well.
+        .with_env_filter("warn,librdkafka=off,rdkafka=off,stack=info,bench=info")
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_level(false)
+        .with_target(false)
+        .init();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(run(&cli)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            tracing::error!("\nbench: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ctrl-C just ends this process: what it started is ended then by the shell that `stack` keeps for that.
+async fn run(cli: &Cli) -> anyhow::Result<()> {
+    let builder = pipeline(&cli.common);
+    let report = match &cli.measurement {
+        Measurement::RelayDrain(asked) => relay_drain::measure(asked, builder).await?,
+        Measurement::Latency(asked) => latency::measure(asked, builder).await?,
+        Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
+        Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
+    };
+    report.print();
+    match &cli.common.json {
+        Some(file) => report.write(file),
+        None => Ok(()),
+    }
+}
+
+/// The servers as the quick start has them, on free ports.
+fn pipeline(common: &Common) -> PipelineBuilder {
+    let options = PostgresOptions {
+        version: Some(common.postgres),
+        ..PostgresOptions::default()
+    };
+    // The quick start's too: it tells when each row was committed.
+    let builder = Pipeline::builder().postgres(options.setting("track_commit_timestamp", "on"));
+    match &common.logs {
+        Some(directory) => builder.logs(directory),
+        None => builder,
+    }
+}

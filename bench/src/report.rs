@@ -1,0 +1,150 @@
+//! What a measurement ends with: one table, and a JSON file where one was asked for.
+#![expect(clippy::print_stdout, reason = "the table is what the command is for")]
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+use stack::Pipeline;
+
+/// Under what conditions was measured, every run, and the table.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub conditions: Value,
+    /// One object a run, in the order in which they ran.
+    pub runs: Vec<Value>,
+    pub table: Table,
+    /// Sentences below the table.
+    pub notes: Vec<String>,
+}
+
+/// Rows of as many cells as there are headings.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    headings: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(headings: &[&'static str]) -> Self {
+        Self {
+            headings: headings.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The first column's text begins at the left, all others end at the right.
+    fn lines(&self) -> Vec<String> {
+        let headings = self.headings.iter().map(|&heading| heading.to_owned()).collect();
+        let all: Vec<&Vec<String>> = std::iter::once(&headings).chain(&self.rows).collect();
+        let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+        let line = |row: &&Vec<String>| {
+            let cells = row.iter().zip(&widths).enumerate();
+            let padded = cells.map(|(column, (cell, width))| match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        all.iter().map(line).collect()
+    }
+
+    fn json(&self) -> Vec<Value> {
+        let object = |row: &Vec<String>| {
+            let fields = self.headings.iter().zip(row);
+            Value::Object(
+                fields
+                    .map(|(name, cell)| ((*name).to_owned(), json!(cell)))
+                    .collect::<Map<_, _>>(),
+            )
+        };
+        self.rows.iter().map(object).collect()
+    }
+}
+
+impl Report {
+    pub(crate) fn print(&self) {
+        println!();
+        for line in self.table.lines() {
+            println!("  {line}");
+        }
+        println!();
+        for note in &self.notes {
+            println!("{note}");
+        }
+        let text = |name: &str| self.conditions[name].as_str().unwrap_or("unknown");
+        println!(
+            "Measured {} on {} processors ({}), shared by PostgreSQL {}, Apache Kafka, the load and the programs; load average before: {}",
+            text("date"),
+            self.conditions["processors"],
+            text("processor"),
+            text("postgres"),
+            text("load_average")
+        );
+    }
+
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let report = json!({
+            "conditions": self.conditions,
+            "runs": self.runs,
+            "table": self.table.json(),
+            "notes": self.notes,
+        });
+        let text = serde_json::to_string_pretty(&report)?;
+        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+/// Asked before the measurement, since the load average is that of what else runs here.
+///
+/// # Errors
+/// PostgreSQL does not answer.
+pub(crate) async fn conditions(pipeline: &Pipeline) -> anyhow::Result<Value> {
+    let rows = pipeline
+        .postgres()?
+        .query(
+            "postgres",
+            "select to_char(now(), 'YYYY-MM-DD'), current_setting('server_version'), current_setting('fsync')",
+        )
+        .await?;
+    let cell = |column: usize| rows.first().and_then(|row| row.get(column).cloned().flatten());
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    Ok(json!({
+        "date": cell(0),
+        "postgres": cell(1),
+        "fsync": cell(2),
+        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "processor": model.and_then(|line| line.split_once(": ")).map(|(_, name)| name),
+        "load_average": load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Table;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["what", "rows/s"]);
+        table.row(vec!["pg_recvlogical".to_owned(), "103,000".to_owned()]);
+        table.row(vec!["relay".to_owned(), "9".to_owned()]);
+        assert_eq!(
+            table.lines(),
+            [
+                "what             rows/s",
+                "pg_recvlogical  103,000",
+                "relay                 9"
+            ]
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! How fast view-builder brings a view up to date.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::{Pipeline, PipelineBuilder, postgres};
+
+use crate::arguments::ViewDrain;
+use crate::counter::Counter;
+use crate::report::{Report, Table, conditions};
+use crate::statistics::{median, thousands};
+use crate::{statements, usage};
+
+/// Users that one transaction creates.
+const TRANSACTION_ROWS: u64 = 10_000;
+/// How often a program is asked how far it is. An answer costs it about 0.1 ms.
+const POLL: Duration = Duration::from_millis(20);
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// A topic that takes longer is not drained at all.
+const RUN_DEADLINE: Duration = Duration::from_secs(600);
+/// What both tables have: compared as one text.
+const USER: &str = "name, email, department, status, created_at, updated_at, version";
+
+/// # Errors
+/// A part failed, or the view differs from the users.
+pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyhow::Result<Report> {
+    let pipeline = builder.prepare().await?;
+    pipeline.users_relay.start()?;
+    pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
+    let mut report = Report {
+        conditions: conditions(&pipeline).await?,
+        runs: Vec::new(),
+        table: Table::new(&[
+            "run",
+            "users in the view before",
+            "added",
+            "rows/s",
+            "view-builder CPU us/row",
+            "peak RSS MB",
+            "PostgreSQL CPU us/row",
+        ]),
+        notes: vec![
+            "The clock runs from the start of view-builder's process until its last transaction has committed."
+                .to_owned(),
+        ],
+    };
+    let mut published = Counter::new(&pipeline.users_relay, "relay_published_records_total");
+    let mut rates = Vec::new();
+    for number in 1..=asked.runs {
+        let before = u64::from(number - 1) * asked.users;
+        tracing::info!("creating {} users, and publishing them", thousands(asked.users as f64));
+        create_users(&pipeline, before, asked.users).await?;
+        wait_for(&mut published, before + asked.users).await?;
+        let postgres = pipeline.postgres()?.process().context("no postgres")?;
+        let cpu_before = usage::cpu_seconds_with_children(&postgres)?;
+        let start = Instant::now();
+        pipeline.view_builder.start()?;
+        wait_for(
+            &mut Counter::new(&pipeline.view_builder, "view_events_applied_total"),
+            asked.users,
+        )
+        .await?;
+        let seconds = start.elapsed().as_secs_f64();
+        let process = pipeline.view_builder.process().context("no view-builder")?;
+        let per_row_us = 1e6 / asked.users as f64;
+        let cpu_us = usage::cpu_seconds(&process)? * per_row_us;
+        let memory_mb = usage::peak_memory_mb(&process)?;
+        let postgres_cpu_us = (usage::cpu_seconds_with_children(&postgres)? - cpu_before) * per_row_us;
+        pipeline.view_builder.stop().await?;
+        check_equality(&pipeline, before + asked.users).await?;
+        let rate = asked.users as f64 / seconds;
+        rates.push(rate);
+        tracing::info!(
+            "  run {number}: {seconds:.2} s, {} rows/s; user_view equals users",
+            thousands(rate)
+        );
+        report.runs.push(json!({
+            "users_before": before,
+            "users": asked.users,
+            "seconds": seconds,
+            "rows_per_second": rate,
+            "view_builder_cpu_us_per_row": cpu_us,
+            "view_builder_peak_memory_mb": memory_mb,
+            "postgres_cpu_us_per_row": postgres_cpu_us,
+        }));
+        report.table.row(vec![
+            number.to_string(),
+            thousands(before as f64),
+            thousands(asked.users as f64),
+            thousands(rate),
+            format!("{cpu_us:.1}"),
+            format!("{memory_mb:.1}"),
+            format!("{postgres_cpu_us:.1}"),
+        ]);
+    }
+    report.notes.push(format!(
+        "Median: {} rows/s. After each run user_view was equal to users.",
+        thousands(median(&rates))
+    ));
+    pipeline.stop().await?;
+    Ok(report)
+}
+
+/// By user-api's own statement, with rows of a series in place of its parameters.
+async fn create_users(pipeline: &Pipeline, before: u64, users: u64) -> anyhow::Result<()> {
+    let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
+    client.batch_execute("set synchronous_commit = off").await?;
+    let end = before + users;
+    for first in (before + 1..=end).step_by(usize::try_from(TRANSACTION_ROWS)?) {
+        let last = end.min(first + TRANSACTION_ROWS - 1);
+        client.batch_execute(&many_users(first, last)?).await?;
+    }
+    Ok(())
+}
+
+fn many_users(first: u64, last: u64) -> anyhow::Result<String> {
+    const ONE: &str = "values ($1, $2, $3, $4)";
+    ensure!(
+        statements::CREATE.matches(ONE).count() == 1,
+        "user-api's statement has no `{ONE}`"
+    );
+    let many = format!(
+        "select '홍길동', 'gildong.hong.' || n || '@example.com', '부서' || n % 8, case n % 8 when 0 then 'INACTIVE' else 'ACTIVE' end
+         from generate_series({first}, {last}) as n"
+    );
+    Ok(statements::CREATE.replace(ONE, &many))
+}
+
+async fn wait_for(counter: &mut Counter<'_>, wanted: u64) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let now = counter.read().await?;
+        if now >= wanted {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < RUN_DEADLINE, "only {now} of {wanted} came in time");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Row by row: each table's rows, in the order of their ids, as one text's hash.
+async fn check_equality(pipeline: &Pipeline, users: u64) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    for (database, table, id) in [
+        (USERS_DATABASE, "users", "id"),
+        (VIEWS_DATABASE, "user_view", "user_id"),
+    ] {
+        let client = postgres::connect(&pipeline.database_url(database)?).await?;
+        let sql =
+            format!("select count(*), md5(string_agg(md5(row({id}, {USER})::text), '' order by {id})) from {table}");
+        let row = client.query_one(&sql, &[]).await?;
+        seen.push((row.get::<_, i64>(0).unsigned_abs(), row.get::<_, Option<String>>(1)));
+    }
+    ensure!(seen[0].0 == users, "{} users instead of {users}", seen[0].0);
+    ensure!(seen[0] == seen[1], "user_view differs from users: {seen:?}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::many_users;
+
+    #[test]
+    fn many_users_come_from_the_statement_of_user_api() {
+        let statement = many_users(1, 10).unwrap();
+        assert!(statement.contains("generate_series(1, 10)"), "{statement}");
+        assert!(statement.contains("insert into outbox"), "{statement}");
+        assert!(!statement.contains('$'), "{statement}");
+    }
+}
