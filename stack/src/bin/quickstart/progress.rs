@@ -23,7 +23,7 @@ impl Progress {
             let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let style = style.with_key("rate", |state: &ProgressState, line: &mut dyn std::fmt::Write| {
                 // A terminal that cannot be written to shows no rate.
-                drop(write!(line, "{}/s", HumanCount(state.per_sec() as u64)));
+                let _ = write!(line, "{}/s", HumanCount(state.per_sec() as u64));
             });
             ProgressBar::new(total)
                 .with_style(style.progress_chars("=> "))
