@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_rate_of_pgbench_is_read() {
         let text = "latency average = 3.3 ms\ninitial connection time = 9.1 ms\ntps = 2423.851234 (without initial connection time)\n";
-        assert_eq!(parse_rate(text), Some(2423.851_234));
+        assert_eq!(parse_rate(text), Some(2_423.851_234));
         assert_eq!(parse_rate("pgbench: error"), None);
     }
 }
