@@ -116,6 +116,20 @@ impl Backlog {
             .map(drop)
     }
 
+    /// Waits until nobody reads a slot any more.
+    ///
+    /// # Errors
+    /// It stays in use.
+    pub(crate) async fn wait_until_free(&self, name: &str) -> anyhow::Result<()> {
+        eventually_ok(SLOT_RELEASE_DEADLINE, "the slot is free", || async {
+            let sql = "select active from pg_replication_slots where slot_name = $1";
+            let is_active: bool = self.client.query_one(sql, &[&name]).await?.get(0);
+            ensure!(!is_active, "the replication slot is in use");
+            Ok(())
+        })
+        .await
+    }
+
     /// Drops a slot as soon as nobody reads it any more.
     ///
     /// # Errors
