@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// Most rows of one transaction. More buy no throughput and cost memory.
-const ROWS_MAX: u64 = 10_000;
+const ROWS_MAX: u64 = 5_000;
 /// How long a transaction stays open while more keeps coming, when the relay is up to date …
 const AGE_MAX: Duration = Duration::from_millis(5);
 /// … and when it is catching up.
@@ -71,8 +71,9 @@ impl Batch {
         if self.is_empty() {
             return false;
         }
+        // Behind, silence only means that the server is slower than we are: larger transactions make up for it.
         self.is_full()
-            || (situation.silent && situation.between_transactions)
+            || (situation.silent && situation.between_transactions && !situation.behind)
             || self.due(situation.behind).is_some_and(|due| due <= Instant::now())
     }
 
@@ -91,7 +92,7 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use super::{Batch, Situation};
+    use super::{AGE_MAX_BEHIND, Batch, ROWS_MAX, Situation};
 
     const CALM: Situation = Situation {
         silent: true,
@@ -124,12 +125,22 @@ mod tests {
     }
 
     #[test]
+    fn behind_it_waits_for_more_but_not_for_long() {
+        let mut batch = Batch::new(1_000);
+        batch.add(10, 0);
+        let behind = Situation { behind: true, ..CALM };
+        assert!(!batch.should_close(behind));
+        batch.started = batch.started.and_then(|started| started.checked_sub(AGE_MAX_BEHIND));
+        assert!(batch.should_close(behind));
+    }
+
+    #[test]
     fn its_bytes_and_rows_are_bounded() {
         let mut batch = Batch::new(1_000);
         batch.add(1_000, 0);
         assert!(batch.is_full());
         batch.clear();
-        for _ in 0..10_000 {
+        for _ in 0..ROWS_MAX {
             batch.add(0, 0);
         }
         assert!(batch.is_full());

@@ -4,6 +4,7 @@
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
 //! [`startup`] argues why the order of its first steps is right, [`progress`] keeps its positions, [`streaming`] is its loop.
 
+pub mod allocator;
 pub mod batch;
 pub mod check;
 pub mod checkpoint;

@@ -15,6 +15,7 @@ use service::{Shutdown, logging};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init();
+    outbox_relay::allocator::settle();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => {
