@@ -66,6 +66,11 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         publication_entry: publication.entry,
         partitions: std::collections::BTreeMap::new(),
     };
+    for topic in wanted.iter().skip(1) {
+        if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
+            lineage.pin(&topic.name, partitions)?;
+        }
+    }
     let unfinished = checkpoint.is_some_and(|checkpoint| {
         checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
     });

@@ -397,14 +397,22 @@ impl<'c> Streaming<'c> {
             row: format!("with {} `{route}`", self.config.router.route_column),
             what: stop.to_string(),
         })?;
-        let template = self.config.create_topics.then_some(&self.config.topic_template);
-        let partitions = find_or_create(&self.config.kafka, &topic, template)
-            .await?
-            .ok_or_else(|| Stop::TopicMissing {
-                topic: topic.clone(),
-                column: self.config.router.route_column.clone(),
-            })?;
-        self.checkpoint.lineage.pin(&topic, partitions)?;
+        // Those of the checkpoint were verified at the start; asking again would only delay the first row.
+        let pinned = self.checkpoint.lineage.partitions.get(&topic).copied();
+        let partitions = match pinned {
+            Some(partitions) => partitions,
+            None => {
+                let template = self.config.create_topics.then_some(&self.config.topic_template);
+                let found = find_or_create(&self.config.kafka, &topic, template).await?;
+                let missing = || Stop::TopicMissing {
+                    topic: topic.clone(),
+                    column: self.config.router.route_column.clone(),
+                };
+                let partitions = found.ok_or_else(missing)?;
+                self.checkpoint.lineage.pin(&topic, partitions)?;
+                partitions
+            }
+        };
         self.intake.topics.insert(route, topic, partitions);
         Ok(())
     }
