@@ -11,7 +11,9 @@ use events::Position;
 use service::Shutdown;
 
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
+use crate::clock::now_us;
 use crate::config::{Config, ExistingRows, InitOptions};
+use crate::destination;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{NewTopic, Publisher, Topics, create_missing, find_or_create};
 use crate::lineage::{Slot, verify};
@@ -338,14 +340,11 @@ impl ExistingRowsWriter<'_> {
     }
 
     async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
-        let now_us = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
         // The rows' own commits are not known any more: they count as rows of one transaction at the slot's beginning.
         let position = Position {
             commit_lsn: self.consistent_point.0,
             index: self.rows,
-            commit_timestamp_us: now_us,
+            commit_timestamp_us: now_us(),
         };
         loop {
             match self
@@ -358,14 +357,7 @@ impl ExistingRowsWriter<'_> {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Written::UnknownTopic { route, topic } => {
-                    let template = self.config.create_topics.then_some(&self.config.topic_template);
-                    let partitions = find_or_create(&self.config.kafka, &topic, template)
-                        .await?
-                        .ok_or_else(|| Stop::TopicMissing {
-                            topic: topic.clone(),
-                            column: self.config.router.route_column.clone(),
-                        })?;
-                    self.lineage.pin(&topic, partitions)?;
+                    let partitions = destination::partitions_of(self.config, self.lineage, &route, &topic).await?;
                     self.topics.insert(route, topic, partitions);
                 }
             }

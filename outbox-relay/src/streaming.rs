@@ -4,7 +4,7 @@
 //! left alone for a moment, so that the kernel gathers what comes and the next read gets it in one piece; after that it is read into a
 //! bounded buffer, and Postgres is answered however long Kafka takes.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use service::{Readiness, Shutdown};
@@ -13,14 +13,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::batch::Situation;
 use crate::checkpoint::{Checkpoint, FORMAT, State};
+use crate::clock::now_us;
 use crate::config::Config;
+use crate::destination;
 use crate::intake::{Intake, Pause};
-use crate::kafka::{Publisher, find_or_create};
+use crate::kafka::Publisher;
 use crate::lsn::Lsn;
 use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::progress::{Progress, Published};
 use crate::startup::{STATUS_INTERVAL, Started};
-use crate::stop::{RelayError, Stop};
+use crate::stop::RelayError;
 
 /// Confirmations come at most this often.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
@@ -393,26 +395,8 @@ impl<'c> Streaming<'c> {
 
     /// Finds the topic of a route that comes for the first time, and creates it where that is wanted.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
-        crate::config::check_topic_name("topic", &topic).map_err(|stop| Stop::Row {
-            row: format!("with {} `{route}`", self.config.router.route_column),
-            what: stop.to_string(),
-        })?;
-        // Those of the checkpoint were verified at the start; asking again would only delay the first row.
-        let pinned = self.checkpoint.lineage.partitions.get(&topic).copied();
-        let partitions = match pinned {
-            Some(partitions) => partitions,
-            None => {
-                let template = self.config.create_topics.then_some(&self.config.topic_template);
-                let found = find_or_create(&self.config.kafka, &topic, template).await?;
-                let missing = || Stop::TopicMissing {
-                    topic: topic.clone(),
-                    column: self.config.router.route_column.clone(),
-                };
-                let partitions = found.ok_or_else(missing)?;
-                self.checkpoint.lineage.pin(&topic, partitions)?;
-                partitions
-            }
-        };
+        let lineage = &mut self.checkpoint.lineage;
+        let partitions = destination::partitions_of(self.config, lineage, &route, &topic).await?;
         self.intake.topics.insert(route, topic, partitions);
         Ok(())
     }
@@ -460,8 +444,5 @@ impl<'c> Streaming<'c> {
 
 /// Seconds from a time stamp (microseconds since 1970) until now; 0 where the clocks disagree.
 fn seconds_since(timestamp_us: i64) -> f64 {
-    let now_us = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
-    (now_us - timestamp_us).max(0) as f64 / 1e6
+    (now_us() - timestamp_us).max(0) as f64 / 1e6
 }

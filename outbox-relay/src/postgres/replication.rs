@@ -1,7 +1,7 @@
 //! The stream of a logical replication slot.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::connection::{Connection, PgError, quote_identifier};
 use super::frame::{FrameError, Frames};
 use super::stream::Stream;
+use crate::clock::now_us;
 use crate::lsn::Lsn;
 
 /// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.
@@ -173,9 +174,7 @@ impl ReplicationStream {
 impl StandbyStatus {
     /// The bytes of the message, as CopyData.
     fn to_message(self) -> [u8; 39] {
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| {
-            i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_US
-        });
+        let sent_at = now_us() - POSTGRES_EPOCH_US;
         let mut message = [0; 39];
         message[0] = b'd';
         message[1..5].copy_from_slice(&38u32.to_be_bytes());
@@ -183,7 +182,7 @@ impl StandbyStatus {
         message[6..14].copy_from_slice(&self.received.0.to_be_bytes());
         message[14..22].copy_from_slice(&self.confirmed.0.to_be_bytes());
         message[22..30].copy_from_slice(&self.confirmed.0.to_be_bytes());
-        message[30..38].copy_from_slice(&now_us.to_be_bytes());
+        message[30..38].copy_from_slice(&sent_at.to_be_bytes());
         message[38] = u8::from(self.reply_requested);
         message
     }

@@ -1,7 +1,5 @@
 //! The router's options, by Debezium's names.
 
-use std::fmt;
-
 use regex::Regex;
 
 /// Options of the router. [`RouterOptions::parse`] knows their names and defaults.
@@ -218,16 +216,6 @@ fn invalid(name: &str, what: &str) -> InvalidOption {
     InvalidOption {
         name: name.to_owned(),
         what: what.to_owned(),
-    }
-}
-
-impl fmt::Display for InvalidOperation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Warn => "warn",
-            Self::Error => "error",
-            Self::Fatal => "fatal",
-        })
     }
 }
 
