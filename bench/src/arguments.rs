@@ -28,7 +28,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DIR", global = true)]
     pub logs: Option<PathBuf>,
 
-    /// Major version of PostgreSQL, 15 or 18; downloaded once.
+    /// Major version of PostgreSQL, 15 to 18; downloaded once.
     #[arg(long, value_name = "N", default_value_t = 18, global = true)]
     pub postgres: u32,
 }

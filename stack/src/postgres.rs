@@ -25,7 +25,7 @@ const SOCKET_DIRECTORY_BYTES_MAX: usize = 90;
 /// How to start a [`Postgres`].
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
-    /// A major version to download (15 or 18); none: the newest of 15-18 that this machine has, else a download.
+    /// A major version to download (15 to 18); none: the newest of 15-18 that this machine has, else a download.
     pub version: Option<u32>,
     /// 0: a free one.
     pub port: u16,

@@ -17,7 +17,7 @@ use crate::maven;
 /// The major versions that the pipeline supports.
 pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
 /// What is downloaded, by major version.
-const RELEASES: [(u32, &str); 2] = [(15, "15.15.0"), (18, "18.1.0")];
+const RELEASES: [(u32, &str); 4] = [(15, "15.15.0"), (16, "16.11.0"), (17, "17.7.0"), (18, "18.1.0")];
 /// Downloaded where none was asked for and none was found.
 const DEFAULT_VERSION: u32 = 18;
 
@@ -53,7 +53,7 @@ impl Binaries {
     /// There is no download for `version` or this processor, or it failed.
     pub async fn downloaded(version: u32) -> anyhow::Result<Self> {
         let Some((_, release)) = RELEASES.iter().find(|(major, _)| *major == version) else {
-            bail!("no download for PostgreSQL {version}: there are 15 and 18");
+            bail!("no download for PostgreSQL {version}: there are 15 to 18");
         };
         let directory = match cache::look_up(&format!("postgresql-{release}")).await? {
             Entry::Present(path) => path,

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Run a command with a throw-away PostgreSQL, whose superuser URL it finds in TEST_DATABASE_URL.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Major version of PostgreSQL: 15 or 18.
+    /// Major version of PostgreSQL: 15 to 18.
     version: u32,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
