@@ -500,8 +500,11 @@ pub fn root() -> &'static Path {
     own.parent().unwrap_or(own)
 }
 
-/// Cargo puts the programs beside the quick start, and tests one directory below.
-fn binaries() -> anyhow::Result<PathBuf> {
+/// The directory of the built programs: cargo puts them beside the quick start, and tests one directory below.
+///
+/// # Errors
+/// They are not built.
+pub fn binaries() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     let found = own.ancestors().skip(1).take(3).find(|directory| {
         ["user-api", "post-api", "outbox-relay", "view-builder"]

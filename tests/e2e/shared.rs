@@ -26,7 +26,8 @@ async fn lock() -> &'static RwLock<Pipeline> {
 
 /// How every test's pipeline is made: PostgreSQL of the version in `E2E_POSTGRES` (18 by default).
 pub(crate) fn builder() -> PipelineBuilder {
-    let version = std::env::var("E2E_POSTGRES").map_or(18, |text| text.parse().expect("E2E_POSTGRES is a number from 15 to 18"));
+    let version =
+        std::env::var("E2E_POSTGRES").map_or(18, |text| text.parse().expect("E2E_POSTGRES is a number from 15 to 18"));
     let options = PostgresOptions {
         version: Some(version),
         ..PostgresOptions::default()

@@ -1,0 +1,13 @@
+//! What the relay's tests stand on: servers that they share, and for each test an outbox, a slot, a topic and a relay of its own.
+//!
+//! Nothing here is the relay's own code: the topic is read by a consumer that knows nothing of it, and held against the outbox table.
+
+pub mod ledger;
+pub mod rig;
+pub mod servers;
+pub mod topic;
+
+pub use ledger::Ledger;
+pub use rig::Rig;
+pub use servers::Servers;
+pub use topic::{Isolation, Record};

@@ -1,0 +1,325 @@
+//! One relay with a database, outbox, slot and topic of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use stack::scratch::Scratch;
+use stack::{Program, pipeline, port};
+use tokio_postgres::Client;
+
+use crate::ledger::{Ledger, Row};
+use crate::servers::Servers;
+use crate::topic::{self, Isolation, Record};
+
+/// Partitions of a rig's topic.
+pub const PARTITIONS: i32 = 4;
+/// The outbox, with the defaults of Debezium's router.
+pub const OUTBOX: &str = "create table outbox (
+    id uuid primary key default gen_random_uuid(), aggregatetype text not null, aggregateid text not null,
+    type text not null, payload jsonb, created_at timestamptz not null default clock_timestamp())";
+/// From a relay's start until it must be ready.
+pub const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// Until rows that were written must be in the topic.
+pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+
+/// An outbox, and the relay that publishes it. The name is also the database's and the slot's: a-z, 0-9 and _.
+#[derive(Debug)]
+pub struct Rig {
+    pub servers: Arc<Servers>,
+    pub relay: Program,
+    name: String,
+    logs: Scratch,
+}
+
+impl Rig {
+    /// A database with an empty outbox on the shared servers, and a relay that is not yet initialised.
+    ///
+    /// # Panics
+    /// The servers do not start or refuse.
+    pub async fn new(name: &str) -> Self {
+        Self::on(Servers::shared().await, name).await
+    }
+
+    /// As [`Rig::new`], on servers of the test's own.
+    ///
+    /// # Panics
+    /// The servers refuse.
+    pub async fn on(servers: Arc<Servers>, name: &str) -> Self {
+        let postgres = &servers.postgres;
+        postgres
+            .query("postgres", &format!("create database {name}"))
+            .await
+            .unwrap_or_else(|err| panic!("no database {name}: {err:#}"));
+        postgres
+            .query(name, &format!("{OUTBOX}; create sequence numbers"))
+            .await
+            .unwrap_or_else(|err| panic!("no outbox in {name}: {err:#}"));
+        let logs = Scratch::temporary("outbox-rig-").expect("a directory for logs");
+        let port = port::free().expect("a free port");
+        let binary = pipeline::binaries().expect("the programs").join("outbox-relay");
+        let relay = Program::new("relay", &binary, logs.path().join("relay.log"), port)
+            .argument("run")
+            .env("DATABASE_URL", &postgres.url("postgres", name))
+            .env("KAFKA_BOOTSTRAP_SERVERS", &servers.kafka.bootstrap_servers())
+            .env("OUTBOX_SLOT", name)
+            .env("CHECKPOINT_TOPIC", &format!("{name}-checkpoints"))
+            .env("ROUTER_OPTIONS", "route.topic.replacement=${routedByValue}")
+            .env("TOPIC_PARTITIONS", &PARTITIONS.to_string())
+            .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
+            .env("LOG_FORMAT", "text");
+        let name = name.to_owned();
+        Self {
+            servers,
+            relay,
+            name,
+            logs,
+        }
+    }
+
+    /// As [`Rig::new`], with slot, topic and first checkpoint.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub async fn initialised(name: &str) -> Self {
+        let rig = Self::new(name).await;
+        rig.init(&[]).await;
+        rig
+    }
+
+    /// Runs `outbox-relay init` with the relay's environment and further arguments.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn init(&self, arguments: &[&str]) {
+        let topic = format!("{}:{PARTITIONS}", self.topic());
+        let all: Vec<&str> = ["init", "--topic", &topic].iter().chain(arguments).copied().collect();
+        self.relay.run(&all).await.unwrap_or_else(|err| panic!("{err:#}"));
+    }
+
+    /// Name of the database and the slot.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The topic of the outbox' rows.
+    #[must_use]
+    pub fn topic(&self) -> String {
+        format!("{}-events", self.name)
+    }
+
+    #[must_use]
+    pub fn checkpoint_topic(&self) -> String {
+        format!("{}-checkpoints", self.name)
+    }
+
+    /// A second relay of the same slot, with its own port and log.
+    ///
+    /// # Panics
+    /// There is no free port.
+    #[must_use]
+    pub fn another_relay(&self, name: &str) -> Program {
+        let port = port::free().expect("a free port");
+        self.relay
+            .another(name, port)
+            .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
+    }
+
+    /// The directory of the relays' logs.
+    #[must_use]
+    pub fn logs(&self) -> &std::path::Path {
+        self.logs.path()
+    }
+
+    /// Runs `sql` in the rig's database as the superuser; rows as text.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn sql(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let rows = self.servers.postgres.query(&self.name, sql).await;
+        rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"))
+    }
+
+    /// The only value of `sql`'s answer.
+    ///
+    /// # Panics
+    /// It fails, or gives no value.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self.sql(sql).await;
+        let value = rows.first().and_then(|row| row.first().cloned().flatten());
+        value.unwrap_or_else(|| panic!("{sql}: no value"))
+    }
+
+    /// A connection of one's own to the rig's database.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn connect(&self) -> Client {
+        let client = self.servers.postgres.connect("postgres", &self.name).await;
+        client.unwrap_or_else(|err| panic!("{err:#}"))
+    }
+
+    /// The statement that writes `count` rows over `keys` keys. Each row's `n` is the next of a sequence, so the rows of one writer ascend.
+    #[must_use]
+    pub fn insert_statement(&self, count: u32, keys: u32) -> String {
+        let topic = self.topic();
+        format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload)
+             select '{topic}', 'k' || n % {keys}, 'Changed', jsonb_build_object('n', n)
+             from (select nextval('numbers') as n from generate_series(1, {count})) as numbered"
+        )
+    }
+
+    /// Writes `count` rows, each in a transaction of its own.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn insert_each(&self, count: u32) {
+        let insert = self.insert_statement(1, 7);
+        self.sql(&format!(
+            "do $$ begin for i in 1..{count} loop {insert}; commit; end loop; end $$"
+        ))
+        .await;
+    }
+
+    /// Writes `count` rows in one transaction.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn insert_together(&self, count: u32) {
+        self.sql(&self.insert_statement(count, 7)).await;
+    }
+
+    /// Starts the relay and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not get ready.
+    pub async fn start(&self) {
+        self.relay.start().expect("a start");
+        self.relay
+            .wait_ready(READY_DEADLINE)
+            .await
+            .unwrap_or_else(|err| panic!("{err:#}"));
+    }
+
+    /// The rows of the outbox.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn rows(&self) -> Vec<Row> {
+        let rows = self
+            .sql("select id, aggregateid, payload ->> 'n', payload from outbox")
+            .await;
+        let row = |row: Vec<Option<String>>| {
+            let [Some(id), Some(key), Some(n), Some(payload)] = <[_; 4]>::try_from(row).expect("four columns") else {
+                panic!("an outbox row with a null");
+            };
+            let n = n.parse().expect("a number");
+            Row { id, key, n, payload }
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    /// The records of the topic.
+    ///
+    /// # Errors
+    /// It does not exist or Kafka does not answer.
+    pub async fn records(&self, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
+        let (servers, topic) = (self.servers.kafka.bootstrap_servers(), self.topic());
+        tokio::task::spawn_blocking(move || topic::read(&servers, &topic, isolation)).await?
+    }
+
+    /// Waits until there are as many committed records as rows, and compares them.
+    ///
+    /// # Errors
+    /// Records are still missing after `deadline`: the comparison is in the message.
+    pub async fn settled(&self, deadline: Duration) -> anyhow::Result<Ledger> {
+        let rows = self.rows().await;
+        let started = Instant::now();
+        loop {
+            let ledger = Ledger::compare(&rows, &self.records(Isolation::Committed).await?);
+            if ledger.lost.is_empty() {
+                return Ok(ledger);
+            }
+            ensure!(
+                started.elapsed() < deadline,
+                "still missing after {} s: {ledger}\n{}",
+                deadline.as_secs(),
+                self.relay.log_tail(20)
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Asserts that every row is in the topic exactly once, in order, and nothing else.
+    ///
+    /// # Panics
+    /// It is not so.
+    pub async fn assert_exactly_once(&self) -> Ledger {
+        let ledger = self.settled(ARRIVAL_DEADLINE).await;
+        let ledger = ledger.unwrap_or_else(|err| panic!("{}: {err:#}", self.name));
+        assert!(
+            ledger.is_exact(),
+            "{}: {ledger}\n{}",
+            self.name,
+            self.relay.log_tail(20)
+        );
+        ledger
+    }
+
+    /// The slot's `confirmed_flush_lsn`.
+    ///
+    /// # Panics
+    /// There is no such slot.
+    pub async fn confirmed(&self) -> String {
+        let name = &self.name;
+        self.value(&format!(
+            "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{name}'"
+        ))
+        .await
+    }
+
+    /// Starts the relay, which must end by itself with this code and say `says`, having confirmed nothing.
+    ///
+    /// # Panics
+    /// It goes on, or ends otherwise.
+    pub async fn assert_stops(&self, exit_code: i32, says: &[&str]) {
+        let sql = format!(
+            "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{}'",
+            self.name
+        );
+        let confirmed = self.sql(&sql).await;
+        let logged = self.relay.log_text().len();
+        self.relay.start().expect("a start");
+        let status = self.relay.exited(READY_DEADLINE).await;
+        let status = status.unwrap_or_else(|err| panic!("{err:#}"));
+        let log = self.relay.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(exit_code), "{log}");
+        for words in says {
+            assert!(log.contains(words), "it says `{words}`: {log}");
+        }
+        assert_eq!(self.sql(&sql).await, confirmed, "a relay that stops confirms nothing");
+    }
+
+    /// Stops the relay, and drops the slot so that it retains nothing.
+    ///
+    /// # Errors
+    /// The relay does not end in order, or the slot is still in use.
+    pub async fn finish(&self) -> anyhow::Result<()> {
+        self.relay.stop().await?;
+        let name = &self.name;
+        let sql = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{name}' and not active"
+        );
+        stack::eventually_ok(Duration::from_secs(10), "the slot is dropped", || async {
+            self.servers.postgres.query("postgres", &sql).await?;
+            let left = format!("select 1 from pg_replication_slots where slot_name = '{name}'");
+            let left = self.servers.postgres.query("postgres", &left).await?;
+            ensure!(left.is_empty(), "slot {name} is in use");
+            Ok(())
+        })
+        .await
+        .context("the rig's end")
+    }
+}

@@ -1,0 +1,64 @@
+//! PostgreSQL and Kafka for many rigs.
+
+use std::sync::Arc;
+
+use stack::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+use tokio::sync::OnceCell;
+
+/// A running PostgreSQL and a running Kafka.
+#[derive(Debug)]
+pub struct Servers {
+    pub postgres: Postgres,
+    pub kafka: Kafka,
+}
+
+impl Servers {
+    /// The servers that all tests of this process share: nobody stops, kills or reconfigures them. They end with the process, see `stack::warden`.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn shared() -> Arc<Self> {
+        static SHARED: OnceCell<Arc<Servers>> = OnceCell::const_new();
+        SHARED
+            .get_or_init(|| async {
+                let servers = Self::start(postgres_options(), KafkaOptions::default()).await;
+                Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")))
+            })
+            .await
+            .clone()
+    }
+
+    /// Servers of one's own, for a test that stops or kills them.
+    ///
+    /// # Errors
+    /// One of them could not be obtained or does not start.
+    pub async fn start(postgres: PostgresOptions, kafka: KafkaOptions) -> anyhow::Result<Self> {
+        let (postgres, kafka) = tokio::try_join!(Postgres::start(postgres), Kafka::start(kafka))?;
+        Ok(Self { postgres, kafka })
+    }
+}
+
+/// The major version in `E2E_POSTGRES`, 18 by default.
+///
+/// # Panics
+/// The variable is no number.
+#[must_use]
+pub fn postgres_version() -> u32 {
+    std::env::var("E2E_POSTGRES").map_or(18, |text| text.parse().expect("E2E_POSTGRES is a number from 15 to 18"))
+}
+
+/// PostgreSQL of [`postgres_version`] with room for many slots.
+#[must_use]
+pub fn postgres_options() -> PostgresOptions {
+    let options = PostgresOptions {
+        version: Some(postgres_version()),
+        ..PostgresOptions::default()
+    };
+    options
+        // What is killed here is a process, never the machine: what the kernel has is safe.
+        .setting("fsync", "off")
+        .setting("max_replication_slots", "200")
+        .setting("max_wal_senders", "200")
+        .setting("max_connections", "300")
+        .setting("max_prepared_transactions", "10")
+}

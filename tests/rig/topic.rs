@@ -1,0 +1,105 @@
+//! Reads a whole topic as any other consumer does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+pub use stack::Isolation;
+
+/// For one request to the broker.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// A broker that is silent for so long has nothing more, or hangs.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A record as a consumer sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The value of a header, where it is there, not null and text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn key_text(&self) -> Option<&str> {
+        std::str::from_utf8(self.key.as_deref()?).ok()
+    }
+}
+
+/// All records of `topic` from its beginning to the end that this isolation level has now, in the order of each partition.
+/// Blocks.
+///
+/// # Errors
+/// The topic does not exist or the broker does not answer.
+pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("group.id", "rig")
+        .set(
+            "isolation.level",
+            match isolation {
+                Isolation::Committed => "read_committed",
+                Isolation::Uncommitted => "read_uncommitted",
+            },
+        )
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST_DEADLINE)?;
+    let partitions = metadata
+        .topics()
+        .iter()
+        .find(|found| found.name() == topic && found.error().is_none())
+        .with_context(|| format!("there is no topic {topic}"))?
+        .partitions()
+        .len();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..i32::try_from(partitions)? {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    let (mut records, mut ended) = (Vec::new(), 0);
+    let mut heard_at = Instant::now();
+    while ended < partitions {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                heard_at = Instant::now();
+                records.push(Record {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: message.headers().map_or_else(Vec::new, |headers| {
+                        headers
+                            .iter()
+                            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                            .collect()
+                    }),
+                });
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(err)) => return Err(err).with_context(|| format!("cannot read {topic}")),
+            None if heard_at.elapsed() > SILENCE_MAX => bail!("the broker is silent before the end of {topic}"),
+            None => {}
+        }
+    }
+    Ok(records)
+}
