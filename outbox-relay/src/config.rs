@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
-use crate::kafka::{KafkaSettings, NewTopic};
+use crate::kafka::{Delivery, KafkaSettings, NewTopic};
 use crate::postgres::Target;
 use crate::router::RouterOptions;
 use crate::stop::Stop;
@@ -72,6 +72,9 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub kafka_properties: Vec<String>,
+    /// What readers of the topics are promised.
+    #[arg(long, env = "DELIVERY", value_enum, default_value_t = Delivery::ExactlyOnce)]
+    pub delivery: Delivery,
     /// Name of the record header that carries commit LSN, index in the transaction and commit time; empty for none.
     #[arg(long, env = "POSITION_HEADER", default_value = events::POSITION_HEADER)]
     pub position_header: String,
@@ -154,6 +157,7 @@ pub struct Config {
     pub table: String,
     pub checkpoint_topic: String,
     pub router: RouterOptions,
+    pub delivery: Delivery,
     /// `None`: no such header.
     pub position_header: Option<String>,
     pub create_topics: bool,
@@ -205,6 +209,7 @@ impl Settings {
             table: table.to_owned(),
             checkpoint_topic: self.checkpoint_topic.clone(),
             router: RouterOptions::parse(&self.router_options).map_err(config)?,
+            delivery: self.delivery,
             position_header: (!self.position_header.is_empty()).then(|| self.position_header.clone()),
             create_topics: self.create_topics,
             topic_template: NewTopic {

@@ -15,7 +15,7 @@ use crate::clock::now_us;
 use crate::config::{Config, ExistingRows, InitOptions};
 use crate::destination;
 use crate::intake::{RecordWriter, Written};
-use crate::kafka::{NewTopic, Publisher, Topics, create_missing, find_or_create};
+use crate::kafka::{Delivery, NewTopic, Publisher, Topics, create_missing, find_or_create};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
 use crate::pgoutput::Tuple;
@@ -177,9 +177,11 @@ async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<
         .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
     let id = config.transactional_id(&system.identifier);
     let shutdown = shutdown.clone();
-    tokio::task::spawn_blocking(move || Publisher::start(&settings, &id, &|| shutdown.is_triggered()))
-        .await
-        .context("kafka task")?
+    tokio::task::spawn_blocking(move || {
+        Publisher::start(&settings, Delivery::ExactlyOnce, &id, &|| shutdown.is_triggered())
+    })
+    .await
+    .context("kafka task")?
 }
 
 async fn commit(publisher: &mut Publisher, config: &Config, checkpoint: &Checkpoint) -> Result<(), RelayError> {

@@ -8,6 +8,7 @@ use rdkafka::message::OwnedHeaders;
 
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::faults;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, with_header};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, RelationMessage, Tuple};
@@ -251,7 +252,10 @@ impl Intake {
             None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
         };
         match self.progress.row().context("replication stream")? {
-            RowFate::Skip => self.rows_skipped += 1,
+            RowFate::Skip => {
+                faults::point("skip")?;
+                self.rows_skipped += 1;
+            }
             RowFate::Publish { index } => {
                 let position = Position {
                     commit_lsn: self.commit_lsn.0,

@@ -1,43 +1,5 @@
 //! `outbox-relay`: see `--help`.
 
-use std::process::ExitCode;
-
-use clap::Parser;
-use outbox_relay::config::Cli;
-use outbox_relay::stop::RelayError;
-use service::{Shutdown, logging};
-
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "what a command prints is for a person"
-)]
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    logging::init();
-    outbox_relay::allocator::settle();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(err) => {
-            eprintln!("outbox-relay: cannot start: {err}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(async { outbox_relay::run(cli.command, Shutdown::on_signals()?).await });
-    // A thread that waits for Kafka must not keep a stopped relay alive.
-    runtime.shutdown_background();
-    match outcome {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(RelayError::Stop(stop)) => {
-            eprintln!("outbox-relay: {stop}");
-            ExitCode::from(stop.exit_code())
-        }
-        Err(RelayError::Transient(err)) => {
-            eprintln!("outbox-relay: {err:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> std::process::ExitCode {
+    outbox_relay::cli::main()
 }

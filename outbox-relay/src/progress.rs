@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{self, Bug};
 use crate::lsn::Lsn;
 
 /// Up to where everything is published.
@@ -93,6 +94,7 @@ impl Progress {
         }
         let skip = match self.decoded.partial {
             _ if commit_lsn < self.decoded.lsn => u64::MAX,
+            Some(partial) if partial.commit_lsn == commit_lsn && faults::is_planted(Bug::RowLsnDedupe) => u64::MAX,
             Some(partial) if partial.commit_lsn == commit_lsn => partial.rows,
             _ => 0,
         };
@@ -191,8 +193,13 @@ impl Progress {
 
     /// The position to confirm to Postgres now, if it has moved since the last one.
     pub fn confirm(&mut self) -> Option<Lsn> {
-        (self.published.lsn > self.confirmed).then(|| {
-            self.confirmed = self.published.lsn;
+        let confirmable = match self.published.partial {
+            _ if faults::is_planted(Bug::ConfirmBeforeCommit) => self.decoded.lsn,
+            Some(partial) if faults::is_planted(Bug::ConfirmMidTransaction) => Lsn(partial.commit_lsn.0 + 1),
+            _ => self.published.lsn,
+        };
+        (confirmable > self.confirmed).then(|| {
+            self.confirmed = confirmable;
             self.confirmed
         })
     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
+use crate::faults::{self, Bug};
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher, partition_counts};
 use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
@@ -51,9 +52,11 @@ pub async fn start(
     let system = source::identify(&mut connection).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     readiness.ready("postgres");
+    faults::point("start.connected")?;
     if !own_slot(&mut connection, config, &system, &publication, readiness, shutdown).await? {
         return Ok(None);
     }
+    faults::point("start.owns-slot")?;
     let mut stream = connection.into_stream();
     readiness.not_ready("kafka", "waiting for init_transactions");
     tracing::info!(
@@ -74,6 +77,9 @@ pub async fn start(
     let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
     same_partitions(config, &checkpoint.lineage.partitions).await?;
     readiness.ready("kafka");
+    faults::point("start.verified")?;
+    #[cfg(feature = "faults")]
+    let checkpoint = with_planted_position(checkpoint, &source);
     Ok(Some(Started {
         stream,
         publisher,
@@ -167,12 +173,27 @@ async fn start_on_kafka(
     let abandoned = abandon.watch();
     let started = tokio::task::spawn_blocking(move || {
         let gives_up = || shutdown.is_triggered() || abandoned.is_told();
-        let publisher = Publisher::start(&config.kafka, &config.transactional_id(&system_identifier), &gives_up)?;
         let log = CheckpointLog {
             settings: &config.kafka,
             topic: &config.checkpoint_topic,
         };
-        let found = log.last(&config.checkpoint_key(), &gives_up)?;
+        let key = config.checkpoint_key();
+        let early = if faults::is_planted(Bug::CheckpointBeforeFence) {
+            let found = log.last(&key, &gives_up)?;
+            // Long enough for an earlier producer's commit to come in between.
+            std::thread::sleep(Duration::from_secs(4));
+            found
+        } else {
+            None
+        };
+        let id = config.transactional_id(&system_identifier);
+        let publisher = Publisher::start(&config.kafka, config.delivery, &id, &gives_up)?;
+        faults::point("start.fenced")?;
+        let found = match early {
+            Some(found) => Some(found),
+            None => log.last(&key, &gives_up)?,
+        };
+        faults::point("start.checkpoint-read")?;
         Ok((publisher, found))
     });
     started.await.context("kafka start task")?
@@ -202,6 +223,18 @@ async fn while_answering<T>(
             }
         }
     }
+}
+
+/// The planted bugs of a relay that believes in another position than the checkpoint's.
+#[cfg(feature = "faults")]
+fn with_planted_position(mut checkpoint: Checkpoint, source: &crate::lineage::Source) -> Checkpoint {
+    let lsn = match &source.slot {
+        Some(slot) if faults::is_planted(Bug::TrustTheSlot) => slot.confirmed,
+        _ if faults::is_planted(Bug::StartFromNow) => source.wal_end,
+        _ => return checkpoint,
+    };
+    checkpoint.published = crate::progress::Published { lsn, partial: None };
+    checkpoint
 }
 
 async fn same_partitions(config: &Config, expected: &BTreeMap<String, i32>) -> Result<(), RelayError> {

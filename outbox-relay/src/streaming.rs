@@ -1,9 +1,10 @@
 //! The loop: read, decode, publish, confirm.
 //!
-//! One task owns the socket, the decoder and the producer; the commit alone runs on a thread of its own. While it does, the socket is
-//! left alone for a moment, so that the kernel gathers what comes and the next read gets it in one piece; after that it is read into a
-//! bounded buffer, and Postgres is answered however long Kafka takes.
+//! One task owns the socket, the decoder and the producers; transactions are ended by threads of their own. While one is being flushed and
+//! nothing may be sent, the socket is left alone for a moment, so that the kernel gathers what comes and the next read gets it in one
+//! piece; after that it is read into a bounded buffer, and Postgres is answered however long Kafka takes.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,8 +17,9 @@ use crate::checkpoint::{Checkpoint, FORMAT, State};
 use crate::clock::now_us;
 use crate::config::Config;
 use crate::destination;
+use crate::faults;
 use crate::intake::{Intake, Pause};
-use crate::kafka::Publisher;
+use crate::kafka::{Committed, Publisher};
 use crate::lsn::Lsn;
 use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::progress::{Progress, Published};
@@ -56,8 +58,8 @@ pub struct Streaming<'c> {
     publisher: Publisher,
     intake: Intake,
     checkpoint: Checkpoint,
-    /// What the transaction that is being committed says, and the commit time of its newest row.
-    committing: Option<(Published, Option<i64>, u64)>,
+    /// The transactions that are being committed, the oldest first.
+    committing: VecDeque<Committing>,
     last_read_bytes: usize,
     heard_at: Instant,
     status_at: Instant,
@@ -66,6 +68,14 @@ pub struct Streaming<'c> {
     probe: Option<JoinHandle<bool>>,
     probed_at: Instant,
     metrics: StreamMetrics,
+}
+
+/// What a transaction that is being committed says.
+struct Committing {
+    published: Published,
+    rows: u64,
+    /// Commit time of its newest row, microseconds since 1970; of an idle checkpoint none.
+    newest_commit_us: Option<i64>,
 }
 
 struct StreamMetrics {
@@ -136,7 +146,7 @@ impl<'c> Streaming<'c> {
                 incarnation,
                 ..started.checkpoint
             },
-            committing: None,
+            committing: VecDeque::new(),
             last_read_bytes: 0,
             heard_at: now,
             status_at: now,
@@ -176,8 +186,8 @@ impl<'c> Streaming<'c> {
     async fn turns(&mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         while !shutdown.is_triggered() {
             self.housekeeping(readiness).await?;
-            if self.publisher.committing_since().is_some() {
-                self.wait_for_commit(shutdown).await?;
+            if !self.publisher.can_send() {
+                self.wait_for_kafka(shutdown).await?;
                 continue;
             }
             let (consumed, pause) = self.intake.decode(self.stream.buffer(), &mut self.publisher)?;
@@ -210,6 +220,7 @@ impl<'c> Streaming<'c> {
         }
         let read = self.stream.try_read()?;
         if let Some(bytes) = read {
+            faults::point("receive.after")?;
             self.was_read(bytes);
         } else {
             self.last_read_bytes = 0;
@@ -236,23 +247,25 @@ impl<'c> Streaming<'c> {
         let wake = batch_due.min(self.next_tick());
         tokio::select! {
             bytes = self.stream.read() => self.was_read(bytes?),
+            progressed = self.publisher.progressed() => self.progressed(progressed?)?,
             () = sleep_until(wake) => {}
             () = shutdown.triggered() => {}
         }
         Ok(())
     }
 
-    async fn wait_for_commit(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+    /// Nothing may be sent until Kafka has acknowledged, or committed, what is under way.
+    async fn wait_for_kafka(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         let gathers = self
             .publisher
-            .committing_since()
+            .ending_since()
             .is_some_and(|since| since.elapsed() < GATHER);
         let has_room = self.stream.buffer().len() < READ_AHEAD_BYTES;
         if gathers || !has_room {
             // Nothing can be heard while nothing is read.
             self.heard_at = Instant::now();
             tokio::select! {
-                outcome = self.publisher.committed() => return self.committed(outcome?.took),
+                progressed = self.publisher.progressed() => self.progressed(progressed?)?,
                 () = sleep(if gathers { GATHER } else { TICK.min(CONFIRM_INTERVAL * 4) }) => {}
                 () = shutdown.triggered() => {}
             }
@@ -260,7 +273,7 @@ impl<'c> Streaming<'c> {
         }
         let tick = self.next_tick();
         tokio::select! {
-            outcome = self.publisher.committed() => return self.committed(outcome?.took),
+            progressed = self.publisher.progressed() => self.progressed(progressed?)?,
             bytes = self.stream.read() => self.was_read(bytes?),
             () = sleep_until(tick) => {}
             () = shutdown.triggered() => {}
@@ -278,31 +291,36 @@ impl<'c> Streaming<'c> {
             &self.checkpoint.to_json(),
         )?;
         let batch = self.intake.batch;
-        self.committing = Some((
+        self.committing.push_back(Committing {
             published,
-            (!batch.is_empty()).then_some(batch.newest_commit_us),
-            batch.rows,
-        ));
+            rows: batch.rows,
+            newest_commit_us: (!batch.is_empty()).then_some(batch.newest_commit_us),
+        });
         self.intake.batch.clear();
         self.checkpointed_at = Instant::now();
         Ok(())
     }
 
-    fn committed(&mut self, took: Duration) -> Result<(), RelayError> {
-        let Some((published, newest_commit_us, rows)) = self.committing.take() else {
+    /// Takes note of a step of a transaction that is being ended.
+    fn progressed(&mut self, step: Option<Committed>) -> Result<(), RelayError> {
+        let Some(Committed { took }) = step else {
             return Ok(());
         };
-        self.intake.progress.committed(published);
+        let transaction = self
+            .committing
+            .pop_front()
+            .context("kafka committed what was not ordered")?;
+        self.intake.progress.committed(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
-        self.metrics.records.increment(rows);
+        self.metrics.records.increment(transaction.rows);
         self.metrics.transactions.increment(1);
         self.metrics.commit_seconds.record(took);
-        if let Some(commit_us) = newest_commit_us {
+        if let Some(commit_us) = transaction.newest_commit_us {
             self.metrics.commit_to_kafka_seconds.record(seconds_since(commit_us));
         }
-        if self.publisher.health().is_disturbed() {
+        if self.publisher.is_disturbed() {
             // It is committed. But librdkafka may have sent the EndTxn twice, and the late one must not end our next transaction.
-            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
         }
         Ok(())
     }
@@ -329,23 +347,23 @@ impl<'c> Streaming<'c> {
 
     /// Tells the truth about Kafka, also while there is nothing to say to it.
     async fn look_at_kafka(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
-        if let Some(since) = self.publisher.committing_since() {
-            if since.elapsed() > STALLED_AFTER || self.publisher.health().is_disturbed() {
+        if let Some(since) = self.publisher.ending_since() {
+            if since.elapsed() > STALLED_AFTER || self.publisher.is_disturbed() {
                 let waited_s = since.elapsed().as_secs();
                 readiness.not_ready("kafka", format!("a transaction has not committed for {waited_s} s"));
             }
             return Ok(());
         }
         self.publisher.poll();
-        if self.publisher.health().is_disturbed() {
+        if self.publisher.is_disturbed() {
             readiness.not_ready("kafka", "the connection is disturbed");
-            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producer is replaced").into());
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
         }
         if let Some(probe) = self.probe.take_if(|probe| probe.is_finished())
             && !probe.await.unwrap_or(false)
         {
             readiness.not_ready("kafka", "it does not answer");
-            return Err(anyhow::anyhow!("kafka does not answer: the producer is replaced").into());
+            return Err(anyhow::anyhow!("kafka does not answer: the producers are replaced").into());
         }
         readiness.ready("kafka");
         let is_calm = self.checkpointed_at.elapsed() > PROBE_INTERVAL && self.probed_at.elapsed() > PROBE_INTERVAL;
@@ -366,7 +384,13 @@ impl<'c> Streaming<'c> {
             confirmed,
             reply_requested,
         };
+        if confirmed != Lsn::INVALID {
+            faults::point("confirm.before")?;
+        }
         self.stream.send_status(status).await?;
+        if confirmed != Lsn::INVALID {
+            faults::point("confirm.after")?;
+        }
         if self.intake.reply_requested {
             // A server that asks may be about to stop: let it forget what it can.
             self.intake.reply_requested = false;
@@ -404,14 +428,10 @@ impl<'c> Streaming<'c> {
     /// Commits and confirms what is in hand, within the patience of a stop.
     async fn finish(&mut self) -> Result<(), RelayError> {
         let finished = tokio::time::timeout(STOP_PATIENCE, async {
-            if self.publisher.committing_since().is_some() {
-                let committed = self.publisher.committed().await?;
-                self.committed(committed.took)?;
-            }
+            self.drain().await?;
             if !self.intake.batch.is_empty() {
                 self.close_batch()?;
-                let committed = self.publisher.committed().await?;
-                self.committed(committed.took)?;
+                self.drain().await?;
             }
             self.send_status(false).await
         });
@@ -423,6 +443,15 @@ impl<'c> Streaming<'c> {
                 Ok(())
             }
         }
+    }
+
+    /// Waits for the transactions that are being committed.
+    async fn drain(&mut self) -> Result<(), RelayError> {
+        while self.publisher.is_ending() {
+            let step = self.publisher.progressed().await?;
+            self.progressed(step)?;
+        }
+        Ok(())
     }
 
     fn was_read(&mut self, bytes: usize) {

@@ -3,6 +3,7 @@
 mod checkpoint_log;
 mod flush;
 mod health;
+mod lane;
 mod publisher;
 mod settings;
 mod topics;
@@ -10,5 +11,5 @@ mod topics;
 pub use checkpoint_log::{CheckpointLog, Found};
 pub use health::{Failure, Health, Quiet};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
-pub use settings::{InvalidProperty, KafkaSettings};
+pub use settings::{Delivery, InvalidProperty, KafkaSettings};
 pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

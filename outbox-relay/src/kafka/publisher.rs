@@ -1,9 +1,20 @@
-//! The transactional producer. The relay's thread fills a transaction, a thread of its own flushes and commits it.
+//! The publisher: two producers in turn. The relay's thread fills a transaction of one while a thread of the other ends its own.
 //!
-//! While a commit is under way the relay's thread does not touch the producer: a record that were sent then would belong to no
-//! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional id, fences it
+//! A broker is not done with a transaction when it has answered its commit: until the markers are written, the next transaction of
+//! the same transactional id is refused, and librdkafka then waits 20 ms. With two ids the next transaction does not meet it. For two to be as
+//! good as one, three rules hold:
+//!
+//! 1. Nothing is sent to the second before every record of the first is acknowledged; else one that is sent again could stand behind a later
+//!    one of its partition.
+//! 2. The second commits only after the first has; if the first fails, the second never commits. So the committed checkpoints never skip
+//!    what is between them.
+//! 3. A start fences both before it reads the checkpoint.
+//!
+//! While a transaction is being ended the relay's thread does not touch its producer: a record that were sent then would belong to no
+//! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fences it
 //! and ends what it left open (KIP-98), and the checkpoint tells what had been committed.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +24,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer};
 
-use super::flush::flush;
-use super::health::Health;
-use super::settings::KafkaSettings;
+use super::lane::{CheckpointRecord, Event, Lane, Order};
+use super::settings::{Delivery, KafkaSettings};
+use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -48,17 +59,28 @@ pub struct Committed {
     pub took: Duration,
 }
 
-/// A producer with an open transaction, or one that is being committed.
+/// Two producers, of which one is filled while the other may be committing.
 pub struct Publisher {
-    producer: Arc<BaseProducer<Health>>,
-    health: Health,
-    orders: mpsc::Sender<()>,
-    outcomes: tokio::sync::mpsc::UnboundedReceiver<Result<Committed, RelayError>>,
-    in_transaction: bool,
-    committing_since: Option<Instant>,
+    lanes: [Lane; 2],
+    /// Index of the lane that is filled.
+    filling: usize,
+    events: tokio::sync::mpsc::UnboundedReceiver<Event>,
+    /// Transactions that are being ended, the oldest first; at most one a lane.
+    ending: VecDeque<Ending>,
+    /// Tells the next transaction that the last one that was ordered has committed.
+    last_done: Option<mpsc::Receiver<()>>,
+    delivery: Delivery,
     message_bytes_max: String,
-    /// Ends the commit thread's patience when this publisher is given up.
+    /// Ends the commit threads' patience when this publisher is given up.
     _abandon: Abandon,
+}
+
+/// A transaction that is being ended.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    lane: usize,
+    since: Instant,
+    is_flushed: bool,
 }
 
 /// Tells work on another thread that nobody waits for it any more; told when dropped.
@@ -91,60 +113,49 @@ impl Drop for Abandon {
 }
 
 impl Publisher {
-    /// Makes a producer and fences every earlier one of the same id. Blocks until Kafka answers: call it on a thread of its own.
+    /// Makes the producers and fences every earlier one of the same ids. Blocks until Kafka answers: call it on a thread of its own.
     ///
     /// # Errors
     /// A wrong setting ([`Stop::Config`]); anything else is worth another try.
     pub fn start(
         settings: &KafkaSettings,
+        delivery: Delivery,
         transactional_id: &str,
-        gives_up: &dyn Fn() -> bool,
+        gives_up: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, RelayError> {
-        let config = settings.producer(transactional_id);
-        let message_bytes_max = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
-        let health = Health::default();
-        let producer: BaseProducer<Health> =
-            config.create_with_context(health.clone()).map_err(|err| Stop::Config {
-                what: format!("Kafka client: {err}"),
-            })?;
-        init_transactions(&producer, gives_up)?;
-        // Serves everything that was reported while Kafka was away.
-        producer.poll(Duration::from_millis(10));
-        health.settle();
+        let message_bytes_max = settings
+            .producer(delivery, transactional_id)
+            .get("message.max.bytes")
+            .unwrap_or("1000000")
+            .to_owned();
         let abandon = Abandon::default();
-        let producer = Arc::new(producer);
-        let (orders, orders_taken) = mpsc::channel();
-        let (outcomes_sent, outcomes) = tokio::sync::mpsc::unbounded_channel();
-        let for_thread = (
-            Arc::clone(&producer),
-            health.clone(),
-            message_bytes_max.clone(),
-            abandon.watch(),
-        );
-        std::thread::Builder::new()
-            .name("kafka-commit".to_owned())
-            .spawn(move || {
-                let (producer, health, limit, abandoned) = for_thread;
-                for () in orders_taken {
-                    if outcomes_sent
-                        .send(flush_and_commit(&producer, &health, &limit, &abandoned))
-                        .is_err()
-                    {
-                        break;
-                    }
-                }
-            })
-            .context("cannot start a thread")?;
+        let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
+        let lane = |id: &str| Lane::start(settings, delivery, id, gives_up, abandon.watch(), events_sent.clone());
+        let second_id = format!("{transactional_id}-2");
+        // Both at once: fencing is most of a start's time.
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| lane(&second_id));
+            (lane(transactional_id), second.join())
+        });
+        let second = second.map_err(|_| anyhow::anyhow!("a thread that starts a producer panicked"))?;
         Ok(Self {
-            producer,
-            health,
-            orders,
-            outcomes,
-            in_transaction: false,
-            committing_since: None,
+            lanes: [first?, second?],
+            filling: 0,
+            events,
+            ending: VecDeque::new(),
+            last_done: None,
+            delivery,
             message_bytes_max,
             _abandon: abandon,
         })
+    }
+
+    /// Whether a record may be sent now: the lane is free, and everything in the other is acknowledged.
+    #[must_use]
+    pub fn can_send(&self) -> bool {
+        self.ending
+            .iter()
+            .all(|ending| ending.is_flushed && ending.lane != self.filling)
     }
 
     /// Adds a record to the open transaction, and opens one where none is.
@@ -153,19 +164,27 @@ impl Publisher {
     /// [`Stop::RecordTooLarge`] where librdkafka's limit refuses it; anything else is worth another try from the checkpoint.
     pub fn send(&mut self, outgoing: Outgoing<'_>, id: &str, headers: OwnedHeaders) -> Result<Sent, RelayError> {
         assert!(
-            self.committing_since.is_none(),
-            "no record may be sent while a commit is under way"
+            self.can_send(),
+            "no record may be sent before the ones before it are acknowledged"
         );
         self.begin()?;
+        faults::point("produce")?;
         let mut record = BaseRecord::<[u8], [u8]>::to(outgoing.topic)
             .partition(outgoing.partition)
             .timestamp(outgoing.timestamp_ms)
             .headers(headers);
         record.key = outgoing.key;
         record.payload = outgoing.value;
-        match self.producer.send(record) {
+        match self.lanes[self.filling].producer.send(record) {
             Ok(()) => Ok(Sent::Queued),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::QueueFull),
+            Err(_) if faults::is_planted(Bug::IgnoreDeliveryError) => Ok(Sent::Queued),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                Ok(if faults::is_planted(Bug::DropWhenQueueFull) {
+                    Sent::Queued
+                } else {
+                    Sent::QueueFull
+                })
+            }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
                 Err(Stop::RecordTooLarge {
                     id: id.to_owned(),
@@ -179,134 +198,129 @@ impl Publisher {
         }
     }
 
-    /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::committed`] tells the outcome.
+    /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::progressed`] tells the outcome.
     ///
     /// # Errors
     /// Kafka's client refused; worth another try from the checkpoint.
     pub fn commit(&mut self, topic: &str, key: &str, checkpoint: &str) -> Result<(), RelayError> {
-        assert!(self.committing_since.is_none(), "one commit at a time");
+        assert!(self.can_send(), "a checkpoint is a record like the others");
         self.begin()?;
-        let record = BaseRecord::to(topic).partition(0).key(key).payload(checkpoint);
-        self.producer
-            .send(record)
-            .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
-        self.committing_since = Some(Instant::now());
-        self.orders.send(()).context("the commit thread is gone")?;
+        let record = CheckpointRecord {
+            topic: topic.to_owned(),
+            key: key.to_owned(),
+            value: checkpoint.to_owned(),
+        };
+        if self.delivery == Delivery::ExactlyOnce {
+            let record = BaseRecord::to(topic).partition(0).key(key).payload(checkpoint);
+            self.lanes[self.filling]
+                .producer
+                .send(record)
+                .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
+        }
+        faults::point("checkpoint.after")?;
+        let since = Instant::now();
+        let (done, next_after) = mpsc::channel();
+        let lane = self.filling;
+        self.lanes[lane].order(Order {
+            checkpoint: record,
+            after: self.last_done.replace(next_after),
+            done,
+            ordered_at: since,
+        })?;
+        self.lanes[lane].in_transaction = false;
+        self.ending.push_back(Ending {
+            lane,
+            since,
+            is_flushed: false,
+        });
+        self.filling = 1 - lane;
         Ok(())
     }
 
-    /// Waits for the outcome of the commit. Cancel-safe.
+    /// Waits for the next step of a transaction that is being ended: `None` when its records are acknowledged, and when it has
+    /// committed how that went. Transactions commit in the order of [`Publisher::commit`]. Never ends while none is under way. Cancel-safe.
     ///
     /// # Errors
     /// The transaction's fate is unknown or it was refused: this publisher must not be used again.
+    pub async fn progressed(&mut self) -> Result<Option<Committed>, RelayError> {
+        if self.ending.is_empty() {
+            return std::future::pending().await;
+        }
+        match self.events.recv().await.context("the commit threads are gone")? {
+            Event::Flushed => {
+                // The newest is the only one that can be unflushed: it was not begun before the one before it was flushed.
+                if let Some(newest) = self.ending.back_mut() {
+                    newest.is_flushed = true;
+                }
+                Ok(None)
+            }
+            Event::Committed { took } => {
+                self.ending.pop_front();
+                Ok(Some(Committed { took }))
+            }
+            Event::Failed(err) => Err(err),
+        }
+    }
+
+    /// Waits until no transaction is being ended, and tells how the last one went.
+    ///
+    /// # Errors
+    /// As [`Publisher::progressed`].
     pub async fn committed(&mut self) -> Result<Committed, RelayError> {
-        let outcome = self.outcomes.recv().await.context("the commit thread is gone")?;
-        self.committing_since = None;
-        self.in_transaction = false;
-        outcome
+        let mut last = None;
+        while !self.ending.is_empty() {
+            last = self.progressed().await?.or(last);
+        }
+        Ok(last.context("no transaction was being ended")?)
     }
 
-    /// Since when a commit is under way.
+    /// Whether a transaction is being ended.
     #[must_use]
-    pub fn committing_since(&self) -> Option<Instant> {
-        self.committing_since
+    pub fn is_ending(&self) -> bool {
+        !self.ending.is_empty()
     }
 
-    /// Serves librdkafka's events; to be called now and then while no commit is under way.
+    /// Since when the oldest transaction that is being ended is.
+    #[must_use]
+    pub fn ending_since(&self) -> Option<Instant> {
+        self.ending.front().map(|ending| ending.since)
+    }
+
+    /// Serves librdkafka's events; to be called now and then.
     pub fn poll(&self) {
-        self.producer.poll(Duration::ZERO);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if self.ending.iter().all(|ending| ending.lane != index) {
+                lane.producer.poll(Duration::ZERO);
+            }
+        }
     }
 
     /// A question to Kafka that shows whether it is there; it blocks. An idle producer has no connection that could break.
     pub fn probe(&self, topic: &str) -> impl FnOnce() -> bool + Send + 'static {
-        let (producer, topic) = (Arc::clone(&self.producer), topic.to_owned());
+        let (producer, topic) = (Arc::clone(&self.lanes[self.filling].producer), topic.to_owned());
         move || producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT).is_ok()
     }
 
-    /// What librdkafka reported on the side.
+    /// Whether a connection broke or a request was lost since the producers were made. librdkafka repeats an EndTxn by itself
+    /// then, and a late first one could end the *next* transaction: such a publisher must not be used again.
     #[must_use]
-    pub fn health(&self) -> &Health {
-        &self.health
+    pub fn is_disturbed(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.health.is_disturbed()) && !faults::is_planted(Bug::ReuseProducer)
     }
 
     fn begin(&mut self) -> Result<(), RelayError> {
-        if !self.in_transaction {
-            self.producer
-                .begin_transaction()
-                .context("cannot begin a kafka transaction")?;
-            self.in_transaction = true;
+        let lane = &mut self.lanes[self.filling];
+        if !lane.in_transaction {
+            faults::point("begin.before")?;
+            if self.delivery == Delivery::ExactlyOnce {
+                lane.producer
+                    .begin_transaction()
+                    .context("cannot begin a kafka transaction")?;
+            }
+            lane.in_transaction = true;
         }
         Ok(())
     }
-}
-
-fn init_transactions(producer: &BaseProducer<Health>, gives_up: &dyn Fn() -> bool) -> Result<(), RelayError> {
-    loop {
-        match producer.init_transactions(Duration::from_secs(5)) {
-            Ok(()) => return Ok(()),
-            Err(KafkaError::Transaction(err)) if err.is_retriable() && !gives_up() => {
-                tracing::debug!(error = %err.string(), "init_transactions is tried again");
-                producer.poll(Duration::ZERO);
-            }
-            Err(err) => return Err(anyhow::Error::new(err).context("cannot fence earlier producers").into()),
-        }
-    }
-}
-
-fn flush_and_commit(
-    producer: &BaseProducer<Health>,
-    health: &Health,
-    limit: &str,
-    abandoned: &Abandoned,
-) -> Result<Committed, RelayError> {
-    let started = Instant::now();
-    // Ends at the latest when message.timeout.ms makes every record a failure.
-    while !flush(producer, Duration::from_millis(50)) {
-        producer.poll(Duration::ZERO);
-        fail_on_undelivered(health, limit)?;
-    }
-    producer.poll(Duration::ZERO);
-    fail_on_undelivered(health, limit)?;
-    loop {
-        match producer.commit_transaction(Duration::from_secs(10)) {
-            Ok(()) => {
-                return Ok(Committed {
-                    took: started.elapsed(),
-                });
-            }
-            // The same call again is what librdkafka asks for; it does not send a second commit.
-            Err(KafkaError::Transaction(err)) if err.is_retriable() && !abandoned.is_told() => {
-                tracing::debug!(error = %err.string(), "commit_transaction is tried again");
-            }
-            Err(err) => {
-                return Err(anyhow::Error::new(err)
-                    .context("the kafka transaction did not commit")
-                    .into());
-            }
-        }
-    }
-}
-
-/// One lost record loses its transaction: librdkafka would refuse the commit as well, but says less.
-fn fail_on_undelivered(health: &Health, limit: &str) -> Result<(), RelayError> {
-    let Some(failure) = health.failure() else {
-        return Ok(());
-    };
-    if failure.code == RDKafkaErrorCode::MessageSizeTooLarge {
-        return Err(Stop::RecordTooLarge {
-            id: failure.id.unwrap_or_else(|| "(no id)".to_owned()),
-            topic: failure.topic,
-            size: failure.size,
-            limit: format!("{limit} of the client, or the topic's own, which is smaller"),
-        }
-        .into());
-    }
-    Err(anyhow::anyhow!(
-        "a record for topic `{}` was not delivered: {}",
-        failure.topic,
-        failure.code
-    )
-    .into())
 }
 
 /// The headers of a record, built in place.

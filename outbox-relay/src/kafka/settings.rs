@@ -2,6 +2,17 @@
 
 use rdkafka::ClientConfig;
 
+/// What a reader of the topics is promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Delivery {
+    /// Kafka transactions: each event once for a read_committed reader.
+    #[default]
+    ExactlyOnce,
+    /// No transactions, an idempotent producer: each event at least once, in the same order, a few milliseconds sooner. What was published
+    /// after the last checkpoint is published again after a crash.
+    AtLeastOnce,
+}
+
 /// How to reach Kafka.
 #[derive(Clone, Debug)]
 pub struct KafkaSettings {
@@ -83,9 +94,9 @@ impl KafkaSettings {
         config
     }
 
-    /// For a transactional producer.
+    /// For a producer, which is transactional where `delivery` needs it.
     #[must_use]
-    pub fn producer(&self, transactional_id: &str) -> ClientConfig {
+    pub fn producer(&self, delivery: Delivery, transactional_id: &str) -> ClientConfig {
         let mut config = self.client();
         config
             // Flushing ignores the linger, so it costs no latency; it makes larger requests while a transaction fills.
@@ -95,8 +106,11 @@ impl KafkaSettings {
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
             .set("message.timeout.ms", MESSAGE_TIMEOUT_MS);
         let mut config = self.with_properties(config);
+        match delivery {
+            Delivery::ExactlyOnce => config.set("transactional.id", transactional_id),
+            Delivery::AtLeastOnce => config.remove("transaction.timeout.ms"),
+        };
         config
-            .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             // A success needs no report: the transaction's commit says it. Failures are reported and looked at before the commit.
             .set("delivery.report.only.error", "true");
@@ -137,12 +151,15 @@ impl KafkaSettings {
 
 #[cfg(test)]
 mod tests {
-    use super::{InvalidProperty, KafkaSettings};
+    use super::{Delivery, InvalidProperty, KafkaSettings};
 
     #[test]
     fn an_operators_property_is_passed_on_and_the_protocols_own_is_not_his() {
         let settings = KafkaSettings::new("localhost:9092", &["compression.type=zstd"]).unwrap();
-        assert_eq!(settings.producer("t").get("compression.type"), Some("zstd"));
+        assert_eq!(
+            settings.producer(Delivery::ExactlyOnce, "t").get("compression.type"),
+            Some("zstd")
+        );
         assert_eq!(
             KafkaSettings::new("localhost:9092", &["acks=1"]).unwrap_err(),
             InvalidProperty::Reserved("acks".to_owned())

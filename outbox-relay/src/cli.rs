@@ -1,0 +1,45 @@
+//! The command line: runs a command, prints what it tells, and turns its outcome into an exit code.
+
+use std::process::ExitCode;
+
+use crate::config::Cli;
+use crate::stop::RelayError;
+use clap::Parser;
+use service::{Shutdown, logging};
+
+/// The whole program.
+#[must_use]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a command prints is for a person"
+)]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init();
+    crate::allocator::settle();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            eprintln!("outbox-relay: cannot start: {err}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async { crate::run(cli.command, Shutdown::on_signals()?).await });
+    // A thread that waits for Kafka must not keep a stopped relay alive.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(RelayError::Stop(stop)) => {
+            eprintln!("outbox-relay: {stop}");
+            ExitCode::from(stop.exit_code())
+        }
+        Err(RelayError::Transient(err)) => {
+            eprintln!("outbox-relay: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One of a publisher's producers, with the thread that flushes and commits its transactions.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::flush::flush;
+use super::health::Health;
+use super::publisher::Abandoned;
+use super::settings::{Delivery, KafkaSettings};
+use crate::faults::{self, Bug};
+use crate::stop::{RelayError, Stop};
+
+/// A producer, its thread, and whether a transaction is open in it.
+pub(super) struct Lane {
+    pub(super) producer: Arc<BaseProducer<Health>>,
+    pub(super) health: Health,
+    pub(super) in_transaction: bool,
+    orders: mpsc::Sender<Order>,
+}
+
+/// Makes one transaction's end: flush, wait for the transaction before it, commit.
+pub(super) struct Order {
+    pub(super) checkpoint: CheckpointRecord,
+    /// Says that the transaction before this one has committed; closed without a word if it did not.
+    pub(super) after: Option<mpsc::Receiver<()>>,
+    pub(super) done: mpsc::Sender<()>,
+    pub(super) ordered_at: Instant,
+}
+
+/// The checkpoint as a record.
+#[derive(Clone, Debug)]
+pub(super) struct CheckpointRecord {
+    pub(super) topic: String,
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+/// What a lane's thread tells.
+pub(super) enum Event {
+    /// Every record is acknowledged: a later one cannot overtake them any more.
+    Flushed,
+    Committed {
+        took: Duration,
+    },
+    Failed(RelayError),
+}
+
+impl Lane {
+    /// Makes a producer and, for exactly-once, fences every earlier one of its id. Blocks until Kafka answers.
+    pub(super) fn start(
+        settings: &KafkaSettings,
+        delivery: Delivery,
+        transactional_id: &str,
+        gives_up: &(dyn Fn() -> bool + Sync),
+        abandoned: Abandoned,
+        events: UnboundedSender<Event>,
+    ) -> Result<Self, RelayError> {
+        let config = settings.producer(delivery, transactional_id);
+        let limit = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
+        let health = Health::default();
+        let producer: BaseProducer<Health> =
+            config.create_with_context(health.clone()).map_err(|err| Stop::Config {
+                what: format!("Kafka client: {err}"),
+            })?;
+        if delivery == Delivery::ExactlyOnce {
+            init_transactions(&producer, gives_up)?;
+        }
+        // Serves everything that was reported while Kafka was away.
+        producer.poll(Duration::from_millis(1));
+        health.settle();
+        let producer = Arc::new(producer);
+        let (orders, orders_taken) = mpsc::channel();
+        let work = Work {
+            producer: Arc::clone(&producer),
+            health: health.clone(),
+            limit,
+            abandoned,
+            events,
+            delivery,
+            plain: faults::is_planted(Bug::CheckpointBeforeData).then(|| settings.clone()),
+        };
+        std::thread::Builder::new()
+            .name("kafka-commit".to_owned())
+            .spawn(move || work.carry_out(orders_taken))
+            .context("cannot start a thread")?;
+        Ok(Self {
+            producer,
+            health,
+            in_transaction: false,
+            orders,
+        })
+    }
+
+    pub(super) fn order(&self, order: Order) -> Result<(), RelayError> {
+        Ok(self.orders.send(order).ok().context("the commit thread is gone")?)
+    }
+}
+
+/// What a lane's thread works with.
+struct Work {
+    producer: Arc<BaseProducer<Health>>,
+    health: Health,
+    limit: String,
+    abandoned: Abandoned,
+    events: UnboundedSender<Event>,
+    delivery: Delivery,
+    /// For a planted bug.
+    plain: Option<KafkaSettings>,
+}
+
+impl Work {
+    fn carry_out(&self, orders: mpsc::Receiver<Order>) {
+        for order in orders {
+            let event = match self.end_transaction(order) {
+                Ok(took) => Event::Committed { took },
+                Err(err) => Event::Failed(err),
+            };
+            if self.events.send(event).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn end_transaction(&self, order: Order) -> Result<Duration, RelayError> {
+        if let Some(settings) = &self.plain {
+            send_alone(settings, &order.checkpoint)?;
+        }
+        self.flush()?;
+        faults::point("flush.after")?;
+        // Nobody listens where the publisher was given up; the commit's own outcome tells that as well.
+        let _gone = self.events.send(Event::Flushed);
+        if let Some(before) = order.after
+            && !faults::is_planted(Bug::SecondCommitsFirst)
+        {
+            before
+                .recv()
+                .ok()
+                .context("the kafka transaction before this one did not commit")?;
+        }
+        faults::point("commit.before")?;
+        match self.delivery {
+            Delivery::ExactlyOnce => self.commit()?,
+            // Only now: a checkpoint that Kafka has before the records would skip them after a crash.
+            Delivery::AtLeastOnce => {
+                let record = &order.checkpoint;
+                let record = BaseRecord::to(&record.topic)
+                    .partition(0)
+                    .key(&record.key)
+                    .payload(&record.value);
+                self.producer
+                    .send(record)
+                    .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
+                self.flush()?;
+            }
+        }
+        faults::point("commit.after")?;
+        let _nobody_waits = order.done.send(());
+        Ok(order.ordered_at.elapsed())
+    }
+
+    fn flush(&self) -> Result<(), RelayError> {
+        // Ends at the latest when message.timeout.ms makes every record a failure.
+        while !flush(&self.producer, Duration::from_millis(50)) {
+            self.producer.poll(Duration::ZERO);
+            self.fail_on_undelivered()?;
+        }
+        self.producer.poll(Duration::ZERO);
+        self.fail_on_undelivered()
+    }
+
+    fn commit(&self) -> Result<(), RelayError> {
+        loop {
+            match self.producer.commit_transaction(Duration::from_secs(10)) {
+                Ok(()) => return Ok(()),
+                // The same call again is what librdkafka asks for; it does not send a second commit.
+                Err(KafkaError::Transaction(err)) if err.is_retriable() && !self.abandoned.is_told() => {
+                    tracing::debug!(error = %err.string(), "commit_transaction is tried again");
+                }
+                Err(err) => {
+                    return Err(anyhow::Error::new(err)
+                        .context("the kafka transaction did not commit")
+                        .into());
+                }
+            }
+        }
+    }
+
+    /// One lost record loses its transaction: librdkafka would refuse the commit as well, but says less.
+    fn fail_on_undelivered(&self) -> Result<(), RelayError> {
+        let Some(failure) = self.health.failure() else {
+            return Ok(());
+        };
+        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge {
+            return Err(Stop::RecordTooLarge {
+                id: failure.id.unwrap_or_else(|| "(no id)".to_owned()),
+                topic: failure.topic,
+                size: failure.size,
+                limit: format!("{} of the client, or the topic's own, which is smaller", self.limit),
+            }
+            .into());
+        }
+        Err(anyhow::anyhow!(
+            "a record for topic `{}` was not delivered: {}",
+            failure.topic,
+            failure.code
+        )
+        .into())
+    }
+}
+
+fn init_transactions(producer: &BaseProducer<Health>, gives_up: &dyn Fn() -> bool) -> Result<(), RelayError> {
+    loop {
+        match producer.init_transactions(Duration::from_secs(5)) {
+            Ok(()) => return Ok(()),
+            Err(KafkaError::Transaction(err)) if err.is_retriable() && !gives_up() => {
+                tracing::debug!(error = %err.string(), "init_transactions is tried again");
+                producer.poll(Duration::ZERO);
+            }
+            Err(err) => return Err(anyhow::Error::new(err).context("cannot fence earlier producers").into()),
+        }
+    }
+}
+
+/// The planted bug of a checkpoint that is there before its records.
+fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
+    let producer: BaseProducer<Health> = settings
+        .producer(Delivery::AtLeastOnce, "")
+        .create_with_context(Health::default())
+        .context("Kafka client")?;
+    let record = BaseRecord::to(&record.topic)
+        .partition(0)
+        .key(&record.key)
+        .payload(&record.value);
+    producer
+        .send(record)
+        .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
+    while !flush(&producer, Duration::from_millis(50)) {}
+    Ok(())
+}
