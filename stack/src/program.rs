@@ -78,6 +78,15 @@ impl Program {
         }
     }
 
+    /// The same arguments, environment, log and port for the program `binary`, which stands beside this one; not started.
+    #[must_use]
+    pub fn with_binary(&self, binary: &str) -> Self {
+        let mut other = self.another(&self.name, self.port);
+        other.log.clone_from(&self.log);
+        other.binary = self.binary.with_file_name(binary);
+        other
+    }
+
     /// The same program with one variable changed, not started.
     #[must_use]
     pub fn with_env(&self, name: &str, value: &str) -> Self {

@@ -1,1 +1,5 @@
+mod crash_matrix;
+mod faulty;
+mod late_end_txn;
+mod planted_bugs;
 mod publishing;

@@ -21,7 +21,7 @@ impl Servers {
         static SHARED: OnceCell<Arc<Servers>> = OnceCell::const_new();
         SHARED
             .get_or_init(|| async {
-                let servers = Self::start(postgres_options(), KafkaOptions::default()).await;
+                let servers = Self::start(postgres_options(), kafka_options()).await;
                 Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")))
             })
             .await
@@ -61,4 +61,14 @@ pub fn postgres_options() -> PostgresOptions {
         .setting("max_wal_senders", "200")
         .setting("max_connections", "300")
         .setting("max_prepared_transactions", "10")
+}
+
+/// Kafka that looks for transactions past their timeout often, so that a test that outlasts one need not wait for ten seconds more.
+#[must_use]
+pub fn kafka_options() -> KafkaOptions {
+    let often = ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200");
+    KafkaOptions {
+        settings: vec![(often.0.to_owned(), often.1.to_owned())],
+        ..KafkaOptions::default()
+    }
 }

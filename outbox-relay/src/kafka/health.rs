@@ -1,6 +1,6 @@
 //! What librdkafka reports on the side: failed records and broken connections.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -28,20 +28,43 @@ pub struct Health(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     disturbed: AtomicBool,
+    lost: AtomicBool,
+    served: AtomicU64,
     failure: Mutex<Option<Failure>>,
 }
 
 impl Health {
-    /// Whether a connection broke or a request was lost since this producer was made. librdkafka repeats an EndTxn by itself
-    /// then, and a late first one could end the *next* transaction: such a producer must not be used again.
+    /// Whether a connection broke or a request was lost since this producer was made, as far as librdkafka's events were served. It repeats an
+    /// EndTxn by itself then, and a late first one could end the *next* transaction: such a producer must not be used again.
     #[must_use]
     pub fn is_disturbed(&self) -> bool {
         self.0.disturbed.load(Ordering::Acquire)
     }
 
-    /// Forgets what was reported before the producer's first transaction, when there was nothing yet to disturb.
+    /// Whether a connection that was up broke, or a request got no answer.
+    #[must_use]
+    pub fn has_lost_a_connection(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+
+    /// Forgets the vain attempts to connect from before the producer's first transaction, when there was nothing yet to disturb.
     pub fn settle(&self) {
         self.0.disturbed.store(false, Ordering::Release);
+    }
+
+    /// How many of librdkafka's events were served.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.0.served.load(Ordering::Acquire)
+    }
+
+    fn disturb(&self, reason: &str) {
+        // Said once a producer: librdkafka repeats itself for as long as a broker is away.
+        if self.0.disturbed.swap(true, Ordering::AcqRel) {
+            tracing::debug!(reason, "kafka connection is disturbed");
+        } else {
+            tracing::info!(reason, "kafka connection is disturbed");
+        }
     }
 
     /// The first record that was not taken.
@@ -52,17 +75,22 @@ impl Health {
 }
 
 impl ClientContext for Health {
+    /// A broken connection is only logged, never an error event, so what is logged decides. An idle connection that the broker closes is
+    /// logged for debugging only, and disturbs nothing.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        self.0.served.fetch_add(1, Ordering::AcqRel);
+        let is_lost = (facility == "FAIL" && message.contains("in state UP")) || facility == "REQTMOUT";
+        if !matches!(level, RDKafkaLogLevel::Debug) && (is_lost || facility == "FAIL") {
+            self.0.lost.fetch_or(is_lost, Ordering::AcqRel);
+            self.disturb(message);
+        } else {
+            log(level, facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Said once a producer: librdkafka repeats itself for as long as a broker is away.
-        if self.0.disturbed.swap(true, Ordering::AcqRel) {
-            tracing::debug!(error = %error, reason, "kafka connection is disturbed");
-        } else {
-            tracing::info!(error = %error, reason, "kafka connection is disturbed");
-        }
+        self.0.served.fetch_add(1, Ordering::AcqRel);
+        self.disturb(&format!("{error}: {reason}"));
     }
 }
 
@@ -95,6 +123,7 @@ impl ProducerContext for Health {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.served.fetch_add(1, Ordering::AcqRel);
         let Err((error, message)) = result else {
             return;
         };

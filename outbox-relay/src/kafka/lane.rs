@@ -71,8 +71,11 @@ impl Lane {
         if delivery == Delivery::ExactlyOnce {
             init_transactions(&producer, gives_up)?;
         }
-        // Serves everything that was reported while Kafka was away.
-        producer.poll(Duration::from_millis(1));
+        serve_events(&producer, &health);
+        if health.has_lost_a_connection() {
+            // librdkafka reports the same loss once in 30 s only: one that mattered could be missed.
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed at its start").into());
+        }
         health.settle();
         let producer = Arc::new(producer);
         let (orders, orders_taken) = mpsc::channel();
@@ -167,17 +170,21 @@ impl Work {
     fn flush(&self) -> Result<(), RelayError> {
         // Ends at the latest when message.timeout.ms makes every record a failure.
         while !flush(&self.producer, Duration::from_millis(50)) {
-            self.producer.poll(Duration::ZERO);
+            serve_events(&self.producer, &self.health);
             self.fail_on_undelivered()?;
         }
-        self.producer.poll(Duration::ZERO);
+        serve_events(&self.producer, &self.health);
         self.fail_on_undelivered()
     }
 
     fn commit(&self) -> Result<(), RelayError> {
         loop {
             match self.producer.commit_transaction(Duration::from_secs(10)) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // A connection that broke meanwhile has to be known before the next transaction begins.
+                    serve_events(&self.producer, &self.health);
+                    return Ok(());
+                }
                 // The same call again is what librdkafka asks for; it does not send a second commit.
                 Err(KafkaError::Transaction(err)) if err.is_retriable() && !self.abandoned.is_told() => {
                     tracing::debug!(error = %err.string(), "commit_transaction is tried again");
@@ -211,6 +218,17 @@ impl Work {
             failure.code
         )
         .into())
+    }
+}
+
+/// Serves what librdkafka has to report, all of it: a poll serves one event.
+pub(super) fn serve_events(producer: &BaseProducer<Health>, health: &Health) {
+    let mut in_vain = 0;
+    // Events that our context does not see count for nothing, so one poll in vain is not yet the end.
+    while in_vain < 2 {
+        let before = health.served();
+        producer.poll(Duration::ZERO);
+        in_vain = if health.served() == before { in_vain + 1 } else { 0 };
     }
 }
 

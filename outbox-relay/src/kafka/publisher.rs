@@ -26,7 +26,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseRecord, Producer};
 
-use super::lane::{CheckpointRecord, Event, Lane, Order};
+use super::lane::{CheckpointRecord, Event, Lane, Order, serve_events};
 use super::settings::{Delivery, KafkaSettings};
 use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
@@ -290,7 +290,7 @@ impl Publisher {
     pub fn poll(&self) {
         for (index, lane) in self.lanes.iter().enumerate() {
             if self.ending.iter().all(|ending| ending.lane != index) {
-                lane.producer.poll(Duration::ZERO);
+                serve_events(&lane.producer, &lane.health);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! librdkafka's configuration: ours, and what the operator adds.
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -32,7 +33,7 @@ pub enum InvalidProperty {
 }
 
 /// What the exactly-once protocol rests on.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 11] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "transactional.id",
@@ -41,6 +42,10 @@ const RESERVED: [&str; 8] = [
     "request.required.acks",
     "delivery.report.only.error",
     "isolation.level",
+    // A broken connection is only logged, and after one a producer must not be used again.
+    "log_level",
+    "log.connection.close",
+    "log.queue",
 ];
 
 /// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
@@ -78,6 +83,13 @@ impl KafkaSettings {
 
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        // The wrapper's default hides what librdkafka says of broken connections.
+        let debugs = self.properties.iter().any(|(name, _)| name == "debug");
+        config.set_log_level(if debugs {
+            RDKafkaLogLevel::Debug
+        } else {
+            RDKafkaLogLevel::Info
+        });
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "outbox-relay")

@@ -1,0 +1,174 @@
+//! A relay with a failpoint or a planted bug in it, restarted whenever it dies, as a supervisor would.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use rig::{Ledger, Rig};
+use stack::Program;
+
+/// The exit code of a relay that a failpoint ended.
+const FAILPOINT_EXIT: i32 = 77;
+const SIGKILL: i32 = 9;
+/// Rows of the transaction that is cut into several Kafka transactions: some 300 go into one of the smallest size.
+const LARGE_TRANSACTION_ROWS: u32 = 900;
+/// Long enough to start and publish something.
+const LIFE_WHILE_REPEATING: Duration = Duration::from_millis(1_500);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How a relay comes by a point again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By publishing.
+    Publishing,
+    /// By starting: it is killed whenever it has come by.
+    Starting,
+    /// By repeating what it had published: it is killed again and again while rows flow.
+    Repeating,
+}
+
+/// One trouble: where, what, and the how manieth time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trouble {
+    pub point: &'static str,
+    pub reach: Reach,
+    pub action: &'static str,
+    pub hit: u32,
+}
+
+/// A relay that meets a trouble, and the rows that it has to publish all the same.
+pub(crate) struct FaultyRelay {
+    rig: Arc<Rig>,
+    relay: Program,
+    trouble: Trouble,
+    hits: PathBuf,
+    started: Instant,
+    loses_its_walsender: bool,
+}
+
+impl FaultyRelay {
+    /// `bug` is planted where it is not empty.
+    pub(crate) fn new(rig: &Arc<Rig>, trouble: Trouble, bug: &str) -> Self {
+        let Trouble { point, action, hit, .. } = trouble;
+        let hits = rig.logs().join(format!("{point}-{}-{hit}", action.replace(':', "-")));
+        let relay = rig
+            .relay
+            .with_binary("outbox-relay-faults")
+            .env("TRANSACTION_BYTES", "65536")
+            .env(
+                "KAFKA_PROPERTIES",
+                "transaction.timeout.ms=2000\nmessage.timeout.ms=1500\nsocket.timeout.ms=2000",
+            )
+            .env("OUTBOX_RELAY_FAILPOINT", &format!("{point}={action}@{hit}"))
+            .env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
+            .env("OUTBOX_RELAY_BUG", bug);
+        Self {
+            rig: Arc::clone(rig),
+            relay,
+            trouble,
+            hits,
+            started: Instant::now(),
+            loses_its_walsender: false,
+        }
+    }
+
+    /// Has Postgres end its replication session once the trouble has come.
+    pub(crate) fn losing_its_walsender(mut self) -> Self {
+        self.loses_its_walsender = true;
+        self
+    }
+
+    /// A further setting of the relay.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.relay = self.relay.with_env(name, value);
+        self
+    }
+
+    /// Writes rows until the trouble has come, and some more, and waits until all of them are published; then the relay has to end in order.
+    ///
+    /// # Errors
+    /// The relay stopped for good, rows are missing after a minute, or they are doubled or out of order.
+    pub(crate) async fn survives(&self) -> anyhow::Result<Ledger> {
+        self.relay.start()?;
+        self.rig.insert_together(LARGE_TRANSACTION_ROWS).await;
+        let (mut hits_before, mut started_at) = (0, Instant::now());
+        while self.hits() < self.trouble.hit {
+            self.rig.insert_each(3).await;
+            self.restart_if_dead().await?;
+            let is_to_die = match self.trouble.reach {
+                Reach::Publishing => false,
+                Reach::Starting => self.hits() > hits_before,
+                Reach::Repeating => started_at.elapsed() > LIFE_WHILE_REPEATING,
+            };
+            if is_to_die && self.hits() < self.trouble.hit {
+                hits_before = self.hits();
+                self.relay.kill_hard().await;
+                self.relay.start()?;
+                started_at = Instant::now();
+            }
+            ensure!(
+                self.started.elapsed() < DEADLINE,
+                "{:?} was only hit {} times\n{}",
+                self.trouble,
+                self.hits(),
+                self.relay.log_tail(20)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if self.loses_its_walsender {
+            let name = self.rig.name();
+            let end =
+                format!("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{name}'");
+            self.rig.sql(&end).await;
+        }
+        self.rig.insert_each(10).await;
+        let ledger = self.settle().await?;
+        self.restart_if_dead().await?;
+        self.relay.stop().await?;
+        ensure!(
+            ledger.is_exact(),
+            "{:?}: {ledger}\n{}",
+            self.trouble,
+            self.relay.log_tail(30)
+        );
+        Ok(ledger)
+    }
+
+    /// SIGKILL, where a test is done with a relay that did not survive.
+    pub(crate) async fn kill(&self) {
+        self.relay.kill_hard().await;
+    }
+
+    async fn settle(&self) -> anyhow::Result<Ledger> {
+        let started = Instant::now();
+        loop {
+            self.restart_if_dead().await?;
+            match self.rig.settled(Duration::ZERO).await {
+                Ok(ledger) => return Ok(ledger),
+                Err(err) if started.elapsed() > DEADLINE => {
+                    bail!("{:?}: {err:#}\n{}", self.trouble, self.relay.log_tail(30))
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn restart_if_dead(&self) -> anyhow::Result<()> {
+        let status = self.relay.process().and_then(|process| process.exit_status());
+        let Some(status) = status else { return Ok(()) };
+        ensure!(
+            status.code() == Some(FAILPOINT_EXIT) || status.signal() == Some(SIGKILL),
+            "{:?}: the relay ended by itself ({status})\n{}",
+            self.trouble,
+            self.relay.log_tail(20)
+        );
+        self.relay.start()
+    }
+
+    fn hits(&self) -> u32 {
+        let text = std::fs::read_to_string(&self.hits).unwrap_or_default();
+        u32::try_from(text.lines().count()).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,71 @@
+//! An EndTxn that arrives late ends nothing: the producer whose connection broke is replaced, and its epoch with it (KIP-890 tells of the
+//! case; librdkafka has no client side of that).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rig::kafka_proxy::{Held, KafkaProxy};
+use rig::{Rig, Servers, servers};
+use stack::{KafkaOptions, eventually, port};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The broker's error code for the late EndTxn, and whether every row is in the topic exactly once afterwards.
+async fn with_a_late_end_txn(name: &str, bug: &str) -> (i16, bool) {
+    let (own, proxied) = (port::free().expect("a port"), port::free().expect("a port"));
+    let mut options = KafkaOptions {
+        port: own,
+        ..servers::kafka_options()
+    };
+    // Clients go where the broker says it is.
+    let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
+    options.settings.push(("advertised.listeners".to_owned(), advertised));
+    let proxy = KafkaProxy::start(proxied, own).await.expect("a proxy");
+    let servers = Servers::start(servers::postgres_options(), options)
+        .await
+        .expect("servers");
+    let rig = Rig::on(Arc::new(servers), name).await;
+    rig.init(&[]).await;
+    let relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("KAFKA_BOOTSTRAP_SERVERS", &format!("127.0.0.1:{proxied}"))
+        .env("OUTBOX_RELAY_BUG", bug)
+        .env("LOG", "outbox_relay=debug");
+    relay.start().expect("a relay");
+    rig.insert_each(20).await;
+    rig.settled(DEADLINE).await.expect("the relay publishes");
+    proxy.hold_next_end_txn();
+    let arrived = eventually(DEADLINE, "the late EndTxn arrives", || async {
+        rig.insert_together(2_000).await;
+        match proxy.held() {
+            Held::Arrived(code) => Some(code),
+            _ => None,
+        }
+    })
+    .await;
+    rig.insert_each(20).await;
+    let ledger = rig
+        .settled(DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", relay.log_tail(30)));
+    println!("{name}: error code {arrived}, {ledger}\n{}", relay.log_tail(30));
+    relay.stop().await.expect("a clean end");
+    (arrived, ledger.is_exact())
+}
+
+#[tokio::test]
+async fn an_end_txn_that_arrives_late_is_refused_and_ends_nothing() {
+    let (error_code, is_exact) = with_a_late_end_txn("late_end_txn", "").await;
+    assert_ne!(
+        error_code, 0,
+        "the broker takes no EndTxn of a producer that was replaced"
+    );
+    assert!(is_exact);
+}
+
+#[tokio::test]
+async fn reusing_a_producer_after_a_disturbed_commit_is_caught() {
+    let (error_code, is_exact) = with_a_late_end_txn("late_end_txn_reused", "ReuseProducer").await;
+    assert!(error_code == 0 && !is_exact, "ReuseProducer goes unnoticed");
+}

@@ -1,0 +1,136 @@
+//! The tests' own test: a relay with a bug in it does not survive what the right one survives. Each bug meets the trouble that it is a
+//! mistake about; it is caught where rows are lost, doubled or out of order, or where the relay itself finds that it cannot go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rig::{Isolation, Rig};
+use stack::eventually;
+
+use super::faulty::Reach::Publishing;
+use super::faulty::{FaultyRelay, Trouble};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Exit code of `Stop::RecordTooLarge`.
+const RECORD_TOO_LARGE: i32 = 31;
+
+/// Runs the trouble without the bug, which the relay must survive, and with it, which it must not.
+async fn assert_caught(
+    bug: &str,
+    (point, action, hit): (&'static str, &'static str, u32),
+    adapted: fn(FaultyRelay) -> FaultyRelay,
+) {
+    let trouble = Trouble {
+        point,
+        reach: Publishing,
+        action,
+        hit,
+    };
+    for (suffix, planted) in [("right", ""), ("wrong", bug)] {
+        let rig = Arc::new(Rig::initialised(&format!("planted_{}_{suffix}", bug.to_lowercase())).await);
+        let relay = adapted(FaultyRelay::new(&rig, trouble, planted));
+        let outcome = relay.survives().await;
+        relay.kill().await;
+        match (planted.is_empty(), outcome) {
+            (true, Ok(_)) => {}
+            (true, Err(err)) => panic!("the right relay does not survive: {err:#}"),
+            (false, Ok(ledger)) => panic!("{bug} goes unnoticed: {ledger}"),
+            (false, Err(err)) => println!("{bug} is caught: {:.200}", format!("{err:#}").replace('\n', " ")),
+        }
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+fn as_it_is(relay: FaultyRelay) -> FaultyRelay {
+    relay
+}
+
+#[tokio::test]
+async fn confirming_before_the_commit_is_caught() {
+    assert_caught("ConfirmBeforeCommit", ("commit.before", "kill:400", 3), as_it_is).await;
+}
+
+#[tokio::test]
+async fn confirming_in_the_middle_of_a_transaction_is_caught() {
+    assert_caught("ConfirmMidTransaction", ("commit.before", "kill:400", 3), as_it_is).await;
+}
+
+#[tokio::test]
+async fn reading_the_checkpoint_before_fencing_is_caught() {
+    // The commit that is held up belongs to a session that has lost the slot; the next one has begun by then.
+    assert_caught(
+        "CheckpointBeforeFence",
+        ("commit.before", "delay:3000", 3),
+        FaultyRelay::losing_its_walsender,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn committing_the_checkpoint_before_the_records_is_caught() {
+    assert_caught("CheckpointBeforeData", ("commit.before", "kill", 3), as_it_is).await;
+}
+
+#[tokio::test]
+async fn taking_an_lsn_for_a_rows_identity_is_caught() {
+    assert_caught("RowLsnDedupe", ("commit.after", "kill", 2), as_it_is).await;
+}
+
+#[tokio::test]
+async fn trusting_the_slot_is_caught() {
+    assert_caught("TrustTheSlot", ("commit.after", "kill", 2), as_it_is).await;
+}
+
+#[tokio::test]
+async fn ignoring_a_delivery_error_is_caught() {
+    for (bug, is_right) in [("", true), ("IgnoreDeliveryError", false)] {
+        let rig = Rig::initialised(&format!("planted_delivery_{is_right}")).await;
+        let relay = rig
+            .relay
+            .with_binary("outbox-relay-faults")
+            .env("OUTBOX_RELAY_BUG", bug);
+        rig.insert_each(5).await;
+        // More than a record may have.
+        let topic = rig.topic();
+        rig.sql(&format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload)
+             values ('{topic}', 'large', 'Changed', jsonb_build_object('n', 1, 'fill', repeat('x', 1200000)))"
+        ))
+        .await;
+        rig.insert_each(5).await;
+        relay.start().expect("a relay");
+        if is_right {
+            let status = relay.exited(DEADLINE).await.expect("an end");
+            assert_eq!(status.code(), Some(RECORD_TOO_LARGE), "{}", relay.log_tail(10));
+        } else {
+            let rows = rig.rows().await.len();
+            eventually(DEADLINE, "the wrong relay goes on behind the record", || async {
+                let records = rig.records(Isolation::Committed).await.ok()?;
+                (records.len() == rows - 1).then_some(())
+            })
+            .await;
+            relay.stop().await.expect("a clean end");
+        }
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+#[tokio::test]
+async fn dropping_when_the_queue_is_full_is_caught() {
+    const TINY: &str =
+        "transaction.timeout.ms=2000\nmessage.timeout.ms=1500\nsocket.timeout.ms=2000\nqueue.buffering.max.messages=20";
+    assert_caught("DropWhenQueueFull", ("commit.after", "error", 1), |relay| {
+        relay.env("KAFKA_PROPERTIES", TINY)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn starting_from_now_is_caught() {
+    assert_caught("StartFromNow", ("commit.before", "kill", 2), as_it_is).await;
+}
+
+#[tokio::test]
+async fn letting_the_second_commit_first_is_caught() {
+    assert_caught("SecondCommitsFirst", ("commit.before", "kill:800", 2), as_it_is).await;
+}

@@ -1,0 +1,219 @@
+//! A proxy before a broker that knows where one request ends and the next begins: it can hold one back, as a network can, and let
+//! it arrive when nobody expects it any more.
+//!
+//! The case that it is for: an EndTxn is on its way, the connection breaks, the client sends it again by another one and is answered, begins
+//! its next transaction, and now the first EndTxn arrives and ends that one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// API keys, see <https://kafka.apache.org/protocol#protocol_api_keys>.
+const PRODUCE: i16 = 0;
+const ADD_PARTITIONS_TO_TXN: i16 = 24;
+const END_TXN: i16 = 26;
+
+/// How far the held EndTxn is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Requests pass.
+    Nothing,
+    /// The next EndTxn is to be held back.
+    Wanted,
+    /// That of this transactional id is held back, and its connection is cut.
+    Back(String),
+    /// The client has sent it again.
+    Repeated(String),
+    /// The next transaction of the id has begun.
+    NextBegan(String),
+    /// It has arrived behind the first records of the next transaction; the broker's error code, 0 for none.
+    Arrived(i16),
+}
+
+/// A listening proxy. Dropping it does not cut its connections: they end with the runtime.
+#[derive(Debug)]
+pub struct KafkaProxy {
+    held: watch::Receiver<Held>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    broker: u16,
+    held: watch::Sender<Held>,
+    request: Mutex<Option<HeldRequest>>,
+    /// Records and ends of transactions pass one at a time, so that what is held arrives between two of them.
+    pass: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct HeldRequest {
+    frame: Vec<u8>,
+    to_broker: OwnedWriteHalf,
+    from_broker: OwnedReadHalf,
+}
+
+impl KafkaProxy {
+    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn start(port: u16, broker: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))
+            .await
+            .context("the proxy's port")?;
+        let (sender, held) = watch::channel(Held::Nothing);
+        let shared = Arc::new(Shared {
+            broker,
+            held: sender,
+            request: Mutex::new(None),
+            pass: tokio::sync::Mutex::new(()),
+        });
+        let accepting = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, Arc::clone(&accepting)));
+            }
+        });
+        Ok(Self { held, shared })
+    }
+
+    /// Holds the next EndTxn back, until the transaction after it has sent its first records.
+    pub fn hold_next_end_txn(&self) {
+        self.shared.held.send_replace(Held::Wanted);
+    }
+
+    /// How far the held EndTxn is.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.held.borrow().clone()
+    }
+}
+
+/// A connection's end is not an error here: the client makes another.
+async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let broker = TcpStream::connect(("127.0.0.1", shared.broker)).await?;
+    client.set_nodelay(true)?;
+    broker.set_nodelay(true)?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_broker, mut to_broker) = broker.into_split();
+    let (cut, mut is_cut) = watch::channel(false);
+    let (answered, mut answers_seen) = watch::channel(0_u64);
+    // Answers are passed on by this task, so that the broker's side can be taken from it when a request is held.
+    let answers = tokio::spawn(async move {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            tokio::select! {
+                read = from_broker.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => return from_broker,
+                    Ok(length) => {
+                        if to_client.write_all(&buffer[..length]).await.is_err() {
+                            return from_broker;
+                        }
+                        answered.send_modify(|count| *count += 1);
+                    }
+                },
+                _ = is_cut.changed() => return from_broker,
+            }
+        }
+    });
+    while let Some(frame) = read_frame(&mut from_client).await? {
+        let request = Request::read(&frame);
+        let (key, transactional_id) = (request.key, request.transactional_id());
+        // The broker talks to itself through its advertised address, too: what it asks there must not wait.
+        let _turn = match key {
+            PRODUCE | END_TXN => Some(shared.pass.lock().await),
+            _ => None,
+        };
+        let held = shared.held.borrow().clone();
+        match (&held, key) {
+            (Held::Wanted, END_TXN) => {
+                cut.send_replace(true);
+                let held = HeldRequest {
+                    frame,
+                    to_broker,
+                    from_broker: answers.await?,
+                };
+                *shared.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+                shared.held.send_replace(Held::Back(transactional_id));
+                return Ok(());
+            }
+            (Held::Back(id), END_TXN) if *id == transactional_id => {
+                shared.held.send_replace(Held::Repeated(id.clone()));
+            }
+            (Held::Repeated(id), ADD_PARTITIONS_TO_TXN) if *id == transactional_id => {
+                shared.held.send_replace(Held::NextBegan(id.clone()));
+            }
+            _ => {}
+        }
+        answers_seen.mark_unchanged();
+        to_broker.write_all(&frame).await?;
+        if matches!(held, Held::NextBegan(_)) && key == PRODUCE {
+            let request = shared.request.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(request) = request {
+                // The records are in the log when the broker has answered.
+                answers_seen.changed().await?;
+                let error = request.arrive().await?;
+                shared.held.send_replace(Held::Arrived(error));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl HeldRequest {
+    /// Lets it arrive; the error code of the broker's answer.
+    async fn arrive(mut self) -> anyhow::Result<i16> {
+        self.to_broker.write_all(&self.frame).await?;
+        let answer = read_frame(&mut self.from_broker).await?.context("the broker hung up")?;
+        // Length, correlation id, throttle time, error code (EndTxn version 0 and 1).
+        let code = answer.get(12..14).context("a short answer")?;
+        Ok(i16::from_be_bytes([code[0], code[1]]))
+    }
+}
+
+/// A request with its length before it; `None` at the connection's end.
+async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    if from.read_exact(&mut length).await.is_err() {
+        return Ok(None);
+    }
+    let mut frame = length.to_vec();
+    frame.resize(4 + u32::from_be_bytes(length) as usize, 0);
+    from.read_exact(&mut frame[4..]).await?;
+    Ok(Some(frame))
+}
+
+/// The beginning of a request: API key, version, correlation id, client id, and the body.
+struct Request<'a> {
+    key: i16,
+    body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    fn read(frame: &'a [u8]) -> Self {
+        let short = |at: usize| {
+            frame
+                .get(at..at + 2)
+                .map_or(-1, |bytes| i16::from_be_bytes([bytes[0], bytes[1]]))
+        };
+        let client_id_length = usize::try_from(short(12)).unwrap_or(0);
+        Self {
+            key: short(4),
+            body: frame.get(14 + client_id_length..).unwrap_or_default(),
+        }
+    }
+
+    /// The body's first field, in the versions of AddPartitionsToTxn and EndTxn that are not flexible, which librdkafka speaks.
+    fn transactional_id(&self) -> String {
+        let length = self
+            .body
+            .get(..2)
+            .map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+        String::from_utf8_lossy(self.body.get(2..2 + length).unwrap_or_default()).into_owned()
+    }
+}
