@@ -134,6 +134,10 @@ impl Work {
         if let Some(settings) = &self.plain {
             send_alone(settings, &order.checkpoint)?;
         }
+        if self.delivery == Delivery::ExactlyOnce {
+            self.send(&order.checkpoint)?;
+        }
+        faults::point("checkpoint.after")?;
         self.flush()?;
         faults::point("flush.after")?;
         // Nobody listens where the publisher was given up; the commit's own outcome tells that as well.
@@ -151,20 +155,31 @@ impl Work {
             Delivery::ExactlyOnce => self.commit()?,
             // Only now: a checkpoint that Kafka has before the records would skip them after a crash.
             Delivery::AtLeastOnce => {
-                let record = &order.checkpoint;
-                let record = BaseRecord::to(&record.topic)
-                    .partition(0)
-                    .key(&record.key)
-                    .payload(&record.value);
-                self.producer
-                    .send(record)
-                    .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
+                self.send(&order.checkpoint)?;
                 self.flush()?;
             }
         }
         faults::point("commit.after")?;
         let _nobody_waits = order.done.send(());
         Ok(order.ordered_at.elapsed())
+    }
+
+    fn send(&self, checkpoint: &CheckpointRecord) -> Result<(), RelayError> {
+        let CheckpointRecord { topic, key, value } = checkpoint;
+        let mut record = BaseRecord::to(topic).partition(0).key(key).payload(value);
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                // The queue empties by itself, or its records fail at their timeout.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                    record = refused;
+                    serve_events(&self.producer, &self.health);
+                    self.fail_on_undelivered()?;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err((err, _)) => return Err(anyhow::Error::new(err).context("kafka refused the checkpoint").into()),
+            }
+        }
     }
 
     fn flush(&self) -> Result<(), RelayError> {

@@ -201,28 +201,20 @@ impl Publisher {
     /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::progressed`] tells the outcome.
     ///
     /// # Errors
-    /// Kafka's client refused; worth another try from the checkpoint.
+    /// Kafka's client refused to begin; worth another try from the checkpoint.
     pub fn commit(&mut self, topic: &str, key: &str, checkpoint: &str) -> Result<(), RelayError> {
         assert!(self.can_send(), "a checkpoint is a record like the others");
         self.begin()?;
-        let record = CheckpointRecord {
+        let checkpoint = CheckpointRecord {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: checkpoint.to_owned(),
         };
-        if self.delivery == Delivery::ExactlyOnce {
-            let record = BaseRecord::to(topic).partition(0).key(key).payload(checkpoint);
-            self.lanes[self.filling]
-                .producer
-                .send(record)
-                .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the checkpoint"))?;
-        }
-        faults::point("checkpoint.after")?;
         let since = Instant::now();
         let (done, next_after) = mpsc::channel();
         let lane = self.filling;
         self.lanes[lane].order(Order {
-            checkpoint: record,
+            checkpoint,
             after: self.last_done.replace(next_after),
             done,
             ordered_at: since,
