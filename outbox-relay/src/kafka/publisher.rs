@@ -1,14 +1,14 @@
-//! The publisher: two producers in turn. The relay's thread fills a transaction of one while a thread of the other ends its own.
+//! The publisher: producers in turn. The relay's thread fills a transaction of one while threads of the others end theirs.
 //!
 //! A broker is not done with a transaction when it has answered its commit: until the markers are written, the next transaction of
-//! the same transactional id is refused, and librdkafka then waits 20 ms. With two ids the next transaction does not meet it. For two to be as
-//! good as one, three rules hold:
+//! the same transactional id is refused, and librdkafka then waits 20 ms. With several ids the next transaction does not meet it. For several
+//! to be as good as one, three rules hold:
 //!
-//! 1. Nothing is sent to the second before every record of the first is acknowledged; else one that is sent again could stand behind a later
-//!    one of its partition.
-//! 2. The second commits only after the first has; if the first fails, the second never commits. So the committed checkpoints never skip
+//! 1. Nothing is sent by the next before every record of the one before is acknowledged; else one that is sent again could stand behind a
+//!    later one of its partition.
+//! 2. The next commits only after the one before has; if that fails, the next never commits. So the committed checkpoints never skip
 //!    what is between them.
-//! 3. A start fences both before it reads the checkpoint.
+//! 3. A start fences all of them before it reads the checkpoint.
 //!
 //! While a transaction is being ended the relay's thread does not touch its producer: a record that were sent then would belong to no
 //! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fences it
@@ -31,6 +31,8 @@ use super::settings::{Delivery, KafkaSettings};
 use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
 
+/// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
+const LANES: usize = 3;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A record to send. All of it is borrowed; librdkafka copies it once.
@@ -59,9 +61,9 @@ pub struct Committed {
     pub took: Duration,
 }
 
-/// Two producers, of which one is filled while the other may be committing.
+/// Producers, of which one is filled while the others may be committing.
 pub struct Publisher {
-    lanes: [Lane; 2],
+    lanes: Vec<Lane>,
     /// Index of the lane that is filled.
     filling: usize,
     events: tokio::sync::mpsc::UnboundedReceiver<Event>,
@@ -131,15 +133,27 @@ impl Publisher {
         let abandon = Abandon::default();
         let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
         let lane = |id: &str| Lane::start(settings, delivery, id, gives_up, abandon.watch(), events_sent.clone());
-        let second_id = format!("{transactional_id}-2");
-        // Both at once: fencing is most of a start's time.
-        let (first, second) = std::thread::scope(|scope| {
-            let second = scope.spawn(|| lane(&second_id));
-            (lane(transactional_id), second.join())
+        // All at once: fencing is most of a start's time.
+        let lanes = std::thread::scope(|scope| {
+            let starting: Vec<_> = (1..=LANES)
+                .map(|number| {
+                    let id = match number {
+                        1 => transactional_id.to_owned(),
+                        _ => format!("{transactional_id}-{number}"),
+                    };
+                    let lane = &lane;
+                    scope.spawn(move || lane(&id))
+                })
+                .collect();
+            let started = starting.into_iter().map(std::thread::ScopedJoinHandle::join);
+            started.collect::<Vec<_>>()
         });
-        let second = second.map_err(|_| anyhow::anyhow!("a thread that starts a producer panicked"))?;
+        let lanes = lanes.into_iter().map(|lane| match lane {
+            Ok(lane) => lane,
+            Err(_) => Err(anyhow::anyhow!("a thread that starts a producer panicked").into()),
+        });
         Ok(Self {
-            lanes: [first?, second?],
+            lanes: lanes.collect::<Result<_, _>>()?,
             filling: 0,
             events,
             ending: VecDeque::new(),
@@ -150,7 +164,7 @@ impl Publisher {
         })
     }
 
-    /// Whether a record may be sent now: the lane is free, and everything in the other is acknowledged.
+    /// Whether a record may be sent now: the lane is free, and everything in the others is acknowledged.
     #[must_use]
     pub fn can_send(&self) -> bool {
         self.ending
@@ -225,7 +239,7 @@ impl Publisher {
             since,
             is_flushed: false,
         });
-        self.filling = 1 - lane;
+        self.filling = (lane + 1) % LANES;
         Ok(())
     }
 
