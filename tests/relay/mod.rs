@@ -1,1 +1,5 @@
+mod failover;
+mod load;
 mod publishing;
+mod standby;
+mod zombies;
