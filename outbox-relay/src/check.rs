@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
+use crate::failover;
 use crate::lineage::verify;
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
@@ -94,6 +95,7 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
             "synchronous_standby_names has *: commits would wait for this relay; name the standbys".to_owned(),
         ));
     }
+    findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;
     match source::usable_publication(connection, config).await {
         Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),

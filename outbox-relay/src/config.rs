@@ -36,7 +36,8 @@ pub enum Command {
 
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
-    /// Where the outbox is: postgresql://user:password@host:port/database. Parameters: sslmode, sslrootcert, sslcert, sslkey,
+    /// Where the outbox is: postgresql://user:password@host:port/database. Several hosts, HOST:PORT,HOST:PORT, are tried in their order
+    /// until one is the primary (target_session_attrs: primary, read-write or any). Parameters: target_session_attrs, sslmode, sslrootcert, sslcert, sslkey,
     /// passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
@@ -119,6 +120,10 @@ pub struct InitOptions {
     /// Continue an existing, inactive pgoutput slot of this database from its confirmed position, instead of making one.
     #[arg(long)]
     pub adopt_slot: bool,
+    /// Make the slot a failover slot, which standbys keep a copy of, so that the relay goes on after a promotion (PostgreSQL 17 and
+    /// later; docs/failover.md says what the servers have to be set to). An existing slot is made one.
+    #[arg(long, env = "OUTBOX_FAILOVER")]
+    pub failover: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

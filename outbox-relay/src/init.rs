@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::clock::now_us;
 use crate::config::{Config, ExistingRows, InitOptions};
 use crate::destination;
+use crate::failover;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Delivery, NewTopic, Publisher, Topics, create_missing, find_or_create};
 use crate::lineage::{Slot, verify};
@@ -49,6 +50,9 @@ pub enum Initialised {
 pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
     let topics = options.topics(&config.topic_template)?;
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    if options.failover {
+        failover::is_possible(connection.server_version_num())?;
+    }
     let system = source::identify(&mut connection).await?;
     create_publication(&mut connection, config).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
@@ -95,6 +99,9 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         (slot, checkpoint) => {
             let source = source::source(&system, &config.target.database, slot, &publication);
             let checkpoint = verify(&source, checkpoint, names(config))?;
+            if options.failover {
+                failover::make_failover(&mut connection, &config.slot).await?;
+            }
             return Ok(Initialised::Already {
                 checkpoint: checkpoint.published.lsn,
             });
@@ -112,7 +119,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         incarnation: uuid::Uuid::new_v4().to_string(),
     };
     commit(&mut publisher, config, &checkpoint).await?;
-    let (consistent_point, snapshot) = create_slot(&mut connection, config).await?;
+    let (consistent_point, snapshot) = create_slot(&mut connection, config, options.failover).await?;
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
         ExistingRows::Publish => {
@@ -238,10 +245,15 @@ async fn adopt(
 
 /// Makes the slot; returns where its stream begins and the name of the snapshot of all that came before, which lives as long as
 /// `connection` runs nothing else.
-async fn create_slot(connection: &mut Connection, config: &Config) -> Result<(Lsn, String), RelayError> {
+async fn create_slot(
+    connection: &mut Connection,
+    config: &Config,
+    failover: bool,
+) -> Result<(Lsn, String), RelayError> {
     let sql = format!(
-        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')",
-        quote_identifier(&config.slot)
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export'{})",
+        quote_identifier(&config.slot),
+        if failover { ", FAILOVER true" } else { "" }
     );
     let rows = connection.rows(&sql).await.context(
         "cannot create the slot (it takes the role attribute replication, wal_level = logical and a free slot)",

@@ -12,6 +12,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod destination;
+pub mod failover;
 pub mod faults;
 pub mod init;
 pub mod intake;
@@ -24,9 +25,11 @@ pub mod progress;
 pub mod relay;
 pub mod router;
 pub mod source;
+pub mod standby;
 pub mod startup;
 pub mod stop;
 pub mod streaming;
+pub mod timeline;
 
 use std::time::Duration;
 

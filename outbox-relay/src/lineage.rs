@@ -4,15 +4,18 @@
 //! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
 //! looked for here, before anything is confirmed.
 
-use crate::checkpoint::{Checkpoint, Lineage, key};
+use crate::checkpoint::{Checkpoint, key};
 use crate::lsn::Lsn;
 use crate::stop::Stop;
+use crate::timeline::{History, is_continued};
 
 /// What the server says of itself and of the slot, once this relay owns the slot.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub system_identifier: String,
     pub timeline: u32,
+    /// Where that timeline comes from; absent for the first, and where the server has it not.
+    pub history: Option<History>,
     pub database: String,
     /// End of the server's flushed WAL.
     pub wal_end: Lsn,
@@ -31,6 +34,8 @@ pub struct Slot {
     pub confirmed: Lsn,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: String,
+    /// Whether it is a failover slot, of which standbys keep a copy (PostgreSQL 17 and later).
+    pub is_failover: bool,
 }
 
 /// Names for messages.
@@ -70,7 +75,7 @@ pub fn verify<'c>(
             });
         }
         (slot, Some(checkpoint)) => {
-            same_history(source, &checkpoint.lineage, names)?;
+            same_history(source, checkpoint, names)?;
             let Some(slot) = slot else {
                 return Err(Stop::SlotGone {
                     slot: slot_name,
@@ -91,6 +96,15 @@ pub fn verify<'c>(
         });
     }
     let published = checkpoint.published.lsn;
+    if source.timeline != checkpoint.lineage.timeline && !slot.is_failover {
+        return Err(Stop::OtherTimeline {
+            expected: checkpoint.lineage.timeline,
+            found: source.timeline,
+            missing: format!(
+                "slot `{slot_name}` is no failover slot: a copy that the promoted server did not keep in step may lack the catalog rows to decode with"
+            ),
+        });
+    }
     if slot.wal_status == "lost" {
         return Err(Stop::SlotInvalidated {
             slot: slot_name,
@@ -120,7 +134,8 @@ pub fn verify<'c>(
     Ok(checkpoint)
 }
 
-fn same_history(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
+fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    let lineage = &checkpoint.lineage;
     if source.system_identifier != lineage.system_identifier {
         return Err(Stop::OtherCluster {
             topic: names.checkpoint_topic.to_owned(),
@@ -128,13 +143,17 @@ fn same_history(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<
             found: source.system_identifier.clone(),
         });
     }
-    if source.timeline != lineage.timeline {
-        return Err(Stop::OtherTimeline {
-            expected: lineage.timeline,
-            found: source.timeline,
-        });
-    }
-    Ok(())
+    is_continued(
+        lineage.timeline,
+        checkpoint.published,
+        source.timeline,
+        source.history.as_ref(),
+    )
+    .map_err(|missing| Stop::OtherTimeline {
+        expected: lineage.timeline,
+        found: source.timeline,
+        missing,
+    })
 }
 
 fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
@@ -150,7 +169,7 @@ fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, Slot, Source, verify};
+    use super::{History, Names, Slot, Source, verify};
     use crate::checkpoint::{Checkpoint, State, tests::example};
     use crate::lsn::Lsn;
 
@@ -165,6 +184,7 @@ mod tests {
         Source {
             system_identifier: checkpoint.lineage.system_identifier,
             timeline: 1,
+            history: None,
             database: "users_db".to_owned(),
             wal_end: Lsn(checkpoint.published.lsn.0 + 1000),
             slot: Some(Slot {
@@ -172,6 +192,7 @@ mod tests {
                 database: "users_db".to_owned(),
                 confirmed: checkpoint.published.lsn,
                 wal_status: "reserved".to_owned(),
+                is_failover: false,
             }),
             publication_entry: checkpoint.lineage.publication_entry,
         }
@@ -215,6 +236,40 @@ mod tests {
         assert_eq!(broken(|source| source.timeline = 2), 17);
         assert_eq!(broken(|source| source.wal_end.0 -= 1001), 18);
         assert_eq!(broken(|source| source.publication_entry = 1), 20);
+    }
+
+    #[test]
+    fn a_promotion_is_followed_where_the_slot_came_along_and_nothing_published_is_lacking() {
+        let checkpoint = example();
+        let promoted = |left_at: &str| {
+            let mut source = source();
+            source.timeline = 2;
+            source.history = Some(History::parse(&format!("1 {left_at} promoted")).unwrap());
+            source.slot.as_mut().unwrap().is_failover = true;
+            source
+        };
+        let whole = promoted("0/1529001");
+        assert_eq!(exit_code(&whole, Some(&checkpoint)), 0);
+        let lacking = promoted("0/1529000");
+        assert_eq!(
+            exit_code(&lacking, Some(&checkpoint)),
+            17,
+            "the partial transaction's commit is not in it"
+        );
+        let mut without_slot = whole.clone();
+        without_slot.slot = None;
+        assert_eq!(exit_code(&without_slot, Some(&checkpoint)), 10);
+        let mut of_another_kind = whole.clone();
+        of_another_kind.slot.as_mut().unwrap().is_failover = false;
+        assert_eq!(exit_code(&of_another_kind, Some(&checkpoint)), 17);
+        let mut made_anew = whole.clone();
+        made_anew.slot.as_mut().unwrap().confirmed.0 += 1;
+        assert_eq!(exit_code(&made_anew, Some(&checkpoint)), 13);
+        let mut former = source();
+        former.timeline = 1;
+        let mut later = checkpoint;
+        later.lineage.timeline = 2;
+        assert_eq!(exit_code(&former, Some(&later)), 17, "a former primary");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use anyhow::Context;
 use crate::config::Config;
 use crate::lineage::{Slot, Source};
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Row, quote_literal};
+use crate::postgres::{Connection, PgError, Row, quote_literal};
 use crate::stop::{RelayError, Stop};
+use crate::timeline::History;
 
 /// The server's answer to `IDENTIFY_SYSTEM`.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct System {
     pub timeline: u32,
     /// End of the flushed WAL.
     pub wal_end: Lsn,
+    /// Where the timeline comes from.
+    pub history: Option<History>,
 }
 
 /// The publication, as far as the outbox table is concerned.
@@ -34,11 +37,34 @@ pub struct Publication {
 pub async fn identify(connection: &mut Connection) -> anyhow::Result<System> {
     let rows = connection.rows("IDENTIFY_SYSTEM").await?;
     let row = rows.first().context("IDENTIFY_SYSTEM has no answer")?;
+    let timeline = text(row, 1)?.parse().context("timeline")?;
     Ok(System {
         identifier: text(row, 0)?.to_owned(),
-        timeline: text(row, 1)?.parse().context("timeline")?,
+        timeline,
         wal_end: text(row, 2)?.parse()?,
+        history: history(connection, timeline).await?,
     })
+}
+
+/// The history of a timeline; `None` for the first, and where the server has lost the file.
+async fn history(connection: &mut Connection, timeline: u32) -> anyhow::Result<Option<History>> {
+    if timeline <= 1 {
+        return Ok(None);
+    }
+    let rows = match connection.rows(&format!("TIMELINE_HISTORY {timeline}")).await {
+        Ok(rows) => rows,
+        Err(err) if PgError::code_of(&err).is_some() => {
+            tracing::warn!(
+                timeline,
+                error = format!("{err:#}"),
+                "the server cannot tell where its timeline comes from"
+            );
+            return Ok(None);
+        }
+        Err(err) => return Err(err),
+    };
+    let row = rows.first().context("TIMELINE_HISTORY has no answer")?;
+    History::parse(text(row, 1)?).map(Some).map_err(anyhow::Error::msg)
 }
 
 /// Looks the publication up; `None` where it does not exist.
@@ -125,8 +151,9 @@ pub async fn usable_publication(connection: &mut Connection, config: &Config) ->
 /// The connection broke.
 pub async fn slot(connection: &mut Connection, name: &str) -> anyhow::Result<Option<Slot>> {
     let sql = format!(
-        "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, '')
-         from pg_replication_slots where slot_name = {}",
+        "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''),
+                coalesce((to_jsonb(s) ->> 'failover')::boolean, false) and not temporary
+         from pg_replication_slots s where slot_name = {}",
         quote_literal(name)
     );
     let rows = connection.rows(&sql).await.context("cannot look at the slot")?;
@@ -139,6 +166,7 @@ fn read_slot(row: &Row) -> anyhow::Result<Slot> {
         database: text(row, 1)?.to_owned(),
         confirmed: text(row, 2)?.parse()?,
         wal_status: text(row, 3)?.to_owned(),
+        is_failover: text(row, 4)? == "t",
     })
 }
 
@@ -148,6 +176,7 @@ pub fn source(system: &System, database: &str, slot: Option<Slot>, publication: 
     Source {
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
+        history: system.history.clone(),
         database: database.to_owned(),
         wal_end: system.wal_end,
         slot,

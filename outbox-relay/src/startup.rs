@@ -24,10 +24,9 @@ use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
+use crate::standby;
 use crate::stop::{RelayError, Stop};
 
-/// How often a standby tries to get the slot: the longest that a take-over waits after the slot is free.
-const STANDBY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the server is told that we live.
 pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -57,6 +56,8 @@ pub async fn start(
         return Ok(None);
     }
     faults::point("start.owns-slot")?;
+    // Further sessions have to be with the server that streams, whichever host another attempt would find.
+    let here = config.target.at(connection.address());
     let mut stream = connection.into_stream();
     readiness.not_ready("kafka", "waiting for init_transactions");
     tracing::info!(
@@ -67,15 +68,24 @@ pub async fn start(
     let Some(outcome) = while_answering(&mut stream, on_kafka, shutdown).await? else {
         return Ok(None);
     };
-    let (publisher, found) = outcome?;
+    let (mut publisher, found) = outcome?;
     // What the slot says only counts now that nobody else can move it; this session streams, so another one has to ask.
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&here, Mode::Replication).await?;
     let system = source::identify(&mut connection).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
     same_partitions(config, &checkpoint.lineage.partitions).await?;
+    let checkpoint = if checkpoint.lineage.timeline == system.timeline {
+        checkpoint
+    } else {
+        let followed = follow_promotion(config, &mut publisher, checkpoint, &system);
+        match while_answering(&mut stream, followed, shutdown).await? {
+            Some(checkpoint) => checkpoint?,
+            None => return Ok(None),
+        }
+    };
     readiness.ready("kafka");
     faults::point("start.verified")?;
     #[cfg(feature = "faults")]
@@ -87,6 +97,31 @@ pub async fn start(
     }))
 }
 
+/// Goes over to a promoted server, whose history was proven to continue the checkpoint's. Its timeline is committed before anything else: from
+/// then on the former primary, should it come back, is refused.
+async fn follow_promotion(
+    config: &Config,
+    publisher: &mut Publisher,
+    mut checkpoint: Checkpoint,
+    system: &System,
+) -> Result<Checkpoint, RelayError> {
+    tracing::warn!(
+        slot = config.slot,
+        timeline.from = checkpoint.lineage.timeline,
+        timeline.to = system.timeline,
+        checkpoint.lsn = %checkpoint.published.lsn,
+        "a standby was promoted: it has all that is published and a copy of the slot, so the stream goes on there"
+    );
+    checkpoint.lineage.timeline = system.timeline;
+    publisher.commit(
+        &config.checkpoint_topic,
+        &config.checkpoint_key(),
+        &checkpoint.to_json(),
+    )?;
+    publisher.committed().await?;
+    Ok(checkpoint)
+}
+
 /// Waits until the slot is ours; false when the program is to stop.
 async fn own_slot(
     connection: &mut Connection,
@@ -96,33 +131,35 @@ async fn own_slot(
     readiness: &Readiness,
     shutdown: &mut Shutdown,
 ) -> Result<bool, RelayError> {
-    let mut said = false;
+    let mut waits = false;
     loop {
-        let Err(err) = connection
-            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
-            .await
-        else {
-            readiness.ready("slot");
-            return Ok(true);
-        };
-        match PgError::code_of(&err) {
-            // object_in_use
-            Some("55006") => {
-                if !said {
-                    said = true;
-                    tracing::info!(
-                        slot = config.slot,
-                        "another relay has the slot: waiting as a warm standby"
-                    );
-                    readiness.not_ready("slot", "another relay has it; this one is a warm standby");
-                }
+        let is_taken = standby::is_taken(connection, &config.slot).await?;
+        if !is_taken {
+            let Err(err) = connection
+                .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+                .await
+            else {
+                readiness.ready("slot");
+                return Ok(true);
+            };
+            match PgError::code_of(&err) {
+                // object_in_use: another standby was faster.
+                Some("55006") => {}
+                // undefined_object, or a slot that can give nothing any more: the checkpoint tells what that means.
+                Some("42704" | "55000") => return Err(no_slot(connection, config, system, publication, err).await),
+                _ => return Err(err.into()),
             }
-            // undefined_object, or a slot that can give nothing any more: the checkpoint tells what that means.
-            Some("42704" | "55000") => return Err(no_slot(connection, config, system, publication, err).await),
-            _ => return Err(err.into()),
+        }
+        if !waits {
+            waits = true;
+            tracing::info!(
+                slot = config.slot,
+                "another relay has the slot: waiting as a warm standby"
+            );
+            readiness.not_ready("slot", "another relay has it; this one is a warm standby");
         }
         tokio::select! {
-            () = sleep(STANDBY_INTERVAL) => {}
+            () = sleep(standby::LOOK_INTERVAL) => {}
             () = shutdown.triggered() => return Ok(false),
         }
     }

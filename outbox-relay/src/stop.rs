@@ -70,9 +70,9 @@ pub enum Stop {
         found: String,
     },
     #[error(
-        "the checkpoint is from timeline {expected}, the server is on timeline {found}: a standby was promoted or a backup restored, and it is not proven that the slot saw every event; compare the outbox with the topics before going on"
+        "the checkpoint is from timeline {expected}, the server is on timeline {found} (a standby was promoted or a backup restored), and it is not proven that the slot sees every event once: {missing}; let `outbox-relay recover` compare the outbox with the topics and publish what is missing, or, where you know that nothing is, go on by `outbox-relay init --accept-timeline`"
     )]
-    OtherTimeline { expected: u32, found: u32 },
+    OtherTimeline { expected: u32, found: u32, missing: String },
     #[error(
         "the server's WAL ends at {server}, behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them"
     )]

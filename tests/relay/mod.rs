@@ -1,7 +1,11 @@
 mod at_least_once;
 mod crash_matrix;
+mod failover;
 mod faulty;
 mod late_end_txn;
+mod load;
 mod planted_bugs;
 mod publishing;
 mod release_build;
+mod standby;
+mod zombies;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use stack::scratch::Scratch;
-use stack::{Program, pipeline, port};
+use stack::{Postgres, Program, pipeline, port};
 use tokio_postgres::Client;
 
 use crate::ledger::{Ledger, Row};
@@ -208,9 +208,17 @@ impl Rig {
     /// # Panics
     /// The server refuses.
     pub async fn rows(&self) -> Vec<Row> {
-        let rows = self
-            .sql("select id, aggregateid, payload ->> 'n', payload from outbox")
-            .await;
+        self.rows_on(&self.servers.postgres).await
+    }
+
+    /// The rows of the outbox as another server has it: a standby that was promoted.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn rows_on(&self, postgres: &Postgres) -> Vec<Row> {
+        let sql = "select id, aggregateid, payload ->> 'n', payload from outbox";
+        let rows = postgres.query(&self.name, sql).await;
+        let rows = rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"));
         let row = |row: Vec<Option<String>>| {
             let [Some(id), Some(key), Some(n), Some(payload)] = <[_; 4]>::try_from(row).expect("four columns") else {
                 panic!("an outbox row with a null");

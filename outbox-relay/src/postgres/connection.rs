@@ -12,8 +12,9 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::hosts::ServerState;
 use super::stream::Stream;
-use super::target::Target;
+use super::target::{Address, Target};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub struct Connection {
     pub(super) stream: Stream,
     pub(super) input: BytesMut,
     server_version_num: u32,
+    state: ServerState,
+    address: Address,
 }
 
 impl fmt::Debug for Connection {
@@ -88,24 +91,52 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects and logs in, within the target's connect timeout.
+    /// Connects to the first of the target's hosts that answers and is of the kind that the target wants, and logs in; each host has the
+    /// target's connect timeout.
+    ///
+    /// A host that refuses the login ends the search, as in libpq: the next one would hide a wrong password.
     ///
     /// # Errors
-    /// The server cannot be reached, its certificate is refused, or it refuses the login (a [`PgError`] is in the chain then).
+    /// No host will do; the message says why of each: it cannot be reached, its certificate is refused, it is a standby, or it refuses the
+    /// login (a [`PgError`] is in the chain then).
     pub async fn open(target: &Target, mode: Mode) -> anyhow::Result<Self> {
-        timeout(target.connect_timeout, Self::log_in(target, mode))
-            .await
-            .map_err(|_| anyhow::anyhow!("no answer within {} s", target.connect_timeout.as_secs()))
-            .flatten()
-            .with_context(|| format!("Postgres at {}", target.address))
+        let mut reasons = Vec::new();
+        let mut reported = None;
+        for address in &target.addresses {
+            let opened = timeout(target.connect_timeout, Self::log_in(target, address, mode))
+                .await
+                .map_err(|_| anyhow::anyhow!("no answer within {} s", target.connect_timeout.as_secs()))
+                .flatten();
+            let err = match opened {
+                Ok(connection) => return Ok(connection),
+                Err(err) => err,
+            };
+            let refuses_login = PgError::code_of(&err).is_some_and(|code| code.starts_with("28"));
+            if refuses_login || target.addresses.len() == 1 {
+                return Err(err.context(format!("Postgres at {address}")));
+            }
+            reasons.push(format!("{address}: {err:#}"));
+            reported = reported.or_else(|| err.downcast::<PgError>().ok());
+        }
+        let reasons = format!(
+            "no Postgres of {} will do ({})",
+            target.addresses.len(),
+            reasons.join("; ")
+        );
+        Err(match reported {
+            Some(error) => anyhow::Error::new(error).context(reasons),
+            None => anyhow::anyhow!(reasons),
+        })
     }
 
-    async fn log_in(target: &Target, mode: Mode) -> anyhow::Result<Self> {
-        let stream = Stream::open(target).await?;
+    async fn log_in(target: &Target, address: &Address, mode: Mode) -> anyhow::Result<Self> {
+        let stream = Stream::open(target, address).await?;
         let mut connection = Self {
             stream,
             input: BytesMut::new(),
             server_version_num: 0,
+            state: ServerState::default(),
+            address: address.clone(),
         };
         let application_name = target.application_name.as_deref().unwrap_or("outbox-relay");
         // The output format of dates and numbers must not depend on what somebody configured for the role.
@@ -130,10 +161,18 @@ impl Connection {
         connection.authenticate(target).await?;
         loop {
             match connection.message().await? {
-                Message::ParameterStatus(status) if status.name()? == "server_version" => {
-                    connection.server_version_num = version_num(status.value()?);
+                Message::ParameterStatus(status) => match status.name()? {
+                    "server_version" => connection.server_version_num = version_num(status.value()?),
+                    "in_hot_standby" => connection.state.is_in_recovery = status.value()? == "on",
+                    "default_transaction_read_only" => connection.state.is_read_only = status.value()? == "on",
+                    _ => {}
+                },
+                Message::ReadyForQuery(_) => {
+                    return match target.session.accept(connection.state) {
+                        Ok(()) => Ok(connection),
+                        Err(reason) => Err(anyhow::anyhow!(reason)),
+                    };
                 }
-                Message::ReadyForQuery(_) => return Ok(connection),
                 Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
                 _ => {}
             }
@@ -209,6 +248,12 @@ impl Connection {
     #[must_use]
     pub fn server_version_num(&self) -> u32 {
         self.server_version_num
+    }
+
+    /// Which of the target's hosts this session is with.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Runs one statement and collects its rows in memory.

@@ -3,6 +3,7 @@
 
 mod connection;
 mod frame;
+mod hosts;
 mod replication;
 mod stream;
 mod target;
@@ -10,6 +11,7 @@ mod tls;
 
 pub use connection::{Answer, Connection, Mode, PgError, Row, quote_identifier, quote_literal};
 pub use frame::{Frame, FrameError, Frames};
+pub use hosts::SessionKind;
 pub(crate) use replication::POSTGRES_EPOCH_US;
 pub use replication::{ReplicationStream, StandbyStatus};
-pub use target::{InvalidUrl, Target};
+pub use target::{Address, InvalidUrl, Target};

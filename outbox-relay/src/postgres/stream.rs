@@ -24,8 +24,8 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub(super) async fn open(target: &Target) -> anyhow::Result<Self> {
-        match &target.address {
+    pub(super) async fn open(target: &Target, address: &Address) -> anyhow::Result<Self> {
+        match address {
             Address::Unix { socket } => {
                 let stream = UnixStream::connect(socket)
                     .await

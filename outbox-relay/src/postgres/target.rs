@@ -7,13 +7,18 @@ use percent_encoding::percent_decode_str;
 use service::Secret;
 use url::Url;
 
-/// A parsed connection URL: `postgresql://user:password@host:port/database?parameter=value`.
+use super::hosts::{Hosts, SessionKind};
+
+/// A parsed connection URL: `postgresql://user:password@host:port,host:port/database?parameter=value`.
 ///
-/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `connect_timeout` (seconds),
-/// `application_name`, `options`; and our own `passwordfile` (a file that holds the password alone). See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
+/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `connect_timeout` (seconds, for each host),
+/// `target_session_attrs`, `application_name`, `options`; and our own `passwordfile` (a file that holds the password alone). See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
 #[derive(Clone, Debug)]
 pub struct Target {
-    pub address: Address,
+    /// Where the server may be, in the order in which they are tried; at least one.
+    pub addresses: Vec<Address>,
+    /// Which of them will do.
+    pub session: SessionKind,
     pub user: String,
     pub password: Option<Secret>,
     pub database: String,
@@ -51,10 +56,9 @@ pub enum TlsMode {
 
 /// A connection URL that cannot be used. Never contains the URL itself, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("DATABASE_URL: {0}; expected postgresql://user:password@host:port/database")]
+#[error("DATABASE_URL: {0}; expected postgresql://user:password@host:port/database, several as host:port,host:port")]
 pub struct InvalidUrl(String);
 
-const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Target {
@@ -64,7 +68,8 @@ impl Target {
     /// Names what is wrong with it: scheme, a missing user or database, an unknown parameter or value.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let invalid = |what: String| InvalidUrl(what);
-        let url = Url::parse(text).map_err(|err| invalid(err.to_string()))?;
+        let (text, mut hosts) = Hosts::take_from(text).map_err(invalid)?;
+        let url = Url::parse(&text).map_err(|err| invalid(err.to_string()))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(invalid(format!("scheme `{}` is not postgresql", url.scheme())));
         }
@@ -74,18 +79,12 @@ impl Target {
                 .map(std::borrow::Cow::into_owned)
                 .map_err(|_| invalid("a part is not UTF-8 once percent-decoded".to_owned()))
         };
-        let mut host = decode(url.host_str().unwrap_or_default())?
-            .trim_matches(['[', ']'])
-            .to_owned();
-        let mut port = url.port().unwrap_or(DEFAULT_PORT);
         let mut user = decode(url.username())?;
         let mut password = url.password().map(decode).transpose()?;
         let mut database = decode(url.path().trim_start_matches('/'))?;
         let mut target = Self {
-            address: Address::Tcp {
-                host: String::new(),
-                port,
-            },
+            addresses: Vec::new(),
+            session: SessionKind::Any,
             user: String::new(),
             password: None,
             database: String::new(),
@@ -97,15 +96,14 @@ impl Target {
             options: None,
         };
         let (mut certificate, mut key) = (None, None);
+        let mut session = None;
+        let list = |value: String| value.split(',').map(str::to_owned).collect();
         for (name, value) in url.query_pairs() {
             let value = value.into_owned();
             match name.as_ref() {
-                "host" => host = value,
-                "port" => {
-                    port = value
-                        .parse()
-                        .map_err(|_| invalid("`port` is not a number from 0 to 65535".to_owned()))?
-                }
+                "host" => hosts.hosts = list(value),
+                "port" => hosts.ports = list(value),
+                "target_session_attrs" => session = Some(SessionKind::parse(&value).map_err(invalid)?),
                 "user" => user = value,
                 "password" => password = Some(value),
                 "passwordfile" => password = Some(read_password(&value)?),
@@ -136,19 +134,25 @@ impl Target {
             (None, None) => None,
             _ => return Err(invalid("`sslcert` and `sslkey` go together".to_owned())),
         };
-        target.address = if host.starts_with('/') {
-            Address::Unix {
-                socket: PathBuf::from(host).join(format!(".s.PGSQL.{port}")),
-            }
-        } else if host.is_empty() {
-            return Err(invalid("the host is missing".to_owned()));
+        target.addresses = hosts.addresses().map_err(invalid)?;
+        target.session = session.unwrap_or(if target.addresses.len() > 1 {
+            SessionKind::Primary
         } else {
-            Address::Tcp { host, port }
-        };
+            SessionKind::Any
+        });
         target.user = user;
         target.password = password.map(Secret::from);
         target.database = database;
         Ok(target)
+    }
+
+    /// The same database on one of its hosts alone, for a further session with the server that another session is with.
+    #[must_use]
+    pub fn at(&self, address: &Address) -> Self {
+        Self {
+            addresses: vec![address.clone()],
+            ..self.clone()
+        }
     }
 }
 
@@ -196,11 +200,11 @@ mod tests {
             Target::parse("postgres://re%40lay:p%3Aw@db.example:5433/users_db?sslmode=verify-full&connect_timeout=3")
                 .unwrap();
         assert_eq!(
-            target.address,
-            Address::Tcp {
+            target.addresses,
+            [Address::Tcp {
                 host: "db.example".to_owned(),
                 port: 5433
-            }
+            }]
         );
         assert_eq!(target.user, "re@lay");
         assert_eq!(target.password.unwrap().reveal(), "p:w");
@@ -217,10 +221,10 @@ mod tests {
         ] {
             let target = Target::parse(url).unwrap();
             assert_eq!(
-                target.address,
-                Address::Unix {
+                target.addresses,
+                [Address::Unix {
                     socket: "/var/run/postgresql/.s.PGSQL.5432".into()
-                }
+                }]
             );
         }
     }
