@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
+use crate::guard::Guard;
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher, partition_counts};
 use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
@@ -36,6 +37,7 @@ pub struct Started {
     pub stream: ReplicationStream,
     pub publisher: Publisher,
     pub checkpoint: Checkpoint,
+    pub guard: Guard,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -74,7 +76,9 @@ pub async fn start(
     let slot = source::slot(&mut connection, &config.slot).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
-    let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    let mut checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    let pin = checkpoint.lineage.publication_version.get_or_insert(publication.version);
+    let guard = Guard::start(config, pin, readiness);
     same_partitions(config, &checkpoint.lineage.partitions).await?;
     readiness.ready("kafka");
     faults::point("start.verified")?;
@@ -84,6 +88,7 @@ pub async fn start(
         stream,
         publisher,
         checkpoint,
+        guard,
     }))
 }
 
