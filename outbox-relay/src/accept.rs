@@ -89,7 +89,10 @@ impl AcceptOptions {
             (self.accept_partitions, Acceptance::Partitions),
             (self.accept_publication, Acceptance::Publication),
         ];
-        all.into_iter().filter(|(is_given, _)| *is_given).map(|(_, what)| what).collect()
+        all.into_iter()
+            .filter(|(is_given, _)| *is_given)
+            .map(|(_, what)| what)
+            .collect()
     }
 }
 
@@ -124,9 +127,9 @@ pub async fn accept(
     let system = source::identify(&mut connection).await?;
     create_missing(&config.kafka, &[init::checkpoint_topic(&config.checkpoint_topic)]).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
-    let can_be_owned = slot
-        .as_ref()
-        .is_some_and(|slot| slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost");
+    let can_be_owned = slot.as_ref().is_some_and(|slot| {
+        slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"
+    });
     let mut owner = if can_be_owned { Some(own(config).await?) } else { None };
     let mut publisher = init::fence(config, &system, shutdown).await?;
     let reading = read(config.clone()).await?;
@@ -206,7 +209,9 @@ fn look(source: &Source, reading: &Reading, config: &Config) -> (Option<Checkpoi
     // What was confirmed was published. A checkpoint that is older is not the last one, but a copy of which nothing later is left.
     let confirmed = source.slot.as_ref().map_or(Lsn::INVALID, |slot| slot.confirmed);
     let furthest = reading.furthest.as_ref().map(|found| &found.checkpoint);
-    let base = furthest.filter(|checkpoint| checkpoint.published.lsn >= confirmed).cloned();
+    let base = furthest
+        .filter(|checkpoint| checkpoint.published.lsn >= confirmed)
+        .cloned();
     let mut found = vec![trouble.clone()];
     found.extend(
         breaks(source, base.as_ref(), names(config))
@@ -332,7 +337,9 @@ pub(crate) async fn own(config: &Config) -> Result<Connection, RelayError> {
     let started = Instant::now();
     loop {
         let mut owner = Connection::open(&config.target, Mode::Replication).await?;
-        let owned = owner.start_replication(&config.slot, Lsn::INVALID, &config.publication).await;
+        let owned = owner
+            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+            .await;
         match owned {
             Ok(()) => return Ok(owner),
             // object_in_use: perhaps only for as long as the server takes to notice that its reader is gone.
@@ -341,7 +348,10 @@ pub(crate) async fn own(config: &Config) -> Result<Connection, RelayError> {
             }
             Err(err) => {
                 return Err(err
-                    .context(format!("slot `{}` cannot be taken over; stop what reads it first", config.slot))
+                    .context(format!(
+                        "slot `{}` cannot be taken over; stop what reads it first",
+                        config.slot
+                    ))
                     .into());
             }
         }

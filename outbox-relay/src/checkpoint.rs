@@ -150,7 +150,10 @@ pub(crate) mod tests {
         let text = r#"{"format":1,"state":"running","lineage":{"systemIdentifier":"7","timeline":1,"database":"d","slot":"s",
             "publicationEntry":5,"partitions":{}},"lsn":"0/1528C20","partial":null,"incarnation":"a"}"#;
         let checkpoint = Checkpoint::from_json(text.as_bytes()).unwrap();
-        assert_eq!((checkpoint.lineage.publication_version, checkpoint.generation), (None, 0));
+        assert_eq!(
+            (checkpoint.lineage.publication_version, checkpoint.generation),
+            (None, 0)
+        );
     }
 
     #[test]

@@ -108,7 +108,10 @@ pub struct InitArgs {
 /// How to go on after a stop that the relay cannot prove to be harmless. Each is refused where there is nothing of its kind, or where
 /// something else is broken as well that is not accepted. All of them fence a relay that still runs, and log the old and the new position.
 #[derive(Clone, Debug, Default, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[command(next_help_heading = "Going on after a stop (never done by itself)")]
 pub struct AcceptOptions {
     /// After exit code 13, slot recreated, advanced or read by somebody else: go on from the slot's confirmed position. Events between the

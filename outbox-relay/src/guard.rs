@@ -153,10 +153,15 @@ impl Task {
                 Err(err) => {
                     session = None;
                     let reason = format!("{err:#}");
-                    tracing::debug!(error = reason, "the guard has no answer; nothing is confirmed meanwhile");
+                    tracing::debug!(
+                        error = reason,
+                        "the guard has no answer; nothing is confirmed meanwhile"
+                    );
                     if looked_at.elapsed() > BLIND_MAX {
-                        self.readiness
-                            .not_ready("guard", format!("cannot look at the publication, so nothing is confirmed: {reason}"));
+                        self.readiness.not_ready(
+                            "guard",
+                            format!("cannot look at the publication, so nothing is confirmed: {reason}"),
+                        );
                     }
                 }
             }
@@ -282,7 +287,10 @@ mod tests {
 
     #[test]
     fn only_a_publication_that_is_the_pinned_one_for_certain_verifies_a_position() {
-        assert_eq!(find(&look(Some(("1:2:3:4", false))), "1:2:3:4"), Finding::Unaltered(Lsn(700)));
+        assert_eq!(
+            find(&look(Some(("1:2:3:4", false))), "1:2:3:4"),
+            Finding::Unaltered(Lsn(700))
+        );
         assert_eq!(find(&look(Some(("1:2:3:4", true))), "1:2:3:4"), Finding::Undecided);
         assert_eq!(find(&look(Some(("1:9:3:4", false))), "1:2:3:4"), Finding::Altered);
         assert_eq!(find(&look(Some(("1:9:3:4", true))), "1:2:3:4"), Finding::Altered);

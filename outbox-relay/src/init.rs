@@ -212,7 +212,11 @@ pub(crate) async fn fence(config: &Config, system: &System, shutdown: &Shutdown)
     .context("kafka task")?
 }
 
-pub(crate) async fn commit(publisher: &mut Publisher, config: &Config, checkpoint: &Checkpoint) -> Result<(), RelayError> {
+pub(crate) async fn commit(
+    publisher: &mut Publisher,
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<(), RelayError> {
     publisher.commit(
         &config.checkpoint_topic,
         &config.checkpoint_key(),
@@ -268,7 +272,9 @@ async fn adopt(
 
 pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
     let slot = quote_literal(&config.slot);
-    connection.rows(&format!("select pg_drop_replication_slot({slot})")).await?;
+    connection
+        .rows(&format!("select pg_drop_replication_slot({slot})"))
+        .await?;
     Ok(())
 }
 

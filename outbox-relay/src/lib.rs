@@ -26,6 +26,7 @@ pub mod progress;
 pub mod relay;
 pub mod retention;
 pub mod router;
+pub mod server_check;
 pub mod source;
 pub mod startup;
 pub mod stop;

@@ -76,7 +76,10 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
                 .collect(),
         };
     };
-    let mut breaks: Vec<Stop> = same_history(source, &checkpoint.lineage, names).err().into_iter().collect();
+    let mut breaks: Vec<Stop> = same_history(source, &checkpoint.lineage, names)
+        .err()
+        .into_iter()
+        .collect();
     let Some(slot) = &source.slot else {
         breaks.push(slot_gone(source, checkpoint, names));
         return breaks;

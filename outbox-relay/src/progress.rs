@@ -358,7 +358,11 @@ mod tests {
         progress.verify_up_to(Lsn(140));
         assert_eq!(progress.confirm(), None, "a verification is never taken back");
         progress.verify_up_to(Lsn(300));
-        assert_eq!(progress.confirm(), Some(Lsn(210)), "and nothing beyond what is published");
+        assert_eq!(
+            progress.confirm(),
+            Some(Lsn(210)),
+            "and nothing beyond what is published"
+        );
     }
 
     #[test]

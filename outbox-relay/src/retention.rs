@@ -35,8 +35,13 @@ impl Retention {
     #[must_use]
     pub fn danger(&self) -> Option<String> {
         match (self.wal_status.as_str(), self.safe_bytes) {
-            ("lost", _) => Some(format!("postgres has invalidated the slot ({})", self.invalidation_reason)),
-            ("unreserved", _) => Some("the slot is lost at the server's next checkpoint: wal_status is unreserved".to_owned()),
+            ("lost", _) => Some(format!(
+                "postgres has invalidated the slot ({})",
+                self.invalidation_reason
+            )),
+            ("unreserved", _) => {
+                Some("the slot is lost at the server's next checkpoint: wal_status is unreserved".to_owned())
+            }
             (_, Some(safe)) if safe < self.margin_bytes() => Some(format!(
                 "the slot is lost after {safe} more bytes of WAL: it retains {} of max_slot_wal_keep_size = {} bytes",
                 self.retained_bytes, self.keep_bytes
@@ -167,7 +172,15 @@ mod tests {
         assert_eq!(unlimited.danger(), None);
         for status in ["lost", "unreserved"] {
             let wal_status = status.to_owned();
-            assert!(Retention { wal_status, ..unlimited.clone() }.danger().is_some(), "{status}");
+            assert!(
+                Retention {
+                    wal_status,
+                    ..unlimited.clone()
+                }
+                .danger()
+                .is_some(),
+                "{status}"
+            );
         }
     }
 

@@ -33,7 +33,8 @@ pub struct Publication {
 }
 
 /// SQL for [`Publication::version`], of the tables that [`from_publication`] joins.
-pub(crate) const VERSION: &str = "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
+pub(crate) const VERSION: &str =
+    "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
 
 /// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
 pub(crate) fn from_publication(config: &Config) -> String {

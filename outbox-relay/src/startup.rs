@@ -77,7 +77,10 @@ pub async fn start(
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let mut checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
-    let pin = checkpoint.lineage.publication_version.get_or_insert(publication.version);
+    let pin = checkpoint
+        .lineage
+        .publication_version
+        .get_or_insert(publication.version);
     let guard = Guard::start(config, pin, readiness);
     same_partitions(config, &checkpoint.lineage.partitions).await?;
     readiness.ready("kafka");
@@ -161,7 +164,7 @@ pub(crate) async fn read_checkpoint(config: Config) -> Result<Option<Found>, Rel
             settings: &config.kafka,
             topic: &config.checkpoint_topic,
         };
-        log.last(&config.checkpoint_key(), &|| false)
+        log.last(&config.checkpoint_key(), config.delivery, &|| false)
     })
     .await
     .context("checkpoint task")?
@@ -184,7 +187,7 @@ async fn start_on_kafka(
         };
         let key = config.checkpoint_key();
         let early = if faults::is_planted(Bug::CheckpointBeforeFence) {
-            let found = log.last(&key, &gives_up)?;
+            let found = log.last(&key, config.delivery, &gives_up)?;
             // Long enough for an earlier producer's commit to come in between.
             std::thread::sleep(Duration::from_secs(4));
             found
@@ -196,7 +199,7 @@ async fn start_on_kafka(
         faults::point("start.fenced")?;
         let found = match early {
             Some(found) => Some(found),
-            None => log.last(&key, &gives_up)?,
+            None => log.last(&key, config.delivery, &gives_up)?,
         };
         faults::point("start.checkpoint-read")?;
         Ok((publisher, found))

@@ -363,7 +363,12 @@ fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
         fs::remove_dir_all(to).with_context(|| format!("cannot remove {}", to.display()))?;
     }
-    let copied = Command::new("cp").arg("--archive").arg(from).arg(to).status().context("cannot run cp")?;
+    let copied = Command::new("cp")
+        .arg("--archive")
+        .arg(from)
+        .arg(to)
+        .status()
+        .context("cannot run cp")?;
     anyhow::ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())
 }

@@ -73,7 +73,11 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
 async fn another_timeline_is_accepted_from_the_checkpoint() {
     // As a promotion leaves it: the server is on another timeline than the checkpoint.
     let rig = published_and_stopped("accept_timeline").await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value).expect("a checkpoint");
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
     let mut elsewhere: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
     elsewhere["lineage"]["timeline"] = 7.into();
     write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
@@ -96,10 +100,15 @@ async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_
 #[tokio::test]
 async fn another_cluster_is_accepted_and_its_slot_continued() {
     let mut rig = published_and_stopped("accept_cluster").await;
-    let other = Postgres::start(servers::postgres_options()).await.expect("another cluster");
+    let other = Postgres::start(servers::postgres_options())
+        .await
+        .expect("another cluster");
     let url = other.url("postgres", rig.name());
     let name = rig.name().to_owned();
-    other.query("postgres", &format!("create database {name}")).await.expect("a database");
+    other
+        .query("postgres", &format!("create database {name}"))
+        .await
+        .expect("a database");
     let outbox = format!(
         "{}; create sequence numbers;
          create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)",
@@ -120,7 +129,10 @@ async fn another_cluster_is_accepted_and_its_slot_continued() {
     accept(&rig, &["--accept-cluster"]).await;
     rig.start().await;
     let rows = other.query(&name, "select id from outbox").await.expect("rows");
-    let ids: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+    let ids: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect();
     assert_eq!(ids.len(), 1);
     assert_eq!(times_published(&rig, &ids, &ids).await, [1]);
     rig.relay.stop().await.expect("a clean end");
@@ -131,7 +143,11 @@ async fn another_cluster_is_accepted_and_its_slot_continued() {
 async fn more_partitions_are_accepted_from_the_checkpoint() {
     let rig = published_and_stopped("accept_partitions").await;
     let topic = rig.topic();
-    let altered = rig.servers.kafka.topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"]).await;
+    let altered = rig
+        .servers
+        .kafka
+        .topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"])
+        .await;
     altered.expect("more partitions");
     rig.insert_each(2).await;
     accept(&rig, &["--accept-partitions"]).await;

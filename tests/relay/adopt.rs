@@ -27,7 +27,11 @@ async fn an_adopted_slot_is_continued_from_its_confirmed_position() {
     rig.insert_each(3).await;
     let ids = ids(&rig).await;
     let times = times_published(&rig, &ids, &ids[5..]).await;
-    assert_eq!(times, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1], "nothing before, everything after, once");
+    assert_eq!(
+        times,
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1],
+        "nothing before, everything after, once"
+    );
     rig.finish().await.expect("an end");
 }
 
@@ -36,7 +40,8 @@ async fn a_slot_of_another_plugin_is_refused_by_name() {
     let rig = Rig::new("adopt_plugin").await;
     rig.sql(PUBLICATION).await;
     let name = rig.name();
-    rig.sql(&format!("select pg_create_physical_replication_slot('{name}')")).await;
+    rig.sql(&format!("select pg_create_physical_replication_slot('{name}')"))
+        .await;
     assert_refused(&rig, &["--adopt-slot"], 12, "plugin physical").await;
     rig.finish().await.expect("an end");
 }
@@ -65,6 +70,8 @@ async fn a_slot_that_is_being_read_is_refused_by_name() {
 
 async fn make_slot(rig: &Rig, plugin: &str) {
     let name = rig.name();
-    rig.sql(&format!("select pg_create_logical_replication_slot('{name}', '{plugin}')"))
-        .await;
+    rig.sql(&format!(
+        "select pg_create_logical_replication_slot('{name}', '{plugin}')"
+    ))
+    .await;
 }

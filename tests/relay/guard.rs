@@ -36,7 +36,11 @@ const ALTERATIONS: [(&str, &str, &str); 8] = [
         "alter publication outbox set table outbox (id, aggregatetype, aggregateid, type)",
         "column list",
     ),
-    ("pub_no_insert", "alter publication outbox set (publish = 'update')", "does not publish inserts"),
+    (
+        "pub_no_insert",
+        "alter publication outbox set (publish = 'update')",
+        "does not publish inserts",
+    ),
     (
         "pub_and_back",
         "alter publication outbox set (publish = 'update'); alter publication outbox set (publish = 'insert')",
@@ -116,7 +120,9 @@ async fn while_an_alteration_is_undecided_nothing_is_confirmed_and_a_rollback_le
     rig.assert_exactly_once().await;
     // Three more rounds of the guard, which the age of the confirmed position counts.
     eventually(DEADLINE, "the confirmed position ages", || async {
-        metric(&rig, "relay_confirmed_age_seconds").await.filter(|age| *age >= 3.0)
+        metric(&rig, "relay_confirmed_age_seconds")
+            .await
+            .filter(|age| *age >= 3.0)
     })
     .await;
     let confirmed = rig.confirmed().await;
@@ -149,7 +155,11 @@ async fn a_guard_that_loses_its_session_takes_another_and_the_relay_goes_on() {
     rig.insert_each(3).await;
     rig.assert_exactly_once().await;
     wait_until_confirmed(&rig).await;
-    assert_eq!(metric(&rig, "relay_restarts_total").await.unwrap_or(0.0), 0.0, "the stream was not touched");
+    assert_eq!(
+        metric(&rig, "relay_restarts_total").await.unwrap_or(0.0),
+        0.0,
+        "the stream was not touched"
+    );
     rig.finish().await.expect("an end");
 }
 
@@ -169,13 +179,20 @@ async fn the_wal_that_the_slot_retains_is_measured_and_danger_shows_in_readiness
     })
     .await;
     assert!((1.0..=300e6).contains(&safe), "{safe}");
-    assert!(metric(&rig, "relay_slot_retained_bytes").await.is_some_and(|bytes| bytes < 64e6));
+    assert!(
+        metric(&rig, "relay_slot_retained_bytes")
+            .await
+            .is_some_and(|bytes| bytes < 64e6)
+    );
     // A transaction that stays open keeps the slot's restart position where it is.
     let open = rig.connect().await;
-    open.batch_execute("begin; select pg_current_xact_id()").await.expect("a transaction");
+    open.batch_execute("begin; select pg_current_xact_id()")
+        .await
+        .expect("a transaction");
     rig.sql("create table filler (t text)").await;
     let reasons = eventually(DEADLINE, "readiness tells of the danger", || async {
-        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 10000)").await;
+        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 10000)")
+            .await;
         match rig.relay.readiness(&reqwest::Client::new()).await {
             Ok(stack::program::Readiness::NotReady(reasons)) if reasons.contains("\"wal\"") => Some(reasons),
             _ => None,
@@ -184,7 +201,10 @@ async fn the_wal_that_the_slot_retains_is_measured_and_danger_shows_in_readiness
     .await;
     assert!(reasons.contains("max_slot_wal_keep_size"), "{reasons}");
     open.batch_execute("commit").await.expect("an end");
-    rig.relay.wait_ready(Duration::from_secs(90)).await.expect("the danger is over");
+    rig.relay
+        .wait_ready(Duration::from_secs(90))
+        .await
+        .expect("the danger is over");
     rig.finish().await.expect("an end");
 }
 

@@ -5,7 +5,7 @@ use stack::KafkaOptions;
 use std::sync::Arc;
 
 use super::tampering::{
-    checkpoints, drop_slot, published_and_stopped, publish_and_stop, recreate_slot, write_checkpoint,
+    checkpoints, drop_slot, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint,
 };
 
 #[tokio::test]
@@ -21,7 +21,8 @@ async fn a_slot_that_was_made_again_stops_the_relay() {
     let rig = published_and_stopped("slot_recreated").await;
     rig.insert_each(2).await;
     recreate_slot(&rig).await;
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"]).await;
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
@@ -30,9 +31,12 @@ async fn a_slot_that_was_advanced_stops_the_relay() {
     let rig = published_and_stopped("slot_advanced").await;
     rig.insert_each(2).await;
     let name = rig.name();
-    rig.sql(&format!("select pg_replication_slot_advance('{name}', pg_current_wal_lsn())"))
+    rig.sql(&format!(
+        "select pg_replication_slot_advance('{name}', pg_current_wal_lsn())"
+    ))
+    .await;
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"]).await;
     rig.finish().await.expect("an end");
 }
 
@@ -47,7 +51,8 @@ async fn a_slot_that_somebody_else_has_read_stops_the_relay() {
         ))
         .await;
     assert_ne!(read[0][0].as_deref(), Some("0"), "somebody else has read the rows");
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"]).await;
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
@@ -87,7 +92,8 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
     let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
     deleted.expect("a deletion");
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
@@ -110,7 +116,8 @@ async fn a_checkpoint_under_a_tombstone_stops_the_relay() {
     let rig = published_and_stopped("tombstone").await;
     write_checkpoint(&rig, None).await;
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
@@ -119,11 +126,22 @@ async fn a_checkpoint_topic_that_was_emptied_stops_the_relay() {
     let rig = published_and_stopped("emptied").await;
     let topic = rig.checkpoint_topic();
     let kafka = &rig.servers.kafka;
-    let delete = ["--entity-type", "topics", "--entity-name", &topic, "--add-config", "cleanup.policy=delete"];
-    kafka.configs_tool(&["--alter"].iter().chain(&delete).copied().collect::<Vec<_>>()).await.expect("another policy");
+    let delete = [
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        &topic,
+        "--add-config",
+        "cleanup.policy=delete",
+    ];
+    kafka
+        .configs_tool(&["--alter"].iter().chain(&delete).copied().collect::<Vec<_>>())
+        .await
+        .expect("another policy");
     kafka.delete_records(&topic, 0, -1).await.expect("a deletion");
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
@@ -132,14 +150,19 @@ async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
     let rig = published_and_stopped("garbled").await;
     write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
     rig.insert_each(2).await;
-    rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"]).await;
+    rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
 async fn a_checkpoint_of_a_later_format_stops_the_relay() {
     let rig = published_and_stopped("later_format").await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value).expect("a checkpoint");
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
     let mut later: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
     later["format"] = 2.into();
     write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
@@ -154,20 +177,37 @@ async fn a_checkpoint_that_went_back_stops_the_relay() {
     publish_and_stop(&rig).await;
     write_checkpoint(&rig, old).await;
     rig.insert_each(2).await;
-    rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"]).await;
+    rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
 async fn a_checkpoint_without_the_publications_state_is_upgraded_in_silence() {
     let rig = published_and_stopped("upgraded").await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value).expect("a checkpoint");
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
     let mut earlier: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
-    earlier["lineage"].as_object_mut().expect("a lineage").remove("publicationVersion").expect("the field");
-    earlier.as_object_mut().expect("an object").remove("generation").expect("the field");
+    earlier["lineage"]
+        .as_object_mut()
+        .expect("a lineage")
+        .remove("publicationVersion")
+        .expect("the field");
+    earlier
+        .as_object_mut()
+        .expect("an object")
+        .remove("generation")
+        .expect("the field");
     write_checkpoint(&rig, Some(earlier.to_string().into_bytes())).await;
     publish_and_stop(&rig).await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value).expect("a checkpoint");
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
     assert!(String::from_utf8_lossy(&last).contains("publicationVersion"));
     rig.finish().await.expect("an end");
 }
@@ -176,17 +216,23 @@ async fn a_checkpoint_without_the_publications_state_is_upgraded_in_silence() {
 async fn a_topic_with_more_partitions_than_before_stops_the_relay() {
     let rig = published_and_stopped("partitions").await;
     let topic = rig.topic();
-    let altered = rig.servers.kafka.topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"]).await;
+    let altered = rig
+        .servers
+        .kafka
+        .topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"])
+        .await;
     altered.expect("more partitions");
     rig.insert_each(2).await;
-    rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"]).await;
+    rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"])
+        .await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
 async fn a_database_that_was_restored_from_an_older_backup_stops_the_relay() {
     let rig = older_database("restored").await;
-    rig.assert_stops(18, &["restored from an older backup", "--accept-older-database"]).await;
+    rig.assert_stops(18, &["restored from an older backup", "--accept-older-database"])
+        .await;
 }
 
 #[tokio::test]
@@ -207,15 +253,22 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
     };
     assert!(reasons.contains("is gone"), "{reasons}");
     let ended = rig.relay.stop().await.expect_err("it stopped for good");
-    assert!(ended.to_string().contains("exit status: 10"), "a signal ends the wait and not the reason: {ended:#}");
+    assert!(
+        ended.to_string().contains("exit status: 10"),
+        "a signal ends the wait and not the reason: {ended:#}"
+    );
 }
 
 /// Writes WAL until the server gives the slot up.
-pub async fn invalidate_slot(rig: &Rig) {
+pub(super) async fn invalidate_slot(rig: &Rig) {
     rig.sql("create table filler (t text)").await;
-    let status = format!("select wal_status from pg_replication_slots where slot_name = '{}'", rig.name());
+    let status = format!(
+        "select wal_status from pg_replication_slots where slot_name = '{}'",
+        rig.name()
+    );
     stack::eventually(super::tampering::DEADLINE, "the slot is lost", || async {
-        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 16000)").await;
+        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 16000)")
+            .await;
         rig.sql("select pg_switch_wal()").await;
         rig.sql("checkpoint").await;
         (rig.value(&status).await == "lost").then_some(())
@@ -224,7 +277,7 @@ pub async fn invalidate_slot(rig: &Rig) {
 }
 
 /// A relay whose database has gone back to an older copy of its files.
-pub async fn older_database(name: &str) -> Rig {
+pub(super) async fn older_database(name: &str) -> Rig {
     let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let rig = Rig::on(Arc::new(servers.expect("servers")), name).await;
     rig.init(&[]).await;

@@ -1,6 +1,6 @@
-mod publishing;
 mod accept;
 mod adopt;
 mod guard;
 mod lineage;
+mod publishing;
 mod tampering;

@@ -9,7 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
-use super::settings::KafkaSettings;
+use super::settings::{Delivery, KafkaSettings};
 use crate::checkpoint::Checkpoint;
 use crate::progress::Published;
 use crate::stop::{RelayError, Stop};
@@ -56,12 +56,13 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// [`Stop::CheckpointGarbled`] for a record that cannot be read, [`Stop::CheckpointWentBack`] for one that is older than an earlier
     /// one; anything else is worth another try.
-    pub fn last(&self, key: &str, gives_up: &dyn Fn() -> bool) -> Result<Option<Found>, RelayError> {
-        let reading = self.read(key, true, gives_up)?;
-        match reading.trouble {
-            Some(stop) => Err(stop.into()),
-            None => Ok(reading.last),
-        }
+    pub fn last(
+        &self,
+        key: &str,
+        delivery: Delivery,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Option<Found>, RelayError> {
+        Ok(self.read(key, true, gives_up)?.checkpoint(delivery)?)
     }
 
     /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error. `tail_first` reads only the topic's end
@@ -193,6 +194,19 @@ impl CheckpointLog<'_> {
 }
 
 impl Reading {
+    /// The checkpoint to go on from.
+    ///
+    /// # Errors
+    /// Why there is none that is certain. Without transactions a relay that was held up writes an older checkpoint behind its successor's, and
+    /// the furthest one stays true; with them only a stranger can.
+    pub fn checkpoint(self, delivery: Delivery) -> Result<Option<Found>, Stop> {
+        match self.trouble {
+            None => Ok(self.last),
+            Some(Stop::CheckpointWentBack { .. }) if delivery == Delivery::AtLeastOnce => Ok(self.furthest),
+            Some(stop) => Err(stop),
+        }
+    }
+
     /// What is known once the key's next record is read.
     fn next(self, topic: &str, key: &str, offset: i64, value: Option<&[u8]>) -> Self {
         // A tombstone is how an operator deletes a checkpoint.
@@ -245,7 +259,10 @@ mod tests {
     use crate::lsn::Lsn;
 
     fn at(lsn: u64, generation: u64) -> Option<String> {
-        let mut checkpoint = Checkpoint { generation, ..example() };
+        let mut checkpoint = Checkpoint {
+            generation,
+            ..example()
+        };
         checkpoint.published.lsn = Lsn(lsn);
         checkpoint.published.partial = None;
         Some(checkpoint.to_json())
