@@ -5,7 +5,7 @@ use stack::KafkaOptions;
 use std::sync::Arc;
 
 use super::tampering::{
-    checkpoints, drop_slot, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint,
+    checkpoints, drop_slot, publish_and_stop, published_and_stopped, recreate_slot, retire, write_checkpoint,
 };
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn a_slot_that_was_made_again_stops_the_relay() {
     recreate_slot(&rig).await;
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_slot_that_was_advanced_stops_the_relay() {
     .await;
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_slot_that_somebody_else_has_read_stops_the_relay() {
     assert_ne!(read[0][0].as_deref(), Some("0"), "somebody else has read the rows");
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_checkpoint_topic_that_is_deleted_while_the_relay_streams_stops_it() {
     deleted.expect("a deletion");
     rig.insert_each(2).await;
     super::tampering::assert_ends(&rig, 14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_checkpoint_under_a_tombstone_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_checkpoint_topic_that_was_emptied_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_checkpoint_of_a_later_format_stops_the_relay() {
     later["format"] = 2.into();
     write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
     rig.assert_stops(15, &["format 2", "--accept-garbled-checkpoint"]).await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_checkpoint_that_went_back_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_topic_with_more_partitions_than_before_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"])
         .await;
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
 
 #[tokio::test]

@@ -46,6 +46,12 @@ pub(super) async fn assert_ends(rig: &Rig, exit_code: i32, says: &[&str]) {
     }
 }
 
+/// The end of a rig whose relay has stopped for good.
+pub(super) async fn retire(rig: &Rig) {
+    rig.relay.kill_hard().await;
+    rig.finish().await.expect("an end");
+}
+
 /// Runs `outbox-relay init` with these flags, which must be refused with this code, and say `says`.
 pub(super) async fn assert_refused(rig: &Rig, flags: &[&str], exit_code: i32, says: &str) {
     let logged = rig.relay.log_text().len();
