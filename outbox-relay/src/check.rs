@@ -7,6 +7,7 @@ use crate::failover;
 use crate::lineage::verify;
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
+use crate::server_check;
 use crate::source;
 use crate::startup::{names, read_checkpoint};
 use crate::stop::RelayError;
@@ -67,34 +68,7 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
     } else {
         Finding::Problem(format!("{version_text}: the relay needs 15 or later"))
     });
-    let setting = async |connection: &mut Connection, name: &str| -> anyhow::Result<String> {
-        let rows = connection
-            .rows(&format!("select current_setting({})", quote_literal(name)))
-            .await?;
-        Ok(rows
-            .first()
-            .and_then(|row| row.first().cloned().flatten())
-            .unwrap_or_default())
-    };
-    let wal_level = setting(connection, "wal_level").await?;
-    findings.push(if wal_level == "logical" {
-        Finding::Good("wal_level = logical".to_owned())
-    } else {
-        Finding::Problem(format!(
-            "wal_level = {wal_level}: alter system set wal_level = logical, then restart the server"
-        ))
-    });
-    let keep = setting(connection, "max_slot_wal_keep_size").await?;
-    findings.push(if keep == "-1" {
-        Finding::Warning("max_slot_wal_keep_size = -1: a relay that is away for long fills the server's disk; set a limit that outlasts your longest outage".to_owned())
-    } else {
-        Finding::Warning(format!("max_slot_wal_keep_size = {keep}: behind by more than that, the slot is lost and events with it"))
-    });
-    if setting(connection, "synchronous_standby_names").await?.contains('*') {
-        findings.push(Finding::Warning(
-            "synchronous_standby_names has *: commits would wait for this relay; name the standbys".to_owned(),
-        ));
-    }
+    findings.extend(server_check::look(connection, config).await?.findings());
     findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;
     match source::usable_publication(connection, config).await {

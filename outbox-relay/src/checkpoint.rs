@@ -23,6 +23,9 @@ pub struct Checkpoint {
     pub published: Published,
     /// Which run of a relay wrote it.
     pub incarnation: String,
+    /// Counts the times that an operator set the position; within one of them positions only ascend.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// How far `init` is.
@@ -46,6 +49,9 @@ pub struct Lineage {
     pub slot: String,
     /// Oid of the publication's entry for the outbox table: another one after the publication or the table was made anew.
     pub publication_entry: u32,
+    /// State of the publication, see [`crate::source::Publication::version`]; absent from checkpoints of earlier versions of this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication_version: Option<String>,
     /// Partitions of each topic that was written to; a key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
 }
@@ -117,6 +123,7 @@ pub(crate) mod tests {
                 database: "users_db".to_owned(),
                 slot: "users_relay".to_owned(),
                 publication_entry: 16_402,
+                publication_version: Some("16400:740:16402:740".to_owned()),
                 partitions: [("user-events".to_owned(), 8)].into(),
             },
             published: Published {
@@ -127,6 +134,7 @@ pub(crate) mod tests {
                 }),
             },
             incarnation: "a".to_owned(),
+            generation: 0,
         }
     }
 
@@ -135,6 +143,17 @@ pub(crate) mod tests {
         let text = example().to_json();
         assert!(text.contains(r#""lsn":"0/1528C20""#), "{text}");
         assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_version_is_read() {
+        let text = r#"{"format":1,"state":"running","lineage":{"systemIdentifier":"7","timeline":1,"database":"d","slot":"s",
+            "publicationEntry":5,"partitions":{}},"lsn":"0/1528C20","partial":null,"incarnation":"a"}"#;
+        let checkpoint = Checkpoint::from_json(text.as_bytes()).unwrap();
+        assert_eq!(
+            (checkpoint.lineage.publication_version, checkpoint.generation),
+            (None, 0)
+        );
     }
 
     #[test]

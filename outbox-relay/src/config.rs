@@ -102,6 +102,55 @@ pub struct InitArgs {
     pub settings: Settings,
     #[command(flatten)]
     pub init: InitOptions,
+    #[command(flatten)]
+    pub accept: AcceptOptions,
+}
+
+/// How to go on after a stop that the relay cannot prove to be harmless. Each is refused where there is nothing of its kind, or where
+/// something else is broken as well that is not accepted. All of them fence a relay that still runs, and log the old and the new position.
+#[derive(Clone, Debug, Default, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
+#[command(next_help_heading = "Going on after a stop (never done by itself)")]
+pub struct AcceptOptions {
+    /// After exit code 13, slot recreated, advanced or read by somebody else: go on from the slot's confirmed position. Events between the
+    /// checkpoint and there are not published.
+    #[arg(long)]
+    pub accept_slot_gap: bool,
+    /// After exit codes 10 and 11, slot gone or lost: make a new one. With --existing-rows publish, every row that is in the outbox
+    /// now is published, also those that were published before; with skip, none is. Rows that come later are published once.
+    #[arg(long)]
+    pub accept_new_slot: bool,
+    /// After exit code 14, slot without a checkpoint: go on from the slot's confirmed position. No event is lost; those that were published
+    /// and not yet confirmed are published a second time.
+    #[arg(long)]
+    pub accept_checkpoint_loss: bool,
+    /// After exit codes 15 and 21, a last checkpoint that cannot be read or is older: go on from the furthest one that can be read, exactly
+    /// once; where none is left, as --accept-checkpoint-loss does.
+    #[arg(long)]
+    pub accept_garbled_checkpoint: bool,
+    /// After exit code 17, another timeline: go on from the checkpoint. Events that the new timeline's server never had stay published, and
+    /// what a promoted standby had and its slot did not hand out is not.
+    #[arg(long)]
+    pub accept_timeline: bool,
+    /// After exit code 18, database restored from an older backup: go on from the slot's confirmed position as the backup has it. No event
+    /// that was written since the restore is lost; those between that position and the backup's end are published a second time.
+    #[arg(long)]
+    pub accept_older_database: bool,
+    /// After exit code 16, another database cluster: go on from this cluster's slot, at its confirmed position.
+    #[arg(long)]
+    pub accept_cluster: bool,
+    /// After exit code 19, other numbers of partitions: go on from the checkpoint. Later events of a key may be in another partition than
+    /// the earlier ones.
+    #[arg(long)]
+    pub accept_partitions: bool,
+    /// After exit code 20, publication altered or made anew: where it was altered, go on from the checkpoint, without the events that the
+    /// alteration hid; where it was dropped, make it if it is missing, and go on from the end of the WAL, without what was written since the
+    /// checkpoint.
+    #[arg(long)]
+    pub accept_publication: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -146,6 +195,10 @@ pub struct RunArgs {
     /// Address of /livez, /readyz and /metrics.
     #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8083")]
     pub admin_listen: SocketAddr,
+    /// After a stop for good (exit codes 2 to 39), keep answering /readyz and /metrics for so long before the process ends, in seconds, so that
+    /// relay_stopped_exit_code can be scraped. Nothing is read, published or confirmed meanwhile, and the slot is free.
+    #[arg(long, env = "LINGER_STOPPED", value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub linger_stopped: u64,
     /// Largest Kafka transaction, in bytes of outbox rows (65536 to 1073741824); bounds the relay's memory. A single larger row still goes.
     #[arg(long, env = "TRANSACTION_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(65_536..=1 << 30))]
     pub transaction_bytes: u64,

@@ -10,6 +10,7 @@ use anyhow::Context;
 use events::Position;
 use service::Shutdown;
 
+use crate::accept::own;
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::clock::now_us;
 use crate::config::{Config, ExistingRows, InitOptions};
@@ -41,6 +42,18 @@ pub enum Initialised {
     Created { checkpoint: Lsn, rows: u64 },
     /// An existing slot is continued.
     Adopted { checkpoint: Lsn },
+    /// An operator's flags, `what`, have set the checkpoint.
+    Accepted { checkpoint: Lsn, what: String },
+}
+
+/// What it takes to make a slot.
+pub(crate) struct Begun {
+    pub(crate) connection: Connection,
+    /// Has fenced all earlier ones.
+    pub(crate) publisher: Publisher,
+    pub(crate) system: System,
+    pub(crate) lineage: Lineage,
+    pub(crate) generation: u64,
 }
 
 /// Does what is missing. Safe to repeat, also after it was interrupted.
@@ -70,6 +83,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         database: config.target.database.clone(),
         slot: config.slot.clone(),
         publication_entry: publication.entry,
+        publication_version: Some(publication.version.clone()),
         partitions: std::collections::BTreeMap::new(),
     };
     for topic in wanted.iter().skip(1) {
@@ -87,12 +101,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
                 slot = config.slot,
                 "an earlier init did not finish: making its slot anew"
             );
-            connection
-                .rows(&format!(
-                    "select pg_drop_replication_slot({})",
-                    quote_literal(&config.slot)
-                ))
-                .await?;
+            drop_slot(&mut connection, config).await?;
         }
         (None, None) => {}
         (None, Some(_)) if unfinished => {}
@@ -107,7 +116,25 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
             });
         }
     }
-    let mut publisher = fence(config, &system, shutdown).await?;
+    let begun = Begun {
+        generation: checkpoint.map_or(0, |checkpoint| checkpoint.generation),
+        publisher: fence(config, &system, shutdown).await?,
+        connection,
+        system,
+        lineage,
+    };
+    create(config, options, begun).await
+}
+
+/// Makes the slot, publishes the rows that are there, and writes the first checkpoint.
+pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun) -> Result<Initialised, RelayError> {
+    let Begun {
+        mut connection,
+        mut publisher,
+        system,
+        mut lineage,
+        generation,
+    } = begun;
     let mut checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Initialising,
@@ -117,6 +144,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
             partial: None,
         },
         incarnation: uuid::Uuid::new_v4().to_string(),
+        generation,
     };
     commit(&mut publisher, config, &checkpoint).await?;
     let (consistent_point, snapshot) = create_slot(&mut connection, config, options.failover).await?;
@@ -140,7 +168,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
 }
 
 /// Small segments, so that compaction keeps up and a start reads little.
-fn checkpoint_topic(name: &str) -> NewTopic {
+pub(crate) fn checkpoint_topic(name: &str) -> NewTopic {
     let settings = [
         ("cleanup.policy", "compact"),
         ("segment.bytes", "16777216"),
@@ -155,7 +183,7 @@ fn checkpoint_topic(name: &str) -> NewTopic {
     }
 }
 
-async fn create_publication(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
+pub(crate) async fn create_publication(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
     if source::publication(connection, config).await?.is_some() {
         return Ok(());
     }
@@ -177,7 +205,7 @@ async fn create_publication(connection: &mut Connection, config: &Config) -> Res
     Ok(())
 }
 
-async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<Publisher, RelayError> {
+pub(crate) async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<Publisher, RelayError> {
     let mut settings = config.kafka.clone();
     settings
         .properties
@@ -191,7 +219,11 @@ async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<
     .context("kafka task")?
 }
 
-async fn commit(publisher: &mut Publisher, config: &Config, checkpoint: &Checkpoint) -> Result<(), RelayError> {
+pub(crate) async fn commit(
+    publisher: &mut Publisher,
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<(), RelayError> {
     publisher.commit(
         &config.checkpoint_topic,
         &config.checkpoint_key(),
@@ -216,11 +248,7 @@ async fn adopt(
         .into());
     }
     // Owned while the checkpoint is made: nobody may move it meanwhile. Fails where it is active.
-    let mut owner = Connection::open(&config.target, Mode::Replication).await?;
-    owner
-        .start_replication(&config.slot, Lsn::INVALID, &config.publication)
-        .await
-        .context("the slot cannot be adopted while it is in use")?;
+    let owner = own(config).await?;
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let slot = source::slot(&mut connection, &config.slot)
         .await?
@@ -235,12 +263,26 @@ async fn adopt(
             partial: None,
         },
         incarnation: uuid::Uuid::new_v4().to_string(),
+        generation: 0,
     };
     commit(&mut publisher, config, &checkpoint).await?;
+    tracing::warn!(
+        slot = config.slot,
+        checkpoint.new_lsn = %slot.confirmed,
+        "an operator hands over an existing slot: the relay goes on from its confirmed position"
+    );
     owner.into_stream().close().await;
     Ok(Initialised::Adopted {
         checkpoint: slot.confirmed,
     })
+}
+
+pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
+    let slot = quote_literal(&config.slot);
+    connection
+        .rows(&format!("select pg_drop_replication_slot({slot})"))
+        .await?;
+    Ok(())
 }
 
 /// Makes the slot; returns where its stream begins and the name of the snapshot of all that came before, which lives as long as
@@ -278,6 +320,8 @@ async fn publish_existing(
     connection
         .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
         .await?;
+    // A row-level security policy that hides rows is an error then, instead of rows that are never published.
+    connection.rows("set local row_security = off").await?;
     let table = format!(
         "{}.{}",
         quote_identifier(&config.schema),

@@ -4,6 +4,7 @@
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
 //! [`startup`] argues why the order of its first steps is right, [`progress`] keeps its positions, [`streaming`] is its loop.
 
+pub mod accept;
 pub mod allocator;
 pub mod batch;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod config;
 mod destination;
 pub mod failover;
 pub mod faults;
+pub mod guard;
 pub mod init;
 pub mod intake;
 pub mod kafka;
@@ -23,7 +25,9 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod progress;
 pub mod relay;
+pub mod retention;
 pub mod router;
+pub mod server_check;
 pub mod source;
 pub mod standby;
 pub mod startup;
@@ -59,9 +63,13 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
         Command::Status(settings) => check::status(&settings.check()?).await,
         Command::Init(args) => {
             let config = args.settings.check()?;
-            init_patiently(&config, &args.init, &shutdown)
-                .await
-                .map(|done| describe(&config, &done))
+            let accepted = args.accept.accepted();
+            let done = if accepted.is_empty() {
+                init_patiently(&config, &args.init, &shutdown).await?
+            } else {
+                accept::accept(&config, &args.init, &accepted, &shutdown).await?
+            };
+            Ok(describe(&config, &done))
         }
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }
@@ -80,6 +88,9 @@ fn describe(config: &Config, done: &Initialised) -> String {
             )
         }
         Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.slot),
+        Initialised::Accepted { checkpoint, what } => {
+            format!("accepted {what}: slot {} goes on from {checkpoint}\n", config.slot)
+        }
     }
 }
 
@@ -127,6 +138,24 @@ async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
         let done = init_patiently(&config, &args.init_options, &shutdown).await?;
         tracing::info!("{}", describe(&config, &done).trim_end());
     }
-    relay::relay(&config, args.transaction_bytes, &readiness, shutdown).await?;
-    Ok(())
+    let outcome = relay::relay(&config, args.transaction_bytes, &readiness, shutdown.clone()).await;
+    if let Err(stop) = &outcome
+        && args.linger_stopped > 0
+    {
+        linger(stop, Duration::from_secs(args.linger_stopped), shutdown).await;
+    }
+    Ok(outcome?)
+}
+
+/// A process that has ended cannot be scraped: the admin port goes on answering for a while, and says why the relay stopped.
+async fn linger(stop: &Stop, time: Duration, mut shutdown: Shutdown) {
+    tracing::error!(
+        exit_code = stop.exit_code(),
+        linger_s = time.as_secs(),
+        "stopped for good: {stop}; the admin port answers until the process ends"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = shutdown.triggered() => {}
+    }
 }

@@ -4,7 +4,7 @@
 //! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
 //! looked for here, before anything is confirmed.
 
-use crate::checkpoint::{Checkpoint, key};
+use crate::checkpoint::{Checkpoint, Lineage, State, key};
 use crate::lsn::Lsn;
 use crate::stop::Stop;
 use crate::timeline::{History, is_continued};
@@ -23,6 +23,8 @@ pub struct Source {
     pub slot: Option<Slot>,
     /// Oid of the publication's entry for the outbox table.
     pub publication_entry: u32,
+    /// See [`crate::source::Publication::version`].
+    pub publication_version: String,
 }
 
 /// A row of `pg_replication_slots`.
@@ -36,6 +38,8 @@ pub struct Slot {
     pub wal_status: String,
     /// Whether it is a failover slot, of which standbys keep a copy (PostgreSQL 17 and later).
     pub is_failover: bool,
+    /// Why Postgres gave the slot up; empty where it did not, and before PostgreSQL 17.
+    pub invalidation_reason: String,
 }
 
 /// Names for messages.
@@ -55,63 +59,102 @@ pub fn verify<'c>(
     checkpoint: Option<&'c Checkpoint>,
     names: Names<'_>,
 ) -> Result<&'c Checkpoint, Stop> {
-    let slot_name = names.slot.to_owned();
-    let topic = names.checkpoint_topic.to_owned();
-    let key = key(&source.database, names.slot);
-    let (slot, checkpoint) = match (&source.slot, checkpoint) {
-        (None, None) => {
-            return Err(Stop::NotInitialised {
-                slot: slot_name,
-                database: source.database.clone(),
-                topic,
-            });
-        }
-        (Some(slot), None) => {
-            usable(slot, source, names)?;
-            return Err(Stop::CheckpointMissing {
-                slot: slot_name,
-                topic,
-                key,
-            });
-        }
-        (slot, Some(checkpoint)) => {
-            same_history(source, checkpoint, names)?;
-            let Some(slot) = slot else {
-                return Err(Stop::SlotGone {
-                    slot: slot_name,
-                    topic,
-                    key,
-                    checkpoint: checkpoint.published.lsn,
-                });
-            };
-            (slot, checkpoint)
-        }
+    match (breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
+        (None, Some(checkpoint)) => Ok(checkpoint),
+        (Some(stop), _) => Err(stop),
+        (None, None) => Err(not_initialised(source, names)),
+    }
+}
+
+/// Everything that cannot be proven, the most telling first; nothing where going on is safe.
+#[must_use]
+pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
+    let running = checkpoint.filter(|checkpoint| checkpoint.state == State::Running);
+    let Some(checkpoint) = running else {
+        return match (&source.slot, checkpoint) {
+            (None, None) => vec![not_initialised(source, names)],
+            (None, Some(unfinished)) => vec![slot_gone(source, unfinished, names)],
+            (Some(slot), _) => usable(slot, source, names)
+                .err()
+                .into_iter()
+                .chain([checkpoint_missing(source, names)])
+                .collect(),
+        };
     };
-    usable(slot, source, names)?;
-    if checkpoint.state == crate::checkpoint::State::Initialising {
-        return Err(Stop::CheckpointMissing {
-            slot: slot_name,
-            topic,
-            key,
-        });
+    let mut breaks: Vec<Stop> = same_history(source, checkpoint, names).err().into_iter().collect();
+    let Some(slot) = &source.slot else {
+        breaks.push(slot_gone(source, checkpoint, names));
+        return breaks;
+    };
+    breaks.extend(usable(slot, source, names).err());
+    breaks.extend(not_lost(slot, checkpoint, names).err());
+    if breaks.is_empty() {
+        breaks.extend(came_along(source, slot, checkpoint, names).err());
     }
-    let published = checkpoint.published.lsn;
-    if source.timeline != checkpoint.lineage.timeline && !slot.is_failover {
-        return Err(Stop::OtherTimeline {
-            expected: checkpoint.lineage.timeline,
-            found: source.timeline,
-            missing: format!(
-                "slot `{slot_name}` is no failover slot: a copy that the promoted server did not keep in step may lack the catalog rows to decode with"
-            ),
-        });
+    // Another cluster's positions and objects have nothing in common with the checkpoint's.
+    if source.system_identifier == checkpoint.lineage.system_identifier {
+        breaks.extend(same_positions(source, slot, checkpoint.published.lsn, names).err());
+        breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
     }
-    if slot.wal_status == "lost" {
-        return Err(Stop::SlotInvalidated {
-            slot: slot_name,
-            reason: "wal_status is lost".to_owned(),
-            checkpoint: published,
-        });
+    breaks
+}
+
+fn not_initialised(source: &Source, names: Names<'_>) -> Stop {
+    Stop::NotInitialised {
+        slot: names.slot.to_owned(),
+        database: source.database.clone(),
+        topic: names.checkpoint_topic.to_owned(),
     }
+}
+
+fn checkpoint_missing(source: &Source, names: Names<'_>) -> Stop {
+    Stop::CheckpointMissing {
+        slot: names.slot.to_owned(),
+        topic: names.checkpoint_topic.to_owned(),
+        key: key(&source.database, names.slot),
+    }
+}
+
+fn slot_gone(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Stop {
+    Stop::SlotGone {
+        slot: names.slot.to_owned(),
+        topic: names.checkpoint_topic.to_owned(),
+        key: key(&source.database, names.slot),
+        checkpoint: checkpoint.published.lsn,
+    }
+}
+
+fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    if slot.wal_status != "lost" {
+        return Ok(());
+    }
+    let reason = match slot.invalidation_reason.as_str() {
+        "" => "wal_status is lost".to_owned(),
+        reason => format!("wal_status is lost, invalidation_reason is {reason}"),
+    };
+    Err(Stop::SlotInvalidated {
+        slot: names.slot.to_owned(),
+        reason,
+        checkpoint: checkpoint.published.lsn,
+    })
+}
+
+/// A promoted server's slot is the one that the checkpoint knows only where Postgres kept it in step.
+fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    if source.timeline == checkpoint.lineage.timeline || slot.is_failover {
+        return Ok(());
+    }
+    Err(Stop::OtherTimeline {
+        expected: checkpoint.lineage.timeline,
+        found: source.timeline,
+        missing: format!(
+            "slot `{}` is no failover slot: a copy that the promoted server did not keep in step may lack the catalog rows to decode with",
+            names.slot
+        ),
+    })
+}
+
+fn same_positions(source: &Source, slot: &Slot, published: Lsn, names: Names<'_>) -> Result<(), Stop> {
     if source.wal_end < published {
         return Err(Stop::ServerBehind {
             server: source.wal_end,
@@ -120,18 +163,30 @@ pub fn verify<'c>(
     }
     if slot.confirmed > published {
         return Err(Stop::SlotAhead {
-            slot: slot_name,
+            slot: names.slot.to_owned(),
             slot_lsn: slot.confirmed,
             checkpoint: published,
         });
     }
-    if source.publication_entry != checkpoint.lineage.publication_entry {
-        return Err(Stop::Publication {
-            publication: names.publication.to_owned(),
-            what: "it, or the outbox table in it, was made anew since the checkpoint, and what was written meanwhile is in no stream".to_owned(),
-        });
-    }
-    Ok(checkpoint)
+    Ok(())
+}
+
+fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
+    let what = if source.publication_entry != lineage.publication_entry {
+        "it, or the outbox table in it, was made anew since the checkpoint"
+    } else if lineage
+        .publication_version
+        .as_ref()
+        .is_some_and(|pinned| *pinned != source.publication_version)
+    {
+        "it was altered since the checkpoint"
+    } else {
+        return Ok(());
+    };
+    Err(Stop::PublicationChanged {
+        publication: names.publication.to_owned(),
+        what: what.to_owned(),
+    })
 }
 
 fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
@@ -169,7 +224,7 @@ fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
 
 #[cfg(test)]
 mod tests {
-    use super::{History, Names, Slot, Source, verify};
+    use super::{History, Names, Slot, Source, breaks, verify};
     use crate::checkpoint::{Checkpoint, State, tests::example};
     use crate::lsn::Lsn;
 
@@ -193,8 +248,10 @@ mod tests {
                 confirmed: checkpoint.published.lsn,
                 wal_status: "reserved".to_owned(),
                 is_failover: false,
+                invalidation_reason: String::new(),
             }),
             publication_entry: checkpoint.lineage.publication_entry,
+            publication_version: checkpoint.lineage.publication_version.unwrap_or_default(),
         }
     }
 
@@ -236,6 +293,32 @@ mod tests {
         assert_eq!(broken(|source| source.timeline = 2), 17);
         assert_eq!(broken(|source| source.wal_end.0 -= 1001), 18);
         assert_eq!(broken(|source| source.publication_entry = 1), 20);
+        assert_eq!(broken(|source| source.publication_version += "1"), 20);
+    }
+
+    #[test]
+    fn a_checkpoint_that_pins_no_state_of_the_publication_is_taken() {
+        let mut checkpoint = example();
+        checkpoint.lineage.publication_version = None;
+        assert_eq!(exit_code(&source(), Some(&checkpoint)), 0);
+    }
+
+    #[test]
+    fn every_break_is_told_and_not_only_the_first() {
+        let mut source = source();
+        source.timeline = 2;
+        source.slot.as_mut().unwrap().confirmed.0 += 1;
+        source.publication_entry = 1;
+        let codes = |source: &Source| -> Vec<u8> {
+            let checkpoint = example();
+            let breaks = breaks(source, Some(&checkpoint), NAMES);
+            breaks.iter().map(super::Stop::exit_code).collect()
+        };
+        assert_eq!(codes(&source), [17, 13, 20]);
+        source.system_identifier = "1".to_owned();
+        assert_eq!(codes(&source), [16], "another cluster's positions say nothing");
+        source.slot = None;
+        assert_eq!(codes(&source), [16, 10]);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{self, Bug};
 use crate::lsn::Lsn;
 
-/// Up to where everything is published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Up to where everything is published. A relay's own ones only ascend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Published {
     /// Every transaction whose commit record lies below this position is published whole.
@@ -24,7 +24,7 @@ pub struct Published {
 }
 
 /// A transaction of which the first rows are published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Partial {
     /// LSN of its commit record.
@@ -68,6 +68,7 @@ struct OpenTransaction {
 pub struct Progress {
     decoded: Published,
     published: Published,
+    verified: Lsn,
     confirmed: Lsn,
     open: Option<OpenTransaction>,
 }
@@ -79,6 +80,7 @@ impl Progress {
         Self {
             decoded: checkpoint,
             published: checkpoint,
+            verified: Lsn::INVALID,
             confirmed: Lsn::INVALID,
             open: None,
         }
@@ -191,12 +193,17 @@ impl Progress {
         self.published = checkpoint;
     }
 
-    /// The position to confirm to Postgres now, if it has moved since the last one.
+    /// The publication was seen unaltered at `lsn`: nothing was hidden from what was decoded up to there, see [`crate::guard`].
+    pub fn verify_up_to(&mut self, lsn: Lsn) {
+        self.verified = self.verified.max(lsn);
+    }
+
+    /// The position to confirm to Postgres now, if it has moved since the last one: what is published, and no further than verified.
     pub fn confirm(&mut self) -> Option<Lsn> {
         let confirmable = match self.published.partial {
             _ if faults::is_planted(Bug::ConfirmBeforeCommit) => self.decoded.lsn,
             Some(partial) if faults::is_planted(Bug::ConfirmMidTransaction) => Lsn(partial.commit_lsn.0 + 1),
-            _ => self.published.lsn,
+            _ => self.published.lsn.min(self.verified),
         };
         (confirmable > self.confirmed).then(|| {
             self.confirmed = confirmable;
@@ -277,6 +284,7 @@ mod tests {
             }
         );
         progress.committed(cut);
+        progress.verify_up_to(Lsn(1000));
         assert_eq!(progress.confirm(), Some(Lsn(100)), "a part is never confirmed");
 
         let mut after_crash = Progress::resume(cut);
@@ -330,12 +338,31 @@ mod tests {
     #[test]
     fn only_what_is_published_is_confirmed_and_only_once() {
         let mut progress = Progress::resume(at(100));
+        progress.verify_up_to(Lsn(1000));
         assert_eq!(progress.confirm(), Some(Lsn(100)), "the checkpoint is published");
         feed(&mut progress, 200, 210, 1);
         assert_eq!(progress.confirm(), None);
         progress.committed(at(210));
         assert_eq!(progress.confirm(), Some(Lsn(210)));
         assert_eq!(progress.confirm(), None);
+    }
+
+    #[test]
+    fn nothing_is_confirmed_beyond_what_was_verified() {
+        let mut progress = Progress::resume(at(100));
+        assert_eq!(progress.confirm(), None, "nothing is verified yet");
+        feed(&mut progress, 200, 210, 1);
+        progress.committed(at(210));
+        progress.verify_up_to(Lsn(150));
+        assert_eq!(progress.confirm(), Some(Lsn(150)));
+        progress.verify_up_to(Lsn(140));
+        assert_eq!(progress.confirm(), None, "a verification is never taken back");
+        progress.verify_up_to(Lsn(300));
+        assert_eq!(
+            progress.confirm(),
+            Some(Lsn(210)),
+            "and nothing beyond what is published"
+        );
     }
 
     #[test]

@@ -25,9 +25,31 @@ pub struct System {
 pub struct Publication {
     /// Oid of what puts the table into the publication.
     pub entry: u32,
+    /// Oid and `xmin` of the publication's row and of the entry's: any alteration that concerns the outbox changes it, also one that was
+    /// taken back since. Other tables may come and go.
+    pub version: String,
     pub publishes_inserts: bool,
     pub has_row_filter: bool,
     pub has_column_list: bool,
+    /// The table, or a partition of it, is unlogged: its rows are in no WAL.
+    pub is_unlogged: bool,
+}
+
+/// SQL for [`Publication::version`], of the tables that [`from_publication`] joins.
+pub(crate) const VERSION: &str =
+    "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
+
+/// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
+pub(crate) fn from_publication(config: &Config) -> String {
+    let name = quote_literal(&config.publication);
+    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    format!(
+        "from pg_publication p
+         left join (pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = {schema}) on c.relname = {table}
+         left join pg_publication_rel pr on pr.prpubid = p.oid and pr.prrelid = c.oid
+         left join pg_publication_namespace pn on pn.pnpubid = p.oid and pn.pnnspid = c.relnamespace
+         where p.pubname = {name}"
+    )
 }
 
 /// Asks who the server is. For a replication session only.
@@ -72,19 +94,18 @@ async fn history(connection: &mut Connection, timeline: u32) -> anyhow::Result<O
 /// # Errors
 /// The connection broke.
 pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow::Result<Option<PublicationFound>> {
-    let name = quote_literal(&config.publication);
     let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let from = from_publication(config);
     let sql = format!(
         "select p.pubinsert, c.oid is not null, coalesce(pr.oid, pn.oid, p.oid),
                 pr.prqual is not null, pr.prattrs is not null,
                 exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = {schema}
                         and (t.tablename = {table} or t.tablename in (
-                            select i.relname from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid)))
-         from pg_publication p
-         left join (pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = {schema}) on c.relname = {table}
-         left join pg_publication_rel pr on pr.prpubid = p.oid and pr.prrelid = c.oid
-         left join pg_publication_namespace pn on pn.pnpubid = p.oid and pn.pnnspid = c.relnamespace
-         where p.pubname = {name}"
+                            select i.relname from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid))),
+                {VERSION},
+                coalesce(c.relpersistence = 'u', false) or exists (
+                    select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
+         {from}"
     );
     let rows = connection.rows(&sql).await.context("cannot look at the publication")?;
     let Some(row) = rows.first() else {
@@ -98,9 +119,11 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
     }
     Ok(Some(PublicationFound::Published(Publication {
         entry: text(row, 2)?.parse().context("oid")?,
+        version: text(row, 6)?.to_owned(),
         publishes_inserts: text(row, 0)? == "t",
         has_row_filter: text(row, 3)? == "t",
         has_column_list: text(row, 4)? == "t",
+        is_unlogged: text(row, 7)? == "t",
     })))
 }
 
@@ -133,6 +156,8 @@ pub async fn usable_publication(connection: &mut Connection, config: &Config) ->
                 "it has a row filter, which hides events".to_owned()
             } else if found.has_column_list {
                 "it has a column list, which hides columns of events".to_owned()
+            } else if found.is_unlogged {
+                format!("table {table} is unlogged, so its rows are in no stream")
             } else {
                 return Ok(found);
             }
@@ -150,9 +175,11 @@ pub async fn usable_publication(connection: &mut Connection, config: &Config) ->
 /// # Errors
 /// The connection broke.
 pub async fn slot(connection: &mut Connection, name: &str) -> anyhow::Result<Option<Slot>> {
+    // The reason is a column of PostgreSQL 17 and later.
     let sql = format!(
         "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''),
-                coalesce((to_jsonb(s) ->> 'failover')::boolean, false) and not temporary
+                coalesce((to_jsonb(s) ->> 'failover')::boolean, false) and not temporary,
+                coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
          from pg_replication_slots s where slot_name = {}",
         quote_literal(name)
     );
@@ -167,6 +194,7 @@ fn read_slot(row: &Row) -> anyhow::Result<Slot> {
         confirmed: text(row, 2)?.parse()?,
         wal_status: text(row, 3)?.to_owned(),
         is_failover: text(row, 4)? == "t",
+        invalidation_reason: text(row, 5)?.to_owned(),
     })
 }
 
@@ -181,6 +209,7 @@ pub fn source(system: &System, database: &str, slot: Option<Slot>, publication: 
         wal_end: system.wal_end,
         slot,
         publication_entry: publication.entry,
+        publication_version: publication.version.clone(),
     }
 }
 

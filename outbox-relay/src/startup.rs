@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
+use crate::guard::Guard;
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher, partition_counts};
 use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
@@ -35,6 +36,7 @@ pub struct Started {
     pub stream: ReplicationStream,
     pub publisher: Publisher,
     pub checkpoint: Checkpoint,
+    pub guard: Guard,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -75,7 +77,12 @@ pub async fn start(
     let slot = source::slot(&mut connection, &config.slot).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
-    let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    let mut checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    let pin = checkpoint
+        .lineage
+        .publication_version
+        .get_or_insert(publication.version);
+    let guard = Guard::start(config, pin, readiness);
     same_partitions(config, &checkpoint.lineage.partitions).await?;
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint
@@ -94,6 +101,7 @@ pub async fn start(
         stream,
         publisher,
         checkpoint,
+        guard,
     }))
 }
 
@@ -193,7 +201,7 @@ pub(crate) async fn read_checkpoint(config: Config) -> Result<Option<Found>, Rel
             settings: &config.kafka,
             topic: &config.checkpoint_topic,
         };
-        log.last(&config.checkpoint_key(), &|| false)
+        log.last(&config.checkpoint_key(), config.delivery, &|| false)
     })
     .await
     .context("checkpoint task")?
@@ -216,7 +224,7 @@ async fn start_on_kafka(
         };
         let key = config.checkpoint_key();
         let early = if faults::is_planted(Bug::CheckpointBeforeFence) {
-            let found = log.last(&key, &gives_up)?;
+            let found = log.last(&key, config.delivery, &gives_up)?;
             // Long enough for an earlier producer's commit to come in between.
             std::thread::sleep(Duration::from_secs(4));
             found
@@ -228,7 +236,7 @@ async fn start_on_kafka(
         faults::point("start.fenced")?;
         let found = match early {
             Some(found) => Some(found),
-            None => log.last(&key, &gives_up)?,
+            None => log.last(&key, config.delivery, &gives_up)?,
         };
         faults::point("start.checkpoint-read")?;
         Ok((publisher, found))

@@ -18,7 +18,7 @@ pub enum Stop {
         topic: String,
     },
     #[error(
-        "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; publish what is missing from the outbox table, then delete the checkpoint record of `{key}` and run `outbox-relay init`"
+        "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; publish what is missing from the outbox table, then `outbox-relay init --accept-new-slot` makes a new slot (checkpoint key `{key}`)"
     )]
     SlotGone {
         slot: String,
@@ -27,7 +27,7 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` was invalidated by Postgres ({reason}): the WAL behind the checkpoint {checkpoint} is gone; publish what is missing from the outbox table, drop the slot and its checkpoint and run `outbox-relay init`; a larger max_slot_wal_keep_size keeps it from happening again"
+        "slot `{slot}` was invalidated by Postgres ({reason}): the WAL behind the checkpoint {checkpoint} is gone; publish what is missing from the outbox table, then `outbox-relay init --accept-new-slot` makes a new slot; a larger max_slot_wal_keep_size keeps it from happening again"
     )]
     SlotInvalidated {
         slot: String,
@@ -41,7 +41,7 @@ pub enum Stop {
         found: String,
     },
     #[error(
-        "slot `{slot}` stands at {slot_lsn}, ahead of the checkpoint {checkpoint}: it was recreated, advanced or read by somebody else, and the events between the two are lost to this relay; publish what is missing from the outbox table before going on from the slot"
+        "slot `{slot}` stands at {slot_lsn}, ahead of the checkpoint {checkpoint}: it was recreated, advanced or read by somebody else, and the events between the two are lost to this relay; publish what is missing from the outbox table, then `outbox-relay init --accept-slot-gap` goes on from the slot's position"
     )]
     SlotAhead {
         slot: String,
@@ -49,11 +49,11 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before, or `init` was never finished; give the right --checkpoint-topic, restore the topic, or, if the slot was made for this relay and nothing was published from it, run `outbox-relay init --adopt-slot`"
+        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before, or `init` was never finished; give the right --checkpoint-topic, restore the topic, or go on from the slot's confirmed position: `outbox-relay init --adopt-slot` where nothing was published from it yet, else `outbox-relay init --accept-checkpoint-loss`"
     )]
     CheckpointMissing { slot: String, topic: String, key: String },
     #[error(
-        "the checkpoint of `{key}` in topic `{topic}` at offset {offset} cannot be read ({what}); restore it, or find out who writes to that topic"
+        "the checkpoint of `{key}` in topic `{topic}` at offset {offset} cannot be read ({what}); restore it, or find out who writes to that topic, then `outbox-relay init --accept-garbled-checkpoint` goes on from the last that can be read"
     )]
     CheckpointGarbled {
         key: String,
@@ -62,7 +62,17 @@ pub enum Stop {
         what: String,
     },
     #[error(
-        "the checkpoint in topic `{topic}` is from database cluster {expected}, but this is cluster {found}: one of the two addresses is wrong, or the database was replaced; give another --checkpoint-topic or --slot for another database"
+        "the checkpoint of `{key}` in topic `{topic}` went back: at offset {offset} it says {found}, and before it said {expected}; events between the two would be published again; find out who writes to that topic, then `outbox-relay init --accept-garbled-checkpoint` goes on from the later one"
+    )]
+    CheckpointWentBack {
+        key: String,
+        topic: String,
+        offset: i64,
+        expected: Lsn,
+        found: Lsn,
+    },
+    #[error(
+        "the checkpoint in topic `{topic}` is from database cluster {expected}, but this is cluster {found}: one of the two addresses is wrong, or the database was replaced; give another --checkpoint-topic or --slot for another database, or go on with this cluster's slot by `outbox-relay init --accept-cluster`"
     )]
     OtherCluster {
         topic: String,
@@ -74,15 +84,19 @@ pub enum Stop {
     )]
     OtherTimeline { expected: u32, found: u32, missing: String },
     #[error(
-        "the server's WAL ends at {server}, behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them"
+        "the server's WAL ends at {server}, behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them; compare the outbox with the topics, then `outbox-relay init --accept-older-database` goes on from the slot's confirmed position"
     )]
     ServerBehind { server: Lsn, checkpoint: Lsn },
     #[error(
-        "topic `{topic}` has {found} partitions and had {expected}: later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, or use a new topic"
+        "topic `{topic}` has {found} partitions and had {expected}: later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`"
     )]
     PartitionsChanged { topic: String, expected: i32, found: i32 },
     #[error("publication `{publication}`: {what}; `outbox-relay check` tells how to mend it")]
     Publication { publication: String, what: String },
+    #[error(
+        "publication `{publication}`: {what}, and what was written to the outbox meanwhile may be in no stream; publish what is missing from the outbox table, then `outbox-relay init --accept-publication` goes on with the publication as it is now"
+    )]
+    PublicationChanged { publication: String, what: String },
     #[error("outbox row {row} cannot be published: {what}")]
     Row { row: String, what: String },
     #[error(
@@ -117,7 +131,8 @@ impl Stop {
             Self::OtherTimeline { .. } => 17,
             Self::ServerBehind { .. } => 18,
             Self::PartitionsChanged { .. } => 19,
-            Self::Publication { .. } => 20,
+            Self::Publication { .. } | Self::PublicationChanged { .. } => 20,
+            Self::CheckpointWentBack { .. } => 21,
             Self::Row { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
@@ -136,6 +151,7 @@ Exit codes:
   14  the checkpoint is missing      15  the checkpoint is unreadable
   16  another database cluster       17  another timeline             18  the server is behind the checkpoint
   19  a topic's partition count changed                               20  the publication is missing or altered
+  21  the checkpoint went back
   30  a row cannot be published      31  a record is too large        32  a topic is missing
 After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
 }

@@ -18,6 +18,7 @@ use crate::clock::now_us;
 use crate::config::Config;
 use crate::destination;
 use crate::faults;
+use crate::guard::Guard;
 use crate::intake::{Intake, Pause};
 use crate::kafka::{Committed, Publisher};
 use crate::lsn::Lsn;
@@ -49,6 +50,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a stop waits for the transaction in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for the guard at the end, in vain where Postgres is gone.
+const LAST_LOOK_PATIENCE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_secs(1);
 
 /// A running stream.
@@ -58,6 +61,7 @@ pub struct Streaming<'c> {
     publisher: Publisher,
     intake: Intake,
     checkpoint: Checkpoint,
+    guard: Guard,
     /// The transactions that are being committed, the oldest first.
     committing: VecDeque<Committing>,
     last_read_bytes: usize,
@@ -146,6 +150,7 @@ impl<'c> Streaming<'c> {
                 incarnation,
                 ..started.checkpoint
             },
+            guard: started.guard,
             committing: VecDeque::new(),
             last_read_bytes: 0,
             heard_at: now,
@@ -333,6 +338,7 @@ impl<'c> Streaming<'c> {
             return Err(anyhow::anyhow!("the server has been silent for {} s", DEAD_AFTER.as_secs()).into());
         }
         if now >= self.status_due || self.intake.reply_requested {
+            self.intake.progress.verify_up_to(self.guard.verified()?);
             self.send_status(silence > PING_AFTER).await?;
             self.metrics
                 .skipped
@@ -433,6 +439,8 @@ impl<'c> Streaming<'c> {
                 self.close_batch()?;
                 self.drain().await?;
             }
+            let verified = self.guard.look_now(LAST_LOOK_PATIENCE).await;
+            self.intake.progress.verify_up_to(verified);
             self.send_status(false).await
         });
         match finished.await {

@@ -192,6 +192,14 @@ impl Kafka {
             .await
     }
 
+    /// Kafka's `kafka-configs` with these arguments; what it prints.
+    ///
+    /// # Errors
+    /// The tool failed.
+    pub async fn configs_tool(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.tool("kafka.admin.ConfigCommand", arguments).await
+    }
+
     /// Deletes the records of a partition before `offset`; -1: all of them.
     ///
     /// # Errors

@@ -215,6 +215,26 @@ impl Postgres {
         Ok(())
     }
 
+    /// Copies the data directory of the stopped server aside, as a cold backup does; one copy is kept.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn save_data(&self) -> anyhow::Result<()> {
+        replace_directory(&self.data(), &self.saved_data())
+    }
+
+    /// Puts the copy of [`Postgres::save_data`] back; the server must be stopped.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be copied.
+    pub fn restore_data(&self) -> anyhow::Result<()> {
+        replace_directory(&self.saved_data(), &self.data())
+    }
+
+    fn saved_data(&self) -> PathBuf {
+        self.directory.path().join("data.saved")
+    }
+
     fn take(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -338,6 +358,21 @@ async fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<String> {
         bail!("psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+/// `cp` keeps owners and modes, on which PostgreSQL insists.
+fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("cannot remove {}", to.display()))?;
+    }
+    let copied = Command::new("cp")
+        .arg("--archive")
+        .arg(from)
+        .arg(to)
+        .status()
+        .context("cannot run cp")?;
+    anyhow::ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
 }
 
 fn children_of(parent: u32) -> Vec<Pid> {

@@ -1,11 +1,16 @@
+mod accept;
+mod adopt;
 mod at_least_once;
 mod crash_matrix;
 mod failover;
 mod faulty;
+mod guard;
 mod late_end_txn;
+mod lineage;
 mod load;
 mod planted_bugs;
 mod publishing;
 mod release_build;
 mod standby;
+mod tampering;
 mod zombies;

@@ -9,8 +9,9 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
-use super::settings::KafkaSettings;
+use super::settings::{Delivery, KafkaSettings};
 use crate::checkpoint::Checkpoint;
+use crate::progress::Published;
 use crate::stop::{RelayError, Stop};
 
 /// The checkpoint's topic.
@@ -25,6 +26,17 @@ pub struct CheckpointLog<'a> {
 pub struct Found {
     pub checkpoint: Checkpoint,
     pub offset: i64,
+}
+
+/// What a pass over the topic found for one relay. The last record counts, as it does for the topic's compaction.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The last checkpoint, where it can be read.
+    pub last: Option<Found>,
+    /// The furthest checkpoint since the last tombstone, also where a later record cannot be read or is older.
+    pub furthest: Option<Found>,
+    /// Why the last record is not to be gone on from.
+    pub trouble: Option<Stop>,
 }
 
 /// How much of the topic's end is read first: the last checkpoint of a relay that ran lately is there.
@@ -42,23 +54,39 @@ impl CheckpointLog<'_> {
     /// So the end that counts is the one that a read_uncommitted reader sees, and the read waits until the committed end is there.
     ///
     /// # Errors
-    /// [`Stop::CheckpointGarbled`] for a record that cannot be read; anything else is worth another try.
-    pub fn last(&self, key: &str, gives_up: &dyn Fn() -> bool) -> Result<Option<Found>, RelayError> {
+    /// [`Stop::CheckpointGarbled`] for a record that cannot be read, [`Stop::CheckpointWentBack`] for one that is older than an earlier
+    /// one; anything else is worth another try.
+    pub fn last(
+        &self,
+        key: &str,
+        delivery: Delivery,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Option<Found>, RelayError> {
+        Ok(self.read(key, true, gives_up)?.checkpoint(delivery)?)
+    }
+
+    /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error. `tail_first` reads only the topic's end
+    /// where that holds a record of the key.
+    ///
+    /// # Errors
+    /// Worth another try.
+    pub fn read(&self, key: &str, tail_first: bool, gives_up: &dyn Fn() -> bool) -> Result<Reading, RelayError> {
         let reader: BaseConsumer<Quiet> = self.reader("read_committed")?;
         if !self.exists(&reader)? {
-            return Ok(None);
+            return Ok(Reading::default());
         }
         let (low, end) = self
             .reader("read_uncommitted")?
             .fetch_watermarks(self.topic, 0, REQUEST_TIMEOUT)
             .context("cannot read the end of the checkpoint topic")?;
         self.wait_until_committed(&reader, end, gives_up)?;
-        for start in [(end - TAIL_OFFSETS).max(low), low] {
-            if let Some(found) = self.scan(&reader, key, start, end, gives_up)? {
-                return Ok(Some(found));
+        if tail_first && end - TAIL_OFFSETS > low {
+            let reading = self.scan(&reader, key, end - TAIL_OFFSETS, end, gives_up)?;
+            if reading.last.is_some() || reading.trouble.is_some() {
+                return Ok(reading);
             }
         }
-        Ok(None)
+        self.scan(&reader, key, low, end, gives_up)
     }
 
     fn reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
@@ -130,21 +158,21 @@ impl CheckpointLog<'_> {
         start: i64,
         end: i64,
         gives_up: &dyn Fn() -> bool,
-    ) -> Result<Option<Found>, RelayError> {
+    ) -> Result<Reading, RelayError> {
+        let mut reading = Reading::default();
         if start >= end {
-            return Ok(None);
+            return Ok(reading);
         }
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(self.topic, 0, Offset::Offset(start))
             .context("invalid offset")?;
         reader.assign(&assignment).context("cannot read the checkpoint topic")?;
-        let mut found = None;
         let mut moved_at = Instant::now();
         loop {
             match reader.poll(Duration::from_millis(100)) {
                 // Control records hold the last offsets, so the end is what the broker says it is, never a count.
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(reading),
                 Some(Err(err)) => {
                     return Err(anyhow::Error::new(err)
                         .context("cannot read the checkpoint topic")
@@ -153,7 +181,7 @@ impl CheckpointLog<'_> {
                 Some(Ok(message)) => {
                     moved_at = Instant::now();
                     if message.key() == Some(key.as_bytes()) {
-                        found = self.parse(key, &message)?;
+                        reading = reading.next(self.topic, key, message.offset(), message.payload());
                     }
                 }
                 None if moved_at.elapsed() > READ_STALL_MAX || gives_up() => {
@@ -163,24 +191,115 @@ impl CheckpointLog<'_> {
             }
         }
     }
+}
 
-    /// A tombstone is how an operator deletes a checkpoint.
-    fn parse(&self, key: &str, message: &impl Message) -> Result<Option<Found>, RelayError> {
-        let Some(value) = message.payload() else {
-            return Ok(None);
-        };
-        match Checkpoint::from_json(value) {
-            Ok(checkpoint) => Ok(Some(Found {
-                checkpoint,
-                offset: message.offset(),
-            })),
-            Err(what) => Err(Stop::CheckpointGarbled {
-                key: key.to_owned(),
-                topic: self.topic.to_owned(),
-                offset: message.offset(),
-                what,
-            }
-            .into()),
+impl Reading {
+    /// The checkpoint to go on from.
+    ///
+    /// # Errors
+    /// Why there is none that is certain. Without transactions a relay that was held up writes an older checkpoint behind its successor's, and
+    /// the furthest one stays true; with them only a stranger can.
+    pub fn checkpoint(self, delivery: Delivery) -> Result<Option<Found>, Stop> {
+        match self.trouble {
+            None => Ok(self.last),
+            Some(Stop::CheckpointWentBack { .. }) if delivery == Delivery::AtLeastOnce => Ok(self.furthest),
+            Some(stop) => Err(stop),
         }
+    }
+
+    /// What is known once the key's next record is read.
+    fn next(self, topic: &str, key: &str, offset: i64, value: Option<&[u8]>) -> Self {
+        // A tombstone is how an operator deletes a checkpoint.
+        let Some(value) = value else { return Self::default() };
+        let checkpoint = match Checkpoint::from_json(value) {
+            Ok(checkpoint) => checkpoint,
+            Err(what) => {
+                let trouble = Some(Stop::CheckpointGarbled {
+                    key: key.to_owned(),
+                    topic: topic.to_owned(),
+                    offset,
+                    what,
+                });
+                return Self { trouble, ..self };
+            }
+        };
+        let found = Found { checkpoint, offset };
+        match self.furthest {
+            Some(furthest) if found.place() < furthest.place() => Self {
+                trouble: Some(Stop::CheckpointWentBack {
+                    key: key.to_owned(),
+                    topic: topic.to_owned(),
+                    offset,
+                    expected: furthest.checkpoint.published.lsn,
+                    found: found.checkpoint.published.lsn,
+                }),
+                last: Some(found),
+                furthest: Some(furthest),
+            },
+            _ => Self {
+                last: Some(found.clone()),
+                furthest: Some(found),
+                trouble: None,
+            },
+        }
+    }
+}
+
+impl Found {
+    /// What ascends from one checkpoint to the next.
+    fn place(&self) -> (u64, Published) {
+        (self.checkpoint.generation, self.checkpoint.published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reading;
+    use crate::checkpoint::{Checkpoint, tests::example};
+    use crate::lsn::Lsn;
+
+    fn at(lsn: u64, generation: u64) -> Option<String> {
+        let mut checkpoint = Checkpoint {
+            generation,
+            ..example()
+        };
+        checkpoint.published.lsn = Lsn(lsn);
+        checkpoint.published.partial = None;
+        Some(checkpoint.to_json())
+    }
+
+    /// LSNs of the last and the furthest checkpoint, and the exit code.
+    fn read(values: &[Option<String>]) -> (Option<u64>, Option<u64>, Option<u8>) {
+        let reading = (0..).zip(values).fold(Reading::default(), |reading, (offset, value)| {
+            reading.next("checkpoints", "d/s", offset, value.as_deref().map(str::as_bytes))
+        });
+        (
+            reading.last.map(|found| found.checkpoint.published.lsn.0),
+            reading.furthest.map(|found| found.checkpoint.published.lsn.0),
+            reading.trouble.map(|stop| stop.exit_code()),
+        )
+    }
+
+    #[test]
+    fn the_last_checkpoint_counts() {
+        assert_eq!(read(&[]), (None, None, None));
+        assert_eq!(read(&[at(1, 0), at(2, 0), at(2, 0)]), (Some(2), Some(2), None));
+        assert_eq!(read(&[at(1, 0), None]), (None, None, None), "a tombstone deletes");
+        assert_eq!(read(&[at(9, 0), None, at(1, 0)]), (Some(1), Some(1), None));
+    }
+
+    #[test]
+    fn a_last_checkpoint_that_is_no_good_is_told_and_the_furthest_is_kept() {
+        let garbage = Some("garbage".to_owned());
+        assert_eq!(read(&[at(1, 0), garbage.clone()]), (Some(1), Some(1), Some(15)));
+        assert_eq!(read(&[at(1, 0), garbage, at(2, 0)]), (Some(2), Some(2), None));
+        assert_eq!(read(&[at(5, 0), at(3, 0)]), (Some(3), Some(5), Some(21)));
+        assert_eq!(read(&[at(5, 0), at(3, 0), at(6, 0)]), (Some(6), Some(6), None));
+    }
+
+    #[test]
+    fn only_an_operator_sets_a_checkpoint_back() {
+        assert_eq!(read(&[at(5, 0), at(3, 1), at(4, 1)]), (Some(4), Some(4), None));
+        assert_eq!(read(&[at(5, 1), at(6, 0)]), (Some(6), Some(5), Some(21)));
     }
 }

@@ -8,7 +8,7 @@ mod publisher;
 mod settings;
 mod topics;
 
-pub use checkpoint_log::{CheckpointLog, Found};
+pub use checkpoint_log::{CheckpointLog, Found, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};

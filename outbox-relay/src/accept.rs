@@ -1,0 +1,436 @@
+//! `init --accept-…`: an operator takes responsibility for what the relay cannot prove.
+//!
+//! Each flag stands for one thing. All that is broken has to be accepted and nothing else may be, so that no flag is given for good
+//! measure. Then the slot is owned, earlier producers are fenced, and only then is the checkpoint read and a new one written, in a Kafka
+//! transaction: nobody can publish or confirm in between. The new checkpoint is of the next generation, see [`Checkpoint::generation`].
+
+use std::time::Duration;
+
+use anyhow::Context;
+use service::Shutdown;
+use tokio::time::{Instant, sleep};
+
+use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
+use crate::config::{AcceptOptions, Config, InitOptions};
+use crate::init::{self, Initialised};
+use crate::kafka::{CheckpointLog, Reading, create_missing, partition_counts};
+use crate::lineage::{Source, breaks};
+use crate::lsn::Lsn;
+use crate::postgres::{Connection, Mode, PgError, quote_literal};
+use crate::progress::Published;
+use crate::source::{self, Publication};
+use crate::startup::names;
+use crate::stop::{RelayError, Stop};
+
+/// How long the server may take to set a slot free whose session has ended.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One thing that an operator can accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    SlotGap,
+    NewSlot,
+    CheckpointLoss,
+    GarbledCheckpoint,
+    Timeline,
+    OlderDatabase,
+    Cluster,
+    Partitions,
+    Publication,
+}
+
+impl Acceptance {
+    /// The flag of `init`.
+    #[must_use]
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::SlotGap => "--accept-slot-gap",
+            Self::NewSlot => "--accept-new-slot",
+            Self::CheckpointLoss => "--accept-checkpoint-loss",
+            Self::GarbledCheckpoint => "--accept-garbled-checkpoint",
+            Self::Timeline => "--accept-timeline",
+            Self::OlderDatabase => "--accept-older-database",
+            Self::Cluster => "--accept-cluster",
+            Self::Partitions => "--accept-partitions",
+            Self::Publication => "--accept-publication",
+        }
+    }
+
+    /// What a stop takes to go on; `None` where nothing but mending its cause helps.
+    #[must_use]
+    pub fn of(stop: &Stop) -> Option<Self> {
+        Some(match stop {
+            Stop::SlotAhead { .. } => Self::SlotGap,
+            Stop::SlotGone { .. } | Stop::SlotInvalidated { .. } => Self::NewSlot,
+            Stop::CheckpointMissing { .. } => Self::CheckpointLoss,
+            Stop::CheckpointGarbled { .. } | Stop::CheckpointWentBack { .. } => Self::GarbledCheckpoint,
+            Stop::OtherTimeline { .. } => Self::Timeline,
+            Stop::ServerBehind { .. } => Self::OlderDatabase,
+            Stop::OtherCluster { .. } => Self::Cluster,
+            Stop::PartitionsChanged { .. } => Self::Partitions,
+            Stop::PublicationChanged { .. } => Self::Publication,
+            _ => return None,
+        })
+    }
+}
+
+impl AcceptOptions {
+    /// What the flags say.
+    #[must_use]
+    pub fn accepted(&self) -> Vec<Acceptance> {
+        let all = [
+            (self.accept_slot_gap, Acceptance::SlotGap),
+            (self.accept_new_slot, Acceptance::NewSlot),
+            (self.accept_checkpoint_loss, Acceptance::CheckpointLoss),
+            (self.accept_garbled_checkpoint, Acceptance::GarbledCheckpoint),
+            (self.accept_timeline, Acceptance::Timeline),
+            (self.accept_older_database, Acceptance::OlderDatabase),
+            (self.accept_cluster, Acceptance::Cluster),
+            (self.accept_partitions, Acceptance::Partitions),
+            (self.accept_publication, Acceptance::Publication),
+        ];
+        all.into_iter()
+            .filter(|(is_given, _)| *is_given)
+            .map(|(_, what)| what)
+            .collect()
+    }
+}
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GoOn {
+    /// Where the checkpoint says.
+    Checkpoint(Published),
+    /// At the slot's confirmed position.
+    Slot(Lsn),
+    /// At the end of the WAL: the slot is moved there.
+    WalEnd(Lsn),
+    /// With a new slot.
+    NewSlot,
+}
+
+/// Sets a new checkpoint over everything that is broken, where exactly that is accepted.
+///
+/// # Errors
+/// The [`Stop`] that is not accepted, [`Stop::Config`] for a flag with nothing to accept; anything else is worth another try.
+pub async fn accept(
+    config: &Config,
+    options: &InitOptions,
+    accepted: &[Acceptance],
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    if accepted.contains(&Acceptance::Publication) {
+        init::create_publication(&mut connection, config).await?;
+    }
+    let publication = source::usable_publication(&mut connection, config).await?;
+    let system = source::identify(&mut connection).await?;
+    create_missing(&config.kafka, &[init::checkpoint_topic(&config.checkpoint_topic)]).await?;
+    let slot = source::slot(&mut connection, &config.slot).await?;
+    let can_be_owned = slot.as_ref().is_some_and(|slot| {
+        slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"
+    });
+    let mut owner = if can_be_owned { Some(own(config).await?) } else { None };
+    let mut publisher = init::fence(config, &system, shutdown).await?;
+    let reading = read(config.clone()).await?;
+    let system = source::identify(&mut connection).await?;
+    let slot = source::slot(&mut connection, &config.slot).await?;
+    let source = source::source(&system, &config.target.database, slot, &publication);
+    let (base, mut found) = look(&source, &reading, config);
+    let counts = partitions(config, base.as_ref()).await?;
+    found.extend(changed_partitions(base.as_ref(), &counts));
+    exactly(accepted, &found)?;
+
+    let generation = [&reading.last, &reading.furthest].into_iter().flatten();
+    let generation = generation.map(|found| found.checkpoint.generation).max().unwrap_or(0) + 1;
+    let lineage = Lineage {
+        system_identifier: system.identifier.clone(),
+        timeline: system.timeline,
+        database: config.target.database.clone(),
+        slot: config.slot.clone(),
+        publication_entry: publication.entry,
+        publication_version: Some(publication.version.clone()),
+        partitions: counts,
+    };
+    let old = base.as_ref().map(|checkpoint| checkpoint.published.lsn);
+    let go_on = go_on(&source, base.as_ref(), accepted, &publication);
+    let published = match go_on {
+        GoOn::Checkpoint(published) => published,
+        GoOn::Slot(lsn) => at(lsn),
+        GoOn::WalEnd(lsn) => {
+            if let Some(owner) = owner.take() {
+                owner.into_stream().close().await;
+            }
+            advance(&mut connection, config, lsn).await?;
+            owner = Some(own(config).await?);
+            at(lsn)
+        }
+        GoOn::NewSlot => {
+            if source.slot.is_some() {
+                init::drop_slot(&mut connection, config).await?;
+            }
+            tell(config, accepted, old, None);
+            let begun = init::Begun {
+                connection,
+                publisher,
+                system,
+                lineage,
+                generation,
+            };
+            return init::create(config, options, begun).await;
+        }
+    };
+    let checkpoint = Checkpoint {
+        format: FORMAT,
+        state: State::Running,
+        lineage,
+        published,
+        incarnation: uuid::Uuid::new_v4().to_string(),
+        generation,
+    };
+    init::commit(&mut publisher, config, &checkpoint).await?;
+    tell(config, accepted, old, Some(published.lsn));
+    if let Some(owner) = owner {
+        owner.into_stream().close().await;
+    }
+    Ok(Initialised::Accepted {
+        checkpoint: published.lsn,
+        what: flags(accepted),
+    })
+}
+
+/// What to go on from, and all that is broken.
+fn look(source: &Source, reading: &Reading, config: &Config) -> (Option<Checkpoint>, Vec<Stop>) {
+    let Some(trouble) = &reading.trouble else {
+        let base = reading.last.as_ref().map(|found| found.checkpoint.clone());
+        let found = breaks(source, base.as_ref(), names(config));
+        return (base, found);
+    };
+    // What was confirmed was published. A checkpoint that is older is not the last one, but a copy of which nothing later is left.
+    let confirmed = source.slot.as_ref().map_or(Lsn::INVALID, |slot| slot.confirmed);
+    let furthest = reading.furthest.as_ref().map(|found| &found.checkpoint);
+    let base = furthest
+        .filter(|checkpoint| checkpoint.published.lsn >= confirmed)
+        .cloned();
+    let mut found = vec![trouble.clone()];
+    found.extend(
+        breaks(source, base.as_ref(), names(config))
+            .into_iter()
+            .filter_map(|stop| match stop {
+                Stop::CheckpointMissing { .. } => None,
+                Stop::NotInitialised { slot, topic, .. } => Some(Stop::SlotGone {
+                    slot,
+                    topic,
+                    key: config.checkpoint_key(),
+                    checkpoint: Lsn::INVALID,
+                }),
+                other => Some(other),
+            }),
+    );
+    (base, found)
+}
+
+/// Everything that is broken must be accepted, and nothing else.
+fn exactly(accepted: &[Acceptance], found: &[Stop]) -> Result<(), Stop> {
+    if let Some(stop) = found
+        .iter()
+        .find(|stop| Acceptance::of(stop).is_none_or(|needed| !accepted.contains(&needed)))
+    {
+        return Err(stop.clone());
+    }
+    for flag in accepted {
+        if !found.iter().any(|stop| Acceptance::of(stop) == Some(*flag)) {
+            return Err(Stop::Config {
+                what: format!("{}: there is nothing of the kind to accept; leave it out", flag.flag()),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn go_on(source: &Source, base: Option<&Checkpoint>, accepted: &[Acceptance], publication: &Publication) -> GoOn {
+    let accepts = |what| accepted.contains(&what);
+    if accepts(Acceptance::NewSlot) {
+        return GoOn::NewSlot;
+    }
+    let confirmed = source.slot.as_ref().map_or(Lsn::INVALID, |slot| slot.confirmed);
+    let Some(base) = base else {
+        return GoOn::Slot(confirmed);
+    };
+    // A slot cannot be decoded from before its publication was made: the server refuses (up to 17) or skips in silence (18).
+    if accepts(Acceptance::Publication) && !is_same_publication(&base.lineage, publication) {
+        return GoOn::WalEnd(source.wal_end);
+    }
+    if accepts(Acceptance::SlotGap) || accepts(Acceptance::OlderDatabase) || accepts(Acceptance::Cluster) {
+        return GoOn::Slot(confirmed);
+    }
+    GoOn::Checkpoint(base.published)
+}
+
+/// Whether it was at most altered, and not dropped and made again.
+fn is_same_publication(lineage: &Lineage, publication: &Publication) -> bool {
+    let oid = |version: &str| version.split(':').next().map(str::to_owned);
+    lineage
+        .publication_version
+        .as_deref()
+        .is_some_and(|pinned| oid(pinned) == oid(&publication.version))
+}
+
+fn at(lsn: Lsn) -> Published {
+    Published { lsn, partial: None }
+}
+
+fn flags(accepted: &[Acceptance]) -> String {
+    let flags: Vec<&str> = accepted.iter().map(|what| what.flag()).collect();
+    flags.join(" ")
+}
+
+fn tell(config: &Config, accepted: &[Acceptance], old: Option<Lsn>, new: Option<Lsn>) {
+    let text = |lsn: Option<Lsn>, none: &str| lsn.map_or_else(|| none.to_owned(), |lsn| lsn.to_string());
+    tracing::warn!(
+        slot = config.slot,
+        accepted = flags(accepted),
+        checkpoint.old_lsn = text(old, "none"),
+        checkpoint.new_lsn = text(new, "of a new slot"),
+        "an operator accepts what cannot be proven, and the relay goes on from a new position"
+    );
+}
+
+/// The topics that the checkpoint pins, as they are now; one that is gone is pinned no more.
+async fn partitions(
+    config: &Config,
+    base: Option<&Checkpoint>,
+) -> Result<std::collections::BTreeMap<String, i32>, RelayError> {
+    let pinned = base.map(|checkpoint| checkpoint.lineage.partitions.keys().cloned().collect::<Vec<_>>());
+    let (settings, names) = (config.kafka.clone(), pinned.unwrap_or_default());
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
+    Ok(counts.await.context("metadata task")??)
+}
+
+fn changed_partitions(base: Option<&Checkpoint>, counts: &std::collections::BTreeMap<String, i32>) -> Vec<Stop> {
+    let pinned = base.into_iter().flat_map(|checkpoint| &checkpoint.lineage.partitions);
+    pinned
+        .map(|(topic, expected)| (topic, *expected, counts.get(topic).copied().unwrap_or(0)))
+        .filter(|(_, expected, found)| expected != found)
+        .map(|(topic, expected, found)| Stop::PartitionsChanged {
+            topic: topic.clone(),
+            expected,
+            found,
+        })
+        .collect()
+}
+
+async fn read(config: Config) -> Result<Reading, RelayError> {
+    tokio::task::spawn_blocking(move || {
+        let log = CheckpointLog {
+            settings: &config.kafka,
+            topic: &config.checkpoint_topic,
+        };
+        log.read(&config.checkpoint_key(), false, &|| false)
+    })
+    .await
+    .context("checkpoint task")?
+}
+
+/// Owns the slot, so that nobody moves it meanwhile.
+pub(crate) async fn own(config: &Config) -> Result<Connection, RelayError> {
+    let started = Instant::now();
+    loop {
+        let mut owner = Connection::open(&config.target, Mode::Replication).await?;
+        let owned = owner
+            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+            .await;
+        match owned {
+            Ok(()) => return Ok(owner),
+            // object_in_use: perhaps only for as long as the server takes to notice that its reader is gone.
+            Err(err) if PgError::code_of(&err) == Some("55006") && started.elapsed() < Duration::from_secs(3) => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(err) => {
+                return Err(err
+                    .context(format!(
+                        "slot `{}` cannot be taken over; stop what reads it first",
+                        config.slot
+                    ))
+                    .into());
+            }
+        }
+    }
+}
+
+async fn advance(connection: &mut Connection, config: &Config, lsn: Lsn) -> Result<(), RelayError> {
+    let slot = quote_literal(&config.slot);
+    let sql = format!("select pg_replication_slot_advance({slot}, '{lsn}')");
+    let started = Instant::now();
+    loop {
+        match connection.rows(&sql).await {
+            Ok(_) => return Ok(()),
+            Err(err) if PgError::code_of(&err) == Some("55006") && started.elapsed() < RELEASE_PATIENCE => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(err) => return Err(err.context("cannot move the slot").into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Acceptance, exactly};
+    use crate::lsn::Lsn;
+    use crate::stop::Stop;
+
+    fn behind() -> Stop {
+        Stop::ServerBehind {
+            server: Lsn(1),
+            checkpoint: Lsn(2),
+        }
+    }
+
+    fn timeline() -> Stop {
+        Stop::OtherTimeline {
+            expected: 1,
+            found: 2,
+            missing: String::new(),
+        }
+    }
+
+    #[test]
+    fn everything_that_is_broken_must_be_accepted_and_nothing_else() {
+        let both = [Acceptance::Timeline, Acceptance::OlderDatabase];
+        assert_eq!(exactly(&both, &[timeline(), behind()]), Ok(()));
+        assert_eq!(exactly(&both[..1], &[timeline(), behind()]), Err(behind()));
+        let needless = exactly(&both, &[timeline()]).unwrap_err();
+        assert!(needless.to_string().contains("--accept-older-database"), "{needless}");
+        assert_eq!(needless.exit_code(), 2);
+    }
+
+    #[test]
+    fn what_no_flag_accepts_stays_a_stop() {
+        let row = Stop::Row {
+            row: "1".to_owned(),
+            what: "it is odd".to_owned(),
+        };
+        assert_eq!(exactly(&[], &[row.clone()]), Err(row));
+    }
+
+    #[test]
+    fn a_stop_that_can_be_accepted_names_its_flag() {
+        let stops = [
+            behind(),
+            timeline(),
+            Stop::SlotAhead {
+                slot: String::new(),
+                slot_lsn: Lsn(2),
+                checkpoint: Lsn(1),
+            },
+            Stop::PublicationChanged {
+                publication: String::new(),
+                what: String::new(),
+            },
+        ];
+        for stop in stops {
+            let flag = Acceptance::of(&stop).unwrap().flag();
+            assert!(stop.to_string().contains(flag), "{stop}");
+        }
+    }
+}

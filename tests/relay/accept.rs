@@ -1,0 +1,261 @@
+//! After each stop an operator can go on by a flag, and what is published then is what the flag's help says.
+
+use rig::{Rig, Servers, servers};
+use stack::{KafkaOptions, Postgres};
+use std::sync::Arc;
+
+use super::lineage::older_database;
+use super::tampering::{
+    accept, assert_refused, checkpoints, drop_slot, ids, publish_and_stop, published_and_stopped, recreate_slot,
+    times_published, write_checkpoint,
+};
+
+#[tokio::test]
+async fn a_slot_gap_is_accepted_without_the_events_in_it() {
+    let rig = published_and_stopped("accept_gap").await;
+    rig.insert_each(2).await;
+    recreate_slot(&rig).await;
+    rig.insert_each(3).await;
+    rig.assert_stops(13, &["--accept-slot-gap"]).await;
+    assert_refused(&rig, &["--accept-new-slot"], 13, "--accept-slot-gap").await;
+    accept(&rig, &["--accept-slot-gap"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0, 1, 1, 1]).await;
+}
+
+#[tokio::test]
+async fn a_new_slot_is_accepted_and_the_rows_that_are_there_are_left_or_published_as_told() {
+    let rig = published_and_stopped("accept_new_skip").await;
+    drop_slot(&rig).await;
+    rig.insert_each(2).await;
+    accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
+
+    let rig = published_and_stopped("accept_new_publish").await;
+    drop_slot(&rig).await;
+    rig.insert_each(2).await;
+    accept(&rig, &["--accept-new-slot", "--existing-rows", "publish"]).await;
+    goes_on(&rig, &[2, 2, 2, 2, 2, 1, 1]).await;
+}
+
+#[tokio::test]
+async fn a_lost_checkpoint_is_accepted_and_the_slots_position_counts() {
+    let rig = published_and_stopped("accept_loss").await;
+    let topic = rig.checkpoint_topic();
+    let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
+    deleted.expect("a deletion");
+    rig.insert_each(2).await;
+    accept(&rig, &["--accept-checkpoint-loss"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
+}
+
+#[tokio::test]
+async fn a_garbled_checkpoint_is_accepted_and_the_last_readable_one_counts() {
+    let rig = published_and_stopped("accept_garbled").await;
+    write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
+    rig.insert_each(2).await;
+    accept(&rig, &["--accept-garbled-checkpoint"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
+    let rig = published_and_stopped("accept_back").await;
+    let old = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    publish_and_stop(&rig).await;
+    write_checkpoint(&rig, old).await;
+    rig.insert_each(2).await;
+    assert_refused(&rig, &["--accept-checkpoint-loss"], 21, "--accept-garbled-checkpoint").await;
+    accept(&rig, &["--accept-garbled-checkpoint"]).await;
+    goes_on(&rig, &[1; 12]).await;
+}
+
+#[tokio::test]
+async fn another_timeline_is_accepted_from_the_checkpoint() {
+    // As a promotion leaves it: the server is on another timeline than the checkpoint.
+    let rig = published_and_stopped("accept_timeline").await;
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
+    let mut elsewhere: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    elsewhere["lineage"]["timeline"] = 7.into();
+    write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(17, &["--accept-timeline"]).await;
+    accept(&rig, &["--accept-timeline"]).await;
+    goes_on(&rig, &[1; 7]).await;
+}
+
+#[tokio::test]
+async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_lost() {
+    let rig = older_database("accept_older").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(18, &["--accept-older-database"]).await;
+    accept(&rig, &["--accept-older-database"]).await;
+    // The five of the backup were confirmed before it was taken. The five after it are in the topic and in no outbox any more.
+    goes_on(&rig, &[1; 7]).await;
+}
+
+#[tokio::test]
+async fn another_cluster_is_accepted_and_its_slot_continued() {
+    let mut rig = published_and_stopped("accept_cluster").await;
+    let other = Postgres::start(servers::postgres_options())
+        .await
+        .expect("another cluster");
+    let url = other.url("postgres", rig.name());
+    let name = rig.name().to_owned();
+    other
+        .query("postgres", &format!("create database {name}"))
+        .await
+        .expect("a database");
+    let outbox = format!(
+        "{}; create sequence numbers;
+         create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)",
+        rig::rig::OUTBOX
+    );
+    other.query(&name, &outbox).await.expect("an outbox");
+    rig.finish().await.expect("an end");
+    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    other.query(&name, &slot).await.expect("a slot");
+    let first = Arc::clone(&rig.servers);
+    rig.relay = rig.relay.with_env("DATABASE_URL", &url);
+    let insert = rig.insert_statement(1, 7);
+    other.query(&name, &insert).await.expect("a row");
+    let logged = rig.relay.log_text().len();
+    rig.relay.start().expect("a start");
+    let status = rig.relay.exited(super::tampering::DEADLINE).await.expect("an end");
+    assert_eq!(status.code(), Some(16), "{}", &rig.relay.log_text()[logged..]);
+    accept(&rig, &["--accept-cluster"]).await;
+    rig.start().await;
+    let rows = other.query(&name, "select id from outbox").await.expect("rows");
+    let ids: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(times_published(&rig, &ids, &ids).await, [1]);
+    rig.relay.stop().await.expect("a clean end");
+    drop(first);
+}
+
+#[tokio::test]
+async fn more_partitions_are_accepted_from_the_checkpoint() {
+    let rig = published_and_stopped("accept_partitions").await;
+    let topic = rig.topic();
+    let altered = rig
+        .servers
+        .kafka
+        .topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"])
+        .await;
+    altered.expect("more partitions");
+    rig.insert_each(2).await;
+    accept(&rig, &["--accept-partitions"]).await;
+    goes_on(&rig, &[1; 7]).await;
+}
+
+#[tokio::test]
+async fn an_altered_publication_is_accepted_without_what_it_hid() {
+    let rig = published_and_stopped("accept_altered").await;
+    rig.insert_each(1).await;
+    rig.sql("alter publication outbox set (publish = 'update')").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(20, &["does not publish inserts"]).await;
+    assert_refused(&rig, &["--accept-publication"], 20, "does not publish inserts").await;
+    rig.sql("alter publication outbox set (publish = 'insert')").await;
+    rig.insert_each(1).await;
+    rig.assert_stops(20, &["--accept-publication"]).await;
+    accept(&rig, &["--accept-publication"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 0, 0, 1]).await;
+}
+
+#[tokio::test]
+async fn a_publication_that_was_dropped_is_accepted_and_the_stream_goes_on_from_now() {
+    let rig = published_and_stopped("accept_dropped").await;
+    rig.insert_each(1).await;
+    rig.sql("drop publication outbox").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(20, &["it does not exist"]).await;
+    accept(&rig, &["--accept-publication"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_broken_nothing_is_accepted() {
+    let rig = published_and_stopped("accept_nothing").await;
+    let before = checkpoints(&rig).await.len();
+    for flag in [
+        "--accept-slot-gap",
+        "--accept-new-slot",
+        "--accept-checkpoint-loss",
+        "--accept-garbled-checkpoint",
+        "--accept-timeline",
+        "--accept-older-database",
+        "--accept-cluster",
+        "--accept-partitions",
+        "--accept-publication",
+    ] {
+        assert_refused(&rig, &[flag], 2, "there is nothing of the kind to accept").await;
+    }
+    assert_eq!(checkpoints(&rig).await.len(), before, "no checkpoint was written");
+    goes_on(&rig, &[1; 5]).await;
+}
+
+#[tokio::test]
+async fn two_breaks_take_two_flags() {
+    let rig = published_and_stopped("accept_two").await;
+    rig.sql("alter publication outbox set (publish = 'update')").await;
+    rig.sql("alter publication outbox set (publish = 'insert')").await;
+    rig.insert_each(1).await;
+    recreate_slot(&rig).await;
+    assert_refused(&rig, &["--accept-slot-gap"], 20, "--accept-publication").await;
+    assert_refused(&rig, &["--accept-publication"], 13, "--accept-slot-gap").await;
+    accept(&rig, &["--accept-slot-gap", "--accept-publication"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 0]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_while_a_relay_runs() {
+    let rig = Rig::initialised("accept_running").await;
+    rig.start().await;
+    write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
+    assert_refused(&rig, &["--accept-garbled-checkpoint"], 1, "stop what reads it first").await;
+    rig.insert_each(3).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn an_invalidated_slot_is_replaced_when_that_is_accepted() {
+    let options = servers::postgres_options()
+        .setting("max_slot_wal_keep_size", "16MB")
+        .setting("max_wal_size", "64MB")
+        .setting("min_wal_size", "32MB");
+    let servers = Servers::start(options, KafkaOptions::default()).await.expect("servers");
+    let rig = Rig::on(Arc::new(servers), "accept_lost").await;
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    super::lineage::invalidate_slot(&rig).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(11, &["--accept-new-slot"]).await;
+    accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
+    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
+}
+
+/// Starts the relay and writes three more rows: they and the `expected` earlier ones must have been published so many times.
+async fn goes_on(rig: &Rig, expected: &[usize]) {
+    rig.start().await;
+    let earlier = ids(rig).await;
+    assert_eq!(earlier.len(), expected.len());
+    rig.insert_each(3).await;
+    let ids = ids(rig).await;
+    let awaited: Vec<String> = (0..)
+        .zip(&ids)
+        .filter(|(index, _)| expected.get(*index).is_none_or(|times| *times > 0))
+        .map(|(_, id)| id.clone())
+        .collect();
+    let times = times_published(rig, &ids, &awaited).await;
+    assert_eq!(&times[..expected.len()], expected, "{}", rig.name());
+    assert_eq!(times[expected.len()..], [1, 1, 1], "{}", rig.name());
+    rig.finish().await.expect("an end");
+}

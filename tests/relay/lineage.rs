@@ -1,0 +1,297 @@
+//! A relay that cannot prove where it stopped publishes nothing, confirms nothing, and says what to do.
+
+use rig::{Rig, Servers, servers};
+use stack::KafkaOptions;
+use std::sync::Arc;
+
+use super::tampering::{
+    checkpoints, drop_slot, publish_and_stop, published_and_stopped, recreate_slot, retire, write_checkpoint,
+};
+
+#[tokio::test]
+async fn a_slot_that_was_dropped_stops_the_relay() {
+    let rig = published_and_stopped("slot_dropped").await;
+    drop_slot(&rig).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(10, &["is gone", "--accept-new-slot"]).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_was_made_again_stops_the_relay() {
+    let rig = published_and_stopped("slot_recreated").await;
+    rig.insert_each(2).await;
+    recreate_slot(&rig).await;
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_was_advanced_stops_the_relay() {
+    let rig = published_and_stopped("slot_advanced").await;
+    rig.insert_each(2).await;
+    let name = rig.name();
+    rig.sql(&format!(
+        "select pg_replication_slot_advance('{name}', pg_current_wal_lsn())"
+    ))
+    .await;
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_somebody_else_has_read_stops_the_relay() {
+    let rig = published_and_stopped("slot_read").await;
+    rig.insert_each(2).await;
+    let name = rig.name();
+    let read = rig
+        .sql(&format!(
+            "select count(*) from pg_logical_slot_get_binary_changes('{name}', null, null, 'proto_version', '1', 'publication_names', 'outbox')"
+        ))
+        .await;
+    assert_ne!(read[0][0].as_deref(), Some("0"), "somebody else has read the rows");
+    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_somebody_else_has_only_peeked_at_does_not_stop_the_relay() {
+    let rig = published_and_stopped("slot_peeked").await;
+    rig.insert_each(2).await;
+    let name = rig.name();
+    rig.sql(&format!(
+        "select count(*) from pg_logical_slot_peek_binary_changes('{name}', null, null, 'proto_version', '1', 'publication_names', 'outbox')"
+    ))
+    .await;
+    rig.start().await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn a_slot_that_was_invalidated_stops_the_relay() {
+    let options = servers::postgres_options()
+        .setting("max_slot_wal_keep_size", "16MB")
+        .setting("max_wal_size", "64MB")
+        .setting("min_wal_size", "32MB");
+    let servers = Servers::start(options, KafkaOptions::default()).await.expect("servers");
+    let rig = Rig::on(Arc::new(servers), "slot_invalidated").await;
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    rig.insert_each(2).await;
+    invalidate_slot(&rig).await;
+    rig.assert_stops(11, &["was invalidated", "--accept-new-slot"]).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
+    let rig = published_and_stopped("topic_deleted").await;
+    let topic = rig.checkpoint_topic();
+    let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
+    deleted.expect("a deletion");
+    rig.insert_each(2).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_is_deleted_while_the_relay_streams_stops_it() {
+    let rig = Rig::initialised("topic_deleted_live").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let topic = rig.checkpoint_topic();
+    let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
+    deleted.expect("a deletion");
+    rig.insert_each(2).await;
+    super::tampering::assert_ends(&rig, 14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_under_a_tombstone_stops_the_relay() {
+    let rig = published_and_stopped("tombstone").await;
+    write_checkpoint(&rig, None).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_was_emptied_stops_the_relay() {
+    let rig = published_and_stopped("emptied").await;
+    let topic = rig.checkpoint_topic();
+    let kafka = &rig.servers.kafka;
+    let delete = [
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        &topic,
+        "--add-config",
+        "cleanup.policy=delete",
+    ];
+    kafka
+        .configs_tool(&["--alter"].iter().chain(&delete).copied().collect::<Vec<_>>())
+        .await
+        .expect("another policy");
+    kafka.delete_records(&topic, 0, -1).await.expect("a deletion");
+    rig.insert_each(2).await;
+    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
+    let rig = published_and_stopped("garbled").await;
+    write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_a_later_format_stops_the_relay() {
+    let rig = published_and_stopped("later_format").await;
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
+    let mut later: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    later["format"] = 2.into();
+    write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
+    rig.assert_stops(15, &["format 2", "--accept-garbled-checkpoint"]).await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_went_back_stops_the_relay() {
+    let rig = published_and_stopped("went_back").await;
+    let old = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    publish_and_stop(&rig).await;
+    write_checkpoint(&rig, old).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_without_the_publications_state_is_upgraded_in_silence() {
+    let rig = published_and_stopped("upgraded").await;
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
+    let mut earlier: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    earlier["lineage"]
+        .as_object_mut()
+        .expect("a lineage")
+        .remove("publicationVersion")
+        .expect("the field");
+    earlier
+        .as_object_mut()
+        .expect("an object")
+        .remove("generation")
+        .expect("the field");
+    write_checkpoint(&rig, Some(earlier.to_string().into_bytes())).await;
+    publish_and_stop(&rig).await;
+    let last = checkpoints(&rig)
+        .await
+        .pop()
+        .and_then(|record| record.value)
+        .expect("a checkpoint");
+    assert!(String::from_utf8_lossy(&last).contains("publicationVersion"));
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn a_topic_with_more_partitions_than_before_stops_the_relay() {
+    let rig = published_and_stopped("partitions").await;
+    let topic = rig.topic();
+    let altered = rig
+        .servers
+        .kafka
+        .topic_tool(&["--alter", "--topic", &topic, "--partitions", "6"])
+        .await;
+    altered.expect("more partitions");
+    rig.insert_each(2).await;
+    rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"])
+        .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_restored_from_an_older_backup_stops_the_relay() {
+    let rig = older_database("restored").await;
+    rig.assert_stops(18, &["restored from an older backup", "--accept-older-database"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_was_told_to() {
+    let rig = published_and_stopped("lingering").await;
+    drop_slot(&rig).await;
+    let mut rig = rig;
+    rig.relay = rig.relay.with_env("LINGER_STOPPED", "600");
+    rig.relay.start().expect("a start");
+    let code = stack::eventually(super::tampering::DEADLINE, "the exit code can be scraped", || async {
+        super::tampering::metric(&rig, "relay_stopped_exit_code").await
+    })
+    .await;
+    assert!((code - 10.0).abs() < f64::EPSILON, "{code}");
+    let readiness = rig.relay.readiness(&reqwest::Client::new()).await.expect("an answer");
+    let stack::program::Readiness::NotReady(reasons) = readiness else {
+        panic!("a relay that has stopped is ready");
+    };
+    assert!(reasons.contains("is gone"), "{reasons}");
+    let ended = rig.relay.stop().await.expect_err("it stopped for good");
+    assert!(
+        ended.to_string().contains("exit status: 10"),
+        "a signal ends the wait and not the reason: {ended:#}"
+    );
+}
+
+/// Writes WAL until the server gives the slot up.
+pub(super) async fn invalidate_slot(rig: &Rig) {
+    rig.sql("create table filler (t text)").await;
+    let status = format!(
+        "select wal_status from pg_replication_slots where slot_name = '{}'",
+        rig.name()
+    );
+    stack::eventually(super::tampering::DEADLINE, "the slot is lost", || async {
+        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 16000)")
+            .await;
+        rig.sql("select pg_switch_wal()").await;
+        rig.sql("checkpoint").await;
+        (rig.value(&status).await == "lost").then_some(())
+    })
+    .await;
+}
+
+/// A relay whose database has gone back to an older copy of its files.
+pub(super) async fn older_database(name: &str) -> Rig {
+    let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
+    let rig = Rig::on(Arc::new(servers.expect("servers")), name).await;
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    let postgres = &rig.servers.postgres;
+    postgres.stop_fast().await.expect("an end");
+    postgres.save_data().expect("a copy");
+    postgres.start_again().await.expect("a start");
+    // Far enough that a start and an end of the server do not make up for it.
+    rig.sql("create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)")
+        .await;
+    publish_and_stop(&rig).await;
+    postgres.stop_fast().await.expect("an end");
+    postgres.restore_data().expect("the copy");
+    postgres.start_again().await.expect("a start");
+    rig
+}
