@@ -5,6 +5,7 @@
 pub mod ledger;
 pub mod rig;
 pub mod servers;
+pub mod storm;
 pub mod topic;
 
 pub use ledger::Ledger;
