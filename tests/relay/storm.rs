@@ -15,6 +15,7 @@ async fn kills_of_relay_walsender_postgres_and_kafka_lose_double_and_reorder_not
         parts: Part::ALL.to_vec(),
         standby: false,
         postgres_version: rig::servers::postgres_version(),
+        logs: None,
     };
     let schedule = Schedule::materialise(SEED, options.duration, &options.parts);
     let outcome = storm::run(&options, &schedule, |_| {}).await;

@@ -48,6 +48,9 @@ struct Arguments {
     /// Also write schedule and result to this file.
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Keep the logs of relays and servers in this directory.
+    #[arg(long)]
+    logs: Option<PathBuf>,
 }
 
 #[expect(
@@ -113,6 +116,7 @@ fn options(arguments: &Arguments) -> Options {
         parts: arguments.kills.clone(),
         standby: arguments.standby,
         postgres_version: arguments.postgres,
+        logs: arguments.logs.clone(),
     }
 }
 

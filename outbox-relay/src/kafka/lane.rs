@@ -169,6 +169,10 @@ impl Work {
         while !flush(&self.producer, Duration::from_millis(50)) {
             self.producer.poll(Duration::ZERO);
             self.fail_on_undelivered()?;
+            if self.abandoned.is_told() {
+                // Its records would keep their memory for as long as Kafka is away.
+                return Err(anyhow::anyhow!("the producer was given up").into());
+            }
         }
         self.producer.poll(Duration::ZERO);
         self.fail_on_undelivered()

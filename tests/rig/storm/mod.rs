@@ -11,6 +11,7 @@ mod schedule;
 mod watch;
 mod writer;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ pub struct Options {
     /// A second relay waits for the slot, and is killed as often as the first.
     pub standby: bool,
     pub postgres_version: u32,
+    /// A directory that gets the logs of relays and servers at the end.
+    pub logs: Option<PathBuf>,
 }
 
 /// How far a storm is, for whoever watches.
@@ -66,7 +69,7 @@ pub struct Progress {
 pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progress)) -> anyhow::Result<Outcome> {
     let mut postgres = postgres_options();
     postgres.version = Some(options.postgres_version);
-    let servers = Arc::new(Servers::start(postgres, KafkaOptions::default()).await?);
+    let servers = Arc::new(Servers::start(postgres, kafka_options()).await?);
     let rig = Rig::on(Arc::clone(&servers), "storm").await;
     rig.init(&[]).await;
     let relays = Arc::new(Relays::new(rig, options.standby));
@@ -152,6 +155,10 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         trouble.push(unclear);
     }
 
+    if let Some(directory) = &options.logs {
+        keep_logs(rig, directory)?;
+    }
+
     let (topic, rows) = (rig.topic(), rig.rows().await);
     let (committed, uncommitted) = tokio::try_join!(
         servers.kafka.records(&topic, Isolation::Committed),
@@ -186,6 +193,32 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
             stack::kafka::VERSION
         ),
     })
+}
+
+/// A broker that was killed may register again only when its session has timed out; the default of 9 s would be most of the storm.
+fn kafka_options() -> KafkaOptions {
+    let settings = [
+        ("broker.session.timeout.ms", "2000"),
+        ("broker.heartbeat.interval.ms", "400"),
+    ];
+    KafkaOptions {
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        ..KafkaOptions::default()
+    }
+}
+
+fn keep_logs(rig: &Rig, directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let relays = std::fs::read_dir(rig.logs())?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    for log in relays.chain([rig.servers.postgres.log(), rig.servers.kafka.log()]) {
+        let name = log.file_name().context("a log without a name")?;
+        std::fs::copy(&log, directory.join(name)).with_context(|| format!("cannot keep {}", log.display()))?;
+    }
+    Ok(())
 }
 
 fn count(diaries: &[Diary], asked: Answer) -> usize {
