@@ -423,7 +423,8 @@ impl<'c> Streaming<'c> {
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let lineage = &mut self.checkpoint.lineage;
         let partitions = destination::partitions_of(self.config, lineage, &route, &topic).await?;
-        self.intake.topics.insert(route, topic, partitions);
+        let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
+        self.intake.topics.insert(route, topic, partitions, batch_bytes_max);
         Ok(())
     }
 

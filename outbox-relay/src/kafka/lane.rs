@@ -80,6 +80,7 @@ impl Lane {
             producer: Arc::clone(&producer),
             health: health.clone(),
             limit,
+            compresses: settings.compresses(),
             abandoned,
             events,
             delivery,
@@ -107,6 +108,7 @@ struct Work {
     producer: Arc<BaseProducer<Health>>,
     health: Health,
     limit: String,
+    compresses: bool,
     abandoned: Abandoned,
     events: UnboundedSender<Event>,
     delivery: Delivery,
@@ -200,12 +202,16 @@ impl Work {
         let Some(failure) = self.health.failure() else {
             return Ok(());
         };
-        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge {
+        // A topic's limit that was lowered meanwhile: the next start asks for it, and finds the row before it is sent.
+        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge && self.compresses {
             return Err(Stop::RecordTooLarge {
                 id: failure.id.unwrap_or_else(|| "(no id)".to_owned()),
                 topic: failure.topic,
                 size: failure.size,
-                limit: format!("{} of the client, or the topic's own, which is smaller", self.limit),
+                limit: format!(
+                    "max.message.bytes of the topic, after compression; {} of the client",
+                    self.limit
+                ),
             }
             .into());
         }
