@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Lineage;
 use crate::config::{Config, check_topic_name};
-use crate::kafka::find_or_create;
+use crate::kafka::{find_or_create, record_bytes_max};
 use crate::stop::{RelayError, Stop};
 
 /// Partition count of `topic`, where the value `route` leads. The topic is created where it is missing and that is wanted, and the
@@ -33,4 +33,22 @@ pub(crate) async fn partitions_of(
     })?;
     lineage.pin(topic, partitions)?;
     Ok(partitions)
+}
+
+/// The largest batch that `topic` takes, in bytes of records as they are before compression; without a limit where the cluster does not
+/// tell, or where compression leaves it to the broker.
+///
+/// # Errors
+/// The producers make larger batches: the next start makes them smaller, before anything was sent.
+pub(crate) async fn batch_bytes_max(config: &Config, topic: &str) -> Result<u64, RelayError> {
+    let Some(limit) = record_bytes_max(&config.kafka, topic).await else {
+        return Ok(u64::MAX);
+    };
+    if config.kafka.limit_batches(limit) {
+        return Err(anyhow::anyhow!(
+            "topic `{topic}` takes batches of {limit} bytes: the producers are replaced by such"
+        )
+        .into());
+    }
+    Ok(if config.kafka.compresses() { u64::MAX } else { limit })
 }

@@ -416,7 +416,8 @@ impl ExistingRowsWriter<'_> {
                 }
                 Written::UnknownTopic { route, topic } => {
                     let partitions = destination::partitions_of(self.config, self.lineage, &route, &topic).await?;
-                    self.topics.insert(route, topic, partitions);
+                    let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
+                    self.topics.insert(route, topic, partitions, batch_bytes_max);
                 }
             }
         }

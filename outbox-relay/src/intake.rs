@@ -9,7 +9,7 @@ use rdkafka::message::OwnedHeaders;
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::faults;
-use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, with_header};
+use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, RelationMessage, Tuple};
 use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
@@ -103,7 +103,7 @@ impl RecordWriter {
             position: text,
         } = self;
         let routed = plan.route(tuple, scratch, |routed, additional| {
-            let Some((topic, partitions)) = topics.get(routed.route) else {
+            let Some((topic, partitions, batch_bytes_max)) = topics.get(routed.route) else {
                 return Ok(Written::UnknownTopic {
                     route: routed.route.to_owned(),
                     topic: plan.topic(routed.route),
@@ -128,6 +128,21 @@ impl RecordWriter {
             }
             if let Some(name) = position_header {
                 headers = with_header(headers, name, Some(text.write(&position)));
+            }
+            let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
+            // Counted exactly only where it may matter: headers are read back from C.
+            if bytes as u64 > batch_bytes_max / 2
+                && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
+            {
+                return Err(Stop::RecordTooLarge {
+                    id: routed.id.to_owned(),
+                    topic: topic.to_owned(),
+                    size: bytes,
+                    limit: format!(
+                        "{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)"
+                    ),
+                }
+                .into());
             }
             let outgoing = Outgoing {
                 topic,

@@ -100,7 +100,7 @@ pub enum Stop {
     #[error("outbox row {row} cannot be published: {what}")]
     Row { row: String, what: String },
     #[error(
-        "outbox row {id} is too large for topic `{topic}`: {size} bytes, more than message.max.bytes = {limit}; raise it there and by --kafka-property, or shrink the row"
+        "outbox row {id} is too large for topic `{topic}`: {size} bytes of key and value, more than {limit}; raise the topic's max.message.bytes and --kafka-property message.max.bytes above it and start again, or shrink the row"
     )]
     RecordTooLarge {
         id: String,

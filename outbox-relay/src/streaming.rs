@@ -353,17 +353,19 @@ impl<'c> Streaming<'c> {
 
     /// Tells the truth about Kafka, also while there is nothing to say to it.
     async fn look_at_kafka(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
+        self.publisher.poll();
+        // Also while a commit is under way: its producer would be replaced after it anyway, and nothing says how long librdkafka tries.
+        // The next start ends the transaction either way, and the checkpoint tells which.
+        if self.publisher.is_disturbed() {
+            readiness.not_ready("kafka", "the connection is disturbed");
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
+        }
         if let Some(since) = self.publisher.ending_since() {
-            if since.elapsed() > STALLED_AFTER || self.publisher.is_disturbed() {
+            if since.elapsed() > STALLED_AFTER {
                 let waited_s = since.elapsed().as_secs();
                 readiness.not_ready("kafka", format!("a transaction has not committed for {waited_s} s"));
             }
             return Ok(());
-        }
-        self.publisher.poll();
-        if self.publisher.is_disturbed() {
-            readiness.not_ready("kafka", "the connection is disturbed");
-            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
         }
         if let Some(probe) = self.probe.take_if(|probe| probe.is_finished())
             && !probe.await.unwrap_or(false)
@@ -427,7 +429,8 @@ impl<'c> Streaming<'c> {
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let lineage = &mut self.checkpoint.lineage;
         let partitions = destination::partitions_of(self.config, lineage, &route, &topic).await?;
-        self.intake.topics.insert(route, topic, partitions);
+        let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
+        self.intake.topics.insert(route, topic, partitions, batch_bytes_max);
         Ok(())
     }
 

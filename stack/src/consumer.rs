@@ -109,20 +109,17 @@ impl Consumer {
     /// As [`Consumer::records`].
     pub async fn read_until_quiet(&self, quiet: Duration) -> anyhow::Result<Vec<Record>> {
         let start = Instant::now();
-        let mut records = Vec::new();
-        let mut last_news = start;
+        // The length tells of news: parsing a large topic again and again would take longer than reading it.
+        let (mut printed, mut last_news) = (0, start);
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = self.records()?;
-            if now.len() > records.len() {
-                last_news = Instant::now();
-                records = now;
+            let now = fs::metadata(self.directory.path().join("records"))?.len();
+            if now > printed {
+                (printed, last_news) = (now, Instant::now());
             }
-            if !records.is_empty() && last_news.elapsed() > quiet {
-                return Ok(records);
-            }
-            if start.elapsed() > FIRST_RECORD_DEADLINE && records.is_empty() {
-                return Ok(records);
+            let patience = if printed > 0 { quiet } else { FIRST_RECORD_DEADLINE };
+            if last_news.elapsed() > patience || !self.process.is_running() {
+                return self.records();
             }
         }
     }

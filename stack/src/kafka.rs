@@ -16,7 +16,8 @@ use crate::random::Random;
 use crate::scratch::Scratch;
 use crate::{maven, metadata, port};
 
-const VERSION: &str = "4.1.1";
+/// The release that is downloaded.
+pub const VERSION: &str = "4.1.1";
 const POM: &str = include_str!("kafka-pom.xml");
 const LOGGING: &str = "\
 rootLogger.level = info

@@ -12,5 +12,6 @@ mod planted_bugs;
 mod publishing;
 mod release_build;
 mod standby;
+mod storm;
 mod tampering;
 mod zombies;

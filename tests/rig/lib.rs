@@ -6,6 +6,7 @@ pub mod kafka_proxy;
 pub mod ledger;
 pub mod rig;
 pub mod servers;
+pub mod storm;
 pub mod topic;
 
 pub use ledger::Ledger;

@@ -42,12 +42,41 @@ impl Record {
     }
 }
 
+impl From<stack::Record> for Record {
+    fn from(record: stack::Record) -> Self {
+        let headers = record.headers.into_iter();
+        Self {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(String::into_bytes),
+            value: record.value.map(String::into_bytes),
+            headers: headers.map(|(name, value)| (name, Some(value.into_bytes()))).collect(),
+        }
+    }
+}
+
 /// All records of `topic` from its beginning to the end that this isolation level has now, in the order of each partition.
 /// Blocks.
 ///
 /// # Errors
 /// The topic does not exist or the broker does not answer.
 pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for_each(bootstrap_servers, topic, isolation, |record| records.push(record))?;
+    Ok(records)
+}
+
+/// As [`read`], one record at a time, for topics that are too large to be held. Blocks.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each(
+    bootstrap_servers: &str,
+    topic: &str,
+    isolation: Isolation,
+    mut see: impl FnMut(Record),
+) -> anyhow::Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap_servers)
         .set("group.id", "rig")
@@ -75,13 +104,13 @@ pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyho
         assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
-    let (mut records, mut ended) = (Vec::new(), 0);
+    let mut ended = 0;
     let mut heard_at = Instant::now();
     while ended < partitions {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
                 heard_at = Instant::now();
-                records.push(Record {
+                see(Record {
                     partition: message.partition(),
                     offset: message.offset(),
                     timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
@@ -101,5 +130,5 @@ pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyho
             None => {}
         }
     }
-    Ok(records)
+    Ok(())
 }

@@ -83,6 +83,7 @@ impl Lane {
             producer: Arc::clone(&producer),
             health: health.clone(),
             limit,
+            compresses: settings.compresses(),
             abandoned,
             events,
             delivery,
@@ -110,6 +111,7 @@ struct Work {
     producer: Arc<BaseProducer<Health>>,
     health: Health,
     limit: String,
+    compresses: bool,
     abandoned: Abandoned,
     events: UnboundedSender<Event>,
     delivery: Delivery,
@@ -187,6 +189,10 @@ impl Work {
         while !flush(&self.producer, Duration::from_millis(50)) {
             serve_events(&self.producer, &self.health);
             self.fail_on_undelivered()?;
+            if self.abandoned.is_told() {
+                // Its records would keep their memory for as long as Kafka is away.
+                return Err(anyhow::anyhow!("the producer was given up").into());
+            }
         }
         serve_events(&self.producer, &self.health);
         self.fail_on_undelivered()
@@ -218,12 +224,16 @@ impl Work {
         let Some(failure) = self.health.failure() else {
             return Ok(());
         };
-        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge {
+        // A topic's limit that was lowered meanwhile: the next start asks for it, and finds the row before it is sent.
+        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge && self.compresses {
             return Err(Stop::RecordTooLarge {
                 id: failure.id.unwrap_or_else(|| "(no id)".to_owned()),
                 topic: failure.topic,
                 size: failure.size,
-                limit: format!("{} of the client, or the topic's own, which is smaller", self.limit),
+                limit: format!(
+                    "max.message.bytes of the topic, after compression; {} of the client",
+                    self.limit
+                ),
             }
             .into());
         }

@@ -5,11 +5,13 @@ mod flush;
 mod health;
 mod lane;
 mod publisher;
+mod record_limit;
 mod settings;
 mod topics;
 
 pub use checkpoint_log::{CheckpointLog, Found, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
+pub use record_limit::{batch_bytes, record_bytes_max};
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};
 pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

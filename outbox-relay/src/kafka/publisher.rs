@@ -204,7 +204,7 @@ impl Publisher {
                     id: id.to_owned(),
                     topic: outgoing.topic.to_owned(),
                     size: outgoing.key.map_or(0, <[u8]>::len) + outgoing.value.map_or(0, <[u8]>::len),
-                    limit: self.message_bytes_max.clone(),
+                    limit: format!("{} (message.max.bytes of --kafka-property)", self.message_bytes_max),
                 }
                 .into())
             }

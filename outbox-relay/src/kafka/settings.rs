@@ -1,5 +1,8 @@
 //! librdkafka's configuration: ours, and what the operator adds.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -21,6 +24,8 @@ pub struct KafkaSettings {
     /// librdkafka properties from `--kafka-property`; see
     /// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>.
     pub properties: Vec<(String, String)>,
+    /// The smallest limit of a topic that was met; shared by clones.
+    batch_bytes_max: Arc<AtomicU64>,
 }
 
 /// A `--kafka-property` that cannot be used.
@@ -54,6 +59,9 @@ const TRANSACTION_TIMEOUT_MS: &str = "60000";
 /// Must not be longer than the transaction's timeout, or librdkafka refuses its configuration.
 const MESSAGE_TIMEOUT_MS: &str = "45000";
 
+/// librdkafka's default of `batch.size`.
+const BATCH_SIZE_DEFAULT: u64 = 1_000_000;
+
 impl KafkaSettings {
     /// Reads the operator's `NAME=VALUE` properties.
     ///
@@ -78,6 +86,7 @@ impl KafkaSettings {
         Ok(Self {
             bootstrap_servers: bootstrap_servers.to_owned(),
             properties: parsed,
+            batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
         })
     }
 
@@ -118,6 +127,10 @@ impl KafkaSettings {
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
             .set("message.timeout.ms", MESSAGE_TIMEOUT_MS);
         let mut config = self.with_properties(config);
+        let batch_bytes_max = self.batch_bytes_max.load(Ordering::Relaxed);
+        if batch_bytes_max < batch_size(&config) {
+            config.set("batch.size", batch_bytes_max.to_string());
+        }
         match delivery {
             Delivery::ExactlyOnce => config.set("transactional.id", transactional_id),
             Delivery::AtLeastOnce => config.remove("transaction.timeout.ms"),
@@ -127,6 +140,21 @@ impl KafkaSettings {
             // A success needs no report: the transaction's commit says it. Failures are reported and looked at before the commit.
             .set("delivery.report.only.error", "true");
         config
+    }
+
+    /// Makes producers from now on send no larger batches; whether earlier ones did.
+    #[must_use]
+    pub fn limit_batches(&self, bytes: u64) -> bool {
+        let before = self.batch_bytes_max.fetch_min(bytes, Ordering::Relaxed);
+        bytes < before.min(batch_size(&self.with_properties(ClientConfig::new())))
+    }
+
+    /// Whether records are smaller on the wire than they are here.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        let config = self.with_properties(ClientConfig::new());
+        let codec = config.get("compression.type").or(config.get("compression.codec"));
+        codec.is_some_and(|codec| codec != "none")
     }
 
     /// For a reader that is a member of no group.
@@ -159,6 +187,14 @@ impl KafkaSettings {
     pub fn admin(&self) -> ClientConfig {
         self.reader("read_committed")
     }
+}
+
+/// The `batch.size` of a producer, in bytes.
+fn batch_size(config: &ClientConfig) -> u64 {
+    config
+        .get("batch.size")
+        .and_then(|size| size.parse().ok())
+        .unwrap_or(BATCH_SIZE_DEFAULT)
 }
 
 #[cfg(test)]

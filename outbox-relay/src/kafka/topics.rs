@@ -26,25 +26,25 @@ pub struct NewTopic {
 #[derive(Debug, Default)]
 pub struct Topics {
     by_route: HashMap<String, usize>,
-    topics: Vec<(String, i32)>,
+    topics: Vec<(String, i32, u64)>,
 }
 
 impl Topics {
-    /// Name and partition count for a route that was seen before.
+    /// Name, partition count and the largest batch in bytes for a route that was seen before.
     #[must_use]
-    pub fn get(&self, route: &str) -> Option<(&str, i32)> {
-        let (name, partitions) = &self.topics[*self.by_route.get(route)?];
-        Some((name, *partitions))
+    pub fn get(&self, route: &str) -> Option<(&str, i32, u64)> {
+        let (name, partitions, batch_bytes_max) = &self.topics[*self.by_route.get(route)?];
+        Some((name, *partitions, *batch_bytes_max))
     }
 
     /// Remembers where a route leads.
-    pub fn insert(&mut self, route: String, name: String, partitions: i32) {
+    pub fn insert(&mut self, route: String, name: String, partitions: i32, batch_bytes_max: u64) {
         let index = self
             .topics
             .iter()
-            .position(|(known, _)| *known == name)
+            .position(|(known, ..)| *known == name)
             .unwrap_or_else(|| {
-                self.topics.push((name, partitions));
+                self.topics.push((name, partitions, batch_bytes_max));
                 self.topics.len() - 1
             });
         self.by_route.insert(route, index);

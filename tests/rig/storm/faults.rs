@@ -1,0 +1,136 @@
+//! Kills the parts as the schedule says. Each part has a task of its own, so that one is killed while another is coming back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::relays::Relays;
+use super::schedule::{Kill, Part, Schedule};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// A kill that hit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fired {
+    pub(super) part: Part,
+    /// Since the storm's start.
+    pub(super) at: Duration,
+}
+
+/// What was killed so far.
+#[derive(Debug)]
+pub(super) struct Faults {
+    relays: Arc<Relays>,
+    start: Instant,
+    fired: Mutex<Vec<Fired>>,
+    given_up: AtomicBool,
+}
+
+/// Carries the schedule out and waits until the storm's time is over; every server is up then.
+///
+/// # Errors
+/// A server does not come back.
+pub(super) async fn carry_out(faults: Arc<Faults>, schedule: Schedule, duration: Duration) -> anyhow::Result<()> {
+    let tasks: Vec<_> = Part::ALL
+        .into_iter()
+        .map(|part| {
+            let (faults, kills) = (Arc::clone(&faults), schedule.of(part));
+            tokio::spawn(async move {
+                for kill in kills {
+                    if !faults.wait_until(kill.at).await {
+                        break;
+                    }
+                    faults.kill(kill).await?;
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.context("a killer")??;
+    }
+    faults.wait_until(duration).await;
+    Ok(())
+}
+
+impl Faults {
+    pub(super) fn new(relays: Arc<Relays>, start: Instant) -> Self {
+        Self {
+            relays,
+            start,
+            fired: Mutex::default(),
+            given_up: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn fired(&self) -> Vec<Fired> {
+        self.fired.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nothing more is killed.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// False when the storm was given up before.
+    async fn wait_until(&self, at: Duration) -> bool {
+        loop {
+            let left = at.saturating_sub(self.start.elapsed());
+            if self.given_up.load(Ordering::Relaxed) {
+                return false;
+            }
+            if left.is_zero() {
+                return true;
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    async fn kill(&self, kill: Kill) -> anyhow::Result<()> {
+        let servers = &self.relays.rig().servers;
+        match kill.part {
+            Part::Relay => {
+                self.relays.kill(kill.victim).await;
+                self.hit(kill.part);
+            }
+            Part::Walsender => self.terminate_walsender().await,
+            Part::Postgres => {
+                self.hit(kill.part);
+                servers.postgres.kill_hard().await;
+                servers.postgres.start_again().await?;
+            }
+            Part::Kafka => {
+                self.hit(kill.part);
+                servers.kafka.kill_hard().await;
+                servers.kafka.start_again().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the session that has the slot, as soon as one has it.
+    async fn terminate_walsender(&self) {
+        let rig = self.relays.rig();
+        let sql = format!(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{}' and active_pid is not null",
+            rig.name()
+        );
+        while !self.given_up.load(Ordering::Relaxed) {
+            // While Postgres itself is away there is no walsender to end.
+            if let Ok(rows) = rig.servers.postgres.query("postgres", &sql).await
+                && !rows.is_empty()
+            {
+                return self.hit(Part::Walsender);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn hit(&self, part: Part) {
+        let at = self.start.elapsed();
+        let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
+        fired.push(Fired { part, at });
+    }
+}

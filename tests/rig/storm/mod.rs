@@ -1,0 +1,242 @@
+//! The kill storm: clients write, everything is killed at random, and in the end the ledgers are compared.
+//!
+//! Four ledgers: what each client was told, what the outbox holds, what a read_committed consumer sees, and what a read_uncommitted
+//! one sees. Both consumers are Kafka's own. The seed decides what is written and what is killed when; how the processes
+//! interleave it cannot decide.
+
+mod faults;
+mod outcome;
+mod relays;
+mod schedule;
+mod watch;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use stack::KafkaOptions;
+
+pub use outcome::{Outcome, Recovery, Verdict};
+pub use schedule::{Kill, Part, Schedule};
+
+use crate::ledger::Ledger;
+use crate::rig::{PARTITIONS, Rig};
+use crate::servers::{Servers, postgres_options};
+use crate::topic::{Isolation, Record};
+use faults::Faults;
+use relays::Relays;
+use watch::Watch;
+use writer::{Answer, Common, Diary, Writer};
+
+/// Clients that write at the same time.
+const WRITERS: u32 = 10;
+/// From the last kill until everything that was written must be visible.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(180);
+
+/// What storm to make.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    /// How long parts are killed.
+    pub duration: Duration,
+    /// Rows a second, of all writers together; at least 1.
+    pub rate: u32,
+    /// What is killed.
+    pub parts: Vec<Part>,
+    /// A second relay waits for the slot, and is killed as often as the first.
+    pub standby: bool,
+    pub postgres_version: u32,
+    /// A directory that gets the logs of relays and servers at the end.
+    pub logs: Option<PathBuf>,
+}
+
+/// How far a storm is, for whoever watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    pub elapsed: Duration,
+    pub changes: u64,
+    pub kills: u64,
+    pub published: u64,
+}
+
+/// Makes the storm on servers of its own; `progress` is told ten times a second.
+///
+/// # Errors
+/// A server does not start, or the comparison cannot be made. What the relay did wrong is no error but in the [`Outcome`].
+pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progress)) -> anyhow::Result<Outcome> {
+    let mut postgres = postgres_options();
+    postgres.version = Some(options.postgres_version);
+    let servers = Arc::new(Servers::start(postgres, kafka_options()).await?);
+    let rig = Rig::on(Arc::clone(&servers), "storm").await;
+    rig.init(&[]).await;
+    let relays = Arc::new(Relays::new(rig, options.standby));
+    let rig = relays.rig();
+    rig.start().await;
+    relays.start_standby()?;
+
+    let start = Instant::now();
+    let watch = Watch::start(&servers.kafka.bootstrap_servers(), &rig.topic(), PARTITIONS, start)?;
+    let mut supervisors = relays::supervise(&relays);
+    let common = Arc::new(Common {
+        url: servers.postgres.url("postgres", rig.name()),
+        topic: rig.topic(),
+        start,
+        stopping: AtomicBool::new(false),
+        changes: AtomicU64::new(0),
+    });
+    let interval = Duration::from_secs(1) * WRITERS / options.rate.max(1);
+    let writers: Vec<_> = (0..WRITERS as usize)
+        .map(|number| tokio::spawn(Writer::new(Arc::clone(&common), number, options.seed, interval).run()))
+        .collect();
+
+    let faults = Arc::new(Faults::new(Arc::clone(&relays), start));
+    let report = || {
+        progress(Progress {
+            elapsed: start.elapsed(),
+            changes: common.changes.load(Ordering::Relaxed),
+            kills: faults.fired().len() as u64,
+            published: watch.records(),
+        });
+    };
+    let mut killing = tokio::spawn(faults::carry_out(
+        Arc::clone(&faults),
+        schedule.clone(),
+        options.duration,
+    ));
+    let mut definite_stop = None;
+    let killed = loop {
+        tokio::select! {
+            ended = &mut killing => break ended.context("the killer")?,
+            Some(stop) = supervisors.stops.recv() => {
+                definite_stop = Some(stop);
+                // The servers must be up for the comparison: the kill under way ends with its restart.
+                faults.give_up();
+                break killing.await.context("the killer")?;
+            }
+            () = tokio::time::sleep(Duration::from_millis(100)) => report(),
+        }
+    };
+    killed?;
+
+    common.stopping.store(true, Ordering::Relaxed);
+    let mut diaries: Vec<Diary> = Vec::new();
+    for writer in writers {
+        diaries.push(writer.await.context("a writer")?);
+    }
+    let barriers: Vec<String> = diaries
+        .iter()
+        .flat_map(|diary| &diary.barriers)
+        .map(ToString::to_string)
+        .collect();
+    let healed = Instant::now();
+    while definite_stop.is_none() && !watch.has_all(&barriers) && healed.elapsed() < DRAIN_DEADLINE {
+        definite_stop = supervisors.stops.try_recv().ok();
+        report();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let drained_in = healed.elapsed();
+    supervisors.end();
+    let mut trouble: Vec<String> = definite_stop.into_iter().collect();
+    if !watch.has_all(&barriers) {
+        trouble.push(format!(
+            "not everything was visible {} s after the last kill",
+            drained_in.as_secs()
+        ));
+    }
+    if trouble.is_empty()
+        && let Err(err) = relays.stop().await
+    {
+        trouble.push(format!("{err:#}"));
+    }
+    for unclear in relays.log_lines_of_panics() {
+        trouble.push(unclear);
+    }
+
+    if let Some(directory) = &options.logs {
+        keep_logs(rig, directory)?;
+    }
+
+    let (topic, rows) = (rig.topic(), rig.rows().await);
+    let (committed, uncommitted) = tokio::try_join!(
+        servers.kafka.records(&topic, Isolation::Committed),
+        servers.kafka.records(&topic, Isolation::Uncommitted),
+    )?;
+    let aborted_copies = uncommitted.len().saturating_sub(committed.len());
+    let records: Vec<Record> = committed.into_iter().map(Record::from).collect();
+    let ledger = tokio::task::spawn_blocking(move || (Ledger::compare(&rows, &records), rows)).await?;
+    let (ledger, rows) = ledger;
+    let fired = faults.fired();
+    let recoveries = fired.iter().map(|fired| Recovery {
+        part: fired.part,
+        took: watch.recovery(fired.at),
+    });
+    Ok(Outcome {
+        options: options.clone(),
+        elapsed: start.elapsed(),
+        transactions: diaries.iter().map(|diary| diary.transactions).sum(),
+        committed: count(&diaries, Answer::Committed),
+        failed: count(&diaries, Answer::Failed),
+        unknown: count(&diaries, Answer::Unknown),
+        broken_answers: broken_answers(&diaries, &rows),
+        ledger,
+        aborted_copies,
+        recoveries: recoveries.collect(),
+        restarts: relays.restarts(),
+        drained_in,
+        trouble,
+        servers: format!(
+            "PostgreSQL {}, Apache Kafka {}",
+            rig.value("show server_version").await,
+            stack::kafka::VERSION
+        ),
+    })
+}
+
+/// A broker that was killed may register again only when its session has timed out; the default of 9 s would be most of the storm.
+fn kafka_options() -> KafkaOptions {
+    let settings = [
+        ("broker.session.timeout.ms", "2000"),
+        ("broker.heartbeat.interval.ms", "400"),
+    ];
+    KafkaOptions {
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        ..KafkaOptions::default()
+    }
+}
+
+fn keep_logs(rig: &Rig, directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let relays = std::fs::read_dir(rig.logs())?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    for log in relays.chain([rig.servers.postgres.log(), rig.servers.kafka.log()]) {
+        let name = log.file_name().context("a log without a name")?;
+        std::fs::copy(&log, directory.join(name)).with_context(|| format!("cannot keep {}", log.display()))?;
+    }
+    Ok(())
+}
+
+fn count(diaries: &[Diary], asked: Answer) -> usize {
+    let answers = diaries.iter().flat_map(|diary| &diary.answers);
+    answers.filter(|(_, answer)| *answer == asked).count()
+}
+
+/// Rows that were committed and are not there, or that were not and are.
+fn broken_answers(diaries: &[Diary], rows: &[crate::ledger::Row]) -> Vec<String> {
+    let there: std::collections::HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let answers = diaries.iter().flat_map(|diary| &diary.answers);
+    answers
+        .map(|(id, answer)| (id.to_string(), *answer))
+        .filter(|(id, answer)| match answer {
+            Answer::Committed => !there.contains(id.as_str()),
+            Answer::Failed => there.contains(id.as_str()),
+            Answer::Unknown => false,
+        })
+        .map(|(id, _)| id)
+        .collect()
+}

@@ -1,0 +1,208 @@
+//! What a storm has shown.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Options;
+use super::schedule::Part;
+use crate::ledger::Ledger;
+
+/// One kill, and how long nothing newer came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    pub part: Part,
+    /// From the kill until a row that was written after it was visible to a read_committed consumer; `None`: never.
+    pub took: Option<Duration>,
+}
+
+/// The storm's result.
+#[derive(Debug)]
+pub struct Outcome {
+    pub options: Options,
+    /// From the first write until the comparison.
+    pub elapsed: Duration,
+    pub transactions: u64,
+    /// Rows by what the clients were told.
+    pub committed: usize,
+    pub failed: usize,
+    pub unknown: usize,
+    /// Rows whose answer the database did not keep.
+    pub broken_answers: Vec<String>,
+    pub ledger: Ledger,
+    /// Records that a read_uncommitted consumer sees and a read_committed one does not.
+    pub aborted_copies: usize,
+    pub recoveries: Vec<Recovery>,
+    /// Starts of relays after they had ended.
+    pub restarts: u64,
+    pub drained_in: Duration,
+    /// A relay that stopped for good, a drain that was not done, a panic.
+    pub trouble: Vec<String>,
+    /// Their versions.
+    pub servers: String,
+}
+
+/// What to make of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything is there once, in order, and every part was killed.
+    Exact,
+    /// The relay broke its promise.
+    Broken,
+    /// Nothing was broken, but some part was never killed.
+    Inconclusive,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.ledger.is_exact() || !self.trouble.is_empty() || !self.broken_answers.is_empty() {
+            return Verdict::Broken;
+        }
+        let parts = &self.options.parts;
+        let all_killed = !parts.is_empty() && parts.iter().all(|part| self.kills(Some(*part)) > 0);
+        if all_killed && self.ledger.rows > 0 {
+            Verdict::Exact
+        } else {
+            Verdict::Inconclusive
+        }
+    }
+
+    fn kills(&self, of: Option<Part>) -> usize {
+        let kills = self.recoveries.iter();
+        kills.filter(|kill| of.is_none_or(|part| part == kill.part)).count()
+    }
+
+    /// Recovery times of the kills of one part, or of all, ascending.
+    fn recoveries(&self, of: Option<Part>) -> Vec<Duration> {
+        let kills = self.recoveries.iter();
+        let mut times: Vec<Duration> = kills
+            .filter(|kill| of.is_none_or(|part| part == kill.part))
+            .filter_map(|kill| kill.took)
+            .collect();
+        times.sort_unstable();
+        times
+    }
+}
+
+/// The value below which this part in a hundred of the ascending `times` lie.
+fn percentile(times: &[Duration], percent: usize) -> String {
+    let index = (times.len() * percent).div_ceil(100).clamp(1, times.len().max(1)) - 1;
+    times
+        .get(index)
+        .map_or("-".to_owned(), |time| format!("{:.2} s", time.as_secs_f64()))
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { options, ledger, .. } = self;
+        let changes = self.committed + self.failed + self.unknown;
+        let seconds = self.elapsed.as_secs_f64();
+        let lines = [
+            ("seed", options.seed.to_string()),
+            ("servers", self.servers.clone()),
+            (
+                "changes",
+                format!(
+                    "{} rows in {} transactions, {:.0} rows/s for {seconds:.0} s",
+                    grouped(changes),
+                    grouped(usize::try_from(self.transactions).unwrap_or(usize::MAX)),
+                    changes as f64 / seconds.max(1.0)
+                ),
+            ),
+            (
+                "answers",
+                format!(
+                    "{} committed, {} not, {} unknown; not kept by the database: {}",
+                    grouped(self.committed),
+                    grouped(self.failed),
+                    grouped(self.unknown),
+                    self.broken_answers.len()
+                ),
+            ),
+            ("rows in outbox", grouped(ledger.rows)),
+            ("committed records", grouped(ledger.records)),
+            ("lost", grouped(ledger.lost.len())),
+            ("duplicate", grouped(ledger.duplicates.len())),
+            ("reordered", grouped(ledger.reordered.len())),
+            ("invented", grouped(ledger.invented.len())),
+            ("altered", grouped(ledger.altered.len())),
+            ("aborted copies hidden", grouped(self.aborted_copies)),
+            (
+                "relay restarts",
+                format!(
+                    "{}{}",
+                    self.restarts,
+                    if options.standby { ", of two relays" } else { "" }
+                ),
+            ),
+            (
+                "drained after the last kill",
+                format!("{:.1} s", self.drained_in.as_secs_f64()),
+            ),
+        ];
+        for (name, value) in lines {
+            writeln!(f, "{name:<28} {value}")?;
+        }
+        writeln!(
+            f,
+            "\n{:<10} {:>6} {:>14} {:>9} {:>9}",
+            "killed", "times", "recovery p50", "p99", "max"
+        )?;
+        let parts = options.parts.iter().map(|part| (part.name(), Some(*part)));
+        for (name, part) in parts.chain([("all", None)]) {
+            let times = self.recoveries(part);
+            let (p50, p99, max) = (percentile(&times, 50), percentile(&times, 99), percentile(&times, 100));
+            writeln!(f, "{name:<10} {:>6} {p50:>14} {p99:>9} {max:>9}", self.kills(part))?;
+        }
+        if !self.ledger.is_exact() {
+            writeln!(f, "\n{ledger}")?;
+        }
+        for trouble in &self.trouble {
+            writeln!(f, "\ntrouble: {trouble}")?;
+        }
+        writeln!(
+            f,
+            "\n{}",
+            match self.verdict() {
+                Verdict::Exact => "exactly once",
+                Verdict::Broken => "BROKEN",
+                Verdict::Inconclusive => "inconclusive: a part was never killed",
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{grouped, percentile};
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let times: Vec<Duration> = (1..=200).map(Duration::from_secs).collect();
+        assert_eq!(percentile(&times, 50), "100.00 s");
+        assert_eq!(percentile(&times, 99), "198.00 s");
+        assert_eq!(percentile(&times, 100), "200.00 s");
+        assert_eq!(percentile(&times[..1], 50), "1.00 s");
+        assert_eq!(percentile(&[], 99), "-");
+    }
+
+    #[test]
+    fn large_numbers_are_grouped() {
+        assert_eq!([7, 1_000, 1_234_567].map(grouped), ["7", "1,000", "1,234,567"]);
+    }
+}

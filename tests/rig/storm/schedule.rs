@@ -1,0 +1,148 @@
+//! When to kill what: made from a seed before anything starts, so that the same seed gives the same schedule.
+
+use std::fmt;
+use std::time::Duration;
+
+use stack::random::Random;
+
+/// What can be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Part {
+    /// SIGKILL of a relay.
+    Relay,
+    /// `pg_terminate_backend` of the session that has the slot.
+    Walsender,
+    /// SIGKILL of the server and all its backends.
+    Postgres,
+    /// SIGKILL of the broker.
+    Kafka,
+}
+
+impl Part {
+    pub const ALL: [Self; 4] = [Self::Relay, Self::Walsender, Self::Postgres, Self::Kafka];
+
+    /// The name as it is written on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Walsender => "walsender",
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
+        }
+    }
+
+    /// Of twenty kills, how many are of this part. A broker takes seconds to come back, so it is killed least.
+    fn weight(self) -> u64 {
+        match self {
+            Self::Relay => 7,
+            Self::Walsender => 6,
+            Self::Postgres => 4,
+            Self::Kafka => 3,
+        }
+    }
+}
+
+/// One kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// From the storm's start. A part that is still down then is killed as soon as it is up again.
+    pub at: Duration,
+    pub part: Part,
+    /// Which of several relays: this number modulo their count.
+    pub victim: usize,
+}
+
+/// All kills of a storm, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule(pub Vec<Kill>);
+
+/// Before the first kill everything flows.
+const CALM_MS: u64 = 2_000;
+
+impl Schedule {
+    /// The kills of `parts` within `duration`. Every part comes once before any comes twice; a quarter of the kills follow the one
+    /// before within a second, while it is being recovered from.
+    #[must_use]
+    pub fn materialise(seed: u64, duration: Duration, parts: &[Part]) -> Self {
+        let mut random = Random::seeded(seed);
+        let mut first = parts.to_vec();
+        for last in (1..first.len()).rev() {
+            first.swap(last, below(&mut random, last + 1));
+        }
+        let mut first = first.into_iter();
+        let (mut kills, mut at) = (Vec::new(), Duration::from_millis(CALM_MS));
+        while at < duration && !parts.is_empty() {
+            let part = first.next().unwrap_or_else(|| weighted(&mut random, parts));
+            let victim = below(&mut random, 64);
+            kills.push(Kill { at, part, victim });
+            let gap_ms = if random.below(4) == 0 {
+                50 + random.below(900)
+            } else {
+                2_000 + random.below(4_000)
+            };
+            at += Duration::from_millis(gap_ms);
+        }
+        Self(kills)
+    }
+
+    /// The kills of one part.
+    #[must_use]
+    pub fn of(&self, part: Part) -> Vec<Kill> {
+        self.0.iter().copied().filter(|kill| kill.part == part).collect()
+    }
+}
+
+fn weighted(random: &mut Random, parts: &[Part]) -> Part {
+    let mut left = random.below(parts.iter().map(|part| part.weight()).sum());
+    for part in parts {
+        if left < part.weight() {
+            return *part;
+        }
+        left -= part.weight();
+    }
+    parts[0]
+}
+
+fn below(random: &mut Random, bound: usize) -> usize {
+    usize::try_from(random.below(bound as u64)).unwrap_or(0)
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.0.chunks(8) {
+            for kill in line {
+                write!(f, "  {:8.3} {:<9}", kill.at.as_secs_f64(), kill.part.name())?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Part, Schedule};
+
+    #[test]
+    fn a_seed_repeats_its_schedule_and_every_part_comes_early() {
+        let duration = Duration::from_secs(600);
+        let schedule = Schedule::materialise(7, duration, &Part::ALL);
+        assert_eq!(schedule, Schedule::materialise(7, duration, &Part::ALL));
+        assert_ne!(schedule, Schedule::materialise(8, duration, &Part::ALL));
+        for part in Part::ALL {
+            assert!(schedule.0[..4].iter().any(|kill| kill.part == part));
+        }
+        assert!(schedule.0.len() > 120, "{} kills", schedule.0.len());
+        assert!(schedule.0.is_sorted_by_key(|kill| kill.at));
+        assert!(schedule.0.iter().all(|kill| kill.at < duration));
+    }
+
+    #[test]
+    fn only_the_parts_that_were_asked_for_are_killed() {
+        let schedule = Schedule::materialise(7, Duration::from_secs(60), &[Part::Walsender]);
+        assert!(!schedule.0.is_empty() && schedule.0.iter().all(|kill| kill.part == Part::Walsender));
+    }
+}
