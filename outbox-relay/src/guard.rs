@@ -102,6 +102,12 @@ impl Guard {
         }
     }
 
+    /// Why the stream stopped making sense: an altered publication, where that is behind `stop`.
+    pub async fn explain(&mut self, stop: Stop) -> Stop {
+        self.look_now(ANSWER_TIMEOUT).await;
+        self.verified().err().unwrap_or(stop)
+    }
+
     /// The position of a look that is made now, for a last confirmation; that of the last look where the server does not answer in time.
     pub async fn look_now(&mut self, patience: Duration) -> Lsn {
         let before = self.verdicts.borrow().looks;

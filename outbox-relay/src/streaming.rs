@@ -25,7 +25,7 @@ use crate::lsn::Lsn;
 use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::progress::{Progress, Published};
 use crate::startup::{STATUS_INTERVAL, Started};
-use crate::stop::RelayError;
+use crate::stop::{RelayError, Stop};
 
 /// Confirmations come at most this often.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
@@ -172,6 +172,11 @@ impl<'c> Streaming<'c> {
         match tokio::task::unconstrained(self.turns(readiness, shutdown)).await {
             Ok(()) => {}
             Err(RelayError::Stop(stop)) => {
+                // An altered publication may show first in what the stream lacks.
+                let stop = match stop {
+                    Stop::Config { .. } => self.guard.explain(stop).await,
+                    other => other,
+                };
                 // What was read before the row that stops us is good: publish it, so that it is the first that is not.
                 if let Err(err) = self.finish().await {
                     tracing::warn!(
