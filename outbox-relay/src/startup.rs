@@ -28,8 +28,8 @@ use crate::source::{self, Publication, System};
 use crate::standby;
 use crate::stop::{RelayError, Stop};
 
-/// How often the server is told that we live.
-pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the server is told that we live; several times within the shortest `wal_sender_timeout` that makes sense.
+pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything that a running stream needs.
 pub struct Started {

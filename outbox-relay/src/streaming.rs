@@ -416,7 +416,7 @@ impl<'c> Streaming<'c> {
         // A status that confirmed something is followed soon by one that does not, see above.
         self.status_due = self.status_at
             + if confirmed == Lsn::INVALID {
-                STATUS_INTERVAL.min(TICK)
+                STATUS_INTERVAL
             } else {
                 CONFIRM_INTERVAL
             };

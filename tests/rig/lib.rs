@@ -4,6 +4,7 @@
 
 pub mod kafka_proxy;
 pub mod ledger;
+pub mod memory;
 pub mod rig;
 pub mod servers;
 pub mod storm;

@@ -10,6 +10,8 @@ use super::relays::Relays;
 use super::schedule::{Kill, Part, Schedule};
 
 const POLL: Duration = Duration::from_millis(10);
+/// A server that is up again stays up at least this long.
+const UP_FOR_MIN: Duration = Duration::from_secs(4);
 
 /// A kill that hit.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +40,17 @@ pub(super) async fn carry_out(faults: Arc<Faults>, schedule: Schedule, duration:
         .map(|part| {
             let (faults, kills) = (Arc::clone(&faults), schedule.of(part));
             tokio::spawn(async move {
+                // A part that came back late is given a moment, or kills that were due meanwhile would never let anything through.
+                let mut earliest = Duration::ZERO;
                 for kill in kills {
-                    if !faults.wait_until(kill.at).await {
+                    let at = kill.at.max(earliest);
+                    if at >= duration || !faults.wait_until(at).await {
                         break;
                     }
                     faults.kill(kill).await?;
+                    if matches!(part, Part::Postgres | Part::Kafka) {
+                        earliest = faults.start.elapsed() + UP_FOR_MIN;
+                    }
                 }
                 anyhow::Ok(())
             })

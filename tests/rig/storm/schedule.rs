@@ -32,13 +32,13 @@ impl Part {
         }
     }
 
-    /// Of twenty kills, how many are of this part. A broker takes seconds to come back, so it is killed least.
+    /// Of nineteen kills, how many are of this part. A broker takes seconds to come back, so it is killed least.
     fn weight(self) -> u64 {
         match self {
             Self::Relay => 7,
             Self::Walsender => 6,
             Self::Postgres => 4,
-            Self::Kafka => 3,
+            Self::Kafka => 2,
         }
     }
 }
@@ -46,7 +46,7 @@ impl Part {
 /// One kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
-    /// From the storm's start. A part that is still down then is killed as soon as it is up again.
+    /// From the storm's start. A part that is still down then is killed a little after it is up again.
     pub at: Duration,
     pub part: Part,
     /// Which of several relays: this number modulo their count.
