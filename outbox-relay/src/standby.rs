@@ -13,7 +13,7 @@ use crate::postgres::{Connection, quote_literal};
 use crate::source;
 
 /// How often a standby looks: the longest that a take-over waits once the slot is free.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// A server that is silent for so long is given up: nothing else would tell a standby that its connection is dead.
 const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 

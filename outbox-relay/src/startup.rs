@@ -59,7 +59,10 @@ pub async fn start(
     }
     faults::point("start.owns-slot")?;
     // Further sessions have to be with the server that streams, whichever host another attempt would find.
-    let here = config.target.at(connection.address());
+    let here = Config {
+        target: config.target.at(connection.address()),
+        ..config.clone()
+    };
     let mut stream = connection.into_stream();
     readiness.not_ready("kafka", "waiting for init_transactions");
     tracing::info!(
@@ -72,7 +75,7 @@ pub async fn start(
     };
     let (mut publisher, found) = outcome?;
     // What the slot says only counts now that nobody else can move it; this session streams, so another one has to ask.
-    let mut connection = Connection::open(&here, Mode::Replication).await?;
+    let mut connection = Connection::open(&here.target, Mode::Replication).await?;
     let system = source::identify(&mut connection).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
@@ -82,7 +85,7 @@ pub async fn start(
         .lineage
         .publication_version
         .get_or_insert(publication.version);
-    let guard = Guard::start(config, pin, readiness);
+    let guard = Guard::start(&here, pin, readiness);
     same_partitions(config, &checkpoint.lineage.partitions).await?;
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint
