@@ -38,7 +38,7 @@ pub enum Command {
 pub struct Settings {
     /// Where the outbox is: postgresql://user:password@host:port/database. Several hosts, HOST:PORT,HOST:PORT, are tried in their order
     /// until one is the primary (target_session_attrs: primary, read-write or any). Parameters: target_session_attrs, sslmode, sslrootcert, sslcert, sslkey,
-    /// passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
+    /// channel_binding, passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
@@ -50,9 +50,13 @@ pub struct Settings {
     /// Publication that has the inserts of the outbox table.
     #[arg(long, env = "OUTBOX_PUBLICATION", default_value = "outbox")]
     pub publication: String,
-    /// The outbox table, SCHEMA.TABLE.
+    /// The outbox table, SCHEMA.TABLE; empty for none, with --message-prefix.
     #[arg(long, env = "OUTBOX_TABLE", default_value = "public.outbox")]
     pub table: String,
+    /// Publish what pg_logical_emit_message(true, PREFIX, content) writes, too: content is a JSON object with the outbox' columns. The
+    /// table may then be missing. Empty for none.
+    #[arg(long, env = "OUTBOX_MESSAGE_PREFIX", value_name = "PREFIX")]
+    pub message_prefix: Option<String>,
     /// Topic of the checkpoints: compacted, one partition; several relays may share it.
     #[arg(long, env = "CHECKPOINT_TOPIC", default_value = "outbox-relay-checkpoints")]
     pub checkpoint_topic: String,
@@ -211,8 +215,11 @@ pub struct Config {
     pub kafka: KafkaSettings,
     pub slot: String,
     pub publication: String,
+    /// Empty where there is no table, as [`Config::table`] is.
     pub schema: String,
     pub table: String,
+    /// Prefix of the logical decoding messages that are events.
+    pub message_prefix: Option<String>,
     pub checkpoint_topic: String,
     pub router: RouterOptions,
     pub delivery: Delivery,
@@ -243,8 +250,13 @@ impl Settings {
                 self.slot
             )));
         }
-        let (schema, table) = self.table.split_once('.').unwrap_or(("public", &self.table));
-        if schema.is_empty() || table.is_empty() {
+        let message_prefix = self.message_prefix.clone().filter(|prefix| !prefix.is_empty());
+        let (schema, table) = match self.table.as_str() {
+            "" => ("", ""),
+            name => name.split_once('.').unwrap_or(("public", name)),
+        };
+        let has_no_table = self.table.is_empty() && message_prefix.is_some();
+        if !has_no_table && (schema.is_empty() || table.is_empty()) {
             return Err(config(format!("--table `{}`: expected SCHEMA.TABLE", self.table)));
         }
         if self.publication.is_empty() {
@@ -265,6 +277,7 @@ impl Settings {
             publication: self.publication.clone(),
             schema: schema.to_owned(),
             table: table.to_owned(),
+            message_prefix,
             checkpoint_topic: self.checkpoint_topic.clone(),
             router: RouterOptions::parse(&self.router_options).map_err(config)?,
             delivery: self.delivery,

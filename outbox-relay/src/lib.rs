@@ -21,6 +21,7 @@ pub mod intake;
 pub mod kafka;
 pub mod lineage;
 pub mod lsn;
+mod messages;
 pub mod pgoutput;
 pub mod postgres;
 pub mod progress;

@@ -9,6 +9,7 @@ mod late_end_txn;
 mod lineage;
 mod load;
 mod planted_bugs;
+mod messages;
 mod publishing;
 mod release_build;
 mod standby;
