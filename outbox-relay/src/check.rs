@@ -55,6 +55,12 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 _ => "",
             };
             findings.push(Finding::Problem(format!("{err:#}{hint}")));
+            if let Err(err) = kafka {
+                findings.push(Finding::Problem(format!(
+                    "Kafka at {}: {err:#}",
+                    config.kafka.bootstrap_servers
+                )));
+            }
         }
     }
     findings

@@ -77,6 +77,17 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub kafka_properties: Vec<String>,
+    /// librdkafka property whose value is in a file, NAME=PATH, repeatable; in the environment one a line. For passwords.
+    #[arg(
+        long = "kafka-property-file",
+        env = "KAFKA_PROPERTY_FILES",
+        value_name = "NAME=PATH",
+        value_delimiter = '\n'
+    )]
+    pub kafka_property_files: Vec<String>,
+    /// File of the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER); read again for each refresh, so whatever issues tokens may write there.
+    #[arg(long, env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
+    pub kafka_oauth_token_file: Option<std::path::PathBuf>,
     /// What readers of the topics are promised.
     #[arg(long, env = "DELIVERY", value_enum, default_value_t = Delivery::ExactlyOnce)]
     pub delivery: Delivery,
@@ -270,9 +281,13 @@ impl Settings {
                 .ok_or_else(|| config(format!("--topic-config `{setting}`: expected NAME=VALUE")))?;
             topic_settings.push((name.trim().to_owned(), value.trim().to_owned()));
         }
+        let mut kafka = KafkaSettings::new(&self.kafka, &self.kafka_properties)
+            .and_then(|kafka| kafka.with_property_files(&self.kafka_property_files))
+            .map_err(config)?;
+        kafka.oauth_token_file.clone_from(&self.kafka_oauth_token_file);
         Ok(Config {
             target: Target::parse(self.database_url.reveal()).map_err(config)?,
-            kafka: KafkaSettings::new(&self.kafka, &self.kafka_properties).map_err(config)?,
+            kafka,
             slot: self.slot.clone(),
             publication: self.publication.clone(),
             schema: schema.to_owned(),
