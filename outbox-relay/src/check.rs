@@ -55,6 +55,12 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 _ => "",
             };
             findings.push(Finding::Problem(format!("{err:#}{hint}")));
+            if let Err(err) = kafka {
+                findings.push(Finding::Problem(format!(
+                    "Kafka at {}: {err:#}",
+                    config.kafka.bootstrap_servers
+                )));
+            }
         }
     }
     findings
@@ -72,6 +78,9 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
     findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;
     match source::usable_publication(connection, config).await {
+        Ok(_) if config.message_prefix.is_some() && !source::has_table(connection, config).await? => {
+            findings.push(Finding::Good(format!("publication {} exists", config.publication)));
+        }
         Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),
         Err(RelayError::Stop(stop)) => findings.push(Finding::Problem(format!(
             "{stop}; `outbox-relay init` makes it, or: create publication {} for table {}.{} with (publish = 'insert', publish_via_partition_root = true)",
@@ -99,7 +108,9 @@ async fn check_table(connection: &mut Connection, config: &Config, findings: &mu
             type_oid: source::text(&row, 1)?.parse()?,
         });
     }
-    findings.push(if columns.is_empty() {
+    findings.push(if columns.is_empty() && config.message_prefix.is_some() {
+        Finding::Good("there is no outbox table; messages are the outbox".to_owned())
+    } else if columns.is_empty() {
         Finding::Problem(format!("table {}.{} does not exist", config.schema, config.table))
     } else {
         match Plan::new(&config.router, columns) {

@@ -38,7 +38,7 @@ pub enum Command {
 pub struct Settings {
     /// Where the outbox is: postgresql://user:password@host:port/database. Several hosts, HOST:PORT,HOST:PORT, are tried in their order
     /// until one is the primary (target_session_attrs: primary, read-write or any). Parameters: target_session_attrs, sslmode, sslrootcert, sslcert, sslkey,
-    /// passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
+    /// channel_binding, passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
@@ -50,9 +50,13 @@ pub struct Settings {
     /// Publication that has the inserts of the outbox table.
     #[arg(long, env = "OUTBOX_PUBLICATION", default_value = "outbox")]
     pub publication: String,
-    /// The outbox table, SCHEMA.TABLE.
+    /// The outbox table, SCHEMA.TABLE; empty for none, with --message-prefix.
     #[arg(long, env = "OUTBOX_TABLE", default_value = "public.outbox")]
     pub table: String,
+    /// Publish what pg_logical_emit_message(true, PREFIX, content) writes, too: content is a JSON object with the outbox' columns. The
+    /// table may then be missing. Empty for none.
+    #[arg(long, env = "OUTBOX_MESSAGE_PREFIX", value_name = "PREFIX")]
+    pub message_prefix: Option<String>,
     /// Topic of the checkpoints: compacted, one partition; several relays may share it.
     #[arg(long, env = "CHECKPOINT_TOPIC", default_value = "outbox-relay-checkpoints")]
     pub checkpoint_topic: String,
@@ -73,6 +77,17 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub kafka_properties: Vec<String>,
+    /// librdkafka property whose value is in a file, NAME=PATH, repeatable; in the environment one a line. For passwords.
+    #[arg(
+        long = "kafka-property-file",
+        env = "KAFKA_PROPERTY_FILES",
+        value_name = "NAME=PATH",
+        value_delimiter = '\n'
+    )]
+    pub kafka_property_files: Vec<String>,
+    /// File of the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER); read again for each refresh, so whatever issues tokens may write there.
+    #[arg(long, env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
+    pub kafka_oauth_token_file: Option<std::path::PathBuf>,
     /// What readers of the topics are promised.
     #[arg(long, env = "DELIVERY", value_enum, default_value_t = Delivery::ExactlyOnce)]
     pub delivery: Delivery,
@@ -211,8 +226,11 @@ pub struct Config {
     pub kafka: KafkaSettings,
     pub slot: String,
     pub publication: String,
+    /// Empty where there is no table, as [`Config::table`] is.
     pub schema: String,
     pub table: String,
+    /// Prefix of the logical decoding messages that are events.
+    pub message_prefix: Option<String>,
     pub checkpoint_topic: String,
     pub router: RouterOptions,
     pub delivery: Delivery,
@@ -243,8 +261,13 @@ impl Settings {
                 self.slot
             )));
         }
-        let (schema, table) = self.table.split_once('.').unwrap_or(("public", &self.table));
-        if schema.is_empty() || table.is_empty() {
+        let message_prefix = self.message_prefix.clone().filter(|prefix| !prefix.is_empty());
+        let (schema, table) = match self.table.as_str() {
+            "" => ("", ""),
+            name => name.split_once('.').unwrap_or(("public", name)),
+        };
+        let has_no_table = self.table.is_empty() && message_prefix.is_some();
+        if !has_no_table && (schema.is_empty() || table.is_empty()) {
             return Err(config(format!("--table `{}`: expected SCHEMA.TABLE", self.table)));
         }
         if self.publication.is_empty() {
@@ -258,13 +281,18 @@ impl Settings {
                 .ok_or_else(|| config(format!("--topic-config `{setting}`: expected NAME=VALUE")))?;
             topic_settings.push((name.trim().to_owned(), value.trim().to_owned()));
         }
+        let mut kafka = KafkaSettings::new(&self.kafka, &self.kafka_properties)
+            .and_then(|kafka| kafka.with_property_files(&self.kafka_property_files))
+            .map_err(config)?;
+        kafka.oauth_token_file.clone_from(&self.kafka_oauth_token_file);
         Ok(Config {
             target: Target::parse(self.database_url.reveal()).map_err(config)?,
-            kafka: KafkaSettings::new(&self.kafka, &self.kafka_properties).map_err(config)?,
+            kafka,
             slot: self.slot.clone(),
             publication: self.publication.clone(),
             schema: schema.to_owned(),
             table: table.to_owned(),
+            message_prefix,
             checkpoint_topic: self.checkpoint_topic.clone(),
             router: RouterOptions::parse(&self.router_options).map_err(config)?,
             delivery: self.delivery,

@@ -147,9 +147,13 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
         generation,
     };
     commit(&mut publisher, config, &checkpoint).await?;
+    // Asked for before the slot is made: its snapshot lives only as long as this session runs nothing else.
+    let has_table = source::has_table(&mut connection, config).await?;
     let (consistent_point, snapshot) = create_slot(&mut connection, config, options.failover).await?;
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
+        // A message that was emitted before the slot is in no table.
+        ExistingRows::Publish if !has_table => 0,
         ExistingRows::Publish => {
             publish_existing(config, &snapshot, consistent_point, &mut lineage, &mut publisher).await?
         }
@@ -192,9 +196,15 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
         quote_identifier(&config.schema),
         quote_identifier(&config.table)
     );
+    // Where messages are the outbox there may be no table; a stream needs a publication all the same.
+    let tables = if config.message_prefix.is_none() || source::has_table(connection, config).await? {
+        format!("for table {table}")
+    } else {
+        String::new()
+    };
     // Inserts alone are events; and with its root, a partitioned outbox is one table in the stream, whatever its partitions.
     let sql = format!(
-        "create publication {} for table {table} with (publish = 'insert', publish_via_partition_root = true)",
+        "create publication {} {tables} with (publish = 'insert', publish_via_partition_root = true)",
         quote_identifier(&config.publication)
     );
     connection

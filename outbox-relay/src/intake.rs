@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::faults;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::lsn::Lsn;
-use crate::pgoutput::{self, Message, RelationMessage, Tuple};
+use crate::messages::MessageOutbox;
+use crate::pgoutput::{self, EmittedMessage, Message, RelationMessage, Tuple};
 use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::progress::{Progress, RowFate};
 use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, partition_of_key};
@@ -39,6 +40,14 @@ enum Table {
     Other,
 }
 
+/// Where an event comes from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// Oid of a table of the stream.
+    Table(u32),
+    Message,
+}
+
 /// The decoding side of a running stream.
 pub struct Intake {
     pub progress: Progress,
@@ -56,6 +65,7 @@ pub struct Intake {
     table: String,
     options: RouterOptions,
     tables: HashMap<u32, Table>,
+    messages: Option<MessageOutbox>,
     scratch: RowScratch,
     record: RecordWriter,
     commit_lsn: Lsn,
@@ -183,6 +193,7 @@ impl Intake {
             table: config.table.clone(),
             options: config.router.clone(),
             tables: HashMap::new(),
+            messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),
             record: RecordWriter::new(config.position_header.clone()),
             commit_lsn: Lsn::INVALID,
@@ -231,7 +242,10 @@ impl Intake {
 
     fn message(&mut self, bytes: &[u8], publisher: &mut Publisher) -> Result<Option<Pause>, RelayError> {
         match pgoutput::decode(bytes).context("replication stream")? {
-            Message::Insert { relation, tuple } => return self.insert(relation, &tuple, bytes.len(), publisher),
+            Message::Insert { relation, tuple } => {
+                return self.row(Origin::Table(relation), &tuple, bytes.len(), publisher);
+            }
+            Message::Emitted(emitted) => return self.emitted(&emitted, publisher),
             Message::Begin {
                 commit_lsn,
                 commit_timestamp,
@@ -254,17 +268,23 @@ impl Intake {
         Ok(None)
     }
 
-    fn insert(
+    fn row(
         &mut self,
-        relation: u32,
+        origin: Origin,
         tuple: &Tuple<'_>,
         bytes: usize,
         publisher: &mut Publisher,
     ) -> Result<Option<Pause>, RelayError> {
-        let plan = match self.tables.get(&relation) {
-            Some(Table::Outbox(plan)) => plan,
-            Some(Table::Other) => return Ok(None),
-            None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
+        let plan = match origin {
+            Origin::Table(relation) => match self.tables.get(&relation) {
+                Some(Table::Outbox(plan)) => plan,
+                Some(Table::Other) => return Ok(None),
+                None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
+            },
+            Origin::Message => match &self.messages {
+                Some(outbox) => outbox.plan(),
+                None => return Ok(None),
+            },
         };
         match self.progress.row().context("replication stream")? {
             RowFate::Skip => {
@@ -289,6 +309,41 @@ impl Intake {
         }
         self.progress.row_decoded().context("replication stream")?;
         Ok(None)
+    }
+
+    /// A message with the outbox' prefix is a row of its transaction, in its place among the others.
+    fn emitted(
+        &mut self,
+        emitted: &EmittedMessage<'_>,
+        publisher: &mut Publisher,
+    ) -> Result<Option<Pause>, RelayError> {
+        let Some(outbox) = &mut self.messages else {
+            return Ok(None);
+        };
+        if !outbox.takes(emitted) {
+            return Ok(None);
+        }
+        let (mut values, mut column_count) = (outbox.take_buffer(), 0);
+        // What is published already need not be understood again.
+        if matches!(
+            self.progress.row().context("replication stream")?,
+            RowFate::Publish { .. }
+        ) {
+            column_count = outbox.read(emitted.content, &mut values).map_err(|err| Stop::Row {
+                row: format!(
+                    "(a message) number {} of the transaction at {}",
+                    self.progress.open_rows(),
+                    self.commit_lsn
+                ),
+                what: err.to_string(),
+            })?;
+        }
+        let tuple = Tuple::from_encoded(column_count, &values);
+        let pause = self.row(Origin::Message, &tuple, emitted.content.len(), publisher);
+        if let Some(outbox) = &mut self.messages {
+            outbox.give_back(values);
+        }
+        pause
     }
 
     /// Sent before a table's first row of a session and after each change of its columns.

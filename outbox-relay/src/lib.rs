@@ -21,6 +21,7 @@ pub mod intake;
 pub mod kafka;
 pub mod lineage;
 pub mod lsn;
+mod messages;
 pub mod pgoutput;
 pub mod postgres;
 pub mod progress;
@@ -102,9 +103,10 @@ async fn init_patiently(
 ) -> Result<Initialised, RelayError> {
     loop {
         match init::init(config, options, shutdown).await {
-            // A server that answers with an error will give the same one again; one that is not there may come.
+            // A server that answers with an error, or refuses us, will do the same again; one that is not there may come.
             Err(RelayError::Transient(err))
                 if postgres::PgError::code_of(&err).is_none_or(|code| code.starts_with("57P"))
+                    && !kafka::Refused::is_cause_of(&err)
                     && !shutdown.is_triggered() =>
             {
                 tracing::warn!(error = format!("{err:#}"), "init waits and tries again");

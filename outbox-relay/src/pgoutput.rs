@@ -32,8 +32,20 @@ pub enum Message<'a> {
         relation: u32,
     },
     Truncate,
-    /// `pg_logical_emit_message`, origins, types: nothing of an outbox.
+    /// What `pg_logical_emit_message` wrote; sent only where the stream was started with `messages 'true'`.
+    Emitted(EmittedMessage<'a>),
+    /// Origins, types: nothing of an outbox.
     Other,
+}
+
+/// A logical decoding message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmittedMessage<'a> {
+    /// Whether it is part of the transaction around it. One that is not comes between transactions, whether or not its own committed.
+    pub is_transactional: bool,
+    /// In the database's encoding, which need not be UTF-8.
+    pub prefix: &'a [u8],
+    pub content: &'a [u8],
 }
 
 /// A table as the stream describes it.
@@ -133,7 +145,18 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
             relation: reader.u32()?,
         },
         b'T' => Message::Truncate,
-        b'M' | b'O' | b'Y' => Message::Other,
+        b'M' => {
+            let is_transactional = reader.u8()? & 1 == 1;
+            let _lsn = reader.u64()?;
+            let prefix = reader.terminated()?;
+            let length = reader.u32()? as usize;
+            Message::Emitted(EmittedMessage {
+                is_transactional,
+                prefix,
+                content: reader.bytes(length)?,
+            })
+        }
+        b'O' | b'Y' => Message::Other,
         _ => return Err(DecodeError("unknown message")),
     })
 }
@@ -226,21 +249,25 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    fn text(&mut self) -> Result<&'a str, DecodeError> {
+    fn terminated(&mut self) -> Result<&'a [u8], DecodeError> {
         let end = self
             .0
             .iter()
             .position(|byte| *byte == 0)
             .ok_or(DecodeError("unterminated text"))?;
-        let text = std::str::from_utf8(&self.0[..end]).map_err(|_| DecodeError("a name is not UTF-8"))?;
+        let bytes = &self.0[..end];
         self.0 = &self.0[end + 1..];
-        Ok(text)
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.terminated()?).map_err(|_| DecodeError("a name is not UTF-8"))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Message, Tuple, Value, decode};
+    use super::{EmittedMessage, Message, Tuple, Value, decode};
     use crate::lsn::Lsn;
 
     fn begin() -> Vec<u8> {
@@ -258,6 +285,25 @@ mod tests {
         bytes.extend_from_slice(&3_u16.to_be_bytes());
         bytes.extend_from_slice(&Tuple::encode(&[Some("개발팀".as_bytes()), None, Some(b"")]));
         bytes
+    }
+
+    fn emitted() -> Vec<u8> {
+        let mut bytes = vec![b'M', 1];
+        bytes.extend_from_slice(&0x0152_8C20_u64.to_be_bytes());
+        bytes.extend_from_slice(b"outbox\0");
+        bytes.extend_from_slice(&2_u32.to_be_bytes());
+        bytes.extend_from_slice(b"{}");
+        bytes
+    }
+
+    #[test]
+    fn an_emitted_message_has_prefix_and_content() {
+        let message = EmittedMessage {
+            is_transactional: true,
+            prefix: b"outbox",
+            content: b"{}",
+        };
+        assert_eq!(decode(&emitted()), Ok(Message::Emitted(message)));
     }
 
     #[test]
@@ -304,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_message_cut_anywhere_is_an_error_and_never_a_panic() {
-        for whole in [begin(), insert()] {
+        for whole in [begin(), insert(), emitted()] {
             for cut in 0..whole.len() {
                 let outcome = decode(&whole[..cut]).and_then(|message| match message {
                     Message::Insert { tuple, .. } => tuple.values().try_for_each(|value| value.map(drop)),

@@ -111,20 +111,40 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    if text(row, 1)? != "t" {
+    // Messages are in every stream, whatever the publication has; without a table its own oid tells whether it was made anew.
+    let has_messages_only = text(row, 1)? != "t" && config.message_prefix.is_some();
+    if text(row, 1)? != "t" && !has_messages_only {
         return Ok(Some(PublicationFound::NoTable));
     }
-    if text(row, 5)? != "t" {
+    if text(row, 5)? != "t" && !has_messages_only {
         return Ok(Some(PublicationFound::TableNotPublished));
     }
     Ok(Some(PublicationFound::Published(Publication {
         entry: text(row, 2)?.parse().context("oid")?,
         version: text(row, 6)?.to_owned(),
-        publishes_inserts: text(row, 0)? == "t",
+        publishes_inserts: text(row, 0)? == "t" || has_messages_only,
         has_row_filter: text(row, 3)? == "t",
         has_column_list: text(row, 4)? == "t",
         is_unlogged: text(row, 7)? == "t",
     })))
+}
+
+/// Whether there is an outbox table; where messages are the outbox, there need not be.
+///
+/// # Errors
+/// The connection broke.
+pub async fn has_table(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
+    let sql = format!(
+        "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                        where n.nspname = {} and c.relname = {})",
+        quote_literal(&config.schema),
+        quote_literal(&config.table)
+    );
+    let rows = connection
+        .rows(&sql)
+        .await
+        .context("cannot look for the outbox table")?;
+    Ok(rows.first().map(|row| text(row, 0)).transpose()? == Some("t"))
 }
 
 /// A publication that exists.

@@ -147,7 +147,12 @@ async fn own_slot(
         let is_taken = standby::is_taken(connection, &config.slot).await?;
         if !is_taken {
             let Err(err) = connection
-                .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+                .start_stream(
+                    &config.slot,
+                    Lsn::INVALID,
+                    &config.publication,
+                    config.message_prefix.is_some(),
+                )
                 .await
             else {
                 readiness.ready("slot");

@@ -2,14 +2,22 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox_relay::lsn::Lsn;
 use outbox_relay::postgres::{Connection, Frame, Frames, Mode, PgError, StandbyStatus, Target};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use stack::scratch::Scratch;
 use stack::{Postgres, PostgresOptions};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A server with roles that each log in in one way, and the certificates for it.
 struct Server {
@@ -47,7 +55,13 @@ impl Server {
             self.write(&format!("{authority}.crt"), &certificate.pem());
             let issuer = Issuer::new(params, key);
             if authority == "ca" {
-                self.issue("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth, &issuer);
+                for (name, host) in [
+                    ("server", "localhost"),
+                    ("expired", "localhost"),
+                    ("other-host", "db.example"),
+                ] {
+                    self.issue(name, host, ExtendedKeyUsagePurpose::ServerAuth, &issuer);
+                }
                 self.issue(
                     "client",
                     "with_certificate",
@@ -70,6 +84,10 @@ impl Server {
         let mut params = CertificateParams::new([common_name.replace('_', "-")]).expect("names");
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages.push(usage);
+        if name == "expired" {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
         let certificate = params.signed_by(&key, issuer).expect("a certificate");
         self.write(&format!("{name}.crt"), &certificate.pem());
         self.write(&format!("{name}.key"), &key.serialize_pem());
@@ -208,6 +226,205 @@ async fn a_client_certificate_logs_in_and_a_strangers_does_not() {
         .refusal("with_certificate", "localhost", &parameters("stranger"))
         .await;
     server.refusal("with_certificate", "localhost", "sslmode=require").await;
+}
+
+#[tokio::test]
+async fn a_password_may_come_from_a_file() {
+    let server = Server::get().await;
+    let parameters = |name: &str| format!("sslmode=disable&passwordfile={}", server.path(name).display());
+    server.write("password", "right\n");
+    server
+        .open("with_password", "127.0.0.1", &parameters("password"))
+        .await
+        .expect("the password is right");
+    server.write("other-password", "wrong-secret");
+    let err = server
+        .refusal("with_password", "127.0.0.1", &parameters("other-password"))
+        .await;
+    assert_eq!(PgError::code_of(&err), Some("28P01"), "{err:#}");
+    let err = server
+        .refusal("with_password", "127.0.0.1", &parameters("no-such-file"))
+        .await;
+    assert!(format!("{err:#}").contains("`passwordfile` cannot be read"), "{err:#}");
+}
+
+#[tokio::test]
+async fn a_login_over_tls_is_bound_to_the_servers_certificate() {
+    let server = Server::get().await;
+    for parameters in ["sslmode=require&channel_binding=require", "sslmode=require"] {
+        server
+            .open("over_tls:right", "localhost", parameters)
+            .await
+            .unwrap_or_else(|err| panic!("{parameters}: {err:#}"));
+    }
+    // A man in the middle whose certificate nobody looks at: only the binding finds him out.
+    let middle = Middle::start(server, "stranger", Upstream::Tls).await;
+    for parameters in ["channel_binding=prefer", "channel_binding=require"] {
+        let err = middle.open(&format!("sslmode=require&{parameters}")).await.map(drop);
+        let err = err.expect_err("the server must refuse the binding");
+        assert!(format!("{err:#}").contains("channel binding"), "{err:#}");
+    }
+    assert!(middle.heard("SCRAM-SHA-256-PLUS"), "the binding is what was refused");
+    middle
+        .open("sslmode=require&channel_binding=disable")
+        .await
+        .expect("without binding nobody notices him");
+}
+
+#[tokio::test]
+async fn a_binding_that_is_required_is_never_given_up() {
+    let server = Server::get().await;
+    let certificate = |name: &str| {
+        let file = |ending: &str| server.path(&format!("{name}.{ending}")).display().to_string();
+        format!("sslmode=require&sslcert={}&sslkey={}", file("crt"), file("key"))
+    };
+    for (login, parameters, reason) in [
+        (
+            "with_password:right",
+            "sslmode=disable".to_owned(),
+            "the session has no TLS",
+        ),
+        ("with_md5:right", "sslmode=require".to_owned(), "not bound"),
+        ("with_certificate", certificate("client"), "not bound"),
+    ] {
+        let err = server
+            .refusal(login, "localhost", &format!("{parameters}&channel_binding=require"))
+            .await;
+        assert!(format!("{err:#}").contains(reason), "{login}: {err:#}");
+    }
+    // Takes the TLS off, so that the server has nothing to bind to and does not offer it.
+    let middle = Middle::start(server, "server", Upstream::Plain).await;
+    let login = "sslmode=require&channel_binding=";
+    let err = middle.open(&format!("{login}require")).await.map(drop);
+    let err = err.expect_err("the offer is missing");
+    assert!(format!("{err:#}").contains("offers no SCRAM-SHA-256-PLUS"), "{err:#}");
+    middle
+        .open(&format!("{login}prefer"))
+        .await
+        .expect("binding is only preferred");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_expired_or_of_another_host_is_refused() {
+    let server = Server::get().await;
+    let root = server.path("ca.crt");
+    let verify = format!("sslmode=verify-full&sslrootcert={}", root.display());
+    let good = Middle::start(server, "server", Upstream::Plain).await;
+    good.open(&verify).await.expect("the certificate is good");
+    for (name, reason) in [("expired", "expired"), ("other-host", "not valid for name")] {
+        let middle = Middle::start(server, name, Upstream::Plain).await;
+        let err = middle.open(&verify).await.map(drop).expect_err(name);
+        assert!(format!("{err:#}").contains(reason), "{name}: {err:#}");
+    }
+}
+
+/// How the man in the middle speaks to the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Upstream {
+    Plain,
+    Tls,
+}
+
+/// Stands between client and server with a certificate of his own, passes everything on and remembers what the client says.
+struct Middle {
+    port: u16,
+    role: &'static str,
+    heard: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Middle {
+    async fn start(server: &'static Server, certificate: &str, upstream: Upstream) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let chain = CertificateDer::from_pem_file(server.path(&format!("{certificate}.crt"))).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(server.path(&format!("{certificate}.key"))).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![chain], key))
+            .expect("a TLS configuration");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let ears = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                // A client that goes away in the middle is what is tested.
+                let _ended = pass_on(client, &acceptor, server, upstream, &ears).await;
+            }
+        });
+        let role = if upstream == Upstream::Tls {
+            "over_tls"
+        } else {
+            "with_password"
+        };
+        Self { port, role, heard }
+    }
+
+    async fn open(&self, parameters: &str) -> anyhow::Result<Connection> {
+        let url = format!(
+            "postgres://{}:right@localhost:{}/postgres?{parameters}",
+            self.role, self.port
+        );
+        Connection::open(&Target::parse(&url)?, Mode::Replication).await
+    }
+
+    fn heard(&self, text: &str) -> bool {
+        let heard = self.heard.lock().expect("no panic");
+        heard.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+async fn pass_on(
+    mut client: TcpStream,
+    acceptor: &TlsAcceptor,
+    server: &Server,
+    upstream: Upstream,
+    ears: &Mutex<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let mut request = [0; 8];
+    client.read_exact(&mut request).await?;
+    client.write_all(b"S").await?;
+    let client = acceptor.accept(client).await?;
+    let mut plain = TcpStream::connect(("127.0.0.1", server.postgres.port())).await?;
+    if upstream == Upstream::Plain {
+        return exchange(client, plain, ears).await;
+    }
+    plain.write_all(&request).await?;
+    anyhow::ensure!(plain.read_u8().await? == b'S', "the server has TLS");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(server.path("ca.crt"))?)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = connector.connect("localhost".try_into()?, plain).await?;
+    exchange(client, tls, ears).await
+}
+
+async fn exchange(
+    client: impl AsyncRead + AsyncWrite,
+    server: impl AsyncRead + AsyncWrite,
+    ears: &Mutex<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let forth = async {
+        let mut bytes = [0; 8192];
+        loop {
+            let length = from_client.read(&mut bytes).await?;
+            if length == 0 {
+                return anyhow::Ok(());
+            }
+            ears.lock().expect("no panic").extend_from_slice(&bytes[..length]);
+            to_server.write_all(&bytes[..length]).await?;
+            to_server.flush().await?;
+        }
+    };
+    let back = async { Ok(tokio::io::copy(&mut from_server, &mut to_client).await.map(drop)?) };
+    tokio::select! {
+        ended = forth => ended,
+        ended = back => ended,
+    }
 }
 
 #[tokio::test]

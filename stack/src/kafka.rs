@@ -49,6 +49,10 @@ pub struct KafkaOptions {
     pub data: Option<PathBuf>,
     /// Further lines for `server.properties`, by name and value.
     pub settings: Vec<(String, String)>,
+    /// Further listeners on free ports of `localhost`, by name and security protocol; what they demand is in `settings`.
+    pub listeners: Vec<(String, String)>,
+    /// Further arguments for the tool that formats the storage, such as `--add-scram`.
+    pub format_arguments: Vec<String>,
 }
 
 /// A broker on 127.0.0.1. Dropping it kills the broker and removes a temporary data directory.
@@ -58,6 +62,8 @@ pub struct Kafka {
     process: Mutex<Option<Arc<Process>>>,
     jars: PathBuf,
     port: u16,
+    /// Name, security protocol and port of the further listeners.
+    listeners: Vec<(String, String, u16)>,
     directory: Scratch,
 }
 
@@ -68,14 +74,19 @@ impl Kafka {
     /// Kafka could not be obtained, Java is missing or too old, or the node does not start; the message has its last log lines.
     pub async fn start(options: KafkaOptions) -> anyhow::Result<Self> {
         check_java().await?;
+        let mut listeners = Vec::new();
+        for (name, protocol) in &options.listeners {
+            listeners.push((name.clone(), protocol.clone(), port::free()?));
+        }
         let kafka = Self {
             process: Mutex::new(None),
             jars: jars().await?,
             port: port::given_or_free(options.port)?,
+            listeners,
             directory: Scratch::kept_or_temporary(options.data.as_deref(), "outbox-kafka-")?,
         };
         kafka.write_configuration(&options.settings)?;
-        kafka.format().await?;
+        kafka.format(&options.format_arguments).await?;
         kafka.start_again().await?;
         Ok(kafka)
     }
@@ -89,6 +100,13 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `HOST:PORT` of a further listener; its host is `localhost`.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<String> {
+        let (_, _, port) = self.listeners.iter().find(|(known, _, _)| known == name)?;
+        Some(format!("localhost:{port}"))
     }
 
     /// The broker's process, none while it is stopped.
@@ -226,6 +244,24 @@ impl Kafka {
         Ok(())
     }
 
+    /// Gives a user a password for SCRAM-SHA-256, or another one.
+    ///
+    /// # Errors
+    /// The tool failed.
+    pub async fn add_scram_user(&self, name: &str, password: &str) -> anyhow::Result<()> {
+        let credentials = format!("SCRAM-SHA-256=[password={password}]");
+        let arguments = [
+            "--alter",
+            "--entity-type",
+            "users",
+            "--entity-name",
+            name,
+            "--add-config",
+            &credentials,
+        ];
+        self.tool("kafka.admin.ConfigCommand", &arguments).await.map(drop)
+    }
+
     async fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
         command
@@ -235,14 +271,15 @@ impl Kafka {
         run(command, class).await
     }
 
-    async fn format(&self) -> anyhow::Result<()> {
+    async fn format(&self, arguments: &[String]) -> anyhow::Result<()> {
         if self.directory.path().join("data/meta.properties").exists() {
             return Ok(());
         }
         let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
         command
             .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(), "-c"])
-            .arg(self.configuration());
+            .arg(self.configuration())
+            .args(arguments);
         run(command, "StorageTool").await.map(drop)
     }
 
@@ -271,11 +308,17 @@ impl Kafka {
     fn write_configuration(&self, settings: &[(String, String)]) -> anyhow::Result<()> {
         let (port, controller) = (self.port, port::free()?);
         let data = self.directory.path().join("data");
+        let (mut further, mut protocols) = (String::new(), String::new());
+        for (name, protocol, port) in &self.listeners {
+            further += &format!(",{name}://localhost:{port}");
+            protocols += &format!(",{name}:{protocol}");
+        }
         let mut text = format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{further}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 offsets.topic.replication.factor=1

@@ -9,6 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
+use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
 use crate::checkpoint::Checkpoint;
 use crate::progress::Published;
@@ -75,10 +76,11 @@ impl CheckpointLog<'_> {
         if !self.exists(&reader)? {
             return Ok(Reading::default());
         }
-        let (low, end) = self
-            .reader("read_uncommitted")?
-            .fetch_watermarks(self.topic, 0, REQUEST_TIMEOUT)
-            .context("cannot read the end of the checkpoint topic")?;
+        let uncommitted = self.reader("read_uncommitted")?;
+        let (low, end) = ask(&uncommitted, REQUEST_TIMEOUT, |timeout| {
+            uncommitted.fetch_watermarks(self.topic, 0, timeout)
+        })
+        .context("cannot read the end of the checkpoint topic")?;
         self.wait_until_committed(&reader, end, gives_up)?;
         if tail_first && end - TAIL_OFFSETS > low {
             let reading = self.scan(&reader, key, end - TAIL_OFFSETS, end, gives_up)?;
@@ -90,20 +92,14 @@ impl CheckpointLog<'_> {
     }
 
     fn reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
-        let reader = self
-            .settings
-            .reader(isolation_level)
-            .create_with_context(Quiet)
-            .map_err(|err| Stop::Config {
-                what: format!("Kafka client: {err}"),
-            })?;
-        Ok(reader)
+        self.settings.open_reader(isolation_level)
     }
 
     fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {
-        let metadata = reader
-            .fetch_metadata(Some(self.topic), REQUEST_TIMEOUT)
-            .context("cannot read the checkpoint topic's metadata")?;
+        let metadata = ask(reader, REQUEST_TIMEOUT, |timeout| {
+            reader.fetch_metadata(Some(self.topic), timeout)
+        })
+        .context("cannot read the checkpoint topic's metadata")?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == self.topic) else {
             return Ok(false);
         };
@@ -129,9 +125,10 @@ impl CheckpointLog<'_> {
         let started = Instant::now();
         let mut said = false;
         loop {
-            let (_, committed_end) = reader
-                .fetch_watermarks(self.topic, 0, REQUEST_TIMEOUT)
-                .context("cannot read the end of the checkpoint topic")?;
+            let (_, committed_end) = ask(reader, REQUEST_TIMEOUT, |timeout| {
+                reader.fetch_watermarks(self.topic, 0, timeout)
+            })
+            .context("cannot read the end of the checkpoint topic")?;
             if committed_end >= end {
                 return Ok(());
             }

@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Headers, Message};
 use rdkafka::producer::ProducerContext;
+
+use super::oauth::TokenFile;
+use super::refusal::{Reasons, Refused};
 
 /// A record that Kafka did not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +34,25 @@ struct Inner {
     lost: AtomicBool,
     served: AtomicU64,
     failure: Mutex<Option<Failure>>,
+    reasons: Reasons,
+    tokens: Option<TokenFile>,
 }
 
 impl Health {
+    /// Of a producer that logs in with the tokens of a file.
+    pub(super) fn with_tokens(tokens: Option<TokenFile>) -> Self {
+        Self(Arc::new(Inner {
+            tokens,
+            ..Inner::default()
+        }))
+    }
+
+    /// Kafka refused the producer's login or its certificate.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        self.0.reasons.refused()
+    }
+
     /// Whether a connection broke or a request was lost since this producer was made, as far as librdkafka's events were served. It repeats an
     /// EndTxn by itself then, and a late first one could end the *next* transaction: such a producer must not be used again.
     #[must_use]
@@ -75,6 +94,13 @@ impl Health {
 }
 
 impl ClientContext for Health {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.0.served.fetch_add(1, Ordering::AcqRel);
+        generate_oauth_token(self.0.tokens.as_ref())
+    }
+
     /// A broken connection is only logged, never an error event, so what is logged decides. An idle connection that the broker closes is
     /// logged for debugging only, and disturbs nothing.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -89,26 +115,43 @@ impl ClientContext for Health {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.reasons.note(&error, reason);
         self.0.served.fetch_add(1, Ordering::AcqRel);
         self.disturb(&format!("{error}: {reason}"));
     }
 }
 
 /// The context of clients that only read: what librdkafka says on the side is for debugging, since the calls themselves fail as well.
-#[derive(Clone, Copy, Debug)]
-pub struct Quiet;
+#[derive(Clone, Debug, Default)]
+pub struct Quiet {
+    pub(super) reasons: Reasons,
+    pub(super) tokens: Option<TokenFile>,
+}
 
 impl ClientContext for Quiet {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        generate_oauth_token(self.tokens.as_ref())
+    }
+
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(kafka.facility = facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.reasons.note(&error, reason);
         tracing::debug!(error = %error, reason, "kafka");
     }
 }
 
 impl ConsumerContext for Quiet {}
+
+/// Without a file, librdkafka makes unsecured tokens itself, but only the first of each client: it gets a new client then.
+fn generate_oauth_token(tokens: Option<&TokenFile>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+    let tokens = tokens.ok_or("there is no --kafka-oauth-token-file")?;
+    tokens.read().map_err(|err| format!("{err:#}").into())
+}
 
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {

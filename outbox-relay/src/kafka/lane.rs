@@ -63,13 +63,9 @@ impl Lane {
     ) -> Result<Self, RelayError> {
         let config = settings.producer(delivery, transactional_id);
         let limit = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
-        let health = Health::default();
-        let producer: BaseProducer<Health> =
-            config.create_with_context(health.clone()).map_err(|err| Stop::Config {
-                what: format!("Kafka client: {err}"),
-            })?;
+        let (producer, health) = settings.open_producer(&config)?;
         if delivery == Delivery::ExactlyOnce {
-            init_transactions(&producer, gives_up)?;
+            init_transactions(&producer, &health, gives_up)?;
         }
         serve_events(&producer, &health);
         if health.has_lost_a_connection() {
@@ -257,13 +253,21 @@ pub(super) fn serve_events(producer: &BaseProducer<Health>, health: &Health) {
     }
 }
 
-fn init_transactions(producer: &BaseProducer<Health>, gives_up: &dyn Fn() -> bool) -> Result<(), RelayError> {
+fn init_transactions(
+    producer: &BaseProducer<Health>,
+    health: &Health,
+    gives_up: &dyn Fn() -> bool,
+) -> Result<(), RelayError> {
     loop {
-        match producer.init_transactions(Duration::from_secs(5)) {
+        // The call goes on with what an earlier one began, so a short one costs nothing and sees a refusal soon.
+        match producer.init_transactions(Duration::from_secs(1)) {
             Ok(()) => return Ok(()),
             Err(KafkaError::Transaction(err)) if err.is_retriable() && !gives_up() => {
                 tracing::debug!(error = %err.string(), "init_transactions is tried again");
-                producer.poll(Duration::ZERO);
+                serve_events(producer, health);
+                if let Some(refused) = health.refused() {
+                    return Err(anyhow::Error::new(refused).into());
+                }
             }
             Err(err) => return Err(anyhow::Error::new(err).context("cannot fence earlier producers").into()),
         }

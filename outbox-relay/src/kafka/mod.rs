@@ -1,11 +1,14 @@
 //! The relay's side of Kafka: settings, the transactional publisher, the checkpoint's topic, the topics of records.
 
 mod checkpoint_log;
+mod clients;
 mod flush;
 mod health;
 mod lane;
+mod oauth;
 mod publisher;
 mod record_limit;
+mod refusal;
 mod settings;
 mod topics;
 
@@ -13,5 +16,6 @@ pub use checkpoint_log::{CheckpointLog, Found, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use record_limit::{batch_bytes, record_bytes_max};
+pub use refusal::Refused;
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};
 pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

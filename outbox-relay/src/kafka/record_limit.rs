@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::message::{Headers, OwnedHeaders};
 
-use super::health::Quiet;
 use super::settings::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,7 +18,7 @@ const BATCH_HEADER_BYTES: usize = 61;
 /// The topic's `max.message.bytes`, by DescribeConfigs; `None` where the cluster does not tell, as to a client that may not ask.
 pub async fn record_bytes_max(settings: &KafkaSettings, topic: &str) -> Option<u64> {
     let asked = async {
-        let admin: AdminClient<Quiet> = settings.admin().create_with_context(Quiet)?;
+        let admin = settings.open_admin()?;
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         let mut described = admin
             .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)

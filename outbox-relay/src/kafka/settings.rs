@@ -1,5 +1,7 @@
 //! librdkafka's configuration: ours, and what the operator adds.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +20,7 @@ pub enum Delivery {
 }
 
 /// How to reach Kafka.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KafkaSettings {
     pub bootstrap_servers: String,
     /// librdkafka properties from `--kafka-property`; see
@@ -26,13 +28,31 @@ pub struct KafkaSettings {
     pub properties: Vec<(String, String)>,
     /// The smallest limit of a topic that was met; shared by clones.
     batch_bytes_max: Arc<AtomicU64>,
+    /// Holds the token of SASL OAUTHBEARER.
+    pub oauth_token_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for KafkaSettings {
+    /// Without the properties' values, some of which are secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("KafkaSettings")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("properties", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A `--kafka-property` that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProperty {
-    #[error("--kafka-property `{0}`: expected NAME=VALUE")]
-    NoValue(String),
+    // Not what was given: it may be a password whose name was forgotten.
+    #[error("--kafka-property number {0}: expected NAME=VALUE")]
+    NoValue(usize),
+    #[error("--kafka-property-file `{0}`: expected NAME=PATH")]
+    NoPath(String),
+    #[error("--kafka-property-file {name}={path}: {reason}")]
+    Unreadable { name: String, path: String, reason: String },
     #[error("--kafka-property `{0}` is not the operator's to set: exactly-once depends on it")]
     Reserved(String),
 }
@@ -53,6 +73,39 @@ const RESERVED: [&str; 11] = [
     "log.queue",
 ];
 
+/// What librdkafka's table of properties marks with a P, its aliases too.
+const PRODUCERS_OWN: [&str; 22] = [
+    "batch.num.messages",
+    "batch.size",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "delivery.timeout.ms",
+    "enable.gapless.guarantee",
+    "linger.ms",
+    "message.send.max.retries",
+    "message.timeout.ms",
+    "msg_order_cmp",
+    "partitioner",
+    "produce.offset.report",
+    "queue.buffering.backpressure.threshold",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "queuing.strategy",
+    "request.timeout.ms",
+    "retries",
+    "sticky.partitioning.linger.ms",
+    "transaction.timeout.ms",
+];
+
+fn settable(name: &str) -> Result<String, InvalidProperty> {
+    if RESERVED.contains(&name) {
+        return Err(InvalidProperty::Reserved(name.to_owned()));
+    }
+    Ok(name.to_owned())
+}
+
 /// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
 /// behind a relay that died and has no successor. A successor aborts it at once.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
@@ -69,25 +122,58 @@ impl KafkaSettings {
     /// A property without a value, or one that the protocol depends on.
     pub fn new<S: AsRef<str>>(bootstrap_servers: &str, properties: &[S]) -> Result<Self, InvalidProperty> {
         let mut parsed = Vec::new();
+        for (index, property) in properties
+            .iter()
+            .map(AsRef::as_ref)
+            .map(str::trim)
+            .filter(|property| !property.is_empty())
+            .enumerate()
+        {
+            let (name, value) = property.split_once('=').ok_or(InvalidProperty::NoValue(index + 1))?;
+            parsed.push((settable(name)?, value.to_owned()));
+        }
+        Ok(Self {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            properties: parsed,
+            oauth_token_file: None,
+            batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
+        })
+    }
+
+    /// Adds properties whose values are in files, from `NAME=PATH`. A line's end behind the value is no part of it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a property that the protocol depends on.
+    pub fn with_property_files<S: AsRef<str>>(mut self, properties: &[S]) -> Result<Self, InvalidProperty> {
         for property in properties
             .iter()
             .map(AsRef::as_ref)
             .map(str::trim)
             .filter(|property| !property.is_empty())
         {
-            let (name, value) = property
+            let (name, path) = property
                 .split_once('=')
-                .ok_or_else(|| InvalidProperty::NoValue(property.to_owned()))?;
-            if RESERVED.contains(&name) {
-                return Err(InvalidProperty::Reserved(name.to_owned()));
-            }
-            parsed.push((name.to_owned(), value.to_owned()));
+                .ok_or_else(|| InvalidProperty::NoPath(property.to_owned()))?;
+            let name = settable(name)?;
+            let value = std::fs::read_to_string(path).map_err(|err| InvalidProperty::Unreadable {
+                name: name.clone(),
+                path: path.to_owned(),
+                reason: err.to_string(),
+            })?;
+            self.properties
+                .push((name, value.trim_end_matches(['\r', '\n']).to_owned()));
         }
-        Ok(Self {
-            bootstrap_servers: bootstrap_servers.to_owned(),
-            properties: parsed,
-            batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
-        })
+        Ok(self)
+    }
+
+    fn property(&self, name: &str) -> Option<&str> {
+        let mut named = self.properties.iter().rev().filter(|(known, _)| known == name);
+        named.next().map(|(_, value)| value.as_str())
+    }
+
+    fn has_tls(&self) -> bool {
+        let protocol = self.property("security.protocol").unwrap_or_default();
+        protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl")
     }
 
     fn client(&self) -> ClientConfig {
@@ -105,6 +191,10 @@ impl KafkaSettings {
             .set("socket.nagle.disable", "true")
             .set("socket.timeout.ms", "10000")
             .set("reconnect.backoff.max.ms", "1000");
+        if self.has_tls() && !self.properties.iter().any(|(name, _)| name.starts_with("ssl.ca.")) {
+            // The OpenSSL inside has its own idea of where trusted certificates are; this looks where the system has them.
+            config.set("ssl.ca.location", "probe");
+        }
         config
     }
 
@@ -170,22 +260,10 @@ impl KafkaSettings {
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", isolation_level);
         // Properties that only a producer knows would be warned of at each start.
-        for name in [
-            "transaction.timeout.ms",
-            "message.timeout.ms",
-            "compression.type",
-            "linger.ms",
-            "batch.size",
-        ] {
+        for name in PRODUCERS_OWN {
             config.remove(name);
         }
         config
-    }
-
-    /// For topics and metadata.
-    #[must_use]
-    pub fn admin(&self) -> ClientConfig {
-        self.reader("read_committed")
     }
 }
 
@@ -214,7 +292,46 @@ mod tests {
         );
         assert_eq!(
             KafkaSettings::new("localhost:9092", &["acks"]).unwrap_err(),
-            InvalidProperty::NoValue("acks".to_owned())
+            InvalidProperty::NoValue(1)
         );
+    }
+
+    #[test]
+    fn a_value_may_come_from_a_file_and_no_value_is_printed() {
+        let path = std::env::temp_dir().join(format!("outbox-relay-property-{}", std::process::id()));
+        std::fs::write(&path, "hunter2\r\n").unwrap();
+        let settings = KafkaSettings::new("localhost:9092", &[] as &[&str]).unwrap();
+        let settings = settings
+            .with_property_files(&[format!("sasl.password={}", path.display())])
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(settings.reader("read_committed").get("sasl.password"), Some("hunter2"));
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+        let missing = settings
+            .with_property_files(&["sasl.password=/nowhere"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            missing.contains("--kafka-property-file sasl.password=/nowhere"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn tls_trusts_the_systems_roots_unless_others_are_given() {
+        let location = |properties: &[&str]| {
+            let settings = KafkaSettings::new("localhost:9092", properties).unwrap();
+            settings
+                .reader("read_committed")
+                .get("ssl.ca.location")
+                .map(str::to_owned)
+        };
+        assert_eq!(location(&[]), None);
+        assert_eq!(location(&["security.protocol=SASL_SSL"]).as_deref(), Some("probe"));
+        assert_eq!(
+            location(&["security.protocol=ssl", "ssl.ca.location=x"]).as_deref(),
+            Some("x")
+        );
+        assert_eq!(location(&["security.protocol=ssl", "ssl.ca.pem=x"]), None);
     }
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as RdNewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::admin::{AdminOptions, NewTopic as RdNewTopic, TopicReplication};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::health::Quiet;
+use super::refusal::ask;
 use super::settings::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,13 +56,14 @@ impl Topics {
 /// # Errors
 /// Kafka does not answer.
 pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::Result<BTreeMap<String, i32>> {
-    let client: BaseConsumer<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
+    let client = settings.open_reader("read_committed")?;
     let mut counts = BTreeMap::new();
     for name in names {
         // Asked for one by one: asking for all would list a whole cluster.
-        let metadata = client
-            .fetch_metadata(Some(name), REQUEST_TIMEOUT)
-            .context("cannot read topics' metadata")?;
+        let metadata = ask(&client, REQUEST_TIMEOUT, |timeout| {
+            client.fetch_metadata(Some(name), timeout)
+        })
+        .context("cannot read topics' metadata")?;
         for topic in metadata.topics().iter().filter(|topic| topic.name() == name) {
             match topic.error().map(RDKafkaErrorCode::from) {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
@@ -93,7 +94,7 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let admin: AdminClient<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
+    let admin = settings.open_admin()?;
     let requests: Vec<RdNewTopic<'_>> = missing
         .iter()
         .map(|topic| {

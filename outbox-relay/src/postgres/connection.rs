@@ -6,15 +6,16 @@ use std::io;
 use anyhow::Context;
 use bytes::{Buf, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::binding::tls_server_end_point;
 use super::hosts::ServerState;
 use super::stream::Stream;
-use super::target::{Address, Target};
+use super::target::{Address, Binding, Target};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +189,13 @@ impl Connection {
                 .context("the server wants a password and DATABASE_URL has none")
         };
         let mut out = BytesMut::new();
-        match self.message().await? {
+        let message = self.message().await?;
+        let is_bindable = matches!(message, Message::AuthenticationSasl(_) | Message::ErrorResponse(_));
+        anyhow::ensure!(
+            is_bindable || target.channel_binding != Binding::Require,
+            "channel_binding=require: the server asks for a login that is not bound to its certificate"
+        );
+        match message {
             Message::AuthenticationOk => return Ok(()),
             Message::AuthenticationCleartextPassword => frontend::password_message(password()?, &mut out)?,
             Message::AuthenticationMd5Password(body) => {
@@ -196,28 +203,60 @@ impl Connection {
                 frontend::password_message(hash.as_bytes(), &mut out)?;
             }
             Message::AuthenticationSasl(body) => {
-                let mechanisms = body.mechanisms();
-                let mut mechanisms = mechanisms;
-                let mut offered = false;
+                let mut mechanisms = body.mechanisms();
+                let (mut offers_plain, mut offers_plus) = (false, false);
                 while let Some(mechanism) = fallible_next(&mut mechanisms)? {
-                    offered |= mechanism == SCRAM_SHA_256;
+                    offers_plain |= mechanism == SCRAM_SHA_256;
+                    offers_plus |= mechanism == SCRAM_SHA_256_PLUS;
                 }
-                anyhow::ensure!(offered, "the server offers no SCRAM-SHA-256");
-                return self.scram(password()?).await;
+                let (mechanism, binding) = self.bind(target.channel_binding, offers_plus)?;
+                let offered = if mechanism == SCRAM_SHA_256_PLUS {
+                    offers_plus
+                } else {
+                    offers_plain
+                };
+                anyhow::ensure!(offered, "the server offers no {mechanism}");
+                return self.scram(mechanism, binding, password()?).await;
             }
             Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
             _ => anyhow::bail!(
-                "the server asks for an authentication that is not supported (supported: SCRAM-SHA-256, md5, password, trust, client certificate)"
+                "the server asks for an authentication that is not supported (supported: SCRAM-SHA-256, SCRAM-SHA-256-PLUS, md5, password, trust, client certificate)"
             ),
         }
         self.send(&out).await?;
         self.expect_authentication_ok().await
     }
 
-    async fn scram(&mut self, password: &[u8]) -> anyhow::Result<()> {
-        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+    /// Chooses mechanism and binding as libpq does.
+    fn bind(&self, wanted: Binding, offers_plus: bool) -> anyhow::Result<(&'static str, ChannelBinding)> {
+        let certificate = self.stream.server_certificate();
+        let data = match wanted {
+            Binding::Disable => None,
+            Binding::Prefer | Binding::Require => certificate.and_then(tls_server_end_point),
+        };
+        if wanted == Binding::Require {
+            anyhow::ensure!(certificate.is_some(), "channel_binding=require: the session has no TLS");
+            anyhow::ensure!(
+                offers_plus,
+                "channel_binding=require: the server offers no {SCRAM_SHA_256_PLUS}"
+            );
+            anyhow::ensure!(
+                data.is_some(),
+                "channel_binding=require: none is defined for the signature of the server's certificate"
+            );
+        }
+        Ok(match data {
+            Some(data) if offers_plus => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data)),
+            // Says that we could have bound, so that a server that offered it knows that somebody took the offer away.
+            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        })
+    }
+
+    async fn scram(&mut self, mechanism: &str, binding: ChannelBinding, password: &[u8]) -> anyhow::Result<()> {
+        let mut scram = ScramSha256::new(password, binding);
         let mut out = BytesMut::new();
-        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+        frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
         self.send(&out).await?;
         match self.message().await? {
             Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,

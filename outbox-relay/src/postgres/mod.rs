@@ -1,6 +1,7 @@
 //! Our own thin Postgres client: ordinary SQL by the simple query protocol, and logical replication, which no mainline
 //! Rust client speaks.
 
+mod binding;
 mod connection;
 mod frame;
 mod hosts;

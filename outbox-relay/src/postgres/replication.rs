@@ -44,9 +44,25 @@ impl Connection {
     /// # Errors
     /// The connection broke, or the server refused: SQLSTATE 55006 when another session has the slot; the connection stays usable then.
     pub async fn start_replication(&mut self, slot: &str, start: Lsn, publication: &str) -> anyhow::Result<()> {
+        self.start_stream(slot, start, publication, false).await
+    }
+
+    /// As [`Connection::start_replication`]; where `messages` is true, with what `pg_logical_emit_message` wrote.
+    ///
+    /// # Errors
+    /// As [`Connection::start_replication`].
+    pub async fn start_stream(
+        &mut self,
+        slot: &str,
+        start: Lsn,
+        publication: &str,
+        messages: bool,
+    ) -> anyhow::Result<()> {
         let publications = quote_identifier(publication).replace('\'', "''");
+        // Asked for only where it is wanted: what other programs emit may be much.
+        let messages = if messages { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}')",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}'{messages})",
             quote_identifier(slot)
         );
         let mut out = BytesMut::new();

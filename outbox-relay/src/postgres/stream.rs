@@ -62,6 +62,14 @@ impl Stream {
         }
     }
 
+    /// The server's certificate in DER, where the session has TLS.
+    pub(super) fn server_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.as_ref()),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     /// Whether the kernel's buffer holds what comes in a nap. A Unix socket's does not: it is small and never grows.
     pub(super) fn buffers_while_napping(&self) -> bool {
         !matches!(self, Self::Unix(_))

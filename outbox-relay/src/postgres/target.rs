@@ -11,7 +11,7 @@ use super::hosts::{Hosts, SessionKind};
 
 /// A parsed connection URL: `postgresql://user:password@host:port,host:port/database?parameter=value`.
 ///
-/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `connect_timeout` (seconds, for each host),
+/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`, `connect_timeout` (seconds, for each host),
 /// `target_session_attrs`, `application_name`, `options`; and our own `passwordfile` (a file that holds the password alone). See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -27,6 +27,7 @@ pub struct Target {
     pub root_certificates: Option<PathBuf>,
     /// PEM files of the client's certificate chain and key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
+    pub channel_binding: Binding,
     pub connect_timeout: Duration,
     pub application_name: Option<String>,
     /// Command-line options for the session (`-c name=value`).
@@ -52,6 +53,16 @@ pub enum TlsMode {
     VerifyCa,
     /// … and be for the host that was asked for.
     VerifyFull,
+}
+
+/// Whether a password login is bound to the server's certificate (SCRAM-SHA-256-PLUS); the names and meanings of libpq's `channel_binding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    Disable,
+    /// Where the session has TLS and the server offers it; libpq's default.
+    Prefer,
+    /// Any other login is refused.
+    Require,
 }
 
 /// A connection URL that cannot be used. Never contains the URL itself, which may hold a password.
@@ -91,6 +102,7 @@ impl Target {
             tls: TlsMode::Prefer,
             root_certificates: None,
             client_certificate: None,
+            channel_binding: Binding::Prefer,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             application_name: None,
             options: None,
@@ -112,6 +124,7 @@ impl Target {
                 "sslrootcert" => target.root_certificates = (value != "system").then(|| value.into()),
                 "sslcert" => certificate = Some(PathBuf::from(value)),
                 "sslkey" => key = Some(PathBuf::from(value)),
+                "channel_binding" => target.channel_binding = value.parse()?,
                 "connect_timeout" => {
                     let seconds = value
                         .parse()
@@ -181,6 +194,23 @@ impl std::str::FromStr for TlsMode {
     }
 }
 
+impl std::str::FromStr for Binding {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        Ok(match text {
+            "disable" => Self::Disable,
+            "prefer" => Self::Prefer,
+            "require" => Self::Require,
+            other => {
+                return Err(InvalidUrl(format!(
+                    "`channel_binding` is `{other}`, not one of disable, prefer, require"
+                )));
+            }
+        })
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -238,6 +268,14 @@ mod tests {
             ("postgres://a:secret@h/d?sslmode=maybe", "`sslmode` is `maybe`"),
             ("postgres://a:secret@h/d?sslmod=require", "unknown parameter `sslmod`"),
             ("postgres://a:secret@h/d?sslcert=x", "go together"),
+            (
+                "postgres://a:secret@h/d?channel_binding=no",
+                "`channel_binding` is `no`",
+            ),
+            (
+                "postgres://a@h/d?passwordfile=/nowhere/at/all",
+                "`passwordfile` cannot be read",
+            ),
             ("nonsense", "relative URL"),
         ] {
             let message = Target::parse(url).unwrap_err().to_string();

@@ -6,6 +6,6 @@ mod options;
 mod partition;
 mod plan;
 
-pub use options::{InvalidOperation, InvalidOption, RouterOptions};
+pub use options::{Additional, InvalidOperation, InvalidOption, Placement, RouterOptions};
 pub use partition::{murmur2, partition_of_key};
 pub use plan::{Column, Header, Plan, PlanError, RouteError, Routed, RowScratch};

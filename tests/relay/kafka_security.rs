@@ -1,0 +1,170 @@
+//! A Kafka that demands TLS, certificates, passwords or tokens.
+
+use std::time::{Duration, Instant};
+
+use rig::Rig;
+
+use super::secured::{PASSWORD, Secured, token};
+
+/// A refused connection is told within this time.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Publishes through the rig's listener, from `init` to the last row.
+async fn assert_publishes(rig: &Rig) {
+    rig.insert_each(5).await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(20).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+/// `check` says that Kafka refuses and why, `init` ends with it, and a relay that runs says so in its readiness.
+async fn assert_refused(rig: &Rig, reason: &str) {
+    for command in ["check", "init"] {
+        let (logged, started) = (rig.relay.log_text().len(), Instant::now());
+        let status = rig.relay.run_for_status(&[command]).await.expect("it runs");
+        let log = rig.relay.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(1), "{command}: {log}");
+        assert!(
+            log.contains("kafka refuses the connection") && log.contains(reason),
+            "{command}: {log}"
+        );
+        assert!(!log.contains(PASSWORD), "{command}: {log}");
+        assert!(
+            started.elapsed() < REFUSAL_DEADLINE,
+            "{command} took {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_the_brokers_certificate_looked_at() {
+    let secured = Secured::get().await;
+    let rig = secured.rig("kafka_tls", "TLS", &secured.tls("ca.crt")).await;
+    assert_publishes(&rig).await;
+    let rig = secured
+        .rig("kafka_tls_wrong_ca", "TLS", &secured.tls("other-ca.crt"))
+        .await;
+    assert_refused(&rig, "certificate verify failed").await;
+    let mut rig = secured.rig("kafka_tls_wrong_name", "TLS", &secured.tls("ca.crt")).await;
+    let address = secured.servers.kafka.listener("TLS").expect("a listener");
+    let other_name = address.replace("localhost", "127.0.0.1");
+    rig.relay = rig.relay.env("KAFKA_BOOTSTRAP_SERVERS", &other_name);
+    assert_refused(&rig, "certificate verify failed").await;
+    let rig = secured.rig("kafka_tls_system_ca", "TLS", "security.protocol=ssl").await;
+    assert_refused(&rig, "certificate verify failed").await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_and_without_one_nothing_goes() {
+    let secured = Secured::get().await;
+    let rig = secured.rig("kafka_mtls", "MTLS", &secured.mutual_tls()).await;
+    assert_publishes(&rig).await;
+    let rig = secured.rig("kafka_mtls_without", "MTLS", &secured.tls("ca.crt")).await;
+    assert_refused(&rig, "the client's certificate is missing or refused").await;
+}
+
+#[tokio::test]
+async fn a_password_logs_in_by_each_mechanism_and_a_wrong_one_does_not() {
+    let secured = Secured::get().await;
+    for (name, mechanism) in [
+        ("kafka_plain", "PLAIN"),
+        ("kafka_scram_256", "SCRAM-SHA-256"),
+        ("kafka_scram_512", "SCRAM-SHA-512"),
+    ] {
+        let properties = format!("{}\nsasl.username=relay", secured.login(mechanism));
+        let files = |file: &str| format!("sasl.password={}", secured.path(file));
+        let mut rig = secured.rig(name, "LOGIN", &properties).await;
+        rig.relay = rig.relay.env("KAFKA_PROPERTY_FILES", &files("password"));
+        assert_publishes(&rig).await;
+        let mut rig = secured.rig(&format!("{name}_wrong"), "LOGIN", &properties).await;
+        rig.relay = rig.relay.env("KAFKA_PROPERTY_FILES", &files("wrong-password"));
+        assert_refused(&rig, "authentication failed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_from_a_file_logs_in_and_an_expired_one_does_not() {
+    let secured = Secured::get().await;
+    let mut rig = secured.rig("kafka_token", "LOGIN", &secured.login("OAUTHBEARER")).await;
+    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("token"));
+    assert_publishes(&rig).await;
+    let mut rig = secured
+        .rig("kafka_token_expired", "LOGIN", &secured.login("OAUTHBEARER"))
+        .await;
+    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("expired-token"));
+    let status = rig.relay.run_for_status(&["check"]).await.expect("it runs");
+    let log = rig.relay.log_text();
+    assert!(status.code() == Some(1) && log.contains("expired"), "{log}");
+    let properties = format!(
+        "{}\nenable.sasl.oauthbearer.unsecure.jwt=true\nsasl.oauthbearer.config=principal=relay",
+        secured.login("OAUTHBEARER")
+    );
+    let rig = secured.rig("kafka_token_builtin", "LOGIN", &properties).await;
+    assert_publishes(&rig).await;
+}
+
+#[tokio::test]
+async fn a_token_is_read_again_before_it_expires() {
+    let secured = Secured::get().await;
+    secured.write("short-token", &token(Duration::from_secs(10)));
+    let mut rig = secured
+        .rig("kafka_token_renewed", "LOGIN", &secured.login("OAUTHBEARER"))
+        .await;
+    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("short-token"));
+    rig.init(&[]).await;
+    secured.write("short-token", &token(Duration::from_secs(10)));
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let renewed = token(Duration::from_secs(3600));
+    secured.write("short-token", &renewed);
+    // Past the first token's end no new connection could be made with it, which a second relay's start would need.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let log = rig.relay.log_text();
+    assert!(!log.contains("starting again"), "the refresh needs no new start: {log}");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_relay_that_is_refused_says_so_in_its_readiness_and_goes_on_once_it_is_let_in() {
+    let secured = Secured::get().await;
+    let properties = format!("{}\nsasl.username=late", secured.login("SCRAM-SHA-256"));
+    let mut rig = secured.rig("kafka_late", "LOGIN", &properties).await;
+    let files = format!("sasl.password={}", secured.path("password"));
+    let (listener, kafka) = (
+        secured.servers.kafka.listener("LOGIN").expect("a listener"),
+        &secured.servers.kafka,
+    );
+    // `init` by the other way in, as by an operator with more rights.
+    rig.relay = rig.relay.env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap_servers());
+    rig.relay = rig.relay.env("KAFKA_PROPERTIES", "");
+    rig.init(&[]).await;
+    rig.relay = rig
+        .relay
+        .env("KAFKA_BOOTSTRAP_SERVERS", &listener)
+        .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
+        .env("KAFKA_PROPERTY_FILES", &files);
+    rig.relay.start().expect("a start");
+    let client = reqwest::Client::new();
+    stack::eventually(
+        REFUSAL_DEADLINE,
+        "its readiness says that the login is refused",
+        || async {
+            match rig.relay.readiness(&client).await.ok()? {
+                stack::program::Readiness::NotReady(reasons) => reasons.contains("authentication failed").then_some(()),
+                stack::program::Readiness::Ready => None,
+            }
+        },
+    )
+    .await;
+    kafka.add_scram_user("late", PASSWORD).await.expect("a user");
+    rig.relay.wait_ready(REFUSAL_DEADLINE).await.expect("it is let in");
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}

@@ -1,0 +1,200 @@
+//! Servers that demand TLS, certificates, passwords and tokens, for the tests of connections.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rig::servers::postgres_options;
+use rig::{Rig, Servers};
+use stack::KafkaOptions;
+use stack::scratch::Scratch;
+use tokio::sync::OnceCell;
+
+/// The password that is right everywhere. No other text has it, so that it can be looked for.
+pub(super) const PASSWORD: &str = "canary-kafka-password";
+
+/// A Kafka with a listener for each way in, and files for them.
+pub(super) struct Secured {
+    pub(super) servers: Arc<Servers>,
+    files: Scratch,
+}
+
+impl Secured {
+    /// Shared by the tests of this process; it ends with the process.
+    pub(super) async fn get() -> &'static Self {
+        static SECURED: OnceCell<Secured> = OnceCell::const_new();
+        SECURED.get_or_init(Self::start).await
+    }
+
+    async fn start() -> Self {
+        let files = Scratch::temporary("outbox-secured-").expect("a directory");
+        let certificates = Certificates::issue();
+        for (name, text) in [
+            ("ca.crt", &certificates.ca),
+            ("other-ca.crt", &certificates.other_ca),
+            ("client.crt", &certificates.client.0),
+            ("client.key", &certificates.client.1),
+            ("password", &format!("{PASSWORD}\n")),
+            ("wrong-password", &"wrong".to_owned()),
+            ("token", &token(Duration::from_secs(3600))),
+            ("expired-token", &token(Duration::ZERO)),
+        ] {
+            let path = files.path().join(name);
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+        }
+        let mut options = KafkaOptions {
+            listeners: [("TLS", "SSL"), ("MTLS", "SSL"), ("LOGIN", "SASL_SSL")]
+                .map(|(name, protocol)| (name.to_owned(), protocol.to_owned()))
+                .to_vec(),
+            ..KafkaOptions::default()
+        };
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            options.format_arguments.extend([
+                "--add-scram".to_owned(),
+                format!("{mechanism}=[name=relay,password={PASSWORD}]"),
+            ]);
+        }
+        let module = |name: &str, rest: &str| format!("org.apache.kafka.common.security.{name} required{rest};");
+        for (name, value) in [
+            ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
+            ("ssl.keystore.type", "PEM".to_owned()),
+            ("ssl.keystore.certificate.chain", in_one_line(&certificates.server.0)),
+            ("ssl.keystore.key", in_one_line(&certificates.server.1)),
+            ("ssl.truststore.type", "PEM".to_owned()),
+            ("ssl.truststore.certificates", in_one_line(&certificates.ca)),
+            ("listener.name.mtls.ssl.client.auth", "required".to_owned()),
+            (
+                "sasl.enabled.mechanisms",
+                "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
+            ),
+            (
+                "listener.name.login.plain.sasl.jaas.config",
+                module("plain.PlainLoginModule", &format!(" user_relay=\"{PASSWORD}\"")),
+            ),
+            (
+                "listener.name.login.scram-sha-256.sasl.jaas.config",
+                module("scram.ScramLoginModule", ""),
+            ),
+            (
+                "listener.name.login.scram-sha-512.sasl.jaas.config",
+                module("scram.ScramLoginModule", ""),
+            ),
+            (
+                "listener.name.login.oauthbearer.sasl.jaas.config",
+                module(
+                    "oauthbearer.OAuthBearerLoginModule",
+                    " unsecuredLoginStringClaim_sub=\"broker\"",
+                ),
+            ),
+        ] {
+            options.settings.push((name.to_owned(), value));
+        }
+        let servers = Servers::start(postgres_options(), options).await;
+        let servers = servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
+        Self {
+            servers: Arc::new(servers),
+            files,
+        }
+    }
+
+    /// Path of one of the files.
+    pub(super) fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+
+    /// Replaces what a file holds.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.files.path().join(name), text).expect("a file");
+    }
+
+    /// A rig whose relay goes through a listener with these properties, one a line.
+    pub(super) async fn rig(&self, name: &str, listener: &str, properties: &str) -> Rig {
+        let mut rig = Rig::on(Arc::clone(&self.servers), name).await;
+        let address = self.servers.kafka.listener(listener).expect("a listener");
+        rig.relay = rig
+            .relay
+            .env("KAFKA_BOOTSTRAP_SERVERS", &address)
+            // The broker listens at one of localhost's addresses only.
+            .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"));
+        rig
+    }
+
+    /// Properties for TLS that trust `authority`.
+    pub(super) fn tls(&self, authority: &str) -> String {
+        format!("security.protocol=ssl\nssl.ca.location={}", self.path(authority))
+    }
+
+    /// Properties for TLS with a client's certificate.
+    pub(super) fn mutual_tls(&self) -> String {
+        format!(
+            "{}\nssl.certificate.location={}\nssl.key.location={}",
+            self.tls("ca.crt"),
+            self.path("client.crt"),
+            self.path("client.key")
+        )
+    }
+
+    /// Properties for a login over TLS.
+    pub(super) fn login(&self, mechanism: &str) -> String {
+        format!(
+            "security.protocol=sasl_ssl\nssl.ca.location={}\nsasl.mechanism={mechanism}",
+            self.path("ca.crt")
+        )
+    }
+}
+
+/// An unsecured JWT (RFC 7519, section 6) of the relay, which ends after `lifetime`.
+pub(super) fn token(lifetime: Duration) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    let claims = format!(
+        "{{\"sub\":\"relay\",\"iat\":{now},\"exp\":{}}}",
+        now + lifetime.as_secs()
+    );
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.", encode("{\"alg\":\"none\"}"), encode(&claims))
+}
+
+fn in_one_line(pem: &str) -> String {
+    pem.replace('\r', "").replace('\n', "\\n")
+}
+
+/// PEM texts; a pair is a certificate and its key.
+struct Certificates {
+    ca: String,
+    other_ca: String,
+    server: (String, String),
+    client: (String, String),
+}
+
+impl Certificates {
+    fn issue() -> Self {
+        let authority = |name: &str| {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            let pem = params.self_signed(&key).expect("a root certificate").pem();
+            (pem, Issuer::new(params, key))
+        };
+        let (ca, issuer) = authority("ca");
+        let (other_ca, _) = authority("other-ca");
+        let issue = |name: &str, usage| {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new([name.to_owned()]).expect("names");
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages.push(usage);
+            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+            (certificate.pem(), key.serialize_pem())
+        };
+        Self {
+            server: issue("localhost", ExtendedKeyUsagePurpose::ServerAuth),
+            client: issue("relay", ExtendedKeyUsagePurpose::ClientAuth),
+            ca,
+            other_ca,
+        }
+    }
+}
