@@ -281,7 +281,7 @@ async fn decide(
     let no_topic = memories.len();
     memories.push(Memory::default());
     let created_ms = if snapshot.has_created_at() {
-        "(extract(epoch from created_at) * 1000)::bigint"
+        "coalesce((extract(epoch from created_at) * 1000)::bigint, 0)"
     } else {
         "0::bigint"
     };
@@ -578,6 +578,10 @@ async fn publish(
             (open_rows, open_bytes) = (0, 0);
             checkpoint.lineage.partitions.clone_from(&writer.lineage().partitions);
             commit(writer.publisher(), config, checkpoint).await?;
+            if writer.publisher().is_disturbed() {
+                // librdkafka may have sent the EndTxn twice, and the late one could end the next transaction.
+                return Err(anyhow::anyhow!("the connection to kafka was disturbed; run recover again").into());
+            }
             tracing::info!(rows = writer.rows, "publishing rows that were missing");
         }
     }

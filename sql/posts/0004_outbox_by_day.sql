@@ -5,7 +5,7 @@
 --
 -- The rows stay where they are, in a partition that ends tomorrow: rewritten, they would be in the write-ahead log a second time.
 -- Publications get the new table in the same transaction as the writers, so none of its rows is in no stream. A relay that was
--- initialised before finds another table in its publication at its next start and stops with exit code 20: see
+-- initialised before finds another table in its publication and stops with exit code 20: see
 -- docs/decisions/outbox-by-day.md for what the operator says then.
 --
 -- The key of a partitioned table has to hold created_at, too: (id, created_at).
