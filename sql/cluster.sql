@@ -7,7 +7,7 @@
 \set ON_ERROR_STOP on
 
 select format('create role %I login', name)
-from unnest(array['user_api', 'post_api', 'view_builder']) as wanted(name)
+from unnest(array['user_api', 'post_api', 'view_builder', 'outbox_maintainer']) as wanted(name)
 where not exists (select from pg_roles where rolname = name) \gexec
 
 -- Logical decoding needs the attribute REPLICATION; no grant stands for it.
@@ -19,5 +19,5 @@ from unnest(array['users_db', 'materialized_view_db']) as wanted(name)
 where not exists (select from pg_database where datname = name) \gexec
 
 revoke connect, temporary on database users_db, materialized_view_db from public;
-grant connect on database users_db to user_api, outbox_relay;
-grant connect on database materialized_view_db to post_api, view_builder, outbox_relay;
+grant connect on database users_db to user_api, outbox_relay, outbox_maintainer;
+grant connect on database materialized_view_db to post_api, view_builder, outbox_relay, outbox_maintainer;

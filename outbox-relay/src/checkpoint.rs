@@ -15,7 +15,7 @@ pub const FORMAT: u32 = 1;
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     pub format: u32,
-    /// `initialising` while `init` is at work, then `running`.
+    /// `initialising` while `init` is at work, `recovering` while `recover` is, else `running`.
     pub state: State,
     /// Where the positions come from, and where the records went.
     pub lineage: Lineage,
@@ -28,13 +28,15 @@ pub struct Checkpoint {
     pub generation: u64,
 }
 
-/// How far `init` is.
+/// Whether a relay may go on from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
     /// `init` began to make the slot; it may be made anew as long as this is the last checkpoint.
     Initialising,
     Running,
+    /// `recover` began to make the slot anew and to publish what is missing; only another `recover` may go on.
+    Recovering,
 }
 
 /// What must not change between two runs for a position to keep its meaning.

@@ -1,6 +1,7 @@
 //! The relay's settings: each a flag and an environment variable.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
@@ -32,6 +33,9 @@ pub enum Command {
     Run(RunArgs),
     /// Print slot, checkpoint and lag.
     Status(Settings),
+    /// Go on after the slot was lost: make a new one, compare the outbox with the topics, publish what is missing. Says first what it will do.
+    /// Needs a role that may replicate and read the outbox.
+    Recover(RecoverArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -190,6 +194,35 @@ pub struct InitOptions {
     pub failover: bool,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct RecoverArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    pub recover: RecoverOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RecoverOptions {
+    /// Do not ask. Needed where there is no terminal.
+    #[arg(long)]
+    pub yes: bool,
+    /// What to do with rows that may have been published and removed from their topic since; without it, recover ends before it changes anything.
+    #[arg(long, value_enum)]
+    pub undecided: Option<Undecided>,
+    /// Make the new slot a failover slot (PostgreSQL 17 and later).
+    #[arg(long)]
+    pub failover: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Undecided {
+    /// Publish them: they may come a second time.
+    Publish,
+    /// Leave them: they may be lost.
+    Skip,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExistingRows {
     /// Publish them once, in the order of their created_at (clock of their insert), before anything newer.
@@ -217,6 +250,28 @@ pub struct RunArgs {
     /// Largest Kafka transaction, in bytes of outbox rows (65536 to 1073741824); bounds the relay's memory. A single larger row still goes.
     #[arg(long, env = "TRANSACTION_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(65_536..=1 << 30))]
     pub transaction_bytes: u64,
+    #[command(flatten)]
+    pub maintenance: MaintenanceOptions,
+}
+
+/// How the relay keeps the outbox table in order.
+#[derive(Clone, Debug, Args)]
+pub struct MaintenanceOptions {
+    /// Days after which a partition of the outbox is dropped, once everything in it is confirmed; `off` or 0 keeps everything.
+    #[arg(long, env = "OUTBOX_RETAIN", value_name = "DAYS", default_value = "7")]
+    pub retain: String,
+    /// Daily partitions of the outbox that are made ahead (0 to 366); 0 makes none.
+    #[arg(long, env = "OUTBOX_PARTITIONS_AHEAD", value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u16).range(0..=366))]
+    pub partitions_ahead: u16,
+    /// Who makes and drops partitions: a URL of the same database with a role that owns the outbox table. Default: --database-url.
+    #[arg(long, env = "MAINTENANCE_DATABASE_URL", hide_env_values = true)]
+    pub maintenance_url: Option<Secret>,
+    /// How often partitions are looked after, in seconds (1 to 86400).
+    #[arg(long, env = "OUTBOX_MAINTENANCE_INTERVAL", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub maintenance_interval: u32,
+    /// In an outbox without partitions, delete rows that are older than --retain, by created_at, once they are confirmed.
+    #[arg(long, env = "OUTBOX_PURGE_ROWS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub purge_rows: bool,
 }
 
 /// The settings once everything in them is checked.
@@ -239,6 +294,59 @@ pub struct Config {
     pub create_topics: bool,
     /// For topics that the relay creates; the name is filled in.
     pub topic_template: NewTopic,
+    /// How `run` keeps the outbox table in order; other commands do not.
+    pub maintenance: Option<Maintenance>,
+}
+
+/// [`MaintenanceOptions`], checked.
+#[derive(Clone, Debug)]
+pub struct Maintenance {
+    pub target: Target,
+    /// `None`: nothing is dropped.
+    pub retain_days: Option<u16>,
+    pub partitions_ahead: u16,
+    pub interval: Duration,
+    pub purge_rows: bool,
+}
+
+impl MaintenanceOptions {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// [`Stop::Config`] names the option that is wrong, and what would be right.
+    pub fn check(&self, database: &Target) -> Result<Maintenance, Stop> {
+        let target = match &self.maintenance_url {
+            None => database.clone(),
+            Some(url) => Target::parse(url.reveal()).map_err(|err| Stop::Config {
+                what: format!("--maintenance-url: {err}"),
+            })?,
+        };
+        if target.database != database.database {
+            return Err(Stop::Config {
+                what: format!(
+                    "--maintenance-url is of database `{}`, the outbox is in `{}`",
+                    target.database, database.database
+                ),
+            });
+        }
+        let days = match self.retain.trim() {
+            "off" => 0,
+            text => text
+                .parse::<u16>()
+                .ok()
+                .filter(|days| *days <= 3_650)
+                .ok_or_else(|| Stop::Config {
+                    what: format!("--retain `{text}`: expected days from 1 to 3650, or `off`"),
+                })?,
+        };
+        Ok(Maintenance {
+            target,
+            retain_days: (days > 0).then_some(days),
+            partitions_ahead: self.partitions_ahead,
+            interval: Duration::from_secs(self.maintenance_interval.into()),
+            purge_rows: self.purge_rows,
+        })
+    }
 }
 
 impl Settings {
@@ -303,6 +411,7 @@ impl Settings {
                 partitions: self.topic_partitions,
                 settings: topic_settings,
             },
+            maintenance: None,
         })
     }
 }

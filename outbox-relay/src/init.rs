@@ -4,32 +4,23 @@
 //! travel in one Kafka transaction together with the first checkpoint: an `init` that dies has published nothing. A checkpoint that
 //! says `initialising` is written before the slot is made, so that the next `init` knows the half-made slot for its own.
 
-use std::time::Duration;
-
 use anyhow::Context;
-use events::Position;
 use service::Shutdown;
 
 use crate::accept::own;
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
-use crate::clock::now_us;
 use crate::config::{Config, ExistingRows, InitOptions};
-use crate::destination;
+use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
 use crate::failover;
-use crate::intake::{RecordWriter, Written};
-use crate::kafka::{Delivery, NewTopic, Publisher, Topics, create_missing, find_or_create};
+use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
-use crate::pgoutput::Tuple;
-use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
+use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress::Published;
-use crate::router::{Column, Plan, RowScratch};
 use crate::source::{self, System};
 use crate::startup::{names, read_checkpoint};
 use crate::stop::{RelayError, Stop};
 
-/// Rows that are fetched at once.
-const FETCH_ROWS: usize = 1_000;
 /// All existing rows travel in one transaction; this is the longest that brokers allow by default.
 const TRANSACTION_TIMEOUT_MS: &str = "900000";
 
@@ -297,7 +288,7 @@ pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> a
 
 /// Makes the slot; returns where its stream begins and the name of the snapshot of all that came before, which lives as long as
 /// `connection` runs nothing else.
-async fn create_slot(
+pub(crate) async fn create_slot(
     connection: &mut Connection,
     config: &Config,
     failover: bool,
@@ -323,115 +314,18 @@ async fn publish_existing(
     lineage: &mut Lineage,
     publisher: &mut Publisher,
 ) -> Result<u64, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Sql).await?;
-    connection
-        .rows("begin transaction isolation level repeatable read, read only")
-        .await?;
-    connection
-        .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
-        .await?;
-    // A row-level security policy that hides rows is an error then, instead of rows that are never published.
-    connection.rows("set local row_security = off").await?;
-    let table = format!(
-        "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
-    );
-    let columns = connection
-        .query(&format!("select * from {table} limit 0"))
-        .await
-        .context("cannot read the outbox table")?
-        .columns;
-    let by_age = if columns.iter().any(|(name, _)| name == "created_at") {
-        "created_at, "
-    } else {
-        ""
-    };
-    connection
-        .rows(&format!(
-            "declare existing no scroll cursor for select * from {table} order by {by_age}tableoid, ctid"
-        ))
-        .await?;
-    let mut existing = ExistingRowsWriter {
-        config,
-        lineage,
-        publisher,
-        topics: Topics::default(),
-        record: RecordWriter::new(config.position_header.clone()),
-        scratch: RowScratch::default(),
-        rows: 0,
-        consistent_point,
-    };
+    let mut snapshot = OutboxSnapshot::open(config, Some(snapshot), Vec::new()).await?;
+    snapshot.read("*", true).await?;
+    let mut existing = ExistingRowsWriter::new(config, lineage, publisher, consistent_point);
     loop {
-        let answer = connection.query(&format!("fetch {FETCH_ROWS} from existing")).await?;
-        existing.write(&answer).await?;
-        if answer.rows.len() < FETCH_ROWS {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
             break;
         }
+        existing.write(&answer).await?;
         tracing::info!(rows = existing.rows, "publishing rows that were there already");
     }
     let rows = existing.rows;
-    connection.rows("commit").await?;
+    snapshot.close().await?;
     Ok(rows)
-}
-
-struct ExistingRowsWriter<'a> {
-    config: &'a Config,
-    lineage: &'a mut Lineage,
-    publisher: &'a mut Publisher,
-    topics: Topics,
-    record: RecordWriter,
-    scratch: RowScratch,
-    rows: u64,
-    consistent_point: Lsn,
-}
-
-impl ExistingRowsWriter<'_> {
-    async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
-        let columns: Vec<Column> = answer
-            .columns
-            .iter()
-            .map(|(name, type_oid)| Column {
-                name: name.clone(),
-                type_oid: *type_oid,
-            })
-            .collect();
-        let column_count = u16::try_from(columns.len()).context("too many columns")?;
-        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
-        for row in &answer.rows {
-            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
-            self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
-                .await?;
-        }
-        Ok(())
-    }
-
-    async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
-        // The rows' own commits are not known any more: they count as rows of one transaction at the slot's beginning.
-        let position = Position {
-            commit_lsn: self.consistent_point.0,
-            index: self.rows,
-            commit_timestamp_us: now_us(),
-        };
-        loop {
-            match self
-                .record
-                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
-            {
-                Written::Sent => break,
-                Written::QueueFull => {
-                    self.publisher.poll();
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                Written::UnknownTopic { route, topic } => {
-                    let partitions = destination::partitions_of(self.config, self.lineage, &route, &topic).await?;
-                    let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
-                    self.topics.insert(route, topic, partitions, batch_bytes_max);
-                }
-            }
-        }
-        self.rows += 1;
-        Ok(())
-    }
 }

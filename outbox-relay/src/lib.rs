@@ -11,8 +11,11 @@ pub mod check;
 pub mod checkpoint;
 pub mod cli;
 mod clock;
+pub mod comparison;
 pub mod config;
+pub mod days;
 mod destination;
+mod existing_rows;
 pub mod failover;
 pub mod faults;
 pub mod guard;
@@ -21,10 +24,13 @@ pub mod intake;
 pub mod kafka;
 pub mod lineage;
 pub mod lsn;
+pub mod maintenance;
 mod messages;
+pub mod partitions;
 pub mod pgoutput;
 pub mod postgres;
 pub mod progress;
+pub mod recover;
 pub mod relay;
 pub mod retention;
 pub mod router;
@@ -72,6 +78,10 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             };
             Ok(describe(&config, &done))
         }
+        Command::Recover(args) => {
+            let config = args.settings.check()?;
+            recover::recover(&config, &args.recover, &shutdown).await
+        }
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }
 }
@@ -118,7 +128,8 @@ async fn init_patiently(
 }
 
 async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
-    let config = args.settings.check()?;
+    let mut config = args.settings.check()?;
+    config.maintenance = Some(args.maintenance.check(&config.target)?);
     let readiness = Readiness::waiting_for("relay");
     let metrics = admin::install_metrics()?;
     // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.

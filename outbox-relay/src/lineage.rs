@@ -74,6 +74,9 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
         return match (&source.slot, checkpoint) {
             (None, None) => vec![not_initialised(source, names)],
             (None, Some(unfinished)) => vec![slot_gone(source, unfinished, names)],
+            (Some(_), Some(unfinished)) if unfinished.state == State::Recovering => vec![Stop::RecoveryUnfinished {
+                slot: names.slot.to_owned(),
+            }],
             (Some(slot), _) => usable(slot, source, names)
                 .err()
                 .into_iter()

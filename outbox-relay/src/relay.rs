@@ -6,6 +6,7 @@ use service::{Readiness, Shutdown};
 use tokio::time::sleep;
 
 use crate::config::Config;
+use crate::maintenance;
 use crate::startup;
 use crate::stop::{RelayError, Stop};
 use crate::streaming::Streaming;
@@ -78,6 +79,7 @@ async fn cycle(
     );
     readiness.ready("relay");
     metrics::gauge!("relay_leader").set(1.0);
+    let _maintenance = maintenance::while_leading(config);
     let outcome = Streaming::new(config, transaction_bytes, started)
         .run(readiness, shutdown)
         .await;

@@ -253,7 +253,7 @@ async fn start_on_kafka(
 }
 
 /// Waits for `work` and keeps the walsender alive meanwhile, however long Kafka is away. `None` when the program is to stop.
-async fn while_answering<T>(
+pub(crate) async fn while_answering<T>(
     stream: &mut ReplicationStream,
     work: impl Future<Output = T>,
     shutdown: &mut Shutdown,

@@ -18,7 +18,7 @@ pub enum Stop {
         topic: String,
     },
     #[error(
-        "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; publish what is missing from the outbox table, then `outbox-relay init --accept-new-slot` makes a new slot (checkpoint key `{key}`)"
+        "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; `outbox-relay recover` publishes what is missing from the outbox table and goes on, or, where you know that nothing is missing, `outbox-relay init --accept-new-slot` makes a new slot (checkpoint key `{key}`)"
     )]
     SlotGone {
         slot: String,
@@ -27,7 +27,7 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` was invalidated by Postgres ({reason}): the WAL behind the checkpoint {checkpoint} is gone; publish what is missing from the outbox table, then `outbox-relay init --accept-new-slot` makes a new slot; a larger max_slot_wal_keep_size keeps it from happening again"
+        "slot `{slot}` was invalidated by Postgres ({reason}): the WAL behind the checkpoint {checkpoint} is gone; `outbox-relay recover` publishes what is missing from the outbox table and goes on, or, where you know that nothing is missing, `outbox-relay init --accept-new-slot` makes a new slot; a larger max_slot_wal_keep_size keeps it from happening again"
     )]
     SlotInvalidated {
         slot: String,
@@ -41,7 +41,7 @@ pub enum Stop {
         found: String,
     },
     #[error(
-        "slot `{slot}` stands at {slot_lsn}, ahead of the checkpoint {checkpoint}: it was recreated, advanced or read by somebody else, and the events between the two are lost to this relay; publish what is missing from the outbox table, then `outbox-relay init --accept-slot-gap` goes on from the slot's position"
+        "slot `{slot}` stands at {slot_lsn}, ahead of the checkpoint {checkpoint}: it was recreated, advanced or read by somebody else, and the events between the two are lost to this relay; `outbox-relay recover` publishes what is missing from the outbox table, with a new slot, or, where you know that nothing is missing, `outbox-relay init --accept-slot-gap` goes on from the slot's position"
     )]
     SlotAhead {
         slot: String,
@@ -112,6 +112,14 @@ pub enum Stop {
         "topic `{topic}` does not exist and --create-topics is false; create it, or correct the outbox row's {column}"
     )]
     TopicMissing { topic: String, column: String },
+    #[error(
+        "there is nothing to recover: slot `{slot}` continues the checkpoint {checkpoint}; `outbox-relay run` goes on from there"
+    )]
+    NothingToRecover { slot: String, checkpoint: Lsn },
+    #[error("nothing was changed: {what}")]
+    NotConfirmed { what: String },
+    #[error("`outbox-relay recover` of slot `{slot}` began and did not finish; run it again, it compares anew")]
+    RecoveryUnfinished { slot: String },
 }
 
 impl Stop {
@@ -136,6 +144,9 @@ impl Stop {
             Self::Row { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
+            Self::NothingToRecover { .. } => 40,
+            Self::NotConfirmed { .. } => 41,
+            Self::RecoveryUnfinished { .. } => 42,
         }
     }
 
@@ -153,6 +164,7 @@ Exit codes:
   19  a topic's partition count changed                               20  the publication is missing or altered
   21  the checkpoint went back
   30  a row cannot be published      31  a record is too large        32  a topic is missing
+  40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
 After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
 }
 

@@ -64,7 +64,7 @@ pub async fn run(config: &Config, metrics: PrometheusHandle, shutdown: Shutdown)
     .await
 }
 
-/// Applies the migrations of `sql/posts` that are not applied yet, as the user of the given URL, and tells which.
+/// Applies the migrations of `sql/posts` that are not applied yet, in the order of their numbers, as the user of the given URL, and tells which.
 ///
 /// # Errors
 /// The database does not come within a minute, or a migration fails.

@@ -16,7 +16,13 @@ pub const USERS_DATABASE: &str = "users_db";
 /// Posts, their outbox, and the views.
 pub const VIEWS_DATABASE: &str = "materialized_view_db";
 /// The role of each program, as sql/cluster.sql makes them.
-const ROLES: [&str; 4] = ["user_api", "post_api", "view_builder", "outbox_relay"];
+const ROLES: [&str; 5] = [
+    "user_api",
+    "post_api",
+    "view_builder",
+    "outbox_relay",
+    "outbox_maintainer",
+];
 /// From its start until a program must be ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// What the relay is told beside the defaults of Debezium's router: topics `user-events` and `post-events`, and the type as a header.
@@ -393,8 +399,10 @@ impl Programs<'_> {
         let port = port::given_or_free(wanted)?;
         let name = slot.replace('_', "-");
         let program = self.program(&name, "outbox-relay", "outbox_relay", database, port)?;
+        let maintainer = url_for(self.superuser_url, Some(("outbox_maintainer", self.password)), database)?;
         Ok(program
             .argument("run")
+            .env("MAINTENANCE_DATABASE_URL", &maintainer)
             .env("KAFKA_BOOTSTRAP_SERVERS", self.bootstrap_servers)
             .env("OUTBOX_SLOT", slot)
             .env("ROUTER_OPTIONS", &ROUTER_OPTIONS.join("\n"))

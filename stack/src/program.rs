@@ -95,6 +95,14 @@ impl Program {
         other
     }
 
+    /// The same program with other arguments, a log of its own and the same port, not started: a command that a test may kill.
+    #[must_use]
+    pub fn command_of(&self, name: &str, arguments: &[&str]) -> Self {
+        let mut other = self.another(name, self.port);
+        other.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        other
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -27,6 +27,8 @@ pub struct CheckpointLog<'a> {
 pub struct Found {
     pub checkpoint: Checkpoint,
     pub offset: i64,
+    /// When it was written, by the relay's clock, in milliseconds since 1970.
+    pub written_ms: Option<i64>,
 }
 
 /// What a pass over the topic found for one relay. The last record counts, as it does for the topic's compaction.
@@ -179,6 +181,9 @@ impl CheckpointLog<'_> {
                     moved_at = Instant::now();
                     if message.key() == Some(key.as_bytes()) {
                         reading = reading.next(self.topic, key, message.offset(), message.payload());
+                        if let Some(last) = reading.last.as_mut().filter(|last| last.offset == message.offset()) {
+                            last.written_ms = message.timestamp().to_millis();
+                        }
                     }
                 }
                 None if moved_at.elapsed() > READ_STALL_MAX || gives_up() => {
@@ -220,7 +225,11 @@ impl Reading {
                 return Self { trouble, ..self };
             }
         };
-        let found = Found { checkpoint, offset };
+        let found = Found {
+            checkpoint,
+            offset,
+            written_ms: None,
+        };
         match self.furthest {
             Some(furthest) if found.place() < furthest.place() => Self {
                 trouble: Some(Stop::CheckpointWentBack {

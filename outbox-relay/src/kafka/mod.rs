@@ -6,6 +6,7 @@ mod flush;
 mod health;
 mod lane;
 mod oauth;
+mod published_ids;
 mod publisher;
 mod record_limit;
 mod refusal;
@@ -14,6 +15,7 @@ mod topics;
 
 pub use checkpoint_log::{CheckpointLog, Found, Reading};
 pub use health::{Failure, Health, Quiet};
+pub use published_ids::{Cleanup, TopicRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use record_limit::{batch_bytes, record_bytes_max};
 pub use refusal::Refused;

@@ -1,0 +1,322 @@
+//! Which rows of the outbox are in the topics, and what it means where a row is not. Pure.
+//!
+//! A topic forgets: compaction removes what a later record of the same key replaced, retention removes what is old. So a row without a record
+//! was either never published or is forgotten. The relay publishes in commit order, and that is what tells the two apart:
+//!
+//! 1. A record that is too young to be forgotten would be there: its row is missing.
+//! 2. Where a later row of the same key has its record, this row had one, too: it is forgotten.
+//! 3. In a topic that is only compacted, the newest record of a key stays, unless it is a tombstone. So a row behind the key's last record
+//!    that is there is missing, unless a tombstone stands at or behind it, which may have wiped the key.
+//! 4. Where retention removed the beginning of a partition, a row that is newer than the first record left is missing.
+//!
+//! What none of these decides is undecided, and the operator has to choose between a loss and a repeat.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+/// A set of event ids: 16 bytes for each UUID, its text for any other.
+#[derive(Clone, Debug, Default)]
+pub struct EventIds {
+    uuids: HashSet<u128>,
+    others: HashSet<Box<str>>,
+}
+
+impl EventIds {
+    pub fn insert(&mut self, id: &str) {
+        match uuid::Uuid::try_parse(id) {
+            Ok(uuid) => self.uuids.insert(uuid.as_u128()),
+            Err(_) => self.others.insert(id.into()),
+        };
+    }
+
+    /// Whether it was there.
+    pub fn remove(&mut self, id: &str) -> bool {
+        match uuid::Uuid::try_parse(id) {
+            Ok(uuid) => self.uuids.remove(&uuid.as_u128()),
+            Err(_) => self.others.remove(id),
+        }
+    }
+
+    #[must_use]
+    pub fn contains(&self, id: &str) -> bool {
+        match uuid::Uuid::try_parse(id) {
+            Ok(uuid) => self.uuids.contains(&uuid.as_u128()),
+            Err(_) => self.others.contains(id),
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.uuids.len() + self.others.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a topic may have forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// For a compacted topic: records older than this, in milliseconds since 1970, may be replaced.
+    pub compacted_before_ms: Option<i64>,
+    /// Timestamp of the first record of each partition whose beginning was removed, in milliseconds since 1970; `i64::MAX` where no record is left.
+    pub removed_before_ms: HashMap<i32, i64>,
+}
+
+impl Memory {
+    /// Whether any row at all may be forgotten.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.compacted_before_ms.is_some() || !self.removed_before_ms.is_empty()
+    }
+}
+
+/// A row of the outbox, as far as the comparison is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    pub id: &'a str,
+    pub topic: usize,
+    pub partition: i32,
+    pub key: Option<&'a [u8]>,
+    /// Milliseconds since 1970; 0 where the table does not say.
+    pub created_ms: i64,
+    pub is_tombstone: bool,
+}
+
+/// Why a row has no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Missing,
+    Forgotten,
+    Undecided,
+}
+
+/// Counts of a finished comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Verdicts {
+    /// Rows that were never published.
+    pub missing: EventIds,
+    /// Rows of which nothing tells whether they were.
+    pub undecided: EventIds,
+    /// Rows whose record was published and is forgotten.
+    pub forgotten: u64,
+}
+
+/// Takes the rows in the order of the outbox, and decides about those in `absent`, which no record has.
+#[derive(Debug)]
+pub struct Comparison<'m> {
+    topics: &'m [Memory],
+    /// Of each key: the place of its last row that has a record, and of its last tombstone that may be wiped.
+    keys: HashMap<u64, LastOfKey>,
+    hasher: RandomState,
+    candidates: Vec<Candidate>,
+    place: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LastOfKey {
+    present: u64,
+    tombstone: u64,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    id: Box<str>,
+    key: Option<u64>,
+    place: u64,
+    topic: usize,
+    partition: i32,
+    created_ms: i64,
+}
+
+impl<'m> Comparison<'m> {
+    #[must_use]
+    pub fn new(topics: &'m [Memory]) -> Self {
+        Self {
+            topics,
+            keys: HashMap::new(),
+            hasher: RandomState::new(),
+            candidates: Vec::new(),
+            place: 0,
+        }
+    }
+
+    /// The next row.
+    pub fn row(&mut self, row: Row<'_>, absent: &EventIds) {
+        self.place += 1;
+        let memory = &self.topics[row.topic];
+        let key = row.key.map(|key| self.hasher.hash_one((row.topic, key)));
+        if !absent.contains(row.id) {
+            if let Some(key) = key.filter(|_| memory.forgets()) {
+                self.keys.entry(key).or_default().present = self.place;
+            }
+            return;
+        }
+        if let Some(key) = key.filter(|_| row.is_tombstone && may_be_compacted(memory, row.created_ms)) {
+            self.keys.entry(key).or_default().tombstone = self.place;
+        }
+        self.candidates.push(Candidate {
+            id: row.id.into(),
+            key,
+            place: self.place,
+            topic: row.topic,
+            partition: row.partition,
+            created_ms: row.created_ms,
+        });
+    }
+
+    /// Decides, once every row was seen.
+    #[must_use]
+    pub fn finish(self) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        for candidate in &self.candidates {
+            match self.verdict(candidate) {
+                Verdict::Missing => verdicts.missing.insert(&candidate.id),
+                Verdict::Undecided => verdicts.undecided.insert(&candidate.id),
+                Verdict::Forgotten => verdicts.forgotten += 1,
+            }
+        }
+        verdicts
+    }
+
+    fn verdict(&self, candidate: &Candidate) -> Verdict {
+        let memory = &self.topics[candidate.topic];
+        let compacted = may_be_compacted(memory, candidate.created_ms);
+        let removed = memory
+            .removed_before_ms
+            .get(&candidate.partition)
+            .is_some_and(|first_ms| candidate.created_ms <= *first_ms);
+        if !compacted && !removed {
+            return Verdict::Missing;
+        }
+        let last = candidate
+            .key
+            .and_then(|key| self.keys.get(&key))
+            .copied()
+            .unwrap_or_default();
+        if candidate.place < last.present {
+            return Verdict::Forgotten;
+        }
+        if removed || candidate.place <= last.tombstone {
+            return Verdict::Undecided;
+        }
+        Verdict::Missing
+    }
+}
+
+fn may_be_compacted(memory: &Memory, created_ms: i64) -> bool {
+    memory
+        .compacted_before_ms
+        .is_some_and(|before_ms| created_ms < before_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{Comparison, EventIds, Memory, Row};
+
+    /// Rows as (id, key, created_ms, tombstone), those without a record, and what becomes of them: missing, undecided, forgotten.
+    fn compare(memory: &Memory, rows: &[(&str, &str, i64, bool)], absent: &[&str]) -> (Vec<String>, Vec<String>, u64) {
+        let mut ids = EventIds::default();
+        absent.iter().for_each(|id| ids.insert(id));
+        let topics = [memory.clone()];
+        let mut comparison = Comparison::new(&topics);
+        for (id, key, created_ms, is_tombstone) in rows.iter().copied() {
+            let key = Some(key.as_bytes());
+            comparison.row(
+                Row {
+                    id,
+                    topic: 0,
+                    partition: 0,
+                    key,
+                    created_ms,
+                    is_tombstone,
+                },
+                &ids,
+            );
+        }
+        let verdicts = comparison.finish();
+        let those = |ids: &EventIds| {
+            let ids = rows.iter().filter(|row| ids.contains(row.0));
+            ids.map(|row| row.0.to_owned()).collect()
+        };
+        (those(&verdicts.missing), those(&verdicts.undecided), verdicts.forgotten)
+    }
+
+    fn compacted() -> Memory {
+        Memory {
+            compacted_before_ms: Some(100),
+            ..Memory::default()
+        }
+    }
+
+    #[test]
+    fn a_topic_that_forgets_nothing_lacks_what_was_not_published() {
+        let rows = [("1", "k", 1, false), ("2", "k", 2, false)];
+        assert_eq!(
+            compare(&Memory::default(), &rows, &["1"]),
+            (vec!["1".to_owned()], vec![], 0)
+        );
+    }
+
+    #[test]
+    fn a_row_before_its_keys_last_record_was_compacted_away_and_one_behind_it_is_missing() {
+        let rows = [
+            ("1", "k", 1, false),
+            ("2", "k", 2, false),
+            ("3", "k", 3, false),
+            ("4", "other", 4, false),
+        ];
+        assert_eq!(
+            compare(&compacted(), &rows, &["1", "3", "4"]),
+            (vec!["3".to_owned(), "4".to_owned()], vec![], 1)
+        );
+    }
+
+    #[test]
+    fn a_row_that_is_too_young_to_be_compacted_is_missing_whatever_stands_behind_it() {
+        let rows = [("1", "k", 100, false), ("2", "k", 101, false)];
+        assert_eq!(compare(&compacted(), &rows, &["1"]), (vec!["1".to_owned()], vec![], 0));
+    }
+
+    #[test]
+    fn a_tombstone_may_have_wiped_its_key() {
+        let rows = [("1", "k", 1, false), ("2", "k", 2, true), ("3", "k", 3, false)];
+        assert_eq!(
+            compare(&compacted(), &rows, &["1", "2", "3"]),
+            (vec!["3".to_owned()], vec!["1".to_owned(), "2".to_owned()], 0)
+        );
+    }
+
+    #[test]
+    fn where_retention_removed_records_a_row_is_missing_only_behind_the_first_one_left() {
+        let memory = Memory {
+            removed_before_ms: HashMap::from([(0, 50)]),
+            ..Memory::default()
+        };
+        let rows = [
+            ("1", "k", 10, false),
+            ("2", "other", 40, false),
+            ("3", "k", 60, false),
+            ("4", "k", 70, false),
+        ];
+        assert_eq!(
+            compare(&memory, &rows, &["1", "2", "4"]),
+            (vec!["4".to_owned()], vec!["2".to_owned()], 1)
+        );
+    }
+
+    #[test]
+    fn ids_of_any_kind_are_found_again() {
+        let mut ids = EventIds::default();
+        for id in ["8f1a2b3c-0000-4000-8000-000000000001", "order-7"] {
+            ids.insert(id);
+            assert!(ids.contains(id));
+        }
+        assert!(ids.remove("order-7") && !ids.remove("order-7"));
+        assert_eq!(ids.len(), 1);
+    }
+}

@@ -1,0 +1,283 @@
+//! The rows of the outbox table in one snapshot, read in the order of their insert, and written to Kafka as records.
+//!
+//! Their commits are not in the table: `created_at` is the order that comes nearest. The events of a key keep the order of their commits as long
+//! as two transactions do not write the same key at the same time, which the writer's lock on the key's own row sees to.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use events::Position;
+
+use crate::checkpoint::Lineage;
+use crate::clock::now_us;
+use crate::config::Config;
+use crate::destination;
+use crate::intake::{RecordWriter, Written};
+use crate::kafka::{Publisher, Topics};
+use crate::lsn::Lsn;
+use crate::pgoutput::Tuple;
+use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
+use crate::router::{Column, Plan, RowScratch};
+use crate::source;
+use crate::stop::{RelayError, Stop};
+
+/// Rows that are fetched at once.
+const FETCH_ROWS: usize = 1_000;
+
+/// The outbox as one transaction sees it.
+pub(crate) struct OutboxSnapshot {
+    connection: Connection,
+    /// The outbox table, and what retention has detached from it and not dropped yet.
+    tables: Vec<String>,
+    columns: Vec<Column>,
+    is_open: bool,
+}
+
+impl OutboxSnapshot {
+    /// Opens the snapshot `exported` by another session, or one of its own; `detached` are further tables that hold rows of the outbox.
+    ///
+    /// # Errors
+    /// The table cannot be read, or the connection broke.
+    pub(crate) async fn open(
+        config: &Config,
+        exported: Option<&str>,
+        detached: Vec<String>,
+    ) -> Result<Self, RelayError> {
+        let mut connection = Connection::open(&config.target, Mode::Sql).await?;
+        connection
+            .rows("begin transaction isolation level repeatable read, read only")
+            .await?;
+        if let Some(snapshot) = exported {
+            connection
+                .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
+                .await?;
+        }
+        // A row-level security policy that hides rows is an error then, instead of rows that are never published.
+        connection.rows("set local row_security = off").await?;
+        let mut tables = vec![table_name(config)];
+        tables.extend(detached);
+        let answer = connection
+            .query(&format!("select * from {} limit 0", tables[0]))
+            .await
+            .context("cannot read the outbox table")?;
+        let columns = columns_of(&answer);
+        Ok(Self {
+            connection,
+            tables,
+            columns,
+            is_open: false,
+        })
+    }
+
+    /// Whether the table has `created_at`, by which its rows are put in order.
+    #[must_use]
+    pub(crate) fn has_created_at(&self) -> bool {
+        self.columns.iter().any(|column| column.name == "created_at")
+    }
+
+    /// One value of one row: `expression` over all rows.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn value(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
+        let sql = format!("select {expression} from {}", self.all_rows());
+        let rows = self.connection.rows(&sql).await?;
+        Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
+    }
+
+    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows, the oldest first where `is_ordered`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn read(&mut self, expressions: &str, is_ordered: bool) -> Result<(), RelayError> {
+        if self.is_open {
+            self.connection.rows("close existing").await?;
+        }
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let expressions = expressions.replacen('*', &columns, 1);
+        let order = match (is_ordered, self.has_created_at()) {
+            (false, _) => "",
+            (true, true) => "order by created_at, relay_table, relay_place",
+            (true, false) => "order by relay_table, relay_place",
+        };
+        let sql = format!(
+            "declare existing no scroll cursor for select {expressions} from {} {order}",
+            self.all_rows()
+        );
+        self.connection.rows(&sql).await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// The next rows; none at the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn fetch(&mut self) -> Result<Answer, RelayError> {
+        Ok(self
+            .connection
+            .query(&format!("fetch {FETCH_ROWS} from existing"))
+            .await?)
+    }
+
+    /// Ends the transaction.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn close(mut self) -> Result<(), RelayError> {
+        self.connection.rows("commit").await?;
+        Ok(())
+    }
+
+    fn all_rows(&self) -> String {
+        let selects: Vec<String> = self
+            .tables
+            .iter()
+            .map(|table| {
+                let columns: Vec<String> = self
+                    .columns
+                    .iter()
+                    .map(|column| quote_identifier(&column.name))
+                    .collect();
+                format!(
+                    "select {}, tableoid as relay_table, ctid as relay_place from {table}",
+                    columns.join(", ")
+                )
+            })
+            .collect();
+        format!("({}) as existing_rows", selects.join(" union all "))
+    }
+}
+
+/// The outbox table as SQL names it.
+#[must_use]
+pub(crate) fn table_name(config: &Config) -> String {
+    format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&config.table)
+    )
+}
+
+/// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname)
+         from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+           and starts_with(d.description, {})
+         order by 1",
+        quote_literal(&crate::partitions::detached_comment(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    rows.iter().map(|row| Ok(source::text(row, 0)?.to_owned())).collect()
+}
+
+pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
+    answer
+        .columns
+        .iter()
+        .map(|(name, type_oid)| Column {
+            name: name.clone(),
+            type_oid: *type_oid,
+        })
+        .collect()
+}
+
+/// Makes records of rows that do not come from the stream.
+pub(crate) struct ExistingRowsWriter<'a> {
+    config: &'a Config,
+    lineage: &'a mut Lineage,
+    publisher: &'a mut Publisher,
+    topics: Topics,
+    record: RecordWriter,
+    scratch: RowScratch,
+    /// Rows that were written.
+    pub(crate) rows: u64,
+    consistent_point: Lsn,
+}
+
+impl<'a> ExistingRowsWriter<'a> {
+    #[must_use]
+    pub(crate) fn new(
+        config: &'a Config,
+        lineage: &'a mut Lineage,
+        publisher: &'a mut Publisher,
+        consistent_point: Lsn,
+    ) -> Self {
+        Self {
+            config,
+            lineage,
+            publisher,
+            topics: Topics::default(),
+            record: RecordWriter::new(config.position_header.clone()),
+            scratch: RowScratch::default(),
+            rows: 0,
+            consistent_point,
+        }
+    }
+
+    /// The publisher, between two rows.
+    pub(crate) fn publisher(&mut self) -> &mut Publisher {
+        self.publisher
+    }
+
+    /// The lineage with the topics that were written to.
+    #[must_use]
+    pub(crate) fn lineage(&self) -> &Lineage {
+        self.lineage
+    }
+
+    /// Writes the rows of `answer` into the open Kafka transaction.
+    ///
+    /// # Errors
+    /// A row cannot be a record; anything else is worth another try.
+    pub(crate) async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
+        let columns = columns_of(answer);
+        let column_count = u16::try_from(columns.len()).context("too many columns")?;
+        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
+        for row in &answer.rows {
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
+        // The rows' own commits are not known any more: they count as rows of one transaction at the slot's beginning.
+        let position = Position {
+            commit_lsn: self.consistent_point.0,
+            index: self.rows,
+            commit_timestamp_us: now_us(),
+        };
+        loop {
+            match self
+                .record
+                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
+            {
+                Written::Sent => break,
+                Written::QueueFull => {
+                    self.publisher.poll();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Written::UnknownTopic { route, topic } => {
+                    let partitions = destination::partitions_of(self.config, self.lineage, &route, &topic).await?;
+                    let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
+                    self.topics.insert(route, topic, partitions, batch_bytes_max);
+                }
+            }
+        }
+        self.rows += 1;
+        Ok(())
+    }
+}

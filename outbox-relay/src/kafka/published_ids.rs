@@ -1,0 +1,177 @@
+//! Which events a topic has, and which it may have had.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::health::Quiet;
+use super::settings::KafkaSettings;
+use crate::comparison::{EventIds, Memory};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for open transactions of other producers, which hide what was committed behind them; brokers allow 15 minutes by default.
+const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
+const READ_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// `cleanup.policy` and what goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleanup {
+    /// Minimum age of what compaction may remove, in milliseconds; `None` for a topic that is not compacted.
+    pub compaction_lag_ms: Option<i64>,
+}
+
+/// Asks the broker how `topic` is cleaned, by `DescribeConfigs`.
+///
+/// # Errors
+/// Kafka does not answer or refuses.
+pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cleanup> {
+    let admin: AdminClient<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
+        .await
+        .context("cannot read topics' settings")?;
+    let config = described
+        .into_iter()
+        .next()
+        .context("the broker described no topic")?
+        .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))?;
+    let value = |name: &str| config.get(name).and_then(|entry| entry.value.clone());
+    let policy = value("cleanup.policy").context("the broker does not say cleanup.policy")?;
+    // Where it is not said, anything may be compacted.
+    let lag_ms = value("min.compaction.lag.ms")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    Ok(Cleanup {
+        compaction_lag_ms: policy.split(',').any(|word| word.trim() == "compact").then_some(lag_ms),
+    })
+}
+
+/// What reading a topic showed.
+#[derive(Clone, Debug)]
+pub struct TopicRead {
+    pub records: u64,
+    pub memory: Memory,
+}
+
+/// Reads all committed records of `topic`, and removes the ids that it finds from `absent`. Blocks.
+///
+/// The end that counts is the one that a read_uncommitted reader sees when the read begins, so that no open transaction of anybody can hide a
+/// record.
+///
+/// # Errors
+/// Kafka does not answer, or somebody's transaction stays open.
+pub fn read_ids(
+    settings: &KafkaSettings,
+    topic: &str,
+    partitions: i32,
+    compacted_before_ms: Option<i64>,
+    absent: &mut EventIds,
+    gives_up: &dyn Fn() -> bool,
+) -> anyhow::Result<TopicRead> {
+    let reader = |isolation_level: &str| -> anyhow::Result<BaseConsumer<Quiet>> {
+        settings
+            .reader(isolation_level)
+            .create_with_context(Quiet)
+            .context("Kafka client")
+    };
+    let (committed, uncommitted) = (reader("read_committed")?, reader("read_uncommitted")?);
+    let mut memory = Memory {
+        compacted_before_ms,
+        removed_before_ms: HashMap::new(),
+    };
+    let mut ends = HashMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..partitions {
+        let (low, end) = uncommitted
+            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+            .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
+        if low > 0 {
+            memory.removed_before_ms.insert(partition, i64::MAX);
+        }
+        if low < end {
+            wait_until_committed(&committed, topic, partition, end, gives_up)?;
+            ends.insert(partition, end);
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(low))
+                .context("invalid offset")?;
+        }
+    }
+    let mut records = 0;
+    committed.assign(&assignment).context("cannot read the topic")?;
+    let mut moved_at = Instant::now();
+    while !ends.is_empty() {
+        match committed.poll(Duration::from_millis(100)) {
+            // Control records hold the last offsets, so an end may be told by the broker alone.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ends.remove(&partition);
+            }
+            Some(Err(err)) => return Err(anyhow::Error::new(err).context(format!("cannot read topic `{topic}`"))),
+            Some(Ok(message)) => {
+                moved_at = Instant::now();
+                let partition = message.partition();
+                let Some(end) = ends.get(&partition).copied() else {
+                    continue;
+                };
+                records += 1;
+                let timestamp_ms = message.timestamp().to_millis().unwrap_or(i64::MAX);
+                if let Some(first_ms) = memory
+                    .removed_before_ms
+                    .get_mut(&partition)
+                    .filter(|ms| **ms == i64::MAX)
+                {
+                    *first_ms = timestamp_ms;
+                }
+                let id = message.headers().and_then(|headers| {
+                    let header = headers.iter().find(|header| header.key == "id")?;
+                    std::str::from_utf8(header.value?).ok()
+                });
+                if let Some(id) = id {
+                    absent.remove(id);
+                }
+                if message.offset() + 1 >= end {
+                    ends.remove(&partition);
+                }
+            }
+            None if moved_at.elapsed() > READ_STALL_MAX => anyhow::bail!("topic `{topic}` gives nothing"),
+            None => {}
+        }
+        anyhow::ensure!(!gives_up(), "told to stop");
+    }
+    Ok(TopicRead { records, memory })
+}
+
+fn wait_until_committed(
+    reader: &BaseConsumer<Quiet>,
+    topic: &str,
+    partition: i32,
+    end: i64,
+    gives_up: &dyn Fn() -> bool,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        let (_, committed_end) = reader
+            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+            .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
+        if committed_end >= end {
+            return Ok(());
+        }
+        anyhow::ensure!(!gives_up(), "told to stop");
+        anyhow::ensure!(
+            started.elapsed() < OPEN_TRANSACTIONS_MAX,
+            "a transaction on topic `{topic}` stays open"
+        );
+        if !said && started.elapsed() > Duration::from_secs(1) {
+            said = true;
+            tracing::info!(topic, partition, "waiting for an open transaction");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
