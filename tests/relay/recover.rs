@@ -209,7 +209,9 @@ async fn what_compaction_removed_is_not_published_again() {
         ids.sort_unstable();
         ids.dedup();
         anyhow::ensure!(ids.len() == count, "an event came twice");
-        let newest = rig.value("select id from outbox order by created_at desc limit 1").await;
+        let newest = rig
+            .value("select id from outbox order by created_at desc limit 1")
+            .await;
         anyhow::ensure!(ids.contains(&newest.as_str()), "the newest row is missing");
         Ok(())
     });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
@@ -31,7 +31,7 @@ pub struct Cleanup {
 /// # Errors
 /// Kafka does not answer or refuses.
 pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cleanup> {
-    let admin: AdminClient<Quiet> = settings.admin().create_with_context(Quiet).context("Kafka client")?;
+    let admin = settings.open_admin()?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let described = admin
         .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
@@ -75,13 +75,10 @@ pub fn read_ids(
     absent: &mut EventIds,
     gives_up: &dyn Fn() -> bool,
 ) -> anyhow::Result<TopicRead> {
-    let reader = |isolation_level: &str| -> anyhow::Result<BaseConsumer<Quiet>> {
-        settings
-            .reader(isolation_level)
-            .create_with_context(Quiet)
-            .context("Kafka client")
-    };
-    let (committed, uncommitted) = (reader("read_committed")?, reader("read_uncommitted")?);
+    let (committed, uncommitted) = (
+        settings.open_reader("read_committed")?,
+        settings.open_reader("read_uncommitted")?,
+    );
     let mut memory = Memory {
         compacted_before_ms,
         removed_before_ms: HashMap::new(),
