@@ -410,7 +410,7 @@ mod tests {
             row: "1".to_owned(),
             what: "it is odd".to_owned(),
         };
-        assert_eq!(exactly(&[], &[row.clone()]), Err(row));
+        assert_eq!(exactly(&[], std::slice::from_ref(&row)), Err(row));
     }
 
     #[test]
