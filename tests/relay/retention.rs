@@ -139,7 +139,13 @@ async fn an_old_day_goes_once_its_rows_are_confirmed_and_not_before() {
     rig.start().await;
     rig.insert_each(20).await;
     rig.settled(DEADLINE).await.expect("new rows are published");
-    said(&rig.relay, "made a partition").await;
+    // The writer holds its lock, so the rounds are postponed.
+    let postponed = eventually_ok(DEADLINE, "a round is postponed", || async {
+        let metrics = reqwest::get(rig.relay.url("/metrics")).await?.text().await?;
+        ensure!(metrics.contains("relay_outbox_maintenance_failing 1"), "{metrics}");
+        Ok(())
+    });
+    postponed.await.unwrap_or_else(|err| panic!("{err:#}"));
     // Several rounds.
     for _ in 0..30 {
         assert!(exists(&rig, "day9").await, "a day with unconfirmed rows stays");
