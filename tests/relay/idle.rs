@@ -48,12 +48,10 @@ async fn wal_of_other_tables_is_let_go_of_by_a_role_that_cannot_write() {
             .await;
     }
     let (end, done) = (rig.value("select pg_current_wal_lsn()").await, Instant::now());
-    let retained = format!(
-        "select trunc((pg_current_wal_lsn() - restart_lsn) / 1000000) || ' ' || trunc((pg_current_wal_lsn() - confirmed_flush_lsn) / 1000000)
-         from pg_replication_slots where slot_name = 'idle'"
-    );
+    let retained = "select trunc((pg_current_wal_lsn() - restart_lsn) / 1000000) || ' ' || trunc((pg_current_wal_lsn() - confirmed_flush_lsn) / 1000000)
+         from pg_replication_slots where slot_name = 'idle'";
     stack::eventually_ok(WITHIN, "the slot lets go", || async {
-        let text = rig.value(&retained).await;
+        let text = rig.value(retained).await;
         let within = text
             .split(' ')
             .all(|mb| mb.parse::<u64>().is_ok_and(|mb| mb <= RETAINED_MB_MAX));
@@ -66,7 +64,7 @@ async fn wal_of_other_tables_is_let_go_of_by_a_role_that_cannot_write() {
         "{} MB of WAL to {end}; {:.1} s later {} MB are retained",
         foreign_wal_mb(),
         done.elapsed().as_secs_f64(),
-        rig.value(&retained).await
+        rig.value(retained).await
     );
     assert_eq!(
         rig.value("select count(*) from pg_class").await,

@@ -95,15 +95,16 @@ async fn assert_bears_outage(rig: &Rig) {
     );
 }
 
-async fn assert_goes_on(rig: &Rig) {
+/// Returns the most memory that the relay has held, in MB.
+async fn assert_goes_on(rig: &Rig) -> f64 {
     let ready = rig.relay.wait_ready(Duration::from_secs(60)).await;
     ready.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(100).await;
     rig.assert_exactly_once().await;
     let peak = memory::peak_mb(&rig.relay);
-    eprintln!("{}: {peak:.1} MB at most", rig.name());
     assert!(peak <= MEMORY_MB_MAX, "{peak:.1} MB");
     rig.finish().await.expect("a clean end");
+    peak
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +114,8 @@ async fn a_broker_that_hangs_costs_neither_the_slot_nor_memory_and_the_relay_goe
     broker.signal(Signal::STOP);
     assert_bears_outage(&rig).await;
     broker.signal(Signal::CONT);
-    assert_goes_on(&rig).await;
+    let peak = assert_goes_on(&rig).await;
+    eprintln!("{} s away: {peak:.1} MB at most", outage().as_secs());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +124,8 @@ async fn a_broker_that_is_gone_costs_neither_the_slot_nor_memory_and_the_relay_g
     rig.servers.kafka.kill_hard().await;
     assert_bears_outage(&rig).await;
     rig.servers.kafka.start_again().await.expect("a broker");
-    assert_goes_on(&rig).await;
+    let peak = assert_goes_on(&rig).await;
+    eprintln!("{} s away: {peak:.1} MB at most", outage().as_secs());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
