@@ -92,7 +92,7 @@ impl FaultyRelay {
         let (mut hits_before, mut started_at) = (0, Instant::now());
         while self.hits() < self.trouble.hit {
             self.rig.insert_each(3).await;
-            self.restart_if_dead().await?;
+            self.restart_if_dead()?;
             let is_to_die = match self.trouble.reach {
                 Reach::Publishing => false,
                 Reach::Starting => self.hits() > hits_before,
@@ -115,7 +115,7 @@ impl FaultyRelay {
         }
         self.rig.insert_each(10).await;
         let ledger = self.settle().await?;
-        self.restart_if_dead().await?;
+        self.restart_if_dead()?;
         self.relay.stop().await?;
         ensure!(
             ledger.is_exact(),
@@ -134,7 +134,7 @@ impl FaultyRelay {
     async fn settle(&self) -> anyhow::Result<Ledger> {
         let started = Instant::now();
         loop {
-            self.restart_if_dead().await?;
+            self.restart_if_dead()?;
             match self.rig.settled(Duration::ZERO).await {
                 Ok(ledger) => return Ok(ledger),
                 Err(err) if started.elapsed() > self.deadline => {
@@ -145,7 +145,7 @@ impl FaultyRelay {
         }
     }
 
-    async fn restart_if_dead(&self) -> anyhow::Result<()> {
+    fn restart_if_dead(&self) -> anyhow::Result<()> {
         let status = self.relay.process().and_then(|process| process.exit_status());
         let Some(status) = status else { return Ok(()) };
         ensure!(

@@ -32,10 +32,9 @@ async fn assert_caught(bug: &str, (point, action, hit): (&'static str, &'static 
         let outcome = relay.survives().await;
         relay.kill().await;
         match (planted.is_empty(), outcome) {
-            (true, Ok(_)) => {}
             (true, Err(err)) => panic!("the right relay does not survive: {err:#}"),
             (false, Ok(ledger)) => panic!("{bug} goes unnoticed: {ledger}"),
-            (false, Err(err)) => println!("{bug} is caught: {:.200}", format!("{err:#}").replace('\n', " ")),
+            (true, Ok(_)) | (false, Err(_)) => {}
         }
         rig.finish().await.expect("a clean end");
     }
