@@ -8,7 +8,7 @@ use rdkafka::message::OwnedHeaders;
 
 use crate::batch::Batch;
 use crate::config::Config;
-use crate::faults;
+use crate::faults::{self, Bug};
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::lsn::Lsn;
 use crate::messages::MessageOutbox;
@@ -143,6 +143,7 @@ impl RecordWriter {
             // Counted exactly only where it may matter: headers are read back from C.
             if bytes as u64 > batch_bytes_max / 2
                 && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
+                && !faults::is_planted(Bug::IgnoreDeliveryError)
             {
                 return Err(Stop::RecordTooLarge {
                     id: routed.id.to_owned(),
