@@ -33,6 +33,8 @@ pub struct Publication {
     pub has_column_list: bool,
     /// The table, or a partition of it, is unlogged: its rows are in no WAL.
     pub is_unlogged: bool,
+    /// The table is partitioned, and its rows come under its partitions' names.
+    pub has_partitions_names: bool,
 }
 
 /// SQL for [`Publication::version`], of the tables that [`from_publication`] joins.
@@ -100,11 +102,11 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
         "select p.pubinsert, c.oid is not null, coalesce(pr.oid, pn.oid, p.oid),
                 pr.prqual is not null, pr.prattrs is not null,
                 exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = {schema}
-                        and (t.tablename = {table} or t.tablename in (
-                            select i.relname from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid))),
+                        and t.tablename = {table}) or coalesce(c.relkind = 'p' and not p.pubviaroot, false),
                 {VERSION},
                 coalesce(c.relpersistence = 'u', false) or exists (
-                    select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
+                    select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u'),
+                coalesce(c.relkind = 'p' and not p.pubviaroot, false)
          {from}"
     );
     let rows = connection.rows(&sql).await.context("cannot look at the publication")?;
@@ -126,6 +128,7 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
         has_row_filter: text(row, 3)? == "t",
         has_column_list: text(row, 4)? == "t",
         is_unlogged: text(row, 7)? == "t",
+        has_partitions_names: text(row, 8)? == "t",
     })))
 }
 
@@ -176,6 +179,10 @@ pub async fn usable_publication(connection: &mut Connection, config: &Config) ->
                 "it has a row filter, which hides events".to_owned()
             } else if found.has_column_list {
                 "it has a column list, which hides columns of events".to_owned()
+            } else if found.has_partitions_names {
+                format!(
+                    "table {table} is partitioned, and the rows come under its partitions' names; alter publication … set (publish_via_partition_root = true)"
+                )
             } else if found.is_unlogged {
                 format!("table {table} is unlogged, so its rows are in no stream")
             } else {

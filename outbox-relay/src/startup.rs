@@ -20,7 +20,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::guard::Guard;
-use crate::kafka::{Abandon, CheckpointLog, Found, Publisher, partition_counts};
+use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
 use crate::lineage::{Names, verify};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
@@ -73,7 +73,7 @@ pub async fn start(
     let Some(outcome) = while_answering(&mut stream, on_kafka, shutdown).await? else {
         return Ok(None);
     };
-    let (mut publisher, found) = outcome?;
+    let (mut publisher, found, partitions) = outcome?;
     // What the slot says only counts now that nobody else can move it; this session streams, so another one has to ask.
     let mut connection = Connection::open(&here.target, Mode::Replication).await?;
     let system = source::identify(&mut connection).await?;
@@ -86,7 +86,7 @@ pub async fn start(
         .publication_version
         .get_or_insert(publication.version);
     let guard = Guard::start(&here, pin, readiness);
-    same_partitions(config, &checkpoint.lineage.partitions).await?;
+    same_partitions(&partitions, &checkpoint.lineage.partitions)?;
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint
     } else {
@@ -215,12 +215,12 @@ pub(crate) async fn read_checkpoint(config: Config) -> Result<Option<Found>, Rel
     .context("checkpoint task")?
 }
 
-/// Steps 2 and 3.
+/// Steps 2 and 3, and how many partitions the checkpoint's topics have now.
 async fn start_on_kafka(
     config: Config,
     system_identifier: String,
     shutdown: Shutdown,
-) -> Result<(Publisher, Option<Found>), RelayError> {
+) -> Result<(Publisher, Option<Found>, BTreeMap<String, i32>), RelayError> {
     // A start that was given up must not go on by itself: fencing late, it would fence its own successor.
     let abandon = Abandon::default();
     let abandoned = abandon.watch();
@@ -240,14 +240,31 @@ async fn start_on_kafka(
             None
         };
         let id = config.transactional_id(&system_identifier);
-        let publisher = Publisher::start(&config.kafka, config.delivery, &id, &gives_up)?;
+        // The readers only connect while earlier producers are being fenced.
+        let (publisher, readers) = std::thread::scope(|scope| {
+            let opening = scope.spawn(|| log.open());
+            let publisher = Publisher::start(&config.kafka, config.delivery, &id, &gives_up);
+            (publisher, opening.join())
+        });
+        let publisher = publisher?;
+        tracing::debug!("fenced earlier producers");
         faults::point("start.fenced")?;
+        // Kafka may have been away for longer than they wait.
+        let readers = match readers {
+            Ok(Ok(readers)) => readers,
+            _ => log.open()?,
+        };
         let found = match early {
             Some(found) => Some(found),
-            None => log.last(&key, config.delivery, &gives_up)?,
+            None => log.last_by(&readers, &key, config.delivery, &gives_up)?,
         };
+        tracing::debug!("read the checkpoint");
         faults::point("start.checkpoint-read")?;
-        Ok((publisher, found))
+        let topics = found
+            .iter()
+            .flat_map(|found| found.checkpoint.lineage.partitions.keys());
+        let partitions = readers.partition_counts(topics)?;
+        Ok((publisher, found, partitions))
     });
     started.await.context("kafka start task")?
 }
@@ -290,12 +307,7 @@ fn with_planted_position(mut checkpoint: Checkpoint, source: &crate::lineage::So
     checkpoint
 }
 
-async fn same_partitions(config: &Config, expected: &BTreeMap<String, i32>) -> Result<(), RelayError> {
-    let names: Vec<String> = expected.keys().cloned().collect();
-    let settings = config.kafka.clone();
-    let found = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
-        .await
-        .context("metadata task")??;
+fn same_partitions(found: &BTreeMap<String, i32>, expected: &BTreeMap<String, i32>) -> Result<(), Stop> {
     for (topic, expected) in expected {
         let found = found.get(topic).copied().unwrap_or(0);
         if found != *expected {
@@ -303,8 +315,7 @@ async fn same_partitions(config: &Config, expected: &BTreeMap<String, i32>) -> R
                 topic: topic.clone(),
                 expected: *expected,
                 found,
-            }
-            .into());
+            });
         }
     }
     Ok(())

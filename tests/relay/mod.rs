@@ -13,6 +13,7 @@ mod late_end_txn;
 mod lineage;
 mod load;
 mod messages;
+mod partition_root;
 mod planted_bugs;
 mod publishing;
 mod recover;

@@ -1,5 +1,6 @@
 //! Reading the checkpoint back. Blocks: call it on a thread of its own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::health::Quiet;
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
+use super::topics::counts_by;
 use crate::checkpoint::Checkpoint;
 use crate::progress::Published;
 use crate::stop::{RelayError, Stop};
@@ -49,6 +51,31 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
+/// A reader that sees what is committed and one that sees all.
+pub struct Readers(Option<(BaseConsumer<Quiet>, BaseConsumer<Quiet>)>);
+
+impl Readers {
+    /// Partition counts of those of `names` that exist. Blocks.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn partition_counts<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n String>,
+    ) -> anyhow::Result<BTreeMap<String, i32>> {
+        let (committed, _) = self.0.as_ref().context("the readers are closed")?;
+        counts_by(committed, names)
+    }
+}
+
+impl Drop for Readers {
+    /// Closing takes a consumer a tenth of a second, which nobody has to wait for.
+    fn drop(&mut self) {
+        let readers = self.0.take();
+        std::thread::spawn(move || drop(readers));
+    }
+}
+
 impl CheckpointLog<'_> {
     /// The last committed checkpoint of `key`.
     ///
@@ -65,7 +92,39 @@ impl CheckpointLog<'_> {
         delivery: Delivery,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Option<Found>, RelayError> {
-        Ok(self.read(key, true, gives_up)?.checkpoint(delivery)?)
+        self.last_by(&self.open()?, key, delivery, gives_up)
+    }
+
+    /// As [`CheckpointLog::last`], by readers that were opened before.
+    ///
+    /// # Errors
+    /// As [`CheckpointLog::last`].
+    pub fn last_by(
+        &self,
+        readers: &Readers,
+        key: &str,
+        delivery: Delivery,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Option<Found>, RelayError> {
+        Ok(self.read_by(readers, key, true, gives_up)?.checkpoint(delivery)?)
+    }
+
+    /// Opens the readers, connected. They have read nothing yet, so this may come before fencing and beside it: connecting is what takes time.
+    ///
+    /// # Errors
+    /// Worth another try.
+    pub fn open(&self) -> Result<Readers, RelayError> {
+        let connected = |isolation_level: &str| -> Result<BaseConsumer<Quiet>, RelayError> {
+            let reader = self.settings.open_reader(isolation_level)?;
+            self.exists(&reader)?;
+            Ok(reader)
+        };
+        let (committed, uncommitted) = std::thread::scope(|scope| {
+            let uncommitted = scope.spawn(|| connected("read_uncommitted"));
+            (connected("read_committed"), uncommitted.join())
+        });
+        let uncommitted = uncommitted.map_err(|_| anyhow::anyhow!("a thread that opens a reader panicked"))?;
+        Ok(Readers(Some((committed?, uncommitted?))))
     }
 
     /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error. `tail_first` reads only the topic's end
@@ -74,27 +133,32 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// Worth another try.
     pub fn read(&self, key: &str, tail_first: bool, gives_up: &dyn Fn() -> bool) -> Result<Reading, RelayError> {
-        let reader: BaseConsumer<Quiet> = self.reader("read_committed")?;
-        if !self.exists(&reader)? {
+        self.read_by(&self.open()?, key, tail_first, gives_up)
+    }
+
+    fn read_by(
+        &self,
+        readers: &Readers,
+        key: &str,
+        tail_first: bool,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Reading, RelayError> {
+        let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
+        if !self.exists(reader)? {
             return Ok(Reading::default());
         }
-        let uncommitted = self.reader("read_uncommitted")?;
-        let (low, end) = ask(&uncommitted, REQUEST_TIMEOUT, |timeout| {
+        let (low, end) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
             uncommitted.fetch_watermarks(self.topic, 0, timeout)
         })
         .context("cannot read the end of the checkpoint topic")?;
-        self.wait_until_committed(&reader, end, gives_up)?;
+        self.wait_until_committed(reader, end, gives_up)?;
         if tail_first && end - TAIL_OFFSETS > low {
-            let reading = self.scan(&reader, key, end - TAIL_OFFSETS, end, gives_up)?;
+            let reading = self.scan(reader, key, end - TAIL_OFFSETS, end, gives_up)?;
             if reading.last.is_some() || reading.trouble.is_some() {
                 return Ok(reading);
             }
         }
-        self.scan(&reader, key, low, end, gives_up)
-    }
-
-    fn reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
-        self.settings.open_reader(isolation_level)
+        self.scan(reader, key, low, end, gives_up)
     }
 
     fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {

@@ -13,7 +13,7 @@ mod refusal;
 mod settings;
 mod topics;
 
-pub use checkpoint_log::{CheckpointLog, Found, Reading};
+pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use published_ids::{Cleanup, TopicRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
