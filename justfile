@@ -24,6 +24,17 @@ e2e name:
     cargo build --release --workspace --bins
     cargo test --release --workspace --test e2e -- --nocapture {{name}}
 
+# the relay's tests by (a part of) their name, on PostgreSQL 15 to 18
+relay version *names:
+    cargo build --release --workspace --bins
+    cargo build --release --workspace --bin outbox-relay-faults --features outbox-relay/faults
+    E2E_POSTGRES={{version}} cargo test --release --workspace --test relay -- --test-threads 4 {{names}}
+
+# kill relay, walsender, PostgreSQL and Kafka at random, and compare the ledgers; `just storm --help`
+storm *arguments:
+    cargo build --release --workspace --bins
+    target/release/kill-storm {{arguments}}
+
 # an integration test on PostgreSQL 18 or 15
 integration version package *arguments:
     cargo build --release --workspace --bins

@@ -23,10 +23,10 @@ const WARM_UP_SECONDS: u32 = 5;
 /// Before the first rate: a broker's first half minute is several times slower than the rest, until its code is compiled.
 const FIRST_WARM_UP: Latency = Latency {
     rate: Vec::new(),
-    seconds: 10,
+    seconds: 20,
     connections: 32,
 };
-const FIRST_WARM_UP_RATE: u32 = 1000;
+const FIRST_WARM_UP_RATE: u32 = 2000;
 /// What was changed last must have arrived by then.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// An aggregate type of its own, since the view-builder would try to apply a user's event.
