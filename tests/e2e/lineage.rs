@@ -21,7 +21,7 @@ struct Why {
 const SLOT_AHEAD: Why = Why {
     exit_code: 13,
     cause: "ahead of the checkpoint",
-    remedy: "publish what is missing",
+    remedy: "publishes what is missing",
 };
 const CHECKPOINT_MISSING: Why = Why {
     exit_code: 14,

@@ -93,8 +93,19 @@ async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_
     rig.insert_each(2).await;
     rig.assert_stops(18, &["--accept-older-database"]).await;
     accept(&rig, &["--accept-older-database"]).await;
-    // The five of the backup were confirmed before it was taken. The five after it are in the topic and in no outbox any more.
-    goes_on(&rig, &[1; 7]).await;
+    // The five of the backup were confirmed before it was taken. The five after it are in the topic and in no outbox any more. Before
+    // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so that the slot gives the five once more.
+    let of_the_backup = if servers::postgres_version() < 17 { 2 } else { 1 };
+    let most = [
+        of_the_backup,
+        of_the_backup,
+        of_the_backup,
+        of_the_backup,
+        of_the_backup,
+        1,
+        1,
+    ];
+    goes_on_between(&rig, &[1; 7], &most).await;
 }
 
 #[tokio::test]
@@ -244,6 +255,11 @@ async fn an_invalidated_slot_is_replaced_when_that_is_accepted() {
 
 /// Starts the relay and writes three more rows: they and the `expected` earlier ones must have been published so many times.
 async fn goes_on(rig: &Rig, expected: &[usize]) {
+    goes_on_between(rig, expected, expected).await;
+}
+
+/// As [`goes_on`], with the fewest and the most times.
+async fn goes_on_between(rig: &Rig, expected: &[usize], at_most: &[usize]) {
     rig.start().await;
     let earlier = ids(rig).await;
     assert_eq!(earlier.len(), expected.len());
@@ -255,7 +271,15 @@ async fn goes_on(rig: &Rig, expected: &[usize]) {
         .map(|(_, id)| id.clone())
         .collect();
     let times = times_published(rig, &ids, &awaited).await;
-    assert_eq!(&times[..expected.len()], expected, "{}", rig.name());
+    let is_right = times
+        .iter()
+        .zip(expected.iter().zip(at_most))
+        .all(|(times, (low, high))| (low..=high).contains(&times));
+    assert!(
+        is_right,
+        "{}: {times:?}, expected {expected:?} to {at_most:?}",
+        rig.name()
+    );
     assert_eq!(times[expected.len()..], [1, 1, 1], "{}", rig.name());
     rig.finish().await.expect("an end");
 }

@@ -43,7 +43,13 @@ impl Database {
         // Tests that run at once would make the roles at once, which one of them does not survive.
         let mut transaction = admin.begin().await.unwrap();
         transaction.execute("select pg_advisory_xact_lock(7423)").await.unwrap();
-        for role in ["user_api", "post_api", "view_builder", "outbox_relay"] {
+        for role in [
+            "user_api",
+            "post_api",
+            "view_builder",
+            "outbox_relay",
+            "outbox_maintainer",
+        ] {
             let statement =
                 format!("do $$ begin create role {role} login; exception when duplicate_object then null; end $$");
             transaction.execute(AssertSqlSafe(statement)).await.unwrap();
