@@ -191,8 +191,14 @@ async fn the_wal_that_the_slot_retains_is_measured_and_danger_shows_in_readiness
         .expect("a transaction");
     rig.sql("create table filler (t text)").await;
     let reasons = eventually(DEADLINE, "readiness tells of the danger", || async {
-        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 10000)")
+        // Less than the margin at a time, and looked at each time: so the danger is seen before the slot is lost.
+        let before = metric(&rig, "relay_slot_safe_bytes").await;
+        rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 25000)")
             .await;
+        eventually(DEADLINE, "the guard has looked again", || async {
+            (metric(&rig, "relay_slot_safe_bytes").await != before).then_some(())
+        })
+        .await;
         match rig.relay.readiness(&reqwest::Client::new()).await {
             Ok(stack::program::Readiness::NotReady(reasons)) if reasons.contains("\"wal\"") => Some(reasons),
             _ => None,
