@@ -143,15 +143,7 @@ pub async fn accept(
 
     let generation = [&reading.last, &reading.furthest].into_iter().flatten();
     let generation = generation.map(|found| found.checkpoint.generation).max().unwrap_or(0) + 1;
-    let lineage = Lineage {
-        system_identifier: system.identifier.clone(),
-        timeline: system.timeline,
-        database: config.target.database.clone(),
-        slot: config.slot.clone(),
-        publication_entry: publication.entry,
-        publication_version: Some(publication.version.clone()),
-        partitions: counts,
-    };
+    let lineage = source::lineage(config, &system, &publication, counts);
     let old = base.as_ref().map(|checkpoint| checkpoint.published.lsn);
     let go_on = go_on(&source, base.as_ref(), accepted, &publication);
     let published = match go_on {

@@ -68,15 +68,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     let found = read_checkpoint(config.clone()).await?;
     let checkpoint = found.as_ref().map(|found| &found.checkpoint);
     let slot = source::slot(&mut connection, &config.slot).await?;
-    let mut lineage = Lineage {
-        system_identifier: system.identifier.clone(),
-        timeline: system.timeline,
-        database: config.target.database.clone(),
-        slot: config.slot.clone(),
-        publication_entry: publication.entry,
-        publication_version: Some(publication.version.clone()),
-        partitions: std::collections::BTreeMap::new(),
-    };
+    let mut lineage = source::lineage(config, &system, &publication, std::collections::BTreeMap::new());
     for topic in wanted.iter().skip(1) {
         if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
             lineage.pin(&topic.name, partitions)?;

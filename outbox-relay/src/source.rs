@@ -1,7 +1,10 @@
 //! What the relay asks Postgres: who it is, what the publication carries, how the slot stands.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 
+use crate::checkpoint::Lineage;
 use crate::config::Config;
 use crate::lineage::{Slot, Source};
 use crate::lsn::Lsn;
@@ -223,6 +226,25 @@ fn read_slot(row: &Row) -> anyhow::Result<Slot> {
         is_failover: text(row, 4)? == "t",
         invalidation_reason: text(row, 5)?.to_owned(),
     })
+}
+
+/// The lineage that a checkpoint pins from now on.
+#[must_use]
+pub(crate) fn lineage(
+    config: &Config,
+    system: &System,
+    publication: &Publication,
+    partitions: BTreeMap<String, i32>,
+) -> Lineage {
+    Lineage {
+        system_identifier: system.identifier.clone(),
+        timeline: system.timeline,
+        database: config.target.database.clone(),
+        slot: config.slot.clone(),
+        publication_entry: publication.entry,
+        publication_version: Some(publication.version.clone()),
+        partitions,
+    }
 }
 
 /// Everything that [`crate::lineage::verify`] looks at.

@@ -276,10 +276,7 @@ fn init_transactions(
 
 /// The planted bug of a checkpoint that is there before its records.
 fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
-    let producer: BaseProducer<Health> = settings
-        .producer(Delivery::AtLeastOnce, "")
-        .create_with_context(Health::default())
-        .context("Kafka client")?;
+    let (producer, _) = settings.open_producer(&settings.producer(Delivery::AtLeastOnce, ""))?;
     let record = BaseRecord::to(&record.topic)
         .partition(0)
         .key(&record.key)
