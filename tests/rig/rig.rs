@@ -238,6 +238,14 @@ impl Rig {
         tokio::task::spawn_blocking(move || topic::read(&servers, &topic, isolation)).await?
     }
 
+    /// The rows that are committed, compared with the records that are in the topic now.
+    ///
+    /// # Errors
+    /// As [`records`](Self::records).
+    pub async fn ledger(&self, isolation: Isolation) -> anyhow::Result<Ledger> {
+        Ok(Ledger::compare(&self.rows().await, &self.records(isolation).await?))
+    }
+
     /// Waits until there are as many committed records as rows, and compares them.
     ///
     /// # Errors

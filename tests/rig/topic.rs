@@ -56,18 +56,20 @@ impl From<stack::Record> for Record {
     }
 }
 
-/// All records of `topic` from its beginning to the end that this isolation level has now, in the order of each partition.
-/// Blocks.
+/// All records of `topic` from its beginning to the end that this isolation level has now, one partition after the other, each in
+/// its order. Blocks.
 ///
 /// # Errors
 /// The topic does not exist or the broker does not answer.
 pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
     let mut records = Vec::new();
     for_each(bootstrap_servers, topic, isolation, |record| records.push(record))?;
+    // A consumer mixes the partitions as their answers come; the sort is stable, so that it leaves the order within each.
+    records.sort_by_key(|record| record.partition);
     Ok(records)
 }
 
-/// As [`read`], one record at a time, for topics that are too large to be held. Blocks.
+/// As [`read`], one record at a time and with the partitions mixed, for topics that are too large to be held. Blocks.
 ///
 /// # Errors
 /// As [`read`].
