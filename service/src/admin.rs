@@ -34,7 +34,7 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
         .context("cannot install the metrics recorder")
 }
 
-/// `/livez` (200 while the process runs), `/readyz` (200, or 503 with the reasons), `/metrics` (Prometheus text format).
+/// `/livez` (200 while the process runs), `/readyz` (200, or 503 with the reasons; warnings with either), `/metrics` (Prometheus text format).
 pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/livez", get(|| async { "live\n" }))
@@ -79,15 +79,16 @@ pub async fn serve_on(
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
-    let reasons = readiness.reasons();
-    if reasons.is_empty() {
-        (StatusCode::OK, axum::Json(json!({"ready": true})))
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            axum::Json(json!({"ready": false, "reasons": reasons})),
-        )
+    let (reasons, warnings) = (readiness.reasons(), readiness.warnings());
+    let mut answer = json!({"ready": reasons.is_empty()});
+    if !warnings.is_empty() {
+        answer["warnings"] = json!(warnings);
     }
+    if reasons.is_empty() {
+        return (StatusCode::OK, axum::Json(answer));
+    }
+    answer["reasons"] = json!(reasons);
+    (StatusCode::SERVICE_UNAVAILABLE, axum::Json(answer))
 }
 
 async fn render_metrics(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {

@@ -1,11 +1,21 @@
 //! Whether a program can do its work right now, and if not, why.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The reasons for which a program is not ready, by the part that each concerns. Clones share them.
+/// The reasons for which a program is not ready, by the part that each concerns, and warnings: what somebody has to look at
+/// although the program works. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<RwLock<BTreeMap<&'static str, String>>>);
+pub struct Readiness(Arc<RwLock<State>>);
+
+/// Texts by part.
+pub type Reasons = BTreeMap<&'static str, String>;
+
+#[derive(Debug, Default)]
+struct State {
+    reasons: Reasons,
+    warnings: Reasons,
+}
 
 impl Readiness {
     /// Starts not ready: `part` has to report [`Readiness::ready`] first.
@@ -18,21 +28,42 @@ impl Readiness {
 
     /// `part` works.
     pub fn ready(&self, part: &'static str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(part);
+        self.write().reasons.remove(part);
     }
 
     /// `part` does not work, for this reason: one line, without secrets.
     pub fn not_ready(&self, part: &'static str, reason: impl Into<String>) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(part, reason.into());
+        self.write().reasons.insert(part, reason.into());
+    }
+
+    /// `part` works, and somebody has to look at this: one line, without secrets.
+    pub fn warn(&self, part: &'static str, warning: impl Into<String>) {
+        self.write().warnings.insert(part, warning.into());
+    }
+
+    /// Nobody has to look at `part`.
+    pub fn fine(&self, part: &'static str) {
+        self.write().warnings.remove(part);
     }
 
     /// What does not work, and why; empty when the program is ready.
     #[must_use]
-    pub fn reasons(&self) -> BTreeMap<&'static str, String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn reasons(&self) -> Reasons {
+        self.read().reasons.clone()
+    }
+
+    /// What somebody has to look at.
+    #[must_use]
+    pub fn warnings(&self) -> Reasons {
+        self.read().warnings.clone()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,5 +82,15 @@ mod tests {
         );
         readiness.ready("postgres");
         assert!(readiness.reasons().is_empty());
+    }
+
+    #[test]
+    fn a_warning_is_no_reason() {
+        let readiness = Readiness::default();
+        readiness.warn("dead-letters", "2 events wait");
+        assert!(readiness.reasons().is_empty());
+        assert_eq!(readiness.warnings()["dead-letters"], "2 events wait");
+        readiness.fine("dead-letters");
+        assert!(readiness.warnings().is_empty());
     }
 }

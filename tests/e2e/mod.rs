@@ -1,5 +1,6 @@
 mod absent_servers;
 mod crashes;
+mod dead_letters;
 mod ledger;
 mod lineage;
 mod quickstart;

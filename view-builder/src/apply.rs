@@ -7,19 +7,22 @@
 //! - the row lock of that first statement makes a claim wait for a transaction that is under way;
 //! - where the answer to COMMIT is lost, the position tells whether it happened.
 //!
+//! Records that cannot be applied go to the dead letters in the same transaction, see [`crate::letters`].
+//!
 //! All statements are sent at once and answered together: one round trip for a batch.
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, join4};
+use futures_util::future::{OptionFuture, join_all, join5};
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 
-use crate::assignment::Stop;
+use crate::assignment::Refused;
 use crate::batch::{Batch, TopicPartition};
 use crate::contract::Contracts;
 use crate::database::{Database, Session};
 use crate::json::Json;
+use crate::letters::store;
 use crate::measure;
 use crate::refusal::{self, Kind};
 use crate::view::View;
@@ -32,16 +35,25 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
 pub struct Applied {
     /// The positions that were reached.
     pub reached: Vec<(TopicPartition, i64)>,
-    /// The events that Postgres refuses.
-    pub stops: Vec<Stop>,
-    /// Another builder owns one of the partitions: nothing more was applied.
-    pub fenced: bool,
+    /// The events that Postgres refuses. Nothing of their partitions from them on is applied.
+    pub refused: Vec<Refused>,
+    /// Why nothing more was applied.
+    pub given_up: Option<GivenUp>,
+}
+
+/// Why a batch was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Another builder owns one of the partitions.
+    Fenced,
+    /// The dead letters of one of the partitions are others than the batch was made with.
+    OtherLetters,
 }
 
 /// How one transaction ended.
 enum Ended {
     Committed,
-    Fenced,
+    GivenUp(GivenUp),
     Refused(String),
 }
 
@@ -54,7 +66,7 @@ impl Database {
         while let Some(mut batch) = waiting.pop() {
             batch
                 .parts
-                .retain(|part| !applied.stops.iter().any(|stop| stop.place == part.place));
+                .retain(|part| !applied.refused.iter().any(|refused| refused.place == part.place));
             if batch.parts.is_empty() {
                 continue;
             }
@@ -64,13 +76,13 @@ impl Database {
                     let reached = batch.parts.into_iter().map(|part| (part.place, part.to));
                     applied.reached.extend(reached);
                 }
-                Ended::Fenced => {
-                    applied.fenced = true;
+                Ended::GivenUp(why) => {
+                    applied.given_up = Some(why);
                     return applied;
                 }
                 Ended::Refused(reason) => match batch.split() {
                     Ok((first, second)) => waiting.extend([second, first]),
-                    Err(single) => applied.stops.extend(single.parts.into_iter().map(|part| Stop {
+                    Err(single) => applied.refused.extend(single.parts.into_iter().map(|part| Refused {
                         offset: part.events.first().map_or(part.from, |event| event.offset),
                         place: part.place,
                         reason: reason.clone(),
@@ -99,7 +111,8 @@ impl Database {
                 Err(err) => err,
             };
             match refusal::kind(&err) {
-                Kind::Fenced => return Ended::Fenced,
+                Kind::Fenced => return Ended::GivenUp(GivenUp::Fenced),
+                Kind::OtherLetters => return Ended::GivenUp(GivenUp::OtherLetters),
                 Kind::Refused => return Ended::Refused(refusal::without_values(&err)),
                 Kind::Conflict => {
                     measure::conflict();
@@ -128,19 +141,40 @@ async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &
         .zip(&apply_parameters)
         .filter(|((_, columns), _)| !columns.key.is_empty())
         .map(|((statement, _), parameters)| client.execute(statement, parameters));
-    let (begun, moved, applied, committed) = join4(
+    let letters = store::Columns::of(batch);
+    let letter_parameters = letters.parameters();
+    let keep = (!letters.topic.is_empty()).then(|| client.execute(&session.keep_letters, &letter_parameters));
+    let (begun, moved, kept, applied, committed) = join5(
         client.batch_execute("begin isolation level read committed"),
         client.execute(&session.move_positions, &move_parameters),
+        OptionFuture::from(keep),
         join_all(applies),
         client.batch_execute("commit"),
     )
     .await;
     begun?;
     moved?;
+    kept.transpose()?;
     for statement in applied {
         statement?;
     }
     committed
+}
+
+/// Applies the batch's events to all views, in the transaction that is open.
+pub(crate) async fn apply_views(
+    session: &Session,
+    views: &[View],
+    contracts: &Contracts,
+    batch: &Batch,
+) -> Result<(), Error> {
+    for (view, statement) in views.iter().zip(&session.apply) {
+        let columns = Columns::of(batch, view, contracts);
+        if !columns.key.is_empty() {
+            session.client.execute(statement, &columns.parameters()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// How an earlier attempt ended, by the positions; none: it changed nothing.
@@ -155,7 +189,7 @@ async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error
              join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[])
                  as wanted(topic, partition, epoch, old_offset, new_offset)
                  using (topic, partition, epoch)",
-            &moves.parameters(),
+            &[&moves.topic, &moves.partition, &moves.epoch, &moves.from, &moves.to],
         )
         .await?;
     let all = i64::try_from(batch.parts.len()).unwrap_or(i64::MAX);
@@ -164,7 +198,7 @@ async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error
     } else if row.get::<_, i64>(1) == all {
         None
     } else {
-        Some(Ended::Fenced)
+        Some(Ended::GivenUp(GivenUp::Fenced))
     })
 }
 
@@ -173,6 +207,7 @@ struct Moves<'a> {
     topic: Vec<&'a str>,
     partition: Vec<i32>,
     epoch: Vec<i64>,
+    letters_version: Vec<i64>,
     from: Vec<i64>,
     to: Vec<i64>,
 }
@@ -184,13 +219,21 @@ impl<'a> Moves<'a> {
             topic: parts.iter().map(|part| &*part.place.topic).collect(),
             partition: parts.iter().map(|part| part.place.partition).collect(),
             epoch: parts.iter().map(|part| part.epoch).collect(),
+            letters_version: parts.iter().map(|part| part.letters_version).collect(),
             from: parts.iter().map(|part| part.from).collect(),
             to: parts.iter().map(|part| part.to).collect(),
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [&self.topic, &self.partition, &self.epoch, &self.from, &self.to]
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        [
+            &self.topic,
+            &self.partition,
+            &self.epoch,
+            &self.letters_version,
+            &self.from,
+            &self.to,
+        ]
     }
 }
 

@@ -1,14 +1,14 @@
 //! The partitions that this process holds, and how far each has come: read from Kafka, committed to the view.
 //!
-//! Pure: no Kafka, no Postgres. Three numbers per partition, always `committed ≤ taken`:
+//! Pure: no Kafka, no Postgres. Two numbers per partition, always `committed ≤ taken`:
 //! - `committed`: the position in Postgres; the next batch moves it from here;
-//! - `taken`: one past the last offset that a batch holds, waiting or in flight;
-//! - `stop`: an event that cannot be applied. Nothing behind it is taken.
+//! - `taken`: one past the last offset that a batch holds, waiting or in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::batch::{Batch, Part, TopicPartition};
 use crate::event::{Event, Unappliable};
+use crate::letters::{Fate, Known, Letter};
 
 /// Limits of one batch: bounded memory, and transactions of a bounded length.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +23,35 @@ pub struct Start {
     pub place: TopicPartition,
     pub epoch: i64,
     pub next_offset: i64,
+    /// The partition's dead letters.
+    pub known: Known,
 }
 
-/// An event that cannot be applied: its partition waits before it.
+/// An offset of a claimed partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub struct Reached {
+    pub place: TopicPartition,
+    pub epoch: i64,
+    pub next_offset: i64,
+}
+
+/// An event that looked good and that Postgres refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
     pub place: TopicPartition,
     pub offset: i64,
     /// Without values.
     pub reason: String,
+}
+
+/// A record, as far as it concerns its partition.
+pub struct Record<'a, L> {
+    pub offset: i64,
+    pub key: Option<&'a [u8]>,
+    /// Its event; none for a tombstone.
+    pub event: Result<Option<Event>, Unappliable>,
+    /// Makes a letter of the record, with this reason.
+    pub letter: L,
 }
 
 /// Where a partition stands.
@@ -50,8 +70,20 @@ struct Held {
     epoch: i64,
     committed: i64,
     taken: i64,
-    stop: Option<Stop>,
+    known: Known,
     waiting: Vec<Event>,
+    letters: Vec<Letter>,
+}
+
+impl Held {
+    fn waiting_rows(&self) -> usize {
+        self.waiting.len() + self.letters.len()
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let events: usize = self.waiting.iter().map(Event::size_bytes).sum();
+        events + self.letters.iter().map(Letter::size_bytes).sum::<usize>()
+    }
 }
 
 /// The partitions that this process holds.
@@ -85,8 +117,9 @@ impl Assignment {
                     epoch: start.epoch,
                     committed: start.next_offset,
                     taken: start.next_offset,
-                    stop: None,
+                    known: start.known,
                     waiting: Vec::new(),
+                    letters: Vec::new(),
                 };
                 (start.place, held)
             })
@@ -99,39 +132,40 @@ impl Assignment {
         self.waiting_rows < self.limits.rows && self.waiting_bytes < self.limits.bytes
     }
 
-    /// Takes what a record turned out to be: an event, nothing (a tombstone), or an event that cannot be applied. Returns
-    /// the stop where this record is one. A record of a partition that is not held, one that was taken before, and one
-    /// behind a stop are dropped.
+    /// Takes a record: its event is applied with the next batch, or it goes to the dead letters, or it is nothing (a tombstone).
+    /// Returns why it is dead where this record is. One of a partition that is not held, and one that was taken before, are dropped.
     pub fn take(
         &mut self,
         place: &TopicPartition,
-        offset: i64,
-        record: Result<Option<Event>, Unappliable>,
-    ) -> Option<Stop> {
+        record: Record<'_, impl FnOnce(Option<String>) -> Letter>,
+    ) -> Option<String> {
         let held = self.held.get_mut(place)?;
-        if held.stop.is_some() || offset < held.taken {
+        let offset = record.offset;
+        if offset < held.taken {
             return None;
         }
-        match record {
-            Ok(event) => {
-                held.taken = offset + 1;
-                if let Some(event) = event {
-                    self.waiting_rows += 1;
-                    self.waiting_bytes += event.size_bytes();
-                    held.waiting.push(event);
-                }
-                None
+        held.taken = offset + 1;
+        let (event, trouble) = match record.event {
+            Ok(None) => return None,
+            Ok(Some(event)) => (Some(event), None),
+            Err(unappliable) => (None, Some(unappliable.0)),
+        };
+        let reason = match (held.known.decide(offset, record.key, trouble), event) {
+            (Fate::Applied, Some(event)) => {
+                self.waiting_rows += 1;
+                self.waiting_bytes += event.size_bytes();
+                held.waiting.push(event);
+                return None;
             }
-            Err(reason) => {
-                held.taken = offset;
-                held.stop = Some(Stop {
-                    place: place.clone(),
-                    offset,
-                    reason: reason.0,
-                });
-                held.stop.clone()
-            }
-        }
+            (Fate::Dropped | Fate::Applied, _) => return None,
+            (Fate::Parked, _) => None,
+            (Fate::Dead(reason), _) => Some(reason),
+        };
+        let letter = (record.letter)(reason.clone());
+        self.waiting_rows += 1;
+        self.waiting_bytes += letter.size_bytes();
+        held.letters.push(letter);
+        reason
     }
 
     /// All that waits, as the next batch; none when nothing does. Only one batch may be in flight: the next one's positions
@@ -145,9 +179,11 @@ impl Assignment {
             .map(|(place, held)| Part {
                 place: place.clone(),
                 epoch: held.epoch,
+                letters_version: held.known.version,
                 from: held.committed,
                 to: held.taken,
                 events: std::mem::take(&mut held.waiting),
+                letters: std::mem::take(&mut held.letters),
             })
             .collect();
         self.waiting_rows = 0;
@@ -160,23 +196,47 @@ impl Assignment {
         if let Some(held) = self.held.get_mut(place) {
             debug_assert!(held.committed <= next_offset && next_offset <= held.taken);
             held.committed = next_offset;
+            held.known.committed(next_offset);
         }
     }
 
-    /// Postgres refused an event that looked good: its partition stops there, and what was taken behind it is dropped.
-    pub fn refused(&mut self, stop: Stop) {
-        if let Some(held) = self.held.get_mut(&stop.place) {
-            self.waiting_rows -= held.waiting.len();
-            self.waiting_bytes -= held.waiting.iter().map(Event::size_bytes).sum::<usize>();
+    /// Postgres refused an event that looked good. What was taken from it on has to be read again, from
+    /// [`Assignment::next_reads`], and then it goes to the dead letters.
+    pub fn refused(&mut self, refused: Refused) {
+        if let Some(held) = self.held.get_mut(&refused.place) {
+            held.known.refuse(refused.offset, refused.reason);
+            self.read_again(|place| *place == refused.place);
+        }
+    }
+
+    /// These are the partitions' dead letters now. What was taken under an older knowledge has to be read again, from
+    /// [`Assignment::next_reads`].
+    pub fn know(&mut self, mut all: HashMap<TopicPartition, Known>) {
+        let mut changed = Vec::new();
+        for (place, held) in &mut self.held {
+            if let Some(known) = all.remove(place)
+                && known.version != held.known.version
+            {
+                held.known.renew(known);
+                changed.push(place.clone());
+            }
+        }
+        self.read_again(|place| changed.contains(place));
+    }
+
+    fn read_again(&mut self, which: impl Fn(&TopicPartition) -> bool) {
+        for (_, held) in self.held.iter_mut().filter(|(place, _)| which(place)) {
+            self.waiting_rows -= held.waiting_rows();
+            self.waiting_bytes -= held.waiting_bytes();
             held.waiting.clear();
+            held.letters.clear();
             held.taken = held.committed;
-            held.stop = Some(stop);
         }
     }
 
-    /// The partitions that stand before an event that cannot be applied.
-    pub fn stops(&self) -> impl Iterator<Item = &Stop> {
-        self.held.values().filter_map(|held| held.stop.as_ref())
+    /// The next offset to read of each partition.
+    pub fn next_reads(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        self.held.iter().map(|(place, held)| (place, held.taken))
     }
 
     /// Where each partition stands.
@@ -185,7 +245,7 @@ impl Assignment {
             place,
             epoch: held.epoch,
             next_offset: held.committed,
-            settled: held.taken == held.committed && held.stop.is_none(),
+            settled: held.taken == held.committed,
         })
     }
 }

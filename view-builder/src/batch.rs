@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::letters::Letter;
 
 /// One partition of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,12 +26,16 @@ pub struct Part {
     pub place: TopicPartition,
     /// The epoch under which the partition was claimed.
     pub epoch: i64,
+    /// The state of the partition's dead letters under which the records were read.
+    pub letters_version: i64,
     /// The position before the batch.
     pub from: i64,
     /// The position after it; offsets without an event (tombstones, transaction markers, compacted ones) are passed over.
     pub to: i64,
     /// In the order of their offsets, all in `from..to`.
     pub events: Vec<Event>,
+    /// Records for the dead letters, in the order of their offsets, all in `from..to`.
+    pub letters: Vec<Letter>,
 }
 
 /// What one transaction applies.
@@ -86,12 +91,15 @@ impl Batch {
             Some(mut first) if first.events.len() > 1 => {
                 let events = first.events.split_off(first.events.len() / 2);
                 let cut = events[0].offset;
+                let letters = first.letters.partition_point(|letter| letter.offset < cut);
                 let second = Part {
                     place: first.place.clone(),
                     epoch: first.epoch,
+                    letters_version: first.letters_version,
                     from: cut,
                     to: first.to,
                     events,
+                    letters: first.letters.split_off(letters),
                 };
                 first.to = cut;
                 Ok((Self { parts: vec![first] }, Self { parts: vec![second] }))
@@ -127,9 +135,11 @@ mod tests {
                 partition,
             },
             epoch: 1,
+            letters_version: 0,
             from,
             to,
             events,
+            letters: Vec::new(),
         }
     }
 

@@ -16,13 +16,14 @@ use rdkafka::message::{BorrowedMessage, Message};
 use service::{Readiness, Shutdown};
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::apply::Applied;
-use crate::assignment::{Assignment, Limits, Start, Stop};
+use crate::apply::{Applied, GivenUp};
+use crate::assignment::{Assignment, Limits, Reached, Record, Start};
 use crate::batch::TopicPartition;
 use crate::contract::Contracts;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::kafka::{self, GroupConsumer};
+use crate::letters::Known;
 use crate::outage::Outage;
 use crate::record;
 use crate::takeover::take_over;
@@ -37,6 +38,8 @@ const BATCH_DURATION_MAX: Duration = Duration::from_secs(5);
 const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
 /// Time that Kafka has to take the last offsets and the farewell.
 const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
+/// How often the dead letters are counted.
+const LETTERS_COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Records handled before the loop looks at everything else again.
 const RECORDS_AT_ONCE: usize = 500;
 
@@ -50,6 +53,12 @@ enum Done {
         starts: Option<Vec<Start>>,
     },
     Applied(Applied),
+    /// The dead letters of the partitions that were held in this generation.
+    Letters {
+        generation: u64,
+        known: HashMap<TopicPartition, Known>,
+    },
+    Counted(Option<i64>),
     Recorded,
     Reconnected,
 }
@@ -75,10 +84,12 @@ pub struct Builder {
     /// Offsets that were sent to Kafka for the group.
     group_sent: HashMap<TopicPartition, i64>,
     group_sent_at: Instant,
-    group_commit: Option<JoinHandle<Vec<Start>>>,
-    /// What Kafka has acknowledged, and stops, both to be written down in Postgres.
-    group_acknowledged: Vec<Start>,
-    stops: Vec<(Stop, i64)>,
+    group_commit: Option<JoinHandle<Vec<Reached>>>,
+    /// What Kafka has acknowledged, to be written down in Postgres.
+    group_acknowledged: Vec<Reached>,
+    /// The dead letters have changed: look at them before the next batch.
+    letters_outdated: bool,
+    letters_counted_at: Option<Instant>,
     last_error: String,
 }
 
@@ -108,7 +119,8 @@ impl Builder {
             group_sent_at: Instant::now(),
             group_commit: None,
             group_acknowledged: Vec::new(),
-            stops: Vec::new(),
+            letters_outdated: false,
+            letters_counted_at: None,
             last_error: String::new(),
         }
     }
@@ -176,14 +188,27 @@ impl Builder {
                 let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
                 (database, starts.map(|starts| Done::TakenOver { generation, starts }))
             })
-        } else if !self.group_acknowledged.is_empty() || !self.stops.is_empty() {
-            let (offsets, stops) = (
-                std::mem::take(&mut self.group_acknowledged),
-                std::mem::take(&mut self.stops),
-            );
+        } else if !self.group_acknowledged.is_empty() {
+            let offsets = std::mem::take(&mut self.group_acknowledged);
             tokio::spawn(async move {
-                database.record(&offsets, &stops).await;
+                database.record(&offsets).await;
                 (database, Ok(Done::Recorded))
+            })
+        } else if self.letters_outdated {
+            self.letters_outdated = false;
+            let (generation, places) = (self.consumer.context().generation(), self.places.clone());
+            tokio::spawn(async move {
+                let known = database.letters(&places).await;
+                (database, Ok(Done::Letters { generation, known }))
+            })
+        } else if self
+            .letters_counted_at
+            .is_none_or(|at| at.elapsed() >= LETTERS_COUNT_INTERVAL)
+        {
+            self.letters_counted_at = Some(Instant::now());
+            tokio::spawn(async move {
+                let counted = database.count_letters().await;
+                (database, Ok(Done::Counted(counted)))
             })
         } else if let Some(batch) = self.assignment.next_batch() {
             tokio::spawn(async move {
@@ -213,36 +238,66 @@ impl Builder {
                 generation,
                 starts: Some(starts),
             } if generation == self.consumer.context().generation() => self.assign(starts),
-            Done::TakenOver { .. } | Done::Recorded | Done::Reconnected => {}
-            Done::Applied(applied) => {
-                for (place, next_offset) in &applied.reached {
-                    self.assignment.committed(place, *next_offset);
-                }
-                for stop in applied.stops {
-                    self.assignment.refused(stop.clone());
-                    self.stopped(stop);
-                }
-                if applied.fenced {
-                    measure::fenced();
-                    tracing::warn!("another builder has claimed a partition of this process: joining the group again");
-                    self.rejoin();
-                }
+            Done::Letters { generation, known } if generation == self.consumer.context().generation() => {
+                self.assignment.know(known);
+                self.read_on();
             }
+            Done::TakenOver { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {}
+            Done::Counted(counted) => self.warn_of_letters(counted),
+            Done::Applied(applied) => self.applied(applied),
         }
         Ok(())
     }
 
-    fn assign(&mut self, starts: Vec<Start>) {
-        if let Err(err) = kafka::assign(&self.consumer, &starts) {
+    fn applied(&mut self, applied: Applied) {
+        for (place, next_offset) in &applied.reached {
+            self.assignment.committed(place, *next_offset);
+        }
+        let reads_again = !applied.refused.is_empty();
+        for refused in applied.refused {
+            self.assignment.refused(refused);
+        }
+        match applied.given_up {
+            None if reads_again => self.read_on(),
+            None => {}
+            Some(GivenUp::OtherLetters) => self.letters_outdated = true,
+            Some(GivenUp::Fenced) => {
+                measure::fenced();
+                tracing::warn!("another builder has claimed a partition of this process: joining the group again");
+                self.rejoin();
+            }
+        }
+    }
+
+    /// Reads every partition from its next offset on, which may be an earlier one than Kafka would send next.
+    fn read_on(&mut self) {
+        if let Err(err) = kafka::assign(&self.consumer, self.assignment.next_reads()) {
             tracing::warn!(error = %err, "partitions cannot be assigned: joining the group again");
             self.rejoin();
-            return;
         }
+    }
+
+    /// How many dead letters there are, in `/readyz` and in the metrics.
+    fn warn_of_letters(&self, counted: Option<i64>) {
+        let Some(count) = counted else { return };
+        measure::letters(count);
+        if count == 0 {
+            self.readiness.fine("dead-letters");
+        } else {
+            let warning = format!("{count} events wait in view_dead_letters: see view-builder dead-letters list");
+            self.readiness.warn("dead-letters", warning);
+        }
+    }
+
+    fn assign(&mut self, starts: Vec<Start>) {
         tracing::info!(partitions = starts.len(), "partitions are taken over");
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
         self.group_sent.clear();
+        self.letters_outdated = false;
+        self.letters_counted_at = None;
         self.assignment.replace(starts);
+        self.read_on();
     }
 
     fn reassigned(&mut self) {
@@ -250,8 +305,6 @@ impl Builder {
         tracing::info!(partitions = places.len(), "the group has assigned partitions");
         self.assignment.replace(Vec::new());
         self.group_acknowledged.clear();
-        self.stops.clear();
-        self.readiness.ready("partitions");
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
 
@@ -293,39 +346,22 @@ impl Builder {
         let Some(contract) = self.contracts.get(record.topic()) else {
             return;
         };
-        let event = record::event(contract, record);
-        if let Some(stop) = self.assignment.take(&self.places[index], record.offset(), event) {
-            self.stopped(stop);
+        let taken = Record {
+            offset: record.offset(),
+            key: record.key(),
+            event: record::event(contract, record),
+            letter: |reason| record::letter(record, reason),
+        };
+        if let Some(reason) = self.assignment.take(&self.places[index], taken) {
+            measure::dead_letter(record.topic());
+            tracing::error!(
+                topic = record.topic(),
+                partition = record.partition(),
+                offset = record.offset(),
+                reason,
+                "an event cannot be applied: it goes to view_dead_letters, and its key waits behind it"
+            );
         }
-    }
-
-    /// Says loudly that a partition waits before an event that cannot be applied, and stops fetching it.
-    fn stopped(&mut self, stop: Stop) {
-        tracing::error!(
-            topic = %stop.place.topic,
-            partition = stop.place.partition,
-            offset = stop.offset,
-            reason = stop.reason,
-            "an event cannot be applied: its partition waits before it"
-        );
-        let paused = kafka::list([(&stop.place, stop.offset)].into_iter()).and_then(|list| self.consumer.pause(&list));
-        if let Err(err) = paused {
-            tracing::debug!(error = %err, "a partition cannot be paused");
-        }
-        let mut positions = self.assignment.positions();
-        let epoch = positions
-            .find(|position| *position.place == stop.place)
-            .map(|position| position.epoch);
-        drop(positions);
-        if let Some(epoch) = epoch {
-            self.stops.push((stop, epoch));
-        }
-        let reasons: Vec<String> = self
-            .assignment
-            .stops()
-            .map(|stop| format!("{} waits before offset {}: {}", stop.place, stop.offset, stop.reason))
-            .collect();
-        self.readiness.not_ready("partitions", reasons.join("; "));
     }
 
     fn tick(&mut self) -> Result<(), Failure> {
@@ -346,7 +382,7 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(self.assignment.positions().count(), self.assignment.stops().count());
+        measure::partitions(self.assignment.positions().count());
         for position in self.assignment.positions() {
             if let Some(end) = self.consumer.context().end(position.place) {
                 let lag = end.end - end.applied_up_to(&position);
@@ -384,13 +420,13 @@ impl Builder {
     }
 
     /// The offsets that Kafka does not have yet.
-    fn group_offsets_due(&self) -> Vec<Start> {
+    fn group_offsets_due(&self) -> Vec<Reached> {
         self.assignment
             .positions()
             .filter_map(|position| {
                 let end = self.consumer.context().end(position.place);
                 let next_offset = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
-                (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Start {
+                (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Reached {
                     place: position.place.clone(),
                     epoch: position.epoch,
                     next_offset,
@@ -426,7 +462,7 @@ impl Builder {
         });
         match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
             Ok(Ok((sent, Some(mut database)))) if !sent.is_empty() => {
-                if tokio::time::timeout(STOP_KAFKA_MAX, database.record(&sent, &[]))
+                if tokio::time::timeout(STOP_KAFKA_MAX, database.record(&sent))
                     .await
                     .is_err()
                 {

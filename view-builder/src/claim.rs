@@ -1,12 +1,15 @@
 //! Claiming partitions in Postgres, and what is written beside their positions.
 
+use std::collections::HashMap;
+
 use tokio_postgres::{Client, Error};
 
-use crate::assignment::{Start, Stop};
+use crate::assignment::{Reached, Start};
 use crate::batch::TopicPartition;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::install;
+use crate::letters::{Known, store};
 
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -18,6 +21,8 @@ pub struct Claim {
     pub epoch: i64,
     pub next_offset: Option<i64>,
     pub group_offset: Option<i64>,
+    /// The partition's dead letters.
+    pub known: Known,
 }
 
 /// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
@@ -28,7 +33,7 @@ const CLAIM: &str = "
     from unnest($1::text[], $2::integer[]) as wanted(topic, partition)
     order by topic, partition
     on conflict (topic, partition) do update set
-        epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at, stopped = null
+        epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
     returning topic, partition, epoch, next_offset, group_offset";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
@@ -52,28 +57,15 @@ impl Database {
     /// # Errors
     /// [`Failure::OtherViews`]: the database keeps other views than this process.
     pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Failure> {
-        let wanted = install::sources(&self.views);
+        let views = self.views.clone();
         loop {
             let client = &self.session().await.client;
             let attempt = async {
                 let claims = claim(client, places, owner).await?;
-                Ok((claims, install::sources_installed(client).await?))
+                Ok((claims, install::check_same(client, &views).await?))
             };
             match attempt.await {
-                Ok((_, installed)) if installed != wanted => {
-                    let names = |sources: &std::collections::BTreeSet<install::Source>| {
-                        let names: Vec<_> = sources
-                            .iter()
-                            .map(|(view, topic)| format!("{view} of {topic}"))
-                            .collect();
-                        names.join(", ")
-                    };
-                    return Err(Failure::OtherViews {
-                        installed: names(&installed),
-                        wanted: names(&wanted),
-                    });
-                }
-                Ok((claims, _)) => return Ok(claims),
+                Ok((claims, same)) => return same.map(|()| claims),
                 Err(err) => self.wait(&err).await,
             }
         }
@@ -102,9 +94,29 @@ impl Database {
         }
     }
 
-    /// Writes down the offsets that the group has committed to Kafka, and what the stopped partitions stand before. Only
-    /// for people and for the next claim, so an error is left for the next batch to meet.
-    pub async fn record(&mut self, group_offsets: &[Start], stops: &[(Stop, i64)]) {
+    /// The dead letters of these partitions as of now; waits for as long as Postgres is away.
+    pub async fn letters(&mut self, places: &[TopicPartition]) -> HashMap<TopicPartition, Known> {
+        loop {
+            let client = &self.session().await.client;
+            match store::known(client, places).await {
+                Ok(known) => return known,
+                Err(err) => self.wait(&err).await,
+            }
+        }
+    }
+
+    /// How many dead letters wait; none where Postgres does not tell now.
+    pub async fn count_letters(&mut self) -> Option<i64> {
+        let client = &self.session().await.client;
+        let counted = client
+            .query_one("select count(*) from view_dead_letters where discarded_at is null", &[])
+            .await;
+        counted.ok().map(|row| row.get(0))
+    }
+
+    /// Writes down the offsets that the group has committed to Kafka. Only for people and for the next claim, so an error is
+    /// left for the next batch to meet.
+    pub async fn record(&mut self, group_offsets: &[Reached]) {
         let client = &self.session().await.client;
         let offset: Vec<i64> = group_offsets.iter().map(|start| start.next_offset).collect();
         let keys = Keys::of(group_offsets.iter().map(|start| (&start.place, start.epoch)));
@@ -117,18 +129,7 @@ impl Database {
                 &[&keys.topic, &keys.partition, &keys.epoch, &offset],
             )
             .await;
-        let mut result = recorded.map(|_| ());
-        for (stop, epoch) in stops {
-            let reason = format!("offset {}: {}", stop.offset, stop.reason);
-            let stopped = client
-                .execute(
-                    "update view_positions set stopped = $4 where topic = $1 and partition = $2 and epoch = $3",
-                    &[&&*stop.place.topic, &stop.place.partition, epoch, &reason],
-                )
-                .await;
-            result = result.and(stopped.map(|_| ()));
-        }
-        if let Err(err) = result {
+        if let Err(err) = recorded {
             tracing::debug!(error = %err, "group offsets are not written down");
         }
     }
@@ -151,6 +152,8 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
         }
         claimed => claimed?,
     };
+    // Read under the epochs just claimed: only an operator changes them from here on, and counts the version up.
+    let mut known = store::known(client, places).await?;
     let place = |topic: &str, partition: i32| {
         places
             .iter()
@@ -160,8 +163,10 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
     Ok(rows
         .iter()
         .filter_map(|row| {
+            let place = place(row.get(0), row.get(1))?;
             Some(Claim {
-                place: place(row.get(0), row.get(1))?,
+                known: known.remove(&place)?,
+                place,
                 epoch: row.get(2),
                 next_offset: row.get(3),
                 group_offset: row.get(4),

@@ -27,6 +27,82 @@ pub enum Command {
     Status(StatusConfig),
     /// Print the views in VIEWS: what they are, their topics and their tables.
     Views(ViewsConfig),
+    /// Look at events that cannot be applied, try them again, or give them up.
+    ///
+    /// An event that cannot be applied is kept with its headers, its place and the reason in the table view_dead_letters; later events
+    /// of its key wait behind it, all others go on. All of this works while builders run.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    DeadLetters(LettersCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum LettersCommand {
+    /// Print what waits, in the order of the topics. Ends with 6 where something does.
+    List(ListLetters),
+    /// Print one of them whole: place, reason, headers, value.
+    Show(ShowLetter),
+    /// Apply them again, each with those that wait behind it, up to the first that is still dead.
+    Retry(RetryLetters),
+    /// Give them up for good, also for replays, and apply what waits behind them.
+    Discard(Letters),
+}
+
+/// Where the dead letters are.
+#[derive(Clone, Debug, Args)]
+pub struct LettersDatabase {
+    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+}
+
+/// Settings of `view-builder dead-letters list`.
+#[derive(Clone, Debug, Args)]
+pub struct ListLetters {
+    #[command(flatten)]
+    pub database: LettersDatabase,
+    /// Only those of this topic.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Only those with this key.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Those that were discarded too.
+    #[arg(long)]
+    pub discarded: bool,
+    /// Most that are printed.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+}
+
+/// Settings of `view-builder dead-letters show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowLetter {
+    #[command(flatten)]
+    pub database: LettersDatabase,
+    /// Its id, as `list` prints it.
+    pub id: i64,
+}
+
+/// Settings of `view-builder dead-letters retry`.
+#[derive(Clone, Debug, Args)]
+pub struct RetryLetters {
+    #[command(flatten)]
+    pub letters: Letters,
+    /// The first of each key, and all behind them.
+    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    pub all: bool,
+}
+
+/// Some dead letters, and what applies them.
+#[derive(Clone, Debug, Args)]
+pub struct Letters {
+    #[command(flatten)]
+    pub database: LettersDatabase,
+    /// Directory of the views, the same as the builders have.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+    /// Their ids, as `list` prints them; each must be the first of its key.
+    pub ids: Vec<i64>,
 }
 
 /// Settings of `view-builder run`.

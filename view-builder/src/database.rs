@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
+use crate::letters::store;
 use crate::outage::Outage;
 use crate::refusal;
 use crate::view::{self, View};
@@ -40,6 +41,7 @@ pub struct Database {
 pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) move_positions: Statement,
+    pub(crate) keep_letters: Statement,
     /// In the order of the views.
     pub(crate) apply: Vec<Statement>,
 }
@@ -98,26 +100,35 @@ impl Database {
     }
 
     async fn prepare(&self) -> Result<Session, tokio_postgres::Error> {
-        let client = self.connect().await?;
+        Session::prepare(self.connect().await?, &self.views).await
+    }
+}
+
+impl Session {
+    /// Prepares everything that a batch of these views needs.
+    pub(crate) async fn prepare(client: Client, views: &[View]) -> Result<Self, tokio_postgres::Error> {
         let move_positions = client
             .prepare_typed(
-                "select move_view_positions($1, $2, $3, $4, $5)",
+                "select move_view_positions($1, $2, $3, $4, $5, $6)",
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
+                    Type::INT8_ARRAY,
                 ],
             )
             .await?;
-        let mut apply = Vec::with_capacity(self.views.len());
-        for view in self.views.iter() {
+        let keep_letters = client.prepare_typed(store::KEEP, &store::KEEP_PARAMETERS).await?;
+        let mut apply = Vec::with_capacity(views.len());
+        for view in views {
             apply.push(client.prepare_typed(&view.apply.text, &view::PARAMETERS).await?);
         }
-        Ok(Session {
+        Ok(Self {
             client,
             move_positions,
+            keep_letters,
             apply,
         })
     }

@@ -13,9 +13,10 @@ Exit codes:
   3  a view cannot be used: its folder is incomplete, or Postgres refuses its SQL
   4  continuity is lost: a topic does not have the events at a view's position
   5  the database keeps other views than this process has in VIEWS
-  6  `status` only: a partition stands before an event that cannot be applied
+  6  `status` and `dead-letters`: events wait that cannot be applied
 
-`run` does not end at an event that cannot be applied: its partition waits before it, /readyz says so, the others go on.";
+`run` does not end at an event that cannot be applied: it goes to the dead letters, later events of its key wait behind it, /readyz
+warns, all others go on.";
 
 /// Why the program ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +34,8 @@ pub enum Failure {
         "the database keeps the views [{installed}], this process has [{wanted}]: start all builders with the same VIEWS"
     )]
     OtherViews { installed: String, wanted: String },
-    #[error("a partition stands before an event that cannot be applied")]
-    Stopped,
+    #[error("events wait that cannot be applied: see view-builder dead-letters list")]
+    DeadLetters,
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -48,7 +49,7 @@ impl Failure {
             Self::View(_) => 3,
             Self::Continuity { .. } => 4,
             Self::OtherViews { .. } => 5,
-            Self::Stopped => 6,
+            Self::DeadLetters => 6,
         })
     }
 }

@@ -16,7 +16,7 @@ const POSITIONS: &str = include_str!("positions.sql");
 const TURN: &str = "begin; select pg_advisory_xact_lock(hashtext('view-builder'))";
 
 /// A view and a topic that it reads.
-pub(crate) type Source = (String, String);
+type Source = (String, String);
 
 /// Why an installation did not happen.
 enum Trouble {
@@ -128,7 +128,7 @@ async fn register(client: &Client, views: &[View]) -> Result<(), Error> {
             .await?;
         let partitions = client
             .execute(
-                "update view_positions set epoch = epoch + 1, next_offset = null, group_offset = null, stopped = null
+                "update view_positions set epoch = epoch + 1, next_offset = null, group_offset = null
                  where topic = $1",
                 &[topic],
             )
@@ -146,8 +146,27 @@ async fn register(client: &Client, views: &[View]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the database keeps these views and no others.
+pub(crate) async fn check_same(client: &Client, views: &[View]) -> Result<Result<(), Failure>, Error> {
+    let (installed, wanted) = (sources_installed(client).await?, sources(views));
+    let names = |sources: &BTreeSet<Source>| {
+        let names: Vec<_> = sources
+            .iter()
+            .map(|(view, topic)| format!("{view} of {topic}"))
+            .collect();
+        names.join(", ")
+    };
+    if installed == wanted {
+        return Ok(Ok(()));
+    }
+    Ok(Err(Failure::OtherViews {
+        installed: names(&installed),
+        wanted: names(&wanted),
+    }))
+}
+
 /// Every (view, topic) of these views.
-pub(crate) fn sources(views: &[View]) -> BTreeSet<Source> {
+fn sources(views: &[View]) -> BTreeSet<Source> {
     views
         .iter()
         .flat_map(|view| view.topics.iter().map(|topic| (view.name.clone(), topic.clone())))
@@ -155,7 +174,7 @@ pub(crate) fn sources(views: &[View]) -> BTreeSet<Source> {
 }
 
 /// Every (view, topic) that the database keeps.
-pub(crate) async fn sources_installed(client: &Client) -> Result<BTreeSet<Source>, Error> {
+async fn sources_installed(client: &Client) -> Result<BTreeSet<Source>, Error> {
     let rows = client.query("select view, topic from view_sources", &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

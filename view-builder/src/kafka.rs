@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
 
-use crate::assignment::{Position, Start};
+use crate::assignment::{Position, Reached};
 use crate::batch::TopicPartition;
 use crate::config::Servers;
 use crate::failure::Failure;
@@ -237,17 +237,20 @@ fn refused(err: &KafkaError) -> Failure {
 ///
 /// # Errors
 /// The assignment was revoked meanwhile.
-pub fn assign(consumer: &GroupConsumer, starts: &[Start]) -> KafkaResult<()> {
-    consumer.assign(&list(starts.iter().map(|start| (&start.place, start.next_offset)))?)
+pub fn assign<'a>(
+    consumer: &GroupConsumer,
+    offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
+) -> KafkaResult<()> {
+    consumer.assign(&list(offsets)?)
 }
 
 /// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
 #[must_use]
-pub fn commit(consumer: &GroupConsumer, offsets: Vec<Start>) -> Vec<Start> {
+pub fn commit(consumer: &GroupConsumer, offsets: Vec<Reached>) -> Vec<Reached> {
     if offsets.is_empty() {
         return offsets;
     }
-    let sent = list(offsets.iter().map(|start| (&start.place, start.next_offset)))
+    let sent = list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))
         .and_then(|list| consumer.commit(&list, CommitMode::Sync));
     match sent {
         Ok(()) => offsets,

@@ -3,7 +3,7 @@
 //! Kafka's consumer group shares the partitions among the processes; Postgres holds the positions. Each batch is one
 //! transaction that moves the positions and applies the events, see [`apply`]. A view is a folder with SQL, see [`view`].
 //!
-//! What decides is pure and has its tests beside it: [`event`], [`batch`], [`assignment`], [`start`]. What talks is thin:
+//! What decides is pure and has its tests beside it: [`event`], [`batch`], [`assignment`], [`start`], [`letters`]. What talks is thin:
 //! [`kafka`] to the brokers, [`database`], [`install`], [`claim`] and [`apply`] to Postgres. [`builder`] joins the two.
 
 pub mod apply;
@@ -18,6 +18,7 @@ pub mod event;
 pub mod failure;
 pub mod install;
 pub mod kafka;
+pub mod letters;
 pub mod measure;
 pub mod moment;
 pub mod outage;

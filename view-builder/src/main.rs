@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{run, status};
+use view_builder::{letters, run, status};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -46,9 +46,14 @@ async fn execute(command: Command) -> Result<(), Failure> {
             run(*config, shutdown).await
         }
         Command::Status(config) => {
-            let (table, stopped) = status::status(&config).await?;
+            let (table, dead) = status::status(&config).await?;
             print!("{table}");
-            if stopped { Err(Failure::Stopped) } else { Ok(()) }
+            if dead { Err(Failure::DeadLetters) } else { Ok(()) }
+        }
+        Command::DeadLetters(command) => {
+            let (said, left) = letters::commands::execute(&command).await?;
+            print!("{said}");
+            if left { Err(Failure::DeadLetters) } else { Ok(()) }
         }
         Command::Views(config) => {
             print!("{}", status::views(&config)?);

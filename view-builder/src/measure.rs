@@ -31,9 +31,13 @@ pub fn describe() {
         "offsets between the view's position and the topic's end"
     );
     metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
+    metrics::describe_counter!(
+        "view_dead_letters_total",
+        "events found that cannot be applied, by topic; a replay counts them again"
+    );
     metrics::describe_gauge!(
-        "view_partitions_stopped",
-        "partitions that stand before an event that cannot be applied"
+        "view_dead_letters",
+        "events that wait in view_dead_letters, parked ones included"
     );
     metrics::describe_counter!(
         "view_fenced_total",
@@ -87,8 +91,15 @@ pub fn lag(place: &TopicPartition, events: i64) {
     gauge!("view_partition_lag_events", &labels).set(events as f64);
 }
 
-pub fn partitions(assigned: usize, stopped: usize) {
-    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    gauge!("view_partitions_assigned").set(number(assigned));
-    gauge!("view_partitions_stopped").set(number(stopped));
+pub fn dead_letter(topic: &str) {
+    counter!("view_dead_letters_total", "topic" => topic.to_owned()).increment(1);
+}
+
+pub fn letters(count: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "a table has fewer than 2^52 rows")]
+    gauge!("view_dead_letters").set(count as f64);
+}
+
+pub fn partitions(assigned: usize) {
+    gauge!("view_partitions_assigned").set(u32::try_from(assigned).unwrap_or(u32::MAX));
 }

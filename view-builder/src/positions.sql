@@ -12,10 +12,24 @@ create table if not exists view_positions (
     claimed_at   timestamptz not null,
     -- The offset that the consumer group last committed to Kafka. An earlier one found there is an operator's reset.
     group_offset bigint,
-    -- Why the event at next_offset cannot be applied; null: nothing is wrong. The next claim tries it again.
-    stopped      text,
+    -- Counts the changes that an operator makes to the partition's dead letters. A builder that knows an older state of them
+    -- changes nothing.
+    letters_version bigint not null default 0,
     primary key (topic, partition)
 ) with (fillfactor = 50);
+
+-- Until dead letters were kept, a partition waited before an event that could not be applied. Looked at first, since altering
+-- waits for every builder's transaction even where there is nothing to alter.
+do $$
+begin
+    if exists (
+        select from pg_attribute
+        where attrelid = 'view_positions'::regclass and attname = 'stopped' and not attisdropped
+    ) then
+        alter table view_positions drop column stopped, add column letters_version bigint not null default 0;
+    end if;
+end
+$$;
 
 -- Every (view, topic) whose events are applied under view_positions: all builders of these positions keep the same views.
 create table if not exists view_sources (
@@ -24,32 +38,81 @@ create table if not exists view_sources (
     primary key (view, topic)
 );
 
--- Moves positions, or fails with SQLSTATE VB001 when one of them is not where and under which epoch the caller believes:
--- then another builder has claimed it, and the whole transaction must go.
+-- Records that cannot be applied, and later ones of their keys, which wait behind them. See view-builder dead-letters --help.
+create table if not exists view_dead_letters (
+    id            bigint      generated always as identity primary key,
+    topic         text        not null,
+    partition     integer     not null,
+    record_offset bigint      not null,
+    key           bytea,
+    value         bytea       not null,
+    -- [["name", "value in hex"], ["name", null], ...], in the record's order.
+    headers       jsonb       not null,
+    record_time   timestamptz,
+    -- Why it cannot be applied; null: nothing is wrong with it, it waits behind an earlier one of its key.
+    reason        text,
+    arrived_at    timestamptz not null default clock_timestamp(),
+    -- How often an operator has tried it again, in vain.
+    retries       integer     not null default 0,
+    -- When an operator gave it up. It stays here, so that a replay does not bring it back, and holds nobody up.
+    discarded_at  timestamptz,
+    unique (topic, partition, record_offset)
+);
+
+create index if not exists view_dead_letters_key on view_dead_letters (topic, partition, key, record_offset)
+    where discarded_at is null;
+
+-- Puts records down; what is there already stays as it is, so that a replay changes nothing.
+create or replace function keep_dead_letters(
+    topics text[], partitions integer[], offsets bigint[], keys bytea[], record_values bytea[], headers text[],
+    record_times_us bigint[], reasons text[]
+) returns void
+    language sql
+as $$
+    insert into view_dead_letters (topic, partition, record_offset, key, value, headers, record_time, reason)
+    select topic, partition, record_offset, key, value, headers::jsonb,
+        timestamptz '1970-01-01 00:00:00Z' + record_time_us * interval '1 microsecond', reason
+    from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+        as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
+    order by topic, partition, record_offset
+    on conflict (topic, partition, record_offset) do nothing
+$$;
+
+drop function if exists move_view_positions(text[], integer[], bigint[], bigint[], bigint[]);
+
+-- Moves positions, or fails, and then the whole transaction must go:
+-- - SQLSTATE VB001: one of them is not where and under which epoch the caller believes: another builder has claimed it;
+-- - SQLSTATE VB002: the dead letters of one of them are others than the caller knows.
 create or replace function move_view_positions(
-    topics text[], partitions integer[], epochs bigint[], old_offsets bigint[], new_offsets bigint[]
+    topics text[], partitions integer[], epochs bigint[], letters_versions bigint[], old_offsets bigint[],
+    new_offsets bigint[]
 ) returns void
     language plpgsql
 as $$
 declare
     moved bigint;
+    as_known bigint;
 begin
     with mine as (
-        select held.topic, held.partition, wanted.new_offset
+        select held.topic, held.partition, wanted.new_offset, held.letters_version = wanted.letters_version as known
         from view_positions as held
-        join unnest(topics, partitions, epochs, old_offsets, new_offsets)
-            as wanted(topic, partition, epoch, old_offset, new_offset)
+        join unnest(topics, partitions, epochs, letters_versions, old_offsets, new_offsets)
+            as wanted(topic, partition, epoch, letters_version, old_offset, new_offset)
             on held.topic = wanted.topic and held.partition = wanted.partition
         where held.epoch = wanted.epoch and held.next_offset = wanted.old_offset
         order by held.topic, held.partition
         for update of held
+    ), moved_rows as (
+        update view_positions as held set next_offset = mine.new_offset
+        from mine
+        where held.topic = mine.topic and held.partition = mine.partition
+        returning mine.known
     )
-    update view_positions as held set next_offset = mine.new_offset
-    from mine
-    where held.topic = mine.topic and held.partition = mine.partition;
-    get diagnostics moved = row_count;
+    select count(*), count(*) filter (where known) into moved, as_known from moved_rows;
     if moved <> cardinality(topics) then
         raise exception 'another builder has claimed a partition of this batch' using errcode = 'VB001';
+    elsif as_known <> moved then
+        raise exception 'the dead letters of a partition of this batch have changed' using errcode = 'VB002';
     end if;
 end
 $$;

@@ -1,10 +1,12 @@
-//! From Kafka's record to an event.
+//! From Kafka's record to an event or to a dead letter.
 
+use bytes::Bytes;
 use events::{POSITION_HEADER, Position};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use crate::contract::Contract;
 use crate::event::{Event, Unappliable};
+use crate::letters::Letter;
 use crate::measure;
 
 /// The record's event; none for a null value, which Kafka's compaction leaves behind and which says nothing.
@@ -16,6 +18,24 @@ pub(crate) fn event(contract: &Contract, record: &BorrowedMessage<'_>) -> Result
         return Ok(None);
     };
     Event::parse(contract, record.offset(), committed_us(record), record.key(), value).map(Some)
+}
+
+/// The record as it came, with the reason why it is none for the view.
+pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Letter {
+    let headers = record.headers().map_or_else(Vec::new, |headers| {
+        let owned = headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)));
+        owned.collect()
+    });
+    Letter {
+        offset: record.offset(),
+        key: record.key().map(Bytes::copy_from_slice),
+        value: Bytes::copy_from_slice(record.payload().unwrap_or_default()),
+        headers,
+        record_time_us: record.timestamp().to_millis().map(|ms| ms.saturating_mul(1_000)),
+        reason,
+    }
 }
 
 /// When the source committed the change: by the position header, else by the record's own time.

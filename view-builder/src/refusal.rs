@@ -7,11 +7,16 @@ use tokio_postgres::Error;
 /// SQLSTATE of `move_view_positions` when another builder owns a partition.
 const FENCED: &str = "VB001";
 
+/// SQLSTATE of `move_view_positions` when the dead letters are others than the caller knows.
+const OTHER_LETTERS: &str = "VB002";
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Another builder owns a partition: give up the batch and all partitions.
     Fenced,
+    /// The dead letters of a partition have changed: look at them, and read again.
+    OtherLetters,
     /// The transaction lost against another one: once more.
     Conflict,
     /// The data was refused: find the event.
@@ -27,6 +32,7 @@ pub(crate) fn kind(err: &Error) -> Kind {
     };
     match code {
         FENCED => Kind::Fenced,
+        OTHER_LETTERS => Kind::OtherLetters,
         "40001" | "40P01" => Kind::Conflict,
         // Data exception, constraint violation, program limit exceeded, raised by a function.
         _ if ["22", "23", "54", "P0"].contains(&&code[..2]) => Kind::Refused,

@@ -60,6 +60,7 @@ pub async fn take_over(
             place: claim.place,
             epoch: claim.epoch,
             next_offset,
+            known: claim.known,
         };
         if claim.next_offset != Some(next_offset) {
             tracing::info!(place = %start.place, position.before = claim.next_offset, position.now = next_offset,

@@ -1,7 +1,12 @@
-use super::{Assignment, Limits, Start, Stop};
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::{Assignment, Limits, Record, Refused, Start};
 use crate::batch::TopicPartition;
 use crate::contract::Change;
 use crate::event::{Event, Unappliable};
+use crate::letters::{Known, Letter};
 
 fn place(partition: i32) -> TopicPartition {
     TopicPartition {
@@ -30,17 +35,68 @@ fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
                 place: place(partition),
                 epoch,
                 next_offset,
+                known: Known::at(1),
             })
             .collect(),
     );
     assignment
 }
 
+/// Takes a record whose key is its offset; returns why it is dead.
+fn take_any(
+    assignment: &mut Assignment,
+    partition: i32,
+    offset: i64,
+    event: Result<Option<Event>, Unappliable>,
+) -> Option<String> {
+    take_keyed(assignment, partition, offset, &offset.to_string(), event)
+}
+
+fn take_keyed(
+    assignment: &mut Assignment,
+    partition: i32,
+    offset: i64,
+    key: &str,
+    event: Result<Option<Event>, Unappliable>,
+) -> Option<String> {
+    let letter = |reason| Letter {
+        offset,
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: Bytes::new(),
+        headers: Vec::new(),
+        record_time_us: None,
+        reason,
+    };
+    let record = Record {
+        offset,
+        key: Some(key.as_bytes()),
+        event,
+        letter,
+    };
+    assignment.take(&place(partition), record)
+}
+
 fn take(assignment: &mut Assignment, partition: i32, offset: i64) {
-    assert_eq!(
-        assignment.take(&place(partition), offset, Ok(Some(event(offset)))),
-        None
-    );
+    assert_eq!(take_any(assignment, partition, offset, Ok(Some(event(offset)))), None);
+}
+
+fn bad() -> Result<Option<Event>, Unappliable> {
+    Err(Unappliable("no".to_owned()))
+}
+
+/// The offsets of the next batch's events and letters, with the letters' reasons.
+fn contents(assignment: &mut Assignment) -> (Vec<i64>, Vec<(i64, Option<String>)>) {
+    let parts = assignment.next_batch().map(|batch| batch.parts).unwrap_or_default();
+    let events = parts.iter().flat_map(|part| &part.events).map(|event| event.offset);
+    let letters = parts.iter().flat_map(|part| &part.letters);
+    (
+        events.collect(),
+        letters.map(|letter| (letter.offset, letter.reason.clone())).collect(),
+    )
+}
+
+fn reads(assignment: &Assignment) -> Vec<i64> {
+    assignment.next_reads().map(|(_, offset)| offset).collect()
 }
 
 /// Partition, epoch, from, to and events of each part of the next batch.
@@ -71,7 +127,7 @@ fn a_batch_takes_what_has_arrived_and_the_next_one_continues_it() {
 #[test]
 fn a_tombstone_moves_the_position_and_nothing_else() {
     let mut assignment = holding(&[(0, 1, 0)]);
-    assert_eq!(assignment.take(&place(0), 4, Ok(None)), None);
+    assert_eq!(take_any(&mut assignment, 0, 4, Ok(None)), None);
     assert_eq!(next(&mut assignment), [(0, 1, 0, 5, 0)]);
 }
 
@@ -86,23 +142,19 @@ fn what_comes_twice_or_belongs_to_others_is_dropped() {
 }
 
 #[test]
-fn a_bad_event_stops_its_partition_before_it_and_no_other() {
-    let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
-    take(&mut assignment, 0, 0);
-    let stop = assignment.take(&place(0), 2, Err(Unappliable("no".to_owned())));
-    assert_eq!(stop.map(|stop| stop.offset), Some(2));
-    take(&mut assignment, 0, 3);
-    take(&mut assignment, 1, 0);
-    assert_eq!(next(&mut assignment), [(0, 1, 0, 2, 1), (1, 1, 0, 1, 1)]);
-    assignment.committed(&place(0), 2);
-    assignment.committed(&place(1), 1);
-    take(&mut assignment, 0, 4);
-    assert_eq!(next(&mut assignment), []);
-    assert_eq!(assignment.stops().count(), 1);
+fn a_bad_event_becomes_a_letter_and_only_its_key_waits_behind_it() {
+    let mut assignment = holding(&[(0, 1, 0)]);
+    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), Some("no".to_owned()));
+    assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
+    take(&mut assignment, 0, 2);
+    assert!(!assignment.has_room(), "letters count as rows");
+    let letters = vec![(0, Some("no".to_owned())), (1, None)];
+    assert_eq!(contents(&mut assignment), (vec![2], letters));
+    assert!(assignment.has_room());
 }
 
 #[test]
-fn an_event_that_postgres_refuses_drops_what_was_taken_behind_it() {
+fn an_event_that_postgres_refuses_is_read_again_and_becomes_a_letter() {
     let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
     take(&mut assignment, 0, 0);
     take(&mut assignment, 0, 1);
@@ -110,13 +162,36 @@ fn an_event_that_postgres_refuses_drops_what_was_taken_behind_it() {
     take(&mut assignment, 0, 2);
     take(&mut assignment, 1, 0);
     assignment.committed(&place(0), 1);
-    assignment.refused(Stop {
+    assignment.refused(Refused {
         place: place(0),
         offset: 1,
-        reason: "no".to_owned(),
+        reason: "too long".to_owned(),
     });
-    take(&mut assignment, 0, 3);
-    assert_eq!(next(&mut assignment), [(1, 1, 0, 1, 1)]);
+    assert_eq!(reads(&assignment), [1, 1]);
+    assert_eq!(
+        take_any(&mut assignment, 0, 1, Ok(Some(event(1)))),
+        Some("too long".to_owned())
+    );
+    take(&mut assignment, 0, 2);
+    let letters = vec![(1, Some("too long".to_owned()))];
+    assert_eq!(contents(&mut assignment), (vec![2, 0], letters));
+}
+
+#[test]
+fn what_was_taken_with_an_older_knowledge_of_the_letters_is_read_again() {
+    let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
+    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), Some("no".to_owned()));
+    take(&mut assignment, 1, 0);
+    let mut known = Known::at(2);
+    known.discard(0);
+    assignment.know(HashMap::from([(place(0), known), (place(1), Known::at(1))]));
+    assert_eq!(reads(&assignment), [0, 1]);
+    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), None);
+    assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
+    let batch = assignment.next_batch().unwrap();
+    let versions: Vec<i64> = batch.parts.iter().map(|part| part.letters_version).collect();
+    assert_eq!(versions, [2, 1]);
+    assert!(batch.parts.iter().all(|part| part.letters.is_empty()));
 }
 
 #[test]
@@ -132,17 +207,17 @@ fn reading_pauses_at_the_limits_and_goes_on_with_the_next_batch() {
 }
 
 #[test]
-fn a_new_assignment_forgets_what_waited_and_what_was_stopped() {
+fn a_new_assignment_forgets_what_waited() {
     let mut assignment = holding(&[(0, 1, 0)]);
     take(&mut assignment, 0, 0);
-    assignment.take(&place(0), 1, Err(Unappliable("no".to_owned())));
+    take_any(&mut assignment, 0, 1, bad());
     assignment.replace(vec![Start {
         place: place(0),
         epoch: 2,
         next_offset: 0,
+        known: Known::at(1),
     }]);
     assert_eq!(next(&mut assignment), []);
-    assert_eq!(assignment.stops().count(), 0);
     take(&mut assignment, 0, 0);
     assert_eq!(next(&mut assignment), [(0, 2, 0, 1, 1)]);
 }

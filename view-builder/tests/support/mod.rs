@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use service::{Readiness, Secret};
 use tokio_postgres::{Client, NoTls};
 use url::Url;
-use view_builder::apply::Applied;
+use view_builder::apply::{Applied, GivenUp};
 use view_builder::assignment::Start;
 use view_builder::batch::{Batch, Part, TopicPartition};
 use view_builder::contract::Contract;
@@ -144,6 +144,7 @@ impl Builder {
                 place: claim.place,
                 epoch: claim.epoch,
                 next_offset: claim.next_offset.unwrap_or(0),
+                known: claim.known,
             })
             .collect();
         self.database.begin_at(&self.starts).await;
@@ -167,7 +168,7 @@ impl Builder {
     /// Applies one value and expects that its transaction commits.
     pub async fn put(&mut self, value: String) {
         let applied = self.apply(0, &[value]).await;
-        assert!(!applied.fenced && applied.stops.is_empty(), "{applied:?}");
+        assert_applied(&applied);
     }
 
     pub fn batch(&self, partition: i32, values: &[String]) -> Batch {
@@ -187,12 +188,24 @@ impl Builder {
         let part = Part {
             place: start.place.clone(),
             epoch: start.epoch,
+            letters_version: start.known.version,
             from: start.next_offset,
             to: start.next_offset + i64::try_from(values.len()).unwrap(),
             events,
+            letters: Vec::new(),
         };
         Batch { parts: vec![part] }
     }
+}
+
+/// Fails where a batch was not applied as a whole.
+pub fn assert_applied(applied: &Applied) {
+    assert!(applied.given_up.is_none() && applied.refused.is_empty(), "{applied:?}");
+}
+
+/// Whether a batch was given up since another builder owns a partition.
+pub fn is_fenced(applied: &Applied) -> bool {
+    applied.given_up == Some(GivenUp::Fenced)
 }
 
 pub fn place(partition: i32) -> TopicPartition {

@@ -1,0 +1,242 @@
+//! Events that cannot be applied: none is lost, none is applied out of order, and the others do not notice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use stack::pipeline::VIEWS_DATABASE;
+use stack::random::Random;
+use stack::{Pipeline, eventually_ok};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const KEYS: i64 = 1_000;
+const VERSIONS: i64 = 10;
+/// Exit code of `view-builder dead-letters` where events wait.
+const WAITING: i32 = 6;
+
+/// One record to produce.
+struct Sent {
+    key: i64,
+    version: i64,
+    is_poison: bool,
+    value: Vec<u8>,
+}
+
+fn event(key: i64, version: i64) -> serde_json::Value {
+    let event_type = if version == 1 { "USER_CREATED" } else { "USER_UPDATED" };
+    serde_json::json!({
+        "eventType": event_type, "userId": key, "version": version, "timestamp": "2026-01-01T00:00:00",
+        "user": {"id": key, "name": format!("v{version}"), "email": format!("e{key}@x"), "department": "d", "status": "ACTIVE",
+            "createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00"},
+    })
+}
+
+/// An event with something wrong, another thing for each `kind`.
+fn poison(key: i64, version: i64, kind: u64) -> Vec<u8> {
+    let mut event = event(key, version);
+    match kind {
+        0 => return b"{\"eventType\":".to_vec(),
+        1 => event["eventType"] = "USER_PROMOTED".into(),
+        2 => event["version"] = serde_json::Value::Null,
+        3 => event["user"]["name"] = "x".repeat(256).into(),
+        4 => event["user"]["email"] = "a\u{0}b".into(),
+        5 => event["user"]["createdAt"] = "yesterday".into(),
+        6 => event["user"] = serde_json::Value::Null,
+        _ => {
+            let mut value = event.to_string().into_bytes();
+            value.push(0xff);
+            return value;
+        }
+    }
+    event.to_string().into_bytes()
+}
+
+/// Ten versions of a thousand users, the users in turn, one in a hundred of the events with something wrong.
+fn workload() -> Vec<Sent> {
+    let mut random = Random::seeded(20_261_125);
+    let versions = (1..=VERSIONS).flat_map(|version| (1..=KEYS).map(move |key| (key, version)));
+    let sent = versions.map(|(key, version)| {
+        let is_poison = random.below(100) == 0;
+        let value = if is_poison {
+            poison(key, version, random.below(8))
+        } else {
+            event(key, version).to_string().into_bytes()
+        };
+        Sent {
+            key,
+            version,
+            is_poison,
+            value,
+        }
+    });
+    sent.collect()
+}
+
+fn produce(pipeline: &Pipeline, records: &[Sent]) {
+    let producer: ThreadedProducer<_> = ClientConfig::new()
+        .set("bootstrap.servers", pipeline.bootstrap_servers())
+        .set("partitioner", "murmur2_random")
+        .create()
+        .expect("a producer");
+    for sent in records {
+        let key = sent.key.to_string();
+        let number = sent.version.to_string();
+        let headers = OwnedHeaders::new().insert(Header {
+            key: "number",
+            value: Some(&number),
+        });
+        let record = BaseRecord::to("user-events")
+            .key(&key)
+            .payload(&sent.value)
+            .headers(headers);
+        if let Err((err, _)) = producer.send(record) {
+            panic!("not sent: {err}");
+        }
+    }
+    producer.flush(DEADLINE).expect("all is sent");
+}
+
+async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<Vec<Option<String>>> {
+    let postgres = pipeline.postgres().expect("postgres");
+    postgres.query(VIEWS_DATABASE, sql).await.expect("an answer")
+}
+
+/// What the view has of each user.
+async fn versions(pipeline: &Pipeline) -> BTreeMap<i64, i64> {
+    let rows = rows(pipeline, "select user_id, version from user_view").await;
+    let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse().ok()).expect("a number");
+    rows.iter().map(|row| (number(&row[0]), number(&row[1]))).collect()
+}
+
+async fn letters_of(pipeline: &Pipeline, key: i64) -> Vec<(i64, bool)> {
+    let found = rows(
+        pipeline,
+        &format!(
+            "select convert_from(decode(headers -> 0 ->> 1, 'hex'), 'UTF8'), reason is not null
+             from view_dead_letters where key = '{key}' and discarded_at is null order by record_offset"
+        ),
+    )
+    .await;
+    found
+        .iter()
+        .map(|row| {
+            let version = row[0].as_deref().and_then(|text| text.parse().ok()).expect("a version");
+            (version, row[1].as_deref() == Some("t"))
+        })
+        .collect()
+}
+
+async fn letters(pipeline: &Pipeline, arguments: &[&str]) -> i32 {
+    let all: Vec<&str> = ["dead-letters"].iter().chain(arguments).copied().collect();
+    let command = pipeline.view_builder.command_of("dead-letters", &all);
+    let status = command.run_for_status(&all).await.expect("the command runs");
+    status.code().expect("it ends by itself")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
+    let pipeline = super::shared::builder().start().await.expect("a pipeline");
+    let records = workload();
+    produce(&pipeline, &records);
+    let total = records.len();
+    eventually_ok(DEADLINE, "all records are taken", || async {
+        let positions = rows(
+            &pipeline,
+            "select sum(next_offset) from view_positions where topic = 'user-events'",
+        )
+        .await;
+        anyhow::ensure!(positions[0][0].as_deref() == Some(&total.to_string()), "{positions:?}");
+        Ok(())
+    })
+    .await
+    .expect("the builder takes all");
+
+    // Every key has its events up to the first dead one, and that one and all behind it as letters.
+    let mut wanted = BTreeMap::new();
+    let mut parked: BTreeMap<i64, Vec<(i64, bool)>> = BTreeMap::new();
+    for sent in &records {
+        let waits = parked.entry(sent.key).or_default();
+        if sent.is_poison || !waits.is_empty() {
+            // Only the first is known to be dead: what stands behind it has not been tried.
+            waits.push((sent.version, waits.is_empty()));
+        } else {
+            wanted.insert(sent.key, sent.version);
+        }
+    }
+    parked.retain(|_, waits| !waits.is_empty());
+    assert!(parked.len() > 50, "{} keys have a dead letter", parked.len());
+    assert_eq!(versions(&pipeline).await, wanted);
+    for (key, waits) in &parked {
+        assert_eq!(&letters_of(&pipeline, *key).await, waits, "key {key}");
+    }
+    let readiness = reqwest::get(pipeline.view_builder.url("/readyz"))
+        .await
+        .expect("an answer");
+    assert_eq!(readiness.status(), 200, "a warning, not a failure");
+    eventually_ok(DEADLINE, "readiness warns", || async {
+        let text = reqwest::get(pipeline.view_builder.url("/readyz")).await?.text().await?;
+        let count: usize = parked.values().map(Vec::len).sum();
+        anyhow::ensure!(text.contains(&format!("{count} events wait")), "{text}");
+        Ok(())
+    })
+    .await
+    .expect("the warning");
+
+    assert_eq!(letters(&pipeline, &["list"]).await, WAITING);
+    assert_eq!(
+        letters(&pipeline, &["retry", "--all"]).await,
+        WAITING,
+        "they are as dead as before"
+    );
+    assert_eq!(versions(&pipeline).await, wanted, "a retry in vain changes nothing");
+
+    // A parked one cannot overtake.
+    let (key, waits) = parked
+        .iter()
+        .find(|(_, waits)| waits.len() > 1)
+        .expect("a parked event");
+    let ids = rows(
+        &pipeline,
+        &format!("select id from view_dead_letters where key = '{key}' order by record_offset"),
+    )
+    .await;
+    let second = ids[1][0].clone().expect("an id");
+    assert_eq!(letters(&pipeline, &["retry", &second]).await, 2);
+    assert_eq!(letters_of(&pipeline, *key).await.len(), waits.len());
+
+    // Giving up the dead ones lets the parked ones go, in order, while new events of the same keys come.
+    let later: Vec<Sent> = (1..=KEYS)
+        .map(|key| Sent {
+            key,
+            version: VERSIONS + 1,
+            is_poison: false,
+            value: event(key, VERSIONS + 1).to_string().into_bytes(),
+        })
+        .collect();
+    produce(&pipeline, &later);
+    loop {
+        let dead = rows(
+            &pipeline,
+            "select distinct on (partition, key) id from view_dead_letters where discarded_at is null
+             order by partition, key, record_offset",
+        )
+        .await;
+        if dead.is_empty() {
+            break;
+        }
+        let ids: Vec<String> = dead.into_iter().filter_map(|mut row| row[0].take()).collect();
+        let arguments: Vec<&str> = ["discard"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+        letters(&pipeline, &arguments).await;
+    }
+    let all: BTreeMap<i64, i64> = (1..=KEYS).map(|key| (key, VERSIONS + 1)).collect();
+    eventually_ok(DEADLINE, "every user is at the last version", || async {
+        anyhow::ensure!(versions(&pipeline).await == all, "not yet");
+        Ok(())
+    })
+    .await
+    .expect("all arrive");
+    assert_eq!(letters(&pipeline, &["list"]).await, 0);
+    pipeline.stop().await.expect("a clean end");
+}

@@ -1,0 +1,440 @@
+//! `view-builder dead-letters`: looking at what waits in `view_dead_letters`, trying it again, giving it up.
+//!
+//! Each letter is one transaction: it takes the partition's position as a batch does, and so waits for the batch under way; it applies
+//! the event or gives it up; it counts up `letters_version`, which makes the builder look again. A command that is killed has
+//! changed all of a letter or nothing.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, anyhow};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use super::store::hex;
+use crate::batch::{Batch, Part, TopicPartition};
+use crate::config::{Letters, LettersCommand, LettersDatabase};
+use crate::contract::{self, Contract, Contracts};
+use crate::database::{self, Session};
+use crate::event::{Event, Unappliable};
+use crate::failure::Failure;
+use crate::view::{self, View};
+use crate::{apply, install, measure, refusal};
+
+/// Most characters of a reason in a list's line.
+const REASON_CHARACTERS_MAX: usize = 100;
+
+const COLUMNS: &str = "id, topic, partition, record_offset, key, value, headers::text, record_time::text, reason,
+    arrived_at::text, retries, discarded_at::text";
+
+/// Runs the command and gives what it prints. The flag says whether letters still wait among those that were asked for.
+///
+/// # Errors
+/// Postgres does not answer or keeps other views; there is no such letter; an earlier one of its key has to come first.
+pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure> {
+    match command {
+        LettersCommand::List(asked) => {
+            let client = connect(&asked.database).await?;
+            let rows = client
+                .query(
+                    &format!(
+                        "select {COLUMNS} from view_dead_letters
+                         where ($1 or discarded_at is null) and ($2::text is null or topic = $2) and ($3::bytea is null or key = $3)
+                         order by topic, partition, record_offset limit $4"
+                    ),
+                    &[&asked.discarded, &asked.topic, &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
+                )
+                .await
+                .map_err(unanswered)?;
+            Ok((list(&rows), !rows.is_empty()))
+        }
+        LettersCommand::Show(asked) => {
+            let client = connect(&asked.database).await?;
+            let row = find(&client, asked.id).await?;
+            Ok((show(&row), false))
+        }
+        LettersCommand::Retry(asked) => Desk::open(&asked.letters).await?.retry(&asked.letters, asked.all).await,
+        LettersCommand::Discard(asked) => Desk::open(asked).await?.discard(asked).await,
+    }
+}
+
+async fn connect(asked: &LettersDatabase) -> Result<Client, Failure> {
+    let settings = database::config(&asked.database_url)?;
+    let client = database::connect(&settings).await.map_err(unanswered)?;
+    client
+        .batch_execute("set lock_timeout = '10s'")
+        .await
+        .map_err(unanswered)?;
+    Ok(client)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unanswered(err: tokio_postgres::Error) -> Failure {
+    anyhow!("postgres does not do it, nothing is changed: {}", refusal::line(&err)).into()
+}
+
+async fn find(client: &Client, id: i64) -> Result<Row, Failure> {
+    let row = client
+        .query_opt(
+            &format!("select {COLUMNS} from view_dead_letters where id = $1"),
+            &[&id],
+        )
+        .await
+        .map_err(unanswered)?;
+    row.ok_or_else(|| {
+        Failure::Setting(format!(
+            "there is no dead letter {id}: see view-builder dead-letters list"
+        ))
+    })
+}
+
+/// Bytes as text where they are text.
+fn text(bytes: Option<&[u8]>) -> String {
+    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
+        None => "-".to_owned(),
+        Some((_, Ok(text))) if !text.contains(char::is_control) => text.to_owned(),
+        Some((bytes, _)) => format!("\\x{}", hex(bytes)),
+    }
+}
+
+fn list(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "no dead letters\n".to_owned();
+    }
+    let mut table = format!(
+        "{:>8}  {:<24} {:>9} {:>12}  {:<20} {}\n",
+        "id", "topic", "partition", "offset", "key", "reason"
+    );
+    for row in rows {
+        let reason = match (row.get::<_, Option<&str>>(11), row.get::<_, Option<&str>>(8)) {
+            (Some(_), _) => "discarded",
+            (None, Some(reason)) => reason,
+            (None, None) => "waits behind an earlier one of its key",
+        };
+        let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
+        let _ = writeln!(
+            table,
+            "{:>8}  {:<24} {:>9} {:>12}  {:<20} {reason}",
+            row.get::<_, i64>(0),
+            row.get::<_, &str>(1),
+            row.get::<_, i32>(2),
+            row.get::<_, i64>(3),
+            text(row.get(4)),
+        );
+    }
+    table
+}
+
+fn show(row: &Row) -> String {
+    let mut shown = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(shown, "{name:<12} {value}");
+    };
+    line("id", &row.get::<_, i64>(0).to_string());
+    line(
+        "place",
+        &format!(
+            "{}/{} offset {}",
+            row.get::<_, &str>(1),
+            row.get::<_, i32>(2),
+            row.get::<_, i64>(3)
+        ),
+    );
+    line("key", &text(row.get(4)));
+    line("record time", row.get::<_, Option<&str>>(7).unwrap_or("-"));
+    line("arrived", row.get(9));
+    line(
+        "reason",
+        row.get::<_, Option<&str>>(8)
+            .unwrap_or("nothing is wrong with it: it waits behind an earlier one of its key"),
+    );
+    line("retries", &row.get::<_, i32>(10).to_string());
+    if let Some(at) = row.get::<_, Option<&str>>(11) {
+        line("discarded", at);
+    }
+    let headers: Vec<(String, Option<String>)> = serde_json::from_str(row.get(6)).unwrap_or_default();
+    for (name, value) in headers {
+        let bytes = value.as_deref().and_then(unhex);
+        line("header", &format!("{name}: {}", text(bytes.as_deref())));
+    }
+    let value: &[u8] = row.get(5);
+    line("value", &text(Some(value)));
+    shown
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+/// A connection with which letters can be applied.
+struct Desk {
+    session: Session,
+    views: Vec<View>,
+    contracts: Contracts,
+}
+
+/// A letter that waits.
+#[derive(Clone)]
+struct Waiting {
+    id: i64,
+    place: TopicPartition,
+    offset: i64,
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+}
+
+/// What became of a letter.
+enum Outcome {
+    Applied,
+    Discarded,
+    Dead(String),
+    Gone,
+}
+
+impl Desk {
+    async fn open(asked: &Letters) -> Result<Self, Failure> {
+        let views = view::load_all(&asked.views)?;
+        let client = connect(&asked.database).await?;
+        install::check_same(&client, &views).await.map_err(unanswered)??;
+        let session = Session::prepare(client, &views).await.map_err(unanswered)?;
+        let contracts = contract::of_all(&view::topics(&views));
+        Ok(Self {
+            session,
+            views,
+            contracts,
+        })
+    }
+
+    async fn retry(&mut self, asked: &Letters, all: bool) -> Result<(String, bool), Failure> {
+        let firsts = if all {
+            self.firsts().await?
+        } else {
+            self.asked(asked).await?
+        };
+        let (mut said, mut left) = (String::new(), false);
+        for first in firsts {
+            left |= !self.go_through(first, &mut said).await?;
+        }
+        if said.is_empty() {
+            said.push_str("no dead letters\n");
+        }
+        Ok((said, left))
+    }
+
+    /// Applies this letter and those behind it, up to the first that is still dead. Whether all went.
+    async fn go_through(&mut self, first: Waiting, said: &mut String) -> Result<bool, Failure> {
+        let mut next = Some(first);
+        while let Some(letter) = next {
+            let at = format!("{} ({} offset {})", letter.id, letter.place, letter.offset);
+            match self.end(&letter, false).await? {
+                Outcome::Applied => {
+                    let _ = writeln!(said, "applied {at}");
+                }
+                Outcome::Dead(reason) => {
+                    let _ = writeln!(said, "still dead {at}: {reason}");
+                    return Ok(false);
+                }
+                Outcome::Gone | Outcome::Discarded => {}
+            }
+            next = self.behind(&letter).await?;
+        }
+        Ok(true)
+    }
+
+    async fn discard(&mut self, asked: &Letters) -> Result<(String, bool), Failure> {
+        if asked.ids.is_empty() {
+            return Err(Failure::Setting(
+                "name the dead letters to discard by their ids".to_owned(),
+            ));
+        }
+        let (mut said, mut left) = (String::new(), false);
+        for letter in self.asked(asked).await? {
+            self.end(&letter, true).await?;
+            tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
+            let _ = writeln!(
+                said,
+                "discarded {} ({} offset {})",
+                letter.id, letter.place, letter.offset
+            );
+            if let Some(next) = self.behind(&letter).await? {
+                left |= !self.go_through(next, &mut said).await?;
+            }
+        }
+        Ok((said, left))
+    }
+
+    /// The letters with the ids asked for, each the first of its key.
+    async fn asked(&self, asked: &Letters) -> Result<Vec<Waiting>, Failure> {
+        let mut letters = Vec::with_capacity(asked.ids.len());
+        for id in &asked.ids {
+            let row = find(&self.session.client, *id).await?;
+            if row.get::<_, Option<&str>>(11).is_some() {
+                return Err(Failure::Setting(format!("dead letter {id} was discarded already")));
+            }
+            let letter = waiting(&row);
+            let first = self.first_of(&letter).await?;
+            if first.id != letter.id && !letters.iter().any(|known: &Waiting| known.id == first.id) {
+                return Err(Failure::Setting(format!(
+                    "dead letter {id} waits behind {} of the same key: retry or discard {} first",
+                    first.id, first.id
+                )));
+            }
+            letters.push(letter);
+        }
+        Ok(letters)
+    }
+
+    /// The first letter of each key, in the order of their records.
+    async fn firsts(&self) -> Result<Vec<Waiting>, Failure> {
+        self.waiting(
+            "select distinct on (topic, partition, key, case when key is null then id end) *
+             from view_dead_letters where discarded_at is null
+             order by topic, partition, key, case when key is null then id end, record_offset",
+            &[],
+        )
+        .await
+    }
+
+    async fn first_of(&self, letter: &Waiting) -> Result<Waiting, Failure> {
+        if letter.key.is_none() {
+            return Ok(letter.clone());
+        }
+        let mut firsts = self.behind_offset(letter, -1).await?;
+        firsts
+            .pop()
+            .context("the dead letter is gone meanwhile")
+            .map_err(Failure::from)
+    }
+
+    async fn behind(&self, letter: &Waiting) -> Result<Option<Waiting>, Failure> {
+        if letter.key.is_none() {
+            return Ok(None);
+        }
+        Ok(self.behind_offset(letter, letter.offset).await?.pop())
+    }
+
+    async fn behind_offset(&self, letter: &Waiting, offset: i64) -> Result<Vec<Waiting>, Failure> {
+        self.waiting(
+            "select * from view_dead_letters
+             where discarded_at is null and topic = $1 and partition = $2 and key = $3 and record_offset > $4
+             order by record_offset limit 1",
+            &[&&*letter.place.topic, &letter.place.partition, &letter.key, &offset],
+        )
+        .await
+    }
+
+    async fn waiting(&self, which: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Waiting>, Failure> {
+        let sql = format!("select {COLUMNS} from ({which}) as letter order by topic, partition, record_offset");
+        let rows = self.session.client.query(&sql, parameters).await.map_err(unanswered)?;
+        Ok(rows.iter().map(waiting).collect())
+    }
+
+    /// Applies the letter's event or gives the letter up, in one transaction with the partition's position.
+    async fn end(&mut self, letter: &Waiting, discards: bool) -> Result<Outcome, Failure> {
+        let event = self.event(letter);
+        let client = &self.session.client;
+        client.batch_execute("begin").await.map_err(unanswered)?;
+        let ended = self.end_in_transaction(letter, discards, event).await;
+        let close = if matches!(ended, Ok(Outcome::Applied | Outcome::Discarded)) {
+            "commit"
+        } else {
+            "rollback"
+        };
+        let closed = client.batch_execute(close).await;
+        let reason = match ended {
+            Ok(Outcome::Dead(reason)) => reason,
+            Ok(outcome) => {
+                closed.map_err(unanswered)?;
+                return Ok(outcome);
+            }
+            Err(err) if refusal::kind(&err) == refusal::Kind::Refused => refusal::without_values(&err),
+            Err(err) => return Err(unanswered(err)),
+        };
+        closed.map_err(unanswered)?;
+        client
+            .execute(
+                "update view_dead_letters set retries = retries + 1, reason = $2 where id = $1",
+                &[&letter.id, &reason],
+            )
+            .await
+            .map_err(unanswered)?;
+        Ok(Outcome::Dead(reason))
+    }
+
+    fn event(&self, letter: &Waiting) -> Result<Event, Unappliable> {
+        let contract: &Contract = self
+            .contracts
+            .get(&*letter.place.topic)
+            .ok_or_else(|| Unappliable("no view reads its topic any more".to_owned()))?;
+        Event::parse(
+            contract,
+            letter.offset,
+            measure::now_us(),
+            letter.key.as_deref(),
+            &letter.value,
+        )
+    }
+
+    async fn end_in_transaction(
+        &self,
+        letter: &Waiting,
+        discards: bool,
+        event: Result<Event, Unappliable>,
+    ) -> Result<Outcome, tokio_postgres::Error> {
+        let client = &self.session.client;
+        client
+            .execute(
+                "update view_positions set letters_version = letters_version + 1 where topic = $1 and partition = $2",
+                &[&&*letter.place.topic, &letter.place.partition],
+            )
+            .await?;
+        let is_open = client
+            .query_opt(
+                "select from view_dead_letters where id = $1 and discarded_at is null for update",
+                &[&letter.id],
+            )
+            .await?;
+        if is_open.is_none() {
+            return Ok(Outcome::Gone);
+        }
+        if discards {
+            let sql = "update view_dead_letters set discarded_at = clock_timestamp() where id = $1";
+            client.execute(sql, &[&letter.id]).await?;
+            return Ok(Outcome::Discarded);
+        }
+        let event = match event {
+            Ok(event) => event,
+            Err(unappliable) => return Ok(Outcome::Dead(unappliable.0)),
+        };
+        let part = Part {
+            place: letter.place.clone(),
+            epoch: 0,
+            letters_version: 0,
+            from: letter.offset,
+            to: letter.offset + 1,
+            events: vec![event],
+            letters: Vec::new(),
+        };
+        let batch = Batch { parts: vec![part] };
+        apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
+        client
+            .execute("delete from view_dead_letters where id = $1", &[&letter.id])
+            .await?;
+        Ok(Outcome::Applied)
+    }
+}
+
+fn waiting(row: &Row) -> Waiting {
+    Waiting {
+        id: row.get(0),
+        place: TopicPartition {
+            topic: row.get::<_, &str>(1).into(),
+            partition: row.get(2),
+        },
+        offset: row.get(3),
+        key: row.get(4),
+        value: row.get(5),
+    }
+}
