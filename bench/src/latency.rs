@@ -23,7 +23,7 @@ const WARM_UP_SECONDS: u32 = 5;
 /// Before the first rate: a broker's first half minute is several times slower than the rest, until its code is compiled.
 const FIRST_WARM_UP: Latency = Latency {
     rate: Vec::new(),
-    seconds: 20,
+    seconds: 60,
     connections: 32,
 };
 const FIRST_WARM_UP_RATE: u32 = 2000;

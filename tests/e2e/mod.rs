@@ -5,6 +5,7 @@ mod ledger;
 mod lineage;
 mod quickstart;
 mod relay_away;
+mod replay;
 mod rest;
 mod rows;
 mod scenarios;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::batch::{Batch, Part, TopicPartition};
+use crate::claim;
 use crate::event::{Event, Unappliable};
 use crate::letters::{Fate, Known, Letter};
 
@@ -232,6 +233,15 @@ impl Assignment {
             held.letters.clear();
             held.taken = held.committed;
         }
+    }
+
+    /// The partitions with the claims under which they are held.
+    pub fn claims(&self) -> impl Iterator<Item = claim::Held> {
+        self.held.iter().map(|(place, held)| claim::Held {
+            place: place.clone(),
+            epoch: held.epoch,
+            letters_version: held.known.version,
+        })
     }
 
     /// The next offset to read of each partition.

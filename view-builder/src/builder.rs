@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::apply::{Applied, GivenUp};
 use crate::assignment::{Assignment, Limits, Reached, Record, Start};
 use crate::batch::TopicPartition;
+use crate::claim::Look;
 use crate::contract::Contracts;
 use crate::database::Database;
 use crate::failure::Failure;
@@ -38,8 +39,8 @@ const BATCH_DURATION_MAX: Duration = Duration::from_secs(5);
 const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
 /// Time that Kafka has to take the last offsets and the farewell.
 const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
-/// How often the dead letters are counted.
-const LETTERS_COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often this process looks at what others may have changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Records handled before the loop looks at everything else again.
 const RECORDS_AT_ONCE: usize = 500;
 
@@ -58,7 +59,11 @@ enum Done {
         generation: u64,
         known: HashMap<TopicPartition, Known>,
     },
-    Counted(Option<i64>),
+    /// What others have changed, as of this generation.
+    Looked {
+        generation: u64,
+        look: Option<Look>,
+    },
     Recorded,
     Reconnected,
 }
@@ -89,7 +94,8 @@ pub struct Builder {
     group_acknowledged: Vec<Reached>,
     /// The dead letters have changed: look at them before the next batch.
     letters_outdated: bool,
-    letters_counted_at: Option<Instant>,
+    /// When this process last looked at what others may have changed.
+    looked_at: Option<Instant>,
     last_error: String,
 }
 
@@ -120,7 +126,7 @@ impl Builder {
             group_commit: None,
             group_acknowledged: Vec::new(),
             letters_outdated: false,
-            letters_counted_at: None,
+            looked_at: None,
             last_error: String::new(),
         }
     }
@@ -201,14 +207,13 @@ impl Builder {
                 let known = database.letters(&places).await;
                 (database, Ok(Done::Letters { generation, known }))
             })
-        } else if self
-            .letters_counted_at
-            .is_none_or(|at| at.elapsed() >= LETTERS_COUNT_INTERVAL)
-        {
-            self.letters_counted_at = Some(Instant::now());
+        } else if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+            self.looked_at = Some(Instant::now());
+            let generation = self.consumer.context().generation();
+            let held: Vec<_> = self.assignment.claims().collect();
             tokio::spawn(async move {
-                let counted = database.count_letters().await;
-                (database, Ok(Done::Counted(counted)))
+                let look = database.look(&held).await;
+                (database, Ok(Done::Looked { generation, look }))
             })
         } else if let Some(batch) = self.assignment.next_batch() {
             tokio::spawn(async move {
@@ -242,8 +247,14 @@ impl Builder {
                 self.assignment.know(known);
                 self.read_on();
             }
-            Done::TakenOver { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {}
-            Done::Counted(counted) => self.warn_of_letters(counted),
+            Done::Looked { generation, look } if generation == self.consumer.context().generation() => {
+                self.looked(look)
+            }
+            Done::TakenOver { .. }
+            | Done::Letters { .. }
+            | Done::Looked { .. }
+            | Done::Recorded
+            | Done::Reconnected => {}
             Done::Applied(applied) => self.applied(applied),
         }
         Ok(())
@@ -261,12 +272,14 @@ impl Builder {
             None if reads_again => self.read_on(),
             None => {}
             Some(GivenUp::OtherLetters) => self.letters_outdated = true,
-            Some(GivenUp::Fenced) => {
-                measure::fenced();
-                tracing::warn!("another builder has claimed a partition of this process: joining the group again");
-                self.rejoin();
-            }
+            Some(GivenUp::Fenced) => self.fenced(),
         }
+    }
+
+    fn fenced(&mut self) {
+        measure::fenced();
+        tracing::warn!("somebody has claimed a partition of this process or set it back: joining the group again");
+        self.rejoin();
     }
 
     /// Reads every partition from its next offset on, which may be an earlier one than Kafka would send next.
@@ -277,15 +290,21 @@ impl Builder {
         }
     }
 
-    /// How many dead letters there are, in `/readyz` and in the metrics.
-    fn warn_of_letters(&self, counted: Option<i64>) {
-        let Some(count) = counted else { return };
-        measure::letters(count);
-        if count == 0 {
+    /// An idle process would not notice by its batches what an operator has done; a busy one notices both ways.
+    fn looked(&mut self, look: Option<Look>) {
+        let Some(look) = look else { return };
+        measure::letters(look.letters);
+        if look.letters == 0 {
             self.readiness.fine("dead-letters");
         } else {
+            let count = look.letters;
             let warning = format!("{count} events wait in view_dead_letters: see view-builder dead-letters list");
             self.readiness.warn("dead-letters", warning);
+        }
+        if look.is_fenced {
+            self.fenced();
+        } else if look.has_other_letters {
+            self.letters_outdated = true;
         }
     }
 
@@ -295,7 +314,7 @@ impl Builder {
         self.places.sort();
         self.group_sent.clear();
         self.letters_outdated = false;
-        self.letters_counted_at = None;
+        self.looked_at = None;
         self.assignment.replace(starts);
         self.read_on();
     }

@@ -25,6 +25,25 @@ pub struct Claim {
     pub known: Known,
 }
 
+/// A partition as its holder knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub place: TopicPartition,
+    pub epoch: i64,
+    pub letters_version: i64,
+}
+
+/// What others have done meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Somebody else has claimed one of the partitions, or set its position back.
+    pub is_fenced: bool,
+    /// An operator has changed the dead letters of one of the partitions.
+    pub has_other_letters: bool,
+    /// How many dead letters wait, in all.
+    pub letters: i64,
+}
+
 /// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
 /// positions. It waits for the row lock of a transaction that is under way.
 const CLAIM: &str = "
@@ -105,13 +124,29 @@ impl Database {
         }
     }
 
-    /// How many dead letters wait; none where Postgres does not tell now.
-    pub async fn count_letters(&mut self) -> Option<i64> {
+    /// Looks at what others may have changed; none where Postgres does not tell now.
+    pub async fn look(&mut self, held: &[Held]) -> Option<Look> {
         let client = &self.session().await.client;
-        let counted = client
-            .query_one("select count(*) from view_dead_letters where discarded_at is null", &[])
-            .await;
-        counted.ok().map(|row| row.get(0))
+        let versions: Vec<i64> = held.iter().map(|held| held.letters_version).collect();
+        let keys = Keys::of(held.iter().map(|held| (&held.place, held.epoch)));
+        let row = client
+            .query_one(
+                "select count(*) filter (where held.epoch = wanted.epoch),
+                    count(*) filter (where held.letters_version = wanted.letters_version),
+                    (select count(*) from view_dead_letters where discarded_at is null)
+                 from view_positions as held
+                 join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+                     as wanted(topic, partition, epoch, letters_version) using (topic, partition)",
+                &[&keys.topic, &keys.partition, &keys.epoch, &versions],
+            )
+            .await
+            .ok()?;
+        let all = i64::try_from(held.len()).unwrap_or(i64::MAX);
+        Some(Look {
+            is_fenced: row.get::<_, i64>(0) < all,
+            has_other_letters: row.get::<_, i64>(1) < all,
+            letters: row.get(2),
+        })
     }
 
     /// Writes down the offsets that the group has committed to Kafka. Only for people and for the next claim, so an error is

@@ -27,12 +27,47 @@ pub enum Command {
     Status(StatusConfig),
     /// Print the views in VIEWS: what they are, their topics and their tables.
     Views(ViewsConfig),
+    /// Have a group read events again, or print events.
+    ///
+    /// With --group: the views' own group (GROUP_ID) is set back in the views' database while its builders run, and they go on from
+    /// there within some seconds; nobody stops, and no reader sees the past. Another group is set back in Kafka, once it has no
+    /// members. Without --group: events are printed as `key: value`, and nothing is touched.
+    #[command(after_help = EXIT_CODES)]
+    Replay(ReplayConfig),
     /// Look at events that cannot be applied, try them again, or give them up.
     ///
     /// An event that cannot be applied is kept with its headers, its place and the reason in the table view_dead_letters; later events
     /// of its key wait behind it, all others go on. All of this works while builders run.
     #[command(subcommand, after_help = EXIT_CODES)]
     DeadLetters(LettersCommand),
+}
+
+/// Settings of `view-builder replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayConfig {
+    /// Kafka, and which group is the views' own.
+    #[command(flatten)]
+    pub servers: Kafka,
+    /// The views' database, needed to set back the views' own group.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<Secret>,
+    /// The group that is to read again.
+    #[arg(long)]
+    pub group: Option<String>,
+    #[arg(long, default_value = "user-events")]
+    pub topic: String,
+    /// Only this partition.
+    #[arg(long)]
+    pub partition: Option<i32>,
+    /// Where to begin: earliest, latest, an offset, or a time such as 2026-11-25T08:00:00Z.
+    #[arg(long, default_value = "earliest")]
+    pub from: crate::replay::From,
+    /// Go on printing what comes, until Ctrl-C.
+    #[arg(long, conflicts_with = "group")]
+    pub follow: bool,
+    /// Do not ask.
+    #[arg(long, requires = "group")]
+    pub yes: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -150,9 +185,16 @@ pub struct Servers {
     /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
+    #[command(flatten)]
+    pub kafka: Kafka,
+}
+
+/// Where the events are.
+#[derive(Clone, Debug, Args)]
+pub struct Kafka {
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
     #[arg(long = "kafka", env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "127.0.0.1:9092")]
-    pub kafka: String,
+    pub bootstrap: String,
     /// Consumer group; the processes of one group share the partitions.
     #[arg(long, env = "GROUP_ID", default_value = "view-builder")]
     pub group_id: String,
@@ -165,7 +207,7 @@ pub struct Servers {
         hide_env_values = true,
         value_name = "NAME=VALUE"
     )]
-    pub kafka_properties: Vec<KafkaProperty>,
+    pub properties: Vec<KafkaProperty>,
 }
 
 /// One property of librdkafka. Its value does not print, as it may be a password.
@@ -237,7 +279,7 @@ mod tests {
         let Command::Run(config) = run("sasl.password=a=b").unwrap().command else {
             panic!("run");
         };
-        let [property] = &config.servers.kafka_properties[..] else {
+        let [property] = &config.servers.kafka.properties[..] else {
             panic!("one property");
         };
         assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "a=b"));

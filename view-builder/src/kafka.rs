@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::assignment::{Position, Reached};
 use crate::batch::TopicPartition;
-use crate::config::Servers;
+use crate::config::Kafka;
 use crate::failure::Failure;
 
 /// Limit of each request that this program makes itself.
@@ -169,7 +169,7 @@ impl ConsumerContext for GroupContext {
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> Result<GroupConsumer, Failure> {
+pub fn consumer(servers: &Kafka, instance: Option<&str>, batch_bytes: u32) -> Result<GroupConsumer, Failure> {
     let mut config = client(servers);
     config
         .set("group.id", &servers.group_id)
@@ -195,9 +195,7 @@ pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> 
     if let Some(instance) = instance {
         config.set("group.instance.id", instance);
     }
-    for property in &servers.kafka_properties {
-        config.set(&property.name, property.value.reveal());
-    }
+    add_properties(&mut config, servers);
     config
         .create_with_context(GroupContext::default())
         .map_err(|err| refused(&err))
@@ -207,19 +205,30 @@ pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> 
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn observer(servers: &Servers) -> Result<BaseConsumer, Failure> {
-    let mut config = client(servers);
-    config.set("group.id", &servers.group_id);
-    for property in &servers.kafka_properties {
-        config.set(&property.name, property.value.reveal());
-    }
+pub fn observer(servers: &Kafka) -> Result<BaseConsumer, Failure> {
+    let mut config = outsider(servers, &servers.group_id);
+    config.set("enable.partition.eof", "true");
     config.create().map_err(|err| refused(&err))
 }
 
-fn client(servers: &Servers) -> ClientConfig {
+/// Settings of a client that is no member of the group whose name it bears.
+pub fn outsider(servers: &Kafka, group: &str) -> ClientConfig {
+    let mut config = client(servers);
+    config.set("group.id", group).set("enable.auto.commit", "false");
+    add_properties(&mut config, servers);
+    config
+}
+
+fn add_properties(config: &mut ClientConfig, servers: &Kafka) {
+    for property in &servers.properties {
+        config.set(&property.name, property.value.reveal());
+    }
+}
+
+fn client(servers: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
-        .set("bootstrap.servers", &servers.kafka)
+        .set("bootstrap.servers", &servers.bootstrap)
         .set("client.id", "view-builder")
         .set("isolation.level", "read_committed")
         .set("allow.auto.create.topics", "false")

@@ -22,6 +22,7 @@ pub mod letters;
 pub mod measure;
 pub mod moment;
 pub mod outage;
+pub mod replay;
 mod run;
 pub mod start;
 pub mod status;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{letters, run, status};
+use view_builder::{letters, replay, run, status};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -50,6 +50,18 @@ async fn execute(command: Command) -> Result<(), Failure> {
             print!("{table}");
             if dead { Err(Failure::DeadLetters) } else { Ok(()) }
         }
+        Command::Replay(config) => match &config.group {
+            Some(group) => {
+                match replay::reset(&config, group).await? {
+                    Some(table) => print!("{table}"),
+                    None => eprintln!("Operation cancelled."),
+                }
+                Ok(())
+            }
+            None => tokio::task::spawn_blocking(move || replay::print(&config))
+                .await
+                .map_err(anyhow::Error::from)?,
+        },
         Command::DeadLetters(command) => {
             let (said, left) = letters::commands::execute(&command).await?;
             print!("{said}");

@@ -21,7 +21,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Failure> 
     readiness.not_ready("kafka", "starting");
     let mut database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
     let instance = config.group_instance_id.as_deref();
-    let consumer = Arc::new(kafka::consumer(&config.servers, instance, config.batch_bytes)?);
+    let consumer = Arc::new(kafka::consumer(&config.servers.kafka, instance, config.batch_bytes)?);
     let listener = std::net::TcpListener::bind(config.admin_listen).map_err(|err| {
         Failure::Setting(format!(
             "cannot listen on {} (ADMIN_LISTEN): {err}",

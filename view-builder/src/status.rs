@@ -28,7 +28,7 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         )
         .await
         .map_err(|err| anyhow::anyhow!("no positions, has a builder run yet? {}", refusal::line(&err)))?;
-    let observer = kafka::observer(&config.servers)?;
+    let observer = kafka::observer(&config.servers.kafka)?;
     let places: Vec<(String, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let ends = tokio::task::spawn_blocking(move || ends(&observer, &places))
         .await
