@@ -3,6 +3,7 @@ mod crashes;
 mod ledger;
 mod lineage;
 mod quickstart;
+mod read_your_writes;
 mod relay_away;
 mod rest;
 mod rows;
