@@ -7,16 +7,19 @@
 //! without its author's name would look as if the author did not exist.
 
 mod config;
+mod list;
 mod post;
 mod posts;
+mod reading;
 mod statements;
 mod views;
 
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rest::Database;
 use rest::probe::Requirement;
 use service::Shutdown;
+
+use crate::reading::Reader;
 
 pub use config::{Cli, Command, Config};
 
@@ -41,6 +44,10 @@ const REQUIREMENTS: &[Requirement] = &[
         remedy: "view-builder makes it when it starts for the first time",
     },
     Requirement {
+        statement: "select user_id, version from user_view_deleted where false",
+        remedy: "view-builder makes it when it starts for the first time",
+    },
+    Requirement {
         statement: "select department, user_count, active_users, inactive_users, last_updated \
                 from department_stats where false",
         remedy: "view-builder makes it when it starts for the first time",
@@ -52,12 +59,13 @@ const REQUIREMENTS: &[Requirement] = &[
 /// # Errors
 /// A setting is wrong, or the address cannot be listened on. A database that is away is no error: it is waited for.
 pub async fn run(config: &Config, metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
+    let (connections, stopping) = (config.server.database_connections, shutdown.clone());
     rest::server::run(
         PROGRAM,
         config.listen,
         &config.server,
         REQUIREMENTS,
-        router,
+        move |database| router(Reader::new(database, connections, stopping)),
         metrics,
         shutdown,
     )
@@ -73,6 +81,6 @@ pub async fn migrate(config: &Config) -> anyhow::Result<Vec<String>> {
     rest::migrations::apply(&options, &sqlx::migrate!("../sql/posts")).await
 }
 
-fn router(database: Database) -> Router {
-    posts::router(database.clone()).merge(views::router(database))
+fn router(reader: Reader) -> Router {
+    posts::router(reader.clone()).merge(views::router(reader))
 }

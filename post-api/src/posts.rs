@@ -2,85 +2,88 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::routing::get;
 use rest::database::Failure;
-use rest::listing::{self, Batch, Page};
-use rest::{Database, Id, JsonBody, Problem, Segment, answer};
+use rest::listing::Page;
+use rest::{Database, Id, JsonBody, MinVersion, MinVersions, Problem, Segment, answer};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row, query};
 
+use crate::list::List;
 use crate::post::PostInput;
+use crate::reading::Reader;
 use crate::statements;
 
-/// Posts that one statement of a list reads. A post may have half a megabyte.
+/// A post may have half a megabyte.
 const BATCH_SIZE: i64 = 100;
+const LIST: List = List {
+    statement: statements::LIST,
+    batch_size: BATCH_SIZE,
+};
+const LIST_BY_DEPARTMENT: List = List {
+    statement: statements::LIST_BY_DEPARTMENT,
+    batch_size: BATCH_SIZE,
+};
 
-pub(crate) fn router(database: Database) -> Router {
+pub(crate) fn router(reader: Reader) -> Router {
     Router::new()
         .route("/api/posts", get(list).post(create))
         .route("/api/posts/{id}", get(read).put(update).delete(delete))
         .route("/api/posts/by-department/{department}", get(list_by_department))
-        .with_state(database)
+        .with_state(reader)
 }
 
 async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let post = one(&database, bound(statements::CREATE, &post)).await?;
     let location = format!("/api/posts/{}", post.id);
-    Ok(answer::created(location, &post.tag, post.body))
+    Ok(answer::created(location, &post.tag, post.version, post.body))
 }
 
-async fn read(State(database): State<Database>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
-    let post = one(&database, query(statements::READ).bind(id)).await?;
+/// The post is read from its own table and is never behind: `minVersion` is its author's.
+async fn read(
+    State(reader): State<Reader>,
+    Id(id): Id,
+    asked: MinVersion,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let statement = || query(statements::READ).bind(id).bind(asked.version);
+    let row = reader.row(asked.wait, statement).await?;
+    let post = answered(Ok(row))?;
     Ok(answer::tagged(&headers, &post.tag, post.body))
 }
 
 async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let post = one(&database, bound(statements::UPDATE, &post).bind(id)).await?;
-    Ok(answer::tagged(&HeaderMap::new(), &post.tag, post.body))
+    Ok(answer::changed(&post.tag, post.version, post.body))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
-    one(&database, query(statements::DELETE).bind(id)).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let post = one(&database, query(statements::DELETE).bind(id)).await?;
+    Ok(answer::deleted(post.version))
 }
 
-async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
-    listing::answer(page, BATCH_SIZE, move |after, size| {
-        let database = database.clone();
-        async move {
-            let statement = query(statements::LIST).bind(after).bind(size);
-            Batch::read(&database, statement).await
-        }
-    })
-    .await
+async fn list(State(reader): State<Reader>, page: Page, asked: MinVersions) -> Result<Response, Problem> {
+    LIST.answer(&reader, None, page, asked).await
 }
 
 async fn list_by_department(
-    State(database): State<Database>,
+    State(reader): State<Reader>,
     Segment(department): Segment,
     page: Page,
+    asked: MinVersions,
 ) -> Result<Response, Problem> {
-    listing::answer(page, BATCH_SIZE, move |after, size| {
-        let (database, department) = (database.clone(), department.clone());
-        async move {
-            let statement = query(statements::LIST_BY_DEPARTMENT)
-                .bind(after)
-                .bind(size)
-                .bind(department);
-            Batch::read(&database, statement).await
-        }
-    })
-    .await
+    LIST_BY_DEPARTMENT.answer(&reader, Some(department), page, asked).await
 }
 
 /// A post as a statement answers it.
 struct Answered {
     id: i64,
+    version: i64,
     /// Names the state of the answer: it changes with the post and with its author.
     tag: String,
     /// JSON text.
@@ -98,18 +101,20 @@ fn bound<'q>(statement: &'static str, post: &'q PostInput) -> Statement<'q> {
 
 /// Runs a statement about one post; 404 when there is none.
 async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
+    answered(database.row(statement).await)
+}
+
+fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Answered, Problem> {
     let read = |row: PgRow| {
         let (version, author_version): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
         Ok(Answered {
             id: row.try_get(0)?,
+            version,
             tag: format!("{version}.{author_version}"),
             body: row.try_get(3)?,
         })
     };
-    database
-        .row(statement)
-        .await
-        .and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
+    row.and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
         .map_err(|failure| failure.problem(&[]))?
         .ok_or_else(|| Problem::not_found("there is no post with this id"))
 }

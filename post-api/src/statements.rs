@@ -6,6 +6,9 @@
 //!
 //! JSON texts are made by the database, in the order of the answer's fields. Each statement names the views anew when it
 //! runs, so view-builder may swap a rebuilt one in at any time.
+//!
+//! A read that may ask for versions of users finds out in the same statement, and so in the same snapshot as its answer, whether the
+//! view has them: see [`behind!`].
 
 /// The answer's post, from a row `p` and its author `a`.
 macro_rules! post {
@@ -50,13 +53,45 @@ macro_rules! change {
     };
 }
 
-/// Items of a list as one `rest::listing::Batch`. `$rows` gives `body` and `key`, ordered, behind $1 and at most $2 rows.
+/// The CTE `behind`: which of the users in `$asked` (`user_id`, `version`; version 0 asks for nothing) the view does not have at
+/// that version yet. A user whose deletion the view has seen is at the deletion's version.
+macro_rules! behind {
+    ($asked:literal) => {
+        concat!(
+            "with behind as (
+                select asked.user_id, asked.version, view.version as view_version
+                from (",
+            $asked,
+            ") as asked(user_id, version)
+                cross join lateral (select greatest(
+                    (select u.version from user_view as u where u.user_id = asked.user_id),
+                    (select d.version from user_view_deleted as d where d.user_id = asked.user_id)
+                ) as version) as view
+                where asked.version > 0 and coalesce(view.version, 0) < asked.version
+            ) "
+        )
+    };
+}
+
+/// The answer's column `behind`: null when the view has all that is asked for, else who is behind, as JSON text.
+macro_rules! behind_column {
+    () => {
+        "(select json_agg(json_build_object('userId', user_id, 'minVersion', version, 'viewVersion', view_version)
+            order by user_id)::text from behind) as behind"
+    };
+}
+
+/// Items of a list as one `rest::listing::Batch`, then `behind`; no items when anybody is behind. `$rows` gives `body` and
+/// `key`, ordered, behind $1 and at most $2 rows. $3 ids of users, $4 the least version of each.
 macro_rules! batch {
     ($($rows:expr),+) => {
         concat!(
-            "select string_agg(body, ',' order by key), max(key), count(*) from (",
+            behind!("select * from unnest($3::bigint[], $4::bigint[])"),
+            "select string_agg(body, ',' order by key), max(key), count(*), ",
+            behind_column!(),
+            " from (",
             $($rows),+,
-            ") as batch"
+            ") as batch where not exists (select from behind)"
         )
     };
 }
@@ -92,14 +127,18 @@ pub(crate) const DELETE: &str = change!(
         returning id, title, content, author_id, created_at, updated_at, version + 1 as version"
 );
 
-/// $1 id; gives `id`, `version`, the author's version or 0, JSON text.
+/// $1 id, $2 the author's least version; gives `id`, `version`, the author's version or 0, JSON text, `behind`. The text is null
+/// when the author is behind: a post may be long, and is not wanted then.
 pub(crate) const READ: &str = concat!(
-    "select p.id, p.version, coalesce(a.version, 0), ",
+    behind!("select author_id, $2::bigint from posts where id = $1"),
+    "select p.id, p.version, coalesce(a.version, 0), case when not exists (select from behind) then ",
     post!(),
+    " end, ",
+    behind_column!(),
     " from posts as p left join user_view as a on a.user_id = p.author_id where p.id = $1"
 );
 
-/// $1 the key before the first, $2 most rows.
+/// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions.
 pub(crate) const LIST: &str = batch!(
     "select p.id as key, ",
     post!(),
@@ -107,40 +146,52 @@ pub(crate) const LIST: &str = batch!(
     where p.id > $1 order by p.id limit $2"
 );
 
-/// Posts whose author the view has in that department. $1 the key before the first, $2 most rows, $3 department.
+/// Posts whose author the view has in that department. $1 the key before the first, $2 most rows, $3 ids of users,
+/// $4 their least versions, $5 department.
 pub(crate) const LIST_BY_DEPARTMENT: &str = batch!(
     "select p.id as key, ",
     post!(),
     " as body from posts as p join user_view as a on a.user_id = p.author_id
-    where p.id > $1 and a.department = $3 order by p.id limit $2"
+    where p.id > $1 and a.department = $5 order by p.id limit $2"
 );
 
-/// $1 the key before the first, $2 most rows.
+/// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions.
 pub(crate) const LIST_USERS: &str = batch!(
     "select u.user_id as key, ",
     user!(),
     " as body from user_view as u where u.user_id > $1 order by u.user_id limit $2"
 );
 
-/// $1 the key before the first, $2 most rows, $3 department.
+/// $1 the key before the first, $2 most rows, $3 ids of users,
+/// $4 their least versions, $5 department.
 pub(crate) const LIST_USERS_OF_DEPARTMENT: &str = batch!(
     "select u.user_id as key, ",
     user!(),
-    " as body from user_view as u where u.user_id > $1 and u.department = $3
+    " as body from user_view as u where u.user_id > $1 and u.department = $5
     order by u.user_id limit $2"
 );
 
-/// $1 user's id; gives the user's JSON text.
-pub(crate) const READ_USER: &str = concat!("select ", user!(), " from user_view as u where u.user_id = $1");
+/// $1 user's id, $2 the user's least version; gives the user's JSON text, null when the view has no such user, and `behind`.
+pub(crate) const READ_USER: &str = concat!(
+    behind!("select $1::bigint, $2::bigint"),
+    "select (select ",
+    user!(),
+    " from user_view as u where u.user_id = $1), ",
+    behind_column!()
+);
 
-/// Gives all departments' statistics as the JSON texts of an array's items, null when there are none.
-pub(crate) const READ_DEPARTMENT_STATS: &str = "
-    select string_agg(row_to_json(answer)::text, ',' order by department nulls first)
-    from (
+/// $1 ids of users, $2 their least versions; gives all departments' statistics as the JSON texts of an array's items, null when
+/// there are none, and `behind`.
+pub(crate) const READ_DEPARTMENT_STATS: &str = concat!(
+    behind!("select * from unnest($1::bigint[], $2::bigint[])"),
+    "select string_agg(row_to_json(answer)::text, ',' order by department nulls first), ",
+    behind_column!(),
+    " from (
         select department, user_count as \"userCount\", active_users as \"activeUsers\",
             inactive_users as \"inactiveUsers\", last_updated as \"lastUpdated\"
         from department_stats
-    ) as answer";
+    ) as answer"
+);
 
 #[cfg(test)]
 mod tests {

@@ -5,75 +5,67 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use rest::database::Failure;
-use rest::listing::{self, Batch, Page};
-use rest::{Database, Id, Problem, Segment, answer};
+use rest::listing::Page;
+use rest::{Id, MinVersion, MinVersions, Problem, Segment, answer};
+use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
+use crate::list::{self, List};
+use crate::reading::Reader;
 use crate::statements;
 
-/// Users that one statement of a list reads.
 const BATCH_SIZE: i64 = 1000;
+const LIST: List = List {
+    statement: statements::LIST_USERS,
+    batch_size: BATCH_SIZE,
+};
+const LIST_OF_DEPARTMENT: List = List {
+    statement: statements::LIST_USERS_OF_DEPARTMENT,
+    batch_size: BATCH_SIZE,
+};
 
-pub(crate) fn router(database: Database) -> Router {
+pub(crate) fn router(reader: Reader) -> Router {
     Router::new()
         .route("/api/posts/users", get(list))
         .route("/api/posts/users/{id}", get(read))
         .route("/api/posts/users/department/{department}", get(list_of_department))
         .route("/api/posts/department-stats", get(department_stats))
-        .with_state(database)
+        .with_state(reader)
 }
 
-async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
-    listing::answer(page, BATCH_SIZE, move |after, size| {
-        let database = database.clone();
-        async move {
-            let statement = query(statements::LIST_USERS).bind(after).bind(size);
-            Batch::read(&database, statement).await
-        }
-    })
-    .await
+async fn list(State(reader): State<Reader>, page: Page, asked: MinVersions) -> Result<Response, Problem> {
+    LIST.answer(&reader, None, page, asked).await
 }
 
 async fn list_of_department(
-    State(database): State<Database>,
+    State(reader): State<Reader>,
     Segment(department): Segment,
     page: Page,
+    asked: MinVersions,
 ) -> Result<Response, Problem> {
-    listing::answer(page, BATCH_SIZE, move |after, size| {
-        let (database, department) = (database.clone(), department.clone());
-        async move {
-            let statement = query(statements::LIST_USERS_OF_DEPARTMENT)
-                .bind(after)
-                .bind(size)
-                .bind(department);
-            Batch::read(&database, statement).await
-        }
-    })
-    .await
+    LIST_OF_DEPARTMENT.answer(&reader, Some(department), page, asked).await
 }
 
-async fn read(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
-    database
-        .row(query(statements::READ_USER).bind(id))
-        .await
-        .and_then(|row| {
-            row.map(|row| row.try_get::<String, _>(0))
-                .transpose()
-                .map_err(Failure::Refused)
-        })
-        .map_err(|failure| failure.problem(&[]))?
+async fn read(State(reader): State<Reader>, Id(id): Id, asked: MinVersion) -> Result<Response, Problem> {
+    let statement = || query(statements::READ_USER).bind(id).bind(asked.version);
+    text(reader.row(asked.wait, statement).await?)?
         .map(answer::json)
         .ok_or_else(|| Problem::not_found("the view has no user with this id"))
 }
 
-async fn department_stats(State(database): State<Database>) -> Result<Response, Problem> {
-    let items = database
-        .row(query(statements::READ_DEPARTMENT_STATS))
-        .await
-        .and_then(|row| match row {
-            Some(row) => row.try_get::<Option<String>, _>(0).map_err(Failure::Refused),
-            None => Ok(None),
-        })
-        .map_err(|failure| failure.problem(&[]))?;
+async fn department_stats(State(reader): State<Reader>, asked: MinVersions) -> Result<Response, Problem> {
+    let (users, versions) = list::arrays(&asked);
+    let statement = || {
+        query(statements::READ_DEPARTMENT_STATS)
+            .bind(users.clone())
+            .bind(versions.clone())
+    };
+    let items = text(reader.row(asked.wait, statement).await?)?;
     Ok(answer::json(format!("[{}]", items.unwrap_or_default())))
+}
+
+/// The first column.
+fn text(row: Option<PgRow>) -> Result<Option<String>, Problem> {
+    row.map_or(Ok(None), |row| row.try_get(0))
+        .map_err(|err| Failure::Refused(err).problem(&[]))
 }

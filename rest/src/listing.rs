@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
@@ -29,6 +29,20 @@ pub struct Page {
     path: String,
     after: i64,
     limit: Option<i64>,
+}
+
+impl Page {
+    /// The key before the first item.
+    #[must_use]
+    pub fn after(&self) -> i64 {
+        self.after
+    }
+
+    /// Most items that the first batch has, where batches have `batch_size`.
+    #[must_use]
+    pub fn first_size(&self, batch_size: i64) -> i64 {
+        self.limit.unwrap_or(batch_size)
+    }
 }
 
 /// Items of a list, in order of their keys.
@@ -48,14 +62,20 @@ impl Batch {
     pub async fn read(database: &Database, statement: Query<'_, Postgres, PgArguments>) -> Result<Self, Failure> {
         let row = database.row(statement).await?;
         row.ok_or(sqlx::Error::RowNotFound)
-            .and_then(|row| {
-                Ok(Self {
-                    items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
-                    last_key: row.try_get::<Option<i64>, _>(1)?.unwrap_or(i64::MAX),
-                    count: row.try_get(2)?,
-                })
-            })
+            .and_then(|row| Self::of(&row))
             .map_err(Failure::Refused)
+    }
+
+    /// The first three columns of `row`, as [`Batch::read`] has them.
+    ///
+    /// # Errors
+    /// They are not there, or of other types.
+    pub fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
+            last_key: row.try_get::<Option<i64>, _>(1)?.unwrap_or(i64::MAX),
+            count: row.try_get(2)?,
+        })
     }
 }
 
@@ -69,9 +89,18 @@ where
     F: Fn(i64, i64) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
 {
-    let size = page.limit.unwrap_or(batch_size);
-    let problem = |failure: Failure| failure.problem(&[]);
-    let first = fetch(page.after, size).await.map_err(problem)?;
+    let first = fetch(page.after, page.first_size(batch_size)).await;
+    let first = first.map_err(|failure| failure.problem(&[]))?;
+    Ok(answer_from(page, batch_size, first, fetch))
+}
+
+/// As [`answer`], from a first batch that is there already: [`Page::first_size`] items behind [`Page::after`].
+pub fn answer_from<F, Fut>(page: Page, batch_size: i64, first: Batch, fetch: F) -> Response
+where
+    F: Fn(i64, i64) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
+{
+    let size = page.first_size(batch_size);
     if page.limit.is_some() || first.count < size {
         let mut response = answer::json(format!("[{}]", first.items));
         if page.limit.is_some() && first.count == size {
@@ -80,7 +109,7 @@ where
                 response.headers_mut().insert(header::LINK, next);
             }
         }
-        return Ok(response);
+        return response;
     }
 
     let start = Rest {
@@ -108,7 +137,7 @@ where
         let chunk = format!("{comma}{}{end}", batch.items);
         Ok::<_, io::Error>(Some((chunk, (rest, fetch))))
     });
-    Ok(answer::json(Body::from_stream(chunks)))
+    answer::json(Body::from_stream(chunks))
 }
 
 struct Rest {

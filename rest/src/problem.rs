@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// Seconds after which a client may try again what failed because the database was away.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("2");
 
-/// One answer that is not a success. Its `type` is always `about:blank`: the status and `detail` say everything.
+/// One answer that is not a success. Its `type` is `about:blank` where the status and `detail` say everything; a problem that a
+/// client program tells from others of its status has a type of its own.
 #[derive(Debug, Serialize)]
 pub struct Problem(Box<Body>);
 
@@ -26,6 +28,9 @@ struct Body {
     column: Option<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
+    /// Members of the problem's own type (RFC 9457, section 3.2).
+    #[serde(flatten)]
+    members: Map<String, Value>,
     #[serde(skip)]
     header: Option<(HeaderName, HeaderValue)>,
 }
@@ -49,6 +54,7 @@ impl Problem {
             line: None,
             column: None,
             errors: Vec::new(),
+            members: Map::new(),
             header: None,
         }))
     }
@@ -103,6 +109,21 @@ impl Problem {
         )
     }
 
+    /// With a type of its own, a URI that never changes, and what that type is called.
+    #[must_use]
+    pub fn of_type(mut self, uri: &'static str, title: &'static str) -> Self {
+        self.0.r#type = uri;
+        self.0.title = title;
+        self
+    }
+
+    /// With one more member, which the problem's type explains.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.members.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// With the place in the body, counted from 1, at which reading it failed.
     #[must_use]
     pub(crate) fn at(mut self, line: usize, column: usize) -> Self {
@@ -121,6 +142,12 @@ impl Problem {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
+    }
+
+    /// What is wrong, for the person at the other end.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     /// The fields that cannot be taken; empty unless that is the problem.
@@ -152,6 +179,23 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 #[cfg(test)]
 mod tests {
     use super::{FieldError, Problem};
+
+    #[test]
+    fn a_problem_of_a_type_of_its_own_has_that_types_members() {
+        let problem = Problem::unavailable("not yet")
+            .of_type("urn:problem-type:test", "Test")
+            .with("minVersion", 3);
+        assert_eq!(
+            serde_json::to_value(&problem).unwrap(),
+            serde_json::json!({
+                "type": "urn:problem-type:test",
+                "title": "Test",
+                "status": 503,
+                "detail": "not yet",
+                "minVersion": 3,
+            })
+        );
+    }
 
     #[test]
     fn a_problem_names_every_wrong_field() {

@@ -4,6 +4,7 @@ mod dead_letters;
 mod ledger;
 mod lineage;
 mod quickstart;
+mod read_your_writes;
 mod relay_away;
 mod replay;
 mod rest;

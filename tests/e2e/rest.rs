@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use stack::Pipeline;
@@ -64,14 +65,35 @@ impl Rest {
             .await
     }
 
+    /// Changes users by `method` at `/api/users` and `path`; what is answered, and the version of the event that it wrote.
+    pub(crate) async fn change_users(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(Value, i64)> {
+        let url = format!("{}{path}", self.users);
+        let (status, headers, text) = self.exchange(method.clone(), &url, body).await?;
+        ensure!(status.is_success(), "{method} {url}: {status}: {text}");
+        let version = headers.get("event-version").context("no header Event-Version")?;
+        let version = version.to_str()?.parse()?;
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text)?
+        };
+        Ok((body, version))
+    }
+
+    /// What `GET /api/posts` and `path` answers, whatever its status.
+    pub(crate) async fn ask_posts(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let url = format!("{}{path}", self.posts);
+        let (status, _, text) = self.exchange(Method::GET, &url, None).await?;
+        Ok((status, serde_json::from_str(&text)?))
+    }
+
     async fn send(&self, method: Method, url: &str, body: Option<&Value>, wanted: StatusCode) -> anyhow::Result<Value> {
-        let mut request = self.client.request(method.clone(), url);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await?;
-        let status = answer.status();
-        let text = answer.text().await?;
+        let (status, _, text) = self.exchange(method.clone(), url, body).await?;
         if status != wanted {
             bail!(Unexpected {
                 status,
@@ -82,6 +104,21 @@ impl Rest {
             return Ok(Value::Null);
         }
         serde_json::from_str(&text).with_context(|| format!("{method} {url} answered no JSON: {text}"))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, HeaderMap, String)> {
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        Ok((status, headers, answer.text().await?))
     }
 }
 

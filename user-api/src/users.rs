@@ -3,11 +3,11 @@
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use rest::database::{Constraint, Failure};
 use rest::listing::{self, Batch, Page};
-use rest::{Database, Id, JsonBody, Problem, answer};
+use rest::{Database, Id, JsonBody, MinVersion, Problem, answer};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row, query};
@@ -45,24 +45,34 @@ async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> R
     Ok(answer::created(
         format!("/api/users/{}", user.id),
         &user.version.to_string(),
+        user.version,
         user.body,
     ))
 }
 
-async fn read(State(database): State<Database>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+/// The row itself is read, so there is nothing to wait for: a version that it has not reached was never written.
+async fn read(
+    State(database): State<Database>,
+    Id(id): Id,
+    asked: MinVersion,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let user = one(&database, query(statements::READ).bind(id)).await?;
+    if user.version < asked.version {
+        return Err(not_written(asked.version, user.version));
+    }
     Ok(answer::tagged(&headers, &user.version.to_string(), user.body))
 }
 
 async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let user = one(&database, bound(statements::UPDATE, &user).bind(id)).await?;
-    Ok(answer::tagged(&HeaderMap::new(), &user.version.to_string(), user.body))
+    Ok(answer::changed(&user.version.to_string(), user.version, user.body))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
-    one(&database, query(statements::DELETE).bind(id)).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let user = one(&database, query(statements::DELETE).bind(id)).await?;
+    Ok(answer::deleted(user.version))
 }
 
 async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
@@ -92,6 +102,17 @@ fn bound<'q>(statement: &'static str, user: &'q UserInput) -> Statement<'q> {
         .bind(&user.email)
         .bind(user.department.as_deref())
         .bind(&user.status)
+}
+
+/// 404: the user is there and has never had that version.
+fn not_written(min_version: i64, version: i64) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("the user is at version {version}; version {min_version} was not written"),
+    )
+    .of_type("urn:problem-type:version-not-written", "Version Not Written")
+    .with("minVersion", min_version)
+    .with("version", version)
 }
 
 /// Runs a statement about one user; 404 when there is none.

@@ -27,9 +27,12 @@ async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, PostEven
 #[tokio::test]
 async fn each_change_writes_one_event_that_tells_it() {
     let program = ready().await;
-    let created = program.post("/api/posts", &post(2)).await.json();
-    let updated = program.put("/api/posts/1", &post(77)).await.json();
-    program.delete("/api/posts/1").await;
+    let created = program.post("/api/posts", &post(2)).await;
+    let updated = program.put("/api/posts/1", &post(77)).await;
+    let deleted = program.delete("/api/posts/1").await;
+    let answers = [&created, &updated, &deleted];
+    let answered = answers.map(|answer| answer.header("event-version").parse::<i64>().unwrap());
+    let (created, updated) = (created.json(), updated.json());
     program.delete("/api/posts/1").await.problem(404);
     program.post("/api/posts", &json!({})).await.problem(422);
 
@@ -56,6 +59,7 @@ async fn each_change_writes_one_event_that_tells_it() {
     }
     let versions: Vec<_> = rows.iter().map(|row| row.3.version).collect();
     assert_eq!(versions, [1, 2, 3]);
+    assert_eq!(versions, answered, "every answer tells its event's version");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod program;
 mod events;
 mod lifecycle;
 mod posts;
+mod read_your_writes;
 mod refusals;
 mod views;
 

@@ -25,10 +25,13 @@ async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, UserEven
 #[tokio::test]
 async fn each_change_writes_one_event_that_tells_it() {
     let program = ready().await;
-    let created = program.post("/api/users", &user("hong@example.com")).await.json();
+    let created = program.post("/api/users", &user("hong@example.com")).await;
     let updated = json!({"name": "수정", "email": "hong@example.com", "status": "INACTIVE"});
-    let updated = program.put("/api/users/1", &updated).await.json();
-    program.delete("/api/users/1").await;
+    let updated = program.put("/api/users/1", &updated).await;
+    let deleted = program.delete("/api/users/1").await;
+    let answers = [&created, &updated, &deleted];
+    let answered = answers.map(|answer| answer.header("event-version").parse::<i64>().unwrap());
+    let (created, updated) = (created.json(), updated.json());
 
     let mut sql = program.database().sql().await;
     let rows = outbox(&mut sql).await;
@@ -52,6 +55,7 @@ async fn each_change_writes_one_event_that_tells_it() {
     }
     let versions: Vec<_> = rows.iter().map(|row| row.3.version).collect();
     assert_eq!(versions, [1, 2, 3]);
+    assert_eq!(versions, answered, "every answer tells its event's version");
 }
 
 #[tokio::test]

@@ -135,3 +135,28 @@ async fn a_client_that_has_the_user_already_is_told_so() {
     assert_eq!((known.status.as_u16(), known.text.as_str()), (304, ""));
     assert_eq!(ask("\"0\"").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_read_that_names_a_version_is_answered_from_the_row_itself() {
+    let program = ready().await;
+    program.post("/api/users", &user("hong@example.com")).await;
+    let written = program.put("/api/users/1", &user("hong@example.com")).await;
+    assert_eq!(written.header("event-version"), "2");
+    for version in [1, 2] {
+        let read = program.get(&format!("/api/users/1?minVersion={version}")).await;
+        assert_eq!((read.status.as_u16(), &read.text), (200, &written.text));
+    }
+    let problem = program.get("/api/users/1?minVersion=3&wait=10000").await.problem(404);
+    assert_eq!(problem["type"], "urn:problem-type:version-not-written");
+    assert_eq!((&problem["minVersion"], &problem["version"]), (&json!(3), &json!(2)));
+    for (query, named) in [
+        ("minVersion=0", "minVersion must"),
+        ("minVersion=1&wait=x", "wait must"),
+    ] {
+        let problem = program.get(&format!("/api/users/1?{query}")).await.problem(400);
+        assert!(problem["detail"].as_str().unwrap().starts_with(named), "{problem}");
+    }
+    program.delete("/api/users/1").await;
+    let gone = program.get("/api/users/1?minVersion=3").await.problem(404);
+    assert_eq!(gone["type"], "about:blank");
+}

@@ -1,0 +1,74 @@
+//! Lists that are read with the views, once these have the versions that are asked for.
+
+use axum::response::Response;
+use rest::database::Failure;
+use rest::listing::{self, Batch, Page};
+use rest::{MinVersions, Problem};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{Postgres, query};
+
+use crate::reading::Reader;
+
+/// A list, and how it is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct List {
+    /// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions, $5 department where there is one.
+    pub(crate) statement: &'static str,
+    /// Items that one statement reads.
+    pub(crate) batch_size: i64,
+}
+
+impl List {
+    /// Answers a page or the whole list. Its first batch is from a snapshot with the versions that are asked for, and the later ones,
+    /// which ask for none, are from later snapshots.
+    ///
+    /// # Errors
+    /// As [`Reader::row`].
+    pub(crate) async fn answer(
+        self,
+        reader: &Reader,
+        department: Option<String>,
+        page: Page,
+        asked: MinVersions,
+    ) -> Result<Response, Problem> {
+        let (after, size) = (page.after(), page.first_size(self.batch_size));
+        let least = arrays(&asked);
+        let first = || self.query(after, size, least.clone(), department.clone());
+        let row = reader.row(asked.wait, first).await?;
+        let first = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Batch::of(&row));
+        let first = first.map_err(|err| Failure::Refused(err).problem(&[]))?;
+        let database = reader.database().clone();
+        Ok(listing::answer_from(
+            page,
+            self.batch_size,
+            first,
+            move |after, size| {
+                let (database, department) = (database.clone(), department.clone());
+                async move {
+                    let statement = self.query(after, size, <(Vec<i64>, Vec<i64>)>::default(), department);
+                    Batch::read(&database, statement).await
+                }
+            },
+        ))
+    }
+
+    fn query(
+        self,
+        after: i64,
+        size: i64,
+        (users, versions): (Vec<i64>, Vec<i64>),
+        department: Option<String>,
+    ) -> Query<'static, Postgres, PgArguments> {
+        let statement = query(self.statement).bind(after).bind(size).bind(users).bind(versions);
+        match department {
+            Some(department) => statement.bind(department),
+            None => statement,
+        }
+    }
+}
+
+/// The users that are asked for, and the least version of each.
+pub(crate) fn arrays(asked: &MinVersions) -> (Vec<i64>, Vec<i64>) {
+    asked.versions.iter().map(|(user, version)| (*user, *version)).unzip()
+}

@@ -1,0 +1,176 @@
+//! Reading the views at a version that the client names: at once where they have it, after a wait otherwise.
+//!
+//! Whether the views are there, and what they say then, is the answer of one statement and so of one snapshot
+//! (`statements.rs`). A request that waits holds no connection; it looks again and again, and each look is one cheap statement.
+//! However far behind the views are, waiting requests cannot starve the others: how many may wait is bounded, how
+//! many of them may look at once is, and the more of them wait, the less often each looks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRef;
+use rest::database::Failure;
+use rest::{Database, Problem};
+use service::Shutdown;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Most requests that wait at a time; the next one is answered at once that the view is behind.
+const WAITING_MAX: usize = 256;
+/// From the first look to the second. The view is usually some milliseconds behind.
+const PAUSE_FIRST: Duration = Duration::from_millis(2);
+/// Between two looks in the end, while at most [`CALM_MAX`] requests wait.
+const PAUSE_LAST: Duration = Duration::from_millis(25);
+/// Beyond this many waiting requests the pause grows with their number: all of them together look at most 2,600 times a second.
+const CALM_MAX: usize = 64;
+/// One of this many connections to the database may be used for second and further looks at a time.
+const LOOKS_SHARE: usize = 4;
+
+/// Reads the views. Clones share the bounds.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    database: Database,
+    places: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    shutdown: Shutdown,
+}
+
+impl Reader {
+    /// `connections`: most that `database` uses at once.
+    pub(crate) fn new(database: Database, connections: usize, shutdown: Shutdown) -> Self {
+        Self {
+            database,
+            places: Arc::new(Semaphore::new(WAITING_MAX)),
+            looks: Arc::new(Semaphore::new((connections / LOOKS_SHARE).max(1))),
+            shutdown,
+        }
+    }
+
+    /// Runs a statement whose column `behind` is null once the views have what it asks for, until it is, and gives its row then.
+    /// No row is an answer, too. Looks no more when `wait` is over; the last look may then take as long as the database lets it.
+    ///
+    /// # Errors
+    /// 503 of the type `urn:problem-type:view-behind` when `wait` is over, the program is to stop, or too many requests wait already;
+    /// what [`Failure::problem`] says when a look fails.
+    pub(crate) async fn row(
+        &self,
+        wait: Duration,
+        statement: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, Problem> {
+        let arrived = Instant::now();
+        let deadline = arrived + wait;
+        let mut behind = match look(&self.database, statement()).await? {
+            Look::There(row) => return Ok(row),
+            Look::Behind(behind) => behind,
+        };
+        let Some(mut place) = self.place(arrived) else {
+            metrics::histogram!("view_wait_seconds", "outcome" => "refused").record(arrived.elapsed());
+            let why = format!("and {WAITING_MAX} requests wait for it already");
+            return Err(problem(&why, arrived, behind));
+        };
+        let mut shutdown = self.shutdown.clone();
+        let mut pause = PAUSE_FIRST;
+        while Instant::now() < deadline {
+            tokio::select! {
+                () = sleep_until(deadline.min(Instant::now() + pause)) => {}
+                () = shutdown.triggered() => {
+                    place.outcome = "stopped";
+                    return Err(problem("and the program is stopping", arrived, behind));
+                }
+            }
+            pause = (pause * 3 / 2).min(self.longest_pause());
+            // All looks are taken until the end: the database is busy, and has had its chance.
+            let Ok(_permit) = timeout_at(deadline, self.looks.acquire()).await else {
+                break;
+            };
+            match look(&self.database, statement()).await {
+                Ok(Look::Behind(still)) => behind = still,
+                Ok(Look::There(row)) => {
+                    place.outcome = "caught_up";
+                    return Ok(row);
+                }
+                Err(problem) => {
+                    place.outcome = "failed";
+                    return Err(problem);
+                }
+            }
+        }
+        place.outcome = "timed_out";
+        Err(problem("and the wait is over", arrived, behind))
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    fn place(&self, arrived: Instant) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        metrics::gauge!("view_waiting_requests").increment(1);
+        Some(Place {
+            _permit: permit,
+            arrived,
+            outcome: "left",
+        })
+    }
+
+    fn longest_pause(&self) -> Duration {
+        let waiting = WAITING_MAX - self.places.available_permits();
+        let crowd = u32::try_from(waiting.div_ceil(CALM_MAX)).unwrap_or(u32::MAX);
+        PAUSE_LAST * crowd.max(1)
+    }
+}
+
+impl FromRef<Reader> for Database {
+    fn from_ref(reader: &Reader) -> Self {
+        reader.database.clone()
+    }
+}
+
+/// A request that waits. Counted when it ends, however it ends: `left` is a client that went away.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    arrived: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        metrics::gauge!("view_waiting_requests").decrement(1);
+        metrics::histogram!("view_wait_seconds", "outcome" => self.outcome).record(self.arrived.elapsed());
+    }
+}
+
+enum Look {
+    There(Option<PgRow>),
+    /// Who is behind, as a JSON array.
+    Behind(serde_json::Value),
+}
+
+async fn look(database: &Database, statement: Query<'_, Postgres, PgArguments>) -> Result<Look, Problem> {
+    let read = |row: Option<PgRow>| {
+        let behind: Option<String> = row.as_ref().map_or(Ok(None), |row| row.try_get("behind"))?;
+        Ok(match behind {
+            None => Look::There(row),
+            Some(text) => Look::Behind(serde_json::from_str(&text).map_err(|err| sqlx::Error::Decode(err.into()))?),
+        })
+    };
+    database
+        .row(statement)
+        .await
+        .and_then(|row| read(row).map_err(Failure::Refused))
+        .map_err(|failure| failure.problem(&[]))
+}
+
+/// 503 and not 504: the very same request is right, and may succeed in a moment, which is what `Retry-After` is for.
+fn problem(why: &str, arrived: Instant, behind: serde_json::Value) -> Problem {
+    let waited_ms = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Problem::unavailable(format!(
+        "the view is not yet at the version that minVersion asks for, {why}"
+    ))
+    .of_type("urn:problem-type:view-behind", "View Behind")
+    .with("waitedMs", waited_ms)
+    .with("behind", behind)
+}
