@@ -14,6 +14,8 @@ Exit codes:
   4  continuity is lost: a topic does not have the events at a view's position
   5  the database keeps other views than this process has in VIEWS
   6  `status` only: a partition stands before an event that cannot be applied
+ 10  `verify` only: a view has rows that its events do not explain
+ 11  `verify` only: no such row, but rows whose events are still on their way
 
 `run` does not end at an event that cannot be applied: its partition waits before it, /readyz says so, the others go on.";
 
@@ -35,6 +37,10 @@ pub enum Failure {
     OtherViews { installed: String, wanted: String },
     #[error("a partition stands before an event that cannot be applied")]
     Stopped,
+    #[error("a view differs from its source")]
+    Different,
+    #[error("a view lags behind its source, so that not every row could be compared")]
+    Lagging,
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -49,6 +55,8 @@ impl Failure {
             Self::Continuity { .. } => 4,
             Self::OtherViews { .. } => 5,
             Self::Stopped => 6,
+            Self::Different => 10,
+            Self::Lagging => 11,
         })
     }
 }

@@ -208,7 +208,20 @@ pub fn consumer(servers: &Servers, instance: Option<&str>, batch_bytes: u32) -> 
 /// # Errors
 /// A property is unknown or has a wrong value.
 pub fn observer(servers: &Servers) -> Result<BaseConsumer, Failure> {
+    observe(servers, client(servers))
+}
+
+/// As [`observer`], but a partition's end is that of a reader who sees open transactions as well.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub(crate) fn uncommitted_observer(servers: &Servers) -> Result<BaseConsumer, Failure> {
     let mut config = client(servers);
+    config.set("isolation.level", "read_uncommitted");
+    observe(servers, config)
+}
+
+fn observe(servers: &Servers, mut config: ClientConfig) -> Result<BaseConsumer, Failure> {
     config.set("group.id", &servers.group_id);
     for property in &servers.kafka_properties {
         config.set(&property.name, property.value.reveal());
