@@ -10,4 +10,5 @@ mod scenarios;
 mod shared;
 mod standby;
 mod transactions;
+mod verify;
 mod workload;
