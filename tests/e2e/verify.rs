@@ -79,6 +79,24 @@ async fn a_stopped_view_builder_is_lag() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_only_in_the_outbox_is_lag() {
+    let pipeline = shared::pipeline_alone().await;
+    rows::assert_view_equals_users(&pipeline, DEADLINE).await;
+    pipeline.users_relay.stop().await.expect("a clean end");
+    let body = user("이사부", "우산국", "ACTIVE");
+    let created = Rest::of(&pipeline).create_user(&body).await.expect("a user");
+    let (code, text) = verify(&pipeline, &["--wait", "5"]).await;
+    assert_eq!(code, LAGGING, "{text}");
+    assert!(text.contains("1 rows not decided: the view is behind by "), "{text}");
+    assert!(text.contains("and the relay has not confirmed "), "{text}");
+
+    pipeline.users_relay.start().expect("a start");
+    pipeline.users_relay.wait_ready(DEADLINE).await.expect("a ready relay");
+    rows::wait_for_view(&pipeline, id(&created), 1, DEADLINE).await;
+    assert_equal(&pipeline).await;
+}
+
+#[tokio::test]
 async fn an_edit_by_hand_is_a_difference_until_the_rows_next_event() {
     let pipeline = shared::pipeline_alone().await;
     let rest = Rest::of(&pipeline);
