@@ -55,6 +55,11 @@ pub(crate) enum Measurement {
     /// Clock: from the start of its process until the view's transactions with all of them have committed. Afterwards user_view must equal
     /// users. Each run adds as many users as the one before, so that the view grows.
     ViewDrain(ViewDrain),
+    /// How long `view-builder verify` takes for many users.
+    ///
+    /// Clock: from the start of its process to its end. First on equal tables, then with every thousandth row of user_view edited by
+    /// hand: that run includes the wait until nothing can be on its way any more.
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +114,17 @@ pub(crate) struct ViewDrain {
     pub users: u64,
 
     /// Runs.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Users, in 8 departments.
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    pub users: u64,
+
+    /// Runs on equal tables.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub runs: u32,
 }

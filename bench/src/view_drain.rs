@@ -104,7 +104,7 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
 }
 
 /// By user-api's own statement, with rows of a series in place of its parameters.
-async fn create_users(pipeline: &Pipeline, before: u64, users: u64) -> anyhow::Result<()> {
+pub(crate) async fn create_users(pipeline: &Pipeline, before: u64, users: u64) -> anyhow::Result<()> {
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     client.batch_execute("set synchronous_commit = off").await?;
     let end = before + users;
@@ -128,7 +128,7 @@ fn many_users(first: u64, last: u64) -> anyhow::Result<String> {
     Ok(statements::CREATE.replace(ONE, &many))
 }
 
-async fn wait_for(counter: &mut Counter<'_>, wanted: u64) -> anyhow::Result<()> {
+pub(crate) async fn wait_for(counter: &mut Counter<'_>, wanted: u64) -> anyhow::Result<()> {
     let start = Instant::now();
     loop {
         let now = counter.read().await?;

@@ -16,13 +16,16 @@ pub const USERS_DATABASE: &str = "users_db";
 /// Posts, their outbox, and the views.
 pub const VIEWS_DATABASE: &str = "materialized_view_db";
 /// The role of each program, as sql/cluster.sql makes them.
-const ROLES: [&str; 5] = [
+const ROLES: [&str; 6] = [
     "user_api",
     "post_api",
     "view_builder",
     "outbox_relay",
     "outbox_maintainer",
+    VERIFIER,
 ];
+/// Reads everything that `view-builder verify` compares.
+const VERIFIER: &str = "view_verifier";
 /// From its start until a program must be ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// What the relay is told beside the defaults of Debezium's router: topics `user-events` and `post-events`, and the type as a header.
@@ -79,6 +82,8 @@ pub struct Pipeline {
     kafka: Option<Kafka>,
     postgres: Option<Postgres>,
     superuser_url: String,
+    /// The roles'; none: they need none.
+    password: Option<String>,
     bootstrap_servers: String,
     logs: Scratch,
 }
@@ -193,6 +198,7 @@ impl PipelineBuilder {
             kafka,
             postgres,
             superuser_url,
+            password,
             bootstrap_servers,
             logs,
         };
@@ -244,6 +250,36 @@ impl Pipeline {
     /// The URL that the pipeline was given is none.
     pub fn database_url(&self, database: &str) -> anyhow::Result<String> {
         url_for(&self.superuser_url, None, database)
+    }
+
+    /// The URL of `database` for the role that `view-builder verify` runs as.
+    ///
+    /// # Errors
+    /// The URL that the pipeline was given is none.
+    pub fn verifier_url(&self, database: &str) -> anyhow::Result<String> {
+        url_for(
+            &self.superuser_url,
+            Some((VERIFIER, self.password.as_deref())),
+            database,
+        )
+    }
+
+    /// The command `view-builder verify` with `arguments`, not started. Its answer is its log, in which failures only stand beside.
+    ///
+    /// # Errors
+    /// As [`Pipeline::verifier_url`].
+    pub fn verifier(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Program> {
+        let arguments = [&["verify"], arguments].concat();
+        let sources = [("user-events", USERS_DATABASE), ("post-events", VIEWS_DATABASE)];
+        let mut lines = Vec::new();
+        for (topic, database) in sources {
+            lines.push(format!("{topic}={}", self.verifier_url(database)?));
+        }
+        let command = self.view_builder.command_of(name, &arguments);
+        Ok(command
+            .env("DATABASE_URL", &self.verifier_url(VIEWS_DATABASE)?)
+            .env("SOURCES", &lines.join("\n"))
+            .env("LOG", "error"))
     }
 
     /// The directory of the programs' logs.

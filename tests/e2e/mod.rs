@@ -13,4 +13,5 @@ mod scenarios;
 mod shared;
 mod standby;
 mod transactions;
+mod verify;
 mod workload;

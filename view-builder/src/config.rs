@@ -40,6 +40,14 @@ pub enum Command {
     /// of its key wait behind it, all others go on. All of this works while builders run.
     #[command(subcommand, after_help = EXIT_CODES)]
     DeadLetters(LettersCommand),
+    /// Compare the views with the tables that they are made from, while everything runs.
+    ///
+    /// First both sides are counted and hashed by bucket (a department), then the rows of the buckets that differ are told by
+    /// their ids and versions. What differs is looked at again once the view has every event up to then: only a row that is
+    /// still not what its source says, and whose source has not changed meanwhile, is a difference; the rest is lag.
+    /// A view takes part by a verify.sql in its folder. Nothing is written; a role with select is enough.
+    #[command(after_help = EXIT_CODES)]
+    Verify(Box<VerifyConfig>),
 }
 
 /// Settings of `view-builder replay`.
@@ -177,6 +185,65 @@ pub struct ViewsConfig {
     /// Directory of the views: a folder for each, with table.sql and apply.sql.
     #[arg(long, env = "VIEWS", default_value = "sql/views")]
     pub views: PathBuf,
+}
+
+/// Settings of `view-builder verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyConfig {
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Directory of the views: a folder for each; its verify.sql says what is compared.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+    /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. A
+    /// primary, as its write-ahead log's end is asked. Repeatable; in the variable one on each line.
+    #[arg(
+        long = "source",
+        env = "SOURCES",
+        value_delimiter = '\n',
+        hide_env_values = true,
+        value_name = "TOPIC=URL"
+    )]
+    pub sources: Vec<OfTopic>,
+    /// The replication slot of the relay that publishes a topic, where its database has several pgoutput slots, such as
+    /// user-events=users_relay. Repeatable; in the variable one on each line.
+    #[arg(long = "slot", env = "SLOTS", value_delimiter = '\n', value_name = "TOPIC=NAME")]
+    pub slots: Vec<OfTopic>,
+    /// Longest wait for events on their way, for each comparison. A relay without anything to publish confirms the
+    /// log's end within 15 s; a shorter wait than that may leave a row undecided.
+    #[arg(long, env = "VERIFY_WAIT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub wait: u32,
+    /// Most differing rows that are listed for each table; the others are counted.
+    #[arg(long, env = "VERIFY_LIMIT", value_name = "ROWS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=50_000))]
+    pub limit: u32,
+    /// Also list the buckets that are equal.
+    #[arg(long, env = "VERIFY_ALL")]
+    pub all: bool,
+    /// Print JSON.
+    #[arg(long, env = "VERIFY_JSON")]
+    pub json: bool,
+}
+
+/// Something of a topic. It does not print, as it may be a URL with a password.
+#[derive(Clone, Debug)]
+pub struct OfTopic {
+    pub topic: String,
+    pub value: Secret,
+}
+
+impl FromStr for OfTopic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=').map(|(topic, value)| (topic.trim(), value.trim()));
+        let (topic, value) = parts
+            .filter(|(topic, value)| !topic.is_empty() && !value.is_empty())
+            .ok_or("expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db")?;
+        Ok(Self {
+            topic: topic.to_owned(),
+            value: value.to_owned().into(),
+        })
+    }
 }
 
 /// Where the events and the views are.

@@ -139,15 +139,23 @@ impl Session {
 /// # Errors
 /// It is no connection string for Postgres.
 pub fn config(url: &Secret) -> Result<Config, Failure> {
+    config_of("DATABASE_URL", url)
+}
+
+/// The connection's settings from the setting `name`.
+///
+/// # Errors
+/// It is no connection string for Postgres.
+pub(crate) fn config_of(name: &str, url: &Secret) -> Result<Config, Failure> {
     let mut config: Config = url.reveal().parse().map_err(|err: tokio_postgres::Error| {
         Failure::Setting(format!(
-            "DATABASE_URL is no connection string such as postgres://view_builder@localhost:15432/materialized_view_db: {}",
+            "{name} is no connection string such as postgres://view_builder@localhost:15432/materialized_view_db: {}",
             refusal::line(&err)
         ))
     })?;
     if config.get_ssl_mode() == SslMode::Require {
-        let reason = "DATABASE_URL demands TLS, which this program does not speak: use sslmode=prefer or disable";
-        return Err(Failure::Setting(reason.to_owned()));
+        let reason = format!("{name} demands TLS, which this program does not speak: use sslmode=prefer or disable");
+        return Err(Failure::Setting(reason));
     }
     config
         .connect_timeout(Duration::from_secs(5))

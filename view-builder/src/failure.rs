@@ -14,6 +14,8 @@ Exit codes:
   4  continuity is lost: a topic does not have the events at a view's position
   5  the database keeps other views than this process has in VIEWS
   6  `status` and `dead-letters`: events wait that cannot be applied
+ 10  `verify` only: a view has rows that its events do not explain
+ 11  `verify` only: no such row, but rows whose events are still on their way
 
 `run` does not end at an event that cannot be applied: it goes to the dead letters, later events of its key wait behind it, /readyz
 warns, all others go on.";
@@ -36,6 +38,10 @@ pub enum Failure {
     OtherViews { installed: String, wanted: String },
     #[error("events wait that cannot be applied: see view-builder dead-letters list")]
     DeadLetters,
+    #[error("a view differs from its source")]
+    Different,
+    #[error("a view lags behind its source, so that not every row could be compared")]
+    Lagging,
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -50,6 +56,8 @@ impl Failure {
             Self::Continuity { .. } => 4,
             Self::OtherViews { .. } => 5,
             Self::DeadLetters => 6,
+            Self::Different => 10,
+            Self::Lagging => 11,
         })
     }
 }

@@ -211,6 +211,16 @@ pub fn observer(servers: &Kafka) -> Result<BaseConsumer, Failure> {
     config.create().map_err(|err| refused(&err))
 }
 
+/// As [`observer`], but a partition's end is that of a reader who sees open transactions as well.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub(crate) fn uncommitted_observer(servers: &Kafka) -> Result<BaseConsumer, Failure> {
+    let mut config = outsider(servers, &servers.group_id);
+    config.set("isolation.level", "read_uncommitted");
+    config.create().map_err(|err| refused(&err))
+}
+
 /// Settings of a client that is no member of the group whose name it bears.
 pub fn outsider(servers: &Kafka, group: &str) -> ClientConfig {
     let mut config = client(servers);

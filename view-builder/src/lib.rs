@@ -27,6 +27,7 @@ mod run;
 pub mod start;
 pub mod status;
 pub mod takeover;
+pub mod verify;
 pub mod view;
 
 mod json;

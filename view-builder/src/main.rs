@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{letters, replay, run, status};
+use view_builder::{letters, replay, run, status, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -70,6 +70,11 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Views(config) => {
             print!("{}", status::views(&config)?);
             Ok(())
+        }
+        Command::Verify(config) => {
+            let report = verify::verify(&config).await?;
+            print!("{report}");
+            report.verdict()
         }
     }
 }

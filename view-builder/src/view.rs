@@ -1,4 +1,4 @@
-//! The views: one folder each, with two SQL files and nothing in Rust.
+//! The views: one folder each, with two or three SQL files and nothing in Rust.
 //!
 //! - `table.sql`: the view's tables, functions and triggers. Runs at each start in one transaction with those of all
 //!   other views, so every statement may run again.
@@ -17,6 +17,24 @@
 //!
 //! A batch holds one event of each topic and key, the latest, in the order of topic and key. Batches come in the order of
 //! the topic, but may come again after a crash or a replay: an event older than what the view has must change nothing.
+//!
+//! - `verify.sql`, which need not be there: what `view-builder verify` compares. Pairs of queries, each query under a head
+//!   comment that begins its line: `-- source: TOPIC` runs in the database whose outbox feeds this topic of the view,
+//!   `-- view: TABLE` after it in the views' database. `-- source: views` recomputes a derived table inside the views'
+//!   database, in the snapshot of the second query. One file may have several pairs.
+//!
+//! Both queries of a pair give one row for each row of the view's table, with four columns in this order:
+//!
+//! | column | type | content |
+//! | --- | --- | --- |
+//! | 1 | `text` | bucket: rows are counted and hashed by it first, such as the department; null is a bucket as well |
+//! | 2 | `bigint` | key, not null and only once: what a difference is told by. A table without a number for its key hashes it |
+//! | 3 | `bigint` | version of the row, not null; it must change with each of the row's changes. 0 where there is none |
+//! | 4 | `text` | everything else that has to be equal, such as `row(name, email)::text`; only its hash leaves Postgres |
+//!
+//! Leave out what the view adds by itself, such as the time of processing. Both texts must be formed alike: the sessions' time
+//! zone is UTC, dates have ISO's form; cast where the two tables' types differ. A further look asks for single keys, so the key
+//! should be a column with an index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +63,8 @@ pub struct View {
     pub topics: Vec<String>,
     pub table: SqlFile,
     pub apply: SqlFile,
+    /// None: the view cannot be verified.
+    pub verify: Option<SqlFile>,
 }
 
 /// One of a view's SQL files.
@@ -132,12 +152,15 @@ fn load(folder: &Path) -> Result<View, ViewError> {
     let table = SqlFile::read(folder.join("table.sql"))?;
     let apply = SqlFile::read(folder.join("apply.sql"))?;
     let (summary, topics) = head(&apply)?;
+    let verify = folder.join("verify.sql");
+    let verify = verify.exists().then(|| SqlFile::read(verify)).transpose()?;
     Ok(View {
         name: name.to_owned(),
         summary,
         topics,
         table,
         apply,
+        verify,
     })
 }
 

@@ -49,6 +49,7 @@ impl Database {
             "view_builder",
             "outbox_relay",
             "outbox_maintainer",
+            "view_verifier",
         ] {
             let statement =
                 format!("do $$ begin create role {role} login; exception when duplicate_object then null; end $$");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
 use stack::Pipeline;
-use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE, binaries, root};
 
 use crate::load::Outcome;
 use crate::view::View;
@@ -23,6 +23,7 @@ pub(crate) fn ready(pipeline: &Pipeline) -> anyhow::Result<()> {
         ),
         Err(_) => format!("psql '{}'", pipeline.database_url(VIEWS_DATABASE)?),
     };
+    let verify = verify(pipeline)?;
     let users = pipeline.user_api.url("/api/users");
     let posts = pipeline.post_api.url("/api/posts");
     println!("\nEverything is up. Ctrl-C ends it.\n");
@@ -53,9 +54,28 @@ Lines to paste into another terminal:
   curl {posts}/by-department/개발팀
   {psql} -c 'select * from user_view'
   {psql} -c 'select * from department_stats'
-"#
+{verify}"#
     );
     Ok(())
+}
+
+/// The line that compares the views with what they are made from. The roles' passwords on somebody else's server are not shown.
+fn verify(pipeline: &Pipeline) -> anyhow::Result<String> {
+    if pipeline.postgres().is_err() {
+        return Ok(String::new());
+    }
+    Ok(format!(
+        r"  {} verify --kafka {} --views {} \
+       --database-url {} \
+       --source user-events={} --source post-events={}
+",
+        binaries()?.join("view-builder").display(),
+        pipeline.bootstrap_servers(),
+        root().join("sql/views").display(),
+        pipeline.verifier_url(VIEWS_DATABASE)?,
+        pipeline.verifier_url(USERS_DATABASE)?,
+        pipeline.verifier_url(VIEWS_DATABASE)?,
+    ))
 }
 
 pub(crate) fn load(outcome: &Outcome, view: &View) {
