@@ -3,10 +3,40 @@
 -- Run at each start of the view-builder, so every statement may run again.
 -- Columns, their order and their types are what people query with psql: further columns go to the end.
 --
+-- Tables, indexes and triggers are made in the order in which a batch locks the tables, so that a builder that starts cannot
+-- deadlock with one that applies.
+--
 -- Three steps, each kept by the triggers of the one before: posts, users with their number of posts, departments. A post counts
 -- for the department in which its author is now, and for none while its author is not known. An event older than
 -- what the view has of its key changes nothing; one of the same version is applied again. So a replay brings back rows that
 -- were deleted by hand, counted anew, also a department's: to mend an edited row, delete it and replay.
+
+-- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
+create table if not exists department_performance_post (
+    post_id   bigint primary key,
+    version   bigint not null,
+    -- Null: the post was deleted.
+    author_id bigint
+);
+
+-- Counts the posts of a user who comes after them.
+create index if not exists idx_department_performance_post_author on department_performance_post (author_id)
+    where author_id is not null;
+
+-- Every user's latest event. A deleted user keeps version and posts alone, so that no older event brings the user back.
+create table if not exists department_performance_user (
+    user_id    bigint  primary key,
+    version    bigint  not null,
+    department varchar(255),
+    -- Null: the user was deleted.
+    active     boolean,
+    -- The user's posts that exist now.
+    posts      bigint  not null
+);
+
+-- Counts a department that has no row.
+create index if not exists idx_department_performance_user_department on department_performance_user (department)
+    where active is not null;
 
 -- One row for each department that has users; a null department is a row of its own.
 create table if not exists department_performance (
@@ -26,33 +56,6 @@ create table if not exists department_performance (
 -- No primary key, as that would refuse a null department.
 create unique index if not exists idx_department_performance_department
     on department_performance (department) nulls not distinct;
-
--- Every user's latest event. A deleted user keeps version and posts alone, so that no older event brings the user back.
-create table if not exists department_performance_user (
-    user_id    bigint  primary key,
-    version    bigint  not null,
-    department varchar(255),
-    -- Null: the user was deleted.
-    active     boolean,
-    -- The user's posts that exist now.
-    posts      bigint  not null
-);
-
--- Counts a department that has no row.
-create index if not exists idx_department_performance_user_department on department_performance_user (department)
-    where active is not null;
-
--- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
-create table if not exists department_performance_post (
-    post_id   bigint primary key,
-    version   bigint not null,
-    -- Null: the post was deleted.
-    author_id bigint
-);
-
--- Counts the posts of a user who comes after them.
-create index if not exists idx_department_performance_post_author on department_performance_post (author_id)
-    where author_id is not null;
 
 -- Lets either users' events or posts' events in, until the transaction ends: a post and its author that came at once, by two
 -- builders, would each not see the other. Builders that apply only users go on side by side until they reach the
@@ -277,18 +280,6 @@ begin
 end
 $$;
 
-create or replace trigger department_performance_inserted after insert on department_performance_user
-    referencing new table as added
-    for each statement execute function keep_department_performance();
-create or replace trigger department_performance_updated after update on department_performance_user
-    referencing old table as removed new table as added
-    for each statement execute function keep_department_performance();
-create or replace trigger department_performance_deleted after delete on department_performance_user
-    referencing old table as removed
-    for each statement execute function keep_department_performance();
-create or replace trigger department_performance_truncated after truncate on department_performance_user
-    for each statement execute function keep_department_performance();
-
 create or replace trigger department_performance_post_inserted after insert on department_performance_post
     referencing new table as added
     for each statement execute function keep_department_performance_posts();
@@ -300,3 +291,15 @@ create or replace trigger department_performance_post_deleted after delete on de
     for each statement execute function keep_department_performance_posts();
 create or replace trigger department_performance_post_truncated after truncate on department_performance_post
     for each statement execute function keep_department_performance_posts();
+
+create or replace trigger department_performance_inserted after insert on department_performance_user
+    referencing new table as added
+    for each statement execute function keep_department_performance();
+create or replace trigger department_performance_updated after update on department_performance_user
+    referencing old table as removed new table as added
+    for each statement execute function keep_department_performance();
+create or replace trigger department_performance_deleted after delete on department_performance_user
+    referencing old table as removed
+    for each statement execute function keep_department_performance();
+create or replace trigger department_performance_truncated after truncate on department_performance_user
+    for each statement execute function keep_department_performance();

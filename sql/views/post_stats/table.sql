@@ -3,9 +3,25 @@
 -- Run at each start of the view-builder, so every statement may run again.
 -- Columns, their order and their types are what people query with psql: further columns go to the end.
 --
+-- Tables, indexes and triggers are made in the order in which a batch locks the tables, so that a builder that starts cannot
+-- deadlock with one that applies.
+--
 -- post_stats_post keeps the latest event of each post; post_stats follows it by triggers. An event older than the post's
 -- row changes nothing; one of the row's own version is applied again. So a replay brings back posts that were deleted by
 -- hand, and counts an author anew whose row in post_stats is missing: to mend an edited row, delete it and replay.
+
+-- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
+create table if not exists post_stats_post (
+    post_id    bigint    primary key,
+    version    bigint    not null,
+    -- Null: the post was deleted.
+    author_id  bigint,
+    created_at timestamp
+);
+
+-- Finds an author's first and last post in one probe each, and counts the posts of an author without statistics.
+create index if not exists idx_post_stats_post_author on post_stats_post (author_id, created_at, post_id)
+    where author_id is not null;
 
 -- One row for each author with at least one post, also where no such user is known or the user was deleted.
 create table if not exists post_stats (
@@ -22,19 +38,6 @@ create table if not exists post_stats (
 
 -- Who writes most.
 create index if not exists idx_post_stats_posts on post_stats (posts);
-
--- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
-create table if not exists post_stats_post (
-    post_id    bigint    primary key,
-    version    bigint    not null,
-    -- Null: the post was deleted.
-    author_id  bigint,
-    created_at timestamp
-);
-
--- Finds an author's first and last post in one probe each, and counts the posts of an author without statistics.
-create index if not exists idx_post_stats_post_author on post_stats_post (author_id, created_at, post_id)
-    where author_id is not null;
 
 -- Adds to each author's posts what one statement has changed. An author without a row is counted anew, so the posts must
 -- be as this one statement left them: one that inserts and updates (`on conflict do update`) would count its second half twice.

@@ -3,9 +3,25 @@
 -- Run at each start of the view-builder, so every statement may run again.
 -- Columns, their order and their types are what people query with psql: further columns go to the end.
 --
+-- Tables, indexes and triggers are made in the order in which a batch locks the tables, so that a builder that starts cannot
+-- deadlock with one that applies.
+--
 -- Posts of a user who is not known, yet or any more, wait in user_activity_post and are counted when the user comes. An event
 -- older than what the view has of its key changes nothing; one of the same version is applied again. So a replay brings back
 -- rows that were deleted by hand, with their posts counted anew: to mend an edited row, delete it and replay.
+
+-- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
+create table if not exists user_activity_post (
+    post_id    bigint    primary key,
+    version    bigint    not null,
+    -- Null: the post was deleted.
+    author_id  bigint,
+    updated_at timestamp
+);
+
+-- Finds an author's newest post in one probe, and counts the posts of a user who comes after them.
+create index if not exists idx_user_activity_post_author on user_activity_post (author_id, updated_at)
+    where author_id is not null;
 
 -- One row for each user who exists.
 create table if not exists user_activity (
@@ -30,19 +46,6 @@ create table if not exists user_activity_deleted (
     user_id bigint primary key,
     version bigint not null
 );
-
--- Every post's latest event. A deleted post keeps its version alone, so that no older event brings it back.
-create table if not exists user_activity_post (
-    post_id    bigint    primary key,
-    version    bigint    not null,
-    -- Null: the post was deleted.
-    author_id  bigint,
-    updated_at timestamp
-);
-
--- Finds an author's newest post in one probe, and counts the posts of a user who comes after them.
-create index if not exists idx_user_activity_post_author on user_activity_post (author_id, updated_at)
-    where author_id is not null;
 
 -- Lets either users' events or posts' events in, until the transaction ends: a post and its author that came at once, by two
 -- builders, would each not see the other. Builders that apply only users go on side by side, as they never touch the
