@@ -17,6 +17,7 @@ mod statements;
 mod statistics;
 mod topic;
 mod usage;
+mod view_cost;
 mod view_drain;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::Latency(asked) => latency::measure(asked, builder).await?,
         Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
         Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
+        Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,
     };
     report.print();
     match &cli.common.json {

@@ -76,9 +76,7 @@ fn lives(dice: &mut Dice, first: i64, users: i64, posts: i64, authors: u64) -> (
 
 async fn builder(database: &TestDatabase, partition: i32) -> Builder {
     let mut builder = database.builder(&shipped_views()).await;
-    builder
-        .claim_places(&[posts_place(partition), place(partition)])
-        .await;
+    builder.claim_places(&[posts_place(partition), place(partition)]).await;
     builder
 }
 
@@ -169,9 +167,19 @@ async fn each_kind_of_event_is_told_by_the_three_views() {
 
     // The last post moves to another author, then the first one goes.
     views.put(&[], &[post(2, 2, 9, 20, 40)]).await;
-    assert_eq!(views.rows("select posts, last_post_id from post_stats where author_id = 7").await, [["1", "1"]]);
+    assert_eq!(
+        views
+            .rows("select posts, last_post_id from post_stats where author_id = 7")
+            .await,
+        [["1", "1"]]
+    );
     views.put(&[], &[post_deletion(1, 2)]).await;
-    assert!(views.rows("select 1 from post_stats where author_id = 7").await.is_empty());
+    assert!(
+        views
+            .rows("select 1 from post_stats where author_id = 7")
+            .await
+            .is_empty()
+    );
     // A user moves, another is deleted and leaves its posts without department.
     views.put(&[user(9, 2, "n", Some("b"), "INACTIVE")], &[]).await;
     views.put(&[deletion(8, 2)], &[]).await;
@@ -182,11 +190,18 @@ async fn each_kind_of_event_is_told_by_the_three_views() {
             .await,
         [["a", "1", "0", "0", "0.00000000000000000000"]]
     );
-    assert_eq!(views.rows("select 1 from post_stats").await.len(), 2, "posts of deleted users stay");
+    assert_eq!(
+        views.rows("select 1 from post_stats").await.len(),
+        2,
+        "posts of deleted users stay"
+    );
     // Older events bring nothing back.
     views
         .put(
-            &[user(8, 1, "n", Some("a"), "INACTIVE"), user(9, 2, "n", Some("b"), "INACTIVE")],
+            &[
+                user(8, 1, "n", Some("a"), "INACTIVE"),
+                user(9, 2, "n", Some("b"), "INACTIVE"),
+            ],
             &[post(1, 1, 7, 10, 10), post(2, 1, 7, 20, 20)],
         )
         .await;
@@ -210,7 +225,8 @@ async fn any_order_of_users_and_posts_gives_the_same_views() {
                 let count = usize::try_from(dice.roll(30)).unwrap().min(events.len());
                 let mut batch: Vec<String> = events.drain(..count).collect();
                 // A topic has each key's events in order; a replay begins anew, in another batch.
-                batch.sort_by_key(|value| serde_json::from_str::<serde_json::Value>(value).unwrap()["version"].as_i64());
+                batch
+                    .sort_by_key(|value| serde_json::from_str::<serde_json::Value>(value).unwrap()["version"].as_i64());
                 batch
             };
             let (of_users, of_posts) = (take(&mut users), take(&mut posts));
@@ -228,7 +244,8 @@ async fn a_replay_changes_nothing_and_mends_what_was_deleted_by_hand() {
     let mut dice = Dice(11);
     let (users, posts) = lives(&mut dice, 1, 20, 60, 24);
     views.put(&users, &posts).await;
-    let tables = "select 'u', user_activity::text from user_activity union all select 'p', post_stats::text from post_stats
+    let tables =
+        "select 'u', user_activity::text from user_activity union all select 'p', post_stats::text from post_stats
         union all select 'd', department_performance::text from department_performance order by 1, 2";
     let before = views.rows(tables).await;
     assert!(before.len() > 20, "there is something to lose: {}", before.len());
@@ -271,7 +288,11 @@ async fn a_post_and_its_author_that_come_at_once_find_each_other() {
 
         // Whoever is second gets its turn while the first one's transaction is open.
         let first = database.connect().await;
-        let (topic, value) = if users_first { ("user-events", &values.0) } else { ("post-events", &values.1) };
+        let (topic, value) = if users_first {
+            ("user-events", &values.0)
+        } else {
+            ("post-events", &values.1)
+        };
         let entity: serde_json::Value = serde_json::from_str(value).unwrap();
         let (key, entity) = match topic {
             "user-events" => (7, &entity["user"]),
@@ -295,9 +316,17 @@ async fn a_post_and_its_author_that_come_at_once_find_each_other() {
         first.batch_execute(&calls).await.unwrap();
         let second = tokio::spawn(async move {
             if users_first {
-                of_posts.apply_batch(Batch { parts: vec![of_posts.part(&posts_place(0), &[values.1])] }).await
+                of_posts
+                    .apply_batch(Batch {
+                        parts: vec![of_posts.part(&posts_place(0), &[values.1])],
+                    })
+                    .await
             } else {
-                of_users.apply_batch(Batch { parts: vec![of_users.part(&place(0), &[values.0])] }).await
+                of_users
+                    .apply_batch(Batch {
+                        parts: vec![of_users.part(&place(0), &[values.0])],
+                    })
+                    .await
             }
         });
         let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted
@@ -340,7 +369,9 @@ async fn builders_with_users_and_posts_of_the_same_authors_agree_in_the_end() {
                     apply(&mut builder, partition, &[], of_posts).await;
                 }
             }
-            let left = |of: &[String], other: &[String]| of.chunks(10).skip(other.chunks(10).len()).flatten().cloned().collect();
+            let left = |of: &[String], other: &[String]| {
+                of.chunks(10).skip(other.chunks(10).len()).flatten().cloned().collect()
+            };
             let (of_users, of_posts): (Vec<String>, Vec<String>) = (left(&users, &posts), left(&posts, &users));
             if !(of_users.is_empty() && of_posts.is_empty()) {
                 apply(&mut builder, partition, &of_users, &of_posts).await;

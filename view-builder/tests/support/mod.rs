@@ -186,11 +186,7 @@ impl Builder {
     /// These values as the next records of a place; the key is each value's userId or postId.
     pub fn part(&self, place: &TopicPartition, values: &[String]) -> Part {
         let contract = Contract::of(&place.topic).unwrap();
-        let start = self
-            .starts
-            .iter()
-            .find(|start| start.place == *place)
-            .expect("claimed");
+        let start = self.starts.iter().find(|start| start.place == *place).expect("claimed");
         let events: Vec<Event> = (start.next_offset..)
             .zip(values)
             .map(|(offset, value)| {
