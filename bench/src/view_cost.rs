@@ -184,10 +184,12 @@ async fn apply(client: &Client, views: &[View], posts: bool) -> anyhow::Result<(
     let mut by_view = Vec::new();
     for view in views {
         let start = Instant::now();
-        client
-            .batch_execute(&view.apply)
-            .await
-            .with_context(|| view.name.clone())?;
+        if view.reads[usize::from(posts)] {
+            client
+                .batch_execute(&view.apply)
+                .await
+                .with_context(|| view.name.clone())?;
+        }
         by_view.push(start.elapsed().as_secs_f64() * 1e3);
     }
     client.batch_execute("commit").await?;
