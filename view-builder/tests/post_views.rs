@@ -316,8 +316,8 @@ async fn events_that_two_builders_apply_at_once_find_each_other() {
             let other = kept.database.connect().await;
             let text = apply_text(view, second);
             let second = tokio::spawn(async move { other.batch_execute(&text).await });
-            let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted
-                and database = (select oid from pg_database where datname = current_database())";
+            let waits = "select count(*) from pg_stat_activity
+                where datname = current_database() and wait_event_type = 'Lock'";
             while !second.is_finished() && kept.database.value(waits).await == "0" {}
             open.batch_execute("commit").await.unwrap();
             second.await.unwrap().unwrap();
