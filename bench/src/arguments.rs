@@ -60,6 +60,11 @@ pub(crate) enum Measurement {
     /// Clock: from the start of its process to its end. First on equal tables, then with every thousandth row of user_view edited by
     /// hand: that run includes the wait until nothing can be on its way any more.
     Verify(Verify),
+    /// What a batch of each shipped view costs in a view of some size, and in one ten times larger.
+    ///
+    /// The views' own SQL, without view-builder: the same batches of 5,000 changed users and of 5,000 changed posts, each in one transaction
+    /// of all views. Clock: from the first statement until the commit is answered. As many posts as users are in the views.
+    ViewCost(ViewCost),
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +131,17 @@ pub(crate) struct Verify {
 
     /// Runs on equal tables.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ViewCost {
+    /// Users in the smaller view.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000))]
+    pub users: u64,
+
+    /// Batches of each kind at each size.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub runs: u32,
 }
 

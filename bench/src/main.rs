@@ -18,6 +18,7 @@ mod statistics;
 mod topic;
 mod usage;
 mod verify;
+mod view_cost;
 mod view_drain;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
         Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
         Measurement::Verify(asked) => verify::measure(asked, builder).await?,
+        Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,
     };
     report.print();
     match &cli.common.json {

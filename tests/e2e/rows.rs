@@ -47,7 +47,8 @@ pub(crate) async fn user_view(pipeline: &Pipeline) -> Vec<Row> {
     .await
 }
 
-/// Waits until `user_view` equals `users` row by row, then compares `department_stats` with what the view's rows say.
+/// Waits until `user_view` equals `users` row by row, then compares `department_stats` with what the view's rows say, and
+/// the other views with what users and posts say.
 pub(crate) async fn assert_view_equals_users(pipeline: &Pipeline, deadline: Duration) {
     let start = std::time::Instant::now();
     loop {
@@ -76,6 +77,69 @@ pub(crate) async fn assert_view_equals_users(pipeline: &Pipeline, deadline: Dura
          from user_view group by department order by department nulls first",
     );
     assert_eq!(stats.await, counted.await, "department_stats differs from user_view");
+    assert_post_views_are_right(pipeline, deadline).await;
+}
+
+/// Each view of users and posts with the query that computes it from `u` (users) and `posts`.
+const POST_VIEWS: [(&str, &str, &str); 3] = [
+    (
+        "post_stats",
+        "author_id, posts, first_post_at, last_post_at",
+        "select author_id, count(*), min(created_at), max(created_at) from posts group by author_id",
+    ),
+    (
+        "user_activity",
+        "user_id, changes, posts, last_active",
+        "select u.id, u.version, count(p.id), greatest(u.updated_at, max(p.updated_at))
+         from u left join posts as p on p.author_id = u.id group by u.id, u.version, u.updated_at",
+    ),
+    (
+        "department_performance",
+        "department, active_users, authors, posts, posts_per_user",
+        "select u.department, count(distinct u.id) filter (where u.status = 'ACTIVE'), count(distinct p.author_id), count(p.id),
+            count(p.id)::numeric / count(distinct u.id)
+         from u left join posts as p on p.author_id = u.id group by u.department",
+    ),
+];
+
+/// Waits until `post_stats`, `user_activity` and `department_performance` are what `users` and `posts` give.
+pub(crate) async fn assert_post_views_are_right(pipeline: &Pipeline, deadline: Duration) {
+    for (view, columns, query) in POST_VIEWS {
+        let start = std::time::Instant::now();
+        loop {
+            let users = in_users(
+                pipeline,
+                "select coalesce(json_agg(row_to_json(users)), '[]')::text from users",
+            )
+            .await;
+            let users = single(&users).replace('\'', "''");
+            let difference = in_views(
+                pipeline,
+                &format!(
+                    "with u as (
+                        select * from jsonb_to_recordset('{users}') as u(
+                            id bigint, department varchar, status varchar, version bigint, updated_at timestamp)
+                     ),
+                     computed as ({query}), kept as (select {columns} from {view})
+                     (select 'missing', missing::text from (table computed except all table kept) as missing)
+                     union all
+                     (select 'wrong', wrong::text from (table kept except all table computed) as wrong)"
+                ),
+            )
+            .await;
+            if difference.is_empty() {
+                break;
+            }
+            assert!(
+                start.elapsed() < deadline,
+                "{view} differs after {deadline:?} in {} rows: {:?}\n{}",
+                difference.len(),
+                &difference[..difference.len().min(5)],
+                logs(pipeline)
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
 }
 
 /// Waits until the view shows user `id` with `version`.

@@ -123,6 +123,34 @@ async fn a_deleted_user_leaves_the_view_and_the_posts_stay() {
     assert!(stats.is_empty(), "an empty department has no statistics");
 }
 
+#[tokio::test]
+async fn posts_of_authors_who_move_and_go_are_told_by_all_views() {
+    let pipeline = shared::pipeline().await;
+    let rest = Rest::of(&pipeline);
+    let mut body = user("세종대왕", "한글 1팀", "ACTIVE");
+    let author = rest.create_user(&body).await.expect("a user");
+    let gone = rest
+        .create_user(&user("장영실", "한글 1팀", "INACTIVE"))
+        .await
+        .expect("a user");
+    for title in ["하나", "둘"] {
+        rest.create_post(title, id(&author)).await.expect("a post");
+    }
+    rest.create_post("셋", id(&gone)).await.expect("a post");
+    rows::assert_post_views_are_right(&pipeline, DEADLINE).await;
+    body["department"] = json!("한글 2팀");
+    rest.update_user(id(&author), &body).await.expect("an update");
+    rest.delete_user(id(&gone)).await.expect("a deletion");
+    rows::assert_post_views_are_right(&pipeline, DEADLINE).await;
+    let sql = "select department, active_users, authors, posts, posts_per_user::integer from department_performance
+        where department like '한글%'";
+    let told = rows::in_views(&pipeline, sql).await;
+    assert_eq!(
+        told,
+        [["한글 2팀", "1", "1", "2", "2"].map(|value| Some(value.to_owned()))]
+    );
+}
+
 /// The user's row of the view, as post-api answers it, once it is there.
 async fn in_view(pipeline: &Pipeline, user: &Value) -> Value {
     let rest = Rest::of(pipeline);

@@ -54,7 +54,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             Some(group) => {
                 match replay::reset(&config, group).await? {
                     Some(table) => print!("{table}"),
-                    None => eprintln!("Operation cancelled."),
+                    None => println!("Operation cancelled."),
                 }
                 Ok(())
             }

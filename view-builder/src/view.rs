@@ -282,10 +282,21 @@ mod tests {
             "/../sql/views"
         )))
         .unwrap();
-        assert!(
-            views
-                .iter()
-                .any(|view| view.name == "user_view" && view.topics == ["user-events"])
+        let shipped: Vec<(&str, usize)> = views
+            .iter()
+            .map(|view| (view.name.as_str(), view.topics.len()))
+            .collect();
+        assert_eq!(
+            shipped,
+            [
+                ("department_performance", 2),
+                ("post_stats", 1),
+                ("user_activity", 2),
+                ("user_view", 1)
+            ]
         );
+        for view in &views {
+            assert!(view.tables().contains(&view.name.as_str()), "{}", view.name);
+        }
     }
 }

@@ -21,6 +21,10 @@ use crate::{database, kafka, refusal};
 ///
 /// # Errors
 /// There is no such topic or partition; the group is in use; Postgres or Kafka does not answer. Nothing is changed then.
+#[expect(
+    clippy::print_stderr,
+    reason = "the question is for a person, and standard output is the answer's"
+)]
 pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>, Failure> {
     let observer = kafka::observer(&config.servers)?;
     let asked = config.clone();
@@ -57,6 +61,7 @@ fn unanswered(err: tokio_postgres::Error) -> Failure {
 }
 
 /// One line from the terminal or from a pipe; `y` goes on.
+#[expect(clippy::print_stderr, reason = "as above")]
 fn confirmed() -> Result<bool, Failure> {
     eprint!("Are you sure you want to continue? (y/N) ");
     std::io::stderr().flush().map_err(anyhow::Error::from)?;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod reference;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -137,7 +139,12 @@ impl Builder {
     /// Claims partitions of the users' topic; one without position begins at 0.
     pub async fn claim(&mut self, partitions: &[i32]) {
         let places: Vec<TopicPartition> = partitions.iter().map(|&partition| place(partition)).collect();
-        let claims = self.database.claim(&places, "a test").await.expect("claimed");
+        self.claim_places(&places).await;
+    }
+
+    /// The same with places of any topic.
+    pub async fn claim_places(&mut self, places: &[TopicPartition]) {
+        let claims = self.database.claim(places, "a test").await.expect("claimed");
         self.starts = claims
             .into_iter()
             .map(|claim| Start {
@@ -172,20 +179,23 @@ impl Builder {
     }
 
     pub fn batch(&self, partition: i32, values: &[String]) -> Batch {
-        let contract = Contract::of(events::USER_TOPIC).unwrap();
-        let start = self
-            .starts
-            .iter()
-            .find(|start| start.place.partition == partition)
-            .expect("claimed");
+        Batch {
+            parts: vec![self.part(&place(partition), values)],
+        }
+    }
+
+    /// These values as the next records of a place; the key is each value's userId or postId.
+    pub fn part(&self, place: &TopicPartition, values: &[String]) -> Part {
+        let contract = Contract::of(&place.topic).unwrap();
+        let start = self.starts.iter().find(|start| start.place == *place).expect("claimed");
         let events: Vec<Event> = (start.next_offset..)
             .zip(values)
             .map(|(offset, value)| {
-                let key = serde_json::from_str::<serde_json::Value>(value).unwrap()["userId"].to_string();
+                let key = serde_json::from_str::<serde_json::Value>(value).unwrap()[contract.id.as_str()].to_string();
                 Event::parse(&contract, offset, 0, Some(key.as_bytes()), value.as_bytes()).unwrap()
             })
             .collect();
-        let part = Part {
+        Part {
             place: start.place.clone(),
             epoch: start.epoch,
             letters_version: start.known.version,
@@ -193,8 +203,7 @@ impl Builder {
             to: start.next_offset + i64::try_from(values.len()).unwrap(),
             events,
             letters: Vec::new(),
-        };
-        Batch { parts: vec![part] }
+        }
     }
 }
 
@@ -215,6 +224,14 @@ pub fn place(partition: i32) -> TopicPartition {
     }
 }
 
+/// Partition `partition` of the posts' topic.
+pub fn posts_place(partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: events::POST_TOPIC.into(),
+        partition,
+    }
+}
+
 /// An event of user `id` with everything given.
 pub fn user(id: i64, version: i64, name: &str, department: Option<&str>, status: &str) -> String {
     let event_type = if version == 1 { "USER_CREATED" } else { "USER_UPDATED" };
@@ -230,4 +247,31 @@ pub fn user(id: i64, version: i64, name: &str, department: Option<&str>, status:
 pub fn deletion(id: i64, version: i64) -> String {
     serde_json::json!({"eventType": "USER_DELETED", "userId": id, "version": version, "user": null, "timestamp": "2025-01-01T00:00:00"})
         .to_string()
+}
+
+/// An event of post `id`, created and changed at these seconds of one day.
+pub fn post(id: i64, version: i64, author: i64, created: u64, updated: u64) -> String {
+    let event_type = if version == 1 { "POST_CREATED" } else { "POST_UPDATED" };
+    serde_json::json!({
+        "eventType": event_type, "postId": id, "version": version, "timestamp": "2025-01-02T00:00:00",
+        "post": {"id": id, "title": "t", "content": "c", "authorId": author, "createdAt": second(created), "updatedAt": second(updated)},
+    })
+    .to_string()
+}
+
+/// A deletion of post `id`.
+pub fn post_deletion(id: i64, version: i64) -> String {
+    serde_json::json!({"eventType": "POST_DELETED", "postId": id, "version": version, "post": null, "timestamp": "2025-01-02T00:00:00"})
+        .to_string()
+}
+
+/// The date-time of a second of 2025-01-02, as events and Postgres write it.
+pub fn second(of_day: u64) -> String {
+    assert!(of_day < 86_400, "a day has 86,400 seconds");
+    format!(
+        "2025-01-02T{:02}:{:02}:{:02}",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
 }

@@ -1,0 +1,113 @@
+//! What the views must hold, computed anew by plain SQL from the latest event of each key.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::TestDatabase;
+
+/// The latest event of each topic and key: version, and the entity unless it was deleted.
+#[derive(Default)]
+pub struct Reference(BTreeMap<(&'static str, i64), (i64, Option<Value>)>);
+
+/// Each view's name and the query that computes it from the tables `reference_user` and `reference_post`.
+const VIEWS: [(&str, &str, &str); 3] = [
+    (
+        "post_stats",
+        "author_id, posts, first_post_at, last_post_at, first_post_id, last_post_id",
+        "select author_id, count(*), min(created_at), max(created_at),
+            (array_agg(id order by created_at, id))[1], (array_agg(id order by created_at desc, id desc))[1]
+         from reference_post group by author_id",
+    ),
+    (
+        "user_activity",
+        "user_id, changes, posts, last_active",
+        "select u.id, u.version, count(p.id), greatest(max(u.updated_at), max(p.updated_at))
+         from reference_user as u left join reference_post as p on p.author_id = u.id group by u.id, u.version",
+    ),
+    (
+        "department_performance",
+        "department, active_users, authors, posts, posts_per_user, users",
+        "select department, count(*) filter (where status = 'ACTIVE'), count(*) filter (where posts > 0), sum(posts)::bigint,
+            sum(posts)::numeric / count(*), count(*)
+         from (
+            select u.department, u.status, (select count(*) from reference_post as p where p.author_id = u.id) as posts
+            from reference_user as u
+         ) as counted
+         group by department",
+    ),
+];
+
+impl Reference {
+    /// Takes an event's text as a builder gets it, in any order.
+    pub fn take(&mut self, value: &str) {
+        let event: Value = serde_json::from_str(value).unwrap();
+        let (topic, entity) = if event["userId"].is_null() {
+            ("post", "post")
+        } else {
+            ("user", "user")
+        };
+        let key = event[format!("{topic}Id")].as_i64().unwrap();
+        let version = event["version"].as_i64().unwrap();
+        let latest = self.0.entry((topic, key)).or_insert((0, None));
+        if latest.0 < version {
+            let entity = event[entity].clone();
+            *latest = (version, (!entity.is_null()).then_some(entity));
+        }
+    }
+
+    /// Fails where a view differs from its computation; the rows compared, so that a test can say that there were some.
+    pub async fn assert_views_are_right(&self, database: &TestDatabase, when: &str) -> usize {
+        self.write(database).await;
+        let mut rows = 0;
+        for (view, columns, query) in VIEWS {
+            let difference = database
+                .rows(&format!(
+                    "with computed as ({query}), kept as (select {columns} from {view})
+                     (select 'missing', missing::text from (table computed except all table kept) as missing)
+                     union all
+                     (select 'wrong', wrong::text from (table kept except all table computed) as wrong)
+                     limit 20"
+                ))
+                .await;
+            assert!(difference.is_empty(), "{view}, {when}: {difference:?}");
+            rows += database.rows(&format!("select 1 from {view}")).await.len();
+        }
+        rows
+    }
+
+    async fn write(&self, database: &TestDatabase) {
+        let entities = |wanted: &str| {
+            let all = self.0.iter().filter(|((topic, _), _)| *topic == wanted);
+            let rows = all.filter_map(|(_, (version, entity))| {
+                let mut entity = entity.clone()?;
+                entity["version"] = (*version).into();
+                Some(entity)
+            });
+            Value::Array(rows.collect())
+        };
+        database
+            .sql
+            .batch_execute(
+                "create temp table if not exists reference_user (
+                    id bigint, version bigint, department varchar, status varchar, updated_at timestamp);
+                 create temp table if not exists reference_post (
+                    id bigint, version bigint, author_id bigint, created_at timestamp, updated_at timestamp);
+                 truncate reference_user, reference_post",
+            )
+            .await
+            .unwrap();
+        let users = "insert into reference_user
+            select id, version, department, status, \"updatedAt\"
+            from jsonb_to_recordset($1::text::jsonb) as u(
+                id bigint, version bigint, department varchar, status varchar, \"updatedAt\" timestamp)";
+        let posts = "insert into reference_post
+            select id, version, \"authorId\", \"createdAt\", \"updatedAt\"
+            from jsonb_to_recordset($1::text::jsonb) as p(
+                id bigint, version bigint, \"authorId\" bigint, \"createdAt\" timestamp, \"updatedAt\" timestamp)";
+        for (statement, topic) in [(users, "user"), (posts, "post")] {
+            let json = entities(topic).to_string();
+            database.sql.execute(statement, &[&json]).await.unwrap();
+        }
+    }
+}
