@@ -55,6 +55,10 @@ pub(crate) enum Measurement {
     /// Clock: from the start of its process until the view's transactions with all of them have committed. Afterwards user_view must equal
     /// users. Each run adds as many users as the one before, so that the view grows.
     ViewDrain(ViewDrain),
+    /// How soon outbox-relay publishes again after a clean stop and after kill -9.
+    ///
+    /// Clock: from the start of its process until a read_committed consumer has the row that was committed just before.
+    Restart(Restart),
     /// How long `view-builder verify` takes for many users.
     ///
     /// Clock: from the start of its process to its end. First on equal tables, then with every thousandth row of user_view edited by
@@ -121,6 +125,13 @@ pub(crate) struct ViewDrain {
     /// Runs.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// Restarts of each kind.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub restarts: u32,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod people;
 mod relay_drain;
 mod report;
 mod rest_rate;
+mod restart;
 /// user-api's own SQL, compiled from its source, so that both sides of a comparison run the same statement.
 #[path = "../../user-api/src/statements.rs"]
 #[expect(dead_code, reason = "only the creation is measured")]
@@ -62,6 +63,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::Latency(asked) => latency::measure(asked, builder).await?,
         Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
         Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
+        Measurement::Restart(asked) => restart::measure(asked, builder).await?,
         Measurement::Verify(asked) => verify::measure(asked, builder).await?,
         Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,
     };

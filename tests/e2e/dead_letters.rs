@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use stack::pipeline::VIEWS_DATABASE;
 use stack::random::Random;
 use stack::{Pipeline, eventually_ok};
@@ -13,6 +13,9 @@ use stack::{Pipeline, eventually_ok};
 const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: i64 = 1_000;
 const VERSIONS: i64 = 10;
+/// Keys whose only event comes while dead letters are given up.
+const NEW_KEYS: i64 = 4_000;
+const NEW_KEY_INTERVAL: Duration = Duration::from_micros(500);
 /// Exit code of `view-builder dead-letters` where events wait.
 const WAITING: i32 = 6;
 
@@ -74,26 +77,33 @@ fn workload() -> Vec<Sent> {
     sent.collect()
 }
 
+fn producer(servers: &str) -> ThreadedProducer<DefaultProducerContext> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("partitioner", "murmur2_random");
+    config.create().expect("a producer")
+}
+
+fn send(producer: &ThreadedProducer<DefaultProducerContext>, sent: &Sent) {
+    let (key, number) = (sent.key.to_string(), sent.version.to_string());
+    let headers = OwnedHeaders::new().insert(Header {
+        key: "number",
+        value: Some(&number),
+    });
+    let record = BaseRecord::to("user-events")
+        .key(&key)
+        .payload(&sent.value)
+        .headers(headers);
+    if let Err((err, _)) = producer.send(record) {
+        panic!("not sent: {err}");
+    }
+}
+
 fn produce(pipeline: &Pipeline, records: &[Sent]) {
-    let producer: ThreadedProducer<_> = ClientConfig::new()
-        .set("bootstrap.servers", pipeline.bootstrap_servers())
-        .set("partitioner", "murmur2_random")
-        .create()
-        .expect("a producer");
+    let producer = producer(pipeline.bootstrap_servers());
     for sent in records {
-        let key = sent.key.to_string();
-        let number = sent.version.to_string();
-        let headers = OwnedHeaders::new().insert(Header {
-            key: "number",
-            value: Some(&number),
-        });
-        let record = BaseRecord::to("user-events")
-            .key(&key)
-            .payload(&sent.value)
-            .headers(headers);
-        if let Err((err, _)) = producer.send(record) {
-            panic!("not sent: {err}");
-        }
+        send(&producer, sent);
     }
     producer.flush(DEADLINE).expect("all is sent");
 }
@@ -206,16 +216,25 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     assert_eq!(letters(&pipeline, &["retry", &second]).await, 2);
     assert_eq!(letters_of(&pipeline, *key).await.len(), waits.len());
 
-    // Giving up the dead ones lets the parked ones go, in order, while new events of the same keys come.
-    let later: Vec<Sent> = (1..=KEYS)
-        .map(|key| Sent {
-            key,
-            version: VERSIONS + 1,
-            is_poison: false,
-            value: event(key, VERSIONS + 1).to_string().into_bytes(),
-        })
-        .collect();
-    produce(&pipeline, &later);
+    // Giving up the dead ones lets the parked ones go, in order, while new events come, of the same keys and of new ones: an event of
+    // a new key that is passed over would never come again.
+    let later = |key, version| Sent {
+        key,
+        version,
+        is_poison: false,
+        value: event(key, version).to_string().into_bytes(),
+    };
+    let same: Vec<Sent> = (1..=KEYS).map(|key| later(key, VERSIONS + 1)).collect();
+    produce(&pipeline, &same);
+    let servers = pipeline.bootstrap_servers().to_owned();
+    let steady = tokio::task::spawn_blocking(move || {
+        let producer = producer(&servers);
+        for key in KEYS + 1..=KEYS + NEW_KEYS {
+            send(&producer, &later(key, 1));
+            std::thread::sleep(NEW_KEY_INTERVAL);
+        }
+        producer.flush(DEADLINE).expect("all is sent");
+    });
     loop {
         let dead = rows(
             &pipeline,
@@ -230,7 +249,11 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
         let arguments: Vec<&str> = ["discard"].into_iter().chain(ids.iter().map(String::as_str)).collect();
         letters(&pipeline, &arguments).await;
     }
-    let all: BTreeMap<i64, i64> = (1..=KEYS).map(|key| (key, VERSIONS + 1)).collect();
+    steady.await.expect("the new keys are sent");
+    let all: BTreeMap<i64, i64> = (1..=KEYS)
+        .map(|key| (key, VERSIONS + 1))
+        .chain((KEYS + 1..=KEYS + NEW_KEYS).map(|key| (key, 1)))
+        .collect();
     eventually_ok(DEADLINE, "every user is at the last version", || async {
         anyhow::ensure!(versions(&pipeline).await == all, "not yet");
         Ok(())

@@ -225,6 +225,11 @@ impl Assignment {
         self.read_again(|place| changed.contains(place));
     }
 
+    /// The batch in flight was given up as a whole: all that was taken has to be read again, from [`Assignment::next_reads`].
+    pub fn given_up(&mut self) {
+        self.read_again(|_| true);
+    }
+
     fn read_again(&mut self, which: impl Fn(&TopicPartition) -> bool) {
         for (_, held) in self.held.iter_mut().filter(|(place, _)| which(place)) {
             self.waiting_rows -= held.waiting_rows();
@@ -244,7 +249,8 @@ impl Assignment {
         })
     }
 
-    /// The next offset to read of each partition.
+    /// The next offset to read of each partition. Whoever has set one back makes Kafka send from there before the next record is
+    /// taken, since a record that comes later would be taken for the next one.
     pub fn next_reads(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
         self.held.iter().map(|(place, held)| (place, held.taken))
     }

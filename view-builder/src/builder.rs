@@ -271,7 +271,11 @@ impl Builder {
         match applied.given_up {
             None if reads_again => self.read_on(),
             None => {}
-            Some(GivenUp::OtherLetters) => self.letters_outdated = true,
+            Some(GivenUp::OtherLetters) => {
+                self.assignment.given_up();
+                self.read_on();
+                self.letters_outdated = true;
+            }
             Some(GivenUp::Fenced) => self.fenced(),
         }
     }

@@ -178,6 +178,20 @@ fn an_event_that_postgres_refuses_is_read_again_and_becomes_a_letter() {
 }
 
 #[test]
+fn a_batch_that_is_given_up_is_read_again_in_every_partition() {
+    let mut assignment = holding(&[(0, 1, 5), (1, 1, 7)]);
+    take(&mut assignment, 0, 5);
+    take(&mut assignment, 1, 7);
+    assert_eq!(next(&mut assignment).len(), 2);
+    take(&mut assignment, 1, 8);
+    assignment.given_up();
+    assert_eq!(reads(&assignment), [5, 7]);
+    assert!(assignment.has_room());
+    take(&mut assignment, 1, 7);
+    assert_eq!(next(&mut assignment), [(1, 1, 7, 8, 1)]);
+}
+
+#[test]
 fn what_was_taken_with_an_older_knowledge_of_the_letters_is_read_again() {
     let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
     assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), Some("no".to_owned()));
