@@ -1,6 +1,8 @@
 //! Events that cannot be applied: none is lost, none is applied out of order, and the others do not notice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -13,8 +15,6 @@ use stack::{Pipeline, eventually_ok};
 const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: i64 = 1_000;
 const VERSIONS: i64 = 10;
-/// Keys whose only event comes while dead letters are given up.
-const NEW_KEYS: i64 = 4_000;
 const NEW_KEY_INTERVAL: Duration = Duration::from_micros(500);
 /// Exit code of `view-builder dead-letters` where events wait.
 const WAITING: i32 = 6;
@@ -227,13 +227,18 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     let same: Vec<Sent> = (1..=KEYS).map(|key| later(key, VERSIONS + 1)).collect();
     produce(&pipeline, &same);
     let servers = pipeline.bootstrap_servers().to_owned();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_over);
     let steady = tokio::task::spawn_blocking(move || {
         let producer = producer(&servers);
-        for key in KEYS + 1..=KEYS + NEW_KEYS {
-            send(&producer, &later(key, 1));
+        let mut last = KEYS;
+        while !told.load(Ordering::Relaxed) {
+            last += 1;
+            send(&producer, &later(last, 1));
             std::thread::sleep(NEW_KEY_INTERVAL);
         }
         producer.flush(DEADLINE).expect("all is sent");
+        last
     });
     loop {
         let dead = rows(
@@ -249,10 +254,11 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
         let arguments: Vec<&str> = ["discard"].into_iter().chain(ids.iter().map(String::as_str)).collect();
         letters(&pipeline, &arguments).await;
     }
-    steady.await.expect("the new keys are sent");
+    is_over.store(true, Ordering::Relaxed);
+    let last = steady.await.expect("the new keys are sent");
     let all: BTreeMap<i64, i64> = (1..=KEYS)
         .map(|key| (key, VERSIONS + 1))
-        .chain((KEYS + 1..=KEYS + NEW_KEYS).map(|key| (key, 1)))
+        .chain((KEYS + 1..=last).map(|key| (key, 1)))
         .collect();
     eventually_ok(DEADLINE, "every user is at the last version", || async {
         anyhow::ensure!(versions(&pipeline).await == all, "not yet");
@@ -261,5 +267,14 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     .await
     .expect("all arrive");
     assert_eq!(letters(&pipeline, &["list"]).await, 0);
+    let given_up = pipeline
+        .view_builder
+        .log_text()
+        .matches("reading again from the positions")
+        .count();
+    assert!(
+        given_up > 0,
+        "no batch met a change of the dead letters, so the new keys have shown nothing"
+    );
     pipeline.stop().await.expect("a clean end");
 }

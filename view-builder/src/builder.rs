@@ -272,6 +272,7 @@ impl Builder {
             None if reads_again => self.read_on(),
             None => {}
             Some(GivenUp::OtherLetters) => {
+                tracing::info!("an operator has changed the dead letters: reading again from the positions");
                 self.assignment.given_up();
                 self.read_on();
                 self.letters_outdated = true;
