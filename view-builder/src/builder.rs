@@ -41,6 +41,8 @@ const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
 const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
 /// How often this process looks at what others may have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Time that Postgres has to take a note at the end.
+const STOP_NOTE_MAX: Duration = Duration::from_millis(300);
 /// Records handled before the loop looks at everything else again.
 const RECORDS_AT_ONCE: usize = 500;
 
@@ -477,24 +479,34 @@ impl Builder {
                 }
             }
         }
+        // A commit that is under way is written down as well: a reset of the group is told by what was committed before.
+        if let Some(commit) = self.group_commit.take()
+            && let Ok(Ok(acknowledged)) = tokio::time::timeout(STOP_NOTE_MAX, commit).await
+        {
+            self.group_acknowledged = acknowledged;
+        }
+        let acknowledged = std::mem::take(&mut self.group_acknowledged);
+        let mut database = self.database.take();
         let farewell = tokio::task::spawn_blocking(move || {
             let sent = kafka::commit(&self.consumer, self.group_offsets_due());
-            let database = self.database.take();
             // The last handle to the consumer: dropping it leaves the group.
             drop(self);
-            (sent, database)
+            sent
         });
-        match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
-            Ok(Ok((sent, Some(mut database)))) if !sent.is_empty() => {
-                if tokio::time::timeout(STOP_KAFKA_MAX, database.record(&sent))
-                    .await
-                    .is_err()
-                {
-                    tracing::debug!("the group's offsets are not written down");
-                }
+        let sent = match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
+            Ok(sent) => sent.unwrap_or_default(),
+            Err(_) => {
+                tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout");
+                Vec::new()
             }
-            Ok(_) => {}
-            Err(_) => tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout"),
+        };
+        let Some(database) = &mut database else { return };
+        // In this order, since the last ones hold.
+        for offsets in [acknowledged, sent] {
+            let recorded = tokio::time::timeout(STOP_NOTE_MAX, database.record(&offsets));
+            if !offsets.is_empty() && recorded.await.is_err() {
+                tracing::debug!("the group's offsets are not written down");
+            }
         }
     }
 }

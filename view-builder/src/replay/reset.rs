@@ -76,7 +76,8 @@ fn confirmed() -> Result<bool, Failure> {
     Ok(matches!(line.trim(), "y" | "Y"))
 }
 
-/// Sets the positions back and counts their epochs up, which makes the builders claim them anew.
+/// Sets the positions back and counts their epochs up, which makes the builders claim them anew. What the group has committed to Kafka
+/// is left as it is, so that a later reset there is still seen as one.
 async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, Bounds>) -> Result<String, Failure> {
     let partition: Vec<i32> = bounds.keys().copied().collect();
     let offset: Vec<i64> = bounds.values().map(|bounds| bounds.start).collect();
@@ -96,7 +97,7 @@ async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, 
     let rows = transaction
         .query(
             "update view_positions as held
-             set epoch = epoch + 1, next_offset = wanted.next_offset, group_offset = least(group_offset, wanted.next_offset)
+             set epoch = epoch + 1, next_offset = wanted.next_offset
              from unnest($2::integer[], $3::bigint[]) as wanted(partition, next_offset)
              where held.topic = $1 and held.partition = wanted.partition and held.next_offset > wanted.next_offset
              returning held.partition, held.next_offset",
