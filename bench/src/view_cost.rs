@@ -139,7 +139,9 @@ async fn fill(client: &Client, views: &[View], first: u64, last: u64) -> anyhow:
             apply(client, views, posts).await?;
         }
     }
-    client.batch_execute("vacuum analyze; checkpoint").await?;
+    // One by one: several statements in one text are one transaction, in which there is no vacuum.
+    client.batch_execute("vacuum analyze").await?;
+    client.batch_execute("checkpoint").await?;
     Ok(())
 }
 
