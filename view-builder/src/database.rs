@@ -169,6 +169,25 @@ pub(crate) fn config_of(name: &str, url: &Secret) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// A connection for an operator's command, which waits for a lock for 10 s at most.
+///
+/// # Errors
+/// `url` is no connection string for Postgres, or Postgres does not answer.
+pub(crate) async fn connect_for_command(url: &Secret) -> Result<Client, Failure> {
+    let client = connect(&config(url)?).await.map_err(unanswered)?;
+    client
+        .batch_execute("set lock_timeout = '10s'")
+        .await
+        .map_err(unanswered)?;
+    Ok(client)
+}
+
+/// An error of Postgres that ends an operator's command.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(crate) fn unanswered(err: tokio_postgres::Error) -> Failure {
+    anyhow::anyhow!("postgres does not do it, nothing is changed: {}", refusal::line(&err)).into()
+}
+
 /// One connection, served by a task of its own.
 ///
 /// # Errors

@@ -6,15 +6,15 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::store::hex;
 use crate::batch::{Batch, Part, TopicPartition};
-use crate::config::{Letters, LettersCommand, LettersDatabase};
+use crate::config::{Letters, LettersCommand};
 use crate::contract::{self, Contract, Contracts};
-use crate::database::{self, Session};
+use crate::database::{Session, connect_for_command, unanswered};
 use crate::event::{Event, Unappliable};
 use crate::failure::Failure;
 use crate::view::{self, View};
@@ -33,7 +33,7 @@ const COLUMNS: &str = "id, topic, partition, record_offset, key, value, headers:
 pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure> {
     match command {
         LettersCommand::List(asked) => {
-            let client = connect(&asked.database).await?;
+            let client = connect_for_command(&asked.database.database_url).await?;
             let rows = client
                 .query(
                     &format!(
@@ -48,28 +48,13 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
             Ok((list(&rows), !rows.is_empty()))
         }
         LettersCommand::Show(asked) => {
-            let client = connect(&asked.database).await?;
+            let client = connect_for_command(&asked.database.database_url).await?;
             let row = find(&client, asked.id).await?;
             Ok((show(&row), false))
         }
         LettersCommand::Retry(asked) => Desk::open(&asked.letters).await?.retry(&asked.letters, asked.all).await,
         LettersCommand::Discard(asked) => Desk::open(asked).await?.discard(asked).await,
     }
-}
-
-async fn connect(asked: &LettersDatabase) -> Result<Client, Failure> {
-    let settings = database::config(&asked.database_url)?;
-    let client = database::connect(&settings).await.map_err(unanswered)?;
-    client
-        .batch_execute("set lock_timeout = '10s'")
-        .await
-        .map_err(unanswered)?;
-    Ok(client)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unanswered(err: tokio_postgres::Error) -> Failure {
-    anyhow!("postgres does not do it, nothing is changed: {}", refusal::line(&err)).into()
 }
 
 async fn find(client: &Client, id: i64) -> Result<Row, Failure> {
@@ -196,7 +181,7 @@ enum Outcome {
 impl Desk {
     async fn open(asked: &Letters) -> Result<Self, Failure> {
         let views = view::load_all(&asked.views)?;
-        let client = connect(&asked.database).await?;
+        let client = connect_for_command(&asked.database.database_url).await?;
         install::check_same(&client, &views).await.map_err(unanswered)??;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
         let contracts = contract::of_all(&view::topics(&views));

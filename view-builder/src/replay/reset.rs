@@ -11,8 +11,9 @@ use tokio_postgres::Client;
 
 use super::start::{Bounds, bounds};
 use crate::config::ReplayConfig;
+use crate::database::{connect_for_command, unanswered};
 use crate::failure::Failure;
-use crate::{database, kafka, refusal};
+use crate::kafka;
 
 /// Sets the group back after it has been confirmed, and tells to where: `None` when the answer was no.
 ///
@@ -41,23 +42,18 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
         return Ok(None);
     }
     if group == config.servers.group_id {
-        let settings = database::config(config.database_url.as_ref().ok_or_else(|| {
+        let url = config.database_url.as_ref().ok_or_else(|| {
             Failure::Setting(format!(
                 "DATABASE_URL is needed: the positions of group {group} are in the views' database"
             ))
-        })?)?;
-        let mut client = database::connect(&settings).await.map_err(unanswered)?;
+        })?;
+        let mut client = connect_for_command(url).await?;
         set_positions(&mut client, &config.topic, &bounds).await.map(Some)
     } else {
         let (config, group) = (config.clone(), group.to_owned());
         let done = tokio::task::spawn_blocking(move || set_group(&config, &group, &bounds));
         Ok(Some(done.await.context("asking kafka failed")??))
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unanswered(err: tokio_postgres::Error) -> Failure {
-    anyhow!("postgres does not do it, nothing is changed: {}", refusal::line(&err)).into()
 }
 
 /// One line from the terminal or from a pipe; `y` goes on.
@@ -81,10 +77,6 @@ fn confirmed() -> Result<bool, Failure> {
 async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, Bounds>) -> Result<String, Failure> {
     let partition: Vec<i32> = bounds.keys().copied().collect();
     let offset: Vec<i64> = bounds.values().map(|bounds| bounds.start).collect();
-    client
-        .batch_execute("set lock_timeout = '10s'")
-        .await
-        .map_err(unanswered)?;
     let transaction = client.transaction().await.map_err(unanswered)?;
     transaction
         .execute(
