@@ -203,10 +203,12 @@ pub(crate) async fn fence(config: &Config, system: &System, shutdown: &Shutdown)
     settings
         .properties
         .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
-    let id = config.transactional_id(&system.identifier);
+    let (id, topic) = (config.transactional_id(&system.identifier), config.checkpoint_topic.clone());
     let shutdown = shutdown.clone();
     tokio::task::spawn_blocking(move || {
-        Publisher::start(&settings, Delivery::ExactlyOnce, &id, &|| shutdown.is_triggered())
+        Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &|| {
+            shutdown.is_triggered()
+        })
     })
     .await
     .context("kafka task")?

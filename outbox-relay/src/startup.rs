@@ -243,7 +243,7 @@ async fn start_on_kafka(
         // The readers only connect while earlier producers are being fenced.
         let (publisher, readers) = std::thread::scope(|scope| {
             let opening = scope.spawn(|| log.open());
-            let publisher = Publisher::start(&config.kafka, config.delivery, &id, &gives_up);
+            let publisher = Publisher::start(&config.kafka, config.delivery, &id, log.topic, &gives_up);
             (publisher, opening.join())
         });
         let publisher = publisher?;

@@ -16,6 +16,9 @@ use super::settings::{Delivery, KafkaSettings};
 use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
 
+/// How long a connection is waited for before the first question; longer gains nothing.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
 /// A producer, its thread, and whether a transaction is open in it.
 pub(super) struct Lane {
     pub(super) producer: Arc<BaseProducer<Health>>,
@@ -57,6 +60,7 @@ impl Lane {
         settings: &KafkaSettings,
         delivery: Delivery,
         transactional_id: &str,
+        checkpoint_topic: &str,
         gives_up: &(dyn Fn() -> bool + Sync),
         abandoned: Abandoned,
         events: UnboundedSender<Event>,
@@ -65,6 +69,7 @@ impl Lane {
         let limit = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
         let (producer, health) = settings.open_producer(&config)?;
         if delivery == Delivery::ExactlyOnce {
+            connect(&producer, checkpoint_topic);
             init_transactions(&producer, &health, gives_up)?;
         }
         serve_events(&producer, &health);
@@ -250,6 +255,14 @@ pub(super) fn serve_events(producer: &BaseProducer<Health>, health: &Health) {
         let before = health.served();
         producer.poll(Duration::ZERO);
         in_vain = if health.served() == before { in_vain + 1 } else { 0 };
+    }
+}
+
+/// Waits for a connection to Kafka, for a moment. Asked for the transaction coordinator before it has one, librdkafka asks again only
+/// 500 ms later.
+fn connect(producer: &BaseProducer<Health>, topic: &str) {
+    if let Err(err) = producer.client().fetch_metadata(Some(topic), CONNECT_MAX) {
+        tracing::debug!(error = %err, "kafka does not answer yet");
     }
 }
 

@@ -123,6 +123,7 @@ impl Publisher {
         settings: &KafkaSettings,
         delivery: Delivery,
         transactional_id: &str,
+        checkpoint_topic: &str,
         gives_up: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, RelayError> {
         let message_bytes_max = settings
@@ -132,7 +133,17 @@ impl Publisher {
             .to_owned();
         let abandon = Abandon::default();
         let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
-        let lane = |id: &str| Lane::start(settings, delivery, id, gives_up, abandon.watch(), events_sent.clone());
+        let lane = |id: &str| {
+            Lane::start(
+                settings,
+                delivery,
+                id,
+                checkpoint_topic,
+                gives_up,
+                abandon.watch(),
+                events_sent.clone(),
+            )
+        };
         // All at once: fencing is most of a start's time.
         let lanes = std::thread::scope(|scope| {
             let starting: Vec<_> = (1..=LANES)

@@ -227,6 +227,8 @@ impl KafkaSettings {
         };
         config
             .set("enable.idempotence", "true")
+            // A topic that somebody has deleted must not come back empty, with another number of partitions.
+            .set("allow.auto.create.topics", "false")
             // A success needs no report: the transaction's commit says it. Failures are reported and looked at before the commit.
             .set("delivery.report.only.error", "true");
         config
