@@ -203,7 +203,10 @@ pub(crate) async fn fence(config: &Config, system: &System, shutdown: &Shutdown)
     settings
         .properties
         .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
-    let (id, topic) = (config.transactional_id(&system.identifier), config.checkpoint_topic.clone());
+    let (id, topic) = (
+        config.transactional_id(&system.identifier),
+        config.checkpoint_topic.clone(),
+    );
     let shutdown = shutdown.clone();
     tokio::task::spawn_blocking(move || {
         Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &|| {

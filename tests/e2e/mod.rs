@@ -5,6 +5,7 @@ mod ledger;
 mod lineage;
 mod quickstart;
 mod read_your_writes;
+mod rebuild;
 mod relay_away;
 mod replay;
 mod rest;

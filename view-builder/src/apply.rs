@@ -94,10 +94,11 @@ impl Database {
     }
 
     async fn transact(&mut self, batch: &Batch) -> Ended {
-        let (views, contracts) = (self.views.clone(), self.contracts.clone());
         // After a lost connection the earlier attempt may have committed.
         let mut unknown = false;
         loop {
+            self.session().await;
+            let (views, contracts) = (self.views.clone(), self.contracts.clone());
             let session = self.session().await;
             let attempt = async {
                 if unknown && let Some(ended) = settle(session, batch).await? {

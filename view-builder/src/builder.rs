@@ -239,12 +239,20 @@ impl Builder {
         self.job = None;
         self.readiness.ready("batch");
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
+        let contracts = database.contracts.clone();
+        let topics = view::topics(&database.views);
         self.database = Some(database);
+        self.contracts = contracts;
+        if topics != self.topics {
+            // The group's next assignment has the topics of the views that are kept now.
+            self.topics = topics;
+            self.rejoin();
+        }
         match done? {
             Done::TakenOver {
                 generation,
                 starts: Some(starts),
-            } if generation == self.consumer.context().generation() => self.assign(starts),
+            } if generation == self.consumer.context().generation() && self.rejoin_at.is_none() => self.assign(starts),
             Done::Letters { generation, known } if generation == self.consumer.context().generation() => {
                 self.assignment.know(known);
                 self.read_on();

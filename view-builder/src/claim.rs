@@ -6,9 +6,8 @@ use tokio_postgres::{Client, Error};
 
 use crate::assignment::{Reached, Start};
 use crate::batch::TopicPartition;
+use crate::catalog;
 use crate::database::Database;
-use crate::failure::Failure;
-use crate::install;
 use crate::letters::{Known, store};
 
 /// SQLSTATE of a lock that was not granted in time.
@@ -71,20 +70,24 @@ const END_FROZEN: &str = "
     ) as frozen";
 
 impl Database {
-    /// Claims these partitions for `owner`; waits for as long as Postgres is away.
-    ///
-    /// # Errors
-    /// [`Failure::OtherViews`]: the database keeps other views than this process.
-    pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Failure> {
-        let views = self.views.clone();
+    /// Claims these partitions for `owner`, and takes up the views as they are kept under this claim; waits for as long as Postgres
+    /// is away.
+    pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Vec<Claim> {
         loop {
             let client = &self.session().await.client;
             let attempt = async {
                 let claims = claim(client, places, owner).await?;
-                Ok((claims, install::check_same(client, &views).await?))
+                // Read under the epochs just claimed, which every change of the catalog raises.
+                Ok((claims, catalog::load(client).await?))
             };
             match attempt.await {
-                Ok((claims, same)) => return same.map(|()| claims),
+                Ok((claims, kept)) => {
+                    if self.keep(kept) {
+                        // Its statements are those of the views before.
+                        self.session = None;
+                    }
+                    return claims;
+                }
                 Err(err) => self.wait(&err).await,
             }
         }

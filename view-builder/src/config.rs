@@ -20,6 +20,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the views' tables and keep the views until SIGTERM.
+    ///
+    /// A view of VIEWS that the database does not have yet is added, and its topics are applied again from the beginning; changed SQL
+    /// takes the place of what the database has, unless it is an older text that was replaced already. Views that the database
+    /// has and VIEWS has not are kept as well: all builders keep the same ones.
     #[command(after_help = EXIT_CODES)]
     Run(Box<Config>),
     /// Print each partition's position, the topic's end, the lag and who keeps it.
@@ -40,6 +44,18 @@ pub enum Command {
     /// of its key wait behind it, all others go on. All of this works while builders run.
     #[command(subcommand, after_help = EXIT_CODES)]
     DeadLetters(LettersCommand),
+    /// Make a view anew beside the live one, and swap it in; or add a view.
+    ///
+    /// The view's SQL from VIEWS is filled from the first offset of its topics into a schema of its own, while the live view is read and
+    /// kept as ever; once it has caught up, one transaction puts it in the live one's place. Grants, added indexes, constraints
+    /// and triggers, storage parameters and views on its tables go over; what cannot go over is named before anything is begun.
+    /// Running builders take up changed SQL, and a view that is new, by themselves. A rebuild that was killed goes on when the
+    /// same command is run again.
+    #[command(after_help = EXIT_CODES)]
+    Rebuild(RebuildConfig),
+    /// Keep a view no longer, and drop its tables.
+    #[command(after_help = EXIT_CODES)]
+    Drop(DropConfig),
     /// Compare the views with the tables that they are made from, while everything runs.
     ///
     /// First both sides are counted and hashed by bucket (a department), then the rows of the buckets that differ are told by
@@ -48,6 +64,37 @@ pub enum Command {
     /// A view takes part by a verify.sql in its folder. Nothing is written; a role with select is enough.
     #[command(after_help = EXIT_CODES)]
     Verify(Box<VerifyConfig>),
+}
+
+/// Settings of `view-builder rebuild`.
+#[derive(Clone, Debug, Args)]
+pub struct RebuildConfig {
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Directory of the views: a folder for each, with table.sql and apply.sql.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+    /// The view: its folder's name.
+    pub view: String,
+    /// Begin at the topics' first offsets also where earlier events have been removed: rows that only those tell of will be missing.
+    #[arg(long)]
+    pub accept_truncated: bool,
+    /// Drop what an unfinished rebuild has left, and do nothing else.
+    #[arg(long, conflicts_with = "accept_truncated")]
+    pub abandon: bool,
+}
+
+/// Settings of `view-builder drop`.
+#[derive(Clone, Debug, Args)]
+pub struct DropConfig {
+    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// The view's name. A builder that starts with it in its VIEWS would make it again: take the folder away first.
+    pub view: String,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Settings of `view-builder replay`.
@@ -141,9 +188,6 @@ pub struct RetryLetters {
 pub struct Letters {
     #[command(flatten)]
     pub database: LettersDatabase,
-    /// Directory of the views, the same as the builders have.
-    #[arg(long, env = "VIEWS", default_value = "sql/views")]
-    pub views: PathBuf,
     /// Their ids, as `list` prints them; each must be the first of its key.
     pub ids: Vec<i64>,
 }

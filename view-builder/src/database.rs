@@ -8,6 +8,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
+use crate::catalog;
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
 use crate::letters::store;
@@ -31,10 +32,11 @@ const SESSION: &str = "
 /// The views' database.
 pub struct Database {
     config: Config,
+    /// Before the installation what `VIEWS` has, from then on what the database keeps.
     pub(crate) views: Arc<[View]>,
     pub(crate) contracts: Arc<Contracts>,
     pub(crate) outage: Outage,
-    session: Option<Session>,
+    pub(crate) session: Option<Session>,
 }
 
 /// One connection with everything that a batch needs.
@@ -82,6 +84,22 @@ impl Database {
         }
     }
 
+    /// Keeps these views from now on. Whether they are others than before.
+    pub(crate) fn keep(&mut self, views: Vec<View>) -> bool {
+        let is_same = views.len() == self.views.len()
+            && views
+                .iter()
+                .zip(&*self.views)
+                .all(|(new, old)| new.has_sql_of(old) && new.topics == old.topics);
+        if !is_same {
+            let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+            tracing::info!(views = names.join(", "), "these views are kept from now on");
+            self.contracts = Arc::new(contract::of_all(&view::topics(&views)));
+            self.views = views.into();
+        }
+        !is_same
+    }
+
     /// Whether the connection was lost since the last statement.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.client.is_closed())
@@ -99,8 +117,13 @@ impl Database {
         connect(&self.config).await
     }
 
-    async fn prepare(&self) -> Result<Session, tokio_postgres::Error> {
-        Session::prepare(self.connect().await?, &self.views).await
+    /// A connection that was lost may have been so for as long as the views have changed. Whoever holds partitions under an epoch of
+    /// before cannot apply anything to the new ones.
+    async fn prepare(&mut self) -> Result<Session, tokio_postgres::Error> {
+        let client = self.connect().await?;
+        let kept = catalog::load(&client).await?;
+        self.keep(kept);
+        Session::prepare(client, &self.views).await
     }
 }
 

@@ -12,7 +12,6 @@ Exit codes:
   2  wrong usage or a wrong setting
   3  a view cannot be used: its folder is incomplete, or Postgres refuses its SQL
   4  continuity is lost: a topic does not have the events at a view's position
-  5  the database keeps other views than this process has in VIEWS
   6  `status` and `dead-letters`: events wait that cannot be applied
  10  `verify` only: a view has rows that its events do not explain
  11  `verify` only: no such row, but rows whose events are still on their way
@@ -32,10 +31,6 @@ pub enum Failure {
         place: crate::batch::TopicPartition,
         lost: crate::start::Lost,
     },
-    #[error(
-        "the database keeps the views [{installed}], this process has [{wanted}]: start all builders with the same VIEWS"
-    )]
-    OtherViews { installed: String, wanted: String },
     #[error("events wait that cannot be applied: see view-builder dead-letters list")]
     DeadLetters,
     #[error("a view differs from its source")]
@@ -54,7 +49,6 @@ impl Failure {
             Self::Setting(_) => 2,
             Self::View(_) => 3,
             Self::Continuity { .. } => 4,
-            Self::OtherViews { .. } => 5,
             Self::DeadLetters => 6,
             Self::Different => 10,
             Self::Lagging => 11,

@@ -1,10 +1,9 @@
-//! At start: the positions' tables, the views' own SQL, and the list of the views that are kept.
-
-use std::collections::BTreeSet;
+//! At start: the positions' tables, the catalog of the views that are kept, and the views' own SQL.
 
 use tokio_postgres::error::ErrorPosition;
 use tokio_postgres::{Client, Error};
 
+use crate::catalog;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::refusal;
@@ -15,11 +14,8 @@ const POSITIONS: &str = include_str!("positions.sql");
 /// Two builders that start at once take turns.
 const TURN: &str = "begin; select pg_advisory_xact_lock(hashtext('view-builder'))";
 
-/// A view and a topic that it reads.
-type Source = (String, String);
-
 /// Why an installation did not happen.
-enum Trouble {
+pub(crate) enum Trouble {
     Database(Error),
     Final(Failure),
 }
@@ -35,7 +31,7 @@ impl Database {
     /// rights are missing.
     ///
     /// A view that is new to the database needs all events, so its topics begin again from their first offset; for the other
-    /// views that is a replay, which changes nothing.
+    /// views that is a replay, which changes nothing. (`view-builder rebuild` adds one without that.)
     ///
     /// # Errors
     /// [`Failure::View`]: Postgres refuses a view's SQL.
@@ -46,7 +42,8 @@ impl Database {
                 install(&mut client, &self.views).await
             };
             match done.await {
-                Ok(()) => {
+                Ok(kept) => {
+                    self.keep(kept);
                     self.outage.ends();
                     return Ok(());
                 }
@@ -57,28 +54,75 @@ impl Database {
     }
 }
 
-async fn install(client: &mut Client, views: &[View]) -> Result<(), Trouble> {
+async fn install(client: &mut Client, views: &[View]) -> Result<Vec<View>, Trouble> {
     // A connection that is dropped on an error takes its open transaction with it.
     client.batch_execute(TURN).await?;
     client.batch_execute(POSITIONS).await?;
+    let known = catalog::load(client).await?;
+    let mut changed = Vec::new();
     for view in views {
-        let done = client.batch_execute(&view.table.text).await;
-        done.map_err(|err| trouble(&view.table, err))?;
-    }
-    for view in views {
-        let prepared = client.prepare_typed(&view.apply.text, &view::PARAMETERS).await;
-        let statement = prepared.map_err(|err| trouble(&view.apply, err))?;
-        let count = statement.params().len();
-        if count > view::PARAMETERS.len() {
-            let reason = format!(
-                "takes {count} parameters: there are only $1 to ${}",
-                view::PARAMETERS.len()
+        let same = known
+            .iter()
+            .any(|known| known.has_sql_of(view) && known.topics == view.topics);
+        if same {
+            continue;
+        }
+        if catalog::was_replaced(client, view).await? {
+            tracing::warn!(
+                view = view.name,
+                "VIEWS has an older SQL of this view, which was replaced: the newer one is kept (see view-builder rebuild)"
             );
-            return Err(Trouble::Final(view.apply.refused(None, &reason).into()));
+        } else {
+            changed.push(view);
         }
     }
-    register(client, views).await?;
+    if !changed.is_empty() {
+        client.batch_execute(catalog::LOCK).await?;
+        for view in changed {
+            catalog::put(client, view, true).await?;
+        }
+    }
+    forget_unknown(client).await?;
+    let kept = catalog::load(client).await?;
+    for kept in &kept {
+        // The text from the directory, which has a path that means something to people.
+        run(client, views.iter().find(|view| view.has_sql_of(kept)).unwrap_or(kept)).await?;
+    }
     client.batch_execute("commit").await?;
+    Ok(kept)
+}
+
+/// Makes the view's tables in the schema that the session works in, and has Postgres check its statement.
+pub(crate) async fn run(client: &Client, view: &View) -> Result<(), Trouble> {
+    let done = client.batch_execute(&view.table.text).await;
+    done.map_err(|err| trouble(&view.table, err))?;
+    let prepared = client.prepare_typed(&view.apply.text, &view::PARAMETERS).await;
+    let statement = prepared.map_err(|err| trouble(&view.apply, err))?;
+    let count = statement.params().len();
+    if count > view::PARAMETERS.len() {
+        let reason = format!(
+            "takes {count} parameters: there are only $1 to ${}",
+            view::PARAMETERS.len()
+        );
+        return Err(Trouble::Final(view.apply.refused(None, &reason).into()));
+    }
+    Ok(())
+}
+
+/// Views of a time before the database kept their SQL, which `VIEWS` does not have any more: nobody can keep them.
+async fn forget_unknown(client: &Client) -> Result<(), Error> {
+    let forgotten = client
+        .query(
+            "delete from view_sources as source
+             where not exists (select from view_definitions as known where known.view = source.view)
+             returning view, topic",
+            &[],
+        )
+        .await?;
+    for row in &forgotten {
+        let (view, topic): (&str, &str) = (row.get(0), row.get(1));
+        tracing::warn!(view, topic, "this view is kept no longer, as VIEWS does not have it");
+    }
     Ok(())
 }
 
@@ -99,82 +143,4 @@ fn trouble(file: &SqlFile, err: Error) -> Trouble {
         }
         _ => Trouble::Database(err),
     }
-}
-
-/// Sets `view_sources` to these views' sources. Any change bumps the epochs of the topics concerned, so that a builder that
-/// runs with other views is thrown out and sees it.
-async fn register(client: &Client, views: &[View]) -> Result<(), Error> {
-    let installed = sources_installed(client).await?;
-    let wanted = sources(views);
-    for (view, topic) in installed.difference(&wanted) {
-        tracing::warn!(
-            view,
-            topic,
-            "this view is kept no longer from this topic, as VIEWS does not have it"
-        );
-        client
-            .execute(
-                "delete from view_sources where view = $1 and topic = $2",
-                &[view, topic],
-            )
-            .await?;
-        client
-            .execute("update view_positions set epoch = epoch + 1 where topic = $1", &[topic])
-            .await?;
-    }
-    for (view, topic) in wanted.difference(&installed) {
-        client
-            .execute("insert into view_sources (view, topic) values ($1, $2)", &[view, topic])
-            .await?;
-        let partitions = client
-            .execute(
-                "update view_positions set epoch = epoch + 1, next_offset = null, group_offset = null
-                 where topic = $1",
-                &[topic],
-            )
-            .await?;
-        if partitions == 0 {
-            tracing::info!(view, topic, "a view is new");
-        } else {
-            tracing::info!(
-                view,
-                topic,
-                "a view is new: its topic is applied again from the beginning"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Whether the database keeps these views and no others.
-pub(crate) async fn check_same(client: &Client, views: &[View]) -> Result<Result<(), Failure>, Error> {
-    let (installed, wanted) = (sources_installed(client).await?, sources(views));
-    let names = |sources: &BTreeSet<Source>| {
-        let names: Vec<_> = sources
-            .iter()
-            .map(|(view, topic)| format!("{view} of {topic}"))
-            .collect();
-        names.join(", ")
-    };
-    if installed == wanted {
-        return Ok(Ok(()));
-    }
-    Ok(Err(Failure::OtherViews {
-        installed: names(&installed),
-        wanted: names(&wanted),
-    }))
-}
-
-/// Every (view, topic) of these views.
-fn sources(views: &[View]) -> BTreeSet<Source> {
-    views
-        .iter()
-        .flat_map(|view| view.topics.iter().map(|topic| (view.name.clone(), topic.clone())))
-        .collect()
-}
-
-/// Every (view, topic) that the database keeps.
-async fn sources_installed(client: &Client) -> Result<BTreeSet<Source>, Error> {
-    let rows = client.query("select view, topic from view_sources", &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

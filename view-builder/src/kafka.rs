@@ -152,6 +152,21 @@ impl ClientContext for GroupContext {
     }
 }
 
+/// For a client that meets partitions' ends as a matter of course.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "kafka client");
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(kafka.level = ?level, kafka.facility = facility, message, "kafka client");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
@@ -248,7 +263,7 @@ fn client(servers: &Kafka) -> ClientConfig {
     config
 }
 
-fn refused(err: &KafkaError) -> Failure {
+pub(crate) fn refused(err: &KafkaError) -> Failure {
     Failure::Setting(format!("kafka client cannot be made: {err} (KAFKA_PROPERTIES)"))
 }
 

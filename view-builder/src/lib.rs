@@ -22,6 +22,7 @@ pub mod letters;
 pub mod measure;
 pub mod moment;
 pub mod outage;
+pub mod rebuild;
 pub mod replay;
 mod run;
 pub mod start;
@@ -30,6 +31,7 @@ pub mod takeover;
 pub mod verify;
 pub mod view;
 
+mod catalog;
 mod json;
 mod record;
 mod refusal;

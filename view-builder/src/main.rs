@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{letters, replay, run, status, verify};
+use view_builder::{letters, rebuild, replay, run, status, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -69,6 +69,19 @@ async fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Views(config) => {
             print!("{}", status::views(&config)?);
+            Ok(())
+        }
+        Command::Rebuild(config) => {
+            let said = if config.abandon {
+                rebuild::abandon(&config).await?
+            } else {
+                rebuild::rebuild(&config).await?
+            };
+            print!("{said}");
+            Ok(())
+        }
+        Command::Drop(config) => {
+            print!("{}", rebuild::drop_view(&config).await?);
             Ok(())
         }
         Command::Verify(config) => {

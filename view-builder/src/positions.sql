@@ -38,6 +38,38 @@ create table if not exists view_sources (
     primary key (view, topic)
 );
 
+-- The views' SQL as all builders apply it; see catalog.rs.
+create table if not exists view_definitions (
+    view      text   primary key,
+    table_sql text   not null,
+    apply_sql text   not null,
+    -- md5 of the texts that later ones have replaced: a builder that still brings one of them along is an older one.
+    replaced  text[] not null default '{}'
+);
+
+-- Rebuilds under way: each fills a schema of its own beside the live view. See view-builder rebuild --help.
+create table if not exists view_rebuilds (
+    view       text        primary key,
+    -- The schema that is filled.
+    generation text        not null,
+    table_sql  text        not null,
+    apply_sql  text        not null,
+    started_at timestamptz not null default clock_timestamp()
+);
+
+-- How far each of them is.
+create table if not exists view_rebuild_positions (
+    view            text    not null references view_rebuilds on delete cascade,
+    topic           text    not null,
+    partition       integer not null,
+    next_offset     bigint  not null,
+    -- The state of the partition's dead letters under which it was filled.
+    letters_version bigint  not null,
+    -- The first event that was left out as a dead letter: read again from here when the dead letters have changed.
+    left_out_from   bigint,
+    primary key (view, topic, partition)
+);
+
 -- Records that cannot be applied, and later ones of their keys, which wait behind them. See view-builder dead-letters --help.
 create table if not exists view_dead_letters (
     id            bigint      generated always as identity primary key,

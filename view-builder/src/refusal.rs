@@ -48,6 +48,12 @@ pub(crate) fn is_wrong_sql(err: &Error) -> bool {
     class.is_some_and(|class| !["08", "40", "53", "55", "57", "58", "XX"].contains(&class))
 }
 
+/// Whether a lock was not granted within `lock_timeout`.
+#[must_use]
+pub(crate) fn is_lock_timeout(err: &Error) -> bool {
+    err.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// Names what refused the data without its values: Postgres' own message may repeat them.
 #[must_use]
 pub(crate) fn without_values(err: &Error) -> String {

@@ -23,7 +23,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// long as Postgres or Kafka is away.
 ///
 /// # Errors
-/// Continuity of a partition is lost; the database keeps other views.
+/// Continuity of a partition is lost.
 pub async fn take_over(
     database: &mut Database,
     consumer: &Arc<GroupConsumer>,
@@ -31,7 +31,7 @@ pub async fn take_over(
     places: &[TopicPartition],
     owner: &str,
 ) -> Result<Option<Vec<Start>>, Failure> {
-    let claims = database.claim(places, owner).await?;
+    let claims = database.claim(places, owner).await;
     let bounds = loop {
         if consumer.context().generation() != generation {
             return Ok(None);

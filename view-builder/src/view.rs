@@ -202,6 +202,29 @@ fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
 }
 
 impl View {
+    /// A view as the database keeps it; it has no `verify.sql`.
+    pub(crate) fn from_database(name: String, table: String, apply: String, topics: Vec<String>) -> Self {
+        let file = |file: &str, text: String| SqlFile {
+            path: Path::new("view_definitions").join(&name).join(file),
+            text,
+        };
+        let apply = file("apply.sql", apply);
+        Self {
+            summary: head(&apply).map(|(summary, _)| summary).unwrap_or_default(),
+            topics,
+            table: file("table.sql", table),
+            apply,
+            verify: None,
+            name,
+        }
+    }
+
+    /// Whether the other one is kept by the same SQL.
+    #[must_use]
+    pub fn has_sql_of(&self, other: &Self) -> bool {
+        self.name == other.name && self.table.text == other.table.text && self.apply.text == other.apply.text
+    }
+
     /// The tables that `table.sql` makes, in its order.
     #[must_use]
     pub fn tables(&self) -> Vec<&str> {

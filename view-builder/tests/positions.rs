@@ -132,7 +132,7 @@ async fn an_event_that_postgres_refuses_is_found_and_all_before_and_beside_it_is
 }
 
 #[tokio::test]
-async fn a_new_view_gets_all_events_and_throws_out_a_builder_without_it() {
+async fn a_new_view_gets_all_events_and_a_running_builder_takes_it_up() {
     let (database, mut old) = TestDatabase::with_builder().await;
     old.put(new_user(1)).await;
     let directory = views_and(
@@ -142,18 +142,53 @@ async fn a_new_view_gets_all_events_and_throws_out_a_builder_without_it() {
     );
     let mut new = database.builder(&directory.0).await;
     assert!(is_fenced(&old.apply(0, &[new_user(2)]).await));
-    let refused = old.database.claim(&[place(0)], "a test").await;
-    assert!(matches!(refused, Err(Failure::OtherViews { .. })), "{refused:?}");
-    new.claim(&[0]).await;
-    assert_eq!(new.starts[0].next_offset, 0, "the topic begins again");
-    new.apply(0, &[new_user(1), new_user(2)]).await;
+    old.claim(&[0]).await;
+    assert_eq!(old.starts[0].next_offset, 0, "the topic begins again");
+    old.apply(0, &[new_user(1), new_user(2)]).await;
     assert_eq!(database.value("select count(*) from names").await, "2");
-    let mut again: Builder = database.builder(&directory.0).await;
-    again.claim(&[0]).await;
-    assert_eq!(
-        again.starts[0].next_offset, 2,
-        "a view that is known keeps its position"
+    new.claim(&[0]).await;
+    assert_eq!(new.starts[0].next_offset, 2, "a view that is known keeps its position");
+}
+
+#[tokio::test]
+async fn a_view_that_another_builder_brought_is_kept_by_one_without_its_folder() {
+    let database = TestDatabase::create().await;
+    let directory = views_and(
+        "names",
+        "create table if not exists names (id bigint primary key)",
+        NAMES,
     );
+    database.builder(&directory.0).await;
+    let mut without = database.builder(&shipped_views()).await;
+    without.claim(&[0]).await;
+    without.put(new_user(1)).await;
+    assert_eq!(database.value("select count(*) from names").await, "1");
+}
+
+#[tokio::test]
+async fn changed_sql_is_taken_up_and_an_older_text_does_not_come_back() {
+    let database = TestDatabase::create().await;
+    let table = "create table if not exists names (id bigint primary key)";
+    let first = views_and("names", table, NAMES);
+    let mut builder = database.builder(&first.0).await;
+    builder.claim(&[0]).await;
+    builder.put(new_user(1)).await;
+
+    let second = views_and("names", table, &NAMES.replace("unnest($2)", "-unnest($2)"));
+    database.builder(&second.0).await;
+    assert!(is_fenced(&builder.apply(0, &[new_user(2)]).await));
+    builder.claim(&[0]).await;
+    assert_eq!(builder.starts[0].next_offset, 1, "no replay: the view has its rows");
+    builder.put(new_user(2)).await;
+    let ids = "select string_agg(id::text, ' ' order by id) from names";
+    assert_eq!(database.value(ids).await, "-2 1");
+
+    // An older builder that starts again.
+    let mut old = database.builder(&first.0).await;
+    builder.put(new_user(3)).await;
+    old.claim(&[0]).await;
+    old.put(new_user(4)).await;
+    assert_eq!(database.value(ids).await, "-4 -3 -2 1");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::database::{Session, connect_for_command, unanswered};
 use crate::event::{Event, Unappliable};
 use crate::failure::Failure;
 use crate::view::{self, View};
-use crate::{apply, install, measure, refusal};
+use crate::{apply, catalog, measure, refusal};
 
 /// Most characters of a reason in a list's line.
 const REASON_CHARACTERS_MAX: usize = 100;
@@ -29,7 +29,7 @@ const COLUMNS: &str = "id, topic, partition, record_offset, key, value, headers:
 /// Runs the command and gives what it prints. The flag says whether letters still wait among those that were asked for.
 ///
 /// # Errors
-/// Postgres does not answer or keeps other views; there is no such letter; an earlier one of its key has to come first.
+/// Postgres does not answer; there is no such letter; an earlier one of its key has to come first.
 pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure> {
     match command {
         LettersCommand::List(asked) => {
@@ -180,9 +180,8 @@ enum Outcome {
 
 impl Desk {
     async fn open(asked: &Letters) -> Result<Self, Failure> {
-        let views = view::load_all(&asked.views)?;
         let client = connect_for_command(&asked.database.database_url).await?;
-        install::check_same(&client, &views).await.map_err(unanswered)??;
+        let views = catalog::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
         let contracts = contract::of_all(&view::topics(&views));
         Ok(Self {

@@ -8,5 +8,6 @@ mod reset;
 mod start;
 
 pub use print::print;
+pub(crate) use reset::confirmed;
 pub use reset::reset;
 pub use start::From;

@@ -38,7 +38,7 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
         config.topic,
         bounds.len()
     );
-    if !config.yes && !confirmed()? {
+    if !config.yes && !confirmed("Are you sure you want to continue?")? {
         return Ok(None);
     }
     if group == config.servers.group_id {
@@ -58,8 +58,8 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
 
 /// One line from the terminal or from a pipe; `y` goes on.
 #[expect(clippy::print_stderr, reason = "as above")]
-fn confirmed() -> Result<bool, Failure> {
-    eprint!("Are you sure you want to continue? (y/N) ");
+pub(crate) fn confirmed(question: &str) -> Result<bool, Failure> {
+    eprint!("{question} (y/N) ");
     std::io::stderr().flush().map_err(anyhow::Error::from)?;
     let mut line = String::new();
     let read = std::io::stdin()

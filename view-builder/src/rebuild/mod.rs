@@ -1,0 +1,391 @@
+//! `view-builder rebuild`: a new generation of a view, made from offset 0 beside the live one, which is read and kept meanwhile.
+//!
+//! 1. The view's `table.sql` runs in a schema of its own, and [`fill`] applies the topics' events to it, never further than the live view.
+//! 2. Indexes and constraints that people have added to the live tables are made on the new ones, see [`carried`].
+//! 3. Transactions that began before the generation was complete are waited for: to their snapshots it would look half empty.
+//! 4. [`swap`]: one transaction puts the generation in the live one's place.
+//!
+//! Everything that has to survive a kill is in Postgres: the generation, its positions, the texts. The same command goes on from there.
+//! A session's advisory lock lets only one rebuild of a view run.
+
+mod carried;
+mod fill;
+mod progress;
+mod swap;
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use service::Secret;
+use tokio_postgres::{Client, Error};
+
+use crate::config::{DropConfig, RebuildConfig};
+use crate::database::{self, Session, unanswered};
+use crate::failure::Failure;
+use crate::view::{self, View};
+use crate::{catalog, install, refusal, replay};
+use carried::Carried;
+use fill::{Fill, Trouble};
+use progress::Progress;
+use swap::Attempt;
+
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// A round that took less than this has brought the generation as far as it gets while events come.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
+/// How often somebody who is waited for is named.
+const SAY_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest view name: Postgres cuts off the schemas' names otherwise.
+const NAME_CHARACTERS_MAX: usize = 48;
+
+/// A generation that is filled.
+struct Generation {
+    view: View,
+    schema: String,
+    /// The live view's `table.sql`; empty for a view that is new.
+    own_sql: String,
+    /// The live view's tables.
+    own_tables: Vec<String>,
+}
+
+/// Makes the view anew and swaps it in; or adds it, where the database does not have it yet.
+///
+/// # Errors
+/// There is no such view, or its SQL is wrong; another rebuild of it is under way; something hangs on it that cannot be carried over.
+pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
+    let view = find(config)?;
+    let mut begun = false;
+    let progress = Progress::of(&view.name);
+    loop {
+        match go_on(config, &view, &mut begun, &progress).await {
+            Ok(()) => {
+                progress.ends();
+                return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
+            }
+            Err(Trouble::Final(failure)) => return Err(failure),
+            Err(Trouble::NotInTime) => {}
+            Err(Trouble::Database(err)) if !begun => return Err(unanswered(err)),
+            Err(Trouble::Database(err)) => {
+                tracing::warn!(
+                    reason = refusal::line(&err),
+                    "postgres does not answer: the rebuild goes on when it does"
+                );
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Drops what an unfinished rebuild has left. The live view is not touched.
+///
+/// # Errors
+/// A rebuild is under way, or Postgres does not answer.
+pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
+    let view = &config.view;
+    let client = open(&config.servers.database_url).await.map_err(given_up)?;
+    own(&client, view).await.map_err(given_up)?;
+    let row = client
+        .query_opt("select generation from view_rebuilds where view = $1", &[view])
+        .await
+        .map_err(unanswered)?;
+    let Some(row) = row else {
+        return Ok(format!("no rebuild of {view} was begun\n"));
+    };
+    discard(&client, view, row.get(0)).await.map_err(unanswered)?;
+    Ok(format!(
+        "the unfinished rebuild of {view} is dropped; the live view is as it was\n"
+    ))
+}
+
+/// Keeps a view no longer, and drops its tables; asks first on a terminal.
+///
+/// # Errors
+/// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
+pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
+    let view = &config.view;
+    let client = open(&config.database_url).await.map_err(given_up)?;
+    own(&client, view).await.map_err(given_up)?;
+    let kept = catalog::load(&client).await.map_err(unanswered)?;
+    let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
+        return Err(Failure::Setting(format!("the database keeps no view {view}")));
+    };
+    let tables = kept.tables().join(", ");
+    if !config.yes && !replay::confirmed(&format!("Keep {view} no longer and drop {tables}?"))? {
+        return Ok("Operation cancelled.\n".to_owned());
+    }
+    let dropped = async {
+        client.batch_execute("begin").await?;
+        client.batch_execute("set local lock_timeout = '10s'").await?;
+        client.batch_execute(catalog::LOCK).await?;
+        catalog::remove(&client, view).await?;
+        client.batch_execute(&format!("drop table if exists {tables}")).await?;
+        client.batch_execute("commit").await
+    };
+    dropped.await.map_err(unanswered)?;
+    tracing::warn!(view, tables, "an operator has dropped a view");
+    Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
+}
+
+fn given_up(trouble: Trouble) -> Failure {
+    match trouble {
+        Trouble::Final(failure) => failure,
+        Trouble::Database(err) => unanswered(err),
+        Trouble::NotInTime => anyhow::anyhow!("not in time").into(),
+    }
+}
+
+fn find(config: &RebuildConfig) -> Result<View, Failure> {
+    let views = view::load_all(&config.views)?;
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    let Some(view) = views.iter().find(|view| view.name == config.view) else {
+        return Err(Failure::Setting(format!(
+            "{} has no view {}: there are {} (VIEWS)",
+            config.views.display(),
+            config.view,
+            names.join(", ")
+        )));
+    };
+    if view.name.chars().count() > NAME_CHARACTERS_MAX {
+        return Err(Failure::Setting(format!(
+            "the view's name has more than {NAME_CHARACTERS_MAX} characters: its generation's schema cannot be named after it"
+        )));
+    }
+    Ok(view.clone())
+}
+
+/// From wherever the rebuild is to its end; `begun` tells that an earlier call has begun it.
+async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: &Progress) -> Result<(), Trouble> {
+    let client = open(&config.servers.database_url).await?;
+    own(&client, &view.name).await?;
+    let live = catalog::load(&client).await?;
+    let live = live.iter().find(|live| live.name == view.name);
+    let generation = Generation {
+        view: view.clone(),
+        schema: format!("{}_rebuild", view.name),
+        own_sql: live.map(|live| live.table.text.clone()).unwrap_or_default(),
+        own_tables: live.map_or_else(Vec::new, |live| live.tables().into_iter().map(str::to_owned).collect()),
+    };
+    let known = client
+        .query_opt(
+            "select table_sql = $2 and apply_sql = $3, generation from view_rebuilds where view = $1",
+            &[&view.name, &view.table.text, &view.apply.text],
+        )
+        .await?;
+    match known {
+        // The answer to the swap's commit was lost: it did happen.
+        None if *begun => return Ok(()),
+        Some(row) if row.get(0) => {
+            client.batch_execute(&search_path(&generation)).await?;
+            tracing::info!(view = view.name, "an unfinished rebuild goes on");
+        }
+        other => {
+            if let Some(row) = other {
+                tracing::info!(view = view.name, "an unfinished rebuild by other SQL is dropped");
+                discard(&client, &view.name, row.get(1)).await?;
+            }
+            begin(&client, &generation).await?;
+        }
+    }
+    *begun = true;
+    refuse_obstacles(&client, &generation).await?;
+    let session = Session::prepare(client, std::slice::from_ref(view)).await?;
+    let mut fill = Fill::new(&config.servers.kafka, view)?;
+    fill.resume(&session.client, view, config.accept_truncated).await?;
+    progress.of_all(fill.left());
+    fill.round(&session, view, None, |left| progress.left(left)).await?;
+    let prepared = prepare(&session.client, &generation).await?;
+    finish(&session, &generation, &mut fill, prepared).await
+}
+
+/// A session of the role that keeps the views.
+async fn open(url: &Secret) -> Result<Client, Trouble> {
+    let settings = database::config(url)?;
+    let client = database::connect(&settings).await?;
+    let owner = client
+        .query_opt(
+            "select relowner::regrole::text, relowner::regrole::text <> current_user from pg_class where oid = to_regclass('public.view_positions')",
+            &[],
+        )
+        .await?;
+    let Some(owner) = owner else {
+        return Err(Failure::Setting(
+            "no builder has run in this database yet: start view-builder run first".to_owned(),
+        )
+        .into());
+    };
+    if owner.get(1) {
+        client
+            .batch_execute(&format!("set role {}", owner.get::<_, &str>(0)))
+            .await?;
+    }
+    Ok(client)
+}
+
+/// Makes this session the only one that rebuilds the view.
+async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
+    let row = client
+        .query_one(
+            "select pg_try_advisory_lock(hashtext('view-builder rebuild'), hashtext($1))",
+            &[&view],
+        )
+        .await?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Failure::Setting(format!(
+        "another rebuild of {view} is under way: let it end, or end it and run this again"
+    ))
+    .into())
+}
+
+fn search_path(generation: &Generation) -> String {
+    format!("set search_path = \"{}\", public, pg_temp", generation.schema)
+}
+
+/// Makes the generation's empty tables, with the note that the rebuild has begun.
+async fn begin(client: &Client, generation: &Generation) -> Result<(), Trouble> {
+    let (view, schema) = (&generation.view, &generation.schema);
+    client.batch_execute("begin").await?;
+    client
+        .batch_execute(&format!("create schema \"{schema}\""))
+        .await
+        .map_err(|err| {
+            if err.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
+                let reason =
+                    "the views' role may not create schemas: grant create on this database to it, as the migrations do";
+                return Trouble::Final(Failure::Setting(reason.to_owned()));
+            }
+            err.into()
+        })?;
+    client.batch_execute(&search_path(generation)).await?;
+    install::run(client, view).await?;
+    client
+        .execute(
+            "insert into view_rebuilds (view, generation, table_sql, apply_sql) values ($1, $2, $3, $4)",
+            &[&view.name, schema, &view.table.text, &view.apply.text],
+        )
+        .await?;
+    client.batch_execute("commit").await?;
+    tracing::info!(
+        view = view.name,
+        schema,
+        "the new generation is filled beside the live one"
+    );
+    Ok(())
+}
+
+async fn discard(client: &Client, view: &str, schema: &str) -> Result<(), Error> {
+    client.batch_execute("begin").await?;
+    client
+        .batch_execute(&format!("drop schema if exists \"{schema}\" cascade"))
+        .await?;
+    client
+        .execute("delete from view_rebuilds where view = $1", &[&view])
+        .await?;
+    client.batch_execute("commit").await
+}
+
+async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<(), Trouble> {
+    let obstacles = carried::obstacles(client, &generation.schema, &generation.own_sql).await?;
+    if obstacles.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Setting(format!(
+        "{} cannot be swapped, since this cannot be carried over: {}; take it away and run rebuild again, then make it anew",
+        generation.view.name,
+        obstacles.join(", ")
+    ))
+    .into())
+}
+
+/// Makes the indexes and constraints that people have added to the live tables; gathers what else is to be carried over.
+async fn prepare(client: &Client, generation: &Generation) -> Result<Carried, Trouble> {
+    let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
+    for statement in &carried.before {
+        tracing::info!(statement, "carried over");
+        client.batch_execute(statement).await.map_err(|err| {
+            let reason = format!(
+                "the new generation does not take `{statement}`: {}",
+                refusal::line(&err)
+            );
+            if refusal::is_wrong_sql(&err) {
+                Failure::Setting(reason).into()
+            } else {
+                Trouble::from(err)
+            }
+        })?;
+    }
+    for table in swap::tables(client, &generation.schema).await? {
+        client
+            .batch_execute(&format!("analyze \"{}\".\"{table}\"", generation.schema))
+            .await?;
+    }
+    // As it was made, so that a later look finds only what is new.
+    Ok(Carried {
+        before: carried.before,
+        ..Carried::default()
+    })
+}
+
+/// Keeps up with the live view until the swap succeeds.
+async fn finish(
+    session: &Session,
+    generation: &Generation,
+    fill: &mut Fill,
+    mut prepared: Carried,
+) -> Result<(), Trouble> {
+    let client = &session.client;
+    let mut older = transactions(client).await?;
+    let (mut said, mut tried) = (Instant::now(), false);
+    loop {
+        let began = Instant::now();
+        if fill.aim(client, &generation.view).await? {
+            tracing::info!("dead letters have changed: what was left out is read again");
+        }
+        fill.round(session, &generation.view, None, |_| ()).await?;
+        if began.elapsed() > CAUGHT_UP {
+            continue;
+        }
+        let now = transactions(client).await?;
+        older.retain(|transaction| now.contains(transaction));
+        let mut why = "a transaction that began before the generation was complete still runs";
+        if older.is_empty() {
+            refuse_obstacles(client, generation).await?;
+            match swap::attempt(session, generation, fill, &prepared).await? {
+                Attempt::Done => return Ok(()),
+                Attempt::NotYet(reason) => why = reason,
+            }
+            let fresh = carried::collect(client, &generation.schema, &generation.own_sql).await?;
+            if fresh
+                .before
+                .iter()
+                .any(|statement| !prepared.before.contains(statement))
+            {
+                prepared.before.extend(prepare(client, generation).await?.before);
+            }
+        }
+        if !tried || said.elapsed() > SAY_INTERVAL {
+            (said, tried) = (Instant::now(), true);
+            let pids: Vec<String> = older.iter().map(|(pid, _)| pid.to_string()).collect();
+            tracing::info!(
+                why,
+                pids = pids.join(" "),
+                "the generation is complete and kept; the swap waits"
+            );
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// The transactions of other sessions in this database, as pid and virtual transaction id.
+async fn transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
+    let rows = client
+        .query(
+            "select locks.pid, locks.virtualxid from pg_locks as locks
+             join pg_stat_activity as activity using (pid)
+             where locks.locktype = 'virtualxid' and locks.granted
+                and activity.datname = current_database() and locks.pid <> pg_backend_pid()",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,49 @@
+//! How far a rebuild is, for people: a bar on a terminal, a line every few seconds elsewhere.
+
+use std::cell::Cell;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// One rebuild's progress, in events.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    said: Cell<Instant>,
+}
+
+impl Progress {
+    pub(super) fn of(view: &str) -> Self {
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {human_pos} of {human_len} events, {per_sec}, {eta_precise} left",
+        );
+        // The template is a constant; a wrong one falls back to the plain bar.
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self {
+            bar: ProgressBar::new(0).with_style(style).with_prefix(view.to_owned()),
+            said: Cell::new(Instant::now()),
+        }
+    }
+
+    pub(super) fn of_all(&self, events: u64) {
+        self.bar.set_length(events);
+        self.bar.reset();
+    }
+
+    pub(super) fn left(&self, events: u64) {
+        let all = self.bar.length().unwrap_or(0).max(events);
+        self.bar.set_length(all);
+        self.bar.set_position(all - events);
+        if !std::io::stderr().is_terminal() && self.said.get().elapsed() > LINE_INTERVAL {
+            self.said.set(Instant::now());
+            let (done, eta) = (all - events, HumanDuration(self.bar.eta()).to_string());
+            tracing::info!(done, of = all, eta, "filling the new generation");
+        }
+    }
+
+    pub(super) fn ends(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,191 @@
+//! The swap: one transaction in which the new generation takes the live one's place.
+//!
+//! No batch is under way in it, as the catalog's lock keeps every builder out; the last events up to the live positions are applied in it; then
+//! the tables change schemas. The functions of `public` stay where they are and get their new bodies by running `table.sql` there, which
+//! also lets the triggers call them, so grants on them and what calls them stay. The old tables are dropped without `cascade`: should
+//! something depend on them that is not carried over, Postgres refuses, and everything is as before.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, Error};
+
+use super::Generation;
+use super::carried::{self, Carried};
+use super::fill::{Fill, Trouble};
+use crate::catalog;
+use crate::database::Session;
+use crate::failure::Failure;
+use crate::refusal;
+
+/// Time that builders may be kept waiting for a lock that somebody else holds.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+/// Time that the last events may take.
+const LAST_EVENTS_MAX: Duration = Duration::from_secs(3);
+
+/// How an attempt ended.
+pub(super) enum Attempt {
+    Done,
+    /// Somebody holds a lock, or there was too much left to apply.
+    NotYet(&'static str),
+}
+
+/// Tries to swap. Nothing is changed where it does not succeed.
+pub(super) async fn attempt(
+    session: &Session,
+    generation: &Generation,
+    fill: &mut Fill,
+    prepared: &Carried,
+) -> Result<Attempt, Trouble> {
+    let client = &session.client;
+    let before = fill.clone_positions();
+    client.batch_execute("begin").await?;
+    client.batch_execute(LOCK_TIMEOUT).await?;
+    let swapped = swap(session, generation, fill, prepared).await;
+    let why = match swapped {
+        Ok(None) => {
+            client.batch_execute("commit").await?;
+            return Ok(Attempt::Done);
+        }
+        Ok(Some(why)) => why,
+        Err(Trouble::NotInTime) => "there is still much to apply",
+        Err(Trouble::Database(err)) if refusal::is_lock_timeout(&err) => {
+            "somebody reads the view in a long transaction"
+        }
+        Err(other) => return Err(other),
+    };
+    client.batch_execute("rollback").await?;
+    fill.set_positions(before);
+    Ok(Attempt::NotYet(why))
+}
+
+/// Everything but the commit; a reason where it cannot be done now.
+async fn swap(
+    session: &Session,
+    generation: &Generation,
+    fill: &mut Fill,
+    prepared: &Carried,
+) -> Result<Option<&'static str>, Trouble> {
+    let (client, view) = (&session.client, &generation.view);
+    client.batch_execute(catalog::LOCK).await?;
+    if fill.aim(client, view).await? {
+        return Ok(Some("dead letters have changed"));
+    }
+    fill.round(session, view, Some(Instant::now() + LAST_EVENTS_MAX), |_| ())
+        .await?;
+    let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
+    if carried
+        .before
+        .iter()
+        .any(|statement| !prepared.before.contains(statement))
+    {
+        return Ok(Some("a new index or constraint is there"));
+    }
+    exchange(client, generation, &carried)
+        .await
+        .map_err(|err| explain(generation, err))?;
+    catalog::put(client, view, false).await?;
+    client
+        .execute("delete from view_rebuilds where view = $1", &[&view.name])
+        .await?;
+    Ok(None)
+}
+
+async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -> Result<(), Error> {
+    let (schema, replaced) = (&generation.schema, format!("{}_replaced", generation.view.name));
+    client.batch_execute(&format!("create schema \"{replaced}\"")).await?;
+    let tables = tables(client, schema).await?;
+    let mut old = Vec::new();
+    for table in tables.iter().chain(&generation.own_tables) {
+        let there = client
+            .query_opt(
+                "select from pg_class where relnamespace = 'public'::regnamespace and relname = $1 and relkind in ('r', 'p')",
+                &[table],
+            )
+            .await?;
+        if there.is_some() && !old.contains(table) {
+            client
+                .batch_execute(&format!("alter table public.\"{table}\" set schema \"{replaced}\""))
+                .await?;
+            old.push(table.clone());
+        }
+    }
+    for table in &tables {
+        client
+            .batch_execute(&format!("alter table \"{schema}\".\"{table}\" set schema public"))
+            .await?;
+    }
+    client.batch_execute("set search_path = public, pg_temp").await?;
+    client.batch_execute(&generation.view.table.text).await?;
+    for statement in &carried.after {
+        client.batch_execute(statement).await?;
+    }
+    let owner = client.query_one("select current_user::text", &[]).await?;
+    for (view_owner, statement) in &carried.views {
+        client
+            .batch_execute(&format!("set local role {}", quoted(view_owner)))
+            .await?;
+        client.batch_execute(statement).await?;
+    }
+    client
+        .batch_execute(&format!("set local role {}", quoted(owner.get(0))))
+        .await?;
+    if !old.is_empty() {
+        let list: Vec<String> = old.iter().map(|table| format!("\"{replaced}\".\"{table}\"")).collect();
+        client.batch_execute(&format!("drop table {}", list.join(", "))).await?;
+    }
+    client.batch_execute(&format!("drop schema \"{replaced}\"")).await?;
+    drop_functions(client, schema).await?;
+    client.batch_execute(&format!("drop schema \"{schema}\"")).await
+}
+
+/// The generation's tables, in the order in which they were made.
+pub(super) async fn tables(client: &Client, schema: &str) -> Result<Vec<String>, Error> {
+    let rows = client
+        .query(
+            "select relname::text from pg_class
+             where relnamespace = $1::text::regnamespace and relkind in ('r', 'p') and not relispartition order by oid",
+            &[&schema],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The generation's views and functions have served: those of `public` are in use.
+async fn drop_functions(client: &Client, schema: &str) -> Result<(), Error> {
+    let row = client
+        .query_one(
+            "select
+                (select string_agg(oid::regclass::text, ', ') from pg_class
+                 where relnamespace = $1::text::regnamespace and relkind = 'v'),
+                (select string_agg(oid::regprocedure::text, ', ') from pg_proc where pronamespace = $1::text::regnamespace)",
+            &[&schema],
+        )
+        .await?;
+    if let Some(views) = row.get::<_, Option<&str>>(0) {
+        client.batch_execute(&format!("drop view {views}")).await?;
+    }
+    if let Some(functions) = row.get::<_, Option<&str>>(1) {
+        client.batch_execute(&format!("drop routine {functions}")).await?;
+    }
+    Ok(())
+}
+
+/// A refusal by Postgres is the end, and says what stands in the way; anything else passes.
+fn explain(generation: &Generation, err: Error) -> Trouble {
+    if refusal::is_lock_timeout(&err) || !refusal::is_wrong_sql(&err) {
+        return err.into();
+    }
+    let reason = err.as_db_error().map_or_else(String::new, |db| {
+        let detail = db.detail().map(|detail| format!(" ({})", detail.replace('\n', ", ")));
+        format!("{}{}", db.message(), detail.unwrap_or_default())
+    });
+    Failure::Setting(format!(
+        "{} cannot be swapped, and is as before: {reason}; mend that and run rebuild again: it goes on where it is",
+        generation.view.name
+    ))
+    .into()
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
