@@ -205,6 +205,10 @@ async fn each_kind_of_event_is_told_by_the_three_views() {
             &[post(1, 1, 7, 10, 10), post(2, 1, 7, 20, 20)],
         )
         .await;
+    // Nor does one that claims the deletion's own version.
+    views
+        .put(&[user(9, 3, "n", Some("b"), "ACTIVE")], &[post(1, 2, 7, 10, 10)])
+        .await;
 }
 
 #[tokio::test]
@@ -239,7 +243,8 @@ async fn any_order_of_users_and_posts_gives_the_same_views() {
 }
 
 /// Everything that people query of the three views.
-const ALL_ROWS: &str = "select 'u', user_activity::text from user_activity union all select 'p', post_stats::text from post_stats
+const ALL_ROWS: &str =
+    "select 'u', user_activity::text from user_activity union all select 'p', post_stats::text from post_stats
     union all select 'd', department_performance::text from department_performance order by 1, 2";
 
 #[tokio::test]
@@ -413,6 +418,36 @@ async fn builders_with_users_and_posts_of_the_same_authors_agree_in_the_end() {
     }
     let compared = reference.assert_views_are_right(&database, "after all builders").await;
     assert!(compared > 300, "{compared}");
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(database.value(deadlocks).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builders_whose_posts_have_the_same_few_authors_do_not_deadlock() {
+    let database = TestDatabase::create().await;
+    let mut reference = Reference::default();
+    let mut tasks = Vec::new();
+    for partition in 0..4 {
+        let mut builder = builder(&database, partition).await;
+        let mut dice = Dice(200 + u64::try_from(partition).unwrap());
+        let first = 1 + i64::from(partition) * 10_000;
+        let posts: Vec<String> = (first..first + 4_000)
+            .map(|id| post(id, 1, dice.id(150), dice.roll(500), dice.roll(500)))
+            .collect();
+        for value in &posts {
+            reference.take(value);
+        }
+        tasks.push(tokio::spawn(async move {
+            for batch in posts.chunks(200) {
+                apply(&mut builder, partition, &[], batch).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let compared = reference.assert_views_are_right(&database, "after all builders").await;
+    assert_eq!(compared, 150, "all authors have posts");
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(database.value(deadlocks).await, "0");
 }
