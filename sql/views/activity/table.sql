@@ -127,7 +127,6 @@ create or replace view user_activity as
 -- wins while the table is small, and would be kept while the table grows.
 create or replace function apply_activity(topics text[], keys bigint[], versions bigint[], entities jsonb[]) returns void
     language plpgsql
-    set view_builder.counts = 'on'
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_hashjoin = off
@@ -140,6 +139,8 @@ declare
     updates_gone timestamp[];
     emptied tid[];
 begin
+    -- For this function alone; as an option of the function only a superuser could name it.
+    perform set_config('view_builder.counts', 'on', true);
     lock table activity_post, activity, department_performance in row exclusive mode;
 
     with event as materialized (
@@ -286,6 +287,7 @@ begin
                 or known.last_created_at <= loser.last_gone
                 or known.post_updated_at <= loser.update_gone);
     end if;
+    perform set_config('view_builder.counts', 'off', true);
 end
 $$;
 
@@ -294,9 +296,9 @@ create or replace function recount_activity() returns trigger
     language plpgsql
     security definer
     set search_path from current
-    set view_builder.counts = 'on'
 as $$
 begin
+    perform set_config('view_builder.counts', 'on', true);
     lock table activity_post, activity, department_performance in share row exclusive mode;
     update activity set posts = 0, first_created_at = null, last_created_at = null, first_post_id = null,
         last_post_id = null, post_updated_at = null;
@@ -321,6 +323,7 @@ begin
     from activity
     where active is not null
     group by department;
+    perform set_config('view_builder.counts', 'off', true);
     return null;
 end
 $$;
