@@ -29,14 +29,17 @@ async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
 async fn assert_equal(pipeline: &Pipeline) {
     let (code, text) = verify(pipeline, &["--all", "--wait", "60"]).await;
     assert_eq!(code, EQUAL, "{text}");
-    assert!(
-        text.contains("user_view: user_view against the source of user-events"),
-        "{text}"
-    );
-    assert!(
-        text.contains("user_view: department_stats against its recomputation"),
-        "{text}"
-    );
+    for compared in [
+        "user_view: user_view against the source of user-events",
+        "user_view: department_stats against its recomputation",
+        "activity: activity against the source of user-events",
+        "activity: activity_post against the source of post-events",
+        "activity: post_stats against its recomputation",
+        "activity: user_activity against its recomputation",
+        "activity: department_performance against its recomputation",
+    ] {
+        assert!(text.contains(compared), "{compared}: {text}");
+    }
     assert!(text.ends_with("\nequal\n"), "{text}");
 }
 

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use service::Secret;
-use support::{Builder, TestDatabase, deletion, shipped_views, user};
+use support::{Builder, TestDatabase, deletion, post, posts_place, shipped_views, user};
+use view_builder::batch::Batch;
 use view_builder::config::{Cli, Command};
 use view_builder::database::{config, connect};
 use view_builder::failure::Failure;
 use view_builder::verify::arrival::{Arrival, Arrived, Behind};
 use view_builder::verify::compare::{Outcome, State, compare};
-use view_builder::verify::file::parse;
+use view_builder::verify::file::{Origin, parse};
 use view_builder::verify::side::Side;
 use view_builder::verify::{Compared, Report, verify};
 use view_builder::view::{SqlFile, load_all};
@@ -394,6 +395,83 @@ async fn a_derived_table_is_compared_with_its_recomputation() {
     assert_eq!(kinds, ["different", "missing"]);
     world.edit("select refresh_department_stats()").await;
     assert!(world.stats().await.differences.is_empty());
+}
+
+/// The pairs of the shipped activity/verify.sql: its tables in order, and an edit that each has to find.
+const ACTIVITY: [(&str, &str); 5] = [
+    ("activity", "update activity set active = false where user_id = 2"),
+    (
+        "activity_post",
+        "update activity_post set author_id = 3 where post_id = 11",
+    ),
+    ("post_stats", "update activity set last_post_id = 11 where user_id = 1"),
+    (
+        "user_activity",
+        "update activity set posts = posts + 1 where user_id = 1",
+    ),
+    (
+        "department_performance",
+        "update department_performance set authors = 0 where department = '개발팀'",
+    ),
+];
+
+#[tokio::test]
+async fn activity_is_compared_with_users_and_posts_and_its_derived_tables_with_their_recomputation() {
+    let world = World::equal().await;
+    let (table, _) = include_str!("../../sql/posts/0001_posts.sql")
+        .split_once("grant ")
+        .unwrap();
+    world.users.sql.batch_execute(table).await.unwrap();
+    world
+        .users
+        .sql
+        .batch_execute(
+            "insert into posts (id, title, content, author_id, created_at, updated_at) overriding system value
+             select id, 't', 'c', author_id, '2025-01-02'::timestamp + id * interval '1 s', '2025-01-02'::timestamp + id * interval '2 s'
+             from (values (11, 1), (12, 1), (13, 2), (14, 99)) as written(id, author_id)",
+        )
+        .await
+        .unwrap();
+    let mut builder = world.views.builder(&shipped_views()).await;
+    builder.claim_places(&[posts_place(0)]).await;
+    let posts = [(11_i64, 1), (12, 1), (13, 2), (14, 99)]
+        .map(|(id, author)| post(id, 1, author, id.unsigned_abs(), 2 * id.unsigned_abs()));
+    let part = builder.part(&posts_place(0), &posts);
+    support::assert_applied(&builder.apply_batch(Batch { parts: vec![part] }).await);
+
+    let views = load_all(&shipped_views()).unwrap();
+    let view = views.iter().find(|view| view.name == "activity").unwrap();
+    let file = view.verify.as_ref().unwrap();
+    let pairs = parse(file, &view.topics).unwrap();
+    let tables: Vec<&str> = pairs.iter().map(|pair| pair.table.as_str()).collect();
+    assert_eq!(tables, ACTIVITY.map(|(table, _)| table));
+    for (pair, (table, edit)) in pairs.iter().zip(ACTIVITY) {
+        let database = match pair.origin {
+            Origin::Topic(_) => &world.users,
+            Origin::Views => &world.views,
+        };
+        let (source, shown) = (
+            side(database, file, &pair.source).await.unwrap(),
+            side(&world.views, file, &pair.view).await.unwrap(),
+        );
+        let differences = async || {
+            let outcome = compare(&source, &shown, Some(&mut Quiet), Duration::from_secs(60), false).await;
+            let outcome = outcome.unwrap();
+            assert!(outcome.rows_source > 0, "{table} has rows to compare");
+            outcome.differences.len()
+        };
+        assert_eq!(differences().await, 0, "{table}");
+        // With the builder's own setting, so that nothing is counted anew.
+        world
+            .edit(&format!("begin; set local view_builder.counts = 'on'; {edit}; commit"))
+            .await;
+        assert_eq!(differences().await, 1, "{table} after `{edit}`");
+        // Any other edit has what is derived counted anew; a replay is another test's.
+        world
+            .edit("update activity_post set author_id = 1 where post_id = 11")
+            .await;
+        world.edit("update activity set active = true where user_id = 2").await;
+    }
 }
 
 #[tokio::test]

@@ -271,9 +271,10 @@ impl Fill {
                 Err(KafkaError::MessageConsumption(
                     RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
                 )) => {
-                    return Err(
-                        anyhow!("{topic} does not have the events that come next: they were removed meanwhile").into(),
-                    );
+                    return Err(anyhow!(
+                        "{topic} does not have the events that come next: they were removed meanwhile"
+                    )
+                    .into());
                 }
                 Err(err) => {
                     tracing::debug!(error = %err, "kafka reports an error; it is tried again");

@@ -117,7 +117,20 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
         client.batch_execute("set local lock_timeout = '10s'").await?;
         client.batch_execute(catalog::LOCK).await?;
         catalog::remove(&client, view).await?;
-        client.batch_execute(&format!("drop table if exists {tables}")).await?;
+        // Views before the tables that they show.
+        for kind in ["v", "r"] {
+            let row = client
+                .query_one(
+                    "select string_agg(oid::regclass::text, ', ') from pg_class
+                     where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = $2",
+                    &[&kept.tables(), &kind],
+                )
+                .await?;
+            if let Some(names) = row.get::<_, Option<&str>>(0) {
+                let what = if kind == "v" { "view" } else { "table" };
+                client.batch_execute(&format!("drop {what} {names}")).await?;
+            }
+        }
         client.batch_execute("commit").await
     };
     dropped.await.map_err(unanswered)?;
