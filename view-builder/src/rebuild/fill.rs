@@ -71,7 +71,7 @@ impl From<anyhow::Error> for Trouble {
 
 /// How far one partition is.
 #[derive(Clone, Debug)]
-pub(super) struct Filled {
+struct Filled {
     next: i64,
     /// The live view's position: where to stop.
     limit: i64,
@@ -186,23 +186,13 @@ impl Fill {
         Ok(other_letters)
     }
 
-    /// What a swap that does not succeed has to go back to.
-    pub(super) fn clone_positions(&self) -> BTreeMap<TopicPartition, Filled> {
-        self.partitions.clone()
-    }
-
-    pub(super) fn set_positions(&mut self, partitions: BTreeMap<TopicPartition, Filled>) {
-        self.partitions = partitions;
-    }
-
     /// Events between the generation and the limits.
     pub(super) fn left(&self) -> u64 {
         let left = self.partitions.values().map(|filled| filled.limit - filled.next);
         left.filter_map(|left| u64::try_from(left).ok()).sum()
     }
 
-    /// Applies everything up to the limits: each batch in a transaction of its own, or, for the last stretch before the swap, all in the
-    /// caller's, which has to end before `deadline`.
+    /// Applies everything up to the limits, each batch in a transaction of its own; before the `deadline`, where there is one.
     pub(super) async fn round(
         &mut self,
         session: &Session,
@@ -215,11 +205,7 @@ impl Fill {
             let mut open = self.begin(&topic)?;
             while !open.is_empty() {
                 let batch = tokio::task::block_in_place(|| self.read(&topic, &mut open, deadline))?;
-                if deadline.is_none() {
-                    self.commit(session, view, batch).await?;
-                } else {
-                    apply_views(session, std::slice::from_ref(view), &self.contracts, &batch).await?;
-                }
+                self.commit(session, view, batch).await?;
                 progress(self.left());
             }
         }

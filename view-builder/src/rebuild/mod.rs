@@ -13,7 +13,6 @@ mod fill;
 mod progress;
 mod swap;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use service::Secret;
@@ -206,7 +205,8 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
     progress.of_all(fill.left());
     fill.round(&session, view, None, |left| progress.left(left)).await?;
     let prepared = prepare(&session.client, &generation).await?;
-    finish(&session, &generation, &mut fill, prepared).await
+    let swapper = open(&config.servers.database_url).await?;
+    finish(&swapper, &session, &generation, &mut fill, prepared).await
 }
 
 /// A session of the role that keeps the views.
@@ -341,13 +341,14 @@ async fn prepare(client: &Client, generation: &Generation) -> Result<Carried, Tr
 
 /// Keeps up with the live view until the swap succeeds.
 async fn finish(
+    swapper: &Client,
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
     mut prepared: Carried,
 ) -> Result<(), Trouble> {
     let client = &session.client;
-    let mut older = transactions(client).await?;
+    let mut older = swap::transactions(client).await?;
     let (mut said, mut tried) = (Instant::now(), false);
     loop {
         let began = Instant::now();
@@ -358,12 +359,12 @@ async fn finish(
         if began.elapsed() > CAUGHT_UP {
             continue;
         }
-        let now = transactions(client).await?;
+        let now = swap::transactions(client).await?;
         older.retain(|transaction| now.contains(transaction));
         let mut why = "a transaction that began before the generation was complete still runs";
         if older.is_empty() {
             refuse_obstacles(client, generation).await?;
-            match swap::attempt(session, generation, fill, &prepared).await? {
+            match swap::attempt(swapper, session, generation, fill, &prepared).await? {
                 Attempt::Done => return Ok(()),
                 Attempt::NotYet(reason) => why = reason,
             }
@@ -387,18 +388,4 @@ async fn finish(
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
-}
-
-/// The transactions of other sessions in this database, as pid and virtual transaction id.
-async fn transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
-    let rows = client
-        .query(
-            "select locks.pid, locks.virtualxid from pg_locks as locks
-             join pg_stat_activity as activity using (pid)
-             where locks.locktype = 'virtualxid' and locks.granted
-                and activity.datname = current_database() and locks.pid <> pg_backend_pid()",
-            &[],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -1,10 +1,12 @@
 //! The swap: one transaction in which the new generation takes the live one's place.
 //!
-//! No batch is under way in it, as the catalog's lock keeps every builder out; the last events up to the live positions are applied in it; then
-//! the tables change schemas. The functions of `public` stay where they are and get their new bodies by running `table.sql` there, which
+//! No batch is under way meanwhile, as the catalog's lock keeps every builder out. The last events up to the live positions are applied and
+//! committed beside it, and snapshots of before are waited for, so that whoever sees the new tables sees them whole; then the
+//! tables change schemas. The functions of `public` stay where they are and get their new bodies by running `table.sql` there, which
 //! also lets the triggers call them, so grants on them and what calls them stay. The old tables are dropped without `cascade`: should
 //! something depend on them that is not carried over, Postgres refuses, and everything is as before.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Error};
@@ -21,6 +23,7 @@ use crate::refusal;
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 /// Time that the last events may take.
 const LAST_EVENTS_MAX: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How an attempt ended.
 pub(super) enum Attempt {
@@ -29,18 +32,17 @@ pub(super) enum Attempt {
     NotYet(&'static str),
 }
 
-/// Tries to swap. Nothing is changed where it does not succeed.
+/// Tries to swap, in a transaction of `client`, while `session` applies the last events. Nothing is changed where it does not succeed.
 pub(super) async fn attempt(
+    client: &Client,
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
     prepared: &Carried,
 ) -> Result<Attempt, Trouble> {
-    let client = &session.client;
-    let before = fill.clone_positions();
     client.batch_execute("begin").await?;
     client.batch_execute(LOCK_TIMEOUT).await?;
-    let swapped = swap(session, generation, fill, prepared).await;
+    let swapped = swap(client, session, generation, fill, prepared).await;
     let why = match swapped {
         Ok(None) => {
             client.batch_execute("commit").await?;
@@ -54,24 +56,34 @@ pub(super) async fn attempt(
         Err(other) => return Err(other),
     };
     client.batch_execute("rollback").await?;
-    fill.set_positions(before);
     Ok(Attempt::NotYet(why))
 }
 
 /// Everything but the commit; a reason where it cannot be done now.
 async fn swap(
+    client: &Client,
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
     prepared: &Carried,
 ) -> Result<Option<&'static str>, Trouble> {
-    let (client, view) = (&session.client, &generation.view);
+    let view = &generation.view;
     client.batch_execute(catalog::LOCK).await?;
-    if fill.aim(client, view).await? {
+    let deadline = Instant::now() + LAST_EVENTS_MAX;
+    if fill.aim(&session.client, view).await? {
         return Ok(Some("dead letters have changed"));
     }
-    fill.round(session, view, Some(Instant::now() + LAST_EVENTS_MAX), |_| ())
-        .await?;
+    fill.round(session, view, Some(deadline), |_| ()).await?;
+    // A snapshot of before would show the new tables without the last events: a row would go back for its reader.
+    let mut older = transactions(client).await?;
+    while !older.is_empty() {
+        if deadline <= Instant::now() {
+            return Ok(Some("a transaction that began before the last events came still runs"));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let now = transactions(client).await?;
+        older.retain(|transaction| now.contains(transaction));
+    }
     let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
     if carried
         .before
@@ -88,6 +100,22 @@ async fn swap(
         .execute("delete from view_rebuilds where view = $1", &[&view.name])
         .await?;
     Ok(None)
+}
+
+/// The transactions of other sessions in this database, as pid and virtual transaction id. Not those that wait for this session: what a builder
+/// looks at once it may go on is of after the swap.
+pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
+    let rows = client
+        .query(
+            "select locks.pid, locks.virtualxid from pg_locks as locks
+             join pg_stat_activity as activity using (pid)
+             where locks.locktype = 'virtualxid' and locks.granted
+                and activity.datname = current_database() and activity.backend_type = 'client backend'
+                and locks.pid <> pg_backend_pid() and not pg_backend_pid() = any(pg_blocking_pids(locks.pid))",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -> Result<(), Error> {
