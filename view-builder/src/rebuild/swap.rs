@@ -102,7 +102,8 @@ async fn swap(
     Ok(None)
 }
 
-/// The transactions of other sessions in this database, as pid and virtual transaction id. Not those that wait for this session: what a builder
+/// The transactions of other sessions in this database, as pid and virtual transaction id. Not those of autovacuum, which has no user (what kind of
+/// backend another role's is, only a privileged one may know), and not those that wait for this session: what a builder
 /// looks at once it may go on is of after the swap.
 pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
     let rows = client
@@ -110,7 +111,7 @@ pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String
             "select locks.pid, locks.virtualxid from pg_locks as locks
              join pg_stat_activity as activity using (pid)
              where locks.locktype = 'virtualxid' and locks.granted
-                and activity.datname = current_database() and activity.backend_type = 'client backend'
+                and activity.datname = current_database() and activity.usesysid is not null
                 and locks.pid <> pg_backend_pid() and not pg_backend_pid() = any(pg_blocking_pids(locks.pid))",
             &[],
         )
