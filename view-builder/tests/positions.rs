@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Builder, TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
+use support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
 use view_builder::Failure;
 use view_builder::batch::Batch;
 
