@@ -1,6 +1,8 @@
 //! What every program of the pipeline has in common: how it logs, how it is stopped, what its admin port answers.
 
 pub mod admin;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod logging;
 pub mod readiness;
 pub mod secret;

@@ -55,6 +55,19 @@ impl Rest {
             .await
     }
 
+    pub(crate) async fn update_post(&self, id: i64, title: &str, author: i64) -> anyhow::Result<Value> {
+        let body = json!({"title": title, "content": "내용", "authorId": author});
+        let url = format!("{}/{id}", self.posts);
+        self.send(Method::PUT, &url, Some(&body), StatusCode::OK).await
+    }
+
+    pub(crate) async fn delete_post(&self, id: i64) -> anyhow::Result<()> {
+        let url = format!("{}/{id}", self.posts);
+        self.send(Method::DELETE, &url, None, StatusCode::NO_CONTENT)
+            .await
+            .map(drop)
+    }
+
     pub(crate) async fn post(&self, id: i64) -> anyhow::Result<Value> {
         self.get_posts(&format!("/{id}")).await
     }

@@ -8,6 +8,7 @@ use crate::assignment::{Reached, Start};
 use crate::batch::TopicPartition;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::faults;
 use crate::install;
 use crate::letters::{Known, store};
 
@@ -80,7 +81,9 @@ impl Database {
         loop {
             let client = &self.session().await.client;
             let attempt = async {
+                faults::point("claim.before").await?;
                 let claims = claim(client, places, owner).await?;
+                faults::point("claim.made").await?;
                 Ok((claims, install::check_same(client, &views).await?))
             };
             match attempt.await {

@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Error};
 
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::faults;
 use crate::refusal;
 use crate::view::{self, SqlFile, View};
 
@@ -60,6 +61,7 @@ impl Database {
 async fn install(client: &mut Client, views: &[View]) -> Result<(), Trouble> {
     // A connection that is dropped on an error takes its open transaction with it.
     client.batch_execute(TURN).await?;
+    faults::point("install.begun").await?;
     client.batch_execute(POSITIONS).await?;
     for view in views {
         let done = client.batch_execute(&view.table.text).await;
@@ -78,7 +80,9 @@ async fn install(client: &mut Client, views: &[View]) -> Result<(), Trouble> {
         }
     }
     register(client, views).await?;
+    faults::point("install.made").await?;
     client.batch_execute("commit").await?;
+    faults::point("install.committed").await?;
     Ok(())
 }
 

@@ -1,0 +1,19 @@
+mod crash_matrix;
+mod group_offsets;
+mod lane;
+mod load;
+mod oracle;
+mod planted_bugs;
+mod rebalances;
+mod release_build;
+mod sampler;
+mod servers;
+mod site;
+mod trouble;
+mod zombies;
+
+#[path = "../../view-builder/tests/support/recomputed.rs"]
+mod recomputed;
+#[path = "../e2e/rest.rs"]
+#[allow(dead_code, reason = "shared with the end-to-end tests, which use the rest of it")]
+mod rest;

@@ -1,0 +1,84 @@
+//! The tests' own test: a builder with a bug in it does not survive what the right one survives. Each bug meets the trouble that it is a
+//! mistake about; it is caught where an event is applied twice, in the wrong order or not at all, or where the sampler sees the impossible.
+
+use super::lane::Lane;
+use super::oracle::Complete::EachEvent;
+use super::site::Site;
+use super::trouble::{Reach::Working, Trouble};
+use super::zombies::wake_behind_a_successor;
+
+/// Runs the trouble without the bug, which the builder must survive, and with it, which it must not.
+async fn assert_caught(bug: &str, point: &'static str, right_point: &'static str, action: &'static str, hit: usize) {
+    for planted in ["", bug] {
+        let lane = lane(bug, planted).await;
+        let builder = lane.builder("builder", true);
+        let trouble = Trouble {
+            point: if planted.is_empty() { right_point } else { point },
+            reach: Working,
+            action,
+            hit,
+        };
+        let met = trouble.meet(&lane, &builder).await;
+        let met = met.unwrap_or_else(|err| panic!("{planted}: {err:#}"));
+        assert_outcome(&lane, bug, planted).await;
+        met.kill_hard().await;
+    }
+}
+
+async fn lane(bug: &str, planted: &str) -> Lane {
+    let site = Site::shared().await;
+    let suffix = if planted.is_empty() { "right" } else { "wrong" };
+    let name = format!("planted_{}_{suffix}", bug.to_lowercase());
+    Lane::new(&site, &name, EachEvent).await.bug(planted)
+}
+
+async fn assert_outcome(lane: &Lane, bug: &str, planted: &str) {
+    match (planted.is_empty(), lane.is_exact().await) {
+        (true, Err(err)) => panic!("the right builder does not survive: {err:#}"),
+        (false, Ok(())) => panic!("{bug} goes unnoticed"),
+        (true, Ok(())) => {}
+        (false, Err(err)) => {
+            let text = format!("{err:#}");
+            println!("{bug}: {}", text.lines().take(3).collect::<Vec<_>>().join(" "));
+        }
+    }
+}
+
+#[tokio::test]
+async fn moving_the_position_before_the_views_is_caught() {
+    assert_caught("PositionFirst", "positions.committed", "positions.sent", "kill", 30).await;
+}
+
+#[tokio::test]
+async fn moving_the_position_after_the_views_is_caught() {
+    assert_caught("PositionLast", "commit.answered", "commit.answered", "kill", 30).await;
+}
+
+#[tokio::test]
+async fn trusting_the_groups_offset_is_caught() {
+    // Some seconds after the start, so that the group has an offset, and the positions are beyond it.
+    assert_caught("TrustTheGroup", "look.before", "look.before", "kill", 3).await;
+}
+
+#[tokio::test]
+async fn taking_an_unknown_commit_for_failed_is_caught() {
+    assert_caught("UnknownIsFailed", "commit.answered", "commit.answered", "error", 30).await;
+}
+
+#[tokio::test]
+async fn taking_an_unknown_commit_for_done_is_caught() {
+    assert_caught("UnknownIsDone", "positions.sent", "positions.sent", "error", 30).await;
+}
+
+#[tokio::test]
+async fn moving_without_a_fence_is_caught() {
+    let bug = "NoFence";
+    for planted in ["", bug] {
+        let lane = lane(bug, planted).await;
+        let awake = wake_behind_a_successor(&lane, "batch.before").await;
+        let awake = awake.unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()));
+        assert_outcome(&lane, bug, planted).await;
+        awake.zombie.kill_hard().await;
+        awake.successor.kill_hard().await;
+    }
+}
