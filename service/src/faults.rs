@@ -11,6 +11,8 @@ use rustix::process::{Signal, getpid, kill_process};
 
 /// Exit code of a program that a failpoint ended.
 pub const EXIT_CODE: i32 = 77;
+/// Until SIGSTOP has reached all threads.
+const STANDS_STILL: Duration = Duration::from_millis(50);
 
 /// The step failed since a test wanted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +165,11 @@ fn act(action: Action, name: &'static str) -> Result<(), Failed> {
     match action {
         Action::Exit => std::process::exit(EXIT_CODE),
         Action::Kill(_) => kill_process(getpid(), Signal::KILL).expect("a signal to ourselves"),
-        Action::Freeze => kill_process(getpid(), Signal::STOP).expect("a signal to ourselves"),
+        Action::Freeze => {
+            kill_process(getpid(), Signal::STOP).expect("a signal to ourselves");
+            // Another thread may take the signal, and this one would go on until that has happened.
+            std::thread::sleep(STANDS_STILL);
+        }
         Action::Delay(_) => {}
         Action::Error => return Err(Failed(name)),
     }

@@ -22,10 +22,13 @@ async fn shared_by(lane: &Lane, builders: &[Program]) {
         owners.join("', '")
     );
     let what = format!("{} builders share the partitions", builders.len());
-    eventually(REBALANCED, &what, || async {
-        (lane.value(&sql).await.ok()? == builders.len().to_string()).then_some(())
+    stack::eventually_ok(REBALANCED, &what, || async {
+        let owners = lane.value(&sql).await?;
+        anyhow::ensure!(owners == builders.len().to_string(), "{owners} have some");
+        Ok(())
     })
-    .await;
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()));
 }
 
 /// Waits until some more changes were made.

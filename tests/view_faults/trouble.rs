@@ -62,10 +62,13 @@ impl Trouble {
         let started = Instant::now();
         let (mut hits_before, mut again_at) = (0, Instant::now());
         builder.start()?;
+        if self.reach == Reach::CutOff {
+            lane.query("insert into slow_commits values (0.3)").await?;
+        }
         loop {
-            restart_if_dead(&builder)?;
+            let has_died = restart_if_dead(&builder)?;
             let count = hits_in(&hits);
-            if count >= self.hit {
+            if count >= self.hit && (has_died || !self.action.starts_with("kill")) {
                 break;
             }
             ensure!(
@@ -75,6 +78,8 @@ impl Trouble {
             );
             match self.reach {
                 Reach::Working => {}
+                // It acts right now.
+                _ if count >= self.hit => {}
                 Reach::Starting if count > hits_before => {
                     builder.kill_hard().await;
                     builder.start()?;
@@ -82,9 +87,10 @@ impl Trouble {
                 Reach::Stopping if is_working(lane, &builder).await => {
                     if let Some(process) = builder.process() {
                         process.signal(rustix::process::Signal::TERM);
-                        process.exited().await;
+                        if process.exited().await.signal().is_none() {
+                            builder.start()?;
+                        }
                     }
-                    builder.start()?;
                 }
                 Reach::CutOff => cut_off_in_commit(lane).await?,
                 Reach::BadEvents => lane.site.write_bad_event().await,
@@ -98,9 +104,8 @@ impl Trouble {
             hits_before = count;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if self.action.starts_with("kill") {
-            builder.exited(DEADLINE).await?;
-            restart_if_dead(&builder)?;
+        if self.reach == Reach::CutOff {
+            lane.query("truncate slow_commits").await?;
         }
         Ok(builder)
     }
@@ -111,19 +116,20 @@ pub(crate) fn hits_in(path: &PathBuf) -> usize {
     std::fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
-/// Starts it again where it was killed.
+/// Starts it again where it was killed, and tells whether it was.
 ///
 /// # Errors
 /// It ended in another way.
-pub(crate) fn restart_if_dead(builder: &Program) -> anyhow::Result<()> {
+fn restart_if_dead(builder: &Program) -> anyhow::Result<bool> {
     let status = builder.process().and_then(|process| process.exit_status());
-    let Some(status) = status else { return Ok(()) };
+    let Some(status) = status else { return Ok(false) };
     ensure!(
         status.signal() == Some(SIGKILL),
         "the builder ended by itself ({status})\n{}",
         builder.log_tail(20)
     );
-    builder.start()
+    builder.start()?;
+    Ok(true)
 }
 
 /// It has claimed its partitions: an end before that would say nothing.
@@ -134,18 +140,9 @@ async fn is_working(lane: &Lane, builder: &Program) -> bool {
     lane.value(&sql).await.is_ok_and(|count| count != "0")
 }
 
-/// Ends the builder's connection while its COMMIT is under way.
+/// Ends the builder's connection where its COMMIT is under way, which it is for long.
 async fn cut_off_in_commit(lane: &Lane) -> anyhow::Result<()> {
-    lane.query("insert into slow_commits values (0.3)").await?;
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity
         where datname = current_database() and usename = 'view_builder' and wait_event = 'PgSleep'";
-    let start = Instant::now();
-    while lane.query(cut).await?.is_empty() {
-        ensure!(start.elapsed() < DEADLINE, "no COMMIT to cut\n{}", lane.log_tails());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    lane.query("truncate slow_commits").await?;
-    // Until it has connected again.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    Ok(())
+    lane.query(cut).await.map(drop)
 }
