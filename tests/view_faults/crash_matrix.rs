@@ -13,7 +13,10 @@ use super::trouble::Trouble;
 type Point = (&'static str, Reach, &'static [&'static str]);
 
 /// Only where a position has none yet, which is once in a database's life.
-const BEGINNING: [Point; 2] = [("begin.before", Starting, &["kill"]), ("begin.after", Starting, &["kill"])];
+const BEGINNING: [Point; 2] = [
+    ("begin.before", Starting, &["kill"]),
+    ("begin.after", Starting, &["kill"]),
+];
 
 const STARTING: [Point; 7] = [
     ("install.begun", Starting, &["kill", "error"]),

@@ -12,7 +12,7 @@ use super::rest::{Rest, Unexpected, id, user};
 
 const CLIENTS: u64 = 6;
 /// Between two changes of one client.
-const INTERVAL: Duration = Duration::from_millis(150);
+const INTERVAL: Duration = Duration::from_millis(400);
 /// Users or posts of one client from which on it deletes as often as it creates.
 const OWN_MAX: usize = 15;
 

@@ -4,6 +4,7 @@ mod lane;
 mod load;
 mod oracle;
 mod planted_bugs;
+mod positions;
 mod rebalances;
 mod release_build;
 mod sampler;

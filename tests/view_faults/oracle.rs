@@ -32,7 +32,8 @@ const REFERENCE: &str = "
     create temp table published (topic text, key bigint, version bigint)";
 
 /// Events of all tables that can be applied. Those that no view can apply have no version.
-const EVENTS: &str = "select aggregatetype || '-events' as topic, aggregateid::bigint as key, (payload ->> 'version')::bigint as version
+const EVENTS: &str =
+    "select aggregatetype || '-events' as topic, aggregateid::bigint as key, (payload ->> 'version')::bigint as version
     from outbox where payload ->> 'version' is not null";
 const BAD_EVENTS: &str = "select 1 from outbox where payload ->> 'version' is null";
 

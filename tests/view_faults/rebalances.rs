@@ -5,10 +5,10 @@ use std::time::Duration;
 use stack::{Program, eventually};
 
 use super::lane::Lane;
-use super::oracle::Complete::EachEvent;
+use super::oracle::Complete::LatestOfEachKey;
 use super::site::Site;
 
-const REBALANCED: Duration = Duration::from_secs(40);
+const REBALANCED: Duration = Duration::from_secs(90);
 
 /// Waits until these builders share all partitions, and each has some.
 async fn shared_by(lane: &Lane, builders: &[Program]) {
@@ -43,7 +43,7 @@ async fn changed(lane: &Lane) {
 #[tokio::test]
 async fn builders_that_come_and_go_apply_each_event_once() {
     let site = Site::shared().await;
-    let lane = Lane::new(&site, "rebalances", EachEvent).await;
+    let lane = Lane::new(&site, "rebalances", LatestOfEachKey).await;
     let mut builders = Vec::new();
     for name in ["first", "second", "third", "fourth"] {
         let builder = lane.builder(name, false);

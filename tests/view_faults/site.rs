@@ -23,7 +23,10 @@ impl Site {
     /// The one whose servers nobody stops. It ends with the process, see `stack::warden`.
     pub(crate) async fn shared() -> Arc<Self> {
         static SHARED: OnceCell<Arc<Site>> = OnceCell::const_new();
-        SHARED.get_or_init(|| async { Arc::new(Self::start().await) }).await.clone()
+        SHARED
+            .get_or_init(|| async { Arc::new(Self::start().await) })
+            .await
+            .clone()
     }
 
     pub(crate) async fn start() -> Self {
@@ -54,7 +57,9 @@ impl Site {
             "insert into outbox (aggregatetype, aggregateid, type, payload)
              values ('user', '{key}', 'USER_CREATED', '{{\"userId\": {key}}}')"
         );
-        self.query(USERS_DATABASE, &sql).await.expect("an outbox that takes a row");
+        self.query(USERS_DATABASE, &sql)
+            .await
+            .expect("an outbox that takes a row");
     }
 
     /// All rows of `relation` in the users' or the posts' database as JSON.

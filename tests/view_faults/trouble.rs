@@ -11,7 +11,9 @@ use super::lane::Lane;
 
 const SIGKILL: i32 = 9;
 /// Until a failpoint must have acted.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(90);
+/// Between two interventions.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// How a builder comes by a point again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,19 +95,22 @@ impl Trouble {
                     }
                 }
                 Reach::CutOff => cut_off_in_commit(lane).await?,
-                Reach::BadEvents => lane.site.write_bad_event().await,
-                Reach::Letters if again_at.elapsed() > Duration::from_millis(300) => {
+                Reach::BadEvents if again_at.elapsed() > AGAIN => {
+                    lane.site.write_bad_event().await;
+                    again_at = Instant::now();
+                }
+                Reach::Letters if again_at.elapsed() > AGAIN => {
                     let changed = "update view_positions set letters_version = letters_version + 1 where partition < 3";
                     lane.query(changed).await?;
                     again_at = Instant::now();
                 }
-                Reach::Starting | Reach::Stopping | Reach::Letters => {}
+                Reach::Starting | Reach::Stopping | Reach::Letters | Reach::BadEvents => {}
             }
             hits_before = count;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if self.reach == Reach::CutOff {
-            lane.query("truncate slow_commits").await?;
+            lane.query("delete from slow_commits").await?;
         }
         Ok(builder)
     }

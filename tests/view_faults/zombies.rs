@@ -12,7 +12,7 @@ use super::site::Site;
 use super::trouble::{Reach::Working, Trouble, hits_in};
 
 /// The session's timeout, the group's rebalance, and the wait for the lock of the frozen transaction.
-const TAKEN_OVER: Duration = Duration::from_secs(40);
+const TAKEN_OVER: Duration = Duration::from_secs(90);
 
 /// A zombie that has just been woken, and who has taken its place.
 pub(crate) struct Awake {
@@ -46,7 +46,7 @@ pub(crate) async fn wake_behind_a_successor(lane: &Lane, point: &'static str) ->
     // It goes on: what the zombie holds is old when it wakes up.
     let before = applied(lane).await?;
     eventually(TAKEN_OVER, "the successor applies events", || async {
-        (applied(lane).await.ok()? > before + 40).then_some(())
+        (applied(lane).await.ok()? > before + 15).then_some(())
     })
     .await;
     zombie.process().expect("a started builder").signal(Signal::CONT);
@@ -54,7 +54,10 @@ pub(crate) async fn wake_behind_a_successor(lane: &Lane, point: &'static str) ->
 }
 
 async fn applied(lane: &Lane) -> anyhow::Result<i64> {
-    Ok(lane.value("select coalesce(max(id), 0) from applied_events").await?.parse()?)
+    Ok(lane
+        .value("select coalesce(max(id), 0) from applied_events")
+        .await?
+        .parse()?)
 }
 
 async fn is_fenced(name: &str, point: &'static str) {
@@ -64,7 +67,8 @@ async fn is_fenced(name: &str, point: &'static str) {
     let Awake { zombie, successor } = awake.unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()));
     eventually(TAKEN_OVER, "the zombie finds that it is one", || {
         let log = zombie.log_text();
-        let noticed = log.contains("somebody has claimed a partition") || log.contains("the group has assigned partitions partitions=0");
+        let noticed = log.contains("somebody has claimed a partition")
+            || log.contains("the group has assigned partitions partitions=0");
         std::future::ready(noticed.then_some(()))
     })
     .await;

@@ -163,15 +163,11 @@ async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &
             if keep.is_some() {
                 faults::point("letters.before").await?;
             }
-            let (kept, applied, committed) = join3(
-                OptionFuture::from(keep),
-                join_all(applies),
-                async {
-                    faults::point("views.sent").await?;
-                    let (committed, sent) = join(client.batch_execute("commit"), faults::point("commit.sent")).await;
-                    sent.and(committed)
-                },
-            )
+            let (kept, applied, committed) = join3(OptionFuture::from(keep), join_all(applies), async {
+                faults::point("views.sent").await?;
+                let (committed, sent) = join(client.batch_execute("commit"), faults::point("commit.sent")).await;
+                sent.and(committed)
+            })
             .await;
             Ok((kept, applied, committed))
         },

@@ -20,10 +20,11 @@ pub enum Bug {
     NoFence,
     /// Begins at the group's offset wherever Kafka has one.
     TrustTheGroup,
-    /// Takes an unknown COMMIT for failed. The second attempt would not move the position from where it no longer is, so this builder
-    /// does not look where it is.
+    /// Takes an unknown COMMIT for failed. The right statement would refuse the second attempt, since the position is no longer where the
+    /// batch begins: this builder moves it as with `NoFence`.
     UnknownIsFailed,
-    /// Takes an unknown COMMIT for done.
+    /// Takes an unknown COMMIT for done. The right statement would refuse the next batch, since the position is not yet where that one
+    /// begins: this builder moves it as with `NoFence`.
     UnknownIsDone,
 }
 
@@ -111,7 +112,8 @@ mod armed {
     /// The statement that moves positions.
     #[must_use]
     pub fn moving(right: &str) -> &str {
-        if is_planted(Bug::NoFence) || is_planted(Bug::UnknownIsFailed) {
+        let unguarded = [Bug::NoFence, Bug::UnknownIsFailed, Bug::UnknownIsDone];
+        if unguarded.into_iter().any(is_planted) {
             UNGUARDED
         } else {
             right
