@@ -97,6 +97,7 @@ impl Database {
         // After a lost connection the earlier attempt may have committed.
         let mut unknown = false;
         loop {
+            // A session that is made anew may have taken up other views.
             self.session().await;
             let (views, contracts) = (self.views.clone(), self.contracts.clone());
             let session = self.session().await;

@@ -239,15 +239,16 @@ impl Builder {
         self.job = None;
         self.readiness.ready("batch");
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
-        let contracts = database.contracts.clone();
-        let topics = view::topics(&database.views);
-        self.database = Some(database);
-        self.contracts = contracts;
-        if topics != self.topics {
-            // The group's next assignment has the topics of the views that are kept now.
-            self.topics = topics;
-            self.rejoin();
+        if !Arc::ptr_eq(&self.contracts, &database.contracts) {
+            self.contracts = database.contracts.clone();
+            let topics = view::topics(&database.views);
+            if topics != self.topics {
+                // The group's next assignment has the topics of the views that are kept now.
+                self.topics = topics;
+                self.rejoin();
+            }
         }
+        self.database = Some(database);
         match done? {
             Done::TakenOver {
                 generation,

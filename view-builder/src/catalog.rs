@@ -42,21 +42,22 @@ pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, E
     Ok(row.get(0))
 }
 
-/// Puts the view's texts into the catalog. A topic that is new to it is applied again from its beginning where `from_the_beginning`.
-/// The catalog must be locked.
+/// Puts the view's texts into the catalog; builders notice where that changes anything. A topic that is new to the view is applied again
+/// from its beginning where `from_the_beginning`. The catalog must be locked.
 pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) -> Result<(), Error> {
-    client
+    let changed = client
         .execute(
             "insert into view_definitions as known (view, table_sql, apply_sql) values ($1, $2, $3)
              on conflict (view) do update set
                 table_sql = excluded.table_sql,
                 apply_sql = excluded.apply_sql,
                 replaced = array_remove(known.replaced, md5(excluded.table_sql || excluded.apply_sql))
-                    || md5(known.table_sql || known.apply_sql)",
+                    || md5(known.table_sql || known.apply_sql)
+             where (known.table_sql, known.apply_sql) <> (excluded.table_sql, excluded.apply_sql)",
             &[&view.name, &view.table.text, &view.apply.text],
         )
         .await?;
-    client
+    let removed = client
         .execute(
             "delete from view_sources where view = $1 and topic <> all($2)",
             &[&view.name, &view.topics],
@@ -85,17 +86,19 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
             );
         }
     }
-    client.batch_execute(RENEW).await
+    if changed + removed > 0 || !added.is_empty() {
+        client.batch_execute(RENEW).await?;
+    }
+    Ok(())
 }
 
-/// Takes the view out of the catalog, which must be locked. Whether it was there.
-pub(crate) async fn remove(client: &Client, name: &str) -> Result<bool, Error> {
+/// Takes the view out of the catalog, which must be locked.
+pub(crate) async fn remove(client: &Client, name: &str) -> Result<(), Error> {
     client
         .execute("delete from view_sources where view = $1", &[&name])
         .await?;
-    let removed = client
+    client
         .execute("delete from view_definitions where view = $1", &[&name])
         .await?;
-    client.batch_execute(RENEW).await?;
-    Ok(removed > 0)
+    client.batch_execute(RENEW).await
 }

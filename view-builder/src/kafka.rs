@@ -314,7 +314,7 @@ fn places(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn place(topic: &str, partition: i32) -> TopicPartition {
+pub(crate) fn place(topic: &str, partition: i32) -> TopicPartition {
     TopicPartition {
         topic: topic.into(),
         partition,

@@ -6,8 +6,9 @@
 use tokio_postgres::{Client, Error};
 
 /// What the swap makes again, as statements. Indexes and constraints are made on the new generation beforehand, as they take time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Carried {
+    /// What the generation does not have yet of them.
     pub(super) before: Vec<String>,
     pub(super) after: Vec<String>,
     /// Views on the tables: owner and statement, in the order of their dependence.

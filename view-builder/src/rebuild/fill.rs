@@ -22,7 +22,7 @@ use crate::database::Session;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::install;
-use crate::kafka::{self, Quiet, REQUEST_TIMEOUT};
+use crate::kafka::{self, Quiet, REQUEST_TIMEOUT, place};
 use crate::letters::{Fate, Known, store};
 use crate::record;
 use crate::refusal::{self, Kind};
@@ -397,12 +397,5 @@ impl Filled {
             }
             (Fate::Dropped | Fate::Dead(_), _) => None,
         }
-    }
-}
-
-fn place(topic: &str, partition: i32) -> TopicPartition {
-    TopicPartition {
-        topic: topic.into(),
-        partition,
     }
 }

@@ -23,7 +23,6 @@ use crate::database::{self, Session, unanswered};
 use crate::failure::Failure;
 use crate::view::{self, View};
 use crate::{catalog, install, refusal, replay};
-use carried::Carried;
 use fill::{Fill, Trouble};
 use progress::Progress;
 use swap::Attempt;
@@ -204,9 +203,13 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
     fill.resume(&session.client, view, config.accept_truncated).await?;
     progress.of_all(fill.left());
     fill.round(&session, view, None, |left| progress.left(left)).await?;
-    let prepared = prepare(&session.client, &generation).await?;
+    carry_over(&session.client, &generation).await?;
+    for table in swap::tables(&session.client, &generation.schema).await? {
+        let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
+        session.client.batch_execute(&analyze).await?;
+    }
     let swapper = open(&config.servers.database_url).await?;
-    finish(&swapper, &session, &generation, &mut fill, prepared).await
+    finish(&swapper, &session, &generation, &mut fill).await
 }
 
 /// A session of the role that keeps the views.
@@ -310,8 +313,8 @@ async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<()
     .into())
 }
 
-/// Makes the indexes and constraints that people have added to the live tables; gathers what else is to be carried over.
-async fn prepare(client: &Client, generation: &Generation) -> Result<Carried, Trouble> {
+/// Makes the indexes and constraints that people have added to the live tables and the generation does not have yet.
+async fn carry_over(client: &Client, generation: &Generation) -> Result<(), Trouble> {
     let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
     for statement in &carried.before {
         tracing::info!(statement, "carried over");
@@ -327,26 +330,11 @@ async fn prepare(client: &Client, generation: &Generation) -> Result<Carried, Tr
             }
         })?;
     }
-    for table in swap::tables(client, &generation.schema).await? {
-        client
-            .batch_execute(&format!("analyze \"{}\".\"{table}\"", generation.schema))
-            .await?;
-    }
-    // As it was made, so that a later look finds only what is new.
-    Ok(Carried {
-        before: carried.before,
-        ..Carried::default()
-    })
+    Ok(())
 }
 
 /// Keeps up with the live view until the swap succeeds.
-async fn finish(
-    swapper: &Client,
-    session: &Session,
-    generation: &Generation,
-    fill: &mut Fill,
-    mut prepared: Carried,
-) -> Result<(), Trouble> {
+async fn finish(swapper: &Client, session: &Session, generation: &Generation, fill: &mut Fill) -> Result<(), Trouble> {
     let client = &session.client;
     let mut older = swap::transactions(client).await?;
     let (mut said, mut tried) = (Instant::now(), false);
@@ -364,18 +352,11 @@ async fn finish(
         let mut why = "a transaction that began before the generation was complete still runs";
         if older.is_empty() {
             refuse_obstacles(client, generation).await?;
-            match swap::attempt(swapper, session, generation, fill, &prepared).await? {
+            match swap::attempt(swapper, session, generation, fill).await? {
                 Attempt::Done => return Ok(()),
                 Attempt::NotYet(reason) => why = reason,
             }
-            let fresh = carried::collect(client, &generation.schema, &generation.own_sql).await?;
-            if fresh
-                .before
-                .iter()
-                .any(|statement| !prepared.before.contains(statement))
-            {
-                prepared.before.extend(prepare(client, generation).await?.before);
-            }
+            carry_over(client, generation).await?;
         }
         if !tried || said.elapsed() > SAY_INTERVAL {
             (said, tried) = (Instant::now(), true);

@@ -38,11 +38,10 @@ pub(super) async fn attempt(
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
-    prepared: &Carried,
 ) -> Result<Attempt, Trouble> {
     client.batch_execute("begin").await?;
     client.batch_execute(LOCK_TIMEOUT).await?;
-    let swapped = swap(client, session, generation, fill, prepared).await;
+    let swapped = swap(client, session, generation, fill).await;
     let why = match swapped {
         Ok(None) => {
             client.batch_execute("commit").await?;
@@ -51,7 +50,7 @@ pub(super) async fn attempt(
         Ok(Some(why)) => why,
         Err(Trouble::NotInTime) => "there is still much to apply",
         Err(Trouble::Database(err)) if refusal::is_lock_timeout(&err) => {
-            "somebody reads the view in a long transaction"
+            "somebody holds a lock on the view or on its positions"
         }
         Err(other) => return Err(other),
     };
@@ -65,7 +64,6 @@ async fn swap(
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
-    prepared: &Carried,
 ) -> Result<Option<&'static str>, Trouble> {
     let view = &generation.view;
     client.batch_execute(catalog::LOCK).await?;
@@ -85,11 +83,7 @@ async fn swap(
         older.retain(|transaction| now.contains(transaction));
     }
     let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
-    if carried
-        .before
-        .iter()
-        .any(|statement| !prepared.before.contains(statement))
-    {
+    if !carried.before.is_empty() {
         return Ok(Some("a new index or constraint is there"));
     }
     exchange(client, generation, &carried)
