@@ -8,39 +8,23 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{Readiness, Shutdown};
-
-/// Upper bounds of latency histograms, in seconds.
-const LATENCY_BUCKETS_S: [f64; 14] = [
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0,
-];
-
-/// Installs the process's metrics recorder. Every metric whose name ends in `_seconds` is a histogram with [`LATENCY_BUCKETS_S`].
-///
-/// # Errors
-/// A recorder is installed already.
-pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(
-            metrics_exporter_prometheus::Matcher::Suffix("_seconds".to_owned()),
-            &LATENCY_BUCKETS_S,
-        )
-        .context("invalid histogram buckets")?
-        .install_recorder()
-        .context("cannot install the metrics recorder")
-}
+pub use crate::exporter::install as install_metrics;
+use crate::{Exporter, Readiness, Shutdown};
 
 /// `/livez` (200 while the process runs), `/readyz` (200, or 503 with the reasons; warnings with either), `/metrics` (Prometheus text format).
-pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+pub fn router(readiness: Readiness, metrics: impl Into<Exporter>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(readyz))
         .with_state(readiness)
-        .merge(Router::new().route("/metrics", get(render_metrics)).with_state(metrics))
+        .merge(
+            Router::new()
+                .route("/metrics", get(render_metrics))
+                .with_state(metrics.into()),
+        )
 }
 
 /// Serves [`router`] on `listen` until `shutdown`.
@@ -50,7 +34,7 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
 pub async fn serve(
     listen: SocketAddr,
     readiness: Readiness,
-    metrics: PrometheusHandle,
+    metrics: impl Into<Exporter>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let listener =
@@ -65,7 +49,7 @@ pub async fn serve(
 pub async fn serve_on(
     listener: std::net::TcpListener,
     readiness: Readiness,
-    metrics: PrometheusHandle,
+    metrics: impl Into<Exporter>,
     mut shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     listener.set_nonblocking(true)?;
@@ -91,6 +75,6 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, axum::Json(answer))
 }
 
-async fn render_metrics(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
+async fn render_metrics(State(metrics): State<Exporter>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render())
 }

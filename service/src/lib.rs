@@ -1,11 +1,13 @@
 //! What every program of the pipeline has in common: how it logs, how it is stopped, what its admin port answers.
 
 pub mod admin;
+pub mod exporter;
 pub mod logging;
 pub mod readiness;
 pub mod secret;
 pub mod shutdown;
 
+pub use exporter::Exporter;
 pub use readiness::Readiness;
 pub use secret::Secret;
 pub use shutdown::Shutdown;

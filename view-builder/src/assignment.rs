@@ -24,6 +24,8 @@ pub struct Start {
     pub place: TopicPartition,
     pub epoch: i64,
     pub next_offset: i64,
+    /// The first offset that the view has never had, above `next_offset` where the position was set back: what comes before it is a replay.
+    pub new_from: i64,
     /// The partition's dead letters.
     pub known: Known,
 }
@@ -48,6 +50,8 @@ pub struct Refused {
 /// A record, as far as it concerns its partition.
 pub struct Record<'a, L> {
     pub offset: i64,
+    /// When it was handed over, microseconds since 1970.
+    pub read_us: i64,
     pub key: Option<&'a [u8]>,
     /// Its event; none for a tombstone.
     pub event: Result<Option<Event>, Unappliable>,
@@ -64,6 +68,9 @@ pub struct Position<'a> {
     pub next_offset: i64,
     /// All that was read is applied.
     pub settled: bool,
+    /// When the source committed the oldest event that is not applied, microseconds since 1970; none where it has not been read, or
+    /// there is none.
+    pub oldest_us: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -71,12 +78,27 @@ struct Held {
     epoch: i64,
     committed: i64,
     taken: i64,
+    new_from: i64,
+    oldest_us: Option<i64>,
     known: Known,
     waiting: Vec<Event>,
     letters: Vec<Letter>,
 }
 
 impl Held {
+    /// When the source committed the first of what waits.
+    fn first_waiting_us(&self) -> Option<i64> {
+        let event = self
+            .waiting
+            .first()
+            .map(|event| (event.offset, Some(event.committed_us)));
+        let letter = self
+            .letters
+            .first()
+            .map(|letter| (letter.offset, letter.record_time_us));
+        event.into_iter().chain(letter).min()?.1
+    }
+
     fn waiting_rows(&self) -> usize {
         self.waiting.len() + self.letters.len()
     }
@@ -118,6 +140,8 @@ impl Assignment {
                     epoch: start.epoch,
                     committed: start.next_offset,
                     taken: start.next_offset,
+                    new_from: start.new_from,
+                    oldest_us: None,
                     known: start.known,
                     waiting: Vec::new(),
                     letters: Vec::new(),
@@ -152,7 +176,9 @@ impl Assignment {
             Err(unappliable) => (None, Some(unappliable.0)),
         };
         let reason = match (held.known.decide(offset, record.key, trouble), event) {
-            (Fate::Applied, Some(event)) => {
+            (Fate::Applied, Some(mut event)) => {
+                event.read_us = (offset >= held.new_from).then_some(record.read_us);
+                held.oldest_us.get_or_insert(event.committed_us);
                 self.waiting_rows += 1;
                 self.waiting_bytes += event.size_bytes();
                 held.waiting.push(event);
@@ -165,6 +191,7 @@ impl Assignment {
         let letter = (record.letter)(reason.clone());
         self.waiting_rows += 1;
         self.waiting_bytes += letter.size_bytes();
+        held.oldest_us = held.oldest_us.or(letter.record_time_us);
         held.letters.push(letter);
         reason
     }
@@ -197,6 +224,7 @@ impl Assignment {
         if let Some(held) = self.held.get_mut(place) {
             debug_assert!(held.committed <= next_offset && next_offset <= held.taken);
             held.committed = next_offset;
+            held.oldest_us = held.first_waiting_us();
             held.known.committed(next_offset);
         }
     }
@@ -262,6 +290,7 @@ impl Assignment {
             epoch: held.epoch,
             next_offset: held.committed,
             settled: held.taken == held.committed,
+            oldest_us: held.oldest_us,
         })
     }
 }

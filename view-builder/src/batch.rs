@@ -125,6 +125,7 @@ mod tests {
             change: Change::Updated,
             entity: None,
             committed_us: 0,
+            read_us: None,
         }
     }
 

@@ -28,7 +28,7 @@ use crate::letters::Known;
 use crate::outage::Outage;
 use crate::record;
 use crate::takeover::take_over;
-use crate::{measure, view};
+use crate::{lag, measure, view};
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often the group's offsets are committed to Kafka.
@@ -181,7 +181,7 @@ impl Builder {
     /// Leaves the group for a moment: the next assignment claims and verifies everything anew.
     fn rejoin(&mut self) {
         self.consumer.unsubscribe();
-        self.assignment.replace(Vec::new());
+        self.let_go();
         self.claim = None;
         self.rejoin_at = Some(Instant::now() + TICK);
     }
@@ -338,9 +338,14 @@ impl Builder {
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
         tracing::info!(partitions = places.len(), "the group has assigned partitions");
-        self.assignment.replace(Vec::new());
+        self.let_go();
         self.group_acknowledged.clear();
         self.claim = (!places.is_empty()).then_some((generation, places));
+    }
+
+    fn let_go(&mut self) {
+        self.assignment.replace(Vec::new());
+        lag::forget();
     }
 
     fn received(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), Failure> {
@@ -383,6 +388,7 @@ impl Builder {
         };
         let taken = Record {
             offset: record.offset(),
+            read_us: measure::now_us(),
             key: record.key(),
             event: record::event(contract, record),
             letter: |reason| record::letter(record, reason),
@@ -418,12 +424,13 @@ impl Builder {
             );
         }
         measure::partitions(self.assignment.positions().count());
-        for position in self.assignment.positions() {
-            if let Some(end) = self.consumer.context().end(position.place) {
-                let lag = end.end - end.applied_up_to(&position);
-                measure::lag(position.place, lag.max(0));
-            }
-        }
+        let context = self.consumer.context();
+        lag::observe(
+            measure::now_us(),
+            self.assignment
+                .positions()
+                .filter_map(|position| Some((position, context.end(position.place)?))),
+        );
         self.commit_group_offsets();
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;

@@ -19,6 +19,8 @@ pub struct Claim {
     pub place: TopicPartition,
     pub epoch: i64,
     pub next_offset: Option<i64>,
+    /// The highest position that the partition has had, where it was set back.
+    pub highest_offset: Option<i64>,
     pub group_offset: Option<i64>,
     /// The partition's dead letters.
     pub known: Known,
@@ -52,7 +54,7 @@ const CLAIM: &str = "
     order by topic, partition
     on conflict (topic, partition) do update set
         epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-    returning topic, partition, epoch, next_offset, group_offset";
+    returning topic, partition, epoch, next_offset, group_offset, highest_offset";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
 /// was only slow reconnects and finds that its transaction is gone.
@@ -68,6 +70,20 @@ const END_FROZEN: &str = "
             and activity.pid <> pg_backend_pid()
             and activity.xact_start < clock_timestamp() - interval '4 seconds'
     ) as frozen";
+
+impl Claim {
+    /// Where the partition begins: at `next_offset`.
+    #[must_use]
+    pub fn starting_at(self, next_offset: i64) -> Start {
+        Start {
+            place: self.place,
+            epoch: self.epoch,
+            next_offset,
+            new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
+            known: self.known,
+        }
+    }
+}
 
 impl Database {
     /// Claims these partitions for `owner`, and takes up the views as they are kept under this claim; waits for as long as Postgres
@@ -208,6 +224,7 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
                 epoch: row.get(2),
                 next_offset: row.get(3),
                 group_offset: row.get(4),
+                highest_offset: row.get(5),
             })
         })
         .collect())

@@ -25,8 +25,11 @@ pub struct Event {
     pub change: Change,
     /// The entity after the change as JSON; none in a deletion, whatever its event carried.
     pub entity: Option<Box<str>>,
-    /// When the source committed the change: microseconds since 1970.
+    /// When the source committed the change: microseconds since 1970, by the source's clock.
     pub committed_us: i64,
+    /// When this process had it from Kafka, microseconds since 1970; none where its way into the view is not measured: it was applied
+    /// before and comes again, or it comes by another way.
+    pub read_us: Option<i64>,
 }
 
 /// Why an event cannot be applied. Names fields and limits, never a value.
@@ -88,6 +91,7 @@ impl Event {
             change,
             entity,
             committed_us,
+            read_us: None,
         })
     }
 }

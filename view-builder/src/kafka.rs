@@ -342,6 +342,7 @@ mod tests {
             epoch: 1,
             next_offset: 10,
             settled: true,
+            oldest_us: None,
         };
         let end = End { end: 12, reached: true };
         let reading = End { reached: false, ..end };

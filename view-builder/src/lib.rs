@@ -18,6 +18,7 @@ pub mod event;
 pub mod failure;
 pub mod install;
 pub mod kafka;
+pub mod lag;
 pub mod letters;
 pub mod measure;
 pub mod moment;

@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Histogram, counter, gauge, histogram};
 
-use crate::batch::{Batch, TopicPartition};
+use crate::batch::Batch;
+
+// Three families and not one with a label `stage`: their sum over a label would count the first two twice.
+const COMMIT_TO_READ: &str = "view_commit_to_read_seconds";
+const READ_TO_VIEW: &str = "view_read_to_view_seconds";
+const COMMIT_TO_VIEW: &str = "view_commit_to_view_seconds";
 
 /// Microseconds since 1970.
 #[must_use]
@@ -23,12 +28,16 @@ pub fn describe() {
     metrics::describe_counter!("view_batches_total", "transactions that have committed");
     metrics::describe_histogram!("view_batch_events", "events in a transaction");
     metrics::describe_histogram!(
-        "view_commit_to_view_seconds",
-        "from the commit at the source to the commit of the view, by topic"
+        COMMIT_TO_READ,
+        "from an event's commit at the source until view-builder had it from Kafka, by topic; replays are left out"
     );
-    metrics::describe_gauge!(
-        "view_partition_lag_events",
-        "offsets between the view's position and the topic's end"
+    metrics::describe_histogram!(
+        READ_TO_VIEW,
+        "from when view-builder had an event from Kafka until the view's commit, by topic; replays are left out"
+    );
+    metrics::describe_histogram!(
+        COMMIT_TO_VIEW,
+        "from an event's commit at the source until the view's commit, by topic; replays are left out"
     );
     metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
     metrics::describe_counter!(
@@ -49,28 +58,53 @@ pub fn describe() {
     );
 }
 
-/// The batch's transaction has committed just now.
-pub fn applied(batch: &Batch) {
-    let now = now_us();
-    let mut topics: HashMap<&str, (u64, metrics::Histogram)> = HashMap::new();
-    for part in &batch.parts {
-        let (count, latency) = topics.entry(&part.place.topic).or_insert_with(|| {
-            (
-                0,
-                histogram!("view_commit_to_view_seconds", "topic" => part.place.topic.to_string()),
-            )
-        });
-        for event in &part.events {
-            *count += 1;
-            #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
-            latency.record((now - event.committed_us).max(0) as f64 / 1e6);
+/// One topic's share of a batch.
+struct Share {
+    events: u64,
+    commit_to_read: Histogram,
+    read_to_view: Histogram,
+    commit_to_view: Histogram,
+}
+
+impl Share {
+    fn of(topic: &str) -> Self {
+        let histogram = |name: &'static str| histogram!(name, "topic" => topic.to_owned());
+        Self {
+            events: 0,
+            commit_to_read: histogram(COMMIT_TO_READ),
+            read_to_view: histogram(READ_TO_VIEW),
+            commit_to_view: histogram(COMMIT_TO_VIEW),
         }
     }
-    for (topic, (count, _)) in topics {
-        counter!("view_events_applied_total", "topic" => topic.to_owned()).increment(count);
+}
+
+/// The batch's transaction has committed just now. A replay's events count as applied, but their age is not how long they took: the
+/// histograms have each event once.
+pub fn applied(batch: &Batch) {
+    let now = now_us();
+    let mut topics: HashMap<&str, Share> = HashMap::new();
+    for part in &batch.parts {
+        let topic = &*part.place.topic;
+        let share = topics.entry(topic).or_insert_with(|| Share::of(topic));
+        share.events += u64::try_from(part.events.len()).unwrap_or(u64::MAX);
+        for event in &part.events {
+            let Some(read_us) = event.read_us else { continue };
+            share.commit_to_read.record(seconds(event.committed_us, read_us));
+            share.read_to_view.record(seconds(read_us, now));
+            share.commit_to_view.record(seconds(event.committed_us, now));
+        }
+    }
+    for (topic, share) in topics {
+        counter!("view_events_applied_total", "topic" => topic.to_owned()).increment(share.events);
     }
     counter!("view_batches_total").increment(1);
     histogram!("view_batch_events").record(u32::try_from(batch.event_count()).unwrap_or(u32::MAX));
+}
+
+/// 0 where the source's clock is ahead of this machine's.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+fn seconds(from_us: i64, to_us: i64) -> f64 {
+    (to_us - from_us).max(0) as f64 / 1e6
 }
 
 pub fn conflict() {
@@ -79,16 +113,6 @@ pub fn conflict() {
 
 pub fn fenced() {
     counter!("view_fenced_total").increment(1);
-}
-
-/// How far the view's position is behind the topic's end.
-pub fn lag(place: &TopicPartition, events: i64) {
-    let labels = [
-        ("topic", place.topic.to_string()),
-        ("partition", place.partition.to_string()),
-    ];
-    #[expect(clippy::cast_precision_loss, reason = "a lag is far below 2^52")]
-    gauge!("view_partition_lag_events", &labels).set(events as f64);
 }
 
 pub fn dead_letter(topic: &str) {

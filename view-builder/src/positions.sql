@@ -31,6 +31,31 @@ begin
 end
 $$;
 
+-- The highest position that a partition has had, where its position was set back, by whomever: events below it are a replay, whose
+-- age says nothing about how fast the view is.
+create or replace function keep_highest_position() returns trigger
+    language plpgsql
+as $$
+begin
+    new.highest_offset = greatest(old.highest_offset, old.next_offset);
+    return new;
+end
+$$;
+
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_positions'::regclass and attname = 'highest_offset' and not attisdropped
+    ) then
+        alter table view_positions add column highest_offset bigint;
+        create trigger keep_highest_position before update on view_positions
+            for each row when (old.next_offset > coalesce(new.next_offset, 0))
+            execute function keep_highest_position();
+    end if;
+end
+$$;
+
 -- Every (view, topic) whose events are applied under view_positions: all builders of these positions keep the same views.
 create table if not exists view_sources (
     view  text not null,

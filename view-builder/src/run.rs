@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use service::{Readiness, Shutdown, admin};
+use service::{Exporter, Readiness, Shutdown, admin};
 
 use crate::assignment::Limits;
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::database::Database;
 use crate::failure::Failure;
-use crate::{kafka, measure, topics, view};
+use crate::{kafka, lag, measure, topics, view};
 
 /// Keeps the views until `shutdown`. Waits for Postgres, Kafka and the topics, for as long as it takes.
 ///
@@ -28,7 +28,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Failure> 
             config.admin_listen
         ))
     })?;
-    let metrics = admin::install_metrics()?;
+    let metrics = Exporter::from(admin::install_metrics()?).with(lag::render);
     measure::describe();
     let admin = tokio::spawn(admin::serve_on(listener, readiness.clone(), metrics, shutdown.clone()));
 

@@ -56,14 +56,10 @@ pub async fn take_over(
             place: claim.place.clone(),
             lost,
         })?;
-        let start = Start {
-            place: claim.place,
-            epoch: claim.epoch,
-            next_offset,
-            known: claim.known,
-        };
-        if claim.next_offset != Some(next_offset) {
-            tracing::info!(place = %start.place, position.before = claim.next_offset, position.now = next_offset,
+        let before = claim.next_offset;
+        let start = claim.starting_at(next_offset);
+        if before != Some(next_offset) {
+            tracing::info!(place = %start.place, position.before = before, position.now = next_offset,
                 "the partition begins at another offset than its position");
             changed.push(start.clone());
         }

@@ -257,3 +257,25 @@ fn views_and(name: &str, table: &str, apply: &str) -> Directory {
     write(name, "apply.sql", apply);
     Directory(directory)
 }
+
+#[tokio::test]
+async fn whoever_sets_a_position_back_it_is_known_what_was_applied_before() {
+    let (database, mut builder) = TestDatabase::with_builder().await;
+    for id in 1..=6 {
+        builder.put(new_user(id)).await;
+    }
+    let mut new_from = Vec::new();
+    for back in ["4", "2", "null", "1"] {
+        let set = format!("update view_positions set next_offset = {back} where partition = 0");
+        database.sql.batch_execute(&set).await.unwrap();
+        builder.claim(&[0]).await;
+        new_from.push((builder.starts[0].next_offset, builder.starts[0].new_from));
+        builder.put(new_user(7)).await;
+    }
+    assert_eq!(new_from, [(4, 6), (2, 6), (0, 6), (1, 6)]);
+    for id in 8..=16 {
+        builder.put(new_user(id)).await;
+    }
+    builder.claim(&[0]).await;
+    assert_eq!((builder.starts[0].next_offset, builder.starts[0].new_from), (11, 11));
+}

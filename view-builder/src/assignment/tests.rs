@@ -22,7 +22,8 @@ fn event(offset: i64) -> Event {
         version: 1,
         change: Change::Created,
         entity: Some("{}".into()),
-        committed_us: 0,
+        committed_us: offset * 10,
+        read_us: None,
     }
 }
 
@@ -35,6 +36,7 @@ fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
                 place: place(partition),
                 epoch,
                 next_offset,
+                new_from: next_offset,
                 known: Known::at(1),
             })
             .collect(),
@@ -64,11 +66,12 @@ fn take_keyed(
         key: Some(Bytes::copy_from_slice(key.as_bytes())),
         value: Bytes::new(),
         headers: Vec::new(),
-        record_time_us: None,
+        record_time_us: Some(offset * 10),
         reason,
     };
     let record = Record {
         offset,
+        read_us: 1_000,
         key: Some(key.as_bytes()),
         event,
         letter,
@@ -229,9 +232,52 @@ fn a_new_assignment_forgets_what_waited() {
         place: place(0),
         epoch: 2,
         next_offset: 0,
+        new_from: 0,
         known: Known::at(1),
     }]);
     assert_eq!(next(&mut assignment), []);
     take(&mut assignment, 0, 0);
     assert_eq!(next(&mut assignment), [(0, 2, 0, 1, 1)]);
+}
+
+#[test]
+fn the_oldest_event_that_is_not_applied_is_known_until_it_is() {
+    let oldest = |assignment: &Assignment| assignment.positions().next().and_then(|position| position.oldest_us);
+    let mut assignment = holding(&[(0, 1, 5)]);
+    assert_eq!(oldest(&assignment), None);
+    take(&mut assignment, 0, 5);
+    take_any(&mut assignment, 0, 6, bad());
+    assert_eq!(next(&mut assignment).len(), 1);
+    assert_eq!(oldest(&assignment), Some(50), "in flight");
+    take_any(&mut assignment, 0, 7, bad());
+    take(&mut assignment, 0, 8);
+    assignment.committed(&place(0), 7);
+    assert_eq!(oldest(&assignment), Some(70), "a letter is one too");
+    assert_eq!(next(&mut assignment).len(), 1);
+    take(&mut assignment, 0, 9);
+    assignment.given_up();
+    assert_eq!(oldest(&assignment), Some(70), "it comes again");
+    take_any(&mut assignment, 0, 7, bad());
+    take(&mut assignment, 0, 8);
+    assert_eq!(next(&mut assignment).len(), 1);
+    assignment.committed(&place(0), 9);
+    assert_eq!(oldest(&assignment), None);
+}
+
+#[test]
+fn only_what_was_never_applied_before_is_measured() {
+    let mut assignment = holding(&[]);
+    assignment.replace(vec![Start {
+        place: place(0),
+        epoch: 2,
+        next_offset: 3,
+        new_from: 5,
+        known: Known::at(1),
+    }]);
+    for offset in 3..6 {
+        take(&mut assignment, 0, offset);
+    }
+    let batch = assignment.next_batch().unwrap();
+    let read: Vec<_> = batch.parts[0].events.iter().map(|event| event.read_us).collect();
+    assert_eq!(read, [None, None, Some(1_000)]);
 }

@@ -29,6 +29,7 @@ fn an_update_carries_its_entity_as_written() {
             change: Change::Updated,
             entity: Some(USER.into()),
             committed_us: 99,
+            read_us: None,
         }
     );
 }

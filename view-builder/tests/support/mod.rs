@@ -148,11 +148,9 @@ impl Builder {
         let claims = self.database.claim(places, "a test").await;
         self.starts = claims
             .into_iter()
-            .map(|claim| Start {
-                place: claim.place,
-                epoch: claim.epoch,
-                next_offset: claim.next_offset.unwrap_or(0),
-                known: claim.known,
+            .map(|claim| {
+                let next_offset = claim.next_offset.unwrap_or(0);
+                claim.starting_at(next_offset)
             })
             .collect();
         self.database.begin_at(&self.starts).await;
