@@ -27,8 +27,14 @@ e2e name:
 # the relay's tests by (a part of) their name, on PostgreSQL 15 to 18
 relay version *names:
     cargo build --release --workspace --bins
-    cargo build --release --workspace --bin outbox-relay-faults --features outbox-relay/faults
+    cargo build --release --workspace --bin outbox-relay-faults --bin view-builder-faults --features outbox-relay/faults,view-builder/faults
     E2E_POSTGRES={{version}} cargo test --release --workspace --test relay -- --test-threads 4 {{names}}
+
+# the view-builder under faults, by (a part of) the tests' names
+views *names:
+    cargo build --release --workspace --bins
+    cargo build --release --workspace --bin outbox-relay-faults --bin view-builder-faults --features outbox-relay/faults,view-builder/faults
+    cargo test --release --workspace --test views -- --test-threads 6 {{names}}
 
 # kill relay, walsender, PostgreSQL and Kafka at random, and compare the ledgers; `just storm --help`
 storm *arguments:

@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod exporter;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod logging;
 pub mod readiness;
 pub mod secret;

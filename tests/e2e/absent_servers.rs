@@ -5,8 +5,8 @@ use std::time::Duration;
 use stack::program::Readiness;
 use stack::{Pipeline, Program};
 
-use super::rest::{Rest, id, user};
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How soon readiness has to tell that a server is gone, and what a busy machine adds.

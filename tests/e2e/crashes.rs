@@ -5,9 +5,9 @@ use std::time::Duration;
 use stack::{Pipeline, eventually};
 
 use super::ledger::{Outbox, assert_answers_kept, assert_published};
-use super::rest::{Rest, id, user};
 use super::workload::Workload;
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const CHANGES_PER_SECOND: u32 = 200;
 /// How many changes are tried while a part is away.

@@ -6,8 +6,8 @@ use stack::pipeline::USERS_DATABASE;
 use stack::{Pipeline, Postgres, PostgresOptions, Program, eventually, port};
 use tokio::sync::OnceCell;
 
-use super::rest::user;
 use super::{rows, shared};
+use rig::rest::user;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -119,7 +119,7 @@ async fn published_once(pipeline: &Pipeline, name: &str) -> Program {
 }
 
 async fn change_users(pipeline: &Pipeline) {
-    let rest = super::rest::Rest::of(pipeline);
+    let rest = rig::rest::Rest::of(pipeline);
     for _ in 0..3 {
         rest.create_user(&user("장보고", "청해진", "ACTIVE"))
             .await

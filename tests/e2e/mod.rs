@@ -8,7 +8,6 @@ mod read_your_writes;
 mod rebuild;
 mod relay_away;
 mod replay;
-mod rest;
 mod rows;
 mod scenarios;
 mod shared;

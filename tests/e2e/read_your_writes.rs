@@ -8,8 +8,8 @@ use serde_json::Value;
 use stack::Pipeline;
 use stack::random::Random;
 
-use super::rest::{Rest, id, user};
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 /// Connections; the users that one changes are its own, so what a read must show is what that one wrote last.
 const CLIENTS: u64 = 16;

@@ -10,9 +10,9 @@ use stack::pipeline::{VIEWS_DATABASE, root};
 use stack::{Pipeline, Program, eventually_ok};
 use tokio::task::JoinHandle;
 
-use super::rest::{Rest, user};
 use super::rows::{assert_view_equals_users, in_views, single, wait_for_view};
 use super::workload::Workload;
+use rig::rest::{Rest, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const CHANGES_PER_SECOND: u32 = 100;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::rest::{Rest, id, user};
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const USERS: i64 = 300;
 /// An answer that waited for the relay, Kafka or the view would take longer.

@@ -8,7 +8,7 @@ use stack::{Pipeline, eventually_ok};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::rest::{Rest, user};
+use rig::rest::{Rest, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const USERS: u32 = 40;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stack::{Pipeline, eventually, eventually_ok};
 
-use super::rest::{Rest, id, user};
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -6,9 +6,9 @@ use stack::program::Readiness;
 use stack::{eventually, port};
 
 use super::ledger::{Outbox, assert_published};
-use super::rest::{Rest, id, user};
 use super::workload::Workload;
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

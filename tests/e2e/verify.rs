@@ -6,9 +6,9 @@ use std::time::Duration;
 use stack::Pipeline;
 use stack::pipeline::VIEWS_DATABASE;
 
-use super::rest::{Rest, id, user};
 use super::workload::Workload;
 use super::{rows, shared};
+use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// As `view-builder --help` documents them.

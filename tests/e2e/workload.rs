@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::ledger::Answered;
-use super::rest::{Rest, Unexpected, id, user};
+use rig::rest::{Rest, Unexpected, id, user};
 
 /// Clients; each changes only its own users, one change after the other, so that a user's changes have an order.
 const CLIENTS: u32 = 20;

@@ -5,6 +5,7 @@
 pub mod kafka_proxy;
 pub mod ledger;
 pub mod memory;
+pub mod rest;
 pub mod rig;
 pub mod servers;
 pub mod storm;

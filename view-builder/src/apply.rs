@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{OptionFuture, join_all, join5};
+use futures_util::future::{OptionFuture, join, join_all, join3};
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 
@@ -21,6 +21,7 @@ use crate::assignment::Refused;
 use crate::batch::{Batch, TopicPartition};
 use crate::contract::Contracts;
 use crate::database::{Database, Session};
+use crate::faults::{self, Bug};
 use crate::json::Json;
 use crate::letters::store;
 use crate::measure;
@@ -102,6 +103,7 @@ impl Database {
             let (views, contracts) = (self.views.clone(), self.contracts.clone());
             let session = self.session().await;
             let attempt = async {
+                faults::point("batch.before").await?;
                 if unknown && let Some(ended) = settle(session, batch).await? {
                     return Ok(ended);
                 }
@@ -146,21 +148,46 @@ async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &
     let letters = store::Columns::of(batch);
     let letter_parameters = letters.parameters();
     let keep = (!letters.topic.is_empty()).then(|| client.execute(&session.keep_letters, &letter_parameters));
-    let (begun, moved, kept, applied, committed) = join5(
-        client.batch_execute("begin isolation level read committed"),
-        client.execute(&session.move_positions, &move_parameters),
-        OptionFuture::from(keep),
-        join_all(applies),
-        client.batch_execute("commit"),
+    let is_moved_last = faults::is_planted(Bug::PositionLast);
+    let move_positions = || client.execute(&session.move_positions, &move_parameters);
+    // A future is sent when it is polled first, and all are polled in this order.
+    let ((begun, moved), rest) = join(
+        join(
+            client.batch_execute("begin isolation level read committed"),
+            OptionFuture::from((!is_moved_last).then(move_positions)),
+        ),
+        async {
+            faults::point("positions.sent").await?;
+            if faults::is_planted(Bug::PositionFirst) {
+                client.batch_execute("commit; begin").await?;
+                faults::point("positions.committed").await?;
+            }
+            if keep.is_some() {
+                faults::point("letters.before").await?;
+            }
+            let (kept, applied, committed) = join3(OptionFuture::from(keep), join_all(applies), async {
+                faults::point("views.sent").await?;
+                let (committed, sent) = join(client.batch_execute("commit"), faults::point("commit.sent")).await;
+                sent.and(committed)
+            })
+            .await;
+            Ok((kept, applied, committed))
+        },
     )
     .await;
     begun?;
-    moved?;
+    moved.transpose()?;
+    let (kept, applied, committed) = rest?;
     kept.transpose()?;
     for statement in applied {
         statement?;
     }
-    committed
+    committed?;
+    faults::point("commit.answered").await?;
+    if is_moved_last {
+        move_positions().await?;
+    }
+    Ok(())
 }
 
 /// Applies the batch's events to all views, in the transaction that is open.
@@ -181,6 +208,12 @@ pub(crate) async fn apply_views(
 
 /// How an earlier attempt ended, by the positions; none: it changed nothing.
 async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error> {
+    faults::point("settle.before").await?;
+    if faults::is_planted(Bug::UnknownIsFailed) {
+        return Ok(None);
+    } else if faults::is_planted(Bug::UnknownIsDone) {
+        return Ok(Some(Ended::Committed));
+    }
     let moves = Moves::of(batch);
     let row = session
         .client
@@ -196,8 +229,10 @@ async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error
         .await?;
     let all = i64::try_from(batch.parts.len()).unwrap_or(i64::MAX);
     Ok(if row.get::<_, i64>(0) == all {
+        tracing::info!("the connection was lost, and the batch has been committed, as its positions say");
         Some(Ended::Committed)
     } else if row.get::<_, i64>(1) == all {
+        tracing::info!("the connection was lost, and nothing of the batch has been committed, as its positions say");
         None
     } else {
         Some(Ended::GivenUp(GivenUp::Fenced))

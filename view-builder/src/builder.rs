@@ -23,6 +23,7 @@ use crate::claim::Look;
 use crate::contract::Contracts;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::faults;
 use crate::kafka::{self, GroupConsumer};
 use crate::letters::Known;
 use crate::outage::Outage;
@@ -199,13 +200,16 @@ impl Builder {
         } else if !self.group_acknowledged.is_empty() {
             let offsets = std::mem::take(&mut self.group_acknowledged);
             tokio::spawn(async move {
+                faults::hold("record.before").await;
                 database.record(&offsets).await;
+                faults::hold("record.after").await;
                 (database, Ok(Done::Recorded))
             })
         } else if self.letters_outdated {
             self.letters_outdated = false;
             let (generation, places) = (self.consumer.context().generation(), self.places.clone());
             tokio::spawn(async move {
+                faults::hold("letters.read").await;
                 let known = database.letters(&places).await;
                 (database, Ok(Done::Letters { generation, known }))
             })
@@ -214,12 +218,14 @@ impl Builder {
             let generation = self.consumer.context().generation();
             let held: Vec<_> = self.assignment.claims().collect();
             tokio::spawn(async move {
+                faults::hold("look.before").await;
                 let look = database.look(&held).await;
                 (database, Ok(Done::Looked { generation, look }))
             })
         } else if let Some(batch) = self.assignment.next_batch() {
             tokio::spawn(async move {
                 let applied = database.apply(batch).await;
+                faults::hold("batch.applied").await;
                 (database, Ok(Done::Applied(applied)))
             })
         } else if database.is_cut_off() {
@@ -479,6 +485,7 @@ impl Builder {
 
     /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
     async fn stop(mut self) {
+        faults::hold("stop.begun").await;
         if let Some((job, _)) = self.job.take() {
             let abort = job.abort_handle();
             match tokio::time::timeout(STOP_BATCH_MAX, job).await {
@@ -495,6 +502,7 @@ impl Builder {
                 }
             }
         }
+        faults::hold("stop.batch-ended").await;
         // A commit that is under way is written down as well: a reset of the group is told by what was committed before.
         if let Some(commit) = self.group_commit.take()
             && let Ok(Ok(acknowledged)) = tokio::time::timeout(STOP_NOTE_MAX, commit).await
@@ -516,6 +524,7 @@ impl Builder {
                 Vec::new()
             }
         };
+        faults::hold("stop.left").await;
         let Some(database) = &mut database else { return };
         // In this order, since the last ones hold.
         for offsets in [acknowledged, sent] {

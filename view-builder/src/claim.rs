@@ -8,6 +8,7 @@ use crate::assignment::{Reached, Start};
 use crate::batch::TopicPartition;
 use crate::catalog;
 use crate::database::Database;
+use crate::faults;
 use crate::letters::{Known, store};
 
 /// SQLSTATE of a lock that was not granted in time.
@@ -92,7 +93,9 @@ impl Database {
         loop {
             let client = &self.session().await.client;
             let attempt = async {
+                faults::point("claim.before").await?;
                 let claims = claim(client, places, owner).await?;
+                faults::point("claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
                 Ok((claims, catalog::load(client).await?))
             };

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 use crate::catalog;
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
+use crate::faults;
 use crate::letters::store;
 use crate::outage::Outage;
 use crate::refusal;
@@ -132,7 +133,7 @@ impl Session {
     pub(crate) async fn prepare(client: Client, views: &[View]) -> Result<Self, tokio_postgres::Error> {
         let move_positions = client
             .prepare_typed(
-                "select move_view_positions($1, $2, $3, $4, $5, $6)",
+                faults::moving("select move_view_positions($1, $2, $3, $4, $5, $6)"),
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,

@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Error};
 use crate::catalog;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::faults;
 use crate::refusal;
 use crate::view::{self, SqlFile, View};
 
@@ -57,6 +58,7 @@ impl Database {
 async fn install(client: &mut Client, views: &[View]) -> Result<Vec<View>, Trouble> {
     // A connection that is dropped on an error takes its open transaction with it.
     client.batch_execute(TURN).await?;
+    faults::point("install.begun").await?;
     client.batch_execute(POSITIONS).await?;
     let known = catalog::load(client).await?;
     let mut changed = Vec::new();
@@ -88,7 +90,9 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Vec<View>, Troub
         // The text from the directory, which has a path that means something to people.
         run(client, views.iter().find(|view| view.has_sql_of(kept)).unwrap_or(kept)).await?;
     }
+    faults::point("install.made").await?;
     client.batch_execute("commit").await?;
+    faults::point("install.committed").await?;
     Ok(kept)
 }
 

@@ -21,6 +21,7 @@ use crate::assignment::{Position, Reached};
 use crate::batch::TopicPartition;
 use crate::config::Kafka;
 use crate::failure::Failure;
+use crate::faults;
 
 /// Limit of each request that this program makes itself.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -281,13 +282,14 @@ pub fn assign<'a>(
 /// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
 #[must_use]
 pub fn commit(consumer: &GroupConsumer, offsets: Vec<Reached>) -> Vec<Reached> {
-    if offsets.is_empty() {
-        return offsets;
+    if offsets.is_empty() || !faults::request("group-commit.before") {
+        return Vec::new();
     }
     let sent = list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))
         .and_then(|list| consumer.commit(&list, CommitMode::Sync));
     match sent {
-        Ok(()) => offsets,
+        Ok(()) if faults::request("group-commit.after") => offsets,
+        Ok(()) => Vec::new(),
         Err(err) => {
             tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
             Vec::new()

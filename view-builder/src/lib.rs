@@ -16,6 +16,7 @@ pub mod contract;
 pub mod database;
 pub mod event;
 pub mod failure;
+pub mod faults;
 pub mod install;
 pub mod kafka;
 pub mod lag;

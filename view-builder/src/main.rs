@@ -8,7 +8,7 @@ use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
 use view_builder::{letters, rebuild, replay, run, status, verify};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -13,6 +13,7 @@ use crate::batch::TopicPartition;
 use crate::claim::Claim;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::faults;
 use crate::kafka::{GroupConsumer, REQUEST_TIMEOUT};
 use crate::start::{Known, start};
 
@@ -46,6 +47,7 @@ pub async fn take_over(
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     };
+    faults::hold("takeover.asked").await;
     let mut starts = Vec::with_capacity(claims.len());
     let mut changed = Vec::new();
     for claim in claims {
@@ -66,7 +68,9 @@ pub async fn take_over(
         starts.push(start);
     }
     if !changed.is_empty() {
+        faults::hold("begin.before").await;
         database.begin_at(&changed).await;
+        faults::hold("begin.after").await;
     }
     Ok(Some(starts))
 }

@@ -5,38 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::TestDatabase;
+use super::recomputed::VIEWS;
 
 /// The latest event of each topic and key: version, and the entity unless it was deleted.
 #[derive(Default)]
 pub struct Reference(BTreeMap<(&'static str, i64), (i64, Option<Value>)>);
-
-/// Each view's name and the query that computes it from the tables `reference_user` and `reference_post`.
-const VIEWS: [(&str, &str, &str); 3] = [
-    (
-        "post_stats",
-        "author_id, posts, first_post_at, last_post_at, first_post_id, last_post_id",
-        "select author_id, count(*), min(created_at), max(created_at),
-            (array_agg(id order by created_at, id))[1], (array_agg(id order by created_at desc, id desc))[1]
-         from reference_post group by author_id",
-    ),
-    (
-        "user_activity",
-        "user_id, changes, posts, last_active",
-        "select u.id, u.version, count(p.id), greatest(max(u.updated_at), max(p.updated_at))
-         from reference_user as u left join reference_post as p on p.author_id = u.id group by u.id, u.version",
-    ),
-    (
-        "department_performance",
-        "department, active_users, authors, posts, posts_per_user, users",
-        "select department, count(*) filter (where status = 'ACTIVE'), count(*) filter (where posts > 0), sum(posts)::bigint,
-            sum(posts)::numeric / count(*), count(*)
-         from (
-            select u.department, u.status, (select count(*) from reference_post as p where p.author_id = u.id) as posts
-            from reference_user as u
-         ) as counted
-         group by department",
-    ),
-];
 
 impl Reference {
     /// Takes an event's text as a builder gets it, in any order.

@@ -14,14 +14,14 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client of both APIs.
 #[derive(Clone, Debug)]
-pub(crate) struct Rest {
+pub struct Rest {
     client: reqwest::Client,
     users: String,
     posts: String,
 }
 
 impl Rest {
-    pub(crate) fn of(pipeline: &Pipeline) -> Self {
+    pub fn of(pipeline: &Pipeline) -> Self {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
         Self {
             client: client.expect("an HTTP client"),
@@ -31,17 +31,17 @@ impl Rest {
     }
 
     /// The new user, as answered.
-    pub(crate) async fn create_user(&self, body: &Value) -> anyhow::Result<Value> {
+    pub async fn create_user(&self, body: &Value) -> anyhow::Result<Value> {
         self.send(Method::POST, &self.users, Some(body), StatusCode::CREATED)
             .await
     }
 
-    pub(crate) async fn update_user(&self, id: i64, body: &Value) -> anyhow::Result<Value> {
+    pub async fn update_user(&self, id: i64, body: &Value) -> anyhow::Result<Value> {
         self.send(Method::PUT, &format!("{}/{id}", self.users), Some(body), StatusCode::OK)
             .await
     }
 
-    pub(crate) async fn delete_user(&self, id: i64) -> anyhow::Result<()> {
+    pub async fn delete_user(&self, id: i64) -> anyhow::Result<()> {
         let url = format!("{}/{id}", self.users);
         self.send(Method::DELETE, &url, None, StatusCode::NO_CONTENT)
             .await
@@ -49,29 +49,37 @@ impl Rest {
     }
 
     /// The new post, as answered.
-    pub(crate) async fn create_post(&self, title: &str, author: i64) -> anyhow::Result<Value> {
+    pub async fn create_post(&self, title: &str, author: i64) -> anyhow::Result<Value> {
         let body = json!({"title": title, "content": "내용", "authorId": author});
         self.send(Method::POST, &self.posts, Some(&body), StatusCode::CREATED)
             .await
     }
 
-    pub(crate) async fn post(&self, id: i64) -> anyhow::Result<Value> {
+    pub async fn update_post(&self, id: i64, title: &str, author: i64) -> anyhow::Result<Value> {
+        let body = json!({"title": title, "content": "내용", "authorId": author});
+        let url = format!("{}/{id}", self.posts);
+        self.send(Method::PUT, &url, Some(&body), StatusCode::OK).await
+    }
+
+    pub async fn delete_post(&self, id: i64) -> anyhow::Result<()> {
+        let url = format!("{}/{id}", self.posts);
+        self.send(Method::DELETE, &url, None, StatusCode::NO_CONTENT)
+            .await
+            .map(drop)
+    }
+
+    pub async fn post(&self, id: i64) -> anyhow::Result<Value> {
         self.get_posts(&format!("/{id}")).await
     }
 
     /// What `GET /api/posts` and `path` answers.
-    pub(crate) async fn get_posts(&self, path: &str) -> anyhow::Result<Value> {
+    pub async fn get_posts(&self, path: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, &format!("{}{path}", self.posts), None, StatusCode::OK)
             .await
     }
 
     /// Changes users by `method` at `/api/users` and `path`; what is answered, and the version of the event that it wrote.
-    pub(crate) async fn change_users(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> anyhow::Result<(Value, i64)> {
+    pub async fn change_users(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(Value, i64)> {
         let url = format!("{}{path}", self.users);
         let (status, headers, text) = self.exchange(method.clone(), &url, body).await?;
         ensure!(status.is_success(), "{method} {url}: {status}: {text}");
@@ -86,7 +94,7 @@ impl Rest {
     }
 
     /// What `GET /api/posts` and `path` answers, whatever its status.
-    pub(crate) async fn ask_posts(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+    pub async fn ask_posts(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
         let url = format!("{}{path}", self.posts);
         let (status, _, text) = self.exchange(Method::GET, &url, None).await?;
         Ok((status, serde_json::from_str(&text)?))
@@ -124,8 +132,8 @@ impl Rest {
 
 /// An answer with another status than the one that the test wants.
 #[derive(Debug)]
-pub(crate) struct Unexpected {
-    pub(crate) status: StatusCode,
+pub struct Unexpected {
+    pub status: StatusCode,
     text: String,
 }
 
@@ -138,7 +146,7 @@ impl std::fmt::Display for Unexpected {
 impl std::error::Error for Unexpected {}
 
 /// The body of a user whose e-mail address nobody else has.
-pub(crate) fn user(name: &str, department: &str, status: &str) -> Value {
+pub fn user(name: &str, department: &str, status: &str) -> Value {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let email = format!("user{number}.{}@example.com", std::process::id());
@@ -146,6 +154,6 @@ pub(crate) fn user(name: &str, department: &str, status: &str) -> Value {
 }
 
 /// The `id` of an answer.
-pub(crate) fn id(answer: &Value) -> i64 {
+pub fn id(answer: &Value) -> i64 {
     answer["id"].as_i64().expect("an id")
 }

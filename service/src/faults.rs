@@ -1,0 +1,177 @@
+//! Places where a test can make trouble, and bugs that it can plant. Only builds with the feature `faults` have this module.
+//!
+//! A program keeps one [`Faults`] and calls [`Faults::point`] or [`Faults::point_async`] at each step of its protocol. Which step has which
+//! trouble is told by the environment, so that a test chooses it without compiling anew.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Signal, getpid, kill_process};
+
+/// Exit code of a program that a failpoint ended.
+pub const EXIT_CODE: i32 = 77;
+/// Until SIGSTOP has reached all threads.
+const STANDS_STILL: Duration = Duration::from_millis(50);
+
+/// The step failed since a test wanted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed(pub &'static str);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "failpoint {}", self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// The faults of one program. With the prefix `P`:
+/// - `P_FAILPOINT` is `NAME=ACTION@HIT`, with the actions `exit`, `kill`, `kill:MS`, `delay:MS`, `freeze` and `error`;
+/// - `P_FAILPOINT_HITS` is a file in which the hits are counted, over all starts; the action happens once, at hit `HIT`, from 1;
+/// - `P_BUG` names the planted bug.
+#[derive(Debug)]
+pub struct Faults {
+    prefix: &'static str,
+    failpoint: OnceLock<Option<Failpoint>>,
+    bug: OnceLock<Option<String>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Exit,
+    /// SIGKILL, after a while in which everything else goes on.
+    Kill(Duration),
+    /// Holds up whoever came by.
+    Delay(Duration),
+    /// SIGSTOP: the whole process stands still until somebody sends SIGCONT.
+    Freeze,
+    Error,
+}
+
+#[derive(Debug)]
+struct Failpoint {
+    name: String,
+    action: Action,
+    hit: u64,
+    hits_file: PathBuf,
+    hits: Mutex<u64>,
+}
+
+impl Faults {
+    #[must_use]
+    pub const fn of(prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            failpoint: OnceLock::new(),
+            bug: OnceLock::new(),
+        }
+    }
+
+    /// Makes the trouble that is asked for here, in the thread that came by.
+    ///
+    /// # Errors
+    /// The action is `error`.
+    pub fn point(&self, name: &'static str) -> Result<(), Failed> {
+        let Some(action) = self.hit(name) else {
+            return Ok(());
+        };
+        if let Action::Kill(wait) | Action::Delay(wait) = action {
+            std::thread::sleep(wait);
+        }
+        act(action, name)
+    }
+
+    /// As [`Faults::point`], in a task: while it waits, the thread serves others.
+    ///
+    /// # Errors
+    /// The action is `error`.
+    pub async fn point_async(&self, name: &'static str) -> Result<(), Failed> {
+        let Some(action) = self.hit(name) else {
+            return Ok(());
+        };
+        if let Action::Kill(wait) | Action::Delay(wait) = action
+            && !wait.is_zero()
+        {
+            tokio::time::sleep(wait).await;
+        }
+        act(action, name)
+    }
+
+    /// Whether this bug is planted.
+    #[must_use]
+    pub fn is_planted(&self, bug: &str) -> bool {
+        let planted = self.bug.get_or_init(|| self.variable("BUG"));
+        planted.as_deref() == Some(bug)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(format!("{}_{name}", self.prefix)).ok()
+    }
+
+    fn hit(&self, name: &str) -> Option<Action> {
+        let failpoint = self.failpoint.get_or_init(|| {
+            let text = self.variable("FAILPOINT")?;
+            let hits_file = self.variable("FAILPOINT_HITS").expect("a file for the hits");
+            Some(Failpoint::parse(&text, hits_file.into()))
+        });
+        let failpoint = failpoint.as_ref()?;
+        if failpoint.name != name || !failpoint.is_hit() {
+            return None;
+        }
+        tracing::warn!(failpoint = name, "the failpoint acts");
+        Some(failpoint.action)
+    }
+}
+
+impl Failpoint {
+    fn parse(text: &str, hits_file: PathBuf) -> Self {
+        let (name, rest) = text.split_once('=').expect("NAME=ACTION@HIT");
+        let (action, hit) = rest.split_once('@').expect("NAME=ACTION@HIT");
+        let (action, ms) = action.split_once(':').unwrap_or((action, "0"));
+        let wait = Duration::from_millis(ms.parse().expect("milliseconds"));
+        let action = match action {
+            "exit" => Action::Exit,
+            "kill" => Action::Kill(wait),
+            "delay" => Action::Delay(wait),
+            "freeze" => Action::Freeze,
+            "error" => Action::Error,
+            other => panic!("no action is called {other}"),
+        };
+        let before = std::fs::read_to_string(&hits_file).unwrap_or_default();
+        Self {
+            name: name.to_owned(),
+            action,
+            hit: hit.parse().expect("a number"),
+            hits: Mutex::new(before.lines().count() as u64),
+            hits_file,
+        }
+    }
+
+    fn is_hit(&self) -> bool {
+        let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
+        if *hits >= self.hit {
+            return false;
+        }
+        *hits += 1;
+        let lines = "hit\n".repeat(usize::try_from(*hits).unwrap_or_default());
+        std::fs::write(&self.hits_file, lines).expect("a writable file for the hits");
+        *hits == self.hit
+    }
+}
+
+/// What is left to do after any wait.
+fn act(action: Action, name: &'static str) -> Result<(), Failed> {
+    match action {
+        Action::Exit => std::process::exit(EXIT_CODE),
+        Action::Kill(_) => kill_process(getpid(), Signal::KILL).expect("a signal to ourselves"),
+        Action::Freeze => {
+            kill_process(getpid(), Signal::STOP).expect("a signal to ourselves");
+            // Another thread may take the signal, and this one would go on until that has happened.
+            std::thread::sleep(STANDS_STILL);
+        }
+        Action::Delay(_) => {}
+        Action::Error => return Err(Failed(name)),
+    }
+    Ok(())
+}

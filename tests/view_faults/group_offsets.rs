@@ -1,0 +1,145 @@
+//! What becomes of the consumer group's offsets in Kafka never loses or doubles an event: the positions are the truth, and only an offset
+//! that is earlier than the one this group has committed is a wish, for a replay.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use stack::Program;
+
+use super::lane::Lane;
+use super::oracle::Complete::LatestOfEachKey;
+use super::positions::{is_all_applied, outsider, places};
+use super::site::Site;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are_a_replay() {
+    let site = Site::shared().await;
+    let lane = Lane::new(&site, "group_offsets", LatestOfEachKey).await;
+    let builder = lane.builder("builder", false);
+    builder.start().expect("a start");
+    exact(&lane).await;
+
+    // Ahead of the positions: events lie between them.
+    stop_and_change(&lane, &builder).await;
+    let ahead = set_offsets(&lane, |_, end| end).await.expect("an empty group");
+    assert!(ahead > 0, "the offsets are ahead of the positions");
+    builder.start().expect("a start");
+    exact(&lane).await;
+
+    // Ahead of the topics' ends.
+    stop_and_change(&lane, &builder).await;
+    set_offsets(&lane, |_, end| end + 1_000).await.expect("an empty group");
+    builder.start().expect("a start");
+    exact(&lane).await;
+
+    stop_and_change(&lane, &builder).await;
+    delete_group(&lane).await.expect("an empty group");
+    builder.start().expect("a start");
+    exact(&lane).await;
+
+    // Earlier ones: to a middle, then to the beginning.
+    let left_out = replay(&lane, &builder, |position| position / 2).await;
+    assert!(left_out > 0, "what is before the middle is not applied again");
+    let left_out = replay(&lane, &builder, |_| 0).await;
+    assert_eq!(left_out, 0, "every key is applied again");
+    let samples = lane.sampler.verdict().unwrap_or_else(|err| panic!("{err:#}"));
+    assert!(samples > 100, "only {samples} samples");
+    builder.stop().await.expect("a clean end");
+}
+
+/// Sets the group back and lets the builder replay. What is applied again must be applied only once more. How many of the keys' latest events
+/// were not applied again.
+async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> i64 {
+    builder.stop().await.expect("a clean end");
+    let before = number(lane, "select max(id) from applied_events").await;
+    let distance = set_offsets(lane, |position, _| offset(position)).await;
+    assert!(
+        distance.expect("an empty group") < 0,
+        "the offsets are behind the positions"
+    );
+    builder.start().expect("a start");
+    let _pause = lane.site.load.pause().await;
+    lane.settle().await.unwrap_or_else(|err| panic!("{err:#}"));
+    stack::eventually(TIMEOUT, "the positions are at the topics' ends", || async {
+        is_all_applied(lane).await.ok()?.then_some(())
+    })
+    .await;
+    let again = format!("applied_events where id > {before}");
+    let doubled =
+        format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");
+    assert_eq!(number(lane, &doubled).await, 0, "once each");
+    let replayed = format!(
+        "select count(*) from (select topic, key, version from {again}
+            intersect select topic, key, version from applied_events where id <= {before}) as replayed"
+    );
+    assert!(number(lane, &replayed).await > 0, "a replay applies events again");
+    let left_out = format!(
+        "select count(*) from (select topic, key, max(version) from applied_events where id <= {before} group by topic, key
+            except select topic, key, version from {again}) as left_out"
+    );
+    number(lane, &left_out).await
+}
+
+async fn number(lane: &Lane, sql: &str) -> i64 {
+    let value = lane.value(sql).await.unwrap_or_else(|err| panic!("{err:#}"));
+    value.parse().expect("a number")
+}
+
+async fn exact(lane: &Lane) {
+    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+}
+
+/// Ends the builder, which leaves its group, and waits until more has been published than it has applied.
+async fn stop_and_change(lane: &Lane, builder: &Program) {
+    builder.stop().await.expect("a clean end");
+    let before = lane.site.load.changes();
+    stack::eventually(TIMEOUT, "the clients go on", || {
+        std::future::ready((lane.site.load.changes() > before + 20).then_some(()))
+    })
+    .await;
+}
+
+/// Sets the group's offset of each partition by its position and its end; how far they are from the positions, in all.
+async fn set_offsets(lane: &Lane, offset: impl Fn(i64, i64) -> i64) -> anyhow::Result<i64> {
+    let (servers, group) = (lane.bootstrap(), lane.name.clone());
+    let mut list = TopicPartitionList::new();
+    let mut distance = 0;
+    for place in places(lane).await? {
+        let wanted = offset(place.position, place.end);
+        distance += wanted - place.position;
+        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(wanted))?;
+    }
+    // A group may still have its last member for a moment.
+    stack::eventually_ok(TIMEOUT, "the group takes the offsets", || {
+        let (servers, group, list) = (servers.clone(), group.clone(), list.clone());
+        async move {
+            tokio::task::spawn_blocking(move || {
+                let consumer: BaseConsumer = outsider(&servers, &group).create()?;
+                consumer.commit(&list, CommitMode::Sync)?;
+                anyhow::Ok(())
+            })
+            .await?
+        }
+    })
+    .await?;
+    Ok(distance)
+}
+
+async fn delete_group(lane: &Lane) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", lane.bootstrap())
+        .create()?;
+    stack::eventually_ok(TIMEOUT, "the group is deleted", || async {
+        let deleted = admin.delete_groups(&[&lane.name], &AdminOptions::new()).await?;
+        ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,177 @@
+//! Clients that create, change and delete users and posts at a steady, small rate, until they are told to pause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use stack::Pipeline;
+use stack::random::Random;
+
+use rig::rest::{Rest, Unexpected, id, user};
+
+const CLIENTS: u64 = 6;
+/// Between two changes of one client.
+const INTERVAL: Duration = Duration::from_millis(400);
+/// Users or posts of one client from which on it deletes as often as it creates.
+const OWN_MAX: usize = 15;
+
+/// Running clients, on a thread of their own: the tests that share them have a runtime each.
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// How many want quiet.
+    pauses: AtomicU64,
+    /// How many changes are under way.
+    busy: AtomicU64,
+    changes: AtomicU64,
+}
+
+/// While one of these is there, nothing changes.
+pub(crate) struct Pause<'a>(&'a Shared);
+
+impl Load {
+    pub(crate) fn start(pipeline: &Pipeline) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (clients, rest) = (Arc::clone(&shared), Rest::of(pipeline));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let all = (0..CLIENTS).map(|number| Client::new(number, &rest).run(Arc::clone(&clients)));
+            runtime
+                .expect("a runtime")
+                .block_on(futures_util::future::join_all(all));
+        });
+        Self { shared }
+    }
+
+    /// How many changes were answered with success.
+    pub(crate) fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no change is under way; none begins before the pause is dropped.
+    pub(crate) async fn pause(&self) -> Pause<'_> {
+        self.shared.pauses.fetch_add(1, Ordering::SeqCst);
+        let pause = Pause(&self.shared);
+        while self.shared.busy.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        pause
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.pauses.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct Client {
+    rest: Rest,
+    random: Random,
+    /// With the body that was written last.
+    users: Vec<(i64, serde_json::Value)>,
+    posts: Vec<i64>,
+}
+
+impl Client {
+    fn new(number: u64, rest: &Rest) -> Self {
+        Self {
+            rest: rest.clone(),
+            random: Random::seeded(number),
+            users: Vec::new(),
+            posts: Vec::new(),
+        }
+    }
+
+    async fn run(mut self, shared: Arc<Shared>) {
+        while !shared.stop.load(Ordering::SeqCst) {
+            tokio::time::sleep(INTERVAL).await;
+            // In this order: whoever pauses looks at `busy` after raising `pauses`.
+            shared.busy.fetch_add(1, Ordering::SeqCst);
+            if shared.pauses.load(Ordering::SeqCst) == 0 && self.change().await.is_ok() {
+                shared.changes.fetch_add(1, Ordering::SeqCst);
+            }
+            shared.busy.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Makes one change. One whose answer is lost may have happened: the tables know.
+    async fn change(&mut self) -> anyhow::Result<()> {
+        match self.random.below(20) {
+            0..6 => self.change_users().await,
+            6..11 if !self.users.is_empty() => {
+                let index = self.any(self.users.len());
+                let (id, body) = &mut self.users[index];
+                body["department"] = self.random.choose(&["개발팀", "기획팀", "Sales"]).into();
+                body["status"] = self.random.choose(&["ACTIVE", "INACTIVE"]).into();
+                let answer = self.rest.update_user(*id, body).await.map(drop);
+                self.forget_if_gone(&answer, |client| drop(client.users.swap_remove(index)));
+                answer
+            }
+            11..16 => self.change_posts().await,
+            _ if !self.posts.is_empty() => {
+                let index = self.any(self.posts.len());
+                let post = self.posts[index];
+                let author = self.users.first().map_or(1, |(id, _)| *id);
+                self.rest.update_post(post, "고친 글", author).await.map(drop)
+            }
+            _ => self.change_users().await,
+        }
+    }
+
+    async fn change_users(&mut self) -> anyhow::Result<()> {
+        if self.users.len() < OWN_MAX || self.random.below(2) == 0 {
+            let department = self.random.choose(&["개발팀", "기획팀", "Sales"]);
+            let body = user("강감찬", department, "ACTIVE");
+            let answer = self.rest.create_user(&body).await?;
+            self.users.push((id(&answer), body));
+            return Ok(());
+        }
+        let index = self.any(self.users.len());
+        let answer = self.rest.delete_user(self.users[index].0).await;
+        if answer.is_ok() {
+            self.users.swap_remove(index);
+        } else {
+            self.forget_if_gone(&answer, |client| drop(client.users.swap_remove(index)));
+        }
+        answer
+    }
+
+    async fn change_posts(&mut self) -> anyhow::Result<()> {
+        if self.posts.len() < OWN_MAX || self.random.below(2) == 0 {
+            let Some((author, _)) = self.users.first() else {
+                return self.change_users().await;
+            };
+            let answer = self.rest.create_post("부하 시험", *author).await?;
+            self.posts.push(id(&answer));
+            return Ok(());
+        }
+        let index = self.any(self.posts.len());
+        // Forgotten in any case: it is gone, or nobody knows.
+        let post = self.posts.swap_remove(index);
+        self.rest.delete_post(post).await
+    }
+
+    fn any(&mut self, count: usize) -> usize {
+        usize::try_from(self.random.below(count as u64)).unwrap_or_default()
+    }
+
+    /// A deletion whose answer was lost has happened all the same.
+    fn forget_if_gone(&mut self, answer: &anyhow::Result<()>, forget: impl FnOnce(&mut Self)) {
+        let refused = answer.as_ref().err().and_then(|err| err.downcast_ref::<Unexpected>());
+        if refused.is_some_and(|answer| answer.status == StatusCode::NOT_FOUND) {
+            forget(self);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+mod crash_matrix;
+mod group_offsets;
+mod lane;
+mod load;
+mod oracle;
+mod planted_bugs;
+mod positions;
+mod rebalances;
+mod release_build;
+mod sampler;
+mod servers;
+mod site;
+mod trouble;
+mod zombies;
+
+#[path = "../../view-builder/tests/support/recomputed.rs"]
+mod recomputed;

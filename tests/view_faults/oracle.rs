@@ -1,0 +1,129 @@
+//! What the views must be: recomputed from `users` and `posts` by plain SQL, row by row; and what must have been applied: each event of the
+//! outboxes once, in the order of its key.
+
+use tokio_postgres::Client;
+
+use super::recomputed;
+use super::site::Site;
+
+/// The views of users alone, as `recomputed::VIEWS` has the others.
+const USER_VIEWS: [(&str, &str, &str); 2] = [
+    (
+        "user_view",
+        "user_id, name, email, department, status, created_at, updated_at, version",
+        "select id, name, email, department, status, created_at, updated_at, version from reference_user",
+    ),
+    (
+        "department_stats",
+        "department, user_count, active_users, inactive_users, last_updated",
+        "select u.department, count(*), count(*) filter (where u.status = 'ACTIVE'), count(*) filter (where u.status = 'INACTIVE'),
+            max(v.last_processed_at)
+         from reference_user as u join user_view as v on v.user_id = u.id group by u.department",
+    ),
+];
+
+/// The tables with the truth, for one connection.
+const REFERENCE: &str = "
+    create temp table reference_user (
+        id bigint, name varchar, email varchar, department varchar, status varchar, created_at timestamp, updated_at timestamp,
+        version bigint);
+    create temp table reference_post (
+        id bigint, version bigint, author_id bigint, created_at timestamp, updated_at timestamp);
+    create temp table published (topic text, key bigint, version bigint)";
+
+/// Events of all tables that can be applied. Those that no view can apply have no version.
+const EVENTS: &str =
+    "select aggregatetype || '-events' as topic, aggregateid::bigint as key, (payload ->> 'version')::bigint as version
+    from outbox where payload ->> 'version' is not null";
+const BAD_EVENTS: &str = "select 1 from outbox where payload ->> 'version' is null";
+
+/// Events that were applied again although nobody had asked for it, or in the wrong order. True at each moment, also amidst faults.
+pub(crate) const DISORDER: &str = "
+    select topic, key, version, earlier from (
+        select topic, key, version, lag(version) over (partition by topic, key order by id) as earlier from applied_events
+    ) as applied
+    where version <= earlier
+    limit 5";
+
+/// How far the applied events have to be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Complete {
+    /// Each event: the builder applies one in a transaction.
+    EachEvent,
+    /// The latest of each key: earlier ones of the same batch are not handed to the views.
+    LatestOfEachKey,
+}
+
+/// What is wrong with the views in `database` now; empty where all is right.
+///
+/// # Errors
+/// A server does not answer, or the views are not there.
+pub(crate) async fn differences(site: &Site, database: &str, complete: Complete) -> anyhow::Result<Vec<String>> {
+    let client = site.pipeline.postgres()?.connect("postgres", database).await?;
+    write_reference(site, &client).await?;
+    let mut found = Vec::new();
+    for (view, columns, query) in USER_VIEWS.iter().chain(&recomputed::VIEWS) {
+        let sql = format!(
+            "with computed as ({query}), kept as (select {columns} from {view})
+             (select '{view}: missing ' || missing::text from (table computed except all table kept) as missing)
+             union all
+             (select '{view}: wrong ' || wrong::text from (table kept except all table computed) as wrong)
+             limit 5"
+        );
+        found.extend(texts(&client, &sql).await?);
+    }
+    let wanted = match complete {
+        Complete::EachEvent => "select topic, key, version from published",
+        Complete::LatestOfEachKey => "select topic, key, max(version) as version from published group by topic, key",
+    };
+    let missing = format!(
+        "select 'not applied: ' || missing::text from (({wanted}) except select topic, key, version from applied_events) as missing limit 5"
+    );
+    found.extend(texts(&client, &missing).await?);
+    let unknown = "select 'never published: ' || unknown::text
+        from (select topic, key, version from applied_events except table published) as unknown limit 5";
+    found.extend(texts(&client, unknown).await?);
+    let letters = site.json(true, BAD_EVENTS).await?;
+    let letters = format!(
+        "select 'dead letters: ' || count(*) from view_dead_letters
+         having count(*) <> jsonb_array_length('{letters}')"
+    );
+    found.extend(texts(&client, &letters).await?);
+    Ok(found)
+}
+
+/// Events that were applied twice or in the wrong order.
+///
+/// # Errors
+/// As [`differences`].
+pub(crate) async fn disorder(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
+    let rows = site.query(database, DISORDER).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let [topic, key, version, earlier] = [0, 1, 2, 3].map(|at| row[at].as_deref().unwrap_or_default());
+            format!("{topic} {key}: version {version} applied after {earlier}")
+        })
+        .collect())
+}
+
+async fn write_reference(site: &Site, client: &Client) -> anyhow::Result<()> {
+    client.batch_execute(REFERENCE).await?;
+    let users = site.json(true, "select * from users").await?;
+    let posts = site.json(false, "select * from posts").await?;
+    for (table, json) in [
+        ("reference_user", users),
+        ("reference_post", posts),
+        ("published", site.json(true, EVENTS).await?),
+        ("published", site.json(false, EVENTS).await?),
+    ] {
+        let sql = format!("insert into {table} select * from jsonb_populate_recordset(null::{table}, $1::text::jsonb)");
+        client.execute(&sql, &[&json]).await?;
+    }
+    Ok(())
+}
+
+async fn texts(client: &Client, sql: &str) -> anyhow::Result<Vec<String>> {
+    let rows = client.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

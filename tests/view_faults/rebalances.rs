@@ -1,0 +1,68 @@
+//! Builders come and go under load.
+
+use std::time::Duration;
+
+use stack::{Program, eventually};
+
+use super::lane::Lane;
+use super::oracle::Complete::LatestOfEachKey;
+use super::site::Site;
+
+const REBALANCED: Duration = Duration::from_secs(90);
+
+/// Waits until these builders share all partitions, and each has some.
+async fn shared_by(lane: &Lane, builders: &[Program]) {
+    let owners: Vec<String> = builders
+        .iter()
+        .map(|builder| builder.process().expect("a started builder").id().to_string())
+        .collect();
+    let sql = format!(
+        "select count(distinct owner) from view_positions having count(*) = 16
+            and count(*) filter (where split_part(owner, '/', 2) in ('{}')) = 16",
+        owners.join("', '")
+    );
+    let what = format!("{} builders share the partitions", builders.len());
+    stack::eventually_ok(REBALANCED, &what, || async {
+        let owners = lane.value(&sql).await?;
+        anyhow::ensure!(owners == builders.len().to_string(), "{owners} have some");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()));
+}
+
+/// Waits until some more changes were made.
+async fn changed(lane: &Lane) {
+    let before = lane.site.load.changes();
+    eventually(REBALANCED, "the clients go on", || {
+        std::future::ready((lane.site.load.changes() > before + 30).then_some(()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn builders_that_come_and_go_apply_each_event_once() {
+    let site = Site::shared().await;
+    let lane = Lane::new(&site, "rebalances", LatestOfEachKey).await;
+    let mut builders = Vec::new();
+    for name in ["first", "second", "third", "fourth"] {
+        let builder = lane.builder(name, false);
+        builder.start().expect("a start");
+        builders.push(builder);
+        shared_by(&lane, &builders).await;
+        changed(&lane).await;
+    }
+    // The oldest one leaves in order, the next is killed, the third leaves again.
+    for is_killed in [false, true, false] {
+        let leaving = builders.remove(0);
+        if is_killed {
+            leaving.kill_hard().await;
+        } else {
+            leaving.stop().await.expect("a clean end");
+        }
+        shared_by(&lane, &builders).await;
+        changed(&lane).await;
+    }
+    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    builders[0].stop().await.expect("a clean end");
+}

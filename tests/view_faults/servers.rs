@@ -1,0 +1,120 @@
+//! The servers go down under the builder: PostgreSQL in the middle of COMMIT, with both outcomes, and Kafka.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use stack::{Postgres, eventually};
+
+use super::lane::Lane;
+use super::oracle::Complete::EachEvent;
+use super::site::Site;
+
+const RECOVERY: Duration = Duration::from_secs(90);
+const ROUNDS: usize = 3;
+/// What the builder says of a COMMIT whose answer it never got.
+const HAPPENED: &str = "the connection was lost, and the batch has been committed";
+const NOTHING_HAPPENED: &str = "the connection was lost, and nothing of the batch has been committed";
+
+#[tokio::test]
+async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
+    let site = Arc::new(Site::start().await);
+    let lane = Lane::new(&site, "restarts", EachEvent).await;
+    // Where COMMIT waits for a standby, the clients' do not: without changes there would be nothing to apply.
+    let waits = "alter role view_builder set synchronous_commit = on";
+    site.query("postgres", waits).await.expect("a setting");
+    let builder = lane.builder("builder", true);
+    builder.start().expect("a start");
+    exact(&lane).await;
+    let postgres = site.pipeline.postgres().expect("our own postgres");
+    let said = |words: &str| builder.log_text().matches(words).count();
+
+    for round in 1..=ROUNDS {
+        // COMMIT stands before its record: the transaction is gone after the restart.
+        lane.query("insert into slow_commits values (30)").await.expect("a row");
+        wait_for_commit(&lane, "PgSleep").await;
+        lane.query("delete from slow_commits").await.expect("no row");
+        restart_at_once(postgres).await;
+        flows_again(&lane).await;
+        assert_eq!(said(NOTHING_HAPPENED), round, "{}", builder.log_tail(20));
+    }
+    exact(&lane).await;
+
+    for round in 1..=ROUNDS {
+        // COMMIT has written its record, and waits for a standby that never comes: the transaction is there after the restart.
+        sync_standby(postgres, "set synchronous_standby_names = 'nobody'").await;
+        wait_for_commit(&lane, "SyncRep").await;
+        let alter = "alter system reset synchronous_standby_names";
+        site.query("postgres", alter).await.expect("a setting");
+        restart_at_once(postgres).await;
+        flows_again(&lane).await;
+        assert_eq!(said(HAPPENED), round, "{}", builder.log_tail(20));
+    }
+    exact(&lane).await;
+
+    let kafka = site.pipeline.kafka().expect("our own kafka");
+    for is_killed in [true, false] {
+        if is_killed {
+            kafka.kill_hard().await;
+        } else {
+            kafka.stop().await.expect("a clean end");
+        }
+        kafka.start_again().await.expect("a restart");
+        flows_again(&lane).await;
+    }
+    exact(&lane).await;
+    builder.stop().await.expect("a clean end");
+    site.pipeline.stop().await.expect("a clean end");
+}
+
+async fn exact(lane: &Lane) {
+    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+}
+
+/// Waits until the builder's COMMIT is under way, at this wait of PostgreSQL's.
+async fn wait_for_commit(lane: &Lane, wait_event: &str) {
+    let what = format!("the builder's COMMIT is under way, at {wait_event}");
+    let sql = format!(
+        "select 1 from pg_stat_activity where datname = '{}' and usename = 'view_builder' and wait_event = '{wait_event}' and query = 'commit'",
+        lane.name
+    );
+    eventually(RECOVERY, &what, || async {
+        let rows = lane.query(&sql).await.ok()?;
+        (!rows.is_empty()).then_some(())
+    })
+    .await;
+}
+
+async fn sync_standby(postgres: &Postgres, setting: &str) {
+    let client = postgres.connect("postgres", "postgres").await.expect("a connection");
+    client
+        .batch_execute(&format!("alter system {setting}"))
+        .await
+        .expect("a setting");
+    client.batch_execute("select pg_reload_conf()").await.expect("a reload");
+}
+
+/// PostgreSQL's immediate shutdown, and its recovery.
+async fn restart_at_once(postgres: &Postgres) {
+    let process = postgres.process().expect("a running server");
+    process.signal(Signal::QUIT);
+    process.exited().await;
+    postgres.start_again().await.expect("a restart");
+}
+
+/// Waits until the builder applies events of changes that are made from now on.
+async fn flows_again(lane: &Lane) {
+    let site = &lane.site;
+    let changes = site.load.changes();
+    eventually(RECOVERY, "the clients go on", || {
+        std::future::ready((site.load.changes() > changes + 5).then_some(()))
+    })
+    .await;
+    let last = "select coalesce(max(id), 0) from applied_events";
+    let applied: i64 = lane.value(last).await.expect("a number").parse().expect("a number");
+    eventually(RECOVERY, "events are applied again", || async {
+        let now: i64 = lane.value(last).await.ok()?.parse().ok()?;
+        (now > applied).then_some(())
+    })
+    .await;
+}

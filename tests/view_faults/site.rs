@@ -1,0 +1,75 @@
+//! Servers, relays, APIs and a load, which the tests share; each has builders, a group and a database for the views of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::{Pipeline, PostgresOptions};
+use tokio::sync::OnceCell;
+
+use super::load::Load;
+
+/// Ids of users that no table has: their events cannot be applied.
+static NEXT_BAD_KEY: AtomicI64 = AtomicI64::new(1_000_000_000_001);
+
+/// A running pipeline, whose own view-builder is stopped.
+pub(crate) struct Site {
+    // Dropped first, since it needs the others.
+    pub load: Load,
+    pub pipeline: Pipeline,
+}
+
+impl Site {
+    /// The one whose servers nobody stops. It ends with the process, see `stack::warden`.
+    pub(crate) async fn shared() -> Arc<Self> {
+        static SHARED: OnceCell<Arc<Site>> = OnceCell::const_new();
+        SHARED
+            .get_or_init(|| async { Arc::new(Self::start().await) })
+            .await
+            .clone()
+    }
+
+    pub(crate) async fn start() -> Self {
+        let options = PostgresOptions {
+            version: Some(rig::servers::postgres_version()),
+            ..PostgresOptions::default()
+        };
+        // What is killed here is a process, never the machine: what the kernel has is safe.
+        let options = options
+            .setting("fsync", "off")
+            .setting("max_connections", "300")
+            .setting("synchronous_commit", "local");
+        let pipeline = Pipeline::builder().postgres(options).start().await;
+        let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
+        pipeline.view_builder.stop().await.expect("a clean end");
+        Self {
+            load: Load::start(&pipeline),
+            pipeline,
+        }
+    }
+
+    /// The rows that `sql` gives in `database`.
+    pub(crate) async fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+        self.pipeline.postgres()?.query(database, sql).await
+    }
+
+    /// Publishes an event that no view can apply.
+    pub(crate) async fn write_bad_event(&self) {
+        let key = NEXT_BAD_KEY.fetch_add(1, Ordering::Relaxed);
+        let sql = format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload)
+             values ('user', '{key}', 'USER_CREATED', '{{\"userId\": {key}}}')"
+        );
+        self.query(USERS_DATABASE, &sql)
+            .await
+            .expect("an outbox that takes a row");
+    }
+
+    /// All rows of `relation` in the users' or the posts' database as JSON.
+    pub(crate) async fn json(&self, of_users: bool, relation: &str) -> anyhow::Result<String> {
+        let database = if of_users { USERS_DATABASE } else { VIEWS_DATABASE };
+        let sql = format!("select coalesce(json_agg(row_to_json(r)), '[]')::text from ({relation}) as r");
+        let rows = self.query(database, &sql).await?;
+        Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
+    }
+}

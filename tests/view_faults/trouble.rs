@@ -1,0 +1,153 @@
+//! A builder that meets a trouble at a failpoint, restarted whenever it dies, as a supervisor would.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use stack::Program;
+
+use super::lane::Lane;
+
+const SIGKILL: i32 = 9;
+/// Until a failpoint must have acted.
+const DEADLINE: Duration = Duration::from_secs(90);
+/// Between two interventions.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How a builder comes by a point again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By keeping the views.
+    Working,
+    /// By starting: it is killed whenever it has come by.
+    Starting,
+    /// By ending: it is told to end, and started again.
+    Stopping,
+    /// By losing its connection in the middle of a COMMIT.
+    CutOff,
+    /// By events that cannot be applied.
+    BadEvents,
+    /// By an operator who changes dead letters.
+    Letters,
+}
+
+/// One trouble: where, what, and the how manieth time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trouble {
+    pub point: &'static str,
+    pub reach: Reach,
+    pub action: &'static str,
+    pub hit: usize,
+}
+
+impl Trouble {
+    /// The environment of `program` that makes this trouble, and where the hits are counted.
+    pub(crate) fn arm(&self, lane: &Lane, program: &Program) -> (Program, PathBuf) {
+        let Self { point, action, hit, .. } = self;
+        let hits = lane
+            .directory()
+            .join(format!("{}-{point}-{}-{hit}", program.name(), action.replace(':', "-")));
+        let armed = program
+            .with_env("VIEW_BUILDER_FAILPOINT", &format!("{point}={action}@{hit}"))
+            .env("VIEW_BUILDER_FAILPOINT_HITS", &hits.to_string_lossy());
+        (armed, hits)
+    }
+
+    /// Lets a builder of `lane` meet this trouble. It runs when this returns, in the state in which the trouble has left it, or started anew
+    /// where it died.
+    ///
+    /// # Errors
+    /// The point was not reached, or the builder ended by itself.
+    pub(crate) async fn meet(&self, lane: &Lane, builder: &Program) -> anyhow::Result<Program> {
+        let (builder, hits) = self.arm(lane, builder);
+        let started = Instant::now();
+        let (mut hits_before, mut again_at) = (0, Instant::now());
+        builder.start()?;
+        if self.reach == Reach::CutOff {
+            lane.query("insert into slow_commits values (0.3)").await?;
+        }
+        loop {
+            let has_died = restart_if_dead(&builder)?;
+            let count = hits_in(&hits);
+            if count >= self.hit && (has_died || !self.action.starts_with("kill")) {
+                break;
+            }
+            ensure!(
+                started.elapsed() < DEADLINE,
+                "{self:?} was only hit {count} times\n{}",
+                builder.log_tail(20)
+            );
+            match self.reach {
+                Reach::Working => {}
+                // It acts right now.
+                _ if count >= self.hit => {}
+                Reach::Starting if count > hits_before => {
+                    builder.kill_hard().await;
+                    builder.start()?;
+                }
+                Reach::Stopping if is_working(lane, &builder).await => {
+                    if let Some(process) = builder.process() {
+                        process.signal(rustix::process::Signal::TERM);
+                        if process.exited().await.signal().is_none() {
+                            builder.start()?;
+                        }
+                    }
+                }
+                Reach::CutOff => cut_off_in_commit(lane).await?,
+                Reach::BadEvents if again_at.elapsed() > AGAIN => {
+                    lane.site.write_bad_event().await;
+                    again_at = Instant::now();
+                }
+                Reach::Letters if again_at.elapsed() > AGAIN => {
+                    let changed = "update view_positions set letters_version = letters_version + 1 where partition < 3";
+                    lane.query(changed).await?;
+                    again_at = Instant::now();
+                }
+                Reach::Starting | Reach::Stopping | Reach::Letters | Reach::BadEvents => {}
+            }
+            hits_before = count;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if self.reach == Reach::CutOff {
+            lane.query("delete from slow_commits").await?;
+        }
+        Ok(builder)
+    }
+}
+
+/// How often the failpoint was hit.
+pub(crate) fn hits_in(path: &PathBuf) -> usize {
+    std::fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+/// Starts it again where it was killed, and tells whether it was.
+///
+/// # Errors
+/// It ended in another way.
+fn restart_if_dead(builder: &Program) -> anyhow::Result<bool> {
+    let status = builder.process().and_then(|process| process.exit_status());
+    let Some(status) = status else { return Ok(false) };
+    ensure!(
+        status.signal() == Some(SIGKILL),
+        "the builder ended by itself ({status})\n{}",
+        builder.log_tail(20)
+    );
+    builder.start()?;
+    Ok(true)
+}
+
+/// It has claimed its partitions: an end before that would say nothing.
+async fn is_working(lane: &Lane, builder: &Program) -> bool {
+    let Some(process) = builder.process() else { return false };
+    let owner = format!("%/{}", process.id());
+    let sql = format!("select count(*) from view_positions where owner like '{owner}'");
+    lane.value(&sql).await.is_ok_and(|count| count != "0")
+}
+
+/// Ends the builder's connection where its COMMIT is under way, which it is for long.
+async fn cut_off_in_commit(lane: &Lane) -> anyhow::Result<()> {
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and usename = 'view_builder' and wait_event = 'PgSleep'";
+    lane.query(cut).await.map(drop)
+}

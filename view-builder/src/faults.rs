@@ -1,0 +1,128 @@
+//! Places where a test can make trouble, and bugs that it can plant; in a build without the feature `faults` there are neither.
+//!
+//! The crash tests have the builder die, fail, freeze or dawdle at each of these places and compare every view afterwards. A test that never
+//! fails proves nothing, so the same tests are run against builders with a [`Bug`], each of which they have to find.
+
+#[cfg(not(feature = "faults"))]
+use std::future::Future;
+
+#[cfg(not(feature = "faults"))]
+use tokio_postgres::Error;
+
+/// A mistake that a builder could have in it, by the name that `VIEW_BUILDER_BUG` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Moves the positions in a transaction of its own, before the views'.
+    PositionFirst,
+    /// Moves the positions after the views' transaction has committed.
+    PositionLast,
+    /// Moves the positions wherever they are and whoever has claimed them.
+    NoFence,
+    /// Begins at the group's offset wherever Kafka has one.
+    TrustTheGroup,
+    /// Takes an unknown COMMIT for failed. The right statement would refuse the second attempt, since the position is no longer where the
+    /// batch begins: this builder moves it as with `NoFence`.
+    UnknownIsFailed,
+    /// Takes an unknown COMMIT for done. The right statement would refuse the next batch, since the position is not yet where that one
+    /// begins: this builder moves it as with `NoFence`.
+    UnknownIsDone,
+}
+
+#[cfg(feature = "faults")]
+pub use armed::{hold, is_planted, moving, point, request};
+
+/// A step that Postgres may fail. Does nothing, and compiles to nothing.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn point(_name: &'static str) -> impl Future<Output = Result<(), Error>> {
+    std::future::ready(Ok(()))
+}
+
+/// A step that cannot fail. Does nothing, and compiles to nothing.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn hold(_name: &'static str) -> impl Future<Output = ()> {
+    std::future::ready(())
+}
+
+/// A step on a thread of its own; whether it goes on. Does nothing, and compiles to nothing.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[must_use]
+pub const fn request(_name: &'static str) -> bool {
+    true
+}
+
+/// There are no planted bugs in this build.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[must_use]
+pub const fn is_planted(_bug: Bug) -> bool {
+    false
+}
+
+/// The statement that moves positions: the right one.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[must_use]
+pub const fn moving(right: &str) -> &str {
+    right
+}
+
+#[cfg(feature = "faults")]
+mod armed {
+    use service::faults::Faults;
+    use tokio_postgres::{Config, Error};
+
+    use super::Bug;
+
+    static FAULTS: Faults = Faults::of("VIEW_BUILDER");
+
+    /// A move that looks at nothing, with the parameters of the right one.
+    const UNGUARDED: &str = "
+        update view_positions as held set next_offset = wanted.new_offset
+        from unnest($1, $2, $3, $4, $5, $6) as wanted(topic, partition, epoch, letters_version, old_offset, new_offset)
+        where held.topic = wanted.topic and held.partition = wanted.partition";
+
+    /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for here; see [`Faults`].
+    ///
+    /// # Errors
+    /// The action is `error`: as a lost connection fails.
+    pub async fn point(name: &'static str) -> Result<(), Error> {
+        FAULTS.point_async(name).await.map_err(|_| lost())
+    }
+
+    /// As [`point`], where nothing can fail: `error` changes nothing.
+    pub async fn hold(name: &'static str) {
+        let _ = FAULTS.point_async(name).await;
+    }
+
+    /// As [`point`], on a thread of its own; false where the action is `error`.
+    #[must_use]
+    pub fn request(name: &'static str) -> bool {
+        FAULTS.point(name).is_ok()
+    }
+
+    /// Whether `VIEW_BUILDER_BUG` names this bug.
+    #[must_use]
+    pub fn is_planted(bug: Bug) -> bool {
+        FAULTS.is_planted(&format!("{bug:?}"))
+    }
+
+    /// The statement that moves positions.
+    #[must_use]
+    pub fn moving(right: &str) -> &str {
+        let unguarded = [Bug::NoFence, Bug::UnknownIsFailed, Bug::UnknownIsDone];
+        if unguarded.into_iter().any(is_planted) {
+            UNGUARDED
+        } else {
+            right
+        }
+    }
+
+    /// An error without SQLSTATE, as the client makes one of a lost connection; it has no constructor.
+    fn lost() -> Error {
+        let text = "no connection string";
+        text.parse::<Config>().expect_err("an error of the client")
+    }
+}

@@ -1,0 +1,8 @@
+//! `view-builder` with places where a test can make trouble; see `view_builder::faults`.
+
+#[path = "main.rs"]
+mod program;
+
+fn main() -> std::process::ExitCode {
+    program::main()
+}
