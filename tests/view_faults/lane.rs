@@ -167,7 +167,7 @@ impl Lane {
     }
 
     /// How many offsets are not applied; none where nobody knows.
-    async fn behind(&self) -> Option<i64> {
+    pub(crate) async fn behind(&self) -> Option<i64> {
         let places = positions::places(self).await.ok()?;
         Some(places.iter().map(|place| place.end - place.position).sum())
     }

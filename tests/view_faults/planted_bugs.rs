@@ -97,8 +97,16 @@ async fn moving_the_position_after_the_views_is_caught() {
 
 #[tokio::test]
 async fn trusting_the_groups_offset_is_caught() {
-    // Some seconds after the start, so that the group has an offset, and the positions are beyond it.
-    assert_caught("TrustTheGroup", "look.before", "look.before", "kill", 4, AGAIN).await;
+    // The group has an offset from its first commit, and the positions are beyond it, or there would be no second one.
+    assert_caught(
+        "TrustTheGroup",
+        "group-commit.before",
+        "group-commit.before",
+        "kill",
+        2,
+        AGAIN,
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use super::site::Site;
 
 const RECOVERY: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 3;
+/// Offsets that the builder must be behind, so that it surely has events to apply.
+const BEHIND: i64 = 100;
 /// What the builder says of a COMMIT whose answer it never got.
 const HAPPENED: &str = "the connection was lost, and the batch has been committed";
 const NOTHING_HAPPENED: &str = "the connection was lost, and nothing of the batch has been committed";
@@ -20,9 +22,6 @@ const NOTHING_HAPPENED: &str = "the connection was lost, and nothing of the batc
 async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
     let site = Arc::new(Site::start().await);
     let lane = Lane::new(&site, "restarts", EachEvent).await;
-    // Where COMMIT waits for a standby, the clients' do not: without changes there would be nothing to apply.
-    let waits = "alter role view_builder set synchronous_commit = on";
-    site.query("postgres", waits).await.expect("a setting");
     let builder = lane.builder("builder", true);
     builder.start().expect("a start");
     exact(&lane).await;
@@ -42,7 +41,17 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
 
     for round in 1..=ROUNDS {
         // COMMIT has written its record, and waits for a standby that never comes: the transaction is there after the restart.
+        // The clients wait as well, so there must be events already.
+        lane.query("insert into slow_commits values (1)").await.expect("a row");
+        let behind = "the builder is behind";
+        eventually(RECOVERY, behind, || async {
+            (lane.behind().await? > BEHIND).then_some(())
+        })
+        .await;
         sync_standby(postgres, "set synchronous_standby_names = 'nobody'").await;
+        lane.query("set synchronous_commit = local; delete from slow_commits")
+            .await
+            .expect("no row");
         wait_for_commit(&lane, "SyncRep").await;
         let alter = "alter system reset synchronous_standby_names";
         site.query("postgres", alter).await.expect("a setting");

@@ -35,10 +35,7 @@ impl Site {
             ..PostgresOptions::default()
         };
         // What is killed here is a process, never the machine: what the kernel has is safe.
-        let options = options
-            .setting("fsync", "off")
-            .setting("max_connections", "300")
-            .setting("synchronous_commit", "local");
+        let options = options.setting("fsync", "off").setting("max_connections", "300");
         let pipeline = Pipeline::builder().postgres(options).start().await;
         let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
         pipeline.view_builder.stop().await.expect("a clean end");
