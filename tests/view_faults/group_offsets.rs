@@ -13,7 +13,7 @@ use stack::Program;
 
 use super::lane::Lane;
 use super::oracle::Complete::LatestOfEachKey;
-use super::positions::{is_all_applied, outsider, places};
+use super::positions::{outsider, places};
 use super::site::Site;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,13 +64,16 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
         distance.expect("an empty group") < 0,
         "the offsets are behind the positions"
     );
+    // Before that the positions are still at the topics' ends.
+    let taken_over = || builder.log_text().matches("partitions are taken over").count();
+    let starts = taken_over();
     builder.start().expect("a start");
-    let _pause = lane.site.load.pause().await;
-    lane.settle().await.unwrap_or_else(|err| panic!("{err:#}"));
-    stack::eventually(TIMEOUT, "the positions are at the topics' ends", || async {
-        is_all_applied(lane).await.ok()?.then_some(())
+    stack::eventually(TIMEOUT, "the replay begins", || {
+        std::future::ready((taken_over() > starts).then_some(()))
     })
     .await;
+    let _pause = lane.site.load.pause().await;
+    lane.settle().await.unwrap_or_else(|err| panic!("{err:#}"));
     let again = format!("applied_events where id > {before}");
     let doubled =
         format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");

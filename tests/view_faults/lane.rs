@@ -79,7 +79,8 @@ impl Lane {
             .env("BATCH_ROWS", rows)
             .env("VIEW_BUILDER_BUG", &self.bug)
             .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
-            .env("LOG_FORMAT", "text");
+            .env("LOG_FORMAT", "text")
+            .env("LOG", "info,view_builder=debug");
         if static_member {
             program.env("GROUP_INSTANCE_ID", name)
         } else {
@@ -187,7 +188,7 @@ impl Lane {
             format!(
                 "--- {}\n{}\n",
                 path.display(),
-                lines[lines.len().saturating_sub(25)..].join("\n")
+                lines[lines.len().saturating_sub(60)..].join("\n")
             )
         })
         .collect()

@@ -26,6 +26,8 @@ pub struct Start {
     pub next_offset: i64,
     /// The first offset that the view has never had, above `next_offset` where the position was set back: what comes before it is a replay.
     pub new_from: i64,
+    /// What the group has committed to Kafka at least, transaction markers behind `next_offset` included.
+    pub group_offset: Option<i64>,
     /// The partition's dead letters.
     pub known: Known,
 }

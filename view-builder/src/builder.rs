@@ -24,6 +24,7 @@ use crate::contract::Contracts;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::faults;
+use crate::group::GroupOffsets;
 use crate::kafka::{self, GroupConsumer};
 use crate::letters::Known;
 use crate::outage::Outage;
@@ -90,7 +91,7 @@ pub struct Builder {
     /// When to subscribe again, after this process has left its group.
     rejoin_at: Option<Instant>,
     /// Offsets that were sent to Kafka for the group.
-    group_sent: HashMap<TopicPartition, i64>,
+    group_offsets: GroupOffsets,
     group_sent_at: Instant,
     group_commit: Option<JoinHandle<Vec<Reached>>>,
     /// What Kafka has acknowledged, to be written down in Postgres.
@@ -124,7 +125,7 @@ impl Builder {
             job: None,
             claim: None,
             rejoin_at: None,
-            group_sent: HashMap::new(),
+            group_offsets: GroupOffsets::default(),
             group_sent_at: Instant::now(),
             group_commit: None,
             group_acknowledged: Vec::new(),
@@ -334,7 +335,7 @@ impl Builder {
         tracing::info!(partitions = starts.len(), "partitions are taken over");
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
-        self.group_sent.clear();
+        self.group_offsets.begin(&starts);
         self.letters_outdated = false;
         self.looked_at = None;
         self.assignment.replace(starts);
@@ -453,6 +454,9 @@ impl Builder {
             self.group_commit = None;
             // What belongs to an earlier assignment has an epoch that is gone.
             self.group_acknowledged = acknowledged.unwrap_or_default();
+            if self.group_acknowledged.is_empty() {
+                self.group_offsets.sent_in_vain();
+            }
         }
         if self.group_sent_at.elapsed() < GROUP_COMMIT_INTERVAL {
             return;
@@ -460,27 +464,18 @@ impl Builder {
         self.group_sent_at = Instant::now();
         let due = self.group_offsets_due();
         if !due.is_empty() {
-            let sent = due.iter().map(|start| (start.place.clone(), start.next_offset));
-            self.group_sent.extend(sent);
             let consumer = self.consumer.clone();
             self.group_commit = Some(tokio::task::spawn_blocking(move || kafka::commit(&consumer, due)));
         }
     }
 
-    /// The offsets that Kafka does not have yet.
-    fn group_offsets_due(&self) -> Vec<Reached> {
-        self.assignment
+    fn group_offsets_due(&mut self) -> Vec<Reached> {
+        let context = self.consumer.context();
+        let held = self
+            .assignment
             .positions()
-            .filter_map(|position| {
-                let end = self.consumer.context().end(position.place);
-                let next_offset = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
-                (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Reached {
-                    place: position.place.clone(),
-                    epoch: position.epoch,
-                    next_offset,
-                })
-            })
-            .collect()
+            .map(|position| (position, context.end(position.place)));
+        self.group_offsets.due(held)
     }
 
     /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
@@ -512,7 +507,8 @@ impl Builder {
         let acknowledged = std::mem::take(&mut self.group_acknowledged);
         let mut database = self.database.take();
         let farewell = tokio::task::spawn_blocking(move || {
-            let sent = kafka::commit(&self.consumer, self.group_offsets_due());
+            let due = self.group_offsets_due();
+            let sent = kafka::commit(&self.consumer, due);
             // The last handle to the consumer: dropping it leaves the group.
             drop(self);
             sent

@@ -76,11 +76,16 @@ impl Claim {
     /// Where the partition begins: at `next_offset`.
     #[must_use]
     pub fn starting_at(self, next_offset: i64) -> Start {
+        let is_replay = self.next_offset != Some(next_offset);
         Start {
             place: self.place,
             epoch: self.epoch,
             next_offset,
             new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
+            // As `begin_at` writes it down.
+            group_offset: self
+                .group_offset
+                .map(|offset| if is_replay { offset.min(next_offset) } else { offset }),
             known: self.known,
         }
     }

@@ -17,6 +17,7 @@ pub mod database;
 pub mod event;
 pub mod failure;
 pub mod faults;
+pub mod group;
 pub mod install;
 pub mod kafka;
 pub mod lag;

@@ -37,6 +37,7 @@ fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
                 epoch,
                 next_offset,
                 new_from: next_offset,
+                group_offset: None,
                 known: Known::at(1),
             })
             .collect(),
@@ -233,6 +234,7 @@ fn a_new_assignment_forgets_what_waited() {
         epoch: 2,
         next_offset: 0,
         new_from: 0,
+        group_offset: None,
         known: Known::at(1),
     }]);
     assert_eq!(next(&mut assignment), []);
@@ -272,6 +274,7 @@ fn only_what_was_never_applied_before_is_measured() {
         epoch: 2,
         next_offset: 3,
         new_from: 5,
+        group_offset: None,
         known: Known::at(1),
     }]);
     for offset in 3..6 {
