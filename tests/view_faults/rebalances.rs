@@ -7,6 +7,7 @@ use stack::{Program, eventually};
 use super::lane::Lane;
 use super::oracle::Complete::LatestOfEachKey;
 use super::site::Site;
+use super::trouble::{Reach::Working, Trouble, hits_in};
 
 const REBALANCED: Duration = Duration::from_secs(90);
 
@@ -65,4 +66,46 @@ async fn builders_that_come_and_go_apply_each_event_once() {
     }
     lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builders[0].stop().await.expect("a clean end");
+}
+
+/// librdkafka waits for an answer to each assignment: one that is dropped without would be the builder's last.
+#[tokio::test]
+async fn a_builder_that_is_fenced_while_it_is_given_partitions_comes_back() {
+    let site = Site::shared().await;
+    let lane = Lane::new(&site, "fenced_in_rebalance", LatestOfEachKey).await;
+    let slow = Trouble {
+        point: "batch.before",
+        reach: Working,
+        action: "delay:12000",
+        hit: 3,
+    };
+    let (first, hits) = slow.arm(&lane, &lane.builder("first", false));
+    first.start().expect("a start");
+    eventually(REBALANCED, "the first builder dawdles", || {
+        std::future::ready((hits_in(&hits) >= slow.hit).then_some(()))
+    })
+    .await;
+    let second = lane.builder("second", false);
+    second.start().expect("a start");
+    eventually(REBALANCED, "the first builder is given a half", || {
+        let given = first
+            .log_text()
+            .contains("the group has assigned partitions partitions=8");
+        std::future::ready(given.then_some(()))
+    })
+    .await;
+    let own = first.process().expect("a started builder").id();
+    let fence = format!("update view_positions set epoch = epoch + 1 where owner like '%/{own}'");
+    lane.query(&fence).await.expect("positions");
+    eventually(REBALANCED, "the first builder is fenced", || {
+        let fenced = first.log_text().contains("somebody has claimed a partition");
+        std::future::ready(fenced.then_some(()))
+    })
+    .await;
+    let builders = [first, second];
+    shared_by(&lane, &builders).await;
+    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    for builder in builders {
+        builder.stop().await.expect("a clean end");
+    }
 }

@@ -182,6 +182,8 @@ impl Builder {
 
     /// Leaves the group for a moment: the next assignment claims and verifies everything anew.
     fn rejoin(&mut self) {
+        self.consumer.context().forget();
+        kafka::decline(&self.consumer);
         self.consumer.unsubscribe();
         self.let_go();
         self.claim = None;
@@ -260,7 +262,7 @@ impl Builder {
             Done::TakenOver {
                 generation,
                 starts: Some(starts),
-            } if generation == self.consumer.context().generation() && self.rejoin_at.is_none() => self.assign(starts),
+            } if generation == self.consumer.context().generation() => self.assign(starts),
             Done::Letters { generation, known } if generation == self.consumer.context().generation() => {
                 self.assignment.know(known);
                 self.read_on();
@@ -347,6 +349,11 @@ impl Builder {
         tracing::info!(partitions = places.len(), "the group has assigned partitions");
         self.let_go();
         self.group_acknowledged.clear();
+        if self.rejoin_at.is_some() {
+            // From before this process left.
+            kafka::decline(&self.consumer);
+            return;
+        }
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
 

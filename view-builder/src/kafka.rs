@@ -103,6 +103,13 @@ impl GroupContext {
         }
     }
 
+    /// Forgets the assignment: what is still being done for it is outdated.
+    pub fn forget(&self) {
+        let mut assigned = lock(&self.assigned);
+        assigned.clear();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn set(&self, places: Vec<TopicPartition>) {
         let mut assigned = lock(&self.assigned);
         *assigned = places;
@@ -277,6 +284,13 @@ pub fn assign<'a>(
     offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
 ) -> KafkaResult<()> {
     consumer.assign(&list(offsets)?)
+}
+
+/// Takes no partition of an assignment. One that gets no answer at all holds up librdkafka, which would never join the group again.
+pub fn decline(consumer: &GroupConsumer) {
+    if let Err(err) = consumer.assign(&TopicPartitionList::new()) {
+        tracing::warn!(error = %err, "an assignment cannot be declined");
+    }
 }
 
 /// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
