@@ -3,6 +3,8 @@ mod crashes;
 mod dead_letters;
 mod ledger;
 mod lineage;
+mod metrics;
+mod metrics_page;
 mod quickstart;
 mod read_your_writes;
 mod rebuild;
