@@ -473,8 +473,11 @@ impl Builder {
             .positions()
             .filter_map(|position| {
                 let end = self.consumer.context().end(position.place);
-                let next_offset = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
-                (self.group_sent.get(position.place) != Some(&next_offset)).then(|| Reached {
+                let applied = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
+                let sent = self.group_sent.get(position.place).copied();
+                // What was said of transaction markers at the end stays true when events follow: the group never goes back.
+                let next_offset = applied.max(sent.unwrap_or(0));
+                (sent != Some(next_offset)).then(|| Reached {
                     place: position.place.clone(),
                     epoch: position.epoch,
                     next_offset,
