@@ -19,6 +19,8 @@ use crate::{database, measure, record, refusal, view};
 const READ_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
+type Observer = BaseConsumer<kafka::Quiet>;
+
 /// What Kafka has of a partition.
 struct Ahead {
     end: i64,
@@ -44,7 +46,11 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         )
         .await
         .map_err(|err| anyhow::anyhow!("no positions, has a builder run yet? {}", refusal::line(&err)))?;
-    let observer = kafka::observer(&config.servers.kafka)?;
+    let servers = &config.servers.kafka;
+    let observer: Observer = kafka::outsider(servers, &servers.group_id)
+        .set("enable.partition.eof", "true")
+        .create_with_context(kafka::Quiet)
+        .map_err(|err| kafka::refused(&err))?;
     let positions: Vec<(TopicPartition, i64)> = rows
         .iter()
         .map(|row| (kafka::place(row.get(0), row.get(1)), row.get(3)))
@@ -60,7 +66,8 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
     let now_us = measure::now_us();
     for (row, Ahead { end, oldest_us }) in rows.iter().zip(ahead) {
         let position: Option<i64> = row.get(2);
-        let lag = (end - row.get::<_, i64>(3)).max(0);
+        // Without an event there are transaction markers at most.
+        let lag = oldest_us.map_or(0, |_| (end - row.get::<_, i64>(3)).max(0));
         let dead: i64 = row.get(6);
         let seconds = oldest_us.map_or(0.0, |oldest_us| measure::seconds(oldest_us, now_us));
         lag_sum += lag;
@@ -83,7 +90,7 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
     Ok((table, dead_sum > 0))
 }
 
-fn ahead(observer: &BaseConsumer, positions: &[(TopicPartition, i64)]) -> anyhow::Result<Vec<Ahead>> {
+fn ahead(observer: &Observer, positions: &[(TopicPartition, i64)]) -> anyhow::Result<Vec<Ahead>> {
     let mut ends = Vec::new();
     let mut behind: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
     for (place, next) in positions {
@@ -109,7 +116,7 @@ fn ahead(observer: &BaseConsumer, positions: &[(TopicPartition, i64)]) -> anyhow
 
 /// When the first event from each of these offsets on was committed; none of a partition with nothing but transaction markers there.
 fn oldest_us(
-    observer: &BaseConsumer,
+    observer: &Observer,
     topic: &str,
     mut nexts: BTreeMap<i32, i64>,
 ) -> anyhow::Result<HashMap<TopicPartition, i64>> {
