@@ -11,6 +11,7 @@ mod rebuild;
 mod relay_away;
 mod replay;
 mod rows;
+mod scale_out;
 mod scenarios;
 mod shared;
 mod standby;
