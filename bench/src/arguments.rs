@@ -55,6 +55,16 @@ pub(crate) enum Measurement {
     /// Clock: from the start of its process until the view's transactions with all of them have committed. Afterwards user_view must equal
     /// users. Each run adds as many users as the one before, so that the view grows.
     ViewDrain(ViewDrain),
+    /// How fast 1, 2 and 4 view-builder processes bring a new view up to date with the same users.
+    ///
+    /// Every run has a database and a consumer group of its own, and the numbers take turns. Clock: from the start of the processes, all at
+    /// once, until the view's transactions with all users have committed. Afterwards user_view must equal users.
+    ViewScale(ViewScale),
+    /// What dead letters cost the good keys: from a commit to user_view, without and with one poison event in a hundred.
+    ///
+    /// Users are changed by user-api's own statement, in turn. In every other round some of the changes are events that cannot be applied, and
+    /// later events of those users wait behind them. Both rounds of a pair measure the same users: those that get no poison.
+    DeadLetters(DeadLetters),
     /// How soon outbox-relay publishes again after a clean stop and after kill -9.
     ///
     /// Clock: from the start of its process until a read_committed consumer has the row that was committed just before.
@@ -124,6 +134,48 @@ pub(crate) struct ViewDrain {
 
     /// Runs.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ViewScale {
+    /// Users that are in the topic when the builders start.
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub users: u64,
+
+    /// Numbers of processes, separated by commas; the ratios are to the first.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,2,4", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub builders: Vec<u32>,
+
+    /// Runs of each number.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetters {
+    /// Events per second, poison included.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+
+    /// Poison events in a hundred.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub poison: u32,
+
+    /// Users that are changed in turn.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub keys: u32,
+
+    /// How long a round is measured, after a warm-up at the same rate.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+
+    /// Connections that share the rate.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub connections: u32,
+
+    /// Rounds of each of the two.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub runs: u32,
 }
 

@@ -19,7 +19,7 @@ use crate::topic::{Topic, now_us};
 use crate::{pace, people, usage};
 
 /// At each rate.
-const WARM_UP_SECONDS: u32 = 5;
+pub(crate) const WARM_UP_SECONDS: u32 = 5;
 /// Before the first rate: a broker's first half minute is several times slower than the rest, until its code is compiled.
 const FIRST_WARM_UP: Latency = Latency {
     rate: Vec::new(),
@@ -28,7 +28,7 @@ const FIRST_WARM_UP: Latency = Latency {
 };
 const FIRST_WARM_UP_RATE: u32 = 2000;
 /// What was changed last must have arrived by then.
-const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// An aggregate type of its own, since the view-builder would try to apply a user's event.
 const AGGREGATE: &str = "bench";
 const TOPIC: &str = "bench-events";

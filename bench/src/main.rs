@@ -3,6 +3,7 @@
 mod arguments;
 mod backlog;
 mod counter;
+mod dead_letters;
 mod http;
 mod latency;
 mod pace;
@@ -13,7 +14,7 @@ mod rest_rate;
 mod restart;
 /// user-api's own SQL, compiled from its source, so that both sides of a comparison run the same statement.
 #[path = "../../user-api/src/statements.rs"]
-#[expect(dead_code, reason = "only the creation is measured")]
+#[expect(dead_code, reason = "only creation and change are measured")]
 mod statements;
 mod statistics;
 mod topic;
@@ -21,6 +22,7 @@ mod usage;
 mod verify;
 mod view_cost;
 mod view_drain;
+mod view_scale;
 
 use std::process::ExitCode;
 
@@ -63,6 +65,8 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::Latency(asked) => latency::measure(asked, builder).await?,
         Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
         Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
+        Measurement::ViewScale(asked) => view_scale::measure(asked, builder).await?,
+        Measurement::DeadLetters(asked) => dead_letters::measure(asked, builder).await?,
         Measurement::Restart(asked) => restart::measure(asked, builder).await?,
         Measurement::Verify(asked) => verify::measure(asked, builder).await?,
         Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,

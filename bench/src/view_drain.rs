@@ -16,10 +16,10 @@ use crate::{statements, usage};
 /// Users that one transaction creates.
 const TRANSACTION_ROWS: u64 = 10_000;
 /// How often a program is asked how far it is. An answer costs it about 0.1 ms.
-const POLL: Duration = Duration::from_millis(20);
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// A topic that takes longer is not drained at all.
-const RUN_DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const RUN_DEADLINE: Duration = Duration::from_secs(600);
 /// What both tables have: compared as one text.
 const USER: &str = "name, email, department, status, created_at, updated_at, version";
 
@@ -69,7 +69,7 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
         let memory_mb = usage::peak_memory_mb(&process)?;
         let postgres_cpu_us = (usage::cpu_seconds_with_children(&postgres)? - cpu_before) * per_row_us;
         pipeline.view_builder.stop().await?;
-        check_equality(&pipeline, before + asked.users).await?;
+        check_equality(&pipeline, VIEWS_DATABASE, before + asked.users).await?;
         let rate = asked.users as f64 / seconds;
         rates.push(rate);
         tracing::info!(
@@ -141,11 +141,11 @@ pub(crate) async fn wait_for(counter: &mut Counter<'_>, wanted: u64) -> anyhow::
 }
 
 /// Row by row: each table's rows, in the order of their ids, as one text's hash.
-async fn check_equality(pipeline: &Pipeline, users: u64) -> anyhow::Result<()> {
+pub(crate) async fn check_equality(pipeline: &Pipeline, views_database: &str, users: u64) -> anyhow::Result<()> {
     let mut seen = Vec::new();
     for (database, table, id) in [
         (USERS_DATABASE, "users", "id"),
-        (VIEWS_DATABASE, "user_view", "user_id"),
+        (views_database, "user_view", "user_id"),
     ] {
         let client = postgres::connect(&pipeline.database_url(database)?).await?;
         let sql =

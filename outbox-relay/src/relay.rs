@@ -29,6 +29,10 @@ pub async fn relay(
     readiness: &Readiness,
     mut shutdown: Shutdown,
 ) -> Result<(), Stop> {
+    metrics::describe_gauge!(
+        "relay_stopped_exit_code",
+        "The exit code with which the relay has stopped for good."
+    );
     let mut backoff = BACKOFF_MIN;
     while !shutdown.is_triggered() {
         let started = Instant::now();

@@ -41,6 +41,11 @@ pub(crate) struct Reader {
 impl Reader {
     /// `connections`: most that `database` uses at once.
     pub(crate) fn new(database: Database, connections: usize, shutdown: Shutdown) -> Self {
+        metrics::describe_histogram!(
+            "view_wait_seconds",
+            "how long a read waited for the version that it names, by outcome"
+        );
+        metrics::describe_gauge!("view_waiting_requests", "reads that wait for a version now");
         Self {
             database,
             places: Arc::new(Semaphore::new(WAITING_MAX)),

@@ -34,7 +34,7 @@ async fn wait_for_all(pipeline: &Pipeline) {
 }
 
 /// Exit code and standard output of the script, with `answer` on its standard input.
-async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
+pub(crate) async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
     let mut child = Command::new(root().join("scripts/kafka-replay.sh"))
         .args(["-s", pipeline.bootstrap_servers()])

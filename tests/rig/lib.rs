@@ -5,6 +5,7 @@
 pub mod kafka_proxy;
 pub mod ledger;
 pub mod memory;
+pub mod metrics;
 pub mod rest;
 pub mod rig;
 pub mod servers;
@@ -12,6 +13,7 @@ pub mod storm;
 pub mod topic;
 
 pub use ledger::Ledger;
+pub use metrics::Metrics;
 pub use rig::Rig;
 pub use servers::Servers;
 pub use topic::{Isolation, Record};

@@ -79,8 +79,7 @@ impl Lane {
             .env("BATCH_ROWS", rows)
             .env("VIEW_BUILDER_BUG", &self.bug)
             .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
-            .env("LOG_FORMAT", "text")
-            .env("LOG", "info,view_builder=debug");
+            .env("LOG_FORMAT", "text");
         if static_member {
             program.env("GROUP_INSTANCE_ID", name)
         } else {
@@ -188,7 +187,7 @@ impl Lane {
             format!(
                 "--- {}\n{}\n",
                 path.display(),
-                lines[lines.len().saturating_sub(60)..].join("\n")
+                lines[lines.len().saturating_sub(25)..].join("\n")
             )
         })
         .collect()

@@ -103,7 +103,7 @@ pub fn applied(batch: &Batch) {
 
 /// 0 where the source's clock is ahead of this machine's.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
-fn seconds(from_us: i64, to_us: i64) -> f64 {
+pub(crate) fn seconds(from_us: i64, to_us: i64) -> f64 {
     (to_us - from_us).max(0) as f64 / 1e6
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Le
 }
 
 /// When the source committed the change: by the position header, else by the record's own time.
-fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
+pub(crate) fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
     let by_header = record.headers().and_then(|headers| {
         let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
         let position: Position = std::str::from_utf8(header.value?).ok()?.parse().ok()?;

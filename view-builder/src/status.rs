@@ -1,14 +1,32 @@
 //! `view-builder status` and `view-builder views`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
 
+use crate::batch::TopicPartition;
 use crate::config::{StatusConfig, ViewsConfig};
 use crate::failure::Failure;
 use crate::kafka::{self, REQUEST_TIMEOUT};
-use crate::{database, refusal, view};
+use crate::{database, measure, record, refusal, view};
+
+/// How long Kafka is asked for the events that come next.
+const READ_MAX: Duration = Duration::from_secs(10);
+const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+
+type Observer = BaseConsumer<kafka::Quiet>;
+
+/// What Kafka has of a partition.
+struct Ahead {
+    end: i64,
+    /// When the source committed the first event that is not in the view, microseconds since 1970; none where there is none.
+    oldest_us: Option<i64>,
+}
 
 /// The positions with their topics' ends as a table, and whether there are dead letters.
 ///
@@ -28,25 +46,36 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         )
         .await
         .map_err(|err| anyhow::anyhow!("no positions, has a builder run yet? {}", refusal::line(&err)))?;
-    let observer = kafka::observer(&config.servers.kafka)?;
-    let places: Vec<(String, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let ends = tokio::task::spawn_blocking(move || ends(&observer, &places))
+    let servers = &config.servers.kafka;
+    let observer: Observer = kafka::outsider(servers, &servers.group_id)
+        .set("enable.partition.eof", "true")
+        .create_with_context(kafka::Quiet)
+        .map_err(|err| kafka::refused(&err))?;
+    let positions: Vec<(TopicPartition, i64)> = rows
+        .iter()
+        .map(|row| (kafka::place(row.get(0), row.get(1)), row.get(3)))
+        .collect();
+    let ahead = tokio::task::spawn_blocking(move || ahead(&observer, &positions))
         .await
         .context("asking kafka failed")??;
     let mut table = format!(
-        "{:<24} {:>9} {:>14} {:>14} {:>10} {:>12} {:>6}  {}\n",
-        "topic", "partition", "position", "end", "lag", "dead letters", "epoch", "owner"
+        "{:<24} {:>9} {:>14} {:>14} {:>10} {:>11} {:>12} {:>6}  {}\n",
+        "topic", "partition", "position", "end", "lag", "lag seconds", "dead letters", "epoch", "owner"
     );
-    let (mut lag_sum, mut dead_sum) = (0, 0);
-    for (row, end) in rows.iter().zip(ends) {
+    let (mut lag_sum, mut dead_sum, mut seconds_max) = (0, 0, 0.0_f64);
+    let now_us = measure::now_us();
+    for (row, Ahead { end, oldest_us }) in rows.iter().zip(ahead) {
         let position: Option<i64> = row.get(2);
-        let lag = (end - row.get::<_, i64>(3)).max(0);
+        // Without an event there are transaction markers at most.
+        let lag = oldest_us.map_or(0, |_| (end - row.get::<_, i64>(3)).max(0));
         let dead: i64 = row.get(6);
+        let seconds = oldest_us.map_or(0.0, |oldest_us| measure::seconds(oldest_us, now_us));
         lag_sum += lag;
         dead_sum += dead;
+        seconds_max = seconds_max.max(seconds);
         let _ = writeln!(
             table,
-            "{:<24} {:>9} {:>14} {end:>14} {lag:>10} {dead:>12} {:>6}  {}",
+            "{:<24} {:>9} {:>14} {end:>14} {lag:>10} {seconds:>11.1} {dead:>12} {:>6}  {}",
             row.get::<_, &str>(0),
             row.get::<_, i32>(1),
             position.map_or_else(|| "beginning".to_owned(), |position| position.to_string()),
@@ -54,20 +83,72 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
             row.get::<_, &str>(5),
         );
     }
-    let _ = writeln!(table, "lag in all: {lag_sum}, dead letters: {dead_sum}");
+    let _ = writeln!(
+        table,
+        "lag in all: {lag_sum}, oldest: {seconds_max:.1} s, dead letters: {dead_sum}"
+    );
     Ok((table, dead_sum > 0))
 }
 
-fn ends(observer: &BaseConsumer, places: &[(String, i32)]) -> anyhow::Result<Vec<i64>> {
-    places
+fn ahead(observer: &Observer, positions: &[(TopicPartition, i64)]) -> anyhow::Result<Vec<Ahead>> {
+    let mut ends = Vec::new();
+    let mut behind: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
+    for (place, next) in positions {
+        let (beginning, end) = observer
+            .fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)
+            .with_context(|| format!("kafka does not tell the end of {}/{}", place.topic, place.partition))?;
+        ends.push(end);
+        if *next < end {
+            let topic = behind.entry(&place.topic).or_default();
+            topic.insert(place.partition, *next.max(&beginning));
+        }
+    }
+    let mut oldest = HashMap::new();
+    for (topic, nexts) in behind {
+        oldest.extend(oldest_us(observer, topic, nexts)?);
+    }
+    let ahead = positions.iter().zip(ends).map(|((place, _), end)| Ahead {
+        end,
+        oldest_us: oldest.remove(place),
+    });
+    Ok(ahead.collect())
+}
+
+/// When the first event from each of these offsets on was committed; none of a partition with nothing but transaction markers there.
+fn oldest_us(
+    observer: &Observer,
+    topic: &str,
+    mut nexts: BTreeMap<i32, i64>,
+) -> anyhow::Result<HashMap<TopicPartition, i64>> {
+    let places = nexts
         .iter()
-        .map(|(topic, partition)| {
-            let (_, end) = observer
-                .fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)
-                .with_context(|| format!("kafka does not tell the end of {topic}/{partition}"))?;
-            Ok(end)
-        })
-        .collect()
+        .map(|(partition, next)| (kafka::place(topic, *partition), *next));
+    let places: Vec<(TopicPartition, i64)> = places.collect();
+    observer.assign(&kafka::list(places.iter().map(|(place, next)| (place, *next)))?)?;
+    let (mut oldest, start) = (HashMap::new(), Instant::now());
+    while !nexts.is_empty() {
+        ensure!(
+            start.elapsed() < READ_MAX,
+            "kafka does not send the events that come next in {topic}"
+        );
+        match observer.poll(POLL_TIMEOUT) {
+            None => {}
+            Some(Ok(found)) => {
+                if let Some(next) = nexts.remove(&found.partition()) {
+                    let place = kafka::place(topic, found.partition());
+                    // What follows is of no interest.
+                    observer.pause(&kafka::list([(&place, next)].into_iter())?)?;
+                    oldest.insert(place, record::committed_us(&found));
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                nexts.remove(&partition);
+            }
+            Some(Err(err)) => return Err(err).context("kafka reports an error"),
+        }
+    }
+    observer.unassign()?;
+    Ok(oldest)
 }
 
 /// The views in the directory: name, what it is, topics and tables.

@@ -1,0 +1,166 @@
+//! docs/metrics.md names all metrics that the programs have, and no others.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rig::Metrics;
+use stack::Program;
+use stack::pipeline::root;
+
+/// The page's table for each program, and where the program's source is.
+const PROGRAMS: [(&str, &[&str]); 4] = [
+    ("outbox-relay", &["outbox-relay/src"]),
+    ("view-builder", &["view-builder/src"]),
+    ("user-api", &["user-api/src", "rest/src"]),
+    ("post-api", &["post-api/src", "rest/src"]),
+];
+/// Their series begin when it happens for the first time, or with an option.
+const NOT_IN_EVERY_RUN: [&str; 8] = [
+    "relay_ignored_messages_total",
+    "relay_outbox_partitions_dropped_total",
+    "relay_outbox_rows_deleted_total",
+    "relay_restarts_total",
+    "relay_stopped_exit_code",
+    "view_conflicts_total",
+    "view_dead_letters_total",
+    "view_fenced_total",
+];
+
+/// What the page says of a metric.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    kind: String,
+    labels: Vec<String>,
+}
+
+/// The tables, by program and metric.
+pub(crate) struct Page(BTreeMap<String, BTreeMap<String, Entry>>);
+
+impl Page {
+    pub(crate) fn read() -> Self {
+        let file = root().join("docs/metrics.md");
+        let text = fs::read_to_string(&file).unwrap_or_else(|err| panic!("{}: {err}", file.display()));
+        let (mut tables, mut program) = (BTreeMap::new(), String::new());
+        for line in text.lines() {
+            if let Some(heading) = line.strip_prefix("## ") {
+                heading.clone_into(&mut program);
+            }
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let ["", name, kind, labels, _unit, _meaning, _alert, ""] = cells[..] else {
+                continue;
+            };
+            let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else {
+                continue;
+            };
+            let mut labels: Vec<String> = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            labels.sort_unstable();
+            let entry = Entry {
+                kind: kind.to_owned(),
+                labels,
+            };
+            let table: &mut BTreeMap<String, Entry> = tables.entry(program.clone()).or_default();
+            assert!(
+                table.insert(name.to_owned(), entry).is_none(),
+                "{name} stands there twice"
+            );
+        }
+        Self(tables)
+    }
+
+    /// Holds the table against what the running program exports: each metric is in it, with its type and its labels, and is
+    /// described; and each of the table's metrics is exported.
+    pub(crate) async fn assert_names_all(&self, program: &Program) {
+        let metrics = Metrics::of(program).await.expect("metrics");
+        let (name, _) = PROGRAMS
+            .iter()
+            .find(|(name, _)| {
+                program.name() == *name || (program.name().ends_with("-relay") && *name == "outbox-relay")
+            })
+            .expect("a known program");
+        let table = &self.0[*name];
+        for (metric, kind) in &metrics.types {
+            let exported = Entry {
+                kind: kind.clone(),
+                labels: metrics.labels(metric).into_iter().map(str::to_owned).collect(),
+            };
+            assert_eq!(
+                table.get(metric),
+                Some(&exported),
+                "{metric} of {name} in docs/metrics.md"
+            );
+            assert!(metrics.helps.contains_key(metric), "{metric} of {name} has no # HELP");
+        }
+        for metric in table.keys().filter(|metric| !NOT_IN_EVERY_RUN.contains(&&***metric)) {
+            assert!(
+                metrics.types.contains_key(metric),
+                "docs/metrics.md has {metric}, {} does not export it",
+                program.name()
+            );
+        }
+    }
+}
+
+/// Names and types of the metrics that the source under `directory` makes.
+fn in_source(directory: &Path, found: &mut BTreeMap<String, String>) {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory of source") {
+        files.push(entry.expect("an entry").path());
+    }
+    for path in files {
+        if path.is_dir() {
+            in_source(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("source");
+            for (kind, opening) in [
+                ("counter", "counter!("),
+                ("gauge", "gauge!("),
+                ("gauge", "exporter::gauge("),
+                ("histogram", "histogram!("),
+            ] {
+                for (_, arguments) in text
+                    .match_indices(opening)
+                    .map(|(at, _)| text.split_at(at + opening.len()))
+                {
+                    if let Some(name) = first_argument(arguments, &text) {
+                        let before = found.insert(name.to_owned(), kind.to_owned());
+                        assert!(before.is_none_or(|before| before == kind), "{name} has two types");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The text that is given, directly or by a constant of the file; none where it is a variable.
+fn first_argument<'t>(arguments: &'t str, file: &'t str) -> Option<&'t str> {
+    let arguments = arguments.trim_start();
+    let literal = |text: &'t str| Some(text.strip_prefix('"')?.split_once('"')?.0);
+    if arguments.starts_with('"') {
+        return literal(arguments);
+    }
+    let end = arguments.find(|c: char| !c.is_ascii_uppercase() && c != '_')?;
+    let constant = format!("const {}: &str = ", &arguments[..end]);
+    literal(file.split_once(&constant)?.1)
+}
+
+#[test]
+fn the_page_names_the_metrics_of_the_sources_and_no_others() {
+    let page = Page::read();
+    for (program, directories) in PROGRAMS {
+        let mut made = BTreeMap::new();
+        for directory in directories {
+            in_source(&root().join(directory), &mut made);
+        }
+        assert!(!made.is_empty(), "{program} has no metrics");
+        let named = page.0.get(program).unwrap_or_else(|| panic!("no table for {program}"));
+        let named: BTreeMap<String, String> = named
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.kind.clone()))
+            .collect();
+        assert_eq!(
+            named, made,
+            "{program}: docs/metrics.md on the left, the source on the right"
+        );
+    }
+}
