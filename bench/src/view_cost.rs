@@ -13,8 +13,8 @@ use crate::arguments::ViewCost;
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{median, thousands};
 
-/// Events of one batch.
-const BATCH_EVENTS: u64 = 5_000;
+/// Events of one batch, as view-builder makes them.
+pub(crate) const BATCH_EVENTS: u64 = 5_000;
 /// Events of one batch while the views are filled.
 const FILL_EVENTS: u64 = 10_000;
 const GROWTH: u64 = 10;
@@ -22,7 +22,7 @@ const GROWTH: u64 = 10;
 const RATIO_MAX: f64 = 1.2;
 
 /// A view's folder name and its statement, with arrays from the table `batch`.
-struct View {
+pub(crate) struct View {
     name: String,
     apply: String,
     /// Whether it reads users' events, and whether posts' events.
@@ -98,7 +98,7 @@ pub(crate) async fn measure(asked: &ViewCost, builder: PipelineBuilder) -> anyho
 }
 
 /// The shipped views in this database, in the order in which view-builder applies them.
-async fn install(client: &Client) -> anyhow::Result<Vec<View>> {
+pub(crate) async fn install(client: &Client) -> anyhow::Result<Vec<View>> {
     client
         .batch_execute(
             "set synchronous_commit = off;
@@ -151,7 +151,7 @@ fn changed(users: u64) -> String {
 }
 
 /// Fills the table `batch`. Each version moves users to other departments and posts to other authors.
-fn batch(posts: bool, ids: &str, version: u64) -> String {
+pub(crate) fn batch(posts: bool, ids: &str, version: u64) -> String {
     let (topic, entity) = if posts {
         (
             "post-events",
@@ -180,7 +180,7 @@ fn batch(posts: bool, ids: &str, version: u64) -> String {
 }
 
 /// Milliseconds of the whole transaction, and of each view.
-async fn apply(client: &Client, views: &[View], posts: bool) -> anyhow::Result<(f64, Vec<f64>)> {
+pub(crate) async fn apply(client: &Client, views: &[View], posts: bool) -> anyhow::Result<(f64, Vec<f64>)> {
     let start = Instant::now();
     client.batch_execute("begin").await?;
     let mut by_view = Vec::new();

@@ -6,12 +6,14 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::{Pipeline, PipelineBuilder, postgres};
+use tokio_postgres::Client;
 
 use crate::arguments::ViewDrain;
 use crate::counter::Counter;
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{median, thousands};
-use crate::{statements, usage};
+use crate::view_cost::{BATCH_EVENTS, View};
+use crate::{statements, usage, view_cost};
 
 /// Users that one transaction creates.
 const TRANSACTION_ROWS: u64 = 10_000;
@@ -20,6 +22,10 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// A topic that takes longer is not drained at all.
 pub(crate) const RUN_DEADLINE: Duration = Duration::from_secs(600);
+/// The yardstick's database.
+const BY_HAND: &str = "by_hand";
+/// What the ratio to it should not be below.
+const RATIO_MIN: f64 = 0.8;
 /// What both tables have: compared as one text.
 const USER: &str = "name, email, department, status, created_at, updated_at, version";
 
@@ -37,6 +43,8 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
             "users in the view before",
             "added",
             "rows/s",
+            "hand-batched SQL rows/s",
+            "ratio",
             "view-builder CPU us/row",
             "peak RSS MB",
             "PostgreSQL CPU us/row",
@@ -44,15 +52,21 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
         notes: vec![
             "The clock runs from the start of view-builder's process until its last transaction has committed."
                 .to_owned(),
+            format!(
+                "By hand: the views' own statements with {} of the same users a transaction, on one connection.",
+                thousands(BATCH_EVENTS as f64)
+            ),
         ],
     };
+    let by_hand = ByHand::new(&pipeline).await?;
     let mut published = Counter::new(&pipeline.users_relay, "relay_published_records_total");
-    let mut rates = Vec::new();
+    let (mut rates, mut rates_by_hand) = (Vec::new(), Vec::new());
     for number in 1..=asked.runs {
         let before = u64::from(number - 1) * asked.users;
         tracing::info!("creating {} users, and publishing them", thousands(asked.users as f64));
         create_users(&pipeline, before, asked.users).await?;
         wait_for(&mut published, before + asked.users).await?;
+        by_hand.checkpoint().await?;
         let postgres = pipeline.postgres()?.process().context("no postgres")?;
         let cpu_before = usage::cpu_seconds_with_children(&postgres)?;
         let start = Instant::now();
@@ -72,15 +86,19 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
         check_equality(&pipeline, VIEWS_DATABASE, before + asked.users).await?;
         let rate = asked.users as f64 / seconds;
         rates.push(rate);
+        let rate_by_hand = by_hand.add(before, asked.users).await?;
+        rates_by_hand.push(rate_by_hand);
         tracing::info!(
-            "  run {number}: {seconds:.2} s, {} rows/s; user_view equals users",
-            thousands(rate)
+            "  run {number}: {seconds:.2} s, {} rows/s, by hand {}; user_view equals users",
+            thousands(rate),
+            thousands(rate_by_hand)
         );
         report.runs.push(json!({
             "users_before": before,
             "users": asked.users,
             "seconds": seconds,
             "rows_per_second": rate,
+            "by_hand_rows_per_second": rate_by_hand,
             "view_builder_cpu_us_per_row": cpu_us,
             "view_builder_peak_memory_mb": memory_mb,
             "postgres_cpu_us_per_row": postgres_cpu_us,
@@ -90,17 +108,60 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
             thousands(before as f64),
             thousands(asked.users as f64),
             thousands(rate),
+            thousands(rate_by_hand),
+            format!("{:.2}", rate / rate_by_hand),
             format!("{cpu_us:.1}"),
             format!("{memory_mb:.1}"),
             format!("{postgres_cpu_us:.1}"),
         ]);
     }
     report.notes.push(format!(
-        "Median: {} rows/s. After each run user_view was equal to users.",
-        thousands(median(&rates))
+        "Medians: {} rows/s, by hand {}, ratio {:.2} (goal: {RATIO_MIN}). After each run user_view was equal to users.",
+        thousands(median(&rates)),
+        thousands(median(&rates_by_hand)),
+        median(&rates) / median(&rates_by_hand)
     ));
+    drop(by_hand);
     pipeline.stop().await?;
     Ok(report)
+}
+
+/// The yardstick: what the views' SQL takes where batches cost nothing to get.
+struct ByHand {
+    client: Client,
+    views: Vec<View>,
+}
+
+impl ByHand {
+    /// Views in a database of their own, without positions, dead letters and everything else that view-builder has.
+    async fn new(pipeline: &Pipeline) -> anyhow::Result<Self> {
+        let server = postgres::connect(&pipeline.database_url("postgres")?).await?;
+        server.batch_execute(&format!("create database {BY_HAND}")).await?;
+        let client = postgres::connect(&pipeline.database_url(BY_HAND)?).await?;
+        let views = view_cost::install(&client).await?;
+        client.batch_execute("set synchronous_commit = on").await?;
+        Ok(Self { client, views })
+    }
+
+    /// Whoever is measured next begins with as little to write as the one before.
+    async fn checkpoint(&self) -> anyhow::Result<()> {
+        Ok(self.client.batch_execute("checkpoint").await?)
+    }
+
+    /// Applies so many new users in batches; rows/s of the views' transactions alone.
+    async fn add(&self, before: u64, users: u64) -> anyhow::Result<f64> {
+        self.checkpoint().await?;
+        let (end, mut ms) = (before + users, 0.0);
+        for first in (before + 1..=end).step_by(usize::try_from(BATCH_EVENTS)?) {
+            let ids = format!(
+                "generate_series({first}::bigint, {})",
+                end.min(first + BATCH_EVENTS - 1)
+            );
+            self.client.batch_execute(&view_cost::batch(false, &ids, 1)).await?;
+            ms += view_cost::apply(&self.client, &self.views, false).await?.0;
+        }
+        Ok(users as f64 / ms * 1e3)
+    }
 }
 
 /// By user-api's own statement, with rows of a series in place of its parameters.

@@ -189,7 +189,7 @@ async fn latency_counts_each_event_once_from_its_commit_and_the_lag_is_the_truth
         of_topic(&metrics, &sum, "user-events") - of_topic(&before, &sum, "user-events")
     };
     assert!(
-        grown(READ_TO_VIEW) >= later && grown(COMMIT_TO_VIEW) >= later && grown(COMMIT_TO_READ) < later,
+        grown(COMMIT_TO_VIEW) >= later && grown(READ_TO_VIEW) > grown(COMMIT_TO_READ),
         "the wait was between Kafka and the view: {} + {} = {}",
         grown(COMMIT_TO_READ),
         grown(READ_TO_VIEW),
