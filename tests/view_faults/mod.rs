@@ -6,6 +6,7 @@ mod oracle;
 mod planted_bugs;
 mod positions;
 mod rebalances;
+mod rebuilds;
 mod release_build;
 mod sampler;
 mod servers;

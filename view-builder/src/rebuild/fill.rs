@@ -21,6 +21,7 @@ use crate::contract::{self, Contracts};
 use crate::database::Session;
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::faults;
 use crate::install;
 use crate::kafka::{self, Quiet, REQUEST_TIMEOUT, place};
 use crate::letters::{Fate, Known, store};
@@ -303,7 +304,9 @@ impl Fill {
         match apply_views(session, std::slice::from_ref(view), &self.contracts, &batch).await {
             Ok(()) => {
                 self.save(&session.client, view).await?;
-                Ok(session.client.batch_execute("commit").await?)
+                faults::point("fill.applied").await?;
+                session.client.batch_execute("commit").await?;
+                Ok(faults::point("fill.committed").await?)
             }
             Err(err) if refusal::kind(&err) == Kind::Refused => {
                 session.client.batch_execute("rollback").await?;

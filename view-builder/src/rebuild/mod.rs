@@ -22,7 +22,7 @@ use crate::config::{DropConfig, RebuildConfig};
 use crate::database::{self, Session, unanswered};
 use crate::failure::Failure;
 use crate::view::{self, View};
-use crate::{catalog, install, refusal, replay};
+use crate::{catalog, faults, install, refusal, replay};
 use fill::{Fill, Trouble};
 use progress::Progress;
 use swap::Attempt;
@@ -203,6 +203,7 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
     fill.resume(&session.client, view, config.accept_truncated).await?;
     progress.of_all(fill.left());
     fill.round(&session, view, None, |left| progress.left(left)).await?;
+    faults::point("rebuild.filled").await?;
     carry_over(&session.client, &generation).await?;
     for table in swap::tables(&session.client, &generation.schema).await? {
         let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
@@ -280,7 +281,9 @@ async fn begin(client: &Client, generation: &Generation) -> Result<(), Trouble> 
             &[&view.name, schema, &view.table.text, &view.apply.text],
         )
         .await?;
+    faults::point("rebuild.made").await?;
     client.batch_execute("commit").await?;
+    faults::point("rebuild.begun").await?;
     tracing::info!(
         view = view.name,
         schema,

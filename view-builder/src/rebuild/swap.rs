@@ -17,6 +17,7 @@ use super::fill::{Fill, Trouble};
 use crate::catalog;
 use crate::database::Session;
 use crate::failure::Failure;
+use crate::faults;
 use crate::refusal;
 
 /// Time that builders may be kept waiting for a lock that somebody else holds.
@@ -44,7 +45,9 @@ pub(super) async fn attempt(
     let swapped = swap(client, session, generation, fill).await;
     let why = match swapped {
         Ok(None) => {
+            faults::point("swap.made").await?;
             client.batch_execute("commit").await?;
+            faults::point("swap.committed").await?;
             return Ok(Attempt::Done);
         }
         Ok(Some(why)) => why,
@@ -67,6 +70,7 @@ async fn swap(
 ) -> Result<Option<&'static str>, Trouble> {
     let view = &generation.view;
     client.batch_execute(catalog::LOCK).await?;
+    faults::point("swap.locked").await?;
     let deadline = Instant::now() + LAST_EVENTS_MAX;
     if fill.aim(&session.client, view).await? {
         return Ok(Some("dead letters have changed"));
@@ -82,6 +86,7 @@ async fn swap(
         let now = transactions(client).await?;
         older.retain(|transaction| now.contains(transaction));
     }
+    faults::point("swap.last-events").await?;
     let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
     if !carried.before.is_empty() {
         return Ok(Some("a new index or constraint is there"));
