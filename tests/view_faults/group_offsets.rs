@@ -54,8 +54,8 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     builder.stop().await.expect("a clean end");
 }
 
-/// Sets the group back and lets the builder replay. What is applied again must be applied only once more. How many of the keys' latest events
-/// were not applied again.
+/// Sets the group back and lets the builder replay. What is applied again must be applied only once more. How many keys were not
+/// applied again: of one that has changed meanwhile only the latest event is.
 async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> i64 {
     builder.stop().await.expect("a clean end");
     let before = number(lane, "select max(id) from applied_events").await;
@@ -84,8 +84,8 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
     );
     assert!(number(lane, &replayed).await > 0, "a replay applies events again");
     let left_out = format!(
-        "select count(*) from (select topic, key, max(version) from applied_events where id <= {before} group by topic, key
-            except select topic, key, version from {again}) as left_out"
+        "select count(*) from (select topic, key from applied_events where id <= {before}
+            except select topic, key from {again}) as left_out"
     );
     number(lane, &left_out).await
 }
