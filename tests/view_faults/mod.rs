@@ -11,6 +11,7 @@ mod release_build;
 mod sampler;
 mod servers;
 mod site;
+mod static_members;
 mod trouble;
 mod zombies;
 

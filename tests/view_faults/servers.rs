@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use rustix::process::Signal;
-use stack::{Postgres, eventually};
+use stack::{Postgres, eventually, eventually_ok};
 
 use super::lane::Lane;
 use super::oracle::Complete::EachEvent;
@@ -121,9 +122,18 @@ async fn flows_again(lane: &Lane) {
     .await;
     let last = "select coalesce(max(id), 0) from applied_events";
     let applied: i64 = lane.value(last).await.expect("a number").parse().expect("a number");
-    eventually(RECOVERY, "events are applied again", || async {
-        let now: i64 = lane.value(last).await.ok()?.parse().ok()?;
-        (now > applied).then_some(())
-    })
-    .await;
+    let flow = eventually_ok(RECOVERY, "events are applied again", || async {
+        let now: i64 = lane.value(last).await?.parse()?;
+        ensure!(now > applied, "none since event {applied}");
+        Ok(())
+    });
+    if let Err(err) = flow.await {
+        let relays = [&site.pipeline.users_relay, &site.pipeline.posts_relay].map(|relay| relay.log_tail(25));
+        let behind = lane.behind().await;
+        panic!(
+            "{err:#}; behind: {behind:?}\n{}--- relays\n{}",
+            lane.log_tails(),
+            relays.join("\n---\n")
+        );
+    }
 }

@@ -138,8 +138,17 @@ impl Builder {
     /// Keeps the views until `shutdown`; then ends the batch in hand and leaves the group.
     ///
     /// # Errors
-    /// Continuity is lost, the database keeps other views, or librdkafka has failed for good.
-    pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Failure> {
+    /// Continuity is lost, the database keeps other views, or librdkafka has failed for good ([`Failure::Client`]: the batch in hand has
+    /// ended, and another builder may begin).
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
+        let ended = self.keep(shutdown).await;
+        if matches!(ended, Ok(()) | Err(Failure::Client(_))) {
+            self.stop().await;
+        }
+        ended
+    }
+
+    async fn keep(&mut self, mut shutdown: Shutdown) -> Result<(), Failure> {
         let consumer = self.consumer.clone();
         self.subscribe()?;
         let mut records = consumer.stream();
@@ -148,7 +157,7 @@ impl Builder {
             self.start_job();
             tokio::select! {
                 biased;
-                () = shutdown.triggered() => break,
+                () = shutdown.triggered() => return Ok(()),
                 ended = ended(&mut self.job) => self.ended(ended)?,
                 () = consumer.context().changed() => self.reassigned(),
                 _ = tick.tick() => self.tick()?,
@@ -166,10 +175,6 @@ impl Builder {
                 }
             }
         }
-        drop(records);
-        drop(consumer);
-        self.stop().await;
-        Ok(())
     }
 
     fn subscribe(&mut self) -> Result<(), Failure> {
@@ -368,9 +373,7 @@ impl Builder {
                 self.take(&record);
                 Ok(())
             }
-            Err(KafkaError::MessageConsumptionFatal(code)) => {
-                Err(anyhow!("the kafka client has failed for good: {code}").into())
-            }
+            Err(KafkaError::MessageConsumptionFatal(code)) => Err(Failure::Client(code)),
             Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
@@ -465,7 +468,9 @@ impl Builder {
                 self.group_offsets.sent_in_vain();
             }
         }
-        if self.group_sent_at.elapsed() < GROUP_COMMIT_INTERVAL {
+        // librdkafka keeps what it cannot send; a static member that has lost its session by then sends it under no name, and is
+        // expelled for that.
+        if self.group_sent_at.elapsed() < GROUP_COMMIT_INTERVAL || self.consumer.context().trouble().is_some() {
             return;
         }
         self.group_sent_at = Instant::now();

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use crate::view::ViewError;
 
 /// The exit codes, as `--help` tells them.
@@ -31,6 +33,12 @@ pub enum Failure {
         place: crate::batch::TopicPartition,
         lost: crate::start::Lost,
     },
+    /// Another client can go on where this one cannot.
+    #[error(
+        "the kafka client has failed for good, and so did one before it: {0}; where two processes have the same \
+         GROUP_INSTANCE_ID, give each its own"
+    )]
+    Client(RDKafkaErrorCode),
     #[error("events wait that cannot be applied: see view-builder dead-letters list")]
     DeadLetters,
     #[error("a view differs from its source")]
@@ -45,7 +53,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Other(_) => 1,
+            Self::Client(_) | Self::Other(_) => 1,
             Self::Setting(_) => 2,
             Self::View(_) => 3,
             Self::Continuity { .. } => 4,
