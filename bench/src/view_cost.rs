@@ -21,9 +21,12 @@ const GROWTH: u64 = 10;
 /// What the ratio of the medians should not be above.
 const RATIO_MAX: f64 = 1.2;
 
-/// A view's folder name and its statement, with arrays from the table `batch`.
+/// A view's folder name and its statement.
 pub(crate) struct View {
     name: String,
+    /// With the arrays of a batch as $1 to $5, the last one as text.
+    pub(crate) statement: String,
+    /// With arrays from the table `batch`.
     apply: String,
     /// Whether it reads users' events, and whether posts' events.
     reads: [bool; 2],
@@ -115,7 +118,8 @@ pub(crate) async fn install(client: &Client) -> anyhow::Result<Vec<View>> {
             .context("a view's folder")?;
         let read = |file: &str| fs::read_to_string(folder.join(file)).with_context(|| format!("{name}/{file}"));
         client.batch_execute(&read("table.sql")?).await?;
-        let apply = (1..=5).fold(read("apply.sql")?, |text, number| {
+        let statement = read("apply.sql")?;
+        let apply = (1..=5).fold(statement.clone(), |text, number| {
             text.replace(&format!("${number}"), &format!("(select a{number} from batch)"))
         });
         views.push(View {
@@ -124,6 +128,7 @@ pub(crate) async fn install(client: &Client) -> anyhow::Result<Vec<View>> {
                 let mut heads = apply.lines().filter(|line| line.starts_with("-- topics:"));
                 heads.any(|line| line.contains(topic))
             }),
+            statement: statement.replace("$5", "$5::text[]"),
             apply,
         });
     }
