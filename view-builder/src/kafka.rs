@@ -161,7 +161,10 @@ impl ClientContext for GroupContext {
 }
 
 /// For a client that meets partitions' ends as a matter of course.
-pub(crate) struct Quiet;
+pub struct Quiet;
+
+/// A client for looking at topics and groups only.
+pub type Observer = BaseConsumer<Quiet>;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
@@ -224,24 +227,24 @@ pub fn consumer(servers: &Kafka, instance: Option<&str>, batch_bytes: u32) -> Re
         .map_err(|err| refused(&err))
 }
 
-/// A client for looking at topics and groups only.
+/// An observer that is told where a partition ends.
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub fn observer(servers: &Kafka) -> Result<BaseConsumer, Failure> {
+pub fn observer(servers: &Kafka) -> Result<Observer, Failure> {
     let mut config = outsider(servers, &servers.group_id);
     config.set("enable.partition.eof", "true");
-    config.create().map_err(|err| refused(&err))
+    config.create_with_context(Quiet).map_err(|err| refused(&err))
 }
 
 /// As [`observer`], but a partition's end is that of a reader who sees open transactions as well.
 ///
 /// # Errors
 /// A property is unknown or has a wrong value.
-pub(crate) fn uncommitted_observer(servers: &Kafka) -> Result<BaseConsumer, Failure> {
+pub(crate) fn uncommitted_observer(servers: &Kafka) -> Result<Observer, Failure> {
     let mut config = outsider(servers, &servers.group_id);
     config.set("isolation.level", "read_uncommitted");
-    config.create().map_err(|err| refused(&err))
+    config.create_with_context(Quiet).map_err(|err| refused(&err))
 }
 
 /// Settings of a client that is no member of the group whose name it bears.

@@ -5,21 +5,19 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 
 use crate::batch::TopicPartition;
 use crate::config::{StatusConfig, ViewsConfig};
 use crate::failure::Failure;
-use crate::kafka::{self, REQUEST_TIMEOUT};
+use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
 use crate::{database, measure, record, refusal, view};
 
 /// How long Kafka is asked for the events that come next.
 const READ_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
-
-type Observer = BaseConsumer<kafka::Quiet>;
 
 /// What Kafka has of a partition.
 struct Ahead {
@@ -46,11 +44,7 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         )
         .await
         .map_err(|err| anyhow::anyhow!("no positions, has a builder run yet? {}", refusal::line(&err)))?;
-    let servers = &config.servers.kafka;
-    let observer: Observer = kafka::outsider(servers, &servers.group_id)
-        .set("enable.partition.eof", "true")
-        .create_with_context(kafka::Quiet)
-        .map_err(|err| kafka::refused(&err))?;
+    let observer = kafka::observer(&config.servers.kafka)?;
     let positions: Vec<(TopicPartition, i64)> = rows
         .iter()
         .map(|row| (kafka::place(row.get(0), row.get(1)), row.get(3)))

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::start::bounds;
 use crate::config::ReplayConfig;
 use crate::failure::Failure;
-use crate::kafka;
+use crate::kafka::{self, Observer};
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -44,7 +44,7 @@ pub fn print(config: &ReplayConfig) -> Result<(), Failure> {
     }
 }
 
-fn print_all(consumer: &BaseConsumer, config: &ReplayConfig, partitions: usize) -> anyhow::Result<()> {
+fn print_all(consumer: &Observer, config: &ReplayConfig, partitions: usize) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut ended = 0;
     while config.follow || ended < partitions {

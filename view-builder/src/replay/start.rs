@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::kafka::REQUEST_TIMEOUT;
+use crate::kafka::{Observer, REQUEST_TIMEOUT};
 
 /// `earliest`, `latest`, an offset, or a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) struct Bounds {
 /// # Errors
 /// There is no such topic or partition; Kafka does not answer.
 pub(super) fn bounds(
-    consumer: &BaseConsumer,
+    consumer: &Observer,
     topic: &str,
     partition: Option<i32>,
     from: From,
@@ -92,7 +92,7 @@ pub(super) fn bounds(
     Ok(all)
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str, partition: Option<i32>) -> anyhow::Result<Vec<i32>> {
+fn partitions(consumer: &Observer, topic: &str, partition: Option<i32>) -> anyhow::Result<Vec<i32>> {
     let metadata = consumer
         .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
         .context("kafka does not answer (KAFKA_BOOTSTRAP_SERVERS)")?;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use tokio_postgres::Client;
 
 use crate::failure::Failure;
-use crate::kafka::REQUEST_TIMEOUT;
+use crate::kafka::{Observer, REQUEST_TIMEOUT};
 use crate::verify::side::failed;
 
 /// Time between two looks at a position.
@@ -88,7 +88,7 @@ pub struct Pipeline {
     pub(crate) slot: Option<String>,
     /// The views' database.
     pub(crate) views: Client,
-    pub(crate) observer: Arc<BaseConsumer>,
+    pub(crate) observer: Arc<Observer>,
     /// All topics of the view.
     pub(crate) topics: Vec<String>,
 }
@@ -163,7 +163,7 @@ fn chosen(slots: &[(String, i64)], wanted: Option<&str>, topic: &str) -> Result<
 
 /// The partitions that hold anything, with their ends: those of a reader who sees open transactions as well, since a
 /// committed record can stand behind the first record of another, open one.
-fn ends(observer: &BaseConsumer, topics: &[String]) -> anyhow::Result<BTreeMap<Place, i64>> {
+fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<BTreeMap<Place, i64>> {
     let mut ends = BTreeMap::new();
     for topic in topics {
         let metadata = observer
