@@ -182,9 +182,9 @@ impl ByHand {
         let client = &self.client;
         let sql = "select a1, a2, a3, a4, a5::text[] from batch";
         let row = client.query_one(sql, &[]).await?;
-        let arrays: (Vec<&str>, Vec<i64>, Vec<i64>, Vec<&str>, Vec<&str>) =
-            (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
-        let parameters: [&(dyn ToSql + Sync); 5] = [&arrays.0, &arrays.1, &arrays.2, &arrays.3, &arrays.4];
+        let [topics, types, entities] = [0, 3, 4].map(|column| row.get::<_, Vec<&str>>(column));
+        let [keys, versions] = [1, 2].map(|column| row.get::<_, Vec<i64>>(column));
+        let parameters: [&(dyn ToSql + Sync); 5] = [&topics, &keys, &versions, &types, &entities];
         let start = Instant::now();
         let views = self.views.iter().map(|view| client.execute(view, &parameters));
         try_join3(
