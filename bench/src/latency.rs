@@ -46,6 +46,8 @@ struct Run {
     latencies_us: Histogram<u64>,
     /// Processors in use, by name.
     cores: Vec<(&'static str, f64)>,
+    /// Of the relay and of view-builder, at the end.
+    memory_mb: [f64; 2],
 }
 
 /// # Errors
@@ -73,6 +75,8 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
             "PostgreSQL",
             "Kafka",
             "load",
+            "RSS MB: relay",
+            "view-builder",
         ]),
         notes: vec![
             "From the transaction's commit record, so the flush of the WAL to disk is included. Kafka: until a read_committed consumer has the \
@@ -125,6 +129,7 @@ async fn to_kafka(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Re
     let begin_us = now_us();
     let achieved = pace::keep(&mut clients, rate, asked.seconds, insert).await?;
     let cores = processors.end()?;
+    let memory_mb = memory_mb(pipeline)?;
     // The relay is never so far behind that this is not enough; if it were, the count below would not be right.
     tokio::time::sleep(Duration::from_secs(2)).await;
     topic.wait_until_visible().await?;
@@ -147,6 +152,7 @@ async fn to_kafka(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Re
         achieved,
         latencies_us,
         cores,
+        memory_mb,
     })
 }
 
@@ -171,6 +177,7 @@ async fn to_view(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Res
         async |client: &mut Connection, index: u64| client.create("/api/users", &people::person(&run, index)).await;
     let achieved = pace::keep(&mut clients, rate, asked.seconds, create).await?;
     let cores = processors.end()?;
+    let memory_mb = memory_mb(pipeline)?;
     let made = u64::from(rate) * u64::from(asked.seconds);
     eventually_ok(ARRIVAL_DEADLINE, "the view has all users", async || {
         let sql = "select count(*) from user_view where user_id > $1";
@@ -192,6 +199,7 @@ async fn to_view(pipeline: &Pipeline, asked: &Latency, rate: u32) -> anyhow::Res
         achieved,
         latencies_us,
         cores,
+        memory_mb,
     })
 }
 
@@ -202,6 +210,14 @@ async fn commit_times(client: &Client, table: &str, id: &str, after: i64) -> any
     );
     let rows = client.query(&sql, &[&after]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn memory_mb(pipeline: &Pipeline) -> anyhow::Result<[f64; 2]> {
+    let of = |process: Option<Arc<Process>>| usage::memory_mb(&*process.context("a part is not running")?);
+    Ok([
+        of(pipeline.users_relay.process())?,
+        of(pipeline.view_builder.process())?,
+    ])
 }
 
 /// CPU time of each part since a moment.
@@ -246,16 +262,17 @@ impl<'a> Processors<'a> {
 
 impl Run {
     fn row(&self) -> Vec<String> {
-        let ms = |value: f64| format!("{value:.1}");
+        let tenths = |value: f64| format!("{value:.1}");
         let mut cells = vec![
             self.way.to_owned(),
             thousands(f64::from(self.rate)),
             thousands(self.achieved),
-            ms(quantile_ms(&self.latencies_us, 0.5)),
-            ms(quantile_ms(&self.latencies_us, 0.99)),
-            ms(self.latencies_us.max() as f64 / 1000.0),
+            tenths(quantile_ms(&self.latencies_us, 0.5)),
+            tenths(quantile_ms(&self.latencies_us, 0.99)),
+            tenths(self.latencies_us.max() as f64 / 1000.0),
         ];
         cells.extend(self.cores.iter().map(|(_, cores)| format!("{cores:.2}")));
+        cells.extend(self.memory_mb.map(tenths));
         cells
     }
 
@@ -273,6 +290,8 @@ impl Run {
             "p99_ms": quantile_ms(&self.latencies_us, 0.99),
             "max_ms": self.latencies_us.max() as f64 / 1000.0,
             "cores": Value::Object(cores.collect()),
+            "relay_memory_mb": self.memory_mb[0],
+            "view_builder_memory_mb": self.memory_mb[1],
         })
     }
 }

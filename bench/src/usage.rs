@@ -58,9 +58,21 @@ pub(crate) fn own_cpu_seconds() -> anyhow::Result<f64> {
 /// # Errors
 /// It has ended.
 pub(crate) fn peak_memory_mb(process: &Process) -> anyhow::Result<f64> {
+    status_mb(process, "VmHWM:")
+}
+
+/// The physical memory that a process has now, in MB (10⁶ bytes).
+///
+/// # Errors
+/// It has ended.
+pub(crate) fn memory_mb(process: &Process) -> anyhow::Result<f64> {
+    status_mb(process, "VmRSS:")
+}
+
+fn status_mb(process: &Process, field: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id()))
         .with_context(|| format!("{} has ended", process.name()))?;
-    let kibibytes = parse_peak(&status).context("no VmHWM in /proc")?;
+    let kibibytes = parse_kibibytes(&status, field).with_context(|| format!("no {field} in /proc"))?;
     Ok(kibibytes as f64 * 1024.0 / 1e6)
 }
 
@@ -81,14 +93,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_kibibytes(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Stat, parse_peak, parse_stat};
+    use super::{Stat, parse_kibibytes, parse_stat};
 
     #[test]
     fn times_are_found_after_a_name_with_blanks() {
@@ -107,7 +119,7 @@ mod tests {
     #[test]
     fn the_peak_is_read_in_kibibytes() {
         assert_eq!(
-            parse_peak("VmPeak:\t 9 kB\nVmHWM:\t   25012 kB\nVmRSS:\t 1 kB\n"),
+            parse_kibibytes("VmPeak:\t 9 kB\nVmHWM:\t   25012 kB\nVmRSS:\t 1 kB\n", "VmHWM:"),
             Some(25012)
         );
     }
