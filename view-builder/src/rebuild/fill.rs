@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio_postgres::{Client, Error};
@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::failure::Failure;
 use crate::faults;
 use crate::install;
-use crate::kafka::{self, Quiet, REQUEST_TIMEOUT, place};
+use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT, place};
 use crate::letters::{Fate, Known, store};
 use crate::record;
 use crate::refusal::{self, Kind};
@@ -83,7 +83,7 @@ struct Filled {
 /// A generation's way through its topics.
 pub(super) struct Fill {
     /// One client for each topic: the end of a partition is told by its number alone.
-    consumers: BTreeMap<String, BaseConsumer<Quiet>>,
+    consumers: BTreeMap<String, Observer>,
     contracts: Contracts,
     partitions: BTreeMap<TopicPartition, Filled>,
 }
