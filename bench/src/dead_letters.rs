@@ -84,8 +84,8 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
             "dead letters",
         ]),
         notes: vec![format!(
-            "Medians of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source to the commit record of the view's \
-             transaction; both rounds of a pair measure the keys that get no poison.",
+            "Medians of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source to the \
+             commit record of the view's transaction; both rounds of a pair measure the keys that get no poison.",
             asked.runs,
             thousands(f64::from(asked.keys))
         )],

@@ -213,11 +213,13 @@ async fn commit_times(client: &Client, table: &str, id: &str, after: i64) -> any
 }
 
 fn memory_mb(pipeline: &Pipeline) -> anyhow::Result<[f64; 2]> {
-    let of = |process: Option<Arc<Process>>| usage::memory_mb(&*process.context("a part is not running")?);
-    Ok([
-        of(pipeline.users_relay.process())?,
-        of(pipeline.view_builder.process())?,
-    ])
+    let programs = [&pipeline.users_relay, &pipeline.view_builder];
+    let [relay, builder] = programs.map(|program| usage::memory_mb(&*running(program.process())?));
+    Ok([relay?, builder?])
+}
+
+fn running(process: Option<Arc<Process>>) -> anyhow::Result<Arc<Process>> {
+    process.context("a part is not running")
 }
 
 /// CPU time of each part since a moment.
@@ -247,7 +249,7 @@ impl<'a> Processors<'a> {
     }
 
     fn now(pipeline: &Pipeline) -> anyhow::Result<Vec<(&'static str, f64)>> {
-        let of = |process: Option<Arc<Process>>| usage::cpu_seconds(&*process.context("a part is not running")?);
+        let of = |process| usage::cpu_seconds(&*running(process)?);
         let postgres = pipeline.postgres()?.process().context("no postgres")?;
         Ok(vec![
             ("relay", of(pipeline.users_relay.process())?),

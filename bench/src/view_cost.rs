@@ -185,7 +185,7 @@ pub(crate) fn batch(posts: bool, ids: &str, version: u64) -> String {
 }
 
 /// Milliseconds of the whole transaction, and of each view.
-pub(crate) async fn apply(client: &Client, views: &[View], posts: bool) -> anyhow::Result<(f64, Vec<f64>)> {
+async fn apply(client: &Client, views: &[View], posts: bool) -> anyhow::Result<(f64, Vec<f64>)> {
     let start = Instant::now();
     client.batch_execute("begin").await?;
     let mut by_view = Vec::new();
