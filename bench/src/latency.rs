@@ -27,6 +27,8 @@ const FIRST_WARM_UP: Latency = Latency {
     connections: 32,
 };
 const FIRST_WARM_UP_RATE: u32 = 2000;
+/// More than a measurement writes.
+const LOG_MB: u32 = 1000;
 /// What was changed last must have arrived by then.
 pub(crate) const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// An aggregate type of its own, since the view-builder would try to apply a user's event.
@@ -85,6 +87,7 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
         ],
     };
     tracing::info!("warming up");
+    fill_the_log(&pipeline).await?;
     to_kafka(&pipeline, &FIRST_WARM_UP, FIRST_WARM_UP_RATE).await?;
     to_view(&pipeline, &FIRST_WARM_UP, FIRST_WARM_UP_RATE).await?;
     for &rate in &asked.rate {
@@ -105,6 +108,34 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
     }
     pipeline.stop().await?;
     Ok(report)
+}
+
+/// Leaves files of the write-ahead log to be used again, as a server has that has been running for a while. A new one makes each
+/// file when it is needed: 16 MB written and flushed, for which all commits wait.
+async fn fill_the_log(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
+    client.batch_execute("alter system set min_wal_size = '1GB'").await?;
+    client.batch_execute("select pg_reload_conf()").await?;
+    let fill =
+        format!("select pg_logical_emit_message(false, '', repeat('x', 1000000)) from generate_series(1, {LOG_MB})");
+    client.execute(&fill, &[]).await?;
+    let lsn: String = client.query_one("select pg_current_wal_lsn()::text", &[]).await?.get(0);
+    eventually_ok(ARRIVAL_DEADLINE, "the slots need none of that log", async || {
+        // Which also tells the slots where they may begin again.
+        client.batch_execute("checkpoint").await?;
+        let sql = "select count(*) from pg_replication_slots where restart_lsn < $1::text::pg_lsn";
+        let behind: i64 = client.query_one(sql, &[&lsn]).await?.get(0);
+        ensure!(behind == 0, "{behind} slots still need it");
+        Ok(())
+    })
+    .await?;
+    client.batch_execute("checkpoint").await?;
+    let recycled: i64 = client
+        .query_one("select count(*) from pg_ls_waldir()", &[])
+        .await?
+        .get(0);
+    tracing::info!("  {recycled} files of the write-ahead log");
+    Ok(())
 }
 
 /// A connection and the statement that it has prepared.
