@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::failover;
-use crate::lineage::verify;
+use crate::lineage::{Slot, verify};
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
 use crate::server_check;
@@ -25,9 +25,11 @@ pub enum Finding {
 /// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let kafka = read_checkpoint(config.clone()).await;
     match Connection::open(&config.target, Mode::Replication).await {
         Ok(mut connection) => {
+            // In the order of `survey`, since a relay may be publishing.
+            let slot = source::slot(&mut connection, &config.slot).await;
+            let kafka = read_checkpoint(config.clone()).await;
             if let Err(err) = check_server(&mut connection, config, &mut findings).await {
                 findings.push(Finding::Problem(format!("Postgres: {err:#}")));
             }
@@ -37,7 +39,8 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                         "Kafka answers at {}",
                         config.kafka.bootstrap_servers
                     )));
-                    if let Err(err) = check_lineage(&mut connection, config, found.as_ref(), &mut findings).await {
+                    if let Err(err) = check_lineage(&mut connection, config, slot, found.as_ref(), &mut findings).await
+                    {
                         findings.push(Finding::Problem(format!("{err:#}")));
                     }
                 }
@@ -55,7 +58,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 _ => "",
             };
             findings.push(Finding::Problem(format!("{err:#}{hint}")));
-            if let Err(err) = kafka {
+            if let Err(err) = read_checkpoint(config.clone()).await {
                 findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
                     config.kafka.bootstrap_servers
@@ -127,18 +130,18 @@ async fn check_table(connection: &mut Connection, config: &Config, findings: &mu
 async fn check_lineage(
     connection: &mut Connection,
     config: &Config,
+    slot: anyhow::Result<Option<Slot>>,
     found: Option<&crate::kafka::Found>,
     findings: &mut Vec<Finding>,
 ) -> anyhow::Result<()> {
     let system = source::identify(connection).await?;
-    let slot = source::slot(connection, &config.slot).await?;
     let publication = match source::usable_publication(connection, config).await {
         Ok(publication) => publication,
         // Said already.
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
-    let source = source::source(&system, &config.target.database, slot, &publication);
+    let source = source::source(&system, &config.target.database, slot?, &publication);
     findings.push(
         match verify(&source, found.map(|found| &found.checkpoint), names(config)) {
             Ok(checkpoint) => Finding::Good(format!(
@@ -173,8 +176,8 @@ pub fn report(findings: &[Finding]) -> String {
 /// Postgres or Kafka does not answer.
 pub async fn status(config: &Config) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
-    let system = source::identify(&mut connection).await?;
     let found = read_checkpoint(config.clone()).await?;
+    let system = source::identify(&mut connection).await?;
     let sql = format!(
         "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
                 coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')

@@ -18,7 +18,7 @@ use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, System};
-use crate::startup::{names, read_checkpoint};
+use crate::startup::{Survey, names, survey};
 use crate::stop::{RelayError, Stop};
 
 /// All existing rows travel in one transaction; this is the longest that brokers allow by default.
@@ -57,7 +57,6 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     if options.failover {
         failover::is_possible(connection.server_version_num())?;
     }
-    let system = source::identify(&mut connection).await?;
     create_publication(&mut connection, config).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let mut wanted = vec![checkpoint_topic(&config.checkpoint_topic)];
@@ -65,9 +64,8 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     for name in create_missing(&config.kafka, &wanted).await? {
         tracing::info!(topic = name, "created a topic");
     }
-    let found = read_checkpoint(config.clone()).await?;
+    let Survey { slot, found, system } = survey(&mut connection, config).await?;
     let checkpoint = found.as_ref().map(|found| &found.checkpoint);
-    let slot = source::slot(&mut connection, &config.slot).await?;
     let mut lineage = source::lineage(config, &system, &publication, std::collections::BTreeMap::new());
     for topic in wanted.iter().skip(1) {
         if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {

@@ -33,7 +33,7 @@ use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal}
 use crate::progress::Published;
 use crate::router::{Plan, RowScratch, partition_of_key};
 use crate::source;
-use crate::startup::{names, read_checkpoint, while_answering};
+use crate::startup::{Survey, names, survey, while_answering};
 use crate::stop::{RelayError, Stop};
 
 /// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
@@ -82,10 +82,8 @@ struct Situation {
 
 impl Situation {
     async fn look(connection: &mut Connection, config: &Config) -> Result<Self, RelayError> {
-        let system = source::identify(connection).await?;
         let publication = source::usable_publication(connection, config).await?;
-        let found = read_checkpoint(config.clone()).await?;
-        let slot = source::slot(connection, &config.slot).await?;
+        let Survey { slot, found, system } = survey(connection, config).await?;
         let source = source::source(&system, &config.target.database, slot, &publication);
         let loss = loss(&source, found.as_ref().map(|found| &found.checkpoint), config)?;
         Ok(Self {

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::guard::Guard;
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
-use crate::lineage::{Names, verify};
+use crate::lineage::{Names, Slot, verify};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
@@ -54,7 +54,7 @@ pub async fn start(
     let publication = source::usable_publication(&mut connection, config).await?;
     readiness.ready("postgres");
     faults::point("start.connected")?;
-    if !own_slot(&mut connection, config, &system, &publication, readiness, shutdown).await? {
+    if !own_slot(&mut connection, config, &publication, readiness, shutdown).await? {
         return Ok(None);
     }
     faults::point("start.owns-slot")?;
@@ -137,7 +137,6 @@ async fn follow_promotion(
 async fn own_slot(
     connection: &mut Connection,
     config: &Config,
-    system: &System,
     publication: &Publication,
     readiness: &Readiness,
     shutdown: &mut Shutdown,
@@ -162,7 +161,7 @@ async fn own_slot(
                 // object_in_use: another standby was faster.
                 Some("55006") => {}
                 // undefined_object, or a slot that can give nothing any more: the checkpoint tells what that means.
-                Some("42704" | "55000") => return Err(no_slot(connection, config, system, publication, err).await),
+                Some("42704" | "55000") => return Err(no_slot(connection, config, publication, err).await),
                 _ => return Err(err.into()),
             }
         }
@@ -185,14 +184,12 @@ async fn own_slot(
 async fn no_slot(
     connection: &mut Connection,
     config: &Config,
-    system: &System,
     publication: &Publication,
     err: anyhow::Error,
 ) -> RelayError {
     let looked = async {
-        let slot = source::slot(connection, &config.slot).await?;
-        let found = read_checkpoint(config.clone()).await?;
-        let source = source::source(system, &config.target.database, slot, publication);
+        let Survey { slot, found, system } = survey(connection, config).await?;
+        let source = source::source(&system, &config.target.database, slot, publication);
         verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
         Err(RelayError::Transient(err))
     };
@@ -200,6 +197,22 @@ async fn no_slot(
         Ok(()) => RelayError::Transient(anyhow::anyhow!("the slot cannot be read")),
         Err(reason) => reason,
     }
+}
+
+/// What there is where nothing is owned, so that a relay may be publishing meanwhile.
+pub(crate) struct Survey {
+    pub(crate) slot: Option<Slot>,
+    pub(crate) found: Option<Found>,
+    pub(crate) system: System,
+}
+
+/// Looks at the slot, then at the checkpoint, then at the server. In another order a relay that goes on would look like a broken lineage: the
+/// slot is confirmed behind the checkpoint, and the checkpoint lies behind the end of the WAL.
+pub(crate) async fn survey(connection: &mut Connection, config: &Config) -> Result<Survey, RelayError> {
+    let slot = source::slot(connection, &config.slot).await?;
+    let found = read_checkpoint(config.clone()).await?;
+    let system = source::identify(connection).await?;
+    Ok(Survey { slot, found, system })
 }
 
 /// The checkpoint, without owning anything: for looking only.

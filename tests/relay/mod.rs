@@ -12,6 +12,7 @@ mod kafka_security;
 mod late_end_txn;
 mod lineage;
 mod load;
+mod looking;
 mod messages;
 mod partition_root;
 mod planted_bugs;
