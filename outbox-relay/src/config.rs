@@ -36,6 +36,8 @@ pub enum Command {
     /// Go on after the slot was lost: make a new one, compare the outbox with the topics, publish what is missing. Says first what it will do.
     /// Needs a role that may replicate and read the outbox.
     Recover(RecoverArgs),
+    /// Ask the relay that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
+    Health(HealthArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -252,6 +254,13 @@ pub struct RunArgs {
     pub transaction_bytes: u64,
     #[command(flatten)]
     pub maintenance: MaintenanceOptions,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct HealthArgs {
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8083")]
+    pub admin_listen: SocketAddr,
 }
 
 /// How the relay keeps the outbox table in order.

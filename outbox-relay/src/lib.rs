@@ -82,6 +82,7 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             let config = args.settings.check()?;
             recover::recover(&config, &args.recover, &shutdown).await
         }
+        Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }
 }

@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Apply the migrations that are not applied yet, as the user of DATABASE_URL, and print which
     Migrate,
+    /// Ask the program that serves LISTEN whether it is ready: 0 if it is, 1 if not
+    Health,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -10,6 +10,7 @@ async fn main() -> ExitCode {
     logging::init();
     let ended = match cli.command {
         Some(Command::Migrate) => migrate(&cli.config).await,
+        Some(Command::Health) => health(&cli.config),
         None => serve(&cli.config).await,
     };
     match ended {
@@ -35,5 +36,11 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
     if applied.is_empty() {
         println!("nothing to apply");
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is for whoever asks")]
+fn health(config: &Config) -> anyhow::Result<()> {
+    print!("{}", service::health::ask(config.listen)?);
     Ok(())
 }

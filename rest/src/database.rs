@@ -57,6 +57,7 @@ pub enum Failure {
 /// # Errors
 /// `url` is no PostgreSQL URL. The message does not repeat it, since it may carry a password.
 pub fn options(url: &Secret, program: &str) -> anyhow::Result<PgConnectOptions> {
+    let url = service::password_file::resolve(url).context("DATABASE_URL")?;
     let options = PgConnectOptions::from_str(url.reveal())
         .context("DATABASE_URL must be like postgres://user@host:5432/database")?;
     Ok(options

@@ -20,7 +20,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 /// Settings of a program that serves REST from a database.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// The database: postgres://user:password@host:5432/database
+    /// The database: postgres://user:password@host:5432/database, or ...?passwordfile=PATH with a file that holds the password alone
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub database_url: Option<Secret>,
     /// Most connections to the database that requests use at once; one more watches its health

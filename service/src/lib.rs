@@ -4,7 +4,9 @@ pub mod admin;
 pub mod exporter;
 #[cfg(feature = "faults")]
 pub mod faults;
+pub mod health;
 pub mod logging;
+pub mod password_file;
 pub mod readiness;
 pub mod secret;
 pub mod shutdown;

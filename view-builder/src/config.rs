@@ -64,6 +64,16 @@ pub enum Command {
     /// A view takes part by a verify.sql in its folder. Nothing is written; a role with select is enough.
     #[command(after_help = EXIT_CODES)]
     Verify(Box<VerifyConfig>),
+    /// Ask the builder that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
+    Health(HealthConfig),
+}
+
+/// Settings of `view-builder health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct HealthConfig {
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8084")]
+    pub admin_listen: SocketAddr,
 }
 
 /// Settings of `view-builder rebuild`.
@@ -293,7 +303,8 @@ impl FromStr for OfTopic {
 /// Where the events and the views are.
 #[derive(Clone, Debug, Args)]
 pub struct Servers {
-    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
+    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db. The parameter passwordfile names a file that
+    /// holds the password alone.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
     #[command(flatten)]
@@ -319,6 +330,15 @@ pub struct Kafka {
         value_name = "NAME=VALUE"
     )]
     pub properties: Vec<KafkaProperty>,
+    /// A property of librdkafka whose value is in a file, as NAME=PATH, for passwords. Repeatable; in the variable one on each line.
+    #[arg(
+        long = "kafka-property-file",
+        env = "KAFKA_PROPERTY_FILES",
+        value_delimiter = '\n',
+        value_name = "NAME=PATH",
+        value_parser = KafkaProperty::from_file
+    )]
+    pub property_files: Vec<KafkaProperty>,
 }
 
 /// One property of librdkafka. Its value does not print, as it may be a password.
@@ -362,11 +382,24 @@ impl FromStr for KafkaProperty {
     }
 }
 
+impl KafkaProperty {
+    /// The property `NAME` with what the file `PATH` of `NAME=PATH` holds; the end of line behind it does not count.
+    fn from_file(text: &str) -> Result<Self, String> {
+        let Self { name, value: path } = text.parse()?;
+        let value = service::password_file::read(path.reveal().as_ref())
+            .map_err(|err| format!("{name}: {} cannot be read: {err}", path.reveal()))?;
+        Ok(Self {
+            name,
+            value: value.into(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Cli, Command};
+    use super::{Cli, Command, KafkaProperty};
 
     #[test]
     fn the_settings_are_consistent() {
@@ -394,5 +427,20 @@ mod tests {
             panic!("one property");
         };
         assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "a=b"));
+    }
+
+    #[test]
+    fn a_propertys_value_may_be_in_a_file() {
+        let path = std::env::temp_dir().join(format!("kafka-password-{}", std::process::id()));
+        std::fs::write(&path, "p=w\n").unwrap();
+        let property = KafkaProperty::from_file(&format!("sasl.password={}", path.display()));
+        std::fs::remove_file(&path).unwrap();
+        let property = property.unwrap();
+        assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "p=w"));
+        let err = KafkaProperty::from_file("sasl.password=/nowhere/at/all").unwrap_err();
+        assert!(
+            err.starts_with("sasl.password: /nowhere/at/all cannot be read: "),
+            "{err}"
+        );
     }
 }

@@ -171,6 +171,7 @@ pub fn config(url: &Secret) -> Result<Config, Failure> {
 /// # Errors
 /// It is no connection string for Postgres.
 pub(crate) fn config_of(name: &str, url: &Secret) -> Result<Config, Failure> {
+    let url = service::password_file::resolve(url).map_err(|err| Failure::Setting(format!("{name}: {err:#}")))?;
     let mut config: Config = url.reveal().parse().map_err(|err: tokio_postgres::Error| {
         Failure::Setting(format!(
             "{name} is no connection string such as postgres://view_builder@localhost:15432/materialized_view_db: {}",

@@ -256,7 +256,7 @@ pub fn outsider(servers: &Kafka, group: &str) -> ClientConfig {
 }
 
 fn add_properties(config: &mut ClientConfig, servers: &Kafka) {
-    for property in &servers.properties {
+    for property in servers.properties.iter().chain(&servers.property_files) {
         config.set(&property.name, property.value.reveal());
     }
 }

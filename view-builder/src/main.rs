@@ -84,6 +84,10 @@ async fn execute(command: Command) -> Result<(), Failure> {
             print!("{}", rebuild::drop_view(&config).await?);
             Ok(())
         }
+        Command::Health(config) => {
+            print!("{}", service::health::ask(config.admin_listen)?);
+            Ok(())
+        }
         Command::Verify(config) => {
             let report = verify::verify(&config).await?;
             print!("{report}");

@@ -170,8 +170,7 @@ impl Target {
 }
 
 fn read_password(path: &str) -> Result<String, InvalidUrl> {
-    std::fs::read_to_string(path)
-        .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+    service::password_file::read(path.as_ref())
         .map_err(|err| InvalidUrl(format!("`passwordfile` cannot be read: {err}")))
 }
 
