@@ -346,7 +346,10 @@ auto.create.topics.enable=false
 }
 
 /// The directory of Kafka's jars, from the cache after the first time.
-async fn jars() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// The download failed.
+pub async fn jars() -> anyhow::Result<PathBuf> {
     let path = match cache::look_up(&format!("kafka-{VERSION}")).await? {
         Entry::Present(path) => path,
         Entry::Missing(claim) => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use stack::{Pipeline, eventually};
 
 use super::ledger::{Outbox, assert_answers_kept, assert_published};
-use super::workload::Workload;
 use super::{rows, shared};
+use rig::Workload;
 use rig::rest::{Rest, id, user};
 
 const CHANGES_PER_SECOND: u32 = 200;
@@ -18,7 +18,7 @@ const RECOVERY: Duration = Duration::from_secs(90);
 #[tokio::test]
 async fn sigkill_of_each_program_loses_and_doubles_nothing() {
     let pipeline = start().await;
-    let workload = Workload::start(&pipeline, CHANGES_PER_SECOND);
+    let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     for round in 0..2 {
         for program in pipeline.programs() {
             tried(&workload, 50).await;
@@ -38,7 +38,7 @@ async fn sigkill_of_each_program_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn sigkill_of_postgres_and_of_kafka_loses_and_doubles_nothing() {
     let pipeline = start().await;
-    let workload = Workload::start(&pipeline, CHANGES_PER_SECOND);
+    let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
     for _ in 0..2 {
         tried(&workload, ATTEMPTS_WHILE_AWAY).await;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use stack::{Consumer, Isolation, Pipeline, Record, eventually};
 
 use super::rows::{self, Row};
+use rig::workload::Answered;
 
 /// An outbox and the topic that it is published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +30,6 @@ impl Outbox {
             Self::Posts => rows::in_views(pipeline, sql).await,
         }
     }
-}
-
-/// A change that a client was told has happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answered {
-    /// Created or updated, with the version in the answer.
-    Written {
-        id: i64,
-        version: i64,
-    },
-    Deleted {
-        id: i64,
-    },
 }
 
 struct Event {

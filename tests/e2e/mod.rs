@@ -17,4 +17,3 @@ mod shared;
 mod standby;
 mod transactions;
 mod verify;
-mod workload;

@@ -11,7 +11,7 @@ use stack::{Pipeline, Program, eventually_ok};
 use tokio::task::JoinHandle;
 
 use super::rows::{assert_view_equals_users, in_views, single, wait_for_view};
-use super::workload::Workload;
+use rig::Workload;
 use rig::rest::{Rest, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ fn command(pipeline: &Pipeline, views: &Path, arguments: &[&str]) -> Program {
 
 /// Clients at work, more than `answered` of whose changes have been answered.
 async fn busy(pipeline: &Pipeline, answered: usize) -> Workload {
-    let workload = Workload::start(pipeline, CHANGES_PER_SECOND);
+    let workload = Workload::start(&Rest::of(pipeline), CHANGES_PER_SECOND);
     eventually_ok(DEADLINE, "some changes", || async {
         anyhow::ensure!(workload.answered() > answered);
         Ok(())

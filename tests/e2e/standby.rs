@@ -6,8 +6,8 @@ use stack::program::Readiness;
 use stack::{eventually, port};
 
 use super::ledger::{Outbox, assert_published};
-use super::workload::Workload;
 use super::{rows, shared};
+use rig::Workload;
 use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ async fn a_second_relay_waits_and_takes_over_when_the_first_is_killed() {
         .expect("a user");
     rows::wait_for_view(&pipeline, id(&first), 1, DEADLINE).await;
 
-    let workload = Workload::start(&pipeline, 100);
+    let workload = Workload::start(&Rest::of(&pipeline), 100);
     eventually(DEADLINE, "the clients work", || {
         std::future::ready((workload.answered() > 100).then_some(()))
     })

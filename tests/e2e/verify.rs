@@ -6,8 +6,8 @@ use std::time::Duration;
 use stack::Pipeline;
 use stack::pipeline::VIEWS_DATABASE;
 
-use super::workload::Workload;
 use super::{rows, shared};
+use rig::Workload;
 use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -46,7 +46,7 @@ async fn assert_equal(pipeline: &Pipeline) {
 #[tokio::test]
 async fn a_busy_pipeline_is_never_called_different() {
     let pipeline = shared::pipeline_alone().await;
-    let workload = Workload::start(&pipeline, 300);
+    let workload = Workload::start(&Rest::of(&pipeline), 300);
     for _ in 0..6 {
         let before = workload.answered();
         let (code, text) = verify(&pipeline, &[]).await;

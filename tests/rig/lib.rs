@@ -11,9 +11,11 @@ pub mod rig;
 pub mod servers;
 pub mod storm;
 pub mod topic;
+pub mod workload;
 
 pub use ledger::Ledger;
 pub use metrics::Metrics;
 pub use rig::Rig;
 pub use servers::Servers;
 pub use topic::{Isolation, Record};
+pub use workload::Workload;

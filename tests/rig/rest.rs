@@ -22,11 +22,16 @@ pub struct Rest {
 
 impl Rest {
     pub fn of(pipeline: &Pipeline) -> Self {
+        Self::at(&pipeline.user_api.url(""), &pipeline.post_api.url(""))
+    }
+
+    /// Of the programs at these URLs, such as `http://localhost:8081`.
+    pub fn at(user_api: &str, post_api: &str) -> Self {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
         Self {
             client: client.expect("an HTTP client"),
-            users: pipeline.user_api.url("/api/users"),
-            posts: pipeline.post_api.url("/api/posts"),
+            users: format!("{user_api}/api/users"),
+            posts: format!("{post_api}/api/posts"),
         }
     }
 

@@ -5,19 +5,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use stack::Pipeline;
 use stack::random::Random;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::ledger::Answered;
-use rig::rest::{Rest, Unexpected, id, user};
+use crate::rest::{Rest, Unexpected, id, user};
 
 /// Clients; each changes only its own users, one change after the other, so that a user's changes have an order.
 const CLIENTS: u32 = 20;
 
+/// A change that a client was told has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Created or updated, with the version in the answer.
+    Written {
+        id: i64,
+        version: i64,
+    },
+    Deleted {
+        id: i64,
+    },
+}
+
 /// Running clients.
-pub(crate) struct Workload {
+pub struct Workload {
     clients: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
@@ -38,13 +49,13 @@ struct Client {
 
 impl Workload {
     /// Starts clients that together make `per_second` changes a second.
-    pub(crate) fn start(pipeline: &Pipeline, per_second: u32) -> Self {
+    pub fn start(rest: &Rest, per_second: u32) -> Self {
         let shared = Arc::new(Shared::default());
         let interval = Duration::from_secs(1) * CLIENTS / per_second;
         let clients = (0..CLIENTS)
             .map(|number| {
                 let client = Client {
-                    rest: Rest::of(pipeline),
+                    rest: rest.clone(),
                     random: Random::seeded(u64::from(number)),
                     users: Vec::new(),
                 };
@@ -55,17 +66,17 @@ impl Workload {
     }
 
     /// How many changes were tried so far, answered or not.
-    pub(crate) fn attempts(&self) -> u64 {
+    pub fn attempts(&self) -> u64 {
         self.shared.attempts.load(Ordering::Relaxed)
     }
 
     /// How many were answered with success so far.
-    pub(crate) fn answered(&self) -> usize {
+    pub fn answered(&self) -> usize {
         self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Ends the clients; the changes of users that were answered with success.
-    pub(crate) async fn stop(self) -> Vec<Answered> {
+    pub async fn stop(self) -> Vec<Answered> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.expect("a client that does not panic");

@@ -1,0 +1,15 @@
+//! Downloads the servers of the tests, where that has not been done, and prints where they are: for the images of `./test compose`.
+
+use anyhow::Context;
+use stack::kafka;
+use stack::postgres_binaries::Binaries;
+
+#[tokio::main(flavor = "current_thread")]
+#[expect(clippy::print_stdout, reason = "a script reads it")]
+async fn main() -> anyhow::Result<()> {
+    let postgres = Binaries::downloaded(18).await?.directory;
+    let server = postgres.parent().context("PostgreSQL's programs are in no directory")?;
+    println!("POSTGRES_SERVER={}", server.display());
+    println!("KAFKA_JARS={}", kafka::jars().await?.display());
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Containers are killed, scaled, taken down and brought back while clients change users: nothing is lost, doubled or out of order, and
+//! no container needs more memory than it has.
+
+use std::time::Duration;
+
+use rig::Workload;
+use rig::rest::{id, user};
+use stack::{eventually, eventually_ok};
+
+use super::project::{PROGRAMS, RECOVERY, Stack, assert_answers_kept};
+
+const CHANGES_PER_SECOND: u32 = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
+    let stack = Stack::up();
+    let workload = Workload::start(&Stack::rest(), CHANGES_PER_SECOND);
+    for service in PROGRAMS.into_iter().chain(["kafka", "postgres"]) {
+        answered(&workload, 200).await;
+        stack.run(&format!("docker compose kill {service}"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // As after any accident: what is not there is started, and what is there stays. `--wait` would give up at once where one is unhealthy still.
+        stack.run("docker compose up --detach --no-recreate");
+        stack.is_healthy().await;
+        flows(&format!("{service} was killed")).await;
+    }
+
+    stack.run("docker compose up --detach --wait --no-recreate --scale view-builder=3");
+    assert_eq!(stack.containers("view-builder").len(), 3);
+    answered(&workload, 300).await;
+    shared_by(&stack, 3).await;
+    flows("there are three builders").await;
+    stack.run("docker compose kill --signal SIGKILL view-builder");
+    stack.run("docker compose up --detach --no-recreate --scale view-builder=3");
+    stack.is_healthy().await;
+    flows("three builders were killed").await;
+    stack.run("docker compose up --detach --wait --no-recreate --scale view-builder=1");
+
+    let peaks = stack.run(&format!(
+        "docker stats --no-stream --format '{{{{.Name}}}} {{{{.MemUsage}}}}' {}",
+        ids(&stack)
+    ));
+    println!("memory under load:\n{peaks}");
+    for service in PROGRAMS {
+        assert_eq!(
+            stack.inspect(service, "{{.State.OOMKilled}}"),
+            "false",
+            "{service} was out of memory"
+        );
+    }
+
+    stack.run("docker compose down");
+    let unanswered = workload.attempts();
+    stack.run("docker compose up --detach --wait");
+    flows("everything was down").await;
+    assert!(workload.attempts() > unanswered, "the clients have gone on");
+
+    let answers = workload.stop().await;
+    let rows = stack.assert_published("users_db", "user-events").await;
+    assert_answers_kept(&rows, &answers);
+    stack.assert_published("materialized_view_db", "post-events").await;
+    println!("{}", stack.run("docker compose run --rm verify"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_dies_by_itself_is_started_again() {
+    let stack = Stack::up();
+    for service in PROGRAMS {
+        let pid = stack.inspect(service, "{{.State.Pid}}");
+        // From outside, so that the engine takes it for a crash and not for an order.
+        stack.run(&format!("kill -KILL {pid}"));
+        eventually(
+            RECOVERY,
+            "the engine has started it again, and it is healthy",
+            async || {
+                let state = stack.inspect(service, "{{.RestartCount}} {{.State.Health.Status}}");
+                (state == "1 healthy").then_some(())
+            },
+        )
+        .await;
+    }
+    flows("each has crashed").await;
+    stack.run("docker compose stop");
+    for service in PROGRAMS {
+        assert_eq!(
+            stack.inspect(service, "{{.State.ExitCode}}"),
+            "0",
+            "{service} after SIGTERM"
+        );
+    }
+}
+
+fn ids(stack: &Stack) -> String {
+    PROGRAMS.map(|service| stack.containers(service).join(" ")).join(" ")
+}
+
+/// Waits for so many further answers.
+async fn answered(workload: &Workload, count: usize) {
+    let before = workload.answered();
+    eventually(RECOVERY, "the clients are answered", || {
+        std::future::ready((workload.answered() >= before + count).then_some(()))
+    })
+    .await;
+}
+
+/// A user who is created now reaches the view.
+async fn flows(when: &str) {
+    let rest = Stack::rest();
+    let created = eventually_ok(RECOVERY, "user-api takes a user", async || {
+        rest.create_user(&user("유관순", "확인", "ACTIVE")).await
+    });
+    let created = created.await.unwrap_or_else(|err| panic!("{when}: {err:#}"));
+    let path = format!("/users/{}", id(&created));
+    let seen = eventually_ok(RECOVERY, "the view has the user", async || rest.get_posts(&path).await);
+    seen.await.unwrap_or_else(|err| panic!("{when}: {err:#}"));
+}
+
+/// Waits until so many members of the group have partitions, by Kafka's own tool.
+async fn shared_by(stack: &Stack, members: usize) {
+    let line = "docker exec kafka kafka-consumer-groups --bootstrap-server localhost:9092 --group view-builder --describe --members";
+    eventually(RECOVERY, "the builders share the partitions", async || {
+        let table = stack.run(line);
+        let sharing = table.lines().filter(|line| {
+            let partitions = line.split_whitespace().nth(4).and_then(|text| text.parse::<u32>().ok());
+            line.starts_with("view-builder") && partitions.is_some_and(|partitions| partitions > 0)
+        });
+        (sharing.count() == members).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,72 @@
+//! What the images are, and what the containers may do.
+
+use std::time::Instant;
+
+use super::project::{PROGRAMS, Stack};
+
+const IMAGES: [&str; 4] = ["user-api", "post-api", "outbox-relay", "view-builder"];
+/// Base and program; a debug build or a forgotten toolchain is several times larger.
+const IMAGE_MB_MAX: f64 = 60.0;
+/// What a container may occupy at most, in MiB.
+const LIMITS: [(&str, u64); 5] = [
+    ("user-api", 64),
+    ("post-api", 64),
+    ("users-relay", 96),
+    ("posts-relay", 96),
+    ("view-builder", 128),
+];
+
+#[test]
+fn programs_run_without_rights_in_small_images_and_within_their_limits() {
+    let stack = Stack::up();
+    for image in IMAGES {
+        let line = format!("docker image inspect --format '{{{{.Config.User}}}} {{{{.Size}}}}' outbox/{image}");
+        let answer = stack.run(&line);
+        let (user, bytes) = answer.trim().split_once(' ').expect("user and size");
+        assert_eq!(user, "65532:65532", "{image}");
+        let megabytes = bytes.parse::<f64>().expect("a size") / 1e6;
+        println!("image {image}: {megabytes:.1} MB");
+        assert!(megabytes < IMAGE_MB_MAX, "{image}: {megabytes:.1} MB");
+    }
+    for (service, mebibytes) in LIMITS {
+        let host = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.Memory}}";
+        assert_eq!(
+            stack.inspect(service, host),
+            format!("true [ALL] {}", mebibytes << 20),
+            "{service}"
+        );
+        let environment = stack.inspect(service, "{{.Config.Env}}");
+        for role in ["postgres", "user_api", "post_api", "outbox_relay", "view_builder"] {
+            let password = std::fs::read_to_string(stack.secret(role)).expect("a password");
+            assert!(
+                !environment.contains(&password),
+                "{service} has the password of {role} in its environment"
+            );
+        }
+    }
+    let ports = stack.run("docker ps --filter label=com.docker.compose.project=outbox-test --format '{{.Ports}}'");
+    let published = ports.split([',', '\n']).filter(|port| port.contains("->"));
+    let published: Vec<&str> = published.map(str::trim).collect();
+    assert_eq!(published.len(), 4, "Postgres, Kafka and the two APIs: {published:?}");
+    assert!(
+        published.iter().all(|port| port.starts_with("127.0.0.1:")),
+        "{published:?}"
+    );
+    assert_eq!(PROGRAMS.len(), LIMITS.len(), "each program has a limit");
+
+    // A change of a program compiles that program, and no dependency.
+    let source = stack.path().join("user-api/src/main.rs");
+    let text = std::fs::read_to_string(&source).expect("a source");
+    std::fs::write(&source, format!("{text}\n// A change.\n")).expect("a change");
+    let begin = Instant::now();
+    let log = stack.run("docker compose --progress plain build user-api 2>&1");
+    println!("rebuilt after a change in {:.1} s", begin.elapsed().as_secs_f64());
+    let compiled: Vec<&str> = log.lines().filter(|line| line.contains(" Compiling ")).collect();
+    assert!(
+        compiled.iter().any(|line| line.contains("Compiling user-api ")),
+        "{log}"
+    );
+    for line in &compiled {
+        assert!(line.contains("/src/"), "a dependency was compiled again: {line}");
+    }
+}

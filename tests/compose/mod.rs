@@ -1,0 +1,4 @@
+mod faults;
+mod images;
+mod project;
+mod readme;

@@ -1,0 +1,219 @@
+//! A stack of containers, made from a copy of the checkout, so that its secrets, settings and volumes are nobody else's.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rig::ledger::Row;
+use rig::rest::Rest;
+use rig::workload::Answered;
+use rig::{Isolation, Ledger, Record, topic};
+use stack::pipeline::root;
+use stack::scratch::Scratch;
+use stack::{eventually_ok, postgres};
+
+/// Where the volumes and containers belong: not to somebody's own stack.
+const PROJECT: &str = "outbox-test";
+pub(crate) const KAFKA: &str = "localhost:9092";
+/// What a program is named, and where it answers.
+pub(crate) const PROGRAMS: [&str; 5] = ["user-api", "post-api", "users-relay", "posts-relay", "view-builder"];
+/// For everything to be in its topic or view after a fault: Kafka's transactions of a killed relay, its own restart.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(120);
+
+/// Dropping it removes the containers, the networks and the volumes.
+pub(crate) struct Stack {
+    directory: Scratch,
+}
+
+impl Stack {
+    /// A copy of what git has or would take; nothing is started.
+    pub(crate) fn copy() -> Self {
+        let version = Command::new("docker").args(["compose", "version"]).output();
+        assert!(
+            version.is_ok_and(|output| output.status.success()),
+            "no container engine with the compose plugin: ./test compose starts one, and so does tests/compose/engine.sh start"
+        );
+        let directory = Scratch::kept_or_temporary(None, "outbox-compose-").expect("a directory");
+        let stack = Self { directory };
+        let copy = format!(
+            "cd '{}' && git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read | tar -x -C '{}'",
+            root().display(),
+            stack.path().display()
+        );
+        succeeded(&copy, &Command::new("bash").args(["-c", &copy]).output().expect("bash"));
+        stack
+    }
+
+    /// Everything up and healthy, built from the copy.
+    pub(crate) fn up() -> Self {
+        let stack = Self::copy();
+        stack.run("deploy/docker/make-secrets.sh");
+        stack.run("docker compose up --build --detach --wait --quiet-pull");
+        stack
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What the command line prints, run by bash in the copy; it has to succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        succeeded(line, &self.command(line).output().expect("bash"))
+    }
+
+    /// As [`Stack::run`], on a terminal, as `docker exec -it` demands it.
+    pub(crate) fn run_on_a_terminal(&self, script: &str) -> String {
+        let file = self.path().join("script.sh");
+        // A terminal that is large enough for psql to do without its pager.
+        std::fs::write(&file, format!("stty rows 500 columns 250\n{script}")).expect("a script");
+        self.run("script --quiet --return --command 'bash -e script.sh' /dev/null")
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", line])
+            .current_dir(self.path())
+            .env("COMPOSE_PROJECT_NAME", PROJECT)
+            // The plugin's bars would be drawn over what the commands print.
+            .env("COMPOSE_PROGRESS", "plain")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The ids of a service's containers.
+    pub(crate) fn containers(&self, service: &str) -> Vec<String> {
+        let ids = self.run(&format!("docker compose ps --all --quiet {service}"));
+        ids.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until every container says of itself that it is healthy, or has done its job.
+    pub(crate) async fn is_healthy(&self) {
+        eventually_ok(RECOVERY, "all containers are healthy", async || {
+            let states =
+                self.run("docker compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}'");
+            let unwell = states
+                .lines()
+                .find(|line| !line.ends_with(" running 0 healthy") && !line.trim_end().ends_with(" exited 0"));
+            anyhow::ensure!(unwell.is_none(), "{}", unwell.unwrap_or_default());
+            anyhow::Ok(())
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    }
+
+    /// A field of what the engine knows of a service's only container, by its Go template.
+    pub(crate) fn inspect(&self, service: &str, template: &str) -> String {
+        let [container] = &self.containers(service)[..] else {
+            panic!("{service} has several containers or none");
+        };
+        let line = format!("docker inspect --format '{template}' {container}");
+        self.run(&line).trim().to_owned()
+    }
+
+    pub(crate) fn rest() -> Rest {
+        Rest::at("http://localhost:8081", "http://localhost:8082")
+    }
+
+    /// A session of the superuser, by the published port.
+    pub(crate) async fn database(&self, name: &str) -> tokio_postgres::Client {
+        let password = std::fs::read_to_string(self.secret("postgres")).expect("the superuser's password");
+        let url = format!("postgres://postgres:{password}@localhost:15432/{name}");
+        eventually_ok(RECOVERY, "postgres answers", async || postgres::connect(&url).await)
+            .await
+            .expect("postgres")
+    }
+
+    pub(crate) fn secret(&self, role: &str) -> PathBuf {
+        self.path().join("secrets").join(role)
+    }
+
+    /// Waits until the topic has every row of the outbox, then holds them against each other.
+    pub(crate) async fn assert_published(&self, database: &str, topic: &'static str) -> Vec<Row> {
+        let rows = self.outbox(database).await;
+        let wanted = rows.len();
+        let records = eventually_ok(RECOVERY, "every row is published", async || {
+            let records = read(topic).await?;
+            anyhow::ensure!(
+                records.len() >= wanted,
+                "{} of {wanted} rows are in {topic}",
+                records.len()
+            );
+            anyhow::Ok(records)
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+        // One that is published twice may still be on its way.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let later = read(topic).await.expect("records");
+        assert_eq!(later.len(), records.len(), "records that came later in {topic}");
+        let ledger = Ledger::compare(&rows, &later);
+        println!("{topic}: {ledger}");
+        assert!(ledger.is_exact(), "{topic}: {ledger}");
+        rows
+    }
+
+    async fn outbox(&self, database: &str) -> Vec<Row> {
+        let sql = "select id::text, aggregateid, (payload ->> 'version')::bigint, payload::text from outbox";
+        let rows = self.database(database).await.query(sql, &[]).await.expect("the outbox");
+        rows.iter()
+            .map(|row| Row {
+                id: row.get(0),
+                key: row.get(1),
+                n: row.get(2),
+                payload: row.get(3),
+            })
+            .collect()
+    }
+}
+
+/// Each change that a client was told of is one row of the outbox.
+pub(crate) fn assert_answers_kept(rows: &[Row], answers: &[Answered]) {
+    assert!(!answers.is_empty(), "nobody was answered");
+    for answer in answers {
+        let found = rows.iter().filter(|row| match answer {
+            Answered::Written { id, version } => row.key == id.to_string() && row.n == *version,
+            Answered::Deleted { id } => row.key == id.to_string() && row.payload.contains("USER_DELETED"),
+        });
+        assert_eq!(found.count(), 1, "rows of the outbox for {answer:?}");
+    }
+}
+
+async fn read(topic: &'static str) -> anyhow::Result<Vec<Record>> {
+    tokio::task::spawn_blocking(move || topic::read(KAFKA, topic, Isolation::Committed)).await?
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = self
+                .command("docker compose ps --all; docker compose logs --no-color --tail 15")
+                .output();
+            println!("{}", logs.map_or_else(|err| err.to_string(), |output| text(&output)));
+        }
+        let line = "docker compose --profile '*' down --volumes --remove-orphans --timeout 10";
+        match self.command(line).output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => println!("{line}: {}", text(&output)),
+            Err(err) => println!("{line}: {err}"),
+        }
+    }
+}
+
+fn succeeded(line: &str, output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{line} ended with {}:\n{}",
+        output.status,
+        text(output)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}

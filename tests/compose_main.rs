@@ -1,0 +1,4 @@
+//! docker-compose.yml on a real engine, seen as its users see it: through `docker compose`, `docker exec`, curl and the published ports.
+//! Every test's name begins with `compose::`, by which `./test` tells them from the others. One at a time: names and ports are fixed.
+
+mod compose;
