@@ -12,7 +12,7 @@ With -r:    has that consumer group read the topic again. The views' group, view
             another group has to be stopped first.
 
   -t, --topic NAME        the topic (user-events)
-  -s, --servers HOSTS     Kafka's bootstrap servers (localhost:9092)
+  -s, --servers HOSTS     Kafka's bootstrap servers (localhost:9092; in containers the stack's own)
   -o, --offset WHERE      earliest, latest, an offset, or a time such as 2026-11-25T08:00:00Z (earliest)
   -p, --partition N       only this partition (all)
   -r, --reset-group NAME  set this group back instead of printing
@@ -20,11 +20,12 @@ With -r:    has that consumer group read the topic again. The views' group, view
   -h, --help              this text
 
 Environment: DATABASE_URL, the views' database (postgres://view_builder@localhost:15432/materialized_view_db);
-             VIEW_BUILDER, the program (view-builder from target/release or from the PATH).
+             VIEW_BUILDER, the program (view-builder from target/release or from the PATH; where there is none, the service
+             view-builder of docker-compose.yml, with its own database and Kafka).
 TEXT
 }
 
-topic=user-events servers=localhost:9092 offset=earliest group='' arguments=()
+topic=user-events servers= offset=earliest group='' arguments=()
 
 value_of() {
     if [ $# -lt 2 ] || [ -z "$2" ]; then
@@ -51,15 +52,23 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-program=${VIEW_BUILDER:-$root/target/release/view-builder}
-if [ ! -x "$program" ]; then
-    program=$(command -v view-builder) || {
-        echo "view-builder is not built: run ./quickstart once, or cargo build --release, or set VIEW_BUILDER" >&2
+compose=(docker compose --project-directory "$root")
+program=("${VIEW_BUILDER:-$root/target/release/view-builder}")
+if [ ! -x "${program[0]}" ]; then
+    if program=("$(command -v view-builder)"); then
+        :
+    elif [ -n "$("${compose[@]}" ps --quiet view-builder 2>/dev/null)" ]; then
+        program=("${compose[@]}" run --rm --no-deps view-builder)
+    else
+        echo "view-builder is not built and no container runs it: run ./quickstart once, or cargo build --release, or docker compose up, or set VIEW_BUILDER" >&2
         exit 1
-    }
+    fi
 fi
-export DATABASE_URL=${DATABASE_URL:-postgres://view_builder@localhost:15432/materialized_view_db}
-replay=("$program" replay --kafka "$servers" --topic "$topic" --from "$offset" ${arguments[@]+"${arguments[@]}"})
+if [ "${program[0]}" != docker ]; then
+    servers=${servers:-localhost:9092}
+    export DATABASE_URL=${DATABASE_URL:-postgres://view_builder@localhost:15432/materialized_view_db}
+fi
+replay=("${program[@]}" replay ${servers:+--kafka "$servers"} --topic "$topic" --from "$offset" ${arguments[@]+"${arguments[@]}"})
 
 if [ -z "$group" ]; then
     if [ -t 1 ]; then

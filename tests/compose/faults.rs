@@ -104,7 +104,7 @@ async fn answered(workload: &Workload, count: usize) {
 }
 
 /// A user who is created now reaches the view.
-async fn flows(when: &str) {
+pub(crate) async fn flows(when: &str) {
     let rest = Stack::rest();
     let created = eventually_ok(RECOVERY, "user-api takes a user", async || {
         rest.create_user(&user("유관순", "확인", "ACTIVE")).await

@@ -1,4 +1,5 @@
 mod faults;
 mod images;
+mod operators;
 mod project;
 mod readme;
