@@ -82,7 +82,8 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
         ]),
         notes: vec![
             "From the transaction's commit record, so the flush of the WAL to disk is included. Kafka: until a read_committed consumer has the \
-             record. View: until the commit record of the view's transaction."
+             record. View: until the commit record of the view's transaction. PostgreSQL has files of its log to use again, as one that \
+             has been running for a while."
                 .to_owned(),
         ],
     };

@@ -127,18 +127,24 @@ debian() {
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >"$state/apt.log" 2>&1
     }
     say "stand-in for debian:bookworm-slim"
+    (make_debian)
+}
+
+# In a subshell: whatever happens, the directory goes.
+make_debian() {
     local root mirror
     root=$(mktemp -d)
     mirror=$(sed -n 's/^URIs:[[:space:]]*//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
     mount -t tmpfs -o size=1g,mode=755 tmpfs "$root"
-    trap 'umount "$root"; rmdir "$root"' RETURN
+    trap "umount '$root'; rmdir '$root'" EXIT
     debootstrap --variant=minbase bookworm "$root" "${mirror:-http://deb.debian.org/debian}" >"$state/debootstrap.log" 2>&1 ||
         fail "$(tail -n 5 "$state/debootstrap.log")"
     cp -a /etc/apt/sources.list.d/*.sources "$root/etc/apt/sources.list.d/" 2>/dev/null && rm -f "$root/etc/apt/sources.list"
     cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
-    mkdir -p "$root/usr/local/share/ca-certificates" "$root/usr/share/man/man1"
+    mkdir -p "$root/usr/local/share/ca-certificates"
     cp /usr/local/share/ca-certificates/*.crt "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/archives/*.deb "$root"/usr/share/{doc,man,locale}/*
+    # Java's package wants to put a page there.
     mkdir -p "$root/usr/share/man/man1"
     tar -C "$root" --numeric-owner -c . | docker import -c 'CMD ["bash"]' - debian:bookworm-slim >/dev/null
 }
@@ -180,7 +186,7 @@ images() {
     base=$(sed -n 's/^ARG BASE_IMAGE=//p' "$here/../../Dockerfile")
     local image missing=0
     for image in "$postgres" "$kafka" "$rust" "$base"; do
-        has_image "$image" || timeout 120 docker pull --quiet "$image" >/dev/null 2>"$state/pull.log" || {
+        has_image "$image" || timeout 900 docker pull --quiet "$image" >/dev/null 2>"$state/pull.log" || {
             missing=1
             break
         }
