@@ -5,11 +5,15 @@ use rig::rest::user;
 use super::project::{PROGRAMS, Stack};
 
 /// What it prints, by its line.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 7] = [
     ("docker compose run --rm users-relay-init check", "continues the checkpoint"),
     ("docker compose run --rm posts-relay-init status", "not yet published"),
     ("docker compose exec -T view-builder view-builder status", "user-events"),
     ("docker compose exec -T view-builder view-builder dead-letters list", ""),
+    (
+        "docker compose run --rm --volume \"$PWD/sql/views:/views:ro\" --env VIEWS=/views view-builder rebuild user_view",
+        "user_view",
+    ),
     ("scripts/kafka-replay.sh -t user-events", "1: {"),
     ("scripts/kafka-replay.sh -t user-events -r view-builder -y", "Reset complete"),
 ];
