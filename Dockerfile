@@ -31,7 +31,7 @@ COPY --from=build /programs/user-api /usr/local/bin/
 USER 65532:65532
 ENV LISTEN=0.0.0.0:8081
 EXPOSE 8081
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=2 CMD ["/usr/local/bin/user-api", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/user-api", "health"]
 ENTRYPOINT ["/usr/local/bin/user-api"]
 
 FROM ${BASE_IMAGE} AS post-api
@@ -40,7 +40,7 @@ COPY --from=build /programs/post-api /usr/local/bin/
 USER 65532:65532
 ENV LISTEN=0.0.0.0:8082
 EXPOSE 8082
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=2 CMD ["/usr/local/bin/post-api", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/post-api", "health"]
 ENTRYPOINT ["/usr/local/bin/post-api"]
 
 FROM ${BASE_IMAGE} AS outbox-relay
@@ -49,7 +49,7 @@ COPY --from=build /programs/outbox-relay /usr/local/bin/
 USER 65532:65532
 ENV ADMIN_LISTEN=0.0.0.0:8083
 EXPOSE 8083
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=2 CMD ["/usr/local/bin/outbox-relay", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/outbox-relay", "health"]
 ENTRYPOINT ["/usr/local/bin/outbox-relay"]
 CMD ["run"]
 
@@ -60,6 +60,6 @@ COPY sql/views /usr/share/view-builder/views
 USER 65532:65532
 ENV ADMIN_LISTEN=0.0.0.0:8084 VIEWS=/usr/share/view-builder/views
 EXPOSE 8084
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=2 CMD ["/usr/local/bin/view-builder", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/view-builder", "health"]
 ENTRYPOINT ["/usr/local/bin/view-builder"]
 CMD ["run"]

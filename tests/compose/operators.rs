@@ -6,7 +6,10 @@ use super::project::{PROGRAMS, Stack};
 
 /// What it prints, by its line.
 const COMMANDS: [(&str, &str); 7] = [
-    ("docker compose run --rm users-relay-init check", "continues the checkpoint"),
+    (
+        "docker compose run --rm users-relay-init check",
+        "continues the checkpoint",
+    ),
     ("docker compose run --rm posts-relay-init status", "not yet published"),
     ("docker compose exec -T view-builder view-builder status", "user-events"),
     ("docker compose exec -T view-builder view-builder dead-letters list", ""),
@@ -15,14 +18,19 @@ const COMMANDS: [(&str, &str); 7] = [
         "user_view",
     ),
     ("scripts/kafka-replay.sh -t user-events", "1: {"),
-    ("scripts/kafka-replay.sh -t user-events -r view-builder -y", "Reset complete"),
+    (
+        "scripts/kafka-replay.sh -t user-events -r view-builder -y",
+        "Reset complete",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_run_in_the_images_and_servers_may_be_somebody_elses() {
     let stack = Stack::up();
     let rest = Stack::rest();
-    rest.create_user(&user("장보고", "해운", "ACTIVE")).await.expect("a user");
+    rest.create_user(&user("장보고", "해운", "ACTIVE"))
+        .await
+        .expect("a user");
     super::faults::flows("everything is up").await;
     for (line, wanted) in COMMANDS {
         let answer = stack.run(line);
@@ -35,7 +43,12 @@ async fn commands_run_in_the_images_and_servers_may_be_somebody_elses() {
     std::fs::write(stack.secret("kafka_password"), "").expect("an empty password");
     let files = "-f docker-compose.yml -f deploy/docker/own-postgres.yml -f deploy/docker/own-kafka.yml";
     let services = stack.run(&format!("docker compose {files} config --services"));
-    assert!(!services.lines().any(|service| service == "postgres" || service == "kafka"), "{services}");
+    assert!(
+        !services
+            .lines()
+            .any(|service| service == "postgres" || service == "kafka"),
+        "{services}"
+    );
     stack.run(&format!("docker compose {files} up --detach --wait"));
     super::faults::flows("the servers are somebody else's").await;
 }
