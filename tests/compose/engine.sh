@@ -38,9 +38,13 @@ install_packages() {
     command -v dockerd >/dev/null || wanted+=(docker.io)
     command -v iptables >/dev/null || wanted+=(iptables)
     [ ${#wanted[@]} -gt 0 ] || return 0
-    say "apt-get installs ${wanted[*]}"
+    apt_install "${wanted[@]}"
+}
+
+apt_install() {
+    say "apt-get installs $*"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${wanted[@]}" >"$state/apt.log" 2>&1 ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >"$state/apt.log" 2>&1 ||
         fail "$(tail -n 5 "$state/apt.log")"
 }
 
@@ -122,10 +126,7 @@ has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 # The first use of debian:bookworm-slim, made from the machine's own package sources and authorities.
 debian() {
     if has_image debian:bookworm-slim; then return; fi
-    command -v debootstrap >/dev/null || {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >"$state/apt.log" 2>&1
-    }
+    command -v debootstrap >/dev/null || apt_install debootstrap
     say "stand-in for debian:bookworm-slim"
     (make_debian)
 }
@@ -159,19 +160,16 @@ stand_in() {
     "$@" | DOCKER_BUILDKIT=0 docker build --quiet --tag "$name" --file "$dockerfile" - >"$state/build.log" 2>&1 || fail "$(tail -n 20 "$state/build.log")"
 }
 
-# Files of stand-ins/, then pairs of a directory and the name that it has in the context.
+# A context of files of stand-ins/ (FILE) and of directories of this machine (NAME=DIRECTORY), as a tar.
 context() {
-    local files=() transforms=() pair
-    for pair in "$@"; do
-        case $pair in
-        *=*) transforms+=("${pair#*=}:${pair%%=*}") ;;
-        *) files+=("$pair") ;;
+    local stage part
+    stage=$(mktemp -d)
+    for part in "$@"; do
+        case $part in
+        *=*) ln -s "${part#*=}" "$stage/${part%%=*}" ;;
+        *) cp -a "$here/stand-ins/$part" "$stage/" ;;
         esac
     done
-    local stage
-    stage=$(mktemp -d)
-    for file in "${files[@]}"; do cp -a "$here/stand-ins/$file" "$stage/"; done
-    for pair in ${transforms[@]+"${transforms[@]}"}; do ln -s "${pair%%:*}" "$stage/${pair#*:}"; done
     tar -C "$stage" --dereference --numeric-owner --owner=0 --group=0 -c .
     rm -rf "$stage"
 }
