@@ -190,19 +190,11 @@ async fn compare(
     let mut index_of = BTreeMap::new();
     for (topic, partitions) in existing_topics(config, lineage, &names).await? {
         let cleaned = cleanup(&config.kafka, &topic).await?;
-        let compacted_before_ms = cleaned.compaction_lag_ms.map(|lag_ms| now_us() / 1_000 - lag_ms);
         let (settings, name, stop) = (config.kafka.clone(), topic.clone(), shutdown.clone());
         let (read, rest) = tokio::task::spawn_blocking(move || {
             let mut absent = absent;
             let gives_up = || stop.is_triggered();
-            let read = read_ids(
-                &settings,
-                &name,
-                partitions,
-                compacted_before_ms,
-                &mut absent,
-                &gives_up,
-            );
+            let read = read_ids(&settings, &name, partitions, cleaned, &mut absent, &gives_up);
             (read, absent)
         })
         .await
@@ -279,7 +271,7 @@ async fn decide(
     let no_topic = memories.len();
     memories.push(Memory::default());
     let created_ms = if snapshot.has_created_at() {
-        "coalesce((extract(epoch from created_at) * 1000)::bigint, 0)"
+        "coalesce(floor(extract(epoch from created_at) * 1000)::bigint, 0)"
     } else {
         "0::bigint"
     };
@@ -327,7 +319,7 @@ async fn oldest_row_ms(snapshot: &mut OutboxSnapshot) -> Result<Option<i64>, Rel
         return Ok(None);
     }
     let oldest = snapshot
-        .value("(extract(epoch from min(created_at)) * 1000)::bigint")
+        .value("floor(extract(epoch from min(created_at)) * 1000)::bigint")
         .await?;
     Ok(oldest.map(|text| text.parse()).transpose().context("created_at")?)
 }

@@ -12,7 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
 use super::settings::KafkaSettings;
-use crate::comparison::{EventIds, Memory};
+use crate::clock::now_us;
+use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for open transactions of other producers, which hide what was committed behind them; brokers allow 15 minutes by default.
@@ -71,7 +72,7 @@ pub fn read_ids(
     settings: &KafkaSettings,
     topic: &str,
     partitions: i32,
-    compacted_before_ms: Option<i64>,
+    cleanup: Cleanup,
     absent: &mut EventIds,
     gives_up: &dyn Fn() -> bool,
 ) -> anyhow::Result<TopicRead> {
@@ -79,10 +80,7 @@ pub fn read_ids(
         settings.open_reader("read_committed")?,
         settings.open_reader("read_uncommitted")?,
     );
-    let mut memory = Memory {
-        compacted_before_ms,
-        removed_before_ms: HashMap::new(),
-    };
+    let mut memory = Memory::default();
     let mut ends = HashMap::new();
     let mut assignment = TopicPartitionList::new();
     for partition in 0..partitions {
@@ -141,6 +139,10 @@ pub fn read_ids(
         }
         anyhow::ensure!(!gives_up(), "told to stop");
     }
+    // Only now: a record that grew old enough while the topic was read may have been removed before it was reached.
+    memory.compacted_before_ms = cleanup
+        .compaction_lag_ms
+        .map(|lag_ms| now_us() / 1_000 - lag_ms + CLOCKS_DIFFER_MS);
     Ok(TopicRead { records, memory })
 }
 
