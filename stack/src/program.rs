@@ -1,12 +1,13 @@
 //! One of the pipeline's own programs as a child process.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::process::{Ending, Process};
 
@@ -296,6 +297,34 @@ impl Program {
                     self.log_tail(15)
                 )
             })
+    }
+
+    /// As [`Program::run_for_status`], on a terminal where somebody types `typed`; also gives what stood on the terminal.
+    ///
+    /// # Errors
+    /// `script` (of util-linux) is missing, or the program takes more than two minutes.
+    pub async fn run_on_a_terminal(&self, arguments: &[&str], typed: &str) -> anyhow::Result<(ExitStatus, String)> {
+        let command = format!("{} {}", self.binary.display(), arguments.join(" "));
+        let mut terminal = tokio::process::Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot run script (on Debian and Ubuntu the package bsdutils)")?;
+        // Kept open: its end would be the terminal's.
+        let mut keyboard = terminal.stdin.take().context("no standard input")?;
+        let screen = terminal.stdout.take().context("no standard output")?;
+        keyboard.write_all(typed.as_bytes()).await?;
+        let read = async {
+            let mut text = Vec::new();
+            BufReader::new(screen).read_to_end(&mut text).await?;
+            anyhow::Ok((terminal.wait().await?, String::from_utf8_lossy(&text).into_owned()))
+        };
+        tokio::time::timeout(COMMAND_DEADLINE, read)
+            .await
+            .with_context(|| format!("{command} took more than {} s", COMMAND_DEADLINE.as_secs()))?
     }
 
     fn command(&self) -> Command {

@@ -27,4 +27,5 @@ mod stopping;
 mod storm;
 mod tampering;
 mod too_large;
+mod upgrade;
 mod zombies;

@@ -92,6 +92,35 @@ async fn without_an_answer_or_a_loss_nothing_is_changed() {
 }
 
 #[tokio::test]
+async fn on_a_terminal_it_asks_and_anything_but_yes_changes_nothing() {
+    let rig = Rig::initialised("recover_terminal").await;
+    lose_the_slot(&rig, 20, 30).await;
+    let recover = async |typed: &str| {
+        let ran = rig.relay.run_on_a_terminal(&["recover"], typed).await;
+        let (status, screen) = ran.expect("recover runs");
+        (status.code().expect("recover ends by itself"), screen)
+    };
+    for typed in ["no\n", "y\n", "\n"] {
+        let (code, screen) = recover(typed).await;
+        assert_eq!(code, NOT_CONFIRMED, "{screen}");
+        let asked = screen.find("carry this out?");
+        let told = screen.find("30 rows that are in no topic");
+        assert!(
+            told.is_some() && told < asked,
+            "it says first what it will do: {screen}"
+        );
+        assert!(slots(&rig).await.is_empty(), "no slot was made");
+    }
+    let (code, screen) = recover("yes\n").await;
+    assert_eq!(code, 0, "{screen}");
+    rig.start().await;
+    rig.insert_each(10).await;
+    let ledger = rig.assert_exactly_once().await;
+    assert_eq!(ledger.rows, 60);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
     let rig = Rig::initialised("recover_killed").await;
     lose_the_slot(&rig, 50, 25_000).await;
@@ -200,6 +229,45 @@ async fn what_compaction_removed_is_not_published_again() {
         said.contains("40 rows that are in no topic"),
         "{cleaned} were left; {said}"
     );
+    assert_goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_not_published_again() {
+    let rig = Rig::new("recover_pruned").await;
+    let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
+    let topic = format!("{}:{PARTITIONS}", rig.topic());
+    relay.run(&["init", "--topic", &topic]).await.expect("init");
+    rig.start().await;
+    rig.insert_each(300).await;
+    rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+    let before = rig.records(Isolation::Committed).await.expect("records");
+    for partition in 0..PARTITIONS {
+        let mut records = before.iter().filter(|record| record.partition == partition);
+        let Some(last) = records.next_back() else { continue };
+        let half = last.offset / 2;
+        let deleted = rig.servers.kafka.delete_records(&rig.topic(), partition, half).await;
+        deleted.expect("kafka deletes them");
+    }
+    let left = rig.records(Isolation::Committed).await.expect("records").len();
+    assert!(left < 200, "{left} of {} records are left", before.len());
+    rig.relay.kill_hard().await;
+    // Well behind the first records left, as with any real retention.
+    rig.sql("alter table outbox alter created_at set default clock_timestamp() + interval '1 minute'")
+        .await;
+    rig.insert_each(40).await;
+    drop_slot(&rig).await;
+    assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
+    let said = rig.relay.log_text();
+    assert!(
+        said.contains("40 rows that are in no topic"),
+        "{left} were left; {said}"
+    );
+    assert_goes_on(&rig).await;
+}
+
+/// The relay publishes the newest row, and no event of those that are in the topic is there twice.
+async fn assert_goes_on(rig: &Rig) {
     rig.start().await;
     rig.insert_each(10).await;
     let arrived = eventually_ok(READY_DEADLINE, "the relay goes on", || async {
