@@ -318,6 +318,28 @@ async fn a_certificate_that_is_expired_or_of_another_host_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn each_host_of_a_list_is_verified_by_its_own_name() {
+    let server = Server::get().await;
+    let verify = format!("sslmode=verify-full&sslrootcert={}", server.path("ca.crt").display());
+    let open = async |hosts: &str| {
+        let url = format!("postgres://over_tls:right@{hosts}/postgres?{verify}");
+        Connection::open(&Target::parse(&url)?, Mode::Replication).await
+    };
+    let port = server.postgres.port();
+    // The certificate is localhost's: the same server by its address is not who it says.
+    open(&format!("127.0.0.1:{port},localhost:{port}"))
+        .await
+        .expect("the second host is who it says");
+    let stranger = Middle::start(server, "other-host", Upstream::Plain).await.port;
+    let err = open(&format!("127.0.0.1:{port},localhost:{stranger}"))
+        .await
+        .map(drop)
+        .expect_err("neither is who it says");
+    let said = format!("{err:#}");
+    assert_eq!(said.matches("not valid for name").count(), 2, "{said}");
+}
+
 /// How the man in the middle speaks to the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Upstream {

@@ -130,6 +130,33 @@ async fn a_token_is_read_again_before_it_expires() {
 }
 
 #[tokio::test]
+async fn where_the_broker_wants_a_new_login_on_an_open_connection_the_relay_goes_on_without_a_restart() {
+    // A broker takes one login a second on a connection: librdkafka has one when the token is four fifths old, one at nine tenths.
+    const LIFETIME: Duration = Duration::from_secs(16);
+    let secured = Secured::get().await;
+    let renew = || secured.write("renewed-token", &token(LIFETIME));
+    renew();
+    let mut rig = secured
+        .rig("kafka_token_again", "AGAIN", &secured.login("OAUTHBEARER"))
+        .await;
+    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("renewed-token"));
+    rig.init(&[]).await;
+    renew();
+    rig.start().await;
+    let started = Instant::now();
+    // Longer than two tokens last; who did not log in again would have been cut off.
+    while started.elapsed() < LIFETIME * 9 / 4 {
+        renew();
+        rig.insert_each(1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    rig.assert_exactly_once().await;
+    let log = rig.relay.log_text();
+    assert!(!log.contains("starting again from the checkpoint"), "{log}");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_relay_that_is_refused_says_so_in_its_readiness_and_goes_on_once_it_is_let_in() {
     let secured = Secured::get().await;
     let properties = format!("{}\nsasl.username=late", secured.login("SCRAM-SHA-256"));

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 /// The password that is right everywhere. No other text has it, so that it can be looked for.
 pub(super) const PASSWORD: &str = "canary-kafka-password";
 
-/// A Kafka with a listener for each way in, and files for them.
+/// A Kafka with a listener for each way in, and files for them. AGAIN ends a session with its token.
 pub(super) struct Secured {
     pub(super) servers: Arc<Servers>,
     files: Scratch,
@@ -47,9 +47,14 @@ impl Secured {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
         }
         let mut options = KafkaOptions {
-            listeners: [("TLS", "SSL"), ("MTLS", "SSL"), ("LOGIN", "SASL_SSL")]
-                .map(|(name, protocol)| (name.to_owned(), protocol.to_owned()))
-                .to_vec(),
+            listeners: [
+                ("TLS", "SSL"),
+                ("MTLS", "SSL"),
+                ("LOGIN", "SASL_SSL"),
+                ("AGAIN", "SASL_SSL"),
+            ]
+            .map(|(name, protocol)| (name.to_owned(), protocol.to_owned()))
+            .to_vec(),
             ..KafkaOptions::default()
         };
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
@@ -59,6 +64,10 @@ impl Secured {
             ]);
         }
         let module = |name: &str, rest: &str| format!("org.apache.kafka.common.security.{name} required{rest};");
+        let oauth = module(
+            "oauthbearer.OAuthBearerLoginModule",
+            " unsecuredLoginStringClaim_sub=\"broker\"",
+        );
         for (name, value) in [
             ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
             ("ssl.keystore.type", "PEM".to_owned()),
@@ -83,12 +92,13 @@ impl Secured {
                 "listener.name.login.scram-sha-512.sasl.jaas.config",
                 module("scram.ScramLoginModule", ""),
             ),
+            ("listener.name.login.oauthbearer.sasl.jaas.config", oauth.clone()),
+            // A session lasts as long as its token, unless the client logs in again on the open connection (KIP-368).
+            ("listener.name.again.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
+            ("listener.name.again.oauthbearer.sasl.jaas.config", oauth),
             (
-                "listener.name.login.oauthbearer.sasl.jaas.config",
-                module(
-                    "oauthbearer.OAuthBearerLoginModule",
-                    " unsecuredLoginStringClaim_sub=\"broker\"",
-                ),
+                "listener.name.again.oauthbearer.connections.max.reauth.ms",
+                "3600000".to_owned(),
             ),
         ] {
             options.settings.push((name.to_owned(), value));

@@ -1,0 +1,110 @@
+//! Channel binding to a certificate with an RSA signature, as most that are bought have it; the server knows the right hash.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outbox_relay::postgres::{Connection, Mode, Target};
+use rcgen::{
+    CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, PKCS_RSA_SHA384, PKCS_RSA_SHA512, SignatureAlgorithm,
+};
+use stack::scratch::Scratch;
+use stack::{Postgres, PostgresOptions};
+
+/// Protects nothing: ring signs with RSA keys and makes none.
+const KEY: &str = include_str!("rsa.key.pem");
+
+struct Server {
+    postgres: Postgres,
+    files: Scratch,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let options = PostgresOptions {
+            version: Some(18),
+            ..PostgresOptions::default()
+        };
+        let server = Self {
+            postgres: Postgres::start(options).await.expect("a PostgreSQL"),
+            files: Scratch::temporary("outbox-rsa-").expect("a directory"),
+        };
+        server.write_key();
+        server.certify("first", &PKCS_RSA_SHA256);
+        let file = |name: &str| server.path(name).display().to_string();
+        server
+            .sql("create role over_tls login replication password 'right'")
+            .await;
+        for (setting, value) in [
+            ("ssl_cert_file", file("server.crt")),
+            ("ssl_key_file", file("server.key")),
+            ("ssl", "on".to_owned()),
+        ] {
+            server.sql(&format!("alter system set {setting} = '{value}'")).await;
+        }
+        let rules = server.sql("show hba_file").await.expect("a path");
+        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
+        let own = "hostssl all over_tls 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(&rules, format!("{own}{before}")).expect("pg_hba.conf");
+        server
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// Belongs to the server's user, who takes no key that others can read.
+    fn write_key(&self) {
+        let path = self.path("server.key");
+        std::fs::write(&path, KEY).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+        let owner = std::fs::metadata(self.postgres.socket_directory()).expect("the socket's directory");
+        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("an owner");
+    }
+
+    /// Gives the server a certificate that is signed so; as a root it vouches for no other name's.
+    fn certify(&self, name: &str, algorithm: &'static SignatureAlgorithm) {
+        let key = KeyPair::from_pem_and_sign_algo(KEY, algorithm).expect("the key");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(self.path("server.crt"), certificate.pem()).expect("a file");
+    }
+
+    async fn sql(&self, sql: &str) -> Option<String> {
+        let rows = self.postgres.query("postgres", sql).await.expect("SQL");
+        rows.into_iter().next()?.into_iter().next()?
+    }
+
+    async fn log_in(&self, parameters: &str) -> anyhow::Result<Connection> {
+        let port = self.postgres.port();
+        let url = format!("postgres://over_tls:right@localhost:{port}/postgres?{parameters}");
+        Connection::open(&Target::parse(&url)?, Mode::Replication).await
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_bound_to_an_rsa_certificate_whatever_its_hash() {
+    let server = Server::start().await;
+    for (name, algorithm) in [
+        ("sha256", &PKCS_RSA_SHA256),
+        ("sha384", &PKCS_RSA_SHA384),
+        ("sha512", &PKCS_RSA_SHA512),
+    ] {
+        server.certify(name, algorithm);
+        server.sql("select pg_reload_conf()").await;
+        // Trusts this certificate alone, so that it is not the one before that the server still shows.
+        let root = server.path("server.crt");
+        let with_it = format!("sslmode=verify-full&sslrootcert={}", root.display());
+        stack::eventually(
+            Duration::from_secs(30),
+            "the server shows its new certificate",
+            || async { server.log_in(&format!("{with_it}&channel_binding=disable")).await.ok() },
+        )
+        .await;
+        server
+            .log_in(&format!("{with_it}&channel_binding=require"))
+            .await
+            .unwrap_or_else(|err| panic!("{name}: {err:#}"));
+    }
+}
