@@ -164,9 +164,11 @@ pub async fn create(connection: &mut Connection, config: &Config, day: i64, is_c
     // Attached instead of made in place: that locks out nobody who writes to other days. One transaction, as every simple query.
     let sql = format!(
         "{lock} create table {name} (like {table} including all excluding identity excluding indexes excluding statistics);
+         {targets};
          alter table {table} attach partition {name} for values from ({}) to ({})",
         bound(day),
-        bound(day + 1)
+        bound(day + 1),
+        targets = copy_statistics_targets(&table, &name)
     );
     match connection.rows(&sql).await {
         Ok(_) => Ok(true),
@@ -174,6 +176,23 @@ pub async fn create(connection: &mut Connection, config: &Config, day: i64, is_c
         Err(err) if PgError::code_of(&err) == Some("23514") => Ok(false),
         Err(err) => Err(err),
     }
+}
+
+/// Gives the columns of a new partition the statistics targets that the table's have, which `like` leaves out: what nobody wants to be
+/// sampled in the table would be sampled in each of its days.
+fn copy_statistics_targets(table: &str, name: &str) -> String {
+    let alter = quote_literal(&format!(
+        "alter table {} alter %I set statistics %s",
+        name.replace('%', "%%")
+    ));
+    let table = quote_literal(table);
+    format!(
+        "do $body$ declare target record; begin
+           for target in select attname, attstattarget from pg_attribute
+             where attrelid = {table}::regclass and attnum > 0 and not attisdropped and attstattarget >= 0
+           loop execute format({alter}, target.attname, target.attstattarget); end loop;
+         end $body$"
+    )
 }
 
 fn day_name(config: &Config, day: i64) -> String {

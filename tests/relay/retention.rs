@@ -83,6 +83,8 @@ async fn said(relay: &Program, words: &str) {
 #[tokio::test]
 async fn days_are_made_ahead_and_writers_never_need_the_default() {
     let rig = by_day("retention_ahead", &[("OUTBOX_PARTITIONS_AHEAD", "3")]).await;
+    rig.sql("alter table outbox alter payload set statistics 0, alter type set statistics 500")
+        .await;
     rig.start().await;
     let made = eventually_ok(DEADLINE, "partitions", || async {
         let made = count(
@@ -94,6 +96,14 @@ async fn days_are_made_ahead_and_writers_never_need_the_default() {
         Ok(())
     });
     made.await.unwrap_or_else(|err| panic!("{err:#}"));
+    let targets =
+        "select string_agg(distinct attname || ' ' || attstattarget, ', ' order by attname || ' ' || attstattarget)
+        from pg_inherits join pg_attribute on attrelid = inhrelid where attnum > 0 and attstattarget >= 0";
+    assert_eq!(
+        rig.value(targets).await,
+        "payload 0, type 500",
+        "what is sampled of the table is of its days"
+    );
     rig.insert_each(100).await;
     rig.insert_together(1_000).await;
     assert_eq!(count(&rig, "select count(*) from outbox_default").await, 0);
