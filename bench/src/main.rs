@@ -34,15 +34,7 @@ use crate::arguments::{Cli, Common, Measurement};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Lines for people: the words and nothing else.
-    tracing_subscriber::fmt()
-        // librdkafka logs the end of each partition as an error; what fails is returned as well.
-        .with_env_filter("warn,librdkafka=off,rdkafka=off,stack=info,bench=info")
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_level(false)
-        .with_target(false)
-        .init();
+    stack::narration::start(&["bench"]);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

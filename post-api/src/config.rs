@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Serves the posts' REST API; with `migrate`, brings the posts' database up to date instead.
 ///
-/// Logs go to standard error: LOG is a filter (default info), LOG_FORMAT is text or json. /livez, /readyz and /metrics
+/// Logs go to standard error: LOG is a level (default info) or a list of module=level, LOG_FORMAT is text or json. /livez, /readyz and /metrics
 /// are on the same port as the API. Ends with 0 after SIGTERM or SIGINT, with 1 when a setting is wrong or a migration fails.
 #[derive(Debug, Parser)]
 #[command(name = "post-api", version)]

@@ -2,31 +2,83 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging to standard error.
 ///
-/// `LOG` sets the filter in `tracing`'s directive syntax (default `info`); `LOG_FORMAT` is `text` or `json` (default: text
+/// `LOG` is a level, or levels by module: `warn`, `outbox_relay=debug,info` (default `info`); `LOG_FORMAT` is `text` or `json` (default: text
 /// where standard error is a terminal, JSON elsewhere). Call it once, first thing in `main`.
 pub fn init() {
-    let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = std::env::var("LOG").unwrap_or_default();
+    let levels = levels(&asked);
+    let is_understood = levels.is_some();
     // The Postgres client writes every statement's parameters at debug level: rows, so personal data.
-    let filter = match "tokio_postgres=info".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
+    let levels = levels
+        .unwrap_or_else(|| Targets::new().with_default(Level::INFO))
+        .with_target("tokio_postgres", Level::INFO);
     let as_text = match std::env::var("LOG_FORMAT").as_deref() {
         Ok("text") => true,
         Ok("json") => false,
         _ => std::io::stderr().is_terminal(),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
+    let registry = tracing_subscriber::registry().with(levels);
     if as_text {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
+        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
     } else {
-        builder.json().flatten_event(true).init();
+        registry.with(lines.json().flatten_event(true)).init();
+    }
+    if !is_understood {
+        tracing::warn!(
+            "LOG is `{asked}`, which is no level (error, warn, info, debug, trace) and no list of module=level; it is info"
+        );
+    }
+}
+
+/// What `LOG` asks for; `None` where it cannot be understood.
+fn levels(asked: &str) -> Option<Targets> {
+    let asked = asked.trim();
+    if asked.is_empty() {
+        return Some(Targets::new().with_default(Level::INFO));
+    }
+    asked.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_that_of_all_modules() {
+        let levels = levels("warn").unwrap();
+        assert!(levels.would_enable("outbox_relay", &Level::WARN));
+        assert!(!levels.would_enable("outbox_relay", &Level::INFO));
+    }
+
+    #[test]
+    fn a_module_has_a_level_of_its_own() {
+        let levels = levels("outbox_relay=trace,info").unwrap();
+        assert!(levels.would_enable("outbox_relay::intake", &Level::TRACE));
+        assert!(levels.would_enable("rdkafka", &Level::INFO));
+        assert!(!levels.would_enable("rdkafka", &Level::DEBUG));
+    }
+
+    #[test]
+    fn nothing_asked_is_info() {
+        for asked in ["", " "] {
+            let levels = levels(asked).unwrap();
+            assert!(levels.would_enable("outbox_relay", &Level::INFO));
+            assert!(!levels.would_enable("outbox_relay", &Level::DEBUG));
+        }
+    }
+
+    #[test]
+    fn what_is_no_level_is_not_understood() {
+        assert!(levels("outbox_relay=loud").is_none());
     }
 }

@@ -9,6 +9,7 @@ pub mod eventually;
 pub mod kafka;
 pub mod maven;
 pub mod metadata;
+pub mod narration;
 pub mod pipeline;
 pub mod port;
 pub mod postgres;

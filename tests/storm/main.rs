@@ -60,14 +60,7 @@ struct Arguments {
 )]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        // librdkafka's view of a broker that is being killed is no news.
-        .with_env_filter("warn,librdkafka=off,rdkafka=off,stack=info")
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_level(false)
-        .with_target(false)
-        .init();
+    stack::narration::start(&[]);
     let options = options(&arguments);
     let schedule = Schedule::materialise(options.seed, options.duration, &options.parts);
     let opening = format!(

@@ -1,6 +1,6 @@
 //! The router's options, by Debezium's names.
 
-use regex::Regex;
+use regex_lite::Regex;
 
 /// Options of the router. [`RouterOptions::parse`] knows their names and defaults.
 #[derive(Clone, Debug)]
@@ -13,7 +13,8 @@ pub struct RouterOptions {
     pub payload_column: String,
     /// `route.by.field` (default `aggregatetype`): column whose value chooses the topic.
     pub route_column: String,
-    /// `route.topic.regex` (default `(?<routedByValue>.*)`): must match the whole value.
+    /// `route.topic.regex` (default `(?<routedByValue>.*)`): must match the whole value. `\d`, `\w`, `\s` and `(?i)` mean ASCII, as in Java; there
+    /// is no `\p{...}`, no lookaround and no backreference.
     pub topic_regex: Regex,
     /// `route.topic.replacement` (default `outbox.event.${routedByValue}`): the topic's name, with `$1` or `${name}` from the regex.
     pub topic_replacement: String,
@@ -183,7 +184,7 @@ impl Additional {
 }
 
 /// Java's `Matcher.matches()`: the whole text or nothing.
-fn whole_match(pattern: &str) -> Result<Regex, regex::Error> {
+fn whole_match(pattern: &str) -> Result<Regex, regex_lite::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
 }
 
@@ -260,11 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn classes_are_asciis_as_in_java() {
+        let digits = super::whole_match(r"(?<n>\d+)").unwrap();
+        assert!(digits.is_match("123") && !digits.is_match("\u{661}\u{662}"));
+    }
+
+    #[test]
     fn a_wrong_option_is_refused_by_name() {
         for (setting, named) in [
             ("table.field.event.kye=x", "`table.field.event.kye`: not known"),
             ("route.tombstone.on.empty.payload=yes", "expected true or false"),
             ("route.topic.regex=(", "`route.topic.regex`"),
+            (r"route.topic.regex=\p{L}+", "`route.topic.regex`"),
             ("table.fields.additional.placement=type", "COLUMN:header"),
             (
                 "table.fields.additional.placement=type:envelope",

@@ -24,14 +24,7 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // Lines for people: the words and nothing else.
-    tracing_subscriber::fmt()
-        .with_env_filter("warn,stack=info,quickstart=info")
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_level(false)
-        .with_target(false)
-        .init();
+    stack::narration::start(&["quickstart"]);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
