@@ -84,11 +84,11 @@ pub(crate) enum Measurement {
 #[derive(Debug, Args)]
 pub(crate) struct RelayDrain {
     /// One-row transactions of the first backlog; 0: leave it out.
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    #[arg(long, value_name = "N", default_value_t = 600_000)]
     pub singles: u64,
 
     /// Rows of the second backlog, which is one transaction; 0: leave it out.
-    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_500_000)]
     pub bulk: u64,
 
     /// Runs of each of the two on each backlog.
