@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::lineage::older_database;
 use super::tampering::{
-    accept, assert_refused, checkpoints, drop_slot, ids, publish_and_stop, published_and_stopped, recreate_slot,
-    times_published, write_checkpoint,
+    accept, assert_refused, checkpoints, ids, publish_and_stop, published_and_stopped, recreate_slot, times_published,
+    write_checkpoint,
 };
 
 #[tokio::test]
@@ -25,13 +25,13 @@ async fn a_slot_gap_is_accepted_without_the_events_in_it() {
 #[tokio::test]
 async fn a_new_slot_is_accepted_and_the_rows_that_are_there_are_left_or_published_as_told() {
     let rig = published_and_stopped("accept_new_skip").await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     rig.insert_each(2).await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
     goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
 
     let rig = published_and_stopped("accept_new_publish").await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     rig.insert_each(2).await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "publish"]).await;
     goes_on(&rig, &[2, 2, 2, 2, 2, 1, 1]).await;

@@ -4,14 +4,12 @@ use rig::{Rig, Servers, servers};
 use stack::KafkaOptions;
 use std::sync::Arc;
 
-use super::tampering::{
-    checkpoints, drop_slot, publish_and_stop, published_and_stopped, recreate_slot, retire, write_checkpoint,
-};
+use super::tampering::{checkpoints, publish_and_stop, published_and_stopped, recreate_slot, retire, write_checkpoint};
 
 #[tokio::test]
 async fn a_slot_that_was_dropped_stops_the_relay() {
     let rig = published_and_stopped("slot_dropped").await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     rig.insert_each(2).await;
     rig.assert_stops(10, &["is gone", "--accept-new-slot"]).await;
 }
@@ -238,7 +236,7 @@ async fn a_database_that_was_restored_from_an_older_backup_stops_the_relay() {
 #[tokio::test]
 async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_was_told_to() {
     let rig = published_and_stopped("lingering").await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     let mut rig = rig;
     rig.relay = rig.relay.with_env("LINGER_STOPPED", "600");
     rig.relay.start().expect("a start");

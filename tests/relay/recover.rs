@@ -23,16 +23,7 @@ async fn lose_the_slot(rig: &Rig, published: u32, pending: u32) {
     rig.settled(READY_DEADLINE).await.expect("the first rows are published");
     rig.relay.kill_hard().await;
     rig.insert_together(pending).await;
-    drop_slot(rig).await;
-}
-
-async fn drop_slot(rig: &Rig) {
-    let sql = format!("select pg_drop_replication_slot('{}')", rig.name());
-    eventually_ok(READY_DEADLINE, "the slot is dropped", || async {
-        rig.servers.postgres.query("postgres", &sql).await.map(drop)
-    })
-    .await
-    .expect("the slot can be dropped");
+    rig.drop_slot().await;
 }
 
 async fn recover_code(rig: &Rig, arguments: &[&str]) -> i32 {
@@ -138,15 +129,7 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         }
         killed += 1;
         // Its sessions end, and a slot that was not whole yet goes with them.
-        let sql = format!(
-            "select 1 from pg_replication_slots where slot_name = '{}' and active",
-            rig.name()
-        );
-        let ended = eventually_ok(READY_DEADLINE, "the slot is free", || async {
-            anyhow::ensure!(rig.sql(&sql).await.is_empty(), "it is active");
-            Ok(())
-        });
-        ended.await.expect("the killed one's sessions end");
+        rig.slot_is_free().await;
         // No relay goes on from a half-made slot.
         if !slots(&rig).await.is_empty() {
             rig.assert_stops(UNFINISHED, &["run it again"]).await;
@@ -222,7 +205,7 @@ async fn what_compaction_removed_is_not_published_again() {
     .expect("kafka compacts");
     rig.relay.kill_hard().await;
     rig.insert_each(40).await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
     let said = rig.relay.log_text();
     assert!(
@@ -256,7 +239,7 @@ async fn what_retention_removed_is_not_published_again() {
     rig.sql("alter table outbox alter created_at set default clock_timestamp() + interval '1 minute'")
         .await;
     rig.insert_each(40).await;
-    drop_slot(&rig).await;
+    rig.drop_slot().await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
     let said = rig.relay.log_text();
     assert!(

@@ -23,6 +23,7 @@ pub(super) async fn publish_and_stop(rig: &Rig) {
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
     rig.relay.stop().await.expect("a clean end");
+    rig.slot_is_free().await;
 }
 
 /// Waits until everything that was written so far is confirmed.
@@ -119,17 +120,12 @@ pub(super) async fn write_checkpoint(rig: &Rig, value: Option<Vec<u8>>) {
 
 /// The slot as it would be had somebody dropped and made it again.
 pub(super) async fn recreate_slot(rig: &Rig) {
-    drop_slot(rig).await;
+    rig.drop_slot().await;
     let name = rig.name();
     rig.sql(&format!(
         "select pg_create_logical_replication_slot('{name}', 'pgoutput')"
     ))
     .await;
-}
-
-pub(super) async fn drop_slot(rig: &Rig) {
-    let name = rig.name();
-    rig.sql(&format!("select pg_drop_replication_slot('{name}')")).await;
 }
 
 /// A metric's value, as the relay's admin port tells it.

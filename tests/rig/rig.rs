@@ -296,6 +296,30 @@ impl Rig {
         .await
     }
 
+    /// Waits until no session has the slot: a walsender's end follows its client's.
+    ///
+    /// # Panics
+    /// It stays in use.
+    pub async fn slot_is_free(&self) {
+        let name = &self.name;
+        let sql = format!("select 1 from pg_replication_slots where slot_name = '{name}' and active");
+        let free = stack::eventually_ok(READY_DEADLINE, "the slot is free", || async {
+            ensure!(self.sql(&sql).await.is_empty(), "it is active");
+            Ok(())
+        });
+        free.await.unwrap_or_else(|err| panic!("{err:#}"));
+    }
+
+    /// Drops the slot, once it is free.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn drop_slot(&self) {
+        self.slot_is_free().await;
+        self.sql(&format!("select pg_drop_replication_slot('{}')", self.name))
+            .await;
+    }
+
     /// Starts the relay, which must end by itself with this code and say `says`, having confirmed nothing.
     ///
     /// # Panics
