@@ -72,6 +72,15 @@ async fn count(rig: &Rig, sql: &str) -> usize {
     rig.value(sql).await.parse().expect("a count")
 }
 
+async fn default_is_empty(rig: &Rig) {
+    let deleted = eventually_ok(DEADLINE, "the old rows are deleted", || async {
+        let left = count(rig, "select count(*) from outbox_default").await;
+        ensure!(left == 0, "{left} rows are left");
+        Ok(())
+    });
+    deleted.await.unwrap_or_else(|err| panic!("{err:#}"));
+}
+
 async fn said(relay: &Program, words: &str) {
     let said = eventually_ok(DEADLINE, words, || async {
         ensure!(relay.log_text().contains(words), "{}", relay.log_tail(10));
@@ -244,17 +253,39 @@ async fn nothing_is_lost_or_repeated_while_days_come_and_go_under_load() {
 }
 
 #[tokio::test]
+async fn rows_that_are_published_and_not_confirmed_stay() {
+    let rig = by_day("retention_unconfirmed", &[]).await;
+    add_day(&rig, "day9", 9).await;
+    rig.start().await;
+    // While a change of the publication is undecided the relay publishes and confirms nothing.
+    let client = rig.connect().await;
+    let alter = "begin; alter publication outbox set (publish = 'insert, update')";
+    client.batch_execute(alter).await.expect("an open transaction");
+    rig.sql(&insert_old(&rig, 5, 9)).await;
+    rig.sql(&insert_old(&rig, 20, 30)).await;
+    rig.settled(DEADLINE).await.expect("they are published");
+    // Several rounds.
+    for _ in 0..50 {
+        assert_eq!(
+            count(&rig, "select count(*) from outbox").await,
+            25,
+            "all rows stay, in sight"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    client.batch_execute("rollback").await.expect("a rollback");
+    gone(&rig, "day9").await;
+    default_is_empty(&rig).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_row_without_a_day_lands_in_the_default_is_published_and_deleted_in_its_time() {
     let rig = by_day("retention_default", &[]).await;
     rig.start().await;
     let copied = rig.sql(&insert_old(&rig, 2_500, 30)).await;
     assert!(copied.is_empty());
-    let deleted = eventually_ok(DEADLINE, "the old rows are deleted", || async {
-        let left = count(&rig, "select count(*) from outbox_default").await;
-        ensure!(left == 0, "{left} rows are left");
-        Ok(())
-    });
-    deleted.await.unwrap_or_else(|err| panic!("{err:#}"));
+    default_is_empty(&rig).await;
     let records = rig.records(Isolation::Committed).await.expect("records");
     assert_eq!(records.len(), 2_500, "each was published once before it was deleted");
     rig.finish().await.expect("a clean end");
