@@ -3,8 +3,12 @@
 use std::time::{Duration, Instant};
 
 use rig::Rig;
+use stack::Program;
 
 use super::secured::{PASSWORD, Secured, token};
+
+/// A library that is loaded before the C library: of all that a program does, OpenSSL's clean-up alone deletes keys of thread-local storage.
+const ABORTS_AT_CLEAN_UP: &str = "#include <stdlib.h>\nint pthread_key_delete(unsigned key) { (void)key; abort(); }\n";
 
 /// A refused connection is told within this time.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
@@ -154,6 +158,26 @@ async fn where_the_broker_wants_a_new_login_on_an_open_connection_the_relay_goes
     let log = rig.relay.log_text();
     assert!(!log.contains("starting again from the checkpoint"), "{log}");
     rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn no_program_frees_what_its_tls_connections_use_while_it_ends() {
+    let secured = Secured::get().await;
+    let properties = secured.tls("ca.crt");
+    let mut rig = secured.rig("kafka_tls_ends", "TLS", &properties).await;
+    let library = secured.library("aborts_at_clean_up", ABORTS_AT_CLEAN_UP);
+    rig.relay = rig.relay.env("LD_PRELOAD", &library);
+    assert_publishes(&rig).await;
+    let binary = stack::pipeline::binaries().expect("the programs").join("view-builder");
+    let views = Program::new("view-builder", &binary, rig.logs().join("view-builder.log"), 0)
+        .env(
+            "KAFKA_BOOTSTRAP_SERVERS",
+            &secured.servers.kafka.listener("TLS").expect("a listener"),
+        )
+        .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
+        .env("LD_PRELOAD", &library);
+    let replay = ["replay", "--topic", &rig.topic()];
+    views.run(&replay).await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 #[tokio::test]

@@ -121,6 +121,18 @@ impl Secured {
         std::fs::write(self.files.path().join(name), text).expect("a file");
     }
 
+    /// Compiles a shared library from C, and gives its path.
+    pub(super) fn library(&self, name: &str, source: &str) -> String {
+        let library = self.path(&format!("{name}.so"));
+        self.write(&format!("{name}.c"), source);
+        let compiled = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-o", &library, &self.path(&format!("{name}.c"))])
+            .status()
+            .expect("a C compiler, which librdkafka needs as well: apt-get install gcc");
+        assert!(compiled.success(), "{name}.c");
+        library
+    }
+
     /// A rig whose relay goes through a listener with these properties, one a line.
     pub(super) async fn rig(&self, name: &str, listener: &str, properties: &str) -> Rig {
         let mut rig = Rig::on(Arc::clone(&self.servers), name).await;
