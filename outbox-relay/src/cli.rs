@@ -18,8 +18,6 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init();
     crate::allocator::settle();
-    // Without OpenSSL's exit handler: it frees what a Kafka client that is still being closed, on a thread that nobody waits for, uses.
-    openssl_sys::init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => {

@@ -259,6 +259,16 @@ fn add_properties(config: &mut ClientConfig, servers: &Kafka) {
     for property in servers.properties.iter().chain(&servers.property_files) {
         config.set(&property.name, property.value.reveal());
     }
+    begin_openssl(config);
+}
+
+/// Begins OpenSSL, where TLS or a login's hashes need it, without its exit handler: that frees what a client still uses whose thread
+/// nobody waits for, and the process aborts.
+fn begin_openssl(config: &ClientConfig) {
+    let protocol = config.get("security.protocol");
+    if protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("plaintext")) {
+        openssl_sys::init();
+    }
 }
 
 fn client(servers: &Kafka) -> ClientConfig {

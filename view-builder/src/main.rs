@@ -11,8 +11,6 @@ use view_builder::{letters, rebuild, replay, run, status, verify};
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init();
-    // Without OpenSSL's exit handler: it frees what a Kafka client that is still waiting, on a thread that nobody waits for, uses.
-    openssl_sys::init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -19,6 +19,7 @@ impl KafkaSettings {
     /// # Errors
     /// A wrong setting ([`Stop::Config`]), or a token that cannot be used now.
     pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
+        self.begin_openssl();
         let reader: BaseConsumer<Quiet> = self
             .reader(isolation_level)
             .create_with_context(self.quiet())
@@ -34,6 +35,7 @@ impl KafkaSettings {
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
     pub fn open_admin(&self) -> Result<AdminClient<Quiet>, RelayError> {
+        self.begin_openssl();
         let admin: AdminClient<Quiet> = self
             .reader("read_committed")
             .create_with_context(self.quiet())
@@ -46,12 +48,21 @@ impl KafkaSettings {
 
     /// A producer, with what it reports on the side.
     pub(super) fn open_producer(&self, config: &ClientConfig) -> Result<(BaseProducer<Health>, Health), RelayError> {
+        self.begin_openssl();
         let health = Health::with_tokens(self.tokens());
         let producer: BaseProducer<Health> = config.create_with_context(health.clone()).map_err(invalid)?;
         if let Some(tokens) = self.tokens() {
             set_token(producer.client(), &tokens)?;
         }
         Ok((producer, health))
+    }
+
+    /// Begins OpenSSL, where it is needed (it takes 1.5 MB), without its exit handler: that frees what a client still uses which is being
+    /// closed on a thread that nobody waits for, and the process aborts.
+    fn begin_openssl(&self) {
+        if self.uses_openssl() {
+            openssl_sys::init();
+        }
     }
 
     fn quiet(&self) -> Quiet {

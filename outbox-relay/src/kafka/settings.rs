@@ -176,6 +176,12 @@ impl KafkaSettings {
         protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl")
     }
 
+    /// For TLS, or for a login's hashes.
+    pub(super) fn uses_openssl(&self) -> bool {
+        let protocol = self.property("security.protocol");
+        protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("plaintext"))
+    }
+
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         // The wrapper's default hides what librdkafka says of broken connections.
