@@ -12,6 +12,26 @@ use super::secured::{PASSWORD, Secured, token};
 const ABORTS_AT_CLEAN_UP: &str =
     "#include <stdlib.h>\nint pthread_key_delete(unsigned key) { if (key != 0) abort(); return 0; }\n";
 
+/// A library that shows a program another file where it looks first for the system's certificates.
+const OTHER_SYSTEM_CA: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+static const char *seen(const char *path) {
+    return strcmp(path, "/etc/pki/tls/certs/ca-bundle.crt") == 0 ? getenv("SYSTEM_CA") : path;
+}
+FILE *fopen64(const char *path, const char *mode) {
+    return ((FILE *(*)(const char *, const char *))dlsym(RTLD_NEXT, "fopen64"))(seen(path), mode);
+}
+FILE *fopen(const char *path, const char *mode) { return fopen64(path, mode); }
+int stat(const char *path, struct stat *found) {
+    return ((int (*)(const char *, struct stat *))dlsym(RTLD_NEXT, "stat"))(seen(path), found);
+}
+"#;
+
 /// A refused connection is told within this time.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -59,8 +79,20 @@ async fn tls_is_spoken_and_the_brokers_certificate_looked_at() {
     let other_name = address.replace("localhost", "127.0.0.1");
     rig.relay = rig.relay.env("KAFKA_BOOTSTRAP_SERVERS", &other_name);
     assert_refused(&rig, "certificate verify failed").await;
-    let rig = secured.rig("kafka_tls_system_ca", "TLS", "security.protocol=ssl").await;
+}
+
+#[tokio::test]
+async fn without_certificates_of_its_own_it_trusts_those_that_the_system_trusts() {
+    let secured = Secured::get().await;
+    let library = secured.library("other_system_ca", OTHER_SYSTEM_CA);
+    let mut rig = secured.rig("kafka_tls_system_ca", "TLS", "security.protocol=ssl").await;
+    rig.relay = rig
+        .relay
+        .env("LD_PRELOAD", &library)
+        .env("SYSTEM_CA", &secured.path("other-ca.crt"));
     assert_refused(&rig, "certificate verify failed").await;
+    rig.relay = rig.relay.env("SYSTEM_CA", &secured.path("ca.crt"));
+    assert_publishes(&rig).await;
 }
 
 #[tokio::test]

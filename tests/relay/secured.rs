@@ -126,7 +126,14 @@ impl Secured {
         let library = self.path(&format!("{name}.so"));
         self.write(&format!("{name}.c"), source);
         let compiled = std::process::Command::new("cc")
-            .args(["-shared", "-fPIC", "-o", &library, &self.path(&format!("{name}.c"))])
+            .args([
+                "-shared",
+                "-fPIC",
+                "-o",
+                &library,
+                &self.path(&format!("{name}.c")),
+                "-ldl",
+            ])
             .status()
             .expect("a C compiler, which librdkafka needs as well: apt-get install gcc");
         assert!(compiled.success(), "{name}.c");
