@@ -203,13 +203,8 @@ async fn no_program_frees_what_its_tls_connections_use_while_it_ends() {
     rig.relay = rig.relay.env("LD_PRELOAD", &library);
     assert_publishes(&rig).await;
     let binary = stack::pipeline::binaries().expect("the programs").join("view-builder");
-    let views = Program::new("view-builder", &binary, rig.logs().join("view-builder.log"), 0)
-        .env(
-            "KAFKA_BOOTSTRAP_SERVERS",
-            &secured.servers.kafka.listener("TLS").expect("a listener"),
-        )
-        .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
-        .env("LD_PRELOAD", &library);
+    let views = Program::new("view-builder", &binary, rig.logs().join("view-builder.log"), 0);
+    let views = secured.through(views, "TLS", &properties).env("LD_PRELOAD", &library);
     let replay = ["replay", "--topic", &rig.topic()];
     views.run(&replay).await.unwrap_or_else(|err| panic!("{err:#}"));
 }
@@ -220,18 +215,13 @@ async fn a_relay_that_is_refused_says_so_in_its_readiness_and_goes_on_once_it_is
     let properties = format!("{}\nsasl.username=late", secured.login("SCRAM-SHA-256"));
     let mut rig = secured.rig("kafka_late", "LOGIN", &properties).await;
     let files = format!("sasl.password={}", secured.path("password"));
-    let (listener, kafka) = (
-        secured.servers.kafka.listener("LOGIN").expect("a listener"),
-        &secured.servers.kafka,
-    );
+    let kafka = &secured.servers.kafka;
     // `init` by the other way in, as by an operator with more rights.
     rig.relay = rig.relay.env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap_servers());
     rig.relay = rig.relay.env("KAFKA_PROPERTIES", "");
     rig.init(&[]).await;
-    rig.relay = rig
-        .relay
-        .env("KAFKA_BOOTSTRAP_SERVERS", &listener)
-        .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
+    rig.relay = secured
+        .through(rig.relay, "LOGIN", &properties)
         .env("KAFKA_PROPERTY_FILES", &files);
     rig.relay.start().expect("a start");
     let client = reqwest::Client::new();

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rig::servers::postgres_options;
 use rig::{Rig, Servers};
-use stack::KafkaOptions;
 use stack::scratch::Scratch;
+use stack::{KafkaOptions, Program};
 use tokio::sync::OnceCell;
 
 /// The password that is right everywhere. No other text has it, so that it can be looked for.
@@ -143,13 +143,17 @@ impl Secured {
     /// A rig whose relay goes through a listener with these properties, one a line.
     pub(super) async fn rig(&self, name: &str, listener: &str, properties: &str) -> Rig {
         let mut rig = Rig::on(Arc::clone(&self.servers), name).await;
+        rig.relay = self.through(rig.relay, listener, properties);
+        rig
+    }
+
+    /// The program, which goes through a listener with these properties, one a line.
+    pub(super) fn through(&self, program: Program, listener: &str, properties: &str) -> Program {
         let address = self.servers.kafka.listener(listener).expect("a listener");
-        rig.relay = rig
-            .relay
+        program
             .env("KAFKA_BOOTSTRAP_SERVERS", &address)
             // The broker listens at one of localhost's addresses only.
-            .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"));
-        rig
+            .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
     }
 
     /// Properties for TLS that trust `authority`.
