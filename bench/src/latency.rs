@@ -27,8 +27,8 @@ const FIRST_WARM_UP: Latency = Latency {
     connections: 32,
 };
 const FIRST_WARM_UP_RATE: u32 = 2000;
-/// More than a measurement writes.
-const LOG_MB: u32 = 1000;
+/// As much as the server keeps between two checkpoints (`max_wal_size`): seven minutes at 2,000/s, and by then checkpoints leave files behind.
+const LOG_MB: u32 = 2000;
 /// What was changed last must have arrived by then.
 pub(crate) const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// An aggregate type of its own, since the view-builder would try to apply a user's event.
@@ -115,7 +115,7 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
 /// file when it is needed: 16 MB written and flushed, for which all commits wait.
 async fn fill_the_log(pipeline: &Pipeline) -> anyhow::Result<()> {
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
-    client.batch_execute("alter system set min_wal_size = '1GB'").await?;
+    client.batch_execute("alter system set min_wal_size = '2GB'").await?;
     client.batch_execute("select pg_reload_conf()").await?;
     let fill =
         format!("select pg_logical_emit_message(false, '', repeat('x', 1000000)) from generate_series(1, {LOG_MB})");

@@ -17,6 +17,12 @@ const BIG_TABLE_ROWS: i64 = 1_000;
 const GROWTH_MAX: f64 = 1.2;
 /// Index probes of each event that may meet one more level of their tree.
 const PROBES_MAX: i64 = 2;
+/// How far ANALYZE samples the columns of the tables that grow; null is the server's default.
+const STATISTICS_TARGETS: &str = "select format('%s.%s', attrelid::regclass, attname), nullif(attstattarget, -1)
+    from pg_attribute
+    where attrelid in ('user_view'::regclass, 'user_view_deleted'::regclass, 'activity'::regclass, 'activity_post'::regclass)
+        and attnum > 0 and not attisdropped
+    order by 1";
 
 /// Names of the shipped views that read the topic, in the order in which a batch is applied.
 fn views(posts: bool) -> Vec<String> {
@@ -207,4 +213,21 @@ async fn a_session_that_began_with_small_tables_does_not_read_them_whole_once_th
             assert!(cost.sequential_scans.is_empty(), "{view}, posts: {posts}: {cost:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn analyze_takes_a_small_sample_unless_somebody_wants_more() {
+    let (database, _builder) = TestDatabase::with_builder().await;
+    for column in database.rows(STATISTICS_TARGETS).await {
+        assert_eq!(column[1], "10", "{}", column[0]);
+    }
+    database
+        .sql
+        .batch_execute("alter table user_view alter department set statistics 500; alter table activity alter posts set statistics -1")
+        .await
+        .unwrap();
+    database.builder(&shipped_views()).await;
+    let mut targets = database.rows(STATISTICS_TARGETS).await;
+    targets.retain(|column| column[1] != "10");
+    assert_eq!(targets, [["user_view.department", "500"]]);
 }
