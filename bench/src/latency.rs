@@ -20,10 +20,11 @@ use crate::{pace, people, usage};
 
 /// At each rate.
 pub(crate) const WARM_UP_SECONDS: u32 = 5;
-/// Before the first rate: a broker's first half minute is several times slower than the rest, until its code is compiled.
+/// Before the first rate, on either way: a broker's first half minute is several times slower than the rest, and Java goes on compiling it
+/// for four minutes, a third of a second at a time, in which it takes a whole processor.
 const FIRST_WARM_UP: Latency = Latency {
     rate: Vec::new(),
-    seconds: 60,
+    seconds: 120,
     connections: 32,
 };
 const FIRST_WARM_UP_RATE: u32 = 2000;
