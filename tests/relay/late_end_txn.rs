@@ -12,8 +12,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A relay that works has long published all by then; what one with the bug lost never comes.
 const LOST_AFTER: Duration = Duration::from_secs(15);
 
-/// The broker's error code for the late EndTxn, and what is in the topic afterwards: `wait_for_rows` at most until all is there.
-async fn with_a_late_end_txn(name: &str, bug: &str, wait_for_rows: Duration) -> (i16, Ledger) {
+/// At most `times` an EndTxn that arrives late, until one does harm; the broker's error code for the last, and what is in the topic after
+/// it: `wait_for_rows` at most until all is there.
+async fn with_late_end_txns(name: &str, bug: &str, times: usize, wait_for_rows: Duration) -> (i16, Ledger) {
     let (own, proxied) = (port::free().expect("a port"), port::free().expect("a port"));
     let mut options = KafkaOptions {
         port: own,
@@ -36,6 +37,18 @@ async fn with_a_late_end_txn(name: &str, bug: &str, wait_for_rows: Duration) -> 
     relay.start().expect("a relay");
     rig.insert_each(20).await;
     rig.settled(DEADLINE).await.expect("the relay publishes");
+    let mut last = late_end_txn(&rig, &proxy, wait_for_rows).await;
+    for _ in 1..times {
+        if !last.1.is_exact() {
+            break;
+        }
+        last = late_end_txn(&rig, &proxy, wait_for_rows).await;
+    }
+    relay.stop().await.expect("a clean end");
+    last
+}
+
+async fn late_end_txn(rig: &Rig, proxy: &KafkaProxy, wait_for_rows: Duration) -> (i16, Ledger) {
     proxy.hold_next_end_txn();
     let arrived = eventually(DEADLINE, "the late EndTxn arrives", || async {
         rig.insert_together(2_000).await;
@@ -50,13 +63,12 @@ async fn with_a_late_end_txn(name: &str, bug: &str, wait_for_rows: Duration) -> 
         Ok(ledger) => ledger,
         Err(_) => rig.ledger(Isolation::Committed).await.expect("a ledger"),
     };
-    relay.stop().await.expect("a clean end");
     (arrived, ledger)
 }
 
 #[tokio::test]
 async fn an_end_txn_that_arrives_late_is_refused_and_ends_nothing() {
-    let (error_code, ledger) = with_a_late_end_txn("late_end_txn", "", DEADLINE).await;
+    let (error_code, ledger) = with_late_end_txns("late_end_txn", "", 1, DEADLINE).await;
     assert_ne!(
         error_code, 0,
         "the broker takes no EndTxn of a producer that was replaced"
@@ -65,12 +77,13 @@ async fn an_end_txn_that_arrives_late_is_refused_and_ends_nothing() {
 }
 
 /// What the late EndTxn ends is the next transaction: sometimes it commits half of one that is then sent again, sometimes it aborts one
-/// that the relay takes for committed.
+/// that the relay takes for committed. About one in forty falls between two partitions, neither of which has records on the other side:
+/// what was one transaction is then two, and both commit.
 #[tokio::test]
 async fn reusing_a_producer_after_a_disturbed_commit_is_caught() {
-    let (error_code, ledger) = with_a_late_end_txn("late_end_txn_reused", "ReuseProducer", LOST_AFTER).await;
+    let (error_code, ledger) = with_late_end_txns("late_end_txn_reused", "ReuseProducer", 5, LOST_AFTER).await;
     assert!(
         error_code == 0 && !ledger.is_exact(),
-        "ReuseProducer goes unnoticed: {ledger}"
+        "ReuseProducer goes unnoticed: the late EndTxn was answered {error_code}; {ledger}"
     );
 }

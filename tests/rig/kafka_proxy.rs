@@ -14,7 +14,11 @@ use tokio::sync::watch;
 
 /// API keys, see <https://kafka.apache.org/protocol#protocol_api_keys>.
 const PRODUCE: i16 = 0;
+/// The first version of it that is flexible (KIP-482).
+const PRODUCE_FLEXIBLE: i16 = 9;
 const ADD_PARTITIONS_TO_TXN: i16 = 24;
+/// Its first version that brokers speak among themselves, and clients do not (KIP-890).
+const ADD_PARTITIONS_OF_BROKERS: i16 = 4;
 const END_TXN: i16 = 26;
 
 /// How far the held EndTxn is.
@@ -28,7 +32,7 @@ pub enum Held {
     Back(String),
     /// The client has sent it again.
     Repeated(String),
-    /// The next transaction of the id has begun.
+    /// The next transaction of the id has begun; its first records are waited for, not the other producer's.
     NextBegan(String),
     /// It has arrived behind the first records of the next transaction; the broker's error code, 0 for none.
     Arrived(i16),
@@ -46,7 +50,7 @@ struct Shared {
     broker: u16,
     held: watch::Sender<Held>,
     request: Mutex<Option<HeldRequest>>,
-    /// Records and ends of transactions pass one at a time, so that what is held arrives between two of them.
+    /// Records, partitions and ends of transactions pass one at a time, so that what is held arrives between two of them.
     pass: tokio::sync::Mutex<()>,
 }
 
@@ -102,32 +106,33 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_broker, mut to_broker) = broker.into_split();
     let (cut, mut is_cut) = watch::channel(false);
-    let (answered, mut answers_seen) = watch::channel(0_u64);
+    let (answered, mut answers_seen) = watch::channel(None);
     // Answers are passed on by this task, so that the broker's side can be taken from it when a request is held.
     let answers = tokio::spawn(async move {
-        let mut buffer = vec![0; 64 * 1024];
         loop {
-            tokio::select! {
-                read = from_broker.read(&mut buffer) => match read {
-                    Ok(0) | Err(_) => return from_broker,
-                    Ok(length) => {
-                        if to_client.write_all(&buffer[..length]).await.is_err() {
-                            return from_broker;
-                        }
-                        answered.send_modify(|count| *count += 1);
-                    }
-                },
+            // A cut loses what it has read of an answer: none is under way before an EndTxn, on the connection to the coordinator.
+            let frame = tokio::select! {
+                frame = read_frame(&mut from_broker) => frame,
                 _ = is_cut.changed() => return from_broker,
+            };
+            let Ok(Some(frame)) = frame else {
+                return from_broker;
+            };
+            if to_client.write_all(&frame).await.is_err() {
+                return from_broker;
             }
+            answered.send_replace(correlation_id(&frame, 4));
         }
     });
     while let Some(frame) = read_frame(&mut from_client).await? {
         let request = Request::read(&frame);
         let (key, transactional_id) = (request.key, request.transactional_id());
         // The broker talks to itself through its advertised address, too: what it asks there must not wait.
-        let _turn = match key {
-            PRODUCE | END_TXN => Some(shared.pass.lock().await),
-            _ => None,
+        let adds_partitions = key == ADD_PARTITIONS_TO_TXN && request.version < ADD_PARTITIONS_OF_BROKERS;
+        let _turn = if adds_partitions || key == PRODUCE || key == END_TXN {
+            Some(shared.pass.lock().await)
+        } else {
+            None
         };
         let held = shared.held.borrow().clone();
         match (&held, key) {
@@ -150,13 +155,17 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
             }
             _ => {}
         }
-        answers_seen.mark_unchanged();
         to_broker.write_all(&frame).await?;
-        if matches!(held, Held::NextBegan(_)) && key == PRODUCE {
+        let sent = correlation_id(&frame, 8);
+        if adds_partitions {
+            // The coordinator refuses an EndTxn while it writes this down (CONCURRENT_TRANSACTIONS).
+            answers_seen.wait_for(|answered| *answered == sent).await?;
+        }
+        if key == PRODUCE && held == Held::NextBegan(transactional_id) {
             let request = shared.request.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(request) = request {
                 // The records are in the log when the broker has answered.
-                answers_seen.changed().await?;
+                answers_seen.wait_for(|answered| *answered == sent).await?;
                 let error = request.arrive().await?;
                 shared.held.send_replace(Held::Arrived(error));
             }
@@ -188,9 +197,15 @@ async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>>
     Ok(Some(frame))
 }
 
+/// What names a request and its answer on a connection, at `at`.
+fn correlation_id(frame: &[u8], at: usize) -> Option<[u8; 4]> {
+    frame.get(at..at + 4)?.try_into().ok()
+}
+
 /// The beginning of a request: API key, version, correlation id, client id, and the body.
 struct Request<'a> {
     key: i16,
+    version: i16,
     body: &'a [u8],
 }
 
@@ -204,16 +219,21 @@ impl<'a> Request<'a> {
         let client_id_length = usize::try_from(short(12)).unwrap_or(0);
         Self {
             key: short(4),
+            version: short(6),
             body: frame.get(14 + client_id_length..).unwrap_or_default(),
         }
     }
 
-    /// The body's first field, in the versions of AddPartitionsToTxn and EndTxn that are not flexible, which librdkafka speaks.
+    /// The body's first field, in the versions that librdkafka speaks: that of AddPartitionsToTxn and EndTxn is a string with a length of
+    /// two bytes; Produce is flexible, with a byte for no tagged fields and one for the length and 1 (a longer name than 126 has two).
     fn transactional_id(&self) -> String {
-        let length = self
-            .body
-            .get(..2)
-            .map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+        let length = match self.body.get(..2) {
+            Some(&[_, length]) if self.key == PRODUCE && self.version >= PRODUCE_FLEXIBLE => {
+                usize::from(length.saturating_sub(1))
+            }
+            Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
+            _ => 0,
+        };
         String::from_utf8_lossy(self.body.get(2..2 + length).unwrap_or_default()).into_owned()
     }
 }
