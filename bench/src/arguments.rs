@@ -174,8 +174,8 @@ pub(crate) struct DeadLetters {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub connections: u32,
 
-    /// Rounds of each of the two.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=15))]
+    /// Rounds of each of the two; a multiple of 4, so that either comes first as often.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(4..=32))]
     pub runs: u32,
 }
 
