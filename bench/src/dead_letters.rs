@@ -20,8 +20,8 @@ use crate::statistics::{latencies, median, quantile_ms, thousands};
 use crate::topic::now_us;
 use crate::{pace, statements, view_drain};
 
-/// Before the first round: a broker's first half minute is several times slower than the rest, until its code is compiled.
-const FIRST_WARM_UP_SECONDS: u32 = 60;
+/// Before the first round: a broker's first four minutes have stalls of up to 100 ms, until its code is compiled.
+const FIRST_WARM_UP_SECONDS: u32 = 240;
 /// The view is looked at so often while one of its rows can be replaced: what a row was between two looks is not seen.
 const LOOKS_PER_TURN: u32 = 4;
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(500);
