@@ -14,13 +14,13 @@ use stack::{Pipeline, PipelineBuilder, eventually_ok, postgres};
 use tokio_postgres::{Client, Statement};
 
 use crate::arguments::DeadLetters;
-use crate::latency::{ARRIVAL_DEADLINE, WARM_UP_SECONDS};
+use crate::latency::{ARRIVAL_DEADLINE, FIRST_WARM_UP_RATE, WARM_UP_SECONDS, fill_the_log};
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{latencies, median, quantile_ms, thousands};
 use crate::topic::now_us;
 use crate::{pace, statements, view_drain};
 
-/// Before the first round: a broker's first four minutes have stalls of up to 100 ms, until its code is compiled.
+/// Before the first round, and faster than those: as long as it takes Java to compile the broker.
 const FIRST_WARM_UP_SECONDS: u32 = 240;
 /// The view is looked at so often while one of its rows can be replaced: what a row was between two looks is not seen.
 const LOOKS_PER_TURN: u32 = 4;
@@ -92,13 +92,16 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
         ]),
         notes: vec![format!(
             "All good events of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source \
-             to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison.",
+             to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison. PostgreSQL has files \
+             of its log to use again, as one that has been running for a while.",
             asked.runs,
             thousands(f64::from(asked.keys))
         )],
     };
     tracing::info!("warming up");
+    fill_the_log(&pipeline).await?;
     let warm_up = DeadLetters {
+        rate: FIRST_WARM_UP_RATE,
         seconds: FIRST_WARM_UP_SECONDS,
         ..*asked
     };

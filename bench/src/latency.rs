@@ -27,7 +27,7 @@ const FIRST_WARM_UP: Latency = Latency {
     seconds: 120,
     connections: 32,
 };
-const FIRST_WARM_UP_RATE: u32 = 2000;
+pub(crate) const FIRST_WARM_UP_RATE: u32 = 2_000;
 /// As much as the server keeps between two checkpoints (`max_wal_size`): seven minutes at 2,000/s, and by then checkpoints leave files behind.
 const LOG_MB: u32 = 2000;
 /// What was changed last must have arrived by then.
@@ -114,7 +114,7 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
 
 /// Leaves files of the write-ahead log to be used again, as a server has that has been running for a while. A new one makes each
 /// file when it is needed: 16 MB written and flushed, for which all commits wait.
-async fn fill_the_log(pipeline: &Pipeline) -> anyhow::Result<()> {
+pub(crate) async fn fill_the_log(pipeline: &Pipeline) -> anyhow::Result<()> {
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     client.batch_execute("alter system set min_wal_size = '2GB'").await?;
     client.batch_execute("select pg_reload_conf()").await?;
