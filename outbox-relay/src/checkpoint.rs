@@ -54,8 +54,15 @@ pub struct Lineage {
     /// State of the publication, see [`crate::source::Publication::version`]; absent from checkpoints of earlier versions of this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publication_version: Option<String>,
+    /// Which table the outbox was, see [`crate::source::Publication::outbox`]; absent where there is no table, and from checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<String>,
     /// Partitions of each topic that was written to; a key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
+    /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
+    /// checkpoints of earlier versions, and where the cluster does not tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topic_ids: BTreeMap<String, String>,
 }
 
 /// Key of the record: one relay is one slot of one database.
@@ -126,7 +133,9 @@ pub(crate) mod tests {
                 slot: "users_relay".to_owned(),
                 publication_entry: 16_402,
                 publication_version: Some("16400:740:16402:740".to_owned()),
+                outbox: Some("public.outbox 16390 r p".to_owned()),
                 partitions: [("user-events".to_owned(), 8)].into(),
+                topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
             },
             published: Published {
                 lsn: Lsn(0x152_8C20),

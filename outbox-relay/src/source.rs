@@ -31,6 +31,8 @@ pub struct Publication {
     /// Oid and `xmin` of the publication's row and of the entry's: any alteration that concerns the outbox changes it, also one that was
     /// taken back since. Other tables may come and go.
     pub version: String,
+    /// The outbox table: its name, oid, kind and persistence. A publication FOR ALL TABLES has no entry that would change with the table.
+    pub outbox: Option<String>,
     pub publishes_inserts: bool,
     pub has_row_filter: bool,
     pub has_column_list: bool,
@@ -43,6 +45,9 @@ pub struct Publication {
 /// SQL for [`Publication::version`], of the tables that [`from_publication`] joins.
 pub(crate) const VERSION: &str =
     "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
+
+/// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
+pub(crate) const OUTBOX: &str = "format('%I.%I', n.nspname, c.relname) || ' ' || c.oid || ' ' || c.relkind || ' ' || c.relpersistence";
 
 /// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
 pub(crate) fn from_publication(config: &Config) -> String {
@@ -109,7 +114,8 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
                 {VERSION},
                 coalesce(c.relpersistence = 'u', false) or exists (
                     select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u'),
-                coalesce(c.relkind = 'p' and not p.pubviaroot, false)
+                coalesce(c.relkind = 'p' and not p.pubviaroot, false),
+                {OUTBOX}
          {from}"
     );
     let rows = connection.rows(&sql).await.context("cannot look at the publication")?;
@@ -127,6 +133,7 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
     Ok(Some(PublicationFound::Published(Publication {
         entry: text(row, 2)?.parse().context("oid")?,
         version: text(row, 6)?.to_owned(),
+        outbox: row.get(9).cloned().flatten(),
         publishes_inserts: text(row, 0)? == "t" || has_messages_only,
         has_row_filter: text(row, 3)? == "t",
         has_column_list: text(row, 4)? == "t",
@@ -243,7 +250,9 @@ pub(crate) fn lineage(
         slot: config.slot.clone(),
         publication_entry: publication.entry,
         publication_version: Some(publication.version.clone()),
+        outbox: publication.outbox.clone(),
         partitions,
+        topic_ids: BTreeMap::new(),
     }
 }
 

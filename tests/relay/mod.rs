@@ -14,6 +14,7 @@ mod lineage;
 mod load;
 mod looking;
 mod messages;
+mod once;
 mod partition_root;
 mod planted_bugs;
 mod publishing;

@@ -1,0 +1,2 @@
+//! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
+
