@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{AcceptOptions, Config, InitOptions};
 use crate::init::{self, Initialised};
 use crate::kafka::{CheckpointLog, Reading, create_missing, partition_counts};
-use crate::lineage::{Source, breaks};
+use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, quote_literal};
 use crate::progress::Published;
@@ -35,6 +35,7 @@ pub enum Acceptance {
     Timeline,
     OlderDatabase,
     Cluster,
+    Server,
     Partitions,
     Publication,
 }
@@ -51,6 +52,7 @@ impl Acceptance {
             Self::Timeline => "--accept-timeline",
             Self::OlderDatabase => "--accept-older-database",
             Self::Cluster => "--accept-cluster",
+            Self::Server => "--accept-server",
             Self::Partitions => "--accept-partitions",
             Self::Publication => "--accept-publication",
         }
@@ -67,6 +69,7 @@ impl Acceptance {
             Stop::OtherTimeline { .. } => Self::Timeline,
             Stop::ServerBehind { .. } => Self::OlderDatabase,
             Stop::OtherCluster { .. } => Self::Cluster,
+            Stop::PublishedFromAnotherServer { .. } => Self::Server,
             Stop::PartitionsChanged { .. } => Self::Partitions,
             Stop::PublicationChanged { .. } => Self::Publication,
             _ => return None,
@@ -86,6 +89,7 @@ impl AcceptOptions {
             (self.accept_timeline, Acceptance::Timeline),
             (self.accept_older_database, Acceptance::OlderDatabase),
             (self.accept_cluster, Acceptance::Cluster),
+            (self.accept_server, Acceptance::Server),
             (self.accept_partitions, Acceptance::Partitions),
             (self.accept_publication, Acceptance::Publication),
         ];
@@ -120,6 +124,7 @@ pub async fn accept(
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let config = &config.pinned_to(&mut connection).await?;
     if accepted.contains(&Acceptance::Publication) {
         init::create_publication(&mut connection, config).await?;
     }
@@ -139,6 +144,10 @@ pub async fn accept(
     let (base, mut found) = look(&source, &reading, config);
     let counts = partitions(config, base.as_ref()).await?;
     found.extend(changed_partitions(base.as_ref(), &counts));
+    if let Some(base) = &base {
+        let written_ms = reading.last.as_ref().and_then(|last| last.written_ms);
+        found.extend(written_for_this_server(&source, base, written_ms).err());
+    }
     exactly(accepted, &found)?;
 
     let generation = [&reading.last, &reading.furthest].into_iter().flatten();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::failover;
-use crate::lineage::{Slot, verify};
+use crate::lineage::{Slot, verify, written_for_this_server};
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
 use crate::server_check;
@@ -144,10 +144,16 @@ async fn check_lineage(
     let source = source::source(&system, &config.target.database, slot?, &publication);
     findings.push(
         match verify(&source, found.map(|found| &found.checkpoint), names(config)) {
-            Ok(checkpoint) => Finding::Good(format!(
-                "slot {} continues the checkpoint {}",
-                config.slot, checkpoint.published.lsn
-            )),
+            Ok(checkpoint) => {
+                let written_ms = found.and_then(|found| found.written_ms);
+                match written_for_this_server(&source, checkpoint, written_ms) {
+                    Ok(()) => Finding::Good(format!(
+                        "slot {} continues the checkpoint {}",
+                        config.slot, checkpoint.published.lsn
+                    )),
+                    Err(stop) => Finding::Problem(stop.to_string()),
+                }
+            }
             Err(stop) => Finding::Problem(stop.to_string()),
         },
     );

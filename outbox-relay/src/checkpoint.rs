@@ -57,6 +57,10 @@ pub struct Lineage {
     /// Which table the outbox was, see [`crate::source::Publication::outbox`]; absent where there is no table, and from checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbox: Option<String>,
+    /// When the server whose stream it speaks of started, in microseconds since 1970 by that server's clock; absent from checkpoints of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_started_us: Option<i64>,
     /// Partitions of each topic that was written to; a key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
     /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
@@ -134,6 +138,7 @@ pub(crate) mod tests {
                 publication_entry: 16_402,
                 publication_version: Some("16400:740:16402:740".to_owned()),
                 outbox: Some("public.outbox 16390 r p".to_owned()),
+                server_started_us: Some(1_795_344_833_000_000),
                 partitions: [("user-events".to_owned(), 8)].into(),
                 topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
             },

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
 use crate::kafka::{Delivery, KafkaSettings, NewTopic};
-use crate::postgres::Target;
+use crate::postgres::{Connection, Target};
 use crate::router::RouterOptions;
 use crate::stop::Stop;
 
@@ -163,6 +163,9 @@ pub struct AcceptOptions {
     /// After exit code 16, another database cluster: go on from this cluster's slot, at its confirmed position.
     #[arg(long)]
     pub accept_cluster: bool,
+    /// After exit code 24, a relay of another server publishes as this one: this server is the right one, go on from the checkpoint.
+    #[arg(long)]
+    pub accept_server: bool,
     /// After exit code 19, other numbers of partitions: go on from the checkpoint. Later events of a key may be in another partition than
     /// the earlier ones.
     #[arg(long)]
@@ -190,6 +193,9 @@ pub struct InitOptions {
     /// Continue an existing, inactive pgoutput slot of this database from its confirmed position, instead of making one.
     #[arg(long)]
     pub adopt_slot: bool,
+    /// Publish this outbox although the checkpoint topic says that another slot publishes it: each row is published by both.
+    #[arg(long)]
+    pub another_slot: bool,
     /// Make the slot a failover slot, which standbys keep a copy of, so that the relay goes on after a promotion (PostgreSQL 17 and
     /// later; docs/failover.md says what the servers have to be set to). An existing slot is made one.
     #[arg(long, env = "OUTBOX_FAILOVER")]
@@ -485,6 +491,20 @@ impl Config {
             "outbox-relay-{system_identifier}-{}-{}",
             self.target.database, self.slot
         )
+    }
+
+    /// The same settings for further sessions, which have to be with the server that `connection` is with, see [`crate::postgres::MovedAway`].
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn pinned_to(&self, connection: &mut Connection) -> anyhow::Result<Self> {
+        let instance = connection.instance().await?;
+        let mut pinned = self.clone();
+        pinned.target = self.target.at(connection.address(), &instance);
+        if let Some(maintenance) = &mut pinned.maintenance {
+            maintenance.target.instance = Some(instance);
+        }
+        Ok(pinned)
     }
 
     /// Key of this relay's checkpoint.

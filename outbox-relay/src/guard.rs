@@ -7,6 +7,14 @@
 //! that row shows either its outcome or, in `xmax`, that it is not over yet. Where it shows neither, everything that was committed at or
 //! below W was decoded under the pinned publication, and may be confirmed. Nothing beyond W may.
 //!
+//! Under `FOR ALL TABLES` and `FOR TABLES IN SCHEMA` the publication's rows in the catalog do not change with the outbox table: renamed, set
+//! unlogged, or replaced by another table or a view, it is gone from the stream all the same. So the table's own row counts too: its name,
+//! oid, kind and persistence.
+//!
+//! A look proves something of the stream only where it was made on the server that streams. Each session proves that when it begins, each
+//! look sees our own walsender as the slot's reader and the timeline that the stream began on, and a session is replaced every few seconds:
+//! where the address leads to another server by then, the relay ends its stream and begins again with the server that it finds.
+//!
 //! The loop that streams never waits for the guard: without it nothing is confirmed, and publishing goes on.
 
 use std::time::{Duration, Instant};
@@ -19,7 +27,7 @@ use tokio::time::{interval, timeout};
 
 use crate::config::Config;
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, Mode, Row, quote_literal};
+use crate::postgres::{Connection, Mode, MovedAway, Row, quote_literal};
 use crate::retention::{Retention, RetentionGauges};
 use crate::source::{self, text};
 use crate::stop::{RelayError, Stop};
@@ -31,6 +39,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without a look for so long, the relay is not ready: it confirms nothing, and the server keeps WAL for it.
 const BLIND_MAX: Duration = Duration::from_secs(5);
 
+/// A session is replaced after this time, so that an address that moved to another server is noticed.
+const SESSION_LIFETIME: Duration = Duration::from_secs(10);
+
+/// What must be as it was when the stream began.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// See [`source::Publication::version`].
+    pub publication: String,
+    /// See [`source::Publication::outbox`].
+    pub outbox: Option<String>,
+    pub timeline: u32,
+    /// The backend that streams to us.
+    pub walsender_pid: i32,
+}
+
 /// What the loop that streams gets to know.
 #[derive(Clone, Debug, Default)]
 struct Verdict {
@@ -38,6 +61,8 @@ struct Verdict {
     verified: Lsn,
     /// It is another one.
     stop: Option<Stop>,
+    /// The server that streams is not the one that the address leads to any more.
+    moved_away: Option<String>,
     looks: u64,
 }
 
@@ -53,9 +78,21 @@ pub struct Guard {
 #[derive(Debug, Default)]
 struct Look {
     wal_flushed: Lsn,
-    /// Version of the publication, and whether an alteration of it is not over yet.
-    publication: Option<(String, bool)>,
+    /// Absent on a standby, which writes no WAL of its own.
+    timeline: Option<u32>,
+    publication: Option<PublicationLook>,
+    /// The backend that reads the slot.
+    slot_reader: Option<i32>,
     retention: Option<Retention>,
+}
+
+/// The publication and the outbox table as a look shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PublicationLook {
+    version: String,
+    outbox: Option<String>,
+    /// An alteration of either has begun and is not over yet.
+    is_undecided: bool,
 }
 
 /// What a look says about the publication.
@@ -66,17 +103,19 @@ enum Finding {
     /// An alteration has begun and is neither committed nor rolled back.
     Undecided,
     Altered,
+    /// The slot that was looked at is not the one that streams to us, so nothing follows from the look.
+    NotOurStream,
 }
 
 impl Guard {
-    /// Starts to watch; `pinned` is the publication's version that the checkpoint was made under.
+    /// Starts to watch. `config` leads to the server that streams, see [`Config::pinned_to`]; `pinned` is what the checkpoint was made under.
     #[must_use]
-    pub fn start(config: &Config, pinned: &str, readiness: &Readiness) -> Self {
+    pub fn start(config: &Config, pinned: Pinned, readiness: &Readiness) -> Self {
         let (sender, verdicts) = watch::channel(Verdict::default());
         let (wishes, wished) = mpsc::channel(1);
         let task = Task {
             config: config.clone(),
-            pinned: pinned.to_owned(),
+            pinned,
             readiness: readiness.clone(),
             gauges: RetentionGauges::new(),
             verdict: Verdict::default(),
@@ -93,19 +132,23 @@ impl Guard {
     /// Up to where confirming is safe. Never waits.
     ///
     /// # Errors
-    /// [`Stop::PublicationChanged`] once the publication was altered.
-    pub fn verified(&self) -> Result<Lsn, Stop> {
+    /// [`Stop::PublicationChanged`] once the publication was altered; a transient error once the address leads to another server.
+    pub fn verified(&self) -> Result<Lsn, RelayError> {
         let verdict = self.verdicts.borrow();
-        match &verdict.stop {
-            Some(stop) => Err(stop.clone()),
-            None => Ok(verdict.verified),
+        if let Some(stop) = &verdict.stop {
+            return Err(stop.clone().into());
         }
+        if let Some(reason) = &verdict.moved_away {
+            return Err(anyhow::anyhow!(reason.clone()).into());
+        }
+        Ok(verdict.verified)
     }
 
     /// Why the stream stopped making sense: an altered publication, where that is behind `stop`.
     pub async fn explain(&mut self, stop: Stop) -> Stop {
         self.look_now(ANSWER_TIMEOUT).await;
-        self.verified().err().unwrap_or(stop)
+        let altered = self.verdicts.borrow().stop.clone();
+        altered.unwrap_or(stop)
     }
 
     /// The position of a look that is made now, for a last confirmation; that of the last look where the server does not answer in time.
@@ -131,7 +174,7 @@ impl Drop for Guard {
 
 struct Task {
     config: Config,
-    pinned: String,
+    pinned: Pinned,
     readiness: Readiness,
     gauges: RetentionGauges,
     verdict: Verdict,
@@ -144,11 +187,17 @@ impl Task {
         let mut looked_at = Instant::now();
         let mut due = interval(INTERVAL);
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut session = None;
+        let mut session: Option<Session> = None;
         loop {
             tokio::select! {
                 _ = due.tick() => {}
                 wish = wished.recv() => if wish.is_none() { return },
+            }
+            if session
+                .as_ref()
+                .is_some_and(|session| session.opened_at.elapsed() > SESSION_LIFETIME)
+            {
+                session = None;
             }
             match look(&self.config, &sql, &mut session).await {
                 Ok(look) => {
@@ -159,6 +208,10 @@ impl Task {
                 Err(err) => {
                     session = None;
                     let reason = format!("{err:#}");
+                    if MovedAway::is_cause_of(&err) {
+                        self.verdict.moved_away = Some(reason.clone());
+                        self.sender.send_replace(self.verdict.clone());
+                    }
                     tracing::debug!(
                         error = reason,
                         "the guard has no answer; nothing is confirmed meanwhile"
@@ -182,6 +235,11 @@ impl Task {
             // What was altered once may hide rows below every later position.
             Finding::Unaltered(lsn) if self.verdict.stop.is_none() => self.verdict.verified = lsn,
             Finding::Unaltered(_) | Finding::Undecided => {}
+            Finding::NotOurStream => tracing::debug!(
+                slot.reader_pid = look.slot_reader,
+                walsender_pid = self.pinned.walsender_pid,
+                "the guard looked at a slot that does not stream to this relay; nothing is confirmed by that"
+            ),
             Finding::Altered => {
                 if self.verdict.stop.is_none() {
                     self.verdict.stop = Some(self.alteration().await);
@@ -211,21 +269,35 @@ impl Task {
     }
 }
 
-fn find(look: &Look, pinned: &str) -> Finding {
+fn find(look: &Look, pinned: &Pinned) -> Finding {
+    let is_ours = look.slot_reader == Some(pinned.walsender_pid)
+        && look.timeline.is_none_or(|timeline| timeline == pinned.timeline);
+    if !is_ours {
+        return Finding::NotOurStream;
+    }
     match &look.publication {
-        Some((version, _)) if version != pinned => Finding::Altered,
         None => Finding::Altered,
-        Some((_, true)) => Finding::Undecided,
-        Some((_, false)) => Finding::Unaltered(look.wal_flushed),
+        Some(found) if found.version != pinned.publication || found.outbox != pinned.outbox => Finding::Altered,
+        Some(found) if found.is_undecided => Finding::Undecided,
+        Some(_) => Finding::Unaltered(look.wal_flushed),
     }
 }
 
-async fn look(config: &Config, sql: &str, session: &mut Option<Connection>) -> anyhow::Result<Look> {
-    let connection = match session {
-        Some(connection) => connection,
-        None => session.insert(Connection::open(&config.target, Mode::Sql).await?),
+/// A session of the guard's.
+struct Session {
+    connection: Connection,
+    opened_at: Instant,
+}
+
+async fn look(config: &Config, sql: &str, session: &mut Option<Session>) -> anyhow::Result<Look> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session {
+            connection: Connection::open(&config.target, Mode::Sql).await?,
+            opened_at: Instant::now(),
+        }),
     };
-    let rows = timeout(ANSWER_TIMEOUT, connection.rows(sql))
+    let rows = timeout(ANSWER_TIMEOUT, session.connection.rows(sql))
         .await
         .context("the server takes too long to answer")??;
     read(&rows)
@@ -234,19 +306,22 @@ async fn look(config: &Config, sql: &str, session: &mut Option<Connection>) -> a
 /// Three statements in one round trip: the first must have been answered before the second begins, see the module's page.
 fn look_sql(config: &Config) -> String {
     format!(
-        "select 'wal', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end;
-         select 'publication', {version},
-                coalesce({p}, false) or coalesce({pr}, false) or coalesce({pn}, false)
+        "select 'wal', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end,
+                case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end;
+         select 'publication', {version}, {outbox},
+                coalesce({p}, false) or coalesce({pr}, false) or coalesce({pn}, false) or coalesce({c}, false)
          {from};
          select 'slot', coalesce(confirmed_flush_lsn, '0/0'),
                 coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn), 0)::bigint,
                 safe_wal_size, pg_size_bytes(current_setting('max_slot_wal_keep_size')), coalesce(wal_status, ''),
-                coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+                coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid
          from pg_replication_slots s where slot_name = {slot}",
         version = source::VERSION,
+        outbox = source::outbox_sql(config),
         p = is_undecided("p.xmax"),
         pr = is_undecided("pr.xmax"),
         pn = is_undecided("pn.xmax"),
+        c = is_undecided("c.xmax"),
         from = source::from_publication(config),
         slot = quote_literal(&config.slot)
     )
@@ -260,14 +335,26 @@ fn is_undecided(xmax: &str) -> String {
 fn read(rows: &[Row]) -> anyhow::Result<Look> {
     let mut look = Look::default();
     for row in rows {
+        let optional = |index: usize| row.get(index).and_then(Option::as_deref);
         match text(row, 0)? {
-            "wal" => look.wal_flushed = text(row, 1)?.parse()?,
-            "publication" => look.publication = Some((text(row, 1)?.to_owned(), text(row, 2)? == "t")),
+            "wal" => {
+                look.wal_flushed = text(row, 1)?.parse()?;
+                // The first eight digits of a WAL file's name are its timeline, in hexadecimal.
+                look.timeline = optional(2).map(|digits| u32::from_str_radix(digits, 16)).transpose()?;
+            }
+            "publication" => {
+                look.publication = Some(PublicationLook {
+                    version: text(row, 1)?.to_owned(),
+                    outbox: optional(2).map(str::to_owned),
+                    is_undecided: text(row, 3)? == "t",
+                });
+            }
             _ => {
+                look.slot_reader = optional(7).map(str::parse).transpose()?;
                 look.retention = Some(Retention {
                     confirmed: text(row, 1)?.parse()?,
                     retained_bytes: text(row, 2)?.parse()?,
-                    safe_bytes: row.get(3).and_then(Option::as_deref).map(str::parse).transpose()?,
+                    safe_bytes: optional(3).map(str::parse).transpose()?,
                     keep_bytes: text(row, 4)?.parse()?,
                     wal_status: text(row, 5)?.to_owned(),
                     invalidation_reason: text(row, 6)?.to_owned(),
@@ -280,36 +367,80 @@ fn read(rows: &[Row]) -> anyhow::Result<Look> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, Look, find, read};
+    use super::{Finding, Look, Pinned, PublicationLook, find, read};
     use crate::lsn::Lsn;
+
+    fn pinned() -> Pinned {
+        Pinned {
+            publication: "1:2:3:4".to_owned(),
+            outbox: Some("public.outbox 9 r p".to_owned()),
+            timeline: 1,
+            walsender_pid: 50,
+        }
+    }
 
     fn look(publication: Option<(&str, bool)>) -> Look {
         Look {
             wal_flushed: Lsn(700),
-            publication: publication.map(|(version, undecided)| (version.to_owned(), undecided)),
+            timeline: Some(1),
+            publication: publication.map(|(version, is_undecided)| PublicationLook {
+                version: version.to_owned(),
+                outbox: pinned().outbox,
+                is_undecided,
+            }),
+            slot_reader: Some(50),
             retention: None,
         }
     }
 
     #[test]
     fn only_a_publication_that_is_the_pinned_one_for_certain_verifies_a_position() {
-        assert_eq!(
-            find(&look(Some(("1:2:3:4", false))), "1:2:3:4"),
-            Finding::Unaltered(Lsn(700))
-        );
-        assert_eq!(find(&look(Some(("1:2:3:4", true))), "1:2:3:4"), Finding::Undecided);
-        assert_eq!(find(&look(Some(("1:9:3:4", false))), "1:2:3:4"), Finding::Altered);
-        assert_eq!(find(&look(Some(("1:9:3:4", true))), "1:2:3:4"), Finding::Altered);
-        assert_eq!(find(&look(None), "1:2:3:4"), Finding::Altered, "it was dropped");
+        let found = |publication| find(&look(publication), &pinned());
+        assert_eq!(found(Some(("1:2:3:4", false))), Finding::Unaltered(Lsn(700)));
+        assert_eq!(found(Some(("1:2:3:4", true))), Finding::Undecided);
+        assert_eq!(found(Some(("1:9:3:4", false))), Finding::Altered);
+        assert_eq!(found(Some(("1:9:3:4", true))), Finding::Altered);
+        assert_eq!(found(None), Finding::Altered, "it was dropped");
+    }
+
+    #[test]
+    fn another_table_or_the_same_one_unlogged_is_an_alteration() {
+        for outbox in [
+            None,
+            Some("public.outbox 10 r p"),
+            Some("public.outbox 9 r u"),
+            Some("public.outbox 9 v p"),
+        ] {
+            let mut look = look(Some(("1:2:3:4", false)));
+            if let Some(publication) = &mut look.publication {
+                publication.outbox = outbox.map(str::to_owned);
+            }
+            assert_eq!(find(&look, &pinned()), Finding::Altered, "{outbox:?}");
+        }
+    }
+
+    #[test]
+    fn a_look_at_another_server_verifies_and_refutes_nothing() {
+        for (reader, timeline) in [(None, Some(1)), (Some(51), Some(1)), (Some(50), Some(2))] {
+            let mut look = look(Some(("1:9:3:4", false)));
+            (look.slot_reader, look.timeline) = (reader, timeline);
+            assert_eq!(find(&look, &pinned()), Finding::NotOurStream);
+        }
+        let on_a_standby = Look {
+            timeline: None,
+            ..look(Some(("1:2:3:4", false)))
+        };
+        assert_eq!(find(&on_a_standby, &pinned()), Finding::Unaltered(Lsn(700)));
     }
 
     #[test]
     fn an_answer_without_a_publication_or_a_slot_is_read() {
         let row = |values: &[&str]| values.iter().map(|value| Some((*value).to_owned())).collect::<Vec<_>>();
-        let mut slot = row(&["slot", "0/10", "4096", "", "-1", "reserved", ""]);
+        let mut slot = row(&["slot", "0/10", "4096", "", "-1", "reserved", "", "50"]);
         slot[3] = None;
-        let look = read(&[row(&["wal", "0/20"]), slot]).unwrap();
-        assert_eq!((look.wal_flushed, look.publication), (Lsn(0x20), None));
+        let look = read(&[row(&["wal", "0/20", "0000000A"]), slot]).unwrap();
+        assert_eq!((look.wal_flushed, look.timeline), (Lsn(0x20), Some(10)));
+        assert_eq!((look.publication, look.slot_reader), (None, Some(50)));
         let retention = look.retention.unwrap();
         assert_eq!((retention.retained_bytes, retention.safe_bytes), (4096, None));
     }

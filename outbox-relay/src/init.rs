@@ -18,7 +18,7 @@ use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, System};
-use crate::startup::{Survey, names, survey};
+use crate::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
 use crate::stop::{RelayError, Stop};
 
 /// All existing rows travel in one transaction; this is the longest that brokers allow by default.
@@ -54,6 +54,7 @@ pub(crate) struct Begun {
 pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
     let topics = options.topics(&config.topic_template)?;
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let config = &config.pinned_to(&mut connection).await?;
     if options.failover {
         failover::is_possible(connection.server_version_num())?;
     }
@@ -71,6 +72,9 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
             lineage.pin(&topic.name, partitions)?;
         }
+    }
+    if checkpoint.is_none() && !options.another_slot {
+        ensure_no_other_slot_publishes(config, &system, &publication).await?;
     }
     let unfinished = checkpoint.is_some_and(|checkpoint| {
         checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier

@@ -58,6 +58,7 @@ enum Loss {
 /// A [`Stop`] where there is nothing to recover, where it cannot be done, or where nobody agreed; anything else is worth another try.
 pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let config = &config.pinned_to(&mut connection).await?;
     let situation = Situation::look(&mut connection, config).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, situation.detached.clone()).await?;
     let mut lineage = situation.found.checkpoint.lineage.clone();
@@ -505,6 +506,7 @@ async fn carry_out(
         timeline: situation.timeline,
         publication_entry: situation.publication_entry,
         publication_version: Some(situation.source.publication_version.clone()),
+        outbox: situation.source.outbox.clone(),
         ..lineage
     };
     checkpoint.published = Published {

@@ -83,7 +83,7 @@ async fn cycle(
     );
     readiness.ready("relay");
     metrics::gauge!("relay_leader").set(1.0);
-    let _maintenance = maintenance::while_leading(config);
+    let _maintenance = maintenance::while_leading(&started.here);
     let outcome = Streaming::new(config, transaction_bytes, started)
         .run(readiness, shutdown)
         .await;

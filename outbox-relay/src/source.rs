@@ -21,6 +21,8 @@ pub struct System {
     pub wal_end: Lsn,
     /// Where the timeline comes from.
     pub history: Option<History>,
+    /// When the server started, in microseconds since 1970 by its clock.
+    pub started_us: Option<i64>,
 }
 
 /// The publication, as far as the outbox table is concerned.
@@ -31,7 +33,7 @@ pub struct Publication {
     /// Oid and `xmin` of the publication's row and of the entry's: any alteration that concerns the outbox changes it, also one that was
     /// taken back since. Other tables may come and go.
     pub version: String,
-    /// The outbox table: its name, oid, kind and persistence. A publication FOR ALL TABLES has no entry that would change with the table.
+    /// The outbox table: its name, oid, kind and persistence, or the prefix of the messages where there is no table. A publication FOR ALL TABLES has no entry that would change with the table.
     pub outbox: Option<String>,
     pub publishes_inserts: bool,
     pub has_row_filter: bool,
@@ -47,7 +49,16 @@ pub(crate) const VERSION: &str =
     "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
 
 /// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
-pub(crate) const OUTBOX: &str = "format('%I.%I', n.nspname, c.relname) || ' ' || c.oid || ' ' || c.relkind || ' ' || c.relpersistence";
+pub(crate) fn outbox_sql(config: &Config) -> String {
+    let table = "format('%I.%I', n.nspname, c.relname) || ' ' || c.oid || ' ' || c.relkind::text || ' ' || c.relpersistence::text";
+    match &config.message_prefix {
+        None => table.to_owned(),
+        Some(prefix) => format!(
+            "coalesce({table}, {})",
+            quote_literal(&format!("messages {prefix} 0 m p"))
+        ),
+    }
+}
 
 /// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
 pub(crate) fn from_publication(config: &Config) -> String {
@@ -75,7 +86,39 @@ pub async fn identify(connection: &mut Connection) -> anyhow::Result<System> {
         timeline,
         wal_end: text(row, 2)?.parse()?,
         history: history(connection, timeline).await?,
+        started_us: connection.instance().await?.started_us(),
     })
+}
+
+/// Asks once more, in a further session with the same server, where its WAL ends.
+///
+/// # Errors
+/// It is not the same any more: the server was promoted meanwhile. Worth another try from the start.
+pub async fn identify_again(connection: &mut Connection, before: &System) -> anyhow::Result<System> {
+    let system = identify(connection).await?;
+    anyhow::ensure!(
+        system.identifier == before.identifier && system.timeline == before.timeline,
+        "the server was cluster {} on timeline {} when this start began, and is cluster {} on timeline {} now",
+        before.identifier,
+        before.timeline,
+        system.identifier,
+        system.timeline
+    );
+    Ok(system)
+}
+
+/// Makes sure that the slot which a further session sees is the one that our walsender reads.
+///
+/// # Errors
+/// It is read by somebody else, or by nobody: this session is with another server, or our stream has ended. Worth another try from the start.
+pub fn ensure_read_by(slot: Option<&Slot>, walsender_pid: i32) -> anyhow::Result<()> {
+    let reader = slot.and_then(|slot| slot.active_pid);
+    anyhow::ensure!(
+        reader == Some(walsender_pid),
+        "the slot is read by backend {}, and not by this relay's backend {walsender_pid}",
+        reader.map_or_else(|| "0 (nobody)".to_owned(), |pid| pid.to_string())
+    );
+    Ok(())
 }
 
 /// The history of a timeline; `None` for the first, and where the server has lost the file.
@@ -105,7 +148,7 @@ async fn history(connection: &mut Connection, timeline: u32) -> anyhow::Result<O
 /// The connection broke.
 pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow::Result<Option<PublicationFound>> {
     let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
-    let from = from_publication(config);
+    let (from, outbox) = (from_publication(config), outbox_sql(config));
     let sql = format!(
         "select p.pubinsert, c.oid is not null, coalesce(pr.oid, pn.oid, p.oid),
                 pr.prqual is not null, pr.prattrs is not null,
@@ -115,7 +158,7 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
                 coalesce(c.relpersistence = 'u', false) or exists (
                     select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u'),
                 coalesce(c.relkind = 'p' and not p.pubviaroot, false),
-                {OUTBOX}
+                {outbox}
          {from}"
     );
     let rows = connection.rows(&sql).await.context("cannot look at the publication")?;
@@ -216,7 +259,7 @@ pub async fn slot(connection: &mut Connection, name: &str) -> anyhow::Result<Opt
     let sql = format!(
         "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''),
                 coalesce((to_jsonb(s) ->> 'failover')::boolean, false) and not temporary,
-                coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+                coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid
          from pg_replication_slots s where slot_name = {}",
         quote_literal(name)
     );
@@ -232,6 +275,7 @@ fn read_slot(row: &Row) -> anyhow::Result<Slot> {
         wal_status: text(row, 3)?.to_owned(),
         is_failover: text(row, 4)? == "t",
         invalidation_reason: text(row, 5)?.to_owned(),
+        active_pid: row.get(6).and_then(Option::as_deref).map(str::parse).transpose()?,
     })
 }
 
@@ -251,6 +295,7 @@ pub(crate) fn lineage(
         publication_entry: publication.entry,
         publication_version: Some(publication.version.clone()),
         outbox: publication.outbox.clone(),
+        server_started_us: system.started_us,
         partitions,
         topic_ids: BTreeMap::new(),
     }
@@ -263,11 +308,13 @@ pub fn source(system: &System, database: &str, slot: Option<Slot>, publication: 
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
         history: system.history.clone(),
+        started_us: system.started_us,
         database: database.to_owned(),
         wal_end: system.wal_end,
         slot,
         publication_entry: publication.entry,
         publication_version: publication.version.clone(),
+        outbox: publication.outbox.clone(),
     }
 }
 

@@ -8,6 +8,10 @@
 //! 4. **Verify the lineage**: the same cluster, timeline, publication and partition counts; the slot not ahead of the checkpoint, the
 //!    server not behind it. What cannot be proven stops the relay.
 //! 5. **Stream**, skipping what lies at or below the checkpoint: the slot's own position is garbage collection, never truth.
+//!
+//! The session that streams can answer no questions, so steps 4 and 5 need further sessions. Each of them proves that it is with the server
+//! that streams ([`crate::postgres::ServerInstance`]), on the same timeline, and that the slot's reader is our own walsender. Without that
+//! proof, an address that moves to a promoted or restored server would have one server verified and another one streamed from.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,9 +23,9 @@ use tokio::time::{Instant, interval, sleep};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
-use crate::guard::Guard;
+use crate::guard::{Guard, Pinned};
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
-use crate::lineage::{Names, Slot, verify};
+use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
@@ -37,6 +41,8 @@ pub struct Started {
     pub publisher: Publisher,
     pub checkpoint: Checkpoint,
     pub guard: Guard,
+    /// The settings for further sessions with the server that streams.
+    pub here: Config,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -50,6 +56,7 @@ pub async fn start(
 ) -> Result<Option<Started>, RelayError> {
     readiness.not_ready("postgres", "connecting");
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let here = config.pinned_to(&mut connection).await?;
     let system = source::identify(&mut connection).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
     readiness.ready("postgres");
@@ -58,11 +65,7 @@ pub async fn start(
         return Ok(None);
     }
     faults::point("start.owns-slot")?;
-    // Further sessions have to be with the server that streams, whichever host another attempt would find.
-    let here = Config {
-        target: config.target.at(connection.address()),
-        ..config.clone()
-    };
+    let walsender_pid = connection.process_id();
     let mut stream = connection.into_stream();
     readiness.not_ready("kafka", "waiting for init_transactions");
     tracing::info!(
@@ -74,18 +77,30 @@ pub async fn start(
         return Ok(None);
     };
     let (mut publisher, found, partitions) = outcome?;
-    // What the slot says only counts now that nobody else can move it; this session streams, so another one has to ask.
+    // What the slot says only counts now that nobody else can move it. The session that owns it streams, so another session asks.
     let mut connection = Connection::open(&here.target, Mode::Replication).await?;
-    let system = source::identify(&mut connection).await?;
+    let system = source::identify_again(&mut connection, &system).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
+    source::ensure_read_by(slot.as_ref(), walsender_pid)?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let mut checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+    written_for_this_server(&source, &checkpoint, found.and_then(|found| found.written_ms))?;
+    checkpoint.lineage.server_started_us = system.started_us;
     let pin = checkpoint
         .lineage
         .publication_version
         .get_or_insert(publication.version);
-    let guard = Guard::start(&here, pin, readiness);
+    if checkpoint.lineage.outbox.is_none() {
+        checkpoint.lineage.outbox = publication.outbox;
+    }
+    let pinned = Pinned {
+        publication: pin.clone(),
+        outbox: checkpoint.lineage.outbox.clone(),
+        timeline: system.timeline,
+        walsender_pid,
+    };
+    let guard = Guard::start(&here, pinned, readiness);
     same_partitions(&partitions, &checkpoint.lineage.partitions)?;
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint
@@ -105,6 +120,7 @@ pub async fn start(
         publisher,
         checkpoint,
         guard,
+        here,
     }))
 }
 
@@ -190,7 +206,12 @@ async fn no_slot(
     let looked = async {
         let Survey { slot, found, system } = survey(connection, config).await?;
         let source = source::source(&system, &config.target.database, slot, publication);
-        verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
+        let verified = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config));
+        if let Err(Stop::NotInitialised { .. }) = verified {
+            // A slot with a letter wrong looks like one that was never made.
+            ensure_no_other_slot_publishes(config, &system, publication).await?;
+        }
+        verified?;
         Err(RelayError::Transient(err))
     };
     match looked.await {
@@ -226,6 +247,34 @@ pub(crate) async fn read_checkpoint(config: Config) -> Result<Option<Found>, Rel
     })
     .await
     .context("checkpoint task")?
+}
+
+/// Reads the checkpoints of all relays that share the topic, and makes sure that none of another slot is of this outbox.
+///
+/// # Errors
+/// [`Stop::PublishedByAnotherSlot`]; anything else is worth another try.
+pub(crate) async fn ensure_no_other_slot_publishes(
+    config: &Config,
+    system: &System,
+    publication: &Publication,
+) -> Result<(), RelayError> {
+    let reading = config.clone();
+    let others = tokio::task::spawn_blocking(move || {
+        let log = CheckpointLog {
+            settings: &reading.kafka,
+            topic: &reading.checkpoint_topic,
+        };
+        log.last_of_each_key(&|| false)
+    });
+    let others = others.await.context("checkpoint task")??;
+    no_other_slot_publishes(
+        publication.outbox.as_deref(),
+        &system.identifier,
+        &config.target.database,
+        &others,
+        names(config),
+    )?;
+    Ok(())
 }
 
 /// Steps 2 and 3, and how many partitions the checkpoint's topics have now.

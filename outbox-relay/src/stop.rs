@@ -97,6 +97,19 @@ pub enum Stop {
         "publication `{publication}`: {what}, and what was written to the outbox meanwhile may be in no stream; publish what is missing from the outbox table, then `outbox-relay init --accept-publication` goes on with the publication as it is now"
     )]
     PublicationChanged { publication: String, what: String },
+    #[error(
+        "outbox {outbox} is published by another slot already: topic `{topic}` has the checkpoint of `{other}`, and slot `{slot}` would publish every row a second time; give the right --slot, or, where both are wanted, `outbox-relay init --another-slot`"
+    )]
+    PublishedByAnotherSlot {
+        outbox: String,
+        topic: String,
+        other: String,
+        slot: String,
+    },
+    #[error(
+        "a relay of another server publishes as `{key}`: {what}; a copy of the database with the same settings would take turns with the original and skip rows of both; stop the wrong relay, and give it another --checkpoint-topic or --slot; where this server is the right one, `outbox-relay init --accept-server` goes on with it"
+    )]
+    PublishedFromAnotherServer { key: String, what: String },
     #[error("outbox row {row} cannot be published: {what}")]
     Row { row: String, what: String },
     #[error(
@@ -141,6 +154,7 @@ impl Stop {
             Self::PartitionsChanged { .. } => 19,
             Self::Publication { .. } | Self::PublicationChanged { .. } => 20,
             Self::CheckpointWentBack { .. } => 21,
+            Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,
             Self::Row { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
@@ -162,7 +176,7 @@ Exit codes:
   14  the checkpoint is missing      15  the checkpoint is unreadable
   16  another database cluster       17  another timeline             18  the server is behind the checkpoint
   19  a topic's partition count changed                               20  the publication is missing or altered
-  21  the checkpoint went back
+  21  the checkpoint went back       24  another slot, or a copy of the database, publishes this outbox
   30  a row cannot be published      31  a record is too large        32  a topic is missing
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
 After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";

@@ -1,5 +1,6 @@
 //! A private PostgreSQL cluster: loopback only, no password, never as root.
 
+mod copy;
 mod standby;
 
 use std::fs;

@@ -6,6 +6,7 @@ mod crash_matrix;
 mod failover;
 mod faulty;
 mod guard;
+mod guard_all_tables;
 mod idle;
 mod kafka_away;
 mod kafka_security;

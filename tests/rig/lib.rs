@@ -6,6 +6,7 @@ pub mod kafka_proxy;
 pub mod ledger;
 pub mod memory;
 pub mod metrics;
+pub mod moving_address;
 pub mod rest;
 pub mod rig;
 pub mod servers;
@@ -15,6 +16,7 @@ pub mod workload;
 
 pub use ledger::Ledger;
 pub use metrics::Metrics;
+pub use moving_address::MovingAddress;
 pub use rig::Rig;
 pub use servers::Servers;
 pub use topic::{Isolation, Record};

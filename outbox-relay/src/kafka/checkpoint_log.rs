@@ -161,6 +161,71 @@ impl CheckpointLog<'_> {
         self.scan(reader, key, low, end, gives_up)
     }
 
+    /// The last checkpoint of each relay that shares the topic, as far as it can be read. Reads the whole topic.
+    ///
+    /// # Errors
+    /// Worth another try.
+    pub fn last_of_each_key(&self, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<String, Checkpoint>, RelayError> {
+        let readers = self.open()?;
+        let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
+        let mut checkpoints = BTreeMap::new();
+        if !self.exists(reader)? {
+            return Ok(checkpoints);
+        }
+        let (low, end) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
+            uncommitted.fetch_watermarks(self.topic, 0, timeout)
+        })
+        .context("cannot read the end of the checkpoint topic")?;
+        self.wait_until_committed(reader, end, gives_up)?;
+        self.for_each_record(reader, low, end, gives_up, |key, value| {
+            let Ok(key) = std::str::from_utf8(key) else { return };
+            match value.map(Checkpoint::from_json) {
+                Some(Ok(checkpoint)) => drop(checkpoints.insert(key.to_owned(), checkpoint)),
+                // What cannot be read is its own relay's trouble.
+                Some(Err(_)) => {}
+                None => drop(checkpoints.remove(key)),
+            }
+        })?;
+        Ok(checkpoints)
+    }
+
+    fn for_each_record(
+        &self,
+        reader: &BaseConsumer<Quiet>,
+        start: i64,
+        end: i64,
+        gives_up: &dyn Fn() -> bool,
+        mut see: impl FnMut(&[u8], Option<&[u8]>),
+    ) -> Result<(), RelayError> {
+        if start >= end {
+            return Ok(());
+        }
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(self.topic, 0, Offset::Offset(start))
+            .context("invalid offset")?;
+        reader.assign(&assignment).context("cannot read the checkpoint topic")?;
+        let mut moved_at = Instant::now();
+        loop {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(err)) => {
+                    return Err(anyhow::Error::new(err)
+                        .context("cannot read the checkpoint topic")
+                        .into());
+                }
+                Some(Ok(message)) => {
+                    moved_at = Instant::now();
+                    see(message.key().unwrap_or_default(), message.payload());
+                }
+                None if moved_at.elapsed() > READ_STALL_MAX || gives_up() => {
+                    return Err(anyhow::anyhow!("the checkpoint topic gives nothing").into());
+                }
+                None => {}
+            }
+        }
+    }
+
     fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {
         let metadata = ask(reader, REQUEST_TIMEOUT, |timeout| {
             reader.fetch_metadata(Some(self.topic), timeout)

@@ -14,8 +14,10 @@ pub enum Delivery {
     /// Kafka transactions: each event once for a read_committed reader.
     #[default]
     ExactlyOnce,
-    /// No transactions, an idempotent producer: each event at least once, in the same order, a few milliseconds sooner. What was published
-    /// after the last checkpoint is published again after a crash.
+    /// No transactions, an idempotent producer: each event at least once, a few milliseconds sooner. What was published after the last
+    /// checkpoint is published again after a crash. The order is the same as long as one relay sends at a time: without transactions
+    /// nothing fences a relay that was frozen, so one that wakes up behind its successor can still send the records that it holds, and
+    /// leave an old event as the last one of its key.
     AtLeastOnce,
 }
 

@@ -81,6 +81,7 @@ pub struct Connection {
     pub(super) stream: Stream,
     pub(super) input: BytesMut,
     server_version_num: u32,
+    process_id: i32,
     state: ServerState,
     address: Address,
 }
@@ -136,6 +137,7 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             server_version_num: 0,
+            process_id: 0,
             state: ServerState::default(),
             address: address.clone(),
         };
@@ -168,16 +170,20 @@ impl Connection {
                     "default_transaction_read_only" => connection.state.is_read_only = status.value()? == "on",
                     _ => {}
                 },
-                Message::ReadyForQuery(_) => {
-                    return match target.session.accept(connection.state) {
-                        Ok(()) => Ok(connection),
-                        Err(reason) => Err(anyhow::anyhow!(reason)),
-                    };
-                }
+                Message::BackendKeyData(body) => connection.process_id = body.process_id(),
+                Message::ReadyForQuery(_) => break,
                 Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
                 _ => {}
             }
         }
+        target
+            .session
+            .accept(connection.state)
+            .map_err(|reason| anyhow::anyhow!(reason))?;
+        if let Some(instance) = &target.instance {
+            connection.ensure_is_with(instance).await?;
+        }
+        Ok(connection)
     }
 
     async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
@@ -287,6 +293,12 @@ impl Connection {
     #[must_use]
     pub fn server_version_num(&self) -> u32 {
         self.server_version_num
+    }
+
+    /// Process id of the server's backend that serves this session.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.process_id
     }
 
     /// Which of the target's hosts this session is with.

@@ -8,6 +8,7 @@ use service::Secret;
 use url::Url;
 
 use super::hosts::{Hosts, SessionKind};
+use super::instance::ServerInstance;
 
 /// A parsed connection URL: `postgresql://user:password@host:port,host:port/database?parameter=value`.
 ///
@@ -32,6 +33,8 @@ pub struct Target {
     pub application_name: Option<String>,
     /// Command-line options for the session (`-c name=value`).
     pub options: Option<String>,
+    /// The server that a session has to be with; `None`: whichever the addresses lead to.
+    pub instance: Option<ServerInstance>,
 }
 
 /// How the server is reached.
@@ -106,6 +109,7 @@ impl Target {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             application_name: None,
             options: None,
+            instance: None,
         };
         let (mut certificate, mut key) = (None, None);
         let mut session = None;
@@ -159,11 +163,13 @@ impl Target {
         Ok(target)
     }
 
-    /// The same database on one of its hosts alone, for a further session with the server that another session is with.
+    /// The same database on one of its hosts alone, and there on one server alone, for a further session with the server that another session
+    /// is with.
     #[must_use]
-    pub fn at(&self, address: &Address) -> Self {
+    pub fn at(&self, address: &Address, instance: &ServerInstance) -> Self {
         Self {
             addresses: vec![address.clone()],
+            instance: Some(instance.clone()),
             ..self.clone()
         }
     }

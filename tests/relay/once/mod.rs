@@ -1,2 +1,4 @@
 //! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
 
+mod another_slot;
+mod moving_address;

@@ -1,0 +1,95 @@
+//! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of the outbox that would change with it: the table itself is watched.
+
+use rig::Rig;
+
+use super::tampering::{assert_ends, retire, wait_until_confirmed};
+
+/// Debezium's own default.
+const ALL_TABLES: &str = "for all tables";
+const SCHEMA: &str = "for tables in schema public";
+
+/// What is done to the outbox table, so that what is written to it later is in no stream.
+const ALTERATIONS: [(&str, &str, &str); 6] = [
+    (
+        "all_copy",
+        ALL_TABLES,
+        "alter table outbox rename to former; create unlogged table outbox (like former including all)",
+    ),
+    ("all_unlogged", ALL_TABLES, "alter table outbox set unlogged"),
+    (
+        "all_view",
+        ALL_TABLES,
+        "alter table outbox rename to former; create view outbox as select * from former",
+    ),
+    (
+        "all_days",
+        ALL_TABLES,
+        "alter table outbox rename to former; create table outbox (like former including defaults) partition by range (created_at); create table every_day partition of outbox default",
+    ),
+    ("schema_unlogged", SCHEMA, "alter table outbox set unlogged"),
+    (
+        "schema_view",
+        SCHEMA,
+        "alter table outbox rename to former; create view outbox as select * from former",
+    ),
+];
+
+async fn published_by(name: &str, publication: &str) -> Rig {
+    let rig = Rig::new(name).await;
+    rig.sql(&format!("create publication outbox {publication}")).await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+    rig
+}
+
+/// Runs the statements one by one, each in a transaction of its own.
+async fn alter(rig: &Rig, alteration: &str) {
+    for statement in alteration.split("; ") {
+        rig.sql(statement).await;
+    }
+}
+
+#[tokio::test]
+async fn an_outbox_that_leaves_the_stream_stops_the_relay_while_it_streams_and_at_its_start() {
+    for (name, publication, alteration) in ALTERATIONS {
+        let rig = published_by(name, publication).await;
+        alter(&rig, alteration).await;
+        let after = rig.value("select pg_current_wal_insert_lsn()").await;
+        rig.insert_each(50).await;
+        assert_ends(&rig, 20, &[]).await;
+        let confirmed = rig.confirmed().await;
+        let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
+        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {after}");
+        rig.assert_stops(20, &[]).await;
+        retire(&rig).await;
+    }
+}
+
+#[tokio::test]
+async fn what_takes_no_row_out_of_the_stream_does_not_stop_the_relay() {
+    let rig = published_by("all_harmless", ALL_TABLES).await;
+    for statement in [
+        "create role all_harmless_reader",
+        "grant select on outbox to all_harmless_reader",
+        "create index on outbox (created_at)",
+        "alter table outbox add column note text",
+        "alter table outbox set (fillfactor = 90)",
+        "vacuum full outbox",
+        "analyze outbox",
+        "create table another (id int)",
+        "insert into another values (1)",
+    ] {
+        rig.sql(statement).await;
+        rig.insert_each(2).await;
+    }
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+    rig.relay.stop().await.expect("a clean end");
+    rig.start().await;
+    rig.insert_each(2).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("an end");
+}

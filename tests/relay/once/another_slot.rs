@@ -1,0 +1,66 @@
+//! One outbox is published by one slot, unless somebody says otherwise: a slot with a letter wrong would publish everything again.
+
+use rig::{Isolation, Rig};
+
+use crate::relay::tampering::{DEADLINE, ids, times_published};
+
+/// A relay with another slot's name, as by a mistake in its settings.
+fn mistyped(rig: &Rig) -> stack::Program {
+    rig.another_relay("mistyped")
+        .env("OUTBOX_SLOT", &format!("{}x", rig.name()))
+}
+
+#[tokio::test]
+async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_outbox() {
+    let rig = Rig::initialised("another_slot").await;
+    rig.start().await;
+    rig.insert_each(10).await;
+    rig.assert_exactly_once().await;
+    let other = mistyped(&rig);
+    for arguments in [&["run"][..], &["run", "--init"], &["init"], &["init", "--adopt-slot"]] {
+        let logged = other.log_text().len();
+        let status = other.run_for_status(arguments).await.expect("an end");
+        let log = other.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(24), "{arguments:?}: {log}");
+        assert!(
+            log.contains("`another_slot/another_slot`") && log.contains("--another-slot"),
+            "{log}"
+        );
+    }
+    let slots = rig
+        .sql("select 1 from pg_replication_slots where slot_name = 'another_slotx'")
+        .await;
+    assert!(slots.is_empty(), "no slot was made");
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn another_slot_publishes_every_row_again_where_that_is_asked_for() {
+    let rig = Rig::initialised("two_slots").await;
+    rig.start().await;
+    rig.insert_each(3).await;
+    rig.assert_exactly_once().await;
+    let other = mistyped(&rig);
+    other
+        .run(&["init", "--another-slot", "--existing-rows", "skip"])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    other.start().expect("a start");
+    rig.insert_each(2).await;
+    let written = ids(&rig).await;
+    stack::eventually(DEADLINE, "both publish", || async {
+        let records = rig.records(Isolation::Committed).await.ok()?;
+        (records.len() == 3 + 2 * 2).then_some(())
+    })
+    .await;
+    assert_eq!(times_published(&rig, &written, &written).await, [1, 1, 1, 2, 2]);
+    other.stop().await.expect("a clean end");
+    let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'two_slotsx' and not active";
+    stack::eventually(DEADLINE, "the other slot is dropped", || async {
+        let dropped = rig.sql(drop).await;
+        (!dropped.is_empty()).then_some(())
+    })
+    .await;
+    rig.finish().await.expect("an end");
+}

@@ -1,0 +1,120 @@
+//! An address that leads to another server than before: what is checked on one server says nothing of what another one streams.
+
+use std::sync::Arc;
+
+use rig::servers::postgres_options;
+use rig::{MovingAddress, Rig, Servers};
+use stack::{KafkaOptions, Postgres, eventually};
+
+use crate::relay::load::metric;
+use crate::relay::tampering::{DEADLINE, assert_ends, publish_and_stop, wait_until_confirmed};
+
+/// A rig whose relay reaches its server by an address that can move.
+async fn with_address(name: &str) -> (Rig, MovingAddress) {
+    let servers = Servers::start(postgres_options(), KafkaOptions::default()).await;
+    let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
+    let mut rig = Rig::on(servers, name).await;
+    let address = MovingAddress::to(rig.servers.postgres.port())
+        .await
+        .expect("an address");
+    let url = format!("postgres://postgres@127.0.0.1:{}/{name}", address.port());
+    rig.relay = rig.relay.with_env("DATABASE_URL", &url);
+    (rig, address)
+}
+
+async fn insert_each_on(postgres: &Postgres, rig: &Rig, count: u32) {
+    let insert = rig.insert_statement(1, 7);
+    let sql = format!("do $$ begin for i in 1..{count} loop {insert}; commit; end loop; end $$");
+    postgres.query(rig.name(), &sql).await.expect("rows");
+}
+
+/// Starts the relay while the sessions of its start lead to the servers on `ports`, one after the other, and all later ones to the
+/// original; it must publish what the original has, once, and nothing of the copy.
+async fn starts_with_the_original(rig: &Rig, address: &MovingAddress, ports: &[u16]) {
+    let original = rig.servers.postgres.port();
+    address.move_after(ports, original);
+    rig.relay.start().expect("a start");
+    eventually(DEADLINE, "the relay begins again", || async {
+        (metric(&rig.relay, "relay_restarts_total").await? >= 1.0).then_some(())
+    })
+    .await;
+    let log = rig.relay.log_text();
+    assert!(log.contains("leads to another server"), "{log}");
+    rig.insert_each(20).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(rig).await;
+    rig.relay.stop().await.expect("a clean end");
+    rig.slot_is_free().await;
+}
+
+#[tokio::test]
+async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
+    let (rig, address) = with_address("moving_start").await;
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    rig.servers.postgres.stop_fast().await.expect("an end");
+    let copy = rig.servers.postgres.copy().await.expect("a copy");
+    rig.servers.postgres.start_again().await.expect("a start");
+    let (original, copied) = (rig.servers.postgres.port(), copy.port());
+    insert_each_on(&copy, &rig, 40).await;
+    rig.insert_each(20).await;
+    // The stream would be the copy's, and everything else is asked of the original.
+    starts_with_the_original(&rig, &address, &[copied]).await;
+    // The stream is the original's, and the slot would be looked at on the copy.
+    starts_with_the_original(&rig, &address, &[original, copied]).await;
+    // The sessions of the guard and of whoever looks after the partitions, whichever comes first, would be with the copy.
+    starts_with_the_original(&rig, &address, &[original, original, copied, copied]).await;
+    the_copys_relay_stops(&rig, &copy).await;
+}
+
+/// A relay with the same settings on the copy: identifier, timeline, slot and checkpoint all fit.
+async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
+    let since_start = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time()) > 11";
+    eventually(
+        DEADLINE,
+        "the copy has run for longer than clocks may differ",
+        || async {
+            let rows = copy.query("postgres", since_start).await.expect("the copy");
+            (rows[0][0].as_deref() == Some("t")).then_some(())
+        },
+    )
+    .await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let others = rig
+        .another_relay("copys")
+        .with_env("DATABASE_URL", &copy.url("postgres", rig.name()));
+    others.start().expect("a start");
+    let status = others.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let log = others.log_text();
+    assert_eq!(status.code(), Some(24), "{log}");
+    assert!(log.contains("a relay of another server publishes as"), "{log}");
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn an_address_that_moves_to_a_promoted_standby_ends_the_stream_from_the_former_primary() {
+    let (rig, address) = with_address("moving_live").await;
+    let standby = rig.servers.postgres.standby("standby").await.expect("a standby");
+    rig.init(&["--failover"]).await;
+    rig.start().await;
+    rig.insert_each(20).await;
+    rig.assert_exactly_once().await;
+    let copy_of_the_slot =
+        "select 1 from pg_replication_slots where slot_name = 'moving_live' and synced and not temporary";
+    eventually(DEADLINE, "the standby has the slot", || async {
+        rig.sql("select pg_log_standby_snapshot()").await;
+        let found = standby.query("postgres", copy_of_the_slot).await.expect("the standby");
+        (!found.is_empty()).then_some(())
+    })
+    .await;
+    standby.promote().await.expect("a promotion");
+    address.move_to(standby.port());
+    // The former primary still takes rows, and the relay publishes them until it notices.
+    rig.insert_each(30).await;
+    insert_each_on(&standby, &rig, 50).await;
+    assert_ends(&rig, 17, &["leads to another server", "left timeline 1 at"]).await;
+}
