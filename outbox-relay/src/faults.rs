@@ -30,6 +30,8 @@ pub enum Bug {
     StartFromNow,
     /// Lets the second of two transactions commit without waiting for the first.
     SecondCommitsFirst,
+    /// Takes the end of a topic where the broker's answer says that it is, whatever the end was when it asked for it.
+    BelievesAnyEnd,
 }
 
 #[cfg(feature = "faults")]

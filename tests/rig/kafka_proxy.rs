@@ -186,7 +186,7 @@ impl HeldRequest {
 }
 
 /// A request with its length before it; `None` at the connection's end.
-async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>> {
+pub(crate) async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     if from.read_exact(&mut length).await.is_err() {
         return Ok(None);
@@ -198,19 +198,20 @@ async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>>
 }
 
 /// What names a request and its answer on a connection, at `at`.
-fn correlation_id(frame: &[u8], at: usize) -> Option<[u8; 4]> {
+pub(crate) fn correlation_id(frame: &[u8], at: usize) -> Option<[u8; 4]> {
     frame.get(at..at + 4)?.try_into().ok()
 }
 
 /// The beginning of a request: API key, version, correlation id, client id, and the body.
-struct Request<'a> {
-    key: i16,
-    version: i16,
+pub(crate) struct Request<'a> {
+    pub(crate) key: i16,
+    pub(crate) version: i16,
+    pub(crate) client_id: &'a [u8],
     body: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    fn read(frame: &'a [u8]) -> Self {
+    pub(crate) fn read(frame: &'a [u8]) -> Self {
         let short = |at: usize| {
             frame
                 .get(at..at + 2)
@@ -220,6 +221,7 @@ impl<'a> Request<'a> {
         Self {
             key: short(4),
             version: short(6),
+            client_id: frame.get(14..14 + client_id_length).unwrap_or_default(),
             body: frame.get(14 + client_id_length..).unwrap_or_default(),
         }
     }

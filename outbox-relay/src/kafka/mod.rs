@@ -11,6 +11,7 @@ mod publisher;
 mod record_limit;
 mod refusal;
 mod settings;
+mod topic_reader;
 mod topics;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};

@@ -1,4 +1,5 @@
 //! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
 
 mod another_slot;
+mod lagging_broker;
 mod moving_address;

@@ -1,0 +1,200 @@
+//! Reads partitions of a topic, and knows the offset at which the broker said that a partition ends.
+//!
+//! That offset is what tells a whole history from a cut one. The end of a partition is where a Fetch answer says that it is, and an answer of a
+//! broker that lags behind (a follower, a leader that was just deposed) says so too early. A reader therefore asks for the end beforehand,
+//! and goes on until it has met an end at that offset or beyond. The consumer's own position does not serve: transaction markers take offsets
+//! and are never handed out, so that it stays below the end wherever a marker is the last. The safe wrapper tells that an end was met, but
+//! not where; so this module reads librdkafka's queue itself.
+
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::TopicPartitionList;
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::health::Quiet;
+
+/// Some partitions of one topic, from given offsets on.
+pub(super) struct TopicReader<'c> {
+    consumer: &'c BaseConsumer<Quiet>,
+    queue: Queue<'c>,
+}
+
+/// What comes next.
+pub(super) enum Next<'q> {
+    Record(Record<'q>),
+    /// The broker says that the partition ends here: the next record, or marker, will have this offset.
+    End {
+        partition: i32,
+        offset: i64,
+    },
+    /// Nothing came within the wait.
+    Nothing,
+}
+
+/// A record, in librdkafka's memory.
+pub(super) struct Record<'q> {
+    message: NonNull<native::rd_kafka_message_t>,
+    _queue: PhantomData<&'q Queue<'q>>,
+}
+
+/// A queue of librdkafka's, which must not outlive its client.
+struct Queue<'c> {
+    queue: NonNull<native::rd_kafka_queue_t>,
+    _client: PhantomData<&'c BaseConsumer<Quiet>>,
+}
+
+impl<'c> TopicReader<'c> {
+    /// Reads `partitions`, each from its offset on. Whatever the consumer read before is over.
+    ///
+    /// # Errors
+    /// librdkafka refuses.
+    #[expect(
+        unsafe_code,
+        reason = "the safe wrapper keeps the offset of a partition's end to itself"
+    )]
+    pub(super) fn start(
+        consumer: &'c BaseConsumer<Quiet>,
+        topic: &str,
+        partitions: &[(i32, i64)],
+    ) -> anyhow::Result<Self> {
+        let name = CString::new(topic).context("a topic's name has no zero byte")?;
+        let client = consumer.client().native_ptr();
+        // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the queue lives.
+        let queue = Queue::of(unsafe { native::rd_kafka_queue_new(client) })?;
+        let mut assignment = TopicPartitionList::new();
+        for (partition, offset) in partitions {
+            // Before the assignment, so that nothing goes to the consumer's own queue; librdkafka leaves alone what was forwarded by hand.
+            // SAFETY: as above; the name outlives the call.
+            let source = Queue::of(unsafe { native::rd_kafka_queue_get_partition(client, name.as_ptr(), *partition) })?;
+            // SAFETY: both queues are valid; librdkafka keeps the destination alive for as long as something is forwarded to it.
+            unsafe { native::rd_kafka_queue_forward(source.queue.as_ptr(), queue.queue.as_ptr()) };
+            assignment
+                .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(*offset))
+                .context("invalid offset")?;
+        }
+        consumer.assign(&assignment).context("cannot read the topic")?;
+        Ok(Self { consumer, queue })
+    }
+
+    /// The next record, or end of a partition. Blocks for `wait` at most.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or refuses.
+    #[expect(
+        unsafe_code,
+        reason = "the safe wrapper keeps the offset of a partition's end to itself"
+    )]
+    pub(super) fn next(&self, wait: Duration) -> anyhow::Result<Next<'_>> {
+        // Serves what is not of a partition: tokens that expire, and errors.
+        if let Some(Err(err)) = self.consumer.poll(Duration::ZERO) {
+            return Err(err.into());
+        }
+        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is valid, and the message is ours until it is destroyed.
+        let message = unsafe { native::rd_kafka_consume_queue(self.queue.queue.as_ptr(), wait_ms) };
+        let Some(message) = NonNull::new(message) else {
+            return Ok(Next::Nothing);
+        };
+        let record = Record {
+            message,
+            _queue: PhantomData,
+        };
+        match record.native().err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(Next::Record(record)),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Ok(Next::End {
+                partition: record.partition(),
+                offset: record.offset(),
+            }),
+            code => Err(KafkaError::MessageConsumption(RDKafkaErrorCode::from(code)).into()),
+        }
+    }
+}
+
+impl Queue<'_> {
+    fn of(queue: *mut native::rd_kafka_queue_t) -> anyhow::Result<Self> {
+        Ok(Self {
+            queue: NonNull::new(queue).context("kafka's client gives no queue")?,
+            _client: PhantomData,
+        })
+    }
+}
+
+impl Drop for Queue<'_> {
+    #[expect(unsafe_code, reason = "a queue of librdkafka's has to be given back")]
+    fn drop(&mut self) {
+        // SAFETY: it was made by librdkafka for us, and is given back once.
+        unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) };
+    }
+}
+
+impl Record<'_> {
+    pub(super) fn partition(&self) -> i32 {
+        self.native().partition
+    }
+
+    pub(super) fn offset(&self) -> i64 {
+        self.native().offset
+    }
+
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.bytes(self.native().key, self.native().key_len)
+    }
+
+    /// `None` is a tombstone.
+    pub(super) fn value(&self) -> Option<&[u8]> {
+        self.bytes(self.native().payload, self.native().len)
+    }
+
+    /// Milliseconds since 1970, where the record has a time.
+    #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
+    pub(super) fn timestamp_ms(&self) -> Option<i64> {
+        // SAFETY: the message is valid; the kind of time may be left out.
+        let timestamp_ms = unsafe { native::rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) };
+        (timestamp_ms >= 0).then_some(timestamp_ms)
+    }
+
+    /// The value of a header, where it is there and not null.
+    #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
+    pub(super) fn header(&self, name: &CStr) -> Option<&[u8]> {
+        let mut headers = ptr::null_mut();
+        let (mut value, mut length) = (ptr::null::<c_void>(), 0);
+        // SAFETY: the message is valid, and owns its headers, which live as long as it does.
+        let found = unsafe {
+            native::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers)
+                == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+                && native::rd_kafka_header_get(headers, 0, name.as_ptr(), &raw mut value, &raw mut length)
+                    == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        };
+        if found { self.bytes(value, length) } else { None }
+    }
+
+    #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
+    fn native(&self) -> &native::rd_kafka_message_t {
+        // SAFETY: the message is ours, and valid until it is destroyed.
+        unsafe { self.message.as_ref() }
+    }
+
+    #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
+    fn bytes(&self, start: *const c_void, length: usize) -> Option<&[u8]> {
+        if start.is_null() {
+            return None;
+        }
+        // SAFETY: librdkafka gives this length with this pointer, into memory that lives as long as the message.
+        Some(unsafe { std::slice::from_raw_parts(start.cast(), length) })
+    }
+}
+
+impl Drop for Record<'_> {
+    #[expect(unsafe_code, reason = "a message of librdkafka's has to be given back")]
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and given back once.
+        unsafe { native::rd_kafka_message_destroy(self.message.as_ptr()) };
+    }
+}

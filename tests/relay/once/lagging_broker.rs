@@ -1,0 +1,144 @@
+//! A broker whose answers lag behind gives a topic a false end. What the relay reads up to such an end is no history to go on from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rig::lagging_proxy::LaggingProxy;
+use rig::{Isolation, Rig, Servers, servers};
+use stack::{KafkaOptions, eventually, port};
+
+use super::super::tampering::publish_and_stop;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// By then a reader that believes the broker has long ended.
+const ANSWERS: u64 = 20;
+
+/// Servers whose clients all reach the broker through a proxy, and the address of that.
+async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy, String) {
+    let (own, proxied) = (port::free().expect("a port"), port::free().expect("a port"));
+    let mut options = KafkaOptions {
+        port: own,
+        ..servers::kafka_options()
+    };
+    // Clients go where the broker says it is.
+    let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
+    options.settings.push(("advertised.listeners".to_owned(), advertised));
+    let proxy = LaggingProxy::start(proxied, own).await.expect("a proxy");
+    let servers = Servers::start(servers::postgres_options(), options).await;
+    (
+        Arc::new(servers.expect("servers")),
+        proxy,
+        format!("127.0.0.1:{proxied}"),
+    )
+}
+
+/// A rig whose relay has published and confirmed a few rows, and was stopped; its further commands have the bug.
+async fn published(servers: &Arc<Servers>, name: &str, address: &str, bug: &str) -> Rig {
+    let mut rig = Rig::on(Arc::clone(servers), name).await;
+    rig.relay = rig.relay.with_env("KAFKA_BOOTSTRAP_SERVERS", address);
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", bug);
+    rig
+}
+
+async fn has_duplicates(rig: &Rig) {
+    eventually(DEADLINE, "events are published twice", || async {
+        let ledger = rig.ledger(Isolation::Committed).await.ok()?;
+        (!ledger.duplicates.is_empty()).then_some(())
+    })
+    .await;
+}
+
+/// The end of a topic's first partition.
+async fn end_of(rig: &Rig, topic: String) -> i64 {
+    let servers = rig.servers.kafka.bootstrap_servers();
+    let ends = tokio::task::spawn_blocking(move || {
+        let reader: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &servers).create()?;
+        reader.fetch_watermarks(&topic, 0, DEADLINE)
+    });
+    ends.await.expect("a reader").expect("the topic's end").1
+}
+
+/// Waits until enough answers were cut since there were `before`.
+async fn answers_are_cut(proxy: &LaggingProxy, before: u64) {
+    eventually(DEADLINE, "the relay reads answers that are cut", || {
+        std::future::ready((proxy.answers_cut() >= before + ANSWERS).then_some(()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_lies_behind_a_false_end_is_waited_for() {
+    let (servers, proxy, address) = behind_a_proxy().await;
+    an_old_checkpoint_is_not_gone_on_from(&servers, &proxy, &address).await;
+    records_are_not_missing_for_recover(&servers, &proxy, &address).await;
+}
+
+async fn an_old_checkpoint_is_not_gone_on_from(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
+    for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
+        let rig = published(servers, &format!("lagging_checkpoint_{is_right}"), address, bug).await;
+        let before = end_of(&rig, rig.checkpoint_topic()).await;
+        // It dies with a transaction committed that the slot will send again.
+        let hits = rig.logs().join("hits");
+        let dying = rig
+            .another_relay("dying")
+            .env("OUTBOX_RELAY_FAILPOINT", "commit.after=kill@1")
+            .env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy());
+        rig.insert_together(5).await;
+        dying.start().expect("a start");
+        dying.exited(DEADLINE).await.expect("it dies");
+        rig.settled(DEADLINE).await.expect("it has published");
+        rig.slot_is_free().await;
+        let lag = end_of(&rig, rig.checkpoint_topic()).await - before;
+        let cut = proxy.lag_behind(0..=0, lag);
+        rig.relay.start().expect("a start");
+        if is_right {
+            answers_are_cut(proxy, cut).await;
+            proxy.catch_up();
+            rig.insert_each(3).await;
+            rig.assert_exactly_once().await;
+        } else {
+            has_duplicates(&rig).await;
+            proxy.catch_up();
+        }
+        rig.relay.kill_hard().await;
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+async fn records_are_not_missing_for_recover(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
+    for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
+        let rig = published(servers, &format!("lagging_topic_{is_right}"), address, bug).await;
+        rig.drop_slot().await;
+        let records = rig.records(Isolation::Committed).await.expect("records");
+        assert!(
+            records.iter().any(|record| record.partition > 0),
+            "there are records to hide"
+        );
+        // The last record and its transaction's marker, in all partitions but the one that the checkpoints' topic has, too.
+        let cut = proxy.lag_behind(1..=3, 2);
+        if is_right {
+            let caught_up = async {
+                answers_are_cut(proxy, cut).await;
+                proxy.catch_up();
+            };
+            let (recovered, ()) = tokio::join!(rig.relay.run(&["recover", "--yes"]), caught_up);
+            recovered.unwrap_or_else(|err| panic!("{err:#}"));
+            rig.start().await;
+            rig.insert_each(2).await;
+            rig.assert_exactly_once().await;
+        } else {
+            let recovered = rig.relay.run(&["recover", "--yes"]).await;
+            recovered.unwrap_or_else(|err| panic!("{err:#}"));
+            proxy.catch_up();
+            has_duplicates(&rig).await;
+        }
+        rig.finish().await.expect("a clean end");
+    }
+}

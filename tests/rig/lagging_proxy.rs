@@ -1,0 +1,246 @@
+//! A proxy before a broker whose Fetch answers can lag behind, as those of a follower or of a leader that was just deposed do: the high
+//! watermark and the last stable offset lie lower than they are, and the records beyond them are missing. All else passes, other clients too.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, ensure};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::kafka_proxy::{Request, correlation_id, read_frame};
+
+/// API key, see <https://kafka.apache.org/protocol#protocol_api_keys>.
+const FETCH: i16 = 1;
+/// The versions whose answers are understood here; topics come by id from 13 on.
+const VERSIONS: RangeInclusive<i16> = 12..=17;
+const BY_ID: i16 = 13;
+/// The client that the broker lags behind for.
+const CLIENT: &[u8] = b"outbox-relay";
+
+/// A listening proxy. Its connections end with the runtime.
+#[derive(Debug)]
+pub struct LaggingProxy(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    lag: Mutex<Option<Lag>>,
+    cut: AtomicU64,
+}
+
+/// What is missing from the end of these partitions.
+#[derive(Clone, Debug)]
+struct Lag {
+    partitions: RangeInclusive<i32>,
+    offsets: i64,
+}
+
+impl LaggingProxy {
+    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn start(port: u16, broker: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))
+            .await
+            .context("the proxy's port")?;
+        let shared = Arc::new(Shared::default());
+        let accepting = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, broker, Arc::clone(&accepting)));
+            }
+        });
+        Ok(Self(shared))
+    }
+
+    /// From now on the relay's Fetch answers lack the last `offsets` of the partitions with these numbers, whatever their topic. Returns
+    /// how many were cut before.
+    pub fn lag_behind(&self, partitions: RangeInclusive<i32>, offsets: i64) -> u64 {
+        *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lag { partitions, offsets });
+        self.answers_cut()
+    }
+
+    /// Answers are whole again.
+    pub fn catch_up(&self) {
+        *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How often a partition's answer was cut.
+    #[must_use]
+    pub fn answers_cut(&self) -> u64 {
+        self.0.cut.load(Ordering::Acquire)
+    }
+}
+
+/// A connection's end is not an error here: the client makes another.
+async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let broker = TcpStream::connect(("127.0.0.1", broker)).await?;
+    client.set_nodelay(true)?;
+    broker.set_nodelay(true)?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_broker, mut to_broker) = broker.into_split();
+    let fetches = Arc::new(Mutex::new(HashMap::new()));
+    let asked = Arc::clone(&fetches);
+    tokio::spawn(async move {
+        while let Some(frame) = read_frame(&mut from_broker).await? {
+            let version = correlation_id(&frame, 4)
+                .and_then(|id| asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+            let lag = shared.lag.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let answer = match (version, lag) {
+                (Some(version), Some(lag)) => cut(&frame, version, &lag, &shared.cut)?,
+                _ => frame,
+            };
+            to_client.write_all(&answer).await?;
+        }
+        anyhow::Ok(())
+    });
+    while let Some(frame) = read_frame(&mut from_client).await? {
+        let request = Request::read(&frame);
+        if request.key == FETCH && request.client_id == CLIENT {
+            let id = correlation_id(&frame, 8).context("a short request")?;
+            let mut asked = fetches.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.insert(id, request.version);
+        }
+        to_broker.write_all(&frame).await?;
+    }
+    Ok(())
+}
+
+/// The Fetch answer without the end of the partitions that lag behind.
+fn cut(frame: &[u8], version: i16, lag: &Lag, times: &AtomicU64) -> anyhow::Result<Vec<u8>> {
+    ensure!(VERSIONS.contains(&version), "Fetch version {version} is not known here");
+    let mut answer = Answer {
+        rest: &frame[4..],
+        copy: vec![0; 4],
+    };
+    // Correlation id, tagged fields of the header, throttle time, error code, session id.
+    answer.pass(4 + 1 + 4 + 2 + 4)?;
+    for _ in 0..answer.pass_count()? {
+        if version >= BY_ID {
+            answer.pass(16)?;
+        } else {
+            let length = answer.pass_count()?;
+            answer.pass(length)?;
+        }
+        for _ in 0..answer.pass_count()? {
+            answer.pass_partition(lag, times)?;
+        }
+        answer.pass_tags()?;
+    }
+    answer.pass(answer.rest.len())?;
+    let length = u32::try_from(answer.copy.len() - 4)?;
+    answer.copy[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(answer.copy)
+}
+
+/// An answer that is copied, field by field.
+struct Answer<'a> {
+    rest: &'a [u8],
+    copy: Vec<u8>,
+}
+
+impl<'a> Answer<'a> {
+    fn take(&mut self, length: usize) -> anyhow::Result<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(length).context("a short answer")?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn take_long(&mut self) -> anyhow::Result<i64> {
+        Ok(i64::from_be_bytes(self.take(8)?.try_into()?))
+    }
+
+    fn take_varint(&mut self) -> anyhow::Result<usize> {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = self.take(1)?[0];
+            value |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+    }
+
+    fn put_varint(&mut self, mut value: usize) {
+        while value >= 0x80 {
+            self.copy.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.copy.push(value as u8);
+    }
+
+    fn pass(&mut self, length: usize) -> anyhow::Result<()> {
+        let taken = self.take(length)?;
+        self.copy.extend_from_slice(taken);
+        Ok(())
+    }
+
+    /// The length of a compact array or string; 0 for null.
+    fn pass_count(&mut self) -> anyhow::Result<usize> {
+        let count = self.take_varint()?;
+        self.put_varint(count);
+        Ok(count.saturating_sub(1))
+    }
+
+    fn pass_tags(&mut self) -> anyhow::Result<()> {
+        let count = self.take_varint()?;
+        self.put_varint(count);
+        for _ in 0..count {
+            let tag = self.take_varint()?;
+            self.put_varint(tag);
+            let length = self.take_varint()?;
+            self.put_varint(length);
+            self.pass(length)?;
+        }
+        Ok(())
+    }
+
+    fn pass_partition(&mut self, lag: &Lag, times: &AtomicU64) -> anyhow::Result<()> {
+        let partition = i32::from_be_bytes(self.rest.get(..4).context("a short answer")?.try_into()?);
+        // Partition, error code.
+        self.pass(4 + 2)?;
+        let (high, stable) = (self.take_long()?, self.take_long()?);
+        let end = if lag.partitions.contains(&partition) {
+            times.fetch_add(1, Ordering::AcqRel);
+            (high - lag.offsets).max(0)
+        } else {
+            high
+        };
+        self.copy.extend_from_slice(&end.to_be_bytes());
+        self.copy.extend_from_slice(&stable.min(end).to_be_bytes());
+        // Where the log starts.
+        self.pass(8)?;
+        for _ in 0..self.pass_count()? {
+            // An aborted transaction: producer, first offset.
+            self.pass(16)?;
+            self.pass_tags()?;
+        }
+        // The replica to prefer.
+        self.pass(4)?;
+        let length = self.take_varint()?;
+        let records = self.take(length.saturating_sub(1))?;
+        let kept = batches_below(records, end);
+        self.put_varint(if length == 0 { 0 } else { kept.len() + 1 });
+        self.copy.extend_from_slice(kept);
+        self.pass_tags()
+    }
+}
+
+/// The batches that end below `end`: base offset, length of the rest, …, and at byte 23 the last record's distance from the base.
+fn batches_below(records: &[u8], end: i64) -> &[u8] {
+    let mut kept = 0;
+    while let Some(batch) = records.get(kept..).filter(|batch| batch.len() >= 27) {
+        let base = i64::from_be_bytes(batch[..8].try_into().unwrap_or_default());
+        let length = u32::from_be_bytes(batch[8..12].try_into().unwrap_or_default()) as usize;
+        let last = i32::from_be_bytes(batch[23..27].try_into().unwrap_or_default());
+        if base + i64::from(last) >= end || batch.len() < 12 + length {
+            break;
+        }
+        kept += 12 + length;
+    }
+    &records[..kept]
+}
