@@ -32,6 +32,10 @@ pub enum Bug {
     SecondCommitsFirst,
     /// Takes the end of a topic where the broker's answer says that it is, whatever the end was when it asked for it.
     BelievesAnyEnd,
+    /// Sends its first transaction through another lane than the first.
+    BeginsAtAnyLane,
+    /// Fences the other lanes without waiting for the first.
+    FencesInAnyOrder,
 }
 
 #[cfg(feature = "faults")]

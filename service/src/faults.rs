@@ -13,6 +13,8 @@ use rustix::process::{Signal, getpid, kill_process};
 pub const EXIT_CODE: i32 = 77;
 /// Until SIGSTOP has reached all threads.
 const STANDS_STILL: Duration = Duration::from_millis(50);
+/// How often a file that is waited for is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The step failed since a test wanted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ impl std::fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 /// The faults of one program. With the prefix `P`:
-/// - `P_FAILPOINT` is `NAME=ACTION@HIT`, with the actions `exit`, `kill`, `kill:MS`, `delay:MS`, `freeze` and `error`;
+/// - `P_FAILPOINT` is `NAME=ACTION@HIT`, with the actions `exit`, `kill`, `kill:MS`, `delay:MS`, `until:PATH`, `freeze` and `error`;
 /// - `P_FAILPOINT_HITS` is a file in which the hits are counted, over all starts; the action happens once, at hit `HIT`, from 1;
 /// - `P_BUG` names the planted bug.
 #[derive(Debug)]
@@ -37,13 +39,15 @@ pub struct Faults {
     bug: OnceLock<Option<String>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Action {
     Exit,
     /// SIGKILL, after a while in which everything else goes on.
     Kill(Duration),
     /// Holds up whoever came by.
     Delay(Duration),
+    /// As `Delay`, until there is such a file.
+    Until(PathBuf),
     /// SIGSTOP: the whole process stands still until somebody sends SIGCONT.
     Freeze,
     Error,
@@ -76,8 +80,14 @@ impl Faults {
         let Some(action) = self.hit(name) else {
             return Ok(());
         };
-        if let Action::Kill(wait) | Action::Delay(wait) = action {
-            std::thread::sleep(wait);
+        match &action {
+            Action::Kill(wait) | Action::Delay(wait) => std::thread::sleep(*wait),
+            Action::Until(file) => {
+                while !file.exists() {
+                    std::thread::sleep(LOOK_INTERVAL);
+                }
+            }
+            _ => {}
         }
         act(action, name)
     }
@@ -90,10 +100,14 @@ impl Faults {
         let Some(action) = self.hit(name) else {
             return Ok(());
         };
-        if let Action::Kill(wait) | Action::Delay(wait) = action
-            && !wait.is_zero()
-        {
-            tokio::time::sleep(wait).await;
+        match &action {
+            Action::Kill(wait) | Action::Delay(wait) if !wait.is_zero() => tokio::time::sleep(*wait).await,
+            Action::Until(file) => {
+                while !file.exists() {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            }
+            _ => {}
         }
         act(action, name)
     }
@@ -120,7 +134,7 @@ impl Faults {
             return None;
         }
         tracing::warn!(failpoint = name, "the failpoint acts");
-        Some(failpoint.action)
+        Some(failpoint.action.clone())
     }
 }
 
@@ -129,11 +143,12 @@ impl Failpoint {
         let (name, rest) = text.split_once('=').expect("NAME=ACTION@HIT");
         let (action, hit) = rest.split_once('@').expect("NAME=ACTION@HIT");
         let (action, ms) = action.split_once(':').unwrap_or((action, "0"));
-        let wait = Duration::from_millis(ms.parse().expect("milliseconds"));
+        let wait = || Duration::from_millis(ms.parse().expect("milliseconds"));
         let action = match action {
             "exit" => Action::Exit,
-            "kill" => Action::Kill(wait),
-            "delay" => Action::Delay(wait),
+            "kill" => Action::Kill(wait()),
+            "delay" => Action::Delay(wait()),
+            "until" => Action::Until(ms.into()),
             "freeze" => Action::Freeze,
             "error" => Action::Error,
             other => panic!("no action is called {other}"),
@@ -170,7 +185,7 @@ fn act(action: Action, name: &'static str) -> Result<(), Failed> {
             // Another thread may take the signal, and this one would go on until that has happened.
             std::thread::sleep(STANDS_STILL);
         }
-        Action::Delay(_) => {}
+        Action::Delay(_) | Action::Until(_) => {}
         Action::Error => return Err(Failed(name)),
     }
     Ok(())

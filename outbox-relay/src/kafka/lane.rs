@@ -13,6 +13,7 @@ use super::flush::flush;
 use super::health::Health;
 use super::publisher::Abandoned;
 use super::settings::{Delivery, KafkaSettings};
+use super::turn::FenceTurn;
 use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
 
@@ -55,12 +56,17 @@ pub(super) enum Event {
 }
 
 impl Lane {
-    /// Makes a producer and, for exactly-once, fences every earlier one of its id. Blocks until Kafka answers.
+    /// Makes a producer and, for exactly-once, fences every earlier one of its id when it is its turn. Blocks until Kafka answers.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it is the publisher's, and different for each lane or lent"
+    )]
     pub(super) fn start(
         settings: &KafkaSettings,
         delivery: Delivery,
         transactional_id: &str,
         checkpoint_topic: &str,
+        fences: FenceTurn,
         gives_up: &(dyn Fn() -> bool + Sync),
         abandoned: Abandoned,
         events: UnboundedSender<Event>,
@@ -70,7 +76,8 @@ impl Lane {
         let (producer, health) = settings.open_producer(&config)?;
         if delivery == Delivery::ExactlyOnce {
             connect(&producer, checkpoint_topic);
-            init_transactions(&producer, &health, gives_up)?;
+            fences.take(|| init_transactions(&producer, &health, gives_up))?;
+            tracing::debug!(transactional_id, "fenced earlier producers");
         }
         serve_events(&producer, &health);
         if health.has_lost_a_connection() {
@@ -271,6 +278,9 @@ fn init_transactions(
     health: &Health,
     gives_up: &dyn Fn() -> bool,
 ) -> Result<(), RelayError> {
+    if gives_up() {
+        return Err(anyhow::anyhow!("given up before earlier producers were fenced").into());
+    }
     loop {
         // The call goes on with what an earlier one began, so a short one costs nothing and sees a refusal soon.
         match producer.init_transactions(Duration::from_secs(1)) {

@@ -13,6 +13,7 @@ mod refusal;
 mod settings;
 mod topic_reader;
 mod topics;
+mod turn;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};

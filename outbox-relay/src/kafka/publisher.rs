@@ -8,7 +8,8 @@
 //!    later one of its partition.
 //! 2. The next commits only after the one before has; if that fails, the next never commits. So the committed checkpoints never skip
 //!    what is between them.
-//! 3. A start fences all of them before it reads the checkpoint.
+//! 3. A start fences all of them before it reads the checkpoint, the first of them first, and a publisher's first transaction goes through that
+//!    one: [`super::turn`] argues why.
 //!
 //! While a transaction is being ended the relay's thread does not touch its producer: a record that were sent then would belong to no
 //! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fences it
@@ -28,11 +29,10 @@ use rdkafka::producer::{BaseRecord, Producer};
 
 use super::lane::{CheckpointRecord, Event, Lane, Order, serve_events};
 use super::settings::{Delivery, KafkaSettings};
+use super::turn::{FenceTurn, Turn};
 use crate::faults::{self, Bug};
 use crate::stop::{RelayError, Stop};
 
-/// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
-const LANES: usize = 3;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A record to send. All of it is borrowed; librdkafka copies it once.
@@ -64,8 +64,8 @@ pub struct Committed {
 /// Producers, of which one is filled while the others may be committing.
 pub struct Publisher {
     lanes: Vec<Lane>,
-    /// Index of the lane that is filled.
-    filling: usize,
+    /// The lane that is filled.
+    filling: Turn,
     events: tokio::sync::mpsc::UnboundedReceiver<Event>,
     /// Transactions that are being ended, the oldest first; at most one a lane.
     ending: VecDeque<Ending>,
@@ -133,27 +133,29 @@ impl Publisher {
             .to_owned();
         let abandon = Abandon::default();
         let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
-        let lane = |id: &str| {
+        let lane = |id: &str, fences: FenceTurn| {
             Lane::start(
                 settings,
                 delivery,
                 id,
                 checkpoint_topic,
+                fences,
                 gives_up,
                 abandon.watch(),
                 events_sent.clone(),
             )
         };
-        // All at once: fencing is most of a start's time.
+        // They connect at the same time, which is most of a start's.
         let lanes = std::thread::scope(|scope| {
-            let starting: Vec<_> = (1..=LANES)
-                .map(|number| {
+            let starting: Vec<_> = (1..)
+                .zip(FenceTurn::of_all_lanes())
+                .map(|(number, fences)| {
                     let id = match number {
                         1 => transactional_id.to_owned(),
                         _ => format!("{transactional_id}-{number}"),
                     };
                     let lane = &lane;
-                    scope.spawn(move || lane(&id))
+                    scope.spawn(move || lane(&id, fences))
                 })
                 .collect();
             let started = starting.into_iter().map(std::thread::ScopedJoinHandle::join);
@@ -165,7 +167,7 @@ impl Publisher {
         });
         Ok(Self {
             lanes: lanes.collect::<Result<_, _>>()?,
-            filling: 0,
+            filling: Turn::first(),
             events,
             ending: VecDeque::new(),
             last_done: None,
@@ -180,7 +182,7 @@ impl Publisher {
     pub fn can_send(&self) -> bool {
         self.ending
             .iter()
-            .all(|ending| ending.is_flushed && ending.lane != self.filling)
+            .all(|ending| ending.is_flushed && ending.lane != self.filling.lane())
     }
 
     /// Adds a record to the open transaction, and opens one where none is.
@@ -200,7 +202,7 @@ impl Publisher {
             .headers(headers);
         record.key = outgoing.key;
         record.payload = outgoing.value;
-        match self.lanes[self.filling].producer.send(record) {
+        match self.lanes[self.filling.lane()].producer.send(record) {
             Ok(()) => Ok(Sent::Queued),
             Err(_) if faults::is_planted(Bug::IgnoreDeliveryError) => Ok(Sent::Queued),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
@@ -237,7 +239,7 @@ impl Publisher {
         };
         let since = Instant::now();
         let (done, next_after) = mpsc::channel();
-        let lane = self.filling;
+        let lane = self.filling.lane();
         self.lanes[lane].order(Order {
             checkpoint,
             after: self.last_done.replace(next_after),
@@ -250,7 +252,7 @@ impl Publisher {
             since,
             is_flushed: false,
         });
-        self.filling = (lane + 1) % LANES;
+        self.filling.pass_on();
         Ok(())
     }
 
@@ -314,7 +316,7 @@ impl Publisher {
 
     /// A question to Kafka that shows whether it is there; it blocks. An idle producer has no connection that could break.
     pub fn probe(&self, topic: &str) -> impl FnOnce() -> bool + Send + 'static {
-        let (producer, topic) = (Arc::clone(&self.lanes[self.filling].producer), topic.to_owned());
+        let (producer, topic) = (Arc::clone(&self.lanes[self.filling.lane()].producer), topic.to_owned());
         move || producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT).is_ok()
     }
 
@@ -326,7 +328,7 @@ impl Publisher {
     }
 
     fn begin(&mut self) -> Result<(), RelayError> {
-        let lane = &mut self.lanes[self.filling];
+        let lane = &mut self.lanes[self.filling.lane()];
         if !lane.in_transaction {
             faults::point("begin.before")?;
             if self.delivery == Delivery::ExactlyOnce {

@@ -2,4 +2,5 @@
 
 mod another_slot;
 mod lagging_broker;
+mod lanes;
 mod moving_address;

@@ -1,0 +1,122 @@
+//! The order of a publisher's producers: which one fences first, and which one is filled next. Two rules keep two publishers apart:
+//!
+//! 1. **The first lane is fenced first.** The others fence once it has.
+//! 2. **A publisher's first transaction goes through the first lane**, and every later one commits after it.
+//!
+//! Owning the slot does not keep them apart by itself. A firewall can forget a connection that both sides still believe in: the server gives
+//! the slot to a successor, and the relay at the other end goes on with its start, and with what the socket still holds. So two starts can run
+//! at the same time, and the broker sees their requests to fence in any order.
+//!
+//! Why the rules are enough: let X and Y be publishers of the same ids that have both committed something, and X the one that fenced the
+//! first lane earlier. X's first transaction went through the first lane (rule 2), so it committed before Y fenced that lane. X had fenced all
+//! its lanes and read the checkpoint before. Y fences the others after the first (rule 1). So each of Y's requests comes after X's for the same
+//! lane: when Y reads the checkpoint, X can commit nothing more, and Y sees all that X has committed. A publisher that is overtaken
+//! at the first lane before its first commit never commits.
+//!
+//! Why neither can be left out:
+//!
+//! - Without rule 2: X fences the first lane, Y fences all three, X fences the others. Each has a lane of its own now, both read the same
+//!   checkpoint, X begins at the second lane and Y at the first, and both publish the same rows.
+//! - Without rule 1: Y fences the others, X fences all three and commits through the first, and Y fences the first. X's second transaction, on
+//!   its second lane, is as good as ever, and Y, which has not seen it, publishes the same rows.
+//!
+//! What a start that died half way leaves is harmless: some lanes of an earlier publisher are fenced, the transactions on the others commit in
+//! their order or not at all, and nobody else writes. A version with fewer lanes would not fence the last ones, see [`LANES`].
+
+use std::sync::mpsc;
+
+use crate::faults::{self, Bug};
+use crate::stop::RelayError;
+
+/// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
+pub(super) const LANES: usize = 3;
+
+/// Which lane is filled. It begins at the first and there is no way to set it.
+#[derive(Debug)]
+pub(super) struct Turn(usize);
+
+impl Turn {
+    /// The turn of a publisher that has ordered no commit yet.
+    pub(super) fn first() -> Self {
+        Self(usize::from(faults::is_planted(Bug::BeginsAtAnyLane)))
+    }
+
+    /// Index of the lane, from 0.
+    pub(super) fn lane(&self) -> usize {
+        self.0
+    }
+
+    /// Passes the turn on, once the lane's transaction is ordered to commit.
+    pub(super) fn pass_on(&mut self) {
+        self.0 = (self.0 + 1) % LANES;
+    }
+}
+
+/// When a lane may fence.
+#[derive(Debug)]
+pub(super) enum FenceTurn {
+    /// At once; then it tells the others.
+    First(Vec<mpsc::Sender<()>>),
+    /// Once the first has; closed without a word if that did not.
+    AfterFirst(mpsc::Receiver<()>),
+}
+
+impl FenceTurn {
+    /// One for each lane, in their order.
+    pub(super) fn of_all_lanes() -> Vec<Self> {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (1..LANES).map(|_| mpsc::channel()).unzip();
+        let others = receivers.into_iter().map(Self::AfterFirst);
+        std::iter::once(Self::First(senders)).chain(others).collect()
+    }
+
+    /// Runs `fence` when it is this lane's turn.
+    ///
+    /// # Errors
+    /// `fence` failed, or that of the first lane did.
+    pub(super) fn take(self, fence: impl FnOnce() -> Result<(), RelayError>) -> Result<(), RelayError> {
+        match self {
+            Self::First(others) => {
+                faults::point("fence.first.before")?;
+                fence()?;
+                faults::point("fence.first.after")?;
+                for other in others {
+                    // One that could not even connect waits for nothing any more.
+                    let _gone = other.send(());
+                }
+                Ok(())
+            }
+            Self::AfterFirst(first) => {
+                if !faults::is_planted(Bug::FencesInAnyOrder) && first.recv().is_err() {
+                    return Err(anyhow::anyhow!("the first producer has not fenced earlier ones").into());
+                }
+                fence()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FenceTurn, LANES, Turn};
+
+    #[test]
+    fn the_first_transaction_goes_through_the_first_lane_and_the_others_take_turns() {
+        let mut turn = Turn::first();
+        let mut lanes = Vec::new();
+        for _ in 0..=LANES {
+            lanes.push(turn.lane());
+            turn.pass_on();
+        }
+        assert_eq!(lanes, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn no_other_lane_fences_where_the_first_has_failed() {
+        let mut turns = FenceTurn::of_all_lanes().into_iter();
+        let first = turns.next().unwrap();
+        assert!(first.take(|| Err(anyhow::anyhow!("refused").into())).is_err());
+        for other in turns {
+            assert!(other.take(|| panic!("it must not fence")).is_err());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Two relays whose starts overlap, since a connection to PostgreSQL is half open: the server has given the slot away, and the relay at
+//! the other end still starts, and publishes what its socket holds. Which of them fences first, at which of the transactional ids, is up to the
+//! broker. Both rules of the relay's `turn.rs` have to hold for every event to be published once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rig::half_open_proxy::HalfOpenProxy;
+use rig::{Isolation, Rig};
+use stack::{Program, eventually};
+
+use super::super::tampering::checkpoints;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The file that a failpoint waits for.
+fn signal(rig: &Rig, relay: &str) -> PathBuf {
+    rig.logs().join(format!("{relay}-may-go-on"))
+}
+
+fn go_on(rig: &Rig, relay: &str) {
+    std::fs::write(signal(rig, relay), "").expect("a writable directory");
+}
+
+/// A relay that stands still at a point, the how manieth time, until it may go on.
+fn halting(rig: &Rig, relay: Program, name: &str, point: &str, hit: u32) -> Program {
+    let hits = rig.logs().join(format!("{name}-hits"));
+    relay
+        .with_binary("outbox-relay-faults")
+        .env(
+            "OUTBOX_RELAY_FAILPOINT",
+            &format!("{point}=until:{}@{hit}", signal(rig, name).display()),
+        )
+        .env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
+        .env("TRANSACTION_BYTES", "65536")
+}
+
+async fn halts(rig: &Rig, name: &str, hit: usize) {
+    let hits = rig.logs().join(format!("{name}-hits"));
+    eventually(DEADLINE, "the relay stands still", || {
+        let text = std::fs::read_to_string(&hits).unwrap_or_default();
+        std::future::ready((text.lines().count() >= hit).then_some(()))
+    })
+    .await;
+}
+
+/// The relay reaches PostgreSQL through the proxy.
+async fn through_a_proxy(rig: &Rig, relay: Program) -> (Program, HalfOpenProxy) {
+    let port = rig.servers.postgres.port();
+    let proxy = HalfOpenProxy::start(port).await.expect("a proxy");
+    let url = rig.servers.postgres.url("postgres", rig.name());
+    let url = url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
+    (relay.with_env("DATABASE_URL", &url), proxy)
+}
+
+/// Waits until the server has sent so much, and lets it forget the relay.
+async fn forget(rig: &Rig, proxy: &HalfOpenProxy, bytes: u64) {
+    eventually(DEADLINE, "the server has sent rows", || {
+        std::future::ready((proxy.bytes_from_server() > bytes).then_some(()))
+    })
+    .await;
+    proxy.leave_half_open();
+    rig.slot_is_free().await;
+}
+
+async fn committed(rig: &Rig) -> usize {
+    rig.records(Isolation::Committed).await.expect("records").len()
+}
+
+/// The wrong relay is caught by what it has published twice; the right ones go on, exactly once.
+async fn assert_outcome(rig: &Rig, is_right: bool) {
+    if is_right {
+        rig.insert_each(3).await;
+        rig.assert_exactly_once().await;
+    } else {
+        eventually(DEADLINE, "events are published twice", || async {
+            let ledger = rig.ledger(Isolation::Committed).await.ok()?;
+            (!ledger.duplicates.is_empty()).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The first fences the first lane, then the second fences all, then the first fences the others: each has a lane that is its own.
+#[tokio::test]
+async fn beginning_at_any_lane_is_caught() {
+    for (bug, is_right) in [("", true), ("BeginsAtAnyLane", false)] {
+        let rig = Rig::initialised(&format!("lanes_begin_{is_right}")).await;
+        rig.insert_each(200).await;
+        let first = halting(&rig, rig.another_relay("first"), "first", "fence.first.after", 1);
+        let (first, proxy) = through_a_proxy(&rig, first.env("OUTBOX_RELAY_BUG", bug)).await;
+        first.start().expect("a relay");
+        halts(&rig, "first", 1).await;
+        forget(&rig, &proxy, 20_000).await;
+        let second = halting(&rig, rig.another_relay("second"), "second", "start.checkpoint-read", 1);
+        second.start().expect("a second relay");
+        halts(&rig, "second", 1).await;
+        go_on(&rig, "first");
+        eventually(DEADLINE, "the first relay has published, or was refused", || async {
+            let was_refused = first.log_text().contains("starting again from the checkpoint");
+            (was_refused || committed(&rig).await > 0).then_some(())
+        })
+        .await;
+        assert_eq!(committed(&rig).await > 0, !is_right, "{}", first.log_tail(20));
+        go_on(&rig, "second");
+        second.wait_ready(DEADLINE).await.expect("it publishes");
+        first.kill_hard().await;
+        assert_outcome(&rig, is_right).await;
+        second.kill_hard().await;
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+/// The first fences the other lanes, the second fences all and commits its first transaction, and the first fences the first lane: the second's
+/// next transaction, on another lane, is not seen by the first.
+#[tokio::test]
+async fn fencing_in_any_order_is_caught() {
+    for (bug, is_right) in [("", true), ("FencesInAnyOrder", false)] {
+        let rig = Rig::initialised(&format!("lanes_fence_{is_right}")).await;
+        rig.insert_together(1_500).await;
+        let first = halting(&rig, rig.another_relay("first"), "first", "fence.first.before", 1);
+        let first = first.env("OUTBOX_RELAY_BUG", bug).env("LOG", "debug");
+        let (first, proxy) = through_a_proxy(&rig, first).await;
+        first.start().expect("a relay");
+        halts(&rig, "first", 1).await;
+        if !is_right {
+            eventually(DEADLINE, "the first relay has fenced the other lanes", || {
+                let fenced = first.log_text().matches("fenced earlier producers").count();
+                std::future::ready((fenced >= 2).then_some(()))
+            })
+            .await;
+        }
+        forget(&rig, &proxy, 200_000).await;
+        // A transaction takes some 300 rows, so this is in the middle of its second.
+        let second = halting(&rig, rig.another_relay("second"), "second", "produce", 500);
+        second.start().expect("a second relay");
+        halts(&rig, "second", 500).await;
+        eventually(
+            DEADLINE,
+            "the second relay's first transaction has committed",
+            || async { (committed(&rig).await > 0).then_some(()) },
+        )
+        .await;
+        let before = committed(&rig).await;
+        assert!(before < 500, "{before} rows are in the first transaction");
+        // What the first commits stands behind the second's open transaction, so only its checkpoint can be seen.
+        let checkpoints_before = checkpoints(&rig).await.len();
+        go_on(&rig, "first");
+        eventually(DEADLINE, "the first relay commits some of what it holds", || async {
+            (checkpoints(&rig).await.len() > checkpoints_before).then_some(())
+        })
+        .await;
+        go_on(&rig, "second");
+        eventually(DEADLINE, "the second relay is refused at last", || {
+            let log = second.log_text();
+            std::future::ready(
+                (log.contains("starting again from the checkpoint") || second.process().is_none()).then_some(()),
+            )
+        })
+        .await;
+        first.kill_hard().await;
+        assert_outcome(&rig, is_right).await;
+        second.kill_hard().await;
+        rig.finish().await.expect("a clean end");
+    }
+}
