@@ -4,6 +4,7 @@
 //! measure. Then the slot is owned, earlier producers are fenced, and only then is the checkpoint read and a new one written, in a Kafka
 //! transaction: nobody can publish or confirm in between. The new checkpoint is of the next generation, see [`Checkpoint::generation`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{AcceptOptions, Config, InitOptions};
 use crate::init::{self, Initialised};
-use crate::kafka::{CheckpointLog, Reading, create_missing, partition_counts};
+use crate::kafka::{CheckpointLog, Reading, create_missing, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError, quote_literal};
@@ -21,6 +22,7 @@ use crate::progress::Published;
 use crate::source::{self, Publication};
 use crate::startup::names;
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity::{self, Topics};
 
 /// How long the server may take to set a slot free whose session has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +40,7 @@ pub enum Acceptance {
     Server,
     Partitions,
     Publication,
+    TopicRecreated,
 }
 
 impl Acceptance {
@@ -55,6 +58,7 @@ impl Acceptance {
             Self::Server => "--accept-server",
             Self::Partitions => "--accept-partitions",
             Self::Publication => "--accept-publication",
+            Self::TopicRecreated => "--accept-topic-recreated",
         }
     }
 
@@ -72,6 +76,7 @@ impl Acceptance {
             Stop::PublishedFromAnotherServer { .. } => Self::Server,
             Stop::PartitionsChanged { .. } => Self::Partitions,
             Stop::PublicationChanged { .. } => Self::Publication,
+            Stop::TopicRecreated { .. } => Self::TopicRecreated,
             _ => return None,
         })
     }
@@ -92,6 +97,7 @@ impl AcceptOptions {
             (self.accept_server, Acceptance::Server),
             (self.accept_partitions, Acceptance::Partitions),
             (self.accept_publication, Acceptance::Publication),
+            (self.accept_topic_recreated, Acceptance::TopicRecreated),
         ];
         all.into_iter()
             .filter(|(is_given, _)| *is_given)
@@ -137,14 +143,14 @@ pub async fn accept(
     });
     let mut owner = if can_be_owned { Some(own(config).await?) } else { None };
     let mut publisher = init::fence(config, &system, shutdown).await?;
-    let reading = read(config.clone()).await?;
+    let reading = read_fenced(config, accepted, &system.identifier, shutdown).await?;
     let system = source::identify(&mut connection).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let (base, mut found) = look(&source, &reading, config);
-    let counts = partitions(config, base.as_ref()).await?;
-    found.extend(changed_partitions(base.as_ref(), &counts));
+    let topics = topics_now(config, base.as_ref()).await?;
     if let Some(base) = &base {
+        found.extend(topic_identity::breaks(&base.lineage, &topics));
         let written_ms = reading.last.as_ref().and_then(|last| last.written_ms);
         found.extend(written_for_this_server(&source, base, written_ms).err());
     }
@@ -152,7 +158,8 @@ pub async fn accept(
 
     let generation = [&reading.last, &reading.furthest].into_iter().flatten();
     let generation = generation.map(|found| found.checkpoint.generation).max().unwrap_or(0) + 1;
-    let lineage = source::lineage(config, &system, &publication, counts);
+    let mut lineage = source::lineage(config, &system, &publication, partitions_of(base.as_ref(), &topics));
+    topic_identity::pin_ids(&mut lineage, &topics);
     let old = base.as_ref().map(|checkpoint| checkpoint.published.lsn);
     let go_on = go_on(&source, base.as_ref(), accepted, &publication);
     let published = match go_on {
@@ -297,28 +304,50 @@ fn tell(config: &Config, accepted: &[Acceptance], old: Option<Lsn>, new: Option<
     );
 }
 
-/// The topics that the checkpoint pins, as they are now; one that is gone is pinned no more.
-async fn partitions(
-    config: &Config,
-    base: Option<&Checkpoint>,
-) -> Result<std::collections::BTreeMap<String, i32>, RelayError> {
-    let pinned = base.map(|checkpoint| checkpoint.lineage.partitions.keys().cloned().collect::<Vec<_>>());
-    let (settings, names) = (config.kafka.clone(), pinned.unwrap_or_default());
-    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
-    Ok(counts.await.context("metadata task")??)
+/// The topics that the checkpoint pins, and that of the checkpoints, as they are now.
+async fn topics_now(config: &Config, base: Option<&Checkpoint>) -> Result<Topics, RelayError> {
+    let names = match base {
+        Some(base) => topic_identity::names(&base.lineage, &config.checkpoint_topic),
+        None => vec![config.checkpoint_topic.clone()],
+    };
+    Ok(topic_facts(&config.kafka, names).await?)
 }
 
-fn changed_partitions(base: Option<&Checkpoint>, counts: &std::collections::BTreeMap<String, i32>) -> Vec<Stop> {
-    let pinned = base.into_iter().flat_map(|checkpoint| &checkpoint.lineage.partitions);
+/// Partition counts of the topics that the checkpoint pins; one that is gone is pinned no more.
+fn partitions_of(base: Option<&Checkpoint>, topics: &Topics) -> BTreeMap<String, i32> {
+    let pinned = base
+        .into_iter()
+        .flat_map(|checkpoint| checkpoint.lineage.partitions.keys());
     pinned
-        .map(|(topic, expected)| (topic, *expected, counts.get(topic).copied().unwrap_or(0)))
-        .filter(|(_, expected, found)| expected != found)
-        .map(|(topic, expected, found)| Stop::PartitionsChanged {
-            topic: topic.clone(),
-            expected,
-            found,
-        })
+        .filter_map(|topic| Some((topic.clone(), topics.get(topic)?.partitions)))
         .collect()
+}
+
+/// Reads the checkpoints, and where another cluster is accepted, fences the relays of the clusters that wrote them before. What counts is what is read
+/// after the last fence.
+async fn read_fenced(
+    config: &Config,
+    accepted: &[Acceptance],
+    system_identifier: &str,
+    shutdown: &Shutdown,
+) -> Result<Reading, RelayError> {
+    let mut fenced = vec![system_identifier.to_owned()];
+    loop {
+        let reading = read(config.clone()).await?;
+        let former = [&reading.last, &reading.furthest]
+            .into_iter()
+            .flatten()
+            .map(|found| &found.checkpoint.lineage.system_identifier)
+            .find(|identifier| !fenced.contains(identifier));
+        match former {
+            Some(former) if accepted.contains(&Acceptance::Cluster) => {
+                // The ids contain the cluster's identifier: fencing those of this cluster leaves a relay of the former one free to publish.
+                drop(init::fence_cluster(config, former, shutdown).await?);
+                fenced.push(former.clone());
+            }
+            _ => return Ok(reading),
+        }
+    }
 }
 
 async fn read(config: Config) -> Result<Reading, RelayError> {

@@ -11,6 +11,7 @@ use crate::server_check;
 use crate::source;
 use crate::startup::{names, read_checkpoint};
 use crate::stop::RelayError;
+use crate::topic_check;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                     {
                         findings.push(Finding::Problem(format!("{err:#}")));
                     }
+                    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+                    findings.extend(topic_check::findings(config, checkpoint).await);
                 }
                 Err(err) => findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",

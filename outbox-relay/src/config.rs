@@ -160,7 +160,8 @@ pub struct AcceptOptions {
     /// that was written since the restore is lost; those between that position and the backup's end are published a second time.
     #[arg(long)]
     pub accept_older_database: bool,
-    /// After exit code 16, another database cluster: go on from this cluster's slot, at its confirmed position.
+    /// After exit code 16, another database cluster: go on from this cluster's slot, at its confirmed position. A relay that still runs
+    /// on the former cluster is fenced, and stops.
     #[arg(long)]
     pub accept_cluster: bool,
     /// After exit code 24, a relay of another server publishes as this one: this server is the right one, go on from the checkpoint.
@@ -175,6 +176,10 @@ pub struct AcceptOptions {
     /// checkpoint.
     #[arg(long)]
     pub accept_publication: bool,
+    /// After exit code 23, topic deleted and made anew: go on from the checkpoint with the topic as it is now. What had been published to the
+    /// former one is gone with it, and is not published again.
+    #[arg(long)]
+    pub accept_topic_recreated: bool,
 }
 
 #[derive(Clone, Debug, Args)]

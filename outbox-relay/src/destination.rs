@@ -2,11 +2,12 @@
 
 use crate::checkpoint::Lineage;
 use crate::config::{Config, check_topic_name};
-use crate::kafka::{find_or_create, record_bytes_max};
+use crate::kafka::{find_or_create, record_bytes_max, topic_facts};
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity;
 
 /// Partition count of `topic`, where the value `route` leads. The topic is created where it is missing and that is wanted, and the
-/// lineage holds it to its partition count from now on.
+/// lineage holds it to its partition count and its id from now on.
 ///
 /// # Errors
 /// [`Stop::Row`] for a name that no topic can have, [`Stop::TopicMissing`], [`Stop::PartitionsChanged`]; anything else is worth
@@ -32,6 +33,8 @@ pub(crate) async fn partitions_of(
         column: config.router.route_column.clone(),
     })?;
     lineage.pin(topic, partitions)?;
+    let facts = topic_facts(&config.kafka, vec![topic.to_owned()]).await?;
+    topic_identity::pin_ids(lineage, &facts);
     Ok(partitions)
 }
 

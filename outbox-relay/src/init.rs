@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{Config, ExistingRows, InitOptions};
 use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
 use crate::failover;
-use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create};
+use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create, topic_settings};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
@@ -20,6 +20,7 @@ use crate::progress::Published;
 use crate::source::{self, System};
 use crate::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity;
 
 /// All existing rows travel in one transaction; this is the longest that brokers allow by default.
 const TRANSACTION_TIMEOUT_MS: &str = "900000";
@@ -101,6 +102,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
             });
         }
     }
+    ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     let begun = Begun {
         generation: checkpoint.map_or(0, |checkpoint| checkpoint.generation),
         publisher: fence(config, &system, shutdown).await?,
@@ -120,6 +122,7 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
         mut lineage,
         generation,
     } = begun;
+    topic_identity::pin_all_ids(config, &mut lineage).await?;
     let mut checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Initialising,
@@ -154,6 +157,23 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
         checkpoint: consistent_point,
         rows,
     })
+}
+
+/// A topic that deletes records by their age or its size has no first checkpoint written to it.
+async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Config) -> Result<(), Stop> {
+    match topic_settings(&config.kafka, &config.checkpoint_topic).await {
+        Ok(settings) => match settings.retention_danger() {
+            Some(what) => Err(Stop::checkpoint_topic_unsafe(config, what)),
+            None => Ok(()),
+        },
+        Err(err) => {
+            tracing::warn!(
+                error = format!("{err:#}"),
+                "whether the checkpoint topic keeps its last record is not known"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// Small segments, so that compaction keeps up and a start reads little.
@@ -201,12 +221,21 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
 }
 
 pub(crate) async fn fence(config: &Config, system: &System, shutdown: &Shutdown) -> Result<Publisher, RelayError> {
+    fence_cluster(config, &system.identifier, shutdown).await
+}
+
+/// Fences the relays of this slot's name in the cluster with this identifier.
+pub(crate) async fn fence_cluster(
+    config: &Config,
+    system_identifier: &str,
+    shutdown: &Shutdown,
+) -> Result<Publisher, RelayError> {
     let mut settings = config.kafka.clone();
     settings
         .properties
         .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
     let (id, topic) = (
-        config.transactional_id(&system.identifier),
+        config.transactional_id(system_identifier),
         config.checkpoint_topic.clone(),
     );
     let shutdown = shutdown.clone();
@@ -247,6 +276,7 @@ async fn adopt(
         }
         .into());
     }
+    ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     // Owned while the checkpoint is made: nobody may move it meanwhile. Fails where it is active.
     let owner = own(config).await?;
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
@@ -254,6 +284,8 @@ async fn adopt(
         .await?
         .context("the slot vanished")?;
     let mut publisher = fence(config, system, shutdown).await?;
+    let mut lineage = lineage;
+    topic_identity::pin_all_ids(config, &mut lineage).await?;
     let checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Running,

@@ -41,6 +41,9 @@ pub mod startup;
 pub mod stop;
 pub mod streaming;
 pub mod timeline;
+mod topic_check;
+pub mod topic_identity;
+pub mod topic_watch;
 
 use std::time::Duration;
 

@@ -35,6 +35,7 @@ use crate::router::{Plan, RowScratch, partition_of_key};
 use crate::source;
 use crate::startup::{Survey, names, survey, while_answering};
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity;
 
 /// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
 const TRANSACTION_ROWS: usize = 5_000;
@@ -50,6 +51,7 @@ enum Loss {
     Ahead(Lsn),
     OtherTimeline { expected: u32, found: u32 },
     Unfinished,
+    TopicsRecreated,
 }
 
 /// Does everything; what it returns is for a person.
@@ -62,7 +64,7 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     let situation = Situation::look(&mut connection, config).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, situation.detached.clone()).await?;
     let mut lineage = situation.found.checkpoint.lineage.clone();
-    let planned = compare(config, &mut lineage, &mut snapshot, shutdown).await?;
+    let planned = compare(config, &mut lineage, &situation.recreated, &mut snapshot, shutdown).await?;
     let reaches_back_ms = oldest_row_ms(&mut snapshot).await?;
     snapshot.close().await?;
     say(&plan(config, &situation, &planned, reaches_back_ms))?;
@@ -74,6 +76,8 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
 /// What there is before anything is changed.
 struct Situation {
     loss: Loss,
+    /// Topics that were deleted and made anew, see [`Stop::TopicRecreated`].
+    recreated: Vec<Stop>,
     found: Found,
     source: Source,
     publication_entry: u32,
@@ -86,9 +90,12 @@ impl Situation {
         let publication = source::usable_publication(connection, config).await?;
         let Survey { slot, found, system } = survey(connection, config).await?;
         let source = source::source(&system, &config.target.database, slot, &publication);
-        let loss = loss(&source, found.as_ref().map(|found| &found.checkpoint), config)?;
+        let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+        let recreated = topic_identity::recreated_now(config, checkpoint).await?;
+        let loss = loss(&source, checkpoint, &recreated, config)?;
         Ok(Self {
             loss,
+            recreated,
             found: found.context("the checkpoint vanished")?,
             source,
             publication_entry: publication.entry,
@@ -99,7 +106,7 @@ impl Situation {
 }
 
 /// What was lost, or why `recover` is not the answer.
-fn loss(source: &Source, checkpoint: Option<&Checkpoint>, config: &Config) -> Result<Loss, Stop> {
+fn loss(source: &Source, checkpoint: Option<&Checkpoint>, recreated: &[Stop], config: &Config) -> Result<Loss, Stop> {
     let verified = verify(source, checkpoint, names(config));
     let Some(checkpoint) = checkpoint else {
         return Err(verified.err().unwrap_or(Stop::NotInitialised {
@@ -124,6 +131,7 @@ fn loss(source: &Source, checkpoint: Option<&Checkpoint>, config: &Config) -> Re
         return Ok(Loss::Unfinished);
     }
     match verified {
+        Ok(_) if !recreated.is_empty() => Ok(Loss::TopicsRecreated),
         Ok(_) => Err(Stop::NothingToRecover {
             slot: config.slot.clone(),
             checkpoint: published.lsn,
@@ -153,9 +161,11 @@ struct Compared {
 async fn compare(
     config: &Config,
     lineage: &mut Lineage,
+    recreated: &[Stop],
     snapshot: &mut OutboxSnapshot,
     shutdown: &Shutdown,
 ) -> Result<Compared, RelayError> {
+    topic_identity::forget(lineage, recreated);
     let id = quote_identifier(&config.router.id_column);
     let route = quote_identifier(&config.router.route_column);
     let mut absent = EventIds::default();
@@ -203,8 +213,13 @@ async fn compare(
         absent = rest;
         let read = read?;
         topics.insert(topic.clone(), read.records);
-        index_of.insert(topic, (memories.len(), partitions));
-        memories.push(read.memory);
+        index_of.insert(topic.clone(), (memories.len(), partitions));
+        // What a topic lacks that was made anew went with the former one; it has removed nothing.
+        memories.push(if topic_identity::is_recreated(recreated, &topic) {
+            Memory::default()
+        } else {
+            read.memory
+        });
     }
     let verdicts = if absent.is_empty() || memories.iter().all(|memory| !memory.forgets()) {
         Verdicts {
@@ -337,6 +352,7 @@ fn plan(config: &Config, situation: &Situation, planned: &Compared, reaches_back
             format!("the server is on timeline {found} instead of {expected}, and what its slot has seen is not proven")
         }
         Loss::Unfinished => format!("an earlier recover of slot {} did not finish", config.slot),
+        Loss::TopicsRecreated => "topics were deleted and made anew".to_owned(),
     };
     let topics: Vec<String> = planned
         .topics
@@ -481,7 +497,7 @@ async fn carry_out(
     let mut stream = connection.into_stream();
     let mut lineage = checkpoint.lineage.clone();
     let work = async {
-        let compared = compare(config, &mut lineage, &mut snapshot, shutdown).await?;
+        let compared = compare(config, &mut lineage, &situation.recreated, &mut snapshot, shutdown).await?;
         decided(&compared.verdicts, options)?;
         let Verdicts { missing, undecided, .. } = compared.verdicts;
         let mut wanted = Wanted {
@@ -513,6 +529,7 @@ async fn carry_out(
         lsn: consistent_point,
         partial: None,
     };
+    topic_identity::pin_all_ids(config, &mut checkpoint.lineage).await?;
     commit(&mut publisher, config, &checkpoint).await?;
     stream.close().await;
     tracing::info!(slot = config.slot, rows, checkpoint.lsn = %consistent_point, "recovered");

@@ -5,7 +5,7 @@
 //! 2. **`init_transactions`** under the slot's transactional id. The broker raises the id's epoch: a zombie, even one that is
 //!    paused in the middle of a commit, can write nothing from here on, and what it left open is aborted or completed.
 //! 3. **Only now read the checkpoint**, read_committed, to the end. Before step 2 the zombie could still have committed a later one.
-//! 4. **Verify the lineage**: the same cluster, timeline, publication and partition counts; the slot not ahead of the checkpoint, the
+//! 4. **Verify the lineage**: the same cluster, timeline, publication, topics and partition counts; the slot not ahead of the checkpoint, the
 //!    server not behind it. What cannot be proven stops the relay.
 //! 5. **Stream**, skipping what lies at or below the checkpoint: the slot's own position is garbage collection, never truth.
 //!
@@ -13,7 +13,6 @@
 //! that streams ([`crate::postgres::ServerInstance`]), on the same timeline, and that the slot's reader is our own walsender. Without that
 //! proof, an address that moves to a promoted or restored server would have one server verified and another one streamed from.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,6 +30,8 @@ use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatu
 use crate::source::{self, Publication, System};
 use crate::standby;
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity::{self, Topics};
+use crate::topic_watch::TopicWatch;
 
 /// How often the server is told that we live; several times within the shortest `wal_sender_timeout` that makes sense.
 pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub struct Started {
     pub guard: Guard,
     /// The settings for further sessions with the server that streams.
     pub here: Config,
+    pub topics: TopicWatch,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -76,7 +78,7 @@ pub async fn start(
     let Some(outcome) = while_answering(&mut stream, on_kafka, shutdown).await? else {
         return Ok(None);
     };
-    let (mut publisher, found, partitions) = outcome?;
+    let (mut publisher, found, topics) = outcome?;
     // What the slot says only counts now that nobody else can move it. The session that owns it streams, so another session asks.
     let mut connection = Connection::open(&here.target, Mode::Replication).await?;
     let system = source::identify_again(&mut connection, &system).await?;
@@ -101,7 +103,10 @@ pub async fn start(
         walsender_pid,
     };
     let guard = Guard::start(&here, pinned, readiness);
-    same_partitions(&partitions, &checkpoint.lineage.partitions)?;
+    if let Some(stop) = topic_identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+        return Err(stop.into());
+    }
+    topic_identity::pin_ids(&mut checkpoint.lineage, &topics);
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint
     } else {
@@ -118,6 +123,7 @@ pub async fn start(
     Ok(Some(Started {
         stream,
         publisher,
+        topics: TopicWatch::start(config, &checkpoint.lineage),
         checkpoint,
         guard,
         here,
@@ -277,12 +283,12 @@ pub(crate) async fn ensure_no_other_slot_publishes(
     Ok(())
 }
 
-/// Steps 2 and 3, and how many partitions the checkpoint's topics have now.
+/// Steps 2 and 3, and what the checkpoint's topics are now.
 async fn start_on_kafka(
     config: Config,
     system_identifier: String,
     shutdown: Shutdown,
-) -> Result<(Publisher, Option<Found>, BTreeMap<String, i32>), RelayError> {
+) -> Result<(Publisher, Option<Found>, Topics), RelayError> {
     // A start that was given up must not go on by itself: fencing late, it would fence its own successor.
     let abandon = Abandon::default();
     let abandoned = abandon.watch();
@@ -322,11 +328,10 @@ async fn start_on_kafka(
         };
         tracing::debug!("read the checkpoint");
         faults::point("start.checkpoint-read")?;
-        let topics = found
-            .iter()
-            .flat_map(|found| found.checkpoint.lineage.partitions.keys());
-        let partitions = readers.partition_counts(topics)?;
-        Ok((publisher, found, partitions))
+        let names = found.as_ref().map(|found| &found.checkpoint.lineage);
+        let names = names.map_or_else(Vec::new, |lineage| topic_identity::names(lineage, log.topic));
+        let topics = readers.topic_facts(&names)?;
+        Ok((publisher, found, topics))
     });
     started.await.context("kafka start task")?
 }
@@ -367,20 +372,6 @@ fn with_planted_position(mut checkpoint: Checkpoint, source: &crate::lineage::So
     };
     checkpoint.published = crate::progress::Published { lsn, partial: None };
     checkpoint
-}
-
-fn same_partitions(found: &BTreeMap<String, i32>, expected: &BTreeMap<String, i32>) -> Result<(), Stop> {
-    for (topic, expected) in expected {
-        let found = found.get(topic).copied().unwrap_or(0);
-        if found != *expected {
-            return Err(Stop::PartitionsChanged {
-                topic: topic.clone(),
-                expected: *expected,
-                found,
-            });
-        }
-    }
-    Ok(())
 }
 
 pub(crate) fn names(config: &Config) -> Names<'_> {

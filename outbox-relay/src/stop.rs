@@ -2,6 +2,7 @@
 //!
 //! Everything else is transient: the relay says so, waits and starts its cycle again from the checkpoint.
 
+use crate::config::Config;
 use crate::lsn::Lsn;
 
 /// A definite stop: going on could lose or repeat events, so a person has to decide. Nothing was confirmed after its cause.
@@ -91,6 +92,23 @@ pub enum Stop {
         "topic `{topic}` has {found} partitions and had {expected}: later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`"
     )]
     PartitionsChanged { topic: String, expected: i32, found: i32 },
+    #[error(
+        "topic `{topic}` was deleted and made anew (its id was {expected} and is {found}), and what had been published to it is gone; {cure}"
+    )]
+    TopicRecreated {
+        topic: String,
+        expected: String,
+        found: String,
+        cure: &'static str,
+    },
+    #[error(
+        "the checkpoint topic `{topic}` may lose the last checkpoint, without which no relay goes on: {what}; mend it by `{command}`"
+    )]
+    CheckpointTopicUnsafe {
+        topic: String,
+        what: String,
+        command: String,
+    },
     #[error("publication `{publication}`: {what}; `outbox-relay check` tells how to mend it")]
     Publication { publication: String, what: String },
     #[error(
@@ -154,7 +172,9 @@ impl Stop {
             Self::PartitionsChanged { .. } => 19,
             Self::Publication { .. } | Self::PublicationChanged { .. } => 20,
             Self::CheckpointWentBack { .. } => 21,
+            Self::TopicRecreated { .. } => 23,
             Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,
+            Self::CheckpointTopicUnsafe { .. } => 25,
             Self::Row { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
@@ -162,6 +182,25 @@ impl Stop {
             Self::NotConfirmed { .. } => 41,
             Self::RecoveryUnfinished { .. } => 42,
         }
+    }
+
+    /// [`Stop::CheckpointTopicUnsafe`], because of `what`.
+    #[must_use]
+    pub fn checkpoint_topic_unsafe(config: &Config, what: String) -> Self {
+        Self::CheckpointTopicUnsafe {
+            topic: config.checkpoint_topic.clone(),
+            what,
+            command: Self::compact_command(config),
+        }
+    }
+
+    /// Kafka's command that has the checkpoint topic compacted and nothing else.
+    #[must_use]
+    pub fn compact_command(config: &Config) -> String {
+        format!(
+            "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {} --add-config cleanup.policy=compact",
+            config.kafka.bootstrap_servers, config.checkpoint_topic
+        )
     }
 
     /// The exit codes, for `--help`.
@@ -176,7 +215,9 @@ Exit codes:
   14  the checkpoint is missing      15  the checkpoint is unreadable
   16  another database cluster       17  another timeline             18  the server is behind the checkpoint
   19  a topic's partition count changed                               20  the publication is missing or altered
-  21  the checkpoint went back       24  another slot, or a copy of the database, publishes this outbox
+  21  the checkpoint went back       23  a topic was deleted and made anew
+  24  another slot, or a copy of the database, publishes this outbox
+  25  init: the checkpoint topic may lose the checkpoint
   30  a row cannot be published      31  a record is too large        32  a topic is missing
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
 After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";

@@ -26,6 +26,7 @@ use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::progress::{Progress, Published};
 use crate::startup::{STATUS_INTERVAL, Started};
 use crate::stop::{RelayError, Stop};
+use crate::topic_watch::TopicWatch;
 
 /// Confirmations come at most this often.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
@@ -62,6 +63,7 @@ pub struct Streaming<'c> {
     intake: Intake,
     checkpoint: Checkpoint,
     guard: Guard,
+    topics: TopicWatch,
     /// The transactions that are being committed, the oldest first.
     committing: VecDeque<Committing>,
     last_read_bytes: usize,
@@ -151,6 +153,7 @@ impl<'c> Streaming<'c> {
                 ..started.checkpoint
             },
             guard: started.guard,
+            topics: started.topics,
             committing: VecDeque::new(),
             last_read_bytes: 0,
             heard_at: now,
@@ -171,6 +174,8 @@ impl<'c> Streaming<'c> {
         // The task's turns are its own to divide: a forced yield would look like a silent socket and close batches early.
         match tokio::task::unconstrained(self.turns(readiness, shutdown)).await {
             Ok(()) => {}
+            // What is in hand would go to a topic that has lost what comes before it.
+            Err(RelayError::Stop(stop @ Stop::TopicRecreated { .. })) => return Err(stop.into()),
             Err(RelayError::Stop(stop)) => {
                 // An altered publication may show first in what the stream lacks.
                 let stop = match stop {
@@ -344,6 +349,7 @@ impl<'c> Streaming<'c> {
         }
         if now >= self.status_due || self.intake.reply_requested {
             self.intake.progress.verify_up_to(self.guard.verified()?);
+            self.topics.ensure_as_pinned()?;
             self.send_status(silence > PING_AFTER).await?;
             self.metrics
                 .skipped
@@ -436,6 +442,7 @@ impl<'c> Streaming<'c> {
         let partitions = destination::partitions_of(self.config, lineage, &route, &topic).await?;
         let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
         self.intake.topics.insert(route, topic, partitions, batch_bytes_max);
+        self.topics.pin(lineage);
         Ok(())
     }
 

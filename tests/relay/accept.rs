@@ -205,6 +205,7 @@ async fn where_nothing_is_broken_nothing_is_accepted() {
         "--accept-cluster",
         "--accept-partitions",
         "--accept-publication",
+        "--accept-topic-recreated",
     ] {
         assert_refused(&rig, &[flag], 2, "there is nothing of the kind to accept").await;
     }

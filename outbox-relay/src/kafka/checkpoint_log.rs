@@ -10,8 +10,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::health::Quiet;
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
+use super::topic_facts::{TopicFacts, facts_by};
 use super::topic_reader::{Next, Record, TopicReader};
-use super::topics::counts_by;
 use crate::checkpoint::Checkpoint;
 use crate::faults::{self, Bug};
 use crate::progress::Published;
@@ -55,16 +55,16 @@ const READ_STALL_MAX: Duration = Duration::from_secs(30);
 pub struct Readers(Option<(BaseConsumer<Quiet>, BaseConsumer<Quiet>)>);
 
 impl Readers {
-    /// Partition counts of those of `names` that exist. Blocks.
+    /// Those of `names` that exist. Blocks.
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn partition_counts<'n>(
+    pub fn topic_facts<'n>(
         &self,
         names: impl IntoIterator<Item = &'n String>,
-    ) -> anyhow::Result<BTreeMap<String, i32>> {
+    ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         let (committed, _) = self.0.as_ref().context("the readers are closed")?;
-        counts_by(committed, names)
+        facts_by(committed, names)
     }
 }
 

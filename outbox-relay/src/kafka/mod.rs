@@ -11,7 +11,9 @@ mod publisher;
 mod record_limit;
 mod refusal;
 mod settings;
+mod topic_facts;
 mod topic_reader;
+mod topic_settings;
 mod topics;
 mod turn;
 
@@ -22,4 +24,6 @@ pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, w
 pub use record_limit::{batch_bytes, record_bytes_max};
 pub use refusal::Refused;
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};
+pub use topic_facts::{TopicAsker, TopicFacts, topic_facts};
+pub use topic_settings::{TopicSettings, topic_settings};
 pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};

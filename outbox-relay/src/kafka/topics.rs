@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rdkafka::admin::{AdminOptions, NewTopic as RdNewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::health::Quiet;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
 
@@ -57,18 +56,11 @@ impl Topics {
 /// # Errors
 /// Kafka does not answer.
 pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::Result<BTreeMap<String, i32>> {
-    counts_by(&settings.open_reader("read_committed")?, names)
-}
-
-/// As [`partition_counts`], by a client that is there already.
-pub(super) fn counts_by<'n>(
-    client: &BaseConsumer<Quiet>,
-    names: impl IntoIterator<Item = &'n String>,
-) -> anyhow::Result<BTreeMap<String, i32>> {
+    let client = settings.open_reader("read_committed")?;
     let mut counts = BTreeMap::new();
     for name in names {
         // Asked for one by one: asking for all would list a whole cluster.
-        let metadata = ask(client, REQUEST_TIMEOUT, |timeout| {
+        let metadata = ask(&client, REQUEST_TIMEOUT, |timeout| {
             client.fetch_metadata(Some(name), timeout)
         })
         .context("cannot read topics' metadata")?;

@@ -1,6 +1,8 @@
 //! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
 
 mod another_slot;
+mod former_cluster;
 mod lagging_broker;
 mod lanes;
 mod moving_address;
+mod topic_identity;

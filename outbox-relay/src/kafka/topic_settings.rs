@@ -1,0 +1,102 @@
+//! The settings of a topic that decide whether it keeps what the relay entrusts to it, by DescribeConfigs.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+
+use super::settings::KafkaSettings;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See <https://kafka.apache.org/documentation/#topicconfigs>.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// `compact`, `delete`, both with a comma, or nothing.
+    pub cleanup_policy: String,
+    /// Milliseconds; -1: no limit.
+    pub retention_ms: i64,
+    /// Bytes; -1: no limit.
+    pub retention_bytes: i64,
+    /// Replicas that must have a record before it is acknowledged.
+    pub min_insync_replicas: i32,
+}
+
+/// Asks for a topic's settings.
+///
+/// # Errors
+/// Kafka does not answer, or does not let this client ask (the operation DescribeConfigs of the topic).
+pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Result<TopicSettings> {
+    let admin = settings.open_admin()?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
+        .await
+        .context("cannot read topics' settings")?;
+    let config = described
+        .into_iter()
+        .next()
+        .context("the broker described no topic")?
+        .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))?;
+    let value = |name: &str| {
+        let value = config.get(name).and_then(|entry| entry.value.clone());
+        value.with_context(|| format!("the broker does not say {name} of topic `{topic}`"))
+    };
+    Ok(TopicSettings {
+        cleanup_policy: value("cleanup.policy")?,
+        retention_ms: value("retention.ms")?.parse().context("retention.ms")?,
+        retention_bytes: value("retention.bytes")?.parse().context("retention.bytes")?,
+        min_insync_replicas: value("min.insync.replicas")?.parse().context("min.insync.replicas")?,
+    })
+}
+
+impl TopicSettings {
+    fn has_policy(&self, policy: &str) -> bool {
+        self.cleanup_policy.split(',').any(|word| word.trim() == policy)
+    }
+
+    /// How the topic may lose its last record; `None` where it keeps it.
+    #[must_use]
+    pub fn retention_danger(&self) -> Option<String> {
+        let limit = match (self.retention_ms, self.retention_bytes) {
+            (-1, -1) => return None,
+            (-1, bytes) => format!("retention.bytes is {bytes}"),
+            (ms, _) => format!("retention.ms is {ms}"),
+        };
+        self.has_policy("delete")
+            .then(|| format!("its cleanup.policy is `{}` and its {limit}", self.cleanup_policy))
+    }
+
+    /// Whether a key's older records are removed one day.
+    #[must_use]
+    pub fn is_compacted(&self) -> bool {
+        self.has_policy("compact")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TopicSettings;
+
+    fn with(cleanup_policy: &str, retention_ms: i64, retention_bytes: i64) -> TopicSettings {
+        TopicSettings {
+            cleanup_policy: cleanup_policy.to_owned(),
+            retention_ms,
+            retention_bytes,
+            min_insync_replicas: 1,
+        }
+    }
+
+    #[test]
+    fn only_what_is_deleted_by_age_or_size_may_lose_its_last_record() {
+        assert_eq!(with("compact", 60_000, 1).retention_danger(), None);
+        assert_eq!(with("delete", -1, -1).retention_danger(), None);
+        let danger = with("compact, delete", 60_000, -1).retention_danger();
+        assert_eq!(
+            danger.as_deref(),
+            Some("its cleanup.policy is `compact, delete` and its retention.ms is 60000")
+        );
+        assert!(with("delete", -1, 1_000).retention_danger().is_some());
+        assert!(with("compact,delete", 1, 1).is_compacted());
+    }
+}

@@ -1,0 +1,157 @@
+//! Whether the topics are those that the checkpoint knows. Records are written to a topic by its name, and a topic that was deleted and made
+//! anew has the same name, and none of the events that had been published to it.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::{Checkpoint, Lineage};
+use crate::config::Config;
+use crate::kafka::{TopicFacts, topic_facts};
+use crate::stop::Stop;
+
+const CURE: &str = "`outbox-relay recover` publishes what is missing from the outbox table, or, where nothing is to be published again, `outbox-relay init --accept-topic-recreated` goes on with the topic as it is now";
+const CHECKPOINT_CURE: &str = "find out who did that; where the topic holds a checkpoint again, `outbox-relay init --accept-topic-recreated` goes on from it, and where it holds none, `outbox-relay init --accept-checkpoint-loss` goes on from the slot's confirmed position";
+
+/// What Kafka says of topics, by their names; those that are missing do not exist.
+pub type Topics = BTreeMap<String, TopicFacts>;
+
+/// Names of all topics that the lineage depends on, that of the checkpoints among them.
+#[must_use]
+pub fn names(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
+    let mut names: Vec<String> = lineage.partitions.keys().cloned().collect();
+    if !lineage.partitions.contains_key(checkpoint_topic) {
+        names.push(checkpoint_topic.to_owned());
+    }
+    names
+}
+
+/// The topics that were deleted and made anew since the lineage pinned them, as [`Stop::TopicRecreated`]. A topic whose id was not known then, or is
+/// not now, counts as the same.
+#[must_use]
+pub fn recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+    let pinned = lineage.topic_ids.iter();
+    pinned
+        .filter_map(|(topic, expected)| {
+            let found = topics.get(topic)?.id.as_ref()?;
+            (found != expected).then(|| Stop::TopicRecreated {
+                topic: topic.clone(),
+                expected: expected.clone(),
+                found: found.clone(),
+                cure: if lineage.partitions.contains_key(topic) {
+                    CURE
+                } else {
+                    CHECKPOINT_CURE
+                },
+            })
+        })
+        .collect()
+}
+
+/// Everything that is not as it was pinned, the most telling first: topics that were made anew, then other numbers of partitions. A topic of records
+/// that is gone has 0 of them.
+#[must_use]
+pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+    let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
+        let found = topics.get(topic).map_or(0, |facts| facts.partitions);
+        (found != *expected).then(|| Stop::PartitionsChanged {
+            topic: topic.clone(),
+            expected: *expected,
+            found,
+        })
+    });
+    recreated(lineage, topics).into_iter().chain(changed).collect()
+}
+
+/// As [`recreated`], of the topics as they are now.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn recreated_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+    let Some(Checkpoint { lineage, .. }) = checkpoint else {
+        return Ok(Vec::new());
+    };
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    Ok(recreated(lineage, &topics))
+}
+
+/// Whether the topic of this name was made anew.
+#[must_use]
+pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
+    let mut topics = recreated.iter();
+    topics.any(|stop| matches!(stop, Stop::TopicRecreated { topic, .. } if topic == name))
+}
+
+/// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
+pub(crate) fn forget(lineage: &mut Lineage, recreated: &[Stop]) {
+    lineage.partitions.retain(|topic, _| !is_recreated(recreated, topic));
+    lineage.topic_ids.retain(|topic, _| !is_recreated(recreated, topic));
+}
+
+/// Holds the lineage to the ids of its topics where it knew none yet, as that of an earlier version of this program.
+pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
+    for (topic, facts) in topics {
+        if let Some(id) = &facts.id {
+            lineage.topic_ids.entry(topic.clone()).or_insert_with(|| id.clone());
+        }
+    }
+}
+
+/// As [`pin_ids`], for all topics of the lineage and that of the checkpoints, which are asked for.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn pin_all_ids(config: &Config, lineage: &mut Lineage) -> anyhow::Result<()> {
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    pin_ids(lineage, &topics);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Topics, breaks, names, pin_ids};
+    use crate::checkpoint::{Lineage, tests::example};
+    use crate::kafka::TopicFacts;
+    use crate::stop::Stop;
+
+    const ID: &str = "vGuc7jKlTiyJvbXyzhhPUg";
+
+    fn topics(id: Option<&str>, partitions: i32) -> Topics {
+        let facts = TopicFacts {
+            id: id.map(str::to_owned),
+            partitions,
+            replicas: 1,
+        };
+        [("user-events".to_owned(), facts)].into()
+    }
+
+    fn codes(lineage: &Lineage, topics: &Topics) -> Vec<u8> {
+        breaks(lineage, topics).iter().map(Stop::exit_code).collect()
+    }
+
+    #[test]
+    fn a_topic_with_another_id_was_made_anew() {
+        let lineage = example().lineage;
+        assert_eq!(codes(&lineage, &topics(Some(ID), 8)), [0; 0]);
+        assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [23]);
+        assert_eq!(codes(&lineage, &topics(Some("other"), 9)), [23, 19]);
+        assert_eq!(codes(&lineage, &topics(Some(ID), 9)), [19]);
+        assert_eq!(codes(&lineage, &Topics::new()), [19], "it is gone");
+    }
+
+    #[test]
+    fn an_id_that_nobody_tells_says_nothing() {
+        let mut lineage = example().lineage;
+        assert_eq!(codes(&lineage, &topics(None, 8)), [0; 0]);
+        lineage.topic_ids.clear();
+        assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [0; 0]);
+        pin_ids(&mut lineage, &topics(None, 8));
+        assert!(lineage.topic_ids.is_empty());
+        pin_ids(&mut lineage, &topics(Some("first"), 8));
+        pin_ids(&mut lineage, &topics(Some("second"), 8));
+        assert_eq!(lineage.topic_ids["user-events"], "first", "what is pinned stays");
+    }
+
+    #[test]
+    fn the_checkpoints_topic_belongs_to_the_lineage() {
+        assert_eq!(names(&example().lineage, "checkpoints"), ["user-events", "checkpoints"]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Watches the topics while the relay streams.
+//!
+//! Neither Kafka nor librdkafka tells of a topic that was deleted and made anew: the producer asks where the topic's partitions are, and goes
+//! on. Nor do they tell of partitions that are added: the keys that readers find in the new ones are up to whoever else writes there. So a task
+//! of its own asks every few seconds, by a client of its own. What a look finds has to be found by a second one, since a broker that has just
+//! started may not know the newest yet.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::checkpoint::Lineage;
+use crate::config::Config;
+use crate::kafka::{TopicAsker, topic_settings};
+use crate::stop::{RelayError, Stop};
+use crate::topic_identity::{self, Topics};
+
+/// How often the topics are looked at.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Until a finding is looked at again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often the settings of the checkpoints' topic are looked at.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The running watch. It ends when this is dropped.
+pub struct TopicWatch {
+    findings: watch::Receiver<Finding>,
+    pinned: Arc<Mutex<Lineage>>,
+    task: JoinHandle<()>,
+}
+
+/// What the looks have shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    AsPinned,
+    /// A topic does not exist: the next start says what that means.
+    Missing(String),
+    Other(Stop),
+}
+
+impl TopicWatch {
+    /// Starts to watch the topics of `lineage` and that of the checkpoints.
+    #[must_use]
+    pub fn start(config: &Config, lineage: &Lineage) -> Self {
+        metrics::describe_gauge!(
+            "relay_checkpoint_topic_unsafe",
+            "1 while the settings of the checkpoints' topic let Kafka delete the last checkpoint."
+        );
+        let (sender, findings) = watch::channel(Finding::AsPinned);
+        let pinned = Arc::new(Mutex::new(lineage.clone()));
+        let task = Task {
+            config: config.clone(),
+            pinned: Arc::clone(&pinned),
+            sender,
+        };
+        Self {
+            findings,
+            pinned,
+            task: tokio::spawn(task.run()),
+        }
+    }
+
+    /// Watches the topics that the lineage has pinned meanwhile, too.
+    pub fn pin(&self, lineage: &Lineage) {
+        self.pinned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(lineage);
+    }
+
+    /// Whether the topics are as they were pinned, as far as was looked. Never waits.
+    ///
+    /// # Errors
+    /// [`Stop::TopicRecreated`] or [`Stop::PartitionsChanged`]; another try from the checkpoint where a topic is missing.
+    pub fn ensure_as_pinned(&self) -> Result<(), RelayError> {
+        match &*self.findings.borrow() {
+            Finding::AsPinned => Ok(()),
+            Finding::Missing(topic) => Err(anyhow::anyhow!("topic `{topic}` does not exist any more").into()),
+            Finding::Other(stop) => Err(stop.clone().into()),
+        }
+    }
+}
+
+impl Drop for TopicWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    config: Config,
+    pinned: Arc<Mutex<Lineage>>,
+    sender: watch::Sender<Finding>,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut asker = None;
+        let mut settings_due = Instant::now();
+        loop {
+            if Instant::now() >= settings_due {
+                settings_due = Instant::now() + SETTINGS_INTERVAL;
+                self.look_at_settings().await;
+            }
+            sleep(INTERVAL).await;
+            let mut finding = self.look(&mut asker).await;
+            if matches!(&finding, Ok(finding) if *finding != Finding::AsPinned) {
+                sleep(AGAIN_AFTER).await;
+                let again = self.look(&mut asker).await;
+                if again.as_ref().ok() != finding.as_ref().ok() {
+                    finding = Ok(Finding::AsPinned);
+                }
+            }
+            match finding {
+                Ok(Finding::AsPinned) => {}
+                Ok(found) => {
+                    self.sender.send_replace(found);
+                    return;
+                }
+                Err(err) => {
+                    asker = None;
+                    tracing::debug!(error = format!("{err:#}"), "cannot look at the topics");
+                }
+            }
+        }
+    }
+
+    async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
+        let lineage = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (kafka, kept) = (self.config.kafka.clone(), asker.take());
+        let names = topic_identity::names(&lineage, &self.config.checkpoint_topic);
+        let asked = tokio::task::spawn_blocking(move || {
+            let asker = match kept {
+                Some(asker) => asker,
+                None => TopicAsker::open(&kafka)?,
+            };
+            let topics = asker.ask(&names)?;
+            let missing = names.into_iter().find(|name| !topics.contains_key(name));
+            anyhow::Ok((asker, topics, missing))
+        });
+        let (kept, topics, missing) = asked.await.context("task that looks at topics")??;
+        *asker = Some(kept);
+        Ok(find(&lineage, &topics, missing))
+    }
+
+    async fn look_at_settings(&self) {
+        let topic = &self.config.checkpoint_topic;
+        match topic_settings(&self.config.kafka, topic).await {
+            Ok(settings) => {
+                let danger = settings.retention_danger();
+                metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(danger.is_some())));
+                if let Some(what) = danger {
+                    tracing::warn!("{}", Stop::checkpoint_topic_unsafe(&self.config, what));
+                }
+            }
+            Err(err) => tracing::debug!(
+                topic,
+                error = format!("{err:#}"),
+                "the cluster does not tell the settings of the checkpoints' topic"
+            ),
+        }
+    }
+}
+
+fn find(lineage: &Lineage, topics: &Topics, missing: Option<String>) -> Finding {
+    match (missing, topic_identity::breaks(lineage, topics).into_iter().next()) {
+        (Some(topic), _) => Finding::Missing(topic),
+        (None, Some(stop)) => Finding::Other(stop),
+        (None, None) => Finding::AsPinned,
+    }
+}

@@ -1,0 +1,57 @@
+//! A relay that still runs on a former cluster writes nothing behind the one that an operator has put in its place.
+
+use rig::{Isolation, Rig, servers};
+use stack::{Postgres, eventually};
+
+use super::super::tampering::{DEADLINE, accept, assert_ends};
+
+/// Exit code of `outbox-relay`.
+const OTHER_CLUSTER: i32 = 16;
+
+#[tokio::test]
+async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
+    let mut rig = Rig::initialised("former_cluster").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let name = rig.name().to_owned();
+    let other = Postgres::start(servers::postgres_options())
+        .await
+        .expect("another cluster");
+    other
+        .query("postgres", &format!("create database {name}"))
+        .await
+        .expect("a database");
+    let outbox = format!(
+        "{}; create sequence numbers;
+         create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)",
+        rig::rig::OUTBOX
+    );
+    other.query(&name, &outbox).await.expect("an outbox");
+    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    other.query(&name, &slot).await.expect("a slot");
+    let successor = rig
+        .another_relay("successor")
+        .with_env("DATABASE_URL", &other.url("postgres", &name));
+    let former = std::mem::replace(&mut rig.relay, successor);
+    accept(&rig, &["--accept-cluster"]).await;
+    let successor = std::mem::replace(&mut rig.relay, former);
+    rig.insert_each(1).await;
+    assert_ends(&rig, OTHER_CLUSTER, &["from database cluster"]).await;
+    successor.start().expect("a start");
+    successor.wait_ready(DEADLINE).await.expect("it is ready");
+    let insert = rig.insert_statement(1, 7);
+    other.query(&name, &insert).await.expect("a row");
+    let records = eventually(DEADLINE, "the successor publishes", || async {
+        let records = rig.records(Isolation::Committed).await.ok()?;
+        (records.len() > 5).then_some(records)
+    })
+    .await;
+    assert_eq!(
+        records.len(),
+        6,
+        "the former relay has published nothing behind the checkpoint"
+    );
+    successor.stop().await.expect("a clean end");
+    rig.finish().await.expect("an end");
+}

@@ -1,0 +1,203 @@
+//! A topic is known by its id: one that was deleted and made anew under its name is another, and has none of the events.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use rig::Rig;
+use rig::rig::PARTITIONS;
+use stack::eventually;
+
+use super::super::tampering::{
+    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, retire,
+    times_published, write_checkpoint,
+};
+
+/// Exit codes of `outbox-relay`.
+const PARTITIONS_CHANGED: i32 = 19;
+const TOPIC_RECREATED: i32 = 23;
+const CHECKPOINT_TOPIC_UNSAFE: i32 = 25;
+
+fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
+    let servers = rig.servers.kafka.bootstrap_servers();
+    let admin = ClientConfig::new().set("bootstrap.servers", &servers).create();
+    admin.expect("a client")
+}
+
+async fn create(rig: &Rig, topic: &NewTopic<'_>) {
+    let admin = admin(rig);
+    // A name is free again only some moments after its topic is deleted.
+    eventually(DEADLINE, "the topic is made", || async {
+        let created = admin.create_topics([topic], &AdminOptions::new()).await.ok()?;
+        matches!(created[0], Ok(_)).then_some(())
+    })
+    .await;
+}
+
+/// Deletes a topic and makes it anew.
+async fn make_anew(rig: &Rig, topic: &str, partitions: i32) {
+    let admin = admin(rig);
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
+    assert!(deleted.expect("an answer")[0].is_ok(), "{topic} is deleted");
+    create(
+        rig,
+        &NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("cleanup.policy", "compact"),
+    )
+    .await;
+}
+
+async fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic));
+    let change = settings
+        .iter()
+        .fold(change, |change, (name, value)| change.set(name, value));
+    let altered = admin(rig).alter_configs([&change], &AdminOptions::new()).await;
+    altered
+        .expect("an answer")
+        .remove(0)
+        .map_err(|(_, code): (_, RDKafkaErrorCode)| code)
+        .expect("the settings");
+}
+
+/// Runs `outbox-relay check`, which must find a problem and say `says`.
+async fn assert_check_says(rig: &Rig, says: &str) {
+    let logged = rig.relay.log_text().len();
+    let status = rig.relay.run_for_status(&["check"]).await.expect("a check");
+    let log = rig.relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(says), "it says `{says}`: {log}");
+}
+
+fn topic_ids(checkpoint: &rig::Record) -> serde_json::Value {
+    let value = checkpoint.value.as_deref().expect("a value");
+    let checkpoint: serde_json::Value = serde_json::from_slice(value).expect("JSON");
+    checkpoint["lineage"]["topicIds"].clone()
+}
+
+#[tokio::test]
+async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_it_lacks() {
+    let rig = published_and_stopped("topic_anew").await;
+    make_anew(&rig, &rig.topic(), PARTITIONS).await;
+    rig.insert_each(2).await;
+    let says = [
+        "was deleted and made anew",
+        "outbox-relay recover",
+        "--accept-topic-recreated",
+    ];
+    rig.assert_stops(TOPIC_RECREATED, &says).await;
+    assert_check_says(&rig, "was deleted and made anew").await;
+    rig.relay
+        .run(&["recover", "--yes"])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    rig.insert_each(2).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted_as_it_is() {
+    let rig = Rig::initialised("topic_anew_live").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    make_anew(&rig, &rig.topic(), PARTITIONS).await;
+    rig.insert_each(3).await;
+    assert_ends(&rig, TOPIC_RECREATED, &["was deleted and made anew"]).await;
+    rig.slot_is_free().await;
+    accept(&rig, &["--accept-topic-recreated"]).await;
+    rig.start().await;
+    let ids = ids(&rig).await;
+    assert_eq!(times_published(&rig, &ids, &ids[5..]).await, [0, 0, 0, 0, 0, 1, 1, 1]);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
+    let rig = Rig::initialised("checkpoints_anew_live").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    make_anew(&rig, &rig.checkpoint_topic(), 1).await;
+    assert_ends(
+        &rig,
+        TOPIC_RECREATED,
+        &["was deleted and made anew", "--accept-checkpoint-loss"],
+    )
+    .await;
+    retire(&rig).await;
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_while_the_relay_runs_stop_it() {
+    let rig = Rig::initialised("partitions_live").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let topic = rig.topic();
+    let more = NewPartitions::new(&topic, 6);
+    let added = admin(&rig).create_partitions([&more], &AdminOptions::new()).await;
+    assert!(added.expect("an answer")[0].is_ok(), "partitions are added");
+    assert_ends(
+        &rig,
+        PARTITIONS_CHANGED,
+        &["has 6 partitions and had 4", "--accept-partitions"],
+    )
+    .await;
+    rig.slot_is_free().await;
+    accept(&rig, &["--accept-partitions"]).await;
+    rig.start().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_checkpoint_without_topic_ids_is_gone_on_from_and_has_them_from_then_on() {
+    let rig = published_and_stopped("topic_ids_absent").await;
+    let last = checkpoints(&rig).await.pop().expect("a checkpoint");
+    let ids = topic_ids(&last);
+    for topic in [rig.topic(), rig.checkpoint_topic()] {
+        assert_eq!(
+            ids[&topic].as_str().map(str::len),
+            Some(22),
+            "{topic} is pinned by its id: {ids}"
+        );
+    }
+    let mut earlier: serde_json::Value = serde_json::from_slice(last.value.as_deref().expect("a value")).expect("JSON");
+    let lineage = earlier["lineage"].as_object_mut().expect("a lineage");
+    lineage.remove("topicIds").expect("ids");
+    write_checkpoint(&rig, Some(earlier.to_string().into_bytes())).await;
+    rig.start().await;
+    rig.insert_each(2).await;
+    rig.assert_exactly_once().await;
+    assert_eq!(topic_ids(&checkpoints(&rig).await.pop().expect("a checkpoint")), ids);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_checkpoint_topic_that_deletes_is_refused_by_init_told_by_check_and_warned_of_by_run() {
+    let rig = Rig::new("checkpoints_deleted").await;
+    let topic = rig.checkpoint_topic();
+    let deletes = [("cleanup.policy", "delete"), ("retention.ms", "60000")];
+    let short_lived = NewTopic::new(&topic, 1, TopicReplication::Fixed(1))
+        .set(deletes[0].0, deletes[0].1)
+        .set(deletes[1].0, deletes[1].1);
+    create(&rig, &short_lived).await;
+    let cure = format!("--entity-type topics --entity-name {topic} --add-config cleanup.policy=compact");
+    assert_refused(&rig, &[], CHECKPOINT_TOPIC_UNSAFE, &cure).await;
+    set(&rig, &topic, &[("cleanup.policy", "compact")]).await;
+    rig.init(&[]).await;
+    set(&rig, &topic, &deletes).await;
+    assert_check_says(&rig, &cure).await;
+    rig.start().await;
+    eventually(Duration::from_secs(30), "the relay warns", || async {
+        let is_unsafe = metric(&rig, "relay_checkpoint_topic_unsafe").await == Some(1.0);
+        (is_unsafe && rig.relay.log_text().contains("may lose the last checkpoint")).then_some(())
+    })
+    .await;
+    rig.finish().await.expect("a clean end");
+}
