@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod memory;
 pub mod metrics;
 pub mod moving_address;
+pub mod partitions;
 pub mod rest;
 pub mod rig;
 pub mod servers;

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use stack::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+use stack::{Kafka, KafkaCluster, KafkaOptions, Postgres, PostgresOptions};
 use tokio::sync::OnceCell;
 
 /// A running PostgreSQL and a running Kafka.
 #[derive(Debug)]
 pub struct Servers {
-    pub postgres: Postgres,
-    pub kafka: Kafka,
+    pub postgres: Arc<Postgres>,
+    /// The only broker, or one of a cluster's: its bootstrap servers are all of them.
+    pub kafka: Arc<Kafka>,
 }
 
 impl Servers {
@@ -33,8 +34,30 @@ impl Servers {
     /// # Errors
     /// One of them could not be obtained or does not start.
     pub async fn start(postgres: PostgresOptions, kafka: KafkaOptions) -> anyhow::Result<Self> {
-        let (postgres, kafka) = tokio::try_join!(Postgres::start(postgres), Kafka::start(kafka))?;
-        Ok(Self { postgres, kafka })
+        let kafka = Kafka::start(with_version(kafka));
+        let (postgres, kafka) = tokio::try_join!(Postgres::start(postgres), kafka)?;
+        Ok(Self {
+            postgres: Arc::new(postgres),
+            kafka: Arc::new(kafka),
+        })
+    }
+
+    /// As [`Servers::start`], with a cluster of `brokers` instead of one broker.
+    ///
+    /// # Errors
+    /// As [`Servers::start`].
+    pub async fn start_with_cluster(
+        postgres: PostgresOptions,
+        brokers: usize,
+        kafka: KafkaOptions,
+    ) -> anyhow::Result<(Self, KafkaCluster)> {
+        let cluster = KafkaCluster::start(brokers, with_version(kafka));
+        let (postgres, cluster) = tokio::try_join!(Postgres::start(postgres), cluster)?;
+        let servers = Self {
+            postgres: Arc::new(postgres),
+            kafka: Arc::clone(cluster.node(1)),
+        };
+        Ok((servers, cluster))
     }
 }
 
@@ -63,12 +86,14 @@ pub fn postgres_options() -> PostgresOptions {
         .setting("max_prepared_transactions", "10")
 }
 
+/// The release in `E2E_KAFKA`, where the options name none.
+fn with_version(options: KafkaOptions) -> KafkaOptions {
+    let version = options.version.or_else(|| std::env::var("E2E_KAFKA").ok());
+    KafkaOptions { version, ..options }
+}
+
 /// Kafka that looks for transactions past their timeout often, so that a test that outlasts one need not wait for ten seconds more.
 #[must_use]
 pub fn kafka_options() -> KafkaOptions {
-    let often = ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200");
-    KafkaOptions {
-        settings: vec![(often.0.to_owned(), often.1.to_owned())],
-        ..KafkaOptions::default()
-    }
+    KafkaOptions::default().setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200")
 }

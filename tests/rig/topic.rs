@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -109,6 +109,9 @@ pub fn for_each(
     let mut ended = 0;
     let mut heard_at = Instant::now();
     while ended < partitions {
+        if heard_at.elapsed() > SILENCE_MAX {
+            bail!("the broker is silent before the end of {topic}");
+        }
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
                 heard_at = Instant::now();
@@ -127,8 +130,9 @@ pub fn for_each(
                 });
             }
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            // One of several brokers is down: another one has the partition, or will have it soon.
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure))) => {}
             Some(Err(err)) => return Err(err).with_context(|| format!("cannot read {topic}")),
-            None if heard_at.elapsed() > SILENCE_MAX => bail!("the broker is silent before the end of {topic}"),
             None => {}
         }
     }

@@ -10,6 +10,6 @@ async fn main() -> anyhow::Result<()> {
     let postgres = Binaries::downloaded(18).await?.directory;
     let server = postgres.parent().context("PostgreSQL's programs are in no directory")?;
     println!("POSTGRES_SERVER={}", server.display());
-    println!("KAFKA_JARS={}", kafka::jars().await?.display());
+    println!("KAFKA_JARS={}", kafka::jars(kafka::VERSION).await?.display());
     Ok(())
 }

@@ -190,7 +190,7 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         servers: format!(
             "PostgreSQL {}, Apache Kafka {}",
             rig.value("show server_version").await,
-            stack::kafka::VERSION
+            rig.servers.kafka.version()
         ),
     })
 }
