@@ -241,7 +241,9 @@ impl CheckpointLog<'_> {
         };
         match topic.error().map(RDKafkaErrorCode::from) {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
-            Some(code) => Err(anyhow::anyhow!("checkpoint topic `{}`: {code}", self.topic).into()),
+            Some(code) => Err(anyhow::Error::new(code)
+                .context(format!("checkpoint topic `{}`", self.topic))
+                .into()),
             None if topic.partitions().len() == 1 => Ok(true),
             None => Err(Stop::PartitionsChanged {
                 topic: self.topic.to_owned(),

@@ -20,11 +20,26 @@ const SERVE_EVENTS: Duration = Duration::from_millis(50);
 pub struct Refused(String);
 
 impl Refused {
-    /// Whether it is the cause of `err`.
+    /// Whether it is the cause of `err`, or whether an ACL of Kafka's is missing: then, too, another try alone will not help.
     #[must_use]
     pub fn is_cause_of(err: &anyhow::Error) -> bool {
-        err.chain().any(|cause| cause.is::<Self>())
+        err.chain().any(|cause| {
+            let code = cause.downcast_ref::<RDKafkaErrorCode>().copied();
+            let code = code.or_else(|| cause.downcast_ref::<KafkaError>()?.rdkafka_error_code());
+            cause.is::<Self>() || code.is_some_and(is_missing_acl)
+        })
     }
+}
+
+/// Whether Kafka's authorizer denied what was asked; `docs/operations.md` lists what each command needs.
+fn is_missing_acl(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+    )
 }
 
 /// What a client's errors said last; clones share it.
@@ -108,11 +123,32 @@ pub(super) fn ask<T>(
     }
 }
 
+/// What a reader polled, without the news that a broker cannot be reached: librdkafka goes on trying, and asks another broker once that one
+/// leads the partition. Whoever reads has a limit for silence.
+pub(super) fn without_lost_brokers<M>(polled: Option<KafkaResult<M>>) -> Option<KafkaResult<M>> {
+    polled.filter(|polled| {
+        let code = polled.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        code != Some(RDKafkaErrorCode::BrokerTransportFailure)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use rdkafka::error::RDKafkaErrorCode;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-    use super::refusal;
+    use super::{Refused, refusal};
+
+    #[test]
+    fn a_missing_acl_is_told_from_what_another_try_may_mend() {
+        let says = |code| {
+            let asked = anyhow::Error::new(KafkaError::MetadataFetch(code)).context("cannot look");
+            let answered = anyhow::Error::new(code).context("topic `t` cannot be created");
+            [Refused::is_cause_of(&asked), Refused::is_cause_of(&answered)]
+        };
+        assert_eq!(says(RDKafkaErrorCode::TopicAuthorizationFailed), [true; 2]);
+        assert_eq!(says(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), [true; 2]);
+        assert_eq!(says(RDKafkaErrorCode::NotEnoughReplicas), [false; 2]);
+    }
 
     #[test]
     fn a_refusal_is_told_from_a_silence() {

@@ -19,6 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::health::Quiet;
+use super::refusal::without_lost_brokers;
 
 /// Some partitions of one topic, from given offsets on.
 pub(super) struct TopicReader<'c> {
@@ -93,7 +94,7 @@ impl<'c> TopicReader<'c> {
     )]
     pub(super) fn next(&self, wait: Duration) -> anyhow::Result<Next<'_>> {
         // Serves what is not of a partition: tokens that expire, and errors.
-        if let Some(Err(err)) = self.consumer.poll(Duration::ZERO) {
+        if let Some(Err(err)) = without_lost_brokers(self.consumer.poll(Duration::ZERO)) {
             return Err(err.into());
         }
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
@@ -112,6 +113,8 @@ impl<'c> TopicReader<'c> {
                 partition: record.partition(),
                 offset: record.offset(),
             }),
+            // As in `without_lost_brokers`.
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT => Ok(Next::Nothing),
             code => Err(KafkaError::MessageConsumption(RDKafkaErrorCode::from(code)).into()),
         }
     }

@@ -67,7 +67,7 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
         for topic in metadata.topics().iter().filter(|topic| topic.name() == name) {
             match topic.error().map(RDKafkaErrorCode::from) {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
-                Some(code) => anyhow::bail!("topic `{name}`: {code}"),
+                Some(code) => return Err(anyhow::Error::new(code).context(format!("topic `{name}`"))),
                 None => {
                     counts.insert(
                         name.clone(),
@@ -116,7 +116,9 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     {
         match outcome {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, code)) => anyhow::bail!("topic `{name}` cannot be created: {code}"),
+            Err((name, code)) => {
+                return Err(anyhow::Error::new(code).context(format!("topic `{name}` cannot be created")));
+            }
         }
     }
     let missing_names: Vec<String> = missing.iter().map(|topic| topic.name.clone()).collect();
