@@ -17,7 +17,7 @@ pub(super) async fn published_and_stopped(name: &str) -> Rig {
 }
 
 /// Lets the relay publish and confirm a few rows, and stops it.
-pub(super) async fn publish_and_stop(rig: &Rig) {
+pub(crate) async fn publish_and_stop(rig: &Rig) {
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;

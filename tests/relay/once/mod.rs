@@ -4,5 +4,7 @@ mod another_slot;
 mod former_cluster;
 mod lagging_broker;
 mod lanes;
+mod least_privileges;
 mod moving_address;
+mod three_brokers;
 mod topic_identity;

@@ -1,0 +1,143 @@
+//! Every command runs with the privileges that docs/operations.md lists, and no more. The test reads them out of the page.
+
+use std::sync::Arc;
+
+use rig::servers::postgres_options;
+use rig::{Rig, Servers};
+use stack::{KafkaOptions, Postgres, Program};
+
+use crate::relay::tampering::publish_and_stop;
+
+const PAGE: &str = include_str!("../../../docs/operations.md");
+/// The names that the page uses.
+const DATABASE: &str = "shop";
+const OWNER: &str = "shop_owner";
+/// The user of `check`, `status` and `run`.
+const RUN: &str = "relay_run";
+/// The user of `init`, `init --accept-…` and `recover`.
+const ADMIN: &str = "relay_admin";
+const PASSWORD: &str = "secret";
+
+/// The page's block in this language and of this name.
+fn block(language: &str, name: &str) -> &'static str {
+    let (_, rest) = PAGE
+        .split_once(&format!("```{language} {name}\n"))
+        .unwrap_or_else(|| panic!("docs/operations.md has no block `{language} {name}`"));
+    rest.split_once("```").expect("the block's end").0
+}
+
+/// A Kafka whose listener LOGIN knows the two users, who may do nothing yet. Whoever comes by the other listener may do everything.
+fn kafka_with_authorizer() -> KafkaOptions {
+    let users = format!(
+        "org.apache.kafka.common.security.plain.PlainLoginModule required user_{RUN}=\"{PASSWORD}\" user_{ADMIN}=\"{PASSWORD}\";"
+    );
+    let options = KafkaOptions {
+        listeners: vec![("LOGIN".to_owned(), "SASL_PLAINTEXT".to_owned())],
+        ..KafkaOptions::default()
+    };
+    options
+        .setting("inter.broker.listener.name", "PLAINTEXT")
+        .setting("sasl.enabled.mechanisms", "PLAIN")
+        .setting("listener.name.login.plain.sasl.jaas.config", &users)
+        .setting(
+            "authorizer.class.name",
+            "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        )
+        .setting("super.users", "User:ANONYMOUS")
+}
+
+/// The page's roles in Postgres. What everybody may do by default is revoked first.
+async fn grant_in_postgres(postgres: &Postgres) {
+    let as_superuser = async |sql: &str| {
+        let done = postgres.query(DATABASE, sql).await;
+        done.unwrap_or_else(|err| panic!("{sql}: {err:#}"));
+    };
+    as_superuser(&format!(
+        "revoke all on database {DATABASE} from public; revoke all on schema public from public;
+         create role {OWNER} login; grant connect, create on database {DATABASE} to {OWNER};
+         grant usage on schema public to {OWNER}; alter table outbox owner to {OWNER}"
+    ))
+    .await;
+    let owner = postgres.connect(OWNER, DATABASE).await.expect("the owner's login");
+    owner.batch_execute(block("sql", "owner")).await.expect("a publication");
+    for role in [RUN, ADMIN] {
+        as_superuser(block("sql", role)).await;
+    }
+}
+
+/// The page's ACLs in Kafka.
+async fn grant_in_kafka(servers: &Servers) {
+    for user in [RUN, ADMIN] {
+        for line in block("sh", user).lines() {
+            let arguments = line
+                .strip_prefix("kafka-acls --bootstrap-server broker:9092 ")
+                .unwrap_or_else(|| panic!("no kafka-acls: {line}"));
+            let arguments: Vec<&str> = arguments.split_whitespace().collect();
+            let added = servers.kafka.acls_tool(&arguments).await;
+            added.unwrap_or_else(|err| panic!("{line}: {err:#}"));
+        }
+    }
+}
+
+/// The relay as this user, in Postgres and in Kafka.
+fn as_user(rig: &Rig, user: &str) -> Program {
+    let kafka = &rig.servers.kafka;
+    let properties = format!(
+        "broker.address.family=v4\nsecurity.protocol=sasl_plaintext\nsasl.mechanism=PLAIN\nsasl.username={user}\nsasl.password={PASSWORD}"
+    );
+    rig.relay
+        .with_env("DATABASE_URL", &rig.servers.postgres.url(user, DATABASE))
+        .env("KAFKA_BOOTSTRAP_SERVERS", &kafka.listener("LOGIN").expect("a listener"))
+        .env("KAFKA_PROPERTIES", &properties)
+}
+
+async fn run(program: &Program, arguments: &[&str]) -> String {
+    let logged = program.log_text().len();
+    let done = program.run(arguments).await;
+    done.unwrap_or_else(|err| panic!("{arguments:?}: {err:#}"));
+    program.log_text()[logged..].to_owned()
+}
+
+#[tokio::test]
+async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
+    let servers = Servers::start(postgres_options(), kafka_with_authorizer()).await;
+    let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
+    let mut rig = Rig::on(Arc::clone(&servers), DATABASE).await;
+    grant_in_postgres(&servers.postgres).await;
+    grant_in_kafka(&servers).await;
+    let (admin, runner) = (as_user(&rig, ADMIN), as_user(&rig, RUN));
+
+    rig.insert_each(5).await;
+    let topic = format!("{}:4", rig.topic());
+    let refused = runner.run_for_status(&["init", "--topic", &topic]).await;
+    let said = runner.log_text();
+    assert_eq!(refused.expect("an init").code(), Some(1), "{said}");
+    assert!(said.contains("TopicAuthorizationFailed"), "{said}");
+    run(&admin, &["init", "--topic", &topic]).await;
+
+    let found = run(&runner, &["check"]).await;
+    assert!(found.contains("continues the checkpoint"), "{found}");
+    assert!(!found.contains("PROBLEM"), "{found}");
+    let status = run(&runner, &["status"]).await;
+    assert!(status.contains("not yet published"), "{status}");
+    rig.relay = runner;
+    rig.insert_together(50).await;
+    publish_and_stop(&rig).await;
+
+    // What is behind the slot's end is lost to the stream, and still in the outbox.
+    rig.drop_slot().await;
+    rig.insert_each(5).await;
+    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    run(&admin, &["recover", "--yes"]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.relay.stop().await.expect("a clean end");
+
+    rig.drop_slot().await;
+    run(&admin, &["init", "--accept-new-slot", "--existing-rows", "skip"]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
