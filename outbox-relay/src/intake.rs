@@ -412,7 +412,8 @@ impl Intake {
     }
 
     fn server_error(&self, code: &str, message: &str) -> RelayError {
-        if code == "42704" && message.contains("publication") {
+        // The message may be in the server's language; it quotes the publication's name in any.
+        if code == "42704" && message.contains(&self.publication) {
             return Stop::Publication {
                 publication: self.publication.clone(),
                 what: format!("{message}: it is missing at the position that the slot is reading"),

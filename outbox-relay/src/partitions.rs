@@ -34,7 +34,7 @@ pub enum Shape {
 pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
     connection
         .rows(&format!(
-            "set lock_timeout = {LOCK_TIMEOUT_MS}; set statement_timeout = '5s'; set timezone = 'UTC'; set datestyle = 'ISO'"
+            "set lock_timeout = {LOCK_TIMEOUT_MS}; set statement_timeout = '5s'"
         ))
         .await?;
     let lock = quote_literal(&format!("outbox-relay maintenance of {}", table_name(config)));

@@ -24,6 +24,7 @@ mod release_build;
 mod retention;
 mod secrets;
 mod secured;
+mod settings;
 mod standby;
 mod stopping;
 mod storm;

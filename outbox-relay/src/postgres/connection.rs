@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::binding::tls_server_end_point;
 use super::hosts::ServerState;
+use super::pinned::{PINNED, pinned_since};
 use super::stream::Stream;
 use super::target::{Address, Binding, Target};
 
@@ -142,16 +143,12 @@ impl Connection {
             address: address.clone(),
         };
         let application_name = target.application_name.as_deref().unwrap_or("outbox-relay");
-        // The output format of dates and numbers must not depend on what somebody configured for the role.
         let mut parameters = vec![
             ("user", target.user.as_str()),
             ("database", target.database.as_str()),
             ("application_name", application_name),
-            ("client_encoding", "UTF8"),
-            ("DateStyle", "ISO"),
-            ("TimeZone", "UTC"),
-            ("extra_float_digits", "1"),
         ];
+        parameters.extend(PINNED);
         if mode == Mode::Replication {
             parameters.push(("replication", "database"));
         }
@@ -172,7 +169,7 @@ impl Connection {
                 },
                 Message::BackendKeyData(body) => connection.process_id = body.process_id(),
                 Message::ReadyForQuery(_) => break,
-                Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+                Message::ErrorResponse(body) => return Err(refused(PgError::read(&body)?)),
                 _ => {}
             }
         }
@@ -180,6 +177,9 @@ impl Connection {
             .session
             .accept(connection.state)
             .map_err(|reason| anyhow::anyhow!(reason))?;
+        if let Some(statement) = pinned_since(connection.server_version_num) {
+            connection.query(statement).await?;
+        }
         if let Some(instance) = &target.instance {
             connection.ensure_is_with(instance).await?;
         }
@@ -386,6 +386,17 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Why a session cannot begin.
+fn refused(error: PgError) -> anyhow::Error {
+    // undefined_object: a setting that the server does not know.
+    let is_old = error.code == "42704";
+    let error = anyhow::Error::new(error);
+    if is_old {
+        return error.context("the server is too old: the relay needs PostgreSQL 15 or later");
+    }
+    error
 }
 
 /// `15.18 (Debian …)` → 150018, `18beta1` → 180000.

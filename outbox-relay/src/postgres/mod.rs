@@ -6,6 +6,7 @@ mod connection;
 mod frame;
 mod hosts;
 mod instance;
+mod pinned;
 mod replication;
 mod stream;
 mod target;
