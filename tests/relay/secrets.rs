@@ -2,7 +2,6 @@
 //!
 //! Every secret and every value of a row here begins with `canary-`, so one search finds them all.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rig::Rig;
@@ -14,25 +13,6 @@ const CANARY: &str = "canary-";
 /// Of the Postgres role, with what has a meaning in URLs; and as a URL has it.
 const DATABASE_PASSWORD: &str = "canary-pg@:/?#%1 ä";
 const DATABASE_PASSWORD_IN_URL: &str = "canary-pg%40%3A%2F%3F%23%251%20%C3%A4";
-
-/// A role that must log in with [`DATABASE_PASSWORD`].
-async fn create_role(secured: &Secured) {
-    let postgres = &secured.servers.postgres;
-    let sql = |text: String| async move { postgres.query("postgres", &text).await.expect("SQL") };
-    sql(format!(
-        "create role secretive superuser login replication password '{DATABASE_PASSWORD}'"
-    ))
-    .await;
-    let rules = sql("show hba_file".to_owned()).await;
-    let rules = Path::new(rules[0][0].as_deref().expect("a path")).to_owned();
-    let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-    std::fs::write(
-        &rules,
-        format!("host all secretive 127.0.0.1/32 scram-sha-256\n{before}"),
-    )
-    .expect("pg_hba.conf");
-    sql("select pg_reload_conf()".to_owned()).await;
-}
 
 /// A rig that logs in everywhere by secrets and logs all that it can.
 async fn rig(secured: &Secured, name: &str, properties: &str) -> Rig {
@@ -90,7 +70,7 @@ fn assert_silent(what: &str, text: &str, secrets: &[&str]) {
 #[tokio::test]
 async fn a_full_trace_of_a_life_with_failures_tells_no_secret_and_no_row_value() {
     let secured = Secured::get().await;
-    create_role(secured).await;
+    secured.create_role("secretive", DATABASE_PASSWORD).await;
     let login = format!(
         "{}\nsasl.username=relay\nsasl.password={PASSWORD}\nssl.certificate.location={}\nssl.key.location={}",
         secured.login("SCRAM-SHA-256"),

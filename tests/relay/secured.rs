@@ -1,6 +1,7 @@
 //! Servers that demand TLS, certificates, passwords and tokens, for the tests of connections.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use rig::servers::postgres_options;
 use rig::{Rig, Servers};
 use stack::scratch::Scratch;
 use stack::{KafkaOptions, Program};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 /// The password that is right everywhere. No other text has it, so that it can be looked for.
 pub(super) const PASSWORD: &str = "canary-kafka-password";
@@ -114,6 +115,23 @@ impl Secured {
     /// Path of one of the files.
     pub(super) fn path(&self, name: &str) -> String {
         self.files.path().join(name).display().to_string()
+    }
+
+    /// A role that must log in with `password` when it comes by TCP.
+    pub(super) async fn create_role(&self, role: &str, password: &str) {
+        static RULES: Mutex<()> = Mutex::const_new(());
+        let postgres = &self.servers.postgres;
+        let sql = |text: String| async move { postgres.query("postgres", &text).await.expect("SQL") };
+        sql(format!(
+            "create role {role} superuser login replication password '{password}'"
+        ))
+        .await;
+        let _alone = RULES.lock().await;
+        let rules = sql("show hba_file".to_owned()).await;
+        let rules = Path::new(rules[0][0].as_deref().expect("a path")).to_owned();
+        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
+        std::fs::write(&rules, format!("host all {role} 127.0.0.1/32 scram-sha-256\n{before}")).expect("pg_hba.conf");
+        sql("select pg_reload_conf()".to_owned()).await;
     }
 
     /// Replaces what a file holds.

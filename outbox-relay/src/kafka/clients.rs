@@ -4,14 +4,15 @@ use std::path::Path;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::health::{Health, Quiet};
 use super::oauth::{TokenFile, set_token};
-use super::settings::KafkaSettings;
-use crate::stop::{RelayError, Stop};
+use super::settings::{Delivery, KafkaSettings};
+use crate::stop::RelayError;
 
 impl KafkaSettings {
     /// A reader that is a member of no group.
@@ -20,10 +21,7 @@ impl KafkaSettings {
     /// A wrong setting ([`Stop::Config`]), or a token that cannot be used now.
     pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
         self.begin_openssl();
-        let reader: BaseConsumer<Quiet> = self
-            .reader(isolation_level)
-            .create_with_context(self.quiet())
-            .map_err(invalid)?;
+        let reader: BaseConsumer<Quiet> = self.make_reader(|settings| settings.reader(isolation_level))?;
         if let Some(tokens) = self.tokens() {
             set_token(reader.client(), &tokens)?;
         }
@@ -36,21 +34,36 @@ impl KafkaSettings {
     /// As [`KafkaSettings::open_reader`].
     pub fn open_admin(&self) -> Result<AdminClient<Quiet>, RelayError> {
         self.begin_openssl();
-        let admin: AdminClient<Quiet> = self
-            .reader("read_committed")
-            .create_with_context(self.quiet())
-            .map_err(invalid)?;
+        let admin: AdminClient<Quiet> = self.make_reader(|settings| settings.reader("read_committed"))?;
         if let Some(tokens) = self.tokens() {
             set_token(admin.inner(), &tokens)?;
         }
         Ok(admin)
     }
 
-    /// A producer, with what it reports on the side.
-    pub(super) fn open_producer(&self, config: &ClientConfig) -> Result<(BaseProducer<Health>, Health), RelayError> {
+    fn make_reader<T: FromClientConfigAndContext<Quiet>>(
+        &self,
+        config: impl FnOnce(&Self) -> ClientConfig,
+    ) -> Result<T, RelayError> {
+        let made = self
+            .with_files_read()
+            .and_then(|settings| config(&settings).create_with_context(self.quiet()).map_err(invalid));
+        self.accepted_for_readers.judge(made)
+    }
+
+    /// A producer, with what it reports on the side; transactional where `delivery` needs it.
+    pub(super) fn open_producer(
+        &self,
+        delivery: Delivery,
+        transactional_id: &str,
+    ) -> Result<(BaseProducer<Health>, Health), RelayError> {
         self.begin_openssl();
         let health = Health::with_tokens(self.tokens());
-        let producer: BaseProducer<Health> = config.create_with_context(health.clone()).map_err(invalid)?;
+        let made = self.with_files_read().and_then(|settings| {
+            let config = settings.producer(delivery, transactional_id);
+            config.create_with_context(health.clone()).map_err(invalid)
+        });
+        let producer: BaseProducer<Health> = self.accepted_for_producers.judge(made)?;
         if let Some(tokens) = self.tokens() {
             set_token(producer.client(), &tokens)?;
         }
@@ -77,8 +90,6 @@ impl KafkaSettings {
     }
 }
 
-fn invalid(err: KafkaError) -> Stop {
-    Stop::Config {
-        what: format!("Kafka client: {err}"),
-    }
+fn invalid(err: KafkaError) -> anyhow::Error {
+    anyhow::anyhow!("Kafka client: {err}")
 }

@@ -73,7 +73,7 @@ impl Lane {
     ) -> Result<Self, RelayError> {
         let config = settings.producer(delivery, transactional_id);
         let limit = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
-        let (producer, health) = settings.open_producer(&config)?;
+        let (producer, health) = settings.open_producer(delivery, transactional_id)?;
         if delivery == Delivery::ExactlyOnce {
             connect(&producer, checkpoint_topic);
             fences.take(|| init_transactions(&producer, &health, gives_up))?;
@@ -299,7 +299,7 @@ fn init_transactions(
 
 /// The planted bug of a checkpoint that is there before its records.
 fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
-    let (producer, _) = settings.open_producer(&settings.producer(Delivery::AtLeastOnce, ""))?;
+    let (producer, _) = settings.open_producer(Delivery::AtLeastOnce, "")?;
     let record = BaseRecord::to(&record.topic)
         .partition(0)
         .key(&record.key)

@@ -2,6 +2,7 @@
 
 mod checkpoint_log;
 mod clients;
+mod files;
 mod flush;
 mod health;
 mod lane;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use super::files::{Accepted, PropertyFile};
+
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Delivery {
@@ -28,6 +30,10 @@ pub struct KafkaSettings {
     /// librdkafka properties from `--kafka-property`; see
     /// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>.
     pub properties: Vec<(String, String)>,
+    /// Those of them whose values are in files, and were read once to see that they can be.
+    pub(super) files: Vec<PropertyFile>,
+    pub(super) accepted_for_readers: Accepted,
+    pub(super) accepted_for_producers: Accepted,
     /// The smallest limit of a topic that was met; shared by clones.
     batch_bytes_max: Arc<AtomicU64>,
     /// Holds the token of SASL OAUTHBEARER.
@@ -137,12 +143,16 @@ impl KafkaSettings {
         Ok(Self {
             bootstrap_servers: bootstrap_servers.to_owned(),
             properties: parsed,
+            files: Vec::new(),
+            accepted_for_readers: Accepted::default(),
+            accepted_for_producers: Accepted::default(),
             oauth_token_file: None,
             batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
         })
     }
 
-    /// Adds properties whose values are in files, from `NAME=PATH`. A line's end behind the value is no part of it.
+    /// Adds properties whose values are in files, from `NAME=PATH`. A line's end behind the value is no part of it. Each client that is made
+    /// reads the files anew.
     ///
     /// # Errors
     /// A file that cannot be read, or a property that the protocol depends on.
@@ -157,13 +167,13 @@ impl KafkaSettings {
                 .split_once('=')
                 .ok_or_else(|| InvalidProperty::NoPath(property.to_owned()))?;
             let name = settable(name)?;
-            let value = std::fs::read_to_string(path).map_err(|err| InvalidProperty::Unreadable {
-                name: name.clone(),
-                path: path.to_owned(),
-                reason: err.to_string(),
-            })?;
-            self.properties
-                .push((name, value.trim_end_matches(['\r', '\n']).to_owned()));
+            let file = PropertyFile {
+                index: self.properties.len(),
+                path: path.into(),
+            };
+            let value = file.read(&name)?;
+            self.properties.push((name, value));
+            self.files.push(file);
         }
         Ok(self)
     }

@@ -188,11 +188,10 @@ impl Connection {
 
     async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
         let password = || {
-            target
-                .password
-                .as_ref()
-                .map(|secret| secret.reveal().as_bytes())
-                .context("the server wants a password and DATABASE_URL has none")
+            let password = target.password.as_ref();
+            password
+                .context("the server wants a password and DATABASE_URL has none")?
+                .read()
         };
         let mut out = BytesMut::new();
         let message = self.message().await?;
@@ -203,9 +202,11 @@ impl Connection {
         );
         match message {
             Message::AuthenticationOk => return Ok(()),
-            Message::AuthenticationCleartextPassword => frontend::password_message(password()?, &mut out)?,
+            Message::AuthenticationCleartextPassword => {
+                frontend::password_message(password()?.reveal().as_bytes(), &mut out)?
+            }
             Message::AuthenticationMd5Password(body) => {
-                let hash = md5_hash(target.user.as_bytes(), password()?, body.salt());
+                let hash = md5_hash(target.user.as_bytes(), password()?.reveal().as_bytes(), body.salt());
                 frontend::password_message(hash.as_bytes(), &mut out)?;
             }
             Message::AuthenticationSasl(body) => {
@@ -222,7 +223,7 @@ impl Connection {
                     offers_plain
                 };
                 anyhow::ensure!(offered, "the server offers no {mechanism}");
-                return self.scram(mechanism, binding, password()?).await;
+                return self.scram(mechanism, binding, password()?.reveal().as_bytes()).await;
             }
             Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
             _ => anyhow::bail!(

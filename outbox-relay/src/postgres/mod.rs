@@ -6,6 +6,7 @@ mod connection;
 mod frame;
 mod hosts;
 mod instance;
+mod password;
 mod pinned;
 mod replication;
 mod stream;
@@ -16,6 +17,7 @@ pub use connection::{Answer, Connection, Mode, PgError, Row, quote_identifier, q
 pub use frame::{Frame, FrameError, Frames};
 pub use hosts::SessionKind;
 pub use instance::{MovedAway, ServerInstance};
+pub use password::Password;
 pub(crate) use replication::POSTGRES_EPOCH_US;
 pub use replication::{ReplicationStream, StandbyStatus};
 pub use target::{Address, InvalidUrl, Target};

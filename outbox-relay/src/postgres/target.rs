@@ -9,6 +9,7 @@ use url::Url;
 
 use super::hosts::{Hosts, SessionKind};
 use super::instance::ServerInstance;
+use super::password::Password;
 
 /// A parsed connection URL: `postgresql://user:password@host:port,host:port/database?parameter=value`.
 ///
@@ -21,7 +22,7 @@ pub struct Target {
     /// Which of them will do.
     pub session: SessionKind,
     pub user: String,
-    pub password: Option<Secret>,
+    pub password: Option<Password>,
     pub database: String,
     pub tls: TlsMode,
     /// PEM file of trusted roots; the system's where absent.
@@ -94,7 +95,8 @@ impl Target {
                 .map_err(|_| invalid("a part is not UTF-8 once percent-decoded".to_owned()))
         };
         let mut user = decode(url.username())?;
-        let mut password = url.password().map(decode).transpose()?;
+        let given = |text: String| Password::Given(Secret::from(text));
+        let mut password = url.password().map(decode).transpose()?.map(given);
         let mut database = decode(url.path().trim_start_matches('/'))?;
         let mut target = Self {
             addresses: Vec::new(),
@@ -121,8 +123,8 @@ impl Target {
                 "port" => hosts.ports = list(value),
                 "target_session_attrs" => session = Some(SessionKind::parse(&value).map_err(invalid)?),
                 "user" => user = value,
-                "password" => password = Some(value),
-                "passwordfile" => password = Some(read_password(&value)?),
+                "password" => password = Some(given(value)),
+                "passwordfile" => password = Some(password_file(&value)?),
                 "dbname" => database = value,
                 "sslmode" => target.tls = value.parse()?,
                 "sslrootcert" => target.root_certificates = (value != "system").then(|| value.into()),
@@ -158,7 +160,7 @@ impl Target {
             SessionKind::Any
         });
         target.user = user;
-        target.password = password.map(Secret::from);
+        target.password = password;
         target.database = database;
         Ok(target)
     }
@@ -175,9 +177,12 @@ impl Target {
     }
 }
 
-fn read_password(path: &str) -> Result<String, InvalidUrl> {
-    service::password_file::read(path.as_ref())
-        .map_err(|err| InvalidUrl(format!("`passwordfile` cannot be read: {err}")))
+/// Read once to see that the path is right; what counts is what the file holds when somebody logs in.
+fn password_file(path: &str) -> Result<Password, InvalidUrl> {
+    match service::password_file::read(path.as_ref()) {
+        Ok(_) => Ok(Password::File(path.into())),
+        Err(err) => Err(InvalidUrl(format!("`passwordfile` cannot be read: {path}: {err}"))),
+    }
 }
 
 impl std::str::FromStr for TlsMode {
@@ -227,7 +232,7 @@ impl std::fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Target, TlsMode};
+    use super::{Address, Password, Target, TlsMode};
 
     #[test]
     fn a_full_url_is_read() {
@@ -242,7 +247,7 @@ mod tests {
             }]
         );
         assert_eq!(target.user, "re@lay");
-        assert_eq!(target.password.unwrap().reveal(), "p:w");
+        assert!(matches!(target.password, Some(Password::Given(secret)) if secret.reveal() == "p:w"));
         assert_eq!(target.database, "users_db");
         assert_eq!(target.tls, TlsMode::VerifyFull);
         assert_eq!(target.connect_timeout.as_secs(), 3);

@@ -6,5 +6,6 @@ mod lagging_broker;
 mod lanes;
 mod least_privileges;
 mod moving_address;
+mod rotation;
 mod three_brokers;
 mod topic_identity;

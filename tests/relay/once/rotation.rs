@@ -1,0 +1,132 @@
+//! Passwords and certificates are replaced while the relay runs: it reads their files again, and needs no restart.
+
+use std::time::Duration;
+
+use rig::Rig;
+use stack::eventually;
+use stack::program::Readiness;
+
+use crate::relay::load::{Load, publishes};
+use crate::relay::secured::Secured;
+
+const ROLE: &str = "rotating";
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Ends every session of the relay, which makes new ones, to Kafka too.
+async fn end_sessions(rig: &Rig) {
+    rig.sql(&format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{ROLE}'"
+    ))
+    .await;
+}
+
+/// Waits until readiness has all of these words.
+async fn complains(rig: &Rig, words: &[&str]) {
+    let client = reqwest::Client::new();
+    eventually(DEADLINE, &format!("it says {words:?}"), || async {
+        match rig.relay.readiness(&client).await {
+            Ok(Readiness::NotReady(reasons)) if words.iter().all(|word| reasons.contains(word)) => Some(()),
+            _ => None,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
+    let secured = Secured::get().await;
+    let kafka = &secured.servers.kafka;
+    secured.create_role(ROLE, "canary-pg-1").await;
+    kafka.add_scram_user(ROLE, "canary-kafka-1").await.expect("a user");
+    let authority = std::fs::read_to_string(secured.path("ca.crt")).expect("a certificate");
+    for (file, text) in [
+        ("rotating-pg", "canary-pg-1\n"),
+        ("rotating-kafka", "canary-kafka-1\n"),
+        ("rotating-ca.crt", &authority),
+    ] {
+        secured.write(file, text);
+    }
+    let properties = format!(
+        "{}\nsasl.username={ROLE}\nssl.ca.location={}",
+        secured.login("SCRAM-SHA-256"),
+        secured.path("rotating-ca.crt")
+    );
+    let mut rig = secured.rig("rotation", "LOGIN", &properties).await;
+    let url = |file: &str| {
+        let port = rig.servers.postgres.port();
+        format!("postgres://{ROLE}@127.0.0.1:{port}/rotation?passwordfile={file}")
+    };
+    let (right, wrong) = (url(&secured.path("rotating-pg")), url("/nowhere/at/all"));
+    rig.relay = rig
+        .relay
+        .env("DATABASE_URL", &right)
+        .env("MAINTENANCE_DATABASE_URL", &right)
+        .env("OUTBOX_MAINTENANCE_INTERVAL", "1")
+        .env(
+            "KAFKA_PROPERTY_FILES",
+            &format!("sasl.password={}", secured.path("rotating-kafka")),
+        );
+    // A path that is wrong from the beginning is a setting that is wrong.
+    for (variable, value) in [
+        ("DATABASE_URL", wrong.as_str()),
+        ("MAINTENANCE_DATABASE_URL", wrong.as_str()),
+        ("KAFKA_PROPERTY_FILES", "sasl.password=/nowhere/at/all"),
+    ] {
+        let relay = rig.relay.with_env(variable, value);
+        let logged = relay.log_text().len();
+        let status = relay.run_for_status(&["run"]).await.expect("it ends");
+        let log = relay.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(2), "{variable}: {log}");
+        assert!(log.contains("/nowhere/at/all"), "{variable}: {log}");
+    }
+    rig.init(&[]).await;
+    rig.start().await;
+    let process = rig.relay.process().expect("it runs").id();
+    let load = Load::on(&rig);
+    publishes(&rig.relay, 50.0).await;
+
+    // Both passwords at once, the files first.
+    secured.write("rotating-pg", "canary-pg-2\n");
+    secured.write("rotating-kafka", "canary-kafka-2\n");
+    rig.sql(&format!("alter role {ROLE} password 'canary-pg-2'")).await;
+    kafka
+        .add_scram_user(ROLE, "canary-kafka-2")
+        .await
+        .expect("another password");
+    end_sessions(&rig).await;
+    publishes(&rig.relay, 50.0).await;
+
+    // The server first: the relay is refused until the file has it, also while there is no file.
+    rig.sql(&format!("alter role {ROLE} password 'canary-pg-3'")).await;
+    end_sessions(&rig).await;
+    complains(&rig, &["password authentication failed"]).await;
+    let file = secured.path("rotating-pg");
+    std::fs::remove_file(&file).expect("the file");
+    complains(&rig, &[&file, "cannot be read"]).await;
+    secured.write("rotating-pg", "canary-pg-3\n");
+    publishes(&rig.relay, 50.0).await;
+
+    // The same of Kafka's password and of the authority.
+    secured.write("rotating-kafka", "canary-wrong");
+    end_sessions(&rig).await;
+    complains(&rig, &["kafka refuses the connection"]).await;
+    for (name, text) in [
+        ("rotating-kafka", "canary-kafka-2\n"),
+        ("rotating-ca.crt", authority.as_str()),
+    ] {
+        let file = secured.path(name);
+        std::fs::remove_file(&file).expect("the file");
+        end_sessions(&rig).await;
+        complains(&rig, &[&file]).await;
+        secured.write(name, text);
+        publishes(&rig.relay, 50.0).await;
+    }
+
+    load.stop().await;
+    rig.assert_exactly_once().await;
+    let now = rig.relay.process().expect("it runs");
+    assert_eq!(now.id(), process, "it is the same process");
+    assert!(now.exit_status().is_none(), "{}", rig.relay.log_tail(5));
+    assert!(!rig.relay.log_text().contains("canary-"), "no secret is told");
+    rig.finish().await.expect("a clean end");
+}
