@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use crate::config::Cli;
+use crate::faults::{self, Bug};
+use crate::panics;
 use crate::stop::RelayError;
 use clap::Parser;
 use service::{Shutdown, logging};
@@ -17,6 +19,9 @@ use service::{Shutdown, logging};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init();
+    if !faults::is_planted(Bug::SurvivePanics) {
+        panics::end_the_process();
+    }
     crate::allocator::settle();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -36,6 +36,8 @@ pub enum Bug {
     BeginsAtAnyLane,
     /// Fences the other lanes without waiting for the first.
     FencesInAnyOrder,
+    /// Goes on where a thread or a task has panicked.
+    SurvivePanics,
 }
 
 #[cfg(feature = "faults")]

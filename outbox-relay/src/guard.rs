@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use crate::config::Config;
+use crate::faults;
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, MovedAway, Row, quote_literal};
 use crate::retention::{Retention, RetentionGauges};
@@ -297,6 +298,7 @@ async fn look(config: &Config, sql: &str, session: &mut Option<Session>) -> anyh
             opened_at: Instant::now(),
         }),
     };
+    faults::point("guard.look")?;
     let rows = timeout(ANSWER_TIMEOUT, session.connection.rows(sql))
         .await
         .context("the server takes too long to answer")??;

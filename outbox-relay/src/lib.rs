@@ -26,6 +26,7 @@ pub mod lineage;
 pub mod lsn;
 pub mod maintenance;
 mod messages;
+pub mod panics;
 pub mod partitions;
 pub mod pgoutput;
 pub mod postgres;
@@ -135,6 +136,7 @@ async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     let mut config = args.settings.check()?;
     config.maintenance = Some(args.maintenance.check(&config.target)?);
     let readiness = Readiness::waiting_for("relay");
+    panics::tell(&readiness);
     let metrics = admin::install_metrics()?;
     // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.
     let (admin_readiness, admin_shutdown) = (readiness.clone(), shutdown.clone());
@@ -146,7 +148,10 @@ async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
             .enable_all()
             .build()
             .map_err(anyhow::Error::from)
-            .and_then(|runtime| runtime.block_on(admin::serve_on(listener, admin_readiness, metrics, admin_shutdown)));
+            .and_then(|runtime| {
+                faults::point("admin")?;
+                runtime.block_on(admin::serve_on(listener, admin_readiness, metrics, admin_shutdown))
+            });
         if let Err(err) = outcome {
             tracing::error!(error = format!("{err:#}"), "the admin port failed");
         }

@@ -17,6 +17,7 @@ use crate::clock::now_us;
 use crate::config::{Config, Maintenance};
 use crate::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::existing_rows::table_name;
+use crate::faults;
 use crate::lsn::Lsn;
 use crate::partitions::{self, Shape};
 use crate::postgres::{Connection, Mode, PgError};
@@ -131,6 +132,7 @@ async fn rounds(config: &Config, options: &Maintenance) {
 
 async fn round(config: &Config, options: &Maintenance, said: &mut Said) -> anyhow::Result<()> {
     let mut connection = Connection::open(&options.target, Mode::Sql).await?;
+    faults::point("maintenance.round")?;
     if !partitions::begin(&mut connection, config).await? {
         return Ok(());
     }

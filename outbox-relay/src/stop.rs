@@ -220,7 +220,8 @@ Exit codes:
   25  init: the checkpoint topic may lose the checkpoint
   30  a row cannot be published      31  a record is too large        32  a topic is missing
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
-After 10 to 32 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
+  70  a bug: something panicked; a restart goes on from the checkpoint
+After 10 to 32 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
 }
 
 /// Why a cycle of the relay ended.

@@ -29,7 +29,7 @@ impl std::fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 /// The faults of one program. With the prefix `P`:
-/// - `P_FAILPOINT` is `NAME=ACTION@HIT`, with the actions `exit`, `kill`, `kill:MS`, `delay:MS`, `until:PATH`, `freeze` and `error`;
+/// - `P_FAILPOINT` is `NAME=ACTION@HIT`, with the actions `exit`, `kill`, `kill:MS`, `delay:MS`, `until:PATH`, `freeze`, `panic` and `error`;
 /// - `P_FAILPOINT_HITS` is a file in which the hits are counted, over all starts; the action happens once, at hit `HIT`, from 1;
 /// - `P_BUG` names the planted bug.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ enum Action {
     Until(PathBuf),
     /// SIGSTOP: the whole process stands still until somebody sends SIGCONT.
     Freeze,
+    Panic,
     Error,
 }
 
@@ -150,6 +151,7 @@ impl Failpoint {
             "delay" => Action::Delay(wait()),
             "until" => Action::Until(ms.into()),
             "freeze" => Action::Freeze,
+            "panic" => Action::Panic,
             "error" => Action::Error,
             other => panic!("no action is called {other}"),
         };
@@ -186,6 +188,7 @@ fn act(action: Action, name: &'static str) -> Result<(), Failed> {
             std::thread::sleep(STANDS_STILL);
         }
         Action::Delay(_) | Action::Until(_) => {}
+        Action::Panic => panic!("failpoint {name}"),
         Action::Error => return Err(Failed(name)),
     }
     Ok(())

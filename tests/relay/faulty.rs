@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -12,6 +13,8 @@ use stack::Program;
 /// The exit code of a relay that a failpoint ended.
 const FAILPOINT_EXIT: i32 = 77;
 const SIGKILL: i32 = 9;
+/// The exit code of a relay in which something panicked.
+const PANIC_EXIT: i32 = 70;
 /// Rows of the transaction that is cut into several Kafka transactions: some 300 go into one of the smallest size.
 const LARGE_TRANSACTION_ROWS: u32 = 900;
 /// Long enough to start and publish something.
@@ -48,6 +51,7 @@ pub(crate) struct FaultyRelay {
     hits: PathBuf,
     started: Instant,
     deadline: Duration,
+    panics: AtomicU32,
 }
 
 impl FaultyRelay {
@@ -72,6 +76,7 @@ impl FaultyRelay {
             trouble,
             hits,
             started: Instant::now(),
+            panics: AtomicU32::new(0),
             deadline: if bug.is_empty() { DEADLINE } else { DEADLINE_WITH_BUG },
         }
     }
@@ -126,6 +131,11 @@ impl FaultyRelay {
         Ok(ledger)
     }
 
+    /// How often it ended since something panicked.
+    pub(crate) fn panics(&self) -> u32 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
     /// SIGKILL, where a test is done with a relay that did not survive.
     pub(crate) async fn kill(&self) {
         self.relay.kill_hard().await;
@@ -148,8 +158,12 @@ impl FaultyRelay {
     fn restart_if_dead(&self) -> anyhow::Result<()> {
         let status = self.relay.process().and_then(|process| process.exit_status());
         let Some(status) = status else { return Ok(()) };
+        let panicked = self.trouble.action == "panic" && status.code() == Some(PANIC_EXIT);
+        if panicked {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+        }
         ensure!(
-            status.code() == Some(FAILPOINT_EXIT) || status.signal() == Some(SIGKILL),
+            panicked || status.code() == Some(FAILPOINT_EXIT) || status.signal() == Some(SIGKILL),
             "{:?}: the relay ended by itself ({status})\n{}",
             self.trouble,
             self.relay.log_tail(20)
