@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::config::Config;
 use crate::failover;
 use crate::lineage::{Slot, verify, written_for_this_server};
+use crate::outbox_check;
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
 use crate::server_check;
@@ -83,6 +84,7 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
     findings.extend(server_check::look(connection, config).await?.findings());
     findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;
+    findings.extend(outbox_check::look(connection, config).await?.findings(&config.router));
     match source::usable_publication(connection, config).await {
         Ok(_) if config.message_prefix.is_some() && !source::has_table(connection, config).await? => {
             findings.push(Finding::Good(format!("publication {} exists", config.publication)));

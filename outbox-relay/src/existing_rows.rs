@@ -54,7 +54,7 @@ impl OutboxSnapshot {
         }
         // A row-level security policy that hides rows is an error then, instead of rows that are never published.
         connection.rows("set local row_security = off").await?;
-        let mut tables = vec![table_name(config)];
+        let mut tables = vec![own_rows(&mut connection, config).await?];
         tables.extend(detached);
         let answer = connection
             .query(&format!("select * from {} limit 0", tables[0]))
@@ -152,6 +152,18 @@ impl OutboxSnapshot {
             .collect();
         format!("({}) as existing_rows", selects.join(" union all "))
     }
+}
+
+/// The outbox' own rows as SQL names them: those of a table that inherits it come in no stream either. A partitioned table's own rows are its
+/// partitions'.
+async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
+    let table = table_name(config);
+    let sql = format!(
+        "select from pg_class where oid = to_regclass({}) and relkind = 'p'",
+        quote_literal(&table)
+    );
+    let is_partitioned = !connection.rows(&sql).await?.is_empty();
+    Ok(if is_partitioned { table } else { format!("only {table}") })
 }
 
 /// The outbox table as SQL names it.

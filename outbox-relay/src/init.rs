@@ -15,6 +15,7 @@ use crate::failover;
 use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create, topic_settings};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
+use crate::outbox_check;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, System};
@@ -103,6 +104,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         }
     }
     ensure_checkpoint_topic_keeps_its_last_record(config).await?;
+    outbox_check::refuse(&mut connection, config).await?;
     let begun = Begun {
         generation: checkpoint.map_or(0, |checkpoint| checkpoint.generation),
         publisher: fence(config, &system, shutdown).await?,

@@ -12,7 +12,7 @@ use crate::faults::{self, Bug};
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::lsn::Lsn;
 use crate::messages::MessageOutbox;
-use crate::pgoutput::{self, EmittedMessage, Message, RelationMessage, Tuple};
+use crate::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
 use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::progress::{Progress, RowFate};
 use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, partition_of_key};
@@ -69,6 +69,7 @@ pub struct Intake {
     scratch: RowScratch,
     record: RecordWriter,
     commit_lsn: Lsn,
+    said_truncated: bool,
 }
 
 /// Turns routed rows into Kafka records; also used for rows that are not from the stream.
@@ -198,6 +199,7 @@ impl Intake {
             scratch: RowScratch::default(),
             record: RecordWriter::new(config.position_header.clone()),
             commit_lsn: Lsn::INVALID,
+            said_truncated: false,
         }
     }
 
@@ -263,8 +265,9 @@ impl Intake {
             }
             Message::Relation(relation) => self.relation(&relation)?,
             Message::Update { relation } => self.update(relation)?,
+            Message::Truncate(relations) => self.truncated(relations),
             // A purge of the outbox: no event.
-            Message::Delete { .. } | Message::Truncate | Message::Other => {}
+            Message::Delete { .. } | Message::Other => {}
         }
         Ok(None)
     }
@@ -394,6 +397,17 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// No event, and no loss: what was written before is in the stream before. Said once.
+    fn truncated(&mut self, relations: Relations<'_>) {
+        let is_outbox = |oid| matches!(self.tables.get(&oid), Some(Table::Outbox(_)));
+        if !self.said_truncated && relations.iter().any(is_outbox) {
+            self.said_truncated = true;
+            tracing::warn!(
+                "the outbox was truncated: every row that was committed before is published all the same, since it is in the stream; but should the slot be lost, `outbox-relay recover` would miss those rows"
+            );
+        }
     }
 
     /// PostgreSQL 18 skips a missing publication with a warning, and everything in it: silent loss, were it not looked at here.

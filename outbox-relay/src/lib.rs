@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod allocator;
+pub mod attached;
 pub mod batch;
 pub mod check;
 pub mod checkpoint;
@@ -26,6 +27,7 @@ pub mod lineage;
 pub mod lsn;
 pub mod maintenance;
 mod messages;
+pub mod outbox_check;
 pub mod panics;
 pub mod partitions;
 pub mod pgoutput;

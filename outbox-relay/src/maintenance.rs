@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use crate::attached::Attached;
 use crate::clock::now_us;
 use crate::config::{Config, Maintenance};
 use crate::days::{DAY_S, Partition, Work, droppable, is_current};
@@ -101,8 +102,9 @@ impl Said {
 
 async fn rounds(config: &Config, options: &Maintenance) {
     let mut said = Said::default();
+    let mut attached = Attached::default();
     loop {
-        match round(config, options, &mut said).await {
+        match round(config, options, &mut said, &mut attached).await {
             Ok(()) => {
                 metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
                 metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
@@ -130,7 +132,7 @@ async fn rounds(config: &Config, options: &Maintenance) {
     }
 }
 
-async fn round(config: &Config, options: &Maintenance, said: &mut Said) -> anyhow::Result<()> {
+async fn round(config: &Config, options: &Maintenance, said: &mut Said, attached: &mut Attached) -> anyhow::Result<()> {
     let mut connection = Connection::open(&options.target, Mode::Sql).await?;
     faults::point("maintenance.round")?;
     if !partitions::begin(&mut connection, config).await? {
@@ -157,6 +159,16 @@ async fn round(config: &Config, options: &Maintenance, said: &mut Said) -> anyho
                 );
             }
         }
+    }
+    warn_of_attached(&mut connection, config, attached).await
+}
+
+async fn warn_of_attached(connection: &mut Connection, config: &Config, attached: &mut Attached) -> anyhow::Result<()> {
+    for name in attached.look(connection, config).await? {
+        tracing::warn!(
+            partition = name,
+            "a partition was attached with rows in it: no stream has them, so they are not published; to publish them, detach it and insert its rows into the outbox"
+        );
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub enum Message<'a> {
     Delete {
         relation: u32,
     },
-    Truncate,
+    Truncate(Relations<'a>),
     /// What `pg_logical_emit_message` wrote; sent only where the stream was started with `messages 'true'`.
     Emitted(EmittedMessage<'a>),
     /// Origins, types: nothing of an outbox.
@@ -47,6 +47,10 @@ pub struct EmittedMessage<'a> {
     pub prefix: &'a [u8],
     pub content: &'a [u8],
 }
+
+/// Oids of relations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relations<'a>(&'a [u8]);
 
 /// A table as the stream describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +148,13 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'D' => Message::Delete {
             relation: reader.u32()?,
         },
-        b'T' => Message::Truncate,
+        b'T' => {
+            let count = reader.u32()? as usize;
+            let _options = reader.u8()?;
+            Message::Truncate(Relations(
+                reader.bytes(count.checked_mul(4).ok_or(DecodeError("too many tables"))?)?,
+            ))
+        }
         b'M' => {
             let is_transactional = reader.u8()? & 1 == 1;
             let _lsn = reader.u64()?;
@@ -159,6 +169,13 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'O' | b'Y' => Message::Other,
         _ => return Err(DecodeError("unknown message")),
     })
+}
+
+impl Relations<'_> {
+    /// The oids, in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.as_chunks().0.iter().map(|oid| u32::from_be_bytes(*oid))
+    }
 }
 
 impl<'a> RelationMessage<'a> {
@@ -348,9 +365,27 @@ mod tests {
         assert_eq!((columns[0].name, columns[0].type_oid), ("id", 2950));
     }
 
+    fn truncate() -> Vec<u8> {
+        let mut bytes = vec![b'T'];
+        bytes.extend_from_slice(&2_u32.to_be_bytes());
+        bytes.push(1);
+        bytes.extend_from_slice(&16_384_u32.to_be_bytes());
+        bytes.extend_from_slice(&16_399_u32.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_truncation_names_its_tables() {
+        let bytes = truncate();
+        let Message::Truncate(relations) = decode(&bytes).unwrap() else {
+            panic!("no truncation")
+        };
+        assert_eq!(relations.iter().collect::<Vec<_>>(), [16_384, 16_399]);
+    }
+
     #[test]
     fn a_message_cut_anywhere_is_an_error_and_never_a_panic() {
-        for whole in [begin(), insert(), emitted()] {
+        for whole in [begin(), insert(), emitted(), truncate()] {
             for cut in 0..whole.len() {
                 let outcome = decode(&whole[..cut]).and_then(|message| match message {
                     Message::Insert { tuple, .. } => tuple.values().try_for_each(|value| value.map(drop)),

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::maintenance;
+use crate::outbox_check;
 use crate::startup;
 use crate::stop::{RelayError, Stop};
 use crate::streaming::Streaming;
@@ -33,10 +34,26 @@ pub async fn relay(
         "relay_stopped_exit_code",
         "The exit code with which the relay has stopped for good."
     );
+    // Beside the start, which need not wait for it.
+    let oddities = tokio::spawn({
+        let config = config.clone();
+        async move { outbox_check::warn(&config).await }
+    });
+    let outcome = cycles(config, transaction_bytes, readiness, &mut shutdown).await;
+    oddities.abort();
+    outcome
+}
+
+async fn cycles(
+    config: &Config,
+    transaction_bytes: u64,
+    readiness: &Readiness,
+    shutdown: &mut Shutdown,
+) -> Result<(), Stop> {
     let mut backoff = BACKOFF_MIN;
     while !shutdown.is_triggered() {
         let started = Instant::now();
-        match cycle(config, transaction_bytes, readiness, &mut shutdown).await {
+        match cycle(config, transaction_bytes, readiness, shutdown).await {
             Ok(()) => break,
             Err(RelayError::Stop(stop)) => {
                 readiness.not_ready("relay", stop.to_string());

@@ -6,6 +6,7 @@ mod lagging_broker;
 mod lanes;
 mod least_privileges;
 mod moving_address;
+mod outbox_table;
 mod panics;
 mod rotation;
 mod three_brokers;

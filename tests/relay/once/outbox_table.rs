@@ -1,0 +1,200 @@
+//! What is odd about an outbox table is said in words, and what the words say helps.
+
+use std::time::Duration;
+
+use rig::{Isolation, Rig};
+use stack::{eventually, eventually_ok};
+
+use crate::relay::tampering::metric;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const BY_DAY: &str = "drop table outbox; create table outbox (
+    id uuid not null default gen_random_uuid(), aggregatetype text not null, aggregateid text not null,
+    type text not null, payload jsonb, created_at timestamptz not null default clock_timestamp(), primary key (id, created_at)
+    ) partition by range (created_at);
+    create table outbox_default partition of outbox default";
+
+/// Runs a command, which must end with this code and say this.
+async fn assert_says(rig: &Rig, command: &str, exit_code: i32, says: &[&str]) {
+    let logged = rig.relay.log_text().len();
+    let status = rig.relay.run_for_status(&[command]).await.expect("it ends");
+    let log = rig.relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(exit_code), "{command}: {log}");
+    for words in says {
+        assert!(log.contains(words), "{command} says `{words}`: {log}");
+    }
+}
+
+async fn said(rig: &Rig, words: &str) {
+    let said = eventually_ok(DEADLINE, words, || async {
+        anyhow::ensure!(rig.relay.log_text().contains(words), "{}", rig.relay.log_tail(10));
+        Ok(())
+    });
+    said.await.unwrap_or_else(|err| panic!("{err:#}"));
+}
+
+async fn published(rig: &Rig, count: usize) {
+    let published = eventually_ok(DEADLINE, "records", || async {
+        let records = rig.records(Isolation::Committed).await?.len();
+        anyhow::ensure!(records >= count, "{records}\n{}", rig.relay.log_tail(10));
+        Ok(records)
+    });
+    let records = published.await.unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(records, count);
+}
+
+#[tokio::test]
+async fn a_table_that_inherits_the_outbox_is_told_and_its_rows_are_not_taken_for_the_outbox_own() {
+    let rig = Rig::new("table_heir").await;
+    rig.sql("create table archive () inherits (outbox)").await;
+    assert_says(
+        &rig,
+        "init",
+        20,
+        &["public.archive inherits public.outbox", "no inherit"],
+    )
+    .await;
+    assert_says(
+        &rig,
+        "check",
+        1,
+        &["PROBLEM  table public.archive inherits public.outbox"],
+    )
+    .await;
+    rig.sql("alter table archive no inherit outbox").await;
+    rig.insert_each(3).await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(3).await;
+    rig.assert_exactly_once().await;
+    rig.relay.stop().await.expect("a clean end");
+    // Rows that are moved there were published, and are nobody's loss.
+    rig.sql("alter table archive inherit outbox").await;
+    rig.sql("with moved as (delete from only outbox returning *) insert into archive select * from moved")
+        .await;
+    rig.start().await;
+    said(&rig, "public.archive inherits public.outbox").await;
+    rig.insert_each(3).await;
+    published(&rig, 9).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_generated_column_that_the_router_needs_is_told_before_anything_is_made() {
+    let mut rig = Rig::new("table_generated").await;
+    rig.relay = rig.relay.env(
+        "ROUTER_OPTIONS",
+        "route.topic.replacement=${routedByValue}\ntable.fields.additional.placement=shown:header",
+    );
+    rig.sql("alter table outbox add shown text generated always as (upper(type)) stored")
+        .await;
+    let words = ["column `shown` of table public.outbox is generated", "drop expression"];
+    assert_says(&rig, "init", 2, &words).await;
+    assert_says(&rig, "check", 1, &words).await;
+    // Both ways out work: the publication's, which an altered publication has to be accepted for, and the table's.
+    rig.sql("alter publication outbox set (publish_generated_columns = stored)")
+        .await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    published(&rig, 1).await;
+    rig.relay.stop().await.expect("a clean end");
+    rig.sql("alter publication outbox set (publish_generated_columns = none)")
+        .await;
+    rig.sql("alter table outbox alter shown drop expression").await;
+    rig.sql("alter table outbox alter shown set default 'CHANGED'").await;
+    rig.init(&["--accept-publication"]).await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    published(&rig, 2).await;
+    for record in rig.records(Isolation::Committed).await.expect("records") {
+        assert_eq!(record.header("shown"), Some("CHANGED"));
+    }
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn an_outbox_whose_rows_the_application_may_not_change_is_told() {
+    let rig = Rig::new("table_identity").await;
+    let words = "has no replica identity";
+    rig.sql("alter table outbox drop constraint outbox_pkey; create publication outbox for table outbox")
+        .await;
+    rig.init(&[]).await;
+    assert_says(
+        &rig,
+        "check",
+        0,
+        &["warning  the publication has updates or deletes", words],
+    )
+    .await;
+    rig.insert_each(1).await;
+    let postgres = &rig.servers.postgres;
+    let refused = postgres.query(rig.name(), "delete from outbox").await;
+    assert!(refused.is_err(), "it is true");
+    rig.sql("alter table outbox replica identity full").await;
+    rig.sql("delete from outbox").await;
+    let logged = rig.relay.log_text().len();
+    rig.relay.run(&["check"]).await.expect("check");
+    assert!(!rig.relay.log_text()[logged..].contains(words), "it helps");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn what_a_truncation_means_is_said_once() {
+    let rig = Rig::new("table_truncated").await;
+    rig.sql("create publication outbox for table outbox").await;
+    rig.init(&[]).await;
+    rig.insert_each(3).await;
+    rig.sql("truncate outbox").await;
+    rig.insert_each(2).await;
+    rig.sql("truncate outbox").await;
+    rig.start().await;
+    published(&rig, 5).await;
+    rig.insert_each(1).await;
+    published(&rig, 6).await;
+    let lines = rig.relay.log_text().matches("the outbox was truncated").count();
+    assert_eq!(lines, 1, "{}", rig.relay.log_tail(10));
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_with_rows_is_told_and_its_rows_can_be_published() {
+    let mut rig = Rig::new("table_attached").await;
+    rig.sql(BY_DAY).await;
+    rig.relay = rig.relay.env("OUTBOX_MAINTENANCE_INTERVAL", "1");
+    rig.init(&[]).await;
+    rig.start().await;
+    eventually(DEADLINE, "maintenance has looked", || async {
+        metric(&rig, "relay_outbox_maintenance_success_timestamp_seconds").await
+    })
+    .await;
+    let insert_into = |table: &str, day: &str| {
+        rig.insert_statement(2, 7)
+            .replace("insert into outbox (", &format!("insert into {table} (created_at, "))
+            .replace("select '", &format!("select '{day} 12:00+00'::timestamptz, '"))
+    };
+    // One that is filled once it belongs to the outbox is none of them.
+    rig.sql(
+        "create table later partition of outbox for values from ('2031-01-01 00:00+00') to ('2031-01-02 00:00+00')",
+    )
+    .await;
+    rig.sql(&insert_into("outbox", "2031-01-01")).await;
+    rig.sql("create table filled (like outbox including all)").await;
+    rig.sql(&insert_into("filled", "2032-01-01")).await;
+    rig.sql(
+        "alter table outbox attach partition filled for values from ('2032-01-01 00:00+00') to ('2032-01-02 00:00+00')",
+    )
+    .await;
+    said(&rig, "attached with rows in it").await;
+    assert!(
+        !rig.relay.log_text().contains("public.later"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    published(&rig, 2).await;
+    rig.sql("alter table outbox detach partition filled; insert into outbox select * from filled; drop table filled")
+        .await;
+    published(&rig, 4).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
