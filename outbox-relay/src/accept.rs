@@ -17,6 +17,7 @@ use crate::init::{self, Initialised};
 use crate::kafka::{CheckpointLog, Reading, create_missing, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
+use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode, PgError, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, Publication};
@@ -160,6 +161,10 @@ pub async fn accept(
     let generation = generation.map(|found| found.checkpoint.generation).max().unwrap_or(0) + 1;
     let mut lineage = source::lineage(config, &system, &publication, partitions_of(base.as_ref(), &topics));
     topic_identity::pin_ids(&mut lineage, &topics);
+    let earlier = [&reading.last, &reading.furthest].into_iter().flatten();
+    let raised = earlier.map(|found| found.checkpoint.lineage.positions_raised_by);
+    lineage.positions_raised_by = raised.max().unwrap_or(0);
+    let highest_position = base.as_ref().map(highest_position);
     let old = base.as_ref().map(|checkpoint| checkpoint.published.lsn);
     let go_on = go_on(&source, base.as_ref(), accepted, &publication);
     let published = match go_on {
@@ -184,10 +189,14 @@ pub async fn accept(
                 system,
                 lineage,
                 generation,
+                highest_position,
             };
             return init::create(config, options, begun).await;
         }
     };
+    if !matches!(go_on, GoOn::Checkpoint(_)) {
+        lineage.positions_raised_by = raise_above(highest_position, lineage.positions_raised_by, published.lsn);
+    }
     let checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Running,
@@ -333,7 +342,7 @@ async fn read_fenced(
 ) -> Result<Reading, RelayError> {
     let mut fenced = vec![system_identifier.to_owned()];
     loop {
-        let reading = read(config.clone()).await?;
+        let reading = read_checkpoints(config.clone()).await?;
         let former = [&reading.last, &reading.furthest]
             .into_iter()
             .flatten()
@@ -350,7 +359,8 @@ async fn read_fenced(
     }
 }
 
-async fn read(config: Config) -> Result<Reading, RelayError> {
+/// All that the checkpoint topic holds for this relay.
+pub(crate) async fn read_checkpoints(config: Config) -> Result<Reading, RelayError> {
     tokio::task::spawn_blocking(move || {
         let log = CheckpointLog {
             settings: &config.kafka,

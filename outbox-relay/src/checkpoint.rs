@@ -15,7 +15,7 @@ pub const FORMAT: u32 = 1;
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     pub format: u32,
-    /// `initialising` while `init` is at work, `recovering` while `recover` is, else `running`.
+    /// `initialising` while `init` is at work, `recovering` while `recover` is, `behind` once the server was found behind it, else `running`.
     pub state: State,
     /// Where the positions come from, and where the records went.
     pub lineage: Lineage,
@@ -37,6 +37,9 @@ pub enum State {
     Running,
     /// `recover` began to make the slot anew and to publish what is missing; only another `recover` may go on.
     Recovering,
+    /// The server was found behind this checkpoint (exit code 18). Written down, since the server's WAL grows past the checkpoint, and nobody could
+    /// tell then that what it wrote on the way would be skipped as published.
+    Behind,
 }
 
 /// What must not change between two runs for a position to keep its meaning.
@@ -67,6 +70,15 @@ pub struct Lineage {
     /// checkpoints of earlier versions, and where the cluster does not tell.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub topic_ids: BTreeMap<String, String>,
+    /// Bytes that are added to each commit LSN in the records' position header, so that positions ascend also where the server's went back,
+    /// see [`crate::recover`]. The checkpoint's own position is the server's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub positions_raised_by: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// Key of the record: one relay is one slot of one database.
@@ -141,6 +153,7 @@ pub(crate) mod tests {
                 server_started_us: Some(1_795_344_833_000_000),
                 partitions: [("user-events".to_owned(), 8)].into(),
                 topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
+                positions_raised_by: 0,
             },
             published: Published {
                 lsn: Lsn(0x152_8C20),

@@ -33,8 +33,8 @@ pub enum Command {
     Run(RunArgs),
     /// Print slot, checkpoint and lag.
     Status(Settings),
-    /// Go on after the slot was lost: make a new one, compare the outbox with the topics, publish what is missing. Says first what it will do.
-    /// Needs a role that may replicate and read the outbox.
+    /// Go on after a stop (exit codes 10 to 21): make the slot anew, compare the outbox with the topics, publish what is missing. Says first
+    /// what it will do. Needs a role that may replicate and read the outbox.
     Recover(RecoverArgs),
     /// Ask the relay that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
     Health(HealthArgs),
@@ -220,6 +220,13 @@ pub struct RecoverOptions {
     /// Do not ask. Needed where there is no terminal.
     #[arg(long)]
     pub yes: bool,
+    /// Compare the outbox with the topics also where nothing is found to be broken: rows may have been hidden in a way that leaves no trace.
+    #[arg(long)]
+    pub compare_anyway: bool,
+    /// Compare only rows whose created_at is not before this moment, as Postgres reads it: 2026-11-28 09:30+01. Older rows count as published,
+    /// which you have to know; a transaction may commit long after it has inserted its row. Without it all rows are compared.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
     /// What to do with rows that may have been published and removed from their topic since; without it, recover ends before it changes anything.
     #[arg(long, value_enum)]
     pub undecided: Option<Undecided>,

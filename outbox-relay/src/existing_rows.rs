@@ -30,6 +30,8 @@ pub(crate) struct OutboxSnapshot {
     /// The outbox table, and what retention has detached from it and not dropped yet.
     tables: Vec<String>,
     columns: Vec<Column>,
+    /// What a row has to fulfil to be read, as SQL.
+    condition: String,
     is_open: bool,
 }
 
@@ -65,6 +67,7 @@ impl OutboxSnapshot {
             connection,
             tables,
             columns,
+            condition: "true".to_owned(),
             is_open: false,
         })
     }
@@ -73,6 +76,13 @@ impl OutboxSnapshot {
     #[must_use]
     pub(crate) fn has_created_at(&self) -> bool {
         self.columns.iter().any(|column| column.name == "created_at")
+    }
+
+    /// From now on only rows whose `created_at` is not older are read, in milliseconds since 1970, and those without one; `None` for all.
+    pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
+        self.condition = since_ms.map_or("true".to_owned(), |since_ms| {
+            format!("(created_at is null or extract(epoch from created_at) * 1000 >= {since_ms})")
+        });
     }
 
     /// One value of one row: `expression` over all rows.
@@ -145,8 +155,9 @@ impl OutboxSnapshot {
                     .map(|column| quote_identifier(&column.name))
                     .collect();
                 format!(
-                    "select {}, tableoid as relay_table, ctid as relay_place from {table}",
-                    columns.join(", ")
+                    "select {}, tableoid as relay_table, ctid as relay_place from {table} where {}",
+                    columns.join(", "),
+                    self.condition
                 )
             })
             .collect();
@@ -227,10 +238,10 @@ impl<'a> ExistingRowsWriter<'a> {
     ) -> Self {
         Self {
             config,
+            record: RecordWriter::new(config.position_header.clone(), lineage.positions_raised_by),
             lineage,
             publisher,
             topics: Topics::default(),
-            record: RecordWriter::new(config.position_header.clone()),
             scratch: RowScratch::default(),
             rows: 0,
             consistent_point,

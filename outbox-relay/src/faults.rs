@@ -38,6 +38,10 @@ pub enum Bug {
     FencesInAnyOrder,
     /// Goes on where a thread or a task has panicked.
     SurvivePanics,
+    /// `recover` publishes on with positions below those that readers have seen.
+    PositionsGoBack,
+    /// `recover` publishes what was missing before it fenced earlier producers and made the slot.
+    CompareBeforeFence,
 }
 
 #[cfg(feature = "faults")]

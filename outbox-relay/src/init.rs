@@ -16,6 +16,7 @@ use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
+use crate::positions::raise_above;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, System};
@@ -47,6 +48,8 @@ pub(crate) struct Begun {
     pub(crate) system: System,
     pub(crate) lineage: Lineage,
     pub(crate) generation: u64,
+    /// The highest position that readers may have seen: see [`crate::positions`].
+    pub(crate) highest_position: Option<u64>,
 }
 
 /// Does what is missing. Safe to repeat, also after it was interrupted.
@@ -78,6 +81,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     if checkpoint.is_none() && !options.another_slot {
         ensure_no_other_slot_publishes(config, &system, &publication).await?;
     }
+    lineage.positions_raised_by = checkpoint.map_or(0, |checkpoint| checkpoint.lineage.positions_raised_by);
     let unfinished = checkpoint.is_some_and(|checkpoint| {
         checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
     });
@@ -107,6 +111,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     outbox_check::refuse(&mut connection, config).await?;
     let begun = Begun {
         generation: checkpoint.map_or(0, |checkpoint| checkpoint.generation),
+        highest_position: None,
         publisher: fence(config, &system, shutdown).await?,
         connection,
         system,
@@ -123,6 +128,7 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
         system,
         mut lineage,
         generation,
+        highest_position,
     } = begun;
     topic_identity::pin_all_ids(config, &mut lineage).await?;
     let mut checkpoint = Checkpoint {
@@ -140,6 +146,7 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
     // Asked for before the slot is made: its snapshot lives only as long as this session runs nothing else.
     let has_table = source::has_table(&mut connection, config).await?;
     let (consistent_point, snapshot) = create_slot(&mut connection, config, options.failover).await?;
+    lineage.positions_raised_by = raise_above(highest_position, lineage.positions_raised_by, consistent_point);
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
         // A message that was emitted before the slot is in no table.

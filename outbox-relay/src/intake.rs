@@ -76,6 +76,8 @@ pub struct Intake {
 #[derive(Debug)]
 pub struct RecordWriter {
     position_header: Option<String>,
+    /// See [`crate::checkpoint::Lineage::positions_raised_by`].
+    positions_raised_by: u64,
     position: HeaderText,
 }
 
@@ -89,9 +91,10 @@ pub enum Written {
 
 impl RecordWriter {
     #[must_use]
-    pub fn new(position_header: Option<String>) -> Self {
+    pub fn new(position_header: Option<String>, positions_raised_by: u64) -> Self {
         Self {
             position_header,
+            positions_raised_by,
             position: HeaderText::default(),
         }
     }
@@ -111,8 +114,13 @@ impl RecordWriter {
     ) -> Result<Written, RelayError> {
         let Self {
             position_header,
+            positions_raised_by,
             position: text,
         } = self;
+        let published_position = Position {
+            commit_lsn: position.commit_lsn.saturating_add(*positions_raised_by),
+            ..position
+        };
         let routed = plan.route(tuple, scratch, |routed, additional| {
             let Some((topic, partitions, batch_bytes_max)) = topics.get(routed.route) else {
                 return Ok(Written::UnknownTopic {
@@ -138,7 +146,7 @@ impl RecordWriter {
                 headers = with_header(headers, name, value.as_deref());
             }
             if let Some(name) = position_header {
-                headers = with_header(headers, name, Some(text.write(&position)));
+                headers = with_header(headers, name, Some(text.write(&published_position)));
             }
             let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
             // Counted exactly only where it may matter: headers are read back from C.
@@ -181,7 +189,7 @@ impl RecordWriter {
 
 impl Intake {
     #[must_use]
-    pub fn new(config: &Config, progress: Progress, transaction_bytes: u64) -> Self {
+    pub fn new(config: &Config, progress: Progress, positions_raised_by: u64, transaction_bytes: u64) -> Self {
         Self {
             received: progress.published().lsn,
             progress,
@@ -197,7 +205,7 @@ impl Intake {
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),
-            record: RecordWriter::new(config.position_header.clone()),
+            record: RecordWriter::new(config.position_header.clone(), positions_raised_by),
             commit_lsn: Lsn::INVALID,
             said_truncated: false,
         }

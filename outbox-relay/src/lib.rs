@@ -31,6 +31,7 @@ pub mod outbox_check;
 pub mod panics;
 pub mod partitions;
 pub mod pgoutput;
+mod positions;
 pub mod postgres;
 pub mod progress;
 pub mod recover;

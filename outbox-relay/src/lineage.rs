@@ -77,7 +77,7 @@ pub fn verify<'c>(
 /// Everything that cannot be proven, the most telling first; nothing where going on is safe.
 #[must_use]
 pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
-    let running = checkpoint.filter(|checkpoint| checkpoint.state == State::Running);
+    let running = checkpoint.filter(|checkpoint| matches!(checkpoint.state, State::Running | State::Behind));
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
             (None, None) => vec![not_initialised(source, names)],
@@ -104,7 +104,7 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
     }
     // Another cluster's positions and objects have nothing in common with the checkpoint's.
     if source.system_identifier == checkpoint.lineage.system_identifier {
-        breaks.extend(same_positions(source, slot, checkpoint.published.lsn, names).err());
+        breaks.extend(same_positions(source, slot, checkpoint, names).err());
         breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
     }
     breaks
@@ -165,8 +165,9 @@ fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Name
     })
 }
 
-fn same_positions(source: &Source, slot: &Slot, published: Lsn, names: Names<'_>) -> Result<(), Stop> {
-    if source.wal_end < published {
+fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    let published = checkpoint.published.lsn;
+    if source.wal_end < published || checkpoint.state == State::Behind {
         return Err(Stop::ServerBehind {
             server: source.wal_end,
             checkpoint: published,
@@ -384,6 +385,15 @@ mod tests {
         assert_eq!(broken(|source| source.wal_end.0 -= 1001), 18);
         assert_eq!(broken(|source| source.publication_entry = 1), 20);
         assert_eq!(broken(|source| source.publication_version += "1"), 20);
+    }
+
+    #[test]
+    fn a_server_that_was_behind_stays_behind_however_far_its_wal_has_grown_since() {
+        let behind = Checkpoint {
+            state: State::Behind,
+            ..example()
+        };
+        assert_eq!(exit_code(&source(), Some(&behind)), 18);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::checkpoint::Lineage;
 use crate::config::Config;
 use crate::lineage::{Slot, Source};
 use crate::lsn::Lsn;
-use crate::postgres::{Connection, PgError, Row, quote_literal};
+use crate::postgres::{Connection, PgError, Row, quote_identifier, quote_literal};
 use crate::stop::{RelayError, Stop};
 use crate::timeline::History;
 
@@ -170,7 +170,9 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
     if text(row, 1)? != "t" && !has_messages_only {
         return Ok(Some(PublicationFound::NoTable));
     }
-    if text(row, 5)? != "t" && !has_messages_only {
+    // Publications leave unlogged tables out; that is what has to be said of them then.
+    let is_unlogged = text(row, 7)? == "t";
+    if text(row, 5)? != "t" && !is_unlogged && !has_messages_only {
         return Ok(Some(PublicationFound::TableNotPublished));
     }
     Ok(Some(PublicationFound::Published(Publication {
@@ -180,7 +182,7 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
         publishes_inserts: text(row, 0)? == "t" || has_messages_only,
         has_row_filter: text(row, 3)? == "t",
         has_column_list: text(row, 4)? == "t",
-        is_unlogged: text(row, 7)? == "t",
+        is_unlogged,
         has_partitions_names: text(row, 8)? == "t",
     })))
 }
@@ -218,26 +220,39 @@ pub enum PublicationFound {
 /// # Errors
 /// [`Stop::Publication`] says what is wrong; anything else is transient.
 pub async fn usable_publication(connection: &mut Connection, config: &Config) -> Result<Publication, RelayError> {
-    let table = format!("{}.{}", config.schema, config.table);
+    let table = crate::existing_rows::table_name(config);
+    let name = quote_identifier(&config.publication);
     let what = match publication(connection, config).await? {
-        None => "it does not exist".to_owned(),
-        Some(PublicationFound::NoTable) => format!("table {table} does not exist"),
+        None => format!(
+            "it does not exist; create publication {name} for table {table} with (publish = 'insert', publish_via_partition_root = true)"
+        ),
+        Some(PublicationFound::NoTable) => format!("table {table} does not exist; create it, or give another --table"),
         Some(PublicationFound::TableNotPublished) => {
-            format!("table {table} is not in it, so its rows are in no stream")
+            format!(
+                "table {table} is not in it, so its rows are in no stream; alter publication {name} add table {table}"
+            )
         }
         Some(PublicationFound::Published(found)) => {
             if !found.publishes_inserts {
-                "it does not publish inserts, so events are in no stream".to_owned()
+                format!(
+                    "it does not publish inserts, so events are in no stream; alter publication {name} set (publish = 'insert')"
+                )
             } else if found.has_row_filter {
-                "it has a row filter, which hides events".to_owned()
+                format!(
+                    "it has a row filter, which hides events; alter publication {name} drop table {table}; alter publication {name} add table {table}"
+                )
             } else if found.has_column_list {
-                "it has a column list, which hides columns of events".to_owned()
+                format!(
+                    "it has a column list, which hides columns of events; alter publication {name} drop table {table}; alter publication {name} add table {table}"
+                )
             } else if found.has_partitions_names {
                 format!(
-                    "table {table} is partitioned, and the rows come under its partitions' names; alter publication … set (publish_via_partition_root = true)"
+                    "table {table} is partitioned, and the rows come under its partitions' names; alter publication {name} set (publish_via_partition_root = true)"
                 )
             } else if found.is_unlogged {
-                format!("table {table} is unlogged, so its rows are in no stream")
+                format!(
+                    "table {table}, or a partition of it, is unlogged, so its rows are in no stream; alter table {table} set logged (of a partitioned table, each unlogged partition), and then `outbox-relay recover --compare-anyway`"
+                )
             } else {
                 return Ok(found);
             }
@@ -298,6 +313,7 @@ pub(crate) fn lineage(
         server_started_us: system.started_us,
         partitions,
         topic_ids: BTreeMap::new(),
+        positions_raised_by: 0,
     }
 }
 

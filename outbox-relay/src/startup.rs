@@ -19,7 +19,7 @@ use anyhow::Context;
 use service::{Readiness, Shutdown};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::guard::{Guard, Pinned};
@@ -86,8 +86,16 @@ pub async fn start(
     source::ensure_read_by(slot.as_ref(), walsender_pid)?;
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
-    let mut checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
-    written_for_this_server(&source, &checkpoint, found.and_then(|found| found.written_ms))?;
+    let written_ms = found.as_ref().and_then(|found| found.written_ms);
+    let found = found.map(|found| found.checkpoint);
+    let verified = verify(&source, found.as_ref(), names(config));
+    if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &found)
+        && checkpoint.state != State::Behind
+    {
+        remember_server_behind(config, &mut publisher, checkpoint.clone(), &system).await?;
+    }
+    let mut checkpoint = verified?.clone();
+    written_for_this_server(&source, &checkpoint, written_ms)?;
     checkpoint.lineage.server_started_us = system.started_us;
     let pin = checkpoint
         .lineage
@@ -153,6 +161,22 @@ async fn follow_promotion(
     )?;
     publisher.committed().await?;
     Ok(checkpoint)
+}
+
+/// Writes down that the server was found behind the checkpoint: see [`State::Behind`].
+async fn remember_server_behind(
+    config: &Config,
+    publisher: &mut Publisher,
+    checkpoint: Checkpoint,
+    system: &System,
+) -> Result<(), RelayError> {
+    let mut behind = Checkpoint {
+        state: State::Behind,
+        ..checkpoint
+    };
+    behind.lineage.server_started_us = system.started_us;
+    publisher.commit(&config.checkpoint_topic, &config.checkpoint_key(), &behind.to_json())?;
+    publisher.committed().await.map(|_| ())
 }
 
 /// Waits until the slot is ours; false when the program is to stop.

@@ -11,7 +11,7 @@ pub enum Stop {
     #[error("{what}")]
     Config { what: String },
     #[error(
-        "`outbox-relay init` has not been done: no slot `{slot}` in database `{database}` and no checkpoint in topic `{topic}`; run it once, or `run --init`"
+        "`outbox-relay init` has not been done, or did not finish: no slot `{slot}` in database `{database}` and no checkpoint in topic `{topic}`; run `outbox-relay init` once, or `outbox-relay run --init`; where it was done before and both are lost, `outbox-relay recover` publishes what no topic has"
     )]
     NotInitialised {
         slot: String,
@@ -35,7 +35,9 @@ pub enum Stop {
         reason: String,
         checkpoint: Lsn,
     },
-    #[error("slot `{slot}` is no pgoutput slot of database `{database}` ({found}); give another --slot")]
+    #[error(
+        "slot `{slot}` is no pgoutput slot of database `{database}` ({found}); where that slot is of no use to anybody, `select pg_drop_replication_slot('{slot}')` and `outbox-relay recover`; else give the relay another name, `outbox-relay recover --slot OTHER_NAME`, which publishes what no topic has"
+    )]
     SlotUnusable {
         slot: String,
         database: String,
@@ -50,11 +52,11 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before, or `init` was never finished; give the right --checkpoint-topic, restore the topic, or go on from the slot's confirmed position: `outbox-relay init --adopt-slot` where nothing was published from it yet, else `outbox-relay init --accept-checkpoint-loss`"
+        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before (give the right --checkpoint-topic), or `outbox-relay init` was never finished (do it again); `outbox-relay recover` publishes what no topic has and goes on with a new slot; or go on from the slot's confirmed position: `outbox-relay init --adopt-slot` where nothing was published from it yet, `outbox-relay init --accept-checkpoint-loss` where what it sends again may come twice"
     )]
     CheckpointMissing { slot: String, topic: String, key: String },
     #[error(
-        "the checkpoint of `{key}` in topic `{topic}` at offset {offset} cannot be read ({what}); restore it, or find out who writes to that topic, then `outbox-relay init --accept-garbled-checkpoint` goes on from the last that can be read"
+        "the checkpoint of `{key}` in topic `{topic}` at offset {offset} cannot be read ({what}); find out who writes to that topic, then `outbox-relay recover` publishes what no topic has and goes on with a new slot, or, where you know that the last one that can be read is the last that was written, `outbox-relay init --accept-garbled-checkpoint` goes on from it"
     )]
     CheckpointGarbled {
         key: String,
@@ -63,7 +65,7 @@ pub enum Stop {
         what: String,
     },
     #[error(
-        "the checkpoint of `{key}` in topic `{topic}` went back: at offset {offset} it says {found}, and before it said {expected}; events between the two would be published again; find out who writes to that topic, then `outbox-relay init --accept-garbled-checkpoint` goes on from the later one"
+        "the checkpoint of `{key}` in topic `{topic}` went back: at offset {offset} it says {found}, and before it said {expected}; events between the two would be published again; find out who writes to that topic, then `outbox-relay recover` publishes what no topic has and goes on with a new slot, or, where you know that the later one is right, `outbox-relay init --accept-garbled-checkpoint` goes on from it"
     )]
     CheckpointWentBack {
         key: String,
@@ -73,7 +75,7 @@ pub enum Stop {
         found: Lsn,
     },
     #[error(
-        "the checkpoint in topic `{topic}` is from database cluster {expected}, but this is cluster {found}: one of the two addresses is wrong, or the database was replaced; give another --checkpoint-topic or --slot for another database, or go on with this cluster's slot by `outbox-relay init --accept-cluster`"
+        "the checkpoint in topic `{topic}` is from database cluster {expected}, but this is cluster {found}: one of the two addresses is wrong, or the database was moved or restored; for another database give another --checkpoint-topic or --slot; for the same one, stop the relay of the former cluster, then `outbox-relay recover` publishes what no topic has and goes on with a new slot here, or, where you know that everything was published, `outbox-relay init --accept-cluster` goes on from this cluster's slot"
     )]
     OtherCluster {
         topic: String,
@@ -85,7 +87,7 @@ pub enum Stop {
     )]
     OtherTimeline { expected: u32, found: u32, missing: String },
     #[error(
-        "the server's WAL ends at {server}, behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them; compare the outbox with the topics, then `outbox-relay init --accept-older-database` goes on from the slot's confirmed position"
+        "the server's WAL, now at {server}, was found to end behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them; `outbox-relay recover` publishes what no topic has and goes on with a new slot, or, where events may come twice, `outbox-relay init --accept-older-database` goes on from the slot's confirmed position"
     )]
     ServerBehind { server: Lsn, checkpoint: Lsn },
     #[error(
@@ -109,10 +111,12 @@ pub enum Stop {
         what: String,
         command: String,
     },
-    #[error("publication `{publication}`: {what}; `outbox-relay check` tells how to mend it")]
+    #[error(
+        "publication `{publication}`: {what}; once that is done, `outbox-relay recover` publishes what was hidden meanwhile (before the first start, `outbox-relay init`); `outbox-relay check` tells whether all is well"
+    )]
     Publication { publication: String, what: String },
     #[error(
-        "publication `{publication}`: {what}, and what was written to the outbox meanwhile may be in no stream; publish what is missing from the outbox table, then `outbox-relay init --accept-publication` goes on with the publication as it is now"
+        "publication `{publication}`: {what}, and what was written to the outbox meanwhile may be in no stream; `outbox-relay recover` publishes what no topic has and goes on with the publication as it is now, or, where you know that nothing was hidden, `outbox-relay init --accept-publication` does so without looking"
     )]
     PublicationChanged { publication: String, what: String },
     #[error(
@@ -140,11 +144,11 @@ pub enum Stop {
         limit: String,
     },
     #[error(
-        "topic `{topic}` does not exist and --create-topics is false; create it, or correct the outbox row's {column}"
+        "topic `{topic}` does not exist and --create-topics is false; create it and `outbox-relay run` goes on, or correct the outbox row's {column}; `outbox-relay run --create-topics true` creates what is missing"
     )]
     TopicMissing { topic: String, column: String },
     #[error(
-        "there is nothing to recover: slot `{slot}` continues the checkpoint {checkpoint}; `outbox-relay run` goes on from there"
+        "there is nothing to recover: slot `{slot}` continues the checkpoint {checkpoint}; `outbox-relay run` goes on from there, and `outbox-relay recover --compare-anyway` compares the outbox with the topics all the same"
     )]
     NothingToRecover { slot: String, checkpoint: Lsn },
     #[error("nothing was changed: {what}")]
@@ -221,7 +225,8 @@ Exit codes:
   30  a row cannot be published      31  a record is too large        32  a topic is missing
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
   70  a bug: something panicked; a restart goes on from the checkpoint
-After 10 to 32 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.";
+After 10 to 32 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
+docs/exit-codes.md has, for each, what it proves and what to type.";
 }
 
 /// Why a cycle of the relay ended.

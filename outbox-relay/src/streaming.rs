@@ -144,6 +144,7 @@ impl<'c> Streaming<'c> {
             intake: Intake::new(
                 config,
                 Progress::resume(started.checkpoint.published),
+                started.checkpoint.lineage.positions_raised_by,
                 transaction_bytes,
             ),
             checkpoint: Checkpoint {

@@ -31,4 +31,5 @@ mod storm;
 mod tampering;
 mod too_large;
 mod upgrade;
+mod ways_out;
 mod zombies;

@@ -20,7 +20,7 @@ mod turn;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
-pub use published_ids::{Cleanup, TopicRead, cleanup, read_ids};
+pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use record_limit::{batch_bytes, record_bytes_max};
 pub use refusal::Refused;

@@ -1,11 +1,14 @@
 //! Which events a topic has, and which it may have had.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use events::Position;
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
 use super::settings::KafkaSettings;
@@ -18,6 +21,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for open transactions of other producers, which hide what was committed behind them; brokers allow 15 minutes by default.
 const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
+/// How much of a partition's end is read where no record is young enough to matter: the last ones have the highest positions.
+const TAIL_OFFSETS: i64 = 1_000;
 
 /// `cleanup.policy` and what goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +58,28 @@ pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cl
     })
 }
 
-/// What reading a topic showed.
+/// A topic to read, and how much of it.
 #[derive(Clone, Debug)]
+pub struct TopicToRead {
+    pub topic: String,
+    pub partitions: i32,
+    pub cleanup: Cleanup,
+    /// Records from before this moment, in milliseconds since 1970, need not be read; `None` reads the whole topic.
+    pub since_ms: Option<i64>,
+    /// Name of the header that carries a record's [`Position`].
+    pub position_header: Option<String>,
+}
+
+/// What reading a topic showed.
+#[derive(Clone, Debug, Default)]
 pub struct TopicRead {
     pub records: u64,
     pub memory: Memory,
+    /// The highest commit LSN in a position header, as readers see it.
+    pub highest_position: Option<u64>,
 }
 
-/// Reads all committed records of `topic`, and removes the ids that it finds from `absent`. Blocks.
+/// Reads the committed records of a topic, and removes the ids that it finds from `absent`. Blocks.
 ///
 /// The end that counts is the one that a read_uncommitted reader sees when the read begins, so that no open transaction of anybody can hide a
 /// record.
@@ -69,30 +88,41 @@ pub struct TopicRead {
 /// Kafka does not answer, or somebody's transaction stays open.
 pub fn read_ids(
     settings: &KafkaSettings,
-    topic: &str,
-    partitions: i32,
-    cleanup: Cleanup,
+    to_read: &TopicToRead,
     absent: &mut EventIds,
     gives_up: &dyn Fn() -> bool,
 ) -> anyhow::Result<TopicRead> {
+    let topic = to_read.topic.as_str();
     let (committed, uncommitted) = (
         settings.open_reader("read_committed")?,
         settings.open_reader("read_uncommitted")?,
     );
     let mut memory = Memory::default();
+    let mut highest_position = None;
     let mut ends = HashMap::new();
     let mut starts = Vec::new();
-    for partition in 0..partitions {
+    let position_header = to_read
+        .position_header
+        .as_deref()
+        .and_then(|name| CString::new(name).ok());
+    for partition in 0..to_read.partitions {
         let (low, end) = uncommitted
             .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
             .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
-        if low > 0 {
-            memory.removed_before_ms.insert(partition, i64::MAX);
-        }
+        let mut start = low;
         if low < end {
             wait_until_committed(&committed, topic, partition, end, gives_up)?;
+            if let Some(since_ms) = to_read.since_ms {
+                start = first_offset_since(&committed, topic, partition, since_ms)?
+                    .unwrap_or(end - TAIL_OFFSETS)
+                    .max(low);
+            }
             ends.insert(partition, end);
-            starts.push((partition, low));
+            starts.push((partition, start));
+        }
+        // Retention removes a partition's beginning. Where an older record than those that matter is still there, it removed none of these.
+        if low > 0 && start == low {
+            memory.removed_before_ms.insert(partition, i64::MAX);
         }
     }
     let mut records = 0;
@@ -126,6 +156,9 @@ pub fn read_ids(
                 if let Some(id) = record.header(c"id").and_then(|id| std::str::from_utf8(id).ok()) {
                     absent.remove(id);
                 }
+                let position = position_header.as_ref().and_then(|name| record.header(name));
+                let position = position.and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
+                highest_position = highest_position.max(position.map(|position| position.commit_lsn));
                 if record.offset() + 1 >= end {
                     ends.remove(&partition);
                 }
@@ -136,10 +169,40 @@ pub fn read_ids(
         anyhow::ensure!(!gives_up(), "told to stop");
     }
     // Only now: a record that grew old enough while the topic was read may have been removed before it was reached.
-    memory.compacted_before_ms = cleanup
+    memory.compacted_before_ms = to_read
+        .cleanup
         .compaction_lag_ms
         .map(|lag_ms| now_us() / 1_000 - lag_ms + CLOCKS_DIFFER_MS);
-    Ok(TopicRead { records, memory })
+    Ok(TopicRead {
+        records,
+        memory,
+        highest_position,
+    })
+}
+
+/// The offset of the partition's first record that is not older than `since_ms`; every younger record stands behind it. `None` where all are older.
+fn first_offset_since(
+    reader: &BaseConsumer<Quiet>,
+    topic: &str,
+    partition: i32,
+    since_ms: i64,
+) -> anyhow::Result<Option<i64>> {
+    let mut asked = TopicPartitionList::new();
+    asked
+        .add_partition_offset(topic, partition, Offset::Offset(since_ms))
+        .context("invalid time")?;
+    let answered = reader
+        .offsets_for_times(asked, REQUEST_TIMEOUT)
+        .with_context(|| format!("cannot find the offset of a time in topic `{topic}`"))?;
+    let found = answered
+        .find_partition(topic, partition)
+        .context("the broker told no offset of the time")?;
+    found.error().context("the broker told no offset of the time")?;
+    match found.offset() {
+        Offset::Offset(offset) => Ok(Some(offset)),
+        Offset::End => Ok(None),
+        other => anyhow::bail!("the broker told {other:?} instead of the offset of a time"),
+    }
 }
 
 fn wait_until_committed(

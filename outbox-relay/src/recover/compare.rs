@@ -1,0 +1,252 @@
+//! Holds the rows of the outbox against the records of the topics, by event id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use service::Shutdown;
+
+use super::scope::Scope;
+use crate::checkpoint::Lineage;
+use crate::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
+use crate::config::Config;
+use crate::existing_rows::{OutboxSnapshot, columns_of};
+use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
+use crate::pgoutput::Tuple;
+use crate::postgres::{Answer, quote_identifier};
+use crate::router::{Plan, RowScratch, partition_of_key};
+use crate::source;
+use crate::stop::{RelayError, Stop};
+use crate::topic_identity;
+
+/// Column that is added to a row's own, for the comparison.
+const CREATED_MS: &str = "relay_created_ms";
+
+/// The outbox held against the topics.
+pub(super) struct ComparedOutbox {
+    /// Rows that were compared.
+    pub(super) rows: u64,
+    /// Records that were read of each topic.
+    pub(super) records: BTreeMap<String, u64>,
+    pub(super) verdicts: Verdicts,
+    /// The highest commit LSN in any record's position header, as readers see it.
+    pub(super) highest_position: Option<u64>,
+}
+
+/// Compares the rows of `snapshot` with the topics that they route to and that the lineage knows, which are read to their ends.
+///
+/// # Errors
+/// A topic of the lineage has another number of partitions or is gone, a row cannot be routed; anything else is worth another try.
+pub(super) async fn compare_outbox_with_topics(
+    config: &Config,
+    lineage: &mut Lineage,
+    recreated: &[Stop],
+    snapshot: &mut OutboxSnapshot,
+    scope: Scope,
+    shutdown: &Shutdown,
+) -> Result<ComparedOutbox, RelayError> {
+    topic_identity::forget(lineage, recreated);
+    snapshot.only_since(scope.rows_since_ms);
+    let RowIds {
+        ids: mut absent,
+        routes,
+        rows,
+    } = read_row_ids(config, snapshot, shutdown).await?;
+    let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
+    let names: BTreeSet<String> = lineage
+        .partitions
+        .keys()
+        .cloned()
+        .chain(topic_of_route.values().cloned())
+        .collect();
+    let mut records = BTreeMap::new();
+    let mut memories = Vec::new();
+    let mut index_of_topic = BTreeMap::new();
+    let mut highest_position = None;
+    for (topic, partitions) in pin_existing_topics(config, lineage, &names).await? {
+        let to_read = TopicToRead {
+            cleanup: cleanup(&config.kafka, &topic).await?,
+            topic: topic.clone(),
+            partitions,
+            since_ms: scope.records_since_ms,
+            position_header: config.position_header.clone(),
+        };
+        let read;
+        (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
+        records.insert(topic.clone(), read.records);
+        index_of_topic.insert(topic.clone(), (memories.len(), partitions));
+        // What a topic lacks that was made anew went with the former one; it has removed nothing.
+        memories.push(if topic_identity::is_recreated(recreated, &topic) {
+            Memory::default()
+        } else {
+            read.memory
+        });
+        highest_position = highest_position.max(read.highest_position);
+    }
+    let verdicts = if absent.is_empty() || memories.iter().all(|memory| !memory.forgets()) {
+        Verdicts {
+            missing: absent,
+            ..Verdicts::default()
+        }
+    } else {
+        decide_row_by_row(config, snapshot, &absent, &topic_of_route, &index_of_topic, memories).await?
+    };
+    Ok(ComparedOutbox {
+        rows,
+        records,
+        verdicts,
+        highest_position,
+    })
+}
+
+/// The ids of all rows, and what they route by.
+#[derive(Default)]
+struct RowIds {
+    ids: EventIds,
+    routes: BTreeSet<String>,
+    rows: u64,
+}
+
+async fn read_row_ids(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    shutdown: &Shutdown,
+) -> Result<RowIds, RelayError> {
+    let id = quote_identifier(&config.router.id_column);
+    let route = quote_identifier(&config.router.route_column);
+    let mut read = RowIds::default();
+    snapshot.read(&format!("{id}::text, {route}::text"), false).await?;
+    loop {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
+            return Ok(read);
+        }
+        for row in &answer.rows {
+            read.ids.insert(source::text(row, 0)?);
+            let route = source::text(row, 1)?;
+            if !read.routes.contains(route) {
+                read.routes.insert(route.to_owned());
+            }
+        }
+        read.rows += answer.rows.len() as u64;
+        if shutdown.is_triggered() {
+            return Err(anyhow::anyhow!("told to stop").into());
+        }
+    }
+}
+
+/// The topic of each value of `route.by.field`.
+async fn topics_of_routes(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    routes: &BTreeSet<String>,
+) -> Result<BTreeMap<String, String>, RelayError> {
+    snapshot.read("*", false).await?;
+    let answer = snapshot.fetch().await?;
+    let plan = plan_of_columns(config, &answer)?;
+    Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())
+}
+
+fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
+    Plan::new(&config.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
+}
+
+/// Partition counts of those topics that exist; those of the lineage must be there as they were.
+async fn pin_existing_topics(
+    config: &Config,
+    lineage: &mut Lineage,
+    topics: &BTreeSet<String>,
+) -> Result<BTreeMap<String, i32>, RelayError> {
+    let (settings, asked) = (config.kafka.clone(), topics.iter().cloned().collect::<Vec<_>>());
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &asked))
+        .await
+        .context("metadata task")??;
+    for (topic, expected) in &lineage.partitions {
+        if !counts.contains_key(topic) {
+            return Err(Stop::PartitionsChanged {
+                topic: topic.clone(),
+                expected: *expected,
+                found: 0,
+            }
+            .into());
+        }
+    }
+    for (topic, partitions) in &counts {
+        lineage.pin(topic, *partitions)?;
+    }
+    Ok(counts)
+}
+
+/// Reads a topic, and returns those of the ids that it does not have.
+async fn remove_published(
+    config: &Config,
+    to_read: TopicToRead,
+    mut absent: EventIds,
+    shutdown: &Shutdown,
+) -> Result<(TopicRead, EventIds), RelayError> {
+    let (settings, shutdown) = (config.kafka.clone(), shutdown.clone());
+    let (read, absent) = tokio::task::spawn_blocking(move || {
+        let read = read_ids(&settings, &to_read, &mut absent, &|| shutdown.is_triggered());
+        (read, absent)
+    })
+    .await
+    .context("reading a topic")?;
+    Ok((read?, absent))
+}
+
+/// Goes through the rows in their order, since some topic may have removed records.
+async fn decide_row_by_row(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    absent: &EventIds,
+    topic_of_route: &BTreeMap<String, String>,
+    index_of_topic: &BTreeMap<String, (usize, i32)>,
+    mut memories: Vec<Memory>,
+) -> Result<Verdicts, RelayError> {
+    // Rows of a topic that does not exist yet: it has removed nothing.
+    let no_topic = memories.len();
+    memories.push(Memory::default());
+    let created_ms = if snapshot.has_created_at() {
+        "coalesce(floor(extract(epoch from created_at) * 1000)::bigint, 0)"
+    } else {
+        "0::bigint"
+    };
+    snapshot.read(&format!("*, {created_ms} as {CREATED_MS}"), true).await?;
+    let mut comparison = Comparison::new(&memories);
+    let mut scratch = RowScratch::default();
+    loop {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
+            return Ok(comparison.finish());
+        }
+        let plan = plan_of_columns(config, &answer)?;
+        let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
+        for row in &answer.rows {
+            let created_ms = source::text(row, row.len() - 1)?.parse().context("created_at")?;
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            let tuple = Tuple::from_encoded(column_count, &bytes);
+            plan.route(&tuple, &mut scratch, |routed, _| {
+                let topic = topic_of_route
+                    .get(routed.route)
+                    .and_then(|topic| index_of_topic.get(topic));
+                let (topic, partitions) = topic.copied().unwrap_or((no_topic, 1));
+                let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
+                comparison.row(
+                    Row {
+                        id: routed.id,
+                        topic,
+                        partition: routed.partition.unwrap_or_else(|| partition_of_key(spread, partitions)),
+                        key: routed.key.as_deref(),
+                        created_ms,
+                        is_tombstone: routed.value.is_none(),
+                    },
+                    absent,
+                );
+            })
+            .map_err(|err| Stop::Row {
+                row: "of the outbox".to_owned(),
+                what: err.to_string(),
+            })?;
+        }
+    }
+}

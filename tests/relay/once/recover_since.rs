@@ -1,0 +1,132 @@
+//! `recover` need not read topics from their beginning.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rig::Rig;
+use rig::rig::PARTITIONS;
+
+use crate::relay::tampering::wait_until_confirmed;
+use crate::relay::ways_out::recover;
+
+/// Exit code of a `recover` that nobody answered.
+const NOT_CONFIRMED: i32 = 41;
+const OLD_RECORDS: usize = 40;
+
+/// Records of long ago, older than any row.
+async fn write_old_records(rig: &Rig, age: Duration) {
+    let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), rig.topic());
+    let written_at = std::time::SystemTime::now() - age;
+    let written_ms = written_at
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_millis();
+    let written_ms = i64::try_from(written_ms).expect("a time");
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .create()
+            .expect("a producer");
+        for number in 0..OLD_RECORDS {
+            let partition = i32::try_from(number).expect("a number") % PARTITIONS;
+            let record = BaseRecord::to(&topic)
+                .partition(partition)
+                .key("old")
+                .payload("{}")
+                .timestamp(written_ms);
+            producer.send(record).expect("a record");
+        }
+        producer.flush(Duration::from_secs(10)).expect("acknowledged");
+    })
+    .await
+    .expect("the producer's thread");
+}
+
+/// As `publish_and_stop`, in a topic that has other records, too.
+async fn publish_five_and_stop(rig: &Rig) {
+    rig.start().await;
+    rig.insert_each(5).await;
+    wait_until_confirmed(rig).await;
+    rig.relay.stop().await.expect("a clean end");
+}
+
+/// How many records of the topic a plan says to have been read. Of a partition without a young record it is the end.
+fn records_read(plan: &str) -> usize {
+    let line = plan.lines().find(|line| line.starts_with("topics"));
+    let count = line.and_then(|line| line.split('(').nth(1)?.split(' ').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("no topic's records: {plan}"))
+}
+
+/// What `recover` says that it would do.
+async fn plan(rig: &Rig, arguments: &[&str]) -> String {
+    let logged = rig.relay.log_text().len();
+    let all: Vec<&str> = ["recover"].iter().chain(arguments).copied().collect();
+    let status = rig.relay.run_for_status(&all).await.expect("recover runs");
+    let said = rig.relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn topics_are_read_from_before_the_oldest_row_and_wholly_where_a_row_claims_to_be_from_the_future() {
+    let rig = Rig::initialised("since_default").await;
+    write_old_records(&rig, Duration::from_secs(2 * 24 * 60 * 60)).await;
+    publish_five_and_stop(&rig).await;
+    rig.drop_slot().await;
+    rig.insert_each(2).await;
+    let said = plan(&rig, &[]).await;
+    assert!(records_read(&said) < OLD_RECORDS + 5, "{said}");
+    assert!(said.contains("2 rows that are in no topic"), "{said}");
+    rig.sql("update outbox set created_at = now() + interval '1 hour' where payload ->> 'n' = '7'")
+        .await;
+    let said = plan(&rig, &[]).await;
+    assert_eq!(records_read(&said), OLD_RECORDS + 5, "{said}");
+    recover(&rig, &[]).await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    // The old records have no id, and nothing else is there twice.
+    assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
+    assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn rows_from_before_since_count_as_published_and_all_others_are_compared() {
+    let rig = Rig::new("since_told").await;
+    // Of another system, say, that published them to a topic which is gone.
+    rig.insert_each(3).await;
+    rig.sql("update outbox set created_at = created_at - interval '3 hours'")
+        .await;
+    rig.init(&["--existing-rows", "skip"]).await;
+    write_old_records(&rig, Duration::from_secs(2 * 60 * 60)).await;
+    publish_five_and_stop(&rig).await;
+    rig.drop_slot().await;
+    rig.insert_each(2).await;
+    let said = plan(&rig, &[]).await;
+    assert!(said.contains("5 rows that are in no topic"), "{said}");
+    let since = rig.value("select (now() - interval '1 hour')::text").await;
+    let said = plan(&rig, &["--since", &since]).await;
+    assert!(said.contains("2 rows that are in no topic"), "{said}");
+    assert!(records_read(&said) < OLD_RECORDS + 5, "{said}");
+    for (wrong, says) in [
+        ("neverday", "expected a moment like"),
+        ("tomorrow", "it is in the future"),
+    ] {
+        let arguments = ["recover", "--since", wrong];
+        let status = rig.relay.run_for_status(&arguments).await.expect("recover runs");
+        assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
+        assert!(rig.relay.log_tail(2).contains(says), "{}", rig.relay.log_tail(2));
+    }
+    recover(&rig, &["--since", &since]).await;
+    rig.sql("delete from outbox where created_at < now() - interval '1 hour'")
+        .await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    // The old records have no id, and nothing else is there twice.
+    assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
+    assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
+    rig.finish().await.expect("a clean end");
+}

@@ -1,0 +1,281 @@
+//! From each stop to "nothing lost, nothing twice", by the command that the stop's line names.
+
+use rig::{Isolation, Ledger, Rig, servers};
+use stack::Postgres;
+
+use crate::relay::lineage::older_database;
+use crate::relay::tampering::{checkpoints, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint};
+use crate::relay::ways_out::{assert_recovers_after, goes_on, recover, told_between};
+
+#[tokio::test]
+async fn after_a_wrong_setting_the_right_one_goes_on() {
+    let rig = published_and_stopped("way_out_2").await;
+    rig.insert_each(2).await;
+    let wrong = rig.relay.with_env("TOPIC_CONFIG", "no setting");
+    let status = wrong.run_for_status(&["run"]).await.expect("a run");
+    assert_eq!(status.code(), Some(2), "{}", wrong.log_tail(3));
+    assert!(wrong.log_tail(3).contains("--topic-config"), "{}", wrong.log_tail(3));
+    goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn where_init_was_not_done_it_publishes_the_rows_that_are_there() {
+    let rig = Rig::new("way_out_3").await;
+    rig.sql("create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)")
+        .await;
+    rig.insert_each(4).await;
+    rig.assert_stops(3, &["run `outbox-relay init` once"]).await;
+    rig.init(&[]).await;
+    goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn where_slot_and_checkpoint_are_both_lost_recover_publishes_only_what_no_topic_has() {
+    let rig = published_and_stopped("way_out_3_lost").await;
+    delete_checkpoint_topic(&rig).await;
+    rig.drop_slot().await;
+    rig.insert_each(2).await;
+    assert_recovers_after(&rig, 3).await;
+}
+
+#[tokio::test]
+async fn after_a_slot_of_another_kind_was_dropped_recover_makes_the_right_one() {
+    let rig = published_and_stopped("way_out_12").await;
+    rig.drop_slot().await;
+    let name = rig.name();
+    rig.sql(&format!("select pg_create_physical_replication_slot('{name}')"))
+        .await;
+    rig.insert_each(2).await;
+    rig.assert_stops(12, &["`outbox-relay recover`"]).await;
+    let statement = told_between(&rig, "of no use to anybody, `", "`");
+    rig.sql(&statement).await;
+    recover(&rig, &[]).await;
+    goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn where_another_database_has_the_slots_name_recover_goes_on_under_another() {
+    let mut rig = published_and_stopped("way_out_12_other").await;
+    rig.drop_slot().await;
+    let name = rig.name().to_owned();
+    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    rig.servers.postgres.query("postgres", &slot).await.expect("a slot");
+    rig.insert_each(2).await;
+    rig.assert_stops(12, &["`outbox-relay recover --slot OTHER_NAME`"])
+        .await;
+    let other = format!("{name}_too");
+    recover(&rig, &["--slot", &other]).await;
+    rig.relay = rig.relay.with_env("OUTBOX_SLOT", &other);
+    goes_on(&rig).await;
+    let drop = format!("select pg_drop_replication_slot('{other}')");
+    stack::eventually_ok(rig::rig::READY_DEADLINE, "the other slot is dropped", || async {
+        rig.servers.postgres.query("postgres", &drop).await
+    })
+    .await
+    .expect("a drop");
+}
+
+#[tokio::test]
+async fn after_a_slot_was_made_again_recover_publishes_what_it_skipped() {
+    let rig = published_and_stopped("way_out_13").await;
+    rig.insert_each(2).await;
+    recreate_slot(&rig).await;
+    rig.insert_each(3).await;
+    assert_recovers_after(&rig, 13).await;
+}
+
+#[tokio::test]
+async fn after_the_checkpoint_topic_was_deleted_recover_makes_it_and_repeats_nothing() {
+    let rig = published_and_stopped("way_out_14").await;
+    rig.insert_each(2).await;
+    delete_checkpoint_topic(&rig).await;
+    let ledger = assert_recovers_after(&rig, 14).await;
+    assert_eq!(ledger.rows, 10);
+}
+
+#[tokio::test]
+async fn after_the_checkpoint_was_deleted_by_a_tombstone_recover_repeats_nothing() {
+    let rig = published_and_stopped("way_out_14_tombstone").await;
+    write_checkpoint(&rig, None).await;
+    rig.insert_each(2).await;
+    assert_recovers_after(&rig, 14).await;
+}
+
+#[tokio::test]
+async fn after_a_checkpoint_that_cannot_be_read_recover_writes_one_of_a_later_generation() {
+    let rig = published_and_stopped("way_out_15").await;
+    write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
+    rig.insert_each(2).await;
+    assert_recovers_after(&rig, 15).await;
+    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    let last: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    assert_eq!(last["generation"], 2, "{last}");
+}
+
+#[tokio::test]
+async fn after_a_checkpoint_that_went_back_recover_repeats_nothing() {
+    let rig = published_and_stopped("way_out_21").await;
+    let old = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    publish_and_stop(&rig).await;
+    write_checkpoint(&rig, old).await;
+    rig.insert_each(2).await;
+    assert_recovers_after(&rig, 21).await;
+}
+
+#[tokio::test]
+async fn after_another_timeline_recover_compares_and_goes_on() {
+    let rig = published_and_stopped("way_out_17").await;
+    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    let mut elsewhere: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    elsewhere["lineage"]["timeline"] = 7.into();
+    write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
+    rig.insert_each(2).await;
+    assert_recovers_after(&rig, 17).await;
+}
+
+/// The positions of the new cluster are lower, and a reader that drops repeats by them must not drop new events: the ledger's `reordered` has
+/// records whose position is not above the one before.
+#[tokio::test]
+async fn after_a_move_to_another_cluster_recover_goes_on_above_the_published_positions_and_the_former_relay_stops() {
+    let rig = Rig::initialised("way_out_16").await;
+    for _ in 0..3 {
+        rig.insert_each(1).await;
+        rig.sql("select pg_switch_wal()").await;
+    }
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let rows = rig.value("select json_agg(o)::text from outbox o").await;
+    let other = Postgres::start(servers::postgres_options())
+        .await
+        .expect("another cluster");
+    let name = rig.name().to_owned();
+    let create = format!("create database {name}");
+    other.query("postgres", &create).await.expect("a database");
+    let restore = format!(
+        "{}; create sequence numbers start 100;
+         create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true);
+         insert into outbox select * from json_populate_recordset(null::outbox, $rows${rows}$rows$)",
+        rig::rig::OUTBOX
+    );
+    other.query(&name, &restore).await.expect("the outbox");
+    let insert = rig.insert_statement(2, 7);
+    other.query(&name, &insert).await.expect("rows");
+
+    let moved = rig
+        .another_relay("moved")
+        .env("DATABASE_URL", &other.url("postgres", &name));
+    let run = moved.run_for_status(&["run"]).await.expect("a run");
+    assert_eq!(run.code(), Some(16), "{}", moved.log_tail(3));
+    assert!(
+        moved.log_tail(3).contains("`outbox-relay recover`"),
+        "{}",
+        moved.log_tail(3)
+    );
+    // The former relay still runs, against advice.
+    moved
+        .run(&["recover", "--yes"])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    rig.insert_each(1).await;
+    let ended = rig
+        .relay
+        .exited(rig::rig::READY_DEADLINE)
+        .await
+        .expect("the former relay ends");
+    // Fenced, it looks at the checkpoint: while recover is at work that is unfinished, and afterwards another cluster's.
+    assert!(matches!(ended.code(), Some(16 | 42)), "{}", rig.relay.log_tail(5));
+    rig.assert_stops(16, &["the checkpoint in topic"]).await;
+    moved.start().expect("a start");
+    other.query(&name, &insert).await.expect("rows");
+    let rows = rig.rows_on(&other).await;
+    let ledger = stack::eventually_ok(rig::rig::ARRIVAL_DEADLINE, "everything is published", || async {
+        let ledger = Ledger::compare(&rows, &rig.records(Isolation::Committed).await?);
+        anyhow::ensure!(ledger.lost.is_empty(), "{ledger}");
+        Ok(ledger)
+    });
+    let ledger = ledger
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", moved.log_tail(20)));
+    assert!(ledger.is_exact() && ledger.rows == 12, "{ledger}");
+    moved.stop().await.expect("a clean end");
+    rig.drop_slot().await;
+}
+
+#[tokio::test]
+async fn after_a_restore_of_an_older_backup_recover_goes_on_above_the_published_positions() {
+    let rig = older_database("way_out_18").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(18, &["`outbox-relay recover`"]).await;
+    // Its WAL grows beyond the checkpoint, and what it has written meanwhile must not count as published.
+    rig.sql("create table regrown as select repeat('x', 1000) from generate_series(1, 12000)")
+        .await;
+    rig.insert_each(2).await;
+    rig.assert_stops(18, &["`outbox-relay recover`"]).await;
+    recover(&rig, &[]).await;
+    rig.start().await;
+    rig.insert_each(3).await;
+    assert_only_the_lost_rows_are_invented(&rig, 5).await;
+    rig.finish().await.expect("a clean end");
+}
+
+/// As an exact ledger, but for the records of rows that went with the newer state of the database.
+async fn assert_only_the_lost_rows_are_invented(rig: &Rig, lost_rows: usize) {
+    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await;
+    let mut ledger = ledger.unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(ledger.invented.len(), lost_rows, "{ledger}");
+    ledger.invented.clear();
+    assert!(ledger.is_exact(), "{ledger}\n{}", rig.relay.log_tail(20));
+}
+
+#[tokio::test]
+async fn after_an_alteration_of_the_publication_recover_publishes_what_it_hid() {
+    let rig = published_and_stopped("way_out_20").await;
+    rig.insert_each(1).await;
+    rig.sql("alter publication outbox set (publish = 'update')").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(20, &["`outbox-relay recover`"]).await;
+    let statement = told_between(&rig, "so events are in no stream; ", "; once that is done");
+    rig.sql(&statement).await;
+    rig.insert_each(1).await;
+    assert_recovers_after(&rig, 20).await;
+}
+
+#[tokio::test]
+async fn after_the_table_was_unlogged_recover_publishes_what_it_hid_although_no_trace_of_it_is_left() {
+    let rig = Rig::new("way_out_20_unlogged").await;
+    rig.sql("create publication outbox for all tables with (publish = 'insert', publish_via_partition_root = true)")
+        .await;
+    rig.init(&[]).await;
+    publish_and_stop(&rig).await;
+    rig.sql("alter table outbox set unlogged").await;
+    rig.insert_each(2).await;
+    rig.assert_stops(20, &["`outbox-relay recover --compare-anyway`"]).await;
+    let statement = told_between(&rig, "so its rows are in no stream; ", " (of a partitioned");
+    rig.sql(&statement).await;
+    recover(&rig, &["--compare-anyway"]).await;
+    goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn after_a_topic_was_missing_it_is_made_and_run_goes_on() {
+    let mut rig = Rig::new("way_out_32").await;
+    rig.relay = rig.relay.with_env("CREATE_TOPICS", "false");
+    rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.insert_each(5).await;
+    rig.assert_stops(32, &["`outbox-relay run` goes on"]).await;
+    let topic = rig.topic();
+    let created = rig
+        .servers
+        .kafka
+        .topic_tool(&["--create", "--topic", &topic, "--partitions", "4"])
+        .await;
+    created.expect("a topic");
+    goes_on(&rig).await;
+}
+
+async fn delete_checkpoint_topic(rig: &Rig) {
+    let topic = rig.checkpoint_topic();
+    let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
+    deleted.expect("a deletion");
+}
