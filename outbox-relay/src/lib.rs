@@ -17,6 +17,8 @@ pub mod config;
 pub mod days;
 mod destination;
 mod existing_rows;
+#[cfg(test)]
+mod exit_codes_page;
 pub mod failover;
 pub mod faults;
 pub mod guard;
