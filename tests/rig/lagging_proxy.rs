@@ -204,12 +204,9 @@ impl<'a> Answer<'a> {
         // Partition, error code.
         self.pass(4 + 2)?;
         let (high, stable) = (self.take_long()?, self.take_long()?);
-        let end = if lag.partitions.contains(&partition) {
-            times.fetch_add(1, Ordering::AcqRel);
-            (high - lag.offsets).max(0)
-        } else {
-            high
-        };
+        let is_cut = lag.partitions.contains(&partition);
+        let end = if is_cut { (high - lag.offsets).max(0) } else { high };
+        let ends_at = self.copy.len();
         self.copy.extend_from_slice(&end.to_be_bytes());
         self.copy.extend_from_slice(&stable.min(end).to_be_bytes());
         // Where the log starts.
@@ -223,24 +220,34 @@ impl<'a> Answer<'a> {
         self.pass(4)?;
         let length = self.take_varint()?;
         let records = self.take(length.saturating_sub(1))?;
-        let kept = batches_below(records, end);
+        let (kept, next) = batches_below(records, end);
+        if let (true, Some(next)) = (is_cut, next) {
+            times.fetch_add(1, Ordering::AcqRel);
+            // A log ends between two batches.
+            self.copy[ends_at..ends_at + 8].copy_from_slice(&next.to_be_bytes());
+            self.copy[ends_at + 8..ends_at + 16].copy_from_slice(&stable.min(next).to_be_bytes());
+        }
         self.put_varint(if length == 0 { 0 } else { kept.len() + 1 });
         self.copy.extend_from_slice(kept);
         self.pass_tags()
     }
 }
 
-/// The batches that end below `end`: base offset, length of the rest, …, and at byte 23 the last record's distance from the base.
-fn batches_below(records: &[u8], end: i64) -> &[u8] {
+/// The batches that end below `end`, and the offset of the first that does not: base offset, length of the rest, …, and at byte 23 the last
+/// record's distance from the base.
+fn batches_below(records: &[u8], end: i64) -> (&[u8], Option<i64>) {
     let mut kept = 0;
     while let Some(batch) = records.get(kept..).filter(|batch| batch.len() >= 27) {
         let base = i64::from_be_bytes(batch[..8].try_into().unwrap_or_default());
         let length = u32::from_be_bytes(batch[8..12].try_into().unwrap_or_default()) as usize;
         let last = i32::from_be_bytes(batch[23..27].try_into().unwrap_or_default());
-        if base + i64::from(last) >= end || batch.len() < 12 + length {
+        if base + i64::from(last) >= end {
+            return (&records[..kept], Some(base));
+        }
+        if batch.len() < 12 + length {
             break;
         }
         kept += 12 + length;
     }
-    &records[..kept]
+    (&records[..kept], None)
 }

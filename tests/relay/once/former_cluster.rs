@@ -3,14 +3,14 @@
 use rig::{Isolation, Rig, servers};
 use stack::{Postgres, eventually};
 
-use super::super::tampering::{DEADLINE, accept, assert_ends};
+use super::super::tampering::{DEADLINE, assert_ends, retire};
 
 /// Exit code of `outbox-relay`.
 const OTHER_CLUSTER: i32 = 16;
 
 #[tokio::test]
 async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
-    let mut rig = Rig::initialised("former_cluster").await;
+    let rig = Rig::initialised("former_cluster").await;
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
@@ -33,9 +33,8 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     let successor = rig
         .another_relay("successor")
         .with_env("DATABASE_URL", &other.url("postgres", &name));
-    let former = std::mem::replace(&mut rig.relay, successor);
-    accept(&rig, &["--accept-cluster"]).await;
-    let successor = std::mem::replace(&mut rig.relay, former);
+    let accepted = successor.run(&["init", "--accept-cluster"]).await;
+    accepted.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(1).await;
     assert_ends(&rig, OTHER_CLUSTER, &["from database cluster"]).await;
     successor.start().expect("a start");
@@ -53,5 +52,5 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
         "the former relay has published nothing behind the checkpoint"
     );
     successor.stop().await.expect("a clean end");
-    rig.finish().await.expect("an end");
+    retire(&rig).await;
 }
