@@ -191,7 +191,7 @@ pub async fn accept(
                 generation,
                 highest_position,
             };
-            return init::create(config, options, begun).await;
+            return init::create(config, options, begun, None, shutdown).await;
         }
     };
     if !matches!(go_on, GoOn::Checkpoint(_)) {
@@ -204,6 +204,7 @@ pub async fn accept(
         published,
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
+        existing_rows: None,
     };
     init::commit(&mut publisher, config, &checkpoint).await?;
     tell(config, accepted, old, Some(published.lsn));

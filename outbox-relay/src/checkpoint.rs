@@ -26,6 +26,28 @@ pub struct Checkpoint {
     /// Counts the times that an operator set the position; within one of them positions only ascend.
     #[serde(default)]
     pub generation: u64,
+    /// While `init` publishes the rows that were there in several Kafka transactions: which of them are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing_rows: Option<ExistingRowsProgress>,
+}
+
+/// Which of the rows that were there before the slot are published. It is committed together with them.
+///
+/// All rows of one snapshot are, up to a value of `created_at`. The snapshot itself is gone once its session has ended; what is known of it is
+/// enough to tell which rows a later snapshot may have in addition, see [`crate::init_pieces`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExistingRowsProgress {
+    /// When the first attempt began, in milliseconds since 1970.
+    pub began_ms: i64,
+    /// Every transaction id below this one (64 bits, with the epoch) had ended in the snapshot.
+    pub snapshot_xmin: u64,
+    /// `created_at` of the last row that is published, as text. `None` where the table has no such column, or the row no value.
+    pub last_created_at: Option<String>,
+    /// Whether every row of the snapshot with that `created_at` is published.
+    pub is_whole: bool,
+    /// How many rows are published, by all attempts.
+    pub rows: u64,
 }
 
 /// Whether a relay may go on from here.
@@ -164,6 +186,7 @@ pub(crate) mod tests {
             },
             incarnation: "a".to_owned(),
             generation: 0,
+            existing_rows: None,
         }
     }
 

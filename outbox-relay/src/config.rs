@@ -205,6 +205,10 @@ pub struct InitOptions {
     /// later; docs/failover.md says what the servers have to be set to). An existing slot is made one.
     #[arg(long, env = "OUTBOX_FAILOVER")]
     pub failover: bool,
+    /// When an init that was interrupted goes on: what to do with rows that it may have published before, and removed from their topic since. Needed
+    /// only where a topic is cleaned sooner than init was finished.
+    #[arg(long, value_enum)]
+    pub undecided: Option<Undecided>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -12,6 +12,7 @@ use crate::checkpoint::Lineage;
 use crate::clock::now_us;
 use crate::config::Config;
 use crate::destination;
+use crate::faults::{self, Bug};
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
 use crate::lsn::Lsn;
@@ -21,8 +22,11 @@ use crate::router::{Column, Plan, RowScratch};
 use crate::source;
 use crate::stop::{RelayError, Stop};
 
-/// Rows that are fetched at once.
-const FETCH_ROWS: usize = 1_000;
+/// Rows that are fetched at once, and about how many bytes: rows differ, so that it is judged by those that were fetched before.
+pub(crate) const FETCH_ROWS: usize = 1_000;
+const FETCH_BYTES: usize = 4 << 20;
+/// Before any row is known.
+const FIRST_FETCH_ROWS: usize = 100;
 
 /// The outbox as one transaction sees it.
 pub(crate) struct OutboxSnapshot {
@@ -33,6 +37,8 @@ pub(crate) struct OutboxSnapshot {
     /// What a row has to fulfil to be read, as SQL.
     condition: String,
     is_open: bool,
+    /// Bytes of the largest row of late; 0 before the first fetch.
+    row_bytes_max: usize,
 }
 
 impl OutboxSnapshot {
@@ -69,6 +75,7 @@ impl OutboxSnapshot {
             columns,
             condition: "true".to_owned(),
             is_open: false,
+            row_bytes_max: 0,
         })
     }
 
@@ -101,8 +108,25 @@ impl OutboxSnapshot {
     /// The connection broke.
     pub(crate) async fn read(&mut self, expressions: &str, is_ordered: bool) -> Result<(), RelayError> {
         if self.is_open {
-            self.connection.rows("close existing").await?;
+            self.close_cursor("existing").await?;
         }
+        self.open_cursor("existing", expressions, "true", is_ordered).await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Opens the cursor `name` for `expressions`, as [`OutboxSnapshot::read`] does, of the rows for which `condition` holds. Cursors with the
+    /// same condition have the same rows in the same order, where that is asked for.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn open_cursor(
+        &mut self,
+        name: &str,
+        expressions: &str,
+        condition: &str,
+        is_ordered: bool,
+    ) -> Result<(), RelayError> {
         let columns = self
             .columns
             .iter()
@@ -116,12 +140,52 @@ impl OutboxSnapshot {
             (true, false) => "order by relay_table, relay_place",
         };
         let sql = format!(
-            "declare existing no scroll cursor for select {expressions} from {} {order}",
+            "declare {name} no scroll cursor for select {expressions} from {} where {condition} {order}",
             self.all_rows()
         );
         self.connection.rows(&sql).await?;
-        self.is_open = true;
         Ok(())
+    }
+
+    /// Closes the cursor `name`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn close_cursor(&mut self, name: &str) -> Result<(), RelayError> {
+        self.connection.rows(&format!("close {name}")).await?;
+        Ok(())
+    }
+
+    /// The next rows of the cursor `name`, at most `rows_max`; none at the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn fetch_from(&mut self, name: &str, rows_max: usize) -> Result<Answer, RelayError> {
+        let rows = match self.row_bytes_max {
+            0 => FIRST_FETCH_ROWS,
+            bytes => (FETCH_BYTES / bytes).clamp(1, FETCH_ROWS),
+        };
+        let answer = self
+            .connection
+            .query(&format!("fetch {} from {name}", rows.min(rows_max)))
+            .await?;
+        let bytes = |row: &crate::postgres::Row| row.iter().flatten().map(String::len).sum::<usize>();
+        let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
+        // Forgotten slowly, so that a few large rows do not slow down the rest.
+        self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);
+        Ok(answer)
+    }
+
+    /// Which transactions the snapshot sees: every id below the first had ended, and no id from the second on had begun. 64 bits, with the epoch.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn transaction_bounds(&mut self) -> Result<(u64, u64), RelayError> {
+        let sql = "select pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())";
+        let rows = self.connection.rows(sql).await?;
+        let row = rows.first().context("the snapshot has no bounds")?;
+        let bound = |index| -> anyhow::Result<u64> { source::text(row, index)?.parse().context("a transaction id") };
+        Ok((bound(0)?, bound(1)?))
     }
 
     /// The next rows; none at the end.
@@ -129,10 +193,7 @@ impl OutboxSnapshot {
     /// # Errors
     /// The connection broke.
     pub(crate) async fn fetch(&mut self) -> Result<Answer, RelayError> {
-        Ok(self
-            .connection
-            .query(&format!("fetch {FETCH_ROWS} from existing"))
-            .await?)
+        self.fetch_from("existing", FETCH_ROWS).await
     }
 
     /// Ends the transaction.
@@ -155,7 +216,7 @@ impl OutboxSnapshot {
                     .map(|column| quote_identifier(&column.name))
                     .collect();
                 format!(
-                    "select {}, tableoid as relay_table, ctid as relay_place from {table} where {}",
+                    "select {}, tableoid as relay_table, ctid as relay_place, xmin as relay_xmin from {table} where {}",
                     columns.join(", "),
                     self.condition
                 )
@@ -225,7 +286,28 @@ pub(crate) struct ExistingRowsWriter<'a> {
     scratch: RowScratch,
     /// Rows that were written.
     pub(crate) rows: u64,
-    consistent_point: Lsn,
+    /// The LSN in their positions.
+    lsn: Lsn,
+}
+
+/// The LSN in the positions of rows that were there before a slot was made. The rows' own commits are not known any more, so they count as the rows
+/// of one transaction, 0, 1, 2…, right before `consistent_point`, where the slot's stream begins.
+///
+/// Positions stay unique and ascend, also where a slot is made again and again:
+///
+/// - **Below everything that the slot sends.** A commit record may start at the consistent point itself, and then bears that very LSN. None can start
+///   one byte before: the consistent point is the end of the record of running transactions that made the slot consistent, and this is that record's last byte.
+/// - **Above everything that was published before.** A new slot begins with a record of running transactions, written where the WAL ends at
+///   that moment. An earlier relay is fenced by then, and has published only commits that were in the WAL; the rows of an earlier `init`
+///   or `recover` bear a byte below an earlier consistent point, which was in the WAL as well. All of that lies below the start of the new
+///   record, and so below its last byte.
+///
+/// It takes one history of the WAL: after another cluster or a lost piece of the timeline was accepted, positions may come again.
+fn lsn_before(consistent_point: Lsn) -> Lsn {
+    if faults::is_planted(Bug::ExistingRowsAtConsistentPoint) {
+        return consistent_point;
+    }
+    Lsn(consistent_point.0.saturating_sub(1))
 }
 
 impl<'a> ExistingRowsWriter<'a> {
@@ -244,7 +326,7 @@ impl<'a> ExistingRowsWriter<'a> {
             topics: Topics::default(),
             scratch: RowScratch::default(),
             rows: 0,
-            consistent_point,
+            lsn: lsn_before(consistent_point),
         }
     }
 
@@ -277,9 +359,8 @@ impl<'a> ExistingRowsWriter<'a> {
     }
 
     async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
-        // The rows' own commits are not known any more: they count as rows of one transaction at the slot's beginning.
         let position = Position {
-            commit_lsn: self.consistent_point.0,
+            commit_lsn: self.lsn.0,
             index: self.rows,
             commit_timestamp_us: now_us(),
         };

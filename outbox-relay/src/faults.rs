@@ -42,6 +42,10 @@ pub enum Bug {
     PositionsGoBack,
     /// `recover` publishes what was missing before it fenced earlier producers and made the slot.
     CompareBeforeFence,
+    /// Gives the rows that were there before the slot the slot's consistent point as their LSN.
+    ExistingRowsAtConsistentPoint,
+    /// Goes on with an unfinished init behind the last row that it published, without looking for rows that were committed since.
+    ContinueBehindLastRow,
 }
 
 #[cfg(feature = "faults")]

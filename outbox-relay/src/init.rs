@@ -1,31 +1,42 @@
 //! `init`: publication, topics, slot, the rows that are there already, and the first checkpoint.
 //!
-//! The rows come from the slot's own snapshot, so that each row is either in it or in the stream, never in both or neither. They
-//! travel in one Kafka transaction together with the first checkpoint: an `init` that dies has published nothing. A checkpoint that
-//! says `initialising` is written before the slot is made, so that the next `init` knows the half-made slot for its own.
+//! The rows come from the slot's own snapshot, so that each row is either in it or in the stream, never in both or neither. A few of them
+//! travel in one Kafka transaction together with the first checkpoint; many go in pieces, see [`crate::init_pieces`]. A checkpoint that says
+//! `initialising` is written before the slot is made, so that the next `init` knows the half-made slot for its own, and which rows are published.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context;
 use service::Shutdown;
+use tokio::time::{Instant, sleep};
 
 use crate::accept::own;
-use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
+use crate::checkpoint::{Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
 use crate::config::{Config, ExistingRows, InitOptions};
-use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
 use crate::failover;
-use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create, topic_settings};
+use crate::faults;
+use crate::init_pieces::ExistingRowsJob;
+use crate::kafka::{
+    Delivery, NewTopic, Publisher, create_missing, find_or_create, partition_counts, topic_settings,
+};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
 use crate::positions::raise_above;
-use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
+use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::progress::Published;
-use crate::source::{self, System};
+use crate::source::{self, Publication, System};
+use crate::standby;
 use crate::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
 use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
 
-/// All existing rows travel in one transaction; this is the longest that brokers allow by default.
-const TRANSACTION_TIMEOUT_MS: &str = "900000";
+/// A piece of the existing rows is read and written well within this time; after it, the broker ends what a killed command left open.
+const TRANSACTION_TIMEOUT_MS: &str = "60000";
+
+/// How long the server may take to set a slot free whose session has ended.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `init` found or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,32 +81,25 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     for name in create_missing(&config.kafka, &wanted).await? {
         tracing::info!(topic = name, "created a topic");
     }
+    // An init that was killed may have left a Kafka transaction open, which hides the checkpoint until its timeout; fencing ends it. Nobody
+    // streams from a slot that is free, so that this disturbs nobody.
+    let mut publisher = None;
+    if !standby::is_taken(&mut connection, &config.slot).await? {
+        let system = source::identify(&mut connection).await?;
+        publisher = Some(fence(config, &system, shutdown).await?);
+    }
     let Survey { slot, found, system } = survey(&mut connection, config).await?;
     let checkpoint = found.as_ref().map(|found| &found.checkpoint);
-    let mut lineage = source::lineage(config, &system, &publication, std::collections::BTreeMap::new());
-    for topic in wanted.iter().skip(1) {
-        if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
-            lineage.pin(&topic.name, partitions)?;
-        }
-    }
     if checkpoint.is_none() && !options.another_slot {
         ensure_no_other_slot_publishes(config, &system, &publication).await?;
     }
-    lineage.positions_raised_by = checkpoint.map_or(0, |checkpoint| checkpoint.lineage.positions_raised_by);
-    let unfinished = checkpoint.is_some_and(|checkpoint| {
-        checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
-    });
     match (slot, checkpoint) {
-        (Some(slot), None) if options.adopt_slot => return adopt(config, &system, slot, lineage, shutdown).await,
-        (Some(_), Some(_)) if unfinished => {
-            tracing::info!(
-                slot = config.slot,
-                "an earlier init did not finish: making its slot anew"
-            );
-            drop_slot(&mut connection, config).await?;
+        (Some(slot), None) if options.adopt_slot => {
+            let lineage = lineage_now(config, &system, &publication, &wanted, BTreeMap::new()).await?;
+            return adopt(config, &system, slot, lineage, shutdown).await;
         }
+        (_, Some(checkpoint)) if is_unfinished(checkpoint, &system) => {}
         (None, None) => {}
-        (None, Some(_)) if unfinished => {}
         (slot, checkpoint) => {
             let source = source::source(&system, &config.target.database, slot, &publication);
             let checkpoint = verify(&source, checkpoint, names(config))?;
@@ -109,19 +113,93 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     }
     ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     outbox_check::refuse(&mut connection, config).await?;
+    let publisher = match publisher {
+        Some(publisher) => publisher,
+        None => fence(config, &system, shutdown).await?,
+    };
+    // Before the fence another init could still have committed rows, or its end; only what is found now counts.
+    let Survey { slot, found, system } = survey(&mut connection, config).await?;
+    let unfinished = match found {
+        Some(found) if is_unfinished(&found.checkpoint, &system) => Some(found.checkpoint),
+        None if slot.is_none() => None,
+        _ => return Err(anyhow::anyhow!("another init was at work at the same time").into()),
+    };
+    let pinned = unfinished
+        .as_ref()
+        .map(|checkpoint| checkpoint.lineage.partitions.clone())
+        .unwrap_or_default();
+    if slot.is_some() {
+        tracing::info!(
+            slot = config.slot,
+            "an earlier init did not finish: making its slot anew"
+        );
+        drop_slot(&mut connection, config).await?;
+    }
+    let mut lineage = lineage_now(config, &system, &publication, &wanted, pinned).await?;
+    lineage.positions_raised_by = unfinished
+        .as_ref()
+        .map_or(0, |checkpoint| checkpoint.lineage.positions_raised_by);
     let begun = Begun {
-        generation: checkpoint.map_or(0, |checkpoint| checkpoint.generation),
+        generation: unfinished.as_ref().map_or(0, |checkpoint| checkpoint.generation),
         highest_position: None,
-        publisher: fence(config, &system, shutdown).await?,
+        lineage,
+        publisher,
         connection,
         system,
-        lineage,
     };
-    create(config, options, begun).await
+    let published = unfinished
+        .as_ref()
+        .and_then(|checkpoint| progress_of(checkpoint, &begun.system));
+    create(config, options, begun, published, shutdown).await
 }
 
-/// Makes the slot, publishes the rows that are there, and writes the first checkpoint.
-pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun) -> Result<Initialised, RelayError> {
+/// Whether the checkpoint is that of an init of this cluster that did not come to its end.
+fn is_unfinished(checkpoint: &Checkpoint, system: &System) -> bool {
+    checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
+}
+
+/// Which rows an unfinished init has published.
+fn progress_of(unfinished: &Checkpoint, system: &System) -> Option<ExistingRowsProgress> {
+    let mut progress = unfinished.existing_rows.clone()?;
+    if unfinished.lineage.timeline != system.timeline {
+        // Another history may have given the same transaction ids to others: no id tells anything, and all these rows are looked up.
+        progress.snapshot_xmin = 0;
+    }
+    Some(progress)
+}
+
+/// The lineage to pin, with the partition counts of the topics in `pinned`, which must be as they were, and of those in `wanted`.
+async fn lineage_now(
+    config: &Config,
+    system: &System,
+    publication: &Publication,
+    wanted: &[NewTopic],
+    pinned: BTreeMap<String, i32>,
+) -> Result<Lineage, RelayError> {
+    let (settings, names) = (config.kafka.clone(), pinned.keys().cloned().collect::<Vec<_>>());
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
+        .await
+        .context("metadata task")??;
+    let mut lineage = source::lineage(config, system, publication, pinned);
+    for topic in lineage.partitions.keys().cloned().collect::<Vec<_>>() {
+        lineage.pin(&topic, counts.get(&topic).copied().unwrap_or(0))?;
+    }
+    for topic in wanted.iter().skip(1) {
+        if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
+            lineage.pin(&topic.name, partitions)?;
+        }
+    }
+    Ok(lineage)
+}
+
+/// Makes the slot, publishes the rows that are there and not published by an unfinished init, and writes the checkpoint that is `running`.
+pub(crate) async fn create(
+    config: &Config,
+    options: &InitOptions,
+    begun: Begun,
+    published: Option<ExistingRowsProgress>,
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
     let Begun {
         mut connection,
         mut publisher,
@@ -134,34 +212,47 @@ pub(crate) async fn create(config: &Config, options: &InitOptions, begun: Begun)
     let mut checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Initialising,
-        lineage: lineage.clone(),
+        lineage,
         published: Published {
             lsn: system.wal_end,
             partial: None,
         },
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
+        // Said again at once: it would be lost by a kill before the first piece.
+        existing_rows: published,
     };
     commit(&mut publisher, config, &checkpoint).await?;
+    faults::point("init.begun")?;
     // Asked for before the slot is made: its snapshot lives only as long as this session runs nothing else.
     let has_table = source::has_table(&mut connection, config).await?;
-    let (consistent_point, snapshot) = create_slot(&mut connection, config, options.failover).await?;
+    let (consistent_point, exported) = create_slot(&mut connection, config, options.failover).await?;
     lineage.positions_raised_by = raise_above(highest_position, lineage.positions_raised_by, consistent_point);
+    faults::point("init.slot-made")?;
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
         // A message that was emitted before the slot is in no table.
         ExistingRows::Publish if !has_table => 0,
         ExistingRows::Publish => {
-            publish_existing(config, &snapshot, consistent_point, &mut lineage, &mut publisher).await?
+            let job = ExistingRowsJob {
+                config,
+                exported: &exported,
+                consistent_point,
+                undecided: options.undecided,
+                shutdown,
+            };
+            job.publish(&mut checkpoint, &mut publisher).await?
         }
     };
     checkpoint.state = State::Running;
-    checkpoint.lineage = lineage;
+    checkpoint.existing_rows = None;
     checkpoint.published = Published {
         lsn: consistent_point,
         partial: None,
     };
+    faults::point("init.before-end")?;
     commit(&mut publisher, config, &checkpoint).await?;
+    faults::point("init.ended")?;
     Ok(Initialised::Created {
         checkpoint: consistent_point,
         rows,
@@ -305,6 +396,7 @@ async fn adopt(
         },
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: 0,
+        existing_rows: None,
     };
     commit(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(
@@ -319,11 +411,20 @@ async fn adopt(
 }
 
 pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
-    let slot = quote_literal(&config.slot);
-    connection
-        .rows(&format!("select pg_drop_replication_slot({slot})"))
-        .await?;
-    Ok(())
+    let sql = format!("select pg_drop_replication_slot({})", quote_literal(&config.slot));
+    let started = Instant::now();
+    loop {
+        match connection.rows(&sql).await {
+            Ok(_) => return Ok(()),
+            // object_in_use: perhaps only until the server has noticed that the slot's maker is gone. A slot that was not made yet goes with it.
+            Err(err) if PgError::code_of(&err) == Some("55006") && started.elapsed() < RELEASE_PATIENCE => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            // undefined_object
+            Err(err) if PgError::code_of(&err) == Some("42704") => return Ok(()),
+            Err(err) => return Err(err.context("cannot drop the slot")),
+        }
+    }
 }
 
 /// Makes the slot; returns where its stream begins and the name of the snapshot of all that came before, which lives as long as
@@ -345,27 +446,4 @@ pub(crate) async fn create_slot(
     let consistent_point = source::text(row, 1)?.parse().context("consistent point")?;
     tracing::info!(slot = config.slot, lsn = %consistent_point, "created the slot");
     Ok((consistent_point, source::text(row, 2)?.to_owned()))
-}
-
-async fn publish_existing(
-    config: &Config,
-    snapshot: &str,
-    consistent_point: Lsn,
-    lineage: &mut Lineage,
-    publisher: &mut Publisher,
-) -> Result<u64, RelayError> {
-    let mut snapshot = OutboxSnapshot::open(config, Some(snapshot), Vec::new()).await?;
-    snapshot.read("*", true).await?;
-    let mut existing = ExistingRowsWriter::new(config, lineage, publisher, consistent_point);
-    loop {
-        let answer = snapshot.fetch().await?;
-        if answer.rows.is_empty() {
-            break;
-        }
-        existing.write(&answer).await?;
-        tracing::info!(rows = existing.rows, "publishing rows that were there already");
-    }
-    let rows = existing.rows;
-    snapshot.close().await?;
-    Ok(rows)
 }

@@ -81,6 +81,9 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
             (None, None) => vec![not_initialised(source, names)],
+            (_, Some(unfinished)) if unfinished.state == State::Initialising => vec![Stop::InitUnfinished {
+                slot: names.slot.to_owned(),
+            }],
             (None, Some(unfinished)) => vec![slot_gone(source, unfinished, names)],
             (Some(_), Some(unfinished)) if unfinished.state == State::Recovering => vec![Stop::RecoveryUnfinished {
                 slot: names.slot.to_owned(),
@@ -463,8 +466,9 @@ mod tests {
             state: State::Initialising,
             ..example()
         };
-        assert_eq!(exit_code(&source, Some(&unfinished)), 14);
+        assert_eq!(exit_code(&source, Some(&unfinished)), 3);
         source.slot = None;
+        assert_eq!(exit_code(&source, Some(&unfinished)), 3);
         assert_eq!(exit_code(&source, None), 3);
     }
 

@@ -19,6 +19,10 @@ pub enum Stop {
         topic: String,
     },
     #[error(
+        "`outbox-relay init` of slot `{slot}` began and did not finish; run it again, it goes on with what is not published yet"
+    )]
+    InitUnfinished { slot: String },
+    #[error(
         "slot `{slot}` is gone, but the checkpoint in topic `{topic}` stands at {checkpoint}: what was written to the outbox since then cannot be read from the WAL any more; `outbox-relay recover` publishes what is missing from the outbox table and goes on, or, where you know that nothing is missing, `outbox-relay init --accept-new-slot` makes a new slot (checkpoint key `{key}`)"
     )]
     SlotGone {
@@ -52,7 +56,7 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before (give the right --checkpoint-topic), or `outbox-relay init` was never finished (do it again); `outbox-relay recover` publishes what no topic has and goes on with a new slot; or go on from the slot's confirmed position: `outbox-relay init --adopt-slot` where nothing was published from it yet, `outbox-relay init --accept-checkpoint-loss` where what it sends again may come twice"
+        "slot `{slot}` exists, but topic `{topic}` has no checkpoint of `{key}`: the topic was deleted or emptied, or another checkpoint topic was used before (give the right --checkpoint-topic); `outbox-relay recover` publishes what no topic has and goes on with a new slot; or go on from the slot's confirmed position: `outbox-relay init --adopt-slot` where nothing was published from it yet, `outbox-relay init --accept-checkpoint-loss` where what it sends again may come twice"
     )]
     CheckpointMissing { slot: String, topic: String, key: String },
     #[error(
@@ -163,7 +167,7 @@ impl Stop {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config { .. } => 2,
-            Self::NotInitialised { .. } => 3,
+            Self::NotInitialised { .. } | Self::InitUnfinished { .. } => 3,
             Self::SlotGone { .. } => 10,
             Self::SlotInvalidated { .. } => 11,
             Self::SlotUnusable { .. } => 12,
@@ -213,7 +217,7 @@ Exit codes:
    0  ended as asked
    1  an error that is described in the last line
    2  a setting is wrong
-   3  init has not been done
+   3  init has not been done, or not been finished
   10  the slot is gone               11  the slot was invalidated     12  the slot is of another kind
   13  the slot is ahead of the checkpoint (recreated, advanced, or read by somebody else)
   14  the checkpoint is missing      15  the checkpoint is unreadable

@@ -8,6 +8,7 @@ mod faulty;
 mod guard;
 mod guard_all_tables;
 mod idle;
+mod init_positions;
 mod kafka_away;
 mod kafka_security;
 mod late_end_txn;

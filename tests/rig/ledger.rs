@@ -93,8 +93,9 @@ impl Ledger {
     }
 }
 
-/// Commit LSN and index of `16/B374D848:0:1795344833217210`.
-fn place(text: &str) -> Option<(u64, u64)> {
+/// Commit LSN and index of a `position` header, like `16/B374D848:0:1795344833217210`; `None` where it is none.
+#[must_use]
+pub fn place(text: &str) -> Option<(u64, u64)> {
     let mut parts = text.split(':');
     let (high, low) = parts.next()?.split_once('/')?;
     let half = |text: &str| u64::from_str_radix(text, 16).ok();

@@ -2,6 +2,7 @@
 
 mod another_slot;
 mod former_cluster;
+mod init_pieces;
 mod lagging_broker;
 mod lanes;
 mod least_privileges;

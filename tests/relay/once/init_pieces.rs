@@ -1,0 +1,201 @@
+//! `init` of an outbox with many rows: it goes in pieces, and an `init` after a kill goes on.
+
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rig::rig::READY_DEADLINE;
+use rig::{Isolation, Rig, memory};
+use stack::{Program, eventually_ok};
+
+use super::super::init_positions::position_mistakes;
+
+const ROWS: u32 = 30_000;
+/// Rows of an outbox that goes in one Kafka transaction.
+const FEW_ROWS: u32 = 5_000;
+const DEADLINE: Duration = Duration::from_secs(120);
+const SIGKILL: i32 = 9;
+/// Exit code of an init that is not finished.
+const UNFINISHED: i32 = 3;
+/// What a container of the relay has.
+const MEMORY_MB: f64 = 96.0;
+
+/// Kills an init at each of these, one after the other: the point, and at which time that it comes by. Each attempt goes on behind the one before.
+const KILLS: [(&str, u32); 8] = [
+    ("init.begun", 1),
+    ("init.slot-made", 1),
+    ("init.piece-written", 1),
+    ("init.piece-committed", 1),
+    // The first commit of an attempt is that of the checkpoint that says `initialising`.
+    ("commit.before", 3),
+    ("commit.after", 2),
+    ("init.late-rows-compared", 1),
+    ("init.before-end", 1),
+];
+
+/// A rig with `rows` rows in its outbox and nothing else yet; the outbox is altered by `alter` before.
+async fn rig_with_rows(name: &str, alter: &str, rows: u32) -> Rig {
+    let mut rig = Rig::new(name).await;
+    rig.relay = rig.relay.with_binary("outbox-relay-faults");
+    if !alter.is_empty() {
+        rig.sql(alter).await;
+    }
+    rig.sql(&rig.insert_statement(rows, 50)).await;
+    rig
+}
+
+/// An `init` that meets this trouble.
+fn init_with_trouble(rig: &Rig, point: &str, action: &str, hit: u32, bug: &str) -> Program {
+    let hits = rig.logs().join(format!("{point}-{action}-{hit}"));
+    rig.relay
+        .command_of("init", &["init"])
+        .env("OUTBOX_RELAY_FAILPOINT", &format!("{point}={action}@{hit}"))
+        .env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
+        .env("OUTBOX_RELAY_BUG", bug)
+}
+
+async fn kill_init_at(rig: &Rig, point: &str, hit: u32) {
+    let init = init_with_trouble(rig, point, "kill", hit, "");
+    init.start().expect("a start");
+    let status = init.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(
+        status.signal(),
+        Some(SIGKILL),
+        "{point}@{hit}: {status}\n{}",
+        init.log_tail(10)
+    );
+}
+
+/// A row that is committed now and says that it was made long ago.
+async fn insert_late_row(rig: &Rig, key: usize) {
+    let topic = rig.topic();
+    rig.sql(&format!(
+        "insert into outbox (aggregatetype, aggregateid, type, payload, created_at)
+         values ('{topic}', 'late-{key}', 'Changed', jsonb_build_object('n', nextval('numbers')), '2000-01-01')"
+    ))
+    .await;
+}
+
+/// Ends the init, and asserts that each row is published once and in order, with those that the relay streams.
+async fn assert_each_row_once(rig: &Rig) {
+    rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    rig.insert_each(20).await;
+    rig.assert_exactly_once().await;
+    let records = rig.records(Isolation::Committed).await.expect("records");
+    assert_eq!(position_mistakes(&records), Vec::<String>::new());
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn an_init_that_is_killed_again_and_again_under_load_publishes_each_row_once() {
+    let rig = Arc::new(rig_with_rows("pieces_killed", "", ROWS).await);
+    let (writer, ends) = (Arc::clone(&rig), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&ends);
+    let writing = tokio::spawn(async move {
+        while !told.load(Ordering::Relaxed) {
+            writer.insert_each(10).await;
+        }
+    });
+    for (number, (point, hit)) in KILLS.into_iter().enumerate() {
+        kill_init_at(&rig, point, hit).await;
+        insert_late_row(&rig, number).await;
+        if point == "init.piece-committed" {
+            rig.slot_is_free().await;
+            rig.assert_stops(UNFINISHED, &["run it again"]).await;
+        }
+    }
+    ends.store(true, Ordering::Relaxed);
+    writing.await.expect("the writer ends");
+    assert_each_row_once(&rig).await;
+}
+
+/// Nothing tells these rows apart by their age: what an earlier attempt has published is found in the topic.
+#[tokio::test]
+async fn rows_of_the_same_age_or_of_unknown_age_are_published_once() {
+    let same_age = "alter table outbox alter created_at set default now()";
+    let no_age = "alter table outbox drop column created_at";
+    for (name, alter) in [("pieces_same_age", same_age), ("pieces_no_age", no_age)] {
+        let rig = rig_with_rows(name, alter, ROWS).await;
+        for (point, hit) in [
+            ("init.piece-committed", 2),
+            ("init.late-rows-compared", 1),
+            ("init.piece-committed", 1),
+            ("commit.before", 3),
+        ] {
+            kill_init_at(&rig, point, hit).await;
+        }
+        rig.insert_together(10).await;
+        assert_each_row_once(&rig).await;
+    }
+}
+
+/// An update gives a row another inserting transaction, a rewrite of the table all of them: they look new and are not.
+#[tokio::test]
+async fn rows_that_were_updated_between_two_attempts_are_published_once() {
+    let rig = rig_with_rows("pieces_updated", "", ROWS).await;
+    kill_init_at(&rig, "init.piece-committed", 3).await;
+    rig.sql("alter table outbox add note uuid default gen_random_uuid()")
+        .await;
+    assert_each_row_once(&rig).await;
+}
+
+#[tokio::test]
+async fn a_small_outbox_is_published_whole_or_not_at_all() {
+    let rig = rig_with_rows("pieces_few", "", FEW_ROWS).await;
+    kill_init_at(&rig, "init.before-end", 1).await;
+    let before = rig.records(Isolation::Committed).await.expect("records");
+    assert_eq!(before.len(), 0);
+    assert_each_row_once(&rig).await;
+}
+
+#[tokio::test]
+async fn an_init_of_many_rows_stays_within_its_memory() {
+    let rig = rig_with_rows("pieces_memory", "", ROWS).await;
+    let topic = rig.topic();
+    rig.sql(&format!(
+        "insert into outbox (aggregatetype, aggregateid, type, payload)
+         select '{topic}', 'm' || i % 100, 'Changed', jsonb_build_object('n', i, 'fill', repeat('x', 4000))
+         from generate_series(1, 50000) as i"
+    ))
+    .await;
+    let init = init_with_trouble(&rig, "init.before-end", "freeze", 1, "");
+    init.start().expect("a start");
+    let hits = rig.logs().join("init.before-end-freeze-1");
+    eventually_ok(DEADLINE, "the init is at its end", || async {
+        anyhow::ensure!(hits.exists(), "it is not there");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", init.log_tail(10)));
+    let peak_mb = memory::peak_mb(&init);
+    init.kill_hard().await;
+    println!("{peak_mb:.0} MB");
+    assert!(peak_mb < MEMORY_MB, "{peak_mb} MB");
+    rig.finish().await.expect("an end");
+}
+
+/// The test's own test: an init that goes on behind the last row that it published loses the rows that were committed late.
+#[tokio::test]
+async fn forgetting_late_rows_is_caught() {
+    let rig = rig_with_rows("pieces_planted", "", ROWS).await;
+    kill_init_at(&rig, "init.piece-committed", 2).await;
+    insert_late_row(&rig, 0).await;
+    rig.relay
+        .with_env("OUTBOX_RELAY_BUG", "ContinueBehindLastRow")
+        .run(&["init"])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    rig.insert_each(5).await;
+    let ledger = eventually_ok(READY_DEADLINE, "all others are published", || async {
+        let ledger = rig.ledger(Isolation::Committed).await?;
+        anyhow::ensure!(ledger.lost.len() <= 1, "{ledger}");
+        Ok(ledger)
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(ledger.lost.len(), 1, "the late row is lost: {ledger}");
+    rig.finish().await.expect("an end");
+}
