@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::failover;
 use crate::lineage::{Slot, verify, written_for_this_server};
 use crate::outbox_check;
+use crate::pause;
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::router::{Column, Plan};
 use crate::server_check;
@@ -238,6 +239,9 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
                 format!("{} bytes of WAL", system.wal_end.bytes_since(published.lsn)),
             ));
         }
+    }
+    if let Some(record) = pause::current(config).await? {
+        lines.push(("paused", record.describe()));
     }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     Ok(lines.iter().fold(String::new(), |text, (name, value)| {

@@ -36,6 +36,10 @@ pub enum Command {
     /// Go on after a stop (exit codes 10 to 21): make the slot anew, compare the outbox with the topics, publish what is missing. Says first
     /// what it will do. Needs a role that may replicate and read the outbox.
     Recover(RecoverArgs),
+    /// Have the relay stop publishing, for as long as it takes; it keeps the slot, and stays paused over restarts. Postgres keeps the WAL meanwhile.
+    Pause(PauseArgs),
+    /// Have a paused relay publish again.
+    Resume(Settings),
     /// Ask the relay that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
     Health(HealthArgs),
 }
@@ -209,6 +213,15 @@ pub struct InitOptions {
     /// only where a topic is cleaned sooner than init was finished.
     #[arg(long, value_enum)]
     pub undecided: Option<Undecided>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Why, for those who find the relay paused: one line, up to 500 characters.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -46,6 +46,8 @@ pub enum Bug {
     ExistingRowsAtConsistentPoint,
     /// Goes on with an unfinished init behind the last row that it published, without looking for rows that were committed since.
     ContinueBehindLastRow,
+    /// Publishes although an operator has paused the relay.
+    IgnorePause,
 }
 
 #[cfg(feature = "faults")]

@@ -33,6 +33,7 @@ mod messages;
 pub mod outbox_check;
 pub mod panics;
 pub mod partitions;
+pub mod pause;
 pub mod pgoutput;
 mod positions;
 pub mod postgres;
@@ -93,6 +94,8 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             let config = args.settings.check()?;
             recover::recover(&config, &args.recover, &shutdown).await
         }
+        Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await,
+        Command::Resume(settings) => pause::resume(&settings.check()?).await,
         Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::config::Config;
 use crate::maintenance;
 use crate::outbox_check;
+use crate::pause::PauseGate;
 use crate::startup;
 use crate::stop::{RelayError, Stop};
 use crate::streaming::Streaming;
@@ -51,9 +52,10 @@ async fn cycles(
     shutdown: &mut Shutdown,
 ) -> Result<(), Stop> {
     let mut backoff = BACKOFF_MIN;
+    let pause = PauseGate::watch(config, readiness, shutdown).map_err(|err| Stop::Config { what: err.to_string() })?;
     while !shutdown.is_triggered() {
         let started = Instant::now();
-        match cycle(config, transaction_bytes, readiness, shutdown).await {
+        match cycle(config, transaction_bytes, &pause, readiness, shutdown).await {
             Ok(()) => break,
             Err(RelayError::Stop(stop)) => {
                 readiness.not_ready("relay", stop.to_string());
@@ -87,6 +89,7 @@ async fn cycles(
 async fn cycle(
     config: &Config,
     transaction_bytes: u64,
+    pause: &PauseGate,
     readiness: &Readiness,
     shutdown: &mut Shutdown,
 ) -> Result<(), RelayError> {
@@ -101,7 +104,7 @@ async fn cycle(
     readiness.ready("relay");
     metrics::gauge!("relay_leader").set(1.0);
     let _maintenance = maintenance::while_leading(&started.here);
-    let outcome = Streaming::new(config, transaction_bytes, started)
+    let outcome = Streaming::new(config, transaction_bytes, started, pause.clone())
         .run(readiness, shutdown)
         .await;
     metrics::gauge!("relay_leader").set(0.0);

@@ -22,6 +22,7 @@ use crate::guard::Guard;
 use crate::intake::{Intake, Pause};
 use crate::kafka::{Committed, Publisher};
 use crate::lsn::Lsn;
+use crate::pause::PauseGate;
 use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::progress::{Progress, Published};
 use crate::startup::{STATUS_INTERVAL, Started};
@@ -64,6 +65,7 @@ pub struct Streaming<'c> {
     checkpoint: Checkpoint,
     guard: Guard,
     topics: TopicWatch,
+    pause: PauseGate,
     /// The transactions that are being committed, the oldest first.
     committing: VecDeque<Committing>,
     last_read_bytes: usize,
@@ -134,7 +136,7 @@ impl StreamMetrics {
 
 impl<'c> Streaming<'c> {
     #[must_use]
-    pub fn new(config: &'c Config, transaction_bytes: u64, started: Started) -> Self {
+    pub fn new(config: &'c Config, transaction_bytes: u64, started: Started, pause: PauseGate) -> Self {
         let now = Instant::now();
         let incarnation = uuid::Uuid::new_v4().to_string();
         Self {
@@ -155,6 +157,7 @@ impl<'c> Streaming<'c> {
             },
             guard: started.guard,
             topics: started.topics,
+            pause,
             committing: VecDeque::new(),
             last_read_bytes: 0,
             heard_at: now,
@@ -202,6 +205,10 @@ impl<'c> Streaming<'c> {
     async fn turns(&mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         while !shutdown.is_triggered() {
             self.housekeeping(readiness).await?;
+            if !self.pause.is_open() {
+                self.rest(shutdown).await?;
+                continue;
+            }
             if !self.publisher.can_send() {
                 self.wait_for_kafka(shutdown).await?;
                 continue;
@@ -218,6 +225,28 @@ impl<'c> Streaming<'c> {
                 }
                 Pause::Poison(stop) => return Err(stop.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// An operator has paused the relay: ends the transaction in hand, and then only listens, so that the slot stays its own.
+    async fn rest(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+        if !self.intake.batch.is_empty() && self.publisher.can_send() {
+            return self.close_batch();
+        }
+        let has_room = self.stream.buffer().len() < READ_AHEAD_BYTES;
+        if !has_room {
+            // Nothing can be heard while nothing is read.
+            self.heard_at = Instant::now();
+        }
+        let tick = self.next_tick();
+        tokio::select! {
+            progressed = self.publisher.progressed() => self.progressed(progressed?)?,
+            bytes = self.stream.read(), if has_room => self.was_read(bytes?),
+            // Its producers may be broken since: look at them first.
+            () = self.pause.changed() => self.status_due = Instant::now(),
+            () = sleep_until(tick) => {}
+            () = shutdown.triggered() => {}
         }
         Ok(())
     }
@@ -358,7 +387,12 @@ impl<'c> Streaming<'c> {
             self.metrics
                 .unconfirmed_bytes
                 .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);
-            self.look_at_kafka(readiness).await?;
+            // A paused relay needs no Kafka, which may be away on purpose; its producers are looked at before they are used again.
+            if self.pause.is_open() {
+                self.look_at_kafka(readiness).await?;
+            } else {
+                self.publisher.poll();
+            }
         }
         Ok(())
     }

@@ -14,6 +14,9 @@ use super::oauth::{TokenFile, set_token};
 use super::settings::{Delivery, KafkaSettings};
 use crate::stop::RelayError;
 
+/// How late a record may be seen by a patient reader.
+const PATIENCE_MS: u32 = 2_000;
+
 impl KafkaSettings {
     /// A reader that is a member of no group.
     ///
@@ -22,6 +25,27 @@ impl KafkaSettings {
     pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
         self.begin_openssl();
         let reader: BaseConsumer<Quiet> = self.make_reader(|settings| settings.reader(isolation_level))?;
+        if let Some(tokens) = self.tokens() {
+            set_token(reader.client(), &tokens)?;
+        }
+        Ok(reader)
+    }
+
+    /// A reader of a topic of which hardly a record matters: it takes what comes in large pieces, up to two seconds late.
+    ///
+    /// # Errors
+    /// As [`KafkaSettings::open_reader`].
+    pub(super) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
+        self.begin_openssl();
+        let mut config = self.reader("read_uncommitted");
+        // An answer has to come well before the client gives its request up.
+        let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
+        let wait_ms = socket_timeout_ms.map_or(PATIENCE_MS, |timeout_ms: u32| PATIENCE_MS.min(timeout_ms / 2));
+        config
+            .set("fetch.wait.max.ms", wait_ms.to_string())
+            .set("fetch.min.bytes", "1000000")
+            .set("queued.max.messages.kbytes", "1024");
+        let reader: BaseConsumer<Quiet> = config.create_with_context(self.quiet()).map_err(invalid)?;
         if let Some(tokens) = self.tokens() {
             set_token(reader.client(), &tokens)?;
         }

@@ -7,6 +7,7 @@ mod flush;
 mod health;
 mod lane;
 mod oauth;
+mod pause_log;
 mod published_ids;
 mod publisher;
 mod record_limit;
@@ -20,6 +21,7 @@ mod turn;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
+pub use pause_log::PauseLog;
 pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
 pub use record_limit::{batch_bytes, record_bytes_max};

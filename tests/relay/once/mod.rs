@@ -9,6 +9,7 @@ mod least_privileges;
 mod moving_address;
 mod outbox_table;
 mod panics;
+mod pause;
 mod recover_bugs;
 mod recover_since;
 mod rotation;

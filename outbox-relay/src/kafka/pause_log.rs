@@ -1,0 +1,151 @@
+//! The record that pauses a relay: in the checkpoint topic, under a key of its own.
+//!
+//! It is written outside of any transaction and read uncommitted, so that it is seen also while some relay's transaction stays open.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::producer::BaseRecord;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::flush::flush;
+use super::health::Quiet;
+use super::lane::serve_events;
+use super::refusal::ask;
+use super::settings::{Delivery, KafkaSettings};
+use super::topics::partition_counts;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+const READ_STALL_MAX: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(200);
+
+/// Where a relay's pause is kept.
+#[derive(Clone, Debug)]
+pub struct PauseLog {
+    pub settings: KafkaSettings,
+    /// The checkpoint topic.
+    pub topic: String,
+    pub key: String,
+}
+
+impl PauseLog {
+    /// Writes the record; `None` is the tombstone that takes it back. Blocks until the brokers have it.
+    ///
+    /// # Errors
+    /// The topic does not exist, or Kafka does not take the record.
+    pub fn write(&self, value: Option<&str>) -> anyhow::Result<()> {
+        let counts = partition_counts(&self.settings, std::slice::from_ref(&self.topic))?;
+        anyhow::ensure!(
+            counts.contains_key(&self.topic),
+            "checkpoint topic `{}` does not exist: give the relay's own --checkpoint-topic",
+            self.topic
+        );
+        let config = self.settings.producer(Delivery::AtLeastOnce, "");
+        let (producer, health) = self.settings.open_producer(&config)?;
+        let mut record = BaseRecord::<str, str>::to(&self.topic).partition(0).key(&self.key);
+        record.payload = value;
+        producer
+            .send(record)
+            .map_err(|(err, _)| anyhow::Error::new(err).context("kafka refused the record"))?;
+        let started = Instant::now();
+        while !flush(&producer, Duration::from_millis(50)) {
+            serve_events(&producer, &health);
+            anyhow::ensure!(
+                started.elapsed() < WRITE_PATIENCE,
+                "kafka has not taken the record within {} s",
+                WRITE_PATIENCE.as_secs()
+            );
+        }
+        serve_events(&producer, &health);
+        match health.failure() {
+            None => Ok(()),
+            Some(failure) => anyhow::bail!("kafka did not take the record: {}", failure.code),
+        }
+    }
+
+    /// The value of the last record, `None` where there is none or it was taken back; and the offset behind the topic's last record. Blocks.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    pub fn read(&self, gives_up: &dyn Fn() -> bool) -> anyhow::Result<(Option<Vec<u8>>, i64)> {
+        let reader = self.settings.open_reader("read_uncommitted")?;
+        if !partition_counts(&self.settings, std::slice::from_ref(&self.topic))?.contains_key(&self.topic) {
+            return Ok((None, 0));
+        }
+        let (low, end) = ask(&reader, REQUEST_TIMEOUT, |timeout| {
+            reader.fetch_watermarks(&self.topic, 0, timeout)
+        })
+        .context("cannot read the end of the checkpoint topic")?;
+        if low == end {
+            return Ok((None, end));
+        }
+        self.assign(&reader, low)?;
+        let mut value = None;
+        let mut moved_at = Instant::now();
+        loop {
+            match reader.poll(POLL) {
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok((value, end)),
+                Some(Err(err)) => return Err(anyhow::Error::new(err).context("cannot read the checkpoint topic")),
+                Some(Ok(message)) => {
+                    moved_at = Instant::now();
+                    if message.key() == Some(self.key.as_bytes()) {
+                        value = message.payload().map(<[u8]>::to_vec);
+                    }
+                }
+                None => anyhow::ensure!(
+                    moved_at.elapsed() < READ_STALL_MAX,
+                    "the checkpoint topic gives nothing"
+                ),
+            }
+            anyhow::ensure!(!gives_up(), "told to stop");
+        }
+    }
+
+    /// Tells each further record of the key from `offset` on, within about two seconds, until `gives_up`. Blocks.
+    ///
+    /// # Errors
+    /// The topic cannot be read from there: it was made anew, or Kafka refuses.
+    pub fn follow(
+        &self,
+        offset: i64,
+        gives_up: &dyn Fn() -> bool,
+        tell: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> anyhow::Result<()> {
+        let reader = self.settings.open_patient_reader()?;
+        self.assign(&reader, offset)?;
+        while !gives_up() {
+            match reader.poll(POLL) {
+                None | Some(Err(KafkaError::PartitionEOF(_))) => {}
+                // A broker that is away comes back, and the client finds it again.
+                Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
+                Some(Err(err)) => return Err(anyhow::Error::new(err).context("cannot read the checkpoint topic")),
+                Some(Ok(message)) => {
+                    if message.key() == Some(self.key.as_bytes()) {
+                        tell(message.payload().map(<[u8]>::to_vec));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign(&self, reader: &BaseConsumer<Quiet>, offset: i64) -> anyhow::Result<()> {
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(&self.topic, 0, Offset::Offset(offset))
+            .context("invalid offset")?;
+        reader.assign(&assignment).context("cannot read the checkpoint topic")
+    }
+}
+
+fn is_passing(code: rdkafka::error::RDKafkaErrorCode) -> bool {
+    use rdkafka::error::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve};
+    matches!(
+        code,
+        AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve
+    )
+}
