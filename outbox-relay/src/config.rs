@@ -36,6 +36,8 @@ pub enum Command {
     /// Go on after a stop (exit codes 10 to 21): make the slot anew, compare the outbox with the topics, publish what is missing. Says first
     /// what it will do. Needs a role that may replicate and read the outbox.
     Recover(RecoverArgs),
+    /// Publish chosen rows of the outbox again, marked by a header. A running relay goes on beside it. Says first what it will do.
+    Replay(ReplayArgs),
     /// Have the relay stop publishing, for as long as it takes; it keeps the slot, and stays paused over restarts. Postgres keeps the WAL meanwhile.
     Pause(PauseArgs),
     /// Have a paused relay publish again.
@@ -213,6 +215,34 @@ pub struct InitOptions {
     /// only where a topic is cleaned sooner than init was finished.
     #[arg(long, value_enum)]
     pub undecided: Option<Undecided>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    pub replay: ReplayOptions,
+}
+
+/// Which rows to replay: those for which all that is given holds.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayOptions {
+    /// Rows with this created_at or a later one: a moment as Postgres reads it, like 2026-11-25T08:00:00Z. (A row does not say at which LSN it was committed.)
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Rows with an earlier created_at.
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Rows with this key, repeatable.
+    #[arg(long = "key", value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Rows with this event id, repeatable.
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Do not ask. Needed where there is no terminal.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -196,6 +196,26 @@ impl OutboxSnapshot {
         self.fetch_from("existing", FETCH_ROWS).await
     }
 
+    /// `expressions` over the rows for which `condition` holds, grouped or ordered by what `tail` says.
+    ///
+    /// # Errors
+    /// A value in the condition is none of its column's type; the connection broke.
+    pub(crate) async fn summary(
+        &mut self,
+        expressions: &str,
+        condition: &str,
+        tail: &str,
+    ) -> Result<Answer, RelayError> {
+        let sql = format!("select {expressions} from {} where {condition} {tail}", self.all_rows());
+        Ok(self.connection.query(&sql).await?)
+    }
+
+    /// The table's columns.
+    #[must_use]
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
     /// Ends the transaction.
     ///
     /// # Errors
@@ -328,6 +348,19 @@ impl<'a> ExistingRowsWriter<'a> {
             rows: 0,
             lsn: lsn_before(consistent_point),
         }
+    }
+
+    /// Makes records that bear `replay` instead of a position.
+    #[must_use]
+    pub(crate) fn for_replay(
+        config: &'a Config,
+        lineage: &'a mut Lineage,
+        publisher: &'a mut Publisher,
+        replay: &str,
+    ) -> Self {
+        let mut writer = Self::new(config, lineage, publisher, Lsn::INVALID);
+        writer.record = RecordWriter::of_replay(replay);
+        writer
     }
 
     /// The publisher, between two rows.

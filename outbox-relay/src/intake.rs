@@ -72,6 +72,9 @@ pub struct Intake {
     said_truncated: bool,
 }
 
+/// Name of the record header that carries a replay's id.
+pub const REPLAY_HEADER: &str = "replay";
+
 /// Turns routed rows into Kafka records; also used for rows that are not from the stream.
 #[derive(Debug)]
 pub struct RecordWriter {
@@ -79,6 +82,8 @@ pub struct RecordWriter {
     /// See [`crate::checkpoint::Lineage::positions_raised_by`].
     positions_raised_by: u64,
     position: HeaderText,
+    /// The id of the replay that the records are of.
+    replay: Option<String>,
 }
 
 /// What became of a row.
@@ -96,6 +101,16 @@ impl RecordWriter {
             position_header,
             positions_raised_by,
             position: HeaderText::default(),
+            replay: None,
+        }
+    }
+
+    /// For records that are published again: without a position, with the replay's id as the header `replay`.
+    #[must_use]
+    pub fn of_replay(replay: &str) -> Self {
+        Self {
+            replay: Some(replay.to_owned()),
+            ..Self::new(None)
         }
     }
 
@@ -116,6 +131,7 @@ impl RecordWriter {
             position_header,
             positions_raised_by,
             position: text,
+            replay,
         } = self;
         let published_position = Position {
             commit_lsn: position.commit_lsn.saturating_add(*positions_raised_by),
@@ -147,6 +163,9 @@ impl RecordWriter {
             }
             if let Some(name) = position_header {
                 headers = with_header(headers, name, Some(text.write(&published_position)));
+            }
+            if let Some(replay) = replay {
+                headers = with_header(headers, REPLAY_HEADER, Some(replay.as_str()));
             }
             let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
             // Counted exactly only where it may matter: headers are read back from C.

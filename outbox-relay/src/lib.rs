@@ -41,6 +41,7 @@ pub mod progress;
 mod progress_bar;
 pub mod recover;
 pub mod relay;
+pub mod replay;
 pub mod retention;
 pub mod router;
 pub mod server_check;
@@ -94,6 +95,7 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             let config = args.settings.check()?;
             recover::recover(&config, &args.recover, &shutdown).await
         }
+        Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await,
         Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await,
         Command::Resume(settings) => pause::resume(&settings.check()?).await,
         Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),

@@ -12,6 +12,7 @@ mod panics;
 mod pause;
 mod recover_bugs;
 mod recover_since;
+mod replay;
 mod rotation;
 mod three_brokers;
 mod topic_identity;
