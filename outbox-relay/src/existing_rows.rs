@@ -323,7 +323,7 @@ pub(crate) struct ExistingRowsWriter<'a> {
 ///   record, and so below its last byte.
 ///
 /// It takes one history of the WAL: after another cluster or a lost piece of the timeline was accepted, positions may come again.
-fn lsn_before(consistent_point: Lsn) -> Lsn {
+pub(crate) fn lsn_before(consistent_point: Lsn) -> Lsn {
     if faults::is_planted(Bug::ExistingRowsAtConsistentPoint) {
         return consistent_point;
     }

@@ -14,12 +14,11 @@ use tokio::time::{Instant, sleep};
 use crate::accept::own;
 use crate::checkpoint::{Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
 use crate::config::{Config, ExistingRows, InitOptions};
+use crate::existing_rows::lsn_before;
 use crate::failover;
 use crate::faults;
 use crate::init_pieces::ExistingRowsJob;
-use crate::kafka::{
-    Delivery, NewTopic, Publisher, create_missing, find_or_create, partition_counts, topic_settings,
-};
+use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create, partition_counts, topic_settings};
 use crate::lineage::{Slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
@@ -227,7 +226,8 @@ pub(crate) async fn create(
     // Asked for before the slot is made: its snapshot lives only as long as this session runs nothing else.
     let has_table = source::has_table(&mut connection, config).await?;
     let (consistent_point, exported) = create_slot(&mut connection, config, options.failover).await?;
-    lineage.positions_raised_by = raise_above(highest_position, lineage.positions_raised_by, consistent_point);
+    let raised_by = checkpoint.lineage.positions_raised_by;
+    checkpoint.lineage.positions_raised_by = raise_above(highest_position, raised_by, lsn_before(consistent_point));
     faults::point("init.slot-made")?;
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,

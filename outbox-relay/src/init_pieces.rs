@@ -33,7 +33,7 @@ use crate::config::{Config, Undecided};
 use crate::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::faults::{self, Bug};
 use crate::init::commit;
-use crate::kafka::{Publisher, cleanup, read_ids};
+use crate::kafka::{Publisher, TopicToRead, cleanup, read_ids};
 use crate::lsn::Lsn;
 use crate::postgres::{Answer, Row, quote_identifier, quote_literal};
 use crate::progress_bar::RowsProgress;
@@ -180,11 +180,17 @@ impl ExistingRowsJob<'_> {
         let mut forgetful = None;
         for (topic, partitions) in &pieces.writer.lineage().partitions {
             let cleaned = cleanup(&self.config.kafka, topic).await?;
-            let (settings, name, partitions) = (self.config.kafka.clone(), topic.clone(), *partitions);
-            let stop = self.shutdown.clone();
+            let to_read = TopicToRead {
+                topic: topic.clone(),
+                partitions: *partitions,
+                cleanup: cleaned,
+                since_ms: None,
+                position_header: None,
+            };
+            let (settings, stop) = (self.config.kafka.clone(), self.shutdown.clone());
             let (read, rest) = tokio::task::spawn_blocking(move || {
                 let gives_up = || stop.is_triggered();
-                let read = read_ids(&settings, &name, partitions, cleaned, &mut ids, &gives_up);
+                let read = read_ids(&settings, &to_read, &mut ids, &gives_up);
                 (read, ids)
             })
             .await

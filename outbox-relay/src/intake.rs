@@ -110,7 +110,7 @@ impl RecordWriter {
     pub fn of_replay(replay: &str) -> Self {
         Self {
             replay: Some(replay.to_owned()),
-            ..Self::new(None)
+            ..Self::new(None, 0)
         }
     }
 

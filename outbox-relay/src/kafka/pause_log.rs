@@ -44,8 +44,7 @@ impl PauseLog {
             "checkpoint topic `{}` does not exist: give the relay's own --checkpoint-topic",
             self.topic
         );
-        let config = self.settings.producer(Delivery::AtLeastOnce, "");
-        let (producer, health) = self.settings.open_producer(&config)?;
+        let (producer, health) = self.settings.open_producer(Delivery::AtLeastOnce, "")?;
         let mut record = BaseRecord::<str, str>::to(&self.topic).partition(0).key(&self.key);
         record.payload = value;
         producer

@@ -38,7 +38,7 @@ use self::publish::{RowsToPublish, publish_rows};
 use self::scope::{Scope, oldest_row_ms, parse_since};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{Config, RecoverOptions};
-use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
+use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot, lsn_before};
 use crate::faults::{self, Bug};
 use crate::init::{self, checkpoint_topic, commit, create_slot, fence};
 use crate::kafka::create_missing;
@@ -148,7 +148,8 @@ async fn carry_out(
         let highest_position = compared
             .highest_position
             .max(situation.checkpoint().map(highest_position));
-        lineage.positions_raised_by = raise_above(highest_position, lineage.positions_raised_by, consistent_point);
+        let raised_by = lineage.positions_raised_by;
+        lineage.positions_raised_by = raise_above(highest_position, raised_by, lsn_before(consistent_point));
         checkpoint.lineage.positions_raised_by = lineage.positions_raised_by;
         let to_publish = RowsToPublish::of(compared.verdicts, options.undecided);
         let mut writer = ExistingRowsWriter::new(config, &mut lineage, &mut publisher, consistent_point);
@@ -214,6 +215,7 @@ fn recovering_checkpoint(config: &Config, situation: &Situation) -> Checkpoint {
             .map_or_else(Published::default, |checkpoint| checkpoint.published),
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
+        existing_rows: None,
     }
 }
 
