@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{AcceptOptions, Config, InitOptions};
+use crate::destination;
 use crate::init::{self, Initialised};
-use crate::kafka::{CheckpointLog, Reading, create_missing, topic_facts};
+use crate::kafka::{CheckpointLog, Reading, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::positions::{highest_position, raise_above};
@@ -137,7 +138,7 @@ pub async fn accept(
     }
     let publication = source::usable_publication(&mut connection, config).await?;
     let system = source::identify(&mut connection).await?;
-    create_missing(&config.kafka, &[init::checkpoint_topic(&config.checkpoint_topic)]).await?;
+    destination::create(config, &[init::checkpoint_topic(&config.checkpoint_topic)]).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let can_be_owned = slot.as_ref().is_some_and(|slot| {
         slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"
@@ -447,10 +448,7 @@ mod tests {
 
     #[test]
     fn what_no_flag_accepts_stays_a_stop() {
-        let row = Stop::Row {
-            row: "1".to_owned(),
-            what: "it is odd".to_owned(),
-        };
+        let row = Stop::RowUpdated { commit_lsn: Lsn(1) };
         assert_eq!(exactly(&[], std::slice::from_ref(&row)), Err(row));
     }
 

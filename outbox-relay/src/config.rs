@@ -566,6 +566,11 @@ impl Config {
         Ok(pinned)
     }
 
+    /// The topics in which the relay keeps what is its own: no row may ever go there.
+    pub fn own_topics(&self) -> impl Iterator<Item = &str> {
+        [self.checkpoint_topic.as_str()].into_iter()
+    }
+
     /// Key of this relay's checkpoint.
     #[must_use]
     pub fn checkpoint_key(&self) -> String {

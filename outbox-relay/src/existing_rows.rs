@@ -340,7 +340,7 @@ impl<'a> ExistingRowsWriter<'a> {
     ) -> Self {
         Self {
             config,
-            record: RecordWriter::new(config.position_header.clone(), lineage.positions_raised_by),
+            record: RecordWriter::of_table_rows(config, lineage.positions_raised_by),
             lineage,
             publisher,
             topics: Topics::default(),
@@ -359,7 +359,7 @@ impl<'a> ExistingRowsWriter<'a> {
         replay: &str,
     ) -> Self {
         let mut writer = Self::new(config, lineage, publisher, Lsn::INVALID);
-        writer.record = RecordWriter::of_replay(replay);
+        writer.record = RecordWriter::of_replay(config, replay);
         writer
     }
 
@@ -408,9 +408,8 @@ impl<'a> ExistingRowsWriter<'a> {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Written::UnknownTopic { route, topic } => {
-                    let partitions = destination::partitions_of(self.config, self.lineage, &route, &topic).await?;
-                    let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
-                    self.topics.insert(route, topic, partitions, batch_bytes_max);
+                    let found = destination::find(self.config, self.lineage, &route, &topic).await?;
+                    self.topics.insert(route, found);
                 }
             }
         }

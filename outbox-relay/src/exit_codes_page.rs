@@ -7,17 +7,22 @@ use clap::Parser;
 
 use crate::config::Cli;
 use crate::lsn::Lsn;
+use crate::row_name::{RowName, RowPlace};
 use crate::stop::Stop;
 
 const PAGE: &str = include_str!("../../docs/exit-codes.md");
 /// Codes after which there is no single command that goes on: ended as asked, and whatever else may go wrong.
 const WITHOUT_COMMAND: [u8; 1] = [0];
 /// Stops whose text names a setting or a row to mend, after which the same command goes on.
-const MENDED_OUTSIDE: [u8; 5] = [2, 19, 25, 30, 31];
+const MENDED_OUTSIDE: [u8; 6] = [2, 19, 25, 30, 31, 34];
 
 /// One stop of each kind. A new kind does not compile before it is in the `match` below; put it into the list, too.
 fn examples() -> Vec<Stop> {
     let text = || "text".to_owned();
+    let row = || RowName {
+        place: RowPlace::Table,
+        id: Some(text()),
+    };
     let examples = vec![
         Stop::Config { what: text() },
         Stop::NotInitialised {
@@ -113,11 +118,11 @@ fn examples() -> Vec<Stop> {
             command: text(),
         },
         Stop::Row {
-            row: text(),
+            row: row(),
             what: text(),
         },
         Stop::RecordTooLarge {
-            id: text(),
+            row: row(),
             topic: text(),
             size: 2,
             limit: text(),
@@ -125,7 +130,14 @@ fn examples() -> Vec<Stop> {
         Stop::TopicMissing {
             topic: text(),
             column: text(),
+            row: row(),
         },
+        Stop::TopicRefused {
+            topic: text(),
+            what: text(),
+            row: Some(row()),
+        },
+        Stop::RowUpdated { commit_lsn: Lsn(1) },
         Stop::NothingToRecover {
             slot: text(),
             checkpoint: Lsn(1),
@@ -157,6 +169,8 @@ fn examples() -> Vec<Stop> {
             | Stop::Row { .. }
             | Stop::RecordTooLarge { .. }
             | Stop::TopicMissing { .. }
+            | Stop::TopicRefused { .. }
+            | Stop::RowUpdated { .. }
             | Stop::NothingToRecover { .. }
             | Stop::NotConfirmed { .. }
             | Stop::RecoveryUnfinished { .. } => {}

@@ -48,6 +48,12 @@ pub enum Bug {
     ContinueBehindLastRow,
     /// Publishes although an operator has paused the relay.
     IgnorePause,
+    /// Does not ask what its topics take. This alone harms nothing: it is as where the cluster does not tell.
+    AskNoSettings,
+    /// Forgets which record the broker refused; asks for no settings either, so that it refuses one.
+    ForgetRefused,
+    /// Publishes rows wherever they route to, its own topics included.
+    PublishAnywhere,
 }
 
 #[cfg(feature = "faults")]

@@ -14,12 +14,14 @@ use tokio::time::{Instant, sleep};
 use crate::accept::own;
 use crate::checkpoint::{Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
 use crate::config::{Config, ExistingRows, InitOptions};
+use crate::destination;
 use crate::existing_rows::lsn_before;
+use crate::failed_command;
 use crate::failover;
 use crate::faults;
 use crate::init_pieces::ExistingRowsJob;
-use crate::kafka::{Delivery, NewTopic, Publisher, create_missing, find_or_create, partition_counts, topic_settings};
-use crate::lineage::{Slot, verify};
+use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_counts, topic_settings};
+use crate::lineage::{Slot, usable_slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
 use crate::positions::raise_above;
@@ -68,6 +70,14 @@ pub(crate) struct Begun {
 /// A [`Stop`] where what is there does not fit together; anything else is worth another try.
 pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
     let topics = options.topics(&config.topic_template)?;
+    for topic in &topics {
+        if let Some(whose) = destination::is_not_for_rows(config, &topic.name) {
+            return Err(Stop::Config {
+                what: format!("--topic `{}` is {whose}: no row may go there", topic.name),
+            }
+            .into());
+        }
+    }
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     if options.failover {
@@ -77,7 +87,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     let publication = source::usable_publication(&mut connection, config).await?;
     let mut wanted = vec![checkpoint_topic(&config.checkpoint_topic)];
     wanted.extend(topics);
-    for name in create_missing(&config.kafka, &wanted).await? {
+    for name in destination::create(config, &wanted).await? {
         tracing::info!(topic = name, "created a topic");
     }
     // An init that was killed may have left a Kafka transaction open, which hides the checkpoint until its timeout; fencing ends it. Nobody
@@ -192,7 +202,24 @@ async fn lineage_now(
 }
 
 /// Makes the slot, publishes the rows that are there and not published by an unfinished init, and writes the checkpoint that is `running`.
+///
+/// # Errors
+/// A row that cannot be published is named; whatever it is, no transaction is left open.
 pub(crate) async fn create(
+    config: &Config,
+    options: &InitOptions,
+    begun: Begun,
+    published: Option<ExistingRowsProgress>,
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
+    let system_identifier = begun.system.identifier.clone();
+    match make(config, options, begun, published, shutdown).await {
+        Ok(done) => Ok(done),
+        Err(err) => Err(failed_command::ended(config, &system_identifier, err).await),
+    }
+}
+
+async fn make(
     config: &Config,
     options: &InitOptions,
     begun: Begun,
@@ -368,14 +395,7 @@ async fn adopt(
     lineage: Lineage,
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
-    if slot.plugin != "pgoutput" || slot.database != config.target.database {
-        return Err(Stop::SlotUnusable {
-            slot: config.slot.clone(),
-            database: config.target.database.clone(),
-            found: format!("plugin {}, database {}", slot.plugin, slot.database),
-        }
-        .into());
-    }
+    usable_slot(&slot, &config.slot, &config.target.database)?;
     ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     // Owned while the checkpoint is made: nobody may move it meanwhile. Fails where it is active.
     let owner = own(config).await?;

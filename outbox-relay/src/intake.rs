@@ -13,9 +13,11 @@ use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, w
 use crate::lsn::Lsn;
 use crate::messages::MessageOutbox;
 use crate::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
+use crate::poison::Judge;
 use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::progress::{Progress, RowFate};
 use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, partition_of_key};
+use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::stop::{RelayError, Stop};
 
 /// Why decoding paused.
@@ -29,7 +31,7 @@ pub enum Pause {
     QueueFull,
     /// The next row goes to a topic that is not known yet: the route's value and the topic's name.
     UnknownTopic { route: String, topic: String },
-    /// The next row cannot be published.
+    /// The next row cannot be published, now or ever: [`Stop::poison`] tells its position.
     Poison(Stop),
 }
 
@@ -84,6 +86,7 @@ pub struct RecordWriter {
     position: HeaderText,
     /// The id of the replay that the records are of.
     replay: Option<String>,
+    judge: Judge,
 }
 
 /// What became of a row.
@@ -95,22 +98,41 @@ pub enum Written {
 }
 
 impl RecordWriter {
+    /// For the rows of the stream.
     #[must_use]
-    pub fn new(position_header: Option<String>, positions_raised_by: u64) -> Self {
+    pub fn new(config: &Config, positions_raised_by: u64) -> Self {
         Self {
-            position_header,
             positions_raised_by,
-            position: HeaderText::default(),
-            replay: None,
+            ..Self::by(config, Judge::new(config, false))
+        }
+    }
+
+    /// For the rows of the outbox table.
+    #[must_use]
+    pub fn of_table_rows(config: &Config, positions_raised_by: u64) -> Self {
+        Self {
+            positions_raised_by,
+            ..Self::by(config, Judge::new(config, true))
         }
     }
 
     /// For records that are published again: without a position, with the replay's id as the header `replay`.
     #[must_use]
-    pub fn of_replay(replay: &str) -> Self {
+    pub fn of_replay(config: &Config, replay: &str) -> Self {
         Self {
+            position_header: None,
             replay: Some(replay.to_owned()),
-            ..Self::new(None, 0)
+            ..Self::by(config, Judge::new(config, true))
+        }
+    }
+
+    fn by(config: &Config, judge: Judge) -> Self {
+        Self {
+            position_header: config.position_header.clone(),
+            positions_raised_by: 0,
+            position: HeaderText::default(),
+            replay: None,
+            judge,
         }
     }
 
@@ -132,23 +154,30 @@ impl RecordWriter {
             positions_raised_by,
             position: text,
             replay,
+            judge,
         } = self;
         let published_position = Position {
             commit_lsn: position.commit_lsn.saturating_add(*positions_raised_by),
             ..position
         };
         let routed = plan.route(tuple, scratch, |routed, additional| {
-            let Some((topic, partitions, batch_bytes_max)) = topics.get(routed.route) else {
-                return Ok(Written::UnknownTopic {
-                    route: routed.route.to_owned(),
-                    topic: plan.topic(routed.route),
-                });
+            let destination = match topics.get(routed.route) {
+                Some(Ok(destination)) => destination,
+                Some(Err(why)) => return Err(judge.nowhere(why, position, routed.id).into()),
+                None => {
+                    return Ok(Written::UnknownTopic {
+                        route: routed.route.to_owned(),
+                        topic: plan.topic(routed.route),
+                    });
+                }
             };
+            let partitions = destination.partitions;
             let partition = match (routed.partition, &routed.key) {
                 (Some(partition), _) if (0..partitions).contains(&partition) => partition,
                 (Some(partition), _) => {
+                    let topic = &destination.topic;
                     return Err(Stop::Row {
-                        row: routed.id.to_owned(),
+                        row: judge.name(position, Some(routed.id)),
                         what: format!("partition {partition} is not one of the {partitions} of topic `{topic}`"),
                     }
                     .into());
@@ -168,37 +197,43 @@ impl RecordWriter {
                 headers = with_header(headers, REPLAY_HEADER, Some(replay.as_str()));
             }
             let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
+            let too_large = |judge: &Judge, limit: String| Stop::RecordTooLarge {
+                row: judge.name(position, Some(routed.id)),
+                topic: destination.topic.clone(),
+                size: bytes,
+                limit,
+            };
+            let batch_bytes_max = destination.batch_bytes_max;
             // Counted exactly only where it may matter: headers are read back from C.
             if bytes as u64 > batch_bytes_max / 2
                 && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
                 && !faults::is_planted(Bug::IgnoreDeliveryError)
             {
-                return Err(Stop::RecordTooLarge {
-                    id: routed.id.to_owned(),
-                    topic: topic.to_owned(),
-                    size: bytes,
-                    limit: format!(
-                        "{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)"
-                    ),
-                }
-                .into());
+                let limit =
+                    format!("{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)");
+                return Err(too_large(judge, limit).into());
             }
+            judge.allow(&routed, destination, position)?;
             let outgoing = Outgoing {
-                topic,
+                topic: &destination.topic,
                 partition,
                 key: routed.key.as_deref(),
                 value: routed.value.as_deref(),
                 timestamp_ms: position.commit_timestamp_us / 1_000,
             };
-            publisher.send(outgoing, routed.id, headers).map(|sent| match sent {
-                Sent::Queued => Written::Sent,
-                Sent::QueueFull => Written::QueueFull,
-            })
+            match publisher.send(outgoing, headers)? {
+                Sent::Queued => Ok(Written::Sent),
+                Sent::QueueFull => Ok(Written::QueueFull),
+                Sent::TooLarge => {
+                    let limit = publisher.message_bytes_max();
+                    Err(too_large(judge, format!("{limit} (message.max.bytes of --kafka-property)")).into())
+                }
+            }
         });
         match routed {
             Ok(outcome) => outcome,
             Err(err) => Err(Stop::Row {
-                row: format!("at {position}"),
+                row: self.judge.name(position, plan.id_of(tuple)),
                 what: err.to_string(),
             }
             .into()),
@@ -224,7 +259,7 @@ impl Intake {
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),
-            record: RecordWriter::new(config.position_header.clone(), positions_raised_by),
+            record: RecordWriter::new(config, positions_raised_by),
             commit_lsn: Lsn::INVALID,
             said_truncated: false,
         }
@@ -262,7 +297,7 @@ impl Intake {
             match pause {
                 Ok(None) => frames.advance(length),
                 Ok(Some(pause)) => return Ok((frames.consumed(), pause)),
-                Err(RelayError::Stop(stop @ (Stop::Row { .. } | Stop::RecordTooLarge { .. }))) => {
+                Err(RelayError::Stop(stop)) if stop.poison().is_some() => {
                     return Ok((frames.consumed(), Pause::Poison(stop)));
                 }
                 Err(err) => return Err(err),
@@ -356,18 +391,25 @@ impl Intake {
         }
         let (mut values, mut column_count) = (outbox.take_buffer(), 0);
         // What is published already need not be understood again.
-        if matches!(
-            self.progress.row().context("replication stream")?,
-            RowFate::Publish { .. }
-        ) {
-            column_count = outbox.read(emitted.content, &mut values).map_err(|err| Stop::Row {
-                row: format!(
-                    "(a message) number {} of the transaction at {}",
-                    self.progress.open_rows(),
-                    self.commit_lsn
-                ),
-                what: err.to_string(),
-            })?;
+        if let RowFate::Publish { index } = self.progress.row().context("replication stream")? {
+            let position = RowPosition {
+                commit_lsn: self.commit_lsn,
+                index,
+            };
+            match outbox.read(emitted.content, &mut values) {
+                Ok(columns) => column_count = columns,
+                Err(err) => {
+                    outbox.give_back(values);
+                    return Err(Stop::Row {
+                        row: RowName {
+                            place: RowPlace::Stream(position),
+                            id: None,
+                        },
+                        what: format!("it is a message, and {err}"),
+                    }
+                    .into());
+                }
+            }
         }
         let tuple = Tuple::from_encoded(column_count, &values);
         let pause = self.row(Origin::Message, &tuple, emitted.content.len(), publisher);
@@ -416,11 +458,8 @@ impl Intake {
                 tracing::error!("an outbox row was updated; only inserts are events, so it is ignored")
             }
             InvalidOperation::Fatal => {
-                return Err(Stop::Row {
-                    row: format!("in the transaction at {}", self.commit_lsn),
-                    what: "it was updated, and table.op.invalid.behavior is fatal".to_owned(),
-                }
-                .into());
+                let commit_lsn = self.commit_lsn;
+                return Err(Stop::RowUpdated { commit_lsn }.into());
             }
         }
         Ok(())

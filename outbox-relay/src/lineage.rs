@@ -48,6 +48,8 @@ pub struct Slot {
     pub invalidation_reason: String,
     /// Process id of the backend that reads it.
     pub active_pid: Option<i32>,
+    /// Transactions are sent when they are prepared, before it is known whether they commit.
+    pub is_two_phase: bool,
 }
 
 /// Names for messages.
@@ -303,13 +305,25 @@ pub fn written_for_this_server(source: &Source, checkpoint: &Checkpoint, written
 }
 
 fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
-    if slot.plugin == "pgoutput" && slot.database == source.database {
+    usable_slot(slot, names.slot, &source.database)
+}
+
+/// Whether a slot's stream is one that the relay can read.
+///
+/// A two-phase slot sends a transaction when it is prepared, and later only that it committed, also where protocol version 1 is asked for, which
+/// does not know such messages. An event would be published before it is certain, or be missing.
+///
+/// # Errors
+/// [`Stop::SlotUnusable`].
+pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
+    if slot.plugin == "pgoutput" && slot.database == database && !slot.is_two_phase {
         return Ok(());
     }
+    let two_phase = if slot.is_two_phase { ", two_phase" } else { "" };
     Err(Stop::SlotUnusable {
-        slot: names.slot.to_owned(),
-        database: source.database.clone(),
-        found: format!("plugin {}, database {}", slot.plugin, slot.database),
+        slot: name.to_owned(),
+        database: database.to_owned(),
+        found: format!("plugin {}, database {}{two_phase}", slot.plugin, slot.database),
     })
 }
 
@@ -341,6 +355,7 @@ mod tests {
                 is_failover: false,
                 invalidation_reason: String::new(),
                 active_pid: None,
+                is_two_phase: false,
             }),
             publication_entry: checkpoint.lineage.publication_entry,
             publication_version: checkpoint.lineage.publication_version.unwrap_or_default(),

@@ -6,6 +6,7 @@ use service::{Readiness, Shutdown};
 use tokio::time::sleep;
 
 use crate::config::Config;
+use crate::kafka::RefusedRecord;
 use crate::maintenance;
 use crate::outbox_check;
 use crate::pause::PauseGate;
@@ -63,7 +64,8 @@ async fn cycles(
                 return Err(stop);
             }
             Err(RelayError::Transient(err)) => {
-                if started.elapsed() > GOOD_CYCLE {
+                // The next cycle knows the row and names it; there is nothing to wait for.
+                if started.elapsed() > GOOD_CYCLE || RefusedRecord::cause_of(&err).is_some() {
                     backoff = BACKOFF_MIN;
                 }
                 let reason = format!("{err:#}");

@@ -4,6 +4,7 @@
 
 use crate::config::Config;
 use crate::lsn::Lsn;
+use crate::row_name::{RowName, RowPlace, RowPosition};
 
 /// A definite stop: going on could lose or repeat events, so a person has to decide. Nothing was confirmed after its cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,7 @@ pub enum Stop {
         checkpoint: Lsn,
     },
     #[error(
-        "slot `{slot}` is no pgoutput slot of database `{database}` ({found}); where that slot is of no use to anybody, `select pg_drop_replication_slot('{slot}')` and `outbox-relay recover`; else give the relay another name, `outbox-relay recover --slot OTHER_NAME`, which publishes what no topic has"
+        "slot `{slot}` cannot be read: it takes a pgoutput slot of database `{database}` without two_phase, and this one is of {found}; where that slot is of no use to anybody, `select pg_drop_replication_slot('{slot}')` and `outbox-relay recover`; else give the relay another name, `outbox-relay recover --slot OTHER_NAME`, which publishes what no topic has"
     )]
     SlotUnusable {
         slot: String,
@@ -136,21 +137,39 @@ pub enum Stop {
         "a relay of another server publishes as `{key}`: {what}; a copy of the database with the same settings would take turns with the original and skip rows of both; stop the wrong relay, and give it another --checkpoint-topic or --slot; where this server is the right one, `outbox-relay init --accept-server` goes on with it"
     )]
     PublishedFromAnotherServer { key: String, what: String },
-    #[error("outbox row {row} cannot be published: {what}")]
-    Row { row: String, what: String },
+    #[error("outbox row {row} cannot be published: {what}: {}", row.what_to_do())]
+    Row { row: RowName, what: String },
     #[error(
-        "outbox row {id} is too large for topic `{topic}`: {size} bytes of key and value, more than {limit}; raise the topic's max.message.bytes and --kafka-property message.max.bytes above it and start again, or shrink the row"
+        "an outbox row was updated in the transaction at {commit_lsn}, and table.op.invalid.behavior is fatal: only inserts are events; set it to warn or error, and start again"
+    )]
+    RowUpdated { commit_lsn: Lsn },
+    #[error(
+        "outbox row {row} is too large for topic `{topic}`: {size} bytes of key and value, more than {limit}; raise the topic's max.message.bytes and --kafka-property message.max.bytes above it and start again, or: {}", row.what_to_do()
     )]
     RecordTooLarge {
-        id: String,
+        row: RowName,
         topic: String,
+        /// Bytes of key and value.
         size: usize,
         limit: String,
     },
     #[error(
-        "topic `{topic}` does not exist and --create-topics is false; create it and `outbox-relay run` goes on, or correct the outbox row's {column}; `outbox-relay run --create-topics true` creates what is missing"
+        "topic `{topic}` does not exist and --create-topics is false; create it and `outbox-relay run` goes on; `outbox-relay run --create-topics true` creates what is missing; where column {column} of outbox row {row} names the wrong one: {}", row.what_to_do()
     )]
-    TopicMissing { topic: String, column: String },
+    TopicMissing {
+        topic: String,
+        column: String,
+        row: RowName,
+    },
+    #[error(
+        "topic `{topic}` cannot be created: {what}{}", row.as_ref().map_or_else(String::new, |row| format!("; outbox row {row} goes there, and where it should not: {}", row.what_to_do()))
+    )]
+    TopicRefused {
+        topic: String,
+        what: String,
+        /// The first row that goes there; none for a topic that an option names.
+        row: Option<RowName>,
+    },
     #[error(
         "there is nothing to recover: slot `{slot}` continues the checkpoint {checkpoint}; `outbox-relay run` goes on from there, and `outbox-relay recover --compare-anyway` compares the outbox with the topics all the same"
     )]
@@ -183,9 +202,10 @@ impl Stop {
             Self::TopicRecreated { .. } => 23,
             Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,
             Self::CheckpointTopicUnsafe { .. } => 25,
-            Self::Row { .. } => 30,
+            Self::Row { .. } | Self::RowUpdated { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
+            Self::TopicRefused { .. } => 34,
             Self::NothingToRecover { .. } => 40,
             Self::NotConfirmed { .. } => 41,
             Self::RecoveryUnfinished { .. } => 42,
@@ -211,6 +231,18 @@ impl Stop {
         )
     }
 
+    /// The row in the write-ahead log that neither the router nor Kafka will ever take, where that is the cause.
+    #[must_use]
+    pub fn poison(&self) -> Option<(RowPosition, &RowName)> {
+        match self {
+            Self::Row { row, .. } | Self::RecordTooLarge { row, .. } => match row.place {
+                RowPlace::Stream(position) => Some((position, row)),
+                RowPlace::Table => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The exit codes, for `--help`.
     pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -227,9 +259,10 @@ Exit codes:
   24  another slot, or a copy of the database, publishes this outbox
   25  init: the checkpoint topic may lose the checkpoint
   30  a row cannot be published      31  a record is too large        32  a topic is missing
+  34  a topic cannot be created
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
   70  a bug: something panicked; a restart goes on from the checkpoint
-After 10 to 32 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
+After 10 to 34 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
 docs/exit-codes.md has, for each, what it proves and what to type.";
 }
 

@@ -188,6 +188,10 @@ impl<'c> Streaming<'c> {
                 };
                 // What was read before the row that stops us is good: publish it, so that it is the first that is not.
                 if let Err(err) = self.finish().await {
+                    // A row before it may be no good either: the next start publishes what is, and comes by both again.
+                    if stop.poison().is_some() {
+                        return Err(err);
+                    }
                     tracing::warn!(
                         error = format!("{err:#}"),
                         "the last transaction before the stop did not commit"
@@ -473,11 +477,9 @@ impl<'c> Streaming<'c> {
 
     /// Finds the topic of a route that comes for the first time, and creates it where that is wanted.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
-        let lineage = &mut self.checkpoint.lineage;
-        let partitions = destination::partitions_of(self.config, lineage, &route, &topic).await?;
-        let batch_bytes_max = destination::batch_bytes_max(self.config, &topic).await?;
-        self.intake.topics.insert(route, topic, partitions, batch_bytes_max);
-        self.topics.pin(lineage);
+        let found = destination::find(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
+        self.intake.topics.insert(route, found);
+        self.topics.pin(&self.checkpoint.lineage);
         Ok(())
     }
 

@@ -75,3 +75,45 @@ async fn make_slot(rig: &Rig, plugin: &str) {
     ))
     .await;
 }
+
+/// First letters of what a slot would send by protocol version 1.
+async fn would_send(rig: &Rig) -> String {
+    let name = rig.name();
+    rig.value(&format!(
+        "select string_agg(chr(get_byte(data, 0)), '') from pg_logical_slot_peek_binary_changes(
+             '{name}', null, null, 'proto_version', '1', 'publication_names', 'outbox')"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
+    let rig = Rig::new("adopt_two_phase").await;
+    rig.sql(PUBLICATION).await;
+    let (name, topic) = (rig.name(), rig.topic());
+    let made = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)");
+    rig.sql(&made).await;
+    rig.sql(&format!(
+        "begin; insert into outbox (aggregatetype, aggregateid, type) values ('{topic}', 'k', 'Prepared'); prepare transaction '{name}'"
+    ))
+    .await;
+    assert_eq!(
+        would_send(&rig).await,
+        "bRIP",
+        "the version does not keep the server from it"
+    );
+    assert_refused(&rig, &["--adopt-slot"], 12, "two_phase").await;
+    let logged = rig.relay.log_text().len();
+    let status = rig.relay.run_for_status(&["check"]).await.expect("check");
+    let said = rig.relay.log_text()[logged..].to_owned();
+    assert!(status.code() == Some(1) && said.contains("two_phase"), "{said}");
+    rig.sql(&format!("rollback prepared '{name}'")).await;
+
+    // A relay whose slot was made anew like that stops before it reads from it.
+    rig.drop_slot().await;
+    rig.init(&[]).await;
+    rig.drop_slot().await;
+    rig.sql(&made).await;
+    rig.assert_stops(12, &["two_phase"]).await;
+    super::tampering::retire(&rig).await;
+}

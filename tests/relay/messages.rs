@@ -193,7 +193,7 @@ async fn a_malformed_message_stops_the_relay_behind_what_came_before_it() {
     assert_eq!(status.code(), Some(30));
     let log = rig.relay.log_text();
     assert!(
-        log.contains("the content has no `aggregateid`") && log.contains("of the transaction at"),
+        log.contains("it is a message, and the content has no `aggregateid`") && log.contains("`outbox-relay park "),
         "{log}"
     );
     assert!(!log.contains("canary"), "{log}");

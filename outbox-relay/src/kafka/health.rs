@@ -18,11 +18,28 @@ use super::refusal::{Reasons, Refused};
 pub struct Failure {
     pub code: RDKafkaErrorCode,
     pub topic: String,
+    pub partition: i32,
     /// Header `id` of the record, where it has one.
     pub id: Option<String>,
     /// Bytes of key and value.
     pub size: usize,
 }
+
+/// The records that Kafka did not take.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failures {
+    /// The first of all, whatever became of it.
+    pub(super) first: Option<Failure>,
+    /// Those that the broker blames, or whose batch has one that it blames: see [`super::undelivered`].
+    pub(super) blamed: Vec<Failure>,
+    /// Topic and partition of those that failed for another record of their batch.
+    pub(super) beside_blamed: Vec<(String, i32)>,
+    /// Those whose batch was too large; which of its records are to blame is not said.
+    pub(super) too_large: Vec<Failure>,
+}
+
+/// How many failures of a kind are kept: a transaction has thousands of records.
+const FAILURES_MAX: usize = 1_000;
 
 /// The health of one producer; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +50,8 @@ struct Inner {
     disturbed: AtomicBool,
     lost: AtomicBool,
     served: AtomicU64,
-    failure: Mutex<Option<Failure>>,
+    failures: Mutex<Failures>,
+    trouble: Mutex<Option<String>>,
     reasons: Reasons,
     tokens: Option<TokenFile>,
 }
@@ -86,10 +104,20 @@ impl Health {
         }
     }
 
-    /// The first record that was not taken.
-    #[must_use]
-    pub fn failure(&self) -> Option<Failure> {
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The records that were not taken, as far as librdkafka's events were served.
+    pub(super) fn failures(&self) -> Failures {
+        self.0.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether every record was taken, as far as librdkafka's events were served.
+    pub(super) fn has_no_failure(&self) -> bool {
+        let failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.first.is_none()
+    }
+
+    /// Why the transaction cannot go on, in librdkafka's words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -105,6 +133,10 @@ impl ClientContext for Health {
     /// logged for debugging only, and disturbs nothing.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.0.served.fetch_add(1, Ordering::AcqRel);
+        if facility == "TXNERR" {
+            let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            trouble.get_or_insert_with(|| message.to_owned());
+        }
         let is_lost = (facility == "FAIL" && message.contains("in state UP")) || facility == "REQTMOUT";
         if !matches!(level, RDKafkaLogLevel::Debug) && (is_lost || facility == "FAIL") {
             self.0.lost.fetch_or(is_lost, Ordering::AcqRel);
@@ -175,12 +207,30 @@ impl ProducerContext for Health {
             .and_then(|headers| headers.iter().find(|header| header.key == "id"))
             .and_then(|header| header.value)
             .map(|value| String::from_utf8_lossy(value).into_owned());
-        let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert_with(|| Failure {
-            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        let failure = || Failure {
+            code,
             topic: message.topic().to_owned(),
-            id,
+            partition: message.partition(),
+            id: id.clone(),
             size: message.key_len() + message.payload_len(),
-        });
+        };
+        let mut failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.first.get_or_insert_with(failure);
+        let kind = match code {
+            RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidTimestamp => &mut failures.blamed,
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge => &mut failures.too_large,
+            RDKafkaErrorCode::InvalidDifferentRecord => {
+                let place = (message.topic().to_owned(), message.partition());
+                if !failures.beside_blamed.contains(&place) {
+                    failures.beside_blamed.push(place);
+                }
+                return;
+            }
+            _ => return,
+        };
+        if kind.len() < FAILURES_MAX {
+            kind.push(failure());
+        }
     }
 }

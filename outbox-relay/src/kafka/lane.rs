@@ -14,8 +14,9 @@ use super::health::Health;
 use super::publisher::Abandoned;
 use super::settings::{Delivery, KafkaSettings};
 use super::turn::FenceTurn;
+use super::undelivered::{explained, undelivered};
 use crate::faults::{self, Bug};
-use crate::stop::{RelayError, Stop};
+use crate::stop::RelayError;
 
 /// How long a connection is waited for before the first question; longer gains nothing.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -71,8 +72,6 @@ impl Lane {
         abandoned: Abandoned,
         events: UnboundedSender<Event>,
     ) -> Result<Self, RelayError> {
-        let config = settings.producer(delivery, transactional_id);
-        let limit = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
         let (producer, health) = settings.open_producer(delivery, transactional_id)?;
         if delivery == Delivery::ExactlyOnce {
             connect(&producer, checkpoint_topic);
@@ -90,12 +89,10 @@ impl Lane {
         let work = Work {
             producer: Arc::clone(&producer),
             health: health.clone(),
-            limit,
-            compresses: settings.compresses(),
+            settings: settings.clone(),
             abandoned,
             events,
             delivery,
-            plain: faults::is_planted(Bug::CheckpointBeforeData).then(|| settings.clone()),
         };
         std::thread::Builder::new()
             .name("kafka-commit".to_owned())
@@ -118,13 +115,10 @@ impl Lane {
 struct Work {
     producer: Arc<BaseProducer<Health>>,
     health: Health,
-    limit: String,
-    compresses: bool,
+    settings: KafkaSettings,
     abandoned: Abandoned,
     events: UnboundedSender<Event>,
     delivery: Delivery,
-    /// For a planted bug.
-    plain: Option<KafkaSettings>,
 }
 
 impl Work {
@@ -141,8 +135,8 @@ impl Work {
     }
 
     fn end_transaction(&self, order: Order) -> Result<Duration, RelayError> {
-        if let Some(settings) = &self.plain {
-            send_alone(settings, &order.checkpoint)?;
+        if faults::is_planted(Bug::CheckpointBeforeData) {
+            send_alone(&self.settings, &order.checkpoint)?;
         }
         if self.delivery == Delivery::ExactlyOnce {
             self.send(&order.checkpoint)?;
@@ -187,7 +181,7 @@ impl Work {
                     self.fail_on_undelivered()?;
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err((err, _)) => return Err(anyhow::Error::new(err).context("kafka refused the checkpoint").into()),
+                Err((err, _)) => return Err(self.explained(err, "kafka refused the checkpoint")),
             }
         }
     }
@@ -218,39 +212,18 @@ impl Work {
                 Err(KafkaError::Transaction(err)) if err.is_retriable() && !self.abandoned.is_told() => {
                     tracing::debug!(error = %err.string(), "commit_transaction is tried again");
                 }
-                Err(err) => {
-                    return Err(anyhow::Error::new(err)
-                        .context("the kafka transaction did not commit")
-                        .into());
-                }
+                Err(err) => return Err(self.explained(err, "the kafka transaction did not commit")),
             }
         }
     }
 
     /// One lost record loses its transaction: librdkafka would refuse the commit as well, but says less.
     fn fail_on_undelivered(&self) -> Result<(), RelayError> {
-        let Some(failure) = self.health.failure() else {
-            return Ok(());
-        };
-        // A topic's limit that was lowered meanwhile: the next start asks for it, and finds the row before it is sent.
-        if failure.code == RDKafkaErrorCode::MessageSizeTooLarge && self.compresses {
-            return Err(Stop::RecordTooLarge {
-                id: failure.id.unwrap_or_else(|| "(no id)".to_owned()),
-                topic: failure.topic,
-                size: failure.size,
-                limit: format!(
-                    "max.message.bytes of the topic, after compression; {} of the client",
-                    self.limit
-                ),
-            }
-            .into());
-        }
-        Err(anyhow::anyhow!(
-            "a record for topic `{}` was not delivered: {}",
-            failure.topic,
-            failure.code
-        )
-        .into())
+        undelivered(&self.health, &self.settings).map_or(Ok(()), Err)
+    }
+
+    fn explained(&self, err: KafkaError, what: &'static str) -> RelayError {
+        explained(err, what, &self.producer, &self.health, &self.settings)
     }
 }
 

@@ -12,21 +12,28 @@ mod published_ids;
 mod publisher;
 mod record_limit;
 mod refusal;
+mod refused_records;
 mod settings;
 mod topic_facts;
 mod topic_reader;
+mod topic_rules;
 mod topic_settings;
 mod topics;
 mod turn;
+mod undelivered;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use pause_log::PauseLog;
 pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};
-pub use record_limit::{batch_bytes, record_bytes_max};
+pub use record_limit::batch_bytes;
 pub use refusal::Refused;
+pub use refused_records::{RefusedRecord, RefusedRecords};
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};
 pub use topic_facts::{TopicAsker, TopicFacts, topic_facts};
+pub use topic_rules::{Breach, TopicRules};
 pub use topic_settings::{TopicSettings, topic_settings};
-pub use topics::{NewTopic, Topics, create_missing, find_or_create, partition_counts};
+pub use topics::{
+    Destination, NewTopic, NoDestination, TopicError, Topics, create_missing, find_or_create, partition_counts,
+};

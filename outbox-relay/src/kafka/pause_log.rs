@@ -60,7 +60,7 @@ impl PauseLog {
             );
         }
         serve_events(&producer, &health);
-        match health.failure() {
+        match health.failures().first {
             None => Ok(()),
             Some(failure) => anyhow::bail!("kafka did not take the record: {}", failure.code),
         }

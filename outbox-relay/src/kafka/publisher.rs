@@ -30,8 +30,9 @@ use rdkafka::producer::{BaseRecord, Producer};
 use super::lane::{CheckpointRecord, Event, Lane, Order, serve_events};
 use super::settings::{Delivery, KafkaSettings};
 use super::turn::{FenceTurn, Turn};
+use super::undelivered::explained;
 use crate::faults::{self, Bug};
-use crate::stop::{RelayError, Stop};
+use crate::stop::RelayError;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -52,6 +53,8 @@ pub enum Sent {
     Queued,
     /// librdkafka's queue is full: send the same record again, later.
     QueueFull,
+    /// Larger than librdkafka's own limit.
+    TooLarge,
 }
 
 /// How a commit ended well.
@@ -72,7 +75,7 @@ pub struct Publisher {
     /// Tells the next transaction that the last one that was ordered has committed.
     last_done: Option<mpsc::Receiver<()>>,
     delivery: Delivery,
-    message_bytes_max: String,
+    settings: KafkaSettings,
     /// Ends the commit threads' patience when this publisher is given up.
     _abandon: Abandon,
 }
@@ -126,11 +129,6 @@ impl Publisher {
         checkpoint_topic: &str,
         gives_up: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, RelayError> {
-        let message_bytes_max = settings
-            .producer(delivery, transactional_id)
-            .get("message.max.bytes")
-            .unwrap_or("1000000")
-            .to_owned();
         let abandon = Abandon::default();
         let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
         let lane = |id: &str, fences: FenceTurn| {
@@ -172,7 +170,7 @@ impl Publisher {
             ending: VecDeque::new(),
             last_done: None,
             delivery,
-            message_bytes_max,
+            settings: settings.clone(),
             _abandon: abandon,
         })
     }
@@ -188,8 +186,8 @@ impl Publisher {
     /// Adds a record to the open transaction, and opens one where none is.
     ///
     /// # Errors
-    /// [`Stop::RecordTooLarge`] where librdkafka's limit refuses it; anything else is worth another try from the checkpoint.
-    pub fn send(&mut self, outgoing: Outgoing<'_>, id: &str, headers: OwnedHeaders) -> Result<Sent, RelayError> {
+    /// Worth another try from the checkpoint.
+    pub fn send(&mut self, outgoing: Outgoing<'_>, headers: OwnedHeaders) -> Result<Sent, RelayError> {
         assert!(
             self.can_send(),
             "no record may be sent before the ones before it are acknowledged"
@@ -212,16 +210,12 @@ impl Publisher {
                     Sent::QueueFull
                 })
             }
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
-                Err(Stop::RecordTooLarge {
-                    id: id.to_owned(),
-                    topic: outgoing.topic.to_owned(),
-                    size: outgoing.key.map_or(0, <[u8]>::len) + outgoing.value.map_or(0, <[u8]>::len),
-                    limit: format!("{} (message.max.bytes of --kafka-property)", self.message_bytes_max),
-                }
-                .into())
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
+            Err((err, _)) => {
+                let lane = &self.lanes[self.filling.lane()];
+                let what = "kafka refused a record";
+                Err(explained(err, what, &lane.producer, &lane.health, &self.settings))
             }
-            Err((err, _)) => Err(anyhow::Error::new(err).context("kafka refused a record").into()),
         }
     }
 
@@ -291,6 +285,13 @@ impl Publisher {
             last = self.progressed().await?.or(last);
         }
         Ok(last.context("no transaction was being ended")?)
+    }
+
+    /// The largest record that librdkafka takes, in bytes.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> String {
+        let config = self.settings.producer(self.delivery, "");
+        config.get("message.max.bytes").unwrap_or("1000000").to_owned()
     }
 
     /// Whether a transaction is being ended.

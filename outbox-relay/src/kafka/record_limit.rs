@@ -4,38 +4,10 @@
 //! blame; librdkafka does not cut it in two, as Kafka's own client does. So the limit is asked for before anything is sent there: a row
 //! that is larger is found by itself, and batches are made no larger than the limit.
 
-use std::time::Duration;
-
-use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::message::{Headers, OwnedHeaders};
 
-use super::settings::KafkaSettings;
-
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A record batch's header: base offset to record count (<https://kafka.apache.org/documentation/#recordbatch>).
 const BATCH_HEADER_BYTES: usize = 61;
-
-/// The topic's `max.message.bytes`, by DescribeConfigs; `None` where the cluster does not tell, as to a client that may not ask.
-pub async fn record_bytes_max(settings: &KafkaSettings, topic: &str) -> Option<u64> {
-    let asked = async {
-        let admin = settings.open_admin()?;
-        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-        let mut described = admin
-            .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
-            .await?;
-        let resource = described.pop().transpose().map_err(anyhow::Error::msg)?;
-        let entry = resource.as_ref().and_then(|resource| resource.get("max.message.bytes"));
-        Ok(entry.and_then(|entry| entry.value.as_ref()?.parse().ok()))
-    };
-    asked.await.unwrap_or_else(|err: anyhow::Error| {
-        tracing::debug!(
-            topic,
-            error = format!("{err:#}"),
-            "the cluster does not tell a topic's limit"
-        );
-        None
-    })
-}
 
 /// Bytes of a batch that holds this record alone, uncompressed.
 #[must_use]

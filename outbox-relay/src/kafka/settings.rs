@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
 use super::files::{Accepted, PropertyFile};
+use super::refused_records::RefusedRecords;
 
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +37,12 @@ pub struct KafkaSettings {
     pub(super) accepted_for_producers: Accepted,
     /// The smallest limit of a topic that was met; shared by clones.
     batch_bytes_max: Arc<AtomicU64>,
+    /// How often the broker found a batch too large; shared by clones.
+    batches_too_large: Arc<AtomicU64>,
+    /// Producers send each record in a batch of its own; shared by clones.
+    each_alone: Arc<AtomicBool>,
+    /// What the broker refused; shared by clones.
+    pub refused_records: RefusedRecords,
     /// Holds the token of SASL OAUTHBEARER.
     pub oauth_token_file: Option<PathBuf>,
 }
@@ -148,6 +155,9 @@ impl KafkaSettings {
             accepted_for_producers: Accepted::default(),
             oauth_token_file: None,
             batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
+            batches_too_large: Arc::default(),
+            each_alone: Arc::default(),
+            refused_records: RefusedRecords::default(),
         })
     }
 
@@ -239,6 +249,9 @@ impl KafkaSettings {
         if batch_bytes_max < batch_size(&config) {
             config.set("batch.size", batch_bytes_max.to_string());
         }
+        if self.sends_each_alone() {
+            config.set("batch.num.messages", "1");
+        }
         match delivery {
             Delivery::ExactlyOnce => config.set("transactional.id", transactional_id),
             Delivery::AtLeastOnce => config.remove("transaction.timeout.ms"),
@@ -257,6 +270,35 @@ impl KafkaSettings {
     pub fn limit_batches(&self, bytes: u64) -> bool {
         let before = self.batch_bytes_max.fetch_min(bytes, Ordering::Relaxed);
         bytes < before.min(batch_size(&self.with_properties(ClientConfig::new())))
+    }
+
+    /// Makes producers from now on send each record in a batch of its own, or not.
+    pub(super) fn send_each_alone(&self, is_alone: bool) {
+        self.each_alone.store(is_alone, Ordering::Relaxed);
+    }
+
+    pub(super) fn sends_each_alone(&self) -> bool {
+        self.each_alone.load(Ordering::Relaxed)
+    }
+
+    /// The broker found a batch too large. After the first time the topic's limit is asked for again, which may suffice; after each further one
+    /// batches are made so much smaller that a few starts lead to batches of one record, which tell the one that is to blame. Returns
+    /// whether they are that small already.
+    #[must_use]
+    pub(super) fn batch_was_too_large(&self) -> bool {
+        let now = self.batch_size();
+        if self.batches_too_large.fetch_add(1, Ordering::Relaxed) > 0 {
+            let smaller = (now / 16).max(1);
+            self.batch_bytes_max.fetch_min(smaller, Ordering::Relaxed);
+        }
+        now == 1
+    }
+
+    /// The `batch.size` of producers from now on, in bytes.
+    #[must_use]
+    pub fn batch_size(&self) -> u64 {
+        let configured = batch_size(&self.with_properties(ClientConfig::new()));
+        self.batch_bytes_max.load(Ordering::Relaxed).min(configured)
     }
 
     /// Whether records are smaller on the wire than they are here.

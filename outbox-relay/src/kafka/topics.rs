@@ -10,6 +10,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::refusal::ask;
 use super::settings::KafkaSettings;
+use super::topic_rules::TopicRules;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -22,32 +23,118 @@ pub struct NewTopic {
     pub settings: Vec<(String, String)>,
 }
 
+/// A topic that rows go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub topic: String,
+    pub partitions: i32,
+    /// The largest batch that may be made for it, in bytes before compression; without a limit where the cluster does not tell, or where
+    /// compression leaves it to the broker.
+    pub batch_bytes_max: u64,
+    pub rules: TopicRules,
+}
+
+/// Why a route leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoDestination {
+    /// No topic can have the name, or no row may go there.
+    Never { what: String },
+    /// The topic does not exist, and is not to be created.
+    Missing { topic: String },
+    /// Kafka does not let us have the topic.
+    Refused { topic: String, what: String },
+}
+
 /// The topics that are known, found by the value of `route.by.field` without building a name for each row.
 #[derive(Debug, Default)]
 pub struct Topics {
     by_route: HashMap<String, usize>,
-    topics: Vec<(String, i32, u64)>,
+    topics: Vec<Destination>,
+    /// The route that was found last to lead nowhere. Its row is next; one is enough, so that many cost no memory.
+    nowhere: Option<(String, NoDestination)>,
 }
 
 impl Topics {
-    /// Name, partition count and the largest batch in bytes for a route that was seen before.
+    /// Where a route leads that was seen before.
     #[must_use]
-    pub fn get(&self, route: &str) -> Option<(&str, i32, u64)> {
-        let (name, partitions, batch_bytes_max) = &self.topics[*self.by_route.get(route)?];
-        Some((name, *partitions, *batch_bytes_max))
+    pub fn get(&self, route: &str) -> Option<Result<&Destination, &NoDestination>> {
+        match self.by_route.get(route) {
+            Some(index) => self.topics.get(*index).map(Ok),
+            None => {
+                let (_, why) = self.nowhere.as_ref().filter(|(known, _)| known == route)?;
+                Some(Err(why))
+            }
+        }
     }
 
     /// Remembers where a route leads.
-    pub fn insert(&mut self, route: String, name: String, partitions: i32, batch_bytes_max: u64) {
-        let index = self
-            .topics
-            .iter()
-            .position(|(known, ..)| *known == name)
-            .unwrap_or_else(|| {
-                self.topics.push((name, partitions, batch_bytes_max));
-                self.topics.len() - 1
-            });
+    pub fn insert(&mut self, route: String, found: Result<Destination, NoDestination>) {
+        let destination = match found {
+            Ok(destination) => destination,
+            Err(why) => {
+                self.nowhere = Some((route, why));
+                return;
+            }
+        };
+        let known = self.topics.iter().position(|known| known.topic == destination.topic);
+        let index = known.unwrap_or_else(|| {
+            self.topics.push(destination);
+            self.topics.len() - 1
+        });
         self.by_route.insert(route, index);
+    }
+}
+
+/// Kafka's answer about one topic, where it is no good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("topic `{topic}`: {code}")]
+pub struct TopicError {
+    pub topic: String,
+    pub code: RDKafkaErrorCode,
+}
+
+impl TopicError {
+    /// Whether the same question will have the same answer until somebody changes something in the cluster. What is missing is no brokers and
+    /// no time: those come.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::InvalidTopic
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::PolicyViolation
+                | RDKafkaErrorCode::InvalidConfig
+                | RDKafkaErrorCode::InvalidPartitions
+        )
+    }
+
+    /// Whether no topic can have the name as long as the others are what they are.
+    #[must_use]
+    pub fn is_for_the_name(&self) -> bool {
+        self.code == RDKafkaErrorCode::InvalidTopic
+    }
+
+    /// The answer in words, and what to do about it.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let code = self.code;
+        match self.code {
+            RDKafkaErrorCode::InvalidTopic => format!(
+                "{code}: Kafka refuses the name, as it does where a topic exists whose name differs in dots and underscores alone"
+            ),
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                format!("{code}: allow the relay's user to describe and create it, or create it, and start again")
+            }
+            RDKafkaErrorCode::PolicyViolation => {
+                format!(
+                    "{code}: create it by the cluster's own rules, or adapt --topic-partitions and --topic-config to them, and start again"
+                )
+            }
+            RDKafkaErrorCode::InvalidConfig => format!("{code}: correct --topic-config, and start again"),
+            RDKafkaErrorCode::InvalidPartitions => format!("{code}: correct --topic-partitions, and start again"),
+            _ => code.to_string(),
+        }
     }
 }
 
@@ -67,7 +154,10 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
         for topic in metadata.topics().iter().filter(|topic| topic.name() == name) {
             match topic.error().map(RDKafkaErrorCode::from) {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
-                Some(code) => return Err(anyhow::Error::new(code).context(format!("topic `{name}`"))),
+                Some(code) => {
+                    let topic = name.clone();
+                    return Err(anyhow::Error::new(TopicError { topic, code }).context("cannot read topics' metadata"));
+                }
                 None => {
                     counts.insert(
                         name.clone(),
@@ -83,7 +173,7 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
 /// Creates those of `topics` that are missing, and waits until they can be written to. Returns the names of the new ones.
 ///
 /// # Errors
-/// Kafka does not answer or refuses.
+/// A [`TopicError`] where Kafka refuses; anything else is worth another try.
 pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> anyhow::Result<Vec<String>> {
     let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
     let existing = counts_off_thread(settings, &names).await?;
@@ -116,8 +206,9 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     {
         match outcome {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, code)) => {
-                return Err(anyhow::Error::new(code).context(format!("topic `{name}` cannot be created")));
+            Err((topic, code)) => {
+                let what = format!("cannot create topic `{topic}`");
+                return Err(anyhow::Error::new(TopicError { topic, code }).context(what));
             }
         }
     }
@@ -137,7 +228,7 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
 /// Partition count of a topic, which is created from `template` where it is missing; `None` where it is missing and there is no template.
 ///
 /// # Errors
-/// Kafka does not answer or refuses.
+/// As [`create_missing`].
 pub async fn find_or_create(
     settings: &KafkaSettings,
     name: &str,
@@ -165,4 +256,56 @@ async fn counts_off_thread(settings: &KafkaSettings, names: &[String]) -> anyhow
     tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
         .await
         .context("metadata task")?
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
+    use super::{Destination, NoDestination, TopicError, Topics};
+    use crate::kafka::TopicRules;
+
+    #[test]
+    fn what_the_cluster_cannot_do_now_is_told_from_what_it_will_not_do() {
+        let is_definite = |code| {
+            let topic = "t".to_owned();
+            TopicError { topic, code }.is_definite()
+        };
+        for code in [
+            RDKafkaErrorCode::InvalidTopic,
+            RDKafkaErrorCode::PolicyViolation,
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::InvalidConfig,
+        ] {
+            assert!(is_definite(code), "{code}");
+        }
+        for code in [
+            RDKafkaErrorCode::InvalidReplicationFactor,
+            RDKafkaErrorCode::RequestTimedOut,
+            RDKafkaErrorCode::NotController,
+        ] {
+            assert!(!is_definite(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_route_that_leads_nowhere_is_known_until_another_does() {
+        let mut topics = Topics::default();
+        let missing = |topic: &str| NoDestination::Missing {
+            topic: topic.to_owned(),
+        };
+        topics.insert("a".to_owned(), Err(missing("a")));
+        assert_eq!(topics.get("a"), Some(Err(&missing("a"))));
+        let destination = Destination {
+            topic: "b".to_owned(),
+            partitions: 1,
+            batch_bytes_max: u64::MAX,
+            rules: TopicRules::default(),
+        };
+        topics.insert("b".to_owned(), Ok(destination.clone()));
+        assert_eq!(topics.get("b"), Some(Ok(&destination)));
+        topics.insert("c".to_owned(), Err(missing("c")));
+        assert_eq!(topics.get("a"), None, "asked for again");
+        assert_eq!(topics.get("c"), Some(Err(&missing("c"))));
+    }
 }

@@ -9,11 +9,13 @@ use super::scope::Scope;
 use crate::checkpoint::Lineage;
 use crate::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
 use crate::config::Config;
+use crate::destination;
 use crate::existing_rows::{OutboxSnapshot, columns_of};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
 use crate::pgoutput::Tuple;
 use crate::postgres::{Answer, quote_identifier};
 use crate::router::{Plan, RowScratch, partition_of_key};
+use crate::row_name::{RowName, RowPlace};
 use crate::source;
 use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
@@ -52,6 +54,16 @@ pub(super) async fn compare_outbox_with_topics(
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
+    for (route, topic) in &topic_of_route {
+        // Before it is read: of its rows nothing can have been published.
+        if let Some(what) = destination::why_never(config, route, topic) {
+            return Err(Stop::Row {
+                row: of_table(None),
+                what,
+            }
+            .into());
+        }
+    }
     let names: BTreeSet<String> = lineage
         .partitions
         .keys()
@@ -193,6 +205,13 @@ async fn remove_published(
     Ok((read?, absent))
 }
 
+fn of_table(id: Option<&str>) -> RowName {
+    RowName {
+        place: RowPlace::Table,
+        id: id.map(str::to_owned),
+    }
+}
+
 /// Goes through the rows in their order, since some topic may have removed records.
 async fn decide_row_by_row(
     config: &Config,
@@ -244,7 +263,7 @@ async fn decide_row_by_row(
                 );
             })
             .map_err(|err| Stop::Row {
-                row: "of the outbox".to_owned(),
+                row: of_table(plan.id_of(&tuple)),
                 what: err.to_string(),
             })?;
         }

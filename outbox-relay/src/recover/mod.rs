@@ -38,10 +38,12 @@ use self::publish::{RowsToPublish, publish_rows};
 use self::scope::{Scope, oldest_row_ms, parse_since};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{Config, RecoverOptions};
+use crate::destination;
 use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot, lsn_before};
+use crate::failed_command;
 use crate::faults::{self, Bug};
 use crate::init::{self, checkpoint_topic, commit, create_slot, fence};
-use crate::kafka::create_missing;
+use crate::kafka::Publisher;
 use crate::lsn::Lsn;
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode};
@@ -104,9 +106,32 @@ async fn carry_out(
 ) -> Result<String, RelayError> {
     faults::point("recover.planned")?;
     wait_until_slot_is_free(&mut connection, config).await?;
-    create_missing(&config.kafka, &[checkpoint_topic(&config.checkpoint_topic)]).await?;
+    destination::create(config, &[checkpoint_topic(&config.checkpoint_topic)]).await?;
     let system = source::identify(&mut connection).await?;
-    let mut publisher = fence(config, &system, shutdown).await?;
+    let publisher = fence(config, &system, shutdown).await?;
+    let identifier = system.identifier.clone();
+    match carry_out_fenced(
+        config, options, since_ms, connection, system, publisher, planned, shutdown,
+    )
+    .await
+    {
+        Ok(done) => Ok(done),
+        Err(err) => Err(failed_command::ended(config, &identifier, err).await),
+    }
+}
+
+/// Steps 3 to 6.
+#[expect(clippy::too_many_arguments, reason = "each is another part of one job")]
+async fn carry_out_fenced(
+    config: &Config,
+    options: &RecoverOptions,
+    since_ms: Option<i64>,
+    mut connection: Connection,
+    system: System,
+    mut publisher: Publisher,
+    planned: ComparedOutbox,
+    shutdown: &Shutdown,
+) -> Result<String, RelayError> {
     // Before the fence an earlier relay could still have committed; only what is found now counts.
     let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
     let mut checkpoint = recovering_checkpoint(config, &situation);

@@ -169,6 +169,15 @@ impl Plan {
         outcome
     }
 
+    /// The id of a row that may not be one that can be routed; `None` where it has none that can be read.
+    #[must_use]
+    pub fn id_of<'a>(&self, tuple: &Tuple<'a>) -> Option<&'a str> {
+        match tuple.values().nth(self.id)?.ok()? {
+            Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
+            Value::Null | Value::Unchanged => None,
+        }
+    }
+
     fn routed<'a>(&self, values: &[Value<'a>]) -> Result<Routed<'a>, RouteError> {
         let partition = match self.partition {
             None => None,

@@ -1,6 +1,8 @@
 //! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
 
 mod another_slot;
+mod destinations;
+mod failed_commands;
 mod former_cluster;
 mod init_pieces;
 mod lagging_broker;
@@ -10,10 +12,13 @@ mod moving_address;
 mod outbox_table;
 mod panics;
 mod pause;
+mod poison_rows;
 mod recover_bugs;
 mod recover_since;
+mod refused_records;
 mod replay;
 mod rotation;
 mod three_brokers;
 mod topic_identity;
+mod topic_settings;
 mod ways_out;

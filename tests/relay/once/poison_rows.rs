@@ -1,0 +1,84 @@
+//! Rows that their topic's settings rule out: named before they are sent, and what the relay says to do about it works.
+
+use rig::{Isolation, Rig};
+
+use super::topic_settings::{
+    ROW, assert_each_once, assert_published_before, assert_stops, insert_keyless, set_topic, wait_until_older_than,
+};
+
+#[tokio::test]
+async fn a_row_without_a_key_is_named_where_its_topic_is_compacted_and_goes_where_it_is_not() {
+    let rig = Rig::initialised("poison_keyless").await;
+    rig.insert_each(20).await;
+    let id = insert_keyless(&rig).await;
+    rig.insert_each(10).await;
+    let says = [
+        id.as_str(),
+        "column `aggregateid` is null",
+        "set the topic's cleanup.policy to delete",
+        "`outbox-relay park ",
+    ];
+    let said = assert_stops(&rig.relay, ROW, &says).await;
+    assert_stops(&rig.relay, ROW, &says).await;
+    assert_published_before(&rig, 20).await;
+
+    set_topic(&rig, &[("cleanup.policy", "delete")]).await;
+    rig.start().await;
+    assert_each_once(&rig, &rig.relay).await;
+    // Now that it is published, its record tells where it stood.
+    let records = rig.records(Isolation::Committed).await.expect("the topic");
+    let record = records.iter().find(|record| record.header("id") == Some(&id));
+    let position = record.and_then(|record| record.header("position")).expect("a position");
+    let (place, _) = position.rsplit_once(':').expect("a time at the end");
+    assert!(said.contains(&format!("outbox-relay park {place}`")), "{place}: {said}");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_row_without_a_key_goes_to_a_compacted_topic_by_a_column_that_has_a_value() {
+    let rig = Rig::initialised("poison_other_key").await;
+    let id = insert_keyless(&rig).await;
+    assert_stops(&rig.relay, ROW, &[&id, "--set table.field.event.key=COLUMN"]).await;
+    let options = "route.topic.replacement=${routedByValue}\ntable.field.event.key=type";
+    let relay = rig.relay.with_env("ROUTER_OPTIONS", options);
+    relay.start().expect("a start");
+    assert_each_once(&rig, &relay).await;
+    relay.stop().await.expect("a clean end");
+    rig.relay.kill_hard().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn rows_older_than_their_topic_takes_are_named_and_go_once_it_takes_them() {
+    let rig = Rig::initialised("poison_old").await;
+    rig.insert_each(5).await;
+    let id = rig
+        .value("select id from outbox order by (payload ->> 'n')::int limit 1")
+        .await;
+    wait_until_older_than(&rig, 1_000).await;
+    let compact = ("cleanup.policy", "compact");
+    set_topic(&rig, &[compact, ("message.timestamp.before.max.ms", "1000")]).await;
+    let says = [id.as_str(), "raise the topic's message.timestamp.before.max.ms"];
+    assert_stops(&rig.relay, ROW, &says).await;
+    assert_published_before(&rig, 0).await;
+    set_topic(&rig, &[compact, ("message.timestamp.before.max.ms", "3600000")]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn old_rows_go_to_a_topic_whose_time_stamps_are_the_brokers() {
+    let rig = Rig::initialised("poison_append_time").await;
+    rig.insert_each(5).await;
+    wait_until_older_than(&rig, 10).await;
+    let settings = [
+        ("message.timestamp.type", "LogAppendTime"),
+        ("message.timestamp.before.max.ms", "10"),
+    ];
+    set_topic(&rig, &settings).await;
+    rig.start().await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}

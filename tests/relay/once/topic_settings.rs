@@ -1,0 +1,130 @@
+//! Topics with other settings, and what the tests of rows that Kafka does not take have in common.
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
+use rig::{Isolation, Rig};
+use stack::{Program, eventually};
+
+/// Exit codes of `outbox-relay`.
+pub(super) const ROW: i32 = 30;
+pub(super) const RECORD_TOO_LARGE: i32 = 31;
+
+/// Gives the rig's topic these settings, and no others of its own; returns once the broker knows them.
+pub(super) async fn set_topic(rig: &Rig, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
+        .create()
+        .expect("a client");
+    let topic = rig.topic();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+    let change = settings
+        .iter()
+        .fold(change, |change, (name, value)| change.set(name, value));
+    for outcome in admin
+        .alter_configs([&change], &AdminOptions::new())
+        .await
+        .expect("an answer")
+    {
+        outcome.expect("a changed topic");
+    }
+    eventually(READY_DEADLINE, "the broker knows the topic's settings", || async {
+        let mut described = admin
+            .describe_configs([&ResourceSpecifier::Topic(&topic)], &AdminOptions::new())
+            .await
+            .ok()?;
+        let described = described.pop()?.ok()?;
+        let is_set = |(name, value): &(&str, &str)| {
+            let entry = described.get(name);
+            entry.is_some_and(|entry| entry.value.as_deref() == Some(value))
+        };
+        settings.iter().all(is_set).then_some(())
+    })
+    .await;
+}
+
+/// Waits until all rows are older than this.
+pub(super) async fn wait_until_older_than(rig: &Rig, milliseconds: u32) {
+    let sql =
+        format!("select clock_timestamp() - max(created_at) > interval '{milliseconds} milliseconds' from outbox");
+    eventually(READY_DEADLINE, "the rows are old", || async {
+        (rig.value(&sql).await == "t").then_some(())
+    })
+    .await;
+}
+
+/// Writes a row without a key; its id.
+pub(super) async fn insert_keyless(rig: &Rig) -> String {
+    let topic = rig.topic();
+    rig.sql("alter table outbox alter aggregateid drop not null").await;
+    rig.value(&format!(
+        "insert into outbox (aggregatetype, type, payload)
+         values ('{topic}', 'Keyless', jsonb_build_object('n', nextval('numbers'))) returning id"
+    ))
+    .await
+}
+
+/// Waits until the relay, which was started, ends by itself with this code and says `says` from byte `logged` of its log on; what it said.
+pub(super) async fn assert_ends(relay: &Program, logged: usize, code: i32, says: &[&str]) -> String {
+    let status = relay
+        .exited(READY_DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    let log = relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(code), "{log}");
+    for words in says {
+        assert!(log.contains(words), "it says `{words}`: {log}");
+    }
+    log
+}
+
+/// Starts the relay, which must end by itself, see [`assert_ends`].
+pub(super) async fn assert_stops(relay: &Program, code: i32, says: &[&str]) -> String {
+    let logged = relay.log_text().len();
+    relay.start().expect("a start");
+    assert_ends(relay, logged, code, says).await
+}
+
+/// The ids of the topic's committed records, sorted.
+pub(super) async fn published_ids(rig: &Rig) -> Vec<String> {
+    let records = rig.records(Isolation::Committed).await.expect("the topic");
+    let ids = records
+        .iter()
+        .map(|record| record.header("id").unwrap_or("none").to_owned());
+    let mut ids: Vec<String> = ids.collect();
+    ids.sort();
+    ids
+}
+
+/// Waits until the topic has as many records as the outbox has rows, and asserts that each row is there once; also for rows without a key.
+pub(super) async fn assert_each_once(rig: &Rig, relay: &Program) {
+    let rows = rig.sql("select id::text from outbox order by id::text").await;
+    let rows: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect();
+    eventually(ARRIVAL_DEADLINE, "every row is in the topic", || async {
+        let records = rig.records(Isolation::Committed).await.ok()?;
+        (records.len() >= rows.len()).then_some(())
+    })
+    .await;
+    assert_eq!(published_ids(rig).await, rows, "{}", relay.log_tail(20));
+}
+
+/// Asserts that what the topic has are the first `count` rows, by their numbers.
+pub(super) async fn assert_published_before(rig: &Rig, count: usize) {
+    let sql = format!(
+        "select id::text from (select id from outbox order by (payload ->> 'n')::int limit {count}) as first order by 1"
+    );
+    let rows = rig.sql(&sql).await;
+    let rows: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect();
+    assert_eq!(
+        published_ids(rig).await,
+        rows,
+        "what stands before the row, and nothing else"
+    );
+}
