@@ -42,6 +42,12 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                         "Kafka answers at {}",
                         config.kafka.bootstrap_servers
                     )));
+                    let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
+                    if parked > 0 {
+                        findings.push(Finding::Warning(format!(
+                            "{parked} rows are parked and not published; `outbox-relay parked list` shows them, docs/poison.md says what to do"
+                        )));
+                    }
                     if let Err(err) = check_lineage(&mut connection, config, slot, found.as_ref(), &mut findings).await
                     {
                         findings.push(Finding::Problem(format!("{err:#}")));
@@ -234,6 +240,10 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
                 "published",
                 format!("{}{partial} (offset {})", published.lsn, found.offset),
             ));
+            lines.push(("parked rows", found.checkpoint.parking.rows.to_string()));
+            if let Some(stopped) = &found.checkpoint.parking.stopped {
+                lines.push(("stopped at row", format!("{}: {}", stopped.position, stopped.reason)));
+            }
             lines.push((
                 "not yet published",
                 format!("{} bytes of WAL", system.wal_end.bytes_since(published.lsn)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::parking::note::ParkingNote;
 use crate::progress::Published;
 use crate::stop::Stop;
 
@@ -29,6 +30,9 @@ pub struct Checkpoint {
     /// While `init` publishes the rows that were there in several Kafka transactions: which of them are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_rows: Option<ExistingRowsProgress>,
+    /// What is parked, and the row at which the relay stopped.
+    #[serde(default, skip_serializing_if = "ParkingNote::is_empty")]
+    pub parking: ParkingNote,
 }
 
 /// Which of the rows that were there before the slot are published. It is committed together with them.
@@ -158,6 +162,7 @@ impl Checkpoint {
 pub(crate) mod tests {
     use super::{Checkpoint, FORMAT, Lineage, State};
     use crate::lsn::Lsn;
+    use crate::parking::note::{ParkingNote, StoppedAt};
     use crate::progress::{Partial, Published};
 
     pub(crate) fn example() -> Checkpoint {
@@ -187,6 +192,7 @@ pub(crate) mod tests {
             incarnation: "a".to_owned(),
             generation: 0,
             existing_rows: None,
+            parking: ParkingNote::default(),
         }
     }
 
@@ -195,6 +201,26 @@ pub(crate) mod tests {
         let text = example().to_json();
         assert!(text.contains(r#""lsn":"0/1528C20""#), "{text}");
         assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn what_is_parked_is_in_the_checkpoint_and_nothing_where_nothing_is() {
+        assert!(!example().to_json().contains("parking"));
+        let mut checkpoint = example();
+        checkpoint.parking = ParkingNote {
+            rows: 2,
+            stopped: Some(StoppedAt {
+                position: "0/152A000:1".parse().unwrap(),
+                reason: "column `id` is null".to_owned(),
+                park: true,
+            }),
+        };
+        let text = checkpoint.to_json();
+        assert!(
+            text.contains(r#""parking":{"rows":2,"stopped":{"position":"0/152A000:1""#),
+            "{text}"
+        );
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(checkpoint));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
 use crate::kafka::{Delivery, KafkaSettings, NewTopic};
+use crate::parking::commands::{ParkArgs, ParkedCommand};
+use crate::parking::options::PoisonOptions;
 use crate::postgres::{Connection, Target};
 use crate::router::RouterOptions;
 use crate::stop::Stop;
@@ -42,6 +44,11 @@ pub enum Command {
     Pause(PauseArgs),
     /// Have a paused relay publish again.
     Resume(Settings),
+    /// Put aside the row at which the relay has stopped: the next `run` parks exactly this one, and goes on behind it.
+    Park(ParkArgs),
+    /// Look at parked rows, publish them after all, or give them up.
+    #[command(subcommand)]
+    Parked(ParkedCommand),
     /// Ask the relay that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
     Health(HealthArgs),
 }
@@ -72,6 +79,9 @@ pub struct Settings {
     /// Topic of the checkpoints: compacted, one partition; several relays may share it.
     #[arg(long, env = "CHECKPOINT_TOPIC", default_value = "outbox-relay-checkpoints")]
     pub checkpoint_topic: String,
+    /// Topic of parked rows: compacted, one partition; several relays may share it.
+    #[arg(long, env = "PARKING_TOPIC", default_value = "outbox-relay-parked")]
+    pub parking_topic: String,
     /// Router option by Debezium's name, NAME=VALUE, repeatable; in the environment one a line.
     #[arg(
         long = "set",
@@ -131,6 +141,8 @@ pub struct InitArgs {
     pub init: InitOptions,
     #[command(flatten)]
     pub accept: AcceptOptions,
+    #[command(flatten)]
+    pub poison: PoisonOptions,
 }
 
 /// How to go on after a stop that the relay cannot prove to be harmless. Each is refused where there is nothing of its kind, or where
@@ -318,6 +330,8 @@ pub struct RunArgs {
     #[arg(long, env = "TRANSACTION_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(65_536..=1 << 30))]
     pub transaction_bytes: u64,
     #[command(flatten)]
+    pub poison: PoisonOptions,
+    #[command(flatten)]
     pub maintenance: MaintenanceOptions,
 }
 
@@ -361,6 +375,9 @@ pub struct Config {
     /// Prefix of the logical decoding messages that are events.
     pub message_prefix: Option<String>,
     pub checkpoint_topic: String,
+    pub parking_topic: String,
+    /// As `run` and `init` are told; other commands do not ask.
+    pub poison: PoisonOptions,
     pub router: RouterOptions,
     pub delivery: Delivery,
     /// `None`: no such header.
@@ -456,6 +473,12 @@ impl Settings {
             return Err(config("--publication is empty"));
         }
         check_topic_name("--checkpoint-topic", &self.checkpoint_topic)?;
+        check_topic_name("--parking-topic", &self.parking_topic)?;
+        if self.parking_topic == self.checkpoint_topic {
+            return Err(config(
+                "--parking-topic and --checkpoint-topic are the same; give another one",
+            ));
+        }
         let mut topic_settings = Vec::new();
         for setting in self.topic_config.iter().filter(|setting| !setting.trim().is_empty()) {
             let (name, value) = setting
@@ -476,6 +499,8 @@ impl Settings {
             table: table.to_owned(),
             message_prefix,
             checkpoint_topic: self.checkpoint_topic.clone(),
+            parking_topic: self.parking_topic.clone(),
+            poison: PoisonOptions::default(),
             router: RouterOptions::parse(&self.router_options).map_err(config)?,
             delivery: self.delivery,
             position_header: (!self.position_header.is_empty()).then(|| self.position_header.clone()),
@@ -568,7 +593,7 @@ impl Config {
 
     /// The topics in which the relay keeps what is its own: no row may ever go there.
     pub fn own_topics(&self) -> impl Iterator<Item = &str> {
-        [self.checkpoint_topic.as_str()].into_iter()
+        [self.checkpoint_topic.as_str(), self.parking_topic.as_str()].into_iter()
     }
 
     /// Key of this relay's checkpoint.

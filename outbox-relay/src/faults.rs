@@ -54,6 +54,10 @@ pub enum Bug {
     ForgetRefused,
     /// Publishes rows wherever they route to, its own topics included.
     PublishAnywhere,
+    /// Parks a row at once, outside of the transaction whose checkpoint passes it.
+    ParkOutsideTransaction,
+    /// Does not know after a start which keys have parked rows.
+    ForgetParkedKeys,
 }
 
 #[cfg(feature = "faults")]

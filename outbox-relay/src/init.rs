@@ -24,6 +24,7 @@ use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_coun
 use crate::lineage::{Slot, usable_slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
+use crate::parking::{self, note::ParkingNote, options::PoisonPolicy};
 use crate::positions::raise_above;
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::progress::Published;
@@ -62,6 +63,7 @@ pub(crate) struct Begun {
     pub(crate) generation: u64,
     /// The highest position that readers may have seen: see [`crate::positions`].
     pub(crate) highest_position: Option<u64>,
+    pub(crate) parking: ParkingNote,
 }
 
 /// Does what is missing. Safe to repeat, also after it was interrupted.
@@ -96,6 +98,9 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     if !standby::is_taken(&mut connection, &config.slot).await? {
         let system = source::identify(&mut connection).await?;
         publisher = Some(fence(config, &system, shutdown).await?);
+    }
+    if config.poison.poison == PoisonPolicy::Park {
+        parking::topic::create(config).await?;
     }
     let Survey { slot, found, system } = survey(&mut connection, config).await?;
     let checkpoint = found.as_ref().map(|found| &found.checkpoint);
@@ -151,6 +156,9 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     let begun = Begun {
         generation: unfinished.as_ref().map_or(0, |checkpoint| checkpoint.generation),
         highest_position: None,
+        parking: unfinished
+            .as_ref()
+            .map_or_else(ParkingNote::default, |checkpoint| checkpoint.parking.clone()),
         lineage,
         publisher,
         connection,
@@ -233,6 +241,7 @@ async fn make(
         mut lineage,
         generation,
         highest_position,
+        parking,
     } = begun;
     topic_identity::pin_all_ids(config, &mut lineage).await?;
     let mut checkpoint = Checkpoint {
@@ -247,6 +256,7 @@ async fn make(
         generation,
         // Said again at once: it would be lost by a kill before the first piece.
         existing_rows: published,
+        parking,
     };
     commit(&mut publisher, config, &checkpoint).await?;
     faults::point("init.begun")?;
@@ -417,6 +427,7 @@ async fn adopt(
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: 0,
         existing_rows: None,
+        parking: ParkingNote::default(),
     };
     commit(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(

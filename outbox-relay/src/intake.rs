@@ -1,5 +1,7 @@
 //! From frames to records: decodes what was read, routes the rows, hands them to the open Kafka transaction.
 
+mod paused;
+
 use std::collections::HashMap;
 
 use anyhow::Context;
@@ -20,6 +22,12 @@ use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, p
 use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::stop::{RelayError, Stop};
 
+pub use self::paused::Claim;
+pub(crate) use self::paused::Claims;
+
+/// Name of the header of a record whose row was parked, and which therefore stands behind later rows than its position says.
+const PARKED_HEADER: &str = "parked";
+
 /// Why decoding paused.
 #[derive(Debug)]
 pub enum Pause {
@@ -33,6 +41,8 @@ pub enum Pause {
     UnknownTopic { route: String, topic: String },
     /// The next row cannot be published, now or ever: [`Stop::poison`] tells its position.
     Poison(Stop),
+    /// The next row is to be parked, whether or not it could be published.
+    Claimed(Claim),
 }
 
 /// A table of the stream.
@@ -62,6 +72,7 @@ pub struct Intake {
     /// Commit time of the transaction that was read last, microseconds since 1970.
     pub newest_commit_us: i64,
     pub rows_skipped: u64,
+    pub(crate) claims: Claims,
     publication: String,
     schema: String,
     table: String,
@@ -87,6 +98,8 @@ pub struct RecordWriter {
     /// The id of the replay that the records are of.
     replay: Option<String>,
     judge: Judge,
+    /// The rows were parked: their records say so.
+    is_retry: bool,
 }
 
 /// What became of a row.
@@ -133,6 +146,16 @@ impl RecordWriter {
             position: HeaderText::default(),
             replay: None,
             judge,
+            is_retry: false,
+        }
+    }
+
+    /// For parked rows, at the positions that they had in the stream.
+    #[must_use]
+    pub fn of_parked_rows(config: &Config) -> Self {
+        Self {
+            is_retry: true,
+            ..Self::new(config, 0)
         }
     }
 
@@ -155,6 +178,7 @@ impl RecordWriter {
             position: text,
             replay,
             judge,
+            is_retry,
         } = self;
         let published_position = Position {
             commit_lsn: position.commit_lsn.saturating_add(*positions_raised_by),
@@ -195,6 +219,9 @@ impl RecordWriter {
             }
             if let Some(replay) = replay {
                 headers = with_header(headers, REPLAY_HEADER, Some(replay.as_str()));
+            }
+            if *is_retry {
+                headers = with_header(headers, PARKED_HEADER, Some("retry"));
             }
             let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
             let too_large = |judge: &Judge, limit: String| Stop::RecordTooLarge {
@@ -252,6 +279,7 @@ impl Intake {
             reply_requested: false,
             newest_commit_us: 0,
             rows_skipped: 0,
+            claims: Claims::default(),
             publication: config.publication.clone(),
             schema: config.schema.clone(),
             table: config.table.clone(),
@@ -363,6 +391,11 @@ impl Intake {
                     index,
                     commit_timestamp_us: self.newest_commit_us,
                 };
+                if self.claims.any
+                    && let Some(claim) = self.claims.on(plan, tuple, &mut self.scratch, &self.topics, position)
+                {
+                    return Ok(Some(Pause::Claimed(claim)));
+                }
                 match self
                     .record
                     .write(plan, tuple, &mut self.scratch, position, &self.topics, publisher)?

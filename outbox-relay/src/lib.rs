@@ -33,6 +33,7 @@ pub mod maintenance;
 mod messages;
 pub mod outbox_check;
 pub mod panics;
+pub mod parking;
 pub mod partitions;
 pub mod pause;
 pub mod pgoutput;
@@ -85,7 +86,8 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
         }
         Command::Status(settings) => check::status(&settings.check()?).await,
         Command::Init(args) => {
-            let config = args.settings.check()?;
+            let mut config = args.settings.check()?;
+            config.poison = args.poison;
             let accepted = args.accept.accepted();
             let done = if accepted.is_empty() {
                 init_patiently(&config, &args.init, &shutdown).await?
@@ -101,6 +103,8 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
         Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await,
         Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await,
         Command::Resume(settings) => pause::resume(&settings.check()?).await,
+        Command::Park(args) => Box::pin(parking::commands::park(&args.settings.check()?, &args, &shutdown)).await,
+        Command::Parked(command) => Box::pin(parking::commands::parked(command, &shutdown)).await,
         Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }
@@ -150,6 +154,7 @@ async fn init_patiently(
 async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     let mut config = args.settings.check()?;
     config.maintenance = Some(args.maintenance.check(&config.target)?);
+    config.poison = args.poison;
     let readiness = Readiness::waiting_for("relay");
     panics::tell(&readiness);
     let metrics = admin::install_metrics()?;

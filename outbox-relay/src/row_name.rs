@@ -22,7 +22,7 @@ pub enum RowPlace {
 }
 
 /// A row's place in the write-ahead log. Its text is `16/B374D848:7`, the beginning of the record header `position`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowPosition {
     /// LSN of its transaction's commit record.
     pub commit_lsn: Lsn,

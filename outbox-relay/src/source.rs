@@ -50,7 +50,8 @@ pub(crate) const VERSION: &str =
 
 /// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
 pub(crate) fn outbox_sql(config: &Config) -> String {
-    let table = "format('%I.%I', n.nspname, c.relname) || ' ' || c.oid || ' ' || c.relkind::text || ' ' || c.relpersistence::text";
+    // Null where there is no table.
+    let table = "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind, c.relpersistence) end";
     match &config.message_prefix {
         None => table.to_owned(),
         Some(prefix) => format!(

@@ -26,6 +26,7 @@ use crate::guard::{Guard, Pinned};
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
 use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
+use crate::parking::{self, log::Parked};
 use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
 use crate::standby;
@@ -45,6 +46,7 @@ pub struct Started {
     /// The settings for further sessions with the server that streams.
     pub here: Config,
     pub topics: TopicWatch,
+    pub parked: Parked,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -78,7 +80,7 @@ pub async fn start(
     let Some(outcome) = while_answering(&mut stream, on_kafka, shutdown).await? else {
         return Ok(None);
     };
-    let (mut publisher, found, topics) = outcome?;
+    let (mut publisher, found, topics, parked) = outcome?;
     // What the slot says only counts now that nobody else can move it. The session that owns it streams, so another session asks.
     let mut connection = Connection::open(&here.target, Mode::Replication).await?;
     let system = source::identify_again(&mut connection, &system).await?;
@@ -135,6 +137,7 @@ pub async fn start(
         checkpoint,
         guard,
         here,
+        parked,
     }))
 }
 
@@ -307,12 +310,12 @@ pub(crate) async fn ensure_no_other_slot_publishes(
     Ok(())
 }
 
-/// Steps 2 and 3, and what the checkpoint's topics are now.
+/// Steps 2 and 3, what the checkpoint's topics are now, and what is parked.
 async fn start_on_kafka(
     config: Config,
     system_identifier: String,
     shutdown: Shutdown,
-) -> Result<(Publisher, Option<Found>, Topics), RelayError> {
+) -> Result<(Publisher, Option<Found>, Topics, Parked), RelayError> {
     // A start that was given up must not go on by itself: fencing late, it would fence its own successor.
     let abandon = Abandon::default();
     let abandoned = abandon.watch();
@@ -355,7 +358,11 @@ async fn start_on_kafka(
         let names = found.as_ref().map(|found| &found.checkpoint.lineage);
         let names = names.map_or_else(Vec::new, |lineage| topic_identity::names(lineage, log.topic));
         let topics = readers.topic_facts(&names)?;
-        Ok((publisher, found, topics))
+        let parked = match &found {
+            Some(found) => parking::log::known(&config, &found.checkpoint.parking, &gives_up)?,
+            None => Parked::default(),
+        };
+        Ok((publisher, found, topics, parked))
     });
     started.await.context("kafka start task")?
 }

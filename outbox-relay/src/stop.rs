@@ -170,6 +170,8 @@ pub enum Stop {
         /// The first row that goes there; none for a topic that an option names.
         row: Option<RowName>,
     },
+    #[error("outbox row at {position} is not parked: {what}")]
+    TooManyParked { position: RowPosition, what: String },
     #[error(
         "there is nothing to recover: slot `{slot}` continues the checkpoint {checkpoint}; `outbox-relay run` goes on from there, and `outbox-relay recover --compare-anyway` compares the outbox with the topics all the same"
     )]
@@ -205,6 +207,7 @@ impl Stop {
             Self::Row { .. } | Self::RowUpdated { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
+            Self::TooManyParked { .. } => 33,
             Self::TopicRefused { .. } => 34,
             Self::NothingToRecover { .. } => 40,
             Self::NotConfirmed { .. } => 41,
@@ -243,6 +246,35 @@ impl Stop {
         }
     }
 
+    /// The row in the write-ahead log at which the relay stopped, whether the row is the cause or its topic.
+    #[must_use]
+    pub fn row_position(&self) -> Option<RowPosition> {
+        let row = match self {
+            Self::Row { row, .. } | Self::RecordTooLarge { row, .. } | Self::TopicMissing { row, .. } => Some(row),
+            Self::TopicRefused { row, .. } => row.as_ref(),
+            Self::TooManyParked { position, .. } => return Some(*position),
+            _ => None,
+        };
+        match row?.place {
+            RowPlace::Stream(position) => Some(position),
+            RowPlace::Table => None,
+        }
+    }
+
+    /// Why the row cannot be published, without what to do about it.
+    #[must_use]
+    pub fn row_reason(&self) -> String {
+        match self {
+            Self::Row { what, .. } | Self::TooManyParked { what, .. } => what.clone(),
+            Self::RecordTooLarge { topic, size, limit, .. } => {
+                format!("it is too large for topic `{topic}`: {size} bytes of key and value, more than {limit}")
+            }
+            Self::TopicMissing { topic, .. } => format!("topic `{topic}` does not exist and --create-topics is false"),
+            Self::TopicRefused { topic, what, .. } => format!("topic `{topic}` cannot be created: {what}"),
+            other => other.to_string(),
+        }
+    }
+
     /// The exit codes, for `--help`.
     pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -259,7 +291,7 @@ Exit codes:
   24  another slot, or a copy of the database, publishes this outbox
   25  init: the checkpoint topic may lose the checkpoint
   30  a row cannot be published      31  a record is too large        32  a topic is missing
-  34  a topic cannot be created
+  33  too many rows were parked      34  a topic cannot be created
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
   70  a bug: something panicked; a restart goes on from the checkpoint
 After 10 to 34 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.

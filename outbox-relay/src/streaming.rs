@@ -4,6 +4,8 @@
 //! nothing may be sent, the socket is left alone for a moment, so that the kernel gathers what comes and the next read gets it in one
 //! piece; after that it is read into a bounded buffer, and Postgres is answered however long Kafka takes.
 
+mod poison;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use service::{Readiness, Shutdown};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::poison::{ParkedCounts, Parking};
 use crate::batch::Situation;
 use crate::checkpoint::{Checkpoint, FORMAT, State};
 use crate::clock::now_us;
@@ -76,12 +79,14 @@ pub struct Streaming<'c> {
     probe: Option<JoinHandle<bool>>,
     probed_at: Instant,
     metrics: StreamMetrics,
+    parking: Parking,
 }
 
 /// What a transaction that is being committed says.
 struct Committing {
     published: Published,
     rows: u64,
+    parked: ParkedCounts,
     /// Commit time of its newest row, microseconds since 1970; of an idle checkpoint none.
     newest_commit_us: Option<i64>,
 }
@@ -139,16 +144,15 @@ impl<'c> Streaming<'c> {
     pub fn new(config: &'c Config, transaction_bytes: u64, started: Started, pause: PauseGate) -> Self {
         let now = Instant::now();
         let incarnation = uuid::Uuid::new_v4().to_string();
+        let progress = Progress::resume(started.checkpoint.published);
+        let raised_by = started.checkpoint.lineage.positions_raised_by;
+        let mut intake = Intake::new(config, progress, raised_by, transaction_bytes);
+        let parking = Parking::resume(config, started.parked, &started.checkpoint, &mut intake);
         Self {
             config,
             stream: started.stream,
             publisher: started.publisher,
-            intake: Intake::new(
-                config,
-                Progress::resume(started.checkpoint.published),
-                started.checkpoint.lineage.positions_raised_by,
-                transaction_bytes,
-            ),
+            intake,
             checkpoint: Checkpoint {
                 format: FORMAT,
                 state: State::Running,
@@ -167,6 +171,7 @@ impl<'c> Streaming<'c> {
             probe: None,
             probed_at: now,
             metrics: StreamMetrics::new(),
+            parking,
         }
     }
 
@@ -186,6 +191,7 @@ impl<'c> Streaming<'c> {
                     Stop::Config { .. } => self.guard.explain(stop).await,
                     other => other,
                 };
+                self.note_stop(&stop);
                 // What was read before the row that stops us is good: publish it, so that it is the first that is not.
                 if let Err(err) = self.finish().await {
                     // A row before it may be no good either: the next start publishes what is, and comes by both again.
@@ -227,7 +233,8 @@ impl<'c> Streaming<'c> {
                     self.publisher.poll();
                     sleep(Duration::from_millis(1)).await;
                 }
-                Pause::Poison(stop) => return Err(stop.into()),
+                Pause::Poison(stop) => self.poison(stop).await?,
+                Pause::Claimed(claim) => self.claimed(claim).await?,
             }
         }
         Ok(())
@@ -334,15 +341,19 @@ impl<'c> Streaming<'c> {
     fn close_batch(&mut self) -> Result<(), RelayError> {
         let published = self.intake.progress.decoded();
         self.checkpoint.published = published;
+        self.checkpoint.parking.pass(&published);
+        self.checkpoint.parking.rows = self.parking.rows;
         self.publisher.commit(
             &self.config.checkpoint_topic,
             &self.config.checkpoint_key(),
             &self.checkpoint.to_json(),
         )?;
         let batch = self.intake.batch;
+        let parked = self.parking.take_counts();
         self.committing.push_back(Committing {
             published,
-            rows: batch.rows,
+            rows: batch.rows - parked.sum(),
+            parked,
             newest_commit_us: (!batch.is_empty()).then_some(batch.newest_commit_us),
         });
         self.intake.batch.clear();
@@ -362,6 +373,7 @@ impl<'c> Streaming<'c> {
         self.intake.progress.committed(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
+        self.parking.committed(transaction.parked);
         self.metrics.transactions.increment(1);
         self.metrics.commit_seconds.record(took);
         if let Some(commit_us) = transaction.newest_commit_us {
@@ -487,7 +499,7 @@ impl<'c> Streaming<'c> {
     async fn finish(&mut self) -> Result<(), RelayError> {
         let finished = tokio::time::timeout(STOP_PATIENCE, async {
             self.drain().await?;
-            if !self.intake.batch.is_empty() {
+            if !self.intake.batch.is_empty() || self.parking.stop_is_new {
                 self.close_batch()?;
                 self.drain().await?;
             }

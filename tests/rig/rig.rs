@@ -64,6 +64,7 @@ impl Rig {
             .env("KAFKA_BOOTSTRAP_SERVERS", &servers.kafka.bootstrap_servers())
             .env("OUTBOX_SLOT", name)
             .env("CHECKPOINT_TOPIC", &format!("{name}-checkpoints"))
+            .env("PARKING_TOPIC", &format!("{name}-parked"))
             .env("ROUTER_OPTIONS", "route.topic.replacement=${routedByValue}")
             .env("TOPIC_PARTITIONS", &PARTITIONS.to_string())
             .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
@@ -112,6 +113,11 @@ impl Rig {
     #[must_use]
     pub fn checkpoint_topic(&self) -> String {
         format!("{}-checkpoints", self.name)
+    }
+
+    #[must_use]
+    pub fn parking_topic(&self) -> String {
+        format!("{}-parked", self.name)
     }
 
     /// A second relay of the same slot, with its own port and log.

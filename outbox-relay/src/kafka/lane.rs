@@ -270,8 +270,8 @@ fn init_transactions(
     }
 }
 
-/// The planted bug of a checkpoint that is there before its records.
-fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
+/// The planted bugs of a record that is there before its transaction.
+pub(super) fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
     let (producer, _) = settings.open_producer(Delivery::AtLeastOnce, "")?;
     let record = BaseRecord::to(&record.topic)
         .partition(0)

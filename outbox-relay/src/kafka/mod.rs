@@ -5,6 +5,7 @@ mod clients;
 mod files;
 mod flush;
 mod health;
+mod keyed_log;
 mod lane;
 mod oauth;
 mod pause_log;
@@ -24,6 +25,7 @@ mod undelivered;
 
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
+pub use keyed_log::KeyedLog;
 pub use pause_log::PauseLog;
 pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};

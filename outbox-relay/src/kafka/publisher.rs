@@ -27,7 +27,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseRecord, Producer};
 
-use super::lane::{CheckpointRecord, Event, Lane, Order, serve_events};
+use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone, serve_events};
 use super::settings::{Delivery, KafkaSettings};
 use super::turn::{FenceTurn, Turn};
 use super::undelivered::explained;
@@ -285,6 +285,19 @@ impl Publisher {
             last = self.progressed().await?.or(last);
         }
         Ok(last.context("no transaction was being ended")?)
+    }
+
+    /// Sends a record in no transaction, for a planted bug.
+    ///
+    /// # Errors
+    /// Kafka's client refused it.
+    pub fn send_outside(&self, topic: &str, key: &str, value: &str) -> Result<(), RelayError> {
+        let record = CheckpointRecord {
+            topic: topic.to_owned(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        send_alone(&self.settings, &record)
     }
 
     /// The largest record that librdkafka takes, in bytes.

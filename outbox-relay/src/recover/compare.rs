@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::destination;
 use crate::existing_rows::{OutboxSnapshot, columns_of};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
+use crate::parking::log::entries_off_thread;
 use crate::pgoutput::Tuple;
 use crate::postgres::{Answer, quote_identifier};
 use crate::router::{Plan, RowScratch, partition_of_key};
@@ -53,6 +54,12 @@ pub(super) async fn compare_outbox_with_topics(
         routes,
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
+    // What is parked is no more missing than what is published: a retry publishes it, in its order.
+    for entry in entries_off_thread(config).await?.values() {
+        if let Some(id) = &entry.id {
+            absent.remove(id);
+        }
+    }
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
     for (route, topic) in &topic_of_route {
         // Before it is read: of its rows nothing can have been published.

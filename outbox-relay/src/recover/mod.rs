@@ -45,6 +45,7 @@ use crate::faults::{self, Bug};
 use crate::init::{self, checkpoint_topic, commit, create_slot, fence};
 use crate::kafka::Publisher;
 use crate::lsn::Lsn;
+use crate::parking::note::ParkingNote;
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode};
 use crate::progress::Published;
@@ -241,6 +242,9 @@ fn recovering_checkpoint(config: &Config, situation: &Situation) -> Checkpoint {
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
         existing_rows: None,
+        parking: situation
+            .checkpoint()
+            .map_or_else(ParkingNote::default, |checkpoint| checkpoint.parking.clone()),
     }
 }
 

@@ -178,6 +178,23 @@ impl Plan {
         }
     }
 
+    /// The table's columns, in order.
+    #[must_use]
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Topic and key of a row that may not be one that can be routed, each where it can be read and is not null.
+    #[must_use]
+    pub fn topic_and_key_of(&self, tuple: &Tuple<'_>) -> (Option<String>, Option<Vec<u8>>) {
+        let Ok(values) = tuple.values().collect::<Result<Vec<_>, _>>() else {
+            return (None, None);
+        };
+        let route = self.text(&values, self.route).ok();
+        let key = self.bytes(&values, self.key).ok().flatten();
+        (route.map(|route| self.topic(route)), key.map(Cow::into_owned))
+    }
+
     fn routed<'a>(&self, values: &[Value<'a>]) -> Result<Routed<'a>, RouteError> {
         let partition = match self.partition {
             None => None,

@@ -11,6 +11,7 @@ mod least_privileges;
 mod moving_address;
 mod outbox_table;
 mod panics;
+mod parking;
 mod pause;
 mod poison_rows;
 mod recover_bugs;

@@ -1,0 +1,185 @@
+//! Rows that park instead of being published: which ones, and the one that decoding paused at.
+
+use anyhow::Context as _;
+use events::Position;
+
+use super::{Intake, Table};
+use crate::kafka::Topics;
+use crate::lsn::Lsn;
+use crate::parking::keys::{Lane, ParkedKeys};
+use crate::parking::record::{ParkedRow, ParkedText};
+use crate::pgoutput::{self, Message, Tuple};
+use crate::postgres::{Frame, Frames};
+use crate::progress::RowFate;
+use crate::router::{Plan, RowScratch};
+use crate::row_name::RowPosition;
+use crate::stop::RelayError;
+
+/// Which rows park although nothing may be wrong with them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims {
+    keys: ParkedKeys,
+    ordered: Option<RowPosition>,
+    /// Rows of parked keys are published all the same.
+    skips: bool,
+    /// False where no row can be claimed, so that each row asks no more than this.
+    pub(super) any: bool,
+}
+
+/// Why a row that could be published parks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// An operator said so.
+    Ordered,
+    /// The first parked row of its key.
+    Behind(RowPosition),
+}
+
+/// The row that decoding paused at.
+#[derive(Debug)]
+pub(crate) struct PausedRow {
+    /// Bytes of its frame.
+    pub(crate) length: usize,
+    pub(crate) position: Position,
+    pub(crate) id: Option<String>,
+    pub(crate) topic: Option<String>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) row: ParkedRow,
+}
+
+impl Claims {
+    #[must_use]
+    pub(crate) fn new(keys: ParkedKeys, ordered: Option<RowPosition>, skips: bool) -> Self {
+        let any = ordered.is_some() || (!keys.is_empty() && !skips);
+        Self {
+            keys,
+            ordered,
+            skips,
+            any,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn is_ordered(&self, position: RowPosition) -> bool {
+        self.ordered == Some(position)
+    }
+
+    /// Takes note of a row that was parked.
+    pub(crate) fn parked(&mut self, lane: Option<Lane>, position: RowPosition) {
+        self.ordered.take_if(|ordered| *ordered == position);
+        if let Some(lane) = lane {
+            self.keys.add(lane, position);
+        }
+        self.any = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips);
+    }
+
+    /// Whether a row parks although it might be published. A row that cannot be routed is nobody's here: it is found to be poison.
+    #[cold]
+    pub(super) fn on(
+        &self,
+        plan: &Plan,
+        tuple: &Tuple<'_>,
+        scratch: &mut RowScratch,
+        topics: &Topics,
+        position: Position,
+    ) -> Option<Claim> {
+        let position = place(&position);
+        if self.is_ordered(position) {
+            return Some(Claim::Ordered);
+        }
+        if self.skips || self.keys.is_empty() {
+            return None;
+        }
+        let lane = plan.route(tuple, scratch, |routed, _| {
+            let key = routed.key?;
+            Some(match topics.get(routed.route) {
+                Some(Ok(destination)) => Lane::of(&destination.topic, &key),
+                _ => Lane::of(&plan.topic(routed.route), &key),
+            })
+        });
+        self.keys.before(lane.ok().flatten()?, position).map(Claim::Behind)
+    }
+}
+
+impl PausedRow {
+    #[must_use]
+    pub(crate) fn place(&self) -> RowPosition {
+        place(&self.position)
+    }
+
+    /// None without a topic or a key: such a row has no order to keep.
+    #[must_use]
+    pub(crate) fn lane(&self) -> Option<Lane> {
+        Some(Lane::of(self.topic.as_deref()?, self.key.as_deref()?))
+    }
+}
+
+impl Intake {
+    /// The row in the first frame of `buffer`, at which decoding paused.
+    ///
+    /// # Errors
+    /// The buffer begins with something else.
+    pub(crate) fn paused_row(&mut self, buffer: &[u8]) -> Result<PausedRow, RelayError> {
+        let Some((Frame::Data(bytes), length)) = Frames::new(buffer).peek().context("replication stream")? else {
+            return Err(anyhow::anyhow!("decoding paused at no row").into());
+        };
+        let RowFate::Publish { index } = self.progress.row().context("replication stream")? else {
+            return Err(anyhow::anyhow!("decoding paused at a row that is published already").into());
+        };
+        let position = Position {
+            commit_lsn: self.commit_lsn.0,
+            index,
+            commit_timestamp_us: self.newest_commit_us,
+        };
+        let mut paused = PausedRow {
+            length,
+            position,
+            id: None,
+            topic: None,
+            key: None,
+            row: ParkedRow::Table(Vec::new()),
+        };
+        match pgoutput::decode(bytes).context("replication stream")? {
+            Message::Insert { relation, tuple } => {
+                let Some(Table::Outbox(plan)) = self.tables.get(&relation) else {
+                    return Err(anyhow::anyhow!("decoding paused at a row of another table").into());
+                };
+                paused.row = ParkedRow::of_table(plan.columns(), &tuple).context("replication stream")?;
+                paused.outline(plan, &tuple);
+            }
+            Message::Emitted(emitted) => {
+                paused.row = ParkedRow::Message(ParkedText::of(emitted.content));
+                let outbox = self.messages.as_ref().context("decoding paused at a message")?;
+                let mut values = Vec::new();
+                if let Ok(columns) = outbox.read(emitted.content, &mut values) {
+                    paused.outline(outbox.plan(), &Tuple::from_encoded(columns, &values));
+                }
+            }
+            _ => return Err(anyhow::anyhow!("decoding paused at no row").into()),
+        }
+        Ok(paused)
+    }
+
+    /// The row that decoding paused at went elsewhere: decoding goes on behind it.
+    ///
+    /// # Errors
+    /// No transaction is open.
+    pub(crate) fn pass_paused_row(&mut self, row: &PausedRow) -> Result<(), RelayError> {
+        self.batch.add(row.length, self.newest_commit_us);
+        Ok(self.progress.row_decoded().context("replication stream")?)
+    }
+}
+
+impl PausedRow {
+    fn outline(&mut self, plan: &Plan, tuple: &Tuple<'_>) {
+        self.id = plan.id_of(tuple).map(str::to_owned);
+        (self.topic, self.key) = plan.topic_and_key_of(tuple);
+    }
+}
+
+fn place(position: &Position) -> RowPosition {
+    RowPosition {
+        commit_lsn: Lsn(position.commit_lsn),
+        index: position.index,
+    }
+}

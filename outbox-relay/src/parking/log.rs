@@ -1,0 +1,138 @@
+//! Reading a relay's parked rows back.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+
+use super::keys::ParkedKeys;
+use super::note::ParkingNote;
+use super::record::{Because, Entry};
+use crate::config::Config;
+use crate::faults::{self, Bug};
+use crate::kafka::{KafkaSettings, KeyedLog, partition_counts};
+use crate::row_name::RowPosition;
+use crate::stop::{RelayError, Stop};
+
+/// Most rows that one relay may have parked: what bounds its memory and the time of its start.
+pub const ROWS_MAX: u64 = 250_000;
+
+/// The parked rows of one relay, as far as a running one has to know them.
+#[derive(Clone, Debug, Default)]
+pub struct Parked {
+    pub keys: ParkedKeys,
+    pub rows: u64,
+    /// When poison rows were parked, microseconds since 1970.
+    pub poison_times_us: Vec<i64>,
+}
+
+/// What a running relay has to know, read after fencing. Nothing is asked where the checkpoint says that nothing is parked. Blocks.
+///
+/// # Errors
+/// As [`entries`].
+pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -> Result<Parked, RelayError> {
+    let mut parked = Parked::default();
+    if note.rows == 0 {
+        return Ok(parked);
+    }
+    // Only this much of each: the rows themselves may be large.
+    let mut found = BTreeMap::new();
+    read(config, gives_up, &mut |position, entry| {
+        match entry {
+            Some(entry) => found.insert(position, (entry.lane, entry.parked_because, entry.parked_us)),
+            None => found.remove(&position),
+        };
+    })?;
+    for (position, (lane, because, parked_us)) in &found {
+        if let Some(lane) = lane
+            && !faults::is_planted(Bug::ForgetParkedKeys)
+        {
+            parked.keys.add(*lane, *position);
+        }
+        if *because == Because::Poison {
+            parked.poison_times_us.push(*parked_us);
+        }
+    }
+    parked.rows = found.len() as u64;
+    if parked.rows < note.rows {
+        tracing::error!(
+            topic = config.parking_topic,
+            rows = parked.rows,
+            rows.expected = note.rows,
+            "parked rows are missing from the parking topic: it was deleted or emptied, or --parking-topic is not the one in which they were parked"
+        );
+    }
+    Ok(parked)
+}
+
+/// All parked rows of the relay, in the order of their positions. Blocks.
+///
+/// # Errors
+/// [`Stop::Config`] for a parking topic that is none; anything else is worth another try.
+pub fn entries(config: &Config, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
+    let mut found = BTreeMap::new();
+    read(config, gives_up, &mut |position, entry| {
+        match entry {
+            Some(entry) => found.insert(position, entry),
+            None => found.remove(&position),
+        };
+    })?;
+    Ok(found)
+}
+
+/// As [`entries`], on a thread of its own.
+///
+/// # Errors
+/// As [`entries`].
+pub(crate) async fn entries_off_thread(config: &Config) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || entries(&config, &|| false))
+        .await
+        .context("parking task")?
+}
+
+fn read(
+    config: &Config,
+    gives_up: &dyn Fn() -> bool,
+    each: &mut dyn FnMut(RowPosition, Option<Entry>),
+) -> Result<(), RelayError> {
+    if !exists(&config.kafka, &config.parking_topic)? {
+        return Ok(());
+    }
+    let log = KeyedLog {
+        settings: &config.kafka,
+        topic: &config.parking_topic,
+    };
+    let prefix = format!("{}/", config.checkpoint_key());
+    log.read(&prefix, gives_up, &mut |key, value| {
+        // The names of a database and a slot may be the beginning of others' only up to the slash, and a position has one of its own.
+        let Ok(position) = key[prefix.len()..].parse() else {
+            return Ok(());
+        };
+        let entry = value.map(Entry::from_json).transpose().map_err(|what| {
+            anyhow::anyhow!(
+                "the parked row `{key}` in topic `{}` cannot be read ({what})",
+                config.parking_topic
+            )
+        })?;
+        each(position, entry);
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, RelayError> {
+    let names = [topic.to_owned()];
+    match partition_counts(settings, &names)?.get(topic) {
+        None => Ok(false),
+        Some(1) => Ok(true),
+        Some(partitions) => Err(more_partitions(topic, *partitions).into()),
+    }
+}
+
+/// The stop of a parking topic whose records have no order.
+#[must_use]
+pub(super) fn more_partitions(topic: &str, partitions: i32) -> Stop {
+    Stop::Config {
+        what: format!("--parking-topic `{topic}` has {partitions} partitions; it must have one"),
+    }
+}

@@ -1,0 +1,51 @@
+//! The parking topic: created when it is first needed, and how large an entry may be in it.
+
+use super::log::more_partitions;
+use crate::config::Config;
+use crate::destination;
+use crate::init::checkpoint_topic;
+use crate::kafka::{TopicRules, partition_counts};
+use crate::stop::RelayError;
+use anyhow::Context as _;
+
+/// `max.message.bytes` of a broker that does not tell.
+const BATCH_BYTES_DEFAULT: u64 = 1_048_588;
+/// librdkafka's default of `message.max.bytes`.
+const MESSAGE_BYTES_DEFAULT: u64 = 1_000_000;
+/// What a batch and a record have around key and value, more than enough.
+const FRAMING_BYTES: u64 = 256;
+
+/// Creates the parking topic where it is missing.
+///
+/// # Errors
+/// Kafka does not answer or refuses, or the topic has several partitions.
+pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
+    let topic = &config.parking_topic;
+    for name in destination::create(config, &[checkpoint_topic(topic)]).await? {
+        tracing::info!(topic = name, "created the parking topic");
+    }
+    let (settings, names) = (config.kafka.clone(), [topic.clone()]);
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
+    match counts.await.context("metadata task")??.get(topic) {
+        Some(1) => Ok(()),
+        Some(partitions) => Err(more_partitions(topic, *partitions).into()),
+        None => Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
+    }
+}
+
+/// Most bytes of an entry's key and value: what the topic takes, uncompressed, and what librdkafka does.
+pub(crate) async fn entry_bytes_max(config: &Config) -> Result<usize, RelayError> {
+    let rules = TopicRules::ask(&config.kafka, &config.parking_topic).await;
+    let topic_max = rules.batch_bytes_max.unwrap_or(BATCH_BYTES_DEFAULT);
+    if config.kafka.limit_batches(topic_max) {
+        return Err(anyhow::anyhow!(
+            "topic `{}` takes batches of {topic_max} bytes: the producers are replaced by such",
+            config.parking_topic
+        )
+        .into());
+    }
+    let client = config.kafka.producer(config.delivery, "");
+    let client_max = client.get("message.max.bytes").and_then(|text| text.parse().ok());
+    let bytes = topic_max.min(client_max.unwrap_or(MESSAGE_BYTES_DEFAULT));
+    Ok(usize::try_from(bytes.saturating_sub(FRAMING_BYTES)).unwrap_or(usize::MAX))
+}
