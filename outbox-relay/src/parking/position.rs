@@ -114,7 +114,15 @@ mod tests {
         let passed = [at(99, 9), at(100, 0), at(200, 2), at(200, 3), at(201, 0)];
         assert_eq!(
             passed.map(|position| position.is_passed_by(&published)),
-            [true, false, true, false, false]
+            [true, true, true, false, false]
+        );
+        let whole = Published {
+            partial: None,
+            ..published
+        };
+        assert_eq!(
+            passed.map(|position| position.is_passed_by(&whole)),
+            [true, false, false, false, false]
         );
     }
 }
