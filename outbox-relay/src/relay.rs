@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use service::{Readiness, Shutdown};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::config::Config;
@@ -36,13 +37,11 @@ pub async fn relay(
         "relay_stopped_exit_code",
         "The exit code with which the relay has stopped for good."
     );
-    // Beside the start, which need not wait for it.
-    let oddities = tokio::spawn({
-        let config = config.clone();
-        async move { outbox_check::warn(&config).await }
-    });
-    let outcome = cycles(config, transaction_bytes, readiness, &mut shutdown).await;
-    oddities.abort();
+    let mut warning = None;
+    let outcome = cycles(config, transaction_bytes, readiness, &mut warning, &mut shutdown).await;
+    if let Some(warning) = warning {
+        warning.abort();
+    }
     outcome
 }
 
@@ -50,13 +49,14 @@ async fn cycles(
     config: &Config,
     transaction_bytes: u64,
     readiness: &Readiness,
+    warning: &mut Option<JoinHandle<()>>,
     shutdown: &mut Shutdown,
 ) -> Result<(), Stop> {
     let mut backoff = BACKOFF_MIN;
     let pause = PauseGate::watch(config, readiness, shutdown).map_err(|err| Stop::Config { what: err.to_string() })?;
     while !shutdown.is_triggered() {
         let started = Instant::now();
-        match cycle(config, transaction_bytes, &pause, readiness, shutdown).await {
+        match cycle(config, transaction_bytes, &pause, readiness, warning, shutdown).await {
             Ok(()) => break,
             Err(RelayError::Stop(stop)) => {
                 readiness.not_ready("relay", stop.to_string());
@@ -93,6 +93,7 @@ async fn cycle(
     transaction_bytes: u64,
     pause: &PauseGate,
     readiness: &Readiness,
+    warning: &mut Option<JoinHandle<()>>,
     shutdown: &mut Shutdown,
 ) -> Result<(), RelayError> {
     let Some(started) = startup::start(config, readiness, shutdown).await? else {
@@ -105,6 +106,11 @@ async fn cycle(
     );
     readiness.ready("relay");
     metrics::gauge!("relay_leader").set(1.0);
+    // Once a process, of the server that streams, and beside the stream, which does not depend on it.
+    warning.get_or_insert_with(|| {
+        let here = started.here.clone();
+        tokio::spawn(async move { outbox_check::warn(&here).await })
+    });
     let _maintenance = maintenance::while_leading(&started.here);
     let outcome = Streaming::new(config, transaction_bytes, started, pause.clone())
         .run(readiness, shutdown)

@@ -113,11 +113,13 @@ impl Faults {
         act(action, name)
     }
 
-    /// Whether this bug is planted.
+    /// Whether this bug is planted; several are, separated by commas.
     #[must_use]
     pub fn is_planted(&self, bug: &str) -> bool {
         let planted = self.bug.get_or_init(|| self.variable("BUG"));
-        planted.as_deref() == Some(bug)
+        planted
+            .as_deref()
+            .is_some_and(|planted| planted.split(',').any(|name| name == bug))
     }
 
     fn variable(&self, name: &str) -> Option<String> {

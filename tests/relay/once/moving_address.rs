@@ -62,8 +62,8 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     starts_with_the_original(&rig, &address, &[copied]).await;
     // The stream is the original's, and the slot would be looked at on the copy.
     starts_with_the_original(&rig, &address, &[original, copied]).await;
-    // The sessions of the guard and of whoever looks after the partitions, whichever comes first, would be with the copy.
-    starts_with_the_original(&rig, &address, &[original, original, copied, copied]).await;
+    // The sessions beside the stream, the guard's among them, would be with the copy.
+    starts_with_the_original(&rig, &address, &[original, original, copied, copied, copied]).await;
     the_copys_relay_stops(&rig, &copy).await;
 }
 
