@@ -30,6 +30,7 @@ fn examples() -> Vec<Stop> {
             database: text(),
             topic: text(),
         },
+        Stop::InitUnfinished { slot: text() },
         Stop::SlotGone {
             slot: text(),
             topic: text(),
@@ -149,6 +150,7 @@ fn examples() -> Vec<Stop> {
         match example {
             Stop::Config { .. }
             | Stop::NotInitialised { .. }
+            | Stop::InitUnfinished { .. }
             | Stop::SlotGone { .. }
             | Stop::SlotInvalidated { .. }
             | Stop::SlotUnusable { .. }

@@ -26,6 +26,9 @@ pub struct KeyedLog<'a> {
     pub topic: &'a str,
 }
 
+/// Takes the key and the value of a record.
+pub(crate) type EachRecord<'e> = dyn FnMut(&str, Option<&[u8]>) -> anyhow::Result<()> + 'e;
+
 impl KeyedLog<'_> {
     /// Shows `each` the committed records whose key begins with `prefix`, in their order: key and value, none for a tombstone. The topic must exist.
     ///
@@ -34,12 +37,7 @@ impl KeyedLog<'_> {
     ///
     /// # Errors
     /// Worth another try, or what `each` says.
-    pub fn read(
-        &self,
-        prefix: &str,
-        gives_up: &dyn Fn() -> bool,
-        each: &mut dyn FnMut(&str, Option<&[u8]>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    pub fn read(&self, prefix: &str, gives_up: &dyn Fn() -> bool, each: &mut EachRecord<'_>) -> anyhow::Result<()> {
         let committed = self.open("read_committed")?;
         let uncommitted = self.open("read_uncommitted")?;
         let (low, end) = self.watermarks(&uncommitted)?;

@@ -93,13 +93,10 @@ pub(super) fn explained(
         err => err.rdkafka_error_code() == Some(RDKafkaErrorCode::State),
     };
     let waiting = Instant::now();
-    while is_hidden {
+    while is_hidden && waiting.elapsed() <= REPORT_PATIENCE {
         serve_events(producer, health);
         if let Some(cause) = undelivered(health, settings) {
             return cause;
-        }
-        if waiting.elapsed() > REPORT_PATIENCE {
-            break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
