@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use events::Position;
-use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
 use super::settings::KafkaSettings;
 use super::topic_reader::{Next, TopicReader};
+use super::topic_settings::describe_topic;
 use crate::clock::now_us;
 use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::faults::{self, Bug};
@@ -36,17 +36,7 @@ pub struct Cleanup {
 /// # Errors
 /// Kafka does not answer or refuses.
 pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cleanup> {
-    let admin = settings.open_admin()?;
-    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-    let described = admin
-        .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
-        .await
-        .context("cannot read topics' settings")?;
-    let config = described
-        .into_iter()
-        .next()
-        .context("the broker described no topic")?
-        .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))?;
+    let config = describe_topic(settings, topic).await?;
     let value = |name: &str| config.get(name).and_then(|entry| entry.value.clone());
     let policy = value("cleanup.policy").context("the broker does not say cleanup.policy")?;
     // Where it is not said, anything may be compacted.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 
 use super::settings::KafkaSettings;
 
@@ -22,22 +22,30 @@ pub struct TopicSettings {
     pub min_insync_replicas: i32,
 }
 
-/// Asks for a topic's settings.
+/// What the broker says of a topic by DescribeConfigs.
 ///
 /// # Errors
-/// Kafka does not answer, or does not let this client ask (the operation DescribeConfigs of the topic).
-pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Result<TopicSettings> {
+/// Kafka does not answer, or does not let this client ask.
+pub(super) async fn describe_topic(settings: &KafkaSettings, topic: &str) -> anyhow::Result<ConfigResource> {
     let admin = settings.open_admin()?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let described = admin
         .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
         .await
         .context("cannot read topics' settings")?;
-    let config = described
+    described
         .into_iter()
         .next()
         .context("the broker described no topic")?
-        .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))?;
+        .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))
+}
+
+/// Asks for a topic's settings.
+///
+/// # Errors
+/// Kafka does not answer, or does not let this client ask (the operation DescribeConfigs of the topic).
+pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Result<TopicSettings> {
+    let config = describe_topic(settings, topic).await?;
     let value = |name: &str| {
         let value = config.get(name).and_then(|entry| entry.value.clone());
         value.with_context(|| format!("the broker does not say {name} of topic `{topic}`"))
