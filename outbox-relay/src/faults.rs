@@ -60,6 +60,16 @@ pub enum Bug {
     ParkOutsideTransaction,
     /// Does not know after a start which keys have parked rows.
     ForgetParkedKeys,
+    /// Takes each server that the address leads to for the one that streams.
+    TrustAnyServer,
+    /// Watches the publication alone, and not the outbox table.
+    TrustAnyTable,
+    /// Keeps the first password that it reads from a file.
+    KeepFirstPassword,
+    /// Publishes an outbox that another slot publishes.
+    AnySlotPublishes,
+    /// Knows topics by their names.
+    KnowTopicsByName,
 }
 
 #[cfg(feature = "faults")]

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use crate::config::Config;
-use crate::faults;
+use crate::faults::{self, Bug};
 use crate::lsn::Lsn;
 use crate::postgres::{Connection, Mode, MovedAway, Row, quote_literal};
 use crate::retention::{Retention, RetentionGauges};
@@ -278,7 +278,8 @@ fn find(look: &Look, pinned: &Pinned) -> Finding {
     }
     match &look.publication {
         None => Finding::Altered,
-        Some(found) if found.version != pinned.publication || found.outbox != pinned.outbox => Finding::Altered,
+        Some(found) if found.version != pinned.publication => Finding::Altered,
+        Some(found) if found.outbox != pinned.outbox && !faults::is_planted(Bug::TrustAnyTable) => Finding::Altered,
         Some(found) if found.is_undecided => Finding::Undecided,
         Some(_) => Finding::Unaltered(look.wal_flushed),
     }

@@ -93,10 +93,12 @@ pub async fn start(
     let written_ms = found.as_ref().and_then(|found| found.written_ms);
     let found = found.map(|found| found.checkpoint);
     let verified = verify(&source, found.as_ref(), names(config));
-    if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &found)
-        && checkpoint.state != State::Behind
-    {
-        remember_server_behind(config, &mut publisher, checkpoint.clone(), &system).await?;
+    if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &found) {
+        // That a copy is behind is nothing to remember: the relay of its original reads the same checkpoint.
+        written_for_this_server(&source, checkpoint, written_ms)?;
+        if checkpoint.state != State::Behind {
+            remember_server_behind(config, &mut publisher, checkpoint.clone(), &system).await?;
+        }
     }
     let mut checkpoint = verified?.clone();
     written_for_this_server(&source, &checkpoint, written_ms)?;

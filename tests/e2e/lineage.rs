@@ -26,7 +26,7 @@ const SLOT_AHEAD: Why = Why {
 const CHECKPOINT_MISSING: Why = Why {
     exit_code: 14,
     cause: "has no checkpoint",
-    remedy: "restore the topic",
+    remedy: "`outbox-relay recover`",
 };
 const OTHER_CLUSTER: Why = Why {
     exit_code: 16,

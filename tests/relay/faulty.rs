@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use rig::rig::READY_DEADLINE;
 use rig::{Ledger, Rig};
 use stack::Program;
 
@@ -121,6 +122,8 @@ impl FaultyRelay {
         self.rig.insert_each(10).await;
         let ledger = self.settle().await?;
         self.restart_if_dead()?;
+        // A process that has only just begun does not listen to SIGTERM yet.
+        self.relay.wait_ready(READY_DEADLINE).await?;
         self.relay.stop().await?;
         ensure!(
             ledger.is_exact(),

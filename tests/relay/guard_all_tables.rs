@@ -1,8 +1,9 @@
 //! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of the outbox that would change with it: the table itself is watched.
 
 use rig::Rig;
+use stack::eventually;
 
-use super::tampering::{assert_ends, retire, wait_until_confirmed};
+use super::tampering::{DEADLINE, assert_ends, retire, wait_until_confirmed};
 
 /// Debezium's own default.
 const ALL_TABLES: &str = "for all tables";
@@ -35,7 +36,10 @@ const ALTERATIONS: [(&str, &str, &str); 6] = [
 ];
 
 async fn published_by(name: &str, publication: &str) -> Rig {
-    let rig = Rig::new(name).await;
+    published(Rig::new(name).await, publication).await
+}
+
+async fn published(rig: Rig, publication: &str) -> Rig {
     rig.sql(&format!("create publication outbox {publication}")).await;
     rig.init(&[]).await;
     rig.start().await;
@@ -66,6 +70,26 @@ async fn an_outbox_that_leaves_the_stream_stops_the_relay_while_it_streams_and_a
         rig.assert_stops(20, &[]).await;
         retire(&rig).await;
     }
+}
+
+#[tokio::test]
+async fn without_the_look_at_the_table_rows_are_confirmed_that_no_stream_has() {
+    let mut rig = Rig::new("all_planted").await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "TrustAnyTable");
+    let rig = published(rig, ALL_TABLES).await;
+    rig.sql("alter table outbox set unlogged").await;
+    rig.insert_each(5).await;
+    let after = rig.value("select pg_switch_wal()").await;
+    eventually(DEADLINE, "what is lost is confirmed", || async {
+        let order = format!("select '{}'::pg_lsn >= '{after}'::pg_lsn", rig.confirmed().await);
+        (rig.value(&order).await == "t").then_some(())
+    })
+    .await;
+    rig.relay.kill_hard().await;
+    retire(&rig).await;
 }
 
 #[tokio::test]

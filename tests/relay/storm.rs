@@ -14,6 +14,8 @@ async fn kills_of_relay_walsender_postgres_and_kafka_lose_double_and_reorder_not
         rate: 1_000,
         parts: Part::ALL.to_vec(),
         standby: false,
+        parking: false,
+        rotation: false,
         postgres_version: rig::servers::postgres_version(),
         logs: None,
     };

@@ -52,7 +52,9 @@ impl Ledger {
             if *times == 2 {
                 ledger.duplicates.push(id.to_owned());
             }
-            if let Some(place) = record.header("position").and_then(place) {
+            // A row that was parked keeps the position that it had.
+            let position = record.header("position").filter(|_| !record.is_of_a_retry());
+            if let Some(place) = position.and_then(place) {
                 let last = last_of_partition.insert(record.partition, place);
                 if last.is_some_and(|last| last >= place) {
                     ledger.reordered.push(id.to_owned());

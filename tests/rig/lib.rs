@@ -15,6 +15,7 @@ pub mod rig;
 pub mod servers;
 pub mod storm;
 pub mod topic;
+pub mod topic_settings;
 pub mod workload;
 
 pub use ledger::Ledger;

@@ -35,6 +35,12 @@ impl Record {
         std::str::from_utf8(value.as_deref()?).ok()
     }
 
+    /// Whether its row was parked, and an operator had it published.
+    #[must_use]
+    pub fn is_of_a_retry(&self) -> bool {
+        self.header("parked") == Some("retry")
+    }
+
     /// The key as text.
     #[must_use]
     pub fn key_text(&self) -> Option<&str> {
@@ -131,7 +137,9 @@ pub fn for_each(
             }
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
             // One of several brokers is down: another one has the partition, or will have it soon.
-            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure))) => {}
+            Some(Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
+            ))) => {}
             Some(Err(err)) => return Err(err).with_context(|| format!("cannot read {topic}")),
             None => {}
         }

@@ -17,7 +17,7 @@ Exit codes:
    0  everything is in the topic once, in order, and every part was killed
    1  something is lost, doubled, out of order or invented, or the relay stopped for good; or the storm itself failed
    2  wrong arguments
-   3  inconclusive: a part was never killed";
+   3  inconclusive: a part was never killed, or nothing was parked or replaced";
 
 /// Kills the relay, its walsender, PostgreSQL and Kafka at random while clients write, and compares what they were told, the outbox
 /// and the topic.
@@ -42,6 +42,12 @@ struct Arguments {
     /// A second relay waits for the slot, and is killed as often as the first.
     #[arg(long)]
     standby: bool,
+    /// Some rows are larger than their topic takes: the relay parks them with the rows of their keys, and an operator publishes them again.
+    #[arg(long)]
+    parking: bool,
+    /// An operator replaces the passwords that the relay logs in with, at PostgreSQL and at Kafka.
+    #[arg(long)]
+    rotation: bool,
     /// Major version of PostgreSQL, 15 to 18.
     #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u32).range(15..=18))]
     postgres: u32,
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
         options.seed,
         arguments.seconds,
         options.rate,
-        if options.standby { " --standby" } else { "" },
+        switches(&options),
         schedule.0.len()
     );
     println!("{opening}");
@@ -108,9 +114,21 @@ fn options(arguments: &Arguments) -> Options {
         rate: arguments.rate,
         parts: arguments.kills.clone(),
         standby: arguments.standby,
+        parking: arguments.parking,
+        rotation: arguments.rotation,
         postgres_version: arguments.postgres,
         logs: arguments.logs.clone(),
     }
+}
+
+/// The switches that were given, each behind a blank.
+fn switches(options: &Options) -> String {
+    let all = [
+        (options.standby, " --standby"),
+        (options.parking, " --parking"),
+        (options.rotation, " --rotation"),
+    ];
+    all.iter().filter(|(given, _)| *given).map(|(_, text)| *text).collect()
 }
 
 /// Runs the storm under a bar on a terminal, with a line now and then elsewhere.

@@ -22,7 +22,7 @@ use crate::clock::now_us;
 use crate::config::{Config, Settings};
 use crate::init;
 use crate::kafka::{Outgoing, Publisher, Sent};
-use crate::lineage::verify;
+use crate::lineage::{verify, written_for_this_server};
 use crate::postgres::{Connection, Mode, ReplicationStream};
 use crate::row_name::RowPosition;
 use crate::source::{self, System};
@@ -97,6 +97,7 @@ impl Session {
     /// A relay runs, or the relay could not go on from the checkpoint either.
     pub(super) async fn open(config: &Config, shutdown: &Shutdown) -> Result<Self, RelayError> {
         let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let config = &config.pinned_to(&mut connection).await?;
         let publication = source::usable_publication(&mut connection, config).await?;
         let owned = match source::slot(&mut connection, &config.slot).await? {
             Some(_) => Some(own(config).await.map_err(|err| match err {
@@ -116,7 +117,11 @@ impl Session {
         let slot = source::slot(&mut connection, &config.slot).await?;
         let system = source::identify(&mut connection).await?;
         let source = source::source(&system, &config.target.database, slot, &publication);
-        let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?.clone();
+        let written_ms = found.as_ref().and_then(|found| found.written_ms);
+        let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
+        written_for_this_server(&source, checkpoint, written_ms)?;
+        let mut checkpoint = checkpoint.clone();
+        checkpoint.lineage.server_started_us = system.started_us;
         Ok(Self {
             stream: owned.context("there is no slot")?.into_stream(),
             publisher: publisher.context("there is no slot")?,

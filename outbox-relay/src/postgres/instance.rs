@@ -8,6 +8,7 @@
 use anyhow::Context;
 
 use super::connection::Connection;
+use crate::faults::{self, Bug};
 
 /// A running server: a restart makes another one of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl Connection {
     /// [`MovedAway`] where the session is with another server; anything else is a connection that broke.
     pub(super) async fn ensure_is_with(&mut self, expected: &ServerInstance) -> anyhow::Result<()> {
         let found = self.instance().await?;
-        if found == *expected {
+        if found == *expected || faults::is_planted(Bug::TrustAnyServer) {
             return Ok(());
         }
         Err(MovedAway {

@@ -1,9 +1,12 @@
 //! Where the password of a login comes from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use service::{Secret, password_file};
+
+#[cfg(feature = "faults")]
+use crate::faults::{self, Bug};
 
 /// A password, or the file that holds it.
 #[derive(Clone, Debug)]
@@ -21,10 +24,26 @@ impl Password {
     pub(super) fn read(&self) -> anyhow::Result<Secret> {
         match self {
             Self::Given(secret) => Ok(secret.clone()),
-            Self::File(path) => password_file::read(path)
-                .map(Secret::from)
-                .with_context(|| format!("`passwordfile` {} cannot be read", path.display())),
+            #[cfg(feature = "faults")]
+            Self::File(path) if faults::is_planted(Bug::KeepFirstPassword) => read_once(path),
+            Self::File(path) => read_file(path),
         }
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Secret> {
+    password_file::read(path)
+        .map(Secret::from)
+        .with_context(|| format!("`passwordfile` {} cannot be read", path.display()))
+}
+
+/// The planted bug of a relay that never reads the file again.
+#[cfg(feature = "faults")]
+fn read_once(path: &Path) -> anyhow::Result<Secret> {
+    static FIRST: std::sync::OnceLock<Secret> = std::sync::OnceLock::new();
+    match FIRST.get() {
+        Some(first) => Ok(first.clone()),
+        None => read_file(path).map(|read| FIRST.get_or_init(|| read).clone()),
     }
 }
 

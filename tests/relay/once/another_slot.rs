@@ -10,6 +10,17 @@ fn mistyped(rig: &Rig) -> stack::Program {
         .env("OUTBOX_SLOT", &format!("{}x", rig.name()))
 }
 
+async fn drop_slot(rig: &Rig, slot: &str) {
+    let drop = format!(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}' and not active"
+    );
+    stack::eventually(DEADLINE, "the other slot is dropped", || async {
+        let dropped = rig.sql(&drop).await;
+        (!dropped.is_empty()).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_outbox() {
     let rig = Rig::initialised("another_slot").await;
@@ -36,6 +47,27 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
 }
 
 #[tokio::test]
+async fn without_the_look_at_the_others_a_mistyped_slot_publishes_every_row_again() {
+    let rig = Rig::initialised("another_planted").await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let other = mistyped(&rig)
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "AnySlotPublishes")
+        .command_of("planted", &["run", "--init"]);
+    other.start().expect("a start");
+    stack::eventually(DEADLINE, "all is published twice", || async {
+        let records = rig.records(Isolation::Committed).await.ok()?;
+        (records.len() == 10).then_some(())
+    })
+    .await;
+    other.kill_hard().await;
+    drop_slot(&rig, "another_plantedx").await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
 async fn another_slot_publishes_every_row_again_where_that_is_asked_for() {
     let rig = Rig::initialised("two_slots").await;
     rig.start().await;
@@ -56,11 +88,6 @@ async fn another_slot_publishes_every_row_again_where_that_is_asked_for() {
     .await;
     assert_eq!(times_published(&rig, &written, &written).await, [1, 1, 1, 2, 2]);
     other.stop().await.expect("a clean end");
-    let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'two_slotsx' and not active";
-    stack::eventually(DEADLINE, "the other slot is dropped", || async {
-        let dropped = rig.sql(drop).await;
-        (!dropped.is_empty()).then_some(())
-    })
-    .await;
+    drop_slot(&rig, "two_slotsx").await;
     rig.finish().await.expect("an end");
 }

@@ -128,7 +128,12 @@ async fn a_topic_that_cannot_be_created_is_said_and_created_once_it_can_be() {
     let refused = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=nonsense");
     assert_stops(&refused, TOPIC_REFUSED, &[new, &id, "correct --topic-config"]).await;
     let missing = rig.relay.with_env("CREATE_TOPICS", "false");
-    assert_stops(&missing, TOPIC_MISSING, &[new, &id, "create it and start again"]).await;
+    assert_stops(
+        &missing,
+        TOPIC_MISSING,
+        &[new, &id, "create it and `outbox-relay run` goes on"],
+    )
+    .await;
     assert_published_before(&rig, 5).await;
     let init: &[&str] = &["init", "--topic", "destination_refused-other"];
     let status = refused.run_for_status(init).await.expect("init");

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use rig::servers::postgres_options;
 use rig::{Rig, Servers};
-use stack::{KafkaOptions, Postgres, Program};
+use stack::{KafkaOptions, Postgres, Program, eventually};
 
-use crate::relay::tampering::publish_and_stop;
+use super::topic_settings::set_topic;
+use crate::relay::load::metric;
+use crate::relay::tampering::{DEADLINE, publish_and_stop};
 
 const PAGE: &str = include_str!("../../../docs/operations.md");
 /// The names that the page uses.
@@ -14,7 +16,7 @@ const DATABASE: &str = "shop";
 const OWNER: &str = "shop_owner";
 /// The user of `check`, `status` and `run`.
 const RUN: &str = "relay_run";
-/// The user of `init`, `init --accept-…` and `recover`.
+/// The user of all other commands.
 const ADMIN: &str = "relay_admin";
 const PASSWORD: &str = "secret";
 
@@ -66,9 +68,9 @@ async fn grant_in_postgres(postgres: &Postgres) {
 }
 
 /// The page's ACLs in Kafka.
-async fn grant_in_kafka(servers: &Servers) {
-    for user in [RUN, ADMIN] {
-        for line in block("sh", user).lines() {
+async fn grant_in_kafka(servers: &Servers, blocks: &[&str]) {
+    for name in blocks {
+        for line in block("sh", name).lines() {
             let arguments = line
                 .strip_prefix("kafka-acls --bootstrap-server broker:9092 ")
                 .unwrap_or_else(|| panic!("no kafka-acls: {line}"));
@@ -98,20 +100,47 @@ async fn run(program: &Program, arguments: &[&str]) -> String {
     program.log_text()[logged..].to_owned()
 }
 
+/// A row that is too large for its topic is parked, listed, and published again.
+async fn park_and_retry(rig: &mut Rig, admin: &Program) {
+    grant_in_kafka(&rig.servers, &["relay_run_parking"]).await;
+    run(admin, &["init", "--poison", "park"]).await;
+    set_topic(rig, &[("max.message.bytes", "20000")]).await;
+    let runner = rig.relay.with_env("OUTBOX_POISON", "park");
+    let topic = rig.topic();
+    rig.sql(&format!(
+        "insert into outbox (aggregatetype, aggregateid, type, payload)
+         values ('{topic}', 'parked', 'Some', jsonb_build_object('n', nextval('numbers'), 'pad', repeat('x', 30000)))"
+    ))
+    .await;
+    runner.start().expect("a start");
+    eventually(DEADLINE, "the row is parked", || async {
+        (metric(&runner, "relay_parked_rows").await? >= 1.0).then_some(())
+    })
+    .await;
+    runner.stop().await.expect("a clean end");
+    assert!(run(admin, &["parked", "list"]).await.contains("max.message.bytes"));
+    set_topic(rig, &[("max.message.bytes", "60000")]).await;
+    run(admin, &["parked", "retry", "--all"]).await;
+    rig.start().await;
+    rig.insert_each(2).await;
+    rig.assert_exactly_once().await;
+    rig.relay.stop().await.expect("a clean end");
+}
+
 #[tokio::test]
 async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     let servers = Servers::start(postgres_options(), kafka_with_authorizer()).await;
     let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
     let mut rig = Rig::on(Arc::clone(&servers), DATABASE).await;
     grant_in_postgres(&servers.postgres).await;
-    grant_in_kafka(&servers).await;
+    grant_in_kafka(&servers, &[RUN, ADMIN]).await;
     let (admin, runner) = (as_user(&rig, ADMIN), as_user(&rig, RUN));
 
     rig.insert_each(5).await;
     let topic = format!("{}:4", rig.topic());
     let refused = runner.run_for_status(&["init", "--topic", &topic]).await;
     let said = runner.log_text();
-    assert_eq!(refused.expect("an init").code(), Some(1), "{said}");
+    assert_eq!(refused.expect("an init").code(), Some(34), "{said}");
     assert!(said.contains("TopicAuthorizationFailed"), "{said}");
     run(&admin, &["init", "--topic", &topic]).await;
 
@@ -133,6 +162,8 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
     rig.relay.stop().await.expect("a clean end");
+
+    park_and_retry(&mut rig, &admin).await;
 
     rig.drop_slot().await;
     run(&admin, &["init", "--accept-new-slot", "--existing-rows", "skip"]).await;

@@ -5,6 +5,7 @@ mod destinations;
 mod failed_commands;
 mod former_cluster;
 mod init_pieces;
+mod kafka_versions;
 mod lagging_broker;
 mod lanes;
 mod least_privileges;

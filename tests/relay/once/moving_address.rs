@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rig::servers::postgres_options;
-use rig::{MovingAddress, Rig, Servers};
+use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
 use stack::{KafkaOptions, Postgres, eventually};
 
 use crate::relay::load::metric;
@@ -65,6 +65,32 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     // The sessions beside the stream, the guard's among them, would be with the copy.
     starts_with_the_original(&rig, &address, &[original, original, copied, copied, copied]).await;
     the_copys_relay_stops(&rig, &copy).await;
+    rig.relay.stop().await.expect("a clean end");
+    rig.slot_is_free().await;
+    without_the_question_the_copys_rows_are_published(&rig, &address, &copy).await;
+    rig.finish().await.expect("an end");
+}
+
+/// The planted bug: all is asked of the original, and the copy's rows are published.
+async fn without_the_question_the_copys_rows_are_published(rig: &Rig, address: &MovingAddress, copy: &Postgres) {
+    insert_each_on(copy, rig, 40).await;
+    let relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "TrustAnyServer,TrustAnyReader");
+    address.move_after(&[copy.port()], rig.servers.postgres.port());
+    relay.start().expect("a start");
+    eventually(
+        DEADLINE,
+        "rows that the original does not have are published",
+        || async {
+            let records = rig.records(Isolation::Committed).await.ok()?;
+            let ledger = Ledger::compare(&rig.rows().await, &records);
+            (!ledger.invented.is_empty()).then_some(())
+        },
+    )
+    .await;
+    relay.kill_hard().await;
 }
 
 /// A relay with the same settings on the copy: identifier, timeline, slot and checkpoint all fit.
@@ -85,14 +111,18 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
     let others = rig
         .another_relay("copys")
         .with_env("DATABASE_URL", &copy.url("postgres", rig.name()));
-    others.start().expect("a start");
-    let status = others.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
-    let log = others.log_text();
-    assert_eq!(status.code(), Some(24), "{log}");
-    assert!(log.contains("a relay of another server publishes as"), "{log}");
-    rig.insert_each(5).await;
-    rig.assert_exactly_once().await;
-    rig.finish().await.expect("an end");
+    // The copy's WAL ends behind the checkpoint, and then ahead of it.
+    for rows in [0, 3_000] {
+        insert_each_on(copy, rig, rows).await;
+        let logged = others.log_text().len();
+        others.start().expect("a start");
+        let status = others.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
+        let log = others.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(24), "{log}");
+        assert!(log.contains("a relay of another server publishes as"), "{log}");
+        rig.insert_each(5).await;
+        rig.assert_exactly_once().await;
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,33 @@ async fn complains(rig: &Rig, words: &[&str]) {
 }
 
 #[tokio::test]
+async fn a_relay_that_keeps_the_first_password_is_refused_for_good() {
+    let secured = Secured::get().await;
+    secured.create_role("rotating_planted", "canary-1").await;
+    secured.write("planted-pg", "canary-1\n");
+    let mut rig = Rig::on(std::sync::Arc::clone(&secured.servers), "rotation_planted").await;
+    let (port, file) = (rig.servers.postgres.port(), secured.path("planted-pg"));
+    let url = format!("postgres://rotating_planted@127.0.0.1:{port}/rotation_planted?passwordfile={file}");
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "KeepFirstPassword")
+        .env("DATABASE_URL", &url);
+    rig.init(&[]).await;
+    rig.start().await;
+    secured.write("planted-pg", "canary-2\n");
+    rig.sql("alter role rotating_planted password 'canary-2'").await;
+    rig.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotating_planted'")
+        .await;
+    complains(&rig, &["password authentication failed"]).await;
+    // Where the file is read again this lasts no longer than the next try.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    complains(&rig, &["password authentication failed"]).await;
+    rig.relay.kill_hard().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
 async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     let secured = Secured::get().await;
     let kafka = &secured.servers.kafka;

@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
 use rig::Rig;
 use rig::rig::PARTITIONS;
 use stack::eventually;
@@ -51,16 +48,9 @@ async fn make_anew(rig: &Rig, topic: &str, partitions: i32) {
 }
 
 async fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic));
-    let change = settings
-        .iter()
-        .fold(change, |change, (name, value)| change.set(name, value));
-    let altered = admin(rig).alter_configs([&change], &AdminOptions::new()).await;
-    altered
-        .expect("an answer")
-        .remove(0)
-        .map_err(|(_, code): (_, RDKafkaErrorCode)| code)
-        .expect("the settings");
+    let servers = rig.servers.kafka.bootstrap_servers();
+    let set = rig::topic_settings::set(&servers, topic, settings).await;
+    set.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Runs `outbox-relay check`, which must find a problem and say `says`.
@@ -98,6 +88,24 @@ async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_i
     rig.insert_each(2).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_relay_that_knows_topics_by_their_names_goes_on_without_what_is_gone() {
+    let rig = published_and_stopped("topic_by_name").await;
+    make_anew(&rig, &rig.topic(), PARTITIONS).await;
+    let before = ids(&rig).await;
+    let relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "KnowTopicsByName");
+    relay.start().expect("a start");
+    rig.insert_each(1).await;
+    let ids = ids(&rig).await;
+    let expected: Vec<usize> = ids.iter().map(|id| usize::from(!before.contains(id))).collect();
+    assert_eq!(times_published(&rig, &ids, &ids[before.len()..]).await, expected);
+    relay.kill_hard().await;
+    rig.finish().await.expect("an end");
 }
 
 #[tokio::test]

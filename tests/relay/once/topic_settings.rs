@@ -1,8 +1,5 @@
 //! Topics with other settings, and what the tests of rows that Kafka does not take have in common.
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use rig::{Isolation, Rig};
 use stack::{Program, eventually};
@@ -13,35 +10,9 @@ pub(super) const RECORD_TOO_LARGE: i32 = 31;
 
 /// Gives the rig's topic these settings, and no others of its own; returns once the broker knows them.
 pub(super) async fn set_topic(rig: &Rig, settings: &[(&str, &str)]) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
-        .create()
-        .expect("a client");
-    let topic = rig.topic();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
-    let change = settings
-        .iter()
-        .fold(change, |change, (name, value)| change.set(name, value));
-    for outcome in admin
-        .alter_configs([&change], &AdminOptions::new())
-        .await
-        .expect("an answer")
-    {
-        outcome.expect("a changed topic");
-    }
-    eventually(READY_DEADLINE, "the broker knows the topic's settings", || async {
-        let mut described = admin
-            .describe_configs([&ResourceSpecifier::Topic(&topic)], &AdminOptions::new())
-            .await
-            .ok()?;
-        let described = described.pop()?.ok()?;
-        let is_set = |(name, value): &(&str, &str)| {
-            let entry = described.get(name);
-            entry.is_some_and(|entry| entry.value.as_deref() == Some(value))
-        };
-        settings.iter().all(is_set).then_some(())
-    })
-    .await;
+    let bootstrap_servers = rig.servers.kafka.bootstrap_servers();
+    let set = rig::topic_settings::set(&bootstrap_servers, &rig.topic(), settings).await;
+    set.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Waits until all rows are older than this.

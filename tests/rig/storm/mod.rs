@@ -5,6 +5,7 @@
 //! interleave it cannot decide.
 
 mod faults;
+mod operators;
 mod outcome;
 mod relays;
 mod schedule;
@@ -27,6 +28,7 @@ use crate::rig::{PARTITIONS, Rig};
 use crate::servers::{Servers, postgres_options};
 use crate::topic::{Isolation, Record};
 use faults::Faults;
+use operators::{Retries, Rotations};
 use relays::Relays;
 use watch::Watch;
 use writer::{Answer, Common, Diary, Writer};
@@ -48,6 +50,10 @@ pub struct Options {
     pub parts: Vec<Part>,
     /// A second relay waits for the slot, and is killed as often as the first.
     pub standby: bool,
+    /// Some rows are larger than their topic takes: the relay parks them, and an operator publishes them again, with the rows behind them.
+    pub parking: bool,
+    /// An operator replaces the passwords of PostgreSQL and Kafka.
+    pub rotation: bool,
     pub postgres_version: u32,
     /// A directory that gets the logs of relays and servers at the end.
     pub logs: Option<PathBuf>,
@@ -69,9 +75,22 @@ pub struct Progress {
 pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progress)) -> anyhow::Result<Outcome> {
     let mut postgres = postgres_options();
     postgres.version = Some(options.postgres_version);
-    let servers = Arc::new(Servers::start(postgres, kafka_options()).await?);
-    let rig = Rig::on(Arc::clone(&servers), "storm").await;
+    let mut kafka = kafka_options();
+    if options.rotation {
+        kafka = operators::with_login(kafka);
+    }
+    let servers = Arc::new(Servers::start(postgres, kafka).await?);
+    let mut rig = Rig::on(Arc::clone(&servers), "storm").await;
+    if options.rotation {
+        rig = operators::logs_in(rig).await?;
+    }
+    if options.parking {
+        rig.relay = operators::parks(rig.relay);
+    }
     rig.init(&[]).await;
+    if options.parking {
+        operators::refuse_poison(&rig).await?;
+    }
     let relays = Arc::new(Relays::new(rig, options.standby));
     let rig = relays.rig();
     rig.start().await;
@@ -86,11 +105,21 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         start,
         stopping: AtomicBool::new(false),
         changes: AtomicU64::new(0),
+        with_poison: options.parking,
     });
     let interval = Duration::from_secs(1) * WRITERS / options.rate.max(1);
     let writers: Vec<_> = (0..WRITERS as usize)
         .map(|number| tokio::spawn(Writer::new(Arc::clone(&common), number, options.seed, interval).run()))
         .collect();
+
+    let writers_are_done = Arc::new(AtomicBool::new(false));
+    let retries = options.parking.then(|| {
+        let retries = Retries::new(Arc::clone(&relays), options.seed);
+        tokio::spawn(retries.run(Arc::clone(&writers_are_done)))
+    });
+    let rotations = Rotations::new(Arc::clone(&relays), options.seed);
+    let rotated = rotations.done();
+    let rotating = options.rotation.then(|| tokio::spawn(rotations.run()));
 
     let faults = Arc::new(Faults::new(Arc::clone(&relays), start));
     let report = || {
@@ -126,6 +155,21 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     for writer in writers {
         diaries.push(writer.await.context("a writer")?);
     }
+    if let Some(rotating) = rotating {
+        if rotating.is_finished() {
+            rotating.await.context("who replaces passwords")??;
+        } else {
+            rotating.abort();
+        }
+    }
+    writers_are_done.store(true, Ordering::Relaxed);
+    let retries = match retries {
+        Some(retries) => retries.await.context("who retries")?.unwrap_or_else(|err| {
+            definite_stop.get_or_insert_with(|| format!("{err:#}"));
+            0
+        }),
+        None => 0,
+    };
     let barriers: Vec<String> = diaries
         .iter()
         .flat_map(|diary| &diary.barriers)
@@ -166,6 +210,7 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     )?;
     let aborted_copies = uncommitted.len().saturating_sub(committed.len());
     let records: Vec<Record> = committed.into_iter().map(Record::from).collect();
+    let parked = records.iter().filter(|record| record.is_of_a_retry()).count();
     let ledger = tokio::task::spawn_blocking(move || (Ledger::compare(&rows, &records), rows)).await?;
     let (ledger, rows) = ledger;
     let fired = faults.fired();
@@ -186,6 +231,9 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         recoveries: recoveries.collect(),
         restarts: relays.restarts(),
         drained_in,
+        parked,
+        retries,
+        rotations: rotated.load(Ordering::Relaxed),
         trouble,
         servers: format!(
             "PostgreSQL {}, Apache Kafka {}",

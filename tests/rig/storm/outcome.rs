@@ -35,6 +35,12 @@ pub struct Outcome {
     /// Starts of relays after they had ended.
     pub restarts: u64,
     pub drained_in: Duration,
+    /// Rows that a topic had only as a retry of what was parked.
+    pub parked: usize,
+    /// How often an operator published again what was parked.
+    pub retries: u64,
+    /// Passwords that were replaced.
+    pub rotations: u64,
     /// A relay that stopped for good, a drain that was not done, a panic.
     pub trouble: Vec<String>,
     /// Their versions.
@@ -48,7 +54,7 @@ pub enum Verdict {
     Exact,
     /// The relay broke its promise.
     Broken,
-    /// Nothing was broken, but some part was never killed.
+    /// Nothing was broken, but some part was never killed, or nothing was parked or replaced.
     Inconclusive,
 }
 
@@ -60,7 +66,9 @@ impl Outcome {
         }
         let parts = &self.options.parts;
         let all_killed = !parts.is_empty() && parts.iter().all(|part| self.kills(Some(*part)) > 0);
-        if all_killed && self.ledger.rows > 0 {
+        let all_happened =
+            all_killed && (!self.options.parking || self.parked > 0) && (!self.options.rotation || self.rotations > 0);
+        if all_happened && self.ledger.rows > 0 {
             Verdict::Exact
         } else {
             Verdict::Inconclusive
@@ -141,6 +149,11 @@ impl fmt::Display for Outcome {
             ("altered", grouped(ledger.altered.len())),
             ("aborted copies hidden", grouped(self.aborted_copies)),
             (
+                "parked",
+                format!("{} rows, published by {} retries", grouped(self.parked), self.retries),
+            ),
+            ("passwords replaced", self.rotations.to_string()),
+            (
                 "relay restarts",
                 format!(
                     "{}{}",
@@ -179,7 +192,7 @@ impl fmt::Display for Outcome {
             match self.verdict() {
                 Verdict::Exact => "exactly once",
                 Verdict::Broken => "BROKEN",
-                Verdict::Inconclusive => "inconclusive: a part was never killed",
+                Verdict::Inconclusive => "inconclusive: something that was asked for never happened",
             }
         )
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -10,6 +10,7 @@ use stack::Program;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::operators;
 use crate::rig::Rig;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -20,6 +21,8 @@ pub(super) struct Relays {
     rig: Rig,
     standby: Option<Program>,
     restarts: AtomicU64,
+    /// An operator has ended them, and they are not to be started.
+    held: AtomicBool,
 }
 
 /// Whoever starts the relays again.
@@ -37,6 +40,7 @@ impl Relays {
             rig,
             standby,
             restarts: AtomicU64::new(0),
+            held: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +84,27 @@ impl Relays {
         Ok(())
     }
 
+    /// Ends them by SIGTERM, and keeps them from being started again.
+    pub(super) async fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+        // One may just have been started.
+        for _ in 0..2 {
+            for program in self.all() {
+                operators::end(program).await;
+            }
+            tokio::time::sleep(POLL * 10).await;
+        }
+    }
+
+    /// They are started again.
+    pub(super) fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
     /// A panic of a thread that the process survived would be a half life.
     pub(super) fn log_lines_of_panics(&self) -> Vec<String> {
         let logs = self.all().into_iter().map(Program::log_text);
@@ -106,7 +131,12 @@ pub(super) fn supervise(relays: &Arc<Relays>) -> Supervisors {
                     let program = relays.all()[index];
                     let Some(process) = program.process() else { return };
                     let status = process.exited().await;
-                    let passes = status.signal() == Some(Signal::KILL.as_raw()) || status.code() == Some(1);
+                    let passes = status.signal() == Some(Signal::KILL.as_raw())
+                        || status.code() == Some(1)
+                        || (status.success() && relays.is_held());
+                    while relays.is_held() {
+                        tokio::time::sleep(POLL).await;
+                    }
                     relays.restarts.fetch_add(1, Ordering::Relaxed);
                     let started = if passes { program.start() } else { Ok(()) };
                     if !passes || started.is_err() {

@@ -10,10 +10,14 @@ use stack::random::Random;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::operators::POISON_BYTES;
+
 /// Keys of each writer; nobody else writes them, so the order of a key's rows is the order of its `n`.
 const KEYS: usize = 4;
 /// After an outage a writer makes up for at most this much.
 const BACKLOG_MAX: Duration = Duration::from_secs(1);
+/// One row in so many is poison.
+const ROWS_A_POISON: u64 = 4_000;
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 
 /// What the client knows of a row.
@@ -37,6 +41,8 @@ pub(super) struct Common {
     pub(super) stopping: AtomicBool,
     /// Rows that were written, whatever came of them.
     pub(super) changes: AtomicU64,
+    /// Now and then a row is larger than its topic takes.
+    pub(super) with_poison: bool,
 }
 
 /// All that one writer did.
@@ -214,11 +220,17 @@ impl Writer {
         let n = self.next_n[key];
         self.next_n[key] += 1;
         let at_us = self.common.start.elapsed().as_micros();
-        let barrier = if is_barrier { ", \"barrier\": true" } else { "" };
+        let rest = if is_barrier {
+            ", \"barrier\": true".to_owned()
+        } else if self.common.with_poison && self.random.below(ROWS_A_POISON) == 0 {
+            format!(", \"pad\": \"{}\"", "x".repeat(POISON_BYTES))
+        } else {
+            String::new()
+        };
         NewRow {
             id: Uuid::from_u128(id),
             key: format!("w{}-k{key}", self.number),
-            payload: format!("{{\"n\": {n}, \"at\": {at_us}{barrier}}}"),
+            payload: format!("{{\"n\": {n}, \"at\": {at_us}{rest}}}"),
         }
     }
 

@@ -1,0 +1,97 @@
+//! The oldest and the newest release of Kafka that the relay is promised to work with, and a move from the one to the other.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use rig::servers::{kafka_options, postgres_options};
+use rig::{Isolation, Ledger, Rig, Servers};
+use stack::{Kafka, KafkaOptions, eventually_ok};
+
+use crate::relay::load::{DEADLINE, Load, publishes};
+use crate::relay::tampering::{accept, wait_until_confirmed};
+
+const OLDEST: &str = "3.9.2";
+const NEWEST: &str = "4.4.0";
+const PAGE: &str = include_str!("../../../docs/operations.md");
+
+fn options(version: &str) -> KafkaOptions {
+    KafkaOptions {
+        version: Some(version.to_owned()),
+        ..kafka_options()
+    }
+}
+
+/// Runs every command against the rig's broker, which is killed under load, as the relay is.
+async fn assert_keeps_its_promise(rig: &Rig) {
+    rig.insert_each(5).await;
+    // The topic of the rows is created when the first of them comes.
+    rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    let load = Load::on(rig);
+    publishes(&rig.relay, 100.0).await;
+    rig.insert_together(900).await;
+    rig.servers.kafka.kill_hard().await;
+    rig.servers.kafka.start_again().await.expect("a broker");
+    publishes(&rig.relay, 100.0).await;
+    rig.insert_together(900).await;
+    rig.relay.kill_hard().await;
+    rig.start().await;
+    publishes(&rig.relay, 100.0).await;
+    load.stop().await;
+    let ledger = rig.assert_exactly_once().await;
+    assert!(ledger.rows > 2_000, "{ledger}");
+    rig.relay.stop().await.expect("a clean end");
+
+    rig.drop_slot().await;
+    rig.insert_each(5).await;
+    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    let recovered = rig.relay.run(&["recover", "--yes"]).await;
+    recovered.unwrap_or_else(|err| panic!("{err:#}"));
+    let logged = rig.relay.log_text().len();
+    rig.relay.run(&["check"]).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let found = rig.relay.log_text()[logged..].to_owned();
+    assert!(!found.contains("PROBLEM"), "{found}");
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(rig).await;
+    rig.relay.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_and_the_newest_kafka_keep_the_promise_and_a_relay_moves_from_one_to_the_other() {
+    for version in [OLDEST, NEWEST] {
+        assert!(PAGE.contains(version), "docs/operations.md names {version}");
+    }
+    let servers = Servers::start(postgres_options(), options(OLDEST)).await;
+    let servers = servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
+    let mut rig = Rig::on(Arc::new(servers), "kafka_oldest").await;
+    assert_keeps_its_promise(&rig).await;
+
+    let before = rig.records(Isolation::Committed).await.expect("the old records");
+    let newest = Kafka::start(options(NEWEST)).await;
+    let newest = newest.unwrap_or_else(|err| panic!("kafka {NEWEST} does not start: {err:#}"));
+    rig.servers = Arc::new(Servers {
+        postgres: Arc::clone(&rig.servers.postgres),
+        kafka: Arc::new(newest),
+    });
+    let bootstrap_servers = rig.servers.kafka.bootstrap_servers();
+    rig.relay = rig.relay.with_env("KAFKA_BOOTSTRAP_SERVERS", &bootstrap_servers);
+    rig.insert_each(5).await;
+    rig.assert_stops(14, &["--accept-checkpoint-loss"]).await;
+    accept(&rig, &["--accept-checkpoint-loss"]).await;
+    rig.start().await;
+    rig.insert_together(50).await;
+    let moved = eventually_ok(DEADLINE, "each row is in one of the two clusters", || async {
+        let after = rig.records(Isolation::Committed).await?;
+        let ledger = Ledger::compare(&rig.rows().await, &[before.clone(), after].concat());
+        ensure!(ledger.is_exact(), "{ledger}");
+        Ok(())
+    });
+    moved.await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.finish().await.expect("a clean end");
+
+    let rig = Rig::on(Arc::clone(&rig.servers), "kafka_newest").await;
+    assert_keeps_its_promise(&rig).await;
+    rig.finish().await.expect("a clean end");
+}
