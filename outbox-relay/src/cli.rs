@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(async { crate::run(cli.command, Shutdown::on_signals()?).await });
+    let outcome = runtime.block_on(async { Box::pin(crate::run(cli.command, Shutdown::on_signals()?)).await });
     // A thread that waits for Kafka must not keep a stopped relay alive.
     runtime.shutdown_background();
     match outcome {

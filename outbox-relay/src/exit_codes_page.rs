@@ -7,14 +7,14 @@ use clap::Parser;
 
 use crate::config::Cli;
 use crate::lsn::Lsn;
-use crate::row_name::{RowName, RowPlace};
+use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::stop::Stop;
 
 const PAGE: &str = include_str!("../../docs/exit-codes.md");
 /// Codes after which there is no single command that goes on: ended as asked, and whatever else may go wrong.
 const WITHOUT_COMMAND: [u8; 1] = [0];
 /// Stops whose text names a setting or a row to mend, after which the same command goes on.
-const MENDED_OUTSIDE: [u8; 6] = [2, 19, 25, 30, 31, 34];
+const MENDED_OUTSIDE: [u8; 7] = [2, 19, 25, 30, 31, 33, 34];
 
 /// One stop of each kind. A new kind does not compile before it is in the `match` below; put it into the list, too.
 fn examples() -> Vec<Stop> {
@@ -138,6 +138,13 @@ fn examples() -> Vec<Stop> {
             what: text(),
             row: Some(row()),
         },
+        Stop::TooManyParked {
+            position: RowPosition {
+                commit_lsn: Lsn(1),
+                index: 0,
+            },
+            what: text(),
+        },
         Stop::RowUpdated { commit_lsn: Lsn(1) },
         Stop::NothingToRecover {
             slot: text(),
@@ -172,6 +179,7 @@ fn examples() -> Vec<Stop> {
             | Stop::RecordTooLarge { .. }
             | Stop::TopicMissing { .. }
             | Stop::TopicRefused { .. }
+            | Stop::TooManyParked { .. }
             | Stop::RowUpdated { .. }
             | Stop::NothingToRecover { .. }
             | Stop::NotConfirmed { .. }

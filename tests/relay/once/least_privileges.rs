@@ -8,7 +8,7 @@ use stack::{KafkaOptions, Postgres, Program, eventually};
 
 use super::topic_settings::set_topic;
 use crate::relay::load::metric;
-use crate::relay::tampering::{DEADLINE, publish_and_stop};
+use crate::relay::tampering::{DEADLINE, publish_and_stop, wait_until_confirmed};
 
 const PAGE: &str = include_str!("../../../docs/operations.md");
 /// The names that the page uses.
@@ -149,6 +149,8 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     assert!(!found.contains("PROBLEM"), "{found}");
     let status = run(&runner, &["status"]).await;
     assert!(status.contains("not yet published"), "{status}");
+    run(&runner, &["pause", "--reason", "a look"]).await;
+    run(&runner, &["resume"]).await;
     rig.relay = runner;
     rig.insert_together(50).await;
     publish_and_stop(&rig).await;
@@ -170,5 +172,7 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+    run(&admin, &["replay", "--key", "k1", "--yes"]).await;
     rig.finish().await.expect("a clean end");
 }
