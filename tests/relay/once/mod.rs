@@ -1,26 +1,38 @@
-//! What does not depend on PostgreSQL's version: run on the newest alone, so that the suite stays within its time.
+//! What does not depend on PostgreSQL's version: it depends on Kafka, or on the relay alone. It is run on the newest PostgreSQL only.
 
 mod another_slot;
+mod at_least_once;
 mod destinations;
 mod failed_commands;
 mod former_cluster;
 mod init_pieces;
+mod kafka_away;
+mod kafka_security;
 mod kafka_versions;
 mod lagging_broker;
 mod lanes;
+mod late_end_txn;
 mod least_privileges;
+mod looking;
 mod moving_address;
 mod outbox_table;
 mod panics;
 mod parking;
 mod pause;
+mod planted_bugs;
 mod poison_rows;
+mod recover;
 mod recover_bugs;
 mod recover_since;
 mod refused_records;
+mod release_build;
 mod replay;
 mod rotation;
+mod secrets;
+mod stopping;
 mod three_brokers;
+mod too_large;
 mod topic_identity;
 mod topic_settings;
 mod ways_out;
+mod zombies;

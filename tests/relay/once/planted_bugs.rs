@@ -7,8 +7,8 @@ use std::time::Duration;
 use rig::{Isolation, Rig};
 use stack::eventually;
 
-use super::faulty::Reach::Publishing;
-use super::faulty::{FaultyRelay, Trouble};
+use crate::relay::faulty::Reach::Publishing;
+use crate::relay::faulty::{FaultyRelay, Trouble};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Exit code of `Stop::RecordTooLarge`.

@@ -8,7 +8,7 @@ use rig::{Isolation, Rig, Servers};
 use rustix::process::Signal;
 use stack::{KafkaOptions, Program, eventually};
 
-use super::load::{DEADLINE, Load, metric, publishes, waits_as_standby};
+use crate::relay::load::{DEADLINE, Load, metric, publishes, waits_as_standby};
 
 /// Short, so that the server gives a frozen relay's slot away soon.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(3);

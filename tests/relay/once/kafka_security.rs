@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rig::Rig;
 use stack::Program;
 
-use super::secured::{PASSWORD, Secured, token};
+use crate::relay::secured::{PASSWORD, Secured, token};
 
 /// A library that is loaded before the C library: of all that a program does, OpenSSL's clean-up alone deletes keys of thread-local storage,
 /// except for key 0, which Rust does not use and gives back.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rig::Rig;
 use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 
-use super::secured::{PASSWORD, Secured, token};
+use crate::relay::secured::{PASSWORD, Secured, token};
 
 const CANARY: &str = "canary-";
 /// Of the Postgres role, with what has a meaning in URLs; and as a URL has it.

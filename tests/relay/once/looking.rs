@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rig::Rig;
 
-use super::load::Load;
+use crate::relay::load::Load;
 
 /// Each round reads slot, checkpoint and server in the middle of some hundred commits.
 const ROUNDS: u32 = 10;
