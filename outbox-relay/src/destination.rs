@@ -139,6 +139,17 @@ fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestina
     }
 }
 
+/// Has producers that are made from now on send no larger batches than these topics take. A command that publishes once learns it before: it has
+/// no next start to make them smaller.
+pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = &String>) {
+    for topic in topics {
+        if let Some(limit) = TopicRules::ask(&config.kafka, topic).await.batch_bytes_max {
+            // No producer is there yet.
+            let _made_smaller = config.kafka.limit_batches(limit);
+        }
+    }
+}
+
 /// The largest batch that may be made for a topic.
 ///
 /// # Errors

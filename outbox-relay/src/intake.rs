@@ -319,7 +319,7 @@ impl Intake {
                     Ok(None)
                 }
                 Frame::Notice { code, message } => self.notice(code, message).map(|()| None),
-                Frame::Error { code, message } => Err(self.server_error(code, message)),
+                Frame::Error { code, message } => Err(server_error(&self.publication, code, message)),
                 Frame::Done => Err(anyhow::anyhow!("the server ended the stream").into()),
             };
             match pause {
@@ -523,16 +523,17 @@ impl Intake {
         }
         Ok(())
     }
+}
 
-    fn server_error(&self, code: &str, message: &str) -> RelayError {
-        // The message may be in the server's language; it quotes the publication's name in any.
-        if code == "42704" && message.contains(&self.publication) {
-            return Stop::Publication {
-                publication: self.publication.clone(),
-                what: format!("{message}: it is missing at the position that the slot is reading"),
-            }
-            .into();
+/// Why the server has ended a stream of `publication`, by its error.
+pub(crate) fn server_error(publication: &str, code: &str, message: &str) -> RelayError {
+    // The message may be in the server's language; it quotes the publication's name in any.
+    if code == "42704" && message.contains(publication) {
+        return Stop::Publication {
+            publication: publication.to_owned(),
+            what: format!("{message}: it is missing at the position that the slot is reading"),
         }
-        anyhow::anyhow!("the server ended the stream: {message} (SQLSTATE {code})").into()
+        .into();
     }
+    anyhow::anyhow!("the server ended the stream: {message} (SQLSTATE {code})").into()
 }

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::checkpoint::{Lineage, State};
 use crate::config::{Config, ReplayOptions};
+use crate::destination;
 use crate::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::faults;
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
@@ -77,6 +78,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     print_plan(&planned.text)?;
     ask_operator_to_confirm(options).await?;
     let lineage = wait_until_published(config, &system.identifier, written_up_to, shutdown).await?;
+    destination::learn_batch_limits(config, lineage.partitions.keys()).await;
     let id = uuid::Uuid::new_v4().to_string();
     let mut publisher = start_publisher(config, &system.identifier, shutdown).await?;
     let rows = publish(

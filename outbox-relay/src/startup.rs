@@ -17,17 +17,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use service::{Readiness, Shutdown};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::guard::{Guard, Pinned};
+use crate::intake::server_error;
 use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
 use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::parking::{self, log::Parked};
-use crate::postgres::{Connection, Mode, PgError, ReplicationStream, StandbyStatus};
+use crate::postgres::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
 use crate::standby;
 use crate::stop::{RelayError, Stop};
@@ -36,6 +37,9 @@ use crate::topic_watch::TopicWatch;
 
 /// How often the server is told that we live; several times within the shortest `wal_sender_timeout` that makes sense.
 pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an ended stream still has is read within this time.
+const WHY_ENDED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything that a running stream needs.
 pub struct Started {
@@ -85,14 +89,23 @@ pub async fn start(
     let mut connection = Connection::open(&here.target, Mode::Replication).await?;
     let system = source::identify_again(&mut connection, &system).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
-    if !faults::is_planted(Bug::TrustAnyReader) {
-        source::ensure_read_by(slot.as_ref(), walsender_pid)?;
-    }
+    let read_by_us = if faults::is_planted(Bug::TrustAnyReader) {
+        Ok(())
+    } else {
+        source::ensure_read_by(slot.as_ref(), walsender_pid)
+    };
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let written_ms = found.as_ref().and_then(|found| found.written_ms);
     let found = found.map(|found| found.checkpoint);
     let verified = verify(&source, found.as_ref(), names(config));
+    if let Err(err) = read_by_us {
+        return Err(match verified {
+            // It ends the stream, and says more than the server's error. Anything else may be another relay's doing.
+            Err(stop @ Stop::PublicationChanged { .. }) => stop.into(),
+            _ => why_ended(&mut stream, config).await.unwrap_or_else(|| err.into()),
+        });
+    }
     if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &found) {
         // That a copy is behind is nothing to remember: the relay of its original reads the same checkpoint.
         written_for_this_server(&source, checkpoint, written_ms)?;
@@ -143,6 +156,27 @@ pub async fn start(
         here,
         parked,
     }))
+}
+
+/// The error with which the server has ended the stream; `None` where it gave none.
+async fn why_ended(stream: &mut ReplicationStream, config: &Config) -> Option<RelayError> {
+    let reading = async {
+        loop {
+            let length = match Frames::new(stream.buffer()).peek().ok()? {
+                Some((Frame::Error { code, message }, _)) => {
+                    return Some(server_error(&config.publication, code, message));
+                }
+                Some((_, length)) => length,
+                None => {
+                    stream.reserve_for_next_frame().ok()?;
+                    stream.read().await.ok()?;
+                    continue;
+                }
+            };
+            stream.consume(length);
+        }
+    };
+    timeout(WHY_ENDED_PATIENCE, reading).await.ok().flatten()
 }
 
 /// Goes over to a promoted server, whose history was proven to continue the checkpoint's. Its timeline is committed before anything else: from

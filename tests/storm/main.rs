@@ -39,6 +39,9 @@ struct Arguments {
     /// What it kills.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     kills: Vec<Part>,
+    /// Divides the time between two kills, which is 3 s on average.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
+    haste: u64,
     /// A second relay waits for the slot, and is killed as often as the first.
     #[arg(long)]
     standby: bool,
@@ -68,12 +71,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     stack::narration::start(&[]);
     let options = options(&arguments);
-    let schedule = Schedule::materialise(options.seed, options.duration, &options.parts);
+    let schedule = Schedule::materialise(options.seed, options.duration, &options.parts, arguments.haste);
     let opening = format!(
-        "kill-storm --seed {} --seconds {} --rate {}{}\n{} kills, at seconds since its start:\n{schedule}",
+        "kill-storm --seed {} --seconds {} --rate {} --haste {}{}\n{} kills, at seconds since its start:\n{schedule}",
         options.seed,
         arguments.seconds,
         options.rate,
+        arguments.haste,
         switches(&options),
         schedule.0.len()
     );

@@ -84,6 +84,7 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
+    destination::learn_batch_limits(config, lineage.partitions.keys()).await;
     carry_out(config, options, since_ms, connection, compared, shutdown).await
 }
 

@@ -7,6 +7,9 @@ use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use rig::{Isolation, Metrics, Record, Rig, topic};
 use stack::{Program, eventually};
 
+use crate::relay::load::waits_as_standby;
+use crate::relay::tampering::wait_until_confirmed;
+
 use super::topic_settings::{RECORD_TOO_LARGE, ROW, assert_ends, assert_stops, set_topic};
 
 const TOO_MANY_PARKED: i32 = 33;
@@ -228,6 +231,45 @@ async fn a_row_too_large_for_the_parking_topic_is_taken_from_the_outbox_by_a_ret
     )
     .await;
     assert_eq!(parked(&rig).await.len(), 0);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
+    let rig = parking_rig("parking_known").await;
+    rig.start().await;
+    insert(&rig, "k1", LARGE_BYTES).await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 6).await;
+    let standby = rig.another_relay("standby");
+    standby.start().expect("a start");
+    waits_as_standby(&standby).await;
+    rig.relay.kill_hard().await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 12).await;
+    assert_eq!(wait_until_parked(&rig, 3).await.len(), 3, "the standby knows the key");
+    wait_until_confirmed(&rig).await;
+    standby.stop().await.expect("a clean end");
+    command(&rig.relay, &["check"], 0, &["3 rows are parked and not published"]).await;
+
+    rig.slot_is_free().await;
+    rig.drop_slot().await;
+    insert(&rig, "another", 10).await;
+    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_published_in_order(&rig, 13).await;
+    assert_eq!(parked(&rig).await.len(), 3, "recover leaves them");
+    limit(&rig, 60_000).await;
+    command(
+        &rig.relay,
+        &["parked", "retry", "--all"],
+        0,
+        &["3 rows are published, 0 stay parked"],
+    )
+    .await;
+    rig.start().await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 23).await;
     rig.finish().await.expect("a clean end");
 }
 

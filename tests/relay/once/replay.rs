@@ -10,6 +10,8 @@ use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Ledger, Record, Rig};
 use stack::eventually_ok;
 
+use super::topic_settings::set_topic;
+
 const DEADLINE: Duration = Duration::from_secs(90);
 /// Exit codes of `outbox-relay`.
 const WRONG_SETTING: i32 = 2;
@@ -68,6 +70,27 @@ async fn assert_relay_is_undisturbed(rig: &Rig) {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", rig.relay.log_tail(20)));
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
+    let rig = published("replay_small", 14).await;
+    set_topic(&rig, &[("max.message.bytes", "20000")]).await;
+    let end = "select confirmed_flush_lsn >= pg_current_wal_flush_lsn() from pg_replication_slots where slot_name = 'replay_small'";
+    stack::eventually(DEADLINE, "all is confirmed", || async {
+        (rig.value(end).await == "t").then_some(())
+    })
+    .await;
+    assert_eq!(
+        replay_code(&rig, &["--key", "k1", "--yes"]).await,
+        0,
+        "{}",
+        rig.relay.log_tail(5)
+    );
+    let chosen: Vec<Row> = rig.rows().await.into_iter().filter(|row| row.key == "k1").collect();
+    assert!(!chosen.is_empty());
+    assert_replayed(&rig, &chosen).await;
     rig.finish().await.expect("a clean end");
 }
 

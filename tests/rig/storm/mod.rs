@@ -119,7 +119,9 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     });
     let rotations = Rotations::new(Arc::clone(&relays), options.seed);
     let rotated = rotations.done();
-    let rotating = options.rotation.then(|| tokio::spawn(rotations.run()));
+    let rotating = options
+        .rotation
+        .then(|| tokio::spawn(rotations.run(Arc::clone(&writers_are_done))));
 
     let faults = Arc::new(Faults::new(Arc::clone(&relays), start));
     let report = || {
@@ -155,14 +157,10 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     for writer in writers {
         diaries.push(writer.await.context("a writer")?);
     }
-    if let Some(rotating) = rotating {
-        if rotating.is_finished() {
-            rotating.await.context("who replaces passwords")??;
-        } else {
-            rotating.abort();
-        }
-    }
     writers_are_done.store(true, Ordering::Relaxed);
+    if let Some(rotating) = rotating {
+        rotating.await.context("who replaces passwords")??;
+    }
     let retries = match retries {
         Some(retries) => retries.await.context("who retries")?.unwrap_or_else(|err| {
             definite_stop.get_or_insert_with(|| format!("{err:#}"));

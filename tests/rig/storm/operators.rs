@@ -24,8 +24,8 @@ pub(super) const POISON_BYTES: usize = 150_000;
 const RETRY_INTERVAL: Duration = Duration::from_secs(45);
 /// A retry that is killed is killed within this time.
 const RETRY_KILLED_WITHIN_MS: u64 = 3_000;
-/// From the start of a retry until it must be done, however often servers were killed meanwhile.
-const RETRY_DEADLINE: Duration = Duration::from_secs(180);
+/// From the last kill until what an operator does must be done.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 const ROLE: &str = "rotating";
 const LISTENER: &str = "LOGIN";
@@ -72,14 +72,14 @@ impl Retries {
     /// Retries until it is told to stop, and then once more, after which nothing is parked and nothing will be; how often it did.
     ///
     /// # Errors
-    /// A retry was not done within [`RETRY_DEADLINE`].
+    /// A retry was not done within [`DEADLINE`].
     pub(super) async fn run(mut self, stopping: Arc<AtomicBool>) -> anyhow::Result<u64> {
         let mut due = Instant::now() + RETRY_INTERVAL;
         loop {
             let is_last = stopping.load(Ordering::Relaxed);
             if is_last || due <= Instant::now() {
                 self.relays.hold().await;
-                let retried = self.retry(is_last).await;
+                let retried = self.retry(is_last, &stopping).await;
                 self.relays.release();
                 retried?;
                 due = Instant::now() + RETRY_INTERVAL;
@@ -92,34 +92,37 @@ impl Retries {
     }
 
     /// The first of two retries is killed on its way.
-    async fn retry(&mut self, is_last: bool) -> anyhow::Result<()> {
+    async fn retry(&mut self, is_last: bool, stopping: &AtomicBool) -> anyhow::Result<()> {
         let relays = Arc::clone(&self.relays);
         let rig = relays.rig();
-        until_it_succeeds(|| limit(rig, RECORD_BYTES_MAX_OF_A_RETRY)).await?;
+        until_it_succeeds(stopping, || limit(rig, RECORD_BYTES_MAX_OF_A_RETRY)).await?;
         let command = rig.relay.command_of("retry", &["parked", "retry", "--all"]);
         command.start()?;
         let process = command.process().context("a process")?;
         let killed_after = Duration::from_millis(self.random.below(RETRY_KILLED_WITHIN_MS));
         drop(tokio::time::timeout(killed_after, process.exited()).await);
         command.kill_hard().await;
-        until_it_succeeds(|| rig.relay.run(&["parked", "retry", "--all"])).await?;
+        until_it_succeeds(stopping, || rig.relay.run(&["parked", "retry", "--all"])).await?;
         if !is_last {
-            until_it_succeeds(|| refuse_poison(rig)).await?;
+            until_it_succeeds(stopping, || refuse_poison(rig)).await?;
         }
         self.done += 1;
         Ok(())
     }
 }
 
-/// Servers are killed meanwhile.
-async fn until_it_succeeds<F: Future<Output = anyhow::Result<()>>>(mut act: impl FnMut() -> F) -> anyhow::Result<()> {
-    let deadline = Instant::now() + RETRY_DEADLINE;
+/// Servers are killed until `stopping`, and then they are up.
+async fn until_it_succeeds<F: Future<Output = anyhow::Result<()>>>(
+    stopping: &AtomicBool,
+    mut act: impl FnMut() -> F,
+) -> anyhow::Result<()> {
+    let mut up_since = None;
     loop {
-        match act().await {
-            Err(err) if Instant::now() > deadline => return Err(err.context("an operator cannot go on")),
-            Err(_) => tokio::time::sleep(TRY_AGAIN_AFTER).await,
-            Ok(()) => return Ok(()),
+        let Err(err) = act().await else { return Ok(()) };
+        if stopping.load(Ordering::Relaxed) && up_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
+            return Err(err.context("an operator cannot go on"));
         }
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
     }
 }
 
@@ -216,13 +219,16 @@ impl Rotations {
         Arc::clone(&self.done)
     }
 
-    /// Replaces passwords until its task is ended.
+    /// Replaces passwords until it is told to stop; file and server have the same one then.
     ///
     /// # Errors
-    /// A server refuses for minutes.
-    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+    /// A file cannot be written.
+    pub(super) async fn run(mut self, stopping: Arc<AtomicBool>) -> anyhow::Result<()> {
         for number in 1.. {
             tokio::time::sleep(ROTATION_INTERVAL).await;
+            if stopping.load(Ordering::Relaxed) {
+                break;
+            }
             let gap = Duration::from_millis(self.random.below(1_000));
             let server_first = self.random.below(2) == 0;
             for server in ["postgres", "kafka"] {
@@ -230,7 +236,10 @@ impl Rotations {
                     self.write(server, number)?;
                     tokio::time::sleep(gap).await;
                 }
-                until_it_succeeds(|| self.change(server, number)).await?;
+                // As long as the storm lasts.
+                while self.change(server, number).await.is_err() {
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
                 if server_first {
                     tokio::time::sleep(gap).await;
                     self.write(server, number)?;

@@ -61,10 +61,10 @@ pub struct Schedule(pub Vec<Kill>);
 const CALM_MS: u64 = 2_000;
 
 impl Schedule {
-    /// The kills of `parts` within `duration`. Every part comes once before any comes twice; a quarter of the kills follow the one
+    /// The kills of `parts` within `duration`, with `haste` times fewer milliseconds between two of them. Every part comes once before any comes twice; a quarter of the kills follow the one
     /// before within a second, while it is being recovered from.
     #[must_use]
-    pub fn materialise(seed: u64, duration: Duration, parts: &[Part]) -> Self {
+    pub fn materialise(seed: u64, duration: Duration, parts: &[Part], haste: u64) -> Self {
         let mut random = Random::seeded(seed);
         let mut first = parts.to_vec();
         for last in (1..first.len()).rev() {
@@ -81,7 +81,7 @@ impl Schedule {
             } else {
                 2_000 + random.below(4_000)
             };
-            at += Duration::from_millis(gap_ms);
+            at += Duration::from_millis(gap_ms / haste.max(1));
         }
         Self(kills)
     }
@@ -129,20 +129,23 @@ mod tests {
     #[test]
     fn a_seed_repeats_its_schedule_and_every_part_comes_early() {
         let duration = Duration::from_secs(600);
-        let schedule = Schedule::materialise(7, duration, &Part::ALL);
-        assert_eq!(schedule, Schedule::materialise(7, duration, &Part::ALL));
-        assert_ne!(schedule, Schedule::materialise(8, duration, &Part::ALL));
+        let schedule = Schedule::materialise(7, duration, &Part::ALL, 1);
+        assert_eq!(schedule, Schedule::materialise(7, duration, &Part::ALL, 1));
+        assert_ne!(schedule, Schedule::materialise(8, duration, &Part::ALL, 1));
         for part in Part::ALL {
             assert!(schedule.0[..4].iter().any(|kill| kill.part == part));
         }
         assert!(schedule.0.len() > 120, "{} kills", schedule.0.len());
         assert!(schedule.0.is_sorted_by_key(|kill| kill.at));
         assert!(schedule.0.iter().all(|kill| kill.at < duration));
+        let hasty = Schedule::materialise(7, duration, &Part::ALL, 3);
+        assert!(hasty.0.len() > schedule.0.len() * 5 / 2);
+        assert_eq!(hasty.0[1].part, schedule.0[1].part);
     }
 
     #[test]
     fn only_the_parts_that_were_asked_for_are_killed() {
-        let schedule = Schedule::materialise(7, Duration::from_secs(60), &[Part::Walsender]);
+        let schedule = Schedule::materialise(7, Duration::from_secs(60), &[Part::Walsender], 1);
         assert!(!schedule.0.is_empty() && schedule.0.iter().all(|kill| kill.part == Part::Walsender));
     }
 }
