@@ -18,7 +18,7 @@ use crate::init::{self, Initialised};
 use crate::kafka::{CheckpointLog, Reading, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
-use crate::parking::{log::entries_off_thread, note::ParkingNote};
+use crate::parking::log::counted;
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode, PgError, quote_literal};
 use crate::progress::Published;
@@ -79,7 +79,7 @@ impl Acceptance {
             Stop::PublishedFromAnotherServer { .. } => Self::Server,
             Stop::PartitionsChanged { .. } => Self::Partitions,
             Stop::PublicationChanged { .. } => Self::Publication,
-            Stop::TopicRecreated { .. } => Self::TopicRecreated,
+            Stop::TopicRecreated { .. } | Stop::TopicGone { .. } => Self::TopicRecreated,
             _ => return None,
         })
     }
@@ -168,14 +168,7 @@ pub async fn accept(
     lineage.positions_raised_by = raised.max().unwrap_or(0);
     let highest_position = base.as_ref().map(highest_position);
     let old = base.as_ref().map(|checkpoint| checkpoint.published.lsn);
-    // Where the checkpoint is lost, the parked rows themselves tell how many they are.
-    let parking = match &base {
-        Some(checkpoint) => checkpoint.parking.clone(),
-        None => ParkingNote {
-            rows: entries_off_thread(config).await?.len() as u64,
-            stopped: None,
-        },
-    };
+    let parking = counted(config, base.as_ref()).await?;
     let go_on = go_on(&source, base.as_ref(), accepted, &publication);
     let published = match go_on {
         GoOn::Checkpoint(published) => published,

@@ -107,6 +107,11 @@ fn examples() -> Vec<Stop> {
             key: text(),
             what: text(),
         },
+        Stop::TopicGone {
+            topic: text(),
+            expected: text(),
+            cure: "`outbox-relay recover`",
+        },
         Stop::TopicRecreated {
             topic: text(),
             expected: text(),
@@ -173,6 +178,7 @@ fn examples() -> Vec<Stop> {
             | Stop::PublicationChanged { .. }
             | Stop::PublishedByAnotherSlot { .. }
             | Stop::PublishedFromAnotherServer { .. }
+            | Stop::TopicGone { .. }
             | Stop::TopicRecreated { .. }
             | Stop::CheckpointTopicUnsafe { .. }
             | Stop::Row { .. }

@@ -9,7 +9,7 @@
 //!
 //! Under `FOR ALL TABLES` and `FOR TABLES IN SCHEMA` the publication's rows in the catalog do not change with the outbox table: renamed, set
 //! unlogged, or replaced by another table or a view, it is gone from the stream all the same. So the table's own row counts too: its name,
-//! oid, kind and persistence.
+//! oid, kind and persistence, which is that of its partitions where one of them is unlogged.
 //!
 //! A look proves something of the stream only where it was made on the server that streams. Each session proves that when it begins, each
 //! look sees our own walsender as the slot's reader and the timeline that the stream began on, and a session is replaced every few seconds:
@@ -313,6 +313,7 @@ fn look_sql(config: &Config) -> String {
                 case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end;
          select 'publication', {version}, {outbox},
                 coalesce({p}, false) or coalesce({pr}, false) or coalesce({pn}, false) or coalesce({c}, false)
+                or exists (select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where {i})
          {from};
          select 'slot', coalesce(confirmed_flush_lsn, '0/0'),
                 coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn), 0)::bigint,
@@ -325,6 +326,7 @@ fn look_sql(config: &Config) -> String {
         pr = is_undecided("pr.xmax"),
         pn = is_undecided("pn.xmax"),
         c = is_undecided("c.xmax"),
+        i = is_undecided("i.xmax"),
         from = source::from_publication(config),
         slot = quote_literal(&config.slot)
     )

@@ -416,6 +416,8 @@ async fn adopt(
     let mut publisher = fence(config, system, shutdown).await?;
     let mut lineage = lineage;
     topic_identity::pin_all_ids(config, &mut lineage).await?;
+    // Of an earlier life of the slot, whose checkpoint is lost.
+    let parking = parking::log::counted(config, None).await?;
     let checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Running,
@@ -427,7 +429,7 @@ async fn adopt(
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: 0,
         existing_rows: None,
-        parking: ParkingNote::default(),
+        parking,
     };
     commit(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(

@@ -66,6 +66,7 @@ struct Marker<'a> {
 /// A [`Stop`] where there is nothing to go by, or where nobody agreed; anything else is worth another try, which is another replay.
 pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let config = &config.pinned_to(&mut connection).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, Vec::new()).await?;
     let condition = condition(config, options, snapshot.has_created_at())?;
     // The first query takes the snapshot; the WAL's end is asked for after it.

@@ -33,7 +33,7 @@ pub struct Publication {
     /// Oid and `xmin` of the publication's row and of the entry's: any alteration that concerns the outbox changes it, also one that was
     /// taken back since. Other tables may come and go.
     pub version: String,
-    /// The outbox table: its name, oid, kind and persistence, or the prefix of the messages where there is no table. A publication FOR ALL TABLES has no entry that would change with the table.
+    /// The outbox table: its name, oid, kind and persistence (unlogged where a partition is), or the prefix of the messages where there is no table. A publication FOR ALL TABLES has no entry that would change with the table.
     pub outbox: Option<String>,
     pub publishes_inserts: bool,
     pub has_row_filter: bool,
@@ -50,8 +50,10 @@ pub(crate) const VERSION: &str =
 
 /// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
 pub(crate) fn outbox_sql(config: &Config) -> String {
-    // Null where there is no table.
-    let table = "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind, c.relpersistence) end";
+    // Null where there is no table. Rows of an unlogged partition are in no WAL, whatever the table itself is.
+    let table = "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind,
+        case when exists (select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
+             then 'u' else c.relpersistence end) end";
     match &config.message_prefix {
         None => table.to_owned(),
         Some(prefix) => format!(

@@ -108,6 +108,12 @@ pub enum Stop {
         found: String,
         cure: &'static str,
     },
+    #[error("topic `{topic}` was deleted (its id was {expected}), and what had been published to it is gone; {cure}")]
+    TopicGone {
+        topic: String,
+        expected: String,
+        cure: &'static str,
+    },
     #[error(
         "the checkpoint topic `{topic}` may lose the last checkpoint, without which no relay goes on: {what}; mend it by `{command}`"
     )]
@@ -201,7 +207,7 @@ impl Stop {
             Self::PartitionsChanged { .. } => 19,
             Self::Publication { .. } | Self::PublicationChanged { .. } => 20,
             Self::CheckpointWentBack { .. } => 21,
-            Self::TopicRecreated { .. } => 23,
+            Self::TopicRecreated { .. } | Self::TopicGone { .. } => 23,
             Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,
             Self::CheckpointTopicUnsafe { .. } => 25,
             Self::Row { .. } | Self::RowUpdated { .. } => 30,

@@ -25,35 +25,40 @@ pub fn names(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
     names
 }
 
-/// The topics that were deleted and made anew since the lineage pinned them, as [`Stop::TopicRecreated`]. A topic whose id was not known then, or is
-/// not now, counts as the same.
+/// The topics that were deleted since the lineage pinned them, and those of them that were made anew: [`Stop::TopicGone`] and
+/// [`Stop::TopicRecreated`]. A topic whose id was not known then, or is not now, counts as the same.
 #[must_use]
 pub fn recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let pinned = lineage.topic_ids.iter();
     pinned
         .filter_map(|(topic, expected)| {
-            let found = topics.get(topic)?.id.as_ref()?;
+            let holds_records = lineage.partitions.contains_key(topic);
+            let Some(facts) = topics.get(topic) else {
+                return holds_records.then(|| Stop::TopicGone {
+                    topic: topic.clone(),
+                    expected: expected.clone(),
+                    cure: CURE,
+                });
+            };
+            let found = facts.id.as_ref()?;
             (found != expected && !faults::is_planted(Bug::KnowTopicsByName)).then(|| Stop::TopicRecreated {
                 topic: topic.clone(),
                 expected: expected.clone(),
                 found: found.clone(),
-                cure: if lineage.partitions.contains_key(topic) {
-                    CURE
-                } else {
-                    CHECKPOINT_CURE
-                },
+                cure: if holds_records { CURE } else { CHECKPOINT_CURE },
             })
         })
         .collect()
 }
 
-/// Everything that is not as it was pinned, the most telling first: topics that were made anew, then other numbers of partitions. A topic of records
-/// that is gone has 0 of them.
+/// Everything that is not as it was pinned, the most telling first: topics that were deleted or made anew, then other numbers of partitions. A topic
+/// of records that is gone has 0 of them, where its id was never known.
 #[must_use]
 pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
         let found = topics.get(topic).map_or(0, |facts| facts.partitions);
-        (found != *expected).then(|| Stop::PartitionsChanged {
+        let is_said = found == 0 && lineage.topic_ids.contains_key(topic);
+        (found != *expected && !is_said).then(|| Stop::PartitionsChanged {
             topic: topic.clone(),
             expected: *expected,
             found,
@@ -78,7 +83,8 @@ pub(crate) async fn recreated_now(config: &Config, checkpoint: Option<&Checkpoin
 #[must_use]
 pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
     let mut topics = recreated.iter();
-    topics.any(|stop| matches!(stop, Stop::TopicRecreated { topic, .. } if topic == name))
+    topics
+        .any(|stop| matches!(stop, Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } if topic == name))
 }
 
 /// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
@@ -135,7 +141,7 @@ mod tests {
         assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [23]);
         assert_eq!(codes(&lineage, &topics(Some("other"), 9)), [23, 19]);
         assert_eq!(codes(&lineage, &topics(Some(ID), 9)), [19]);
-        assert_eq!(codes(&lineage, &Topics::new()), [19], "it is gone");
+        assert_eq!(codes(&lineage, &Topics::new()), [23], "it is gone");
     }
 
     #[test]
@@ -144,6 +150,7 @@ mod tests {
         assert_eq!(codes(&lineage, &topics(None, 8)), [0; 0]);
         lineage.topic_ids.clear();
         assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [0; 0]);
+        assert_eq!(codes(&lineage, &Topics::new()), [19], "it is gone");
         pin_ids(&mut lineage, &topics(None, 8));
         assert!(lineage.topic_ids.is_empty());
         pin_ids(&mut lineage, &topics(Some("first"), 8));

@@ -73,6 +73,40 @@ async fn an_outbox_that_leaves_the_stream_stops_the_relay_while_it_streams_and_a
 }
 
 #[tokio::test]
+async fn a_partition_that_is_unlogged_stops_the_relay_while_it_streams_and_at_its_start() {
+    for (name, alteration) in [
+        ("day_unlogged", "alter table day set unlogged"),
+        (
+            "day_attached",
+            "alter table outbox detach partition day; create unlogged table today (like outbox including defaults); alter table outbox attach partition today default",
+        ),
+    ] {
+        let rig = Rig::new(name).await;
+        for statement in [
+            "drop table outbox",
+            "create table outbox (id uuid default gen_random_uuid(), aggregatetype text not null, aggregateid text not null, type text not null, payload jsonb, created_at timestamptz not null default clock_timestamp()) partition by range (created_at)",
+            "create table day partition of outbox default",
+        ] {
+            rig.sql(statement).await;
+        }
+        rig.init(&[]).await;
+        rig.start().await;
+        rig.insert_each(5).await;
+        rig.assert_exactly_once().await;
+        wait_until_confirmed(&rig).await;
+        alter(&rig, alteration).await;
+        let after = rig.value("select pg_current_wal_insert_lsn()").await;
+        rig.insert_each(50).await;
+        assert_ends(&rig, 20, &[]).await;
+        let confirmed = rig.confirmed().await;
+        let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
+        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {after}");
+        rig.assert_stops(20, &[]).await;
+        retire(&rig).await;
+    }
+}
+
+#[tokio::test]
 async fn without_the_look_at_the_table_rows_are_confirmed_that_no_stream_has() {
     let mut rig = Rig::new("all_planted").await;
     rig.relay = rig

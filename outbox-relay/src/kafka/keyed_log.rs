@@ -4,20 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
+use super::topic_reader::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for other relays' open transactions, which hide what was committed behind them; brokers allow 15 minutes by default.
 const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
-/// How often the end has to be met anew before it counts although compaction has removed the record before it.
-const EMPTY_ENDS: u32 = 3;
 
 /// A compacted topic of one partition.
 #[derive(Clone, Copy, Debug)]
@@ -45,37 +41,23 @@ impl KeyedLog<'_> {
         if low >= end {
             return Ok(());
         }
-        self.assign(&committed, low)?;
-        let mut next = low;
-        let mut empty_ends = 0;
+        let reader = TopicReader::start(&committed, self.topic, &[(0, low)])?;
         let mut moved_at = Instant::now();
         loop {
-            match committed.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
+            match reader
+                .next(Duration::from_millis(100))
+                .with_context(|| self.cannot("read"))?
+            {
+                // A broker that lags behind says too early where the topic ends.
+                Next::End { offset, .. } if offset >= end => return Ok(()),
+                Next::End { .. } | Next::Nothing => {}
+                Next::Record(record) => {
                     moved_at = Instant::now();
-                    empty_ends = 0;
-                    next = message.offset() + 1;
-                    let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+                    let key = record.key().and_then(|key| std::str::from_utf8(key).ok());
                     if let Some(key) = key.filter(|key| key.starts_with(prefix)) {
-                        each(key, message.payload())?;
+                        each(key, record.value())?;
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    // Transaction markers count for the position, though no application sees them.
-                    let reached = self.position(&committed)?.unwrap_or(next).max(next);
-                    if reached >= end {
-                        return Ok(());
-                    }
-                    // Another broker may have answered that does not know of the end yet; or compaction has emptied what is left.
-                    let (_, committed_end) = self.watermarks(&committed)?;
-                    empty_ends = if committed_end >= end { empty_ends + 1 } else { 0 };
-                    if empty_ends >= EMPTY_ENDS {
-                        return Ok(());
-                    }
-                    self.assign(&committed, reached)?;
-                }
-                Some(Err(err)) => return Err(anyhow::Error::new(err).context(self.cannot("read"))),
-                None => {}
             }
             anyhow::ensure!(!gives_up(), "told to stop");
             anyhow::ensure!(
@@ -88,23 +70,6 @@ impl KeyedLog<'_> {
 
     fn open(&self, isolation_level: &str) -> anyhow::Result<BaseConsumer<Quiet>> {
         Ok(self.settings.open_reader(isolation_level)?)
-    }
-
-    fn assign(&self, reader: &BaseConsumer<Quiet>, offset: i64) -> anyhow::Result<()> {
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(self.topic, 0, Offset::Offset(offset))?;
-        reader.assign(&assignment).with_context(|| self.cannot("read"))
-    }
-
-    fn position(&self, reader: &BaseConsumer<Quiet>) -> anyhow::Result<Option<i64>> {
-        let position = reader.position().with_context(|| self.cannot("read"))?;
-        let found = position
-            .find_partition(self.topic, 0)
-            .map(|partition| partition.offset());
-        Ok(match found {
-            Some(Offset::Offset(offset)) => Some(offset),
-            _ => None,
-        })
     }
 
     fn watermarks(&self, reader: &BaseConsumer<Quiet>) -> anyhow::Result<(i64, i64)> {

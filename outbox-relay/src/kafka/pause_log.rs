@@ -16,6 +16,7 @@ use super::health::Quiet;
 use super::lane::serve_events;
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
+use super::topic_reader::{Next, TopicReader};
 use super::topics::partition_counts;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,23 +83,23 @@ impl PauseLog {
         if low == end {
             return Ok((None, end));
         }
-        self.assign(&reader, low)?;
+        let topic = TopicReader::start(&reader, &self.topic, &[(0, low)])?;
         let mut value = None;
         let mut moved_at = Instant::now();
         loop {
-            match reader.poll(POLL) {
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok((value, end)),
-                Some(Err(err)) => return Err(anyhow::Error::new(err).context("cannot read the checkpoint topic")),
-                Some(Ok(message)) => {
-                    moved_at = Instant::now();
-                    if message.key() == Some(self.key.as_bytes()) {
-                        value = message.payload().map(<[u8]>::to_vec);
-                    }
-                }
-                None => anyhow::ensure!(
+            match topic.next(POLL).context("cannot read the checkpoint topic")? {
+                // A broker that lags behind says too early where the topic ends.
+                Next::End { offset, .. } if offset >= end => return Ok((value, end)),
+                Next::End { .. } | Next::Nothing => anyhow::ensure!(
                     moved_at.elapsed() < READ_STALL_MAX,
                     "the checkpoint topic gives nothing"
                 ),
+                Next::Record(record) => {
+                    moved_at = Instant::now();
+                    if record.key() == Some(self.key.as_bytes()) {
+                        value = record.value().map(<[u8]>::to_vec);
+                    }
+                }
             }
             anyhow::ensure!(!gives_up(), "told to stop");
         }

@@ -21,13 +21,14 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::now_us;
 use crate::config::{Config, Settings};
 use crate::init;
-use crate::kafka::{Outgoing, Publisher, Sent};
+use crate::kafka::{Outgoing, Publisher, Sent, topic_facts};
 use crate::lineage::{verify, written_for_this_server};
 use crate::postgres::{Connection, Mode, ReplicationStream};
 use crate::row_name::RowPosition;
 use crate::source::{self, System};
 use crate::startup::{names, read_checkpoint};
 use crate::stop::{RelayError, Stop};
+use crate::topic_identity;
 
 #[derive(Clone, Debug, Args)]
 pub struct ParkArgs {
@@ -121,6 +122,14 @@ impl Session {
         let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
         written_for_this_server(&source, checkpoint, written_ms)?;
         let mut checkpoint = checkpoint.clone();
+        let topics = topic_facts(
+            &config.kafka,
+            topic_identity::names(&checkpoint.lineage, &config.checkpoint_topic),
+        )
+        .await?;
+        if let Some(stop) = topic_identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+            return Err(stop.into());
+        }
         checkpoint.lineage.server_started_us = system.started_us;
         Ok(Self {
             stream: owned.context("there is no slot")?.into_stream(),

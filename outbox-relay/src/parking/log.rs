@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use super::keys::ParkedKeys;
 use super::note::ParkingNote;
 use super::record::{Because, Entry};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::kafka::{KafkaSettings, KeyedLog, partition_counts};
@@ -88,6 +89,17 @@ pub(crate) async fn entries_off_thread(config: &Config) -> Result<BTreeMap<RowPo
     tokio::task::spawn_blocking(move || entries(&config, &|| false))
         .await
         .context("parking task")?
+}
+
+/// What a checkpoint says of parked rows that is written anew by a command: they are counted in their own topic, since `earlier` may be lost, or stale.
+///
+/// # Errors
+/// As [`entries`].
+pub(crate) async fn counted(config: &Config, earlier: Option<&Checkpoint>) -> Result<ParkingNote, RelayError> {
+    Ok(ParkingNote {
+        rows: entries_off_thread(config).await?.len() as u64,
+        stopped: earlier.and_then(|checkpoint| checkpoint.parking.stopped.clone()),
+    })
 }
 
 fn read(

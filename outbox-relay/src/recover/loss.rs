@@ -165,6 +165,7 @@ pub(super) fn describe(stop: &Stop) -> Option<String> {
             format!("publication {publication}: {what}; events may be in no stream")
         }
         Stop::TopicRecreated { topic, .. } => format!("topic {topic} was deleted and made anew"),
+        Stop::TopicGone { topic, .. } => format!("topic {topic} was deleted"),
         Stop::RecoveryUnfinished { slot } => format!("an earlier recover of slot {slot} did not finish"),
         _ => return None,
     })

@@ -45,7 +45,7 @@ use crate::faults::{self, Bug};
 use crate::init::{self, checkpoint_topic, commit, create_slot, fence};
 use crate::kafka::Publisher;
 use crate::lsn::Lsn;
-use crate::parking::note::ParkingNote;
+use crate::parking::{log::counted, note::ParkingNote};
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode};
 use crate::progress::Published;
@@ -137,6 +137,7 @@ async fn carry_out_fenced(
     // Before the fence an earlier relay could still have committed; only what is found now counts.
     let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
     let mut checkpoint = recovering_checkpoint(config, &situation);
+    checkpoint.parking = counted(config, situation.checkpoint()).await?;
     commit(&mut publisher, config, &checkpoint).await?;
     if let Some(former) = situation.former_cluster() {
         fence_former_cluster(config, &system, former, shutdown).await?;
@@ -243,9 +244,7 @@ fn recovering_checkpoint(config: &Config, situation: &Situation) -> Checkpoint {
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
         existing_rows: None,
-        parking: situation
-            .checkpoint()
-            .map_or_else(ParkingNote::default, |checkpoint| checkpoint.parking.clone()),
+        parking: ParkingNote::default(),
     }
 }
 

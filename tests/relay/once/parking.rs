@@ -8,7 +8,7 @@ use rig::{Isolation, Metrics, Record, Rig, topic};
 use stack::{Program, eventually};
 
 use crate::relay::load::waits_as_standby;
-use crate::relay::tampering::wait_until_confirmed;
+use crate::relay::tampering::{wait_until_confirmed, write_checkpoint};
 
 use super::topic_settings::{RECORD_TOO_LARGE, ROW, assert_ends, assert_stops, set_topic};
 
@@ -270,6 +270,36 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
     rig.start().await;
     rig.insert_each(7).await;
     assert_published_in_order(&rig, 23).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_recover_after_a_lost_checkpoint_knows_what_is_parked() {
+    let rig = parking_rig("parking_lost").await;
+    rig.start().await;
+    insert(&rig, "k1", LARGE_BYTES).await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 6).await;
+    wait_until_parked(&rig, 2).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    write_checkpoint(&rig, None).await;
+    rig.assert_stops(14, &["outbox-relay recover"]).await;
+    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    rig.start().await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 12).await;
+    wait_until_parked(&rig, 3).await;
+    stop(&rig).await;
+    limit(&rig, 60_000).await;
+    command(
+        &rig.relay,
+        &["parked", "retry", "--all"],
+        0,
+        &["3 rows are published, 0 stay parked"],
+    )
+    .await;
+    assert_published_in_order(&rig, 15).await;
     rig.finish().await.expect("a clean end");
 }
 

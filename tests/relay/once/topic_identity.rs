@@ -109,6 +109,24 @@ async fn a_relay_that_knows_topics_by_their_names_goes_on_without_what_is_gone()
 }
 
 #[tokio::test]
+async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publishes_what_it_had() {
+    let rig = published_and_stopped("topic_deleted").await;
+    let deleted = admin(&rig).delete_topics(&[&rig.topic()], &AdminOptions::new()).await;
+    assert!(deleted.expect("an answer")[0].is_ok());
+    rig.insert_each(2).await;
+    rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
+        .await;
+    rig.relay
+        .run(&["recover", "--yes"])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    rig.insert_each(2).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted_as_it_is() {
     let rig = Rig::initialised("topic_anew_live").await;
     rig.start().await;
