@@ -123,6 +123,12 @@ stop() {
 
 has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
+# Asked before an engine of our own pulls, which may try for a quarter of an hour where a network drops what it does not let through.
+registry_answers() {
+    is_own || return 0
+    curl --silent --show-error --output /dev/null --max-time 20 https://registry-1.docker.io/v2/ 2>"$state/pull.log"
+}
+
 # The first use of debian:bookworm-slim, made from the machine's own package sources and authorities.
 debian() {
     if has_image debian:bookworm-slim; then return; fi
@@ -184,10 +190,11 @@ images() {
     base=$(sed -n 's/^ARG BASE_IMAGE=//p' "$here/../../Dockerfile")
     local image missing=0
     for image in "$postgres" "$kafka" "$rust" "$base"; do
-        has_image "$image" || timeout 900 docker pull --quiet "$image" >/dev/null 2>"$state/pull.log" || {
+        if has_image "$image"; then continue; fi
+        if ! registry_answers || ! timeout 900 docker pull --quiet "$image" >/dev/null 2>"$state/pull.log"; then
             missing=1
             break
-        }
+        fi
     done
     if is_own; then printf '%s\n' "DOCKER_HOST=$own_socket" "DOCKER_CONFIG=$state/config"; fi
     if [ $missing -eq 0 ]; then
