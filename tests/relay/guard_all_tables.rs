@@ -42,11 +42,15 @@ async fn published_by(name: &str, publication: &str) -> Rig {
 async fn published(rig: Rig, publication: &str) -> Rig {
     rig.sql(&format!("create publication outbox {publication}")).await;
     rig.init(&[]).await;
+    starts_publishing(&rig).await;
+    rig
+}
+
+async fn starts_publishing(rig: &Rig) {
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
-    wait_until_confirmed(&rig).await;
-    rig
+    wait_until_confirmed(rig).await;
 }
 
 /// Runs the statements one by one, each in a transaction of its own.
@@ -56,19 +60,24 @@ async fn alter(rig: &Rig, alteration: &str) {
     }
 }
 
+/// The alteration must end the running relay and stop the next one, with nothing confirmed that was written after it.
+async fn assert_stopped_by(rig: &Rig, alteration: &str) {
+    alter(rig, alteration).await;
+    let after = rig.value("select pg_current_wal_insert_lsn()").await;
+    rig.insert_each(50).await;
+    assert_ends(rig, 20, &[]).await;
+    let confirmed = rig.confirmed().await;
+    let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
+    assert_eq!(rig.value(&order).await, "t", "{}: {confirmed} {after}", rig.name());
+    rig.assert_stops(20, &[]).await;
+    retire(rig).await;
+}
+
 #[tokio::test]
 async fn an_outbox_that_leaves_the_stream_stops_the_relay_while_it_streams_and_at_its_start() {
     for (name, publication, alteration) in ALTERATIONS {
         let rig = published_by(name, publication).await;
-        alter(&rig, alteration).await;
-        let after = rig.value("select pg_current_wal_insert_lsn()").await;
-        rig.insert_each(50).await;
-        assert_ends(&rig, 20, &[]).await;
-        let confirmed = rig.confirmed().await;
-        let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
-        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {after}");
-        rig.assert_stops(20, &[]).await;
-        retire(&rig).await;
+        assert_stopped_by(&rig, alteration).await;
     }
 }
 
@@ -90,19 +99,8 @@ async fn a_partition_that_is_unlogged_stops_the_relay_while_it_streams_and_at_it
             rig.sql(statement).await;
         }
         rig.init(&[]).await;
-        rig.start().await;
-        rig.insert_each(5).await;
-        rig.assert_exactly_once().await;
-        wait_until_confirmed(&rig).await;
-        alter(&rig, alteration).await;
-        let after = rig.value("select pg_current_wal_insert_lsn()").await;
-        rig.insert_each(50).await;
-        assert_ends(&rig, 20, &[]).await;
-        let confirmed = rig.confirmed().await;
-        let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
-        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {after}");
-        rig.assert_stops(20, &[]).await;
-        retire(&rig).await;
+        starts_publishing(&rig).await;
+        assert_stopped_by(&rig, alteration).await;
     }
 }
 

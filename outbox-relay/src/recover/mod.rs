@@ -136,8 +136,8 @@ async fn carry_out_fenced(
 ) -> Result<String, RelayError> {
     // Before the fence an earlier relay could still have committed; only what is found now counts.
     let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
-    let mut checkpoint = recovering_checkpoint(config, &situation);
-    checkpoint.parking = counted(config, situation.checkpoint()).await?;
+    let parking = counted(config, situation.checkpoint()).await?;
+    let mut checkpoint = recovering_checkpoint(config, &situation, parking);
     commit(&mut publisher, config, &checkpoint).await?;
     if let Some(former) = situation.former_cluster() {
         fence_former_cluster(config, &system, former, shutdown).await?;
@@ -233,7 +233,7 @@ async fn wait_until_slot_is_free(connection: &mut Connection, config: &Config) -
 
 /// The checkpoint of step 3: what is known, in the next generation. Its lineage stays that of before, so that a `recover` which is killed here
 /// does not forget where the records came from.
-fn recovering_checkpoint(config: &Config, situation: &Situation) -> Checkpoint {
+fn recovering_checkpoint(config: &Config, situation: &Situation, parking: ParkingNote) -> Checkpoint {
     Checkpoint {
         format: FORMAT,
         state: State::Recovering,
@@ -244,7 +244,7 @@ fn recovering_checkpoint(config: &Config, situation: &Situation) -> Checkpoint {
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
         existing_rows: None,
-        parking: ParkingNote::default(),
+        parking,
     }
 }
 

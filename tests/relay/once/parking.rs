@@ -31,6 +31,17 @@ async fn parking_rig(name: &str) -> Rig {
     rig
 }
 
+/// A relay that runs, has published six rows, and has parked a poison row of `k1` and one behind it.
+async fn with_two_parked(name: &str) -> Rig {
+    let rig = parking_rig(name).await;
+    rig.start().await;
+    insert(&rig, "k1", LARGE_BYTES).await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 6).await;
+    wait_until_parked(&rig, 2).await;
+    rig
+}
+
 /// Writes a row of `key` with a payload of about this many bytes; its id.
 async fn insert(rig: &Rig, key: &str, bytes: u32) -> String {
     let topic = rig.topic();
@@ -236,11 +247,7 @@ async fn a_row_too_large_for_the_parking_topic_is_taken_from_the_outbox_by_a_ret
 
 #[tokio::test]
 async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
-    let rig = parking_rig("parking_known").await;
-    rig.start().await;
-    insert(&rig, "k1", LARGE_BYTES).await;
-    rig.insert_each(7).await;
-    assert_published_in_order(&rig, 6).await;
+    let rig = with_two_parked("parking_known").await;
     let standby = rig.another_relay("standby");
     standby.start().expect("a start");
     waits_as_standby(&standby).await;
@@ -275,12 +282,7 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
 
 #[tokio::test]
 async fn a_recover_after_a_lost_checkpoint_knows_what_is_parked() {
-    let rig = parking_rig("parking_lost").await;
-    rig.start().await;
-    insert(&rig, "k1", LARGE_BYTES).await;
-    rig.insert_each(7).await;
-    assert_published_in_order(&rig, 6).await;
-    wait_until_parked(&rig, 2).await;
+    let rig = with_two_parked("parking_lost").await;
     wait_until_confirmed(&rig).await;
     stop(&rig).await;
     write_checkpoint(&rig, None).await;

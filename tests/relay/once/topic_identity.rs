@@ -14,6 +14,8 @@ use super::super::tampering::{
     times_published, write_checkpoint,
 };
 
+use crate::relay::ways_out::{goes_on, recover};
+
 /// Exit codes of `outbox-relay`.
 const PARTITIONS_CHANGED: i32 = 19;
 const TOPIC_RECREATED: i32 = 23;
@@ -80,14 +82,8 @@ async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_i
     ];
     rig.assert_stops(TOPIC_RECREATED, &says).await;
     assert_check_says(&rig, "was deleted and made anew").await;
-    rig.relay
-        .run(&["recover", "--yes"])
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
-    rig.start().await;
-    rig.insert_each(2).await;
-    rig.assert_exactly_once().await;
-    rig.finish().await.expect("a clean end");
+    recover(&rig, &[]).await;
+    goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -116,14 +112,8 @@ async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publi
     rig.insert_each(2).await;
     rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
         .await;
-    rig.relay
-        .run(&["recover", "--yes"])
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
-    rig.start().await;
-    rig.insert_each(2).await;
-    rig.assert_exactly_once().await;
-    rig.finish().await.expect("a clean end");
+    recover(&rig, &[]).await;
+    goes_on(&rig).await;
 }
 
 #[tokio::test]
