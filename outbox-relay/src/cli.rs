@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async { Box::pin(crate::run(cli.command, Shutdown::on_signals()?)).await });
     // A thread that waits for Kafka must not keep a stopped relay alive.
     runtime.shutdown_background();
+    panics::go_first();
     match outcome {
         Ok(text) => {
             print!("{text}");

@@ -168,10 +168,16 @@ impl PauseGate {
                     if let Err(err) = followed
                         && !gives_up()
                     {
-                        tracing::debug!(
-                            error = format!("{err:#}"),
-                            "whether the relay is paused is not known anew"
-                        );
+                        if *sender.borrow() == Wish::Unknown {
+                            let why = format!("whether an operator has paused the relay is not known: {err:#}");
+                            tracing::warn!("{why}");
+                            readiness.not_ready("pause", why);
+                        } else {
+                            tracing::debug!(
+                                error = format!("{err:#}"),
+                                "whether the relay is paused is not known anew"
+                            );
+                        }
                         std::thread::sleep(RETRY_AFTER);
                     }
                 }
@@ -199,6 +205,9 @@ fn tell(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish) {
     let before = sender.borrow().clone();
     if before == wish {
         return;
+    }
+    if before == Wish::Unknown {
+        readiness.ready("pause");
     }
     match (&before, &wish) {
         (_, Wish::Pause(record)) => {

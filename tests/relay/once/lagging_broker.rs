@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rig::lagging_proxy::LaggingProxy;
 use rig::{Isolation, Rig, Servers, servers};
-use stack::{KafkaOptions, eventually, port};
+use stack::{KafkaOptions, eventually, eventually_ok, port};
 
 use super::super::tampering::publish_and_stop;
 
@@ -48,21 +49,36 @@ async fn published(servers: &Arc<Servers>, name: &str, address: &str, bug: &str)
 }
 
 async fn has_duplicates(rig: &Rig) {
-    eventually(DEADLINE, "events are published twice", || async {
-        let ledger = rig.ledger(Isolation::Committed).await.ok()?;
-        (!ledger.duplicates.is_empty()).then_some(())
-    })
-    .await;
+    let doubled = eventually_ok(DEADLINE, "events are published twice", || async {
+        let ledger = rig.ledger(Isolation::Committed).await?;
+        ensure!(!ledger.duplicates.is_empty(), "{ledger}\n{}", rig.relay.log_tail(30));
+        Ok(())
+    });
+    doubled.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// The end of a topic's first partition.
+/// The end of a topic's first partition once no transaction is open in it. Kafka writes the markers that end a transaction one partition after the
+/// other, and the checkpoints' may come after those of the records.
 async fn end_of(rig: &Rig, topic: String) -> i64 {
+    eventually(DEADLINE, "the topic has no open transaction", || async {
+        let committed = end_seen_by(rig, &topic, "read_committed").await?;
+        let all = end_seen_by(rig, &topic, "read_uncommitted").await?;
+        (committed == all).then_some(all)
+    })
+    .await
+}
+
+async fn end_seen_by(rig: &Rig, topic: &str, isolation_level: &'static str) -> Option<i64> {
     let servers = rig.servers.kafka.bootstrap_servers();
+    let topic = topic.to_owned();
     let ends = tokio::task::spawn_blocking(move || {
-        let reader: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &servers).create()?;
+        let reader: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &servers)
+            .set("isolation.level", isolation_level)
+            .create()?;
         reader.fetch_watermarks(&topic, 0, DEADLINE)
     });
-    ends.await.expect("a reader").expect("the topic's end").1
+    Some(ends.await.ok()?.ok()?.1)
 }
 
 /// Waits until enough answers were cut since there were `before`.

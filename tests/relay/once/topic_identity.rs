@@ -29,19 +29,34 @@ fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
 
 async fn create(rig: &Rig, topic: &NewTopic<'_>) {
     let admin = admin(rig);
-    // A name is free again only some moments after its topic is deleted.
-    eventually(DEADLINE, "the topic is made", || async {
-        let created = admin.create_topics([topic], &AdminOptions::new()).await.ok()?;
-        created[0].is_ok().then_some(())
+    let created = admin.create_topics([topic], &AdminOptions::new()).await;
+    assert!(created.expect("an answer")[0].is_ok(), "the topic is made");
+    eventually(DEADLINE, "the broker knows the topic", || async {
+        is_known(&admin, topic.name)?.then_some(())
     })
     .await;
 }
 
-/// Deletes a topic and makes it anew.
-async fn make_anew(rig: &Rig, topic: &str, partitions: i32) {
+/// Deletes a topic, and waits until the broker knows that.
+async fn delete(rig: &Rig, topic: &str) {
     let admin = admin(rig);
     let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
     assert!(deleted.expect("an answer")[0].is_ok(), "{topic} is deleted");
+    eventually(DEADLINE, "the broker knows that the topic is gone", || async {
+        (!is_known(&admin, topic)?).then_some(())
+    })
+    .await;
+}
+
+/// Whether the broker tells partitions of the topic. What it tells comes a moment after what the controller has answered.
+fn is_known(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Option<bool> {
+    let known = admin.inner().fetch_metadata(None, DEADLINE).ok()?;
+    Some(known.topics().iter().any(|known| known.name() == topic))
+}
+
+/// Deletes a topic and makes it anew.
+async fn make_anew(rig: &Rig, topic: &str, partitions: i32) {
+    delete(rig, topic).await;
     create(
         rig,
         &NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("cleanup.policy", "compact"),
@@ -107,8 +122,7 @@ async fn a_relay_that_knows_topics_by_their_names_goes_on_without_what_is_gone()
 #[tokio::test]
 async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publishes_what_it_had() {
     let rig = published_and_stopped("topic_deleted").await;
-    let deleted = admin(&rig).delete_topics(&[&rig.topic()], &AdminOptions::new()).await;
-    assert!(deleted.expect("an answer")[0].is_ok());
+    delete(&rig, &rig.topic()).await;
     rig.insert_each(2).await;
     rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
         .await;
