@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{AcceptOptions, Config, InitOptions};
 use crate::destination;
-use crate::init::{self, Initialised};
+use crate::init::{self, Initialised, OtherPartitions};
 use crate::kafka::{CheckpointLog, Reading, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
 use crate::lsn::Lsn;
-use crate::parking::log::counted;
+use crate::parking::log::{counted, missing};
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode, PgError, quote_literal};
 use crate::progress::Published;
@@ -44,6 +44,7 @@ pub enum Acceptance {
     Partitions,
     Publication,
     TopicRecreated,
+    ParkedLoss,
 }
 
 impl Acceptance {
@@ -62,6 +63,7 @@ impl Acceptance {
             Self::Partitions => "--accept-partitions",
             Self::Publication => "--accept-publication",
             Self::TopicRecreated => "--accept-topic-recreated",
+            Self::ParkedLoss => "--accept-parked-loss",
         }
     }
 
@@ -80,6 +82,7 @@ impl Acceptance {
             Stop::PartitionsChanged { .. } => Self::Partitions,
             Stop::PublicationChanged { .. } => Self::Publication,
             Stop::TopicRecreated { .. } | Stop::TopicGone { .. } => Self::TopicRecreated,
+            Stop::ParkedRowsMissing { .. } => Self::ParkedLoss,
             _ => return None,
         })
     }
@@ -101,6 +104,7 @@ impl AcceptOptions {
             (self.accept_partitions, Acceptance::Partitions),
             (self.accept_publication, Acceptance::Publication),
             (self.accept_topic_recreated, Acceptance::TopicRecreated),
+            (self.accept_parked_loss, Acceptance::ParkedLoss),
         ];
         all.into_iter()
             .filter(|(is_given, _)| *is_given)
@@ -157,6 +161,23 @@ pub async fn accept(
         let written_ms = reading.last.as_ref().and_then(|last| last.written_ms);
         found.extend(written_for_this_server(&source, base, written_ms).err());
     }
+    if let Some(unfinished) = unfinished_init(&found) {
+        // Topics that were made anew, and all the rest, are for that init.
+        let partitions = found
+            .iter()
+            .filter(|stop| matches!(stop, Stop::PartitionsChanged { .. }));
+        let partitions: Vec<Stop> = partitions.cloned().collect();
+        if partitions.is_empty() {
+            return Err(unfinished.into());
+        }
+        exactly(accepted, &partitions)?;
+        tell(config, accepted, base.as_ref().map(|base| base.published.lsn), None);
+        drop((owner, publisher));
+        return init::init_with(config, options, OtherPartitions::Accepted, shutdown).await;
+    }
+    if let Some(base) = &base {
+        found.extend(missing(config, base).await?);
+    }
     exactly(accepted, &found)?;
 
     let generation = [&reading.last, &reading.furthest].into_iter().flatten();
@@ -209,6 +230,7 @@ pub async fn accept(
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
         existing_rows: None,
+        begun: None,
         parking,
     };
     init::commit(&mut publisher, config, &checkpoint).await?;
@@ -251,6 +273,12 @@ fn look(source: &Source, reading: &Reading, config: &Config) -> (Option<Checkpoi
             }),
     );
     (base, found)
+}
+
+/// The stop of an init that did not finish, where that is what the checkpoint is of.
+fn unfinished_init(found: &[Stop]) -> Option<Stop> {
+    let unfinished = found.iter().find(|stop| matches!(stop, Stop::InitUnfinished { .. }));
+    unfinished.cloned()
 }
 
 /// Everything that is broken must be accepted, and nothing else.

@@ -30,9 +30,23 @@ pub struct Checkpoint {
     /// While `init` publishes the rows that were there in several Kafka transactions: which of them are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_rows: Option<ExistingRowsProgress>,
+    /// While `init` is at work: what the one that goes on after it has to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunInit>,
     /// What is parked, and the row at which the relay stopped.
     #[serde(default, skip_serializing_if = "ParkingNote::is_empty")]
     pub parking: ParkingNote,
+}
+
+/// What an `init` was told, and found, when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BegunInit {
+    /// The rows that were there are left where they are.
+    pub skips_existing_rows: bool,
+    /// The highest position that readers may have seen before it, see [`crate::positions`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub highest_position: Option<u64>,
 }
 
 /// Which of the rows that were there before the slot are published. It is committed together with them.
@@ -192,6 +206,7 @@ pub(crate) mod tests {
             incarnation: "a".to_owned(),
             generation: 0,
             existing_rows: None,
+            begun: None,
             parking: ParkingNote::default(),
         }
     }

@@ -198,6 +198,9 @@ pub struct AcceptOptions {
     /// former one is gone with it, and is not published again.
     #[arg(long)]
     pub accept_topic_recreated: bool,
+    /// After exit code 35, parked rows missing from the parking topic: go on without them. They are published nowhere.
+    #[arg(long)]
+    pub accept_parked_loss: bool,
 }
 
 #[derive(Clone, Debug, Args)]

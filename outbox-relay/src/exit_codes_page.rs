@@ -123,6 +123,11 @@ fn examples() -> Vec<Stop> {
             what: text(),
             command: text(),
         },
+        Stop::ParkingTopicUnsafe {
+            topic: text(),
+            what: text(),
+            command: text(),
+        },
         Stop::Row {
             row: row(),
             what: text(),
@@ -149,6 +154,11 @@ fn examples() -> Vec<Stop> {
                 index: 0,
             },
             what: text(),
+        },
+        Stop::ParkedRowsMissing {
+            topic: text(),
+            expected: 2,
+            found: 1,
         },
         Stop::RowUpdated { commit_lsn: Lsn(1) },
         Stop::NothingToRecover {
@@ -181,11 +191,13 @@ fn examples() -> Vec<Stop> {
             | Stop::TopicGone { .. }
             | Stop::TopicRecreated { .. }
             | Stop::CheckpointTopicUnsafe { .. }
+            | Stop::ParkingTopicUnsafe { .. }
             | Stop::Row { .. }
             | Stop::RecordTooLarge { .. }
             | Stop::TopicMissing { .. }
             | Stop::TopicRefused { .. }
             | Stop::TooManyParked { .. }
+            | Stop::ParkedRowsMissing { .. }
             | Stop::RowUpdated { .. }
             | Stop::NothingToRecover { .. }
             | Stop::NotConfirmed { .. }

@@ -32,6 +32,10 @@ pub enum Bug {
     SecondCommitsFirst,
     /// Takes the end of a topic where the broker's answer says that it is, whatever the end was when it asked for it.
     BelievesAnyEnd,
+    /// Goes on without the parked rows that the parking topic lacks.
+    MissParkedRows,
+    /// Removes rows from the outbox table that a parked row needs.
+    RemoveParkedRows,
     /// Goes on where another session reads the slot: without that look, the order of the fences and the lanes alone is in the way of a second relay.
     TrustAnyReader,
     /// Sends its first transaction through another lane than the first.

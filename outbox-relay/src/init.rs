@@ -12,7 +12,7 @@ use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
 use crate::accept::own;
-use crate::checkpoint::{Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
+use crate::checkpoint::{BegunInit, Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
 use crate::config::{Config, ExistingRows, InitOptions};
 use crate::destination;
 use crate::existing_rows::lsn_before;
@@ -25,7 +25,7 @@ use crate::lineage::{Slot, usable_slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
 use crate::parking::{self, note::ParkingNote, options::PoisonPolicy};
-use crate::positions::raise_above;
+use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::progress::Published;
 use crate::source::{self, Publication, System};
@@ -66,11 +66,29 @@ pub(crate) struct Begun {
     pub(crate) parking: ParkingNote,
 }
 
+/// What is to become of an init that did not finish and whose topics have other numbers of partitions by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OtherPartitions {
+    Refused,
+    /// An operator accepts that later events of a key go to another partition than those that are published.
+    Accepted,
+}
+
 /// Does what is missing. Safe to repeat, also after it was interrupted.
 ///
 /// # Errors
 /// A [`Stop`] where what is there does not fit together; anything else is worth another try.
 pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
+    init_with(config, options, OtherPartitions::Refused, shutdown).await
+}
+
+/// As [`init`].
+pub(crate) async fn init_with(
+    config: &Config,
+    options: &InitOptions,
+    other_partitions: OtherPartitions,
+    shutdown: &Shutdown,
+) -> Result<Initialised, RelayError> {
     let topics = options.topics(&config.topic_template)?;
     for topic in &topics {
         if let Some(whose) = destination::is_not_for_rows(config, &topic.name) {
@@ -138,10 +156,19 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         None if slot.is_none() => None,
         _ => return Err(anyhow::anyhow!("another init was at work at the same time").into()),
     };
-    let pinned = unfinished
-        .as_ref()
-        .map(|checkpoint| checkpoint.lineage.partitions.clone())
-        .unwrap_or_default();
+    if let Some(unfinished) = &unfinished {
+        same_choice(unfinished, options)?;
+    }
+    // What had been published to such topics is gone: all rows up to the progress are looked up.
+    let recreated = topic_identity::recreated_now(config, unfinished.as_ref()).await?;
+    let mut pinned = unfinished.as_ref().map(|checkpoint| checkpoint.lineage.clone());
+    if let Some(pinned) = &mut pinned {
+        topic_identity::forget(pinned, &recreated);
+        if other_partitions == OtherPartitions::Accepted {
+            pinned.partitions.clear();
+        }
+    }
+    let pinned = pinned.map(|lineage| lineage.partitions).unwrap_or_default();
     if slot.is_some() {
         tracing::info!(
             slot = config.slot,
@@ -155,7 +182,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
         .map_or(0, |checkpoint| checkpoint.lineage.positions_raised_by);
     let begun = Begun {
         generation: unfinished.as_ref().map_or(0, |checkpoint| checkpoint.generation),
-        highest_position: None,
+        highest_position: unfinished.as_ref().map(highest_position),
         parking: unfinished
             .as_ref()
             .map_or_else(ParkingNote::default, |checkpoint| checkpoint.parking.clone()),
@@ -166,7 +193,7 @@ pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -
     };
     let published = unfinished
         .as_ref()
-        .and_then(|checkpoint| progress_of(checkpoint, &begun.system));
+        .and_then(|checkpoint| progress_of(checkpoint, &begun.system, !recreated.is_empty()));
     create(config, options, begun, published, shutdown).await
 }
 
@@ -175,11 +202,23 @@ fn is_unfinished(checkpoint: &Checkpoint, system: &System) -> bool {
     checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
 }
 
+/// An init that went on by publishing what the first one was to leave would publish it a second time.
+fn same_choice(unfinished: &Checkpoint, options: &InitOptions) -> Result<(), Stop> {
+    let skips = unfinished.begun.is_some_and(|begun| begun.skips_existing_rows);
+    if skips && options.existing_rows != ExistingRows::Skip {
+        return Err(Stop::Config {
+            what: "--existing-rows: an earlier init began with `skip` and did not finish; go on with it by `outbox-relay init --existing-rows skip`; `outbox-relay replay` publishes chosen rows afterwards".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// Which rows an unfinished init has published.
-fn progress_of(unfinished: &Checkpoint, system: &System) -> Option<ExistingRowsProgress> {
+fn progress_of(unfinished: &Checkpoint, system: &System, is_topic_recreated: bool) -> Option<ExistingRowsProgress> {
     let mut progress = unfinished.existing_rows.clone()?;
-    if unfinished.lineage.timeline != system.timeline {
-        // Another history may have given the same transaction ids to others: no id tells anything, and all these rows are looked up.
+    if unfinished.lineage.timeline != system.timeline || is_topic_recreated {
+        // Another history may have given the same transaction ids to others, and another topic has none of the records: no id tells anything, and
+        // all these rows are looked up.
         progress.snapshot_xmin = 0;
     }
     Some(progress)
@@ -256,6 +295,10 @@ async fn make(
         generation,
         // Said again at once: it would be lost by a kill before the first piece.
         existing_rows: published,
+        begun: Some(BegunInit {
+            skips_existing_rows: options.existing_rows == ExistingRows::Skip,
+            highest_position,
+        }),
         parking,
     };
     commit(&mut publisher, config, &checkpoint).await?;
@@ -265,6 +308,8 @@ async fn make(
     let (consistent_point, exported) = create_slot(&mut connection, config, options.failover).await?;
     let raised_by = checkpoint.lineage.positions_raised_by;
     checkpoint.lineage.positions_raised_by = raise_above(highest_position, raised_by, lsn_before(consistent_point));
+    // The rows that were there are published with positions just below it.
+    checkpoint.published.lsn = consistent_point;
     faults::point("init.slot-made")?;
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
@@ -283,10 +328,7 @@ async fn make(
     };
     checkpoint.state = State::Running;
     checkpoint.existing_rows = None;
-    checkpoint.published = Published {
-        lsn: consistent_point,
-        partial: None,
-    };
+    checkpoint.begun = None;
     faults::point("init.before-end")?;
     commit(&mut publisher, config, &checkpoint).await?;
     faults::point("init.ended")?;
@@ -429,6 +471,7 @@ async fn adopt(
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: 0,
         existing_rows: None,
+        begun: None,
         parking,
     };
     commit(&mut publisher, config, &checkpoint).await?;

@@ -84,6 +84,14 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
             (None, None) => vec![not_initialised(source, names)],
+            (slot, Some(unfinished)) if is_from_elsewhere(source, unfinished) => {
+                let mut breaks = vec![other_cluster(source, &unfinished.lineage, names)];
+                match slot {
+                    Some(slot) => breaks.extend(usable(slot, source, names).err()),
+                    None => breaks.push(slot_gone(source, unfinished, names)),
+                }
+                breaks
+            }
             (_, Some(unfinished)) if unfinished.state == State::Initialising => vec![Stop::InitUnfinished {
                 slot: names.slot.to_owned(),
             }],
@@ -114,6 +122,19 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
         breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
     }
     breaks
+}
+
+/// An init began in another cluster and did not finish: it cannot be gone on with here.
+fn is_from_elsewhere(source: &Source, unfinished: &Checkpoint) -> bool {
+    unfinished.state == State::Initialising && unfinished.lineage.system_identifier != source.system_identifier
+}
+
+fn other_cluster(source: &Source, lineage: &Lineage, names: Names<'_>) -> Stop {
+    Stop::OtherCluster {
+        topic: names.checkpoint_topic.to_owned(),
+        expected: lineage.system_identifier.clone(),
+        found: source.system_identifier.clone(),
+    }
 }
 
 fn not_initialised(source: &Source, names: Names<'_>) -> Stop {
@@ -212,11 +233,7 @@ fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Res
 fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let lineage = &checkpoint.lineage;
     if source.system_identifier != lineage.system_identifier {
-        return Err(Stop::OtherCluster {
-            topic: names.checkpoint_topic.to_owned(),
-            expected: lineage.system_identifier.clone(),
-            found: source.system_identifier.clone(),
-        });
+        return Err(other_cluster(source, lineage, names));
     }
     is_continued(
         lineage.timeline,

@@ -3,7 +3,8 @@
 //! A row may go once the slot has confirmed a position behind its commit, and not before. A partition is detached first, so that no row can come
 //! any more, and is dropped when the slot has confirmed the position that the WAL had then. After a crash in between, the comment on the
 //! detached table tells the next round. Rows in the default partition, which has no end, are deleted one by one, in a transaction whose snapshot is
-//! older than a position that the slot has confirmed: what it sees is published.
+//! older than a position that the slot has confirmed: what it sees is published, or parked. Nothing is removed while a parked row has values in the
+//! table alone.
 //!
 //! It has a thread and sessions of its own, and whatever goes wrong here never stops the stream.
 
@@ -20,6 +21,7 @@ use crate::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::existing_rows::table_name;
 use crate::faults;
 use crate::lsn::Lsn;
+use crate::parking::log::TableNeeds;
 use crate::partitions::{self, Shape};
 use crate::postgres::{Connection, Mode, PgError};
 
@@ -36,13 +38,13 @@ pub struct WhileLeading(#[expect(dead_code, reason = "its end is what tells")] O
 
 /// Works until the answer is dropped.
 #[must_use]
-pub fn while_leading(config: &Config) -> WhileLeading {
+pub fn while_leading(config: &Config, parked: &TableNeeds) -> WhileLeading {
     let Some(options) = config.maintenance.clone() else {
         return WhileLeading(None);
     };
     describe_metrics();
     let (end, ended) = oneshot::channel();
-    let config = config.clone();
+    let (config, parked) = (config.clone(), parked.clone());
     let spawned = std::thread::Builder::new()
         .name("maintenance".to_owned())
         .spawn(move || {
@@ -50,7 +52,7 @@ pub fn while_leading(config: &Config) -> WhileLeading {
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = rounds(&config, &options) => {}
+                        () = rounds(&config, &options, &parked) => {}
                         _ = ended => {}
                     }
                 }),
@@ -100,11 +102,11 @@ impl Said {
     }
 }
 
-async fn rounds(config: &Config, options: &Maintenance) {
+async fn rounds(config: &Config, options: &Maintenance, parked: &TableNeeds) {
     let mut said = Said::default();
     let mut attached = Attached::default();
     loop {
-        match round(config, options, &mut said, &mut attached).await {
+        match round(config, options, parked, &mut said, &mut attached).await {
             Ok(()) => {
                 metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
                 metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
@@ -132,7 +134,13 @@ async fn rounds(config: &Config, options: &Maintenance) {
     }
 }
 
-async fn round(config: &Config, options: &Maintenance, said: &mut Said, attached: &mut Attached) -> anyhow::Result<()> {
+async fn round(
+    config: &Config,
+    options: &Maintenance,
+    parked: &TableNeeds,
+    said: &mut Said,
+    attached: &mut Attached,
+) -> anyhow::Result<()> {
     let mut connection = Connection::open(&options.target, Mode::Sql).await?;
     faults::point("maintenance.round")?;
     if !partitions::begin(&mut connection, config).await? {
@@ -141,10 +149,10 @@ async fn round(config: &Config, options: &Maintenance, said: &mut Said, attached
     let now_s = partitions::now_s(&mut connection).await?;
     let oldest_s = options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
     match partitions::shape(&mut connection, config).await? {
-        Shape::ByDay => look_after(&mut connection, config, options, now_s, said).await?,
+        Shape::ByDay => look_after(&mut connection, config, options, parked, now_s, said).await?,
         Shape::Plain { has_created_at } => match oldest_s {
             Some(oldest_s) if options.purge_rows && has_created_at => {
-                delete(&mut connection, config, &table_name(config), oldest_s).await?;
+                delete(&mut connection, config, parked, &table_name(config), oldest_s).await?;
             }
             Some(_) if said.is_new("plain") => tracing::info!(
                 "the outbox table has no partitions: nothing is removed from it; --purge-rows true would delete confirmed rows older than --retain"
@@ -159,6 +167,11 @@ async fn round(config: &Config, options: &Maintenance, said: &mut Said, attached
                 );
             }
         }
+    }
+    if parked.any() && options.retain_days.is_some() && said.is_new("parked") {
+        tracing::warn!(
+            "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
+        );
     }
     warn_of_attached(&mut connection, config, attached).await
 }
@@ -178,6 +191,7 @@ async fn look_after(
     connection: &mut Connection,
     config: &Config,
     options: &Maintenance,
+    parked: &TableNeeds,
     now_s: i64,
     said: &mut Said,
 ) -> anyhow::Result<()> {
@@ -207,7 +221,7 @@ async fn look_after(
     if !work.detach.is_empty() {
         // Detached rows are out of sight for whoever reads the table: not before all that is visible now is confirmed.
         let (now, _) = partitions::positions(connection, config).await?;
-        if confirmed(connection, config, now).await? {
+        if confirmed(connection, config, now).await? && !parked.any() {
             for name in &work.detach {
                 partitions::detach(connection, config, name).await?;
                 tracing::info!(partition = name, "detached a partition of the outbox");
@@ -218,7 +232,9 @@ async fn look_after(
     if let Some(last) = detached.iter().map(|table| table.after).max() {
         confirmed(connection, config, last).await?;
         let (_, confirmed) = partitions::positions(connection, config).await?;
-        for table in droppable(&detached, confirmed) {
+        // Asked after the position: a row is taken note of before it is confirmed.
+        let droppable = droppable(&detached, confirmed);
+        for table in droppable.into_iter().filter(|_| !parked.any()) {
             partitions::drop_detached(connection, &table.name).await?;
             metrics::counter!("relay_outbox_partitions_dropped_total").increment(1);
             tracing::info!(
@@ -229,7 +245,14 @@ async fn look_after(
     }
     let default = found.iter().find(|partition| partition.is_default);
     if let (Some(default), Some(days)) = (default, options.retain_days) {
-        delete(connection, config, &default.name, now_s - i64::from(days) * DAY_S).await?;
+        delete(
+            connection,
+            config,
+            parked,
+            &default.name,
+            now_s - i64::from(days) * DAY_S,
+        )
+        .await?;
     }
     report(&partitions::list(connection, config).await?, now_s);
     Ok(())
@@ -256,7 +279,13 @@ async fn confirmed(connection: &mut Connection, config: &Config, position: Lsn) 
 }
 
 /// Deletes rows of `table` itself that are older than `before_s` and confirmed.
-async fn delete(connection: &mut Connection, config: &Config, table: &str, before_s: i64) -> anyhow::Result<()> {
+async fn delete(
+    connection: &mut Connection,
+    config: &Config,
+    parked: &TableNeeds,
+    table: &str,
+    before_s: i64,
+) -> anyhow::Result<()> {
     for _ in 0..TRANSACTIONS_IN_A_ROUND {
         if !partitions::has_older(connection, table, before_s).await? {
             return Ok(());
@@ -268,7 +297,7 @@ async fn delete(connection: &mut Connection, config: &Config, table: &str, befor
         let (position, _) = partitions::positions(connection, config).await?;
         let is_confirmed = confirmed(connection, config, position).await?;
         let mut deleted = 0;
-        if is_confirmed {
+        if is_confirmed && !parked.any() {
             for _ in 0..DELETES_IN_A_TRANSACTION {
                 let rows = partitions::delete_older(connection, table, before_s).await?;
                 deleted += rows;

@@ -18,7 +18,9 @@ pub(crate) fn highest_position(checkpoint: &Checkpoint) -> u64 {
     let commit_lsn = published
         .partial
         .map_or(below_lsn, |partial| partial.commit_lsn.0.max(below_lsn));
-    commit_lsn.saturating_add(checkpoint.lineage.positions_raised_by)
+    let before_init = checkpoint.begun.and_then(|begun| begun.highest_position);
+    let own = commit_lsn.saturating_add(checkpoint.lineage.positions_raised_by);
+    own.max(before_init.unwrap_or(0))
 }
 
 /// What has to be added to the server's positions from `start` on, so that each of them is above `highest_published`, a position as readers saw
@@ -36,7 +38,7 @@ pub(crate) fn raise_above(highest_published: Option<u64>, raised_by: u64, start:
 #[cfg(test)]
 mod tests {
     use super::{highest_position, raise_above};
-    use crate::checkpoint::{Checkpoint, tests::example};
+    use crate::checkpoint::{BegunInit, Checkpoint, tests::example};
     use crate::lsn::Lsn;
 
     #[test]
@@ -46,6 +48,11 @@ mod tests {
         assert_eq!(highest_position(&checkpoint), 0x152_9001);
         checkpoint.published.partial = None;
         assert_eq!(highest_position(&checkpoint), 0x152_8C20);
+        checkpoint.begun = Some(BegunInit {
+            highest_position: Some(0x1_0000_0000),
+            ..BegunInit::default()
+        });
+        assert_eq!(highest_position(&checkpoint), 0x1_0000_0000, "from before the init");
     }
 
     #[test]

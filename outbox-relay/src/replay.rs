@@ -32,6 +32,7 @@ use crate::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::faults;
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
 use crate::lsn::Lsn;
+use crate::parking::log::entries_off_thread;
 use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::progress_bar::RowsProgress;
 use crate::router::Plan;
@@ -74,12 +75,17 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     let system = source::identify(&mut connection).await?;
     let written_up_to = wal_insert_position(&mut connection).await?;
     if planned.rows == 0 {
-        return Ok("no row of the outbox is chosen: nothing to replay\n".to_owned());
+        return Ok(format!(
+            "{}no row of the outbox is chosen: nothing to replay\n",
+            planned.text
+        ));
     }
     print_plan(&planned.text)?;
     ask_operator_to_confirm(options).await?;
     let lineage = wait_until_published(config, &system.identifier, written_up_to, shutdown).await?;
     destination::learn_batch_limits(config, lineage.partitions.keys()).await;
+    // Those that were parked meanwhile, too.
+    let condition = format!("{condition} and not {}", is_parked(config).await?);
     let id = uuid::Uuid::new_v4().to_string();
     let mut publisher = start_publisher(config, &system.identifier, shutdown).await?;
     let rows = publish(
@@ -105,6 +111,22 @@ async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayEr
     let rows = connection.rows("select pg_current_wal_insert_lsn()").await?;
     let row = rows.first().context("the server does not tell where its WAL ends")?;
     Ok(text(row, 0)?.parse().context("a position")?)
+}
+
+/// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
+async fn is_parked(config: &Config) -> Result<String, RelayError> {
+    let entries = entries_off_thread(config).await?;
+    let ids: Vec<String> = entries
+        .values()
+        .filter_map(|entry| entry.id.as_deref())
+        .map(quote_literal)
+        .collect();
+    if ids.is_empty() {
+        return Ok("false".to_owned());
+    }
+    let id = quote_identifier(&config.router.id_column);
+    // A list is hashed once; a row without an id is in none.
+    Ok(format!("coalesce({id}::text in ({}), false)", ids.join(", ")))
 }
 
 /// SQL for the chosen rows.
@@ -143,7 +165,14 @@ struct Planned {
     text: String,
 }
 
-async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, condition: &str) -> Result<Planned, RelayError> {
+async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> Result<Planned, RelayError> {
+    let is_parked = is_parked(config).await?;
+    let answer = snapshot
+        .summary("count(*)", &format!("{chosen} and {is_parked}"), "")
+        .await?;
+    let parked = answer.rows.first().context("no count")?;
+    let parked: u64 = text(parked, 0)?.parse().context("a count")?;
+    let condition = &format!("{chosen} and not {is_parked}");
     let route = format!("{}::text", quote_identifier(&config.router.route_column));
     let key = format!("{}::text", quote_identifier(&config.router.key_column));
     let answer = snapshot
@@ -156,6 +185,12 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, condition: &str) -
     let router =
         Plan::new(&config.router, snapshot.columns().to_vec()).map_err(|err| Stop::Config { what: err.to_string() })?;
     let (mut rows, mut text_of_plan) = (0, String::new());
+    if parked > 0 {
+        let _infallible = writeln!(
+            text_of_plan,
+            "{parked} of the chosen rows are parked and left out: `outbox-relay parked retry` publishes them"
+        );
+    }
     for row in &answer.rows {
         let count: u64 = text(row, 1)?.parse().context("a count")?;
         rows += count;

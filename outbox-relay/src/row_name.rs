@@ -30,6 +30,17 @@ pub struct RowPosition {
     pub index: u64,
 }
 
+impl RowPosition {
+    /// As readers see it, see [`crate::positions`].
+    #[must_use]
+    pub fn raised_by(self, bytes: u64) -> Self {
+        Self {
+            commit_lsn: Lsn(self.commit_lsn.0.saturating_add(bytes)),
+            ..self
+        }
+    }
+}
+
 impl RowName {
     /// What can be done about the row itself.
     #[must_use]

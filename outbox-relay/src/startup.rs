@@ -133,6 +133,7 @@ pub async fn start(
     if let Some(stop) = topic_identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
         return Err(stop.into());
     }
+    parking::log::all_there(config, &checkpoint.parking, parked.rows)?;
     topic_identity::pin_ids(&mut checkpoint.lineage, &topics);
     let checkpoint = if checkpoint.lineage.timeline == system.timeline {
         checkpoint

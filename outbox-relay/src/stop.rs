@@ -123,6 +123,14 @@ pub enum Stop {
         command: String,
     },
     #[error(
+        "the parking topic `{topic}` may lose parked rows, which are published nowhere: {what}; nothing was parked; mend it by `{command}` and start again"
+    )]
+    ParkingTopicUnsafe {
+        topic: String,
+        what: String,
+        command: String,
+    },
+    #[error(
         "publication `{publication}`: {what}; once that is done, `outbox-relay recover` publishes what was hidden meanwhile (before the first start, `outbox-relay init`); `outbox-relay check` tells whether all is well"
     )]
     Publication { publication: String, what: String },
@@ -176,6 +184,10 @@ pub enum Stop {
         /// The first row that goes there; none for a topic that an option names.
         row: Option<RowName>,
     },
+    #[error(
+        "topic `{topic}` has {found} of {expected} parked rows: it was deleted or emptied, or they were parked in another topic (give that --parking-topic); where they are lost there, `outbox-relay recover` publishes those that the outbox table still has, or, where nothing is to be published again, `outbox-relay init --accept-parked-loss` goes on without them"
+    )]
+    ParkedRowsMissing { topic: String, expected: u64, found: u64 },
     #[error("outbox row at {position} is not parked: {what}")]
     TooManyParked { position: RowPosition, what: String },
     #[error(
@@ -209,12 +221,13 @@ impl Stop {
             Self::CheckpointWentBack { .. } => 21,
             Self::TopicRecreated { .. } | Self::TopicGone { .. } => 23,
             Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,
-            Self::CheckpointTopicUnsafe { .. } => 25,
+            Self::CheckpointTopicUnsafe { .. } | Self::ParkingTopicUnsafe { .. } => 25,
             Self::Row { .. } | Self::RowUpdated { .. } => 30,
             Self::RecordTooLarge { .. } => 31,
             Self::TopicMissing { .. } => 32,
             Self::TooManyParked { .. } => 33,
             Self::TopicRefused { .. } => 34,
+            Self::ParkedRowsMissing { .. } => 35,
             Self::NothingToRecover { .. } => 40,
             Self::NotConfirmed { .. } => 41,
             Self::RecoveryUnfinished { .. } => 42,
@@ -227,16 +240,26 @@ impl Stop {
         Self::CheckpointTopicUnsafe {
             topic: config.checkpoint_topic.clone(),
             what,
-            command: Self::compact_command(config),
+            command: Self::compact_command(config, &config.checkpoint_topic),
         }
     }
 
-    /// Kafka's command that has the checkpoint topic compacted and nothing else.
+    /// [`Stop::ParkingTopicUnsafe`], because of `what`.
     #[must_use]
-    pub fn compact_command(config: &Config) -> String {
+    pub fn parking_topic_unsafe(config: &Config, what: String) -> Self {
+        Self::ParkingTopicUnsafe {
+            topic: config.parking_topic.clone(),
+            what,
+            command: Self::compact_command(config, &config.parking_topic),
+        }
+    }
+
+    /// Kafka's command that has a topic compacted and nothing else.
+    #[must_use]
+    pub fn compact_command(config: &Config, topic: &str) -> String {
         format!(
-            "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {} --add-config cleanup.policy=compact",
-            config.kafka.bootstrap_servers, config.checkpoint_topic
+            "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
+            config.kafka.bootstrap_servers
         )
     }
 

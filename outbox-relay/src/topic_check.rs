@@ -58,7 +58,7 @@ fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &Topi
             None if settings.is_compacted() => Finding::Good(format!("checkpoint topic {topic} is compacted")),
             None => Finding::Warning(format!(
                 "checkpoint topic {topic} is not compacted: it grows with each transaction; {}",
-                Stop::compact_command(config)
+                Stop::compact_command(config, &config.checkpoint_topic)
             )),
         });
     }

@@ -126,13 +126,14 @@ impl Program {
         &self.log
     }
 
-    /// All that it has logged, over all its starts.
+    /// All that it has logged, over all its starts; nothing before the first one.
     #[must_use]
     pub fn log_text(&self) -> String {
-        std::fs::read(&self.log).map_or_else(
-            |err| format!("(no log: {err})"),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
+        match std::fs::read(&self.log) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(err) => format!("(no log: {err})"),
+        }
     }
 
     /// The last `lines` lines of its log.

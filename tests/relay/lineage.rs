@@ -280,16 +280,26 @@ pub(super) async fn older_database(name: &str) -> Rig {
     let rig = Rig::on(Arc::new(servers.expect("servers")), name).await;
     rig.init(&[]).await;
     publish_and_stop(&rig).await;
+    let newer = async {
+        // Far enough that a start and an end of the server do not make up for it.
+        rig.sql(
+            "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
+        )
+        .await;
+        publish_and_stop(&rig).await;
+    };
+    restore_from_before(&rig, newer).await;
+    rig
+}
+
+/// Lets all this happen, and then restores the database from a backup of before.
+pub(crate) async fn restore_from_before(rig: &Rig, newer: impl Future<Output = ()>) {
     let postgres = &rig.servers.postgres;
     postgres.stop_fast().await.expect("an end");
     postgres.save_data().expect("a copy");
     postgres.start_again().await.expect("a start");
-    // Far enough that a start and an end of the server do not make up for it.
-    rig.sql("create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)")
-        .await;
-    publish_and_stop(&rig).await;
+    newer.await;
     postgres.stop_fast().await.expect("an end");
     postgres.restore_data().expect("the copy");
     postgres.start_again().await.expect("a start");
-    rig
 }

@@ -20,6 +20,8 @@ use crate::stop::RelayError;
 pub(crate) struct Claims {
     keys: ParkedKeys,
     ordered: Option<RowPosition>,
+    /// Positions of parked rows are as readers see them, see [`crate::positions`].
+    positions_raised_by: u64,
     /// Rows of parked keys are published all the same.
     skips: bool,
     /// False where no row can be claimed, so that each row asks no more than this.
@@ -49,11 +51,12 @@ pub(crate) struct PausedRow {
 
 impl Claims {
     #[must_use]
-    pub(crate) fn new(keys: ParkedKeys, ordered: Option<RowPosition>, skips: bool) -> Self {
+    pub(crate) fn new(keys: ParkedKeys, ordered: Option<RowPosition>, skips: bool, positions_raised_by: u64) -> Self {
         let any = ordered.is_some() || (!keys.is_empty() && !skips);
         Self {
             keys,
             ordered,
+            positions_raised_by,
             skips,
             any,
         }
@@ -68,7 +71,7 @@ impl Claims {
     pub(crate) fn parked(&mut self, lane: Option<Lane>, position: RowPosition) {
         self.ordered.take_if(|ordered| *ordered == position);
         if let Some(lane) = lane {
-            self.keys.add(lane, position);
+            self.keys.add(lane, position.raised_by(self.positions_raised_by));
         }
         self.any = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips);
     }
@@ -97,6 +100,7 @@ impl Claims {
                 _ => Lane::of(&plan.topic(routed.route), &key),
             })
         });
+        let position = position.raised_by(self.positions_raised_by);
         self.keys.before(lane.ok().flatten()?, position).map(Claim::Behind)
     }
 }

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use rdkafka::message::OwnedHeaders;
 use service::Shutdown;
 
-use super::log::entries_off_thread;
+use super::log::{entries_off_thread, missing};
 use super::record::Entry;
 use super::retry::{self, Which};
 use super::table::table;
@@ -128,6 +128,9 @@ impl Session {
         )
         .await?;
         if let Some(stop) = topic_identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+            return Err(stop.into());
+        }
+        if let Some(stop) = missing(config, &checkpoint).await? {
             return Err(stop.into());
         }
         checkpoint.lineage.server_started_us = system.started_us;

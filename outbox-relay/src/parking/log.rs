@@ -1,6 +1,8 @@
 //! Reading a relay's parked rows back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
@@ -10,7 +12,7 @@ use super::record::{Because, Entry};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::faults::{self, Bug};
-use crate::kafka::{KafkaSettings, KeyedLog, partition_counts};
+use crate::kafka::{Delivery, KafkaSettings, KeyedLog, partition_counts};
 use crate::row_name::RowPosition;
 use crate::stop::{RelayError, Stop};
 
@@ -24,6 +26,25 @@ pub struct Parked {
     pub rows: u64,
     /// When poison rows were parked, microseconds since 1970.
     pub poison_times_us: Vec<i64>,
+    pub needs: TableNeeds,
+}
+
+/// Whether a parked row needs the outbox table: a value that is too large for the parking topic is in the table alone. Shared with what removes rows
+/// from the table. No row is retried or discarded while a relay runs, so it is never taken back.
+#[derive(Clone, Debug, Default)]
+pub struct TableNeeds(Arc<AtomicBool>);
+
+impl TableNeeds {
+    /// Takes note of a row that needs it, before that is committed.
+    pub fn add(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether any row does.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) && !faults::is_planted(Bug::RemoveParkedRows)
+    }
 }
 
 /// What a running relay has to know, read after fencing. Nothing is asked where the checkpoint says that nothing is parked. Blocks.
@@ -39,11 +60,20 @@ pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -
     let mut found = BTreeMap::new();
     read(config, gives_up, &mut |position, entry| {
         match entry {
-            Some(entry) => found.insert(position, (entry.lane, entry.parked_because, entry.parked_us)),
+            Some(entry) => {
+                let needs_table = entry.row.needs_table();
+                found.insert(
+                    position,
+                    (entry.lane, entry.parked_because, entry.parked_us, needs_table),
+                )
+            }
             None => found.remove(&position),
         };
     })?;
-    for (position, (lane, because, parked_us)) in &found {
+    for (position, (lane, because, parked_us, needs_table)) in &found {
+        if *needs_table {
+            parked.needs.add();
+        }
         if let Some(lane) = lane
             && !faults::is_planted(Bug::ForgetParkedKeys)
         {
@@ -54,15 +84,35 @@ pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -
         }
     }
     parked.rows = found.len() as u64;
-    if parked.rows < note.rows {
-        tracing::error!(
-            topic = config.parking_topic,
-            rows = parked.rows,
-            rows.expected = note.rows,
-            "parked rows are missing from the parking topic: it was deleted or emptied, or --parking-topic is not the one in which they were parked"
-        );
-    }
     Ok(parked)
+}
+
+/// Whether the parking topic has every row that the checkpoint counts.
+///
+/// # Errors
+/// [`Stop::ParkedRowsMissing`].
+pub fn all_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
+    // Without transactions a relay, or a retry, that died between an entry and the checkpoint leaves another count.
+    if found >= note.rows || config.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
+        return Ok(());
+    }
+    Err(Stop::ParkedRowsMissing {
+        topic: config.parking_topic.clone(),
+        expected: note.rows,
+        found,
+    })
+}
+
+/// The stop where the parking topic lacks rows that the checkpoint counts. Nothing is asked where it counts none.
+///
+/// # Errors
+/// As [`entries`].
+pub(crate) async fn missing(config: &Config, checkpoint: &Checkpoint) -> Result<Option<Stop>, RelayError> {
+    if checkpoint.parking.rows == 0 {
+        return Ok(None);
+    }
+    let found = entries_off_thread(config).await?.len() as u64;
+    Ok(all_there(config, &checkpoint.parking, found).err())
 }
 
 /// All parked rows of the relay, in the order of their positions. Blocks.

@@ -20,6 +20,7 @@ const TEXT_MAX: usize = 2_000;
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     pub format: u32,
+    /// As in the header of its record, so that positions of one relay ascend also over a restore and a move.
     pub position: RowPosition,
     /// When its transaction committed, by the database's clock: microseconds since 1970.
     pub committed_us: i64,
@@ -167,6 +168,12 @@ impl ParkedRow {
             Self::Message(content) if content.omitted_bytes.is_some() => vec!["content"],
             Self::Message(_) => Vec::new(),
         }
+    }
+
+    /// Whether some of its values are in the outbox table alone. A message is in no table.
+    #[must_use]
+    pub fn needs_table(&self) -> bool {
+        matches!(self, Self::Table(_)) && !self.omitted().is_empty()
     }
 
     fn omit_largest(&mut self) -> bool {

@@ -4,8 +4,8 @@ use super::log::more_partitions;
 use crate::config::Config;
 use crate::destination;
 use crate::init::checkpoint_topic;
-use crate::kafka::{TopicRules, partition_counts};
-use crate::stop::RelayError;
+use crate::kafka::{TopicRules, partition_counts, topic_settings};
+use crate::stop::{RelayError, Stop};
 use anyhow::Context as _;
 
 /// `max.message.bytes` of a broker that does not tell.
@@ -18,7 +18,7 @@ const FRAMING_BYTES: u64 = 256;
 /// Creates the parking topic where it is missing.
 ///
 /// # Errors
-/// Kafka does not answer or refuses, or the topic has several partitions.
+/// Kafka does not answer or refuses, or the topic has several partitions, or would lose what is parked there.
 pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     let topic = &config.parking_topic;
     for name in destination::create(config, &[checkpoint_topic(topic)]).await? {
@@ -27,9 +27,22 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     let (settings, names) = (config.kafka.clone(), [topic.clone()]);
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
     match counts.await.context("metadata task")??.get(topic) {
-        Some(1) => Ok(()),
-        Some(partitions) => Err(more_partitions(topic, *partitions).into()),
-        None => Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
+        Some(1) => {}
+        Some(partitions) => return Err(more_partitions(topic, *partitions).into()),
+        None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
+    }
+    match topic_settings(&config.kafka, topic).await {
+        Ok(settings) => match settings.retention_danger() {
+            Some(what) => Err(Stop::parking_topic_unsafe(config, what).into()),
+            None => Ok(()),
+        },
+        Err(err) => {
+            tracing::warn!(
+                error = format!("{err:#}"),
+                "whether the parking topic keeps parked rows is not known"
+            );
+            Ok(())
+        }
     }
 }
 

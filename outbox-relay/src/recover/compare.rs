@@ -140,8 +140,9 @@ async fn read_row_ids(
             return Ok(read);
         }
         for row in &answer.rows {
-            read.ids.insert(source::text(row, 0)?);
-            let route = source::text(row, 1)?;
+            let id = needed(row, 0, &config.router.id_column, None)?;
+            read.ids.insert(id);
+            let route = needed(row, 1, &config.router.route_column, Some(id))?;
             if !read.routes.contains(route) {
                 read.routes.insert(route.to_owned());
             }
@@ -151,6 +152,15 @@ async fn read_row_ids(
             return Err(anyhow::anyhow!("told to stop").into());
         }
     }
+}
+
+/// A value without which a row cannot be looked up; `id` names the row.
+fn needed<'v>(row: &'v [Option<String>], index: usize, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
+    let value = row.get(index).and_then(Option::as_deref);
+    value.ok_or_else(|| Stop::Row {
+        row: of_table(id),
+        what: format!("column `{column}` is null"),
+    })
 }
 
 /// The topic of each value of `route.by.field`.

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::existing_rows::detached_tables;
 use crate::kafka::{Delivery, Found, Reading};
 use crate::lineage::{Source, breaks};
+use crate::parking::log::missing;
 use crate::postgres::Connection;
 use crate::source::{self, Publication, System};
 use crate::startup::names;
@@ -49,7 +50,12 @@ impl Situation {
         let source = source::source(&system, &config.target.database, slot, &publication);
         let checkpoint = known.as_ref().map(|found| &found.checkpoint);
         let recreated = topic_identity::recreated_now(config, checkpoint).await?;
-        let losses = losses(&source, checkpoint, unreadable, &recreated, config, compare_anyway)?;
+        let parked_loss = match checkpoint {
+            Some(checkpoint) => missing(config, checkpoint).await?,
+            None => None,
+        };
+        let elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
+        let losses = losses(&source, checkpoint, unreadable, &elsewhere, config, compare_anyway)?;
         Ok(Self {
             losses,
             known,
@@ -89,12 +95,12 @@ fn known_checkpoint(reading: Reading, delivery: Delivery) -> (Option<Found>, Opt
     }
 }
 
-/// Everything that is broken.
+/// Everything that is broken: the source, and what was found in topics other than the checkpoints', `elsewhere`.
 fn losses(
     source: &Source,
     checkpoint: Option<&Checkpoint>,
     unreadable: Option<Stop>,
-    recreated: &[Stop],
+    elsewhere: &[Stop],
     config: &Config,
     compare_anyway: bool,
 ) -> Result<Vec<Stop>, Stop> {
@@ -117,7 +123,7 @@ fn losses(
         .into_iter()
         // Where the checkpoint cannot be read, that it is missing is the same thing once more.
         .chain(broken.filter(|stop| !(is_unreadable && without_checkpoint(stop))))
-        .chain(recreated.iter().cloned())
+        .chain(elsewhere.iter().cloned())
         .collect();
     if let Some(stop) = losses.iter().find(|stop| describe(stop).is_none()) {
         return Err(stop.clone());
@@ -166,6 +172,11 @@ pub(super) fn describe(stop: &Stop) -> Option<String> {
         }
         Stop::TopicRecreated { topic, .. } => format!("topic {topic} was deleted and made anew"),
         Stop::TopicGone { topic, .. } => format!("topic {topic} was deleted"),
+        Stop::ParkedRowsMissing { topic, expected, found } => {
+            format!(
+                "topic {topic} has {found} of {expected} parked rows; those that are lost there are published where they can be"
+            )
+        }
         Stop::RecoveryUnfinished { slot } => format!("an earlier recover of slot {slot} did not finish"),
         _ => return None,
     })

@@ -244,6 +244,7 @@ fn recovering_checkpoint(config: &Config, situation: &Situation, parking: Parkin
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
         existing_rows: None,
+        begun: None,
         parking,
     }
 }

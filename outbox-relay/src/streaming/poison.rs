@@ -15,7 +15,7 @@ use crate::faults::{self, Bug};
 use crate::intake::{Claim, Claims, Intake};
 use crate::kafka::{Outgoing, Sent};
 use crate::parking::keys::RateLimit;
-use crate::parking::log::{Parked, ROWS_MAX};
+use crate::parking::log::{Parked, ROWS_MAX, TableNeeds};
 use crate::parking::note::StoppedAt;
 use crate::parking::options::{PoisonOrder, PoisonPolicy};
 use crate::parking::record::{Because, Entry, FORMAT};
@@ -32,6 +32,7 @@ pub(super) struct Parking {
     counts: ParkedCounts,
     /// Most bytes of an entry; none before the parking topic is known to be there.
     entry_bytes_max: Option<usize>,
+    needs: TableNeeds,
 }
 
 /// Rows of one Kafka transaction that were parked, by reason.
@@ -63,13 +64,15 @@ impl Parking {
         metrics::describe_counter!("relay_parked_total", "Rows that were parked, by reason.");
         metrics::gauge!("relay_parked_rows").set(parked.rows as f64);
         let skips = config.poison.poison_order == PoisonOrder::Skip;
-        intake.claims = Claims::new(parked.keys, checkpoint.parking.ordered(), skips);
+        let raised_by = checkpoint.lineage.positions_raised_by;
+        intake.claims = Claims::new(parked.keys, checkpoint.parking.ordered(), skips, raised_by);
         Self {
             rows: parked.rows,
             stop_is_new: false,
             limit: RateLimit::new(config.poison.poison_limit, parked.poison_times_us),
             counts: ParkedCounts::default(),
             entry_bytes_max: None,
+            needs: parked.needs,
         }
     }
 
@@ -165,10 +168,11 @@ impl Streaming<'_> {
             return Err(Stop::TooManyParked { position, what }.into());
         }
         let parked_us = now_us();
-        let key = Entry::record_key(&self.config.checkpoint_key(), &position);
+        let parked_at = position.raised_by(self.checkpoint.lineage.positions_raised_by);
+        let key = Entry::record_key(&self.config.checkpoint_key(), &parked_at);
         let mut entry = Entry {
             format: FORMAT,
-            position,
+            position: parked_at,
             committed_us: row.position.commit_timestamp_us,
             parked_us,
             parked_because: because,
@@ -182,6 +186,9 @@ impl Streaming<'_> {
         let sent = match entry.fit(entry_bytes_max.saturating_sub(key.len())) {
             None => Sent::TooLarge,
             Some(value) => {
+                if entry.row.needs_table() {
+                    self.parking.needs.add();
+                }
                 faults::point("park.before")?;
                 if faults::is_planted(Bug::ParkOutsideTransaction) {
                     self.publisher.send_outside(&self.config.parking_topic, &key, &value)?;
@@ -224,7 +231,7 @@ impl Streaming<'_> {
         }
         if because != Because::Behind {
             tracing::warn!(
-                position = %position,
+                position = %parked_at,
                 id = entry.id.unwrap_or_default(),
                 topic = entry.topic.unwrap_or_default(),
                 omitted = entry.row.omitted().join(", "),

@@ -11,7 +11,7 @@ use stack::{Program, eventually_ok};
 
 use super::super::init_positions::position_mistakes;
 
-const ROWS: u32 = 30_000;
+pub(super) const ROWS: u32 = 30_000;
 /// Rows of an outbox that goes in one Kafka transaction.
 const FEW_ROWS: u32 = 5_000;
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -35,7 +35,7 @@ const KILLS: [(&str, u32); 8] = [
 ];
 
 /// A rig with `rows` rows in its outbox and nothing else yet; the outbox is altered by `alter` before.
-async fn rig_with_rows(name: &str, alter: &str, rows: u32) -> Rig {
+pub(super) async fn rig_with_rows(name: &str, alter: &str, rows: u32) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     if !alter.is_empty() {
@@ -46,7 +46,7 @@ async fn rig_with_rows(name: &str, alter: &str, rows: u32) -> Rig {
 }
 
 /// An `init` that meets this trouble.
-fn init_with_trouble(rig: &Rig, point: &str, action: &str, hit: u32, bug: &str) -> Program {
+pub(super) fn init_with_trouble(rig: &Rig, point: &str, action: &str, hit: u32, bug: &str) -> Program {
     let hits = rig.logs().join(format!("{point}-{action}-{hit}"));
     rig.relay
         .command_of("init", &["init"])
@@ -55,7 +55,7 @@ fn init_with_trouble(rig: &Rig, point: &str, action: &str, hit: u32, bug: &str) 
         .env("OUTBOX_RELAY_BUG", bug)
 }
 
-async fn kill_init_at(rig: &Rig, point: &str, hit: u32) {
+pub(super) async fn kill_init_at(rig: &Rig, point: &str, hit: u32) {
     let init = init_with_trouble(rig, point, "kill", hit, "");
     init.start().expect("a start");
     let status = init.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
@@ -78,7 +78,7 @@ async fn insert_late_row(rig: &Rig, key: usize) {
 }
 
 /// Ends the init, and asserts that each row is published once and in order, with those that the relay streams.
-async fn assert_each_row_once(rig: &Rig) {
+pub(super) async fn assert_each_row_once(rig: &Rig) {
     rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
     rig.insert_each(20).await;

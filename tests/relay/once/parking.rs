@@ -14,17 +14,17 @@ use super::topic_settings::{RECORD_TOO_LARGE, ROW, assert_ends, assert_stops, se
 
 const TOO_MANY_PARKED: i32 = 33;
 /// More than the topic takes after [`limit`], and less than the parking topic does.
-const LARGE_BYTES: u32 = 30_000;
+pub(super) const LARGE_BYTES: u32 = 30_000;
 /// Exit code of a program that a failpoint ended, and of one that was killed.
 const FAILPOINT_EXIT: i32 = 77;
 
 /// Sets how large a record of the rig's topic may be.
-async fn limit(rig: &Rig, bytes: u32) {
+pub(super) async fn limit(rig: &Rig, bytes: u32) {
     set_topic(rig, &[("max.message.bytes", &bytes.to_string())]).await;
 }
 
 /// A rig whose topic takes no large rows, and whose relay parks them.
-async fn parking_rig(name: &str) -> Rig {
+pub(super) async fn parking_rig(name: &str) -> Rig {
     let mut rig = Rig::initialised(name).await;
     limit(&rig, 20_000).await;
     rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
@@ -32,7 +32,7 @@ async fn parking_rig(name: &str) -> Rig {
 }
 
 /// A relay that runs, has published six rows, and has parked a poison row of `k1` and one behind it.
-async fn with_two_parked(name: &str) -> Rig {
+pub(super) async fn with_two_parked(name: &str) -> Rig {
     let rig = parking_rig(name).await;
     rig.start().await;
     insert(&rig, "k1", LARGE_BYTES).await;
@@ -43,7 +43,7 @@ async fn with_two_parked(name: &str) -> Rig {
 }
 
 /// Writes a row of `key` with a payload of about this many bytes; its id.
-async fn insert(rig: &Rig, key: &str, bytes: u32) -> String {
+pub(super) async fn insert(rig: &Rig, key: &str, bytes: u32) -> String {
     let topic = rig.topic();
     rig.value(&format!(
         "insert into outbox (aggregatetype, aggregateid, type, payload)
@@ -53,7 +53,7 @@ async fn insert(rig: &Rig, key: &str, bytes: u32) -> String {
 }
 
 /// The parked rows, by their ids: why, and their positions.
-async fn parked(rig: &Rig) -> BTreeMap<String, (String, String)> {
+pub(super) async fn parked(rig: &Rig) -> BTreeMap<String, (String, String)> {
     let (servers, name) = (rig.servers.kafka.bootstrap_servers(), rig.parking_topic());
     let records = tokio::task::spawn_blocking(move || topic::read(&servers, &name, Isolation::Committed)).await;
     let mut by_key = BTreeMap::new();
@@ -72,7 +72,7 @@ async fn parked(rig: &Rig) -> BTreeMap<String, (String, String)> {
     entries.collect()
 }
 
-async fn wait_until_parked(rig: &Rig, rows: usize) -> BTreeMap<String, (String, String)> {
+pub(super) async fn wait_until_parked(rig: &Rig, rows: usize) -> BTreeMap<String, (String, String)> {
     eventually(ARRIVAL_DEADLINE, "the rows are parked", || async {
         let parked = parked(rig).await;
         (parked.len() >= rows).then_some(parked)
@@ -80,12 +80,12 @@ async fn wait_until_parked(rig: &Rig, rows: usize) -> BTreeMap<String, (String, 
     .await
 }
 
-async fn records(rig: &Rig) -> Vec<Record> {
+pub(super) async fn records(rig: &Rig) -> Vec<Record> {
     rig.records(Isolation::Committed).await.expect("the topic")
 }
 
 /// Waits until `rows` rows are published, each once, and those of a key in the order of their numbers; their ids.
-async fn assert_published_in_order(rig: &Rig, rows: usize) -> Vec<String> {
+pub(super) async fn assert_published_in_order(rig: &Rig, rows: usize) -> Vec<String> {
     let records = eventually(ARRIVAL_DEADLINE, "the rows are published", || async {
         let records = records(rig).await;
         (records.len() >= rows).then_some(records)
@@ -116,7 +116,7 @@ async fn assert_published_in_order(rig: &Rig, rows: usize) -> Vec<String> {
 }
 
 /// Runs a command with the relay's environment, which must end with this code and say `says`.
-async fn command(relay: &Program, arguments: &[&str], code: i32, says: &[&str]) -> String {
+pub(super) async fn command(relay: &Program, arguments: &[&str], code: i32, says: &[&str]) -> String {
     let logged = relay.log_text().len();
     let status = relay.run_for_status(arguments).await.expect("a command");
     let log = relay.log_text()[logged..].to_owned();
@@ -127,7 +127,7 @@ async fn command(relay: &Program, arguments: &[&str], code: i32, says: &[&str]) 
     log
 }
 
-async fn stop(rig: &Rig) {
+pub(super) async fn stop(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
     rig.slot_is_free().await;
 }

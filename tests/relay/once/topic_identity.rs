@@ -21,7 +21,7 @@ const PARTITIONS_CHANGED: i32 = 19;
 const TOPIC_RECREATED: i32 = 23;
 const CHECKPOINT_TOPIC_UNSAFE: i32 = 25;
 
-fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
+pub(super) fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
     let servers = rig.servers.kafka.bootstrap_servers();
     let admin = ClientConfig::new().set("bootstrap.servers", &servers).create();
     admin.expect("a client")
@@ -38,7 +38,7 @@ async fn create(rig: &Rig, topic: &NewTopic<'_>) {
 }
 
 /// Deletes a topic, and waits until the broker knows that.
-async fn delete(rig: &Rig, topic: &str) {
+pub(super) async fn delete(rig: &Rig, topic: &str) {
     let admin = admin(rig);
     let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
     assert!(deleted.expect("an answer")[0].is_ok(), "{topic} is deleted");
@@ -121,7 +121,7 @@ async fn a_relay_that_knows_topics_by_their_names_goes_on_without_what_is_gone()
 
 #[tokio::test]
 async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publishes_what_it_had() {
-    let rig = published_and_stopped("topic_deleted").await;
+    let rig = published_and_stopped("data_topic_deleted").await;
     delete(&rig, &rig.topic()).await;
     rig.insert_each(2).await;
     rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])

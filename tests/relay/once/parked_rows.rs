@@ -1,0 +1,244 @@
+//! What becomes of parked rows when something else happens: to their topic, to the outbox table, to the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rig::rig::ARRIVAL_DEADLINE;
+use rig::{Rig, Servers, servers};
+use stack::{KafkaOptions, eventually};
+
+use super::parking::{
+    LARGE_BYTES, assert_published_in_order, command, insert, limit, parked, parking_rig, records, stop,
+    wait_until_parked, with_two_parked,
+};
+use super::topic_identity::delete;
+use super::topic_settings::{ROW, set_topic};
+use crate::relay::lineage::restore_from_before;
+use crate::relay::tampering::{accept, publish_and_stop, wait_until_confirmed};
+
+/// Exit codes of `outbox-relay`.
+const SERVER_BEHIND: i32 = 18;
+const TOPIC_UNSAFE: i32 = 25;
+const PARKED_ROWS_MISSING: i32 = 35;
+/// Rounds of maintenance, one a second, in which nothing may be removed.
+const ROUNDS: Duration = Duration::from_secs(4);
+
+/// A relay that was stopped with two parked rows, which are gone from their topic since.
+async fn emptied(name: &str) -> Rig {
+    let rig = with_two_parked(name).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    delete(&rig, &rig.parking_topic()).await;
+    rig
+}
+
+#[tokio::test]
+async fn a_parking_topic_that_was_deleted_stops_the_relay_and_recover_publishes_what_was_parked() {
+    let rig = emptied("parked_deleted").await;
+    let says = [
+        "has 0 of 2 parked rows",
+        "`outbox-relay recover`",
+        "--accept-parked-loss",
+    ];
+    rig.assert_stops(PARKED_ROWS_MISSING, &says).await;
+    command(&rig.relay, &["parked", "retry", "--all"], PARKED_ROWS_MISSING, &says).await;
+    limit(&rig, 60_000).await;
+    command(&rig.relay, &["recover", "--yes"], 0, &["has 0 of 2 parked rows"]).await;
+    rig.start().await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 15).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn where_what_was_parked_is_given_up_the_relay_goes_on_without_it() {
+    let rig = emptied("parked_given_up").await;
+    accept(&rig, &["--accept-parked-loss"]).await;
+    rig.start().await;
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 13).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn another_parking_topic_stops_the_relay_and_one_that_does_not_count_lets_rows_overtake() {
+    let rig = with_two_parked("parked_elsewhere").await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    let mistyped = rig.another_relay("mistyped").env("PARKING_TOPIC", "mistyped");
+    let status = mistyped.run_for_status(&["run"]).await.expect("an end");
+    assert_eq!(status.code(), Some(PARKED_ROWS_MISSING), "{}", mistyped.log_tail(5));
+    assert!(mistyped.log_text().contains("give that --parking-topic"));
+
+    let careless = rig
+        .another_relay("careless")
+        .with_binary("outbox-relay-faults")
+        .env("PARKING_TOPIC", "mistyped")
+        .env("OUTBOX_RELAY_BUG", "MissParkedRows");
+    careless.start().expect("a start");
+    let overtakes = insert(&rig, "k1", 10).await;
+    assert!(assert_published_in_order(&rig, 7).await.contains(&overtakes));
+    careless.stop().await.expect("a clean end");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
+    let rig = parking_rig("parked_unsafe").await;
+    let topic = rig.parking_topic();
+    let create = ["--create", "--topic", &topic, "--partitions", "1"];
+    rig.servers.kafka.topic_tool(&create).await.expect("a topic");
+    insert(&rig, "k1", LARGE_BYTES).await;
+    let says = ["may lose parked rows", "cleanup.policy=compact"];
+    rig.assert_stops(TOPIC_UNSAFE, &says).await;
+    let servers = rig.servers.kafka.bootstrap_servers();
+    rig::topic_settings::set(&servers, &topic, &[("cleanup.policy", "compact")])
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    rig.start().await;
+    wait_until_parked(&rig, 1).await;
+    rig.finish().await.expect("a clean end");
+}
+
+/// A relay that removes old rows from its table, and has parked one whose payload only the table has.
+async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
+    let mut rig = parking_rig(name).await;
+    set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
+    for (name, value) in [
+        ("OUTBOX_RETAIN", "7"),
+        ("OUTBOX_PURGE_ROWS", "true"),
+        ("OUTBOX_MAINTENANCE_INTERVAL", "1"),
+        ("OUTBOX_RELAY_BUG", bug),
+    ] {
+        rig.relay = rig.relay.with_env(name, value);
+    }
+    rig.relay = rig.relay.with_binary("outbox-relay-faults");
+    let large = insert(&rig, "k1", 1_010_000).await;
+    rig.insert_each(2).await;
+    rig.sql("update outbox set created_at = now() - interval '30 days'")
+        .await;
+    rig.start().await;
+    wait_until_parked(&rig, 1).await;
+    wait_until_confirmed(&rig).await;
+    (rig, large)
+}
+
+async fn rows_in_the_table(rig: &Rig) -> u64 {
+    rig.value("select count(*) from outbox")
+        .await
+        .parse()
+        .expect("a number")
+}
+
+async fn wait_until_removed(rig: &Rig) {
+    eventually(ARRIVAL_DEADLINE, "old rows are removed", || async {
+        (rows_in_the_table(rig).await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_removed_from_the_table_while_a_parked_row_needs_it() {
+    let (mut rig, large) = needing_the_table("parked_needs", "").await;
+    eventually(ARRIVAL_DEADLINE, "it says so", || async {
+        let log = rig.relay.log_text();
+        log.contains("nothing is removed from the outbox table").then_some(())
+    })
+    .await;
+    tokio::time::sleep(ROUNDS).await;
+    assert_eq!(rows_in_the_table(&rig).await, 3);
+    stop(&rig).await;
+    rig.start().await;
+    tokio::time::sleep(ROUNDS).await;
+    assert_eq!(rows_in_the_table(&rig).await, 3, "also after a restart");
+    stop(&rig).await;
+    rig.relay = rig.relay.with_env("KAFKA_PROPERTIES", "message.max.bytes=1040000");
+    command(&rig.relay, &["parked", "retry", "--all"], 0, &["1 rows are published"]).await;
+    assert!(assert_published_in_order(&rig, 3).await.contains(&large));
+    rig.start().await;
+    wait_until_removed(&rig).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn removing_what_a_parked_row_needs_is_caught() {
+    let (rig, _) = needing_the_table("parked_needs_bug", "RemoveParkedRows").await;
+    wait_until_removed(&rig).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn parked_rows_are_not_replayed() {
+    let rig = with_two_parked("parked_replay").await;
+    let says = [
+        "2 of the chosen rows are parked and left out",
+        "6 rows are published again",
+    ];
+    command(&rig.relay, &["replay", "--from", "2000-01-01", "--yes"], 0, &says).await;
+    assert_eq!(records(&rig).await.len(), 12);
+    assert_eq!(parked(&rig).await.len(), 2);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn recover_names_a_row_that_it_cannot_look_up_and_goes_on_without_it() {
+    let rig = parking_rig("parked_routeless").await;
+    rig.sql("alter table outbox alter aggregatetype drop not null").await;
+    rig.sql("insert into outbox (aggregateid, type, payload) values ('k2', 'Poison', '{}')")
+        .await;
+    rig.start().await;
+    wait_until_parked(&rig, 1).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    rig.drop_slot().await;
+    insert(&rig, "k1", 10).await;
+    let id = rig.value("select id from outbox where aggregatetype is null").await;
+    let says = ["column `aggregatetype` is null", &id, "delete or mend the row"];
+    command(&rig.relay, &["recover", "--yes"], ROW, &says).await;
+    rig.sql("delete from outbox where aggregatetype is null").await;
+    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_published_in_order(&rig, 1).await;
+    rig.finish().await.expect("a clean end");
+}
+
+/// The server's positions go back; a row of a parked key stands behind it all the same.
+#[tokio::test]
+async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
+    let started = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
+    let mut rig = Rig::on(Arc::new(started.expect("servers")), "parked_restored").await;
+    rig.init(&[]).await;
+    limit(&rig, 20_000).await;
+    rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
+    publish_and_stop(&rig).await;
+    let newer = async {
+        rig.sql(
+            "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
+        )
+        .await;
+        rig.start().await;
+        insert(&rig, "parked", LARGE_BYTES).await;
+        insert(&rig, "parked", 10).await;
+        wait_until_parked(&rig, 2).await;
+        wait_until_confirmed(&rig).await;
+        stop(&rig).await;
+    };
+    restore_from_before(&rig, newer).await;
+    rig.assert_stops(SERVER_BEHIND, &["`outbox-relay recover`"]).await;
+    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    rig.start().await;
+    let after = insert(&rig, "parked", 10).await;
+    let known = wait_until_parked(&rig, 3).await;
+    assert_eq!(known[&after].0, "behind");
+    stop(&rig).await;
+    limit(&rig, 60_000).await;
+    let says = ["3 rows are published, 0 stay parked"];
+    command(&rig.relay, &["parked", "retry", "--all"], 0, &says).await;
+    let retried = records(&rig).await;
+    let retried: Vec<_> = retried
+        .iter()
+        .filter(|record| record.header("parked").is_some())
+        .collect();
+    assert_eq!(retried.len(), 3);
+    assert_eq!(retried[2].header("id"), Some(after.as_str()), "the last of its key");
+    rig.finish().await.expect("a clean end");
+}
