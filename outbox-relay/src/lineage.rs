@@ -349,6 +349,7 @@ mod tests {
     use super::{History, Names, Slot, Source, breaks, no_other_slot_publishes, verify, written_for_this_server};
     use crate::checkpoint::{Checkpoint, State, tests::example};
     use crate::lsn::Lsn;
+    use crate::stop::Stop;
 
     const NAMES: Names<'static> = Names {
         slot: "users_relay",
@@ -502,6 +503,17 @@ mod tests {
         source.slot = None;
         assert_eq!(exit_code(&source, Some(&unfinished)), 3);
         assert_eq!(exit_code(&source, None), 3);
+        source.system_identifier = "another".to_owned();
+        assert_eq!(
+            exit_code(&source, Some(&unfinished)),
+            16,
+            "init cannot go on with it here"
+        );
+        let codes: Vec<u8> = breaks(&source, Some(&unfinished), NAMES)
+            .iter()
+            .map(Stop::exit_code)
+            .collect();
+        assert_eq!(codes, [16, 10], "to be accepted together");
     }
 
     #[test]

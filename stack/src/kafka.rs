@@ -153,9 +153,14 @@ impl Kafka {
     /// It did not end in time, and was killed.
     pub async fn stop(&self) -> anyhow::Result<()> {
         if let Some(process) = self.take() {
-            process.stop(Signal::TERM, STOP_DEADLINE).await?;
+            process.stop(Signal::TERM, self.deadline(STOP_DEADLINE)).await?;
         }
         Ok(())
+    }
+
+    /// The nodes of a cluster need each other, and share the machine.
+    fn deadline(&self, of_one_node: Duration) -> Duration {
+        of_one_node * u32::try_from(self.layout.node_count()).unwrap_or(1)
     }
 
     /// Starts the node on the same data and port, and waits until it answers for its metadata.
@@ -167,8 +172,7 @@ impl Kafka {
         command.arg("kafka.Kafka").arg(self.configuration());
         let process = Process::spawn(self.name(), &mut command, &self.log(), Ending::Kill)?;
         let address = self.address();
-        // The nodes of a cluster need each other, and share the machine.
-        let deadline = START_DEADLINE * u32::try_from(self.layout.node_count()).unwrap_or(1);
+        let deadline = self.deadline(START_DEADLINE);
         let answering = async {
             while !matches!(metadata::brokers(&address).await, Ok(1..)) {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -192,8 +192,9 @@ pub(super) async fn logs_in(mut rig: Rig) -> anyhow::Result<Rig> {
         file_of(&rig, "postgres").display()
     );
     let listener = rig.servers.kafka.listener(LISTENER).context("no listener")?;
+    // Batches that the topic takes from the beginning: a relay that has to learn its limit begins a second time.
     let properties = format!(
-        "broker.address.family=v4\nsecurity.protocol=sasl_plaintext\nsasl.mechanism=SCRAM-SHA-256\nsasl.username={ROLE}"
+        "batch.size={RECORD_BYTES_MAX}\nbroker.address.family=v4\nsecurity.protocol=sasl_plaintext\nsasl.mechanism=SCRAM-SHA-256\nsasl.username={ROLE}"
     );
     let secrets = format!("sasl.password={}", file_of(&rig, "kafka").display());
     rig.relay = rig
