@@ -301,7 +301,7 @@ fn recover_stops() -> Vec<Stop> {
     let mended_by_recover = |stop: &Stop| {
         matches!(
             stop.exit_code(),
-            10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 20 | 21 | 42
+            10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 20 | 21 | 35 | 42
         )
     };
     examples().into_iter().filter(mended_by_recover).collect()

@@ -198,6 +198,12 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
         // Writing to a String cannot fail.
         let _infallible = writeln!(text_of_plan, "{topic:<30} {count} rows of {keys} keys");
     }
+    if rows == 0 {
+        return Ok(Planned {
+            rows,
+            text: text_of_plan,
+        });
+    }
     let keys = snapshot
         .summary(
             &format!("{key}, count(*)"),

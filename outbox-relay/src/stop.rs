@@ -318,12 +318,12 @@ Exit codes:
   19  a topic's partition count changed                               20  the publication is missing or altered
   21  the checkpoint went back       23  a topic was deleted and made anew
   24  another slot, or a copy of the database, publishes this outbox
-  25  init: the checkpoint topic may lose the checkpoint
+  25  the checkpoint topic may lose the checkpoint (init), or the parking topic parked rows
   30  a row cannot be published      31  a record is too large        32  a topic is missing
-  33  too many rows were parked      34  a topic cannot be created
+  33  too many rows were parked      34  a topic cannot be created    35  parked rows are missing
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
   70  a bug: something panicked; a restart goes on from the checkpoint
-After 10 to 34 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
+After 10 to 35 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
 docs/exit-codes.md has, for each, what it proves and what to type.";
 }
 

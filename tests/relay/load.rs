@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::ensure;
 use stack::program::Readiness;
-use stack::{Program, eventually};
+use stack::{Program, eventually, eventually_ok};
 use tokio::task::JoinHandle;
 
 use rig::Rig;
@@ -115,10 +116,16 @@ pub(crate) async fn publishes(relay: &Program, more: f64) {
     const PUBLISHED: &str = "relay_published_records_total";
     let before = metric(relay, PUBLISHED).await.unwrap_or(0.0);
     let what = format!("{} publishes", relay.name());
-    eventually(DEADLINE, &what, || async {
-        (metric(relay, PUBLISHED).await? >= before + more).then_some(())
-    })
-    .await;
+    let published = eventually_ok(DEADLINE, &what, || async {
+        let now = metric(relay, PUBLISHED).await;
+        ensure!(
+            now.is_some_and(|now| now >= before + more),
+            "{now:?} after {before}\n{}",
+            relay.log_tail(40)
+        );
+        Ok(())
+    });
+    published.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Waits until `relay` says that it is a warm standby.

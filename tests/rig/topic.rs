@@ -62,6 +62,32 @@ impl From<stack::Record> for Record {
     }
 }
 
+/// The partitions of `topic` in which an open transaction hides records from a read_committed reader, for a person. Blocks.
+///
+/// # Errors
+/// The topic does not exist or the broker does not answer.
+pub fn hidden(bootstrap_servers: &str, topic: &str) -> anyhow::Result<String> {
+    let reader = |isolation_level: &str| -> anyhow::Result<BaseConsumer> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap_servers);
+        Ok(config.set("isolation.level", isolation_level).create()?)
+    };
+    let (committed, all) = (reader("read_committed")?, reader("read_uncommitted")?);
+    let metadata = all.fetch_metadata(Some(topic), REQUEST_DEADLINE)?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let mut text = String::new();
+    for partition in partitions.map(|partition| partition.id()) {
+        let (_, stable) = committed.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?;
+        let (_, end) = all.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?;
+        if stable < end {
+            text.push_str(&format!(
+                "{topic}/{partition} ends at {end}, and is stable up to {stable}; "
+            ));
+        }
+    }
+    Ok(text)
+}
+
 /// All records of `topic` from its beginning to the end that this isolation level has now, one partition after the other, each in
 /// its order. Blocks.
 ///

@@ -66,6 +66,7 @@ async fn the_oldest_and_the_newest_kafka_keep_the_promise_and_a_relay_moves_from
     let servers = Servers::start(postgres_options(), options(OLDEST)).await;
     let servers = servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
     let mut rig = Rig::on(Arc::new(servers), "kafka_oldest").await;
+    rig.relay = rig.relay.with_env("LOG", "outbox_relay=debug");
     assert_keeps_its_promise(&rig).await;
 
     let before = rig.records(Isolation::Committed).await.expect("the old records");
