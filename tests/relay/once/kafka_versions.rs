@@ -12,6 +12,8 @@ use crate::relay::tampering::{accept, wait_until_confirmed};
 
 const OLDEST: &str = "3.9.2";
 const NEWEST: &str = "4.4.0";
+/// What the relay does step by step, for whoever reads why it has not gone on.
+const LOG: &str = "outbox_relay=debug";
 const PAGE: &str = include_str!("../../../docs/operations.md");
 
 fn options(version: &str) -> KafkaOptions {
@@ -66,7 +68,7 @@ async fn the_oldest_and_the_newest_kafka_keep_the_promise_and_a_relay_moves_from
     let servers = Servers::start(postgres_options(), options(OLDEST)).await;
     let servers = servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
     let mut rig = Rig::on(Arc::new(servers), "kafka_oldest").await;
-    rig.relay = rig.relay.with_env("LOG", "outbox_relay=debug");
+    rig.relay = rig.relay.with_env("LOG", LOG);
     assert_keeps_its_promise(&rig).await;
 
     let before = rig.records(Isolation::Committed).await.expect("the old records");
@@ -92,7 +94,8 @@ async fn the_oldest_and_the_newest_kafka_keep_the_promise_and_a_relay_moves_from
     moved.await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.finish().await.expect("a clean end");
 
-    let rig = Rig::on(Arc::clone(&rig.servers), "kafka_newest").await;
+    let mut rig = Rig::on(Arc::clone(&rig.servers), "kafka_newest").await;
+    rig.relay = rig.relay.with_env("LOG", LOG);
     assert_keeps_its_promise(&rig).await;
     rig.finish().await.expect("a clean end");
 }
