@@ -20,7 +20,7 @@ use crate::failed_command;
 use crate::failover;
 use crate::faults;
 use crate::init_pieces::ExistingRowsJob;
-use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_counts, topic_settings};
+use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_counts, retention_danger};
 use crate::lineage::{Slot, usable_slot, verify};
 use crate::lsn::Lsn;
 use crate::outbox_check;
@@ -161,14 +161,12 @@ pub(crate) async fn init_with(
     }
     // What had been published to such topics is gone: all rows up to the progress are looked up.
     let recreated = topic_identity::recreated_now(config, unfinished.as_ref()).await?;
-    let mut pinned = unfinished.as_ref().map(|checkpoint| checkpoint.lineage.clone());
-    if let Some(pinned) = &mut pinned {
-        topic_identity::forget(pinned, &recreated);
-        if other_partitions == OtherPartitions::Accepted {
-            pinned.partitions.clear();
-        }
-    }
-    let pinned = pinned.map(|lineage| lineage.partitions).unwrap_or_default();
+    let mut pinned = unfinished
+        .as_ref()
+        .map_or_else(BTreeMap::new, |checkpoint| checkpoint.lineage.partitions.clone());
+    pinned.retain(|topic, _| {
+        other_partitions == OtherPartitions::Refused && !topic_identity::is_recreated(&recreated, topic)
+    });
     if slot.is_some() {
         tracing::info!(
             slot = config.slot,
@@ -340,18 +338,16 @@ async fn make(
 
 /// A topic that deletes records by their age or its size has no first checkpoint written to it.
 async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Config) -> Result<(), Stop> {
-    match topic_settings(&config.kafka, &config.checkpoint_topic).await {
-        Ok(settings) => match settings.retention_danger() {
-            Some(what) => Err(Stop::checkpoint_topic_unsafe(config, what)),
-            None => Ok(()),
-        },
-        Err(err) => {
-            tracing::warn!(
-                error = format!("{err:#}"),
-                "whether the checkpoint topic keeps its last record is not known"
-            );
-            Ok(())
-        }
+    let topic = &config.checkpoint_topic;
+    match retention_danger(
+        &config.kafka,
+        topic,
+        "whether the checkpoint topic keeps its last record",
+    )
+    .await
+    {
+        Some(what) => Err(Stop::checkpoint_topic_unsafe(config, what)),
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::ledger::{Ledger, Row};
 use crate::servers::Servers;
-use crate::topic::{self, Isolation, Record};
+use crate::topic::{self, Ends, Isolation, Record};
 
 /// Partitions of a rig's topic.
 pub const PARTITIONS: i32 = 4;
@@ -257,8 +257,17 @@ impl Rig {
         let servers = self.servers.kafka.bootstrap_servers();
         let topics = [self.topic(), self.checkpoint_topic()];
         let asked = tokio::task::spawn_blocking(move || {
-            let told = topics.iter().map(|topic| topic::hidden(&servers, topic));
-            told.collect::<anyhow::Result<String>>()
+            let mut hidden = String::new();
+            for topic in &topics {
+                for Ends { partition, stable, all } in topic::ends(&servers, topic)? {
+                    if stable < all {
+                        hidden.push_str(&format!(
+                            "{topic}/{partition} ends at {all}, and is stable up to {stable}; "
+                        ));
+                    }
+                }
+            }
+            anyhow::Ok(hidden)
         });
         match asked.await {
             Ok(Ok(hidden)) if hidden.is_empty() => "no open transaction hides a record".to_owned(),

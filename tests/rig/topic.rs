@@ -62,11 +62,20 @@ impl From<stack::Record> for Record {
     }
 }
 
-/// The partitions of `topic` in which an open transaction hides records from a read_committed reader, for a person. Blocks.
+/// Where a partition ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    pub partition: i32,
+    /// For a read_committed reader: an open transaction hides what lies behind.
+    pub stable: i64,
+    pub all: i64,
+}
+
+/// Where the partitions of `topic` end now. Blocks.
 ///
 /// # Errors
 /// The topic does not exist or the broker does not answer.
-pub fn hidden(bootstrap_servers: &str, topic: &str) -> anyhow::Result<String> {
+pub fn ends(bootstrap_servers: &str, topic: &str) -> anyhow::Result<Vec<Ends>> {
     let reader = |isolation_level: &str| -> anyhow::Result<BaseConsumer> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap_servers);
@@ -75,17 +84,14 @@ pub fn hidden(bootstrap_servers: &str, topic: &str) -> anyhow::Result<String> {
     let (committed, all) = (reader("read_committed")?, reader("read_uncommitted")?);
     let metadata = all.fetch_metadata(Some(topic), REQUEST_DEADLINE)?;
     let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-    let mut text = String::new();
-    for partition in partitions.map(|partition| partition.id()) {
-        let (_, stable) = committed.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?;
-        let (_, end) = all.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?;
-        if stable < end {
-            text.push_str(&format!(
-                "{topic}/{partition} ends at {end}, and is stable up to {stable}; "
-            ));
-        }
-    }
-    Ok(text)
+    let ends = partitions.map(|partition| partition.id()).map(|partition| {
+        Ok(Ends {
+            partition,
+            stable: committed.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?.1,
+            all: all.fetch_watermarks(topic, partition, REQUEST_DEADLINE)?.1,
+        })
+    });
+    ends.collect()
 }
 
 /// All records of `topic` from its beginning to the end that this isolation level has now, one partition after the other, each in

@@ -58,6 +58,17 @@ pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Re
     })
 }
 
+/// As [`TopicSettings::retention_danger`] of a topic. Where it cannot be asked for, that is only a warning: that it is not known `whether` all is well.
+pub(crate) async fn retention_danger(settings: &KafkaSettings, topic: &str, whether: &str) -> Option<String> {
+    match topic_settings(settings, topic).await {
+        Ok(settings) => settings.retention_danger(),
+        Err(err) => {
+            tracing::warn!(error = format!("{err:#}"), "{whether} is not known");
+            None
+        }
+    }
+}
+
 impl TopicSettings {
     fn has_policy(&self, policy: &str) -> bool {
         self.cleanup_policy.split(',').any(|word| word.trim() == policy)

@@ -4,7 +4,7 @@ use super::log::more_partitions;
 use crate::config::Config;
 use crate::destination;
 use crate::init::checkpoint_topic;
-use crate::kafka::{TopicRules, partition_counts, topic_settings};
+use crate::kafka::{TopicRules, partition_counts, retention_danger};
 use crate::stop::{RelayError, Stop};
 use anyhow::Context as _;
 
@@ -31,18 +31,9 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
         Some(partitions) => return Err(more_partitions(topic, *partitions).into()),
         None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
     }
-    match topic_settings(&config.kafka, topic).await {
-        Ok(settings) => match settings.retention_danger() {
-            Some(what) => Err(Stop::parking_topic_unsafe(config, what).into()),
-            None => Ok(()),
-        },
-        Err(err) => {
-            tracing::warn!(
-                error = format!("{err:#}"),
-                "whether the parking topic keeps parked rows is not known"
-            );
-            Ok(())
-        }
+    match retention_danger(&config.kafka, topic, "whether the parking topic keeps parked rows").await {
+        Some(what) => Err(Stop::parking_topic_unsafe(config, what).into()),
+        None => Ok(()),
     }
 }
 

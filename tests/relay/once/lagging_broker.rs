@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rig::lagging_proxy::LaggingProxy;
-use rig::{Isolation, Rig, Servers, servers};
+use rig::{Isolation, Rig, Servers, servers, topic};
 use stack::{KafkaOptions, eventually, eventually_ok, port};
 
 use super::super::tampering::publish_and_stop;
@@ -61,24 +59,12 @@ async fn has_duplicates(rig: &Rig) {
 /// other, and the checkpoints' may come after those of the records.
 async fn end_of(rig: &Rig, topic: String) -> i64 {
     eventually(DEADLINE, "the topic has no open transaction", || async {
-        let committed = end_seen_by(rig, &topic, "read_committed").await?;
-        let all = end_seen_by(rig, &topic, "read_uncommitted").await?;
-        (committed == all).then_some(all)
+        let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), topic.clone());
+        let ends = tokio::task::spawn_blocking(move || topic::ends(&servers, &topic)).await;
+        let first = ends.ok()?.ok()?.into_iter().find(|ends| ends.partition == 0)?;
+        (first.stable == first.all).then_some(first.all)
     })
     .await
-}
-
-async fn end_seen_by(rig: &Rig, topic: &str, isolation_level: &'static str) -> Option<i64> {
-    let servers = rig.servers.kafka.bootstrap_servers();
-    let topic = topic.to_owned();
-    let ends = tokio::task::spawn_blocking(move || {
-        let reader: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &servers)
-            .set("isolation.level", isolation_level)
-            .create()?;
-        reader.fetch_watermarks(&topic, 0, DEADLINE)
-    });
-    Some(ends.await.ok()?.ok()?.1)
 }
 
 /// Waits until enough answers were cut since there were `before`.

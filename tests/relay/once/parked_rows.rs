@@ -9,7 +9,7 @@ use stack::{KafkaOptions, eventually};
 
 use super::parking::{
     LARGE_BYTES, assert_published_in_order, command, insert, limit, parked, parking_rig, records, stop,
-    wait_until_parked, with_two_parked,
+    stopped_with_two_parked, wait_until_parked, with_two_parked,
 };
 use super::topic_identity::delete;
 use super::topic_settings::{ROW, set_topic};
@@ -25,9 +25,7 @@ const ROUNDS: Duration = Duration::from_secs(4);
 
 /// A relay that was stopped with two parked rows, which are gone from their topic since.
 async fn emptied(name: &str) -> Rig {
-    let rig = with_two_parked(name).await;
-    wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    let rig = stopped_with_two_parked(name).await;
     delete(&rig, &rig.parking_topic()).await;
     rig
 }
@@ -62,9 +60,7 @@ async fn where_what_was_parked_is_given_up_the_relay_goes_on_without_it() {
 
 #[tokio::test]
 async fn another_parking_topic_stops_the_relay_and_one_that_does_not_count_lets_rows_overtake() {
-    let rig = with_two_parked("parked_elsewhere").await;
-    wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    let rig = stopped_with_two_parked("parked_elsewhere").await;
     let mistyped = rig.another_relay("mistyped").env("PARKING_TOPIC", "mistyped");
     let status = mistyped.run_for_status(&["run"]).await.expect("an end");
     assert_eq!(status.code(), Some(PARKED_ROWS_MISSING), "{}", mistyped.log_tail(5));

@@ -42,6 +42,14 @@ pub(super) async fn with_two_parked(name: &str) -> Rig {
     rig
 }
 
+/// As [`with_two_parked`]; all is confirmed, and the relay was stopped.
+pub(super) async fn stopped_with_two_parked(name: &str) -> Rig {
+    let rig = with_two_parked(name).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    rig
+}
+
 /// Writes a row of `key` with a payload of about this many bytes; its id.
 pub(super) async fn insert(rig: &Rig, key: &str, bytes: u32) -> String {
     let topic = rig.topic();
@@ -282,9 +290,7 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
 
 #[tokio::test]
 async fn a_recover_after_a_lost_checkpoint_knows_what_is_parked() {
-    let rig = with_two_parked("parking_lost").await;
-    wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    let rig = stopped_with_two_parked("parking_lost").await;
     write_checkpoint(&rig, None).await;
     rig.assert_stops(14, &["outbox-relay recover"]).await;
     command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
