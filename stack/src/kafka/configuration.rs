@@ -24,6 +24,9 @@ appender.err.target = SYSTEM_ERR
 appender.err.layout.type = PatternLayout
 appender.err.layout.pattern = %p %m%n
 ";
+/// The log cleaner takes this from the heap when a broker starts. Kafka's own 128 MiB is half the heap of a cluster's node,
+/// and such a node did not always start again ("Java heap space"). It is still enough for 600,000 records of a segment.
+const CLEANER_BYTES: u32 = 16 * 1024 * 1024;
 /// Internal topics have as many replicas, where there are as many brokers.
 const REPLICAS_MAX: usize = 3;
 
@@ -119,6 +122,7 @@ group.initial.rebalance.delay.ms=0
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size={CLEANER_BYTES}
 ",
             data = data.display()
         );
