@@ -110,6 +110,11 @@ pub struct Settings {
     /// File of the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER); read again for each refresh, so whatever issues tokens may write there.
     #[arg(long, env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
     pub kafka_oauth_token_file: Option<std::path::PathBuf>,
+    /// The brokers' transaction.max.timeout.ms, in milliseconds (1000 to 86400000). A transaction that is open for longer has lost its end,
+    /// and hides what lies behind it for ever: the relay then stops with exit code 36 (docs/exit-codes.md). No transaction of the relay's is
+    /// allowed a longer time.
+    #[arg(long, env = "KAFKA_TRANSACTION_MAX_TIMEOUT_MS", value_name = "MS", default_value_t = crate::kafka::TRANSACTION_MAX_TIMEOUT_MS, value_parser = clap::value_parser!(u64).range(1_000..=86_400_000))]
+    pub kafka_transaction_max_timeout_ms: u64,
     /// What readers of the topics are promised.
     #[arg(long, env = "DELIVERY", value_enum, default_value_t = Delivery::ExactlyOnce)]
     pub delivery: Delivery,
@@ -493,6 +498,7 @@ impl Settings {
             .and_then(|kafka| kafka.with_property_files(&self.kafka_property_files))
             .map_err(config)?;
         kafka.oauth_token_file.clone_from(&self.kafka_oauth_token_file);
+        kafka.transaction_max_timeout = Duration::from_millis(self.kafka_transaction_max_timeout_ms);
         Ok(Config {
             target: Target::parse(self.database_url.reveal()).map_err(config)?,
             kafka,

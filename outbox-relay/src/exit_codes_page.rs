@@ -160,6 +160,12 @@ fn examples() -> Vec<Stop> {
             expected: 2,
             found: 1,
         },
+        Stop::TransactionHangs {
+            topic: text(),
+            partition: 0,
+            offset: 1,
+            bootstrap_servers: text(),
+        },
         Stop::RowUpdated { commit_lsn: Lsn(1) },
         Stop::NothingToRecover {
             slot: text(),
@@ -198,6 +204,7 @@ fn examples() -> Vec<Stop> {
             | Stop::TopicRefused { .. }
             | Stop::TooManyParked { .. }
             | Stop::ParkedRowsMissing { .. }
+            | Stop::TransactionHangs { .. }
             | Stop::RowUpdated { .. }
             | Stop::NothingToRecover { .. }
             | Stop::NotConfirmed { .. }

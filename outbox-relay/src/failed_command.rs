@@ -35,7 +35,7 @@ pub(crate) async fn ended(config: &Config, system_identifier: &str, err: RelayEr
     if let Err(reason) = outcome {
         tracing::warn!(
             reason,
-            "the kafka transaction of this command stays open until the next run, or for 15 minutes; other relays of the checkpoint topic start behind it"
+            "the kafka transaction of this command stays open until the next run, or for a minute; other relays of the checkpoint topic start behind it"
         );
     }
     match err {

@@ -32,6 +32,8 @@ pub enum Bug {
     SecondCommitsFirst,
     /// Takes the end of a topic where the broker's answer says that it is, whatever the end was when it asked for it.
     BelievesAnyEnd,
+    /// Does not wait for open transactions in the topics of the rows.
+    GoOnBehindOpenTransactions,
     /// Goes on without the parked rows that the parking topic lacks.
     MissParkedRows,
     /// Removes rows from the outbox table that a parked row needs.

@@ -35,7 +35,7 @@ use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
 
 /// A piece of the existing rows is read and written well within this time; after it, the broker ends what a killed command left open.
-const TRANSACTION_TIMEOUT_MS: &str = "60000";
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 
 /// How long the server may take to set a slot free whose session has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
@@ -405,10 +405,7 @@ pub(crate) async fn fence_cluster(
     system_identifier: &str,
     shutdown: &Shutdown,
 ) -> Result<Publisher, RelayError> {
-    let mut settings = config.kafka.clone();
-    settings
-        .properties
-        .push(("transaction.timeout.ms".to_owned(), TRANSACTION_TIMEOUT_MS.to_owned()));
+    let settings = config.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
     let (id, topic) = (
         config.transactional_id(system_identifier),
         config.checkpoint_topic.clone(),

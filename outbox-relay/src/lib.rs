@@ -23,6 +23,8 @@ mod failed_command;
 pub mod failover;
 pub mod faults;
 pub mod guard;
+mod hanging_transaction;
+pub mod hidden_records;
 pub mod init;
 pub mod init_pieces;
 pub mod intake;

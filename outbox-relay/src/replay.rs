@@ -43,9 +43,9 @@ use crate::stop::{RelayError, Stop};
 /// Rows of one Kafka transaction. Readers of the topics wait for its end.
 const TRANSACTION_ROWS: u64 = 1_000;
 /// After so long without its producer, the broker ends a transaction that a killed replay left open.
-const TRANSACTION_TIMEOUT_MS: &str = "10000";
+const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 /// librdkafka wants it to be no longer.
-const MESSAGE_TIMEOUT_MS: &str = "9000";
+const MESSAGE_TIMEOUT_MS: u64 = 9_000;
 /// How long the relay may take until it has published the chosen rows; an idle one writes its checkpoint every 10 s.
 const RELAY_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -318,13 +318,8 @@ async fn start_publisher(
     system_identifier: &str,
     shutdown: &Shutdown,
 ) -> Result<Publisher, RelayError> {
-    let mut settings = config.kafka.clone();
-    for (name, value) in [
-        ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
-        ("message.timeout.ms", MESSAGE_TIMEOUT_MS),
-    ] {
-        settings.properties.push((name.to_owned(), value.to_owned()));
-    }
+    let settings = config.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
+    let settings = settings.with_message_timeout(MESSAGE_TIMEOUT_MS);
     let id = format!("{}-replay", config.transactional_id(system_identifier));
     let (topic, shutdown) = (config.checkpoint_topic.clone(), shutdown.clone());
     tokio::task::spawn_blocking(move || {

@@ -5,6 +5,7 @@
 //! 2. **`init_transactions`** under the slot's transactional id. The broker raises the id's epoch: a zombie, even one that is
 //!    paused in the middle of a commit, can write nothing from here on, and what it left open is aborted or completed.
 //! 3. **Only now read the checkpoint**, read_committed, to the end. Before step 2 the zombie could still have committed a later one.
+//!    Nor may a transaction be open in the topics that are written to, see [`crate::hanging_transaction`].
 //! 4. **Verify the lineage**: the same cluster, timeline, publication, topics and partition counts; the slot not ahead of the checkpoint, the
 //!    server not behind it. What cannot be proven stops the relay.
 //! 5. **Stream**, skipping what lies at or below the checkpoint: the slot's own position is garbage collection, never truth.
@@ -23,10 +24,12 @@ use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::guard::{Guard, Pinned};
+use crate::hanging_transaction::before_it_is_ended;
 use crate::intake::server_error;
-use crate::kafka::{Abandon, CheckpointLog, Found, Publisher};
+use crate::kafka::{Abandon, CheckpointLog, Delivery, Found, Publisher, Readers};
 use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
+use crate::parking::options::PoisonPolicy;
 use crate::parking::{self, log::Parked};
 use crate::postgres::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
@@ -75,7 +78,10 @@ pub async fn start(
     faults::point("start.owns-slot")?;
     let walsender_pid = connection.process_id();
     let mut stream = connection.into_stream();
-    readiness.not_ready("kafka", "waiting for init_transactions");
+    readiness.not_ready(
+        "kafka",
+        "fencing earlier producers and reading the checkpoint, for which open transactions are waited for",
+    );
     tracing::info!(
         slot = config.slot,
         "owns the slot; fencing earlier producers and reading the checkpoint"
@@ -380,7 +386,7 @@ async fn start_on_kafka(
             let publisher = Publisher::start(&config.kafka, config.delivery, &id, log.topic, &gives_up);
             (publisher, opening.join())
         });
-        let publisher = publisher?;
+        let mut publisher = publisher?;
         tracing::debug!("fenced earlier producers");
         faults::point("start.fenced")?;
         // Kafka may have been away for longer than they wait.
@@ -389,21 +395,69 @@ async fn start_on_kafka(
             _ => log.open()?,
         };
         let found = match early {
-            Some(found) => Some(found),
-            None => log.last_by(&readers, &key, config.delivery, &gives_up)?,
+            Some(found) => Ok(Some(found)),
+            None => log.last_by(&readers, &key, config.delivery, &gives_up),
+        };
+        let found = match found {
+            Err(RelayError::Stop(stop)) => {
+                return Err(before_it_is_ended(
+                    &config,
+                    &mut publisher,
+                    &readers,
+                    None,
+                    stop,
+                    &gives_up,
+                ));
+            }
+            found => found?,
         };
         tracing::debug!("read the checkpoint");
         faults::point("start.checkpoint-read")?;
-        let names = found.as_ref().map(|found| &found.checkpoint.lineage);
-        let names = names.map_or_else(Vec::new, |lineage| topic_identity::names(lineage, log.topic));
-        let topics = readers.topic_facts(&names)?;
-        let parked = match &found {
-            Some(found) => parking::log::known(&config, &found.checkpoint.parking, &gives_up)?,
-            None => Parked::default(),
+        let (topics, parked) = match look_at_topics(&config, &readers, found.as_ref(), &gives_up) {
+            Err(RelayError::Stop(stop)) => {
+                let known = found.map(|found| found.checkpoint);
+                return Err(before_it_is_ended(
+                    &config,
+                    &mut publisher,
+                    &readers,
+                    known,
+                    stop,
+                    &gives_up,
+                ));
+            }
+            looked => looked?,
         };
         Ok((publisher, found, topics, parked))
     });
     started.await.context("kafka start task")?
+}
+
+/// What the checkpoint's topics are now, and what is parked, once no transaction is open in those that the relay writes to. Blocks.
+fn look_at_topics(
+    config: &Config,
+    readers: &Readers,
+    found: Option<&Found>,
+    gives_up: &dyn Fn() -> bool,
+) -> Result<(Topics, Parked), RelayError> {
+    let Some(Found { checkpoint, .. }) = found else {
+        return Ok((Topics::default(), Parked::default()));
+    };
+    let names = topic_identity::names(&checkpoint.lineage, &config.checkpoint_topic);
+    let parking = &checkpoint.parking;
+    let parks = parking.rows > 0
+        || config.poison.poison == PoisonPolicy::Park
+        || parking.stopped.as_ref().is_some_and(|stopped| stopped.park);
+    // A relay that never parks may lack the right to ask for it.
+    let parking_topic = parks.then_some(&config.parking_topic);
+    let mut topics = readers.topic_facts(names.iter().chain(parking_topic))?;
+    let counts = topics.iter().map(|(name, facts)| (name.clone(), facts.partitions));
+    if config.delivery == Delivery::ExactlyOnce && !faults::is_planted(Bug::GoOnBehindOpenTransactions) {
+        readers.wait_until_nothing_is_open(&config.kafka, &counts.collect(), gives_up)?;
+    }
+    // The checkpoint pins the others alone.
+    topics.remove(&config.parking_topic);
+    let parked = parking::log::known(config, parking, gives_up)?;
+    Ok((topics, parked))
 }
 
 /// Waits for `work` and keeps the walsender alive meanwhile, however long Kafka is away. `None` when the program is to stop.

@@ -3,6 +3,7 @@
 //! Everything else is transient: the relay says so, waits and starts its cycle again from the checkpoint.
 
 use crate::config::Config;
+use crate::kafka::KafkaSettings;
 use crate::lsn::Lsn;
 use crate::row_name::{RowName, RowPlace, RowPosition};
 
@@ -188,6 +189,15 @@ pub enum Stop {
         "topic `{topic}` has {found} of {expected} parked rows: it was deleted or emptied, or they were parked in another topic (give that --parking-topic); where they are lost there, `outbox-relay recover` publishes those that the outbox table still has, or, where nothing is to be published again, `outbox-relay init --accept-parked-loss` goes on without them"
     )]
     ParkedRowsMissing { topic: String, expected: u64, found: u64 },
+    #[error(
+        "in partition {partition} of topic `{topic}` a transaction that began at offset {offset} is open for longer than brokers allow: kafka has lost its end (as 4.2 to 4.4 do, KAFKA-20734), and hides what lies behind it from every reader of what is committed; keep this relay stopped, list such transactions by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} find-hanging --topic {topic}`, there and in the topics of the rows, end each by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} abort --topic {topic} --partition {partition} --start-offset {offset}`, and then run `outbox-relay recover --compare-anyway`: it publishes what was in them and is in no topic"
+    )]
+    TransactionHangs {
+        topic: String,
+        partition: i32,
+        offset: i64,
+        bootstrap_servers: String,
+    },
     #[error("outbox row at {position} is not parked: {what}")]
     TooManyParked { position: RowPosition, what: String },
     #[error(
@@ -196,7 +206,9 @@ pub enum Stop {
     NothingToRecover { slot: String, checkpoint: Lsn },
     #[error("nothing was changed: {what}")]
     NotConfirmed { what: String },
-    #[error("`outbox-relay recover` of slot `{slot}` began and did not finish; run it again, it compares anew")]
+    #[error(
+        "`outbox-relay recover` of slot `{slot}` is needed, or began and did not finish; run it, it compares the outbox with the topics"
+    )]
     RecoveryUnfinished { slot: String },
 }
 
@@ -228,9 +240,21 @@ impl Stop {
             Self::TooManyParked { .. } => 33,
             Self::TopicRefused { .. } => 34,
             Self::ParkedRowsMissing { .. } => 35,
+            Self::TransactionHangs { .. } => 36,
             Self::NothingToRecover { .. } => 40,
             Self::NotConfirmed { .. } => 41,
             Self::RecoveryUnfinished { .. } => 42,
+        }
+    }
+
+    /// [`Stop::TransactionHangs`], which began at `offset`.
+    #[must_use]
+    pub fn transaction_hangs(settings: &KafkaSettings, topic: &str, partition: i32, offset: i64) -> Self {
+        Self::TransactionHangs {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            bootstrap_servers: settings.bootstrap_servers.clone(),
         }
     }
 
@@ -321,9 +345,10 @@ Exit codes:
   25  the checkpoint topic may lose the checkpoint (init), or the parking topic parked rows
   30  a row cannot be published      31  a record is too large        32  a topic is missing
   33  too many rows were parked      34  a topic cannot be created    35  parked rows are missing
+  36  a transaction on Kafka has lost its end, and hides records
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
   70  a bug: something panicked; a restart goes on from the checkpoint
-After 10 to 35 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
+After 10 to 36 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
 docs/exit-codes.md has, for each, what it proves and what to type.";
 }
 

@@ -1,7 +1,7 @@
 //! Watches the topics while the relay streams.
 //!
 //! Neither Kafka nor librdkafka tells of a topic that was deleted and made anew: the producer asks where the topic's partitions are, and goes
-//! on. Nor do they tell of partitions that are added: the keys that readers find in the new ones are up to whoever else writes there. So a task
+//! on. Nor do they tell of partitions that are added: the keys that readers find in the new ones are up to whoever else writes there; nor of a transaction that hides records. So a task
 //! of its own asks every few seconds, by a client of its own. What a look finds has to be found by a second one, since a broker that has just
 //! started may not know the newest yet.
 
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::checkpoint::Lineage;
 use crate::config::Config;
+use crate::hidden_records::HiddenRecords;
 use crate::kafka::{TopicAsker, topic_settings};
 use crate::stop::{RelayError, Stop};
 use crate::topic_identity::{self, Topics};
@@ -23,6 +24,8 @@ use crate::topic_identity::{self, Topics};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Until a finding is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked at where partitions end.
+const ENDS_INTERVAL: Duration = Duration::from_secs(15);
 /// How often the settings of the checkpoints' topic are looked at.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -39,6 +42,8 @@ enum Finding {
     AsPinned,
     /// A topic does not exist: the next start says what that means.
     Missing(String),
+    /// A transaction that has lost its end hides what lies behind it in the checkpoints' topic: the next start says what that means.
+    CheckpointHidden(String),
     Other(Stop),
 }
 
@@ -49,6 +54,11 @@ impl TopicWatch {
         metrics::describe_gauge!(
             "relay_checkpoint_topic_unsafe",
             "1 while the settings of the checkpoints' topic let Kafka delete the last checkpoint."
+        );
+        metrics::describe_gauge!(
+            "relay_records_hidden_seconds",
+            metrics::Unit::Seconds,
+            "For how long an open transaction has hidden what lies behind it in a partition of the relay's topics: the longest."
         );
         let (sender, findings) = watch::channel(Finding::AsPinned);
         let pinned = Arc::new(Mutex::new(lineage.clone()));
@@ -80,6 +90,9 @@ impl TopicWatch {
         match &*self.findings.borrow() {
             Finding::AsPinned => Ok(()),
             Finding::Missing(topic) => Err(anyhow::anyhow!("topic `{topic}` does not exist any more").into()),
+            Finding::CheckpointHidden(topic) => {
+                Err(anyhow::anyhow!("an open transaction hides the end of topic `{topic}`").into())
+            }
             Finding::Other(stop) => Err(stop.clone().into()),
         }
     }
@@ -100,13 +113,29 @@ struct Task {
 impl Task {
     async fn run(self) {
         let mut asker = None;
+        let mut hidden = HiddenRecords::default();
         let mut settings_due = Instant::now();
+        let mut ends_due = Instant::now();
         loop {
             if Instant::now() >= settings_due {
                 settings_due = Instant::now() + SETTINGS_INTERVAL;
                 self.look_at_settings().await;
             }
             sleep(INTERVAL).await;
+            if Instant::now() >= ends_due {
+                ends_due = Instant::now() + ENDS_INTERVAL;
+                match self.look_at_ends(&mut asker, &mut hidden).await {
+                    Ok(Finding::AsPinned) => {}
+                    Ok(found) => {
+                        self.sender.send_replace(found);
+                        return;
+                    }
+                    Err(err) => {
+                        asker = None;
+                        tracing::debug!(error = format!("{err:#}"), "cannot look at the topics' ends");
+                    }
+                }
+            }
             let mut finding = self.look(&mut asker).await;
             if matches!(&finding, Ok(finding) if *finding != Finding::AsPinned) {
                 sleep(AGAIN_AFTER).await;
@@ -145,6 +174,46 @@ impl Task {
         let (kept, topics, missing) = asked.await.context("task that looks at topics")??;
         *asker = Some(kept);
         Ok(find(&lineage, &topics, missing))
+    }
+
+    /// Whether open transactions hide records, and for how long. A checkpoint that is hidden for good has the relay begin anew: what it starts
+    /// from has to be read.
+    async fn look_at_ends(
+        &self,
+        asker: &mut Option<TopicAsker>,
+        hidden: &mut HiddenRecords,
+    ) -> anyhow::Result<Finding> {
+        let mut partitions = self
+            .pinned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .partitions
+            .clone();
+        partitions.insert(self.config.checkpoint_topic.clone(), 1);
+        let (kafka, kept) = (self.config.kafka.clone(), asker.take());
+        let asked = tokio::task::spawn_blocking(move || {
+            let asker = match kept {
+                Some(asker) => asker,
+                None => TopicAsker::open(&kafka)?,
+            };
+            let ends = asker.ends(&partitions)?;
+            anyhow::Ok((asker, ends))
+        });
+        let (kept, ends) = asked.await.context("task that looks at topics")??;
+        *asker = Some(kept);
+        let now = Instant::now();
+        hidden.note(ends, now);
+        hidden.say(now);
+        let longest = hidden.longest(now).map_or(Duration::ZERO, |longest| longest.lasted);
+        metrics::gauge!("relay_records_hidden_seconds").set(longest.as_secs_f64());
+        let topic = &self.config.checkpoint_topic;
+        Ok(
+            if hidden.lasted(topic, now) > self.config.kafka.transactions_end_within() {
+                Finding::CheckpointHidden(topic.clone())
+            } else {
+                Finding::AsPinned
+            },
+        )
     }
 
     async fn look_at_settings(&self) {

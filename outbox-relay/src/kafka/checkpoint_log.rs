@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::health::Quiet;
+use super::open_transactions::{wait_until_committed, wait_until_nothing_is_open};
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
 use super::topic_facts::{TopicFacts, facts_by};
@@ -47,8 +48,6 @@ pub struct Reading {
 /// How much of the topic's end is read first: the last checkpoint of a relay that ran lately is there.
 const TAIL_OFFSETS: i64 = 2_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for other relays' open transactions, which hide what was committed behind them; brokers allow 15 minutes by default.
-const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A reader that sees what is committed and one that sees all.
@@ -65,6 +64,20 @@ impl Readers {
     ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         let (committed, _) = self.0.as_ref().context("the readers are closed")?;
         facts_by(committed, names)
+    }
+
+    /// As [`super::open_transactions::wait_until_nothing_is_open`]. Blocks.
+    ///
+    /// # Errors
+    /// [`Stop::TransactionHangs`]; anything else is worth another try.
+    pub fn wait_until_nothing_is_open(
+        &self,
+        settings: &KafkaSettings,
+        partitions: &BTreeMap<String, i32>,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(), RelayError> {
+        let (committed, _) = self.0.as_ref().context("the readers are closed")?;
+        wait_until_nothing_is_open(settings, committed, partitions, gives_up)
     }
 }
 
@@ -136,6 +149,26 @@ impl CheckpointLog<'_> {
         self.read_by(&self.open()?, key, tail_first, gives_up)
     }
 
+    /// The last checkpoint of `key` before the offset `end`, behind which a transaction may hide the others.
+    ///
+    /// # Errors
+    /// As [`CheckpointLog::last`].
+    pub fn last_before(
+        &self,
+        readers: &Readers,
+        key: &str,
+        end: i64,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Option<Found>, RelayError> {
+        let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
+        let (low, _) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
+            uncommitted.fetch_watermarks(self.topic, 0, timeout)
+        })
+        .context("cannot read the end of the checkpoint topic")?;
+        let reading = self.scan(reader, key, low, end, gives_up)?;
+        Ok(reading.checkpoint(Delivery::ExactlyOnce)?)
+    }
+
     fn read_by(
         &self,
         readers: &Readers,
@@ -151,7 +184,7 @@ impl CheckpointLog<'_> {
             uncommitted.fetch_watermarks(self.topic, 0, timeout)
         })
         .context("cannot read the end of the checkpoint topic")?;
-        self.wait_until_committed(reader, end, gives_up)?;
+        wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
         if tail_first && end - TAIL_OFFSETS > low {
             let reading = self.scan(reader, key, end - TAIL_OFFSETS, end, gives_up)?;
             if reading.last.is_some() || reading.trouble.is_some() {
@@ -176,7 +209,7 @@ impl CheckpointLog<'_> {
             uncommitted.fetch_watermarks(self.topic, 0, timeout)
         })
         .context("cannot read the end of the checkpoint topic")?;
-        self.wait_until_committed(reader, end, gives_up)?;
+        wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
         self.for_each_record(reader, low, end, gives_up, |record| {
             let Ok(key) = std::str::from_utf8(record.key().unwrap_or_default()) else {
                 return;
@@ -251,38 +284,6 @@ impl CheckpointLog<'_> {
                 found: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
             }
             .into()),
-        }
-    }
-
-    fn wait_until_committed(
-        &self,
-        reader: &BaseConsumer<Quiet>,
-        end: i64,
-        gives_up: &dyn Fn() -> bool,
-    ) -> Result<(), RelayError> {
-        let started = Instant::now();
-        let mut said = false;
-        loop {
-            let (_, committed_end) = ask(reader, REQUEST_TIMEOUT, |timeout| {
-                reader.fetch_watermarks(self.topic, 0, timeout)
-            })
-            .context("cannot read the end of the checkpoint topic")?;
-            if committed_end >= end {
-                return Ok(());
-            }
-            if started.elapsed() > OPEN_TRANSACTIONS_MAX || gives_up() {
-                return Err(
-                    anyhow::anyhow!("another producer's transaction on topic `{}` stays open", self.topic).into(),
-                );
-            }
-            if !said && started.elapsed() > Duration::from_secs(1) {
-                said = true;
-                tracing::info!(
-                    topic = self.topic,
-                    "waiting for another relay's open transaction on the checkpoint topic"
-                );
-            }
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -6,13 +6,13 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::health::Quiet;
+use super::open_transactions::wait_until_committed;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
 use super::topic_reader::{Next, TopicReader};
+use crate::stop::RelayError;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for other relays' open transactions, which hide what was committed behind them; brokers allow 15 minutes by default.
-const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A compacted topic of one partition.
@@ -32,12 +32,12 @@ impl KeyedLog<'_> {
     /// is ours is all there where it is called after fencing. Blocks.
     ///
     /// # Errors
-    /// Worth another try, or what `each` says.
-    pub fn read(&self, prefix: &str, gives_up: &dyn Fn() -> bool, each: &mut EachRecord<'_>) -> anyhow::Result<()> {
+    /// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try, or what `each` says.
+    pub fn read(&self, prefix: &str, gives_up: &dyn Fn() -> bool, each: &mut EachRecord<'_>) -> Result<(), RelayError> {
         let committed = self.open("read_committed")?;
         let uncommitted = self.open("read_uncommitted")?;
         let (low, end) = self.watermarks(&uncommitted)?;
-        self.wait_until_committed(&committed, end, gives_up)?;
+        wait_until_committed(self.settings, &committed, self.topic, 0, end, gives_up)?;
         if low >= end {
             return Ok(());
         }
@@ -59,12 +59,12 @@ impl KeyedLog<'_> {
                     }
                 }
             }
-            anyhow::ensure!(!gives_up(), "told to stop");
-            anyhow::ensure!(
-                moved_at.elapsed() < READ_STALL_MAX,
-                "topic `{}` gives nothing",
-                self.topic
-            );
+            if gives_up() {
+                return Err(anyhow::anyhow!("told to stop").into());
+            }
+            if moved_at.elapsed() >= READ_STALL_MAX {
+                return Err(anyhow::anyhow!("topic `{}` gives nothing", self.topic).into());
+            }
         }
     }
 
@@ -77,25 +77,6 @@ impl KeyedLog<'_> {
             reader.fetch_watermarks(self.topic, 0, timeout)
         })
         .with_context(|| self.cannot("read the end of"))
-    }
-
-    fn wait_until_committed(
-        &self,
-        reader: &BaseConsumer<Quiet>,
-        end: i64,
-        gives_up: &dyn Fn() -> bool,
-    ) -> anyhow::Result<()> {
-        let started = Instant::now();
-        while self.watermarks(reader)?.1 < end {
-            anyhow::ensure!(!gives_up(), "told to stop");
-            anyhow::ensure!(
-                started.elapsed() < OPEN_TRANSACTIONS_MAX,
-                "another producer's transaction on topic `{}` stays open",
-                self.topic
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
     }
 
     fn cannot(&self, what: &str) -> String {

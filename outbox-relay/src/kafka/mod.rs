@@ -1,5 +1,6 @@
 //! The relay's side of Kafka: settings, the transactional publisher, the checkpoint's topic, the topics of records.
 
+mod admin_request;
 mod checkpoint_log;
 mod clients;
 mod files;
@@ -8,6 +9,8 @@ mod health;
 mod keyed_log;
 mod lane;
 mod oauth;
+mod open_transactions;
+mod partition_ends;
 mod pause_log;
 mod published_ids;
 mod publisher;
@@ -26,6 +29,9 @@ mod undelivered;
 pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use keyed_log::KeyedLog;
+pub use open_transactions::TRANSACTION_MAX_TIMEOUT_MS;
+pub(crate) use open_transactions::first_key;
+pub use partition_ends::Ends;
 pub use pause_log::PauseLog;
 pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};
 pub use publisher::{Abandon, Committed, HeaderText, Outgoing, Publisher, Sent, with_header};

@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::health::Quiet;
+use super::open_transactions::wait_until_committed;
 use super::settings::KafkaSettings;
 use super::topic_reader::{Next, TopicReader};
 use super::topic_settings::describe_topic;
@@ -18,8 +19,6 @@ use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::faults::{self, Bug};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for open transactions of other producers, which hide what was committed behind them; brokers allow 15 minutes by default.
-const OPEN_TRANSACTIONS_MAX: Duration = Duration::from_secs(16 * 60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 /// How much of a partition's end is read where no record is young enough to matter: the last ones have the highest positions.
 const TAIL_OFFSETS: i64 = 1_000;
@@ -75,7 +74,7 @@ pub struct TopicRead {
 /// record.
 ///
 /// # Errors
-/// Kafka does not answer, or somebody's transaction stays open.
+/// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try.
 pub fn read_ids(
     settings: &KafkaSettings,
     to_read: &TopicToRead,
@@ -101,7 +100,7 @@ pub fn read_ids(
             .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
         let mut start = low;
         if low < end {
-            wait_until_committed(&committed, topic, partition, end, gives_up)?;
+            wait_until_committed(settings, &committed, topic, partition, end, gives_up)?;
             if let Some(since_ms) = to_read.since_ms {
                 start = first_offset_since(&committed, topic, partition, since_ms)?
                     .unwrap_or(end - TAIL_OFFSETS)
@@ -192,34 +191,5 @@ fn first_offset_since(
         Offset::Offset(offset) => Ok(Some(offset)),
         Offset::End => Ok(None),
         other => anyhow::bail!("the broker told {other:?} instead of the offset of a time"),
-    }
-}
-
-fn wait_until_committed(
-    reader: &BaseConsumer<Quiet>,
-    topic: &str,
-    partition: i32,
-    end: i64,
-    gives_up: &dyn Fn() -> bool,
-) -> anyhow::Result<()> {
-    let started = Instant::now();
-    let mut said = false;
-    loop {
-        let (_, committed_end) = reader
-            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-            .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
-        if committed_end >= end {
-            return Ok(());
-        }
-        anyhow::ensure!(!gives_up(), "told to stop");
-        anyhow::ensure!(
-            started.elapsed() < OPEN_TRANSACTIONS_MAX,
-            "a transaction on topic `{topic}` stays open"
-        );
-        if !said && started.elapsed() > Duration::from_secs(1) {
-            said = true;
-            tracing::info!(topic, partition, "waiting for an open transaction");
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
 use super::files::{Accepted, PropertyFile};
+use super::open_transactions::TRANSACTION_MAX_TIMEOUT_MS;
 use super::refused_records::RefusedRecords;
 
 /// What a reader of the topics is promised.
@@ -45,6 +47,8 @@ pub struct KafkaSettings {
     pub refused_records: RefusedRecords,
     /// Holds the token of SASL OAUTHBEARER.
     pub oauth_token_file: Option<PathBuf>,
+    /// The brokers' `transaction.max.timeout.ms`.
+    pub transaction_max_timeout: Duration,
 }
 
 impl fmt::Debug for KafkaSettings {
@@ -123,9 +127,9 @@ fn settable(name: &str) -> Result<String, InvalidProperty> {
 
 /// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
 /// behind a relay that died and has no successor. A successor aborts it at once.
-const TRANSACTION_TIMEOUT_MS: &str = "60000";
+const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
 /// Must not be longer than the transaction's timeout, or librdkafka refuses its configuration.
-const MESSAGE_TIMEOUT_MS: &str = "45000";
+const MESSAGE_TIMEOUT_MS: u64 = 45_000;
 
 /// librdkafka's default of `batch.size`.
 const BATCH_SIZE_DEFAULT: u64 = 1_000_000;
@@ -154,6 +158,7 @@ impl KafkaSettings {
             accepted_for_readers: Accepted::default(),
             accepted_for_producers: Accepted::default(),
             oauth_token_file: None,
+            transaction_max_timeout: Duration::from_millis(TRANSACTION_MAX_TIMEOUT_MS),
             batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
             batches_too_large: Arc::default(),
             each_alone: Arc::default(),
@@ -233,6 +238,30 @@ impl KafkaSettings {
         config
     }
 
+    /// These settings with such a timeout for transactions, in milliseconds, or with what brokers allow where that is less.
+    #[must_use]
+    pub(crate) fn with_transaction_timeout(&self, timeout_ms: u64) -> Self {
+        self.with_property("transaction.timeout.ms", &self.allowed_ms(timeout_ms))
+    }
+
+    /// These settings with such a timeout for records, in milliseconds, or with what brokers allow for transactions where that is less.
+    #[must_use]
+    pub(crate) fn with_message_timeout(&self, timeout_ms: u64) -> Self {
+        self.with_property("message.timeout.ms", &self.allowed_ms(timeout_ms))
+    }
+
+    fn with_property(&self, name: &str, value: &str) -> Self {
+        let mut settings = self.clone();
+        settings.properties.push((name.to_owned(), value.to_owned()));
+        settings
+    }
+
+    /// Brokers refuse a producer with a longer timeout for transactions, and librdkafka one with a longer timeout for records than for those.
+    fn allowed_ms(&self, timeout_ms: u64) -> String {
+        let allowed_ms = u64::try_from(self.transaction_max_timeout.as_millis()).unwrap_or(u64::MAX);
+        timeout_ms.min(allowed_ms).to_string()
+    }
+
     /// For a producer, which is transactional where `delivery` needs it.
     #[must_use]
     pub fn producer(&self, delivery: Delivery, transactional_id: &str) -> ClientConfig {
@@ -242,8 +271,8 @@ impl KafkaSettings {
             .set("linger.ms", "5")
             // The default of 100,000 is near to what a transaction may hold; the bytes are bounded by the transaction's own limit.
             .set("queue.buffering.max.messages", "1000000")
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
-            .set("message.timeout.ms", MESSAGE_TIMEOUT_MS);
+            .set("transaction.timeout.ms", self.allowed_ms(TRANSACTION_TIMEOUT_MS))
+            .set("message.timeout.ms", self.allowed_ms(MESSAGE_TIMEOUT_MS));
         let mut config = self.with_properties(config);
         let batch_bytes_max = self.batch_bytes_max.load(Ordering::Relaxed);
         if batch_bytes_max < batch_size(&config) {

@@ -1,27 +1,21 @@
 //! What Kafka says of topics: their ids, partitions and replicas, by DescribeTopics.
 //!
 //! A topic that was deleted and made anew has the same name and another id; nothing else tells the two apart. The safe wrapper has no
-//! DescribeTopics, so this module calls librdkafka's, with a queue of its own for the answer.
+//! DescribeTopics, so this module calls librdkafka's.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char};
-use std::ptr::{self, NonNull};
-use std::time::{Duration, Instant};
+use std::ffi::{CString, c_char};
+use std::ptr::NonNull;
 
 use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::types::RDKafkaRespErr;
 
+use super::admin_request::{AdminRequest, Answer, given_back, slice, text};
 use super::health::Quiet;
+use super::partition_ends::{Ends, ends_by};
 use super::settings::KafkaSettings;
-
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// librdkafka gives up by itself before; should it not, the call ends here.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long librdkafka is waited for at a time; its errors and expiring tokens are served in between.
-const STEP: Duration = Duration::from_millis(100);
 
 /// A topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +46,14 @@ impl TopicAsker {
     pub fn ask<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         facts_by(&self.0, names)
     }
+
+    /// Where the partitions end that are counted for each topic. Blocks.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or refuses.
+    pub fn ends(&self, partitions: &BTreeMap<String, i32>) -> anyhow::Result<Vec<Ends>> {
+        ends_by(&self.0, partitions)
+    }
 }
 
 /// As [`TopicAsker::ask`], by a client for this question alone, on a thread of its own.
@@ -77,91 +79,44 @@ pub(super) fn facts_by<'n>(
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    describe(client, &names).context("cannot describe topics")?.facts()
+    facts_in(&describe(client, &names).context("cannot describe topics")?)
 }
 
 /// Asks and waits for the answer.
 #[expect(unsafe_code, reason = "the safe wrapper has no DescribeTopics")]
 fn describe(client: &BaseConsumer<Quiet>, names: &[CString]) -> anyhow::Result<Answer> {
-    let native_client = client.client().native_ptr();
-    // SAFETY: the client is valid as long as the consumer, which is borrowed here.
-    let queue = Queue(
-        NonNull::new(unsafe { native::rd_kafka_queue_new(native_client) }).context("kafka's client gives no queue")?,
-    );
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the pointers are to texts that end with a zero byte and outlive the call, which copies them.
     let topics = unsafe { native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
     let topics = Topics(NonNull::new(topics).context("kafka's client takes no topics")?);
-    // SAFETY: the client is valid; the kind of request is the one that is made.
-    let options = unsafe {
-        native::rd_kafka_AdminOptions_new(
-            native_client,
-            native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
-        )
-    };
-    let options = Options(NonNull::new(options).context("kafka's client takes no options")?);
-    let timeout_ms = i32::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the options are valid; no text is wanted of an error, whose buffer may then be null and empty.
-    let set = unsafe {
-        native::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, ptr::null_mut(), 0)
-    };
-    ensure!(
-        set == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
-        "kafka's client refuses the timeout"
-    );
-    // SAFETY: all four are valid; librdkafka copies what it needs, and keeps the queue for as long as it may answer there.
-    unsafe {
-        native::rd_kafka_DescribeTopics(native_client, topics.0.as_ptr(), options.0.as_ptr(), queue.0.as_ptr());
-    }
-    let started = Instant::now();
-    while started.elapsed() < ANSWER_TIMEOUT {
-        // Serves tokens that expire, and errors; the client reads no topic meanwhile.
-        if let Some(Err(err)) = client.poll(Duration::ZERO) {
-            tracing::debug!(error = %err, "kafka");
-        }
-        let step_ms = i32::try_from(STEP.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the queue is valid, and the event is ours until it is destroyed.
-        let event = unsafe { native::rd_kafka_queue_poll(queue.0.as_ptr(), step_ms) };
-        if let Some(event) = NonNull::new(event) {
-            return Ok(Answer(event));
-        }
-    }
-    bail!("kafka does not answer")
+    let request = AdminRequest::new(client, native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS)?;
+    request.answer(|client, options, queue| {
+        // SAFETY: all four are valid; librdkafka copies what it needs, and keeps the queue for as long as it may answer there.
+        unsafe { native::rd_kafka_DescribeTopics(client, topics.0.as_ptr(), options, queue) };
+    })
 }
 
-/// The event that answers the request.
-struct Answer(NonNull<native::rd_kafka_event_t>);
-
-impl Answer {
-    #[expect(unsafe_code, reason = "the answer is in librdkafka's memory")]
-    fn facts(&self) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
-        let event = self.0.as_ptr();
-        // SAFETY: the event is ours and valid until it is destroyed; all that is read from it lives as long.
-        unsafe {
-            if native::rd_kafka_event_error(event) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                bail!(
-                    "cannot describe topics: {}",
-                    text(native::rd_kafka_event_error_string(event))
-                );
-            }
-            let result = native::rd_kafka_event_DescribeTopics_result(event);
-            ensure!(!result.is_null(), "kafka's client answers something else");
-            let mut count = 0;
-            let topics = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-            let mut facts = BTreeMap::new();
-            for topic in slice(topics, count) {
-                let name = text(native::rd_kafka_TopicDescription_name(*topic));
-                let code = native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(*topic));
-                match RDKafkaErrorCode::from(code) {
-                    RDKafkaErrorCode::NoError => {
-                        facts.insert(name, facts_of(*topic));
-                    }
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {}
-                    code => bail!("topic `{name}`: {code}"),
+#[expect(unsafe_code, reason = "the answer is in librdkafka's memory")]
+fn facts_in(answer: &Answer) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
+    // SAFETY: the event is the answer's, and valid as long as that; all that is read from it lives as long.
+    unsafe {
+        let result = native::rd_kafka_event_DescribeTopics_result(answer.event());
+        ensure!(!result.is_null(), "kafka's client answers something else");
+        let mut count = 0;
+        let topics = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        let mut facts = BTreeMap::new();
+        for topic in slice(topics, count) {
+            let name = text(native::rd_kafka_TopicDescription_name(*topic));
+            let code = native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(*topic));
+            match RDKafkaErrorCode::from(code) {
+                RDKafkaErrorCode::NoError => {
+                    facts.insert(name, facts_of(*topic));
                 }
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {}
+                code => bail!("topic `{name}`: {code}"),
             }
-            Ok(facts)
         }
+        Ok(facts)
     }
 }
 
@@ -193,47 +148,8 @@ unsafe fn facts_of(topic: *const native::rd_kafka_TopicDescription_t) -> TopicFa
     }
 }
 
-/// # Safety
-/// The pointer has to be null, or to a text that ends with a zero byte.
-#[expect(unsafe_code, reason = "the text is in librdkafka's memory")]
-unsafe fn text(text: *const c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: the caller's.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
-/// # Safety
-/// The pointer has to be null, or to so many elements, which live as long as `'e`.
-#[expect(unsafe_code, reason = "the elements are in librdkafka's memory")]
-unsafe fn slice<'e, T>(first: *const T, count: usize) -> &'e [T] {
-    if first.is_null() {
-        return &[];
-    }
-    // SAFETY: the caller's.
-    unsafe { std::slice::from_raw_parts(first, count) }
-}
-
-struct Queue(NonNull<native::rd_kafka_queue_t>);
 struct Topics(NonNull<native::rd_kafka_TopicCollection_t>);
-struct Options(NonNull<native::rd_kafka_AdminOptions_t>);
-
-macro_rules! given_back {
-    ($($kind:ident: $destroy:ident;)*) => {
-        $(impl Drop for $kind {
-            #[expect(unsafe_code, reason = "what librdkafka gave has to be given back")]
-            fn drop(&mut self) {
-                // SAFETY: it is ours, and given back once.
-                unsafe { native::$destroy(self.0.as_ptr()) };
-            }
-        })*
-    };
-}
 
 given_back! {
-    Queue: rd_kafka_queue_destroy;
     Topics: rd_kafka_TopicCollection_destroy;
-    Options: rd_kafka_AdminOptions_destroy;
-    Answer: rd_kafka_event_destroy;
 }

@@ -127,13 +127,20 @@ impl Kafka {
         self.tool(&self.release.class_of_tool("AclCommand")?, arguments).await
     }
 
+    /// Kafka's `kafka-transactions` with these arguments; what it prints.
+    ///
+    /// # Errors
+    /// The tool failed.
+    pub async fn transactions_tool(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.tool("org.apache.kafka.tools.TransactionsCommand", arguments).await
+    }
+
     /// The transactional ids that the cluster knows, by Kafka's `kafka-transactions`.
     ///
     /// # Errors
     /// The tool failed, or printed what is no list of them.
     pub async fn transactions(&self) -> anyhow::Result<Vec<Transaction>> {
-        let class = "org.apache.kafka.tools.TransactionsCommand";
-        let text = self.tool(class, &["list"]).await?;
+        let text = self.transactions_tool(&["list"]).await?;
         let lines = text.lines().skip(1).filter(|line| !line.trim().is_empty());
         lines
             .map(|line| {

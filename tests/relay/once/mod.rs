@@ -5,6 +5,7 @@ mod at_least_once;
 mod destinations;
 mod failed_commands;
 mod former_cluster;
+mod hanging_transaction;
 mod init_pieces;
 mod init_unfinished;
 mod kafka_away;

@@ -1,0 +1,152 @@
+//! For how long an open transaction has hidden what lies behind it from the readers of a topic.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::kafka::Ends;
+
+/// From then on it is said: the relay's own transactions last for a second at most.
+const SAID_AFTER: Duration = Duration::from_secs(60);
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// What the looks have shown, partition by partition.
+#[derive(Debug, Default)]
+pub struct HiddenRecords(BTreeMap<(String, i32), Hidden>);
+
+/// A partition that does not end where its readers' end is.
+#[derive(Clone, Debug)]
+struct Hidden {
+    /// The offset of the first record that is hidden.
+    from: i64,
+    since: Instant,
+    said: Option<Instant>,
+}
+
+/// The partition whose records are hidden for the longest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Longest {
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub lasted: Duration,
+}
+
+impl HiddenRecords {
+    /// Takes in what a look has shown. A partition that was not asked for, or gave no answer, stays as it was.
+    pub fn note(&mut self, ends: Vec<Ends>, now: Instant) {
+        for Ends {
+            topic,
+            partition,
+            stable,
+            all,
+        } in ends
+        {
+            let place = (topic, partition);
+            if stable >= all {
+                self.0.remove(&place);
+                continue;
+            }
+            let hidden = self.0.entry(place).or_insert(Hidden {
+                from: stable,
+                since: now,
+                said: None,
+            });
+            // That one has ended, and another hides what lies behind it.
+            if hidden.from != stable {
+                *hidden = Hidden {
+                    from: stable,
+                    since: now,
+                    said: None,
+                };
+            }
+        }
+    }
+
+    /// `None` where nothing is hidden.
+    #[must_use]
+    pub fn longest(&self, now: Instant) -> Option<Longest> {
+        let ((topic, partition), hidden) = self.0.iter().min_by_key(|(_, hidden)| hidden.since)?;
+        Some(Longest {
+            topic: topic.clone(),
+            partition: *partition,
+            from: hidden.from,
+            lasted: now.saturating_duration_since(hidden.since),
+        })
+    }
+
+    /// For how long the topic's records are hidden; zero where none is.
+    #[must_use]
+    pub fn lasted(&self, topic: &str, now: Instant) -> Duration {
+        let of_topic = self.0.iter().filter(|((name, _), _)| name == topic);
+        let since = of_topic.map(|(_, hidden)| hidden.since).min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Logs each partition whose records are hidden for a minute, and again every ten.
+    pub fn say(&mut self, now: Instant) {
+        for ((topic, partition), hidden) in &mut self.0 {
+            let is_due = match hidden.said {
+                None => now >= hidden.since + SAID_AFTER,
+                Some(said) => now >= said + SAID_AGAIN_AFTER,
+            };
+            if is_due {
+                hidden.said = Some(now);
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset = hidden.from,
+                    seconds = now.saturating_duration_since(hidden.since).as_secs(),
+                    "an open transaction hides what lies behind it from every reader of what is committed; docs/exit-codes.md, code 36, says how to tell whether kafka has lost its end, and what to type"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::HiddenRecords;
+    use crate::kafka::Ends;
+
+    fn ends(partition: i32, stable: i64, all: i64) -> Vec<Ends> {
+        vec![Ends {
+            topic: "t".to_owned(),
+            partition,
+            stable,
+            all,
+        }]
+    }
+
+    #[test]
+    fn records_are_hidden_for_as_long_as_their_readers_end_stands_still() {
+        let (mut hidden, began) = (HiddenRecords::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        hidden.note(ends(0, 10, 10), at(0));
+        assert_eq!(hidden.longest(at(0)), None);
+        hidden.note(ends(0, 10, 12), at(5));
+        hidden.note(ends(0, 10, 90), at(20));
+        let longest = hidden.longest(at(20)).unwrap();
+        assert_eq!((longest.from, longest.lasted.as_secs()), (10, 15));
+        assert_eq!(hidden.lasted("t", at(20)).as_secs(), 15);
+        assert_eq!(hidden.lasted("another", at(20)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_transaction_that_follows_one_that_ended_is_another() {
+        let (mut hidden, began) = (HiddenRecords::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        hidden.note(ends(0, 10, 12), at(0));
+        hidden.note(ends(0, 13, 20), at(15));
+        assert_eq!(hidden.longest(at(15)).unwrap().lasted, Duration::ZERO);
+        hidden.note(ends(1, 3, 4), at(20));
+        assert_eq!(hidden.longest(at(30)).unwrap().partition, 0);
+        hidden.note(ends(0, 20, 20), at(30));
+        assert_eq!(hidden.longest(at(30)).unwrap().partition, 1);
+    }
+}

@@ -1,0 +1,153 @@
+//! A request of librdkafka's admin interface that the safe wrapper lacks, with a queue of its own for the answer.
+
+use std::ffi::{CStr, c_char};
+use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::health::Quiet;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// librdkafka gives up by itself before; should it not, the call ends here.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long librdkafka is waited for at a time; its errors and expiring tokens are served in between.
+const STEP: Duration = Duration::from_millis(100);
+
+/// A request that is about to be made.
+pub(super) struct AdminRequest<'c> {
+    client: &'c BaseConsumer<Quiet>,
+    queue: Queue,
+    options: Options,
+}
+
+/// The event that answers a request without an error.
+pub(super) struct Answer(NonNull<native::rd_kafka_event_t>);
+
+impl<'c> AdminRequest<'c> {
+    /// A request of the kind `op`, which must be the one that is then made.
+    ///
+    /// # Errors
+    /// librdkafka refuses.
+    #[expect(unsafe_code, reason = "the safe wrapper lacks the request")]
+    pub(super) fn new(client: &'c BaseConsumer<Quiet>, op: native::rd_kafka_admin_op_t) -> anyhow::Result<Self> {
+        let native_client = client.client().native_ptr();
+        // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the request lives.
+        let queue = unsafe { native::rd_kafka_queue_new(native_client) };
+        let queue = Queue(NonNull::new(queue).context("kafka's client gives no queue")?);
+        // SAFETY: as above.
+        let options = unsafe { native::rd_kafka_AdminOptions_new(native_client, op) };
+        let options = Options(NonNull::new(options).context("kafka's client takes no options")?);
+        let timeout_ms = i32::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the options are valid; no text is wanted of an error, whose buffer may then be null and empty.
+        let set = unsafe {
+            native::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, ptr::null_mut(), 0)
+        };
+        ensure!(
+            set == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+            "kafka's client refuses the timeout"
+        );
+        Ok(Self { client, queue, options })
+    }
+
+    /// For settings of this request alone.
+    pub(super) fn options(&self) -> *mut native::rd_kafka_AdminOptions_t {
+        self.options.0.as_ptr()
+    }
+
+    /// Has `make` make the request, by the client, with the options, for an answer in the queue, and waits for that. Blocks.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or refuses.
+    #[expect(unsafe_code, reason = "the safe wrapper lacks the request")]
+    pub(super) fn answer(
+        self,
+        make: impl FnOnce(*mut native::rd_kafka_t, *const native::rd_kafka_AdminOptions_t, *mut native::rd_kafka_queue_t),
+    ) -> anyhow::Result<Answer> {
+        make(
+            self.client.client().native_ptr(),
+            self.options.0.as_ptr(),
+            self.queue.0.as_ptr(),
+        );
+        let started = Instant::now();
+        while started.elapsed() < ANSWER_TIMEOUT {
+            // Serves tokens that expire, and errors; the client reads no topic meanwhile.
+            if let Some(Err(err)) = self.client.poll(Duration::ZERO) {
+                tracing::debug!(error = %err, "kafka");
+            }
+            let step_ms = i32::try_from(STEP.as_millis()).unwrap_or(i32::MAX);
+            // SAFETY: the queue is valid, and the event is ours until it is destroyed.
+            let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), step_ms) };
+            if let Some(event) = NonNull::new(event) {
+                return Answer(event).without_error();
+            }
+        }
+        bail!("kafka does not answer")
+    }
+}
+
+impl Answer {
+    #[expect(unsafe_code, reason = "the answer is in librdkafka's memory")]
+    fn without_error(self) -> anyhow::Result<Self> {
+        // SAFETY: the event is ours and valid until it is destroyed; the text lives as long.
+        unsafe {
+            if native::rd_kafka_event_error(self.event()) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                bail!("{}", text(native::rd_kafka_event_error_string(self.event())));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Valid as long as this.
+    pub(super) fn event(&self) -> *mut native::rd_kafka_event_t {
+        self.0.as_ptr()
+    }
+}
+
+/// # Safety
+/// The pointer has to be null, or to a text that ends with a zero byte.
+#[expect(unsafe_code, reason = "the text is in librdkafka's memory")]
+pub(super) unsafe fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// # Safety
+/// The pointer has to be null, or to so many elements, which live as long as `'e`.
+#[expect(unsafe_code, reason = "the elements are in librdkafka's memory")]
+pub(super) unsafe fn slice<'e, T>(first: *const T, count: usize) -> &'e [T] {
+    if first.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts(first, count) }
+}
+
+struct Queue(NonNull<native::rd_kafka_queue_t>);
+struct Options(NonNull<native::rd_kafka_AdminOptions_t>);
+
+/// Has what librdkafka gave be given back when its owner is dropped.
+macro_rules! given_back {
+    ($($kind:ident: $destroy:ident;)*) => {
+        $(impl Drop for $kind {
+            #[expect(unsafe_code, reason = "what librdkafka gave has to be given back")]
+            fn drop(&mut self) {
+                // SAFETY: it is ours, and given back once.
+                unsafe { native::$destroy(self.0.as_ptr()) };
+            }
+        })*
+    };
+}
+pub(super) use given_back;
+
+given_back! {
+    Queue: rd_kafka_queue_destroy;
+    Options: rd_kafka_AdminOptions_destroy;
+    Answer: rd_kafka_event_destroy;
+}
