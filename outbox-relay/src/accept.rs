@@ -45,6 +45,7 @@ pub enum Acceptance {
     Publication,
     TopicRecreated,
     ParkedLoss,
+    UnfinishedRecovery,
 }
 
 impl Acceptance {
@@ -64,6 +65,7 @@ impl Acceptance {
             Self::Publication => "--accept-publication",
             Self::TopicRecreated => "--accept-topic-recreated",
             Self::ParkedLoss => "--accept-parked-loss",
+            Self::UnfinishedRecovery => "--accept-unfinished-recovery",
         }
     }
 
@@ -83,6 +85,7 @@ impl Acceptance {
             Stop::PublicationChanged { .. } => Self::Publication,
             Stop::TopicRecreated { .. } | Stop::TopicGone { .. } => Self::TopicRecreated,
             Stop::ParkedRowsMissing { .. } => Self::ParkedLoss,
+            Stop::RecoveryUnfinished { .. } => Self::UnfinishedRecovery,
             _ => return None,
         })
     }
@@ -105,6 +108,7 @@ impl AcceptOptions {
             (self.accept_publication, Acceptance::Publication),
             (self.accept_topic_recreated, Acceptance::TopicRecreated),
             (self.accept_parked_loss, Acceptance::ParkedLoss),
+            (self.accept_unfinished_recovery, Acceptance::UnfinishedRecovery),
         ];
         all.into_iter()
             .filter(|(is_given, _)| *is_given)
@@ -247,8 +251,17 @@ pub async fn accept(
 /// What to go on from, and all that is broken.
 fn look(source: &Source, reading: &Reading, config: &Config) -> (Option<Checkpoint>, Vec<Stop>) {
     let Some(trouble) = &reading.trouble else {
-        let base = reading.last.as_ref().map(|found| found.checkpoint.clone());
-        let found = breaks(source, base.as_ref(), names(config));
+        let mut base = reading.last.as_ref().map(|found| found.checkpoint.clone());
+        let Some(recovering) = base.as_mut().filter(|base| base.state == State::Recovering) else {
+            let found = breaks(source, base.as_ref(), names(config));
+            return (base, found);
+        };
+        // It has the position that was known; what is broken besides has to be accepted as well.
+        recovering.state = State::Running;
+        let mut found = vec![Stop::RecoveryUnfinished {
+            slot: config.slot.clone(),
+        }];
+        found.extend(breaks(source, base.as_ref(), names(config)));
         return (base, found);
     };
     // What was confirmed was published. A checkpoint that is older is not the last one, but a copy of which nothing later is left.

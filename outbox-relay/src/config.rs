@@ -206,6 +206,10 @@ pub struct AcceptOptions {
     /// After exit code 35, parked rows missing from the parking topic: go on without them. They are published nowhere.
     #[arg(long)]
     pub accept_parked_loss: bool,
+    /// After exit code 42, recover needed, or begun and not finished: go on from the checkpoint without comparing. What was published behind it comes
+    /// twice, and what an operator aborted on Kafka is not published. For an outbox without a table, of which recover can compare nothing.
+    #[arg(long)]
+    pub accept_unfinished_recovery: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -280,6 +284,8 @@ pub struct RecoverArgs {
     pub settings: Settings,
     #[command(flatten)]
     pub recover: RecoverOptions,
+    #[command(flatten)]
+    pub poison: PoisonOptions,
 }
 
 #[derive(Clone, Debug, Args)]

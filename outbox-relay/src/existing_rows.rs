@@ -16,9 +16,11 @@ use crate::faults::{self, Bug};
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
 use crate::lsn::Lsn;
+use crate::parking::behind::ParksBehind;
 use crate::pgoutput::Tuple;
 use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
 use crate::router::{Column, Plan, RowScratch};
+use crate::row_name::RowPosition;
 use crate::source;
 use crate::stop::{RelayError, Stop};
 
@@ -304,10 +306,12 @@ pub(crate) struct ExistingRowsWriter<'a> {
     topics: Topics,
     record: RecordWriter,
     scratch: RowScratch,
-    /// Rows that were written.
+    /// Rows that were written, or parked.
     pub(crate) rows: u64,
     /// The LSN in their positions.
     lsn: Lsn,
+    /// Which rows go to the parking topic instead.
+    pub(crate) parks: Option<ParksBehind>,
 }
 
 /// The LSN in the positions of rows that were there before a slot was made. The rows' own commits are not known any more, so they count as the rows
@@ -347,6 +351,7 @@ impl<'a> ExistingRowsWriter<'a> {
             scratch: RowScratch::default(),
             rows: 0,
             lsn: lsn_before(consistent_point),
+            parks: None,
         }
     }
 
@@ -397,6 +402,17 @@ impl<'a> ExistingRowsWriter<'a> {
             index: self.rows,
             commit_timestamp_us: now_us(),
         };
+        if let Some(parks) = &mut self.parks {
+            let place = RowPosition {
+                commit_lsn: self.lsn,
+                index: self.rows,
+            };
+            let place = place.raised_by(self.lineage.positions_raised_by);
+            if parks.park(self.config, self.publisher, plan, tuple, place).await? {
+                self.rows += 1;
+                return Ok(());
+            }
+        }
         loop {
             match self
                 .record

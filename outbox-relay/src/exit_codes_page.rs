@@ -165,6 +165,7 @@ fn examples() -> Vec<Stop> {
             partition: 0,
             offset: 1,
             bootstrap_servers: text(),
+            allowed_minutes: 15,
         },
         Stop::RowUpdated { commit_lsn: Lsn(1) },
         Stop::NothingToRecover {

@@ -8,11 +8,15 @@
 //! That checkpoint may end the transaction by itself, in the checkpoints' topic: a producer's next marker in a partition ends whatever its id has
 //! open there. `recover` finds out what came of it, as of everything else.
 
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use service::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
-use crate::kafka::{CheckpointLog, Publisher, Readers, first_key};
+use crate::kafka::{CheckpointLog, Publisher, Readers, TopicAsker, holds_key};
 use crate::stop::{RelayError, Stop};
 
 /// Has the next start wait for `recover` where `stop` is a transaction of this relay that hangs; returns why the start ends. `known` is the
@@ -51,9 +55,9 @@ fn require_recovery(
     let key = config.checkpoint_key();
     // Several relays may share these two, and their keys begin with whose they are. A topic of rows does not tell.
     if config.own_topics().any(|own| own == topic) {
-        let first = first_key(&config.kafka, topic, *partition, *offset, gives_up)?;
-        let is_ours = first.is_some_and(|first| first == key || first.starts_with(&format!("{key}/")));
-        if !is_ours {
+        let parked = format!("{key}/");
+        let is_of_ours = |found: &str| found == key || found.starts_with(&parked);
+        if !holds_key(&config.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
             return Ok(());
         }
     }
@@ -67,8 +71,10 @@ fn require_recovery(
             .last_before(readers, &key, *offset, gives_up)?
             .map(|found| found.checkpoint),
     };
-    // Without an earlier one, it is that of an init, which looks every row up when it goes on.
-    let Some(known) = known else { return Ok(()) };
+    // An init looks up what it may have published when it goes on, and from a recover only another one goes on.
+    let Some(known) = known.filter(|known| matches!(known.state, State::Running | State::Behind)) else {
+        return Ok(());
+    };
     let needed = Checkpoint {
         state: State::Recovering,
         generation: known.generation + 1,
@@ -83,4 +89,30 @@ fn require_recovery(
         "a transaction of this relay has lost its end: from now on only `outbox-relay recover` goes on"
     );
     Ok(())
+}
+
+/// Waits until no transaction is open in those of `topics` that exist, and where rows are parked. For a command that has fenced and is about to publish,
+/// see [`crate::kafka::TopicAsker::wait_until_nothing_is_open`].
+///
+/// # Errors
+/// [`Stop::TransactionHangs`]; anything else is worth another try.
+pub(crate) async fn wait_until_nothing_is_open(
+    config: &Config,
+    topics: impl IntoIterator<Item = &String>,
+    shutdown: &Shutdown,
+) -> Result<(), RelayError> {
+    let names: Vec<String> = topics.into_iter().cloned().collect();
+    let (config, shutdown) = (config.clone(), shutdown.clone());
+    let waited = tokio::task::spawn_blocking(move || {
+        let asker = TopicAsker::open(&config.kafka)?;
+        let mut facts = asker.ask(&names)?;
+        // A role that never parks may not be allowed to ask for this one.
+        facts.extend(asker.ask([&config.parking_topic]).unwrap_or_default());
+        let partitions: BTreeMap<String, i32> = facts
+            .into_iter()
+            .map(|(name, facts)| (name, facts.partitions))
+            .collect();
+        asker.wait_until_nothing_is_open(&config.kafka, &partitions, &|| shutdown.is_triggered())
+    });
+    waited.await.context("task that waits for open transactions")?
 }

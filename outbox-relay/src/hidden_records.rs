@@ -98,7 +98,7 @@ impl HiddenRecords {
                     partition,
                     offset = hidden.from,
                     seconds = now.saturating_duration_since(hidden.since).as_secs(),
-                    "an open transaction hides what lies behind it from every reader of what is committed; docs/exit-codes.md, code 36, says how to tell whether kafka has lost its end, and what to type"
+                    "an open transaction hides what lies behind it from every reader of what is committed; where it stays, kafka has lost its end: abort nothing while a relay runs, docs/exit-codes.md, code 36, says what to do"
                 );
             }
         }

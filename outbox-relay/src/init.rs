@@ -19,6 +19,7 @@ use crate::existing_rows::lsn_before;
 use crate::failed_command;
 use crate::failover;
 use crate::faults;
+use crate::hanging_transaction::wait_until_nothing_is_open;
 use crate::init_pieces::ExistingRowsJob;
 use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_counts, retention_danger};
 use crate::lineage::{Slot, usable_slot, verify};
@@ -258,6 +259,7 @@ pub(crate) async fn create(
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
     let system_identifier = begun.system.identifier.clone();
+    wait_until_nothing_is_open(config, begun.lineage.partitions.keys(), shutdown).await?;
     match make(config, options, begun, published, shutdown).await {
         Ok(done) => Ok(done),
         Err(err) => Err(failed_command::ended(config, &system_identifier, err).await),

@@ -99,7 +99,8 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             Ok(describe(&config, &done))
         }
         Command::Recover(args) => {
-            let config = args.settings.check()?;
+            let mut config = args.settings.check()?;
+            config.poison = args.poison;
             recover::recover(&config, &args.recover, &shutdown).await
         }
         Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await,

@@ -30,6 +30,7 @@ use crate::config::{Config, ReplayOptions};
 use crate::destination;
 use crate::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::faults;
+use crate::hanging_transaction::wait_until_nothing_is_open;
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
 use crate::lsn::Lsn;
 use crate::parking::log::entries_off_thread;
@@ -88,6 +89,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     let condition = format!("{condition} and not {}", is_parked(config).await?);
     let id = uuid::Uuid::new_v4().to_string();
     let mut publisher = start_publisher(config, &system.identifier, shutdown).await?;
+    wait_until_nothing_is_open(config, lineage.partitions.keys(), shutdown).await?;
     let rows = publish(
         config,
         &mut snapshot,

@@ -14,6 +14,7 @@
 //! that streams ([`crate::postgres::ServerInstance`]), on the same timeline, and that the slot's reader is our own walsender. Without that
 //! proof, an address that moves to a promoted or restored server would have one server verified and another one streamed from.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,7 +30,6 @@ use crate::intake::server_error;
 use crate::kafka::{Abandon, CheckpointLog, Delivery, Found, Publisher, Readers};
 use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
-use crate::parking::options::PoisonPolicy;
 use crate::parking::{self, log::Parked};
 use crate::postgres::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::source::{self, Publication, System};
@@ -443,20 +443,18 @@ fn look_at_topics(
         return Ok((Topics::default(), Parked::default()));
     };
     let names = topic_identity::names(&checkpoint.lineage, &config.checkpoint_topic);
-    let parking = &checkpoint.parking;
-    let parks = parking.rows > 0
-        || config.poison.poison == PoisonPolicy::Park
-        || parking.stopped.as_ref().is_some_and(|stopped| stopped.park);
-    // A relay that never parks may lack the right to ask for it.
-    let parking_topic = parks.then_some(&config.parking_topic);
-    let mut topics = readers.topic_facts(names.iter().chain(parking_topic))?;
-    let counts = topics.iter().map(|(name, facts)| (name.clone(), facts.partitions));
+    let topics = readers.topic_facts(&names)?;
+    let mut counts: BTreeMap<String, i32> = topics
+        .iter()
+        .map(|(name, facts)| (name.clone(), facts.partitions))
+        .collect();
+    // A role that never parks may not be allowed to ask for this one.
+    let parking_topic = readers.topic_facts([&config.parking_topic]).unwrap_or_default();
+    counts.extend(parking_topic.into_iter().map(|(name, facts)| (name, facts.partitions)));
     if config.delivery == Delivery::ExactlyOnce && !faults::is_planted(Bug::GoOnBehindOpenTransactions) {
-        readers.wait_until_nothing_is_open(&config.kafka, &counts.collect(), gives_up)?;
+        readers.wait_until_nothing_is_open(&config.kafka, &counts, gives_up)?;
     }
-    // The checkpoint pins the others alone.
-    topics.remove(&config.parking_topic);
-    let parked = parking::log::known(config, parking, gives_up)?;
+    let parked = parking::log::known(config, &checkpoint.parking, gives_up)?;
     Ok((topics, parked))
 }
 

@@ -190,13 +190,15 @@ pub enum Stop {
     )]
     ParkedRowsMissing { topic: String, expected: u64, found: u64 },
     #[error(
-        "in partition {partition} of topic `{topic}` a transaction that began at offset {offset} is open for longer than brokers allow: kafka has lost its end (as 4.2 to 4.4 do, KAFKA-20734), and hides what lies behind it from every reader of what is committed; keep this relay stopped, list such transactions by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} find-hanging --topic {topic}`, there and in the topics of the rows, end each by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} abort --topic {topic} --partition {partition} --start-offset {offset}`, and then run `outbox-relay recover --compare-anyway`: it publishes what was in them and is in no topic"
+        "in partition {partition} of topic `{topic}` a transaction that began at offset {offset} is open for longer than brokers allow: kafka has lost its end (as 4.2 to 4.4 do, KAFKA-20734), and hides what lies behind it from every reader of what is committed; stop every relay that writes there, start each of them until it has ended with this code, and keep them stopped; then list such transactions by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} find-hanging --topic {topic} --max-transaction-timeout {allowed_minutes}`, there and in the topics of the rows, end each by `kafka-transactions.sh --bootstrap-server {bootstrap_servers} abort --topic {topic} --partition {partition} --start-offset {offset}`, and then run `outbox-relay recover --compare-anyway`: it publishes what was in them and is in no topic"
     )]
     TransactionHangs {
         topic: String,
         partition: i32,
         offset: i64,
         bootstrap_servers: String,
+        /// Whole minutes that brokers allow.
+        allowed_minutes: u64,
     },
     #[error("outbox row at {position} is not parked: {what}")]
     TooManyParked { position: RowPosition, what: String },
@@ -207,7 +209,7 @@ pub enum Stop {
     #[error("nothing was changed: {what}")]
     NotConfirmed { what: String },
     #[error(
-        "`outbox-relay recover` of slot `{slot}` is needed, or began and did not finish; run it, it compares the outbox with the topics"
+        "`outbox-relay recover` of slot `{slot}` is needed, or began and did not finish; run it, it compares the outbox with the topics; where the outbox has no table, `outbox-relay init --accept-unfinished-recovery` goes on from the checkpoint without comparing"
     )]
     RecoveryUnfinished { slot: String },
 }
@@ -255,6 +257,7 @@ impl Stop {
             partition,
             offset,
             bootstrap_servers: settings.bootstrap_servers.clone(),
+            allowed_minutes: settings.transaction_max_timeout.as_secs() / 60,
         }
     }
 

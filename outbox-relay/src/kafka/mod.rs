@@ -30,7 +30,7 @@ pub use checkpoint_log::{CheckpointLog, Found, Readers, Reading};
 pub use health::{Failure, Health, Quiet};
 pub use keyed_log::KeyedLog;
 pub use open_transactions::TRANSACTION_MAX_TIMEOUT_MS;
-pub(crate) use open_transactions::first_key;
+pub(crate) use open_transactions::holds_key;
 pub use partition_ends::Ends;
 pub use pause_log::PauseLog;
 pub use published_ids::{Cleanup, TopicRead, TopicToRead, cleanup, read_ids};

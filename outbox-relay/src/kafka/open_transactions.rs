@@ -23,6 +23,10 @@ pub const TRANSACTION_MAX_TIMEOUT_MS: u64 = 900_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// A look asks every broker twice, so that it is taken less often the longer it takes.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// How long after its time is over a transaction may take to end.
+const ENDS_WRITTEN_WITHIN: Duration = Duration::from_secs(15);
 /// In place of an offset, where the partition has no leader.
 const UNKNOWN: i64 = -1;
 /// Until the wait is said, and then said again.
@@ -34,7 +38,8 @@ impl KafkaSettings {
     /// have to write their ends.
     #[must_use]
     pub fn transactions_end_within(&self) -> Duration {
-        self.transaction_max_timeout + self.transaction_max_timeout / 15
+        let allowed = self.transaction_max_timeout;
+        allowed + (allowed / 15).max(ENDS_WRITTEN_WITHIN)
     }
 }
 
@@ -83,8 +88,9 @@ pub(super) fn wait_until_nothing_is_open(
         .collect();
     let mut wait = Wait::default();
     loop {
+        let places = open.keys().map(|(topic, partition)| (topic.as_str(), *partition));
         let mut stable = BTreeMap::new();
-        for ends in ends_by(client, partitions)? {
+        for ends in ends_by(client, places)? {
             let place = (ends.topic, ends.partition);
             if let Some(end) = open.get_mut(&place) {
                 let end = *end.get_or_insert(ends.all);
@@ -148,7 +154,12 @@ impl Wait {
             self.said += 1;
             let seconds = open_for.as_secs();
             if from == UNKNOWN {
-                tracing::warn!(topic, partition, seconds, "waiting for a partition that has no leader");
+                tracing::warn!(
+                    topic,
+                    partition,
+                    seconds,
+                    "waiting for a partition that has no leader, or whose leader does not answer"
+                );
             } else {
                 tracing::info!(
                     topic,
@@ -159,34 +170,40 @@ impl Wait {
                 );
             }
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        std::thread::sleep((open_for / 10).clamp(LOOK_INTERVAL, LOOK_INTERVAL_MAX));
         Ok(())
     }
 }
 
-/// The key of the record at `offset`, which may be hidden; `None` where it has none, or none that is text. Blocks.
+/// Whether one of the records from `offset` to the end of the partition, which may be hidden, has a key that `is_wanted`. Blocks.
 ///
 /// # Errors
 /// Worth another try.
-pub(crate) fn first_key(
+pub(crate) fn holds_key(
     settings: &KafkaSettings,
-    topic: &str,
-    partition: i32,
-    offset: i64,
+    (topic, partition, offset): (&str, i32, i64),
+    is_wanted: impl Fn(&str) -> bool,
     gives_up: &dyn Fn() -> bool,
-) -> Result<Option<String>, RelayError> {
+) -> Result<bool, RelayError> {
     let uncommitted = settings.open_reader("read_uncommitted")?;
+    let (_, end) = ask(&uncommitted, REQUEST_TIMEOUT, |timeout| {
+        uncommitted.fetch_watermarks(topic, partition, timeout)
+    })
+    .with_context(|| format!("cannot read the end of topic `{topic}`"))?;
     let reader = TopicReader::start(&uncommitted, topic, &[(partition, offset)])?;
-    let started = Instant::now();
-    while started.elapsed() < READ_STALL_MAX && !gives_up() {
+    let mut moved_at = Instant::now();
+    while moved_at.elapsed() < READ_STALL_MAX && !gives_up() {
         match reader.next(Duration::from_millis(100))? {
             Next::Record(record) => {
+                moved_at = Instant::now();
                 let key = record.key().and_then(|key| std::str::from_utf8(key).ok());
-                return Ok(key.map(str::to_owned));
+                if key.is_some_and(&is_wanted) {
+                    return Ok(true);
+                }
             }
-            // It begins with a record, so there is one; a broker that lags behind does not have it yet.
+            Next::End { offset, .. } if offset >= end => return Ok(false),
             Next::End { .. } | Next::Nothing => {}
         }
     }
-    Err(anyhow::anyhow!("topic `{topic}` gives nothing at offset {offset}").into())
+    Err(anyhow::anyhow!("topic `{topic}` gives nothing from offset {offset} on").into())
 }

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::admin_request::{AdminRequest, slice, text};
@@ -23,16 +24,19 @@ pub struct Ends {
     pub all: i64,
 }
 
-/// The ends of the partitions that are counted for each topic, where both could be learned. Blocks.
+/// The ends of these partitions, where both could be learned: one that has no leader, or whose leader does not answer, is left out. Blocks.
 ///
 /// # Errors
-/// Kafka does not answer, or refuses.
-pub(super) fn ends_by(client: &BaseConsumer<Quiet>, partitions: &BTreeMap<String, i32>) -> anyhow::Result<Vec<Ends>> {
+/// Kafka does not answer, or refuses; a partition does not exist.
+pub(super) fn ends_by<'p>(
+    client: &BaseConsumer<Quiet>,
+    partitions: impl IntoIterator<Item = (&'p str, i32)> + Clone,
+) -> anyhow::Result<Vec<Ends>> {
     use native::rd_kafka_IsolationLevel_t::{
         RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED, RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
     };
     // What is stable is asked for first: between the two it only moves on, so that nothing looks hidden that is not.
-    let stable = latest(client, partitions, RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED)?;
+    let stable = latest(client, partitions.clone(), RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED)?;
     let all = latest(client, partitions, RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED)?;
     let both = stable.into_iter().filter_map(|(place, stable)| {
         let all = *all.get(&place)?;
@@ -48,18 +52,16 @@ pub(super) fn ends_by(client: &BaseConsumer<Quiet>, partitions: &BTreeMap<String
 }
 
 #[expect(unsafe_code, reason = "the safe wrapper has no ListOffsets")]
-fn latest(
+fn latest<'p>(
     client: &BaseConsumer<Quiet>,
-    partitions: &BTreeMap<String, i32>,
+    partitions: impl IntoIterator<Item = (&'p str, i32)>,
     isolation_level: native::rd_kafka_IsolationLevel_t,
 ) -> anyhow::Result<BTreeMap<(String, i32), i64>> {
     let mut asked = TopicPartitionList::new();
-    for (topic, count) in partitions {
-        for partition in 0..*count {
-            asked
-                .add_partition_offset(topic, partition, Offset::End)
-                .context("invalid offset")?;
-        }
+    for (topic, partition) in partitions {
+        asked
+            .add_partition_offset(topic, partition, Offset::End)
+            .context("invalid offset")?;
     }
     if asked.count() == 0 {
         return Ok(BTreeMap::new());
@@ -83,9 +85,21 @@ fn latest(
         let infos = native::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
         for info in slice(infos, count) {
             let place = &*native::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
-            // A partition without a leader has none just now.
-            if place.err == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-                offsets.insert((text(place.topic), place.partition), place.offset);
+            let name = text(place.topic);
+            match RDKafkaErrorCode::from(place.err) {
+                // Where a leader did not answer in time, librdkafka says neither so nor an offset.
+                RDKafkaErrorCode::NoError if place.offset < 0 => {}
+                RDKafkaErrorCode::NoError => {
+                    offsets.insert((name, place.partition), place.offset);
+                }
+                code @ (RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    bail!("partition {} of topic `{name}`: {code}", place.partition);
+                }
+                // It has no leader just now, or has just got one.
+                _ => {}
             }
         }
     }

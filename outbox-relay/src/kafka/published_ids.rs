@@ -17,6 +17,7 @@ use super::topic_settings::describe_topic;
 use crate::clock::now_us;
 use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::faults::{self, Bug};
+use crate::stop::RelayError;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
@@ -80,7 +81,7 @@ pub fn read_ids(
     to_read: &TopicToRead,
     absent: &mut EventIds,
     gives_up: &dyn Fn() -> bool,
-) -> anyhow::Result<TopicRead> {
+) -> Result<TopicRead, RelayError> {
     let topic = to_read.topic.as_str();
     let (committed, uncommitted) = (
         settings.open_reader("read_committed")?,
@@ -154,8 +155,12 @@ pub fn read_ids(
             }
             Next::Nothing => {}
         }
-        anyhow::ensure!(moved_at.elapsed() < READ_STALL_MAX, "topic `{topic}` gives nothing");
-        anyhow::ensure!(!gives_up(), "told to stop");
+        if moved_at.elapsed() >= READ_STALL_MAX {
+            return Err(anyhow::anyhow!("topic `{topic}` gives nothing").into());
+        }
+        if gives_up() {
+            return Err(anyhow::anyhow!("told to stop").into());
+        }
     }
     // Only now: a record that grew old enough while the topic was read may have been removed before it was reached.
     memory.compacted_before_ms = to_read

@@ -14,8 +14,10 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::admin_request::{AdminRequest, Answer, given_back, slice, text};
 use super::health::Quiet;
+use super::open_transactions::wait_until_nothing_is_open;
 use super::partition_ends::{Ends, ends_by};
 use super::settings::KafkaSettings;
+use crate::stop::RelayError;
 
 /// A topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +54,23 @@ impl TopicAsker {
     /// # Errors
     /// Kafka does not answer, or refuses.
     pub fn ends(&self, partitions: &BTreeMap<String, i32>) -> anyhow::Result<Vec<Ends>> {
-        ends_by(&self.0, partitions)
+        let places = partitions
+            .iter()
+            .flat_map(|(topic, count)| (0..*count).map(|partition| (topic.as_str(), partition)));
+        ends_by(&self.0, places)
+    }
+
+    /// As [`super::open_transactions::wait_until_nothing_is_open`]. Blocks.
+    ///
+    /// # Errors
+    /// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try.
+    pub fn wait_until_nothing_is_open(
+        &self,
+        settings: &KafkaSettings,
+        partitions: &BTreeMap<String, i32>,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(), RelayError> {
+        wait_until_nothing_is_open(settings, &self.0, partitions, gives_up)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::accept::own;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_us;
 use crate::config::{Config, Settings};
+use crate::hanging_transaction::wait_until_nothing_is_open;
 use crate::init;
 use crate::kafka::{Outgoing, Publisher, Sent, topic_facts};
 use crate::lineage::{verify, written_for_this_server};
@@ -130,6 +131,7 @@ impl Session {
         if let Some(stop) = topic_identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
             return Err(stop.into());
         }
+        wait_until_nothing_is_open(config, topics.keys(), shutdown).await?;
         if let Some(stop) = missing(config, &checkpoint).await? {
             return Err(stop.into());
         }
@@ -260,7 +262,7 @@ pub(super) fn parked_at(entries: &BTreeMap<RowPosition, Entry>, position: RowPos
 }
 
 /// Adds an entry, or its tombstone, to the open transaction.
-pub(super) async fn send_entry(
+pub(crate) async fn send_entry(
     publisher: &mut Publisher,
     config: &Config,
     position: RowPosition,

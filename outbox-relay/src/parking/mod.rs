@@ -9,6 +9,7 @@
 //! [`record`] is the entry's format, [`keys`] decides what parks, [`log`] reads the entries, [`note`] is what the checkpoint says of them,
 //! [`commands`] is what a person types.
 
+pub(crate) mod behind;
 pub mod commands;
 pub mod keys;
 pub mod log;

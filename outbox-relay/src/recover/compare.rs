@@ -12,11 +12,11 @@ use crate::config::Config;
 use crate::destination;
 use crate::existing_rows::{OutboxSnapshot, columns_of};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
-use crate::parking::log::entries_off_thread;
+use crate::parking::{log::entries_off_thread, record::Entry};
 use crate::pgoutput::Tuple;
 use crate::postgres::{Answer, quote_identifier};
 use crate::router::{Plan, RowScratch, partition_of_key};
-use crate::row_name::{RowName, RowPlace};
+use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::source;
 use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
@@ -33,6 +33,12 @@ pub(super) struct ComparedOutbox {
     pub(super) verdicts: Verdicts,
     /// The highest commit LSN in any record's position header, as readers see it.
     pub(super) highest_position: Option<u64>,
+    /// What is parked and in no topic.
+    pub(super) parked: BTreeMap<RowPosition, Entry>,
+    /// Ids of the parked rows that are among those that were compared.
+    pub(super) parked_in_table: EventIds,
+    /// Where rows are parked that a topic has: what a retry has published, and the end of its entry was lost.
+    pub(super) parked_and_published: Vec<RowPosition>,
 }
 
 /// Compares the rows of `snapshot` with the topics that they route to and that the lineage knows, which are read to their ends.
@@ -55,10 +61,13 @@ pub(super) async fn compare_outbox_with_topics(
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
     // What is parked is no more missing than what is published: a retry publishes it, in its order.
-    for entry in entries_off_thread(config).await?.values() {
-        if let Some(id) = &entry.id {
-            absent.remove(id);
+    let mut parked = entries_off_thread(config).await?;
+    let mut parked_in_table = EventIds::default();
+    for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
+        if absent.contains(id) {
+            parked_in_table.insert(id);
         }
+        absent.insert(id);
     }
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
     for (route, topic) in &topic_of_route {
@@ -101,6 +110,14 @@ pub(super) async fn compare_outbox_with_topics(
         });
         highest_position = highest_position.max(read.highest_position);
     }
+    let mut parked_and_published = Vec::new();
+    parked.retain(|position, entry| {
+        let is_published = entry.id.as_deref().is_some_and(|id| !absent.remove(id));
+        if is_published {
+            parked_and_published.push(*position);
+        }
+        !is_published
+    });
     let verdicts = if absent.is_empty() || memories.iter().all(|memory| !memory.forgets()) {
         Verdicts {
             missing: absent,
@@ -114,6 +131,9 @@ pub(super) async fn compare_outbox_with_topics(
         records,
         verdicts,
         highest_position,
+        parked,
+        parked_in_table,
+        parked_and_published,
     })
 }
 

@@ -45,7 +45,7 @@ use crate::faults::{self, Bug};
 use crate::init::{self, checkpoint_topic, commit, create_slot, fence};
 use crate::kafka::Publisher;
 use crate::lsn::Lsn;
-use crate::parking::{log::counted, note::ParkingNote};
+use crate::parking::{behind::ParksBehind, commands::send_entry, log::counted, note::ParkingNote};
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode};
 use crate::progress::Published;
@@ -84,7 +84,8 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
-    destination::learn_batch_limits(config, lineage.partitions.keys()).await;
+    let topics = lineage.partitions.keys().chain([&config.parking_topic]);
+    destination::learn_batch_limits(config, topics).await;
     carry_out(config, options, since_ms, connection, compared, shutdown).await
 }
 
@@ -179,16 +180,29 @@ async fn carry_out_fenced(
         let raised_by = lineage.positions_raised_by;
         lineage.positions_raised_by = raise_above(highest_position, raised_by, lsn_before(consistent_point));
         checkpoint.lineage.positions_raised_by = lineage.positions_raised_by;
-        let to_publish = RowsToPublish::of(compared.verdicts, options.undecided);
+        let ComparedOutbox {
+            verdicts,
+            parked,
+            parked_in_table,
+            parked_and_published,
+            ..
+        } = compared;
+        for position in &parked_and_published {
+            send_entry(&mut publisher, config, *position, None).await?;
+        }
+        checkpoint.parking.rows = parked.len() as u64;
+        let to_publish = RowsToPublish::of(verdicts, options.undecided);
         let mut writer = ExistingRowsWriter::new(config, &mut lineage, &mut publisher, consistent_point);
+        writer.parks = ParksBehind::new(config, &parked, |id| parked_in_table.contains(id)).await?;
         publish_rows(config, &mut snapshot, &to_publish, &mut writer, &mut checkpoint).await?;
-        Ok::<u64, RelayError>(writer.rows)
+        let behind = writer.parks.as_ref().map_or(0, ParksBehind::parked);
+        Ok::<_, RelayError>((writer.rows - behind, behind))
     };
     let mut shutdown = shutdown.clone();
     let Some(rows) = while_answering(&mut stream, publishing, &mut shutdown).await? else {
         return Err(anyhow::anyhow!("told to stop; run recover again").into());
     };
-    let rows = rows?;
+    let (rows, behind) = rows?;
     snapshot.close().await?;
     checkpoint.state = State::Running;
     // Within one generation positions ascend, and the new one may lie below the one that was known.
@@ -214,8 +228,12 @@ async fn carry_out_fenced(
         "recovered"
     );
     Ok(format!(
-        "slot {} is made anew; {rows} rows that were missing are published; the checkpoint is {consistent_point}\n",
-        config.slot
+        "slot {} is made anew; {rows} rows that were missing are published{}; the checkpoint is {consistent_point}\n",
+        config.slot,
+        match behind {
+            0 => String::new(),
+            behind => format!(", and {behind} are parked behind parked rows of their keys"),
+        }
     ))
 }
 

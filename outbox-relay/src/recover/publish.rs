@@ -7,6 +7,7 @@ use crate::comparison::{EventIds, Verdicts};
 use crate::config::{Config, Undecided};
 use crate::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
 use crate::init::commit;
+use crate::parking::behind::ParksBehind;
 use crate::postgres::Answer;
 use crate::source;
 use crate::stop::RelayError;
@@ -48,6 +49,7 @@ pub(super) async fn publish_rows(
     checkpoint: &mut Checkpoint,
 ) -> Result<(), RelayError> {
     snapshot.read("*", true).await?;
+    let parked_before = checkpoint.parking.rows;
     let (mut open_rows, mut open_bytes) = (0, 0);
     loop {
         let Answer { columns, rows } = snapshot.fetch().await?;
@@ -58,19 +60,28 @@ pub(super) async fn publish_rows(
             .iter()
             .position(|(name, _)| *name == config.router.id_column)
             .context("the outbox table has no id")?;
-        let mut chosen_rows = Vec::new();
+        let mut chosen = Answer {
+            columns,
+            rows: Vec::new(),
+        };
         for row in rows {
-            if to_publish.contains(source::text(&row, id)?) {
+            let id = source::text(&row, id)?;
+            let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
+            if is_parked {
+                // Those of its key that stand before it go before it.
+                writer.write(&chosen).await?;
+                chosen.rows.clear();
+                if let Some(parks) = &mut writer.parks {
+                    parks.pass(id);
+                }
+            } else if to_publish.contains(id) {
                 open_bytes += row.iter().flatten().map(String::len).sum::<usize>();
-                chosen_rows.push(row);
+                open_rows += 1;
+                chosen.rows.push(row);
             }
         }
-        open_rows += chosen_rows.len();
-        let chosen = Answer {
-            columns,
-            rows: chosen_rows,
-        };
         writer.write(&chosen).await?;
+        checkpoint.parking.rows = parked_before + writer.parks.as_ref().map_or(0, ParksBehind::parked);
         if open_rows >= TRANSACTION_ROWS || open_bytes >= TRANSACTION_BYTES {
             (open_rows, open_bytes) = (0, 0);
             checkpoint.lineage.partitions.clone_from(&writer.lineage().partitions);

@@ -2,6 +2,7 @@
 //! leader while the ends are written (KAFKA-20734).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rig::partitions::{Partition, partitions};
@@ -23,6 +24,8 @@ const TRANSACTION_STATE: &str = "__transaction_state";
 const TRANSACTION_MAX_TIMEOUT_MS: &str = "15000";
 /// What a relay logs that has fenced and read its checkpoint.
 const STREAMS: &str = "streaming from the checkpoint";
+/// Shorter than the controllers' patience with a broker.
+const OUT_OF_REACH: Duration = Duration::from_secs(5);
 const ROWS: u32 = 100;
 const HANGS: i32 = 36;
 const RECOVERY_NEEDED: i32 = 42;
@@ -122,7 +125,6 @@ async fn wait_for_leader(rig: &Rig, leader: i32) {
 
 /// Ends all that hangs in `topic`, as the relay's last line says; how many transactions that were.
 async fn end_what_hangs(kafka: &Kafka, topic: &str) -> usize {
-    // The tool's own patience is 15 minutes, and these brokers allow less.
     let arguments = ["find-hanging", "--topic", topic, "--max-transaction-timeout", "0"];
     let found = kafka.transactions_tool(&arguments).await;
     let found = found.unwrap_or_else(|err| panic!("{err:#}"));
@@ -140,16 +142,22 @@ async fn end_what_hangs(kafka: &Kafka, topic: &str) -> usize {
 }
 
 /// Goes the way out that the relay tells: nothing is lost then, or there twice.
-async fn assert_is_told_and_made_good(rig: &Rig) {
+async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     let topic = rig.topic();
     let says = [
-        format!("find-hanging --topic {topic}"),
+        format!("find-hanging --topic {topic} --max-transaction-timeout 0"),
         format!("abort --topic {topic} --partition"),
         "outbox-relay recover --compare-anyway".to_owned(),
     ];
     let says = says.each_ref().map(String::as_str);
     rig.assert_stops(HANGS, &says).await;
-    // Whatever supervises it starts it again, before and after an operator has come.
+    // Whatever supervises it starts it again, before and after an operator has come. A broker that does not answer, and leads still, tells nothing.
+    let victim = nodes.node(VICTIM).process().expect("a broker");
+    victim.signal(Signal::STOP);
+    tokio::spawn(async move {
+        tokio::time::sleep(OUT_OF_REACH).await;
+        victim.signal(Signal::CONT);
+    });
     rig.assert_stops(HANGS, &says).await;
     let kafka = &rig.servers.kafka;
     assert!(end_what_hangs(kafka, &topic).await > 0, "nothing hung");
@@ -185,7 +193,7 @@ async fn a_commit_whose_end_is_lost(servers: &Arc<Servers>, nodes: &KafkaCluster
     told.await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.relay.kill_hard().await;
     rig.relay = rig.relay.with_binary("outbox-relay");
-    assert_is_told_and_made_good(&rig).await;
+    assert_is_told_and_made_good(&rig, nodes).await;
 }
 
 /// Waits until a successor has fenced, so that what its predecessor left open has ended.
@@ -242,7 +250,7 @@ async fn a_transaction_whose_end_kafka_has_lost_is_told_and_made_good_by_recover
     let status = rig.relay.exited(DEADLINE).await;
     let status = status.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.code(), Some(HANGS), "{}", rig.relay.log_tail(5));
-    assert_is_told_and_made_good(&rig).await;
+    assert_is_told_and_made_good(&rig, &nodes).await;
 
     let bug = Some("GoOnBehindOpenTransactions");
     let rig = an_abort_whose_end_is_lost(&servers, &nodes, "hanging_bug", bug).await;

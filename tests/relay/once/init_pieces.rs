@@ -1,5 +1,6 @@
 //! `init` of an outbox with many rows: it goes in pieces, and an `init` after a kill goes on.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use rig::{Isolation, Rig, memory};
 use stack::{Program, eventually_ok};
 
 use super::super::init_positions::position_mistakes;
+use super::parking::command;
 
 pub(super) const ROWS: u32 = 30_000;
 /// Rows of an outbox that goes in one Kafka transaction.
@@ -198,4 +200,42 @@ async fn forgetting_late_rows_is_caught() {
     .unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(ledger.lost.len(), 1, "the late row is lost: {ledger}");
     rig.finish().await.expect("an end");
+}
+
+/// What it has published is gone from the topic, so nothing tells which rows those were: the operator says it.
+#[tokio::test]
+async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_the_operators_to_decide() {
+    const NOT_CONFIRMED: i32 = 41;
+    const MORE_ROWS: u32 = 20;
+    for (answer, published) in [("publish", ROWS + MORE_ROWS), ("skip", MORE_ROWS)] {
+        let alter = "alter table outbox drop column created_at";
+        let mut rig = rig_with_rows(&format!("pieces_undecided_{answer}"), alter, ROWS).await;
+        rig.relay = rig.relay.env("TOPIC_CONFIG", "cleanup.policy=delete");
+        kill_init_at(&rig, "init.piece-committed", 2).await;
+        let committed = rig.records(Isolation::Committed).await.expect("records");
+        assert!((1..ROWS as usize).contains(&committed.len()), "{}", committed.len());
+        let partitions: BTreeSet<i32> = committed.iter().map(|record| record.partition).collect();
+        for partition in partitions {
+            let deleted = rig.servers.kafka.delete_records(&rig.topic(), partition, -1).await;
+            deleted.unwrap_or_else(|err| panic!("{err:#}"));
+        }
+        let says = [
+            &format!("{ROWS} rows may have been published"),
+            "--undecided publish",
+            "--undecided skip",
+        ];
+        command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
+        command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
+        rig.start().await;
+        rig.insert_each(MORE_ROWS).await;
+        let arrived = eventually_ok(DEADLINE, "what is to be published is there", || async {
+            let records = rig.records(Isolation::Committed).await?;
+            let ids: BTreeSet<_> = records.iter().filter_map(|record| record.header("id")).collect();
+            anyhow::ensure!(ids.len() == published as usize, "{} ids", ids.len());
+            Ok(records.len())
+        });
+        let records = arrived.await.unwrap_or_else(|err| panic!("{err:#}"));
+        assert_eq!(records, published as usize, "each once");
+        rig.finish().await.expect("a clean end");
+    }
 }

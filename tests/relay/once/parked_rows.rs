@@ -18,6 +18,7 @@ use crate::relay::tampering::{accept, publish_and_stop, wait_until_confirmed};
 
 /// Exit codes of `outbox-relay`.
 const SERVER_BEHIND: i32 = 18;
+const TOPIC_DELETED: i32 = 23;
 const TOPIC_UNSAFE: i32 = 25;
 const PARKED_ROWS_MISSING: i32 = 35;
 /// Rounds of maintenance, one a second, in which nothing may be removed.
@@ -237,4 +238,58 @@ async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
     assert_eq!(retried.len(), 3);
     assert_eq!(retried[2].header("id"), Some(after.as_str()), "the last of its key");
     rig.finish().await.expect("a clean end");
+}
+
+/// Has what is parked published, now that the topic takes it; all `rows` must be there in order.
+async fn assert_retried_in_order(rig: &Rig, rows: usize) {
+    limit(rig, 60_000).await;
+    command(&rig.relay, &["parked", "retry", "--all"], 0, &[]).await;
+    assert_published_in_order(rig, rows).await;
+    rig.start().await;
+    insert(rig, "k1", 10).await;
+    assert_published_in_order(rig, rows + 1).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn recover_parks_what_it_finds_missing_behind_a_parked_row_and_publishes_the_rest() {
+    let rig = stopped_with_two_parked("parked_recover").await;
+    rig.drop_slot().await;
+    insert(&rig, "k1", 10).await;
+    insert(&rig, "another", 10).await;
+    let says = ["1 rows that were missing are published, and 1 are parked behind parked rows"];
+    command(&rig.relay, &["recover", "--yes"], 0, &says).await;
+    rig.start().await;
+    insert(&rig, "k1", 10).await;
+    wait_until_parked(&rig, 4).await;
+    assert_published_in_order(&rig, 7).await;
+    stop(&rig).await;
+    assert_retried_in_order(&rig, 11).await;
+
+    let rig = stopped_with_two_parked("parked_recover_skips").await;
+    rig.drop_slot().await;
+    let overtakes = insert(&rig, "k1", 10).await;
+    let says = ["1 rows that were missing are published;"];
+    command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &says).await;
+    assert!(assert_published_in_order(&rig, 7).await.contains(&overtakes));
+    assert_eq!(parked(&rig).await.len(), 2);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn recover_publishes_again_what_stood_before_a_parked_row_and_is_gone_with_its_topic() {
+    let rig = parking_rig("parked_topic_gone").await;
+    rig.start().await;
+    insert(&rig, "k1", 10).await;
+    insert(&rig, "k1", LARGE_BYTES).await;
+    insert(&rig, "k1", 10).await;
+    wait_until_parked(&rig, 2).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    delete(&rig, &rig.topic()).await;
+    rig.assert_stops(TOPIC_DELETED, &["outbox-relay recover"]).await;
+    let says = ["1 rows that were missing are published;"];
+    command(&rig.relay, &["recover", "--yes"], 0, &says).await;
+    assert_published_in_order(&rig, 1).await;
+    assert_retried_in_order(&rig, 3).await;
 }

@@ -4,7 +4,9 @@ use rig::{Isolation, Ledger, Rig, servers};
 use stack::Postgres;
 
 use crate::relay::lineage::older_database;
-use crate::relay::tampering::{checkpoints, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint};
+use crate::relay::tampering::{
+    accept, checkpoints, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint,
+};
 use crate::relay::ways_out::{assert_recovers_after, goes_on, recover, told_between};
 
 #[tokio::test]
@@ -278,4 +280,23 @@ async fn delete_checkpoint_topic(rig: &Rig) {
     let topic = rig.checkpoint_topic();
     let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
     deleted.expect("a deletion");
+}
+
+/// For an outbox without a table, of which `recover` can compare nothing.
+#[tokio::test]
+async fn where_nothing_can_be_compared_a_recovery_that_is_needed_is_accepted() {
+    let rig = published_and_stopped("way_out_42_accepted").await;
+    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
+    let mut last: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    last["state"] = "recovering".into();
+    last["generation"] = 1.into();
+    write_checkpoint(&rig, Some(last.to_string().into_bytes())).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(42, &["outbox-relay recover", "--accept-unfinished-recovery"])
+        .await;
+    accept(&rig, &["--accept-unfinished-recovery"]).await;
+    rig.start().await;
+    rig.insert_each(3).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
 }
