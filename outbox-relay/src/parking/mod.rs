@@ -6,6 +6,7 @@
 //! so that a reader never sees them before it; the relay reads its own parked rows at its start, after fencing, and knows their keys again.
 //! `outbox-relay parked retry` routes parked rows once more and publishes each in one Kafka transaction with the tombstone of its parked entry.
 //!
+//! [`behind`] parks rows of the table while a command publishes the others.
 //! [`record`] is the entry's format, [`keys`] decides what parks, [`log`] reads the entries, [`note`] is what the checkpoint says of them,
 //! [`commands`] is what a person types.
 
