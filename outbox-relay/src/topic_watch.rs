@@ -5,6 +5,7 @@
 //! of its own asks every few seconds, by a client of its own. What a look finds has to be found by a second one, since a broker that has just
 //! started may not know the newest yet.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::hidden_records::HiddenRecords;
 use crate::kafka::{TopicAsker, topic_settings};
 use crate::stop::{RelayError, Stop};
+use crate::topic_check;
 use crate::topic_identity::{self, Topics};
 
 /// How often the topics are looked at.
@@ -26,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked at where partitions end.
 const ENDS_INTERVAL: Duration = Duration::from_secs(15);
-/// How often the settings of the checkpoints' topic are looked at.
+/// How often the settings of the topics are looked at.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The running watch. It ends when this is dropped.
@@ -54,6 +56,10 @@ impl TopicWatch {
         metrics::describe_gauge!(
             "relay_checkpoint_topic_unsafe",
             "1 while the settings of the checkpoints' topic let Kafka delete the last checkpoint."
+        );
+        metrics::describe_gauge!(
+            "relay_topic_dangers",
+            "What the settings of the relay's topics endanger, as `check` tells it: how many."
         );
         metrics::describe_gauge!(
             "relay_records_hidden_seconds",
@@ -115,11 +121,12 @@ impl Task {
         let mut asker = None;
         let mut hidden = HiddenRecords::default();
         let mut settings_due = Instant::now();
+        let mut said = BTreeSet::new();
         let mut ends_due = Instant::now();
         loop {
             if Instant::now() >= settings_due {
                 settings_due = Instant::now() + SETTINGS_INTERVAL;
-                self.look_at_settings().await;
+                self.look_at_settings(&mut said).await;
             }
             sleep(INTERVAL).await;
             if Instant::now() >= ends_due {
@@ -216,15 +223,28 @@ impl Task {
         )
     }
 
-    async fn look_at_settings(&self) {
+    /// Logs each danger once, for as long as it lasts.
+    async fn look_at_settings(&self, said: &mut BTreeSet<String>) {
+        let lineage = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match topic_check::dangers(&self.config, &lineage).await {
+            Ok(dangers) => {
+                let dangers: BTreeSet<String> = dangers.into_iter().collect();
+                metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);
+                for danger in dangers.difference(said) {
+                    tracing::warn!("{danger}");
+                }
+                *said = dangers;
+            }
+            Err(err) => tracing::debug!(
+                error = format!("{err:#}"),
+                "the cluster does not tell the settings of the topics"
+            ),
+        }
         let topic = &self.config.checkpoint_topic;
         match topic_settings(&self.config.kafka, topic).await {
             Ok(settings) => {
-                let danger = settings.retention_danger();
-                metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(danger.is_some())));
-                if let Some(what) = danger {
-                    tracing::warn!("{}", Stop::checkpoint_topic_unsafe(&self.config, what));
-                }
+                let is_unsafe = settings.retention_danger().is_some();
+                metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
             }
             Err(err) => tracing::debug!(
                 topic,

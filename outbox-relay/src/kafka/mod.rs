@@ -41,8 +41,8 @@ pub use refused_records::{RefusedRecord, RefusedRecords};
 pub use settings::{Delivery, InvalidProperty, KafkaSettings};
 pub use topic_facts::{TopicAsker, TopicFacts, topic_facts};
 pub use topic_rules::{Breach, TopicRules};
-pub(crate) use topic_settings::retention_danger;
 pub use topic_settings::{TopicSettings, topic_settings};
+pub(crate) use topic_settings::{retention_danger, settings_of_topics};
 pub use topics::{
     Destination, NewTopic, NoDestination, TopicError, Topics, create_missing, find_or_create, partition_counts,
 };

@@ -1,9 +1,10 @@
 //! The settings of a topic that decide whether it keeps what the relay entrusts to it, by DescribeConfigs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 
 use super::settings::KafkaSettings;
 
@@ -40,22 +41,36 @@ pub(super) async fn describe_topic(settings: &KafkaSettings, topic: &str) -> any
         .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))
 }
 
+/// Asks for the settings of several topics by one request; those that the broker does not tell are left out.
+///
+/// # Errors
+/// Kafka does not answer.
+pub(crate) async fn settings_of_topics(
+    settings: &KafkaSettings,
+    topics: &[String],
+) -> anyhow::Result<BTreeMap<String, TopicSettings>> {
+    let admin = settings.open_admin()?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let described = admin
+        .describe_configs(&asked, &options)
+        .await
+        .context("cannot read topics' settings")?;
+    let known = described.into_iter().flatten().filter_map(|config| {
+        let OwnedResourceSpecifier::Topic(topic) = &config.specifier else {
+            return None;
+        };
+        Some((topic.clone(), TopicSettings::of(&config, topic).ok()?))
+    });
+    Ok(known.collect())
+}
+
 /// Asks for a topic's settings.
 ///
 /// # Errors
 /// Kafka does not answer, or does not let this client ask (the operation DescribeConfigs of the topic).
 pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Result<TopicSettings> {
-    let config = describe_topic(settings, topic).await?;
-    let value = |name: &str| {
-        let value = config.get(name).and_then(|entry| entry.value.clone());
-        value.with_context(|| format!("the broker does not say {name} of topic `{topic}`"))
-    };
-    Ok(TopicSettings {
-        cleanup_policy: value("cleanup.policy")?,
-        retention_ms: value("retention.ms")?.parse().context("retention.ms")?,
-        retention_bytes: value("retention.bytes")?.parse().context("retention.bytes")?,
-        min_insync_replicas: value("min.insync.replicas")?.parse().context("min.insync.replicas")?,
-    })
+    TopicSettings::of(&describe_topic(settings, topic).await?, topic)
 }
 
 /// As [`TopicSettings::retention_danger`] of a topic. Where it cannot be asked for, that is only a warning: that it is not known `whether` all is well.
@@ -70,6 +85,19 @@ pub(crate) async fn retention_danger(settings: &KafkaSettings, topic: &str, whet
 }
 
 impl TopicSettings {
+    fn of(config: &ConfigResource, topic: &str) -> anyhow::Result<Self> {
+        let value = |name: &str| {
+            let value = config.get(name).and_then(|entry| entry.value.clone());
+            value.with_context(|| format!("the broker does not say {name} of topic `{topic}`"))
+        };
+        Ok(Self {
+            cleanup_policy: value("cleanup.policy")?,
+            retention_ms: value("retention.ms")?.parse().context("retention.ms")?,
+            retention_bytes: value("retention.bytes")?.parse().context("retention.bytes")?,
+            min_insync_replicas: value("min.insync.replicas")?.parse().context("min.insync.replicas")?,
+        })
+    }
+
     fn has_policy(&self, policy: &str) -> bool {
         self.cleanup_policy.split(',').any(|word| word.trim() == policy)
     }

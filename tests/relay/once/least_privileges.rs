@@ -142,6 +142,16 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     let said = runner.log_text();
     assert_eq!(refused.expect("an init").code(), Some(34), "{said}");
     assert!(said.contains("TopicAuthorizationFailed"), "{said}");
+    // What the page grants lets the relay see a topic that would lose its checkpoints.
+    let create = ["--create", "--topic", &rig.checkpoint_topic(), "--partitions", "1"];
+    servers.kafka.topic_tool(&create).await.expect("a topic");
+    let refused = admin.run_for_status(&["init", "--topic", &topic]).await;
+    let said = admin.log_text();
+    assert_eq!(refused.expect("an init").code(), Some(25), "{said}");
+    let compacts = [("cleanup.policy", "compact")];
+    let bootstrap_servers = servers.kafka.bootstrap_servers();
+    let set = rig::topic_settings::set(&bootstrap_servers, &rig.checkpoint_topic(), &compacts).await;
+    set.unwrap_or_else(|err| panic!("{err:#}"));
     run(&admin, &["init", "--topic", &topic]).await;
 
     let found = run(&runner, &["check"]).await;
@@ -174,5 +184,9 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     rig.assert_exactly_once().await;
     wait_until_confirmed(&rig).await;
     run(&admin, &["replay", "--key", "k1", "--yes"]).await;
+    for relay in [&rig.relay, &admin] {
+        let log = relay.log_text();
+        assert!(!log.contains("is not known"), "a privilege is missing: {log}");
+    }
     rig.finish().await.expect("a clean end");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rig::servers::postgres_options;
 use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
-use stack::{KafkaOptions, Postgres, eventually};
+use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, assert_ends, publish_and_stop, wait_until_confirmed};
@@ -68,6 +68,8 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     rig.relay.stop().await.expect("a clean end");
     rig.slot_is_free().await;
     without_the_question_the_copys_rows_are_published(&rig, &address, &copy).await;
+    rig.slot_is_free().await;
+    the_copy_is_accepted(&rig, &copy).await;
     rig.finish().await.expect("an end");
 }
 
@@ -123,6 +125,33 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
         rig.insert_each(5).await;
         rig.assert_exactly_once().await;
     }
+}
+
+/// The copy is the right one: its relay goes on with it.
+async fn the_copy_is_accepted(rig: &Rig, copy: &Postgres) {
+    let accepted = rig
+        .another_relay("accepted")
+        .with_env("DATABASE_URL", &copy.url("postgres", rig.name()));
+    let done = accepted.run(&["init", "--accept-server"]).await;
+    done.unwrap_or_else(|err| panic!("{err:#}"));
+    accepted.start().expect("a start");
+    insert_each_on(copy, rig, 5).await;
+    let sql = "select id from outbox order by created_at desc limit 5";
+    let newest = copy.query(rig.name(), sql).await.expect("the copy's rows");
+    let newest: Vec<String> = newest.into_iter().filter_map(|mut row| row.remove(0)).collect();
+    let published = eventually_ok(DEADLINE, "the copy's new rows are published once", || async {
+        let records = rig.records(Isolation::Committed).await?;
+        for id in &newest {
+            let times = records
+                .iter()
+                .filter(|record| record.header("id") == Some(id.as_str()))
+                .count();
+            anyhow::ensure!(times == 1, "{id}: {times} times");
+        }
+        Ok(())
+    });
+    published.await.unwrap_or_else(|err| panic!("{err:#}"));
+    accepted.stop().await.expect("a clean end");
 }
 
 #[tokio::test]

@@ -353,6 +353,16 @@ async fn more_poison_rows_than_the_limit_in_a_minute_stop_the_relay() {
     assert_stops(&rig.relay, TOO_MANY_PARKED, &says).await;
     assert_eq!(parked(&rig).await.len(), 3, "a restart does not begin to count anew");
     rig.relay.kill_hard().await;
+    rig.slot_is_free().await;
+    rig.relay = rig.relay.with_env("OUTBOX_POISON_LIMIT", "1000");
+    rig.start().await;
+    wait_until_parked(&rig, 4).await;
+    rig.insert_each(3).await;
+    assert_published_in_order(&rig, 3).await;
+    stop(&rig).await;
+    limit(&rig, 60_000).await;
+    command(&rig.relay, &["parked", "retry", "--all"], 0, &[]).await;
+    assert_published_in_order(&rig, 7).await;
     rig.finish().await.expect("a clean end");
 }
 

@@ -132,13 +132,28 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         rig.slot_is_free().await;
         // No relay goes on from a half-made slot.
         if !slots(&rig).await.is_empty() {
-            rig.assert_stops(UNFINISHED, &["run it again"]).await;
+            rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
             unfinished += 1;
         }
     }
     assert!(killed > 0, "at least one was killed");
+    let hits = rig.logs().join("hits");
+    let dies = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .with_env("OUTBOX_RELAY_FAILPOINT", "commit.before=kill@2")
+        .with_env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
+        .command_of("dies", &["recover", "--yes", "--compare-anyway"]);
+    dies.start().expect("a start");
+    let status = dies
+        .exited(READY_DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(status.code(), None, "{}", dies.log_tail(10));
+    rig.slot_is_free().await;
+    rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
     let code = recover_code(&rig, &["--yes"]).await;
-    assert!(code == 0 || code == NOTHING_TO_RECOVER, "{}", rig.relay.log_tail(20));
+    assert_eq!(code, 0, "{}", rig.relay.log_tail(20));
     rig.start().await;
     rig.insert_each(50).await;
     rig.assert_exactly_once().await;
@@ -284,4 +299,44 @@ async fn roll_segments(rig: &Rig) {
     .await
     .expect("the producer's thread");
     tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// Without an age nothing tells whether a topic has removed a row's record or never had it: the operator says what to do.
+#[tokio::test]
+async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
+    for (answer, published) in [("publish", 340), ("skip", 0)] {
+        let rig = Rig::new(&format!("recover_undecided_{answer}")).await;
+        rig.sql("alter table outbox drop column created_at").await;
+        let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
+        let topic = format!("{}:{PARTITIONS}", rig.topic());
+        relay.run(&["init", "--topic", &topic]).await.expect("init");
+        rig.start().await;
+        rig.insert_each(300).await;
+        rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+        rig.relay.kill_hard().await;
+        for partition in 0..PARTITIONS {
+            let deleted = rig.servers.kafka.delete_records(&rig.topic(), partition, -1).await;
+            deleted.expect("kafka deletes them");
+        }
+        rig.insert_each(40).await;
+        rig.drop_slot().await;
+        let code = recover_code(&rig, &["--yes"]).await;
+        assert_eq!(code, NOT_CONFIRMED, "{}", rig.relay.log_tail(20));
+        let said = rig.relay.log_text();
+        for flag in ["--undecided publish", "--undecided skip"] {
+            assert!(said.contains(flag), "{said}");
+        }
+        assert_eq!(recover_code(&rig, &["--yes", "--undecided", answer]).await, 0);
+        let records = rig.records(Isolation::Committed).await.expect("records");
+        assert_eq!(records.len(), published, "{}", rig.relay.log_tail(20));
+        rig.start().await;
+        rig.insert_each(10).await;
+        let arrived = eventually_ok(READY_DEADLINE, "the relay goes on", || async {
+            let records = rig.records(Isolation::Committed).await?;
+            anyhow::ensure!(records.len() == published + 10, "{}", records.len());
+            Ok(())
+        });
+        arrived.await.unwrap_or_else(|err| panic!("{err:#}"));
+        rig.finish().await.expect("a clean end");
+    }
 }

@@ -10,8 +10,8 @@ use rig::rig::PARTITIONS;
 use stack::eventually;
 
 use super::super::tampering::{
-    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, retire,
-    times_published, write_checkpoint,
+    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, times_published,
+    wait_until_confirmed, write_checkpoint,
 };
 
 use crate::relay::ways_out::{goes_on, recover};
@@ -153,6 +153,7 @@ async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
     make_anew(&rig, &rig.checkpoint_topic(), 1).await;
     assert_ends(
         &rig,
@@ -160,7 +161,12 @@ async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
         &["was deleted and made anew", "--accept-checkpoint-loss"],
     )
     .await;
-    retire(&rig).await;
+    rig.slot_is_free().await;
+    accept(&rig, &["--accept-checkpoint-loss"]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
 }
 
 #[tokio::test]
@@ -229,5 +235,27 @@ async fn a_checkpoint_topic_that_deletes_is_refused_by_init_told_by_check_and_wa
         (is_unsafe && rig.relay.log_text().contains("may lose the last checkpoint")).then_some(())
     })
     .await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn replicas_that_can_never_be_in_sync_are_warned_of_at_the_start_and_while_the_relay_runs() {
+    const SETTINGS_ARE_LOOKED_AT: Duration = Duration::from_secs(90);
+    let rig = published_and_stopped("topic_insync").await;
+    rig.start().await;
+    let servers = rig.servers.kafka.bootstrap_servers();
+    let set = rig::topic_settings::set(&servers, &rig.topic(), &[("min.insync.replicas", "2")]).await;
+    set.unwrap_or_else(|err| panic!("{err:#}"));
+    for start in 0..2 {
+        if start > 0 {
+            rig.relay.stop().await.expect("a clean end");
+            rig.start().await;
+        }
+        eventually(SETTINGS_ARE_LOOKED_AT, "the relay warns", || async {
+            let warned = rig.relay.log_text().matches("min.insync.replicas is 2").count();
+            (warned > start && metric(&rig, "relay_topic_dangers").await? >= 1.0).then_some(())
+        })
+        .await;
+    }
     rig.finish().await.expect("a clean end");
 }
