@@ -119,7 +119,7 @@ impl FaultyRelay {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if self.trouble.action == "panic" {
+        if self.trouble.action == "panic" && self.panics() == 0 {
             // Its end is part of the trouble, and a busy machine prints a backtrace slowly.
             self.relay.exited(self.deadline).await?;
         }

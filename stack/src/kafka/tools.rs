@@ -1,5 +1,6 @@
 //! Kafka's own command line tools.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::{Kafka, write};
 use crate::consumer::{Consumer, Isolation, Record};
+use crate::random::Random;
 
 /// A transactional id, as its coordinator knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl Kafka {
     /// # Errors
     /// The tool failed, or the broker refused: it deletes no records of a topic that is only compacted.
     pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
-        let file = self.directory.path().join("delete-records.json");
+        let file = self.file_for_a_tool("delete-records");
         write(
             &file,
             &serde_json::json!({
@@ -162,7 +164,7 @@ impl Kafka {
     /// # Errors
     /// A tool failed.
     pub async fn elect_leaders(&self, partitions: &[(String, i32, Vec<i32>)]) -> anyhow::Result<()> {
-        let file = self.directory.path().join("leaders.json");
+        let file = self.file_for_a_tool("leaders");
         let entries = partitions.iter().map(|(topic, partition, replicas)| {
             serde_json::json!({"topic": topic, "partition": partition, "replicas": replicas})
         });
@@ -178,6 +180,12 @@ impl Kafka {
         let elect = "org.apache.kafka.tools.LeaderElectionCommand";
         let arguments = ["--election-type", "preferred", "--path-to-json-file", &file];
         self.tool(elect, &arguments).await.map(drop)
+    }
+
+    /// A file of one tool's own: several may run at the same time.
+    fn file_for_a_tool(&self, name: &str) -> PathBuf {
+        let number = Random::from_entropy().next_u64();
+        self.directory.path().join(format!("{name}-{number:016x}.json"))
     }
 
     async fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
