@@ -111,7 +111,13 @@ impl Topic {
     /// The consumer cannot be made.
     pub(crate) fn receive(&self) -> anyhow::Result<LiveConsumer> {
         let consumer = self.consumer("read_committed")?;
-        self.assign(&consumer, Offset::End)?;
+        // "From the end on" is wherever the end is once the consumer has asked for it, and a quick program may have written by then.
+        let mut partitions = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            let (_, end) = consumer.fetch_watermarks(&self.name, partition, REQUEST_DEADLINE)?;
+            partitions.add_partition_offset(&self.name, partition, Offset::Offset(end))?;
+        }
+        consumer.assign(&partitions).context("cannot assign partitions")?;
         let is_over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&is_over);
         let thread = std::thread::spawn(move || {
