@@ -167,20 +167,34 @@ impl Task {
 
     async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
         let lineage = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (kafka, kept) = (self.config.kafka.clone(), asker.take());
         let names = topic_identity::names(&lineage, &self.config.checkpoint_topic);
+        let asked = self.ask(asker, move |asker| {
+            let topics = asker.ask(&names)?;
+            let missing = names.into_iter().find(|name| !topics.contains_key(name));
+            Ok((topics, missing))
+        });
+        let (topics, missing) = asked.await?;
+        Ok(find(&lineage, &topics, missing))
+    }
+
+    /// Asks by the client that is kept, on a thread of its own; a client that failed is not kept.
+    async fn ask<T: Send + 'static>(
+        &self,
+        kept: &mut Option<TopicAsker>,
+        question: impl FnOnce(&TopicAsker) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (kafka, asker) = (self.config.kafka.clone(), kept.take());
         let asked = tokio::task::spawn_blocking(move || {
-            let asker = match kept {
+            let asker = match asker {
                 Some(asker) => asker,
                 None => TopicAsker::open(&kafka)?,
             };
-            let topics = asker.ask(&names)?;
-            let missing = names.into_iter().find(|name| !topics.contains_key(name));
-            anyhow::Ok((asker, topics, missing))
+            let answer = question(&asker)?;
+            anyhow::Ok((asker, answer))
         });
-        let (kept, topics, missing) = asked.await.context("task that looks at topics")??;
-        *asker = Some(kept);
-        Ok(find(&lineage, &topics, missing))
+        let (asker, answer) = asked.await.context("task that looks at topics")??;
+        *kept = Some(asker);
+        Ok(answer)
     }
 
     /// Whether open transactions hide records, and for how long. A checkpoint that is hidden for good has the relay begin anew: what it starts
@@ -197,17 +211,7 @@ impl Task {
             .partitions
             .clone();
         partitions.insert(self.config.checkpoint_topic.clone(), 1);
-        let (kafka, kept) = (self.config.kafka.clone(), asker.take());
-        let asked = tokio::task::spawn_blocking(move || {
-            let asker = match kept {
-                Some(asker) => asker,
-                None => TopicAsker::open(&kafka)?,
-            };
-            let ends = asker.ends(&partitions)?;
-            anyhow::Ok((asker, ends))
-        });
-        let (kept, ends) = asked.await.context("task that looks at topics")??;
-        *asker = Some(kept);
+        let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
         let now = Instant::now();
         hidden.note(ends, now);
         hidden.say(now);
