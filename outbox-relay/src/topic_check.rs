@@ -1,9 +1,11 @@
 //! What `check` says of the topics: whether they are those that the checkpoint knows, and whether their settings keep what is in them.
 
+use std::collections::BTreeMap;
+
 use crate::check::Finding;
-use crate::checkpoint::{Checkpoint, Lineage};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::kafka::{TopicFacts, TopicSettings, settings_of_topics, topic_facts, topic_settings};
+use crate::kafka::{TopicFacts, TopicSettings, topic_facts, topic_settings};
 use crate::stop::Stop;
 use crate::topic_identity::{self, Topics};
 
@@ -41,23 +43,18 @@ pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -
     findings
 }
 
-/// What the settings of the lineage's topics, and of that of the checkpoints, endanger. What the broker does not tell endangers nothing here.
-///
-/// # Errors
-/// Kafka does not answer.
-pub(crate) async fn dangers(config: &Config, lineage: &Lineage) -> anyhow::Result<Vec<String>> {
-    let names = topic_identity::names(lineage, &config.checkpoint_topic);
-    let settings = settings_of_topics(&config.kafka, &names).await?;
-    let topics = topic_facts(&config.kafka, names).await?;
+/// What the settings of such topics endanger; of a topic whose settings are not known, nothing.
+pub(crate) fn dangers(config: &Config, topics: &Topics, settings: &BTreeMap<String, TopicSettings>) -> Vec<String> {
     let known = topics
         .iter()
         .filter_map(|(topic, facts)| Some((topic, facts, settings.get(topic)?)));
     let findings = known.flat_map(|(topic, facts, settings)| of_settings(config, topic, facts, settings));
-    let dangers = findings.filter_map(|finding| match finding {
-        Finding::Problem(what) | Finding::Warning(what) => Some(what),
-        Finding::Good(_) => None,
-    });
-    Ok(dangers.collect())
+    findings
+        .filter_map(|finding| match finding {
+            Finding::Problem(what) | Finding::Warning(what) => Some(what),
+            Finding::Good(_) => None,
+        })
+        .collect()
 }
 
 fn as_pinned(count: usize, topics: &Topics) -> Finding {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::checkpoint::Lineage;
 use crate::config::Config;
 use crate::hidden_records::HiddenRecords;
-use crate::kafka::{TopicAsker, topic_settings};
+use crate::kafka::{TopicAsker, settings_of_topics};
 use crate::stop::{RelayError, Stop};
 use crate::topic_check;
 use crate::topic_identity::{self, Topics};
@@ -126,7 +126,9 @@ impl Task {
         loop {
             if Instant::now() >= settings_due {
                 settings_due = Instant::now() + SETTINGS_INTERVAL;
-                self.look_at_settings(&mut said).await;
+                if let Err(err) = self.look_at_settings(&mut asker, &mut said).await {
+                    tracing::debug!(error = format!("{err:#}"), "cannot look at the topics' settings");
+                }
             }
             sleep(INTERVAL).await;
             if Instant::now() >= ends_due {
@@ -166,7 +168,7 @@ impl Task {
     }
 
     async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
-        let lineage = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lineage = self.lineage();
         let names = topic_identity::names(&lineage, &self.config.checkpoint_topic);
         let asked = self.ask(asker, move |asker| {
             let topics = asker.ask(&names)?;
@@ -204,12 +206,7 @@ impl Task {
         asker: &mut Option<TopicAsker>,
         hidden: &mut HiddenRecords,
     ) -> anyhow::Result<Finding> {
-        let mut partitions = self
-            .pinned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .partitions
-            .clone();
+        let mut partitions = self.lineage().partitions;
         partitions.insert(self.config.checkpoint_topic.clone(), 1);
         let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
         let now = Instant::now();
@@ -227,35 +224,40 @@ impl Task {
         )
     }
 
-    /// Logs each danger once, for as long as it lasts.
-    async fn look_at_settings(&self, said: &mut BTreeSet<String>) {
-        let lineage = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match topic_check::dangers(&self.config, &lineage).await {
-            Ok(dangers) => {
-                let dangers: BTreeSet<String> = dangers.into_iter().collect();
-                metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);
-                for danger in dangers.difference(said) {
-                    tracing::warn!("{danger}");
-                }
-                *said = dangers;
-            }
-            Err(err) => tracing::debug!(
-                error = format!("{err:#}"),
-                "the cluster does not tell the settings of the topics"
-            ),
+    /// Logs each danger once, for as long as it lasts. What the cluster does not tell endangers nothing here.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    async fn look_at_settings(
+        &self,
+        asker: &mut Option<TopicAsker>,
+        said: &mut BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let names = self.names();
+        let settings = settings_of_topics(&self.config.kafka, &names).await?;
+        if let Some(settings) = settings.get(&self.config.checkpoint_topic) {
+            let is_unsafe = settings.retention_danger().is_some();
+            metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
         }
-        let topic = &self.config.checkpoint_topic;
-        match topic_settings(&self.config.kafka, topic).await {
-            Ok(settings) => {
-                let is_unsafe = settings.retention_danger().is_some();
-                metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
-            }
-            Err(err) => tracing::debug!(
-                topic,
-                error = format!("{err:#}"),
-                "the cluster does not tell the settings of the checkpoints' topic"
-            ),
+        let topics = self.ask(asker, move |asker| asker.ask(&names)).await?;
+        let dangers: BTreeSet<String> = topic_check::dangers(&self.config, &topics, &settings)
+            .into_iter()
+            .collect();
+        metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);
+        for danger in dangers.difference(said) {
+            tracing::warn!("{danger}");
         }
+        *said = dangers;
+        Ok(())
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those of the topics that are watched.
+    fn names(&self) -> Vec<String> {
+        topic_identity::names(&self.lineage(), &self.config.checkpoint_topic)
     }
 }
 

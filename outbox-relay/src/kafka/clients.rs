@@ -37,6 +37,14 @@ impl KafkaSettings {
     /// As [`KafkaSettings::open_reader`].
     pub(super) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
         self.begin_openssl();
+        let reader: BaseConsumer<Quiet> = self.make_reader(Self::patient_reader)?;
+        if let Some(tokens) = self.tokens() {
+            set_token(reader.client(), &tokens)?;
+        }
+        Ok(reader)
+    }
+
+    fn patient_reader(&self) -> ClientConfig {
         let mut config = self.reader("read_uncommitted");
         // An answer has to come well before the client gives its request up.
         let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
@@ -45,11 +53,7 @@ impl KafkaSettings {
             .set("fetch.wait.max.ms", wait_ms.to_string())
             .set("fetch.min.bytes", "1000000")
             .set("queued.max.messages.kbytes", "1024");
-        let reader: BaseConsumer<Quiet> = config.create_with_context(self.quiet()).map_err(invalid)?;
-        if let Some(tokens) = self.tokens() {
-            set_token(reader.client(), &tokens)?;
-        }
-        Ok(reader)
+        config
     }
 
     /// A client for topics.
