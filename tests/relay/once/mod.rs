@@ -30,6 +30,7 @@ mod recover_since;
 mod refused_records;
 mod release_build;
 mod replay;
+mod replay_bugs;
 mod rotation;
 mod secrets;
 mod stopping;

@@ -19,7 +19,7 @@ const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
 /// A relay that runs and has published `rows` rows.
-async fn published(name: &str, rows: u32) -> Rig {
+pub(super) async fn published(name: &str, rows: u32) -> Rig {
     let mut rig = Rig::initialised(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     rig.start().await;
@@ -35,7 +35,7 @@ async fn replay_code(rig: &Rig, arguments: &[&str]) -> i32 {
 }
 
 /// The records without and with the mark of a replay, in each partition's order.
-async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
+pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
     let records = rig.records(Isolation::Committed).await.expect("records");
     records
         .into_iter()
@@ -43,7 +43,7 @@ async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
 }
 
 /// Asserts that each of `chosen` has one marked record, behind its first one and in the order of its key, and that the marked ones are no others.
-async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
+pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     let (unmarked, marked) = unmarked_and_marked(rig).await;
     let ledger = Ledger::compare(chosen, &marked);
     assert!(ledger.is_exact(), "{}: {ledger}", rig.name());
