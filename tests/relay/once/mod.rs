@@ -14,6 +14,7 @@ mod kafka_versions;
 mod lagging_broker;
 mod lanes;
 mod late_end_txn;
+mod least_accepts;
 mod least_privileges;
 mod looking;
 mod moving_address;
