@@ -17,6 +17,7 @@ mod late_end_txn;
 mod least_accepts;
 mod least_privileges;
 mod looking;
+mod major_version;
 mod moving_address;
 mod outbox_table;
 mod panics;
