@@ -210,3 +210,24 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
     );
     assert_relay_is_undisturbed(&rig).await;
 }
+
+#[tokio::test]
+async fn a_terminal_shows_a_bar_while_rows_are_replayed_and_a_file_gets_nothing_of_it() {
+    let rig = published("replay_bar", 5_000).await;
+    let arguments = ["replay", "--from", "2000-01-01", "--yes"];
+    let shown = rig.relay.run_on_a_terminal(&arguments, "").await;
+    let (status, screen) = shown.expect("replay runs");
+    assert!(status.success(), "{screen}");
+    for part in ["replaying rows ", " of 5,000 rows, ", "/s, ", " left"] {
+        assert!(screen.contains(part), "`{part}` is missing: {screen}");
+    }
+    let (_, behind) = screen.rsplit_once(" left").expect("a bar");
+    assert!(behind.contains("5000 rows are published again"), "{behind}");
+    assert!(behind.contains("\u{1b}[2K"), "the bar is wiped away: {behind:?}");
+    let logged = rig.relay.log_text().len();
+    assert_eq!(replay_code(&rig, &arguments[1..]).await, 0);
+    let said = rig.relay.log_text()[logged..].to_owned();
+    assert!(said.contains("5000 rows are published again"), "{said}");
+    assert!(!said.contains("of 5,000 rows") && !said.contains('\r'), "{said:?}");
+    rig.finish().await.expect("a clean end");
+}
