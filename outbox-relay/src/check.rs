@@ -81,13 +81,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 async fn check_server(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
-    let version = connection.server_version_num();
-    let version_text = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
-    findings.push(if version >= 150_000 {
-        Finding::Good(version_text)
-    } else {
-        Finding::Problem(format!("{version_text}: the relay needs 15 or later"))
-    });
+    findings.push(server_check::version_finding(connection.server_version_num()));
     findings.extend(server_check::look(connection, config).await?.findings());
     findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;

@@ -300,6 +300,10 @@ pub struct RecoverOptions {
     /// which you have to know; a transaction may commit long after it has inserted its row. Without it all rows are compared.
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
+    /// As --since, from the commit of the record whose header `position` has this value, as it stands there:
+    /// 16/B374D848:0:1795344833217210. Refused where it is above all that is known to be published.
+    #[arg(long, value_name = "LSN:INDEX:MICROSECONDS", conflicts_with = "since")]
+    pub since_position: Option<events::Position>,
     /// What to do with rows that may have been published and removed from their topic since; without it, recover ends before it changes anything.
     #[arg(long, value_enum)]
     pub undecided: Option<Undecided>,

@@ -76,6 +76,10 @@ pub enum Bug {
     AnySlotPublishes,
     /// Knows topics by their names.
     KnowTopicsByName,
+    /// `replay --to` takes the rows of that very moment, too.
+    ReplayToInclusive,
+    /// `replay` does not wait until the relay has published the rows.
+    ReplayUnpublished,
 }
 
 #[cfg(feature = "faults")]

@@ -29,6 +29,7 @@ use crate::parking::{self, note::ParkingNote, options::PoisonPolicy};
 use crate::positions::{highest_position, raise_above};
 use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::progress::Published;
+use crate::server_check;
 use crate::source::{self, Publication, System};
 use crate::standby;
 use crate::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
@@ -100,6 +101,7 @@ pub(crate) async fn init_with(
         }
     }
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    server_check::ensure_version(connection.server_version_num())?;
     let config = &config.pinned_to(&mut connection).await?;
     if options.failover {
         failover::is_possible(connection.server_version_num())?;

@@ -29,7 +29,7 @@ use crate::checkpoint::{Lineage, State};
 use crate::config::{Config, ReplayOptions};
 use crate::destination;
 use crate::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
-use crate::faults;
+use crate::faults::{self, Bug};
 use crate::hanging_transaction::wait_until_nothing_is_open;
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
 use crate::lsn::Lsn;
@@ -134,7 +134,12 @@ async fn is_parked(config: &Config) -> Result<String, RelayError> {
 /// SQL for the chosen rows.
 fn condition(config: &Config, options: &ReplayOptions, has_created_at: bool) -> Result<String, Stop> {
     let mut terms = Vec::new();
-    for (flag, operator, moment) in [("--from", ">=", &options.from), ("--to", "<", &options.to)] {
+    let below = if faults::is_planted(Bug::ReplayToInclusive) {
+        "<="
+    } else {
+        "<"
+    };
+    for (flag, operator, moment) in [("--from", ">=", &options.from), ("--to", below, &options.to)] {
         let Some(moment) = moment else { continue };
         if !has_created_at {
             return Err(Stop::Config {
@@ -272,7 +277,7 @@ async fn wait_until_published(
         if let Some(Found { checkpoint, .. }) = found
             && checkpoint.state == State::Running
             && checkpoint.lineage.system_identifier == system_identifier
-            && checkpoint.published.lsn >= wal_end
+            && (checkpoint.published.lsn >= wal_end || faults::is_planted(Bug::ReplayUnpublished))
         {
             return with_checked_partitions(config, checkpoint.lineage).await;
         }

@@ -6,9 +6,44 @@ use crate::check::Finding;
 use crate::config::Config;
 use crate::postgres::{Connection, Row, quote_identifier, quote_literal};
 use crate::source::text;
+use crate::stop::Stop;
 
 /// A slot that may keep less than this is lost in an outage that nobody has noticed yet, in bytes.
 const KEEP_BYTES_MIN: i64 = 1 << 30;
+
+/// The major versions of PostgreSQL that the relay's tests run on.
+const TESTED: std::ops::RangeInclusive<u32> = 15..=18;
+
+/// What there is to say of the server's version, given as `server_version_num` counts.
+#[must_use]
+pub fn version_finding(version_num: u32) -> Finding {
+    let (major, oldest, newest) = (version_num / 10_000, *TESTED.start(), *TESTED.end());
+    let text = format!("PostgreSQL {major}.{}", version_num % 10_000);
+    if major < oldest {
+        Finding::Problem(format!("{text}: the relay needs {oldest} or later"))
+    } else if major > newest {
+        Finding::Warning(format!(
+            "{text} is newer than what this version of the relay was tested with ({oldest} to {newest}): look for a newer relay, or try this one where nothing depends on it"
+        ))
+    } else {
+        Finding::Good(text)
+    }
+}
+
+/// Refuses a server that is too old, and warns of one that nobody has tried.
+///
+/// # Errors
+/// [`Stop::Config`] names the oldest version that will do.
+pub fn ensure_version(version_num: u32) -> Result<(), Stop> {
+    match version_finding(version_num) {
+        Finding::Problem(what) => Err(Stop::Config { what }),
+        Finding::Warning(what) => {
+            tracing::warn!("{what}");
+            Ok(())
+        }
+        Finding::Good(_) => Ok(()),
+    }
+}
 
 /// The settings and counts that matter, as one look at the server gives them. Sizes in bytes, times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +187,7 @@ impl ServerSettings {
 
 #[cfg(test)]
 mod tests {
-    use super::ServerSettings;
+    use super::{ServerSettings, TESTED, ensure_version, version_finding};
     use crate::check::Finding;
 
     fn good() -> ServerSettings {
@@ -232,5 +267,24 @@ mod tests {
             settings.has_our_slot = true;
         });
         assert_eq!(ours, []);
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_is_refused_and_one_that_was_never_tried_is_warned_of() {
+        let too_old = ensure_version(140_020).expect_err("14 is too old");
+        assert_eq!(too_old.to_string(), "PostgreSQL 14.20: the relay needs 15 or later");
+        for major in TESTED {
+            let version_num = major * 10_000 + 3;
+            assert_eq!(
+                version_finding(version_num),
+                Finding::Good(format!("PostgreSQL {major}.3"))
+            );
+            assert_eq!(ensure_version(version_num), Ok(()));
+        }
+        let Finding::Warning(what) = version_finding(190_000) else {
+            panic!("19 is not warned of");
+        };
+        assert!(what.contains("19.0 is newer") && what.contains("15 to 18"), "{what}");
+        assert_eq!(ensure_version(190_000), Ok(()), "it may be tried");
     }
 }

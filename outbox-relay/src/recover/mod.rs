@@ -35,7 +35,7 @@ use self::compare::{ComparedOutbox, compare_outbox_with_topics};
 use self::loss::Situation;
 use self::plan::{ask_operator_to_confirm, ensure_every_row_is_decided, print_plan};
 use self::publish::{RowsToPublish, publish_rows};
-use self::scope::{Scope, oldest_row_ms, parse_since};
+use self::scope::{Scope, ensure_is_published, oldest_row_ms, since_ms};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{Config, RecoverOptions};
 use crate::destination;
@@ -65,7 +65,7 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
-    let since_ms = parse_since(&mut connection, options.since.as_deref()).await?;
+    let since_ms = since_ms(&mut connection, options).await?;
     let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, situation.detached_tables.clone()).await?;
     let oldest_row_ms = oldest_row_ms(&mut snapshot).await?;
@@ -81,6 +81,7 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     )
     .await?;
     snapshot.close().await?;
+    ensure_is_published(options, highest_published(&compared, &situation))?;
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
@@ -96,6 +97,13 @@ fn lineage_to_go_on_from(config: &Config, situation: &Situation) -> Lineage {
         ..checkpoint.lineage.clone()
     });
     known.unwrap_or_else(|| source::lineage(config, &situation.system, &situation.publication, BTreeMap::new()))
+}
+
+/// The highest position that is known to be published, as readers see it.
+fn highest_published(compared: &ComparedOutbox, situation: &Situation) -> Option<u64> {
+    compared
+        .highest_position
+        .max(situation.checkpoint().map(highest_position))
 }
 
 /// Steps 2 to 6. `planned` is what the comparison of step 1 found.
@@ -174,9 +182,7 @@ async fn carry_out_fenced(
             compared = planned;
         }
         ensure_every_row_is_decided(&compared.verdicts, options)?;
-        let highest_position = compared
-            .highest_position
-            .max(situation.checkpoint().map(highest_position));
+        let highest_position = highest_published(&compared, &situation);
         let raised_by = lineage.positions_raised_by;
         lineage.positions_raised_by = raise_above(highest_position, raised_by, lsn_before(consistent_point));
         checkpoint.lineage.positions_raised_by = lineage.positions_raised_by;

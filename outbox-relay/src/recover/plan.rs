@@ -60,7 +60,10 @@ fn plan_lines(
         .iter()
         .map(|(topic, records)| format!("{topic} ({records} records)"))
         .collect();
-    let rows = match &options.since {
+    let position = options
+        .since_position
+        .map(|position| format!("the commit at {position}"));
+    let rows = match options.since.as_ref().or(position.as_ref()) {
         None => compared.rows.to_string(),
         Some(since) => format!(
             "{}, those that were created since {since}; older ones count as published",

@@ -7,13 +7,21 @@
 //!
 //! The rows are a different thing. A transaction may have inserted its row long before it committed, and the checkpoint only says which *commits*
 //! are published. No moment can be derived from it before which every row is published; so all rows are compared unless the operator says
-//! `--since`.
+//! `--since` or `--since-position`.
+//!
+//! No row knows its position, and the topics cannot be searched for one: in a partition positions need not ascend, since a retry of parked rows has
+//! the old ones, a replay has none, and `--delivery at-least-once` repeats some. So a position is given as a record's header has it, whole: with the
+//! time of its commit, whose offset Kafka finds in each partition by itself. The LSN adds what a time cannot tell: the relay publishes in the order
+//! of the commits, so what its stream had before a record that is in a topic is published or parked. A position above all that is known to be
+//! published was never a record's, and is refused.
 
 use anyhow::Context;
 
 use crate::clock::now_us;
 use crate::comparison::CLOCKS_DIFFER_MS;
+use crate::config::RecoverOptions;
 use crate::existing_rows::OutboxSnapshot;
+use crate::lsn::Lsn;
 use crate::postgres::{Connection, PgError, quote_literal};
 use crate::source;
 use crate::stop::{RelayError, Stop};
@@ -31,15 +39,15 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// What the operator's `--since` means, or what follows from the rows in `snapshot`.
+    /// What the operator's `--since` or `--since-position` means, or what follows from the rows in `snapshot`.
     ///
     /// # Errors
-    /// `--since` with a table that has no `created_at`; the connection broke.
+    /// One of them with a table that has no `created_at`; the connection broke.
     pub(super) async fn of(snapshot: &mut OutboxSnapshot, operator_since_ms: Option<i64>) -> Result<Self, RelayError> {
         if let Some(since_ms) = operator_since_ms {
             if !snapshot.has_created_at() {
                 return Err(Stop::Config {
-                    what: "--since: the outbox table has no column created_at that tells which rows are older; leave it out"
+                    what: "--since and --since-position: the outbox table has no column created_at that tells which rows are older; leave it out"
                         .to_owned(),
                 }
                 .into());
@@ -94,11 +102,50 @@ async fn rows_without_a_past(snapshot: &mut OutboxSnapshot) -> Result<u64, Relay
     Ok(count.context("count")?.parse().context("count")?)
 }
 
-/// The moment that `--since` names, in milliseconds since 1970, as Postgres reads it (`2026-11-28 09:30+01`, `yesterday`).
+/// The moment that the operator names, in milliseconds since 1970: by `--since` as Postgres reads it (`2026-11-28 09:30+01`, `yesterday`), by
+/// `--since-position` the commit of a record.
 ///
 /// # Errors
 /// [`Stop::Config`] where it is no moment, or in the future; anything else is worth another try.
-pub(super) async fn parse_since(connection: &mut Connection, since: Option<&str>) -> Result<Option<i64>, RelayError> {
+pub(super) async fn since_ms(connection: &mut Connection, options: &RecoverOptions) -> Result<Option<i64>, RelayError> {
+    let Some(position) = options.since_position else {
+        return parse_since(connection, options.since.as_deref()).await;
+    };
+    let since_ms = position.commit_timestamp_us / 1_000;
+    if since_ms > now_us() / 1_000 {
+        return Err(Stop::Config {
+            what: format!(
+                "--since-position `{position}`: its commit is in the future; expected the header `position` of a record"
+            ),
+        }
+        .into());
+    }
+    Ok(Some(since_ms))
+}
+
+/// Fails where the position of `--since-position` is above `highest_published`, the highest that is known to be published: what stands before it
+/// cannot count as published then.
+///
+/// # Errors
+/// [`Stop::Config`] names both.
+pub(super) fn ensure_is_published(options: &RecoverOptions, highest_published: Option<u64>) -> Result<(), Stop> {
+    let Some(position) = options.since_position else {
+        return Ok(());
+    };
+    let known = match highest_published {
+        Some(highest) if position.commit_lsn <= highest => return Ok(()),
+        Some(highest) => format!("all that is known to be published, which ends at {}", Lsn(highest)),
+        None => "all that is known to be published, which is nothing".to_owned(),
+    };
+    Err(Stop::Config {
+        what: format!(
+            "--since-position `{position}`: it is above {known}; expected the header `position` of a record that is in a topic"
+        ),
+    })
+}
+
+/// The moment that `--since` names.
+async fn parse_since(connection: &mut Connection, since: Option<&str>) -> Result<Option<i64>, RelayError> {
     let Some(text) = since else { return Ok(None) };
     let sql = format!(
         "select floor(extract(epoch from {}::timestamptz) * 1000)::bigint",
@@ -126,13 +173,31 @@ pub(super) async fn parse_since(connection: &mut Connection, since: Option<&str>
 
 #[cfg(test)]
 mod tests {
-    use super::Scope;
+    use super::{Scope, ensure_is_published};
     use crate::comparison::CLOCKS_DIFFER_MS;
+    use crate::config::RecoverOptions;
 
     #[test]
     fn rows_and_records_somewhat_older_than_since_are_looked_at_as_well() {
         let scope = Scope::since(100_000);
         assert_eq!(scope.rows_since_ms, Some(100_000 - CLOCKS_DIFFER_MS));
         assert!(scope.records_since_ms < scope.rows_since_ms);
+    }
+
+    #[test]
+    fn a_position_above_all_that_is_published_is_refused() {
+        let options = RecoverOptions {
+            yes: false,
+            compare_anyway: false,
+            since: None,
+            since_position: Some("0/100:0:5".parse().expect("a position")),
+            undecided: None,
+            failover: false,
+        };
+        assert_eq!(ensure_is_published(&options, Some(0x100)), Ok(()));
+        for highest in [None, Some(0xFF)] {
+            let refused = ensure_is_published(&options, highest).expect_err("it is above");
+            assert!(refused.to_string().contains("it is above all"), "{refused}");
+        }
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use rig::servers::postgres_options;
-use rig::{Rig, Servers};
+use rig::{Isolation, Ledger, Rig, Servers};
 use stack::{KafkaOptions, Postgres, Program, eventually};
 
+use super::least_accepts::{accept_each, make_other_slots, park_and_discard};
 use super::topic_settings::set_topic;
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, publish_and_stop, wait_until_confirmed};
@@ -93,7 +94,7 @@ fn as_user(rig: &Rig, user: &str) -> Program {
         .env("KAFKA_PROPERTIES", &properties)
 }
 
-async fn run(program: &Program, arguments: &[&str]) -> String {
+pub(super) async fn run(program: &Program, arguments: &[&str]) -> String {
     let logged = program.log_text().len();
     let done = program.run(arguments).await;
     done.unwrap_or_else(|err| panic!("{arguments:?}: {err:#}"));
@@ -125,6 +126,18 @@ async fn park_and_retry(rig: &mut Rig, admin: &Program) {
     rig.insert_each(2).await;
     rig.assert_exactly_once().await;
     rig.relay.stop().await.expect("a clean end");
+}
+
+/// As the rig's, without what was replayed.
+async fn assert_each_row_once(rig: &Rig) {
+    let ledger = eventually(DEADLINE, "all rows are published", || async {
+        let mut records = rig.records(Isolation::Committed).await.ok()?;
+        records.retain(|record| record.header("replay").is_none());
+        let ledger = Ledger::compare(&rig.rows().await, &records);
+        ledger.lost.is_empty().then_some(ledger)
+    })
+    .await;
+    assert!(ledger.duplicates.is_empty(), "{ledger}");
 }
 
 #[tokio::test]
@@ -184,6 +197,16 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     rig.assert_exactly_once().await;
     wait_until_confirmed(&rig).await;
     run(&admin, &["replay", "--key", "k1", "--yes"]).await;
+    rig.relay.stop().await.expect("a clean end");
+
+    park_and_discard(&rig, &admin).await;
+    accept_each(&rig, &admin).await;
+    make_other_slots(&rig, &admin).await;
+    let found = run(&rig.relay, &["check"]).await;
+    assert!(!found.contains("PROBLEM"), "{found}");
+    rig.start().await;
+    rig.insert_each(5).await;
+    assert_each_row_once(&rig).await;
     for relay in [&rig.relay, &admin] {
         let log = relay.log_text();
         assert!(!log.contains("is not known"), "a privilege is missing: {log}");

@@ -94,6 +94,16 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
         .unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
     wait_until_parked(&rig, 1).await;
+    // Six of these, of other keys, are published, and one is parked behind it.
+    rig.insert_each(7).await;
+    assert_published_in_order(&rig, 6).await;
+    wait_until_parked(&rig, 2).await;
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    limit(&rig, 60_000).await;
+    command(&rig.relay, &["parked", "retry", "--all"], 0, &["2 rows are published"]).await;
+    let published = assert_published_in_order(&rig, 8).await;
+    assert_eq!(published.len(), 8, "each row once");
     rig.finish().await.expect("a clean end");
 }
 

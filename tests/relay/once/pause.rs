@@ -6,11 +6,14 @@ use std::time::Duration;
 use rig::rig::READY_DEADLINE;
 use rig::servers::{kafka_options, postgres_options};
 use rig::{Isolation, Rig, Servers};
-use stack::eventually_ok;
+use stack::{Program, eventually_ok};
 
+use super::super::load::{metric as metric_of, waits_as_standby};
 use super::super::tampering::{metric, wait_until_confirmed};
 
 const REASON: &str = "kafka is upgraded";
+/// What a relay says that could not read the topic yet.
+const UNKNOWN: &str = "whether an operator has paused the relay is not known";
 /// For so long a paused relay must publish nothing.
 const STAYS_PAUSED_S: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -148,6 +151,58 @@ async fn a_pause_in_the_middle_of_large_transactions_loses_and_repeats_nothing()
 }
 
 #[tokio::test]
+async fn a_standby_leaves_the_slot_to_a_paused_relay_and_stays_paused_when_it_takes_over() {
+    let mut rig = Rig::initialised("pause_standby").await;
+    rig.start().await;
+    rig.insert_each(20).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+    let mut standby = rig.another_relay("standby");
+    standby.start().expect("a standby");
+    waits_as_standby(&standby).await;
+    pause(&rig).await;
+    wait_for_metric(&rig, "relay_paused", 1.0).await;
+    // The slot's session stays the same.
+    assert_is_paused(&rig).await;
+    assert_eq!(metric_of(&standby, "relay_leader").await, Some(0.0));
+    waits_as_standby(&standby).await;
+
+    rig.relay.kill_hard().await;
+    std::mem::swap(&mut rig.relay, &mut standby);
+    wait_for_metric(&rig, "relay_leader", 1.0).await;
+    wait_for_metric(&rig, "relay_paused", 1.0).await;
+    assert_is_paused(&rig).await;
+    resume(&rig).await;
+    let ledger = rig.assert_exactly_once().await;
+    assert_eq!(ledger.rows, 60);
+    rig.finish().await.expect("a clean end");
+}
+
+/// What `/readyz` answers: its status, and the body.
+async fn ready(relay: &Program) -> anyhow::Result<(u16, serde_json::Value)> {
+    let answer = reqwest::get(relay.url("/readyz")).await?;
+    Ok((answer.status().as_u16(), answer.json().await?))
+}
+
+/// A relay that starts while Kafka does not answer is not ready, since it does not know whether it is paused.
+async fn start_without_knowing(rig: &Rig) -> Program {
+    let relay = rig.another_relay("unknowing");
+    relay.start().expect("a start");
+    eventually_ok(DEADLINE, "/readyz tells that the pause is not known", || async {
+        let (status, body) = ready(&relay).await?;
+        let why = body["reasons"]["pause"].as_str().unwrap_or_default();
+        anyhow::ensure!(status == 503 && why.contains(UNKNOWN), "{status} {body}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", relay.log_tail(20)));
+    let log = relay.log_text();
+    let warned = log.lines().any(|line| line.contains("WARN") && line.contains(UNKNOWN));
+    assert!(warned, "{log}");
+    relay
+}
+
+#[tokio::test]
 async fn a_paused_relay_keeps_the_slot_while_kafka_is_away() {
     let servers = Servers::start(postgres_options(), kafka_options()).await;
     let rig = Rig::on(Arc::new(servers.expect("servers")), "pause_kafka").await;
@@ -161,7 +216,17 @@ async fn a_paused_relay_keeps_the_slot_while_kafka_is_away() {
     rig.servers.kafka.kill_hard().await;
     rig.insert_each(20).await;
     answers_for_a_while(&rig).await;
+    let other = start_without_knowing(&rig).await;
     rig.servers.kafka.start_again().await.expect("kafka");
+    eventually_ok(DEADLINE, "it knows once kafka is back", || async {
+        let (_, body) = ready(&other).await?;
+        let warning = body["warnings"]["pause"].as_str().unwrap_or_default();
+        anyhow::ensure!(body["reasons"]["pause"].is_null() && warning.contains(REASON), "{body}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", other.log_tail(20)));
+    other.stop().await.expect("a clean end");
     resume(&rig).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rig::Rig;
 use rig::rig::PARTITIONS;
+use rig::{Isolation, Rig};
 
 use crate::relay::tampering::wait_until_confirmed;
 use crate::relay::ways_out::recover;
@@ -120,6 +120,62 @@ async fn rows_from_before_since_count_as_published_and_all_others_are_compared()
         assert!(rig.relay.log_tail(2).contains(says), "{}", rig.relay.log_tail(2));
     }
     recover(&rig, &["--since", &since]).await;
+    rig.sql("delete from outbox where created_at < now() - interval '1 hour'")
+        .await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    // The old records have no id, and nothing else is there twice.
+    assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
+    assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
+    rig.finish().await.expect("a clean end");
+}
+
+/// The header `position` of the record with the row `n`.
+async fn position_of(rig: &Rig, n: &str) -> String {
+    let id = rig
+        .value(&format!("select id from outbox where payload ->> 'n' = '{n}'"))
+        .await;
+    let records = rig.records(Isolation::Committed).await.expect("records");
+    let record = records.iter().find(|record| record.header("id") == Some(&id));
+    let position = record.and_then(|record| record.header("position"));
+    position.unwrap_or_else(|| panic!("row {n} has no record")).to_owned()
+}
+
+#[tokio::test]
+async fn rows_from_before_a_records_commit_count_as_published_and_all_others_are_compared() {
+    let rig = Rig::new("since_position").await;
+    rig.insert_each(3).await;
+    rig.sql("update outbox set created_at = created_at - interval '3 hours'")
+        .await;
+    rig.init(&["--existing-rows", "skip"]).await;
+    write_old_records(&rig, Duration::from_secs(2 * 60 * 60)).await;
+    publish_five_and_stop(&rig).await;
+    rig.drop_slot().await;
+    rig.insert_each(2).await;
+    let since = position_of(&rig, "4").await;
+    let said = plan(&rig, &["--since-position", &since]).await;
+    assert!(
+        said.contains("7, those that were created since the commit at"),
+        "{said}"
+    );
+    assert!(said.contains("2 rows that are in no topic"), "{said}");
+    assert!(records_read(&said) < OLD_RECORDS + 5, "{said}");
+    let (_, committed_at) = since.rsplit_once(':').expect("three parts");
+    for (wrong, says) in [
+        ("16/B374D848".to_owned(), "expected LSN:INDEX:MICROSECONDS"),
+        (
+            format!("FFFF/0:0:{committed_at}"),
+            "above all that is known to be published",
+        ),
+        (format!("{since}000"), "in the future"),
+    ] {
+        let arguments = ["recover", "--yes", "--since-position", &wrong];
+        let status = rig.relay.run_for_status(&arguments).await.expect("recover runs");
+        assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
+        assert!(rig.relay.log_tail(6).contains(says), "{}", rig.relay.log_tail(6));
+    }
+    recover(&rig, &["--since-position", &since]).await;
     rig.sql("delete from outbox where created_at < now() - interval '1 hour'")
         .await;
     rig.start().await;

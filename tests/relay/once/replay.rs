@@ -19,7 +19,7 @@ const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
 /// A relay that runs and has published `rows` rows.
-async fn published(name: &str, rows: u32) -> Rig {
+pub(super) async fn published(name: &str, rows: u32) -> Rig {
     let mut rig = Rig::initialised(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     rig.start().await;
@@ -35,7 +35,7 @@ async fn replay_code(rig: &Rig, arguments: &[&str]) -> i32 {
 }
 
 /// The records without and with the mark of a replay, in each partition's order.
-async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
+pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
     let records = rig.records(Isolation::Committed).await.expect("records");
     records
         .into_iter()
@@ -43,7 +43,7 @@ async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
 }
 
 /// Asserts that each of `chosen` has one marked record, behind its first one and in the order of its key, and that the marked ones are no others.
-async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
+pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     let (unmarked, marked) = unmarked_and_marked(rig).await;
     let ledger = Ledger::compare(chosen, &marked);
     assert!(ledger.is_exact(), "{}: {ledger}", rig.name());
@@ -209,4 +209,25 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
         "two transactions of it are there, and no part of the third: {of_the_killed}"
     );
     assert_relay_is_undisturbed(&rig).await;
+}
+
+#[tokio::test]
+async fn a_terminal_shows_a_bar_while_rows_are_replayed_and_a_file_gets_nothing_of_it() {
+    let rig = published("replay_bar", 5_000).await;
+    let arguments = ["replay", "--from", "2000-01-01", "--yes"];
+    let shown = rig.relay.run_on_a_terminal(&arguments, "").await;
+    let (status, screen) = shown.expect("replay runs");
+    assert!(status.success(), "{screen}");
+    for part in ["replaying rows ", " of 5,000 rows, ", "/s, ", " left"] {
+        assert!(screen.contains(part), "`{part}` is missing: {screen}");
+    }
+    let (_, behind) = screen.rsplit_once(" left").expect("a bar");
+    assert!(behind.contains("5000 rows are published again"), "{behind}");
+    assert!(behind.contains("\u{1b}[2K"), "the bar is wiped away: {behind:?}");
+    let logged = rig.relay.log_text().len();
+    assert_eq!(replay_code(&rig, &arguments[1..]).await, 0);
+    let said = rig.relay.log_text()[logged..].to_owned();
+    assert!(said.contains("5000 rows are published again"), "{said}");
+    assert!(!said.contains("of 5,000 rows") && !said.contains('\r'), "{said:?}");
+    rig.finish().await.expect("a clean end");
 }

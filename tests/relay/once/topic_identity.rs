@@ -224,9 +224,12 @@ async fn a_checkpoint_topic_that_deletes_is_refused_by_init_told_by_check_and_wa
         .set(deletes[1].0, deletes[1].1);
     create(&rig, &short_lived).await;
     let cure = format!("--entity-type topics --entity-name {topic} --add-config cleanup.policy=compact");
+    rig.insert_each(3).await;
     assert_refused(&rig, &[], CHECKPOINT_TOPIC_UNSAFE, &cure).await;
+    rig.insert_each(2).await;
     set(&rig, &topic, &[("cleanup.policy", "compact")]).await;
     rig.init(&[]).await;
+    rig.insert_each(2).await;
     set(&rig, &topic, &deletes).await;
     assert_check_says(&rig, &cure).await;
     rig.start().await;
@@ -235,6 +238,9 @@ async fn a_checkpoint_topic_that_deletes_is_refused_by_init_told_by_check_and_wa
         (is_unsafe && rig.relay.log_text().contains("may lose the last checkpoint")).then_some(())
     })
     .await;
+    rig.insert_each(2).await;
+    let ledger = rig.assert_exactly_once().await;
+    assert_eq!(ledger.rows, 9);
     rig.finish().await.expect("a clean end");
 }
 

@@ -9,6 +9,44 @@ use crate::relay::tampering::{
 };
 use crate::relay::ways_out::{assert_recovers_after, goes_on, recover, told_between};
 
+/// Postgres refuses for a while, as it does while it starts or an administrator works on it: no stop has a code for that.
+#[tokio::test]
+async fn after_an_error_that_has_no_code_of_its_own_the_same_command_goes_on() {
+    let rig = published_and_stopped("way_out_1").await;
+    rig.drop_slot().await;
+    rig.insert_each(2).await;
+    let before = checkpoints(&rig).await.len();
+    let allow = async |allowed: bool| {
+        let alter = format!("alter database {} with allow_connections {allowed}", rig.name());
+        rig.servers
+            .postgres
+            .query("postgres", &alter)
+            .await
+            .expect("an alteration");
+    };
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["recover", "--yes"],
+        &["replay", "--key", "k1", "--yes"],
+        &["init", "--accept-new-slot", "--existing-rows", "skip"],
+    ];
+    allow(false).await;
+    for arguments in commands {
+        let status = rig.relay.run_for_status(arguments).await.expect("an end");
+        let last = rig.relay.log_tail(1);
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {last}");
+        assert!(
+            last.contains("is not currently accepting connections"),
+            "{arguments:?}: {last}"
+        );
+    }
+    allow(true).await;
+    assert_eq!(checkpoints(&rig).await.len(), before, "nothing was written");
+    recover(&rig, &[]).await;
+    let ledger = goes_on(&rig).await;
+    assert_eq!(ledger.rows, 10);
+}
+
 #[tokio::test]
 async fn after_a_wrong_setting_the_right_one_goes_on() {
     let rig = published_and_stopped("way_out_2").await;
