@@ -76,6 +76,18 @@ pub enum Bug {
     AnySlotPublishes,
     /// Knows topics by their names.
     KnowTopicsByName,
+    /// Looks at its topics when it starts, and not while it runs.
+    LookAtTopicsOnlyAtStart,
+    /// Accepts another cluster, or recovers on it, without fencing the relay that still runs on the former one.
+    LeaveFormerClusterUnfenced,
+    /// Makes each of Kafka's clients with the secrets that the files held when it started.
+    KeepFirstKafkaSecrets,
+    /// Parks as many poison rows as come.
+    ParkWithoutLimit,
+    /// Reads from a slot that sends transactions when they are prepared.
+    TakeTwoPhaseSlots,
+    /// Leaves the transaction of a command that failed to the broker's timeout.
+    LeaveFailedTransactionOpen,
 }
 
 #[cfg(feature = "faults")]

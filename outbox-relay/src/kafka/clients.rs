@@ -37,15 +37,17 @@ impl KafkaSettings {
     /// As [`KafkaSettings::open_reader`].
     pub(super) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
         self.begin_openssl();
-        let mut config = self.reader("read_uncommitted");
-        // An answer has to come well before the client gives its request up.
-        let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
-        let wait_ms = socket_timeout_ms.map_or(PATIENCE_MS, |timeout_ms: u32| PATIENCE_MS.min(timeout_ms / 2));
-        config
-            .set("fetch.wait.max.ms", wait_ms.to_string())
-            .set("fetch.min.bytes", "1000000")
-            .set("queued.max.messages.kbytes", "1024");
-        let reader: BaseConsumer<Quiet> = config.create_with_context(self.quiet()).map_err(invalid)?;
+        let reader: BaseConsumer<Quiet> = self.make_reader(|settings| {
+            let mut config = settings.reader("read_uncommitted");
+            // An answer has to come well before the client gives its request up.
+            let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
+            let wait_ms = socket_timeout_ms.map_or(PATIENCE_MS, |timeout_ms: u32| PATIENCE_MS.min(timeout_ms / 2));
+            config
+                .set("fetch.wait.max.ms", wait_ms.to_string())
+                .set("fetch.min.bytes", "1000000")
+                .set("queued.max.messages.kbytes", "1024");
+            config
+        })?;
         if let Some(tokens) = self.tokens() {
             set_token(reader.client(), &tokens)?;
         }
