@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::config::{AcceptOptions, Config, InitOptions};
 use crate::destination;
+use crate::faults::{self, Bug};
 use crate::init::{self, Initialised, OtherPartitions};
 use crate::kafka::{CheckpointLog, Reading, topic_facts};
 use crate::lineage::{Source, breaks, written_for_this_server};
@@ -396,7 +397,9 @@ async fn read_fenced(
             .map(|found| &found.checkpoint.lineage.system_identifier)
             .find(|identifier| !fenced.contains(identifier));
         match former {
-            Some(former) if accepted.contains(&Acceptance::Cluster) => {
+            Some(former)
+                if accepted.contains(&Acceptance::Cluster) && !faults::is_planted(Bug::LeaveFormerClusterUnfenced) =>
+            {
                 // The ids contain the cluster's identifier: fencing those of this cluster leaves a relay of the former one free to publish.
                 drop(init::fence_cluster(config, former, shutdown).await?);
                 fenced.push(former.clone());

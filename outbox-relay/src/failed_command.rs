@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::config::Config;
+use crate::faults::{self, Bug};
 use crate::kafka::{Delivery, Publisher, RefusedRecord};
 use crate::poison;
 use crate::row_name::{RowName, RowPlace};
@@ -20,18 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Ends the transaction that failed with `err`, and names the row that is to blame where the broker does. The publisher must be gone.
 pub(crate) async fn ended(config: &Config, system_identifier: &str, err: RelayError) -> RelayError {
-    let (settings, topic) = (config.kafka.clone(), config.checkpoint_topic.clone());
-    let id = config.transactional_id(system_identifier);
-    let started = Instant::now();
-    let fenced = tokio::task::spawn_blocking(move || {
-        let gives_up = || started.elapsed() > PATIENCE;
-        Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &gives_up).map(drop)
-    });
-    let outcome = match fenced.await.context("kafka task") {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(err)) => Err(err.to_string()),
-        Err(err) => Err(format!("{err:#}")),
-    };
+    let outcome = end_transaction(config, system_identifier).await;
     if let Err(reason) = outcome {
         tracing::warn!(
             reason,
@@ -50,5 +40,24 @@ pub(crate) async fn ended(config: &Config, system_identifier: &str, err: RelayEr
             None => err.into(),
         },
         stop => stop,
+    }
+}
+
+/// Fences the producers of this command; why that failed, in words.
+async fn end_transaction(config: &Config, system_identifier: &str) -> Result<(), String> {
+    if faults::is_planted(Bug::LeaveFailedTransactionOpen) {
+        return Ok(());
+    }
+    let (settings, topic) = (config.kafka.clone(), config.checkpoint_topic.clone());
+    let id = config.transactional_id(system_identifier);
+    let started = Instant::now();
+    let fenced = tokio::task::spawn_blocking(move || {
+        let gives_up = || started.elapsed() > PATIENCE;
+        Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &gives_up).map(drop)
+    });
+    match fenced.await.context("kafka task") {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(err)) => Err(err.to_string()),
+        Err(err) => Err(format!("{err:#}")),
     }
 }

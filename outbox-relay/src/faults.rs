@@ -80,6 +80,18 @@ pub enum Bug {
     ReplayToInclusive,
     /// `replay` does not wait until the relay has published the rows.
     ReplayUnpublished,
+    /// Looks at its topics when it starts, and not while it runs.
+    LookAtTopicsOnlyAtStart,
+    /// Accepts another cluster, or recovers on it, without fencing the relay that still runs on the former one.
+    LeaveFormerClusterUnfenced,
+    /// Makes each of Kafka's clients with the secrets that the files held when it started.
+    KeepFirstKafkaSecrets,
+    /// Parks as many poison rows as come.
+    ParkWithoutLimit,
+    /// Reads from a slot that sends transactions when they are prepared.
+    TakeTwoPhaseSlots,
+    /// Leaves the transaction of a command that failed to the broker's timeout.
+    LeaveFailedTransactionOpen,
 }
 
 #[cfg(feature = "faults")]

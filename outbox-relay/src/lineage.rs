@@ -333,7 +333,8 @@ fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
 /// # Errors
 /// [`Stop::SlotUnusable`].
 pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
-    if slot.plugin == "pgoutput" && slot.database == database && !slot.is_two_phase {
+    let is_sent_once_committed = !slot.is_two_phase || faults::is_planted(Bug::TakeTwoPhaseSlots);
+    if slot.plugin == "pgoutput" && slot.database == database && is_sent_once_committed {
         return Ok(());
     }
     let two_phase = if slot.is_two_phase { ", two_phase" } else { "" };

@@ -117,3 +117,33 @@ async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
     rig.assert_stops(12, &["two_phase"]).await;
     super::tampering::retire(&rig).await;
 }
+
+/// The test's own test: what such a slot sends is no transaction that the relay could read.
+#[tokio::test]
+async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() {
+    let mut rig = Rig::new("adopt_two_phase_planted").await;
+    rig.sql(PUBLICATION).await;
+    let (name, topic) = (rig.name().to_owned(), rig.topic());
+    rig.sql(&format!(
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)"
+    ))
+    .await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "TakeTwoPhaseSlots");
+    rig.init(&["--adopt-slot"]).await;
+    rig.start().await;
+    rig.insert_each(1).await;
+    rig.assert_exactly_once().await;
+    rig.sql(&format!(
+        "begin; insert into outbox (aggregatetype, aggregateid, type) values ('{topic}', 'k', 'Prepared'); prepare transaction '{name}'"
+    ))
+    .await;
+    stack::eventually(rig::rig::ARRIVAL_DEADLINE, "it meets what it cannot read", || async {
+        rig.relay.log_text().contains("unknown message").then_some(())
+    })
+    .await;
+    rig.sql(&format!("rollback prepared '{name}'")).await;
+    super::tampering::retire(&rig).await;
+}

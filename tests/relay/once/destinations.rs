@@ -3,14 +3,15 @@
 use rig::{Isolation, Rig, topic};
 use stack::{Program, eventually};
 
-use super::super::tampering::{DEADLINE, assert_refused, checkpoints, retire};
+use super::super::tampering::{DEADLINE, assert_refused, retire, wait_until_confirmed};
+use super::parking::{assert_published_in_order, command, stop, wait_until_parked};
 use super::topic_settings::{ROW, assert_published_before, assert_stops};
 
 /// Exit codes of `outbox-relay`.
 const TOPIC_MISSING: i32 = 32;
 const TOPIC_REFUSED: i32 = 34;
 
-/// Writes a row that routes to `topic`, and looks like this relay's checkpoint there; its id.
+/// Writes a row that routes to `topic`, and has the key of this relay's checkpoint; its id.
 async fn insert_for(rig: &Rig, topic: &str) -> String {
     let key = format!("{0}/{0}", rig.name());
     rig.value(&format!(
@@ -20,27 +21,83 @@ async fn insert_for(rig: &Rig, topic: &str) -> String {
     .await
 }
 
-async fn has_forged(rig: &Rig) -> bool {
-    checkpoints(rig)
-        .await
-        .iter()
-        .any(|record| record.header("id").is_some())
+/// The topics that are never a destination, and whose they are.
+fn never_a_destination(rig: &Rig) -> [(String, &'static str); 5] {
+    const OWN: &str = "the relay's own topic";
+    const INTERNAL: &str = "one of Kafka's internal topics";
+    [
+        (rig.checkpoint_topic(), OWN),
+        (rig.parking_topic(), OWN),
+        ("__consumer_offsets".to_owned(), INTERNAL),
+        ("__transaction_state".to_owned(), INTERNAL),
+        ("__of_somebody".to_owned(), INTERNAL),
+    ]
+}
+
+/// Asserts that none of those topics has a record of a row.
+async fn assert_none_forged(rig: &Rig) {
+    for (topic, _) in never_a_destination(rig) {
+        assert!(!has_forged(rig, &topic).await, "a row is in {topic}");
+    }
+}
+
+/// Whether a topic, which need not exist, has a record of one of the rig's rows.
+async fn has_forged(rig: &Rig, name: &str) -> bool {
+    let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), name.to_owned());
+    let records = tokio::task::spawn_blocking(move || topic::read(&servers, &topic, Isolation::Committed)).await;
+    let key = format!("{0}/{0}", rig.name());
+    let mut records = records.expect("a reader").unwrap_or_default().into_iter();
+    records.any(|record| record.header("id").is_some() && record.key_text() == Some(&key))
 }
 
 #[tokio::test]
-async fn no_row_goes_to_the_checkpoint_topic() {
+async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked_by_hand() {
     let rig = Rig::initialised("destination_own").await;
     rig.insert_each(10).await;
-    let topic = rig.checkpoint_topic();
-    let id = insert_for(&rig, &topic).await;
+    let mut parked = Vec::new();
+    for (topic, whose) in never_a_destination(&rig) {
+        parked.push((insert_for(&rig, &topic).await, topic, whose));
+    }
     rig.insert_each(10).await;
-    let column = format!("column `aggregatetype` is `{topic}`");
-    let says = [id.as_str(), &column, "the relay's own topic", "`outbox-relay park "];
-    assert_stops(&rig.relay, ROW, &says).await;
-    assert_stops(&rig.relay, ROW, &says).await;
-    assert_published_before(&rig, 10).await;
-    assert!(!has_forged(&rig).await, "a row is in the checkpoint topic");
-    retire(&rig).await;
+    for (id, topic, whose) in &parked {
+        let column = format!("column `aggregatetype` is `{topic}`");
+        let says = [id.as_str(), &column, whose, "`outbox-relay park "];
+        let said = assert_stops(&rig.relay, ROW, &says).await;
+        rig.slot_is_free().await;
+        let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
+        let position = rest.split('`').next().expect("a position");
+        command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;
+        assert_published_before(&rig, 10).await;
+    }
+    rig.start().await;
+    assert_published_in_order(&rig, 20).await;
+    let known = wait_until_parked(&rig, parked.len()).await;
+    assert!(parked.iter().all(|(id, ..)| known.contains_key(id)), "{known:?}");
+    wait_until_confirmed(&rig).await;
+    stop(&rig).await;
+    // Nor do they get there from the parking topic.
+    let stays = ["0 rows are published, 5 stay parked"];
+    command(&rig.relay, &["parked", "retry", "--all"], 1, &stays).await;
+    assert_none_forged(&rig).await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn rows_for_the_relays_own_topics_and_kafkas_are_parked_where_poison_is() {
+    let mut rig = Rig::initialised("destination_parked").await;
+    rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
+    rig.insert_each(5).await;
+    let mut ids = Vec::new();
+    for (topic, _) in never_a_destination(&rig) {
+        ids.push(insert_for(&rig, &topic).await);
+    }
+    rig.insert_each(5).await;
+    rig.start().await;
+    assert_published_in_order(&rig, 10).await;
+    let known = wait_until_parked(&rig, ids.len()).await;
+    assert!(ids.iter().all(|id| known[id].0 == "poison"), "{known:?}");
+    assert_none_forged(&rig).await;
+    rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
@@ -48,42 +105,42 @@ async fn a_relay_that_publishes_anywhere_is_caught() {
     let rig = Rig::initialised("planted_anywhere").await;
     let bug = rig.relay.with_binary("outbox-relay-faults");
     let bug = bug.env("OUTBOX_RELAY_BUG", "PublishAnywhere");
-    insert_for(&rig, &rig.checkpoint_topic()).await;
+    for topic in [rig.parking_topic(), rig.checkpoint_topic()] {
+        insert_for(&rig, &topic).await;
+    }
     bug.start().expect("a start");
-    eventually(DEADLINE, "the row has become a checkpoint", || async {
-        has_forged(&rig).await.then_some(())
-    })
-    .await;
+    for (topic, becomes) in [
+        (rig.parking_topic(), "the row is among the parked ones"),
+        (rig.checkpoint_topic(), "the row has become a checkpoint"),
+    ] {
+        eventually(DEADLINE, becomes, || async {
+            has_forged(&rig, &topic).await.then_some(())
+        })
+        .await;
+    }
     bug.kill_hard().await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
-async fn no_row_goes_to_kafkas_topics_or_the_relays_by_any_command() {
+async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_kafkas() {
     let rig = Rig::new("destination_internal").await;
-    for topic in [
-        "__consumer_offsets",
-        "__transaction_state",
-        "__of_somebody",
-        &rig.checkpoint_topic(),
-    ] {
-        let id = insert_for(&rig, topic).await;
+    for (topic, whose) in never_a_destination(&rig) {
+        let id = insert_for(&rig, &topic).await;
         assert_refused(&rig, &[], ROW, &format!("column `aggregatetype` is `{topic}`")).await;
-        let refused = format!("--topic `{topic}`");
-        assert_refused(&rig, &["--topic", topic], 2, &refused).await;
+        assert_refused(&rig, &["--topic", &topic], 2, &format!("--topic `{topic}`")).await;
+        assert_refused(&rig, &["--topic", &topic], 2, whose).await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
     rig.init(&[]).await;
-    assert!(!has_forged(&rig).await, "a row is in the checkpoint topic");
     rig.drop_slot().await;
-    let id = insert_for(&rig, "__consumer_offsets").await;
-    let status = rig.relay.run_for_status(&["recover", "--yes"]).await.expect("recover");
-    assert_eq!(status.code(), Some(ROW), "{}", rig.relay.log_tail(5));
-    rig.sql(&format!("delete from outbox where id = '{id}'")).await;
-    rig.relay
-        .run(&["recover", "--yes"])
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
+    for (topic, whose) in never_a_destination(&rig) {
+        let id = insert_for(&rig, &topic).await;
+        command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
+        rig.sql(&format!("delete from outbox where id = '{id}'")).await;
+    }
+    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_none_forged(&rig).await;
     rig.insert_each(3).await;
     rig.start().await;
     rig.assert_exactly_once().await;

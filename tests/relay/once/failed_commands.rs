@@ -91,3 +91,26 @@ async fn a_recover_that_meets_a_row_without_a_key_names_it_and_goes_on_once_it_i
     assert_each_once(&rig, &rig.relay).await;
     rig.finish().await.expect("a clean end");
 }
+
+#[tokio::test]
+async fn an_init_that_leaves_its_transaction_open_is_caught() {
+    let rig = Rig::new("init_left_open").await;
+    let neighbour = neighbour(&rig, "init_left_open_neighbour").await;
+    neighbour.init(&[]).await;
+    rig.insert_together(20).await;
+    let id = insert_keyless(&rig).await;
+    let wrong = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "AskNoSettings,LeaveFailedTransactionOpen");
+    assert_names(&wrong, &["init"], &id).await;
+    neighbour.relay.start().expect("a start");
+    stack::eventually(AT_ONCE, "the neighbour waits for the transaction", || async {
+        let log = neighbour.relay.log_text();
+        log.contains("open transaction").then_some(())
+    })
+    .await;
+    neighbour.relay.kill_hard().await;
+    neighbour.finish().await.expect("an end");
+    rig.finish().await.expect("an end");
+}

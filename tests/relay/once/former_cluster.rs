@@ -1,7 +1,7 @@
 //! A relay that still runs on a former cluster writes nothing behind the one that an operator has put in its place.
 
 use rig::{Isolation, Rig, servers};
-use stack::{Postgres, eventually};
+use stack::{Postgres, Program, eventually};
 
 use super::super::tampering::{DEADLINE, assert_ends, retire};
 
@@ -10,29 +10,7 @@ const OTHER_CLUSTER: i32 = 16;
 
 #[tokio::test]
 async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
-    let rig = Rig::initialised("former_cluster").await;
-    rig.start().await;
-    rig.insert_each(5).await;
-    rig.assert_exactly_once().await;
-    let name = rig.name().to_owned();
-    let other = Postgres::start(servers::postgres_options())
-        .await
-        .expect("another cluster");
-    other
-        .query("postgres", &format!("create database {name}"))
-        .await
-        .expect("a database");
-    let outbox = format!(
-        "{}; create sequence numbers;
-         create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)",
-        rig::rig::OUTBOX
-    );
-    other.query(&name, &outbox).await.expect("an outbox");
-    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
-    other.query(&name, &slot).await.expect("a slot");
-    let successor = rig
-        .another_relay("successor")
-        .with_env("DATABASE_URL", &other.url("postgres", &name));
+    let (rig, other, successor) = moved("former_cluster").await;
     let accepted = successor.run(&["init", "--accept-cluster"]).await;
     accepted.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(1).await;
@@ -40,7 +18,7 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     successor.start().expect("a start");
     successor.wait_ready(DEADLINE).await.expect("it is ready");
     let insert = rig.insert_statement(1, 7);
-    other.query(&name, &insert).await.expect("a row");
+    other.query(rig.name(), &insert).await.expect("a row");
     let records = eventually(DEADLINE, "the successor publishes", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
         (records.len() > 5).then_some(records)
@@ -53,4 +31,47 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     );
     successor.stop().await.expect("a clean end");
     retire(&rig).await;
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_the_former_clusters_relay_unfenced_is_caught() {
+    let (rig, _other, successor) = moved("former_cluster_planted").await;
+    let accepted = successor
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "LeaveFormerClusterUnfenced")
+        .run(&["init", "--accept-cluster"])
+        .await;
+    accepted.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.insert_each(1).await;
+    let ledger = rig.settled(DEADLINE).await;
+    let ledger = ledger.unwrap_or_else(|err| panic!("the former relay publishes behind the checkpoint: {err:#}"));
+    assert_eq!(ledger.rows, 6);
+    retire(&rig).await;
+}
+
+/// A relay that runs and has published five rows; another cluster to which its outbox was moved, without the rows; and the relay of that.
+async fn moved(name: &str) -> (Rig, Postgres, Program) {
+    let rig = Rig::initialised(name).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    let other = Postgres::start(servers::postgres_options())
+        .await
+        .expect("another cluster");
+    other
+        .query("postgres", &format!("create database {name}"))
+        .await
+        .expect("a database");
+    let outbox = format!(
+        "{}; create sequence numbers;
+         create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)",
+        rig::rig::OUTBOX
+    );
+    other.query(name, &outbox).await.expect("an outbox");
+    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    other.query(name, &slot).await.expect("a slot");
+    let successor = rig
+        .another_relay("successor")
+        .with_env("DATABASE_URL", &other.url("postgres", name));
+    (rig, other, successor)
 }

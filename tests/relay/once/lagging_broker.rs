@@ -8,9 +8,13 @@ use rig::lagging_proxy::LaggingProxy;
 use rig::{Isolation, Rig, Servers, servers, topic};
 use stack::{KafkaOptions, eventually, eventually_ok, port};
 
-use super::super::tampering::publish_and_stop;
+use super::super::tampering::{metric, publish_and_stop};
+use super::parking::{LARGE_BYTES, assert_published_in_order, command, insert, limit, stop, wait_until_parked};
+use super::topic_settings::assert_ends;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Exit code of `outbox-relay`.
+const PARKED_ROWS_MISSING: i32 = 35;
 /// By then a reader that believes the broker has long ended.
 const ANSWERS: u64 = 20;
 
@@ -35,10 +39,19 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy, String) {
 
 /// A rig whose relay has published and confirmed a few rows, and was stopped; its further commands have the bug.
 async fn published(servers: &Arc<Servers>, name: &str, address: &str, bug: &str) -> Rig {
+    let rig = initialised(servers, name, address).await;
+    publish_and_stop(&rig).await;
+    with_bug(rig, bug)
+}
+
+async fn initialised(servers: &Arc<Servers>, name: &str, address: &str) -> Rig {
     let mut rig = Rig::on(Arc::clone(servers), name).await;
     rig.relay = rig.relay.with_env("KAFKA_BOOTSTRAP_SERVERS", address);
     rig.init(&[]).await;
-    publish_and_stop(&rig).await;
+    rig
+}
+
+fn with_bug(mut rig: Rig, bug: &str) -> Rig {
     rig.relay = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -80,6 +93,8 @@ async fn what_lies_behind_a_false_end_is_waited_for() {
     let (servers, proxy, address) = behind_a_proxy().await;
     an_old_checkpoint_is_not_gone_on_from(&servers, &proxy, &address).await;
     records_are_not_missing_for_recover(&servers, &proxy, &address).await;
+    a_pause_is_not_passed_over(&servers, &proxy, &address).await;
+    parked_rows_are_not_missing(&servers, &proxy, &address).await;
 }
 
 async fn an_old_checkpoint_is_not_gone_on_from(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
@@ -141,6 +156,77 @@ async fn records_are_not_missing_for_recover(servers: &Arc<Servers>, proxy: &Lag
             proxy.catch_up();
             has_duplicates(&rig).await;
         }
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+/// The last record of the checkpoint topic is the one that pauses the relay.
+async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
+    for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
+        let rig = initialised(servers, &format!("lagging_pause_{is_right}"), address).await;
+        let before = end_of(&rig, rig.checkpoint_topic()).await;
+        command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
+        assert_eq!(end_of(&rig, rig.checkpoint_topic()).await, before + 1, "one record");
+        let rig = with_bug(rig, bug);
+        rig.insert_each(3).await;
+        let cut = proxy.lag_behind(0..=0, 1);
+        rig.relay.start().expect("a start");
+        if is_right {
+            answers_are_cut(proxy, cut).await;
+            proxy.catch_up();
+            eventually(DEADLINE, "it knows that it is paused", || async {
+                let (leader, paused) = (metric(&rig, "relay_leader").await?, metric(&rig, "relay_paused").await?);
+                (leader == 1.0 && paused == 1.0).then_some(())
+            })
+            .await;
+            let published = rig.records(Isolation::Uncommitted).await.expect("records");
+            assert_eq!(published.len(), 0, "a paused relay publishes nothing");
+            command(&rig.relay, &["resume"], 0, &[]).await;
+            rig.assert_exactly_once().await;
+        } else {
+            let unpaused = rig.settled(DEADLINE).await;
+            unpaused.unwrap_or_else(|err| panic!("the wrong relay publishes: {err:#}"));
+            proxy.catch_up();
+        }
+        rig.relay.kill_hard().await;
+        rig.finish().await.expect("a clean end");
+    }
+}
+
+/// What the parking topic has at its end is the entry of a row, whose key's later rows belong behind it.
+async fn parked_rows_are_not_missing(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
+    for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
+        let mut rig = initialised(servers, &format!("lagging_parked_{is_right}"), address).await;
+        rig.relay = rig.relay.env("OUTBOX_POISON", "park");
+        limit(&rig, 20_000).await;
+        insert(&rig, "parked", LARGE_BYTES).await;
+        rig.start().await;
+        wait_until_parked(&rig, 1).await;
+        stop(&rig).await;
+        let hidden = end_of(&rig, rig.parking_topic()).await;
+        // The checkpoint topic has the same partition. What is hidden of it must not matter.
+        let before = end_of(&rig, rig.checkpoint_topic()).await;
+        while end_of(&rig, rig.checkpoint_topic()).await < before + hidden {
+            command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
+            command(&rig.relay, &["resume"], 0, &[]).await;
+        }
+        assert_eq!(end_of(&rig, rig.checkpoint_topic()).await, before + hidden);
+        let rig = with_bug(rig, bug);
+        let cut = proxy.lag_behind(0..=0, hidden);
+        insert(&rig, "parked", 10).await;
+        insert(&rig, "another", 10).await;
+        let logged = rig.relay.log_text().len();
+        rig.relay.start().expect("a start");
+        if is_right {
+            answers_are_cut(proxy, cut).await;
+            proxy.catch_up();
+            assert_eq!(wait_until_parked(&rig, 2).await.len(), 2, "it knows the key");
+            assert_published_in_order(&rig, 1).await;
+        } else {
+            assert_ends(&rig.relay, logged, PARKED_ROWS_MISSING, &[]).await;
+            proxy.catch_up();
+        }
+        rig.relay.kill_hard().await;
         rig.finish().await.expect("a clean end");
     }
 }

@@ -2,6 +2,7 @@
 
 mod another_slot;
 mod at_least_once;
+mod certificates;
 mod destinations;
 mod failed_commands;
 mod former_cluster;

@@ -367,6 +367,22 @@ async fn more_poison_rows_than_the_limit_in_a_minute_stop_the_relay() {
 }
 
 #[tokio::test]
+async fn parking_without_a_limit_is_caught() {
+    let mut rig = parking_rig("parking_bug_limit").await;
+    rig.relay = rig
+        .relay
+        .with_env("OUTBOX_POISON_LIMIT", "2")
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "ParkWithoutLimit");
+    for key in ["a", "b", "c"] {
+        insert(&rig, key, LARGE_BYTES).await;
+    }
+    rig.start().await;
+    assert_eq!(wait_until_parked(&rig, 3).await.len(), 3, "more than may be");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_row_at_which_the_relay_stopped_is_parked_by_hand_and_no_other_is() {
     let rig = Rig::initialised("parking_by_hand").await;
     limit(&rig, 20_000).await;

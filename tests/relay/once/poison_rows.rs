@@ -2,6 +2,7 @@
 
 use rig::{Isolation, Rig};
 
+use super::parking::{assert_published_in_order, wait_until_parked};
 use super::topic_settings::{
     ROW, assert_each_once, assert_published_before, assert_stops, insert_keyless, set_topic, wait_until_older_than,
 };
@@ -80,5 +81,67 @@ async fn old_rows_go_to_a_topic_whose_time_stamps_are_the_brokers() {
     set_topic(&rig, &settings).await;
     rig.start().await;
     rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+/// Writes a row whose transaction's time of commit is an hour ahead, as one that comes by logical replication from a server whose clock is; its id.
+async fn insert_from_the_future(rig: &Rig) -> String {
+    let (client, topic, name) = (rig.connect().await, rig.topic(), rig.name());
+    let sql = format!(
+        "select pg_replication_origin_create('{name}');
+         select pg_replication_origin_session_setup('{name}');
+         begin;
+         select pg_replication_origin_xact_setup('0/1', now() + interval '1 hour');
+         insert into outbox (aggregatetype, aggregateid, type, payload)
+         values ('{topic}', 'k1', 'Ahead', jsonb_build_object('n', nextval('numbers')));
+         commit;
+         select pg_replication_origin_session_reset();
+         select pg_replication_origin_drop('{name}')"
+    );
+    for statement in sql.split(';') {
+        client.batch_execute(statement).await.expect("an origin's row");
+    }
+    rig.value("select id from outbox where type = 'Ahead'").await
+}
+
+/// The broker refuses the record: the relay does not rule it out by its own clock, which may be behind.
+#[tokio::test]
+async fn a_row_newer_than_its_topic_takes_is_named_and_goes_once_it_takes_it() {
+    let rig = Rig::initialised("poison_new").await;
+    let compact = ("cleanup.policy", "compact");
+    set_topic(&rig, &[compact, ("message.timestamp.after.max.ms", "60000")]).await;
+    rig.insert_each(5).await;
+    let id = insert_from_the_future(&rig).await;
+    rig.insert_each(5).await;
+    let says = [
+        id.as_str(),
+        "ahead of this machine's clock",
+        "raise the topic's message.timestamp.after.max.ms",
+        "`outbox-relay park ",
+    ];
+    assert_stops(&rig.relay, ROW, &says).await;
+    assert_published_before(&rig, 5).await;
+    assert_stops(&rig.relay, ROW, &says).await;
+    assert_published_before(&rig, 5).await;
+    set_topic(&rig, &[compact, ("message.timestamp.after.max.ms", "7200000")]).await;
+    rig.start().await;
+    rig.assert_exactly_once().await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_row_newer_than_its_topic_takes_is_parked_where_poison_is() {
+    let mut rig = Rig::initialised("poison_new_parked").await;
+    rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
+    let compact = ("cleanup.policy", "compact");
+    set_topic(&rig, &[compact, ("message.timestamp.after.max.ms", "60000")]).await;
+    rig.insert_together(5).await;
+    let id = insert_from_the_future(&rig).await;
+    rig.sql(&rig.insert_statement(5, 7).replace("'k' ||", "'other' ||"))
+        .await;
+    rig.start().await;
+    let known = wait_until_parked(&rig, 1).await;
+    assert_eq!(known[&id].0, "poison");
+    assert_published_in_order(&rig, 10).await;
     rig.finish().await.expect("a clean end");
 }

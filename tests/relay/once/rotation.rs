@@ -1,4 +1,5 @@
-//! Passwords and certificates are replaced while the relay runs: it reads their files again, and needs no restart.
+//! Passwords, and the authority's certificate, are replaced while the relay runs: it reads their files again, and needs no restart. The servers'
+//! certificates and the relay's own change in [`super::certificates`].
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ async fn end_sessions(rig: &Rig) {
 }
 
 /// Waits until readiness has all of these words.
-async fn complains(rig: &Rig, words: &[&str]) {
+pub(super) async fn complains(rig: &Rig, words: &[&str]) {
     let client = reqwest::Client::new();
     eventually(DEADLINE, &format!("it says {words:?}"), || async {
         match rig.relay.readiness(&client).await {
@@ -56,6 +57,42 @@ async fn a_relay_that_keeps_the_first_password_is_refused_for_good() {
     eventually(DEADLINE, "it is refused again and again", || async {
         let refused = rig.relay.log_text().matches("password authentication failed").count();
         (refused >= 5).then_some(())
+    })
+    .await;
+    rig.relay.kill_hard().await;
+    rig.finish().await.expect("an end");
+}
+
+#[tokio::test]
+async fn a_relay_that_keeps_the_first_secrets_of_kafka_is_refused_for_good() {
+    const USER: &str = "rotating_kafka_planted";
+    let secured = Secured::get().await;
+    let kafka = &secured.servers.kafka;
+    kafka.add_scram_user(USER, "canary-1").await.expect("a user");
+    secured.write("planted-kafka", "canary-1\n");
+    let properties = format!("{}\nsasl.username={USER}", secured.login("SCRAM-SHA-256"));
+    let mut rig = secured.rig("rotation_kafka_planted", "LOGIN", &properties).await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "KeepFirstKafkaSecrets")
+        .env(
+            "KAFKA_PROPERTY_FILES",
+            &format!("sasl.password={}", secured.path("planted-kafka")),
+        );
+    rig.init(&[]).await;
+    rig.start().await;
+    secured.write("planted-kafka", "canary-2\n");
+    kafka.add_scram_user(USER, "canary-2").await.expect("another password");
+    rig.sql(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'rotation_kafka_planted'",
+    )
+    .await;
+    complains(&rig, &["kafka refuses the connection"]).await;
+    // Where the files are read for each client there is not even a second try.
+    eventually(DEADLINE, "it is refused again and again", || async {
+        let refused = rig.relay.log_text().matches("kafka refuses the connection").count();
+        (refused >= 4).then_some(())
     })
     .await;
     rig.relay.kill_hard().await;
@@ -136,7 +173,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     secured.write("rotating-pg", "canary-pg-3\n");
     publishes(&rig.relay, 50.0).await;
 
-    // The same of Kafka's password and of the authority.
+    // The same of Kafka's password; and the authority's file is away for a while.
     secured.write("rotating-kafka", "canary-wrong");
     end_sessions(&rig).await;
     complains(&rig, &["kafka refuses the connection"]).await;

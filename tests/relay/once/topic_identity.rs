@@ -1,17 +1,19 @@
 //! A topic is known by its id: one that was deleted and made anew under its name is another, and has none of the events.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rig::Rig;
 use rig::rig::PARTITIONS;
+use rig::servers::{kafka_options, postgres_options};
+use rig::{Rig, Servers};
 use stack::eventually;
 
 use super::super::tampering::{
-    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, times_published,
-    wait_until_confirmed, write_checkpoint,
+    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, retire,
+    times_published, wait_until_confirmed, write_checkpoint,
 };
 
 use crate::relay::ways_out::{goes_on, recover};
@@ -145,6 +147,65 @@ async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted
     let ids = ids(&rig).await;
     assert_eq!(times_published(&rig, &ids, &ids[5..]).await, [0, 0, 0, 0, 0, 1, 1, 1]);
     rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
+    let wrong = Rig::initialised("topic_unwatched").await;
+    let relay = wrong
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "LookAtTopicsOnlyAtStart");
+    relay.start().expect("a start");
+    wrong.insert_each(5).await;
+    wrong.assert_exactly_once().await;
+    wait_until_confirmed(&wrong).await;
+    make_anew(&wrong, &wrong.topic(), PARTITIONS).await;
+    // The right relay starts after that, so what its watch has found by its end, the other's would have found as well.
+    let right = Rig::initialised("topic_watched").await;
+    right.start().await;
+    make_anew(&right, &right.topic(), PARTITIONS).await;
+    assert_ends(&right, TOPIC_RECREATED, &["was deleted and made anew"]).await;
+    let process = relay.process().expect("it was started");
+    assert!(process.exit_status().is_none(), "{}", relay.log_tail(5));
+    relay.kill_hard().await;
+    for rig in [right, wrong] {
+        retire(&rig).await;
+    }
+}
+
+/// Whether brokers make topics that a client asks for or not: what was written meanwhile is confirmed only where it is published, so that `recover`
+/// finds everything that is missing.
+async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(rig).await;
+    delete(rig, &rig.topic()).await;
+    let client = rig.connect().await;
+    let insert = rig.insert_statement(1, 7);
+    let writes = async {
+        loop {
+            client.batch_execute(&insert).await.expect("a row");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = assert_ends(rig, TOPIC_RECREATED, &["was deleted", "outbox-relay recover"]) => {}
+        () = writes => {}
+    }
+    rig.slot_is_free().await;
+    recover(rig, &[]).await;
+    goes_on(rig).await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_while_rows_come_stops_the_relay_and_recover_publishes_what_it_had() {
+    a_deleted_topic_stops_the_relay(&Rig::new("topic_deleted_live").await).await;
+    let options = kafka_options().setting("auto.create.topics.enable", "true");
+    let servers = Servers::start(postgres_options(), options).await.expect("servers");
+    a_deleted_topic_stops_the_relay(&Rig::on(Arc::new(servers), "topic_deleted_auto").await).await;
 }
 
 #[tokio::test]
