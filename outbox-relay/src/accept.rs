@@ -30,6 +30,8 @@ use crate::topic_identity::{self, Topics};
 
 /// How long the server may take to set a slot free whose session has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a relay of a former cluster may begin again while it is fenced.
+const FENCE_TRIES: u32 = 10;
 
 /// One thing that an operator can accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +157,8 @@ pub async fn accept(
     });
     let mut owner = if can_be_owned { Some(own(config).await?) } else { None };
     let mut publisher = init::fence(config, &system, shutdown).await?;
-    let reading = read_fenced(config, accepted, &system.identifier, shutdown).await?;
+    let (reading, former) = read_fenced(config, accepted, &system.identifier, shutdown).await?;
+    faults::point("accept.fenced")?;
     let system = source::identify(&mut connection).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
@@ -221,7 +224,9 @@ pub async fn accept(
                 highest_position,
                 parking,
             };
-            return init::create(config, options, begun, None, shutdown).await;
+            let initialised = init::create(config, options, begun, None, shutdown).await?;
+            end_former_relays(config, &former, generation, shutdown).await?;
+            return Ok(initialised);
         }
     };
     if !matches!(go_on, GoOn::Checkpoint(_)) {
@@ -239,6 +244,7 @@ pub async fn accept(
         parking,
     };
     init::commit(&mut publisher, config, &checkpoint).await?;
+    end_former_relays(config, &former, generation, shutdown).await?;
     tell(config, accepted, old, Some(published.lsn));
     if let Some(owner) = owner {
         owner.into_stream().close().await;
@@ -381,13 +387,13 @@ fn partitions_of(base: Option<&Checkpoint>, topics: &Topics) -> BTreeMap<String,
 }
 
 /// Reads the checkpoints, and where another cluster is accepted, fences the relays of the clusters that wrote them before. What counts is what is read
-/// after the last fence.
+/// after the last fence. Returns those clusters, too.
 async fn read_fenced(
     config: &Config,
     accepted: &[Acceptance],
     system_identifier: &str,
     shutdown: &Shutdown,
-) -> Result<Reading, RelayError> {
+) -> Result<(Reading, Vec<String>), RelayError> {
     let mut fenced = vec![system_identifier.to_owned()];
     loop {
         let reading = read_checkpoints(config.clone()).await?;
@@ -404,9 +410,43 @@ async fn read_fenced(
                 drop(init::fence_cluster(config, former, shutdown).await?);
                 fenced.push(former.clone());
             }
-            _ => return Ok(reading),
+            _ => return Ok((reading, fenced.split_off(1))),
         }
     }
+}
+
+/// Keeps the relays of former clusters from going on behind the new checkpoint, which is of this generation.
+///
+/// A relay that is fenced begins again at once, by the checkpoint that is there then: that of its own cluster, where it is faster than this command. So
+/// each is fenced once more, and what has fenced it writes the new checkpoint again: that fails where the relay has begun again meanwhile, and
+/// once it has succeeded the relay finds another cluster's checkpoint at its next start, and stops.
+async fn end_former_relays(
+    config: &Config,
+    former: &[String],
+    generation: u64,
+    shutdown: &Shutdown,
+) -> Result<(), RelayError> {
+    if former.is_empty() {
+        return Ok(());
+    }
+    let reading = read_checkpoints(config.clone()).await?;
+    let written = [reading.last, reading.furthest].into_iter().flatten();
+    let mut written = written.map(|found| found.checkpoint);
+    let written = written
+        .find(|checkpoint| checkpoint.generation == generation)
+        .context("the new checkpoint is not in its topic")?;
+    for cluster in former {
+        let mut tries = 1;
+        loop {
+            let mut publisher = init::fence_cluster(config, cluster, shutdown).await?;
+            match init::commit(&mut publisher, config, &written).await {
+                Ok(()) => break,
+                Err(RelayError::Transient(_)) if tries < FENCE_TRIES => tries += 1,
+                Err(err) => return Err(err),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// All that the checkpoint topic holds for this relay.

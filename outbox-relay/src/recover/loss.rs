@@ -1,5 +1,7 @@
 //! What is broken, and what is still known: the source as it is, and what the checkpoint topic says.
 
+use std::collections::BTreeSet;
+
 use crate::accept::read_checkpoints;
 use crate::checkpoint::{Checkpoint, State};
 use crate::config::Config;
@@ -21,6 +23,8 @@ pub(super) struct Situation {
     pub(super) known: Option<Found>,
     /// Above the generation of every checkpoint that can be read.
     pub(super) next_generation: u64,
+    /// System identifiers of other clusters, whose relays may still run.
+    pub(super) former_clusters: BTreeSet<String>,
     /// Those of the losses that are topics which were deleted and made anew.
     pub(super) recreated: Vec<Stop>,
     pub(super) source: Source,
@@ -46,6 +50,7 @@ impl Situation {
         let reading = read_checkpoints(config.clone()).await?;
         let system = source::identify(connection).await?;
         let next_generation = next_generation(&reading);
+        let former_clusters = former_clusters(&reading, &system);
         let (known, unreadable) = known_checkpoint(reading, config.delivery);
         let source = source::source(&system, &config.target.database, slot, &publication);
         let checkpoint = known.as_ref().map(|found| &found.checkpoint);
@@ -61,6 +66,7 @@ impl Situation {
             known,
             recreated,
             next_generation,
+            former_clusters,
             source,
             system,
             publication,
@@ -72,12 +78,13 @@ impl Situation {
     pub(super) fn checkpoint(&self) -> Option<&Checkpoint> {
         self.known.as_ref().map(|found| &found.checkpoint)
     }
+}
 
-    /// System identifier of the cluster that the checkpoint is from, where that is another one.
-    pub(super) fn former_cluster(&self) -> Option<&str> {
-        let former = self.checkpoint()?.lineage.system_identifier.as_str();
-        (former != self.system.identifier).then_some(former)
-    }
+/// System identifiers of other clusters whose relays wrote what can be read: one of them may have gone on behind a checkpoint of this cluster.
+fn former_clusters(reading: &Reading, system: &System) -> BTreeSet<String> {
+    let readable = [&reading.last, &reading.furthest].into_iter().flatten();
+    let clusters = readable.map(|found| found.checkpoint.lineage.system_identifier.clone());
+    clusters.filter(|cluster| *cluster != system.identifier).collect()
 }
 
 fn next_generation(reading: &Reading) -> u64 {

@@ -148,10 +148,10 @@ async fn carry_out_fenced(
     let parking = counted(config, situation.checkpoint()).await?;
     let mut checkpoint = recovering_checkpoint(config, &situation, parking);
     commit(&mut publisher, config, &checkpoint).await?;
-    if let Some(former) = situation.former_cluster()
-        && !faults::is_planted(Bug::LeaveFormerClusterUnfenced)
-    {
-        fence_former_cluster(config, &system, former, shutdown).await?;
+    for former in &situation.former_clusters {
+        if !faults::is_planted(Bug::LeaveFormerClusterUnfenced) {
+            fence_former_cluster(config, &system, former, shutdown).await?;
+        }
     }
     let was_failover_slot = situation.source.slot.as_ref().is_some_and(|slot| slot.is_failover);
     if situation.source.slot.is_some() {

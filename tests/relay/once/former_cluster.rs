@@ -11,8 +11,25 @@ const OTHER_CLUSTER: i32 = 16;
 #[tokio::test]
 async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     let (rig, other, successor) = moved("former_cluster").await;
-    let accepted = successor.run(&["init", "--accept-cluster"]).await;
-    accepted.unwrap_or_else(|err| panic!("{err:#}"));
+    // Slow enough for the former relay to begin again, by the checkpoint that it knows, before the new one is there.
+    let accept = successor
+        .with_binary("outbox-relay-faults")
+        .with_env("OUTBOX_RELAY_FAILPOINT", "accept.fenced=delay:6000@1")
+        .with_env(
+            "OUTBOX_RELAY_FAILPOINT_HITS",
+            &rig.logs().join("hits").to_string_lossy(),
+        )
+        .command_of("accept", &["init", "--accept-cluster"]);
+    accept.start().expect("a start");
+    eventually(DEADLINE, "the former relay is fenced", || async {
+        let text = std::fs::read_to_string(rig.logs().join("hits")).unwrap_or_default();
+        (!text.is_empty()).then_some(())
+    })
+    .await;
+    rig.insert_each(1).await;
+    rig.assert_exactly_once().await;
+    let status = accept.exited(DEADLINE).await.expect("an end");
+    assert!(status.success(), "{}", accept.log_tail(10));
     rig.insert_each(1).await;
     assert_ends(&rig, OTHER_CLUSTER, &["from database cluster"]).await;
     successor.start().expect("a start");
@@ -21,12 +38,12 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     other.query(rig.name(), &insert).await.expect("a row");
     let records = eventually(DEADLINE, "the successor publishes", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
-        (records.len() > 5).then_some(records)
+        (records.len() > 6).then_some(records)
     })
     .await;
     assert_eq!(
         records.len(),
-        6,
+        7,
         "the former relay has published nothing behind the checkpoint"
     );
     successor.stop().await.expect("a clean end");
@@ -36,16 +53,21 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
 #[tokio::test]
 async fn a_command_that_leaves_the_former_clusters_relay_unfenced_is_caught() {
     let (rig, _other, successor) = moved("former_cluster_planted").await;
-    let accepted = successor
+    let wrong = successor
         .with_binary("outbox-relay-faults")
-        .env("OUTBOX_RELAY_BUG", "LeaveFormerClusterUnfenced")
-        .run(&["init", "--accept-cluster"])
-        .await;
-    accepted.unwrap_or_else(|err| panic!("{err:#}"));
+        .with_env("OUTBOX_RELAY_BUG", "LeaveFormerClusterUnfenced");
+    for (command, rows) in [(["init", "--accept-cluster"], 6), (["recover", "--yes"], 7)] {
+        wrong.run(&command).await.unwrap_or_else(|err| panic!("{err:#}"));
+        rig.insert_each(1).await;
+        let ledger = rig.settled(DEADLINE).await;
+        let ledger = ledger.unwrap_or_else(|err| panic!("the former relay publishes behind the checkpoint: {err:#}"));
+        assert_eq!(ledger.rows, rows, "{command:?}");
+    }
+    let right = successor.run(&["recover", "--yes"]).await;
+    right.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(1).await;
-    let ledger = rig.settled(DEADLINE).await;
-    let ledger = ledger.unwrap_or_else(|err| panic!("the former relay publishes behind the checkpoint: {err:#}"));
-    assert_eq!(ledger.rows, 6);
+    assert_ends(&rig, OTHER_CLUSTER, &["from database cluster"]).await;
+    assert_eq!(rig.records(Isolation::Committed).await.expect("records").len(), 7);
     retire(&rig).await;
 }
 
