@@ -37,6 +37,9 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     set_topic(rig, &[("max.message.bytes", "60000")]).await;
 }
 
+/// What becomes of a checkpoint; the text is the topic of the rows.
+type Change = fn(&mut Value, &str);
+
 /// Writes the last checkpoint once more, with a change.
 async fn write_changed(rig: &Rig, change: impl FnOnce(&mut Value)) {
     let last = checkpoints(rig).await.into_iter().filter_map(|record| record.value);
@@ -64,7 +67,6 @@ pub(super) async fn accept_each(rig: &Rig, admin: &Program) {
     rig.sql("alter publication outbox set (publish = 'insert')").await;
     accept("--accept-publication").await;
 
-    type Change = fn(&mut Value, &str);
     let changes: [(&str, Change); 7] = [
         ("--accept-timeline", |last, _| last["lineage"]["timeline"] = json!(7)),
         ("--accept-older-database", |last, _| last["lsn"] = json!("FFFF/0")),
