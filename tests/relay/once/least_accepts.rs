@@ -44,10 +44,10 @@ type Change = fn(&mut Value, &str);
 async fn write_changed(rig: &Rig, change: impl FnOnce(&mut Value)) {
     let last = checkpoints(rig).await.into_iter().filter_map(|record| record.value);
     let is_checkpoint = |value: &Value| !value["lineage"].is_null();
-    let last = last
+    let mut last = last
         .filter_map(|value| serde_json::from_slice(&value).ok())
         .filter(is_checkpoint);
-    let mut checkpoint: Value = last.last().expect("a checkpoint");
+    let mut checkpoint: Value = last.next_back().expect("a checkpoint");
     change(&mut checkpoint);
     write_checkpoint(rig, Some(checkpoint.to_string().into_bytes())).await;
 }
