@@ -222,6 +222,8 @@ impl KafkaSettings {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "outbox-relay")
             .set("socket.nagle.disable", "true")
+            // The relay has metrics of its own; for those that brokers may ask for (KIP-714) each client keeps histograms for each of its brokers.
+            .set("enable.metrics.push", "false")
             .set("socket.timeout.ms", "10000")
             .set("reconnect.backoff.max.ms", "1000");
         if self.has_tls() && !self.properties.iter().any(|(name, _)| name.starts_with("ssl.ca.")) {
