@@ -18,7 +18,7 @@ use crate::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations,
 use crate::poison::Judge;
 use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::progress::{Progress, RowFate};
-use crate::router::{Column, InvalidOperation, Plan, RouterOptions, RowScratch, partition_of_key};
+use crate::router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch, partition_of_key};
 use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::stop::{RelayError, Stop};
 
@@ -474,13 +474,26 @@ impl Intake {
         let plan = columns
             .map_err(Into::into)
             .and_then(|columns| Plan::new(&self.options, columns))
-            .map_err(|err| Stop::Config { what: err.to_string() })?;
+            .map_err(|err: PlanError| self.unfit_table(&err))?;
         self.tables.insert(relation.oid, Table::Outbox(Box::new(plan)));
         Ok(())
     }
 
+    /// The options do not fit the table as it was when a transaction wrote to it: they are wrong, or somebody has altered the table. Bringing a column
+    /// back changes nothing about what the write-ahead log has.
+    fn unfit_table(&self, err: &PlanError) -> Stop {
+        Stop::Config {
+            what: format!(
+                "{err}; that is how the transaction at {} found the table: correct the option and start again, or, where the table was altered, make it as it was, and `outbox-relay recover --compare-anyway` publishes what was written meanwhile",
+                self.commit_lsn
+            ),
+        }
+    }
+
     fn update(&self, relation: u32) -> Result<(), RelayError> {
-        if !matches!(self.tables.get(&relation), Some(Table::Outbox(_))) {
+        let is_of_outbox = matches!(self.tables.get(&relation), Some(Table::Outbox(_)));
+        // What an earlier run has gone past is nothing to stop at again.
+        if !is_of_outbox || matches!(self.progress.row().context("replication stream")?, RowFate::Skip) {
             return Ok(());
         }
         match self.options.invalid_operation {

@@ -11,7 +11,7 @@ use super::load::{DEADLINE, Load, metric, waits_as_standby};
 /// How long a waiting standby is watched, where `WATCHED_S` does not say how long.
 const WATCHED: Duration = Duration::from_secs(5);
 /// Of the processor, at most, in the standby's session of the server.
-const WAITING_CORES_MAX: f64 = 0.01;
+const WAITING_CORES_MAX: f64 = 0.05;
 /// From the death of the leader to the first record of its successor, with room for a machine that runs other tests.
 const AFTER_KILL_MAX: Duration = Duration::from_secs(5);
 const AFTER_STOP_MAX: Duration = Duration::from_millis(2_500);

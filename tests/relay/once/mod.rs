@@ -3,6 +3,7 @@
 mod another_slot;
 mod at_least_once;
 mod certificates;
+mod columns;
 mod destinations;
 mod failed_commands;
 mod former_cluster;

@@ -1,0 +1,123 @@
+//! Columns of the outbox that go or are renamed while the relay streams, and rows that are updated.
+
+use rig::Rig;
+
+use crate::relay::tampering::{assert_ends, wait_until_confirmed};
+use crate::relay::ways_out::{goes_on, recover};
+
+/// Exit code of `Stop::Config`.
+const CONFIG: i32 = 2;
+/// Exit code of `Stop::RowUpdated`.
+const ROW_UPDATED: i32 = 30;
+/// The rig's own, and that.
+const FATAL: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
+const NUMBER: &str = "from (select nextval('numbers') as n) as numbered";
+
+/// What somebody does to the table while the relay streams.
+struct Alteration {
+    name: &'static str,
+    sql: &'static str,
+    /// Columns and values of a row meanwhile, beside its payload.
+    row: (&'static str, &'static str),
+    taken_back: &'static [&'static str],
+}
+
+const ALTERATIONS: [Alteration; 2] = [
+    Alteration {
+        name: "column_renamed",
+        sql: "alter table outbox rename aggregateid to former",
+        row: ("former, type", "'k' || n % 7, 'Changed'"),
+        taken_back: &["alter table outbox rename former to aggregateid"],
+    },
+    Alteration {
+        name: "column_dropped",
+        sql: "alter table outbox drop column aggregateid",
+        row: ("type", "'Changed'"),
+        taken_back: &[
+            "alter table outbox add column aggregateid text",
+            "update outbox set aggregateid = 'k' || (payload ->> 'n')::int % 7",
+        ],
+    },
+];
+
+#[tokio::test]
+async fn rows_that_were_written_without_a_column_are_published_by_recover_once_it_is_back() {
+    for Alteration {
+        name,
+        sql,
+        row: (columns, values),
+        taken_back,
+    } in ALTERATIONS
+    {
+        let rig = Rig::new(name).await;
+        rig.sql("create publication outbox for all tables").await;
+        rig.init(&[]).await;
+        rig.start().await;
+        rig.insert_each(5).await;
+        rig.assert_exactly_once().await;
+        wait_until_confirmed(&rig).await;
+
+        rig.sql(sql).await;
+        let topic = rig.topic();
+        let insert = format!(
+            "insert into outbox (aggregatetype, {columns}, payload) select '{topic}', {values}, jsonb_build_object('n', n) {NUMBER}"
+        );
+        rig.sql(&insert).await;
+        let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+        for _ in 0..2 {
+            rig.sql(&insert).await;
+        }
+        assert_ends(
+            &rig,
+            CONFIG,
+            &["`aggregateid`", "`outbox-relay recover --compare-anyway`"],
+        )
+        .await;
+        let confirmed = rig.confirmed().await;
+        let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
+        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {behind_one}");
+
+        // The log has what it has, also with the column back.
+        for statement in taken_back {
+            rig.sql(statement).await;
+        }
+        rig.insert_each(2).await;
+        rig.assert_stops(CONFIG, &["`aggregateid`", "`outbox-relay recover --compare-anyway`"])
+            .await;
+        recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(goes_on(&rig).await.rows, 13);
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_and_no_more_once_it_is_published() {
+    let mut rig = Rig::new("row_updated").await;
+    rig.sql("create publication outbox for table outbox").await;
+    let fatal = rig.relay.with_env("ROUTER_OPTIONS", FATAL);
+    let tolerant = std::mem::replace(&mut rig.relay, fatal);
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    let update = "update outbox set created_at = created_at where payload ->> 'n' = '1'";
+    let (two, three) = (rig.insert_statement(2, 7), rig.insert_statement(3, 7));
+    rig.sql(&format!("do $$ begin {two}; {update}; {three}; end $$")).await;
+    rig.insert_each(1).await;
+    assert_ends(&rig, ROW_UPDATED, &["table.op.invalid.behavior is fatal"]).await;
+    rig.assert_stops(ROW_UPDATED, &["table.op.invalid.behavior is fatal", "start again"])
+        .await;
+
+    let altering = rig.connect().await;
+    altering
+        .batch_execute("begin; alter publication outbox rename to undecided")
+        .await
+        .expect("an alteration that is not committed, under which nothing is confirmed");
+    let fatal = std::mem::replace(&mut rig.relay, tolerant);
+    rig.start().await;
+    assert_eq!(rig.assert_exactly_once().await.rows, 11);
+    rig.relay.kill_hard().await;
+    altering.batch_execute("rollback").await.expect("a rollback");
+
+    // The slot sends all of it again.
+    rig.relay = fatal;
+    goes_on(&rig).await;
+}
