@@ -68,6 +68,12 @@ pub enum Bug {
     ForgetParkedKeys,
     /// Takes each server that the address leads to for the one that streams.
     TrustAnyServer,
+    /// Does not ask whether the checkpoint was written for this server or for the one that it is a copy of.
+    TrustAnyCopy,
+    /// Leaves the settings of its sessions to whoever has set them for the role or the database.
+    PinNoSettings,
+    /// Does not look for tables that inherit the outbox.
+    OverlookHeirs,
     /// Watches the publication alone, and not the outbox table.
     TrustAnyTable,
     /// Keeps the first password that it reads from a file.

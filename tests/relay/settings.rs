@@ -211,3 +211,22 @@ async fn a_large_transaction_outlasts_the_timeouts_that_are_set_for_the_role() {
     assert!(restarts < 0.5, "{restarts} restarts\n{}", rig.relay.log_tail(20));
     rig.finish().await.expect("a clean end");
 }
+
+/// Without them a column of bytes reaches the router in another notation.
+#[tokio::test]
+async fn without_the_pinned_settings_no_row_can_be_published() {
+    let mut rig = Rig::new("settings_planted").await;
+    rig.sql(COLUMNS).await;
+    rig.sql("create role settings_planted superuser login; alter role settings_planted set bytea_output = escape")
+        .await;
+    let url = rig.servers.postgres.url("settings_planted", rig.name());
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("DATABASE_URL", &url)
+        .env("OUTBOX_RELAY_BUG", "PinNoSettings");
+    rig.sql(&insert(&rig, 1, 2)).await;
+    let status = rig.relay.run_for_status(&["init"]).await.expect("an init");
+    assert_eq!(status.code(), Some(30), "{}", rig.relay.log_tail(5));
+    retire(&rig).await;
+}

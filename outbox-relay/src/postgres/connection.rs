@@ -17,6 +17,7 @@ use super::hosts::ServerState;
 use super::pinned::{PINNED, pinned_since};
 use super::stream::Stream;
 use super::target::{Address, Binding, Target};
+use crate::faults::{self, Bug};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +149,9 @@ impl Connection {
             ("database", target.database.as_str()),
             ("application_name", application_name),
         ];
-        parameters.extend(PINNED);
+        if !faults::is_planted(Bug::PinNoSettings) {
+            parameters.extend(PINNED);
+        }
         if mode == Mode::Replication {
             parameters.push(("replication", "database"));
         }

@@ -62,13 +62,15 @@ async fn without_the_look_at_the_others_a_mistyped_slot_publishes_every_row_agai
         (records.len() == 10).then_some(())
     })
     .await;
+    let written = ids(&rig).await;
+    assert_eq!(times_published(&rig, &written, &written).await, [2; 5]);
     other.kill_hard().await;
     drop_slot(&rig, "another_plantedx").await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
-async fn another_slot_publishes_every_row_again_where_that_is_asked_for() {
+async fn another_slot_publishes_what_it_is_asked_for_a_second_time() {
     let rig = Rig::initialised("two_slots").await;
     rig.start().await;
     rig.insert_each(3).await;

@@ -7,7 +7,11 @@ use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
 use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
-use crate::relay::tampering::{DEADLINE, assert_ends, publish_and_stop, wait_until_confirmed};
+use crate::relay::tampering::{DEADLINE, assert_ends, ids, publish_and_stop, retire, wait_until_confirmed};
+use crate::relay::ways_out::recover;
+
+/// Exit code of `Stop::SlotAhead`.
+const SLOT_AHEAD: i32 = 13;
 
 /// A rig whose relay reaches its server by an address that can move.
 async fn with_address(name: &str) -> (Rig, MovingAddress) {
@@ -33,13 +37,14 @@ async fn insert_each_on(postgres: &Postgres, rig: &Rig, count: u32) {
 async fn starts_with_the_original(rig: &Rig, address: &MovingAddress, ports: &[u16]) {
     let original = rig.servers.postgres.port();
     address.move_after(ports, original);
+    let logged = rig.relay.log_text().len();
     rig.relay.start().expect("a start");
     eventually(DEADLINE, "the relay begins again", || async {
         (metric(&rig.relay, "relay_restarts_total").await? >= 1.0).then_some(())
     })
     .await;
-    let log = rig.relay.log_text();
-    assert!(log.contains("leads to another server"), "{log}");
+    let log = rig.relay.log_text()[logged..].to_owned();
+    assert!(log.contains("leads to another server"), "{ports:?}: {log}");
     rig.insert_each(20).await;
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
@@ -67,10 +72,12 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     the_copys_relay_stops(&rig, &copy).await;
     rig.relay.stop().await.expect("a clean end");
     rig.slot_is_free().await;
+    a_slot_that_lost_rows_is_not_covered_up_by_the_copys(&rig, &address, &copy).await;
     without_the_question_the_copys_rows_are_published(&rig, &address, &copy).await;
     rig.slot_is_free().await;
     the_copy_is_accepted(&rig, &copy).await;
-    rig.finish().await.expect("an end");
+    without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(&rig, &copy).await;
+    retire(&rig).await;
 }
 
 /// The planted bug: all is asked of the original, and the copy's rows are published.
@@ -93,6 +100,43 @@ async fn without_the_question_the_copys_rows_are_published(rig: &Rig, address: &
     )
     .await;
     relay.kill_hard().await;
+}
+
+/// The original's slot was made anew, and rows were written before. Only the first session of a start is with the original: the slot is looked at
+/// on the copy, whose WAL has gone further and where it is whole.
+async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address: &MovingAddress, copy: &Postgres) {
+    let original = rig.servers.postgres.port();
+    rig.insert_each(10).await;
+    let name = rig.name();
+    rig.sql(&format!("select pg_drop_replication_slot('{name}')")).await;
+    rig.sql(&format!(
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput')"
+    ))
+    .await;
+    address.move_after(&[original, copy.port()], original);
+    let logged = rig.relay.log_text().len();
+    rig.relay.start().expect("a start");
+    assert_ends(rig, SLOT_AHEAD, &[]).await;
+    let log = rig.relay.log_text()[logged..].to_owned();
+    assert!(log.contains("leads to another server"), "{log}");
+
+    rig.slot_is_free().await;
+    let faulty = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "TrustAnyServer,TrustAnyReader,TrustAnyCopy");
+    address.move_after(&[original, copy.port()], original);
+    faulty.start().expect("a start");
+    rig.insert_each(1).await;
+    eventually(DEADLINE, "a row is published before ten that are lost", || async {
+        let records = rig.records(Isolation::Committed).await.ok()?;
+        let ledger = Ledger::compare(&rig.rows().await, &records);
+        (ledger.lost.len() == 10).then_some(())
+    })
+    .await;
+    faulty.kill_hard().await;
+    rig.slot_is_free().await;
+    recover(rig, &["--compare-anyway"]).await;
 }
 
 /// A relay with the same settings on the copy: identifier, timeline, slot and checkpoint all fit.
@@ -125,6 +169,40 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
         rig.insert_each(5).await;
         rig.assert_exactly_once().await;
     }
+}
+
+/// The checkpoint is the copy's by now. The original's relay stops; with the planted bug it goes on, and skips its own rows below that checkpoint.
+async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig, copy: &Postgres) {
+    rig.insert_each(5).await;
+    let end = copy.query("postgres", "select pg_current_wal_lsn()").await;
+    let end = end.expect("the copy")[0][0].clone().expect("an end");
+    let is_ahead = format!("select pg_current_wal_lsn() > '{end}'::pg_lsn");
+    while rig.value(&is_ahead).await != "t" {
+        rig.sql("select pg_switch_wal()").await;
+        rig.sql("create table if not exists filler (n int); insert into filler values (1)")
+            .await;
+    }
+    rig.assert_stops(24, &["a relay of another server publishes as"]).await;
+    rig.slot_is_free().await;
+    let faulty = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "TrustAnyCopy");
+    faulty.start().expect("a start");
+    rig.insert_each(1).await;
+    let newest = ids(rig).await.pop().expect("a row");
+    eventually(
+        DEADLINE,
+        "the newest row is published, and those before are skipped",
+        || async {
+            let records = rig.records(Isolation::Committed).await.ok()?;
+            let ledger = Ledger::compare(&rig.rows().await, &records);
+            (ledger.lost.len() == 5 && !ledger.lost.contains(&newest)).then_some(())
+        },
+    )
+    .await;
+    faulty.kill_hard().await;
+    rig.slot_is_free().await;
 }
 
 /// The copy is the right one: its relay goes on with it.

@@ -80,6 +80,24 @@ async fn a_table_that_inherits_the_outbox_is_told_and_its_rows_are_not_taken_for
 }
 
 #[tokio::test]
+async fn without_the_look_at_heirs_a_row_is_in_select_and_never_published() {
+    let mut rig = Rig::new("table_heir_planted").await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "OverlookHeirs");
+    rig.sql("create table archive () inherits (outbox)").await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.sql(&rig.insert_statement(1, 7).replace("into outbox", "into archive"))
+        .await;
+    rig.insert_each(2).await;
+    published(&rig, 2).await;
+    assert_eq!(rig.rows().await.len(), 3);
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn a_generated_column_that_the_router_needs_is_told_before_anything_is_made() {
     let mut rig = Rig::new("table_generated").await;
     rig.relay = rig.relay.env(
