@@ -202,7 +202,7 @@ async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
 
 #[tokio::test]
 async fn a_topic_that_is_deleted_while_rows_come_stops_the_relay_and_recover_publishes_what_it_had() {
-    a_deleted_topic_stops_the_relay(&Rig::new("topic_deleted_live").await).await;
+    a_deleted_topic_stops_the_relay(&Rig::new("topic_deleted_writes").await).await;
     let options = kafka_options().setting("auto.create.topics.enable", "true");
     let servers = Servers::start(postgres_options(), options).await.expect("servers");
     a_deleted_topic_stops_the_relay(&Rig::on(Arc::new(servers), "topic_deleted_auto").await).await;
