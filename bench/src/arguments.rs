@@ -65,6 +65,11 @@ pub(crate) enum Measurement {
     /// Users are changed by user-api's own statement, in turn. In every other round some of the changes are events that cannot be applied, and
     /// later events of those users wait behind them. Both rounds of a pair measure the same users: those that get no poison.
     DeadLetters(DeadLetters),
+    /// How fast `outbox-relay init` publishes an outbox that is full already, and goes on after kill -9.
+    ///
+    /// The first attempt is killed once the topic has half of the rows, the second one goes on to the end. Afterwards the topic is read: every
+    /// outbox id must be there exactly once. A million rows take about 0.6 GB of disk.
+    Init(Init),
     /// How soon outbox-relay publishes again after a clean stop and after kill -9.
     ///
     /// Clock: from the start of its process until a read_committed consumer has the row that was committed just before.
@@ -177,6 +182,13 @@ pub(crate) struct DeadLetters {
     /// Rounds of each of the two; a multiple of 4, so that either comes first as often.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(4..=32))]
     pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Rows of the outbox.
+    #[arg(long, value_name = "N", default_value_t = 50_000_000, value_parser = clap::value_parser!(u64).range(100_000..=1_000_000_000))]
+    pub rows: u64,
 }
 
 #[derive(Debug, Args)]

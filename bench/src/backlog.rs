@@ -1,9 +1,11 @@
 //! A backlog in the outbox that nobody has read yet, and slots that begin before it.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures_util::TryStreamExt;
 use stack::pipeline::USERS_DATABASE;
 use stack::{Pipeline, eventually_ok, postgres};
 use tokio_postgres::Client;
@@ -147,28 +149,31 @@ impl Backlog {
 
     /// # Errors
     /// Unless `published` has every outbox id exactly once and nothing else.
-    pub(crate) async fn check_exactly_once(&self, published: &[Uuid]) -> anyhow::Result<()> {
-        let rows = self.client.query("select uuid_send(id) from outbox", &[]).await?;
-        let mut wanted: Vec<Uuid> = rows
-            .iter()
-            .map(|row| Uuid::from_slice(row.get(0)))
-            .collect::<Result<_, _>>()?;
-        let mut published = published.to_vec();
-        wanted.sort_unstable();
-        published.sort_unstable();
-        ensure!(
-            wanted == published,
-            "the topic does not have every outbox id exactly once: {} rows in the outbox, {} records, {} different ids",
-            wanted.len(),
-            published.len(),
-            {
-                let mut different = published.clone();
-                different.dedup();
-                different.len()
-            }
-        );
-        Ok(())
+    pub(crate) async fn check_exactly_once(&self, published: Vec<Uuid>) -> anyhow::Result<()> {
+        check_exactly_once(&self.client, published).await
     }
+}
+
+/// # Errors
+/// Unless `published` has every id of the outbox exactly once and nothing else.
+pub(crate) async fn check_exactly_once(client: &Client, mut published: Vec<Uuid>) -> anyhow::Result<()> {
+    // As a copy, a row a message, since there may be many millions.
+    let mut rows = pin!(client.copy_out("copy (select id from outbox) to stdout").await?);
+    let mut wanted = Vec::with_capacity(published.len());
+    while let Some(row) = rows.try_next().await? {
+        wanted.push(Uuid::try_parse_ascii(row.trim_ascii_end())?);
+    }
+    wanted.sort_unstable();
+    published.sort_unstable();
+    let (rows, records) = (wanted.len(), published.len());
+    let is_exact = wanted == published;
+    published.dedup();
+    ensure!(
+        is_exact,
+        "the topic does not have every outbox id exactly once: {rows} rows in the outbox, {records} records, {} different ids",
+        published.len()
+    );
+    Ok(())
 }
 
 /// A program that comes with PostgreSQL: the newest of Debian's directories, whose commands on the PATH are slower wrappers, else the PATH's.

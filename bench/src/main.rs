@@ -5,6 +5,7 @@ mod backlog;
 mod counter;
 mod dead_letters;
 mod http;
+mod init;
 mod latency;
 mod pace;
 mod people;
@@ -59,6 +60,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
         Measurement::ViewScale(asked) => view_scale::measure(asked, builder).await?,
         Measurement::DeadLetters(asked) => dead_letters::measure(asked, builder).await?,
+        Measurement::Init(asked) => init::measure(asked, builder).await?,
         Measurement::Restart(asked) => restart::measure(asked, builder).await?,
         Measurement::Verify(asked) => verify::measure(asked, builder).await?,
         Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,

@@ -175,7 +175,7 @@ impl Drain<'_> {
         let run = self.timed(&relay, &topic, backlog).await?;
         relay.stop().await?;
         backlog.drop_slot(SLOT).await?;
-        backlog.check_exactly_once(&topic.event_ids().await?).await?;
+        backlog.check_exactly_once(topic.event_ids().await?).await?;
         self.pipeline
             .kafka()?
             .topic_tool(&["--delete", "--topic", &name])

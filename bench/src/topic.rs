@@ -75,6 +75,21 @@ impl Topic {
         Ok(())
     }
 
+    /// How many offsets its partitions have in all: records, and the ends of transactions.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub(crate) async fn offsets(&self) -> anyhow::Result<u64> {
+        let consumer = self.consumer("read_uncommitted")?;
+        let mut offsets = 0;
+        for partition in 0..PARTITIONS {
+            let ends = tokio::task::block_in_place(|| consumer.fetch_watermarks(&self.name, partition, REQUEST_DEADLINE));
+            let (begin, end) = ends.context("cannot ask for a partition's end")?;
+            offsets += u64::try_from(end - begin)?;
+        }
+        Ok(offsets)
+    }
+
     /// The `id` header of every committed record.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub enum Bug {
     MissParkedRows,
     /// Removes rows from the outbox table that a parked row needs.
     RemoveParkedRows,
+    /// Only takes note of the partitions that are there when it starts.
+    OverlookPartitionsAtStart,
     /// Goes on where another session reads the slot: without that look, the order of the fences and the lanes alone is in the way of a second relay.
     TrustAnyReader,
     /// Sends its first transaction through another lane than the first.
@@ -68,6 +70,8 @@ pub enum Bug {
     ForgetParkedKeys,
     /// Takes each server that the address leads to for the one that streams.
     TrustAnyServer,
+    /// The guard does not ask whether the slot that it looks at streams to this relay.
+    GuardTrustsAnySlot,
     /// Does not ask whether the checkpoint was written for this server or for the one that it is a copy of.
     TrustAnyCopy,
     /// Leaves the settings of its sessions to whoever has set them for the role or the database.

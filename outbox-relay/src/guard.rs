@@ -273,7 +273,7 @@ impl Task {
 fn find(look: &Look, pinned: &Pinned) -> Finding {
     let is_ours = look.slot_reader == Some(pinned.walsender_pid)
         && look.timeline.is_none_or(|timeline| timeline == pinned.timeline);
-    if !is_ours {
+    if !is_ours && !faults::is_planted(Bug::GuardTrustsAnySlot) {
         return Finding::NotOurStream;
     }
     match &look.publication {

@@ -51,6 +51,8 @@ pub struct Slot {
     pub active_pid: Option<i32>,
     /// Transactions are sent when they are prepared, before it is known whether they commit.
     pub is_two_phase: bool,
+    /// The oldest transaction whose changes of the catalog it may still have to decode; any later one had not ended where it is confirmed.
+    pub catalog_xmin: Option<u32>,
 }
 
 /// Names for messages.
@@ -375,6 +377,7 @@ mod tests {
                 invalidation_reason: String::new(),
                 active_pid: None,
                 is_two_phase: false,
+                catalog_xmin: None,
             }),
             publication_entry: checkpoint.lineage.publication_entry,
             publication_version: checkpoint.lineage.publication_version.unwrap_or_default(),

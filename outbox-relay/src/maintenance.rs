@@ -36,9 +36,9 @@ const TRANSACTIONS_IN_A_ROUND: usize = 100;
 #[derive(Debug)]
 pub struct WhileLeading(#[expect(dead_code, reason = "its end is what tells")] Option<oneshot::Sender<()>>);
 
-/// Works until the answer is dropped.
+/// Works until the answer is dropped. `catalog_xmin` is the slot's, as it was when this relay began to lead.
 #[must_use]
-pub fn while_leading(config: &Config, parked: &TableNeeds) -> WhileLeading {
+pub fn while_leading(config: &Config, parked: &TableNeeds, catalog_xmin: Option<u32>) -> WhileLeading {
     let Some(options) = config.maintenance.clone() else {
         return WhileLeading(None);
     };
@@ -52,7 +52,7 @@ pub fn while_leading(config: &Config, parked: &TableNeeds) -> WhileLeading {
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = rounds(&config, &options, &parked) => {}
+                        () = rounds(&config, &options, &parked, Attached::since(catalog_xmin)) => {}
                         _ = ended => {}
                     }
                 }),
@@ -102,9 +102,8 @@ impl Said {
     }
 }
 
-async fn rounds(config: &Config, options: &Maintenance, parked: &TableNeeds) {
+async fn rounds(config: &Config, options: &Maintenance, parked: &TableNeeds, mut attached: Attached) {
     let mut said = Said::default();
-    let mut attached = Attached::default();
     loop {
         match round(config, options, parked, &mut said, &mut attached).await {
             Ok(()) => {
@@ -173,17 +172,7 @@ async fn round(
             "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
         );
     }
-    warn_of_attached(&mut connection, config, attached).await
-}
-
-async fn warn_of_attached(connection: &mut Connection, config: &Config, attached: &mut Attached) -> anyhow::Result<()> {
-    for name in attached.look(connection, config).await? {
-        tracing::warn!(
-            partition = name,
-            "a partition was attached with rows in it: no stream has them, so they are not published; to publish them, detach it and insert its rows into the outbox"
-        );
-    }
-    Ok(())
+    attached.look(&mut connection, config).await
 }
 
 /// A table that is partitioned by day.

@@ -111,7 +111,7 @@ async fn cycle(
         let here = started.here.clone();
         tokio::spawn(async move { outbox_check::warn(&here).await })
     });
-    let _maintenance = maintenance::while_leading(&started.here, &started.parked.needs);
+    let _maintenance = maintenance::while_leading(&started.here, &started.parked.needs, started.catalog_xmin);
     let outcome = Streaming::new(config, transaction_bytes, started, pause.clone())
         .run(readiness, shutdown)
         .await;

@@ -277,7 +277,7 @@ pub async fn slot(connection: &mut Connection, name: &str) -> anyhow::Result<Opt
     let sql = format!(
         "select coalesce(plugin, 'physical'), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''),
                 coalesce((to_jsonb(s) ->> 'failover')::boolean, false) and not temporary,
-                coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid, two_phase
+                coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid, two_phase, catalog_xmin
          from pg_replication_slots s where slot_name = {}",
         quote_literal(name)
     );
@@ -295,6 +295,7 @@ fn read_slot(row: &Row) -> anyhow::Result<Slot> {
         invalidation_reason: text(row, 5)?.to_owned(),
         active_pid: row.get(6).and_then(Option::as_deref).map(str::parse).transpose()?,
         is_two_phase: text(row, 7)? == "t",
+        catalog_xmin: row.get(8).and_then(Option::as_deref).map(str::parse).transpose()?,
     })
 }
 

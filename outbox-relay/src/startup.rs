@@ -54,6 +54,8 @@ pub struct Started {
     pub here: Config,
     pub topics: TopicWatch,
     pub parked: Parked,
+    /// See [`Slot::catalog_xmin`]: as it was before anything was confirmed.
+    pub catalog_xmin: Option<u32>,
 }
 
 /// Goes through the steps; `None` when the program is to stop.
@@ -100,6 +102,7 @@ pub async fn start(
     } else {
         source::ensure_read_by(slot.as_ref(), walsender_pid)
     };
+    let catalog_xmin = slot.as_ref().and_then(|slot| slot.catalog_xmin);
     let publication = source::usable_publication(&mut connection, config).await?;
     let source = source::source(&system, &config.target.database, slot, &publication);
     let written_ms = found.as_ref().and_then(|found| found.written_ms);
@@ -162,6 +165,7 @@ pub async fn start(
         guard,
         here,
         parked,
+        catalog_xmin,
     }))
 }
 

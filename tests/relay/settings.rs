@@ -212,9 +212,9 @@ async fn a_large_transaction_outlasts_the_timeouts_that_are_set_for_the_role() {
     rig.finish().await.expect("a clean end");
 }
 
-/// Without them a column of bytes reaches the router in another notation.
+/// Without them a column of bytes reaches the router in another notation, and an interval a consumer in other words.
 #[tokio::test]
-async fn without_the_pinned_settings_no_row_can_be_published() {
+async fn without_the_pinned_settings_a_row_is_refused_or_published_with_other_bytes() {
     let mut rig = Rig::new("settings_planted").await;
     rig.sql(COLUMNS).await;
     rig.sql("create role settings_planted superuser login; alter role settings_planted set bytea_output = escape")
@@ -224,9 +224,17 @@ async fn without_the_pinned_settings_no_row_can_be_published() {
         .relay
         .with_binary("outbox-relay-faults")
         .env("DATABASE_URL", &url)
+        .env("ROUTER_OPTIONS", HEADERS)
         .env("OUTBOX_RELAY_BUG", "PinNoSettings");
     rig.sql(&insert(&rig, 1, 2)).await;
     let status = rig.relay.run_for_status(&["init"]).await.expect("an init");
     assert_eq!(status.code(), Some(30), "{}", rig.relay.log_tail(5));
+    rig.sql("alter role settings_planted reset all; alter role settings_planted set \"IntervalStyle\" = sql_standard")
+        .await;
+    rig.init(&[]).await;
+    let records = published(&rig, 2).await;
+    let waits = records["1"].1.iter().find(|(header, _)| header == "waits");
+    let waits = waits.and_then(|(_, value)| value.clone()).expect("a value");
+    assert_eq!(String::from_utf8_lossy(&waits), "+1-0 +1 +0:00:01.5");
     retire(&rig).await;
 }

@@ -1,7 +1,7 @@
 //! SASL OAUTHBEARER with a token from a file, which whoever issues tokens keeps fresh there.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -10,10 +10,14 @@ use rdkafka::client::{Client, ClientContext, OAuthToken};
 use serde::Deserialize;
 
 use crate::clock::now_us;
+use crate::faults::{self, Bug};
 
 /// The file of a JSON Web Token (RFC 7519). It is read again for each refresh, which librdkafka asks for at four fifths of a token's life.
 #[derive(Clone, Debug)]
 pub(super) struct TokenFile(Arc<PathBuf>);
+
+/// For [`Bug::KeepFirstKafkaSecrets`] alone.
+static FIRST_TEXT: OnceLock<String> = OnceLock::new();
 
 /// The claims that Kafka's client needs to know; the broker checks the token itself.
 #[derive(Debug, Deserialize)]
@@ -34,7 +38,11 @@ impl TokenFile {
     /// The file cannot be read, holds no JWT with `sub` and `exp`, or one that has expired. Says nothing of the token's text.
     pub(super) fn read(&self) -> anyhow::Result<OAuthToken> {
         let path = self.0.display();
-        let text = std::fs::read_to_string(&*self.0).with_context(|| format!("cannot read the OAuth token {path}"))?;
+        let mut text =
+            std::fs::read_to_string(&*self.0).with_context(|| format!("cannot read the OAuth token {path}"))?;
+        if faults::is_planted(Bug::KeepFirstKafkaSecrets) {
+            text.clone_from(FIRST_TEXT.get_or_init(|| text.clone()));
+        }
         let claims =
             claims(text.trim()).with_context(|| format!("the OAuth token {path} is no JWT with sub and exp"))?;
         let lifetime_ms = (claims.exp * 1e3) as i64;

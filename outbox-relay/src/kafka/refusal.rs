@@ -112,15 +112,24 @@ pub(super) fn ask<T>(
         if let Some(refused) = reasons.refused() {
             return Err(refused.into());
         }
-        let is_silence = matches!(
-            err.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut)
-        );
-        if !is_silence || is_last {
+        if !is_silence(&err) || is_last {
             return Err(reasons.explain(err));
         }
         try_for *= 2;
     }
+}
+
+/// Whether nobody has answered in time. Where a client has no connection by then, librdkafka says that all brokers are down, although it may
+/// have come no further than to the first of them.
+fn is_silence(err: &KafkaError) -> bool {
+    matches!(
+        err.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+        )
+    )
 }
 
 /// What a reader polled, without the news that a broker cannot be reached: librdkafka goes on trying, and asks another broker once that one
@@ -136,7 +145,7 @@ pub(super) fn without_lost_brokers<M>(polled: Option<KafkaResult<M>>) -> Option<
 mod tests {
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-    use super::{Refused, refusal};
+    use super::{Refused, is_silence, refusal};
 
     #[test]
     fn a_missing_acl_is_told_from_what_another_try_may_mend() {
@@ -148,6 +157,13 @@ mod tests {
         assert_eq!(says(RDKafkaErrorCode::TopicAuthorizationFailed), [true; 2]);
         assert_eq!(says(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), [true; 2]);
         assert_eq!(says(RDKafkaErrorCode::NotEnoughReplicas), [false; 2]);
+    }
+
+    #[test]
+    fn a_client_that_has_no_connection_yet_asks_again() {
+        let says = |code| is_silence(&KafkaError::MetadataFetch(code));
+        assert!(says(RDKafkaErrorCode::AllBrokersDown) && says(RDKafkaErrorCode::OperationTimedOut));
+        assert!(!says(RDKafkaErrorCode::TopicAuthorizationFailed));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use rig::Rig;
 
-use crate::relay::tampering::{assert_ends, wait_until_confirmed};
-use crate::relay::ways_out::{goes_on, recover};
+use crate::relay::tampering::{DEADLINE, assert_ends, wait_until_confirmed};
+use crate::relay::ways_out::{goes_on, recover, told_between};
 
 /// Exit code of `Stop::Config`.
 const CONFIG: i32 = 2;
+/// Exit code of `Stop::Publication`.
+const PUBLICATION: i32 = 20;
 /// Exit code of `Stop::RowUpdated`.
 const ROW_UPDATED: i32 = 30;
 /// The rig's own, and that.
@@ -120,4 +122,39 @@ async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_an
     // The slot sends all of it again.
     rig.relay = fatal;
     goes_on(&rig).await;
+}
+
+#[tokio::test]
+async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_published_by_recover_once_it_is_gone() {
+    let rig = Rig::new("column_unlisted").await;
+    rig.sql("create publication outbox for table outbox").await;
+    rig.init(&[]).await;
+    rig.start().await;
+    rig.insert_each(5).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+
+    rig.sql("alter publication outbox set table outbox (id, aggregatetype, type, payload)")
+        .await;
+    rig.insert_each(1).await;
+    let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+    rig.insert_each(2).await;
+    let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
+    // The stream's row or the guard's look, whichever is first.
+    assert!(
+        matches!(status.code(), Some(CONFIG | PUBLICATION)),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    let confirmed = rig.confirmed().await;
+    let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
+    assert_eq!(rig.value(&order).await, "t", "{confirmed} {behind_one}");
+
+    rig.assert_stops(PUBLICATION, &["it has a column list", "`outbox-relay recover`"])
+        .await;
+    for statement in told_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
+        rig.sql(statement).await;
+    }
+    recover(&rig, &[]).await;
+    assert_eq!(goes_on(&rig).await.rows, 11);
 }

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use rig::Rig;
-use stack::Program;
+use anyhow::ensure;
+use rig::{Isolation, Rig};
+use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
+use crate::relay::tampering::{DEADLINE, retire};
 
 /// A library that is loaded before the C library: of all that a program does, OpenSSL's clean-up alone deletes keys of thread-local storage,
 /// except for key 0, which Rust does not use and gives back.
@@ -144,27 +146,57 @@ async fn a_token_from_a_file_logs_in_and_an_expired_one_does_not() {
     assert_publishes(&rig).await;
 }
 
-#[tokio::test]
-async fn a_token_is_read_again_before_it_expires() {
-    let secured = Secured::get().await;
-    secured.write("short-token", &token(Duration::from_secs(10)));
-    let mut rig = secured
-        .rig("kafka_token_renewed", "LOGIN", &secured.login("OAUTHBEARER"))
-        .await;
-    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("short-token"));
+/// Long enough for an `init` and a start while other tests run.
+const SHORT_LIFETIME: Duration = Duration::from_secs(20);
+
+/// A relay that has published five rows, whose token's file holds another token since, and whose first token has expired.
+async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: Option<&str>) -> Rig {
+    let write = |token: &str| secured.write(name, token);
+    write(&token(SHORT_LIFETIME));
+    let mut rig = secured.rig(name, "LOGIN", &secured.login("OAUTHBEARER")).await;
+    rig.relay = rig.relay.env("KAFKA_OAUTH_TOKEN_FILE", &secured.path(name));
     rig.init(&[]).await;
-    secured.write("short-token", &token(Duration::from_secs(10)));
+    if let Some(bug) = bug {
+        rig.relay = rig
+            .relay
+            .with_binary("outbox-relay-faults")
+            .with_env("OUTBOX_RELAY_BUG", bug);
+    }
+    write(&token(SHORT_LIFETIME));
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
-    let renewed = token(Duration::from_secs(3600));
-    secured.write("short-token", &renewed);
-    // Past the first token's end nothing could go on with it. A broker without connections.max.reauth.ms refuses a new login on an open
-    // connection, and the relay starts again from the checkpoint then.
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    write(&token(Duration::from_secs(3600)));
+    tokio::time::sleep(SHORT_LIFETIME + Duration::from_secs(1)).await;
+    // A connection outlives its token where the broker has no connections.max.reauth.ms; the next one does not.
+    rig.sql("select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null")
+        .await;
+    rig
+}
+
+#[tokio::test]
+async fn a_token_is_read_again_before_it_expires() {
+    // A broker without connections.max.reauth.ms refuses a new login on an open connection, and the relay starts again from the checkpoint then.
+    let rig = behind_the_end_of_the_first_token(Secured::get().await, "kafka_token_renewed", None).await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_relay_that_keeps_the_first_token_is_caught() {
+    let bug = Some("KeepFirstKafkaSecrets");
+    let rig = behind_the_end_of_the_first_token(Secured::get().await, "kafka_token_kept", bug).await;
+    rig.insert_each(5).await;
+    let said = eventually_ok(DEADLINE, "the relay says that its token has expired", || async {
+        let log = rig.relay.log_text();
+        ensure!(log.contains("the OAuth token") && log.contains("expired"), "{}", rig.relay.log_tail(20));
+        Ok(())
+    });
+    said.await.unwrap_or_else(|err| panic!("{err:#}"));
+    let records = rig.records(Isolation::Committed).await.expect("records");
+    assert_eq!(records.len(), 5, "{}", rig.relay.log_tail(10));
+    retire(&rig).await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod least_privileges;
 mod looking;
 mod major_version;
 mod moving_address;
+mod moving_guard;
 mod outbox_table;
 mod panics;
 mod parked_rows;

@@ -14,7 +14,7 @@ use crate::relay::ways_out::recover;
 const SLOT_AHEAD: i32 = 13;
 
 /// A rig whose relay reaches its server by an address that can move.
-async fn with_address(name: &str) -> (Rig, MovingAddress) {
+pub(super) async fn with_address(name: &str) -> (Rig, MovingAddress) {
     let servers = Servers::start(postgres_options(), KafkaOptions::default()).await;
     let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
     let mut rig = Rig::on(servers, name).await;
@@ -26,7 +26,7 @@ async fn with_address(name: &str) -> (Rig, MovingAddress) {
     (rig, address)
 }
 
-async fn insert_each_on(postgres: &Postgres, rig: &Rig, count: u32) {
+pub(super) async fn insert_each_on(postgres: &Postgres, rig: &Rig, count: u32) {
     let insert = rig.insert_statement(1, 7);
     let sql = format!("do $$ begin for i in 1..{count} loop {insert}; commit; end loop; end $$");
     postgres.query(rig.name(), &sql).await.expect("rows");
@@ -232,19 +232,26 @@ async fn the_copy_is_accepted(rig: &Rig, copy: &Postgres) {
     accepted.stop().await.expect("a clean end");
 }
 
-#[tokio::test]
-async fn an_address_that_moves_to_a_promoted_standby_ends_the_stream_from_the_former_primary() {
-    let (rig, address) = with_address("moving_live").await;
+/// A relay streams from a primary whose standby is promoted, and its address leads to that one; the former primary takes 30 more rows, the new
+/// one 50.
+async fn promoted_while_the_primary_lives(name: &str, bugs: Option<&str>) -> (Rig, Postgres) {
+    let (mut rig, address) = with_address(name).await;
+    if let Some(bugs) = bugs {
+        rig.relay = rig
+            .relay
+            .with_binary("outbox-relay-faults")
+            .with_env("OUTBOX_RELAY_BUG", bugs);
+    }
     let standby = rig.servers.postgres.standby("standby").await.expect("a standby");
     rig.init(&["--failover"]).await;
     rig.start().await;
     rig.insert_each(20).await;
     rig.assert_exactly_once().await;
     let copy_of_the_slot =
-        "select 1 from pg_replication_slots where slot_name = 'moving_live' and synced and not temporary";
+        format!("select 1 from pg_replication_slots where slot_name = '{name}' and synced and not temporary");
     eventually(DEADLINE, "the standby has the slot", || async {
         rig.sql("select pg_log_standby_snapshot()").await;
-        let found = standby.query("postgres", copy_of_the_slot).await.expect("the standby");
+        let found = standby.query("postgres", &copy_of_the_slot).await.expect("the standby");
         (!found.is_empty()).then_some(())
     })
     .await;
@@ -253,5 +260,23 @@ async fn an_address_that_moves_to_a_promoted_standby_ends_the_stream_from_the_fo
     // The former primary still takes rows, and the relay publishes them until it notices.
     rig.insert_each(30).await;
     insert_each_on(&standby, &rig, 50).await;
+    (rig, standby)
+}
+
+#[tokio::test]
+async fn an_address_that_moves_to_a_promoted_standby_ends_the_stream_from_the_former_primary() {
+    let (rig, _standby) = promoted_while_the_primary_lives("moving_live", None).await;
     assert_ends(&rig, 17, &["leads to another server", "left timeline 1 at"]).await;
+}
+
+#[tokio::test]
+async fn without_the_question_rows_of_the_former_primary_go_on_being_published_and_confirmed() {
+    let bugs = "TrustAnyServer,GuardTrustsAnySlot";
+    let (rig, standby) = promoted_while_the_primary_lives("moving_live_planted", Some(bugs)).await;
+    rig.assert_exactly_once().await;
+    wait_until_confirmed(&rig).await;
+    let records = rig.records(Isolation::Committed).await.expect("records");
+    let ledger = Ledger::compare(&rig.rows_on(&standby).await, &records);
+    assert!(!ledger.invented.is_empty() && ledger.lost.len() == 50, "{ledger}");
+    rig.relay.kill_hard().await;
 }
