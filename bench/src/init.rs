@@ -43,7 +43,14 @@ pub(crate) async fn measure(asked: &Init, builder: PipelineBuilder) -> anyhow::R
         .kafka()?
         .topic_tool(&["--create", "--topic", TOPIC, "--partitions", &events::PARTITIONS.to_string()])
         .await?;
-    let init = pipeline.users_relay.command_of("init", &["init"]);
+    // Beside the pipeline's own relay, which is initialised already: another slot, and another topic of checkpoints.
+    let init = pipeline
+        .users_relay
+        .command_of("init", &["init"])
+        .env("DATABASE_URL", &pipeline.database_url(USERS_DATABASE)?)
+        .env("OUTBOX_SLOT", "bench_init")
+        .env("CHECKPOINT_TOPIC", "bench-checkpoints")
+        .env("ROUTER_OPTIONS", &format!("route.topic.replacement={TOPIC}"));
     let mut report = Report {
         conditions: conditions(&pipeline).await?,
         runs: Vec::new(),
