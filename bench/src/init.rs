@@ -41,7 +41,13 @@ pub(crate) async fn measure(asked: &Init, builder: PipelineBuilder) -> anyhow::R
     let topic = Topic::new(pipeline.bootstrap_servers(), TOPIC);
     pipeline
         .kafka()?
-        .topic_tool(&["--create", "--topic", TOPIC, "--partitions", &events::PARTITIONS.to_string()])
+        .topic_tool(&[
+            "--create",
+            "--topic",
+            TOPIC,
+            "--partitions",
+            &events::PARTITIONS.to_string(),
+        ])
         .await?;
     // Beside the pipeline's own relay, which is initialised already: another slot, and another topic of checkpoints.
     let init = pipeline
@@ -68,7 +74,10 @@ pub(crate) async fn measure(asked: &Init, builder: PipelineBuilder) -> anyhow::R
             cpu_seconds,
         } = attempt;
         let rate = offsets as f64 / seconds;
-        tracing::info!("{what}: {seconds:.0} s, {} offsets/s, {peak_memory_mb:.1} MB", thousands(rate));
+        tracing::info!(
+            "{what}: {seconds:.0} s, {} offsets/s, {peak_memory_mb:.1} MB",
+            thousands(rate)
+        );
         report.table.row(vec![
             what.to_owned(),
             format!("{seconds:.1}"),
@@ -133,7 +142,9 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
             break false;
         }
         // It may end in between.
-        peak_memory_mb = usage::peak_memory_mb(&process).unwrap_or(peak_memory_mb).max(peak_memory_mb);
+        peak_memory_mb = usage::peak_memory_mb(&process)
+            .unwrap_or(peak_memory_mb)
+            .max(peak_memory_mb);
         cpu_seconds = usage::cpu_seconds(&process).unwrap_or(cpu_seconds).max(cpu_seconds);
         if let Some(enough) = killed_after
             && topic.offsets().await? - before >= enough
@@ -141,7 +152,11 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
             init.kill_hard().await;
             break true;
         }
-        ensure!(start.elapsed() < RUN_DEADLINE, "init does not end:\n{}", init.log_tail(15));
+        ensure!(
+            start.elapsed() < RUN_DEADLINE,
+            "init does not end:\n{}",
+            init.log_tail(15)
+        );
     };
     let seconds = start.elapsed().as_secs_f64();
     ensure!(

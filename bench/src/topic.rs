@@ -83,7 +83,8 @@ impl Topic {
         let consumer = self.consumer("read_uncommitted")?;
         let mut offsets = 0;
         for partition in 0..PARTITIONS {
-            let ends = tokio::task::block_in_place(|| consumer.fetch_watermarks(&self.name, partition, REQUEST_DEADLINE));
+            let ends =
+                tokio::task::block_in_place(|| consumer.fetch_watermarks(&self.name, partition, REQUEST_DEADLINE));
             let (begin, end) = ends.context("cannot ask for a partition's end")?;
             offsets += u64::try_from(end - begin)?;
         }

@@ -310,6 +310,9 @@ pub struct RecoverOptions {
     /// Make the new slot a failover slot (PostgreSQL 17 and later).
     #[arg(long)]
     pub failover: bool,
+    /// Another slot publishes this outbox, too, and that is wanted. Without it, recover ends where this slot has no checkpoint and another one has.
+    #[arg(long)]
+    pub another_slot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -97,6 +97,11 @@ fn examples() -> Vec<Stop> {
             publication: text(),
             what: text(),
         },
+        Stop::OutboxRenamed {
+            table: text(),
+            name: text(),
+            commit_lsn: Lsn(1),
+        },
         Stop::PublishedByAnotherSlot {
             outbox: text(),
             topic: text(),
@@ -193,6 +198,7 @@ fn examples() -> Vec<Stop> {
             | Stop::PartitionsChanged { .. }
             | Stop::Publication { .. }
             | Stop::PublicationChanged { .. }
+            | Stop::OutboxRenamed { .. }
             | Stop::PublishedByAnotherSlot { .. }
             | Stop::PublishedFromAnotherServer { .. }
             | Stop::TopicGone { .. }

@@ -78,6 +78,8 @@ pub enum Bug {
     PinNoSettings,
     /// Does not look for tables that inherit the outbox.
     OverlookHeirs,
+    /// Takes rows that were written while the outbox had another name for another table's.
+    KnowOutboxByName,
     /// Watches the publication alone, and not the outbox table.
     TrustAnyTable,
     /// Keeps the first password that it reads from a file.

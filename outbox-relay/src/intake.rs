@@ -9,6 +9,7 @@ use events::Position;
 use rdkafka::message::OwnedHeaders;
 
 use crate::batch::Batch;
+use crate::checkpoint::Lineage;
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
@@ -20,6 +21,7 @@ use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::progress::{Progress, RowFate};
 use crate::router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch, partition_of_key};
 use crate::row_name::{RowName, RowPlace, RowPosition};
+use crate::source;
 use crate::stop::{RelayError, Stop};
 
 pub use self::paused::Claim;
@@ -49,6 +51,8 @@ pub enum Pause {
 #[derive(Debug)]
 enum Table {
     Outbox(Box<Plan>),
+    /// The outbox under the name that it had when its rows were written.
+    Renamed(String),
     Other,
 }
 
@@ -76,6 +80,8 @@ pub struct Intake {
     publication: String,
     schema: String,
     table: String,
+    /// Of the table that the checkpoint pins; it keeps it under any name.
+    outbox_oid: Option<u32>,
     options: RouterOptions,
     tables: HashMap<u32, Table>,
     messages: Option<MessageOutbox>,
@@ -270,7 +276,7 @@ impl RecordWriter {
 
 impl Intake {
     #[must_use]
-    pub fn new(config: &Config, progress: Progress, positions_raised_by: u64, transaction_bytes: u64) -> Self {
+    pub fn new(config: &Config, progress: Progress, lineage: &Lineage, transaction_bytes: u64) -> Self {
         Self {
             received: progress.published().lsn,
             progress,
@@ -283,11 +289,12 @@ impl Intake {
             publication: config.publication.clone(),
             schema: config.schema.clone(),
             table: config.table.clone(),
+            outbox_oid: lineage.outbox.as_deref().and_then(source::outbox_oid),
             options: config.router.clone(),
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),
-            record: RecordWriter::new(config, positions_raised_by),
+            record: RecordWriter::new(config, lineage.positions_raised_by),
             commit_lsn: Lsn::INVALID,
             said_truncated: false,
         }
@@ -373,6 +380,9 @@ impl Intake {
             Origin::Table(relation) => match self.tables.get(&relation) {
                 Some(Table::Outbox(plan)) => plan,
                 Some(Table::Other) => return Ok(None),
+                Some(Table::Renamed(name)) => {
+                    return self.ensure_is_published(name).map(|()| None);
+                }
                 None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
             },
             Origin::Message => match &self.messages {
@@ -455,6 +465,11 @@ impl Intake {
     /// Sent before a table's first row of a session and after each change of its columns.
     fn relation(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
         if relation.schema != self.schema || relation.name != self.table {
+            if self.outbox_oid == Some(relation.oid) && !faults::is_planted(Bug::KnowOutboxByName) {
+                let name = format!("{}.{}", relation.schema, relation.name);
+                self.tables.insert(relation.oid, Table::Renamed(name));
+                return Ok(());
+            }
             tracing::debug!(
                 table = relation.name,
                 "the publication has another table; its rows are ignored"
@@ -487,6 +502,20 @@ impl Intake {
                 "{err}; that is how the transaction at {} found the table: correct the option and start again, or, where the table was altered, make it as it was, and `outbox-relay recover --compare-anyway` publishes what was written meanwhile",
                 self.commit_lsn
             ),
+        }
+    }
+
+    /// The outbox had another name when the next row was written to it, and that name is no outbox of ours: the row is to be published, and whatever
+    /// had the outbox' name meanwhile (another table, a view of this one) may have rows that are in no stream.
+    fn ensure_is_published(&self, name: &str) -> Result<(), RelayError> {
+        match self.progress.row().context("replication stream")? {
+            RowFate::Skip => Ok(()),
+            RowFate::Publish { .. } => Err(Stop::OutboxRenamed {
+                table: format!("{}.{}", self.schema, self.table),
+                name: name.to_owned(),
+                commit_lsn: self.commit_lsn,
+            }
+            .into()),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::guard::{Guard, Pinned};
 use crate::hanging_transaction::before_it_is_ended;
 use crate::intake::server_error;
 use crate::kafka::{Abandon, CheckpointLog, Delivery, Found, Publisher, Readers};
-use crate::lineage::{Names, Slot, no_other_slot_publishes, verify, written_for_this_server};
+use crate::lineage::{Names, Slot, Source, no_other_slot_publishes, verify, written_for_this_server};
 use crate::lsn::Lsn;
 use crate::parking::{self, log::Parked};
 use crate::postgres::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
@@ -340,23 +340,57 @@ pub(crate) async fn ensure_no_other_slot_publishes(
     system: &System,
     publication: &Publication,
 ) -> Result<(), RelayError> {
-    let reading = config.clone();
-    let others = tokio::task::spawn_blocking(move || {
-        let log = CheckpointLog {
-            settings: &reading.kafka,
-            topic: &reading.checkpoint_topic,
-        };
-        log.last_of_each_key(&|| false)
-    });
-    let others = others.await.context("checkpoint task")??;
+    let others = checkpoints_of_all(config).await?;
+    let outbox = publication.outbox.as_deref();
     no_other_slot_publishes(
-        publication.outbox.as_deref(),
+        outbox,
         &system.identifier,
         &config.target.database,
         &others,
         names(config),
     )?;
     Ok(())
+}
+
+/// As [`ensure_no_other_slot_publishes`], but a slot that this database does not have any more publishes nothing: where its name was taken by
+/// another database meanwhile, its relay goes on under another one.
+///
+/// # Errors
+/// [`Stop::PublishedByAnotherSlot`]; anything else is worth another try.
+pub(crate) async fn ensure_no_other_slot_can_publish(
+    connection: &mut Connection,
+    config: &Config,
+    system: &System,
+    source: &Source,
+) -> Result<(), RelayError> {
+    let mut others = BTreeMap::new();
+    for (key, checkpoint) in checkpoints_of_all(config).await? {
+        let slot = source::slot(connection, &checkpoint.lineage.slot).await?;
+        if slot.is_some_and(|slot| slot.database == config.target.database) {
+            others.insert(key, checkpoint);
+        }
+    }
+    let outbox = source.outbox.as_deref();
+    no_other_slot_publishes(
+        outbox,
+        &system.identifier,
+        &config.target.database,
+        &others,
+        names(config),
+    )?;
+    Ok(())
+}
+
+async fn checkpoints_of_all(config: &Config) -> Result<BTreeMap<String, Checkpoint>, RelayError> {
+    let reading = config.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let log = CheckpointLog {
+            settings: &reading.kafka,
+            topic: &reading.checkpoint_topic,
+        };
+        log.last_of_each_key(&|| false)
+    });
+    read.await.context("checkpoint task")?
 }
 
 /// Steps 2 and 3, what the checkpoint's topics are now, and what is parked.

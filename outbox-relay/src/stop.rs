@@ -140,7 +140,15 @@ pub enum Stop {
     )]
     PublicationChanged { publication: String, what: String },
     #[error(
-        "outbox {outbox} is published by another slot already: topic `{topic}` has the checkpoint of `{other}`, and slot `{slot}` would publish every row a second time; give the right --slot, or, where both are wanted, `outbox-relay init --another-slot`"
+        "the outbox {table} was named {name} when the transaction at {commit_lsn} wrote to it: under that name its rows are not published, and what had the outbox' name meanwhile may be in no stream; once the table has its name again, `outbox-relay recover --compare-anyway` publishes what no topic has"
+    )]
+    OutboxRenamed {
+        table: String,
+        name: String,
+        commit_lsn: Lsn,
+    },
+    #[error(
+        "outbox {outbox} is published by another slot already: topic `{topic}` has the checkpoint of `{other}`, and slot `{slot}` would publish every row a second time; give the right --slot, or, where both are wanted, `outbox-relay init --another-slot` (`outbox-relay recover --another-slot`, where this one's checkpoint is lost)"
     )]
     PublishedByAnotherSlot {
         outbox: String,
@@ -231,7 +239,7 @@ impl Stop {
             Self::OtherTimeline { .. } => 17,
             Self::ServerBehind { .. } => 18,
             Self::PartitionsChanged { .. } => 19,
-            Self::Publication { .. } | Self::PublicationChanged { .. } => 20,
+            Self::Publication { .. } | Self::PublicationChanged { .. } | Self::OutboxRenamed { .. } => 20,
             Self::CheckpointWentBack { .. } => 21,
             Self::TopicRecreated { .. } | Self::TopicGone { .. } => 23,
             Self::PublishedByAnotherSlot { .. } | Self::PublishedFromAnotherServer { .. } => 24,

@@ -145,8 +145,7 @@ impl<'c> Streaming<'c> {
         let now = Instant::now();
         let incarnation = uuid::Uuid::new_v4().to_string();
         let progress = Progress::resume(started.checkpoint.published);
-        let raised_by = started.checkpoint.lineage.positions_raised_by;
-        let mut intake = Intake::new(config, progress, raised_by, transaction_bytes);
+        let mut intake = Intake::new(config, progress, &started.checkpoint.lineage, transaction_bytes);
         let parking = Parking::resume(config, started.parked, &started.checkpoint, &mut intake);
         Self {
             config,

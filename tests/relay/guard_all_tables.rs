@@ -149,3 +149,46 @@ async fn what_takes_no_row_out_of_the_stream_does_not_stop_the_relay() {
     rig.assert_exactly_once().await;
     rig.finish().await.expect("an end");
 }
+
+/// The outbox has another name while the application writes by a view of the outbox' name, and its own again; nobody looks meanwhile.
+async fn renamed_while_no_relay_runs(rig: &Rig) {
+    rig.relay.stop().await.expect("a clean end");
+    rig.slot_is_free().await;
+    alter(
+        rig,
+        "alter table outbox rename to former; create view outbox as select * from former",
+    )
+    .await;
+    rig.insert_each(5).await;
+    alter(rig, "drop view outbox; alter table former rename to outbox").await;
+    rig.insert_each(2).await;
+}
+
+#[tokio::test]
+async fn rows_of_a_time_when_the_outbox_had_another_name_are_no_other_tables() {
+    for (name, publication) in [("renamed_all", ALL_TABLES), ("renamed_alone", "for table outbox")] {
+        let rig = published_by(name, publication).await;
+        renamed_while_no_relay_runs(&rig).await;
+        let says = ["was named public.former", "`outbox-relay recover --compare-anyway`"];
+        rig.assert_stops(20, &says).await;
+        super::ways_out::recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(super::ways_out::goes_on(&rig).await.rows, 15);
+    }
+}
+
+#[tokio::test]
+async fn where_the_outbox_is_known_by_its_name_alone_rows_of_another_name_are_lost() {
+    let mut rig = Rig::new("renamed_planted").await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "KnowOutboxByName");
+    let rig = published(rig, ALL_TABLES).await;
+    renamed_while_no_relay_runs(&rig).await;
+    rig.start().await;
+    wait_until_confirmed(&rig).await;
+    let ledger = rig.ledger(rig::Isolation::Committed).await.expect("a ledger");
+    assert_eq!((ledger.lost.len(), ledger.rows), (5, 12), "{ledger}");
+    rig.relay.stop().await.expect("a clean end");
+    retire(&rig).await;
+}

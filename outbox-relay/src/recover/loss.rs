@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use crate::accept::read_checkpoints;
 use crate::checkpoint::{Checkpoint, State};
-use crate::config::Config;
+use crate::config::{Config, RecoverOptions};
 use crate::existing_rows::detached_tables;
 use crate::kafka::{Delivery, Found, Reading};
 use crate::lineage::{Source, breaks};
 use crate::parking::log::missing;
 use crate::postgres::Connection;
 use crate::source::{self, Publication, System};
-use crate::startup::names;
+use crate::startup::{self, names};
 use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
 
@@ -42,7 +42,7 @@ impl Situation {
     pub(super) async fn look(
         connection: &mut Connection,
         config: &Config,
-        compare_anyway: bool,
+        options: &RecoverOptions,
     ) -> Result<Self, RelayError> {
         let publication = source::usable_publication(connection, config).await?;
         // In the order of `survey`, since a relay may be publishing.
@@ -54,13 +54,24 @@ impl Situation {
         let (known, unreadable) = known_checkpoint(reading, config.delivery);
         let source = source::source(&system, &config.target.database, slot, &publication);
         let checkpoint = known.as_ref().map(|found| &found.checkpoint);
+        // A slot with a letter wrong looks like one that is lost together with its checkpoint.
+        if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {
+            startup::ensure_no_other_slot_can_publish(connection, config, &system, &source).await?;
+        }
         let recreated = topic_identity::recreated_now(config, checkpoint).await?;
         let parked_loss = match checkpoint {
             Some(checkpoint) => missing(config, checkpoint).await?,
             None => None,
         };
         let elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
-        let losses = losses(&source, checkpoint, unreadable, &elsewhere, config, compare_anyway)?;
+        let losses = losses(
+            &source,
+            checkpoint,
+            unreadable,
+            &elsewhere,
+            config,
+            options.compare_anyway,
+        )?;
         Ok(Self {
             losses,
             known,

@@ -66,7 +66,7 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let since_ms = since_ms(&mut connection, options).await?;
-    let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
+    let situation = Situation::look(&mut connection, config, options).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, situation.detached_tables.clone()).await?;
     let oldest_row_ms = oldest_row_ms(&mut snapshot).await?;
     let scope = Scope::of(&mut snapshot, since_ms).await?;
@@ -144,7 +144,7 @@ async fn carry_out_fenced(
     shutdown: &Shutdown,
 ) -> Result<String, RelayError> {
     // Before the fence an earlier relay could still have committed; only what is found now counts.
-    let situation = Situation::look(&mut connection, config, options.compare_anyway).await?;
+    let situation = Situation::look(&mut connection, config, options).await?;
     let parking = counted(config, situation.checkpoint()).await?;
     let mut checkpoint = recovering_checkpoint(config, &situation, parking);
     commit(&mut publisher, config, &checkpoint).await?;

@@ -193,6 +193,7 @@ mod tests {
             since_position: Some("0/100:0:5".parse().expect("a position")),
             undecided: None,
             failover: false,
+            another_slot: false,
         };
         assert_eq!(ensure_is_published(&options, Some(0x100)), Ok(()));
         for highest in [None, Some(0xFF)] {

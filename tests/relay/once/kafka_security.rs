@@ -190,7 +190,11 @@ async fn a_relay_that_keeps_the_first_token_is_caught() {
     rig.insert_each(5).await;
     let said = eventually_ok(DEADLINE, "the relay says that its token has expired", || async {
         let log = rig.relay.log_text();
-        ensure!(log.contains("the OAuth token") && log.contains("expired"), "{}", rig.relay.log_tail(20));
+        ensure!(
+            log.contains("the OAuth token") && log.contains("expired"),
+            "{}",
+            rig.relay.log_tail(20)
+        );
         Ok(())
     });
     said.await.unwrap_or_else(|err| panic!("{err:#}"));

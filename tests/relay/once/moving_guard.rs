@@ -41,7 +41,8 @@ async fn hide_rows_behind_the_guards_back(rig: &Rig, address: &MovingAddress, co
     })
     .await;
     let publication = rig.value("select pubname from pg_publication").await;
-    rig.sql(&format!("alter publication {publication} drop table outbox")).await;
+    rig.sql(&format!("alter publication {publication} drop table outbox"))
+        .await;
     rig.insert_each(5).await;
     rig.value("select pg_current_wal_insert_lsn()").await
 }

@@ -219,7 +219,8 @@ async fn a_partition_that_comes_with_rows_is_told_and_its_rows_can_be_published(
 
 /// A table with two rows of `day`, and the statement that makes it a partition of the outbox.
 async fn fill(rig: &Rig, table: &str, day: &str, next_day: &str) -> String {
-    rig.sql(&format!("create table {table} (like outbox including all)")).await;
+    rig.sql(&format!("create table {table} (like outbox including all)"))
+        .await;
     let rows = rig
         .insert_statement(2, 7)
         .replace("insert into outbox (", &format!("insert into {table} (created_at, "))
@@ -246,14 +247,24 @@ async fn a_partition_that_comes_with_rows_while_no_relay_runs_is_told_at_the_sta
     let mut rig = Rig::new("table_meanwhile").await;
     start_behind_an_attachment(&mut rig).await;
     said(&rig, "rows in it: no stream has them").await;
-    assert!(rig.relay.log_text().contains("public.meanwhile"), "{}", rig.relay.log_tail(10));
+    assert!(
+        rig.relay.log_text().contains("public.meanwhile"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
 
     let attach = fill(&rig, "locked", "2033-01-01", "2033-01-02").await;
     let (attaching, holding) = (rig.connect().await, rig.connect().await);
-    attaching.batch_execute(&format!("begin; {attach}")).await.expect("attached");
+    attaching
+        .batch_execute(&format!("begin; {attach}"))
+        .await
+        .expect("attached");
     // It gets the lock as soon as the partition is there, before anybody can look.
     let held = tokio::spawn(async move {
-        holding.batch_execute("begin; lock table locked").await.map(|()| holding)
+        holding
+            .batch_execute("begin; lock table locked")
+            .await
+            .map(|()| holding)
     });
     eventually(DEADLINE, "a session waits for the partition", || async {
         let waits = "select count(*) from pg_locks where relation = 'locked'::regclass and not granted";
@@ -263,7 +274,11 @@ async fn a_partition_that_comes_with_rows_while_no_relay_runs_is_told_at_the_sta
     attaching.batch_execute("commit").await.expect("a commit");
     let holding = held.await.expect("no panic").expect("the lock");
     said(&rig, "the outbox is busy; its partitions are looked after later").await;
-    assert!(!rig.relay.log_text().contains("public.locked"), "{}", rig.relay.log_tail(10));
+    assert!(
+        !rig.relay.log_text().contains("public.locked"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
     holding.batch_execute("rollback").await.expect("an end");
     eventually(DEADLINE, "the second partition is told", || {
         let told = rig.relay.log_text().matches("rows in it: no stream has them").count();
@@ -288,6 +303,10 @@ async fn without_the_look_at_the_start_rows_that_no_stream_has_are_not_told() {
     let success = "relay_outbox_maintenance_success_timestamp_seconds";
     eventually(DEADLINE, "maintenance has looked", || metric(&rig, success)).await;
     assert_eq!(rig.rows().await.len(), 5);
-    assert!(!rig.relay.log_text().contains("no stream has them"), "{}", rig.relay.log_tail(10));
+    assert!(
+        !rig.relay.log_text().contains("no stream has them"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
     rig.finish().await.expect("a clean end");
 }
