@@ -196,7 +196,12 @@ async fn round(pipeline: &Pipeline, asked: &DeadLetters, number: u64, has_poison
     let mut writers: Vec<Writer> = Vec::new();
     for _ in 0..asked.connections {
         let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
-        let (change, poison) = (client.prepare(statements::UPDATE).await?, client.prepare(POISON).await?);
+        let (change, poison) = (
+            client
+                .prepare(&statements::UPDATE.replace("$7", "gen_random_uuid()"))
+                .await?,
+            client.prepare(POISON).await?,
+        );
         writers.push((client, change, poison));
     }
     let write = async |(client, change, poison): &mut Writer, index: u64| {
@@ -209,7 +214,10 @@ async fn round(pipeline: &Pipeline, asked: &DeadLetters, number: u64, has_poison
             let email = format!("gildong.hong.{id}@example.com");
             let department = format!("부서{}", index % 8);
             client
-                .query_one(&*change, &[&"홍길동", &email, &department, &"ACTIVE", &id])
+                .query_one(
+                    &*change,
+                    &[&"홍길동", &email, &department, &"ACTIVE", &id, &None::<Vec<i64>>],
+                )
                 .await?;
         }
         anyhow::Ok(())

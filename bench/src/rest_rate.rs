@@ -180,6 +180,7 @@ fn script_text() -> anyhow::Result<String> {
         ("$2", "'gildong.hong.' || :number || '@example.com'"),
         ("$3", "'개발팀'"),
         ("$4", "'ACTIVE'"),
+        ("$5", "gen_random_uuid()"),
     ] {
         ensure!(
             statement.matches(parameter).count() == 1,

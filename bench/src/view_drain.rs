@@ -219,7 +219,9 @@ fn many_users(first: u64, last: u64) -> anyhow::Result<String> {
         "select '홍길동', 'gildong.hong.' || n || '@example.com', '부서' || n % 8, case n % 8 when 0 then 'INACTIVE' else 'ACTIVE' end
          from generate_series({first}, {last}) as n"
     );
-    Ok(statements::CREATE.replace(ONE, &many))
+    Ok(statements::CREATE
+        .replace(ONE, &many)
+        .replace("$5", "gen_random_uuid()"))
 }
 
 pub(crate) async fn wait_for(counter: &mut Counter<'_>, wanted: u64) -> anyhow::Result<()> {

@@ -34,8 +34,8 @@ const REQUIREMENTS: &[Requirement] = &[
                     created_at = created_at, updated_at = updated_at, version = version \
                 where false returning id \
             ), removed as (delete from posts where false) \
-            insert into outbox (aggregatetype, aggregateid, type, payload) \
-            select '', id::text, '', null from changed",
+            insert into outbox (id, aggregatetype, aggregateid, type, payload) \
+            select gen_random_uuid(), '', id::text, '', null from changed where not exists (select id, payload from outbox where false)",
         remedy: "run `post-api migrate`",
     },
     Requirement {

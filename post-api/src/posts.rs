@@ -7,10 +7,11 @@ use axum::response::Response;
 use axum::routing::get;
 use rest::database::Failure;
 use rest::listing::Page;
-use rest::{Database, Id, JsonBody, MinVersion, MinVersions, Problem, Segment, answer};
+use rest::{Database, Id, IfMatch, JsonBody, MinVersion, MinVersions, Problem, Segment, answer};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row, query};
+use uuid::Uuid;
 
 use crate::list::List;
 use crate::post::PostInput;
@@ -38,7 +39,9 @@ pub(crate) fn router(reader: Reader) -> Router {
 
 async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
-    let post = one(&database, bound(statements::CREATE, &post)).await?;
+    let event = Uuid::new_v4();
+    let post = change(&database, bound(statements::CREATE, &post).bind(event), event).await?;
+    let post = post.ok_or_else(Problem::internal)?;
     let location = format!("/api/posts/{}", post.id);
     Ok(answer::created(location, &post.tag, post.version, post.body))
 }
@@ -56,14 +59,25 @@ async fn read(
     Ok(answer::tagged(&headers, &post.tag, post.body))
 }
 
-async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn update(
+    State(database): State<Database>,
+    Id(id): Id,
+    IfMatch(versions): IfMatch,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
-    let post = one(&database, bound(statements::UPDATE, &post).bind(id)).await?;
+    let event = Uuid::new_v4();
+    let statement = bound(statements::UPDATE, &post).bind(id).bind(&versions).bind(event);
+    let post = change(&database, statement, event).await?;
+    let post = made(&database, post, id, versions.is_some()).await?;
     Ok(answer::changed(&post.tag, post.version, post.body))
 }
 
-async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
-    let post = one(&database, query(statements::DELETE).bind(id)).await?;
+async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions): IfMatch) -> Result<Response, Problem> {
+    let event = Uuid::new_v4();
+    let statement = query(statements::DELETE).bind(id).bind(&versions).bind(event);
+    let post = change(&database, statement, event).await?;
+    let post = made(&database, post, id, versions.is_some()).await?;
     Ok(answer::deleted(post.version))
 }
 
@@ -99,12 +113,41 @@ fn bound<'q>(statement: &'static str, post: &'q PostInput) -> Statement<'q> {
         .bind(post.author_id)
 }
 
+/// Runs a change that writes the event; none when there is no such post, or the post is at another version.
+async fn change(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<Answered>, Problem> {
+    maybe_answered(
+        database
+            .change(statement, || query(statements::ANSWER_OF).bind(event))
+            .await,
+    )
+}
+
+/// What a change answered; 404 when there is no such post, 412 when the post is at another version than the client named.
+async fn made(database: &Database, post: Option<Answered>, id: i64, has_versions: bool) -> Result<Answered, Problem> {
+    match post {
+        Some(post) => Ok(post),
+        None if has_versions => {
+            let post = one(database, query(statements::READ).bind(id).bind(0_i64)).await?;
+            Err(IfMatch::failed(&post.tag, post.version))
+        }
+        None => Err(no_such_post()),
+    }
+}
+
+fn no_such_post() -> Problem {
+    Problem::not_found("there is no post with this id")
+}
+
 /// Runs a statement about one post; 404 when there is none.
 async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
     answered(database.row(statement).await)
 }
 
 fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Answered, Problem> {
+    maybe_answered(row)?.ok_or_else(no_such_post)
+}
+
+fn maybe_answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
     let read = |row: PgRow| {
         let (version, author_version): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
         Ok(Answered {
@@ -115,6 +158,5 @@ fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Answered, Problem> {
         })
     };
     row.and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
-        .map_err(|failure| failure.problem(&[]))?
-        .ok_or_else(|| Problem::not_found("there is no post with this id"))
+        .map_err(|failure| failure.problem(&[]))
 }

@@ -29,15 +29,17 @@ macro_rules! user {
 }
 
 /// A change of one post, its event and its answer (`id`, `version`, the author's version or 0, JSON text); no row when there
-/// is no such post. `$change` writes the row and returns it as the event is to tell it.
+/// is no such post. `$change` writes the row and returns it as the event is to tell it. `$event` is the parameter that has the event's id.
 macro_rules! change {
-    ($type:literal, $post:literal, $change:literal) => {
+    ($type:literal, $event:literal, $post:literal, $change:literal) => {
         concat!(
             "with p as (",
             $change,
             "), event as (
-                insert into outbox (aggregatetype, aggregateid, type, payload)
-                select 'post', p.id::text, '",
+                insert into outbox (id, aggregatetype, aggregateid, type, payload)
+                select ",
+            $event,
+            "::uuid, 'post', p.id::text, '",
             $type,
             "', jsonb_build_object('eventType', '",
             $type,
@@ -96,9 +98,10 @@ macro_rules! batch {
     };
 }
 
-/// $1 title, $2 content, $3 author's id.
+/// $1 title, $2 content, $3 author's id, $4 the event's id.
 pub(crate) const CREATE: &str = change!(
     "POST_CREATED",
+    "$4",
     "jsonb_build_object('id', p.id, 'title', p.title, 'content', p.content, 'authorId', p.author_id,
         'createdAt', p.created_at, 'updatedAt', p.updated_at)",
     "insert into posts (title, content, author_id)
@@ -106,25 +109,43 @@ pub(crate) const CREATE: &str = change!(
         returning id, title, content, author_id, created_at, updated_at, version"
 );
 
-/// $1 title, $2 content, $3 author's id, $4 id.
+/// $1 title, $2 content, $3 author's id, $4 id, $5 versions of which the row must have one, or null,
+/// $6 the event's id.
+///
+/// An update that has waited for another one sees the version that this one left.
 pub(crate) const UPDATE: &str = change!(
     "POST_UPDATED",
+    "$6",
     "jsonb_build_object('id', p.id, 'title', p.title, 'content', p.content, 'authorId', p.author_id,
         'createdAt', p.created_at, 'updatedAt', p.updated_at)",
     "update posts
         set title = $1, content = $2, author_id = $3,
             updated_at = clock_timestamp() at time zone 'utc', version = version + 1
-        where id = $4
+        where id = $4 and ($5::bigint[] is null or version = any($5))
         returning id, title, content, author_id, created_at, updated_at, version"
 );
 
-/// $1 id. The event carries no post, and the version that the post would have had next.
+/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no post, and the version that the post would have had next.
 pub(crate) const DELETE: &str = change!(
     "POST_DELETED",
+    "$3",
     "null",
     "delete from posts
-        where id = $1
+        where id = $1 and ($2::bigint[] is null or version = any($2))
         returning id, title, content, author_id, created_at, updated_at, version + 1 as version"
+);
+
+/// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
+pub(crate) const ANSWER_OF: &str = concat!(
+    "select (o.payload ->> 'postId')::bigint, p.version, coalesce(a.version, 0), ",
+    post!(),
+    " from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'post', 'null'))
+            as told(id bigint, title text, content text, \"authorId\" bigint, \"createdAt\" timestamp, \"updatedAt\" timestamp)
+        ) as told on true
+        cross join lateral (select told.id, told.title, told.content, told.\"authorId\" as author_id,
+            told.\"createdAt\" as created_at, told.\"updatedAt\" as updated_at, (o.payload ->> 'version')::bigint as version) as p
+        left join user_view as a on a.user_id = p.author_id
+    where o.id = $1"
 );
 
 /// $1 id, $2 the author's least version; gives `id`, `version`, the author's version or 0, JSON text, `behind`. The text is null
@@ -207,7 +228,7 @@ mod tests {
             let name = serde_json::to_value(event_type).unwrap();
             let name = name.as_str().unwrap();
             assert!(statement.contains(&format!(
-                "select '{}', p.id::text, '{name}', jsonb_build_object('eventType', '{name}'",
+                "::uuid, '{}', p.id::text, '{name}', jsonb_build_object('eventType', '{name}'",
                 events::POST_AGGREGATE
             )));
         }

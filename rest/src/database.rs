@@ -22,8 +22,18 @@ use crate::Problem;
 const CONNECTION_WAIT: Duration = Duration::from_secs(2);
 /// How long a statement may take by the server's clock (`statement_timeout`).
 const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
+/// How often the server looks whether the client of a running statement is still there (`client_connection_check_interval`).
+const GONE_CLIENT_CHECK: Duration = Duration::from_secs(1);
 /// How long an answer is waited for. Longer than [`STATEMENT_LIMIT`], so that it is reached only where the server hangs.
 const ANSWER_WAIT: Duration = Duration::from_secs(7);
+/// How long it may take to find out whether a change was made whose answer was lost.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
+const TAKE_LOCK: &str = "select pg_advisory_lock($1)";
+/// As `pg_locks` shows a lock of one key: its halves.
+const END_HOLDER: &str = "select pg_terminate_backend(pid) from pg_locks
+    where locktype = 'advisory' and objsubid = 1 and granted and database = (select oid from pg_database where datname = current_database())
+      and classid::bigint = ($1 >> 32) & 4294967295 and objid::bigint = $1 & 4294967295";
 /// A connection that rested longer than this is tested before it is used: the server may have been restarted.
 const TRUSTED_REST: Duration = Duration::from_secs(1);
 
@@ -35,7 +45,14 @@ struct Connections {
     options: PgConnectOptions,
     permits: Semaphore,
     /// The connection that was used last is used next, so that a calm program rests on few.
-    resting: Mutex<Vec<(PgConnection, Instant)>>,
+    resting: Mutex<Vec<(Session, Instant)>>,
+}
+
+/// A connection, and the advisory lock that the server's process at its other end has for as long as it lives. Who gets the lock knows that the
+/// process is gone, whatever became of the connection, also on another server that has taken over.
+struct Session {
+    connection: PgConnection,
+    lock: i64,
 }
 
 /// Why a statement gave no answer.
@@ -47,6 +64,9 @@ pub enum Failure {
     /// The connection broke, or the server went away: the statement may have taken effect or not.
     #[error("the database did not answer")]
     Unanswered(#[source] sqlx::Error),
+    /// The connection broke, or the server went away, and the statement has had no effect, nor will it have one.
+    #[error("the database did not answer, and did nothing")]
+    Undone(#[source] sqlx::Error),
     /// The server refused the statement, which has had no effect.
     #[error("the database refused a statement")]
     Refused(#[source] sqlx::Error),
@@ -66,6 +86,11 @@ pub fn options(url: &Secret, program: &str) -> anyhow::Result<PgConnectOptions> 
             // 201 promises that the row survives a crash, whatever the server's default is.
             ("synchronous_commit", "on".to_owned()),
             ("statement_timeout", STATEMENT_LIMIT.as_millis().to_string()),
+            // A statement whose client has gone ends.
+            (
+                "client_connection_check_interval",
+                GONE_CLIENT_CHECK.as_millis().to_string(),
+            ),
             // A waiting update takes the row as the one before it left it: that is how versions count without gaps.
             ("default_transaction_isolation", "read committed".to_owned()),
         ])
@@ -83,32 +108,67 @@ impl Database {
         }))
     }
 
-    /// Runs one statement, in a transaction of its own, and gives its first row. Returns only after the commit, within
-    /// [`CONNECTION_WAIT`] and [`ANSWER_WAIT`]. When the returned future is dropped, the statement may still take effect.
+    /// Runs one statement that only reads, and gives its first row, within [`CONNECTION_WAIT`] and [`ANSWER_WAIT`].
     ///
     /// # Errors
     /// See [`Failure`]; what it means for the client is [`Failure::problem`].
     pub async fn row(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<PgRow>, Failure> {
-        let (_permit, mut connection) = timeout(CONNECTION_WAIT, async {
+        match self.answer(query).await {
+            (Err(Failure::Unanswered(err)), _) => Err(Failure::Undone(err)),
+            (row, _) => row,
+        }
+    }
+
+    /// Runs one statement that changes something, in a transaction of its own, and gives its first row, after the commit. When the returned
+    /// future is dropped, the statement may still take effect.
+    ///
+    /// Where the answer is lost, it is found out whether the change was made: once the server's process that had it is gone, `made` is asked,
+    /// which gives the row that the change was to answer, or none where it was not made. That takes [`SETTLE_WAIT`] at most.
+    ///
+    /// # Errors
+    /// [`Failure::Undone`] where it was not made, [`Failure::Unanswered`] where nobody could say; otherwise as [`Database::row`].
+    pub async fn change(
+        &self,
+        change: Query<'_, Postgres, PgArguments>,
+        made: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, Failure> {
+        match self.answer(change).await {
+            (Err(Failure::Unanswered(err)), Some(lock)) => {
+                tracing::warn!(error = %err, "the answer to a change was lost; finding out whether it was made");
+                match timeout(SETTLE_WAIT, self.0.settle(lock, made)).await {
+                    Ok(Some(row)) => Ok(Some(row)),
+                    Ok(None) => Err(Failure::Undone(err)),
+                    Err(_) => Err(Failure::Unanswered(err)),
+                }
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> (Result<Option<PgRow>, Failure>, Option<i64>) {
+        let connected = timeout(CONNECTION_WAIT, async {
             let permit = self.0.permits.acquire().await;
             let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-            let connection = self.0.connection().await?;
-            Ok((permit, connection))
+            let session = self.0.session().await?;
+            Ok((permit, session))
         })
         .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-        .map_err(Failure::Away)?;
-
-        let answer = timeout(ANSWER_WAIT, query.fetch_optional(&mut connection))
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let (_permit, mut session) = match connected {
+            Ok(connected) => connected,
+            Err(err) => return (Err(Failure::Away(err)), None),
+        };
+        let lock = session.lock;
+        let answer = timeout(ANSWER_WAIT, query.fetch_optional(&mut session.connection))
             .await
             .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
-        match answer {
+        let answer = match answer {
             Ok(row) => {
-                self.0.rest(connection);
+                self.0.rest(session);
                 Ok(row)
             }
             Err(err) if is_refusal(&err) => {
-                self.0.rest(connection);
+                self.0.rest(session);
                 Err(Failure::Refused(err))
             }
             Err(err) => {
@@ -116,33 +176,68 @@ impl Database {
                 self.0.forget();
                 Err(Failure::Unanswered(err))
             }
-        }
+        };
+        (answer, Some(lock))
     }
 }
 
 impl Connections {
-    async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
+    async fn session(&self) -> Result<Session, sqlx::Error> {
         loop {
             let resting = self.lock().pop();
-            let Some((mut connection, since)) = resting else {
-                return PgConnection::connect_with(&self.options).await;
+            let Some((mut session, since)) = resting else {
+                return Session::open(&self.options).await;
             };
-            if since.elapsed() < TRUSTED_REST || connection.ping().await.is_ok() {
-                return Ok(connection);
+            if since.elapsed() < TRUSTED_REST || session.connection.ping().await.is_ok() {
+                return Ok(session);
             }
         }
     }
 
-    fn rest(&self, connection: PgConnection) {
-        self.lock().push((connection, Instant::now()));
+    /// Asks `made` once the process that had the lock is gone, so that what it was told to do is done or never will be. Tries until it has an
+    /// answer.
+    async fn settle(&self, lock: i64, made: impl Fn() -> Query<'static, Postgres, PgArguments>) -> Option<PgRow> {
+        loop {
+            let settled = async {
+                let mut connection = PgConnection::connect_with(&self.options).await?;
+                // It ends by itself once it notices that nobody is there; this is sooner. A role that was taken by `set role` may not do it.
+                let end = sqlx::query(END_HOLDER).bind(lock).fetch_optional(&mut connection).await;
+                if let Err(err) = end {
+                    tracing::debug!(error = %err, "cannot end the session of a lost answer");
+                }
+                sqlx::query(TAKE_LOCK).bind(lock).execute(&mut connection).await?;
+                made().fetch_optional(&mut connection).await
+            };
+            match settled.await {
+                Ok(row) => return row,
+                Err(err) => {
+                    tracing::debug!(error = %err, "cannot find out yet whether a change was made");
+                    tokio::time::sleep(SETTLE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn rest(&self, session: Session) {
+        self.lock().push((session, Instant::now()));
     }
 
     fn forget(&self) {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Session, Instant)>> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    async fn open(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let (lock, _) = uuid::Uuid::new_v4().as_u64_pair();
+        let lock = lock.cast_signed();
+        sqlx::query(TAKE_LOCK).bind(lock).execute(&mut connection).await?;
+        Ok(Self { connection, lock })
     }
 }
 
@@ -178,9 +273,11 @@ impl Failure {
             }
             Self::Unanswered(err) => {
                 tracing::debug!(error = %err, "a request's connection broke");
-                return Problem::unavailable(
-                    "the database went away; a change that was under way may have been made or not",
-                );
+                return Problem::unanswered();
+            }
+            Self::Undone(err) => {
+                tracing::debug!(error = %err, "a change was not made");
+                return Problem::unavailable("the database went away; nothing was changed");
             }
             Self::Refused(err) => err,
         };

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows what a user or a post is. A program gives its routes to [`server::run`], reads bodies through
 //! [`JsonBody`] and [`Fields`], paths through [`Id`] and [`Segment`], which version must
-//! be there at least through [`MinVersion`] and [`MinVersions`], and answers with JSON text that its database made
+//! be there at least through [`MinVersion`] and [`MinVersions`], which one must not have been changed through [`IfMatch`], and answers with JSON text that its database made
 //! ([`answer`], [`listing`]) or with a [`Problem`].
 
 pub mod answer;
@@ -10,6 +10,7 @@ pub mod database;
 mod edge;
 mod fields;
 mod health;
+mod if_match;
 mod json;
 pub mod listing;
 mod media;
@@ -22,6 +23,7 @@ pub mod server;
 
 pub use database::Database;
 pub use fields::Fields;
+pub use if_match::IfMatch;
 pub use json::{JsonBody, Object};
 pub use minimum::{MinVersion, MinVersions};
 pub use path::{Id, Segment};

@@ -100,6 +100,16 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_S)
     }
 
+    /// 503 without `Retry-After`: nobody could find out whether the change was made, so that the same request might make it twice.
+    #[must_use]
+    pub fn unanswered() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database went away, and a change that was under way may have been made or not: look before you ask for it again",
+        )
+        .of_type("urn:problem-type:outcome-unknown", "Outcome Unknown")
+    }
+
     /// 500: a fault of the program. What it was is for the log, not for the client.
     #[must_use]
     pub fn internal() -> Self {

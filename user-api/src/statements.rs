@@ -15,15 +15,17 @@ macro_rules! user {
 }
 
 /// A change of one user, its event and its answer (`id`, `version`, JSON text); no row when there is no such user.
-/// `$change` writes the row and returns it as the event is to tell it.
+/// `$change` writes the row and returns it as the event is to tell it. `$event` is the parameter that has the event's id.
 macro_rules! change {
-    ($type:literal, $user:literal, $change:literal) => {
+    ($type:literal, $event:literal, $user:literal, $change:literal) => {
         concat!(
             "with u as (",
             $change,
             "), event as (
-                insert into outbox (aggregatetype, aggregateid, type, payload)
-                select 'user', u.id::text, '",
+                insert into outbox (id, aggregatetype, aggregateid, type, payload)
+                select ",
+            $event,
+            "::uuid, 'user', u.id::text, '",
             $type,
             "', jsonb_build_object('eventType', '",
             $type,
@@ -39,9 +41,10 @@ macro_rules! change {
     };
 }
 
-/// $1 name, $2 email, $3 department, $4 status.
+/// $1 name, $2 email, $3 department, $4 status, $5 the event's id.
 pub(crate) const CREATE: &str = change!(
     "USER_CREATED",
+    "$5",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
         'status', u.status, 'createdAt', u.created_at, 'updatedAt', u.updated_at)",
     "insert into users (name, email, department, status)
@@ -49,25 +52,42 @@ pub(crate) const CREATE: &str = change!(
         returning id, name, email, department, status, created_at, updated_at, version"
 );
 
-/// $1 name, $2 email, $3 department, $4 status, $5 id.
+/// $1 name, $2 email, $3 department, $4 status, $5 id, $6 versions of which the row must have one, or null,
+/// $7 the event's id.
+///
+/// An update that has waited for another one sees the version that this one left.
 pub(crate) const UPDATE: &str = change!(
     "USER_UPDATED",
+    "$7",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
         'status', u.status, 'createdAt', u.created_at, 'updatedAt', u.updated_at)",
     "update users
         set name = $1, email = $2, department = $3, status = $4,
             updated_at = clock_timestamp() at time zone 'utc', version = version + 1
-        where id = $5
+        where id = $5 and ($6::bigint[] is null or version = any($6))
         returning id, name, email, department, status, created_at, updated_at, version"
 );
 
-/// $1 id. The event carries no personal data, and the version that the user would have had next.
+/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no personal data, and the version that the user would have had next.
 pub(crate) const DELETE: &str = change!(
     "USER_DELETED",
+    "$3",
     "null",
     "delete from users
-        where id = $1
+        where id = $1 and ($2::bigint[] is null or version = any($2))
         returning id, name, email, department, status, created_at, updated_at, version + 1 as version"
+);
+
+/// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
+pub(crate) const ANSWER_OF: &str = concat!(
+    "select (o.payload ->> 'userId')::bigint, u.version, ",
+    user!(),
+    " from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'user', 'null'))
+            as told(id bigint, name text, email text, department text, status text, \"createdAt\" timestamp, \"updatedAt\" timestamp)
+        ) as told on true
+        cross join lateral (select told.id, told.name, told.email, told.department, told.status,
+            told.\"createdAt\" as created_at, told.\"updatedAt\" as updated_at, (o.payload ->> 'version')::bigint as version) as u
+    where o.id = $1"
 );
 
 /// $1 id; gives `id`, `version`, JSON text.
@@ -96,7 +116,7 @@ mod tests {
             let name = serde_json::to_value(event_type).unwrap();
             let name = name.as_str().unwrap();
             assert!(statement.contains(&format!(
-                "select '{}', u.id::text, '{name}', jsonb_build_object('eventType', '{name}'",
+                "::uuid, '{}', u.id::text, '{name}', jsonb_build_object('eventType', '{name}'",
                 events::USER_AGGREGATE
             )));
         }

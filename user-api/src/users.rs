@@ -7,10 +7,11 @@ use axum::response::Response;
 use axum::routing::get;
 use rest::database::{Constraint, Failure};
 use rest::listing::{self, Batch, Page};
-use rest::{Database, Id, JsonBody, MinVersion, Problem, answer};
+use rest::{Database, Id, IfMatch, JsonBody, MinVersion, Problem, answer};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row, query};
+use uuid::Uuid;
 
 use crate::statements;
 use crate::user::{STATUS_MUST, UserInput};
@@ -41,7 +42,9 @@ pub(crate) fn router(database: Database) -> Router {
 
 async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
-    let user = one(&database, bound(statements::CREATE, &user)).await?;
+    let event = Uuid::new_v4();
+    let user = change(&database, bound(statements::CREATE, &user).bind(event), event).await?;
+    let user = user.ok_or_else(Problem::internal)?;
     Ok(answer::created(
         format!("/api/users/{}", user.id),
         &user.version.to_string(),
@@ -64,14 +67,25 @@ async fn read(
     Ok(answer::tagged(&headers, &user.version.to_string(), user.body))
 }
 
-async fn update(State(database): State<Database>, Id(id): Id, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn update(
+    State(database): State<Database>,
+    Id(id): Id,
+    IfMatch(versions): IfMatch,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
-    let user = one(&database, bound(statements::UPDATE, &user).bind(id)).await?;
+    let event = Uuid::new_v4();
+    let statement = bound(statements::UPDATE, &user).bind(id).bind(&versions).bind(event);
+    let user = change(&database, statement, event).await?;
+    let user = made(&database, user, id, versions.is_some()).await?;
     Ok(answer::changed(&user.version.to_string(), user.version, user.body))
 }
 
-async fn delete(State(database): State<Database>, Id(id): Id) -> Result<Response, Problem> {
-    let user = one(&database, query(statements::DELETE).bind(id)).await?;
+async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions): IfMatch) -> Result<Response, Problem> {
+    let event = Uuid::new_v4();
+    let statement = query(statements::DELETE).bind(id).bind(&versions).bind(event);
+    let user = change(&database, statement, event).await?;
+    let user = made(&database, user, id, versions.is_some()).await?;
     Ok(answer::deleted(user.version))
 }
 
@@ -115,8 +129,37 @@ fn not_written(min_version: i64, version: i64) -> Problem {
     .with("version", version)
 }
 
+/// Runs a change that writes the event; none when there is no such user, or the user is at another version.
+async fn change(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<Answered>, Problem> {
+    answered(
+        database
+            .change(statement, || query(statements::ANSWER_OF).bind(event))
+            .await,
+    )
+}
+
+/// What a change answered; 404 when there is no such user, 412 when the user is at another version than the client named.
+async fn made(database: &Database, user: Option<Answered>, id: i64, has_versions: bool) -> Result<Answered, Problem> {
+    match user {
+        Some(user) => Ok(user),
+        None if has_versions => {
+            let user = one(database, query(statements::READ).bind(id)).await?;
+            Err(IfMatch::failed(&user.version.to_string(), user.version))
+        }
+        None => Err(no_such_user()),
+    }
+}
+
+fn no_such_user() -> Problem {
+    Problem::not_found("there is no user with this id")
+}
+
 /// Runs a statement about one user; 404 when there is none.
 async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
+    answered(database.row(statement).await)?.ok_or_else(no_such_user)
+}
+
+fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
     let read = |row: PgRow| {
         Ok(Answered {
             id: row.try_get(0)?,
@@ -124,10 +167,6 @@ async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, 
             body: row.try_get(2)?,
         })
     };
-    database
-        .row(statement)
-        .await
-        .and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
-        .map_err(|failure| failure.problem(CONSTRAINTS))?
-        .ok_or_else(|| Problem::not_found("there is no user with this id"))
+    row.and_then(|row| row.map(read).transpose().map_err(Failure::Refused))
+        .map_err(|failure| failure.problem(CONSTRAINTS))
 }

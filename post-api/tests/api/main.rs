@@ -8,6 +8,7 @@ mod program;
 
 mod events;
 mod lifecycle;
+mod lost_answers;
 mod posts;
 mod read_your_writes;
 mod refusals;

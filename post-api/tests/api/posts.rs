@@ -142,3 +142,29 @@ async fn a_department_may_come_as_raw_bytes_and_have_a_slash() {
         assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_change_names_the_version_of_the_post_whatever_its_author_has_become_since() {
+    let program = ready().await;
+    let mut sql = program.database().sql().await;
+    let created = program.post("/api/posts", &post(2)).await;
+    let tag = created.header("etag").to_owned();
+    let change = |method: Method, tag: &str| {
+        let request = program
+            .request(method, "/api/posts/1")
+            .header("content-type", "application/json")
+            .header("if-match", tag);
+        answer(request.body(post(2).to_string()))
+    };
+    sql.execute("update user_view set name = '바뀐', version = version + 1 where user_id = 2")
+        .await
+        .unwrap();
+    let changed = change(Method::PUT, &tag).await;
+    assert_eq!(changed.status, 200);
+    let again = change(Method::PUT, &tag).await;
+    assert_eq!(again.problem(412)["version"], 2);
+    assert_eq!(again.header("etag"), changed.header("etag"));
+    change(Method::DELETE, &tag).await.problem(412);
+    assert_eq!(program.get("/api/posts/1").await.text, changed.text);
+    assert_eq!(change(Method::DELETE, changed.header("etag")).await.status, 204);
+}

@@ -1,7 +1,9 @@
 //! A way to the database that a test can open and close.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
@@ -11,6 +13,18 @@ pub(crate) struct Gate {
     address: SocketAddr,
     server: String,
     opened: Option<JoinHandle<()>>,
+    trouble: Arc<Mutex<Option<(String, Lost)>>>,
+}
+
+/// What a connection loses before it breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The server never gets it.
+    Question,
+    /// The server has it, and is at it still.
+    Connection,
+    /// The server is done with it. Where a statement is prepared first, with this text, it is what the statement does that has no answer.
+    Answer,
 }
 
 impl Gate {
@@ -25,7 +39,13 @@ impl Gate {
                 url.port().unwrap_or(5432)
             ),
             opened: None,
+            trouble: Arc::default(),
         }
+    }
+
+    /// The next connection on which `text` is sent breaks.
+    pub(crate) fn lose(&self, text: &str, lost: Lost) {
+        *self.trouble.lock().unwrap() = Some((text.to_owned(), lost));
     }
 
     /// `url` by way of the gate.
@@ -38,13 +58,14 @@ impl Gate {
 
     pub(crate) async fn open(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        let server = self.server.clone();
+        let (server, trouble) = (self.server.clone(), Arc::clone(&self.trouble));
         self.opened = Some(tokio::spawn(async move {
             let mut streams = tokio::task::JoinSet::new();
-            while let Ok((mut from, _)) = listener.accept().await {
-                let mut to = TcpStream::connect(&server).await.unwrap();
+            while let Ok((from, _)) = listener.accept().await {
+                let to = TcpStream::connect(&server).await.unwrap();
+                let trouble = Arc::clone(&trouble);
                 streams.spawn(async move {
-                    tokio::io::copy_bidirectional(&mut from, &mut to).await.ok();
+                    pass(from, to, &trouble).await.ok();
                 });
             }
         }));
@@ -55,5 +76,44 @@ impl Gate {
         let opened = self.opened.take().expect("an open gate");
         opened.abort();
         opened.await.ok();
+    }
+}
+
+async fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    trouble: &Mutex<Option<(String, Lost)>>,
+) -> std::io::Result<()> {
+    let (mut question, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let (mut loses_next, mut loses_answer) = (false, false);
+    loop {
+        tokio::select! {
+            read = client.read(&mut question) => match read? {
+                0 => return Ok(()),
+                length => {
+                    let sent = &question[..length];
+                    let lost = trouble.lock().unwrap().take_if(|(text, _)| {
+                        sent.windows(text.len()).any(|part| part == text.as_bytes())
+                    });
+                    if let Some((_, Lost::Question)) = lost {
+                        return Ok(());
+                    }
+                    loses_answer = std::mem::take(&mut loses_next);
+                    server.write_all(sent).await?;
+                    match lost {
+                        Some((_, Lost::Connection)) => return Ok(()),
+                        // Parse, with what comes before it is executed.
+                        Some(_) if sent.starts_with(b"P") => loses_next = true,
+                        Some(_) => loses_answer = true,
+                        None => {}
+                    }
+                }
+            },
+            read = server.read(&mut answer) => match read? {
+                0 => return Ok(()),
+                _ if loses_answer => return Ok(()),
+                length => client.write_all(&answer[..length]).await?,
+            },
+        }
     }
 }

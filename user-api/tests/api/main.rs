@@ -8,6 +8,7 @@ mod program;
 mod edge;
 mod events;
 mod lifecycle;
+mod lost_answers;
 mod refusals;
 mod users;
 

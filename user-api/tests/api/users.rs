@@ -160,3 +160,49 @@ async fn a_read_that_names_a_version_is_answered_from_the_row_itself() {
     let gone = program.get("/api/users/1?minVersion=3").await.problem(404);
     assert_eq!(gone["type"], "about:blank");
 }
+
+#[tokio::test]
+async fn of_eight_changes_of_the_same_version_one_is_made_and_the_others_are_told() {
+    let program = ready().await;
+    let tag = program.post("/api/users", &user("hong@example.com")).await;
+    let tag = tag.header("etag").to_owned();
+    let change = |n: usize| {
+        let body = user(&format!("hong{n}@example.com")).to_string();
+        let request = program
+            .request(Method::PUT, "/api/users/1")
+            .header("content-type", "application/json")
+            .header("if-match", &tag);
+        answer(request.body(body))
+    };
+    let answers = futures_util::future::join_all((0..8).map(change)).await;
+    let (made, told): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!((made.len(), told.len()), (1, 7));
+    for answer in &told {
+        let problem = answer.problem(412);
+        assert_eq!(problem["type"], "urn:problem-type:version-changed");
+        assert_eq!((&problem["version"], answer.header("etag")), (&json!(2), "\"2\""));
+    }
+    let now = program.get("/api/users/1").await;
+    assert_eq!(now.text, made[0].text);
+}
+
+#[tokio::test]
+async fn a_change_of_a_version_that_is_past_is_refused_and_changes_nothing() {
+    let program = ready().await;
+    program.post("/api/users", &user("hong@example.com")).await;
+    let second = program.put("/api/users/1", &user("hong@example.com")).await;
+    let delete = |tag: &'static str| answer(program.request(Method::DELETE, "/api/users/1").header("if-match", tag));
+    for tag in ["\"1\"", "W/\"2\"", "\"other\"", "\"1\", \"3\""] {
+        delete(tag).await.problem(412);
+    }
+    let problem = delete("2").await.problem(400);
+    assert!(
+        problem["detail"].as_str().unwrap().starts_with("If-Match must be"),
+        "{problem}"
+    );
+    assert_eq!(program.get("/api/users/1").await.text, second.text);
+    assert_eq!(delete("\"1\", \"2\"").await.status, 204);
+    // What is not there has no version to differ from.
+    delete("\"2\"").await.problem(404);
+    delete("*").await.problem(404);
+}
