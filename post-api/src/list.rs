@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use rest::database::Failure;
-use rest::listing::{self, Batch, Page};
+use rest::listing::{self, Batch, Page, Part};
 use rest::{MinVersions, Problem};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
@@ -13,7 +13,7 @@ use crate::reading::Reader;
 /// A list, and how it is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct List {
-    /// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions, $5 department where there is one.
+    /// $1 ids of users, $2 their least versions, $3 to $7 the part, $8 department where there is one.
     pub(crate) statement: &'static str,
     /// Items that one statement reads.
     pub(crate) batch_size: i64,
@@ -32,35 +32,31 @@ impl List {
         page: Page,
         asked: MinVersions,
     ) -> Result<Response, Problem> {
-        let (after, size) = (page.after(), page.first_size(self.batch_size));
+        let part = Part::first(&page, self.batch_size);
         let least = arrays(&asked);
-        let first = || self.query(after, size, least.clone(), department.clone());
+        let first = || self.query(part, least.clone(), department.clone());
         let row = reader.row(asked.wait, first).await?;
         let first = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Batch::of(&row));
         let first = first.map_err(|err| Failure::Refused(err).problem(&[]))?;
         let database = reader.database().clone();
-        Ok(listing::answer_from(
-            page,
-            self.batch_size,
-            first,
-            move |after, size| {
-                let (database, department) = (database.clone(), department.clone());
-                async move {
-                    let statement = self.query(after, size, <(Vec<i64>, Vec<i64>)>::default(), department);
-                    Batch::read(&database, statement).await
-                }
-            },
-        ))
+        Ok(listing::answer_from(page, self.batch_size, first, move |part| {
+            let (database, department) = (database.clone(), department.clone());
+            async move {
+                let statement = self.query(part, <(Vec<i64>, Vec<i64>)>::default(), department);
+                Batch::read(&database, statement).await
+            }
+        }))
     }
 
     fn query(
         self,
-        after: i64,
-        size: i64,
+        part: Part,
         (users, versions): (Vec<i64>, Vec<i64>),
         department: Option<String>,
     ) -> Query<'static, Postgres, PgArguments> {
-        let statement = query(self.statement).bind(after).bind(size).bind(users).bind(versions);
+        let statement = query(self.statement).bind(users).bind(versions);
+        let statement = statement.bind(part.after).bind(part.until).bind(part.size);
+        let statement = statement.bind(part.bytes).bind(part.least);
         match department {
             Some(department) => statement.bind(department),
             None => statement,

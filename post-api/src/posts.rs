@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::get;
 use rest::database::Failure;
 use rest::listing::Page;
-use rest::{Database, Id, IfMatch, JsonBody, MinVersion, MinVersions, Problem, Segment, answer};
+use rest::{Database, Id, IfMatch, JsonBody, MinVersion, MinVersions, Problem, Room, SHORT_BYTES, Segment, answer};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row, query};
@@ -37,13 +37,18 @@ pub(crate) fn router(reader: Reader) -> Router {
         .with_state(reader)
 }
 
-async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn create(State(database): State<Database>, JsonBody(body, room): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let event = Uuid::new_v4();
     let post = change(&database, bound(statements::CREATE, &post).bind(event), event).await?;
     let post = post.ok_or_else(Problem::internal)?;
     let location = format!("/api/posts/{}", post.id);
-    Ok(answer::created(location, &post.tag, post.version, post.body))
+    Ok(answer::created(
+        location,
+        &post.tag,
+        post.version,
+        room.body(text(post.body)?),
+    ))
 }
 
 /// The post is read from its own table and is never behind: `minVersion` is its author's.
@@ -53,24 +58,30 @@ async fn read(
     asked: MinVersion,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let statement = || query(statements::READ).bind(id).bind(asked.version);
-    let row = reader.row(asked.wait, statement).await?;
+    let statement = |bytes: i64| query(statements::READ).bind(id).bind(asked.version).bind(bytes);
+    let row = reader.row(asked.wait, || statement(SHORT_BYTES as i64)).await?;
     let post = answered(Ok(row))?;
-    Ok(answer::tagged(&headers, &post.tag, post.body))
+    if let Some(body) = post.body {
+        return Ok(answer::tagged(&headers, &post.tag, body));
+    }
+    let room = Room::take().await?;
+    let row = reader.row(asked.wait, || statement(i64::MAX)).await?;
+    let post = answered(Ok(row))?;
+    Ok(answer::tagged(&headers, &post.tag, room.body(text(post.body)?)))
 }
 
 async fn update(
     State(database): State<Database>,
     Id(id): Id,
     IfMatch(versions): IfMatch,
-    JsonBody(body): JsonBody,
+    JsonBody(body, room): JsonBody,
 ) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let event = Uuid::new_v4();
     let statement = bound(statements::UPDATE, &post).bind(id).bind(&versions).bind(event);
     let post = change(&database, statement, event).await?;
     let post = made(&database, post, id, versions.is_some()).await?;
-    Ok(answer::changed(&post.tag, post.version, post.body))
+    Ok(answer::changed(&post.tag, post.version, room.body(text(post.body)?)))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions): IfMatch) -> Result<Response, Problem> {
@@ -100,8 +111,12 @@ struct Answered {
     version: i64,
     /// Names the state of the answer: it changes with the post and with its author.
     tag: String,
-    /// JSON text.
-    body: String,
+    /// JSON text; none of a post that is longer than it was asked for.
+    body: Option<String>,
+}
+
+fn text(body: Option<String>) -> Result<String, Problem> {
+    body.ok_or_else(Problem::internal)
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -127,7 +142,7 @@ async fn made(database: &Database, post: Option<Answered>, id: i64, has_versions
     match post {
         Some(post) => Ok(post),
         None if has_versions => {
-            let post = one(database, query(statements::READ).bind(id).bind(0_i64)).await?;
+            let post = one(database, query(statements::READ).bind(id).bind(0_i64).bind(0_i64)).await?;
             Err(IfMatch::failed(&post.tag, post.version))
         }
         None => Err(no_such_post()),

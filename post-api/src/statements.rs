@@ -83,13 +83,20 @@ macro_rules! behind_column {
     };
 }
 
-/// Items of a list as one `rest::listing::Batch`, then `behind`; no items when anybody is behind. `$rows` gives `body` and
-/// `key`, ordered, behind $1 and at most $2 rows. $3 ids of users, $4 the least version of each.
+/// Items of a list as one `rest::listing::Batch`, then `behind`; no items when anybody is behind. $1 ids of users, $2 the least version of each,
+/// $3 to $7 a `rest::listing::Part`. `$candidates` gives `key` and `bytes`, ordered; `$rows` gives `body` and `key` of those that are `chosen`.
 macro_rules! batch {
-    ($($rows:expr),+) => {
+    ($candidates:literal, $($rows:expr),+) => {
         concat!(
-            behind!("select * from unnest($3::bigint[], $4::bigint[])"),
-            "select string_agg(body, ',' order by key), max(key), count(*), ",
+            behind!("select * from unnest($1::bigint[], $2::bigint[])"),
+            ", candidates as materialized (",
+            $candidates,
+            "), chosen as (
+                select key from (
+                    select key, sum(bytes) over (order by key) as bytes, row_number() over (order by key) as number from candidates
+                ) as sized where bytes <= $6 or number <= $7
+            ) select string_agg(body, ',' order by key), max(key), count(*),
+                (select count(*) from candidates), (select max(key) from candidates), ",
             behind_column!(),
             " from (",
             $($rows),+,
@@ -148,48 +155,51 @@ pub(crate) const ANSWER_OF: &str = concat!(
     where o.id = $1"
 );
 
-/// $1 id, $2 the author's least version; gives `id`, `version`, the author's version or 0, JSON text, `behind`. The text is null
-/// when the author is behind: a post may be long, and is not wanted then.
+/// $1 id, $2 the author's least version, $3 most bytes that the post may have; gives `id`, `version`, the author's version or 0, JSON text, `behind`. The
+/// text is null when the author is behind, or the post is longer.
 pub(crate) const READ: &str = concat!(
     behind!("select author_id, $2::bigint from posts where id = $1"),
-    "select p.id, p.version, coalesce(a.version, 0), case when not exists (select from behind) then ",
+    "select p.id, p.version, coalesce(a.version, 0),
+        case when octet_length(p.content) <= $3 and not exists (select from behind) then ",
     post!(),
     " end, ",
     behind_column!(),
     " from posts as p left join user_view as a on a.user_id = p.author_id where p.id = $1"
 );
 
-/// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions.
 pub(crate) const LIST: &str = batch!(
+    "select id as key, octet_length(content) + octet_length(title) + 400 as bytes from posts
+        where id > $3 and id <= $4 order by id limit $5",
     "select p.id as key, ",
     post!(),
-    " as body from posts as p left join user_view as a on a.user_id = p.author_id
-    where p.id > $1 order by p.id limit $2"
+    " as body from chosen join posts as p on p.id = chosen.key left join user_view as a on a.user_id = p.author_id"
 );
 
-/// Posts whose author the view has in that department. $1 the key before the first, $2 most rows, $3 ids of users,
-/// $4 their least versions, $5 department.
+/// Posts whose author the view has in the department $8.
 pub(crate) const LIST_BY_DEPARTMENT: &str = batch!(
+    "select p.id as key, octet_length(p.content) + octet_length(p.title) + 400 as bytes
+        from posts as p join user_view as a on a.user_id = p.author_id
+        where p.id > $3 and p.id <= $4 and a.department = $8 order by p.id limit $5",
     "select p.id as key, ",
     post!(),
-    " as body from posts as p join user_view as a on a.user_id = p.author_id
-    where p.id > $1 and a.department = $5 order by p.id limit $2"
+    " as body from chosen join posts as p on p.id = chosen.key join user_view as a on a.user_id = p.author_id"
 );
 
-/// $1 the key before the first, $2 most rows, $3 ids of users, $4 their least versions.
 pub(crate) const LIST_USERS: &str = batch!(
+    "select user_id as key, octet_length(name) + octet_length(email) + octet_length(coalesce(department, '')) + 250 as bytes
+        from user_view where user_id > $3 and user_id <= $4 order by user_id limit $5",
     "select u.user_id as key, ",
     user!(),
-    " as body from user_view as u where u.user_id > $1 order by u.user_id limit $2"
+    " as body from chosen join user_view as u on u.user_id = chosen.key"
 );
 
-/// $1 the key before the first, $2 most rows, $3 ids of users,
-/// $4 their least versions, $5 department.
+/// Users whom the view has in the department $8.
 pub(crate) const LIST_USERS_OF_DEPARTMENT: &str = batch!(
+    "select user_id as key, octet_length(name) + octet_length(email) + octet_length(coalesce(department, '')) + 250 as bytes
+        from user_view where user_id > $3 and user_id <= $4 and department = $8 order by user_id limit $5",
     "select u.user_id as key, ",
     user!(),
-    " as body from user_view as u where u.user_id > $1 and u.department = $5
-    order by u.user_id limit $2"
+    " as body from chosen join user_view as u on u.user_id = chosen.key"
 );
 
 /// $1 user's id, $2 the user's least version; gives the user's JSON text, null when the view has no such user, and `behind`.

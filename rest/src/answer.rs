@@ -15,7 +15,7 @@ pub fn json(body: impl Into<Body>) -> Response {
 
 /// 201: `body` was made, with the event `version`, and is found at `location`.
 #[must_use]
-pub fn created(location: String, tag: &str, version: i64, body: String) -> Response {
+pub fn created(location: String, tag: &str, version: i64, body: impl Into<Body>) -> Response {
     let mut response = changed(tag, version, body);
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = HeaderValue::try_from(location) {
@@ -26,7 +26,7 @@ pub fn created(location: String, tag: &str, version: i64, body: String) -> Respo
 
 /// 200: the change left `body`, and wrote the event `version`.
 #[must_use]
-pub fn changed(tag: &str, version: i64, body: String) -> Response {
+pub fn changed(tag: &str, version: i64, body: impl Into<Body>) -> Response {
     with_version(tagged(&HeaderMap::new(), tag, body), version)
 }
 
@@ -44,7 +44,7 @@ fn with_version(mut response: Response, version: i64) -> Response {
 /// 200 with `tag` as the entity tag (RFC 9110, section 8.8.3), or 304 when `request` says that it has that already. `tag`
 /// changes whenever the body does.
 #[must_use]
-pub fn tagged(request: &HeaderMap, tag: &str, body: String) -> Response {
+pub fn tagged(request: &HeaderMap, tag: &str, body: impl Into<Body>) -> Response {
     let Ok(etag) = HeaderValue::try_from(format!("\"{tag}\"")) else {
         return json(body);
     };

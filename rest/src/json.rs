@@ -14,6 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use crate::Problem;
 use crate::media;
+use crate::room::Room;
 
 /// Largest body that is read, in bytes. An event carries what the body said, and must stay below the megabyte that a Kafka
 /// broker takes by default.
@@ -33,12 +34,12 @@ pub enum Value {
     Object,
 }
 
-/// A request body that is one JSON object.
+/// A request body that is one JSON object, and the room that it takes, which the answer may need again.
 ///
 /// Refuses with 415 what is not JSON by its media type, with 413 what exceeds [`BODY_LIMIT_BYTES`], with 400 what is not one
 /// JSON object, naming line and column.
 #[derive(Debug)]
-pub struct JsonBody(pub Object);
+pub struct JsonBody(pub Object, pub Room);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
@@ -54,6 +55,10 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
                 HeaderValue::from_static("application/json, application/*+json"),
             ));
         }
+        // A body that is refused for its length is not read.
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let room = Room::take_for(length.unwrap_or(BODY_LIMIT_BYTES).min(BODY_LIMIT_BYTES)).await?;
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| match rejection {
@@ -63,7 +68,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
                 ),
                 _ => Problem::bad_request("the body ended before it was complete"),
             })?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(|object| Self(object, room))
     }
 }
 

@@ -6,6 +6,7 @@
 //! ([`answer`], [`listing`]) or with a [`Problem`].
 
 pub mod answer;
+mod connections;
 pub mod database;
 mod edge;
 mod fields;
@@ -19,6 +20,7 @@ mod minimum;
 mod path;
 pub mod probe;
 mod problem;
+mod room;
 pub mod server;
 
 pub use database::Database;
@@ -28,3 +30,4 @@ pub use json::{JsonBody, Object};
 pub use minimum::{MinVersion, MinVersions};
 pub use path::{Id, Segment};
 pub use problem::{FieldError, Problem};
+pub use room::{Room, SHORT_BYTES};

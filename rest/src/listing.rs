@@ -1,7 +1,8 @@
 //! Lists: a JSON array of any length from bounded memory, or one page of it.
 //!
-//! A list is read in batches by key, each a short statement of its own. So a slow reader holds neither a connection nor a
-//! snapshot, and a list of a million rows costs no more memory than one of a thousand.
+//! A list is read in batches by key, each a short statement of its own, and each of a bounded number of bytes. So a slow reader holds neither a
+//! connection nor a snapshot, and a list of a million rows costs no more memory than one of a thousand, however long the rows are. What comes
+//! first is short and needs no [`Room`], so that short lists are answered whatever long ones are on their way.
 
 use std::future::Future;
 use std::io;
@@ -17,10 +18,13 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
 use crate::database::{Database, Failure};
+use crate::room::{Room, SHORT_BYTES};
 use crate::{Problem, answer};
 
 /// Most items that a page may be asked to have.
 const LIMIT_MAX: i64 = 1000;
+/// Most bytes that a batch has, about; a longer item is one of its own.
+const BATCH_BYTES: i64 = 256 * 1024;
 
 /// Which part of a list is asked for: `?after=ID` starts behind that id, `?limit=N` ends after N items; without a limit
 /// the list goes on to its end. Other names in the query are ignored.
@@ -31,17 +35,43 @@ pub struct Page {
     limit: Option<i64>,
 }
 
-impl Page {
-    /// The key before the first item.
+/// Which items one statement is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The key before the first.
+    pub after: i64,
+    /// The last key that may be among them.
+    pub until: i64,
+    /// Most items that are candidates.
+    pub size: i64,
+    /// Most bytes that they may have, about.
+    pub bytes: i64,
+    /// So many items are given also where they have more bytes.
+    pub least: i64,
+}
+
+impl Part {
+    /// The first of a page or a list. It is short, so that it may be read at once, and may have none of its candidates.
     #[must_use]
-    pub fn after(&self) -> i64 {
-        self.after
+    pub fn first(page: &Page, batch_size: i64) -> Self {
+        Self {
+            after: page.after,
+            until: i64::MAX,
+            size: page.limit.unwrap_or(batch_size),
+            bytes: SHORT_BYTES as i64,
+            least: 0,
+        }
     }
 
-    /// Most items that the first batch has, where batches have `batch_size`.
-    #[must_use]
-    pub fn first_size(&self, batch_size: i64) -> i64 {
-        self.limit.unwrap_or(batch_size)
+    /// A later one.
+    fn next(after: i64, until: i64, batch_size: i64) -> Self {
+        Self {
+            after,
+            until,
+            size: batch_size,
+            bytes: BATCH_BYTES,
+            least: 1,
+        }
     }
 }
 
@@ -50,12 +80,15 @@ impl Page {
 pub struct Batch {
     /// The items as JSON texts with commas between; empty when there are none.
     items: String,
-    last_key: i64,
+    last_key: Option<i64>,
     count: i64,
+    /// The items that there are, whatever bytes they have, as far as the part was asked for.
+    candidates: i64,
+    last_candidate: Option<i64>,
 }
 
 impl Batch {
-    /// Runs a statement `select string_agg(item, ',' order by key), max(key), count(*)`.
+    /// Runs a statement `select string_agg(item, ',' order by key), max(key), count(*), candidates, last_candidate`.
     ///
     /// # Errors
     /// The database gives no answer.
@@ -66,84 +99,132 @@ impl Batch {
             .map_err(Failure::Refused)
     }
 
-    /// The first three columns of `row`, as [`Batch::read`] has them.
+    /// The first five columns of `row`, as [`Batch::read`] has them.
     ///
     /// # Errors
     /// They are not there, or of other types.
     pub fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
-            last_key: row.try_get::<Option<i64>, _>(1)?.unwrap_or(i64::MAX),
+            last_key: row.try_get(1)?,
             count: row.try_get(2)?,
+            candidates: row.try_get(3)?,
+            last_candidate: row.try_get(4)?,
         })
+    }
+
+    fn has_all(&self) -> bool {
+        self.count == self.candidates
     }
 }
 
-/// Answers a page, or a whole list batch by batch. `fetch` gives at most so many items behind a key.
+/// Answers a page, or a whole list batch by batch. `fetch` gives the items of a part.
 ///
 /// # Errors
 /// The first batch cannot be had. A later one that fails breaks the connection off, so that the client sees that the list
 /// is not whole.
 pub async fn answer<F, Fut>(page: Page, batch_size: i64, fetch: F) -> Result<Response, Problem>
 where
-    F: Fn(i64, i64) -> Fut + Send + 'static,
+    F: Fn(Part) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
 {
-    let first = fetch(page.after, page.first_size(batch_size)).await;
+    let first = fetch(Part::first(&page, batch_size)).await;
     let first = first.map_err(|failure| failure.problem(&[]))?;
     Ok(answer_from(page, batch_size, first, fetch))
 }
 
-/// As [`answer`], from a first batch that is there already: [`Page::first_size`] items behind [`Page::after`].
+/// As [`answer`], from a first batch that is there already: that of [`Part::first`].
 pub fn answer_from<F, Fut>(page: Page, batch_size: i64, first: Batch, fetch: F) -> Response
 where
-    F: Fn(i64, i64) -> Fut + Send + 'static,
+    F: Fn(Part) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
 {
-    let size = page.first_size(batch_size);
-    if page.limit.is_some() || first.count < size {
-        let mut response = answer::json(format!("[{}]", first.items));
-        if page.limit.is_some() && first.count == size {
-            let next = format!("<{}?limit={size}&after={}>; rel=\"next\"", page.path, first.last_key);
-            if let Ok(next) = HeaderValue::try_from(next) {
-                response.headers_mut().insert(header::LINK, next);
-            }
+    let is_whole = first.has_all() && (page.limit.is_some() || first.candidates < batch_size);
+    let next = match (page.limit, first.last_candidate) {
+        (Some(limit), Some(last)) if first.candidates == limit => {
+            HeaderValue::try_from(format!("<{}?limit={limit}&after={last}>; rel=\"next\"", page.path)).ok()
         }
-        return response;
-    }
-
-    let start = Rest {
-        last_key: first.last_key,
-        first: Some(first.items),
-        is_done: false,
+        _ => None,
     };
-    let chunks = stream::try_unfold((start, fetch), move |(mut rest, fetch)| async move {
-        if let Some(first) = rest.first.take() {
-            return Ok(Some((format!("[{first}"), (rest, fetch))));
-        }
+    let mut response = if is_whole {
+        answer::json(format!("[{}]", first.items))
+    } else {
+        let until = match page.limit {
+            Some(_) => first.last_candidate.unwrap_or(i64::MAX),
+            None => i64::MAX,
+        };
+        answer::json(Body::from_stream(parts(page.after, until, batch_size, first, fetch)))
+    };
+    if let Some(next) = next {
+        response.headers_mut().insert(header::LINK, next);
+    }
+    response
+}
+
+/// What is left of a list.
+struct Rest<F> {
+    first: Option<Batch>,
+    after: i64,
+    until: i64,
+    has_items: bool,
+    is_done: bool,
+    /// Of the batch that was given last: it may have been taken by the client once the next one is asked for.
+    room: Option<Room>,
+    fetch: F,
+}
+
+fn parts<F, Fut>(
+    after: i64,
+    until: i64,
+    batch_size: i64,
+    first: Batch,
+    fetch: F,
+) -> impl stream::Stream<Item = io::Result<String>> + Send
+where
+    F: Fn(Part) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
+{
+    let start = Rest {
+        first: Some(first),
+        after,
+        until,
+        has_items: false,
+        is_done: false,
+        room: None,
+        fetch,
+    };
+    stream::try_unfold(start, move |mut rest| async move {
         if rest.is_done {
             return Ok(None);
         }
-        let batch = fetch(rest.last_key, batch_size).await.map_err(|failure| {
-            tracing::warn!(error = %failure, "a list was broken off");
-            io::Error::other(failure)
-        })?;
-        rest.last_key = batch.last_key;
-        rest.is_done = batch.count < batch_size;
-        let (comma, end) = (
-            if batch.count > 0 { "," } else { "" },
-            if rest.is_done { "]" } else { "" },
-        );
-        let chunk = format!("{comma}{}{end}", batch.items);
-        Ok::<_, io::Error>(Some((chunk, (rest, fetch))))
-    });
-    answer::json(Body::from_stream(chunks))
+        rest.room = None;
+        let (batch, is_first) = match rest.first.take() {
+            Some(first) => (first, true),
+            None => {
+                let mut room = Room::take().await.map_err(|problem| broken_off(problem.detail()))?;
+                let part = Part::next(rest.after, rest.until, batch_size);
+                let batch = (rest.fetch)(part)
+                    .await
+                    .map_err(|failure| broken_off(&failure.to_string()))?;
+                room.keep(batch.items.len());
+                rest.room = Some(room);
+                rest.is_done = batch.has_all() && batch.candidates < batch_size;
+                (batch, false)
+            }
+        };
+        rest.after = batch.last_key.unwrap_or(rest.after);
+        rest.is_done |= rest.after >= rest.until;
+        let begin = if is_first { "[" } else { "" };
+        let comma = if rest.has_items && batch.count > 0 { "," } else { "" };
+        let end = if rest.is_done { "]" } else { "" };
+        rest.has_items |= batch.count > 0;
+        Ok(Some((format!("{begin}{comma}{}{end}", batch.items), rest)))
+    })
 }
 
-struct Rest {
-    first: Option<String>,
-    last_key: i64,
-    is_done: bool,
+fn broken_off(why: &str) -> io::Error {
+    tracing::warn!(error = why, "a list was broken off");
+    io::Error::other(why.to_owned())
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Page {

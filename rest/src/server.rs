@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::{Readiness, Secret, Shutdown, admin};
 use tokio::net::TcpListener;
 
+use crate::connections::Clients;
 use crate::probe::{self, Requirement};
 use crate::{Database, database, edge, health};
 
@@ -80,14 +80,8 @@ pub async fn run(
 }
 
 async fn serve(listener: TcpListener, app: Router, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    // Answers are small and whole: waiting to fill a packet only delays them.
-    let listener = listener.tap_io(|stream| {
-        if let Err(err) = stream.set_nodelay(true) {
-            tracing::debug!(error = %err, "cannot set TCP_NODELAY");
-        }
-    });
     let mut stop = shutdown.clone();
-    let serving = axum::serve(listener, app)
+    let serving = axum::serve(Clients::of(listener), app)
         .with_graceful_shutdown(async move { stop.triggered().await })
         .into_future();
     let overtime = async {

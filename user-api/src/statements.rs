@@ -93,13 +93,20 @@ pub(crate) const ANSWER_OF: &str = concat!(
 /// $1 id; gives `id`, `version`, JSON text.
 pub(crate) const READ: &str = concat!("select u.id, u.version, ", user!(), " from users as u where u.id = $1");
 
-/// $1 the key before the first, $2 most rows; gives a `rest::listing::Batch`.
+/// $1 to $5 a `rest::listing::Part`; gives a `rest::listing::Batch`.
 pub(crate) const LIST: &str = concat!(
-    "select string_agg(body, ',' order by id), max(id), count(*) from (
-        select u.id, ",
+    "with candidates as materialized (
+        select id, octet_length(name) + octet_length(email) + octet_length(coalesce(department, '')) + 200 as bytes
+        from users where id > $1 and id <= $2 order by id limit $3
+    ), chosen as (
+        select id from (
+            select id, sum(bytes) over (order by id) as bytes, row_number() over (order by id) as number from candidates
+        ) as sized where bytes <= $4 or number <= $5
+    )
+    select string_agg(body, ',' order by id), max(id), count(*), (select count(*) from candidates), (select max(id) from candidates)
+    from (select u.id, ",
     user!(),
-    " as body from users as u where u.id > $1 order by u.id limit $2
-    ) as batch"
+    " as body from users as u join chosen on chosen.id = u.id) as batch"
 );
 
 #[cfg(test)]

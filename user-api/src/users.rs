@@ -40,7 +40,7 @@ pub(crate) fn router(database: Database) -> Router {
         .with_state(database)
 }
 
-async fn create(State(database): State<Database>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn create(State(database): State<Database>, JsonBody(body, _room): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let event = Uuid::new_v4();
     let user = change(&database, bound(statements::CREATE, &user).bind(event), event).await?;
@@ -71,7 +71,7 @@ async fn update(
     State(database): State<Database>,
     Id(id): Id,
     IfMatch(versions): IfMatch,
-    JsonBody(body): JsonBody,
+    JsonBody(body, _room): JsonBody,
 ) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let event = Uuid::new_v4();
@@ -90,10 +90,14 @@ async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions):
 }
 
 async fn list(State(database): State<Database>, page: Page) -> Result<Response, Problem> {
-    listing::answer(page, BATCH_SIZE, move |after, size| {
+    listing::answer(page, BATCH_SIZE, move |part| {
         let database = database.clone();
         async move {
-            let statement = query(statements::LIST).bind(after).bind(size);
+            let statement = query(statements::LIST)
+                .bind(part.after)
+                .bind(part.until)
+                .bind(part.size);
+            let statement = statement.bind(part.bytes).bind(part.least);
             Batch::read(&database, statement).await
         }
     })

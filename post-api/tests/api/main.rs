@@ -7,6 +7,7 @@
 mod program;
 
 mod events;
+mod hostile;
 mod lifecycle;
 mod lost_answers;
 mod posts;

@@ -296,6 +296,18 @@ impl Program {
         String::from_utf8(answer).unwrap()
     }
 
+    /// The program's address, for a client of the test's own.
+    pub(crate) fn address(&self) -> &str {
+        self.base.strip_prefix("http://").unwrap()
+    }
+
+    /// The most physical memory that the program has had at once, in KiB (`VmHWM` of proc_pid_status(5)).
+    pub(crate) fn peak_memory_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
     /// Asks the program to stop.
     pub(crate) async fn terminate(&self) {
         let pid = self.child.id().unwrap().to_string();
