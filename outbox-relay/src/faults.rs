@@ -100,6 +100,8 @@ pub enum Bug {
     ParkWithoutLimit,
     /// Reads from a slot that sends transactions when they are prepared.
     TakeTwoPhaseSlots,
+    /// Knows only the number of partitions that a topic has now, and not those by which its earlier records were sent.
+    ForgetFormerPartitions,
     /// Leaves the transaction of a command that failed to the broker's timeout.
     LeaveFailedTransactionOpen,
 }
