@@ -284,7 +284,10 @@ async fn what_retention_removed_before_partitions_were_added_is_not_published_ag
     rig.drop_slot().await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0);
     let said = rig.relay.log_text();
-    assert!(said.contains("to be published     0 rows that are in no topic"), "{said}");
+    assert!(
+        said.contains("to be published     0 rows that are in no topic"),
+        "{said}"
+    );
     assert_goes_on(&rig).await;
 }
 
