@@ -190,7 +190,8 @@ pub async fn accept(
 
     let generation = [&reading.last, &reading.furthest].into_iter().flatten();
     let generation = generation.map(|found| found.checkpoint.generation).max().unwrap_or(0) + 1;
-    let mut lineage = source::lineage(config, &system, &publication, partitions_of(base.as_ref(), &topics));
+    let mut lineage = source::lineage(config, &system, &publication, BTreeMap::new());
+    pin_partitions(&mut lineage, base.as_ref(), &topics);
     topic_identity::pin_ids(&mut lineage, &topics);
     let earlier = [&reading.last, &reading.furthest].into_iter().flatten();
     let raised = earlier.map(|found| found.checkpoint.lineage.positions_raised_by);
@@ -376,14 +377,17 @@ async fn topics_now(config: &Config, base: Option<&Checkpoint>) -> Result<Topics
     Ok(topic_facts(&config.kafka, names).await?)
 }
 
-/// Partition counts of the topics that the checkpoint pins; one that is gone is pinned no more.
-fn partitions_of(base: Option<&Checkpoint>, topics: &Topics) -> BTreeMap<String, i32> {
-    let pinned = base
-        .into_iter()
-        .flat_map(|checkpoint| checkpoint.lineage.partitions.keys());
-    pinned
-        .filter_map(|topic| Some((topic.clone(), topics.get(topic)?.partitions)))
-        .collect()
+/// Pins the topics that the checkpoint pins as they are now; one that is gone is pinned no more.
+fn pin_partitions(lineage: &mut Lineage, base: Option<&Checkpoint>, topics: &Topics) {
+    let Some(base) = base else { return };
+    let mut known = base.lineage.clone();
+    let recreated = topic_identity::recreated(&base.lineage, topics);
+    topic_identity::forget(&mut known, &recreated);
+    for topic in base.lineage.partitions.keys() {
+        known.repin(topic, topics.get(topic).map_or(0, |facts| facts.partitions));
+    }
+    lineage.partitions = known.partitions;
+    lineage.former_partitions = known.former_partitions;
 }
 
 /// Reads the checkpoints, and where another cluster is accepted, fences the relays of the clusters that wrote them before. What counts is what is read

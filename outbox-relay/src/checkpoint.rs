@@ -1,12 +1,13 @@
 //! The checkpoint: the record that each Kafka transaction carries last, and that says up to where everything is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{self, Bug};
 use crate::parking::note::ParkingNote;
 use crate::progress::Published;
-use crate::stop::Stop;
+use crate::stop::{PARTITIONS_CURE, Stop};
 
 /// Version of the format; a checkpoint of a later one is refused instead of half understood.
 pub const FORMAT: u32 = 1;
@@ -106,6 +107,9 @@ pub struct Lineage {
     pub server_started_us: Option<i64>,
     /// Partitions of each topic that was written to; a key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
+    /// Other numbers of partitions that a topic had before an operator accepted the one of now: its earlier records lie where those led.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former_partitions: BTreeMap<String, BTreeSet<i32>>,
     /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
     /// checkpoints of earlier versions, and where the cluster does not tell.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -138,6 +142,7 @@ impl Lineage {
                 topic: topic.to_owned(),
                 expected: *expected,
                 found: partitions,
+                cure: PARTITIONS_CURE,
             }),
             Some(_) => Ok(()),
             None => {
@@ -145,6 +150,48 @@ impl Lineage {
                 Ok(())
             }
         }
+    }
+
+    /// Holds a topic to the partition count that it has now, whatever it had before; 0 for one that is gone, which is pinned no more.
+    pub fn repin(&mut self, topic: &str, partitions: i32) {
+        if partitions == 0 {
+            return self.unpin(topic);
+        }
+        let former = self.partitions.insert(topic.to_owned(), partitions);
+        if let Some(former) = former.filter(|former| *former != partitions) {
+            self.former_partitions
+                .entry(topic.to_owned())
+                .or_default()
+                .insert(former);
+        }
+    }
+
+    /// Releases a topic: none of what was known of it holds any more.
+    pub fn unpin(&mut self, topic: &str) {
+        self.partitions.remove(topic);
+        self.former_partitions.remove(topic);
+        self.topic_ids.remove(topic);
+    }
+
+    /// Every number of partitions that each topic had or has, as the former ones of a lineage that comes after this one.
+    #[must_use]
+    pub fn all_partition_counts(&self) -> BTreeMap<String, BTreeSet<i32>> {
+        let topics = self.partitions.keys().chain(self.former_partitions.keys());
+        topics
+            .map(|topic| (topic.clone(), self.partition_counts(topic).into_iter().collect()))
+            .collect()
+    }
+
+    /// Every number of partitions by which a record of the topic may have been sent, that of now the first.
+    #[must_use]
+    pub fn partition_counts(&self, topic: &str) -> Vec<i32> {
+        let now = self.partitions.get(topic).copied();
+        let former = self.former_partitions.get(topic);
+        let former = former.filter(|_| !faults::is_planted(Bug::ForgetFormerPartitions));
+        let former = former.into_iter().flatten().copied();
+        now.into_iter()
+            .chain(former.filter(|former| Some(*former) != now))
+            .collect()
     }
 }
 
@@ -174,6 +221,8 @@ impl Checkpoint {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use super::{Checkpoint, FORMAT, Lineage, State};
     use crate::lsn::Lsn;
     use crate::parking::note::{ParkingNote, StoppedAt};
@@ -193,6 +242,7 @@ pub(crate) mod tests {
                 outbox: Some("public.outbox 16390 r p".to_owned()),
                 server_started_us: Some(1_795_344_833_000_000),
                 partitions: [("user-events".to_owned(), 8)].into(),
+                former_partitions: BTreeMap::new(),
                 topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
                 positions_raised_by: 0,
             },
@@ -246,6 +296,27 @@ pub(crate) mod tests {
         assert_eq!(
             (checkpoint.lineage.publication_version, checkpoint.generation),
             (None, 0)
+        );
+    }
+
+    #[test]
+    fn a_topic_remembers_the_numbers_of_partitions_that_its_records_were_sent_by() {
+        let mut lineage = example().lineage;
+        assert!(!example().to_json().contains("formerPartitions"));
+        lineage.repin("user-events", 8);
+        assert_eq!(lineage.partition_counts("user-events"), [8]);
+        lineage.repin("user-events", 12);
+        lineage.repin("user-events", 16);
+        assert_eq!(lineage.partition_counts("user-events"), [16, 8, 12]);
+        let checkpoint = Checkpoint { lineage, ..example() };
+        let mut lineage = Checkpoint::from_json(checkpoint.to_json().as_bytes()).unwrap().lineage;
+        assert_eq!(lineage.partition_counts("user-events"), [16, 8, 12]);
+        lineage.repin("user-events", 0);
+        lineage.repin("user-events", 8);
+        assert_eq!(
+            lineage.partition_counts("user-events"),
+            [8],
+            "another topic of the name"
         );
     }
 

@@ -83,7 +83,8 @@ impl Memory {
 pub struct Row<'a> {
     pub id: &'a str,
     pub topic: usize,
-    pub partition: i32,
+    /// The one where its record would be; several where the topic has had other numbers of partitions.
+    pub partitions: &'a [i32],
     pub key: Option<&'a [u8]>,
     /// Milliseconds since 1970; 0 where the table does not say.
     pub created_ms: i64,
@@ -132,8 +133,9 @@ struct Candidate {
     key: Option<u64>,
     place: u64,
     topic: usize,
-    partition: i32,
     created_ms: i64,
+    /// Whether retention may have removed its record.
+    removed: bool,
 }
 
 impl<'m> Comparison<'m> {
@@ -167,8 +169,8 @@ impl<'m> Comparison<'m> {
             key,
             place: self.place,
             topic: row.topic,
-            partition: row.partition,
             created_ms: row.created_ms,
+            removed: may_be_removed(memory, row.partitions, row.created_ms),
         });
     }
 
@@ -189,10 +191,7 @@ impl<'m> Comparison<'m> {
     fn verdict(&self, candidate: &Candidate) -> Verdict {
         let memory = &self.topics[candidate.topic];
         let compacted = may_be_compacted(memory, candidate.created_ms);
-        let removed = memory
-            .removed_before_ms
-            .get(&candidate.partition)
-            .is_some_and(|first_ms| candidate.created_ms <= first_ms.saturating_add(CLOCKS_DIFFER_MS));
+        let removed = candidate.removed;
         if !compacted && !removed {
             return Verdict::Missing;
         }
@@ -217,6 +216,13 @@ fn may_be_compacted(memory: &Memory, created_ms: i64) -> bool {
         .is_some_and(|before_ms| created_ms < before_ms)
 }
 
+fn may_be_removed(memory: &Memory, partitions: &[i32], created_ms: i64) -> bool {
+    let removed_before_ms = partitions.iter().filter_map(|one| memory.removed_before_ms.get(one));
+    removed_before_ms
+        .copied()
+        .any(|first_ms| created_ms <= first_ms.saturating_add(CLOCKS_DIFFER_MS))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -225,6 +231,16 @@ mod tests {
 
     /// Rows as (id, key, created_ms, tombstone), those without a record, and what becomes of them: missing, undecided, forgotten.
     fn compare(memory: &Memory, rows: &[(&str, &str, i64, bool)], absent: &[&str]) -> (Vec<String>, Vec<String>, u64) {
+        compare_in(&[0], memory, rows, absent)
+    }
+
+    /// As [`compare`], where the rows' records would be in one of `partitions`.
+    fn compare_in(
+        partitions: &[i32],
+        memory: &Memory,
+        rows: &[(&str, &str, i64, bool)],
+        absent: &[&str],
+    ) -> (Vec<String>, Vec<String>, u64) {
         let mut ids = EventIds::default();
         absent.iter().for_each(|id| ids.insert(id));
         let topics = [memory.clone()];
@@ -235,7 +251,7 @@ mod tests {
                 Row {
                     id,
                     topic: 0,
-                    partition: 0,
+                    partitions,
                     key,
                     created_ms,
                     is_tombstone,
@@ -314,6 +330,20 @@ mod tests {
             compare(&memory, &rows, &["1", "2", "4", "5"]),
             (vec!["5".to_owned()], vec!["2".to_owned(), "4".to_owned()], 1)
         );
+    }
+
+    #[test]
+    fn a_row_may_be_forgotten_by_the_partition_where_a_former_number_of_partitions_led() {
+        let memory = Memory {
+            removed_before_ms: HashMap::from([(1, 50_000)]),
+            ..Memory::default()
+        };
+        let rows = [("1", "k", 10_000, false), ("2", "k", 70_000, false)];
+        let absent = ["1", "2"];
+        let told = |partitions: &[i32]| compare_in(partitions, &memory, &rows, &absent);
+        let both = || vec!["1".to_owned(), "2".to_owned()];
+        assert_eq!(told(&[5]), (both(), vec![], 0), "it removed nothing");
+        assert_eq!(told(&[5, 1]), (vec!["2".to_owned()], vec!["1".to_owned()], 0));
     }
 
     #[test]

@@ -296,6 +296,10 @@ pub struct RecoverOptions {
     /// Compare the outbox with the topics also where nothing is found to be broken: rows may have been hidden in a way that leaves no trace.
     #[arg(long)]
     pub compare_anyway: bool,
+    /// Go on although a topic has another number of partitions than the checkpoint knows: later events of a key go to another partition than its
+    /// earlier ones, so let the topic's readers come to its end before. Nothing is lost or comes twice.
+    #[arg(long)]
+    pub accept_partitions: bool,
     /// Compare only rows whose created_at is not before this moment, as Postgres reads it: 2026-11-28 09:30+01. Older rows count as published,
     /// which you have to know; a transaction may commit long after it has inserted its row. Without it all rows are compared.
     #[arg(long, value_name = "TIME")]

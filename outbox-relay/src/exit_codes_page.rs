@@ -8,7 +8,7 @@ use clap::Parser;
 use crate::config::Cli;
 use crate::lsn::Lsn;
 use crate::row_name::{RowName, RowPlace, RowPosition};
-use crate::stop::Stop;
+use crate::stop::{CHECKPOINT_PARTITIONS_CURE, PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 
 const PAGE: &str = include_str!("../../docs/exit-codes.md");
 /// Codes after which there is no single command that goes on: ended as asked, and whatever else may go wrong.
@@ -22,6 +22,12 @@ fn examples() -> Vec<Stop> {
     let row = || RowName {
         place: RowPlace::Table,
         id: Some(text()),
+    };
+    let partitions_changed = |cure| Stop::PartitionsChanged {
+        topic: text(),
+        expected: 1,
+        found: 2,
+        cure,
     };
     let examples = vec![
         Stop::Config { what: text() },
@@ -84,11 +90,9 @@ fn examples() -> Vec<Stop> {
             server: Lsn(1),
             checkpoint: Lsn(2),
         },
-        Stop::PartitionsChanged {
-            topic: text(),
-            expected: 1,
-            found: 2,
-        },
+        partitions_changed(PARTITIONS_CURE),
+        partitions_changed(RECOVER_PARTITIONS_CURE),
+        partitions_changed(CHECKPOINT_PARTITIONS_CURE),
         Stop::Publication {
             publication: text(),
             what: text(),

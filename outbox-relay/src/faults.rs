@@ -100,8 +100,12 @@ pub enum Bug {
     KeepFirstKafkaSecrets,
     /// Parks as many poison rows as come.
     ParkWithoutLimit,
+    /// Has room for two parked rows. This alone harms nothing: it is as with a quarter of a million of them.
+    RoomForTwoParkedRows,
     /// Reads from a slot that sends transactions when they are prepared.
     TakeTwoPhaseSlots,
+    /// Knows only the number of partitions that a topic has now, and not those by which its earlier records were sent.
+    ForgetFormerPartitions,
     /// Leaves the transaction of a command that failed to the broker's timeout.
     LeaveFailedTransactionOpen,
 }

@@ -178,6 +178,14 @@ pub(crate) async fn init_with(
         drop_slot(&mut connection, config).await?;
     }
     let mut lineage = lineage_now(config, &system, &publication, &wanted, pinned).await?;
+    if let Some(unfinished) = &unfinished {
+        let mut known = unfinished.lineage.clone();
+        topic_identity::forget(&mut known, &recreated);
+        lineage.former_partitions = match other_partitions {
+            OtherPartitions::Refused => known.former_partitions,
+            OtherPartitions::Accepted => known.all_partition_counts(),
+        };
+    }
     lineage.positions_raised_by = unfinished
         .as_ref()
         .map_or(0, |checkpoint| checkpoint.lineage.positions_raised_by);

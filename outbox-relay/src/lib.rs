@@ -94,7 +94,7 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             let done = if accepted.is_empty() {
                 init_patiently(&config, &args.init, &shutdown).await?
             } else {
-                accept::accept(&config, &args.init, &accepted, &shutdown).await?
+                Box::pin(accept::accept(&config, &args.init, &accepted, &shutdown)).await?
             };
             Ok(describe(&config, &done))
         }

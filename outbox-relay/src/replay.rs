@@ -39,7 +39,7 @@ use crate::progress_bar::RowsProgress;
 use crate::router::Plan;
 use crate::source::{self, text};
 use crate::startup::read_checkpoint;
-use crate::stop::{RelayError, Stop};
+use crate::stop::{PARTITIONS_CURE, RelayError, Stop};
 
 /// Rows of one Kafka transaction. Readers of the topics wait for its end.
 const TRANSACTION_ROWS: u64 = 1_000;
@@ -312,6 +312,7 @@ async fn with_checked_partitions(config: &Config, lineage: Lineage) -> Result<Li
                 topic: topic.clone(),
                 expected: *expected,
                 found,
+                cure: PARTITIONS_CURE,
             }
             .into());
         }

@@ -322,6 +322,7 @@ pub(crate) fn lineage(
         outbox: publication.outbox.clone(),
         server_started_us: system.started_us,
         partitions,
+        former_partitions: BTreeMap::new(),
         topic_ids: BTreeMap::new(),
         positions_raised_by: 0,
     }

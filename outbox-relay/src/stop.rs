@@ -7,6 +7,13 @@ use crate::kafka::KafkaSettings;
 use crate::lsn::Lsn;
 use crate::row_name::{RowName, RowPlace, RowPosition};
 
+/// Of [`Stop::PartitionsChanged`]: what goes on from the checkpoint.
+pub const PARTITIONS_CURE: &str = ": later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`";
+/// As [`PARTITIONS_CURE`], where it is `recover` that stops: something else is broken, too, which that flag alone would not get over.
+pub const RECOVER_PARTITIONS_CURE: &str = ", and nothing was published for that: later events of a key would go to another partition and overtake earlier ones; once the topic's readers have read everything, `outbox-relay recover --accept-partitions` goes on with the partitions of now";
+/// Of the checkpoints' topic, which no relay reads with more partitions than one.
+pub const CHECKPOINT_PARTITIONS_CURE: &str = ", and the topic of the checkpoints takes exactly one; `outbox-relay recover --checkpoint-topic OTHER_TOPIC` publishes what no topic has and goes on with another, whose name every command has to be given from then on";
+
 /// A definite stop: going on could lose or repeat events, so a person has to decide. Nothing was confirmed after its cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
@@ -96,10 +103,13 @@ pub enum Stop {
         "the server's WAL, now at {server}, was found to end behind the checkpoint {checkpoint}: the database was restored from an older backup; events after that backup are published already, and new ones would be taken for them; `outbox-relay recover` publishes what no topic has and goes on with a new slot, or, where events may come twice, `outbox-relay init --accept-older-database` goes on from the slot's confirmed position"
     )]
     ServerBehind { server: Lsn, checkpoint: Lsn },
-    #[error(
-        "topic `{topic}` has {found} partitions and had {expected}: later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`"
-    )]
-    PartitionsChanged { topic: String, expected: i32, found: i32 },
+    #[error("topic `{topic}` has {found} partitions and had {expected}{cure}")]
+    PartitionsChanged {
+        topic: String,
+        expected: i32,
+        found: i32,
+        cure: &'static str,
+    },
     #[error(
         "topic `{topic}` was deleted and made anew (its id was {expected} and is {found}), and what had been published to it is gone; {cure}"
     )]

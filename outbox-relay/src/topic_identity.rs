@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Lineage};
 use crate::config::Config;
 use crate::faults::{self, Bug};
 use crate::kafka::{TopicFacts, topic_facts};
-use crate::stop::Stop;
+use crate::stop::{PARTITIONS_CURE, Stop};
 
 const CURE: &str = "`outbox-relay recover` publishes what is missing from the outbox table, or, where nothing is to be published again, `outbox-relay init --accept-topic-recreated` goes on with the topic as it is now";
 const CHECKPOINT_CURE: &str = "find out who did that; where the topic holds a checkpoint again, `outbox-relay init --accept-topic-recreated` goes on from it, and where it holds none, `outbox-relay init --accept-checkpoint-loss` goes on from the slot's confirmed position";
@@ -62,9 +62,22 @@ pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
             topic: topic.clone(),
             expected: *expected,
             found,
+            cure: PARTITIONS_CURE,
         })
     });
     recreated(lineage, topics).into_iter().chain(changed).collect()
+}
+
+/// As [`breaks`], of the topics as they are now.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn breaks_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+    let Some(Checkpoint { lineage, .. }) = checkpoint else {
+        return Ok(Vec::new());
+    };
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    Ok(breaks(lineage, &topics))
 }
 
 /// As [`recreated`], of the topics as they are now.
@@ -89,8 +102,11 @@ pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
 
 /// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
 pub(crate) fn forget(lineage: &mut Lineage, recreated: &[Stop]) {
-    lineage.partitions.retain(|topic, _| !is_recreated(recreated, topic));
-    lineage.topic_ids.retain(|topic, _| !is_recreated(recreated, topic));
+    for stop in recreated {
+        if let Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } = stop {
+            lineage.unpin(topic);
+        }
+    }
 }
 
 /// Holds the lineage to the ids of its topics where it knew none yet, as that of an earlier version of this program.

@@ -16,7 +16,7 @@ use super::topic_reader::{Next, Record, TopicReader};
 use crate::checkpoint::Checkpoint;
 use crate::faults::{self, Bug};
 use crate::progress::Published;
-use crate::stop::{RelayError, Stop};
+use crate::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
 
 /// The checkpoint's topic.
 #[derive(Clone, Copy, Debug)]
@@ -282,6 +282,7 @@ impl CheckpointLog<'_> {
                 topic: self.topic.to_owned(),
                 expected: 1,
                 found: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
+                cure: CHECKPOINT_PARTITIONS_CURE,
             }
             .into()),
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::commands::send_entry;
 use super::keys::{Lane, ParkedKeys};
-use super::log::ROWS_MAX;
+use super::log::rows_max;
 use super::options::PoisonOrder;
 use super::record::{Because, Entry, FORMAT, ParkedRow};
 use super::topic::entry_bytes_max;
@@ -103,9 +103,12 @@ impl ParksBehind {
         let Some(first) = lane.and_then(|lane| self.keys.before(lane, position)) else {
             return Ok(false);
         };
-        if self.known + self.parked >= ROWS_MAX {
+        if self.known + self.parked >= rows_max() {
+            // Nothing else makes room here. `parked retry` needs what `recover` is to mend, and so does `parked discard`, of which the next comparison would
+            // find the row missing and park it again.
             let what = format!(
-                "{ROWS_MAX} rows are parked, as many as may be; give some up by `outbox-relay parked discard`, and run the command again"
+                "{} rows are parked, as many as may be, and what is parked can be published or given up only once this is done; `outbox-relay recover --poison-order skip` publishes the rows behind parked ones before those",
+                rows_max()
             );
             return Err(Stop::TooManyParked { position, what }.into());
         }

@@ -17,7 +17,16 @@ use crate::row_name::RowPosition;
 use crate::stop::{RelayError, Stop};
 
 /// Most rows that one relay may have parked: what bounds its memory and the time of its start.
-pub const ROWS_MAX: u64 = 250_000;
+const ROWS_MAX: u64 = 250_000;
+
+/// As many parked rows as one relay has room for.
+#[must_use]
+pub fn rows_max() -> u64 {
+    if faults::is_planted(Bug::RoomForTwoParkedRows) {
+        return 2;
+    }
+    ROWS_MAX
+}
 
 /// The parked rows of one relay, as far as a running one has to know them.
 #[derive(Clone, Debug, Default)]

@@ -18,7 +18,7 @@ use crate::postgres::{Answer, quote_identifier};
 use crate::router::{Plan, RowScratch, partition_of_key};
 use crate::row_name::{RowName, RowPlace, RowPosition};
 use crate::source;
-use crate::stop::{RelayError, Stop};
+use crate::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::topic_identity;
 
 /// Column that is added to a row's own, for the comparison.
@@ -101,7 +101,7 @@ pub(super) async fn compare_outbox_with_topics(
         let read;
         (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
         records.insert(topic.clone(), read.records);
-        index_of_topic.insert(topic.clone(), (memories.len(), partitions));
+        index_of_topic.insert(topic.clone(), (memories.len(), lineage.partition_counts(&topic)));
         // What a topic lacks that was made anew went with the former one; it has removed nothing.
         memories.push(if topic_identity::is_recreated(recreated, &topic) {
             Memory::default()
@@ -199,7 +199,7 @@ fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
     Plan::new(&config.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
 }
 
-/// Partition counts of those topics that exist; those of the lineage must be there as they were.
+/// Partition counts of those topics that exist; those of the lineage must be there as it pins them.
 async fn pin_existing_topics(
     config: &Config,
     lineage: &mut Lineage,
@@ -215,6 +215,7 @@ async fn pin_existing_topics(
                 topic: topic.clone(),
                 expected: *expected,
                 found: 0,
+                cure: RECOVER_PARTITIONS_CURE,
             }
             .into());
         }
@@ -255,7 +256,7 @@ async fn decide_row_by_row(
     snapshot: &mut OutboxSnapshot,
     absent: &EventIds,
     topic_of_route: &BTreeMap<String, String>,
-    index_of_topic: &BTreeMap<String, (usize, i32)>,
+    index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
     mut memories: Vec<Memory>,
 ) -> Result<Verdicts, RelayError> {
     // Rows of a topic that does not exist yet: it has removed nothing.
@@ -285,13 +286,17 @@ async fn decide_row_by_row(
                 let topic = topic_of_route
                     .get(routed.route)
                     .and_then(|topic| index_of_topic.get(topic));
-                let (topic, partitions) = topic.copied().unwrap_or((no_topic, 1));
+                let (topic, counts) = topic.map_or((no_topic, [1].as_slice()), |(topic, counts)| (*topic, counts));
                 let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
+                let partitions: Vec<i32> = match routed.partition {
+                    Some(partition) => vec![partition],
+                    None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
+                };
                 comparison.row(
                     Row {
                         id: routed.id,
                         topic,
-                        partition: routed.partition.unwrap_or_else(|| partition_of_key(spread, partitions)),
+                        partitions: &partitions,
                         key: routed.key.as_deref(),
                         created_ms,
                         is_tombstone: routed.value.is_none(),

@@ -12,7 +12,7 @@ use crate::parking::log::missing;
 use crate::postgres::Connection;
 use crate::source::{self, Publication, System};
 use crate::startup::{self, names};
-use crate::stop::{RelayError, Stop};
+use crate::stop::{PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::topic_identity;
 
 /// What there is before anything is changed.
@@ -27,6 +27,8 @@ pub(super) struct Situation {
     pub(super) former_clusters: BTreeSet<String>,
     /// Those of the losses that are topics which were deleted and made anew.
     pub(super) recreated: Vec<Stop>,
+    /// Those of the losses that are other numbers of partitions, which the operator accepts.
+    pub(super) other_partitions: Vec<Stop>,
     pub(super) source: Source,
     pub(super) system: System,
     pub(super) publication: Publication,
@@ -58,12 +60,19 @@ impl Situation {
         if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {
             startup::ensure_no_other_slot_can_publish(connection, config, &system, &source).await?;
         }
-        let recreated = topic_identity::recreated_now(config, checkpoint).await?;
+        let (other_partitions, recreated): (Vec<Stop>, Vec<Stop>) = topic_identity::breaks_now(config, checkpoint)
+            .await?
+            .into_iter()
+            .partition(|stop| matches!(stop, Stop::PartitionsChanged { .. }));
+        let other_partitions = of_topics_that_stayed(other_partitions, &recreated);
         let parked_loss = match checkpoint {
             Some(checkpoint) => missing(config, checkpoint).await?,
             None => None,
         };
-        let elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
+        let mut elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
+        if options.accept_partitions {
+            elsewhere.extend(other_partitions.iter().cloned());
+        }
         let losses = losses(
             &source,
             checkpoint,
@@ -72,10 +81,12 @@ impl Situation {
             config,
             options.compare_anyway,
         )?;
+        partitions_are_accepted(&other_partitions, checkpoint, options)?;
         Ok(Self {
             losses,
             known,
             recreated,
+            other_partitions,
             next_generation,
             former_clusters,
             source,
@@ -155,6 +166,53 @@ fn losses(
     }
 }
 
+/// Of topics that were made anew nothing is known any more, their numbers of partitions included.
+fn of_topics_that_stayed(mut other_partitions: Vec<Stop>, recreated: &[Stop]) -> Vec<Stop> {
+    other_partitions.retain(
+        |stop| !matches!(stop, Stop::PartitionsChanged { topic, .. } if topic_identity::is_recreated(recreated, topic)),
+    );
+    other_partitions
+}
+
+/// `recover` makes up for what was lost, and the order of a key's events over another number of partitions is not among that: `--yes` does not stand for
+/// it, and the operator can let the readers come to the end of the topic first.
+fn partitions_are_accepted(
+    other_partitions: &[Stop],
+    checkpoint: Option<&Checkpoint>,
+    options: &RecoverOptions,
+) -> Result<(), Stop> {
+    match other_partitions.first() {
+        Some(stop) if !options.accept_partitions => Err(named_for_recover(stop.clone())),
+        // One that was killed may have pinned them, and the same command goes on.
+        None if options.accept_partitions
+            && checkpoint.is_none_or(|checkpoint| checkpoint.state != State::Recovering) =>
+        {
+            Err(Stop::Config {
+                what: "--accept-partitions: there is nothing of the kind to accept; leave it out".to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The stop with the command that goes on where `recover` met it.
+pub(super) fn named_for_recover(stop: Stop) -> Stop {
+    match stop {
+        Stop::PartitionsChanged {
+            topic,
+            expected,
+            found,
+            cure: PARTITIONS_CURE,
+        } => Stop::PartitionsChanged {
+            topic,
+            expected,
+            found,
+            cure: RECOVER_PARTITIONS_CURE,
+        },
+        other => other,
+    }
+}
+
 /// In a few words, what `recover` makes up for; `None` for what it cannot help with.
 pub(super) fn describe(stop: &Stop) -> Option<String> {
     Some(match stop {
@@ -195,6 +253,11 @@ pub(super) fn describe(stop: &Stop) -> Option<String> {
                 "topic {topic} has {found} of {expected} parked rows; those that are lost there are published where they can be"
             )
         }
+        Stop::PartitionsChanged {
+            topic, expected, found, ..
+        } => format!(
+            "topic {topic} has {found} partitions and had {expected}: later events of a key go to another partition than its earlier ones, and a reader that has not read those yet may see them in another order"
+        ),
         Stop::RecoveryUnfinished { slot } => format!("an earlier recover of slot {slot} did not finish"),
         _ => return None,
     })

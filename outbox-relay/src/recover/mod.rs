@@ -32,7 +32,7 @@ use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
 use self::compare::{ComparedOutbox, compare_outbox_with_topics};
-use self::loss::Situation;
+use self::loss::{Situation, named_for_recover};
 use self::plan::{ask_operator_to_confirm, ensure_every_row_is_decided, print_plan};
 use self::publish::{RowsToPublish, publish_rows};
 use self::scope::{Scope, ensure_is_published, oldest_row_ms, since_ms};
@@ -52,7 +52,7 @@ use crate::progress::Published;
 use crate::source::{self, System};
 use crate::standby;
 use crate::startup::while_answering;
-use crate::stop::RelayError;
+use crate::stop::{RelayError, Stop};
 use crate::topic_identity;
 
 /// How long the server may take to set a slot free whose reader has ended.
@@ -63,6 +63,20 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A [`crate::stop::Stop`] where there is nothing to recover, where it cannot be done, or where nobody said yes; anything else is worth another try.
 pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
+    let done = look_ask_and_carry_out(config, options, shutdown).await;
+    done.map_err(|err| match err {
+        // The topic may also have come by partitions while this was at work.
+        RelayError::Stop(stop) => named_for_recover(stop).into(),
+        transient => transient,
+    })
+}
+
+/// Steps 1 to 6.
+async fn look_ask_and_carry_out(
+    config: &Config,
+    options: &RecoverOptions,
+    shutdown: &Shutdown,
+) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let since_ms = since_ms(&mut connection, options).await?;
@@ -90,13 +104,21 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     carry_out(config, options, since_ms, connection, compared, shutdown).await
 }
 
-/// The lineage that the last checkpoint pinned, also where it is broken: it knows the topics. Without one, nothing is pinned yet.
+/// The lineage that the last checkpoint pinned, also where it is broken: it knows the topics. Without one, nothing is pinned yet. Numbers of partitions
+/// are those of now, where the operator accepts them.
 fn lineage_to_go_on_from(config: &Config, situation: &Situation) -> Lineage {
     let known = situation.checkpoint().map(|checkpoint| Lineage {
         server_started_us: situation.system.started_us,
         ..checkpoint.lineage.clone()
     });
-    known.unwrap_or_else(|| source::lineage(config, &situation.system, &situation.publication, BTreeMap::new()))
+    let mut lineage =
+        known.unwrap_or_else(|| source::lineage(config, &situation.system, &situation.publication, BTreeMap::new()));
+    for stop in &situation.other_partitions {
+        if let Stop::PartitionsChanged { topic, found, .. } = stop {
+            lineage.repin(topic, *found);
+        }
+    }
+    lineage
 }
 
 /// The highest position that is known to be published, as readers see it.
@@ -217,6 +239,7 @@ async fn carry_out_fenced(
     checkpoint.generation += 1;
     checkpoint.lineage = Lineage {
         partitions: lineage.partitions,
+        former_partitions: lineage.former_partitions,
         topic_ids: lineage.topic_ids,
         positions_raised_by: lineage.positions_raised_by,
         ..source::lineage(config, &system, &situation.publication, BTreeMap::new())

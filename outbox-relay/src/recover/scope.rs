@@ -189,6 +189,7 @@ mod tests {
         let options = RecoverOptions {
             yes: false,
             compare_anyway: false,
+            accept_partitions: false,
             since: None,
             since_position: Some("0/100:0:5".parse().expect("a position")),
             undecided: None,

@@ -15,7 +15,7 @@ use crate::faults::{self, Bug};
 use crate::intake::{Claim, Claims, Intake};
 use crate::kafka::{Outgoing, Sent};
 use crate::parking::keys::RateLimit;
-use crate::parking::log::{Parked, ROWS_MAX, TableNeeds};
+use crate::parking::log::{Parked, TableNeeds, rows_max};
 use crate::parking::note::StoppedAt;
 use crate::parking::options::{PoisonOrder, PoisonPolicy};
 use crate::parking::record::{Because, Entry, FORMAT};
@@ -161,9 +161,10 @@ impl Streaming<'_> {
         };
         let row = self.intake.paused_row(self.stream.buffer())?;
         let (position, lane) = (row.place(), row.lane());
-        if self.parking.rows >= ROWS_MAX {
+        if self.parking.rows >= rows_max() {
             let what = format!(
-                "{ROWS_MAX} rows are parked, as many as may be; publish them by `outbox-relay parked retry --all` or give them up by `outbox-relay parked discard`, and start again"
+                "{} rows are parked, as many as may be; publish them by `outbox-relay parked retry --all` or give them up by `outbox-relay parked discard`, and start again",
+                rows_max()
             );
             return Err(Stop::TooManyParked { position, what }.into());
         }

@@ -14,13 +14,15 @@ use super::parking::{
 use super::topic_identity::delete;
 use super::topic_settings::{ROW, set_topic};
 use crate::relay::lineage::restore_from_before;
-use crate::relay::tampering::{accept, publish_and_stop, wait_until_confirmed};
+use crate::relay::tampering::{accept, ids, publish_and_stop, times_published, wait_until_confirmed};
 
 /// Exit codes of `outbox-relay`.
 const SERVER_BEHIND: i32 = 18;
 const TOPIC_DELETED: i32 = 23;
 const TOPIC_UNSAFE: i32 = 25;
+const TOO_MANY_PARKED: i32 = 33;
 const PARKED_ROWS_MISSING: i32 = 35;
+const UNFINISHED: i32 = 42;
 /// Rounds of maintenance, one a second, in which nothing may be removed.
 const ROUNDS: Duration = Duration::from_secs(4);
 
@@ -283,6 +285,40 @@ async fn recover_parks_what_it_finds_missing_behind_a_parked_row_and_publishes_t
     command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &says).await;
     assert!(assert_published_in_order(&rig, 7).await.contains(&overtakes));
     assert_eq!(parked(&rig).await.len(), 2);
+    rig.finish().await.expect("a clean end");
+}
+
+/// `recover` finds no room for a row behind a parked one, and neither can room be made before it is done.
+#[tokio::test]
+async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_does_without() {
+    let mut rig = stopped_with_two_parked("parked_full").await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .with_env("OUTBOX_RELAY_BUG", "RoomForTwoParkedRows");
+    rig.drop_slot().await;
+    let overtakes = insert(&rig, "k1", 10).await;
+    insert(&rig, "another", 10).await;
+    let says = ["2 rows are parked", "`outbox-relay recover --poison-order skip`"];
+    command(&rig.relay, &["recover", "--yes"], TOO_MANY_PARKED, &says).await;
+    let unfinished = ["`outbox-relay recover` of slot"];
+    command(&rig.relay, &["parked", "retry", "--all"], UNFINISHED, &unfinished).await;
+    command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &[]).await;
+    assert!(assert_published_in_order(&rig, 8).await.contains(&overtakes));
+    insert(&rig, "k1", 10).await;
+    let says = ["`outbox-relay parked retry --all`", "`outbox-relay parked discard`"];
+    rig.assert_stops(TOO_MANY_PARKED, &says).await;
+    limit(&rig, 1_000_000).await;
+    command(
+        &rig.relay,
+        &["parked", "retry", "--all"],
+        0,
+        &["2 rows are published, 0 stay parked"],
+    )
+    .await;
+    rig.start().await;
+    let ids = ids(&rig).await;
+    assert_eq!(times_published(&rig, &ids, &ids).await, [1; 11]);
     rig.finish().await.expect("a clean end");
 }
 

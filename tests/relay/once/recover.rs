@@ -223,7 +223,14 @@ async fn what_compaction_removed_is_not_published_again() {
 
 #[tokio::test]
 async fn what_retention_removed_is_not_published_again() {
-    let rig = Rig::new("recover_pruned").await;
+    let rig = pruned_by_retention("recover_pruned").await;
+    let left = rig.records(Isolation::Committed).await.expect("records").len();
+    assert_recovers_only_what_is_missing(&rig, left).await;
+}
+
+/// A relay that runs, and has published 300 rows, of which the first half of each partition's are removed.
+async fn pruned_by_retention(name: &str) -> Rig {
+    let rig = Rig::new(name).await;
     let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
     let topic = format!("{}:{PARTITIONS}", rig.topic());
     relay.run(&["init", "--topic", &topic]).await.expect("init");
@@ -243,7 +250,45 @@ async fn what_retention_removed_is_not_published_again() {
     // Well behind the first records left, as with any real retention.
     rig.sql("alter table outbox alter created_at set default clock_timestamp() + interval '1 minute'")
         .await;
-    assert_recovers_only_what_is_missing(&rig, left).await;
+    rig
+}
+
+/// A former number of partitions led to where the records of the first rows were, and the partitions of now have removed nothing.
+#[tokio::test]
+async fn what_retention_removed_before_partitions_were_added_is_not_published_again() {
+    let rig = pruned_by_retention("recover_pruned_added").await;
+    rig.relay.kill_hard().await;
+    let alter = ["--alter", "--topic", &rig.topic(), "--partitions", "6"];
+    let altered = rig.servers.kafka.topic_tool(&alter).await;
+    altered.expect("more partitions");
+    rig.insert_each(40).await;
+    rig.drop_slot().await;
+    let is_told = |log: &str| log.contains("to be published     40 rows that are in no topic");
+    let forgets = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "ForgetFormerPartitions")
+        .command_of("forgets", &["recover", "--accept-partitions"]);
+    forgets.start().expect("a start");
+    let status = forgets.exited(READY_DEADLINE).await.expect("an end");
+    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{}", forgets.log_tail(20));
+    assert!(
+        !is_told(&forgets.log_text()),
+        "it goes unnoticed: {}",
+        forgets.log_text()
+    );
+    assert_eq!(recover_code(&rig, &["--accept-partitions"]).await, NOT_CONFIRMED);
+    assert!(is_told(&rig.relay.log_text()), "{}", rig.relay.log_text());
+    assert_eq!(recover_code(&rig, &["--accept-partitions", "--yes"]).await, 0);
+    // The next one, with the partitions accepted long ago.
+    rig.drop_slot().await;
+    assert_eq!(recover_code(&rig, &["--yes"]).await, 0);
+    let said = rig.relay.log_text();
+    assert!(
+        said.contains("to be published     0 rows that are in no topic"),
+        "{said}"
+    );
+    assert_goes_on(&rig).await;
 }
 
 /// Loses the slot with 40 rows that are in no topic, which has only `left` of the records before: `recover` publishes those 40.

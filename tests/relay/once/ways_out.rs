@@ -1,11 +1,13 @@
 //! From each stop to "nothing lost, nothing twice", by the command that the stop's line names.
 
+use rig::rig::READY_DEADLINE;
 use rig::{Isolation, Ledger, Rig, servers};
 use stack::Postgres;
 
 use crate::relay::lineage::older_database;
 use crate::relay::tampering::{
-    accept, checkpoints, publish_and_stop, published_and_stopped, recreate_slot, write_checkpoint,
+    accept, assert_refused, checkpoints, ids, publish_and_stop, published_and_stopped, recreate_slot, times_published,
+    write_checkpoint,
 };
 use crate::relay::ways_out::{assert_recovers_after, goes_on, recover, told_between};
 
@@ -318,6 +320,107 @@ async fn delete_checkpoint_topic(rig: &Rig) {
     let topic = rig.checkpoint_topic();
     let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
     deleted.expect("a deletion");
+}
+
+/// `recover` makes up for the slot alone, and `init --accept-partitions` for the partitions alone.
+#[tokio::test]
+async fn partitions_that_were_added_while_the_slot_was_lost_are_accepted_by_recover() {
+    let rig = published_and_stopped("way_out_10_19").await;
+    rig.insert_each(2).await;
+    rig.drop_slot().await;
+    add_partitions(&rig, &rig.topic(), 6).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(10, &["`outbox-relay recover`"]).await;
+    let before = checkpoints(&rig).await.len();
+    let says = "`outbox-relay recover --accept-partitions`";
+    assert_recover_stops(&rig, &[], 19, says).await;
+    assert_refused(&rig, &["--accept-partitions"], 10, "`outbox-relay recover`").await;
+    assert_eq!(checkpoints(&rig).await.len(), before, "nothing was written");
+    recover(&rig, &["--accept-partitions"]).await;
+    let plan = rig.relay.log_text();
+    let said = ["has 6 partitions and had 4", "4 rows that are in no topic"];
+    assert!(said.iter().all(|words| plan.contains(words)), "{plan}");
+    let nothing = "there is nothing of the kind to accept";
+    assert_recover_stops(&rig, &["--accept-partitions", "--compare-anyway"], 2, nothing).await;
+    assert_each_row_once(&rig, 12).await;
+}
+
+#[tokio::test]
+async fn partitions_that_were_added_behind_a_killed_recover_are_accepted_by_the_next_one() {
+    let rig = published_and_stopped("way_out_42_19").await;
+    rig.insert_each(2).await;
+    rig.drop_slot().await;
+    kill_recover_before_its_end(&rig, "first", &[]).await;
+    add_partitions(&rig, &rig.topic(), 6).await;
+    rig.insert_each(2).await;
+    rig.assert_stops(42, &["`outbox-relay recover`"]).await;
+    let says = "`outbox-relay recover --accept-partitions`";
+    assert_recover_stops(&rig, &[], 19, says).await;
+    kill_recover_before_its_end(&rig, "second", &["--accept-partitions"]).await;
+    rig.assert_stops(42, &["`outbox-relay recover`"]).await;
+    // It has accepted them before it was killed; the same command goes on as well.
+    kill_recover_before_its_end(&rig, "third", &[]).await;
+    recover(&rig, &["--accept-partitions"]).await;
+    assert_each_row_once(&rig, 12).await;
+}
+
+#[tokio::test]
+async fn where_the_checkpoints_topic_has_more_partitions_recover_goes_on_with_another() {
+    let mut rig = published_and_stopped("way_out_19_checkpoints").await;
+    rig.insert_each(2).await;
+    add_partitions(&rig, &rig.checkpoint_topic(), 2).await;
+    let says = "`outbox-relay recover --checkpoint-topic OTHER_TOPIC`";
+    rig.assert_stops(19, &[says]).await;
+    assert_recover_stops(&rig, &[], 19, says).await;
+    let other = format!("{}-too", rig.checkpoint_topic());
+    recover(&rig, &["--checkpoint-topic", &other]).await;
+    rig.relay = rig.relay.with_env("CHECKPOINT_TOPIC", &other);
+    goes_on(&rig).await;
+}
+
+async fn add_partitions(rig: &Rig, topic: &str, partitions: u32) {
+    let partitions = partitions.to_string();
+    let alter = ["--alter", "--topic", topic, "--partitions", &partitions];
+    let altered = rig.servers.kafka.topic_tool(&alter).await;
+    altered.expect("more partitions");
+}
+
+/// Runs `outbox-relay recover --yes` with further arguments, which must end with this code and say `says`.
+async fn assert_recover_stops(rig: &Rig, arguments: &[&str], exit_code: i32, says: &str) {
+    let logged = rig.relay.log_text().len();
+    let all: Vec<&str> = ["recover", "--yes"].iter().chain(arguments).copied().collect();
+    let status = rig.relay.run_for_status(&all).await.expect("an end");
+    let log = rig.relay.log_text()[logged..].to_owned();
+    assert_eq!(status.code(), Some(exit_code), "{log}");
+    assert!(log.contains(says), "it says `{says}`: {log}");
+}
+
+/// Kills it when all is published but the last transaction's end, which has the checkpoint of the new slot.
+async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments: &[&str]) {
+    let all: Vec<&str> = ["recover", "--yes"].iter().chain(arguments).copied().collect();
+    let dies = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .with_env("OUTBOX_RELAY_FAILPOINT", "commit.before=kill@2")
+        .with_env("OUTBOX_RELAY_FAILPOINT_HITS", &rig.logs().join(name).to_string_lossy())
+        .command_of(name, &all);
+    dies.start().expect("a start");
+    let status = dies
+        .exited(READY_DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(status.code(), None, "{}", dies.log_tail(10));
+    rig.slot_is_free().await;
+}
+
+/// Starts the relay: all rows of before and three more are published once. A ledger would tell of each key that has changed its partition.
+async fn assert_each_row_once(rig: &Rig, rows: usize) {
+    rig.start().await;
+    rig.insert_each(3).await;
+    let ids = ids(rig).await;
+    assert_eq!(ids.len(), rows);
+    assert_eq!(times_published(rig, &ids, &ids).await, vec![1; rows]);
+    rig.finish().await.expect("a clean end");
 }
 
 /// For an outbox without a table, of which `recover` can compare nothing.
