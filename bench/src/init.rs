@@ -131,7 +131,7 @@ async fn fill(client: &Client, rows: u64) -> anyhow::Result<()> {
 
 /// Runs `init` until it ends, or kills it once the topic has this many offsets more.
 async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> anyhow::Result<Attempt> {
-    let before = topic.offsets().await?;
+    let before = topic.offsets()?;
     let start = Instant::now();
     init.start()?;
     let process = init.process().context("no init")?;
@@ -147,7 +147,7 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
             .max(peak_memory_mb);
         cpu_seconds = usage::cpu_seconds(&process).unwrap_or(cpu_seconds).max(cpu_seconds);
         if let Some(enough) = killed_after
-            && topic.offsets().await? - before >= enough
+            && topic.offsets()? - before >= enough
         {
             init.kill_hard().await;
             break true;
@@ -170,7 +170,7 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
     );
     Ok(Attempt {
         seconds,
-        offsets: topic.offsets().await? - before,
+        offsets: topic.offsets()? - before,
         peak_memory_mb,
         cpu_seconds,
     })

@@ -79,7 +79,7 @@ impl Topic {
     ///
     /// # Errors
     /// The broker does not answer.
-    pub(crate) async fn offsets(&self) -> anyhow::Result<u64> {
+    pub(crate) fn offsets(&self) -> anyhow::Result<u64> {
         let consumer = self.consumer("read_uncommitted")?;
         let mut offsets = 0;
         for partition in 0..PARTITIONS {
