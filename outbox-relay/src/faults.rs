@@ -76,6 +76,8 @@ pub enum Bug {
     TrustAnyServer,
     /// The guard does not ask whether the slot that it looks at streams to this relay.
     GuardTrustsAnySlot,
+    /// Goes on with the stream of a standby that was promoted.
+    StreamOnAfterPromotion,
     /// Does not ask whether the checkpoint was written for this server or for the one that it is a copy of.
     TrustAnyCopy,
     /// Leaves the settings of its sessions to whoever has set them for the role or the database.
