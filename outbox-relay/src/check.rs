@@ -28,6 +28,7 @@ pub enum Finding {
 /// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
+    findings.extend(config.ids_may_meet().map(Finding::Warning));
     match Connection::open(&config.target, Mode::Replication).await {
         Ok(mut connection) => {
             // In the order of `survey`, since a relay may be publishing.

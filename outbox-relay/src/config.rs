@@ -603,6 +603,21 @@ impl Config {
         )
     }
 
+    /// Why another relay may have a transactional id of this one's, so that each would fence the other for ever; `None` where none can.
+    ///
+    /// Lanes add `-2`… to the id, and `replay` adds `-replay`. A slot's name has no `-`, so two relays' ids can only meet where one slot's name
+    /// looks like such an end, and the other's slot is the end of that one's database: slot `2` of `shop-orders`, and slot `orders` of `shop`.
+    #[must_use]
+    pub fn ids_may_meet(&self) -> Option<String> {
+        let is_an_end = self.slot == "replay" || self.slot.bytes().all(|byte| byte.is_ascii_digit());
+        (is_an_end && self.target.database.contains('-')).then(|| {
+            format!(
+                "--slot `{}` of database `{}`: the transactional ids may be those of another database's relay, and each would fence the other for ever; a slot's name with a letter in it, other than `replay`, is right where the database's name has a `-`",
+                self.slot, self.target.database
+            )
+        })
+    }
+
     /// The same settings for further sessions, which have to be with the server that `connection` is with, see [`crate::postgres::MovedAway`].
     ///
     /// # Errors
@@ -647,6 +662,42 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn slots_whose_transactional_ids_can_be_anothers_are_known() {
+        let config = |database: &str, slot: &str| {
+            let url = format!("postgres://u@h/{database}");
+            let cli = Cli::try_parse_from(["outbox-relay", "check", "--database-url", &url, "--slot", slot]).unwrap();
+            let Command::Check(settings) = cli.command else {
+                panic!("no check")
+            };
+            settings.check().unwrap()
+        };
+        let (orders, two, replay) = (
+            config("shop", "orders"),
+            config("shop-orders", "2"),
+            config("shop-orders", "replay"),
+        );
+        let id = orders.transactional_id("7");
+        assert_eq!(two.transactional_id("7"), format!("{id}-2"), "its second lane");
+        assert_eq!(replay.transactional_id("7"), format!("{id}-replay"), "its replay");
+        for (config, may_meet) in [
+            (orders, false),
+            (two, true),
+            (replay, true),
+            (config("shop", "2"), false),
+            (config("shop", "replay"), false),
+            (config("shop-orders", "orders_2"), false),
+        ] {
+            assert_eq!(
+                config.ids_may_meet().is_some(),
+                may_meet,
+                "{} {}",
+                config.target.database,
+                config.slot
+            );
+        }
     }
 
     #[test]

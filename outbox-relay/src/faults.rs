@@ -40,6 +40,10 @@ pub enum Bug {
     RemoveParkedRows,
     /// Only takes note of the partitions that are there when it starts.
     OverlookPartitionsAtStart,
+    /// Takes partitions of before for new ones where one that it cannot look at comes first.
+    ForgetPartitionsBehindANewOne,
+    /// Takes a partition that was attached again for the one that it knows.
+    KnowPartitionsByOid,
     /// Goes on where another session reads the slot: without that look, the order of the fences and the lanes alone is in the way of a second relay.
     TrustAnyReader,
     /// Sends its first transaction through another lane than the first.
@@ -72,6 +76,8 @@ pub enum Bug {
     TrustAnyServer,
     /// The guard does not ask whether the slot that it looks at streams to this relay.
     GuardTrustsAnySlot,
+    /// Goes on with the stream of a standby that was promoted.
+    StreamOnAfterPromotion,
     /// Does not ask whether the checkpoint was written for this server or for the one that it is a copy of.
     TrustAnyCopy,
     /// Leaves the settings of its sessions to whoever has set them for the role or the database.

@@ -13,7 +13,8 @@
 //!
 //! A look proves something of the stream only where it was made on the server that streams. Each session proves that when it begins, each
 //! look sees our own walsender as the slot's reader and the timeline that the stream began on, and a session is replaced every few seconds:
-//! where the address leads to another server by then, the relay ends its stream and begins again with the server that it finds.
+//! where the address leads to another server by then, the relay ends its stream and begins again with the server that it finds. So it does
+//! where a standby was promoted under its stream: the walsender goes on, and whether the relay may is for the next start to prove.
 //!
 //! The loop that streams never waits for the guard: without it nothing is confirmed, and publishing goes on.
 
@@ -37,7 +38,7 @@ use crate::stop::{RelayError, Stop};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A server that takes longer for its answer gets a new session.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a look for so long, the relay is not ready: it confirms nothing, and the server keeps WAL for it.
+/// Without a look that verifies for so long, the relay is not ready: it confirms nothing, and the server keeps WAL for it.
 const BLIND_MAX: Duration = Duration::from_secs(5);
 
 /// A session is replaced after this time, so that an address that moved to another server is noticed.
@@ -62,8 +63,8 @@ struct Verdict {
     verified: Lsn,
     /// It is another one.
     stop: Option<Stop>,
-    /// The server that streams is not the one that the address leads to any more.
-    moved_away: Option<String>,
+    /// The server that streams is not the one that the address leads to any more, or was promoted.
+    begin_again: Option<String>,
     looks: u64,
 }
 
@@ -106,6 +107,8 @@ enum Finding {
     Altered,
     /// The slot that was looked at is not the one that streams to us, so nothing follows from the look.
     NotOurStream,
+    /// The server is on this timeline now, and not on the one that the stream began on.
+    OtherTimeline(u32),
 }
 
 impl Guard {
@@ -133,13 +136,14 @@ impl Guard {
     /// Up to where confirming is safe. Never waits.
     ///
     /// # Errors
-    /// [`Stop::PublicationChanged`] once the publication was altered; a transient error once the address leads to another server.
+    /// [`Stop::PublicationChanged`] once the publication was altered; a transient error once the address leads to another server, or the
+    /// server was promoted.
     pub fn verified(&self) -> Result<Lsn, RelayError> {
         let verdict = self.verdicts.borrow();
         if let Some(stop) = &verdict.stop {
             return Err(stop.clone().into());
         }
-        if let Some(reason) = &verdict.moved_away {
+        if let Some(reason) = &verdict.begin_again {
             return Err(anyhow::anyhow!(reason.clone()).into());
         }
         Ok(verdict.verified)
@@ -185,7 +189,7 @@ struct Task {
 impl Task {
     async fn run(mut self, mut wished: mpsc::Receiver<()>) {
         let sql = look_sql(&self.config);
-        let mut looked_at = Instant::now();
+        let mut verified_at = Instant::now();
         let mut due = interval(INTERVAL);
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut session: Option<Session> = None;
@@ -201,54 +205,81 @@ impl Task {
                 session = None;
             }
             match look(&self.config, &sql, &mut session).await {
-                Ok(look) => {
-                    looked_at = Instant::now();
-                    self.readiness.ready("guard");
-                    self.judge(&look).await;
-                }
+                Ok(look) => match self.judge(&look).await {
+                    None => {
+                        verified_at = Instant::now();
+                        self.readiness.ready("guard");
+                    }
+                    Some(reason) => {
+                        tracing::debug!(reason, "nothing is confirmed by this look of the guard's");
+                        self.blind_since(verified_at, &reason);
+                    }
+                },
                 Err(err) => {
                     session = None;
                     let reason = format!("{err:#}");
                     if MovedAway::is_cause_of(&err) {
-                        self.verdict.moved_away = Some(reason.clone());
+                        self.verdict.begin_again = Some(reason.clone());
                         self.sender.send_replace(self.verdict.clone());
                     }
                     tracing::debug!(
                         error = reason,
                         "the guard has no answer; nothing is confirmed meanwhile"
                     );
-                    if looked_at.elapsed() > BLIND_MAX {
-                        self.readiness.not_ready(
-                            "guard",
-                            format!("cannot look at the publication, so nothing is confirmed: {reason}"),
-                        );
-                    }
+                    self.blind_since(verified_at, &format!("cannot look at the publication: {reason}"));
                 }
             }
         }
     }
 
-    async fn judge(&mut self, look: &Look) {
+    fn blind_since(&self, verified_at: Instant, reason: &str) {
+        if verified_at.elapsed() > BLIND_MAX {
+            self.readiness
+                .not_ready("guard", format!("nothing is confirmed: {reason}"));
+        }
+    }
+
+    /// Passes the verdict on; answers with why the look verifies no position, where it does not.
+    async fn judge(&mut self, look: &Look) -> Option<String> {
         if let Some(retention) = &look.retention {
             self.gauges.show(retention, look.wal_flushed, &self.readiness);
         }
-        match find(look, &self.pinned) {
+        let unverified = match find(look, &self.pinned) {
             // What was altered once may hide rows below every later position.
-            Finding::Unaltered(lsn) if self.verdict.stop.is_none() => self.verdict.verified = lsn,
-            Finding::Unaltered(_) | Finding::Undecided => {}
-            Finding::NotOurStream => tracing::debug!(
-                slot.reader_pid = look.slot_reader,
-                walsender_pid = self.pinned.walsender_pid,
-                "the guard looked at a slot that does not stream to this relay; nothing is confirmed by that"
-            ),
+            Finding::Unaltered(lsn) if self.verdict.stop.is_none() => {
+                self.verdict.verified = lsn;
+                None
+            }
+            Finding::Unaltered(_) => Some("the publication was altered".to_owned()),
+            Finding::Undecided => {
+                Some("a transaction that alters the publication or the outbox table is not over yet".to_owned())
+            }
+            Finding::NotOurStream => Some(format!(
+                "the slot that the guard looks at does not stream to this relay: it is read by backend {}, and not by {}",
+                look.slot_reader
+                    .map_or_else(|| "0 (nobody)".to_owned(), |pid| pid.to_string()),
+                self.pinned.walsender_pid
+            )),
+            Finding::OtherTimeline(timeline) => {
+                let reason = format!(
+                    "the server was promoted: it is on timeline {timeline}, and the stream began on timeline {}",
+                    self.pinned.timeline
+                );
+                if !faults::is_planted(Bug::StreamOnAfterPromotion) {
+                    self.verdict.begin_again = Some(reason.clone());
+                }
+                Some(reason)
+            }
             Finding::Altered => {
                 if self.verdict.stop.is_none() {
                     self.verdict.stop = Some(self.alteration().await);
                 }
+                Some("the publication was altered".to_owned())
             }
-        }
+        };
         self.verdict.looks += 1;
         self.sender.send_replace(self.verdict.clone());
+        unverified
     }
 
     /// What is wrong with the publication now; that it was altered, where nothing is any more.
@@ -271,10 +302,13 @@ impl Task {
 }
 
 fn find(look: &Look, pinned: &Pinned) -> Finding {
-    let is_ours = look.slot_reader == Some(pinned.walsender_pid)
-        && look.timeline.is_none_or(|timeline| timeline == pinned.timeline);
-    if !is_ours && !faults::is_planted(Bug::GuardTrustsAnySlot) {
-        return Finding::NotOurStream;
+    if !faults::is_planted(Bug::GuardTrustsAnySlot) {
+        if look.slot_reader != Some(pinned.walsender_pid) {
+            return Finding::NotOurStream;
+        }
+        if let Some(timeline) = look.timeline.filter(|timeline| *timeline != pinned.timeline) {
+            return Finding::OtherTimeline(timeline);
+        }
     }
     match &look.publication {
         None => Finding::Altered,
@@ -426,10 +460,14 @@ mod tests {
 
     #[test]
     fn a_look_at_another_server_verifies_and_refutes_nothing() {
-        for (reader, timeline) in [(None, Some(1)), (Some(51), Some(1)), (Some(50), Some(2))] {
+        for (reader, timeline, finding) in [
+            (None, Some(1), Finding::NotOurStream),
+            (Some(51), Some(1), Finding::NotOurStream),
+            (Some(50), Some(2), Finding::OtherTimeline(2)),
+        ] {
             let mut look = look(Some(("1:9:3:4", false)));
             (look.slot_reader, look.timeline) = (reader, timeline);
-            assert_eq!(find(&look, &pinned()), Finding::NotOurStream);
+            assert_eq!(find(&look, &pinned()), finding);
         }
         let on_a_standby = Look {
             timeline: None,

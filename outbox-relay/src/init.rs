@@ -102,6 +102,12 @@ pub(crate) async fn init_with(
     }
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     server_check::ensure_version(connection.server_version_num())?;
+    // Where there is a slot of that name already, its relay goes on: nothing of it is renamed easily.
+    if let Some(what) = config.ids_may_meet()
+        && source::slot(&mut connection, &config.slot).await?.is_none()
+    {
+        return Err(Stop::Config { what }.into());
+    }
     let config = &config.pinned_to(&mut connection).await?;
     if options.failover {
         failover::is_possible(connection.server_version_num())?;

@@ -145,13 +145,26 @@ async fn round(
     if !partitions::begin(&mut connection, config).await? {
         return Ok(());
     }
-    let now_s = partitions::now_s(&mut connection).await?;
+    // First, so that no error of the rest keeps it from looking; nor does its own keep the rest from working.
+    let looked = attached.look(&mut connection, config).await;
+    keep_in_order(&mut connection, config, options, parked, said).await?;
+    looked
+}
+
+async fn keep_in_order(
+    connection: &mut Connection,
+    config: &Config,
+    options: &Maintenance,
+    parked: &TableNeeds,
+    said: &mut Said,
+) -> anyhow::Result<()> {
+    let now_s = partitions::now_s(connection).await?;
     let oldest_s = options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
-    match partitions::shape(&mut connection, config).await? {
-        Shape::ByDay => look_after(&mut connection, config, options, parked, now_s, said).await?,
+    match partitions::shape(connection, config).await? {
+        Shape::ByDay => look_after(connection, config, options, parked, now_s, said).await?,
         Shape::Plain { has_created_at } => match oldest_s {
             Some(oldest_s) if options.purge_rows && has_created_at => {
-                delete(&mut connection, config, parked, &table_name(config), oldest_s).await?;
+                delete(connection, config, parked, &table_name(config), oldest_s).await?;
             }
             Some(_) if said.is_new("plain") => tracing::info!(
                 "the outbox table has no partitions: nothing is removed from it; --purge-rows true would delete confirmed rows older than --retain"
@@ -172,7 +185,7 @@ async fn round(
             "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
         );
     }
-    attached.look(&mut connection, config).await
+    Ok(())
 }
 
 /// A table that is partitioned by day.

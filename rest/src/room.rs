@@ -68,7 +68,6 @@ impl Room {
     }
 
     /// A body of one text, whose room is given back when the client has taken it.
-    #[must_use]
     pub fn body(mut self, text: String) -> Body {
         self.keep(text.len());
         if text.len() <= SHORT_BYTES {

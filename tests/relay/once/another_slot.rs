@@ -107,3 +107,29 @@ async fn another_slot_publishes_what_it_is_asked_for_a_second_time() {
     drop_slot(&rig, "two_slotsx").await;
     rig.finish().await.expect("an end");
 }
+
+#[tokio::test]
+async fn init_makes_no_slot_whose_transactional_ids_may_be_another_databases_relays() {
+    let mut rig = Rig::new("slot_ids").await;
+    rig.sql("create database \"slot-ids\"").await;
+    let url = rig.servers.postgres.url("postgres", "slot-ids");
+    for slot in ["2", "replay"] {
+        rig.relay = rig.relay.with_env("DATABASE_URL", &url).with_env("OUTBOX_SLOT", slot);
+        let logged = rig.relay.log_text().len();
+        let status = rig.relay.run_for_status(&["init"]).await.expect("it ends");
+        let log = rig.relay.log_text()[logged..].to_owned();
+        assert_eq!(status.code(), Some(2), "{log}");
+        assert!(
+            log.contains(&format!("--slot `{slot}` of database `slot-ids`")),
+            "{log}"
+        );
+        let logged = rig.relay.log_text().len();
+        rig.relay.run_for_status(&["check"]).await.expect("it ends");
+        assert!(
+            rig.relay.log_text()[logged..].contains(&format!("warning  --slot `{slot}`")),
+            "{}",
+            rig.relay.log_tail(20)
+        );
+    }
+    rig.relay.kill_hard().await;
+}

@@ -29,6 +29,7 @@ mod parking;
 mod pause;
 mod planted_bugs;
 mod poison_rows;
+mod promoted_slot;
 mod recover;
 mod recover_bugs;
 mod recover_since;

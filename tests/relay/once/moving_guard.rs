@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rig::{MovingAddress, Rig};
-use stack::{Postgres, eventually};
+use stack::{Postgres, eventually, eventually_ok};
 
 use super::moving_address::{insert_each_on, with_address};
 use crate::relay::tampering::{DEADLINE, wait_until_confirmed};
@@ -85,6 +85,17 @@ async fn a_slot_that_does_not_stream_to_this_relay_verifies_nothing() {
     let (rig, address, copy) = beside_a_copy("guard_moved_asked", Some("TrustAnyServer")).await;
     let hidden = hide_rows_behind_the_guards_back(&rig, &address, &copy).await;
     assert_not_confirmed(&rig, &hidden, "does not stream to this relay").await;
+    eventually_ok(DEADLINE, "/readyz says it", || async {
+        let answer = reqwest::get(rig.relay.url("/readyz")).await?;
+        let (status, body) = (answer.status().as_u16(), answer.text().await?);
+        anyhow::ensure!(
+            status == 503 && body.contains("does not stream to this relay"),
+            "{status} {body}"
+        );
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}"));
     rig.relay.kill_hard().await;
 }
 

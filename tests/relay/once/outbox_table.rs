@@ -186,19 +186,14 @@ async fn a_partition_that_comes_with_rows_is_told_and_its_rows_can_be_published(
         metric(&rig, "relay_outbox_maintenance_success_timestamp_seconds").await
     })
     .await;
-    let insert_into = |table: &str, day: &str| {
-        rig.insert_statement(2, 7)
-            .replace("insert into outbox (", &format!("insert into {table} (created_at, "))
-            .replace("select '", &format!("select '{day} 12:00+00'::timestamptz, '"))
-    };
     // One that is filled once it belongs to the outbox is none of them.
     rig.sql(
         "create table later partition of outbox for values from ('2031-01-01 00:00+00') to ('2031-01-02 00:00+00')",
     )
     .await;
-    rig.sql(&insert_into("outbox", "2031-01-01")).await;
+    rig.sql(&insert_into(&rig, "outbox", "2031-01-01")).await;
     rig.sql("create table filled (like outbox including all)").await;
-    rig.sql(&insert_into("filled", "2032-01-01")).await;
+    rig.sql(&insert_into(&rig, "filled", "2032-01-01")).await;
     rig.sql(
         "alter table outbox attach partition filled for values from ('2032-01-01 00:00+00') to ('2032-01-02 00:00+00')",
     )
@@ -217,15 +212,18 @@ async fn a_partition_that_comes_with_rows_is_told_and_its_rows_can_be_published(
     rig.finish().await.expect("a clean end");
 }
 
+/// Two rows of `day` for `table`.
+fn insert_into(rig: &Rig, table: &str, day: &str) -> String {
+    rig.insert_statement(2, 7)
+        .replace("insert into outbox (", &format!("insert into {table} (created_at, "))
+        .replace("select '", &format!("select '{day} 12:00+00'::timestamptz, '"))
+}
+
 /// A table with two rows of `day`, and the statement that makes it a partition of the outbox.
 async fn fill(rig: &Rig, table: &str, day: &str, next_day: &str) -> String {
     rig.sql(&format!("create table {table} (like outbox including all)"))
         .await;
-    let rows = rig
-        .insert_statement(2, 7)
-        .replace("insert into outbox (", &format!("insert into {table} (created_at, "))
-        .replace("select '", &format!("select '{day} 12:00+00'::timestamptz, '"));
-    rig.sql(&rows).await;
+    rig.sql(&insert_into(rig, table, day)).await;
     format!("alter table outbox attach partition {table} for values from ('{day} 00:00+00') to ('{next_day} 00:00+00')")
 }
 
@@ -305,6 +303,168 @@ async fn without_the_look_at_the_start_rows_that_no_stream_has_are_not_told() {
     assert_eq!(rig.rows().await.len(), 5);
     assert!(
         !rig.relay.log_text().contains("no stream has them"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    rig.finish().await.expect("a clean end");
+}
+
+/// Partitions of before, one that came with rows after `init`, and a relay that has found that one locked in its first two rounds. It is first in
+/// the order of the oids.
+async fn start_beside_a_locked_one(rig: &mut Rig, bug: &str) -> tokio_postgres::Client {
+    rig.sql(BY_DAY).await;
+    let (go_on, hits) = (rig.logs().join("go_on"), rig.logs().join("hits"));
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .with_env("OUTBOX_RELAY_BUG", bug)
+        .with_env(
+            "OUTBOX_RELAY_FAILPOINT",
+            &format!("maintenance.round=until:{}@1", go_on.display()),
+        )
+        .with_env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
+        .with_env("OUTBOX_MAINTENANCE_INTERVAL", "1")
+        .with_env("LOG", "outbox_relay=debug");
+    let attach = fill(rig, "fresh", "2032-01-01", "2032-01-02").await;
+    for (table, day, next_day) in [
+        ("old_one", "2033-01-01", "2033-01-02"),
+        ("old_two", "2034-01-01", "2034-01-02"),
+    ] {
+        let attach = fill(rig, table, day, next_day).await;
+        rig.sql(&attach).await;
+    }
+    rig.init(&[]).await;
+    rig.sql(&attach).await;
+    rig.start().await;
+    // A start waits for such a lock.
+    let holding = rig.connect().await;
+    holding
+        .batch_execute("begin; lock table fresh")
+        .await
+        .expect("the lock");
+    std::fs::write(&go_on, "").expect("a file");
+    times_said(rig, "the outbox is busy; its partitions are looked after later", 2).await;
+    holding
+}
+
+const TOLD: &str = "rows in it: no stream has them";
+
+async fn times_said(rig: &Rig, words: &str, times: usize) {
+    eventually(DEADLINE, words, || {
+        let said = rig.relay.log_text().matches(words).count();
+        std::future::ready((said >= times).then_some(()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_locked_at_the_start_is_told_later_and_none_of_those_of_before() {
+    let mut rig = Rig::new("table_locked").await;
+    let holding = start_beside_a_locked_one(&mut rig, "").await;
+    assert!(!rig.relay.log_text().contains(TOLD), "{}", rig.relay.log_tail(10));
+    holding.batch_execute("rollback").await.expect("an end");
+    said(&rig, TOLD).await;
+    assert!(
+        rig.relay.log_text().contains("public.fresh"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    let success = "relay_outbox_maintenance_success_timestamp_seconds";
+    eventually(DEADLINE, "a round without an error", || metric(&rig, success)).await;
+    assert_eq!(
+        rig.relay.log_text().matches(TOLD).count(),
+        1,
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    rig.insert_each(3).await;
+    published(&rig, 7).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn without_a_first_pass_partitions_of_before_are_told_falsely() {
+    let mut rig = Rig::new("table_locked_planted").await;
+    let holding = start_beside_a_locked_one(&mut rig, "ForgetPartitionsBehindANewOne").await;
+    said(&rig, TOLD).await;
+    assert!(
+        rig.relay.log_text().contains("public.old_one"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+    holding.batch_execute("rollback").await.expect("an end");
+    rig.finish().await.expect("a clean end");
+}
+
+/// Takes the partition `meanwhile` away, gives it other rows and attaches it again, where nobody can see it in between.
+async fn attach_again(rig: &Rig) {
+    let rows = insert_into(rig, "meanwhile", "2032-01-01");
+    rig.sql(&format!(
+        "begin; alter table outbox detach partition meanwhile; truncate meanwhile; {rows};
+         alter table outbox attach partition meanwhile for values from ('2032-01-01 00:00+00') to ('2032-01-02 00:00+00');
+         commit"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_attached_again_is_told_again_also_beside_trouble_with_the_table() {
+    let mut rig = Rig::new("table_again").await;
+    start_behind_an_attachment(&mut rig).await;
+    said(&rig, TOLD).await;
+    // Nor is a partition of a partition overlooked that came with it.
+    rig.sql(
+        "create table branch (like outbox including all) partition by range (created_at);
+         create table leaf partition of branch for values from ('2036-01-01 00:00+00') to ('2036-01-02 00:00+00')",
+    )
+    .await;
+    rig.sql(&insert_into(&rig, "branch", "2036-01-01")).await;
+    rig.sql(
+        "alter table outbox attach partition branch for values from ('2036-01-01 00:00+00') to ('2037-01-01 00:00+00')",
+    )
+    .await;
+    times_said(&rig, TOLD, 2).await;
+    assert!(
+        rig.relay.log_text().contains("public.leaf"),
+        "{}",
+        rig.relay.log_tail(10)
+    );
+
+    rig.sql(
+        "create function refuse() returns event_trigger language plpgsql as $$ begin raise exception 'no tables'; end $$;
+         create event trigger refuse on ddl_command_start when tag in ('CREATE TABLE') execute function refuse();
+         do $$ declare day text; begin
+             for day in select inhrelid::regclass from pg_inherits where inhparent = 'outbox'::regclass
+                 and inhrelid::regclass::text not in ('outbox_default', 'meanwhile', 'branch')
+             loop execute 'drop table ' || day; end loop;
+         end $$",
+    )
+    .await;
+    said(&rig, "the outbox table could not be looked after; publishing goes on").await;
+    attach_again(&rig).await;
+    times_said(&rig, TOLD, 3).await;
+    rig.insert_each(3).await;
+    published(&rig, 3).await;
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn without_the_attachments_transaction_a_partition_that_is_attached_again_is_not_told() {
+    let mut rig = Rig::new("table_again_planted").await;
+    rig.relay = rig
+        .relay
+        .with_binary("outbox-relay-faults")
+        .env("OUTBOX_RELAY_BUG", "KnowPartitionsByOid");
+    start_behind_an_attachment(&mut rig).await;
+    said(&rig, TOLD).await;
+    attach_again(&rig).await;
+    // Another one shows that it has looked since.
+    let attach = fill(&rig, "beside", "2035-01-01", "2035-01-02").await;
+    rig.sql(&attach).await;
+    times_said(&rig, TOLD, 2).await;
+    assert_eq!(
+        rig.relay.log_text().matches("public.meanwhile").count(),
+        1,
         "{}",
         rig.relay.log_tail(10)
     );
