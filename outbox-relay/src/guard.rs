@@ -347,7 +347,7 @@ fn look_sql(config: &Config) -> String {
                 case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end;
          select 'publication', {version}, {outbox},
                 coalesce({p}, false) or coalesce({pr}, false) or coalesce({pn}, false) or coalesce({c}, false)
-                or exists (select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where {i})
+                or exists (select from {partitions} pt join pg_class i on i.oid = pt.relid where {i})
          {from};
          select 'slot', coalesce(confirmed_flush_lsn, '0/0'),
                 coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn), 0)::bigint,
@@ -356,6 +356,7 @@ fn look_sql(config: &Config) -> String {
          from pg_replication_slots s where slot_name = {slot}",
         version = source::VERSION,
         outbox = source::outbox_sql(config),
+        partitions = source::partition_tree("c.oid"),
         p = is_undecided("p.xmax"),
         pr = is_undecided("pr.xmax"),
         pn = is_undecided("pn.xmax"),

@@ -39,11 +39,12 @@ pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Resul
         connection.server_version_num() >= 180_000,
     );
     let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
+    let partitions = crate::source::partition_tree("o.oid");
     // A partitioned table has no rows of its own: what counts is how those are told that hold them.
     let sql = format!(
         "with outbox as (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                          where n.nspname = {schema} and c.relname = {table}),
-              holders as (select oid from outbox union select t.relid from outbox o, lateral pg_partition_tree(o.oid) t where t.isleaf)
+              holders as (select oid from outbox union select t.relid from outbox o, lateral {partitions} t)
          select 'heir', format('%I.%I', n.nspname, c.relname), ''
          from outbox o join pg_inherits i on i.inhparent = o.oid join pg_class c on c.oid = i.inhrelid
               join pg_namespace n on n.oid = c.relnamespace where not c.relispartition

@@ -48,14 +48,30 @@ pub struct Publication {
 pub(crate) const VERSION: &str =
     "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
 
+/// SQL for a table's oid and those of its partitions, in the column `relid`, from the catalog alone: `pg_partition_tree` takes a lock on each of
+/// them, so that it waits for one that somebody has locked, and who attaches another one waits for it.
+pub(crate) fn partition_tree(oid: &str) -> String {
+    format!(
+        "(with recursive tree(relid) as (
+             select {oid}::oid
+             union
+             select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.relid join pg_class k on k.oid = i.inhrelid
+             where k.relispartition
+         ) select relid from tree)"
+    )
+}
+
 /// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
 pub(crate) fn outbox_sql(config: &Config) -> String {
     // Null where there is no table. Rows of an unlogged partition are in no WAL, whatever the table itself is.
-    let table = "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind,
-        case when exists (select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
-             then 'u' else c.relpersistence end) end";
+    let table = format!(
+        "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind,
+        case when exists (select from {} pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
+             then 'u' else c.relpersistence end) end",
+        partition_tree("c.oid")
+    );
     match &config.message_prefix {
-        None => table.to_owned(),
+        None => table,
         Some(prefix) => format!(
             "coalesce({table}, {})",
             quote_literal(&format!("messages {prefix} 0 m p"))
@@ -156,7 +172,7 @@ async fn history(connection: &mut Connection, timeline: u32) -> anyhow::Result<O
 /// The connection broke.
 pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow::Result<Option<PublicationFound>> {
     let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
-    let (from, outbox) = (from_publication(config), outbox_sql(config));
+    let (from, outbox, partitions) = (from_publication(config), outbox_sql(config), partition_tree("c.oid"));
     let sql = format!(
         "select p.pubinsert, c.oid is not null, coalesce(pr.oid, pn.oid, p.oid),
                 pr.prqual is not null, pr.prattrs is not null,
@@ -164,7 +180,7 @@ pub async fn publication(connection: &mut Connection, config: &Config) -> anyhow
                         and t.tablename = {table}) or coalesce(c.relkind = 'p' and not p.pubviaroot, false),
                 {VERSION},
                 coalesce(c.relpersistence = 'u', false) or exists (
-                    select from pg_partition_tree(c.oid) pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u'),
+                    select from {partitions} pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u'),
                 coalesce(c.relkind = 'p' and not p.pubviaroot, false),
                 {outbox}
          {from}"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rig::{Isolation, Rig};
 use stack::{eventually, eventually_ok};
 
-use crate::relay::tampering::metric;
+use crate::relay::tampering::{metric, wait_until_confirmed};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const BY_DAY: &str = "drop table outbox; create table outbox (
@@ -468,5 +468,32 @@ async fn without_the_attachments_transaction_a_partition_that_is_attached_again_
         "{}",
         rig.relay.log_tail(10)
     );
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_locked_partition_holds_up_neither_a_start_nor_confirmations_nor_who_attaches_another() {
+    let mut rig = Rig::new("table_partition_locked").await;
+    rig.sql(BY_DAY).await;
+    rig.sql(
+        "create table locked partition of outbox for values from ('2032-01-01 00:00+00') to ('2032-01-02 00:00+00')",
+    )
+    .await;
+    // Maintenance waits for locks, a moment at a time.
+    rig.relay = rig.relay.with_env("OUTBOX_MAINTENANCE_INTERVAL", "86400");
+    rig.init(&[]).await;
+    let holding = rig.connect().await;
+    // As VACUUM FULL has it.
+    holding
+        .batch_execute("begin; lock table locked")
+        .await
+        .expect("the lock");
+    rig.start().await;
+    rig.insert_each(5).await;
+    published(&rig, 5).await;
+    wait_until_confirmed(&rig).await;
+    let attach = fill(&rig, "another", "2033-01-01", "2033-01-02").await;
+    rig.sql(&format!("set lock_timeout = '5s'; {attach}")).await;
+    holding.batch_execute("rollback").await.expect("an end");
     rig.finish().await.expect("a clean end");
 }
