@@ -169,8 +169,10 @@ async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: O
     write(&token(Duration::from_secs(3600)));
     tokio::time::sleep(SHORT_LIFETIME + Duration::from_secs(1)).await;
     // A connection outlives its token where the broker has no connections.max.reauth.ms; the next one does not.
-    rig.sql("select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null")
-        .await;
+    rig.sql(&format!(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{name}' and active_pid is not null"
+    ))
+    .await;
     rig
 }
 

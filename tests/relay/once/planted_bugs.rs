@@ -55,12 +55,15 @@ async fn confirming_in_the_middle_of_a_transaction_is_caught() {
 async fn reading_the_checkpoint_before_fencing_is_caught() {
     for (bug, is_right) in [("", true), ("CheckpointBeforeFence", false)] {
         let rig = Rig::initialised(&format!("planted_fence_{is_right}")).await;
-        let hits = rig.logs().join("hits");
+        let (hits, go_on) = (rig.logs().join("hits"), rig.logs().join("go_on"));
         let first = rig
             .relay
             .with_binary("outbox-relay-faults")
             .env("TRANSACTION_BYTES", "65536")
-            .env("OUTBOX_RELAY_FAILPOINT", "produce=delay:3000@200")
+            .env(
+                "OUTBOX_RELAY_FAILPOINT",
+                &format!("produce=until:{}@200", go_on.display()),
+            )
             .env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy());
         first.start().expect("a relay");
         rig.insert_together(900).await;
@@ -79,6 +82,13 @@ async fn reading_the_checkpoint_before_fencing_is_caught() {
             .with_binary("outbox-relay-faults")
             .env("OUTBOX_RELAY_BUG", bug);
         second.start().expect("a second relay");
+        eventually(DEADLINE, "the second relay has the slot", || {
+            std::future::ready(second.log_text().contains("owns the slot").then_some(()))
+        })
+        .await;
+        // It has read the checkpoint by then, where it does so first, and waits for two seconds more.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        std::fs::write(&go_on, "").expect("a file");
         let ledger = rig.settled(DEADLINE).await;
         let ledger = ledger.unwrap_or_else(|err| panic!("{err:#}\n{}", second.log_tail(20)));
         assert_eq!(
