@@ -81,7 +81,7 @@ pub(crate) fn outbox_sql(config: &Config) -> String {
 
 /// The table's oid in a [`Publication::outbox`], where that is a table: oid, kind and persistence stand behind its name, which may have spaces.
 pub(crate) fn outbox_oid(outbox: &str) -> Option<u32> {
-    outbox.rsplitn(4, ' ').nth(2)?.parse().ok().filter(|oid| *oid != 0)
+    outbox.rsplit(' ').nth(2)?.parse().ok().filter(|oid| *oid != 0)
 }
 
 /// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
