@@ -341,15 +341,7 @@ pub(crate) async fn ensure_no_other_slot_publishes(
     publication: &Publication,
 ) -> Result<(), RelayError> {
     let others = checkpoints_of_all(config).await?;
-    let outbox = publication.outbox.as_deref();
-    no_other_slot_publishes(
-        outbox,
-        &system.identifier,
-        &config.target.database,
-        &others,
-        names(config),
-    )?;
-    Ok(())
+    Ok(none_publishes(config, system, publication.outbox.as_deref(), &others)?)
 }
 
 /// As [`ensure_no_other_slot_publishes`], but a slot that this database does not have any more publishes nothing: where its name was taken by
@@ -370,15 +362,22 @@ pub(crate) async fn ensure_no_other_slot_can_publish(
             others.insert(key, checkpoint);
         }
     }
-    let outbox = source.outbox.as_deref();
+    Ok(none_publishes(config, system, source.outbox.as_deref(), &others)?)
+}
+
+fn none_publishes(
+    config: &Config,
+    system: &System,
+    outbox: Option<&str>,
+    others: &BTreeMap<String, Checkpoint>,
+) -> Result<(), Stop> {
     no_other_slot_publishes(
         outbox,
         &system.identifier,
         &config.target.database,
-        &others,
+        others,
         names(config),
-    )?;
-    Ok(())
+    )
 }
 
 async fn checkpoints_of_all(config: &Config) -> Result<BTreeMap<String, Checkpoint>, RelayError> {

@@ -9,6 +9,8 @@ use rig::servers::postgres_options;
 use rig::{Isolation, Rig, Servers};
 use stack::{KafkaOptions, eventually_ok};
 
+use super::ways_out::kill_recover_before_its_end;
+
 /// Exit codes of `outbox-relay`.
 const SLOT_GONE: i32 = 10;
 const SLOT_INVALIDATED: i32 = 11;
@@ -137,20 +139,7 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         }
     }
     assert!(killed > 0, "at least one was killed");
-    let hits = rig.logs().join("hits");
-    let dies = rig
-        .relay
-        .with_binary("outbox-relay-faults")
-        .with_env("OUTBOX_RELAY_FAILPOINT", "commit.before=kill@2")
-        .with_env("OUTBOX_RELAY_FAILPOINT_HITS", &hits.to_string_lossy())
-        .command_of("dies", &["recover", "--yes", "--compare-anyway"]);
-    dies.start().expect("a start");
-    let status = dies
-        .exited(READY_DEADLINE)
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}"));
-    assert_eq!(status.code(), None, "{}", dies.log_tail(10));
-    rig.slot_is_free().await;
+    kill_recover_before_its_end(&rig, "dies", &["--compare-anyway"]).await;
     rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
     let code = recover_code(&rig, &["--yes"]).await;
     assert_eq!(code, 0, "{}", rig.relay.log_tail(20));

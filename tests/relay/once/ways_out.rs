@@ -396,7 +396,7 @@ async fn assert_recover_stops(rig: &Rig, arguments: &[&str], exit_code: i32, say
 }
 
 /// Kills it when all is published but the last transaction's end, which has the checkpoint of the new slot.
-async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments: &[&str]) {
+pub(super) async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments: &[&str]) {
     let all: Vec<&str> = ["recover", "--yes"].iter().chain(arguments).copied().collect();
     let dies = rig
         .relay
