@@ -11,12 +11,12 @@ use super::health::Quiet;
 use super::open_transactions::{wait_until_committed, wait_until_nothing_is_open};
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
-use super::topic_facts::{TopicFacts, facts_by};
-use super::topic_reader::{Next, Record, TopicReader};
 use crate::checkpoint::Checkpoint;
 use crate::faults::{self, Bug};
 use crate::progress::Published;
 use crate::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
+use kafka_client::{Next, Record, TopicReader};
+use kafka_client::{TopicFacts, facts_by};
 
 /// The checkpoint's topic.
 #[derive(Clone, Copy, Debug)]

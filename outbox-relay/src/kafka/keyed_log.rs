@@ -9,9 +9,9 @@ use super::health::Quiet;
 use super::open_transactions::wait_until_committed;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
-use super::topic_reader::{Next, TopicReader};
 use crate::faults::{self, Bug};
 use crate::stop::RelayError;
+use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);

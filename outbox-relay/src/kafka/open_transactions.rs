@@ -12,11 +12,11 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::health::Quiet;
-use super::partition_ends::ends_by;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
-use super::topic_reader::{Next, TopicReader};
 use crate::stop::{RelayError, Stop};
+use kafka_client::ends_by;
+use kafka_client::{Next, TopicReader};
 
 /// The brokers' `transaction.max.timeout.ms` where it was not changed.
 pub const TRANSACTION_MAX_TIMEOUT_MS: u64 = 900_000;

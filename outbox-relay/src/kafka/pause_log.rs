@@ -16,9 +16,9 @@ use super::health::Quiet;
 use super::lane::serve_events;
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
-use super::topic_reader::{Next, TopicReader};
 use super::topics::partition_counts;
 use crate::faults::{self, Bug};
+use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);

@@ -12,12 +12,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::health::Quiet;
 use super::open_transactions::wait_until_committed;
 use super::settings::KafkaSettings;
-use super::topic_reader::{Next, TopicReader};
 use super::topic_settings::describe_topic;
 use crate::clock::now_us;
 use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::faults::{self, Bug};
 use crate::stop::RelayError;
+use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);

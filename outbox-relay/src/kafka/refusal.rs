@@ -132,15 +132,6 @@ fn is_silence(err: &KafkaError) -> bool {
     )
 }
 
-/// What a reader polled, without the news that a broker cannot be reached: librdkafka goes on trying, and asks another broker once that one
-/// leads the partition. Whoever reads has a limit for silence.
-pub(super) fn without_lost_brokers<M>(polled: Option<KafkaResult<M>>) -> Option<KafkaResult<M>> {
-    polled.filter(|polled| {
-        let code = polled.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-        code != Some(RDKafkaErrorCode::BrokerTransportFailure)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};

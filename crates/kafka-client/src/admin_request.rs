@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
-
-use super::health::Quiet;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// librdkafka gives up by itself before; should it not, the call ends here.
@@ -18,8 +16,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(100);
 
 /// A request that is about to be made.
-pub(super) struct AdminRequest<'c> {
-    client: &'c BaseConsumer<Quiet>,
+pub(super) struct AdminRequest<'c, C: ConsumerContext> {
+    client: &'c BaseConsumer<C>,
     queue: Queue,
     options: Options,
 }
@@ -27,13 +25,13 @@ pub(super) struct AdminRequest<'c> {
 /// The event that answers a request without an error.
 pub(super) struct Answer(NonNull<native::rd_kafka_event_t>);
 
-impl<'c> AdminRequest<'c> {
+impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
     /// A request of the kind `op`, which must be the one that is then made.
     ///
     /// # Errors
     /// librdkafka refuses.
     #[expect(unsafe_code, reason = "the safe wrapper lacks the request")]
-    pub(super) fn new(client: &'c BaseConsumer<Quiet>, op: native::rd_kafka_admin_op_t) -> anyhow::Result<Self> {
+    pub(super) fn new(client: &'c BaseConsumer<C>, op: native::rd_kafka_admin_op_t) -> anyhow::Result<Self> {
         let native_client = client.client().native_ptr();
         // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the request lives.
         let queue = unsafe { native::rd_kafka_queue_new(native_client) };

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::admin_request::{AdminRequest, slice, text};
-use super::health::Quiet;
+use crate::admin_request::{AdminRequest, slice, text};
 
 /// Where a partition ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +27,8 @@ pub struct Ends {
 ///
 /// # Errors
 /// Kafka does not answer, or refuses; a partition does not exist.
-pub(super) fn ends_by<'p>(
-    client: &BaseConsumer<Quiet>,
+pub fn ends_by<'p>(
+    client: &BaseConsumer<impl ConsumerContext>,
     partitions: impl IntoIterator<Item = (&'p str, i32)> + Clone,
 ) -> anyhow::Result<Vec<Ends>> {
     use native::rd_kafka_IsolationLevel_t::{
@@ -53,7 +52,7 @@ pub(super) fn ends_by<'p>(
 
 #[expect(unsafe_code, reason = "the safe wrapper has no ListOffsets")]
 fn latest<'p>(
-    client: &BaseConsumer<Quiet>,
+    client: &BaseConsumer<impl ConsumerContext>,
     partitions: impl IntoIterator<Item = (&'p str, i32)>,
     isolation_level: native::rd_kafka_IsolationLevel_t,
 ) -> anyhow::Result<BTreeMap<(String, i32), i64>> {

@@ -14,21 +14,18 @@ use std::time::Duration;
 use anyhow::Context;
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as native;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::health::Quiet;
-use super::refusal::without_lost_brokers;
-
 /// Some partitions of one topic, from given offsets on.
-pub(super) struct TopicReader<'c> {
-    consumer: &'c BaseConsumer<Quiet>,
+pub struct TopicReader<'c, C: ConsumerContext> {
+    consumer: &'c BaseConsumer<C>,
     queue: Queue<'c>,
 }
 
 /// What comes next.
-pub(super) enum Next<'q> {
+pub enum Next<'q> {
     Record(Record<'q>),
     /// The broker says that the partition ends here: the next record, or marker, will have this offset.
     End {
@@ -40,7 +37,7 @@ pub(super) enum Next<'q> {
 }
 
 /// A record, in librdkafka's memory.
-pub(super) struct Record<'q> {
+pub struct Record<'q> {
     message: NonNull<native::rd_kafka_message_t>,
     _queue: PhantomData<&'q Queue<'q>>,
 }
@@ -48,10 +45,10 @@ pub(super) struct Record<'q> {
 /// A queue of librdkafka's, which must not outlive its client.
 struct Queue<'c> {
     queue: NonNull<native::rd_kafka_queue_t>,
-    _client: PhantomData<&'c BaseConsumer<Quiet>>,
+    _client: PhantomData<&'c ()>,
 }
 
-impl<'c> TopicReader<'c> {
+impl<'c, C: ConsumerContext> TopicReader<'c, C> {
     /// Reads `partitions`, each from its offset on. Whatever the consumer read before is over.
     ///
     /// # Errors
@@ -60,11 +57,7 @@ impl<'c> TopicReader<'c> {
         unsafe_code,
         reason = "the safe wrapper keeps the offset of a partition's end to itself"
     )]
-    pub(super) fn start(
-        consumer: &'c BaseConsumer<Quiet>,
-        topic: &str,
-        partitions: &[(i32, i64)],
-    ) -> anyhow::Result<Self> {
+    pub fn start(consumer: &'c BaseConsumer<C>, topic: &str, partitions: &[(i32, i64)]) -> anyhow::Result<Self> {
         let name = CString::new(topic).context("a topic's name has no zero byte")?;
         let client = consumer.client().native_ptr();
         // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the queue lives.
@@ -92,7 +85,7 @@ impl<'c> TopicReader<'c> {
         unsafe_code,
         reason = "the safe wrapper keeps the offset of a partition's end to itself"
     )]
-    pub(super) fn next(&self, wait: Duration) -> anyhow::Result<Next<'_>> {
+    pub fn next(&self, wait: Duration) -> anyhow::Result<Next<'_>> {
         // Serves what is not of a partition: tokens that expire, and errors.
         if let Some(Err(err)) = without_lost_brokers(self.consumer.poll(Duration::ZERO)) {
             return Err(err.into());
@@ -138,26 +131,26 @@ impl Drop for Queue<'_> {
 }
 
 impl Record<'_> {
-    pub(super) fn partition(&self) -> i32 {
+    pub fn partition(&self) -> i32 {
         self.native().partition
     }
 
-    pub(super) fn offset(&self) -> i64 {
+    pub fn offset(&self) -> i64 {
         self.native().offset
     }
 
-    pub(super) fn key(&self) -> Option<&[u8]> {
+    pub fn key(&self) -> Option<&[u8]> {
         self.bytes(self.native().key, self.native().key_len)
     }
 
     /// `None` is a tombstone.
-    pub(super) fn value(&self) -> Option<&[u8]> {
+    pub fn value(&self) -> Option<&[u8]> {
         self.bytes(self.native().payload, self.native().len)
     }
 
     /// Milliseconds since 1970, where the record has a time.
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
-    pub(super) fn timestamp_ms(&self) -> Option<i64> {
+    pub fn timestamp_ms(&self) -> Option<i64> {
         // SAFETY: the message is valid; the kind of time may be left out.
         let timestamp_ms = unsafe { native::rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) };
         (timestamp_ms >= 0).then_some(timestamp_ms)
@@ -165,7 +158,7 @@ impl Record<'_> {
 
     /// The value of a header, where it is there and not null.
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
-    pub(super) fn header(&self, name: &CStr) -> Option<&[u8]> {
+    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
         let mut headers = ptr::null_mut();
         let (mut value, mut length) = (ptr::null::<c_void>(), 0);
         // SAFETY: the message is valid, and owns its headers, which live as long as it does.
@@ -200,4 +193,13 @@ impl Drop for Record<'_> {
         // SAFETY: it is ours, and given back once.
         unsafe { native::rd_kafka_message_destroy(self.message.as_ptr()) };
     }
+}
+
+/// What a reader polled, without the news that a broker cannot be reached: librdkafka goes on trying, and asks another broker once that one
+/// leads the partition. Whoever reads has a limit for silence.
+fn without_lost_brokers<M>(polled: Option<KafkaResult<M>>) -> Option<KafkaResult<M>> {
+    polled.filter(|polled| {
+        let code = polled.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        code != Some(RDKafkaErrorCode::BrokerTransportFailure)
+    })
 }

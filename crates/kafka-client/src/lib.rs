@@ -1,0 +1,13 @@
+//! What the programs ask Kafka for and librdkafka's safe wrapper lacks: topics by their ids, where partitions end at both isolation
+//! levels, and the offset at which a broker says that a partition ends.
+//!
+//! Everything here works on a client that is there already, whatever its context, and blocks. No `unsafe` is needed outside of this crate.
+
+mod admin_request;
+mod partition_ends;
+mod topic_facts;
+mod topic_reader;
+
+pub use partition_ends::{Ends, ends_by};
+pub use topic_facts::{TopicFacts, facts_by};
+pub use topic_reader::{Next, Record, TopicReader};
