@@ -16,6 +16,7 @@ pub mod servers;
 pub mod storm;
 pub mod topic;
 pub mod topic_settings;
+pub mod view_rig;
 pub mod workload;
 
 pub use ledger::Ledger;
@@ -24,4 +25,5 @@ pub use moving_address::MovingAddress;
 pub use rig::Rig;
 pub use servers::Servers;
 pub use topic::{Isolation, Record};
+pub use view_rig::ViewRig;
 pub use workload::Workload;

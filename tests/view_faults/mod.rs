@@ -8,6 +8,7 @@ mod positions;
 mod rebalances;
 mod rebuilds;
 mod release_build;
+mod rig_itself;
 mod sampler;
 mod servers;
 mod site;

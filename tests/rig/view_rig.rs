@@ -1,0 +1,321 @@
+//! One view-builder's world: a database of views, topics of its own whose events the test itself produces, and builders that keep them.
+//!
+//! The producer makes no transactions, so that no offset is a marker's: a position that has reached a topic's end equals it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::{Value, json};
+use stack::scratch::Scratch;
+use stack::{Program, eventually_ok, pipeline, port};
+use tokio_postgres::Client;
+
+use crate::servers::Servers;
+use crate::topic;
+
+/// Until events that are in the topics must be applied, and until a command must have ended.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// The role that keeps the views, as in `sql/cluster.sql`.
+const ROLE: &str = "
+    select pg_advisory_lock(1);
+    do $$ begin
+        if not exists (select from pg_roles where rolname = 'view_builder') then create role view_builder login; end if;
+    end $$;
+    select pg_advisory_unlock(1)";
+
+/// A database of views, and what fills it. The name is also the database's and the group's: a-z, 0-9 and _.
+pub struct ViewRig {
+    pub servers: Arc<Servers>,
+    name: String,
+    admin: AdminClient<DefaultClientContext>,
+    producer: FutureProducer,
+    logs: Scratch,
+    views: Scratch,
+}
+
+/// A record to produce.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub partition: i32,
+    pub key: Option<String>,
+    /// None: a tombstone.
+    pub value: Option<String>,
+}
+
+impl Event {
+    /// The event of `topic` that tells this change: what the entity is after it, or none where it was deleted. The names in it are told by
+    /// the topic's, as docs/views.md has it: `order-line-events` carries `orderLine`, `orderLineId` and `ORDER_LINE_CREATED`.
+    #[must_use]
+    pub fn of(topic: &str, partition: i32, id: i64, version: i64, entity: Option<&Value>) -> Self {
+        let aggregate = topic.strip_suffix("-events").unwrap_or(topic);
+        let mut name = String::new();
+        for (at, word) in aggregate.split('-').enumerate() {
+            let (first, rest) = word.split_at(1);
+            name += &if at == 0 {
+                first.to_owned()
+            } else {
+                first.to_uppercase()
+            };
+            name += rest;
+        }
+        let change = match (entity, version) {
+            (None, _) => "DELETED",
+            (Some(_), 1) => "CREATED",
+            (Some(_), _) => "UPDATED",
+        };
+        let value = json!({
+            "eventType": format!("{}_{change}", aggregate.replace('-', "_").to_uppercase()),
+            format!("{name}Id"): id,
+            name: entity,
+            "version": version,
+        });
+        Self {
+            partition,
+            key: Some(id.to_string()),
+            value: Some(value.to_string()),
+        }
+    }
+}
+
+impl ViewRig {
+    /// A database without views on the shared servers.
+    ///
+    /// # Panics
+    /// The servers do not start or refuse.
+    pub async fn new(name: &str) -> Self {
+        Self::on(Servers::shared().await, name).await
+    }
+
+    /// As [`ViewRig::new`], on servers of the test's own.
+    ///
+    /// # Panics
+    /// The servers refuse.
+    pub async fn on(servers: Arc<Servers>, name: &str) -> Self {
+        let postgres = &servers.postgres;
+        let make = async {
+            let client = postgres.connect("postgres", "postgres").await?;
+            client.batch_execute(ROLE).await?;
+            let sql = format!("create database {name} owner view_builder");
+            client.batch_execute(&sql).await?;
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", servers.kafka.bootstrap_servers());
+            let admin = config.create()?;
+            config.set("enable.idempotence", "true").set("linger.ms", "1");
+            anyhow::Ok((admin, config.create()?))
+        };
+        let (admin, producer) = make.await.unwrap_or_else(|err| panic!("no database {name}: {err:#}"));
+        Self {
+            name: name.to_owned(),
+            admin,
+            producer,
+            logs: Scratch::temporary("outbox-view-rig-").expect("a directory for logs"),
+            views: Scratch::temporary("outbox-views-").expect("a directory of views"),
+            servers,
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A topic's name of this rig alone: `some_rig` and `order` give `some-rig-order-events`. Not made yet.
+    #[must_use]
+    pub fn topic(&self, aggregate: &str) -> String {
+        format!("{}-{aggregate}-events", self.name.replace('_', "-"))
+    }
+
+    /// Makes a topic, and waits until the broker has it.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let topic_settings = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let wanted = settings
+            .iter()
+            .fold(topic_settings, |topic, (name, value)| topic.set(name, value));
+        for made in self.admin.create_topics([&wanted], &AdminOptions::new()).await? {
+            made.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
+        }
+        eventually_ok(DEADLINE, "the topic is there", || async {
+            let count = self.ends(topic).await?.len();
+            ensure!(i32::try_from(count)? == partitions, "{count} partitions");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes a topic, and waits until the broker has forgotten it.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn delete_topic(&self, topic: &str) -> anyhow::Result<()> {
+        for gone in self.admin.delete_topics(&[topic], &AdminOptions::new()).await? {
+            gone.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
+        }
+        eventually_ok(DEADLINE, "the topic is gone", || async {
+            let there = self.ends(topic).await;
+            ensure!(
+                there.is_err() || there.is_ok_and(|ends| ends.is_empty()),
+                "it is still there"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where the topic's partitions end now.
+    ///
+    /// # Errors
+    /// The broker does not answer, or has no such topic.
+    pub async fn ends(&self, topic: &str) -> anyhow::Result<Vec<topic::Ends>> {
+        let (servers, topic) = (self.servers.kafka.bootstrap_servers(), topic.to_owned());
+        tokio::task::spawn_blocking(move || topic::ends(&servers, &topic)).await?
+    }
+
+    /// Produces these records in their order; returns their offsets.
+    ///
+    /// # Errors
+    /// The broker refuses one.
+    pub async fn produce(&self, topic: &str, events: impl IntoIterator<Item = Event>) -> anyhow::Result<Vec<i64>> {
+        let events: Vec<Event> = events.into_iter().collect();
+        let mut sent = Vec::with_capacity(events.len());
+        for event in &events {
+            let record = FutureRecord::<str, str> {
+                topic,
+                partition: Some(event.partition),
+                payload: event.value.as_deref(),
+                key: event.key.as_deref(),
+                timestamp: None,
+                headers: None,
+            };
+            let queued = self.producer.send_result(record).map_err(|(err, _)| err)?;
+            sent.push(queued);
+        }
+        let mut offsets = Vec::with_capacity(sent.len());
+        for delivered in sent {
+            let delivered = delivered.await.context("the producer is gone")?;
+            offsets.push(delivered.map_err(|(err, _)| err)?.offset);
+        }
+        Ok(offsets)
+    }
+
+    /// Writes a view, or writes it anew, into the directory that the builders of this rig are given.
+    ///
+    /// # Panics
+    /// The directory is not writable.
+    pub fn write_view(&self, view: &str, table_sql: &str, apply_sql: &str) {
+        let folder = self.views.path().join(view);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("table.sql"), table_sql).expect("table.sql");
+        std::fs::write(folder.join("apply.sql"), apply_sql).expect("apply.sql");
+    }
+
+    /// The directory that the builders of this rig are given.
+    #[must_use]
+    pub fn views(&self) -> &Path {
+        self.views.path()
+    }
+
+    /// A directory for logs, removed with the rig.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        self.logs.path()
+    }
+
+    /// A builder, not started. A restart takes its partitions over at once, since it is a static member under its name.
+    ///
+    /// # Panics
+    /// The programs are not built.
+    #[must_use]
+    pub fn builder(&self, name: &str) -> Program {
+        self.program("view-builder", name)
+    }
+
+    /// As [`ViewRig::builder`], the one with failpoints and planted bugs.
+    ///
+    /// # Panics
+    /// The programs are not built.
+    #[must_use]
+    pub fn faulty_builder(&self, name: &str) -> Program {
+        self.program("view-builder-faults", name)
+    }
+
+    fn program(&self, binary: &str, name: &str) -> Program {
+        let port = port::free().expect("a free port");
+        let binary = pipeline::binaries().expect("the programs").join(binary);
+        Program::new(name, &binary, self.logs.path().join(format!("{name}.log")), port)
+            .argument("run")
+            .env("DATABASE_URL", &self.servers.postgres.url("view_builder", &self.name))
+            .env("KAFKA_BOOTSTRAP_SERVERS", &self.servers.kafka.bootstrap_servers())
+            .env("GROUP_ID", &self.name)
+            .env("GROUP_INSTANCE_ID", name)
+            .env("VIEWS", &self.views.path().to_string_lossy())
+            .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
+            .env("LOG_FORMAT", "text")
+    }
+
+    /// Runs `view-builder` with these arguments; returns its exit code and what it printed and logged in this run. Commands take turns.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        let name = format!("command-{}", arguments.first().copied().unwrap_or_default());
+        let command = self.builder("command").command_of(&name, arguments);
+        let before = command.log_text().len();
+        command.start()?;
+        let status = command.exited(DEADLINE).await?;
+        Ok((status.code(), command.log_text()[before..].to_owned()))
+    }
+
+    /// A connection to the views' database as a superuser.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        self.servers.postgres.connect("postgres", &self.name).await
+    }
+
+    /// The rows that `sql` gives in the views' database, as a superuser.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub async fn query(&self, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+        self.servers.postgres.query(&self.name, sql).await
+    }
+
+    /// The only value of `sql`'s answer.
+    ///
+    /// # Errors
+    /// As [`ViewRig::query`], or there is none.
+    pub async fn value(&self, sql: &str) -> anyhow::Result<String> {
+        let value = self.query(sql).await?.into_iter().flatten().flatten().next();
+        value.with_context(|| format!("{sql}: no value"))
+    }
+
+    /// Waits until everything that is in the topic now is applied.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub async fn wait_applied(&self, topic: &str) -> anyhow::Result<()> {
+        let ends = self.ends(topic).await?;
+        eventually_ok(DEADLINE, "everything is applied", || async {
+            for end in &ends {
+                let sql = format!(
+                    "select coalesce(max(next_offset), 0) from view_positions where topic = '{topic}' and partition = {}",
+                    end.partition
+                );
+                let position: i64 = self.value(&sql).await?.parse()?;
+                ensure!(position >= end.all, "{topic}/{}: {position} of {}", end.partition, end.all);
+            }
+            Ok(())
+        })
+        .await
+    }
+}

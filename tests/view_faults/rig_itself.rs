@@ -1,0 +1,48 @@
+//! The rig's own test: what is produced is applied, and told as the contract has it.
+
+use rig::ViewRig;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+
+/// Every item as its latest event tells it, and how often it was applied.
+pub(crate) const TABLE: &str = "
+    create table if not exists item (id bigint primary key, version bigint not null, name text);";
+
+pub(crate) fn apply(topic: &str) -> String {
+    format!(
+        "-- Every item.
+-- topics: {topic}
+insert into item as known (id, version, name)
+select key, version, entity ->> 'name'
+from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, key, version, type, entity)
+order by key
+on conflict (id) do update set version = excluded.version, name = excluded.name
+where known.version <= excluded.version"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_produced_is_applied() {
+    let rig = ViewRig::new("rig_itself").await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 2, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    let events = (0..10).map(|id| Event::of(&topic, (id % 2) as i32, id, 1, Some(&json!({"name": format!("n{id}")}))));
+    let offsets = rig.produce(&topic, events).await.expect("offsets");
+    assert_eq!(offsets, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+    rig.wait_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
+    let (code, said) = rig.command(&["status"]).await.expect("a status");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        rig.value("select count(*) from item where name = 'n' || id")
+            .await
+            .expect("a count"),
+        "10"
+    );
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    builder.stop().await.expect("a clean end");
+}
