@@ -1,3 +1,4 @@
+mod carried;
 mod crash_matrix;
 mod group_offsets;
 mod lane;

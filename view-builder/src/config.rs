@@ -47,8 +47,9 @@ pub enum Command {
     /// Make a view anew beside the live one, and swap it in; or add a view.
     ///
     /// The view's SQL from VIEWS is filled from the first offset of its topics into a schema of its own, while the live view is read and
-    /// kept as ever; once it has caught up, one transaction puts it in the live one's place. Grants, added indexes, constraints
-    /// and triggers, storage parameters and views on its tables go over; what cannot go over is named before anything is begun.
+    /// kept as ever; once it has caught up, one transaction puts it in the live one's place. Whatever people have set on its
+    /// tables goes over (grants, indexes, constraints, triggers, policies, comments, storage parameters ...), and so do views on them; what
+    /// cannot go over is named before anything is begun.
     /// Running builders take up changed SQL, and a view that is new, by themselves. A rebuild that was killed goes on when the
     /// same command is run again.
     #[command(after_help = EXIT_CODES)]

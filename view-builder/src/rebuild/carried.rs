@@ -1,18 +1,26 @@
 //! What hangs on a live view's tables that its own SQL does not make: it goes over to the new generation, or the rebuild is refused.
 //!
-//! A text of the view's `table.sql` that names an index, a constraint, a trigger or a column makes it the view's own: where the new SQL does
-//! not have it any more, it goes with the old generation.
+//! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
+//! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
 
 use tokio_postgres::{Client, Error};
 
-/// What the swap makes again, as statements. Indexes and constraints are made on the new generation beforehand, as they take time.
+use super::features::{Change, Feature, Features, Kind};
+use super::fill::Trouble;
+use super::quoted;
+use crate::failure::Failure;
+use crate::refusal;
+
+/// What the swap makes again, as statements.
 #[derive(Debug)]
 pub(super) struct Carried {
-    /// What the generation does not have yet of them.
+    /// What the generation does not have yet and takes time to make: it is made beforehand, on the generation.
     pub(super) before: Vec<String>,
     pub(super) after: Vec<String>,
     /// Views on the tables: owner and statement, in the order of their dependence.
     pub(super) views: Vec<(String, String)>,
+    /// What people have set and the new generation does not keep, for people.
+    pub(super) not_kept: Vec<String>,
 }
 
 /// Tables of `public` that have a successor in the generation, as `(oid, name, oid of the successor)`.
@@ -22,31 +30,69 @@ const PAIRS: &str = "
     join pg_class as new on new.relname = old.relname and new.relnamespace = $1::text::regnamespace and new.relkind in ('r', 'p')
     where old.relnamespace = 'public'::regnamespace and old.relkind in ('r', 'p')";
 
+/// The tables as the view's `table.sql` alone makes them. Nothing of it stays. The client must not be in a transaction.
+///
+/// # Errors
+/// [`Trouble::Final`]: Postgres refuses the SQL.
+pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
+    let schema = format!("{view}_own");
+    let read = async {
+        client
+            .batch_execute(&format!(
+                "begin; create schema \"{schema}\"; set local search_path = \"{schema}\", public, pg_temp"
+            ))
+            .await?;
+        client.batch_execute(table_sql).await?;
+        client.batch_execute("set local search_path = pg_catalog").await?;
+        Features::of(client, &schema).await
+    };
+    let read = read.await;
+    client.batch_execute("rollback").await?;
+    read.map_err(|err| {
+        if !refusal::is_wrong_sql(&err) {
+            return err.into();
+        }
+        let reason = format!(
+            "the SQL that made the live view {view} does not run any more, so that nobody can tell what people have added to it: {}",
+            refusal::line(&err)
+        );
+        Failure::Setting(reason).into()
+    })
+}
+
 /// What cannot be carried over, each with its name.
-pub(super) async fn obstacles(client: &Client, generation: &str, own_sql: &str) -> Result<Vec<String>, Error> {
+pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
+    let (live, made) = live_and_made(client, generation).await?;
+    let foreign = live.foreign_tables(own, &made);
+    let mut obstacles: Vec<String> = foreign
+        .iter()
+        .map(|table| format!("table {table}, which is none of this view's"))
+        .collect();
+    for (feature, change) in live.changed_from(own, &made) {
+        if foreign.contains(&feature.table) {
+            continue;
+        }
+        let name = feature.described();
+        match (feature.kind, change) {
+            (Kind::Column | Kind::Identity | Kind::ForeignKey, Change::Set(_) | Change::Overruled) => {
+                obstacles.push(format!("{name}, as its table.sql does not make it"));
+            }
+            (Kind::Unlogged, Change::Set(_)) => obstacles.push(format!("{}, which is unlogged", feature.table)),
+            _ => {}
+        }
+    }
     let sql = format!(
         "with pair as ({PAIRS})
          select format('table %s in publication %I', name, pubname) from pair
             join pg_publication_rel on prrelid = old join pg_publication as p on p.oid = prpubid
          union all
-         select format('policy %I on %s', polname, name) from pair join pg_policy on polrelid = old
-         union all
-         select format('row-level security of %s', name) from pair join pg_class as c on c.oid = old where c.relrowsecurity
-         union all
          select format('foreign key %I of %s', conname, conrelid::regclass) from pair
-            join pg_constraint on contype = 'f' and (confrelid = old or conrelid = old)
+            join pg_constraint on contype = 'f' and confrelid = old and conrelid not in (select old from pair)
          union all
          select format('rule %I on %s', rulename, name) from pair join pg_rewrite on ev_class = old and rulename <> '_RETURN'
          union all
          select format('table %s inherits from or is inherited by %s', inhrelid::regclass, inhparent::regclass) from pair
             join pg_inherits on inhrelid = old or inhparent = old
-         union all
-         select format('extended statistics %I on %s', stxname, name) from pair join pg_statistic_ext on stxrelid = old
-         union all
-         select format('column %I of %s, which its table.sql does not make', attname, name) from pair
-            join pg_attribute as a on attrelid = old and attnum > 0 and not attisdropped
-            where strpos($2, attname) = 0
-                and not exists (select from pg_attribute as b where b.attrelid = new and b.attname = a.attname and not b.attisdropped)
          union all
          select distinct format('materialized view %s', c.oid::regclass) from pair
             join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
@@ -57,64 +103,163 @@ pub(super) async fn obstacles(client: &Client, generation: &str, own_sql: &str) 
             join pg_rewrite as r on r.oid = d.objid join pg_class as c on c.oid = r.ev_class and c.relkind = 'v'
             where not pg_has_role(session_user, c.relowner, 'MEMBER')"
     );
-    let rows = client.query(&sql, &[&generation, &own_sql]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = client.query(&sql, &[&generation]).await?;
+    obstacles.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    Ok(obstacles)
 }
 
 /// Everything that is to be carried over, as of now.
-pub(super) async fn collect(client: &Client, generation: &str, own_sql: &str) -> Result<Carried, Error> {
+pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -> Result<Carried, Error> {
+    let (live, made) = live_and_made(client, generation).await?;
+    let (mut before, mut after, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
+    for (feature, change) in &live.changed_from(own, &made) {
+        match change {
+            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.described())),
+            Change::Unset if feature.kind == Kind::Index => {
+                not_kept.push(format!("{}, which was dropped, is made again", feature.described()));
+            }
+            _ if takes_time(feature.kind) => before.extend(statement(feature, change, generation)),
+            _ => after.extend(statement(feature, change, "public")),
+        }
+    }
     // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
     client.batch_execute("set search_path = pg_catalog").await?;
-    let collected = collect_qualified(client, generation, own_sql).await;
-    client
-        .batch_execute(&format!("set search_path = \"{generation}\", public, pg_temp"))
-        .await?;
-    collected
+    let others = grants_and_views(client, generation).await;
+    client.batch_execute(&search_path(generation)).await?;
+    let (grants, views) = others?;
+    after.extend(grants);
+    Ok(Carried {
+        before,
+        after,
+        views,
+        not_kept,
+    })
 }
 
-async fn collect_qualified(client: &Client, generation: &str, own_sql: &str) -> Result<Carried, Error> {
+async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
+    client.batch_execute("set search_path = pg_catalog").await?;
+    let read = async {
+        let live = Features::of(client, "public").await?;
+        Ok::<_, Error>((live, Features::of(client, generation).await?))
+    };
+    let read = read.await;
+    client.batch_execute(&search_path(generation)).await?;
+    read
+}
+
+fn search_path(generation: &str) -> String {
+    format!("set search_path = \"{generation}\", public, pg_temp")
+}
+
+/// Whether it is made on the generation before the swap, which must be short.
+fn takes_time(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Tablespace | Kind::Index | Kind::Constraint | Kind::IndexTablespace | Kind::NotNull
+    )
+}
+
+/// Has the table in `schema` be as somebody has made the live one; none for what is an obstacle or cannot be set.
+fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String> {
+    let (table, name) = (format!("{schema}.{}", quoted(&feature.table)), quoted(&feature.name));
+    let value = match change {
+        Change::Set(value) => Some(value.as_str()),
+        Change::Unset | Change::Overruled => None,
+    };
+    let or = |otherwise: &'static str| value.unwrap_or(otherwise);
+    let comment = |on: String| format!("comment on {on} is {}", value.map_or("null".to_owned(), literal));
+    let alter = |what: String| format!("alter table {table} {what}");
+    Some(match feature.kind {
+        Kind::Table | Kind::Column | Kind::Identity | Kind::Unlogged | Kind::ForeignKey => return None,
+        Kind::Tablespace => alter(format!("set tablespace {}", quoted(or("pg_default")))),
+        Kind::IndexTablespace => format!(
+            "alter index {schema}.{name} set tablespace {}",
+            quoted(or("pg_default"))
+        ),
+        Kind::Index => {
+            let made = value?.replacen(" ON public.", &format!(" ON {schema}."), 1);
+            let made = made.replacen(" ON ONLY public.", &format!(" ON ONLY {schema}."), 1);
+            format!("drop index if exists {schema}.{name}; {made}")
+        }
+        Kind::Constraint => {
+            let gone = alter(format!("drop constraint if exists {name}"));
+            match value {
+                Some(value) => format!("{gone}; {}", alter(format!("add constraint {name} {value}"))),
+                None => gone,
+            }
+        }
+        Kind::NotNull => alter(format!(
+            "alter column {name} {} not null",
+            value.map_or("drop", |_| "set")
+        )),
+        Kind::Default => alter(match value {
+            Some(value) => format!("alter column {name} set default {value}"),
+            None => format!("alter column {name} drop default"),
+        }),
+        Kind::Statistics => alter(format!("alter column {name} set statistics {}", or("-1"))),
+        Kind::Storage => alter(format!("alter column {name} set storage {}", value?)),
+        Kind::Compression => alter(format!("alter column {name} set compression {}", or("default"))),
+        Kind::ColumnOption => alter(format!("alter column {name} set ({})", value?)),
+        Kind::IndexStatistics => format!("alter index {schema}.{name} {}", value?),
+        Kind::ExtendedStatistics => match value {
+            Some(value) => format!("drop statistics if exists {schema}.{name}; {value}"),
+            None => format!("drop statistics if exists {schema}.{name}"),
+        },
+        Kind::Option => alter(match value {
+            Some(value) => format!("set ({} = {})", feature.name, literal(value)),
+            None => format!("reset ({})", feature.name),
+        }),
+        Kind::ReplicaIdentity => alter(format!("replica identity {}", or("default"))),
+        Kind::Cluster => alter(match value {
+            Some(index) => format!("cluster on {index}"),
+            None => "set without cluster".to_owned(),
+        }),
+        Kind::Trigger => {
+            let gone = format!("drop trigger if exists {name} on {table}");
+            value.map_or(gone.clone(), |value| format!("{gone}; {value}"))
+        }
+        Kind::TriggerState => alter(format!("{} trigger {name}", or("enable"))),
+        Kind::Policy => {
+            let gone = format!("drop policy if exists {name} on {table}");
+            value.map_or(gone.clone(), |value| {
+                format!("{gone}; create policy {name} on {table} {value}")
+            })
+        }
+        Kind::RowSecurity => alter(format!(
+            "{} row level security",
+            match (value, feature.name.as_str()) {
+                (Some(_), name) => name,
+                (None, "force") => "no force",
+                (None, _) => "disable",
+            }
+        )),
+        Kind::Comment => comment(format!("table {table}")),
+        Kind::ColumnComment => comment(format!("column {table}.{name}")),
+        Kind::IndexComment => comment(format!("index {schema}.{name}")),
+        Kind::ConstraintComment => comment(format!("constraint {name} on {table}")),
+        Kind::TriggerComment => comment(format!("trigger {name} on {table}")),
+    })
+}
+
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// The live tables' privileges, no more and no fewer; and the views on them.
+async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<(String, String)>), Error> {
     let texts = |sql: String| async move {
-        let rows = client.query(&sql, &[&generation, &own_sql]).await?;
+        let rows = client.query(&sql, &[&generation]).await?;
         Ok::<Vec<String>, Error>(rows.iter().map(|row| row.get(0)).collect())
     };
-    let indexes = texts(format!(
+    let revokes = texts(format!(
         "with pair as ({PAIRS})
-         select regexp_replace(pg_get_indexdef(i.indexrelid), ' ON (ONLY )?public\\.', format(' ON \\1%I.', $1::text))
-         from pair join pg_index as i on i.indrelid = old join pg_class as c on c.oid = i.indexrelid
-         where strpos($2, c.relname) = 0
-            and not exists (select from pg_constraint where conindid = i.indexrelid)
-            and not exists (select from pg_class as known where known.relnamespace = $1::text::regnamespace and known.relname = c.relname)
-         order by c.relname"
+         select distinct format('revoke all on public.%I from %s', name, case grantee when 0 then 'public' else grantee::regrole::text end)
+         from pair join pg_class as c on c.oid = new cross join aclexplode(relacl)
+         where grantee <> relowner"
     ));
-    let constraints = texts(format!(
-        "with pair as ({PAIRS})
-         select format('alter table %I.%I add constraint %I %s', $1::text, name, conname, pg_get_constraintdef(c.oid))
-         from pair join pg_constraint as c on conrelid = old and contype in ('c', 'u', 'x')
-         where strpos($2, conname) = 0
-            and not exists (select from pg_constraint as known where known.conrelid = new and known.conname = c.conname)
-         order by conname"
-    ));
-    let mut before = indexes.await?;
-    before.extend(constraints.await?);
-    let triggers = texts(format!(
-        "with pair as ({PAIRS})
-         select pg_get_triggerdef(t.oid) || case tgenabled
-                when 'D' then format('; alter table public.%I disable trigger %I', name, tgname) else '' end
-         from pair join pg_trigger as t on tgrelid = old and not tgisinternal
-         where strpos($2, tgname) = 0
-            and not exists (select from pg_trigger as known where known.tgrelid = new and known.tgname = t.tgname)
-         order by tgname"
-    ));
-    let options = texts(format!(
-        "with pair as ({PAIRS})
-         select format('alter table public.%I set (%s)', name, option)
-         from pair join pg_class as c on c.oid = old cross join unnest(c.reloptions) as option
-         where $2::text is not null and not exists (
-            select from pg_class as n cross join unnest(n.reloptions) as known
-            where n.oid = new and split_part(known, '=', 1) = split_part(option, '=', 1))"
-    ));
+    let mut grants = revokes.await?;
     // A new view has no predecessor to take its grants from: then the defaults of the schema public count.
-    let grants = texts(format!(
+    let granted = texts(format!(
         "with pair as ({PAIRS}), acl as (
             select name, null::name as attname, relacl as items from pair join pg_class as c on c.oid = old where relacl is not null
             union all
@@ -129,11 +274,9 @@ async fn collect_qualified(client: &Client, generation: &str, own_sql: &str) -> 
             case grantee when 0 then 'public' else grantee::regrole::text end,
             case when is_grantable then ' with grant option' else '' end)
          from acl cross join aclexplode(items)
-         where $2::text is not null and grantee <> (select relowner from pg_class where oid = 'public.view_positions'::regclass)"
+         where grantee <> (select relowner from pg_class where oid = 'public.view_positions'::regclass)"
     ));
-    let mut after = triggers.await?;
-    after.extend(options.await?);
-    after.extend(grants.await?);
+    grants.extend(granted.await?);
     let rows = client
         .query(
             &format!(
@@ -153,9 +296,66 @@ async fn collect_qualified(client: &Client, generation: &str, own_sql: &str) -> 
             &[&generation],
         )
         .await?;
-    Ok(Carried {
-        before,
-        after,
-        views: rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
-    })
+    let views = rows.iter().map(|row| (row.get(0), row.get(1)));
+    Ok((grants, views.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Feature, Kind, statement};
+
+    fn made(kind: Kind, name: &str, value: Option<&str>) -> String {
+        let feature = Feature {
+            kind,
+            table: "item".to_owned(),
+            name: name.to_owned(),
+        };
+        let change = value.map_or(Change::Unset, |value| Change::Set(value.to_owned()));
+        statement(&feature, &change, "public").expect("a statement")
+    }
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(
+            made(Kind::Comment, "", Some("it's \\ one")),
+            r#"comment on table public."item" is E'it''s \\ one'"#
+        );
+        assert_eq!(
+            made(Kind::NotNull, "a \"b\"", Some("")),
+            r#"alter table public."item" alter column "a ""b""" set not null"#
+        );
+    }
+
+    #[test]
+    fn what_was_taken_away_is_taken_away_again() {
+        for (kind, name, expected) in [
+            (
+                Kind::Option,
+                "fillfactor",
+                r#"alter table public."item" reset (fillfactor)"#,
+            ),
+            (
+                Kind::Default,
+                "n",
+                r#"alter table public."item" alter column "n" drop default"#,
+            ),
+            (
+                Kind::RowSecurity,
+                "force",
+                r#"alter table public."item" no force row level security"#,
+            ),
+            (
+                Kind::TriggerState,
+                "t",
+                r#"alter table public."item" enable trigger "t""#,
+            ),
+            (
+                Kind::ColumnComment,
+                "n",
+                r#"comment on column public."item"."n" is null"#,
+            ),
+        ] {
+            assert_eq!(made(kind, name, None), expected);
+        }
+    }
 }

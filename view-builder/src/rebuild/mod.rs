@@ -9,6 +9,7 @@
 //! A session's advisory lock lets only one rebuild of a view run.
 
 mod carried;
+mod features;
 mod fill;
 mod progress;
 mod swap;
@@ -23,6 +24,7 @@ use crate::database::{self, Session, unanswered};
 use crate::failure::Failure;
 use crate::view::{self, View};
 use crate::{catalog, faults, install, refusal, replay};
+use features::Features;
 use fill::{Fill, Trouble};
 use progress::Progress;
 use swap::Attempt;
@@ -39,8 +41,8 @@ const NAME_CHARACTERS_MAX: usize = 48;
 struct Generation {
     view: View,
     schema: String,
-    /// The live view's `table.sql`; empty for a view that is new.
-    own_sql: String,
+    /// The tables as the live view's `table.sql` alone makes them; none for a view that is new.
+    own: Features,
     /// The live view's tables.
     own_tables: Vec<String>,
 }
@@ -172,7 +174,10 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
     let generation = Generation {
         view: view.clone(),
         schema: format!("{}_rebuild", view.name),
-        own_sql: live.map(|live| live.table.text.clone()).unwrap_or_default(),
+        own: match live {
+            Some(live) => carried::own(&client, &view.name, &live.table.text).await?,
+            None => Features::default(),
+        },
         own_tables: live.map_or_else(Vec::new, |live| live.tables().into_iter().map(str::to_owned).collect()),
     };
     let known = client
@@ -304,7 +309,7 @@ async fn discard(client: &Client, view: &str, schema: &str) -> Result<(), Error>
 }
 
 async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<(), Trouble> {
-    let obstacles = carried::obstacles(client, &generation.schema, &generation.own_sql).await?;
+    let obstacles = carried::obstacles(client, &generation.schema, &generation.own).await?;
     if obstacles.is_empty() {
         return Ok(());
     }
@@ -318,7 +323,10 @@ async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<()
 
 /// Makes the indexes and constraints that people have added to the live tables and the generation does not have yet.
 async fn carry_over(client: &Client, generation: &Generation) -> Result<(), Trouble> {
-    let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
+    let carried = carried::collect(client, &generation.schema, &generation.own).await?;
+    for what in &carried.not_kept {
+        tracing::warn!(what, "not carried over");
+    }
     for statement in &carried.before {
         tracing::info!(statement, "carried over");
         client.batch_execute(statement).await.map_err(|err| {
@@ -372,4 +380,8 @@ async fn finish(swapper: &Client, session: &Session, generation: &Generation, fi
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Error};
 
-use super::Generation;
 use super::carried::{self, Carried};
 use super::fill::{Fill, Trouble};
+use super::{Generation, quoted};
 use crate::catalog;
 use crate::database::Session;
 use crate::failure::Failure;
@@ -87,7 +87,7 @@ async fn swap(
         older.retain(|transaction| now.contains(transaction));
     }
     faults::point("swap.last-events").await?;
-    let carried = carried::collect(client, &generation.schema, &generation.own_sql).await?;
+    let carried = carried::collect(client, &generation.schema, &generation.own).await?;
     if !carried.before.is_empty() {
         return Ok(Some("a new index or constraint is there"));
     }
@@ -131,16 +131,12 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
             )
             .await?;
         if there.is_some() && !old.contains(table) {
-            client
-                .batch_execute(&format!("alter table public.\"{table}\" set schema \"{replaced}\""))
-                .await?;
+            move_table(client, table, "public", &replaced).await?;
             old.push(table.clone());
         }
     }
     for table in &tables {
-        client
-            .batch_execute(&format!("alter table \"{schema}\".\"{table}\" set schema public"))
-            .await?;
+        move_table(client, table, schema, "public").await?;
     }
     client.batch_execute("set search_path = public, pg_temp").await?;
     client.batch_execute(&generation.view.table.text).await?;
@@ -164,6 +160,29 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     client.batch_execute(&format!("drop schema \"{replaced}\"")).await?;
     drop_functions(client, schema).await?;
     client.batch_execute(&format!("drop schema \"{schema}\"")).await
+}
+
+/// Moves a table to another schema, with its extended statistics, which Postgres leaves behind.
+async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Result<(), Error> {
+    client
+        .batch_execute(&format!("alter table {from}.{} set schema {to}", quoted(table)))
+        .await?;
+    let statistics = client
+        .query(
+            "select stxname::text from pg_statistic_ext
+             where stxrelid = format('%I.%I', $1::text, $2::text)::regclass and stxnamespace = $3::text::regnamespace",
+            &[&to, &table, &from],
+        )
+        .await?;
+    for row in &statistics {
+        client
+            .batch_execute(&format!(
+                "alter statistics {from}.{} set schema {to}",
+                quoted(row.get(0))
+            ))
+            .await?;
+    }
+    Ok(())
 }
 
 /// The generation's tables, in the order in which they were made.
@@ -212,8 +231,4 @@ fn explain(generation: &Generation, err: Error) -> Trouble {
         generation.view.name
     ))
     .into()
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
