@@ -17,15 +17,15 @@ const FETCH: i16 = 1;
 /// The versions whose answers are understood here; topics come by id from 13 on.
 const VERSIONS: RangeInclusive<i16> = 12..=17;
 const BY_ID: i16 = 13;
-/// The client that the broker lags behind for.
-const CLIENT: &[u8] = b"outbox-relay";
 
 /// A listening proxy. Its connections end with the runtime.
 #[derive(Debug)]
 pub struct LaggingProxy(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// The client that the broker lags behind for.
+    client: &'static str,
     lag: Mutex<Option<Lag>>,
     cut: AtomicU64,
 }
@@ -38,15 +38,27 @@ struct Lag {
 }
 
 impl LaggingProxy {
-    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`.
+    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`, which can lag behind for the relay.
     ///
     /// # Errors
     /// The port is taken.
     pub async fn start(port: u16, broker: u16) -> anyhow::Result<Self> {
+        Self::start_for(port, broker, "outbox-relay").await
+    }
+
+    /// As [`LaggingProxy::start`], for the client with this id.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn start_for(port: u16, broker: u16, client: &'static str) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port))
             .await
             .context("the proxy's port")?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            client,
+            lag: Mutex::default(),
+            cut: AtomicU64::new(0),
+        });
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -56,7 +68,7 @@ impl LaggingProxy {
         Ok(Self(shared))
     }
 
-    /// From now on the relay's Fetch answers lack the last `offsets` of the partitions with these numbers, whatever their topic. Returns
+    /// From now on the client's Fetch answers lack the last `offsets` of the partitions with these numbers, whatever their topic. Returns
     /// how many were cut before.
     pub fn lag_behind(&self, partitions: RangeInclusive<i32>, offsets: i64) -> u64 {
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lag { partitions, offsets });
@@ -84,6 +96,7 @@ async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::R
     let (mut from_broker, mut to_broker) = broker.into_split();
     let fetches = Arc::new(Mutex::new(HashMap::new()));
     let asked = Arc::clone(&fetches);
+    let lags_for = shared.client.as_bytes();
     tokio::spawn(async move {
         while let Some(frame) = read_frame(&mut from_broker).await? {
             let version = correlation_id(&frame, 4)
@@ -99,7 +112,7 @@ async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::R
     });
     while let Some(frame) = read_frame(&mut from_client).await? {
         let request = Request::read(&frame);
-        if request.key == FETCH && request.client_id == CLIENT {
+        if request.key == FETCH && request.client_id == lags_for {
             let id = correlation_id(&frame, 8).context("a short request")?;
             let mut asked = fetches.lock().unwrap_or_else(PoisonError::into_inner);
             asked.insert(id, request.version);

@@ -11,6 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use stack::scratch::Scratch;
 use stack::{Program, eventually_ok, pipeline, port};
@@ -168,6 +169,20 @@ impl ViewRig {
             Ok(())
         })
         .await
+    }
+
+    /// Removes the records before `offset` from a partition, as retention does.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn delete_records_before(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        let gone = self.admin.delete_records(&offsets, &AdminOptions::new()).await?;
+        for element in gone.elements() {
+            element.error()?;
+        }
+        Ok(())
     }
 
     /// Where the topic's partitions end now.
