@@ -7,6 +7,10 @@ mod oracle;
 mod planted_bugs;
 mod positions;
 mod rebalances;
+mod rebuild_letters;
+mod rebuild_positions;
+mod rebuild_sql;
+mod rebuild_topics;
 mod rebuilds;
 mod release_build;
 mod rig_itself;
@@ -15,6 +19,7 @@ mod servers;
 mod site;
 mod static_members;
 mod trouble;
+mod verify_tails;
 mod zombies;
 
 #[path = "../../view-builder/tests/support/recomputed.rs"]

@@ -87,11 +87,15 @@ pub struct RebuildConfig {
     pub views: PathBuf,
     /// The view: its folder's name.
     pub view: String,
-    /// Begin at the topics' first offsets also where earlier events have been removed: rows that only those tell of will be missing.
+    /// Begin at the topics' first offsets also where earlier events have been removed: rows that only those tell of will be missing. Counts until
+    /// this rebuild is done or abandoned, also for events that are removed while it fills.
     #[arg(long)]
     pub accept_truncated: bool,
+    /// Swap also where the topic has no event any more of a key with dead letters, since compaction has removed them: its row will be missing.
+    #[arg(long)]
+    pub accept_compacted: bool,
     /// Drop what an unfinished rebuild has left, and do nothing else.
-    #[arg(long, conflicts_with = "accept_truncated")]
+    #[arg(long, conflicts_with_all = ["accept_truncated", "accept_compacted"])]
     pub abandon: bool,
 }
 

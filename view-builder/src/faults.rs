@@ -26,6 +26,20 @@ pub enum Bug {
     /// Takes an unknown COMMIT for done. The right statement would refuse the next batch, since the position is not yet where that one
     /// begins: this builder moves it as with `NoFence`.
     UnknownIsDone,
+    /// Fills a generation up to the positions, also where they were set back.
+    FillToPosition,
+    /// Takes a partition for read wherever a broker says that it ends.
+    BelieveAnyEnd,
+    /// Takes only what is refused by reason of its data for a refusal in a fill, and anything else for a lost connection.
+    RefusedByDataAlone,
+    /// Forgets that events which are gone were accepted when a rebuild goes on.
+    ForgetAcceptance,
+    /// Takes every topic for one that nothing was compacted in.
+    IgnoreCompaction,
+    /// Takes the group's offset for what is applied.
+    TrustGroupOffset,
+    /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
+    LetterIsNeverApplied,
 }
 
 #[cfg(feature = "faults")]

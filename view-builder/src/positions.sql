@@ -116,6 +116,18 @@ create table if not exists view_dead_letters (
     unique (topic, partition, record_offset)
 );
 
+-- Whether the views had applied its event when it came: in a replay, a view that is new or whose SQL has changed can refuse what the others have.
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_dead_letters'::regclass and attname = 'applied_before' and not attisdropped
+    ) then
+        alter table view_dead_letters add column if not exists applied_before boolean not null default false;
+    end if;
+end
+$$;
+
 create index if not exists view_dead_letters_key on view_dead_letters (topic, partition, key, record_offset)
     where discarded_at is null;
 
@@ -126,11 +138,14 @@ create or replace function keep_dead_letters(
 ) returns void
     language sql
 as $$
-    insert into view_dead_letters (topic, partition, record_offset, key, value, headers, record_time, reason)
+    insert into view_dead_letters
+        (topic, partition, record_offset, key, value, headers, record_time, reason, applied_before)
     select topic, partition, record_offset, key, value, headers::jsonb,
-        timestamptz '1970-01-01 00:00:00Z' + record_time_us * interval '1 microsecond', reason
+        timestamptz '1970-01-01 00:00:00Z' + record_time_us * interval '1 microsecond', reason,
+        coalesce(record_offset < held.highest_offset, false)
     from unnest($1, $2, $3, $4, $5, $6, $7, $8)
         as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
+    left join view_positions as held using (topic, partition)
     order by topic, partition, record_offset
     on conflict (topic, partition, record_offset) do nothing
 $$;

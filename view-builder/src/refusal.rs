@@ -48,6 +48,34 @@ pub(crate) fn is_wrong_sql(err: &Error) -> bool {
     class.is_some_and(|class| !["08", "40", "53", "55", "57", "58", "XX"].contains(&class))
 }
 
+/// What a rebuild does about an error that its statements meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// The server is away, or ends sessions, or is a standby: connect again, for as long as it takes.
+    Reconnect,
+    /// It may pass: try so many times in all.
+    Again(u32),
+    /// It does not pass by waiting.
+    Mend,
+}
+
+#[must_use]
+pub(crate) fn remedy(err: &Error) -> Remedy {
+    err.code().map_or(Remedy::Reconnect, |code| remedy_of(code.code()))
+}
+
+fn remedy_of(code: &str) -> Remedy {
+    match code {
+        // Shut down, starting, an idle session ended, no connection left, read-only as a standby.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "53300" | "25006" => Remedy::Reconnect,
+        _ if code.starts_with("08") => Remedy::Reconnect,
+        _ if code.starts_with("40") => Remedy::Again(10),
+        // Resources, a lock, a cancelled or too slow statement, system and internal errors.
+        _ if ["53", "55", "57", "58", "XX"].contains(&&code[..2]) => Remedy::Again(5),
+        _ => Remedy::Mend,
+    }
+}
+
 /// Whether a lock was not granted within `lock_timeout`.
 #[must_use]
 pub(crate) fn is_lock_timeout(err: &Error) -> bool {
@@ -78,5 +106,32 @@ pub(crate) fn line(err: &Error) -> String {
         (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
         (None, Some(source)) => format!("{err}: {source}"),
         (None, None) => err.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Remedy, remedy_of};
+
+    #[test]
+    fn only_a_connection_is_waited_for_without_end() {
+        for (codes, remedy) in [
+            (&["08006", "53300", "57P01", "57P03", "25006"][..], Remedy::Reconnect),
+            (&["40001", "40P01"], Remedy::Again(10)),
+            (
+                &["53100", "53200", "55P03", "57014", "58030", "XX000"],
+                Remedy::Again(5),
+            ),
+            (
+                &[
+                    "21000", "22P02", "23505", "38000", "42501", "42P01", "44000", "0A000", "P0001", "U0001",
+                ],
+                Remedy::Mend,
+            ),
+        ] {
+            for code in codes {
+                assert_eq!(remedy_of(code), remedy, "{code}");
+            }
+        }
     }
 }

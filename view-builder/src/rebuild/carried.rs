@@ -6,8 +6,8 @@
 use tokio_postgres::{Client, Error};
 
 use super::features::{Change, Feature, Features, Kind};
-use super::fill::Trouble;
 use super::quoted;
+use super::trouble::Trouble;
 use crate::failure::Failure;
 use crate::refusal;
 

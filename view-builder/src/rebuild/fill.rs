@@ -1,91 +1,72 @@
-//! Filling a generation: events from the topic's beginning up to where the live view is, and no further.
+//! Filling a generation: events from the topic's beginning up to where the live view has been, and no further.
 //!
-//! Every event before the live position has been decided: it is applied, or it waits in the dead letters, or it was discarded. The generation
-//! gets exactly the first kind. Where dead letters are retried meanwhile, what was left out is read again from the first of them on.
+//! **How far.** A view has every event below the highest position that its partition has ever had, called *reached* here: a position that is set
+//! back takes nothing from the view. `view_positions` keeps that height beside the position (`highest_offset`). A generation is filled up to
+//! reached and never to the position alone, since the difference would be missing from the new view until the replay has come by. The swap leaves the
+//! positions as they are, and builders apply the rest of the replay to the generation, where versions that it has or that are older change
+//! nothing. Case by case:
+//! - *A replay that is ordered before the rebuild, or goes on while it fills*: the position moves below reached. Reached stays, so nothing that a
+//!   reader has seen goes away.
+//! - *A replay that is ordered after the swap*: the new view is filled up to reached, as the old one was, and the same holds for it.
+//! - *The group is set back by Kafka's tools*: the builder that finds it sets the position back itself, which keeps the height like a replay.
+//! - *A builder adds a view*: the positions of its topics become null, and the height stays. The other views have everything below it. The new
+//!   one has only what is below the position; by a rebuild of its own it gets all up to reached at once, which is later than what its readers
+//!   had and never earlier.
+//! - *Nothing was ever applied*: position and height are null. The generation is empty, and builders begin at the beginning.
+//! - *Another rebuild*: it changes no position but by the epochs, so reached is the same for both.
+//!
+//! Reached never goes back, unless somebody deletes the row of a topic that was made anew. A generation that is already beyond it has events of
+//! the former topic, and is given up.
+//!
+//! **Which of them.** Every event below reached has been decided: it is applied, or it waits in the dead letters, or it was discarded. The
+//! generation gets exactly the first kind (see [`super::letters`] about events of which both is true). Where dead letters are retried meanwhile, what was left out is read again from the first of them on.
 //!
 //! Positions of the generation move in the transaction that applies the events, so that a fill that was killed goes on where it was.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
 use tokio_postgres::{Client, Error};
 
-use crate::apply::apply_views;
-use crate::batch::{Batch, Part, TopicPartition};
+use super::letters::{self, Standing};
+use super::reading::Reading;
+use super::trouble::Trouble;
+use crate::batch::TopicPartition;
 use crate::config::Kafka;
 use crate::contract::{self, Contracts};
 use crate::database::Session;
-use crate::event::Event;
 use crate::failure::Failure;
-use crate::faults;
-use crate::install;
+use crate::faults::{self, Bug};
 use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT, place};
-use crate::letters::{Fate, Known, store};
-use crate::record;
-use crate::refusal::{self, Kind};
+use crate::letters::Known;
 use crate::view::View;
 
-const POLL_TIMEOUT: Duration = Duration::from_millis(50);
-/// Limits of one transaction.
-const BATCH_ROWS: usize = 10_000;
-const BATCH_BYTES: usize = 4_194_304;
-
-/// Why a fill does not go on.
-pub(super) enum Trouble {
-    /// Postgres is away, or not known: connect again, and go on.
-    Database(Error),
-    /// It took longer than the caller can wait.
-    NotInTime,
-    Final(Failure),
-}
-
-impl From<Error> for Trouble {
-    fn from(err: Error) -> Self {
-        Self::Database(err)
-    }
-}
-
-impl From<install::Trouble> for Trouble {
-    fn from(trouble: install::Trouble) -> Self {
-        match trouble {
-            install::Trouble::Database(err) => Self::Database(err),
-            install::Trouble::Final(failure) => Self::Final(failure),
-        }
-    }
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
-        Self::Final(failure)
-    }
-}
-
-impl From<anyhow::Error> for Trouble {
-    fn from(err: anyhow::Error) -> Self {
-        Self::Final(err.into())
-    }
-}
+/// Where the partitions have been. Greatest passes over nulls.
+const REACHED: &str = "
+    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0)
+    from view_positions where topic = any($1)";
 
 /// How far one partition is.
 #[derive(Clone, Debug)]
-struct Filled {
-    next: i64,
-    /// The live view's position: where to stop.
-    limit: i64,
-    known: Known,
-    left_out_from: Option<i64>,
+pub(super) struct Filled {
+    pub(super) next: i64,
+    /// What the live view has reached: where to stop.
+    pub(super) limit: i64,
+    pub(super) known: Known,
+    pub(super) left_out_from: Option<i64>,
 }
 
 /// A generation's way through its topics.
 pub(super) struct Fill {
-    /// One client for each topic: the end of a partition is told by its number alone.
+    /// One client for each topic, as a reader reads one.
     consumers: BTreeMap<String, Observer>,
-    contracts: Contracts,
-    partitions: BTreeMap<TopicPartition, Filled>,
+    pub(super) contracts: Contracts,
+    pub(super) partitions: BTreeMap<TopicPartition, Filled>,
+    standing: Standing,
+    /// Where partitions begin whose earlier events are gone, as was accepted.
+    beginnings: BTreeMap<TopicPartition, i64>,
 }
 
 impl Fill {
@@ -105,11 +86,26 @@ impl Fill {
             consumers,
             contracts: contract::of_all(&view.topics),
             partitions: BTreeMap::new(),
+            standing: Standing::new(),
+            beginnings: BTreeMap::new(),
         })
     }
 
-    /// Reads how far the generation is, and takes the live view's positions as the limits.
-    pub(super) async fn resume(&mut self, client: &Client, view: &View, takes_truncated: bool) -> Result<(), Trouble> {
+    /// Reads how far the generation is, and takes what the live view has reached as the limits. Passes over events that are gone where that
+    /// is accepted; says whether there were any.
+    pub(super) async fn resume(
+        &mut self,
+        client: &Client,
+        view: &View,
+        takes_truncated: bool,
+    ) -> Result<bool, Trouble> {
+        self.load(client, view).await?;
+        self.aim(client, view).await?;
+        self.pass_over_removed(takes_truncated)
+    }
+
+    /// Takes over how far the generation is, as its last transaction says.
+    async fn load(&mut self, client: &Client, view: &View) -> Result<(), Error> {
         let rows = client
             .query(
                 "select topic, partition, next_offset, letters_version, left_out_from
@@ -129,43 +125,47 @@ impl Fill {
                 (place(row.get(0), row.get(1)), filled)
             })
             .collect();
-        let is_new = rows.is_empty();
-        self.aim(client, view).await?;
-        for (place, filled) in &self.partitions {
+        Ok(())
+    }
+
+    fn pass_over_removed(&mut self, takes_truncated: bool) -> Result<bool, Trouble> {
+        let mut passed = false;
+        for (place, filled) in &mut self.partitions {
             let consumer = &self.consumers[&*place.topic];
             let (beginning, _) = tokio::task::block_in_place(|| {
                 consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)
             })
             .with_context(|| format!("kafka does not tell the beginning of {place}"))?;
-            if beginning <= filled.next {
+            let first = beginning.min(filled.limit);
+            if first <= filled.next {
                 continue;
             }
-            if !(is_new && takes_truncated) {
+            if !takes_truncated {
                 return Err(Failure::Setting(format!(
-                    "{place} begins at offset {beginning}: the events before are gone, and rows that only they tell of would be \
-                     missing in the new generation; to go on all the same: --accept-truncated"
+                    "{place} begins at offset {beginning}: the events from offset {} on are gone, and rows that only they tell of would \
+                     be missing in the new generation; to go on all the same: --accept-truncated",
+                    filled.next
                 ))
                 .into());
             }
             tracing::warn!(%place, beginning, "the events before this offset are gone: the new generation is made without them");
+            filled.next = first;
+            self.beginnings.insert(place.clone(), first);
+            passed = true;
         }
-        Ok(())
+        Ok(passed)
     }
 
-    /// Takes the live view's positions, as they are now, as the limits. Says whether the dead letters are others than before.
-    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Error> {
-        let rows = client
-            .query(
-                "select topic, partition, coalesce(next_offset, 0) from view_positions where topic = any($1)",
-                &[&view.topics],
-            )
-            .await?;
+    /// Takes what the live view has reached, as of now, as the limits. Says whether the dead letters are others than before.
+    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
+        let rows = client.query(REACHED, &[&view.topics]).await?;
+        let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
         let limits: BTreeMap<TopicPartition, i64> = rows
             .iter()
-            .map(|row| (place(row.get(0), row.get(1)), row.get(2)))
+            .map(|row| (place(row.get(0), row.get(1)), row.get(column)))
             .collect();
-        let places: Vec<TopicPartition> = limits.keys().cloned().collect();
-        let mut all = store::known(client, &places).await?;
+        self.refuse_made_anew(view, &limits)?;
+        let mut all = letters::known(client, &view.topics, &self.standing).await?;
         let mut other_letters = false;
         for (place, limit) in limits {
             let known = all.remove(&place).unwrap_or_default();
@@ -187,6 +187,26 @@ impl Fill {
         Ok(other_letters)
     }
 
+    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, i64>) -> Result<(), Failure> {
+        let beyond = self
+            .partitions
+            .iter()
+            .find(|(place, filled)| filled.next > limits.get(place).copied().unwrap_or(0));
+        let Some((place, filled)) = beyond else {
+            return Ok(());
+        };
+        Err(Failure::Setting(format!(
+            "the new generation of {0} has events of {place} up to offset {1}, and the live view does not: the partition's row in \
+             view_positions was deleted since the rebuild began; begin anew: view-builder rebuild {0} --abandon, and then rebuild",
+            view.name, filled.next
+        )))
+    }
+
+    /// The client that reads this topic.
+    pub(super) fn consumer(&self, topic: &str) -> Option<&Observer> {
+        self.consumers.get(topic)
+    }
+
     /// Events between the generation and the limits.
     pub(super) fn left(&self) -> u64 {
         let left = self.partitions.values().map(|filled| filled.limit - filled.next);
@@ -203,120 +223,53 @@ impl Fill {
     ) -> Result<(), Trouble> {
         let topics: Vec<String> = self.consumers.keys().cloned().collect();
         for topic in topics {
-            let mut open = self.begin(&topic)?;
-            while !open.is_empty() {
-                let batch = tokio::task::block_in_place(|| self.read(&topic, &mut open, deadline))?;
-                self.commit(session, view, batch).await?;
-                progress(self.left());
+            loop {
+                match self.read(&topic, session, view, deadline, &progress).await {
+                    // Each event stands once, so this ends.
+                    Err(Trouble::Stands(place, offset)) => {
+                        tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
+                        self.standing.insert((place, offset));
+                        self.load(&session.client, view).await?;
+                        self.aim(&session.client, view).await?;
+                        for (place, beginning) in &self.beginnings {
+                            if let Some(filled) = self.partitions.get_mut(place) {
+                                filled.next = filled.next.max(*beginning);
+                            }
+                        }
+                    }
+                    ended => break ended?,
+                }
             }
         }
         Ok(())
     }
 
-    /// Has Kafka send this topic from where the generation is; returns the partitions that have something to read.
-    fn begin(&mut self, topic: &str) -> anyhow::Result<BTreeSet<i32>> {
-        let mut open = BTreeSet::new();
-        let behind = self
-            .partitions
-            .iter()
-            .filter(|(place, filled)| *place.topic == *topic && filled.next < filled.limit);
-        let mut list = rdkafka::TopicPartitionList::new();
-        for (place, filled) in behind {
-            list.add_partition_offset(topic, place.partition, rdkafka::Offset::Offset(filled.next))?;
-            open.insert(place.partition);
+    async fn read(
+        &mut self,
+        topic: &str,
+        session: &Session,
+        view: &View,
+        deadline: Option<Instant>,
+        progress: &impl Fn(u64),
+    ) -> Result<(), Trouble> {
+        let Some(mut reading) = Reading::start(&self.consumers[topic], topic, &self.partitions)? else {
+            return Ok(());
+        };
+        while !reading.is_done() {
+            let (contracts, partitions) = (&self.contracts, &mut self.partitions);
+            let batch = tokio::task::block_in_place(|| reading.batch(contracts, partitions, deadline))?;
+            self.commit(session, view, batch).await?;
+            progress(self.left());
         }
+        drop(reading);
+        // What is fetched ahead is not wanted.
         self.consumers[topic]
-            .assign(&list)
-            .context("partitions cannot be assigned")?;
-        Ok(open)
+            .unassign()
+            .context("partitions cannot be given back")?;
+        Ok(())
     }
 
-    /// The next events, at most a batch of them. A partition that is at its limit leaves `open`.
-    fn read(&mut self, topic: &str, open: &mut BTreeSet<i32>, deadline: Option<Instant>) -> Result<Batch, Trouble> {
-        let mut events: BTreeMap<TopicPartition, (i64, Vec<Event>)> = BTreeMap::new();
-        let (mut rows, mut bytes) = (0, 0);
-        while !open.is_empty() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
-            let Some(polled) = self.consumers[topic].poll(POLL_TIMEOUT) else {
-                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    return Err(Trouble::NotInTime);
-                }
-                if rows > 0 {
-                    break;
-                }
-                continue;
-            };
-            let record = match polled {
-                Ok(record) => record,
-                // Between here and the limit are transaction markers, or records that compaction has removed.
-                Err(KafkaError::PartitionEOF(partition)) => {
-                    open.remove(&partition);
-                    if let Some(filled) = self.partitions.get_mut(&place(topic, partition)) {
-                        filled.next = filled.next.max(filled.limit);
-                    }
-                    continue;
-                }
-                Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-                )) => {
-                    return Err(anyhow!(
-                        "{topic} does not have the events that come next: they were removed meanwhile"
-                    )
-                    .into());
-                }
-                Err(err) => {
-                    tracing::debug!(error = %err, "kafka reports an error; it is tried again");
-                    continue;
-                }
-            };
-            let at = place(topic, record.partition());
-            let Some(filled) = self.partitions.get_mut(&at).filter(|_| open.contains(&at.partition)) else {
-                continue;
-            };
-            let from = filled.next;
-            if let Some(event) = filled.take(&self.contracts, &record) {
-                rows += 1;
-                bytes += event.size_bytes();
-                events
-                    .entry(at.clone())
-                    .or_insert_with(|| (from, Vec::new()))
-                    .1
-                    .push(event);
-            }
-            if filled.next >= filled.limit {
-                open.remove(&at.partition);
-            }
-        }
-        let parts = events.into_iter().map(|(place, (from, events))| Part {
-            to: self.partitions[&place].next,
-            place,
-            epoch: 0,
-            letters_version: 0,
-            from,
-            events,
-            letters: Vec::new(),
-        });
-        Ok(Batch { parts: parts.collect() })
-    }
-
-    /// Applies the batch and moves the generation's positions, in one transaction.
-    async fn commit(&self, session: &Session, view: &View, batch: Batch) -> Result<(), Trouble> {
-        session.client.batch_execute("begin").await?;
-        match apply_views(session, std::slice::from_ref(view), &self.contracts, &batch).await {
-            Ok(()) => {
-                self.save(&session.client, view).await?;
-                faults::point("fill.applied").await?;
-                session.client.batch_execute("commit").await?;
-                Ok(faults::point("fill.committed").await?)
-            }
-            Err(err) if refusal::kind(&err) == Kind::Refused => {
-                session.client.batch_execute("rollback").await?;
-                Err(self.refused(session, view, batch, &err).await?.into())
-            }
-            Err(err) => Err(err.into()),
-        }
-    }
-
-    async fn save(&self, client: &Client, view: &View) -> Result<(), Error> {
+    pub(super) async fn save(&self, client: &Client, view: &View) -> Result<(), Error> {
         let (mut topic, mut partition, mut next) = (Vec::new(), Vec::new(), Vec::new());
         let (mut version, mut left_out) = (Vec::new(), Vec::new());
         for (place, filled) in &self.partitions {
@@ -338,67 +291,5 @@ impl Fill {
             )
             .await?;
         Ok(())
-    }
-
-    /// Finds the event that Postgres refuses. It is in the live view, so it is none for the dead letters: the new SQL is to blame.
-    async fn refused(&self, session: &Session, view: &View, batch: Batch, err: &Error) -> Result<Failure, Error> {
-        let mut reason = refusal::without_values(err);
-        let mut suspect = batch;
-        loop {
-            let (first, second) = match suspect.split() {
-                Ok(halves) => halves,
-                Err(single) => {
-                    let part = single.parts.first();
-                    let at = part.map_or_else(String::new, |part| {
-                        let offset = part.events.first().map_or(part.from, |event| event.offset);
-                        format!("{} offset {offset}", part.place)
-                    });
-                    let message = format!("the event at {at}, which the live view has: {reason}");
-                    return Ok(view.apply.refused(None, &message).into());
-                }
-            };
-            session.client.batch_execute("begin").await?;
-            let applied = apply_views(session, std::slice::from_ref(view), &self.contracts, &first).await;
-            // The second half has to find what the first one left.
-            session
-                .client
-                .batch_execute(if applied.is_ok() { "commit" } else { "rollback" })
-                .await?;
-            suspect = match applied {
-                Ok(()) => second,
-                Err(err) => {
-                    reason = refusal::without_values(&err);
-                    first
-                }
-            };
-        }
-    }
-}
-
-impl Filled {
-    /// The record's event, where the live view has applied it.
-    fn take(&mut self, contracts: &Contracts, record: &BorrowedMessage<'_>) -> Option<Event> {
-        let offset = record.offset();
-        if offset < self.next {
-            return None;
-        }
-        if offset >= self.limit {
-            self.next = self.limit;
-            return None;
-        }
-        self.next = offset + 1;
-        let event = record::event(contracts.get(record.topic())?, record);
-        match (self.known.decide(offset, record.key(), None), event) {
-            (Fate::Applied, Ok(event)) => event,
-            (Fate::Applied, Err(unappliable)) => {
-                tracing::debug!(offset, reason = %unappliable, "left out: no event, and no dead letter either");
-                None
-            }
-            (Fate::Parked, _) => {
-                self.left_out_from.get_or_insert(offset);
-                None
-            }
-            (Fate::Dropped | Fate::Dead(_), _) => None,
-        }
     }
 }

@@ -1,33 +1,47 @@
 //! `view-builder rebuild`: a new generation of a view, made from offset 0 beside the live one, which is read and kept meanwhile.
 //!
-//! 1. The view's `table.sql` runs in a schema of its own, and [`fill`] applies the topics' events to it, never further than the live view.
+//! 1. The view's `table.sql` runs in a schema of its own, and [`fill`] applies the topics' events to it, as far as the live view has ever been and
+//!    never further.
 //! 2. Indexes and constraints that people have added to the live tables are made on the new ones, see [`carried`].
-//! 3. Transactions that began before the generation was complete are waited for: to their snapshots it would look half empty.
-//! 4. [`swap`]: one transaction puts the generation in the live one's place.
+//! 3. What the topics cannot give again is looked for, see [`compaction`].
+//! 4. Transactions that began before the generation was complete are waited for: to their snapshots it would look half empty.
+//! 5. [`swap`]: one transaction puts the generation in the live one's place.
 //!
 //! Everything that has to survive a kill is in Postgres: the generation, its positions, the texts. The same command goes on from there.
 //! A session's advisory lock lets only one rebuild of a view run.
 
+mod accepted;
+mod applying;
 mod carried;
+mod compaction;
+mod dropping;
 mod features;
 mod fill;
+mod letters;
+mod patience;
 mod progress;
+mod reading;
 mod swap;
+mod trouble;
 
 use std::time::{Duration, Instant};
 
 use service::Secret;
 use tokio_postgres::{Client, Error};
 
-use crate::config::{DropConfig, RebuildConfig};
+use crate::config::RebuildConfig;
 use crate::database::{self, Session, unanswered};
 use crate::failure::Failure;
 use crate::view::{self, View};
-use crate::{catalog, faults, install, refusal, replay};
+use crate::{catalog, faults, install, refusal};
+use compaction::Compaction;
+pub use dropping::drop_view;
 use features::Features;
-use fill::{Fill, Trouble};
+use fill::Fill;
+use patience::Patience;
 use progress::Progress;
 use swap::Attempt;
+use trouble::Trouble;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A round that took less than this has brought the generation as far as it gets while events come.
@@ -55,16 +69,23 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
     let view = find(config)?;
     let mut begun = false;
     let progress = Progress::of(&view.name);
+    let mut patience = Patience::default();
     loop {
-        match go_on(config, &view, &mut begun, &progress).await {
+        match go_on(config, &view, &mut begun, &progress, &mut patience).await {
             Ok(()) => {
                 progress.ends();
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
             }
             Err(Trouble::Final(failure)) => return Err(failure),
-            Err(Trouble::NotInTime) => {}
+            Err(Trouble::NotInTime | Trouble::Stands(..)) => {}
+            // Where it goes on, it looks at what is gone.
+            Err(Trouble::Removed(topic)) => {
+                patience.misses(&topic)?;
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
             Err(Trouble::Database(err)) if !begun => return Err(unanswered(err)),
             Err(Trouble::Database(err)) => {
+                patience.meets(&err)?;
                 tracing::warn!(
                     reason = refusal::line(&err),
                     "postgres does not answer: the rebuild goes on when it does"
@@ -96,53 +117,11 @@ pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     ))
 }
 
-/// Keeps a view no longer, and drops its tables; asks first on a terminal.
-///
-/// # Errors
-/// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
-pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
-    let view = &config.view;
-    let client = open(&config.database_url).await.map_err(given_up)?;
-    own(&client, view).await.map_err(given_up)?;
-    let kept = catalog::load(&client).await.map_err(unanswered)?;
-    let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
-        return Err(Failure::Setting(format!("the database keeps no view {view}")));
-    };
-    let tables = kept.tables().join(", ");
-    if !config.yes && !replay::confirmed(&format!("Keep {view} no longer and drop {tables}?"))? {
-        return Ok("Operation cancelled.\n".to_owned());
-    }
-    let dropped = async {
-        client.batch_execute("begin").await?;
-        client.batch_execute("set local lock_timeout = '10s'").await?;
-        client.batch_execute(catalog::LOCK).await?;
-        catalog::remove(&client, view).await?;
-        // Views before the tables that they show.
-        for kind in ["v", "r"] {
-            let row = client
-                .query_one(
-                    "select string_agg(oid::regclass::text, ', ') from pg_class
-                     where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = $2",
-                    &[&kept.tables(), &kind],
-                )
-                .await?;
-            if let Some(names) = row.get::<_, Option<&str>>(0) {
-                let what = if kind == "v" { "view" } else { "table" };
-                client.batch_execute(&format!("drop {what} {names}")).await?;
-            }
-        }
-        client.batch_execute("commit").await
-    };
-    dropped.await.map_err(unanswered)?;
-    tracing::warn!(view, tables, "an operator has dropped a view");
-    Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
-}
-
 fn given_up(trouble: Trouble) -> Failure {
     match trouble {
         Trouble::Final(failure) => failure,
         Trouble::Database(err) => unanswered(err),
-        Trouble::NotInTime => anyhow::anyhow!("not in time").into(),
+        Trouble::NotInTime | Trouble::Removed(_) | Trouble::Stands(..) => anyhow::anyhow!("not in time").into(),
     }
 }
 
@@ -166,9 +145,16 @@ fn find(config: &RebuildConfig) -> Result<View, Failure> {
 }
 
 /// From wherever the rebuild is to its end; `begun` tells that an earlier call has begun it.
-async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: &Progress) -> Result<(), Trouble> {
+async fn go_on(
+    config: &RebuildConfig,
+    view: &View,
+    begun: &mut bool,
+    progress: &Progress,
+    patience: &mut Patience,
+) -> Result<(), Trouble> {
     let client = open(&config.servers.database_url).await?;
     own(&client, &view.name).await?;
+    accepted::make_columns(&client).await?;
     let live = catalog::load(&client).await?;
     let live = live.iter().find(|live| live.name == view.name);
     let generation = Generation {
@@ -202,10 +188,13 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
         }
     }
     *begun = true;
+    let accepted = accepted::accept(&client, config, &view.name).await?;
     refuse_obstacles(&client, &generation).await?;
     let session = Session::prepare(client, std::slice::from_ref(view)).await?;
     let mut fill = Fill::new(&config.servers.kafka, view)?;
-    fill.resume(&session.client, view, config.accept_truncated).await?;
+    if fill.resume(&session.client, view, accepted.truncated).await? {
+        patience.passed_over();
+    }
     progress.of_all(fill.left());
     fill.round(&session, view, None, |left| progress.left(left)).await?;
     faults::point("rebuild.filled").await?;
@@ -214,8 +203,9 @@ async fn go_on(config: &RebuildConfig, view: &View, begun: &mut bool, progress: 
         let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
         session.client.batch_execute(&analyze).await?;
     }
+    let mut compaction = Compaction::of(&config.servers.kafka, view, accepted.compacted).await;
     let swapper = open(&config.servers.database_url).await?;
-    finish(&swapper, &session, &generation, &mut fill).await
+    finish(&swapper, &session, &generation, &mut fill, &mut compaction).await
 }
 
 /// A session of the role that keeps the views.
@@ -345,7 +335,13 @@ async fn carry_over(client: &Client, generation: &Generation) -> Result<(), Trou
 }
 
 /// Keeps up with the live view until the swap succeeds.
-async fn finish(swapper: &Client, session: &Session, generation: &Generation, fill: &mut Fill) -> Result<(), Trouble> {
+async fn finish(
+    swapper: &Client,
+    session: &Session,
+    generation: &Generation,
+    fill: &mut Fill,
+    compaction: &mut Compaction,
+) -> Result<(), Trouble> {
     let client = &session.client;
     let mut older = swap::transactions(client).await?;
     let (mut said, mut tried) = (Instant::now(), false);
@@ -358,12 +354,13 @@ async fn finish(swapper: &Client, session: &Session, generation: &Generation, fi
         if began.elapsed() > CAUGHT_UP {
             continue;
         }
+        compaction.check(client, fill, &generation.view).await?;
         let now = swap::transactions(client).await?;
         older.retain(|transaction| now.contains(transaction));
         let mut why = "a transaction that began before the generation was complete still runs";
         if older.is_empty() {
             refuse_obstacles(client, generation).await?;
-            match swap::attempt(swapper, session, generation, fill).await? {
+            match swap::attempt(swapper, session, generation, fill, compaction).await? {
                 Attempt::Done => return Ok(()),
                 Attempt::NotYet(reason) => why = reason,
             }

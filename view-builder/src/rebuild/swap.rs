@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Error};
 
 use super::carried::{self, Carried};
-use super::fill::{Fill, Trouble};
+use super::compaction::Compaction;
+use super::fill::Fill;
+use super::trouble::Trouble;
 use super::{Generation, quoted};
 use crate::catalog;
 use crate::database::Session;
@@ -39,10 +41,11 @@ pub(super) async fn attempt(
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
+    compaction: &Compaction,
 ) -> Result<Attempt, Trouble> {
     client.batch_execute("begin").await?;
     client.batch_execute(LOCK_TIMEOUT).await?;
-    let swapped = swap(client, session, generation, fill).await;
+    let swapped = swap(client, session, generation, fill, compaction).await;
     let why = match swapped {
         Ok(None) => {
             faults::point("swap.made").await?;
@@ -67,6 +70,7 @@ async fn swap(
     session: &Session,
     generation: &Generation,
     fill: &mut Fill,
+    compaction: &Compaction,
 ) -> Result<Option<&'static str>, Trouble> {
     let view = &generation.view;
     client.batch_execute(catalog::LOCK).await?;
@@ -76,6 +80,9 @@ async fn swap(
         return Ok(Some("dead letters have changed"));
     }
     fill.round(session, view, Some(deadline), |_| ()).await?;
+    if !compaction.unproven(&session.client, &fill.contracts).await?.is_empty() {
+        return Ok(Some("there are new dead letters"));
+    }
     // A snapshot of before would show the new tables without the last events: a row would go back for its reader.
     let mut older = transactions(client).await?;
     while !older.is_empty() {

@@ -11,8 +11,10 @@ use rdkafka::consumer::Consumer;
 use tokio_postgres::Client;
 
 use crate::failure::Failure;
+use crate::faults::{self, Bug};
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
 use crate::verify::side::failed;
+use crate::verify::tail::Tails;
 
 /// Time between two looks at a position.
 const POLL: Duration = Duration::from_millis(100);
@@ -30,9 +32,12 @@ const SLOTS: &str = "
     where database = current_database() and slot_type = 'logical' and plugin = 'pgoutput' and confirmed_flush_lsn is not null
     order by slot_name";
 
-/// Offsets before which everything is applied. The group's own offset is the later one where only transaction markers lie
-/// between the two; while a replay is ordered, nothing counts as applied.
+/// Offsets before which everything is applied; while a replay of a whole topic is ordered, nothing counts as applied.
 const POSITIONS: &str = "
+    select topic, partition, coalesce(next_offset, 0) from view_positions where topic = any($1::text[])";
+
+/// The same as a builder has told the group, which is wrong: see [`super::tail`].
+const GROUP_OFFSETS: &str = "
     select topic, partition, case when next_offset is null then 0 else greatest(next_offset, group_offset) end
     from view_positions where topic = any($1::text[])";
 
@@ -78,7 +83,7 @@ impl fmt::Display for Behind {
 }
 
 /// Topic and partition.
-type Place = (String, i32);
+pub(super) type Place = (String, i32);
 
 /// A relay's slot, the topics and the builder's positions.
 pub struct Pipeline {
@@ -89,6 +94,7 @@ pub struct Pipeline {
     /// The views' database.
     pub(crate) views: Client,
     pub(crate) observer: Arc<Observer>,
+    pub(crate) tails: Tails,
     /// All topics of the view.
     pub(crate) topics: Vec<String>,
 }
@@ -107,7 +113,8 @@ impl Arrival for Pipeline {
         }
         let ends = self.ends().await?;
         loop {
-            behind.events = lag(&ends, &self.positions().await?);
+            let positions = self.positions().await?;
+            behind.events = lag(&ends, &self.tails.passed(&ends, positions).await?);
             if behind == Behind::default() {
                 return Ok(Arrived::All);
             }
@@ -134,7 +141,12 @@ impl Pipeline {
     }
 
     async fn positions(&self) -> Result<BTreeMap<Place, i64>, Failure> {
-        let rows = self.views.query(POSITIONS, &[&self.topics]).await;
+        let sql = if faults::is_planted(Bug::TrustGroupOffset) {
+            GROUP_OFFSETS
+        } else {
+            POSITIONS
+        };
+        let rows = self.views.query(sql, &[&self.topics]).await;
         let rows = rows.map_err(|err| failed("the views' positions", &err))?;
         Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
     }

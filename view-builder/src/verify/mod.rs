@@ -14,8 +14,8 @@
 //!    a committed Kafka transaction: so an event of a row as `before` has it is in the topic, and no longer only in the outbox;
 //! 4. note the ends of the view's topics, and wait until the view's positions have passed them. The ends are those of a reader
 //!    who sees open transactions, since a committed record can stand behind another producer's open transaction.
-//!    A transaction marker at the end has an offset and is no event: the builder's own notion of the end counts (the group's
-//!    offset in `view_positions`, which passes markers within some seconds);
+//!    A transaction marker at the end has an offset and is no event: what stands between a position and the end is read from the
+//!    topic (`tail.rs`, which says why the group's offset in `view_positions` is not to be relied on);
 //! 5. read the candidates' rows in the view: `shown`. Positions commit with the rows, so `shown` has every event up to L;
 //! 6. read the candidates' rows in the source again: `after`.
 //!
@@ -36,6 +36,7 @@ pub mod file;
 mod merge;
 mod report;
 pub mod side;
+mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,7 @@ use crate::verify::compare::compare;
 use crate::verify::file::{Comparison, Origin};
 pub use crate::verify::report::{Compared, Report};
 use crate::verify::side::Side;
+use crate::verify::tail::Tails;
 use crate::view::{SqlFile, View};
 use crate::{database, kafka, view};
 
@@ -100,6 +102,7 @@ async fn run(config: &VerifyConfig, view: &View, file: &SqlFile, comparison: Com
             slot: of_topic(&config.slots, topic).map(|name| name.reveal().to_owned()),
             views: connect(&views_url).await?,
             observer: Arc::new(kafka::uncommitted_observer(&config.servers.kafka)?),
+            tails: Tails::new(Arc::new(kafka::observer(&config.servers.kafka)?)),
             topics: view.topics.clone(),
         }),
     };
