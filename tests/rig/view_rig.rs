@@ -24,11 +24,12 @@ use crate::topic;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The role that keeps the views, as in `sql/cluster.sql`.
 const ROLE: &str = "
-    select pg_advisory_lock(1);
     do $$ begin
         if not exists (select from pg_roles where rolname = 'view_builder') then create role view_builder login; end if;
-    end $$;
-    select pg_advisory_unlock(1)";
+    exception
+        -- Another rig has made it at the same time.
+        when duplicate_object or unique_violation then null;
+    end $$";
 
 /// A database of views, and what fills it. The name is also the database's and the group's: a-z, 0-9 and _.
 pub struct ViewRig {
