@@ -62,7 +62,8 @@ async fn an_end_below_what_the_view_has_reached_is_not_believed() {
         let catches_up = async {
             if bug.is_empty() {
                 eventually_ok(DEADLINE, "answers are cut", || async {
-                    Ok(ensure!(proxy.answers_cut() >= cut + 10, "not often enough"))
+                    ensure!(proxy.answers_cut() >= cut + 10, "not often enough");
+                    Ok(())
                 })
                 .await
                 .unwrap_or_else(|err| panic!("{err:#}"));
@@ -172,7 +173,8 @@ async fn events_that_retention_takes_while_a_generation_is_filled_are_refused_or
         eventually_ok(DEADLINE, "the first batch is applied", || async {
             let mut there = std::fs::read_dir(hits)?.filter_map(Result::ok);
             let is_there = there.any(|file| file.file_name().to_string_lossy().starts_with("hits-"));
-            Ok(ensure!(is_there, "not yet"))
+            ensure!(is_there, "not yet");
+            Ok(())
         })
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", command.log_tail(20)));
@@ -278,7 +280,8 @@ async fn wait_compacted(rig: &ViewRig, topic: &str) {
             let records = records.await??;
             let earlier = records.iter().filter(|record| record.offset < 10).count();
             // Of items 4 and 5 the second version stays.
-            Ok(ensure!(earlier == 2, "{earlier} of the first records are there"))
+            ensure!(earlier == 2, "{earlier} of the first records are there");
+            Ok(())
         }
     })
     .await

@@ -143,7 +143,8 @@ async fn a_transaction_marker_at_the_end_is_no_event_that_waits() {
     builder.start().expect("a start");
     eventually_ok(DEADLINE, "the event is applied", || async {
         let version = site.rig.value("select version from item where id = 7").await?;
-        Ok(ensure!(version == "2", "version {version}"))
+        ensure!(version == "2", "version {version}");
+        Ok(())
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
