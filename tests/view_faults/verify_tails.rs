@@ -180,3 +180,17 @@ fn produce_in_transaction(servers: &str, topic: &str, event: &Event) -> anyhow::
     producer.commit_transaction(DEADLINE)?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_is_ordered_on_a_topic_whose_beginning_is_gone_is_lag() {
+    let site = Site::new("verify_truncated").await;
+    for partition in 0..2 {
+        let gone = site.rig.delete_records_before(&site.topic, partition, 5).await;
+        gone.expect("they are gone");
+    }
+    let replay = "update view_positions set next_offset = null; update item set name = 'edited' where id = 7";
+    site.rig.query(replay).await.expect("an update");
+    let (code, said) = site.verify("").await;
+    assert_eq!(code, Some(LAGGING), "{said}");
+    site.end().await;
+}

@@ -223,6 +223,8 @@ fn found(fill: &Fill, topic: &str, keys: &[Key]) -> anyhow::Result<HashSet<(i32,
             .with_context(|| format!("kafka does not tell the beginning of {topic}/{partition}"))?;
         from.push((*partition, beginning));
     }
+    // A reading that was given up has left its partitions assigned.
+    consumer.unassign().context("partitions cannot be given back")?;
     let reader = TopicReader::start(consumer, topic, &from)?;
     let mut known: BTreeMap<i32, Filled> = wanted
         .keys()

@@ -102,7 +102,7 @@ async fn run(config: &VerifyConfig, view: &View, file: &SqlFile, comparison: Com
             slot: of_topic(&config.slots, topic).map(|name| name.reveal().to_owned()),
             views: connect(&views_url).await?,
             observer: Arc::new(kafka::uncommitted_observer(&config.servers.kafka)?),
-            tails: Tails::new(Arc::new(kafka::observer(&config.servers.kafka)?)),
+            tails: Tails::new(&config.servers.kafka)?,
             topics: view.topics.clone(),
         }),
     };

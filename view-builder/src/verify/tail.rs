@@ -19,7 +19,9 @@ use kafka_client::{Next, TopicReader};
 use rdkafka::consumer::Consumer as _;
 
 use super::arrival::Place;
-use crate::kafka::Observer;
+use crate::config::Kafka;
+use crate::failure::Failure;
+use crate::kafka::{self, Observer, Quiet};
 
 /// Time that Kafka has to tell what follows the positions.
 const LOOK_MAX: Duration = Duration::from_secs(1);
@@ -51,12 +53,21 @@ impl Looked {
 }
 
 impl Tails {
-    /// `observer` reads what is committed, and is told where partitions end.
-    pub(crate) fn new(observer: Arc<Observer>) -> Self {
-        Self {
-            observer,
+    /// Nothing is asked yet.
+    ///
+    /// # Errors
+    /// A property of Kafka's is unknown or has a wrong value.
+    pub(crate) fn new(servers: &Kafka) -> Result<Self, Failure> {
+        let mut config = kafka::outsider(servers, &servers.group_id);
+        config
+            .set("enable.partition.eof", "true")
+            // A position before the topic's beginning has nothing to be read from, and must not be taken for one at the end.
+            .set("auto.offset.reset", "error");
+        let observer = config.create_with_context(Quiet).map_err(|err| kafka::refused(&err))?;
+        Ok(Self {
+            observer: Arc::new(observer),
             looked: BTreeMap::new(),
-        }
+        })
     }
 
     /// The positions, moved to the ends where nothing is between the two. Looks at Kafka for those that it has not looked at yet.
@@ -105,6 +116,8 @@ fn look(observer: &Observer, behind: Vec<(Place, i64, i64)>) -> anyhow::Result<B
             .iter()
             .map(|(partition, (position, _))| (*partition, *position))
             .collect();
+        // A look that was given up has left its partitions assigned.
+        observer.unassign().context("partitions cannot be given back")?;
         let reader = TopicReader::start(observer, &topic, &from)?;
         let began = Instant::now();
         while !open.is_empty() && began.elapsed() < LOOK_MAX {
@@ -113,8 +126,8 @@ fn look(observer: &Observer, behind: Vec<(Place, i64, i64)>) -> anyhow::Result<B
                 Ok(Next::End { partition, offset }) => (partition, offset, true),
                 Ok(Next::Nothing) => continue,
                 Err(err) => {
-                    tracing::debug!(error = %err, "kafka does not tell what follows the positions");
-                    break;
+                    tracing::debug!(error = %err, "kafka does not tell what follows a position");
+                    continue;
                 }
             };
             let Some((position, end)) = open.get(&partition).copied() else {
