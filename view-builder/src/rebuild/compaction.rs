@@ -44,7 +44,7 @@ const LETTERS: &str = "
     select letter.topic, letter.partition, letter.key, min(record_offset),
         coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset)),
         (array_agg(value order by record_offset))[1]
-    from view_dead_letters as letter
+    from only view_dead_letters as letter
     where topic = any($1) and key is not null
     group by topic, partition, key
     order by topic, partition, min(record_offset)";

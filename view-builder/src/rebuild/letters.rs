@@ -19,7 +19,7 @@ const LETTERS: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
         letter.discarded_at is not null, letter.applied_before
     from view_positions as held
-    left join view_dead_letters as letter using (topic, partition)
+    left join only view_dead_letters as letter using (topic, partition)
     where held.topic = any($1)";
 
 /// Events that the views had applied before, and that the generation refuses.
@@ -57,7 +57,7 @@ pub(super) async fn was_applied(client: &Client, place: &TopicPartition, offset:
     let row = client
         .query_one(
             "select exists (
-                select from view_dead_letters
+                select from only view_dead_letters
                 where topic = $1 and partition = $2 and record_offset = $3 and applied_before)",
             &[&&*place.topic, &place.partition, &offset],
         )
