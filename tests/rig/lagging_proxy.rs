@@ -1,5 +1,6 @@
 //! A proxy before a broker whose Fetch answers can lag behind, as those of a follower or of a leader that was just deposed do: the high
-//! watermark and the last stable offset lie lower than they are, and the records beyond them are missing. All else passes, other clients too.
+//! watermark and the last stable offset lie lower than they are, and the records beyond them are missing. So can its ListOffsets answers to the
+//! view-builder. All else passes, other clients too.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -17,6 +18,11 @@ const FETCH: i16 = 1;
 /// The versions whose answers are understood here; topics come by id from 13 on.
 const VERSIONS: RangeInclusive<i16> = 12..=17;
 const BY_ID: i16 = 13;
+const LIST_OFFSETS: i16 = 2;
+/// The versions whose answers are understood here.
+const LIST_OFFSETS_VERSIONS: RangeInclusive<i16> = 6..=11;
+/// The client that is told lower ends.
+const ASKING_CLIENT: &[u8] = b"view-builder";
 
 /// A listening proxy. Its connections end with the runtime.
 #[derive(Debug)]
@@ -28,6 +34,16 @@ struct Shared {
     client: &'static str,
     lag: Mutex<Option<Lag>>,
     cut: AtomicU64,
+    low: Mutex<Option<LowEnds>>,
+    told: AtomicU64,
+}
+
+/// How much lower than they are the ends of these partitions are told, in how many answers.
+#[derive(Clone, Debug)]
+struct LowEnds {
+    partitions: RangeInclusive<i32>,
+    offsets: i64,
+    answers_left: u64,
 }
 
 /// What is missing from the end of these partitions.
@@ -80,6 +96,26 @@ impl LaggingProxy {
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// The next `answers` to the view-builder's ListOffsets tell ends of these partitions that are lower by `offsets`.
+    pub fn lower_ends(&self, partitions: RangeInclusive<i32>, offsets: i64, answers: u64) {
+        *self.0.low.lock().unwrap_or_else(PoisonError::into_inner) = Some(LowEnds {
+            partitions,
+            offsets,
+            answers_left: answers,
+        });
+    }
+
+    /// Ends are told as they are.
+    pub fn tell_ends(&self) {
+        *self.0.low.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How many answers the view-builder has had to its ListOffsets.
+    #[must_use]
+    pub fn ends_told(&self) -> u64 {
+        self.0.told.load(Ordering::Acquire)
+    }
+
     /// How often a partition's answer was cut.
     #[must_use]
     pub fn answers_cut(&self) -> u64 {
@@ -99,11 +135,12 @@ async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::R
     let lags_for = shared.client.as_bytes();
     tokio::spawn(async move {
         while let Some(frame) = read_frame(&mut from_broker).await? {
-            let version = correlation_id(&frame, 4)
+            let request = correlation_id(&frame, 4)
                 .and_then(|id| asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
             let lag = shared.lag.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let answer = match (version, lag) {
-                (Some(version), Some(lag)) => cut(&frame, version, &lag, &shared.cut)?,
+            let answer = match (request, lag) {
+                (Some((FETCH, version)), Some(lag)) => cut(&frame, version, &lag, &shared.cut)?,
+                (Some((LIST_OFFSETS, version)), _) => shared.tell(frame, version)?,
                 _ => frame,
             };
             to_client.write_all(&answer).await?;
@@ -112,14 +149,63 @@ async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::R
     });
     while let Some(frame) = read_frame(&mut from_client).await? {
         let request = Request::read(&frame);
-        if request.key == FETCH && request.client_id == lags_for {
+        let is_fetch = request.key == FETCH && request.client_id == lags_for;
+        if is_fetch || (request.key == LIST_OFFSETS && request.client_id == ASKING_CLIENT) {
             let id = correlation_id(&frame, 8).context("a short request")?;
             let mut asked = fetches.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.insert(id, request.version);
+            asked.insert(id, (request.key, request.version));
         }
         to_broker.write_all(&frame).await?;
     }
     Ok(())
+}
+
+impl Shared {
+    /// The ListOffsets answer, with lower ends where they are wanted.
+    fn tell(&self, frame: Vec<u8>, version: i16) -> anyhow::Result<Vec<u8>> {
+        ensure!(
+            LIST_OFFSETS_VERSIONS.contains(&version),
+            "ListOffsets version {version} is not known here"
+        );
+        self.told.fetch_add(1, Ordering::AcqRel);
+        let mut wanted = self.low.lock().unwrap_or_else(PoisonError::into_inner);
+        match wanted.as_mut().filter(|low| low.answers_left > 0) {
+            None => Ok(frame),
+            Some(low) => {
+                low.answers_left -= 1;
+                lower(&frame, low)
+            }
+        }
+    }
+}
+
+/// The ListOffsets answer with lower offsets. Its length stays.
+fn lower(frame: &[u8], low: &LowEnds) -> anyhow::Result<Vec<u8>> {
+    let mut answer = Answer {
+        rest: &frame[4..],
+        copy: frame[..4].to_vec(),
+    };
+    // Correlation id, tagged fields of the header, throttle time.
+    answer.pass(4 + 1 + 4)?;
+    for _ in 0..answer.pass_count()? {
+        let length = answer.pass_count()?;
+        answer.pass(length)?;
+        for _ in 0..answer.pass_count()? {
+            let partition = i32::from_be_bytes(answer.rest.get(..4).context("a short answer")?.try_into()?);
+            // Partition, error code, time.
+            answer.pass(4 + 2 + 8)?;
+            let offset = answer.take_long()?;
+            let is_low = low.partitions.contains(&partition) && offset > 0;
+            let told = if is_low { (offset - low.offsets).max(0) } else { offset };
+            answer.copy.extend_from_slice(&told.to_be_bytes());
+            // The leader's epoch.
+            answer.pass(4)?;
+            answer.pass_tags()?;
+        }
+        answer.pass_tags()?;
+    }
+    answer.pass(answer.rest.len())?;
+    Ok(answer.copy)
 }
 
 /// The Fetch answer without the end of the partitions that lag behind.

@@ -11,7 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use stack::scratch::Scratch;
 use stack::{Program, eventually_ok, pipeline, port};
@@ -184,6 +184,15 @@ impl ViewRig {
             element.error()?;
         }
         Ok(())
+    }
+
+    /// What `/readyz` of this builder answers: the status and the text.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn readiness(&self, builder: &Program) -> anyhow::Result<(u16, String)> {
+        let answer = reqwest::get(builder.url("/readyz")).await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
     }
 
     /// Where the topic's partitions end now.
