@@ -17,19 +17,21 @@ use service::{Readiness, Shutdown};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::apply::{Applied, GivenUp};
-use crate::assignment::{Assignment, Limits, Reached, Record, Start};
+use crate::assignment::{Assignment, Limits, Reached, Record};
 use crate::batch::TopicPartition;
 use crate::claim::Look;
+use crate::continuity::Watch;
 use crate::contract::Contracts;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::faults;
 use crate::group::GroupOffsets;
-use crate::kafka::{self, GroupConsumer};
+use crate::kafka::{self, GroupConsumer, Observer};
 use crate::letters::Known;
 use crate::outage::Outage;
+use crate::paused::{self, PausedPartitions};
 use crate::record;
-use crate::takeover::take_over;
+use crate::takeover::{TakenOver, take_over};
 use crate::{lag, measure, view};
 
 mod stop;
@@ -51,7 +53,7 @@ type Job = JoinHandle<(Database, Result<Done, Failure>)>;
 enum Done {
     TakenOver {
         generation: u64,
-        starts: Option<Vec<Start>>,
+        taken: Option<TakenOver>,
     },
     Applied(Applied),
     /// The dead letters of the partitions that were held in this generation.
@@ -77,6 +79,9 @@ pub struct Builder {
     readiness: Readiness,
     kafka: Outage,
     assignment: Assignment,
+    /// The partitions that are held and not read.
+    paused: PausedPartitions,
+    watch: Watch,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
     /// None while a job has it.
@@ -103,6 +108,7 @@ impl Builder {
     #[must_use]
     pub fn new(
         consumer: Arc<GroupConsumer>,
+        observer: Arc<Observer>,
         database: Database,
         limits: Limits,
         owner: String,
@@ -114,8 +120,10 @@ impl Builder {
             contracts: database.contracts.clone(),
             owner,
             kafka: Outage::of("kafka", readiness.clone()),
+            paused: PausedPartitions::new(readiness.clone()),
             readiness,
             assignment: Assignment::new(limits),
+            watch: Watch::new(observer),
             places: Vec::new(),
             database: Some(database),
             job: None,
@@ -134,7 +142,7 @@ impl Builder {
     /// Keeps the views until `shutdown`; then ends the batch in hand and leaves the group.
     ///
     /// # Errors
-    /// Continuity is lost, the database keeps other views, or librdkafka has failed for good ([`Failure::Client`]: the batch in hand has
+    /// The database keeps other views, or librdkafka has failed for good ([`Failure::Client`]: the batch in hand has
     /// ended, and another builder may begin).
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
         let ended = self.keep(shutdown).await;
@@ -196,10 +204,10 @@ impl Builder {
             return;
         };
         let job = if let Some((generation, places)) = self.claim.take() {
-            let (consumer, owner) = (self.consumer.clone(), self.owner.clone());
+            let (consumer, observer, owner) = (self.consumer.clone(), self.watch.observer(), self.owner.clone());
             tokio::spawn(async move {
-                let starts = take_over(&mut database, &consumer, generation, &places, &owner).await;
-                (database, starts.map(|starts| Done::TakenOver { generation, starts }))
+                let taken = take_over(&mut database, &consumer, &observer, generation, &places, &owner).await;
+                (database, taken.map(|taken| Done::TakenOver { generation, taken }))
             })
         } else if !self.group_acknowledged.is_empty() {
             let offsets = std::mem::take(&mut self.group_acknowledged);
@@ -220,7 +228,7 @@ impl Builder {
         } else if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.looked_at = Some(Instant::now());
             let generation = self.consumer.context().generation();
-            let held: Vec<_> = self.assignment.claims().collect();
+            let held: Vec<_> = self.assignment.claims().chain(self.paused.claims()).collect();
             tokio::spawn(async move {
                 faults::hold("look.before").await;
                 let look = database.look(&held).await;
@@ -262,8 +270,8 @@ impl Builder {
         match done? {
             Done::TakenOver {
                 generation,
-                starts: Some(starts),
-            } if generation == self.consumer.context().generation() => self.assign(starts),
+                taken: Some(taken),
+            } if generation == self.consumer.context().generation() => self.assign(taken),
             Done::Letters { generation, known } if generation == self.consumer.context().generation() => {
                 self.assignment.know(known);
                 self.read_on();
@@ -320,6 +328,7 @@ impl Builder {
     fn looked(&mut self, look: Option<Look>) {
         let Some(look) = look else { return };
         measure::letters(look.letters);
+        paused::notice(&self.readiness, &look.notices);
         if look.letters == 0 {
             self.readiness.fine("dead-letters");
         } else {
@@ -334,8 +343,15 @@ impl Builder {
         }
     }
 
-    fn assign(&mut self, starts: Vec<Start>) {
-        tracing::info!(partitions = starts.len(), "partitions are taken over");
+    fn assign(&mut self, taken: TakenOver) {
+        let TakenOver { starts, paused, ids } = taken;
+        tracing::info!(
+            partitions = starts.len(),
+            partitions.paused = paused.len(),
+            "partitions are taken over"
+        );
+        self.paused.replace(paused);
+        self.watch.begin(ids);
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
         self.group_offsets.begin(&starts);
@@ -355,11 +371,16 @@ impl Builder {
             kafka::decline(&self.consumer);
             return;
         }
+        if places.is_empty() {
+            self.paused.replace(Vec::new());
+        }
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
 
     fn let_go(&mut self) {
         self.assignment.replace(Vec::new());
+        self.paused.let_go();
+        self.watch.begin(Vec::new());
         lag::forget();
     }
 
@@ -436,7 +457,7 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(self.assignment.positions().count());
+        measure::partitions(self.assignment.positions().count() + self.paused.all().len());
         let context = self.consumer.context();
         lag::observe(
             measure::now_us(),
@@ -445,6 +466,10 @@ impl Builder {
                 .filter_map(|position| Some((position, context.end(position.place)?))),
         );
         self.commit_group_offsets();
+        if let Some(reason) = self.watch.look(self.assignment.positions(), self.paused.all()) {
+            tracing::warn!(reason, "joining the group again, to look at all positions anew");
+            self.rejoin();
+        }
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }

@@ -10,6 +10,7 @@ use crate::catalog;
 use crate::database::Database;
 use crate::faults;
 use crate::letters::{Known, store};
+use crate::start::TopicIds;
 
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -23,6 +24,10 @@ pub struct Claim {
     /// The highest position that the partition has had, where it was set back.
     pub highest_offset: Option<i64>,
     pub group_offset: Option<i64>,
+    /// The ids of the topics that the position was of.
+    pub ids: TopicIds,
+    /// A holder before did not read it.
+    pub was_paused: bool,
     /// The partition's dead letters.
     pub known: Known,
 }
@@ -36,7 +41,7 @@ pub struct Held {
 }
 
 /// What others have done meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Somebody else has claimed one of the partitions, or set its position back.
     pub is_fenced: bool,
@@ -44,6 +49,8 @@ pub struct Look {
     pub has_other_letters: bool,
     /// How many dead letters wait, in all.
     pub letters: i64,
+    /// What an operator has to know of the partitions, as kind and text.
+    pub notices: Vec<(String, String)>,
 }
 
 /// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
@@ -55,7 +62,7 @@ const CLAIM: &str = "
     order by topic, partition
     on conflict (topic, partition) do update set
         epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-    returning topic, partition, epoch, next_offset, group_offset, highest_offset";
+    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
 /// was only slow reconnects and finds that its transaction is gone.
@@ -82,7 +89,7 @@ impl Claim {
             epoch: self.epoch,
             next_offset,
             new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
-            // As `begin_at` writes it down.
+            // As `begin` writes it down.
             group_offset: self
                 .group_offset
                 .map(|offset| if is_replay { offset.min(next_offset) } else { offset }),
@@ -117,29 +124,6 @@ impl Database {
         }
     }
 
-    /// Sets positions to where the partitions begin. A partition that another builder has claimed meanwhile stays as it is.
-    pub async fn begin_at(&mut self, starts: &[Start]) {
-        let next_offset: Vec<i64> = starts.iter().map(|start| start.next_offset).collect();
-        let keys = Keys::of(starts.iter().map(|start| (&start.place, start.epoch)));
-        loop {
-            let client = &self.session().await.client;
-            let set = client
-                .execute(
-                    "update view_positions as held
-                 set next_offset = wanted.next_offset, group_offset = least(group_offset, wanted.next_offset)
-                 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
-                     as wanted(topic, partition, epoch, next_offset)
-                 where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                    &[&keys.topic, &keys.partition, &keys.epoch, &next_offset],
-                )
-                .await;
-            match set {
-                Ok(_) => return,
-                Err(err) => self.wait(&err).await,
-            }
-        }
-    }
-
     /// The dead letters of these partitions as of now; waits for as long as Postgres is away.
     pub async fn letters(&mut self, places: &[TopicPartition]) -> HashMap<TopicPartition, Known> {
         loop {
@@ -168,8 +152,18 @@ impl Database {
             )
             .await
             .ok()?;
+        let notices = client
+            .query(
+                "select kind, notice from view_notices
+                 join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
+                 order by topic, partition, kind",
+                &[&keys.topic, &keys.partition],
+            )
+            .await
+            .ok()?;
         let all = i64::try_from(held.len()).unwrap_or(i64::MAX);
         Some(Look {
+            notices: notices.iter().map(|row| (row.get(0), row.get(1))).collect(),
             is_fenced: row.get::<_, i64>(0) < all,
             has_other_letters: row.get::<_, i64>(1) < all,
             letters: row.get(2),
@@ -233,6 +227,11 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
                 next_offset: row.get(3),
                 group_offset: row.get(4),
                 highest_offset: row.get(5),
+                ids: TopicIds {
+                    now: row.get(6),
+                    former: row.get(7),
+                },
+                was_paused: row.get(8),
             })
         })
         .collect())

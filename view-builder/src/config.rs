@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use service::Secret;
 
+use crate::batch::TopicPartition;
 use crate::failure::EXIT_CODES;
 
 /// Keeps SQL views in step with Kafka topics, exactly once.
@@ -38,6 +39,13 @@ pub enum Command {
     /// members. Without --group: events are printed as `key: value`, and nothing is touched.
     #[command(after_help = EXIT_CODES)]
     Replay(ReplayConfig),
+    /// Have a partition go on although its topic has lost events, or take a notice of it as known.
+    ///
+    /// A partition whose topic does not have the events at the view's position is paused: its builder holds it and does not read it, all
+    /// others go on, and /readyz and `status` say why. With --from it goes on from there within some seconds, builders may run. Its dead letters
+    /// from that offset on are put aside, as those of a former topic. Without --from: what /readyz warns of this partition is known.
+    #[command(after_help = EXIT_CODES)]
+    Accept(AcceptConfig),
     /// Look at events that cannot be applied, try them again, or give them up.
     ///
     /// An event that cannot be applied is kept with its headers, its place and the reason in the table view_dead_letters; later events
@@ -97,6 +105,19 @@ pub struct RebuildConfig {
     /// Drop what an unfinished rebuild has left, and do nothing else.
     #[arg(long, conflicts_with_all = ["accept_truncated", "accept_compacted"])]
     pub abandon: bool,
+}
+
+/// Settings of `view-builder accept`.
+#[derive(Clone, Debug, Args)]
+pub struct AcceptConfig {
+    #[command(flatten)]
+    pub servers: Servers,
+    /// The partition, such as user-events/3.
+    #[arg(value_name = "TOPIC/PARTITION", value_parser = crate::accept::partition)]
+    pub partition: TopicPartition,
+    /// Where a paused partition goes on: beginning, the topic's first offset; or an offset that the topic has.
+    #[arg(long, value_name = "beginning|OFFSET")]
+    pub from: Option<crate::accept::From>,
 }
 
 /// Settings of `view-builder drop`.

@@ -13,13 +13,14 @@ Exit codes:
   1  failed for a reason that is none of the following
   2  wrong usage or a wrong setting
   3  a view cannot be used: its folder is incomplete, or Postgres refuses its SQL
-  4  continuity is lost: a topic does not have the events at a view's position
+  4  `status`: a partition is paused, since its topic does not have the events at the view's position
   6  `status` and `dead-letters`: events wait that cannot be applied
  10  `verify` only: a view has rows that its events do not explain
  11  `verify` only: no such row, but rows whose events are still on their way
 
 `run` does not end at an event that cannot be applied: it goes to the dead letters, later events of its key wait behind it, /readyz
-warns, all others go on.";
+warns, all others go on. Nor does it end where a topic does not have the events at the view's position: that partition is paused, /readyz says
+what to type, all others go on.";
 
 /// Why the program ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +29,8 @@ pub enum Failure {
     Setting(String),
     #[error("{0}")]
     View(#[from] ViewError),
-    #[error("{place}: {lost}")]
-    Continuity {
-        place: crate::batch::TopicPartition,
-        lost: crate::start::Lost,
-    },
+    #[error("a partition is paused: view-builder accept, as the line says")]
+    Continuity,
     /// Another client can go on where this one cannot.
     #[error(
         "the kafka client has failed for good, and so did one before it: {0}; where two processes have the same \
@@ -56,7 +54,7 @@ impl Failure {
             Self::Client(_) | Self::Other(_) => 1,
             Self::Setting(_) => 2,
             Self::View(_) => 3,
-            Self::Continuity { .. } => 4,
+            Self::Continuity => 4,
             Self::DeadLetters => 6,
             Self::Different => 10,
             Self::Lagging => 11,

@@ -40,6 +40,14 @@ pub enum Bug {
     TrustGroupOffset,
     /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
     LetterIsNeverApplied,
+    /// Takes a topic for the one of before by its name alone.
+    KnowTopicsByName,
+    /// Lets the dead letters of a topic that was replaced hold up the events of the new one.
+    KeepFormerLetters,
+    /// Ends for one partition without continuity, instead of pausing that one alone.
+    EndAllForOne,
+    /// Takes one answer for where a topic ends, although the broker that gives it may lag behind.
+    BelieveOneLaggingEnd,
 }
 
 #[cfg(feature = "faults")]

@@ -6,12 +6,15 @@
 //! What decides is pure and has its tests beside it: [`event`], [`batch`], [`assignment`], [`start`], [`letters`]. What talks is thin:
 //! [`kafka`] to the brokers, [`database`], [`install`], [`claim`] and [`apply`] to Postgres. [`builder`] joins the two.
 
+pub mod accept;
 pub mod apply;
 pub mod assignment;
 pub mod batch;
+pub mod beginning;
 pub mod builder;
 pub mod claim;
 pub mod config;
+pub mod continuity;
 pub mod contract;
 pub mod database;
 pub mod event;
@@ -25,6 +28,7 @@ pub mod letters;
 pub mod measure;
 pub mod moment;
 pub mod outage;
+pub mod paused;
 pub mod rebuild;
 pub mod replay;
 mod run;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{letters, rebuild, replay, run, status, verify};
+use view_builder::{accept, letters, rebuild, replay, run, status, verify};
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -46,9 +46,13 @@ async fn execute(command: Command) -> Result<(), Failure> {
             run(*config, shutdown).await
         }
         Command::Status(config) => {
-            let (table, dead) = status::status(&config).await?;
+            let (table, found) = status::status(&config).await?;
             print!("{table}");
-            if dead { Err(Failure::DeadLetters) } else { Ok(()) }
+            found
+        }
+        Command::Accept(config) => {
+            print!("{}", accept::accept(&config).await?);
+            Ok(())
         }
         Command::Replay(config) => match &config.group {
             Some(group) => {

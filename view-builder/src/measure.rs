@@ -40,6 +40,14 @@ pub fn describe() {
         "from an event's commit at the source until the view's commit, by topic; replays are left out"
     );
     metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
+    metrics::describe_gauge!(
+        "view_partitions_paused",
+        "partitions that this process holds and does not read, by reason"
+    );
+    metrics::describe_gauge!(
+        "view_partition_notices",
+        "partitions of this process of which an operator has to know something, by what it is"
+    );
     metrics::describe_counter!(
         "view_dead_letters_total",
         "events found that cannot be applied, by topic; a replay counts them again"

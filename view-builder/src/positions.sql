@@ -56,6 +56,37 @@ begin
 end
 $$;
 
+-- What a position knows of its topic and of itself beyond an offset.
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_positions'::regclass and attname = 'topic_id' and not attisdropped
+    ) then
+        alter table view_positions
+            -- Kafka's id of the topic that next_offset is of; null where Kafka has not told one yet.
+            add column topic_id text,
+            -- Those of the topics of the same name before, which were deleted.
+            add column former_topic_ids text[] not null default '{}',
+            -- Counts how often offsets have lost their meaning: the topic was made anew, or an operator has accepted a loss.
+            add column breaks bigint not null default 0,
+            -- Why the holder does not read the partition; null: it does.
+            add column paused text;
+    end if;
+end
+$$;
+
+-- What an operator has to know of a partition although it is read, until `view-builder accept` says that it is known.
+create table if not exists view_notices (
+    topic     text        not null,
+    partition integer     not null,
+    -- truncated: events were removed before the view began. made-anew: the topic was deleted and made anew.
+    kind      text        not null,
+    notice    text        not null,
+    since     timestamptz not null default clock_timestamp(),
+    primary key (topic, partition, kind)
+);
+
 -- Every (view, topic) whose events are applied under view_positions: all builders of these positions keep the same views.
 create table if not exists view_sources (
     view  text not null,
@@ -95,6 +126,18 @@ create table if not exists view_rebuild_positions (
     primary key (view, topic, partition)
 );
 
+-- As of which `breaks` of its position a partition was filled: another one ends the rebuild.
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_rebuild_positions'::regclass and attname = 'breaks' and not attisdropped
+    ) then
+        alter table view_rebuild_positions add column breaks bigint not null default 0;
+    end if;
+end
+$$;
+
 -- Records that cannot be applied, and later ones of their keys, which wait behind them. See view-builder dead-letters --help.
 create table if not exists view_dead_letters (
     id            bigint      generated always as identity primary key,
@@ -130,6 +173,88 @@ $$;
 
 create index if not exists view_dead_letters_key on view_dead_letters (topic, partition, key, record_offset)
     where discarded_at is null;
+
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_dead_letters'::regclass and attname = 'former_topic_id' and not attisdropped
+    ) then
+        -- The id of the topic of which the record was, where it is not in the topic any more; null: it is.
+        alter table view_dead_letters add column former_topic_id text;
+    end if;
+end
+$$;
+
+-- Those of them whose records are not in the topic any more: their offsets are other records' now. `select`, `update` and `delete` on
+-- view_dead_letters see these rows as well, `only view_dead_letters` does not; that table's unique offsets do not bind here. It has
+-- no columns of its own, so that a row moves as it is.
+create table if not exists view_former_dead_letters (primary key (id)) inherits (view_dead_letters);
+
+-- Puts the letters from an offset on aside, since other records have their offsets now. The caller holds the position's lock.
+create or replace function put_dead_letters_aside(of_topic text, of_partition integer, from_offset bigint, of_topic_id text)
+    returns void
+    language sql
+as $$
+    with gone as (
+        delete from only view_dead_letters as letter
+        where letter.topic = of_topic and letter.partition = of_partition and letter.record_offset >= from_offset
+        returning letter.*
+    )
+    insert into view_former_dead_letters select * from gone;
+    update view_former_dead_letters set former_topic_id = coalesce(of_topic_id, 'unknown')
+    where topic = of_topic and partition = of_partition and former_topic_id is null
+$$;
+
+-- Lets claimed partitions begin at these offsets. One that somebody else has claimed meanwhile stays as it is. `anew`: the topic is
+-- another than before, so that its letters' offsets mean nothing and the group's offset is none of it.
+create or replace function begin_view_positions(
+    topics text[], partitions integer[], epochs bigint[], next_offsets bigint[], topic_ids text[], anew boolean[],
+    notice_kinds text[], notices text[]
+) returns void
+    language plpgsql
+as $$
+declare
+    one record;
+begin
+    for one in
+        select wanted.*, held.topic_id as old_topic_id
+        from view_positions as held
+        join unnest(topics, partitions, epochs, next_offsets, topic_ids, anew, notice_kinds, notices)
+            as wanted(topic, partition, epoch, next_offset, topic_id, is_anew, notice_kind, notice)
+            on held.topic = wanted.topic and held.partition = wanted.partition
+        where held.epoch = wanted.epoch
+        order by held.topic, held.partition
+        for update of held
+    loop
+        update view_positions as held set
+            next_offset = one.next_offset,
+            group_offset = case
+                when one.is_anew then null
+                when held.next_offset is distinct from one.next_offset then least(held.group_offset, one.next_offset)
+                else held.group_offset
+            end,
+            topic_id = coalesce(one.topic_id, held.topic_id),
+            paused = null
+        where held.topic = one.topic and held.partition = one.partition;
+        if one.is_anew then
+            -- A statement of its own: the one before has let the trigger keep the former topic's highest offset.
+            update view_positions as held set
+                highest_offset = null,
+                former_topic_ids = array_append(held.former_topic_ids, one.old_topic_id),
+                letters_version = held.letters_version + 1,
+                breaks = held.breaks + 1
+            where held.topic = one.topic and held.partition = one.partition;
+            perform put_dead_letters_aside(one.topic, one.partition, 0, one.old_topic_id);
+        end if;
+        if one.notice is not null then
+            insert into view_notices (topic, partition, kind, notice)
+            values (one.topic, one.partition, one.notice_kind, one.notice)
+            on conflict (topic, partition, kind) do update set notice = excluded.notice, since = excluded.since;
+        end if;
+    end loop;
+end
+$$;
 
 -- Puts records down; what is there already stays as it is, so that a replay changes nothing.
 create or replace function keep_dead_letters(

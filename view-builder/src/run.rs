@@ -90,7 +90,8 @@ async fn attempt(
         rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
         bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
     };
-    let ended = Builder::new(consumer, database, limits, owner(), readiness.clone())
+    let observer = Arc::new(kafka::observer(&config.servers.kafka)?);
+    let ended = Builder::new(consumer, observer, database, limits, owner(), readiness.clone())
         .run(shutdown)
         .await;
     watch.abort();

@@ -1,10 +1,13 @@
 //! Where a claimed partition begins to be read.
 
+use crate::batch::TopicPartition;
 use crate::faults::{self, Bug};
 
 /// What is known of a partition when it is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
+    /// Whether the topic is the one that the position is of.
+    pub topic: Topic,
     /// The position in Postgres; none: nothing has been applied yet.
     pub position: Option<i64>,
     /// The group's offset that this group last committed to Kafka, as Postgres has it.
@@ -17,30 +20,111 @@ pub struct Known {
     pub end: i64,
 }
 
+/// The topic that Kafka tells of, against the one that a position is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// It is the same, or nothing says otherwise.
+    Same,
+    /// It was deleted and made anew: its offsets begin again, and every event in it is new.
+    MadeAnew,
+    /// It is one that another has replaced: the broker that answers lags behind.
+    Former,
+}
+
+/// The ids of the topics that a position was of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicIds {
+    /// The one that it is of; none where Kafka has never told an id.
+    pub now: Option<String>,
+    /// Those before, which never come back.
+    pub former: Vec<String>,
+}
+
+impl TopicIds {
+    /// What the id that Kafka tells, if any, means for the position.
+    #[must_use]
+    pub fn compare(&self, told: Option<&str>) -> Topic {
+        let (Some(now), Some(told)) = (&self.now, told) else {
+            return Topic::Same;
+        };
+        if now == told || faults::is_planted(Bug::KnowTopicsByName) {
+            Topic::Same
+        } else if self.former.iter().any(|former| former == told) {
+            Topic::Former
+        } else {
+            Topic::MadeAnew
+        }
+    }
+
+    /// The ids once the position is of the topic with the id that Kafka tells.
+    #[must_use]
+    pub fn followed_by(mut self, told: Option<&str>, is_anew: bool) -> Self {
+        if is_anew {
+            self.former.extend(self.now.take());
+        }
+        self.now = self.now.or_else(|| told.map(str::to_owned));
+        self
+    }
+}
+
 /// The events from the position on are not in the topic: nothing proves that the view can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     #[error(
-        "the view has events up to offset {position}, but the topic ends at {end}: it was made anew or lost its end; if the \
-         view is to be kept by this topic from now on, delete the partition's row from view_positions, and it is read from its beginning"
+        "the view has events up to offset {position}, but the topic ends at {end}: it lost its end, or was made anew"
     )]
     BeyondEnd { position: i64, end: i64 },
     #[error(
         "the view has events up to offset {position}, but the topic begins at {beginning}: events that were never applied have \
-         been removed; to go on without them, set next_offset to {beginning} in the partition's row of view_positions"
+         been removed"
     )]
     BelowBeginning { position: i64, beginning: i64 },
+    #[error(
+        "kafka tells of a topic that was made anew since: a broker lags behind and will tell of the new one, or the cluster was restored from a backup"
+    )]
+    FormerTopic,
+}
+
+impl Lost {
+    /// The reason as the metrics name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BeyondEnd { .. } => "beyond_end",
+            Self::BelowBeginning { .. } => "below_beginning",
+            Self::FormerTopic => "former_topic",
+        }
+    }
+
+    /// What is wrong with this partition, and what to type.
+    #[must_use]
+    pub fn advice(self, place: &TopicPartition) -> String {
+        let other = match self {
+            Self::BeyondEnd { end, .. } => {
+                format!(", or --from {end} where everything before that offset is known to be as it was")
+            }
+            Self::BelowBeginning { .. } | Self::FormerTopic => String::new(),
+        };
+        format!(
+            "{place} is paused: {self}; to go on: view-builder accept {place} --from beginning{other} (docs/lost-continuity.md)"
+        )
+    }
 }
 
 /// The offset to read from.
 ///
-/// Postgres' position is the truth. Kafka's group offset matters only when it is *earlier* than the one this group
-/// committed last: then an operator has reset it and wants a replay, which is always safe. One that is later, or gone, is
-/// ignored.
+/// Postgres' position is the truth, as long as the topic is the one that it is of. Kafka's group offset matters only when it is
+/// *earlier* than the one this group committed last: then an operator has reset it and wants a replay, which is always safe. One that is
+/// later, or gone, is ignored.
 ///
 /// # Errors
 /// The position lies outside of what the topic has.
 pub fn start(known: Known) -> Result<i64, Lost> {
+    match known.topic {
+        Topic::Same => {}
+        Topic::MadeAnew => return Ok(known.beginning),
+        Topic::Former => return Err(Lost::FormerTopic),
+    }
     let Some(position) = known.position else {
         return Ok(known.beginning);
     };
@@ -73,9 +157,10 @@ pub fn start(known: Known) -> Result<i64, Lost> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Lost, start};
+    use super::{Known, Lost, Topic, TopicIds, start};
 
     const KNOWN: Known = Known {
+        topic: Topic::Same,
         position: Some(50),
         group_recorded: Some(48),
         group: Some(48),
@@ -129,5 +214,40 @@ mod tests {
             start(Known { group: None, ..removed }),
             Err(Lost::BelowBeginning { .. })
         ));
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_is_read_from_its_beginning_wherever_the_position_and_the_group_are() {
+        for (end, group) in [(20, None), (50, Some(48)), (900, Some(3))] {
+            let anew = Known {
+                topic: Topic::MadeAnew,
+                beginning: 2,
+                end,
+                group,
+                ..KNOWN
+            };
+            assert_eq!(start(anew), Ok(2));
+        }
+    }
+
+    #[test]
+    fn a_topic_that_was_replaced_is_not_gone_back_to() {
+        let former = Known {
+            topic: Topic::Former,
+            ..KNOWN
+        };
+        assert_eq!(start(former), Err(Lost::FormerTopic));
+    }
+
+    #[test]
+    fn a_topic_is_known_by_its_id_and_the_same_where_nobody_tells_one() {
+        let ids = TopicIds {
+            now: Some("b".to_owned()),
+            former: vec!["a".to_owned()],
+        };
+        let told = [Some("b"), None, Some("a"), Some("c")];
+        let expected = [Topic::Same, Topic::Same, Topic::Former, Topic::MadeAnew];
+        assert_eq!(told.map(|told| ids.compare(told)), expected);
+        assert_eq!(TopicIds::default().compare(Some("c")), Topic::Same);
     }
 }

@@ -26,11 +26,11 @@ struct Ahead {
     oldest_us: Option<i64>,
 }
 
-/// The positions with their topics' ends as a table, and whether there are dead letters.
+/// The positions with their topics' ends as a table, and what was found: paused partitions, or else dead letters.
 ///
 /// # Errors
 /// Postgres or Kafka does not answer; no builder has run yet.
-pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
+pub async fn status(config: &StatusConfig) -> Result<(String, Result<(), Failure>), Failure> {
     let settings = database::config(&config.servers.database_url)?;
     let reason = |err: &tokio_postgres::Error| anyhow::anyhow!("postgres does not answer: {}", refusal::line(err));
     let client = database::connect(&settings).await.map_err(|err| reason(&err))?;
@@ -38,12 +38,16 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         .query(
             "select topic, partition, next_offset, coalesce(greatest(next_offset, group_offset), 0), epoch, owner,
                 (select count(*) from view_dead_letters as letter
-                 where letter.topic = held.topic and letter.partition = held.partition and discarded_at is null)
+                 where letter.topic = held.topic and letter.partition = held.partition and discarded_at is null), paused
              from view_positions as held order by topic, partition",
             &[],
         )
         .await
         .map_err(|err| anyhow::anyhow!("no positions, has a builder run yet? {}", refusal::line(&err)))?;
+    let notices = client
+        .query("select notice from view_notices order by topic, partition, kind", &[])
+        .await
+        .map_err(|err| reason(&err))?;
     let observer = kafka::observer(&config.servers.kafka)?;
     let positions: Vec<(TopicPartition, i64)> = rows
         .iter()
@@ -81,7 +85,18 @@ pub async fn status(config: &StatusConfig) -> Result<(String, bool), Failure> {
         table,
         "lag in all: {lag_sum}, oldest: {seconds_max:.1} s, dead letters: {dead_sum}"
     );
-    Ok((table, dead_sum > 0))
+    let paused: Vec<&str> = rows.iter().filter_map(|row| row.get(7)).collect();
+    for line in paused.iter().copied().chain(notices.iter().map(|row| row.get(0))) {
+        let _ = writeln!(table, "{line}");
+    }
+    let found = if !paused.is_empty() {
+        Err(Failure::Continuity)
+    } else if dead_sum > 0 {
+        Err(Failure::DeadLetters)
+    } else {
+        Ok(())
+    };
+    Ok((table, found))
 }
 
 fn ahead(observer: &Observer, positions: &[(TopicPartition, i64)]) -> anyhow::Result<Vec<Ahead>> {

@@ -1,116 +1,158 @@
 //! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaResult;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::assignment::Start;
 use crate::batch::TopicPartition;
+use crate::beginning::{Beginning, Paused};
 use crate::claim::Claim;
+use crate::continuity::{Bounds, Offsets, offsets};
 use crate::database::Database;
 use crate::failure::Failure;
-use crate::faults;
-use crate::kafka::{GroupConsumer, REQUEST_TIMEOUT};
-use crate::start::{Known, start};
+use crate::faults::{self, Bug};
+use crate::kafka::{GroupConsumer, Observer};
+use crate::start::{Lost, TopicIds, start};
 
 /// Pause before Kafka is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The partitions of an assignment.
+#[derive(Clone, Debug, Default)]
+pub struct TakenOver {
+    /// Those that are read.
+    pub starts: Vec<Start>,
+    /// Those that are not, since nothing proves that the view can go on with them.
+    pub paused: Vec<Paused>,
+    /// The topics' ids of those that are read.
+    pub ids: Vec<(TopicPartition, TopicIds)>,
+}
 
 /// Takes over the partitions of the assignment with this generation; none when it has been revoked meanwhile. Waits for as
 /// long as Postgres or Kafka is away.
 ///
 /// # Errors
-/// Continuity of a partition is lost.
+/// A bug is planted: one partition without continuity ends all.
 pub async fn take_over(
     database: &mut Database,
     consumer: &Arc<GroupConsumer>,
+    observer: &Arc<Observer>,
     generation: u64,
     places: &[TopicPartition],
     owner: &str,
-) -> Result<Option<Vec<Start>>, Failure> {
+) -> Result<Option<TakenOver>, Failure> {
     let claims = database.claim(places, owner).await;
-    let bounds = loop {
-        if consumer.context().generation() != generation {
-            return Ok(None);
+    let Some(mut known) = ask(consumer, observer, generation, places).await else {
+        return Ok(None);
+    };
+    let is_any_lost = claims.iter().any(|claim| {
+        let bounds = known.get(claim);
+        bounds.is_some_and(|bounds| start(bounds.known(claim)).is_err())
+    });
+    if is_any_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd) {
+        // A leader that was just elected may not know the end yet.
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        match ask(consumer, observer, generation, places).await {
+            Some(again) => known = again,
+            None => return Ok(None),
         }
-        let (asking, asked) = (consumer.clone(), places.to_vec());
-        match tokio::task::spawn_blocking(move || bounds(&asking, &asked)).await {
-            Ok(Ok(bounds)) => break bounds,
+    }
+    faults::hold("takeover.asked").await;
+    let mut taken = TakenOver::default();
+    let mut changed = Vec::new();
+    for claim in claims {
+        let Some(bounds) = known.get(&claim) else {
+            continue;
+        };
+        match begin(claim, &bounds, &mut taken.ids) {
+            Ok((beginning, is_changed)) => {
+                taken.starts.push(beginning.start.clone());
+                if is_changed {
+                    changed.push(beginning);
+                }
+            }
+            Err(paused) if faults::is_planted(Bug::EndAllForOne) => {
+                return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
+            }
+            Err(paused) => {
+                tracing::error!(place = %paused.claim.place, reason = paused.lost.advice(&paused.claim.place),
+                    "the partition is not read; all others go on");
+                taken.paused.push(*paused);
+            }
+        }
+    }
+    if !changed.is_empty() {
+        faults::hold("begin.before").await;
+        database.begin(&changed).await;
+        faults::hold("begin.after").await;
+    }
+    database.pause(&taken.paused).await;
+    Ok(Some(taken))
+}
+
+/// Where the claimed partition begins, and whether that has to be written down.
+fn begin(
+    claim: Claim,
+    bounds: &Bounds,
+    ids: &mut Vec<(TopicPartition, TopicIds)>,
+) -> Result<(Beginning, bool), Box<Paused>> {
+    let known = bounds.known(&claim);
+    let next_offset = match start(known) {
+        Ok(next_offset) => next_offset,
+        Err(lost) => return Err(Box::new(Paused { claim, lost })),
+    };
+    let told = bounds.topic_id.as_deref();
+    let (before, former) = (claim.next_offset, claim.ids.clone());
+    let is_learned = told.is_some() && former.now.is_none();
+    let was_paused = claim.was_paused;
+    let beginning = Beginning::of(claim, known.topic, told, next_offset, bounds.beginning);
+    let place = &beginning.start.place;
+    if let Some(notice) = &beginning.notice {
+        tracing::warn!(%place, topic.id.before = former.now, topic.id.now = told, position.before = before,
+            position.now = next_offset, notice = notice.kind, "{}", notice.text);
+    } else if before != Some(next_offset) {
+        tracing::info!(%place, position.before = before, position.now = next_offset,
+            "the partition begins at another offset than its position");
+    }
+    let is_changed = before != Some(next_offset) || is_learned || was_paused || beginning.is_anew;
+    ids.push((place.clone(), former.followed_by(told, beginning.is_anew)));
+    Ok((beginning, is_changed))
+}
+
+/// What Kafka tells of the partitions; none when the assignment has been revoked meanwhile. Waits for as long as Kafka is away.
+async fn ask(
+    consumer: &Arc<GroupConsumer>,
+    observer: &Arc<Observer>,
+    generation: u64,
+    places: &[TopicPartition],
+) -> Option<Offsets> {
+    loop {
+        if consumer.context().generation() != generation {
+            return None;
+        }
+        let (asking, asked) = (observer.clone(), places.to_vec());
+        match tokio::task::spawn_blocking(move || offsets(&asking, &asked)).await {
+            Ok(Ok(offsets)) => return Some(offsets),
             Ok(Err(err)) => {
-                tracing::debug!(error = %err, "kafka does not tell where the partitions begin and end")
+                tracing::debug!(
+                    error = format!("{err:#}"),
+                    "kafka does not tell where the partitions begin and end"
+                )
             }
             Err(err) => tracing::error!(error = %err, "asking kafka failed"),
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Whether the paused partition could be read, as Kafka tells now.
+#[must_use]
+pub fn is_found(paused: &Paused, offsets: &Offsets) -> bool {
+    let Some(bounds) = offsets.get(&paused.claim) else {
+        return false;
     };
-    faults::hold("takeover.asked").await;
-    let mut starts = Vec::with_capacity(claims.len());
-    let mut changed = Vec::new();
-    for claim in claims {
-        let Some(known) = bounds.get(&claim.place).map(|bounds| bounds.known(&claim)) else {
-            continue;
-        };
-        let next_offset = start(known).map_err(|lost| Failure::Continuity {
-            place: claim.place.clone(),
-            lost,
-        })?;
-        let before = claim.next_offset;
-        let start = claim.starting_at(next_offset);
-        if before != Some(next_offset) {
-            tracing::info!(place = %start.place, position.before = before, position.now = next_offset,
-                "the partition begins at another offset than its position");
-            changed.push(start.clone());
-        }
-        starts.push(start);
-    }
-    if !changed.is_empty() {
-        faults::hold("begin.before").await;
-        database.begin_at(&changed).await;
-        faults::hold("begin.after").await;
-    }
-    Ok(Some(starts))
-}
-
-/// What Kafka tells of a partition.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    beginning: i64,
-    end: i64,
-    group: Option<i64>,
-}
-
-impl Bounds {
-    fn known(&self, claim: &Claim) -> Known {
-        Known {
-            position: claim.next_offset,
-            group_recorded: claim.group_offset,
-            group: self.group,
-            beginning: self.beginning,
-            end: self.end,
-        }
-    }
-}
-
-fn bounds(consumer: &GroupConsumer, places: &[TopicPartition]) -> KafkaResult<HashMap<TopicPartition, Bounds>> {
-    let mut asked = TopicPartitionList::new();
-    for place in places {
-        asked.add_partition(&place.topic, place.partition);
-    }
-    let committed = consumer.committed_offsets(asked, REQUEST_TIMEOUT)?;
-    let mut bounds = HashMap::new();
-    for place in places {
-        let (beginning, end) = consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
-        let group = committed
-            .find_partition(&place.topic, place.partition)
-            .and_then(|element| match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            });
-        bounds.insert(place.clone(), Bounds { beginning, end, group });
-    }
-    Ok(bounds)
+    let decided: Result<i64, Lost> = start(bounds.known(&paused.claim));
+    decided.is_ok()
 }

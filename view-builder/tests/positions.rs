@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
 use view_builder::Failure;
+use view_builder::assignment::Start;
 use view_builder::batch::Batch;
+use view_builder::beginning::Beginning;
 
 fn new_user(id: i64) -> String {
     user(id, 1, "n", Some("a"), "ACTIVE")
@@ -278,4 +280,47 @@ async fn whoever_sets_a_position_back_it_is_known_what_was_applied_before() {
     }
     builder.claim(&[0]).await;
     assert_eq!((builder.starts[0].next_offset, builder.starts[0].new_from), (11, 11));
+}
+
+/// What the position of partition 0 knows of its topic: its offsets, ids, how often it has begun anew, letters of this topic and of former ones.
+async fn topic_of(database: &TestDatabase) -> String {
+    let sql = "select concat_ws(' ', next_offset, coalesce(highest_offset, -1), coalesce(topic_id, '-'), former_topic_ids, breaks,
+        letters_version, (select count(*) from only view_dead_letters), (select count(*) from view_former_dead_letters))
+        from view_positions where partition = 0";
+    database.value(sql).await
+}
+
+#[tokio::test]
+async fn a_topic_that_was_made_anew_begins_anew_for_its_holder_alone_and_its_letters_are_put_aside() {
+    let (database, mut zombie) = TestDatabase::with_builder().await;
+    for id in 1..=6 {
+        zombie.put(new_user(id)).await;
+    }
+    let topic = place(0).topic;
+    let letter = format!(
+        "insert into view_dead_letters (topic, partition, record_offset, key, value, headers) values ('{topic}', 0, 3, '1', '', '[]');
+         update view_positions set topic_id = 'former'"
+    );
+    database.sql.batch_execute(&letter).await.unwrap();
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[0]).await;
+    let anew = |start: &Start| Beginning {
+        start: Start {
+            next_offset: 0,
+            ..start.clone()
+        },
+        topic_id: Some("new".to_owned()),
+        is_anew: true,
+        notice: None,
+    };
+    let before = topic_of(&database).await;
+    assert_eq!(before, "6 -1 former {} 0 0 1 0");
+    zombie.database.begin(&[anew(&zombie.starts[0])]).await;
+    assert_eq!(topic_of(&database).await, before, "somebody else has claimed it");
+    owner.database.begin(&[anew(&owner.starts[0])]).await;
+    assert_eq!(topic_of(&database).await, "0 -1 new {former} 1 1 0 1");
+    // The same offset has a letter of its own in the new topic.
+    let again = letter.split_once(';').unwrap().0;
+    database.sql.batch_execute(again).await.unwrap();
+    assert_eq!(database.value("select count(*) from view_dead_letters").await, "2");
 }

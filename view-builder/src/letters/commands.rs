@@ -24,7 +24,7 @@ use crate::{apply, catalog, measure, refusal};
 const REASON_CHARACTERS_MAX: usize = 100;
 
 const COLUMNS: &str = "id, topic, partition, record_offset, key, value, headers::text, record_time::text, reason,
-    arrived_at::text, retries, discarded_at::text";
+    arrived_at::text, retries, discarded_at::text, former_topic_id";
 
 /// Runs the command and gives what it prints. The flag says whether letters still wait among those that were asked for.
 ///
@@ -95,6 +95,8 @@ fn list(rows: &[Row]) -> String {
             (None, Some(reason)) => reason,
             (None, None) => "waits behind an earlier one of its key",
         };
+        let former = row.get::<_, Option<&str>>(12).map_or("", |_| "of a former topic: ");
+        let reason = former.to_owned() + reason;
         let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
         let _ = writeln!(
             table,
@@ -124,6 +126,9 @@ fn show(row: &Row) -> String {
             row.get::<_, i64>(3)
         ),
     );
+    if let Some(former) = row.get::<_, Option<&str>>(12) {
+        line("former topic", former);
+    }
     line("key", &text(row.get(4)));
     line("record time", row.get::<_, Option<&str>>(7).unwrap_or("-"));
     line("arrived", row.get(9));
@@ -168,6 +173,8 @@ struct Waiting {
     offset: i64,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
+    /// The topic's id where its record is not in the topic any more. The letters of such a topic are lines of their own.
+    former_topic_id: Option<String>,
 }
 
 /// What became of a letter.
@@ -242,7 +249,10 @@ impl Desk {
                 "discarded {} ({} offset {})",
                 letter.id, letter.place, letter.offset
             );
-            if let Some(next) = self.behind(&letter).await? {
+            // What stood behind one of a former topic is older than what the view has got since: it is applied on demand alone.
+            if letter.former_topic_id.is_none()
+                && let Some(next) = self.behind(&letter).await?
+            {
                 left |= !self.go_through(next, &mut said).await?;
             }
         }
@@ -270,11 +280,12 @@ impl Desk {
         Ok(letters)
     }
 
-    /// The first letter of each key, in the order of their records.
+    /// The first letter of each key, in the order of their records. Not those of a former topic: their versions say nothing of the events
+    /// that came since, so each of them has to be asked for.
     async fn firsts(&self) -> Result<Vec<Waiting>, Failure> {
         self.waiting(
             "select distinct on (topic, partition, key, case when key is null then id end) *
-             from view_dead_letters where discarded_at is null
+             from only view_dead_letters where discarded_at is null
              order by topic, partition, key, case when key is null then id end, record_offset",
             &[],
         )
@@ -303,8 +314,15 @@ impl Desk {
         self.waiting(
             "select * from view_dead_letters
              where discarded_at is null and topic = $1 and partition = $2 and key = $3 and record_offset > $4
+                and former_topic_id is not distinct from $5
              order by record_offset limit 1",
-            &[&&*letter.place.topic, &letter.place.partition, &letter.key, &offset],
+            &[
+                &&*letter.place.topic,
+                &letter.place.partition,
+                &letter.key,
+                &offset,
+                &letter.former_topic_id,
+            ],
         )
         .await
     }
@@ -420,5 +438,6 @@ fn waiting(row: &Row) -> Waiting {
         offset: row.get(3),
         key: row.get(4),
         value: row.get(5),
+        former_topic_id: row.get(12),
     }
 }

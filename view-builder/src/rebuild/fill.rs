@@ -45,7 +45,7 @@ use crate::view::View;
 
 /// Where the partitions have been. Greatest passes over nulls.
 const REACHED: &str = "
-    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0)
+    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0), breaks
     from view_positions where topic = any($1)";
 
 /// How far one partition is.
@@ -56,6 +56,8 @@ pub(super) struct Filled {
     pub(super) limit: i64,
     pub(super) known: Known,
     pub(super) left_out_from: Option<i64>,
+    /// How often the partition's offsets had lost their meaning when its first event was read.
+    breaks: i64,
 }
 
 /// A generation's way through its topics.
@@ -108,7 +110,7 @@ impl Fill {
     async fn load(&mut self, client: &Client, view: &View) -> Result<(), Error> {
         let rows = client
             .query(
-                "select topic, partition, next_offset, letters_version, left_out_from
+                "select topic, partition, next_offset, letters_version, left_out_from, breaks
                  from view_rebuild_positions where view = $1",
                 &[&view.name],
             )
@@ -121,6 +123,7 @@ impl Fill {
                     limit: row.get(2),
                     known: Known::at(row.get(3)),
                     left_out_from: row.get(4),
+                    breaks: row.get(5),
                 };
                 (place(row.get(0), row.get(1)), filled)
             })
@@ -157,23 +160,32 @@ impl Fill {
     }
 
     /// Takes what the live view has reached, as of now, as the limits. Says whether the dead letters are others than before.
+    ///
+    /// # Errors
+    /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
     pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
         let rows = client.query(REACHED, &[&view.topics]).await?;
         let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
-        let limits: BTreeMap<TopicPartition, i64> = rows
+        let limits: BTreeMap<TopicPartition, (i64, i64)> = rows
             .iter()
-            .map(|row| (place(row.get(0), row.get(1)), row.get(column)))
+            .map(|row| (place(row.get(0), row.get(1)), (row.get(column), row.get(4))))
             .collect();
+        for (place, filled) in &self.partitions {
+            if limits.get(place).is_some_and(|(_, breaks)| *breaks != filled.breaks) {
+                return Err(broken(view, place).into());
+            }
+        }
         self.refuse_made_anew(view, &limits)?;
         let mut all = letters::known(client, &view.topics, &self.standing).await?;
         let mut other_letters = false;
-        for (place, limit) in limits {
+        for (place, (limit, breaks)) in limits {
             let known = all.remove(&place).unwrap_or_default();
             let filled = self.partitions.entry(place).or_insert_with(|| Filled {
                 next: 0,
                 limit,
                 known: Known::at(known.version),
                 left_out_from: None,
+                breaks,
             });
             filled.limit = limit;
             if filled.known.version != known.version {
@@ -187,11 +199,11 @@ impl Fill {
         Ok(other_letters)
     }
 
-    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, i64>) -> Result<(), Failure> {
+    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, (i64, i64)>) -> Result<(), Failure> {
         let beyond = self
             .partitions
             .iter()
-            .find(|(place, filled)| filled.next > limits.get(place).copied().unwrap_or(0));
+            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |(limit, _)| *limit));
         let Some((place, filled)) = beyond else {
             return Ok(());
         };
@@ -271,25 +283,34 @@ impl Fill {
 
     pub(super) async fn save(&self, client: &Client, view: &View) -> Result<(), Error> {
         let (mut topic, mut partition, mut next) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut version, mut left_out) = (Vec::new(), Vec::new());
+        let (mut version, mut left_out, mut breaks) = (Vec::new(), Vec::new(), Vec::new());
         for (place, filled) in &self.partitions {
             topic.push(&*place.topic);
             partition.push(place.partition);
             next.push(filled.next);
             version.push(filled.known.version);
             left_out.push(filled.left_out_from);
+            breaks.push(filled.breaks);
         }
         client
             .execute(
-                "insert into view_rebuild_positions (view, topic, partition, next_offset, letters_version, left_out_from)
-                 select $1, * from unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
+                "insert into view_rebuild_positions (view, topic, partition, next_offset, letters_version, left_out_from, breaks)
+                 select $1, * from unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
                  on conflict (view, topic, partition) do update set
                     next_offset = excluded.next_offset,
                     letters_version = excluded.letters_version,
                     left_out_from = excluded.left_out_from",
-                &[&view.name, &topic, &partition, &next, &version, &left_out],
+                &[&view.name, &topic, &partition, &next, &version, &left_out, &breaks],
             )
             .await?;
         Ok(())
     }
+}
+
+/// A rebuild that was begun over other events than the topic has now.
+fn broken(view: &View, place: &TopicPartition) -> Failure {
+    let name = &view.name;
+    Failure::Setting(format!(
+        "{place} was made anew, or lost events, since the rebuild of {name} was begun: view-builder rebuild {name} --abandon, then begin it again"
+    ))
 }

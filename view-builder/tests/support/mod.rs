@@ -15,6 +15,7 @@ use url::Url;
 use view_builder::apply::{Applied, GivenUp};
 use view_builder::assignment::Start;
 use view_builder::batch::{Batch, Part, TopicPartition};
+use view_builder::beginning::Beginning;
 use view_builder::contract::Contract;
 use view_builder::database::Database;
 use view_builder::event::Event;
@@ -154,7 +155,8 @@ impl Builder {
                 claim.starting_at(next_offset)
             })
             .collect();
-        self.database.begin_at(&self.starts).await;
+        let beginnings: Vec<Beginning> = self.starts.iter().cloned().map(Beginning::at).collect();
+        self.database.begin(&beginnings).await;
     }
 
     /// Applies these values as the next records of a partition; the key is each value's userId.
