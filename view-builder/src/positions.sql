@@ -171,8 +171,15 @@ begin
 end
 $$;
 
-create index if not exists view_dead_letters_key on view_dead_letters (topic, partition, key, record_offset)
-    where discarded_at is null;
+-- Looked at first: `if not exists` waits for whoever writes a letter, also where the index is there.
+do $$
+begin
+    if to_regclass('view_dead_letters_key') is null then
+        create index view_dead_letters_key on view_dead_letters (topic, partition, key, record_offset)
+            where discarded_at is null;
+    end if;
+end
+$$;
 
 do $$
 begin

@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
 use view_builder::Failure;
@@ -323,4 +324,16 @@ async fn a_topic_that_was_made_anew_begins_anew_for_its_holder_alone_and_its_let
     let again = letter.split_once(';').unwrap().0;
     database.sql.batch_execute(again).await.unwrap();
     assert_eq!(database.value("select count(*) from view_dead_letters").await, "2");
+}
+
+#[tokio::test]
+async fn a_start_waits_for_no_builder_that_is_at_work() {
+    let (database, _) = TestDatabase::with_builder().await;
+    let at_work = database.connect().await;
+    let tables = "begin; lock view_positions, view_dead_letters, view_former_dead_letters, view_notices, view_rebuilds, view_rebuild_positions
+        in row exclusive mode";
+    at_work.batch_execute(tables).await.unwrap();
+    let mut second = database.database(&shipped_views());
+    let installed = tokio::time::timeout(Duration::from_secs(10), second.install()).await;
+    installed.expect("it waits for a lock").unwrap();
 }
