@@ -30,7 +30,9 @@ async fn removed_while_stopped(rig: &ViewRig, topic: &str, builder: &Program) {
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.stop().await.expect("a clean end");
     rig.produce(topic, items(topic, 20..40)).await.expect("offsets");
-    rig.remove_records(topic, 0, 15).await.expect("records that are gone");
+    rig.delete_records_before(topic, 0, 15)
+        .await
+        .expect("records that are gone");
 }
 
 async fn wait_count(rig: &ViewRig, builder: &Program, sql: &str, count: &str) {

@@ -217,7 +217,9 @@ async fn keeping_former_letters_is_caught() {
 async fn a_view_that_begins_behind_removed_events_says_so_until_somebody_knows_it() {
     let (rig, topic) = rig("anew_truncated").await;
     rig.produce(&topic, items(&topic, 100..120)).await.expect("offsets");
-    rig.remove_records(&topic, 0, 4).await.expect("records that are gone");
+    rig.delete_records_before(&topic, 0, 4)
+        .await
+        .expect("records that are gone");
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     wait_new_items(&rig, &builder, "16").await;
