@@ -74,6 +74,8 @@ impl LaggingProxy {
             client,
             lag: Mutex::default(),
             cut: AtomicU64::new(0),
+            low: Mutex::default(),
+            told: AtomicU64::default(),
         });
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
