@@ -2,6 +2,7 @@
 //!
 //! Nothing here is the relay's own code: the topic is read by a consumer that knows nothing of it, and held against the outbox table.
 
+pub mod cluster;
 pub mod half_open_proxy;
 pub mod kafka_proxy;
 pub mod lagging_proxy;

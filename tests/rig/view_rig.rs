@@ -138,10 +138,11 @@ impl ViewRig {
     /// # Errors
     /// The broker refuses.
     pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        let topic_settings = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        // -1: as many replicas as the broker makes by itself.
+        let plain = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         let wanted = settings
             .iter()
-            .fold(topic_settings, |topic, (name, value)| topic.set(name, value));
+            .fold(plain, |topic, (name, value)| topic.set(name, value));
         for made in self.admin.create_topics([&wanted], &AdminOptions::new()).await? {
             made.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
         }

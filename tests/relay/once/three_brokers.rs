@@ -3,18 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
-use rig::partitions::{Partition, partitions};
-use rig::servers::{kafka_options, postgres_options};
-use rig::{Rig, Servers};
+use rig::Rig;
+use rig::cluster::Cluster;
 use rustix::process::Signal;
+use stack::eventually;
 use stack::program::Readiness;
-use stack::{KafkaCluster, eventually, eventually_ok};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::relay::load::{DEADLINE, Load, metric, publishes};
 
-const BROKERS: usize = 3;
 /// Kafka's own topic that holds the state of transactions.
 const TRANSACTION_STATE: &str = "__transaction_state";
 /// Until a relay must say that it cannot publish.
@@ -24,104 +20,21 @@ const STANDSTILL: Duration = Duration::from_secs(4);
 /// The relay commits that often before a failpoint stops it, so that it is in the middle of its work.
 const COMMITS_BEFORE_FREEZE: u32 = 40;
 
-/// The cluster, which one test at a time may break.
-struct Cluster {
-    servers: Arc<Servers>,
-    nodes: MutexGuard<'static, KafkaCluster>,
+/// An outbox, its relay and their topics; the relay is not initialised.
+async fn rig_on(cluster: &Cluster, name: &str) -> Rig {
+    let mut rig = Rig::on(Arc::clone(&cluster.servers), name).await;
+    // Large transactions of the outbox become several Kafka transactions.
+    rig.relay = rig.relay.env("TRANSACTION_BYTES", "65536");
+    rig
 }
 
-impl Cluster {
-    /// Waits for its turn; whatever an earlier test left broken is whole again then.
-    async fn take() -> Self {
-        static CLUSTER: OnceCell<(Arc<Servers>, Mutex<KafkaCluster>)> = OnceCell::const_new();
-        let (servers, nodes) = CLUSTER
-            .get_or_init(|| async {
-                let started = Servers::start_with_cluster(postgres_options(), BROKERS, kafka_options()).await;
-                let (servers, nodes) = started.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
-                (Arc::new(servers), Mutex::new(nodes))
-            })
-            .await;
-        let cluster = Self {
-            servers: Arc::clone(servers),
-            nodes: nodes.lock().await,
-        };
-        for id in cluster.nodes.ids() {
-            if cluster.nodes.node(id).process().is_none() {
-                cluster.start_again(id).await;
-            }
-        }
-        cluster.nodes.wait_until_whole().await.expect("a whole cluster");
-        cluster
-    }
-
-    /// An outbox, its relay and their topics; the relay is not initialised.
-    async fn rig(&self, name: &str) -> Rig {
-        let mut rig = Rig::on(Arc::clone(&self.servers), name).await;
-        // Large transactions of the outbox become several Kafka transactions.
-        rig.relay = rig.relay.env("TRANSACTION_BYTES", "65536");
-        rig
-    }
-
-    async fn start_again(&self, id: i32) {
-        let started = self.nodes.node(id).start_again().await;
-        started.unwrap_or_else(|err| panic!("broker {id}: {err:#}"));
-    }
-
-    async fn partitions(&self, topics: &[&str]) -> anyhow::Result<Vec<Partition>> {
-        let bootstrap_servers = self.servers.kafka.bootstrap_servers();
-        let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
-        let asked = tokio::task::spawn_blocking(move || {
-            let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-            partitions(&bootstrap_servers, &topics)
-        });
-        asked.await?
-    }
-
-    /// Waits until every broker has every record of these topics, so that the next broker may go.
-    async fn wait_until_in_sync(&self, topics: &[&str]) {
-        let in_sync = eventually_ok(DEADLINE, "all replicas are in sync", || async {
-            for partition in self.partitions(topics).await? {
-                ensure!(
-                    partition.in_sync.len() == BROKERS && partition.leader > 0,
-                    "{partition:?}"
-                );
-            }
-            Ok(())
-        });
-        in_sync.await.unwrap_or_else(|err| panic!("{err:#}"));
-    }
-
-    /// Has another broker lead each partition of these topics, and waits until it does.
-    async fn move_leaders(&self, topics: &[&str]) {
-        let before = self.partitions(topics).await.expect("partitions");
-        let wanted = before.iter().map(|partition| {
-            let mut replicas = partition.replicas.clone();
-            let leader = replicas.iter().position(|&node| node == partition.leader);
-            replicas.rotate_left(leader.expect("the leader is a replica") + 1);
-            (partition.topic.clone(), partition.id, replicas)
-        });
-        let wanted: Vec<_> = wanted.collect();
-        let elected = self.servers.kafka.elect_leaders(&wanted).await;
-        elected.unwrap_or_else(|err| panic!("{err:#}"));
-        let moved = eventually_ok(DEADLINE, "other brokers lead", || async {
-            let after = self.partitions(topics).await?;
-            for ((_, _, replicas), partition) in wanted.iter().zip(&after) {
-                ensure!(replicas.first() == Some(&partition.leader), "{partition:?}");
-            }
-            Ok(())
-        });
-        moved.await.unwrap_or_else(|err| panic!("{err:#}"));
-        assert!(before.len() > topics.len(), "{before:?}");
-    }
-
-    /// The brokers that coordinate the transactions of `rig` that are open now, by Kafka's own tool.
-    async fn coordinators_of_open_transactions(&self, rig: &Rig) -> Vec<i32> {
-        let known = self.servers.kafka.transactions().await.expect("transactions");
-        let ours = known
-            .iter()
-            .filter(|known| known.transactional_id.contains(rig.name()) && known.state == "Ongoing");
-        ours.map(|known| known.coordinator).collect()
-    }
+/// The brokers that coordinate the transactions of `rig` that are open now, by Kafka's own tool.
+async fn coordinators_of_open_transactions(cluster: &Cluster, rig: &Rig) -> Vec<i32> {
+    let known = cluster.servers.kafka.transactions().await.expect("transactions");
+    let ours = known
+        .iter()
+        .filter(|known| known.transactional_id.contains(rig.name()) && known.state == "Ongoing");
+    ours.map(|known| known.coordinator).collect()
 }
 
 /// Ends the load; every row must be in the topic once, and in order.
@@ -163,7 +76,7 @@ fn wake(rig: &Rig) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_all_brokers_loses_and_repeats_nothing() {
     let cluster = Cluster::take().await;
-    let rig = cluster.rig("rolling").await;
+    let rig = rig_on(&cluster, "rolling").await;
     rig.init(&[]).await;
     rig.start().await;
     let load = Load::on(&rig);
@@ -183,9 +96,9 @@ async fn a_rolling_restart_of_all_brokers_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_coordinator_of_an_open_transaction_is_killed_and_another_broker_ends_it() {
     let cluster = Cluster::take().await;
-    let mut rig = cluster.rig("coordinator").await;
+    let mut rig = rig_on(&cluster, "coordinator").await;
     let load = frozen_in_a_transaction(&mut rig).await;
-    let coordinators = cluster.coordinators_of_open_transactions(&rig).await;
+    let coordinators = coordinators_of_open_transactions(&cluster, &rig).await;
     let coordinator = *coordinators.first().expect("an open transaction");
     cluster.nodes.node(coordinator).kill_hard().await;
     wake(&rig);
@@ -198,10 +111,10 @@ async fn the_coordinator_of_an_open_transaction_is_killed_and_another_broker_end
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_that_move_in_the_middle_of_a_transaction_lose_and_repeat_nothing() {
     let cluster = Cluster::take().await;
-    let mut rig = cluster.rig("leaders").await;
+    let mut rig = rig_on(&cluster, "leaders").await;
     let load = frozen_in_a_transaction(&mut rig).await;
     cluster.move_leaders(&[&rig.topic(), &rig.checkpoint_topic()]).await;
-    let open = cluster.coordinators_of_open_transactions(&rig).await;
+    let open = coordinators_of_open_transactions(&cluster, &rig).await;
     assert!(!open.is_empty(), "the transaction ended before the leaders moved");
     wake(&rig);
     publishes(&rig.relay, 1_000.0).await;
@@ -211,7 +124,7 @@ async fn leaders_that_move_in_the_middle_of_a_transaction_lose_and_repeat_nothin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_broker_killed_the_relay_goes_on_and_another_is_initialised_and_recovers() {
     let cluster = Cluster::take().await;
-    let running = cluster.rig("one_down").await;
+    let running = rig_on(&cluster, "one_down").await;
     running.init(&[]).await;
     running.start().await;
     let load = Load::on(&running);
@@ -220,7 +133,7 @@ async fn with_one_broker_killed_the_relay_goes_on_and_another_is_initialised_and
     let leader = cluster.partitions(&[&topic]).await.expect("partitions")[0].leader;
     cluster.nodes.node(leader).kill_hard().await;
     publishes(&running.relay, 1_000.0).await;
-    let rig = cluster.rig("one_down_from_the_start").await;
+    let rig = rig_on(&cluster, "one_down_from_the_start").await;
     rig.insert_each(20).await;
     rig.init(&[]).await;
     rig.start().await;
@@ -242,7 +155,7 @@ async fn with_one_broker_killed_the_relay_goes_on_and_another_is_initialised_and
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_two_brokers_killed_nothing_commits_and_the_relay_says_so_and_goes_on_once_one_is_back() {
     let cluster = Cluster::take().await;
-    let rig = cluster.rig("two_down").await;
+    let rig = rig_on(&cluster, "two_down").await;
     rig.init(&[]).await;
     rig.start().await;
     let load = Load::on(&rig);
