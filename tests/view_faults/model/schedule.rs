@@ -1,0 +1,303 @@
+//! One step after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::os::unix::process::ExitStatusExt;
+
+use anyhow::{Context, ensure};
+use rig::view_rig::DEADLINE;
+use stack::random::Random;
+
+use super::state::{Body, Key, State};
+use super::world::{TOPICS, World};
+
+/// Ids of each topic.
+const IDS: u64 = 40;
+/// Steps that a failure shows.
+const STEPS_SHOWN: usize = 60;
+/// Exit codes of `view-builder`.
+const SETTING: i32 = 2;
+const DEAD_LETTERS: i32 = 6;
+/// Where a rebuild may die.
+const REBUILD_POINTS: [&str; 8] = [
+    "rebuild.made",
+    "rebuild.begun",
+    "fill.applied",
+    "fill.committed",
+    "rebuild.filled",
+    "swap.locked",
+    "swap.made",
+    "swap.committed",
+];
+
+pub(super) struct Schedule {
+    random: Random,
+    state: State,
+    pub(super) world: World,
+    versions: BTreeMap<Key, i64>,
+    names: u64,
+    last: VecDeque<String>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Schedule {
+    pub(super) async fn start(name: &str, seed: u64) -> anyhow::Result<Self> {
+        Ok(Self {
+            random: Random::seeded(seed),
+            state: State::default(),
+            world: World::start(name).await?,
+            versions: BTreeMap::new(),
+            names: 0,
+            last: VecDeque::new(),
+            counts: BTreeMap::new(),
+        })
+    }
+
+    pub(super) async fn step(&mut self) -> anyhow::Result<()> {
+        match self.random.below(3_000) {
+            0..25 => self.garbage().await,
+            25..50 => self.forbidden().await,
+            50..62 => self.allow_and_retry().await,
+            62..72 => self.discard().await,
+            72..84 => self.replay().await,
+            84..92 => self.rebuild().await,
+            92..96 => self.killed_rebuild().await,
+            96..106 => self.kill().await,
+            106..112 => self.come_or_go().await,
+            112..140 => self.settle().await,
+            _ => self.event().await,
+        }
+    }
+
+    fn note(&mut self, kind: &'static str, text: String) {
+        *self.counts.entry(kind).or_default() += 1;
+        if self.last.len() == STEPS_SHOWN {
+            self.last.pop_front();
+        }
+        self.last.push_back(format!("{kind} {text}"));
+    }
+
+    pub(super) fn last_steps(&self) -> String {
+        self.last.iter().fold(String::new(), |mut text, step| {
+            let _ = writeln!(text, "{step}");
+            text
+        })
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let counts: Vec<String> = self
+            .counts
+            .iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        counts.join(", ")
+    }
+
+    fn any_key(&mut self) -> Key {
+        let topic = self.random.below(TOPICS as u64) as usize;
+        (topic, self.random.below(IDS) as i64)
+    }
+
+    fn kept(&mut self) -> Body {
+        self.names += 1;
+        Body::Kept {
+            name: format!("name {}", self.names),
+            group: (*self.random.choose(&["red", "green", "blue"])).to_owned(),
+        }
+    }
+
+    async fn tell(&mut self, key: Key, body: Body) -> anyhow::Result<()> {
+        let version = self.versions.entry(key).or_default();
+        if body != Body::Garbage {
+            *version += 1;
+        }
+        let told = self.world.tell(key, *version, body).await?;
+        self.note("events", format!("{key:?} {told:?}"));
+        self.state.told(key, told);
+        // Each event of a key that waits has a letter of its own, if it is read before compaction has only the next one left.
+        if self.state.first_letter(key).is_some() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self) -> anyhow::Result<()> {
+        let key = self.any_key();
+        let body = if self.random.below(10) == 0 {
+            Body::Deleted
+        } else {
+            self.kept()
+        };
+        self.tell(key, body).await
+    }
+
+    /// A record that is no event. What came before it is applied already: compaction would have it go for this one.
+    async fn garbage(&mut self) -> anyhow::Result<()> {
+        let key = self.any_key();
+        self.settle().await?;
+        self.tell(key, Body::Garbage).await
+    }
+
+    /// An event that a trigger refuses. It is alone: of two events of a key in one batch only the later one is applied.
+    async fn forbidden(&mut self) -> anyhow::Result<()> {
+        let (key, body) = (self.any_key(), self.kept());
+        if let Body::Kept { name, .. } = &body {
+            self.world.forbid(name).await?;
+            self.state.forbid(name);
+        }
+        self.settle().await?;
+        self.tell(key, body).await
+    }
+
+    async fn allow_and_retry(&mut self) -> anyhow::Result<()> {
+        self.settle().await?;
+        if self.random.below(2) == 0 {
+            self.world.allow_all().await?;
+            self.state.allow_all();
+        }
+        let (code, said) = self.world.rig.command(&["dead-letters", "retry", "--all"]).await?;
+        self.state.retry_all();
+        self.note("retries", said.clone());
+        let expected = if self.state.waiting().is_empty() {
+            0
+        } else {
+            DEAD_LETTERS
+        };
+        ensure!(code == Some(expected), "retry: {code:?} {said}");
+        self.settle().await
+    }
+
+    async fn discard(&mut self) -> anyhow::Result<()> {
+        self.settle().await?;
+        let waiting = self.state.waiting();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let key = waiting[self.random.below(waiting.len() as u64) as usize];
+        let first = self.state.first_letter(key).cloned().context("a letter")?;
+        let id = self.world.letter_id(key, &first).await?.to_string();
+        let (code, said) = self.world.rig.command(&["dead-letters", "discard", &id]).await?;
+        self.state.discard(key);
+        self.note("discards", format!("{key:?} {said}"));
+        ensure!(matches!(code, Some(0 | DEAD_LETTERS)), "discard: {code:?} {said}");
+        self.settle().await
+    }
+
+    async fn replay(&mut self) -> anyhow::Result<()> {
+        let topic = self.world.topics[self.random.below(TOPICS as u64) as usize].clone();
+        let from = match self.random.below(3) {
+            0 => "earliest".to_owned(),
+            _ => self.random.below(500).to_string(),
+        };
+        let group = self.world.rig.name().to_owned();
+        let arguments = ["replay", "--group", &group, "--topic", &topic, "--from", &from, "--yes"];
+        let (code, said) = self.world.rig.command(&arguments).await?;
+        self.note("replays", format!("{topic} from {from}"));
+        ensure!(
+            code == Some(0) || said.contains("nothing is set back"),
+            "replay: {code:?} {said}"
+        );
+        Ok(())
+    }
+
+    fn any_view(&mut self) -> &'static str {
+        self.random.choose(&["item", "item", "item_name"])
+    }
+
+    /// Rebuilds a view while events come.
+    async fn rebuild(&mut self) -> anyhow::Result<()> {
+        let view = self.any_view();
+        self.note("rebuilds", view.to_owned());
+        let command = self
+            .world
+            .rig
+            .builder("rebuild")
+            .command_of("rebuild", &["rebuild", view]);
+        let before = command.log_text().len();
+        command.start()?;
+        for _ in 0..self.random.below(30) {
+            self.event().await?;
+        }
+        let status = command.exited(DEADLINE).await?;
+        self.rebuilt(status.code(), &command.log_text()[before..])
+    }
+
+    fn rebuilt(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
+        // What waits, or was given up, may have been the last that the compacted topic had of its key.
+        let is_refused = code == Some(SETTING) && said.contains("compact");
+        if is_refused {
+            self.note("refused rebuilds", String::new());
+            let (open, discarded) = self.state.letters();
+            ensure!(
+                !(open.is_empty() && discarded.is_empty()),
+                "a refusal without reason: {said}"
+            );
+        }
+        ensure!(code == Some(0) || is_refused, "rebuild: {code:?} {said}");
+        Ok(())
+    }
+
+    /// A rebuild that dies, and then goes on or is abandoned.
+    async fn killed_rebuild(&mut self) -> anyhow::Result<()> {
+        let (view, point) = (self.any_view(), self.random.choose(&REBUILD_POINTS).to_owned());
+        self.note("killed rebuilds", format!("{view} at {point}"));
+        let command = self
+            .world
+            .rig
+            .faulty_builder("dying")
+            .command_of("dying", &["rebuild", view]);
+        let hits = self.world.rig.logs().join(format!("hits-{}", self.counts["killed rebuilds"]));
+        let command = command
+            .with_env("VIEW_BUILDER_FAILPOINT", &format!("{point}=kill@1"))
+            .env("VIEW_BUILDER_FAILPOINT_HITS", &hits.to_string_lossy());
+        command.start()?;
+        let status = command.exited(DEADLINE).await?;
+        let is_dead = status.signal().is_some();
+        ensure!(
+            is_dead || status.code() == Some(0) || status.code() == Some(SETTING),
+            "{}",
+            command.log_tail(20)
+        );
+        for _ in 0..self.random.below(20) {
+            self.event().await?;
+        }
+        if self.random.below(3) == 0 {
+            let (code, said) = self.world.rig.command(&["rebuild", view, "--abandon"]).await?;
+            ensure!(code == Some(0), "abandon: {said}");
+            return Ok(());
+        }
+        let (code, said) = self.world.rig.command(&["rebuild", view]).await?;
+        self.rebuilt(code, &said)
+    }
+
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        for at in 0..2 {
+            if self.world.running[at] {
+                self.world.builders[at].kill_hard().await;
+                self.world.builders[at].start()?;
+                self.note("kills", at.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The second builder comes or goes.
+    async fn come_or_go(&mut self) -> anyhow::Result<()> {
+        let second = &self.world.builders[1];
+        if self.world.running[1] {
+            second.stop().await?;
+        } else {
+            second.start()?;
+        }
+        self.world.running[1] = !self.world.running[1];
+        self.note("builders that come or go", String::new());
+        Ok(())
+    }
+
+    /// Waits until everything is applied, and compares.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        self.world.wait_applied().await?;
+        self.note("comparisons", String::new());
+        self.world.compare(&self.state).await
+    }
+}
