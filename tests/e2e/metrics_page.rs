@@ -16,16 +16,19 @@ const PROGRAMS: [(&str, &[&str]); 4] = [
     ("post-api", &["post-api/src", "rest/src"]),
 ];
 /// Their series begin when it happens for the first time, or with an option.
-const NOT_IN_EVERY_RUN: [&str; 9] = [
+const NOT_IN_EVERY_RUN: [&str; 12] = [
     "relay_ignored_messages_total",
     "relay_outbox_partitions_dropped_total",
     "relay_outbox_rows_deleted_total",
     "relay_parked_total",
     "relay_restarts_total",
     "relay_stopped_exit_code",
+    "view_batch_failures_total",
+    "view_batch_stuck",
     "view_conflicts_total",
     "view_dead_letters_total",
     "view_fenced_total",
+    "view_paused",
 ];
 
 /// What the page says of a metric.

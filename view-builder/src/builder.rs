@@ -29,11 +29,13 @@ use crate::group::GroupOffsets;
 use crate::kafka::{self, GroupConsumer, Observer};
 use crate::letters::Known;
 use crate::outage::Outage;
+use crate::pause::Paused;
 use crate::paused::{self, PausedPartitions};
 use crate::record;
 use crate::takeover::{TakenOver, take_over};
-use crate::{lag, measure, view};
+use crate::{lag, measure};
 
+mod paused;
 mod stop;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -65,6 +67,8 @@ enum Done {
     Looked {
         generation: u64,
         look: Option<Look>,
+        /// The views that are paused; none where Postgres does not tell now.
+        paused: Option<Vec<Paused>>,
     },
     Recorded,
     Reconnected,
@@ -102,6 +106,8 @@ pub struct Builder {
     /// When this process last looked at what others may have changed.
     looked_at: Option<Instant>,
     last_error: String,
+    /// The views that were paused at the last look.
+    paused: Vec<Paused>,
 }
 
 impl Builder {
@@ -116,7 +122,7 @@ impl Builder {
     ) -> Self {
         Self {
             consumer,
-            topics: view::topics(&database.views),
+            topics: database.topics.clone(),
             contracts: database.contracts.clone(),
             owner,
             kafka: Outage::of("kafka", readiness.clone()),
@@ -136,6 +142,7 @@ impl Builder {
             letters_outdated: false,
             looked_at: None,
             last_error: String::new(),
+            paused: Vec::new(),
         }
     }
 
@@ -232,7 +239,15 @@ impl Builder {
             tokio::spawn(async move {
                 faults::hold("look.before").await;
                 let look = database.look(&held).await;
-                (database, Ok(Done::Looked { generation, look }))
+                let paused = database.paused().await;
+                (
+                    database,
+                    Ok(Done::Looked {
+                        generation,
+                        look,
+                        paused,
+                    }),
+                )
             })
         } else if let Some(batch) = self.assignment.next_batch() {
             tokio::spawn(async move {
@@ -259,10 +274,9 @@ impl Builder {
         let (database, done) = ended.map_err(|err| anyhow!("a job failed: {err}"))?;
         if !Arc::ptr_eq(&self.contracts, &database.contracts) {
             self.contracts = database.contracts.clone();
-            let topics = view::topics(&database.views);
-            if topics != self.topics {
+            if database.topics != self.topics {
                 // The group's next assignment has the topics of the views that are kept now.
-                self.topics = topics;
+                self.topics.clone_from(&database.topics);
                 self.rejoin();
             }
         }
@@ -276,14 +290,17 @@ impl Builder {
                 self.assignment.know(known);
                 self.read_on();
             }
-            Done::Looked { generation, look } if generation == self.consumer.context().generation() => {
-                self.looked(look)
+            Done::Looked {
+                generation,
+                look,
+                paused,
+            } => {
+                self.tell_paused(paused);
+                if generation == self.consumer.context().generation() {
+                    self.looked(look);
+                }
             }
-            Done::TakenOver { .. }
-            | Done::Letters { .. }
-            | Done::Looked { .. }
-            | Done::Recorded
-            | Done::Reconnected => {}
+            Done::TakenOver { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {}
             Done::Applied(applied) => self.applied(applied),
         }
         Ok(())

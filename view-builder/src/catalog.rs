@@ -6,14 +6,34 @@
 
 use tokio_postgres::{Client, Error};
 
-use crate::view::View;
+use crate::pause;
+use crate::view::{self, View};
+
+/// The views as a builder keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Those that are applied, in the order of their names: all but the paused ones.
+    pub(crate) views: Vec<View>,
+    /// The topics of all views, paused ones included: their positions go on.
+    pub(crate) topics: Vec<String>,
+}
+
+impl Kept {
+    pub(crate) async fn load(client: &Client) -> Result<Self, Error> {
+        let mut views = load(client).await?;
+        let topics = view::topics(&views);
+        let paused = pause::names(client).await?;
+        views.retain(|view| !paused.contains(&view.name));
+        Ok(Self { views, topics })
+    }
+}
 
 /// Keeps every builder, and every claim, out until the transaction ends; waits for the batches under way. Whoever changes the catalog takes
 /// it before anything else, or a builder that holds a position and wants a view's table would wait for us while we wait for it.
 pub(crate) const LOCK: &str = "lock table view_positions in share row exclusive mode";
 
 /// Throws out every builder, so that it reads the catalog.
-const RENEW: &str = "update view_positions set epoch = epoch + 1";
+pub(crate) const RENEW: &str = "update view_positions set epoch = epoch + 1";
 
 /// All views that are kept, in the order of their names.
 pub(crate) async fn load(client: &Client) -> Result<Vec<View>, Error> {
@@ -94,6 +114,7 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
 
 /// Takes the view out of the catalog, which must be locked.
 pub(crate) async fn remove(client: &Client, name: &str) -> Result<(), Error> {
+    pause::end(client, name).await?;
     client
         .execute("delete from view_sources where view = $1", &[&name])
         .await?;

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error};
 
 use crate::assignment::{Reached, Start};
 use crate::batch::TopicPartition;
-use crate::catalog;
+use crate::catalog::Kept;
 use crate::database::Database;
 use crate::faults;
 use crate::letters::{Known, store};
@@ -102,6 +102,7 @@ impl Database {
     /// Claims these partitions for `owner`, and takes up the views as they are kept under this claim; waits for as long as Postgres
     /// is away.
     pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Vec<Claim> {
+        owner.clone_into(&mut self.owner);
         loop {
             let client = &self.session().await.client;
             let attempt = async {
@@ -109,7 +110,7 @@ impl Database {
                 let claims = claim(client, places, owner).await?;
                 faults::point("claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
-                Ok((claims, catalog::load(client).await?))
+                Ok((claims, Kept::load(client).await?))
             };
             match attempt.await {
                 Ok((claims, kept)) => {

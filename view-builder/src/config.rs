@@ -65,6 +65,14 @@ pub enum Command {
     /// Keep a view no longer, and drop its tables.
     #[command(after_help = EXIT_CODES)]
     Drop(DropConfig),
+    /// Keep a view no further for now: it stays as it is, and all others go on.
+    ///
+    /// A view-builder pauses a view by itself where Postgres refuses what the view does, whatever the event. `status` tells of paused views.
+    Pause(Box<PauseConfig>),
+    /// End a view's pause: the events since then are read again, which changes nothing in the other views.
+    ///
+    /// Refused where the view still fails, or where its topics do not have all of these events any more: then rebuild makes it anew.
+    Resume(Box<ResumeConfig>),
     /// Compare the views with the tables that they are made from, while everything runs.
     ///
     /// First both sides are counted and hashed by bucket (a department), then the rows of the buckets that differ are told by
@@ -131,6 +139,28 @@ pub struct DropConfig {
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Settings of `view-builder pause`.
+#[derive(Clone, Debug, Args)]
+pub struct PauseConfig {
+    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// The view's name.
+    pub view: String,
+    /// Why, for the others who look at it.
+    #[arg(long, default_value = "an operator wants it")]
+    pub reason: String,
+}
+
+/// Settings of `view-builder resume`.
+#[derive(Clone, Debug, Args)]
+pub struct ResumeConfig {
+    #[command(flatten)]
+    pub servers: Servers,
+    /// The view's name.
+    pub view: String,
 }
 
 /// Settings of `view-builder replay`.

@@ -1,5 +1,6 @@
 //! The connection to the views' database: one, with its statements prepared once, and made again whenever it is lost.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
-use crate::catalog;
+use crate::catalog::Kept;
 use crate::contract::{self, Contracts};
 use crate::failure::Failure;
 use crate::faults;
 use crate::letters::store;
 use crate::outage::Outage;
+use crate::pause::Cause;
 use crate::refusal;
 use crate::view::{self, View};
 
@@ -36,7 +38,16 @@ pub struct Database {
     /// Before the installation what `VIEWS` has, from then on what the database keeps.
     pub(crate) views: Arc<[View]>,
     pub(crate) contracts: Arc<Contracts>,
+    /// What is read, for views that are paused too.
+    pub(crate) topics: Vec<String>,
     pub(crate) outage: Outage,
+    /// A batch that fails again and again.
+    pub(crate) trouble: Outage,
+    /// How many events of each view went to the dead letters without an event that worked between, where it was not certain that they are
+    /// at fault.
+    pub(crate) refused_in_a_row: HashMap<String, u32>,
+    /// Who claims the partitions, for people.
+    pub(crate) owner: String,
     pub(crate) session: Option<Session>,
 }
 
@@ -55,11 +66,16 @@ impl Database {
     /// # Errors
     /// `url` is no connection string for Postgres.
     pub fn new(url: &Secret, views: Arc<[View]>, readiness: Readiness) -> Result<Self, Failure> {
+        let topics = view::topics(&views);
         Ok(Self {
             config: config(url)?,
-            contracts: Arc::new(contract::of_all(&view::topics(&views))),
+            contracts: Arc::new(contract::of_all(&topics)),
+            topics,
             views,
-            outage: Outage::of("postgres", readiness),
+            outage: Outage::of("postgres", readiness.clone()),
+            trouble: Outage::of("batch-refused", readiness),
+            refused_in_a_row: HashMap::new(),
+            owner: String::new(),
             session: None,
         })
     }
@@ -76,7 +92,16 @@ impl Database {
                     self.session = Some(session);
                     self.outage.ends();
                 }
-                Err(err) => self.wait(&err).await,
+                Err(Unprepared { err, view: Some(view) }) if refusal::is_wrong_sql(&err) => {
+                    // It would fail for as long as nobody mends the view, and keep all others from going on.
+                    let cause = Cause {
+                        reason: &format!("its statement cannot be prepared: {}", refusal::without_values(&err)),
+                        state: Some(&refusal::state(&err)),
+                        by: "the view-builder",
+                    };
+                    Box::pin(self.pause(&view, &cause)).await;
+                }
+                Err(Unprepared { err, .. }) => self.wait(&err).await,
             }
         }
         match &self.session {
@@ -86,8 +111,10 @@ impl Database {
     }
 
     /// Keeps these views from now on. Whether they are others than before.
-    pub(crate) fn keep(&mut self, views: Vec<View>) -> bool {
-        let is_same = views.len() == self.views.len()
+    pub(crate) fn keep(&mut self, kept: Kept) -> bool {
+        let Kept { views, topics } = kept;
+        let is_same = topics == self.topics
+            && views.len() == self.views.len()
             && views
                 .iter()
                 .zip(&*self.views)
@@ -95,7 +122,8 @@ impl Database {
         if !is_same {
             let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
             tracing::info!(views = names.join(", "), "these views are kept from now on");
-            self.contracts = Arc::new(contract::of_all(&view::topics(&views)));
+            self.contracts = Arc::new(contract::of_all(&topics));
+            self.topics = topics;
             self.views = views.into();
         }
         !is_same
@@ -120,17 +148,35 @@ impl Database {
 
     /// A connection that was lost may have been so for as long as the views have changed. Whoever holds partitions under an epoch of
     /// before cannot apply anything to the new ones.
-    async fn prepare(&mut self) -> Result<Session, tokio_postgres::Error> {
+    async fn prepare(&mut self) -> Result<Session, Unprepared> {
         let client = self.connect().await?;
-        let kept = catalog::load(&client).await?;
+        let kept = Kept::load(&client).await?;
         self.keep(kept);
-        Session::prepare(client, &self.views).await
+        Session::prepare_each(client, &self.views).await
+    }
+}
+
+/// Why there is no session.
+struct Unprepared {
+    err: tokio_postgres::Error,
+    /// The view whose statement is to blame.
+    view: Option<View>,
+}
+
+impl From<tokio_postgres::Error> for Unprepared {
+    fn from(err: tokio_postgres::Error) -> Self {
+        Self { err, view: None }
     }
 }
 
 impl Session {
     /// Prepares everything that a batch of these views needs.
     pub(crate) async fn prepare(client: Client, views: &[View]) -> Result<Self, tokio_postgres::Error> {
+        Self::prepare_each(client, views).await.map_err(|unprepared| unprepared.err)
+    }
+
+    /// As [`Session::prepare`]; an error names the view whose statement Postgres refuses.
+    async fn prepare_each(client: Client, views: &[View]) -> Result<Self, Unprepared> {
         let move_positions = client
             .prepare_typed(
                 faults::moving("select move_view_positions($1, $2, $3, $4, $5, $6)"),
@@ -147,7 +193,11 @@ impl Session {
         let keep_letters = client.prepare_typed(store::KEEP, &store::KEEP_PARAMETERS).await?;
         let mut apply = Vec::with_capacity(views.len());
         for view in views {
-            apply.push(client.prepare_typed(&view.apply.text, &view::PARAMETERS).await?);
+            let prepared = client.prepare_typed(&view.apply.text, &view::PARAMETERS).await;
+            apply.push(prepared.map_err(|err| Unprepared {
+                err,
+                view: Some(view.clone()),
+            })?);
         }
         Ok(Self {
             client,

@@ -48,6 +48,14 @@ pub enum Bug {
     EndAllForOne,
     /// Takes one answer for where a topic ends, although the broker that gives it may lag behind.
     BelieveOneLaggingEnd,
+    /// Waits for ever where Postgres refuses with a state that is in no list.
+    UnknownStatesBlock,
+    /// Ends a pause without setting positions back.
+    ResumeWithoutReplay,
+    /// Takes the highest positions for those that a paused view has.
+    PauseAtTheHighest,
+    /// Runs the SQL of every view at each start.
+    InstallEverything,
 }
 
 #[cfg(feature = "faults")]

@@ -3,7 +3,7 @@
 use tokio_postgres::error::ErrorPosition;
 use tokio_postgres::{Client, Error};
 
-use crate::catalog;
+use crate::catalog::{self, Kept};
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::faults;
@@ -55,7 +55,7 @@ impl Database {
     }
 }
 
-async fn install(client: &mut Client, views: &[View]) -> Result<Vec<View>, Trouble> {
+async fn install(client: &mut Client, views: &[View]) -> Result<Kept, Trouble> {
     // A connection that is dropped on an error takes its open transaction with it.
     client.batch_execute(TURN).await?;
     faults::point("install.begun").await?;
@@ -85,8 +85,8 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Vec<View>, Troub
         }
     }
     forget_unknown(client).await?;
-    let kept = catalog::load(client).await?;
-    for kept in &kept {
+    let kept = Kept::load(client).await?;
+    for kept in &kept.views {
         // The text from the directory, which has a path that means something to people.
         run(client, views.iter().find(|view| view.has_sql_of(kept)).unwrap_or(kept)).await?;
     }

@@ -28,6 +28,7 @@ pub mod letters;
 pub mod measure;
 pub mod moment;
 pub mod outage;
+pub mod pause;
 pub mod paused;
 pub mod rebuild;
 pub mod replay;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use service::{Shutdown, logging};
 use view_builder::config::{Cli, Command};
 use view_builder::failure::Failure;
-use view_builder::{accept, letters, rebuild, replay, run, status, verify};
+use view_builder::{accept, letters, pause, rebuild, replay, run, status, verify};
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -46,9 +46,9 @@ async fn execute(command: Command) -> Result<(), Failure> {
             run(*config, shutdown).await
         }
         Command::Status(config) => {
-            let (table, found) = status::status(&config).await?;
-            print!("{table}");
-            found
+            let status = status::status(&config).await?;
+            print!("{}", status.text);
+            status.verdict()
         }
         Command::Accept(config) => {
             print!("{}", accept::accept(&config).await?);
@@ -86,6 +86,14 @@ async fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Drop(config) => {
             print!("{}", rebuild::drop_view(&config).await?);
+            Ok(())
+        }
+        Command::Pause(config) => {
+            print!("{}", pause::pause(&config).await?);
+            Ok(())
+        }
+        Command::Resume(config) => {
+            print!("{}", pause::resume(&config).await?);
             Ok(())
         }
         Command::Health(config) => {

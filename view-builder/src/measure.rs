@@ -61,6 +61,15 @@ pub fn describe() {
         "batches given up because another builder owns a partition"
     );
     metrics::describe_counter!(
+        "view_batch_failures_total",
+        "transactions of batches that failed, by SQLSTATE (connection: lost); most are tried again"
+    );
+    metrics::describe_gauge!(
+        "view_batch_stuck",
+        "1 while a batch that failed again and again is not applied, else 0"
+    );
+    metrics::describe_gauge!("view_paused", "1 while the view is paused, by view");
+    metrics::describe_counter!(
         "view_conflicts_total",
         "transactions tried again after a deadlock or a serialization failure"
     );
@@ -117,6 +126,21 @@ pub(crate) fn seconds(from_us: i64, to_us: i64) -> f64 {
 
 pub fn conflict() {
     counter!("view_conflicts_total").increment(1);
+}
+
+/// A batch's transaction, or a part's of one, has failed with this SQLSTATE.
+pub fn failed(state: &str) {
+    counter!("view_batch_failures_total", "sqlstate" => state.to_owned()).increment(1);
+}
+
+/// Whether a batch fails again and again.
+pub fn stuck(is_stuck: bool) {
+    gauge!("view_batch_stuck").set(if is_stuck { 1.0 } else { 0.0 });
+}
+
+/// Whether the view is paused.
+pub fn paused(view: &str, is_paused: bool) {
+    gauge!("view_paused", "view" => view.to_owned()).set(if is_paused { 1.0 } else { 0.0 });
 }
 
 pub fn fenced() {

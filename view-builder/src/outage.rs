@@ -31,6 +31,12 @@ impl Outage {
         self.reason = Some(reason);
     }
 
+    /// Whether the part is away.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.reason.is_some()
+    }
+
     /// The part works.
     pub fn ends(&mut self) {
         if self.reason.take().is_some() {

@@ -138,6 +138,38 @@ begin
 end
 $$;
 
+-- Views that are kept no further for now, since Postgres refuses what they do or an operator wants it. See docs/paused-views.md.
+create table if not exists view_pauses (
+    view      text        primary key,
+    -- In one line, without values.
+    reason    text        not null,
+    -- With which SQLSTATE Postgres refused; null: an operator has paused it.
+    sqlstate  text,
+    paused_at timestamptz not null default clock_timestamp(),
+    -- Who did it, for people.
+    paused_by text        not null,
+    -- md5 of the view's texts as they were then.
+    sql_md5   text        not null
+);
+
+-- What a paused view has: every event before these offsets, and none from there on. No row: nothing of the partition.
+create table if not exists view_pause_positions (
+    view        text    not null references view_pauses on delete cascade,
+    topic       text    not null,
+    partition   integer not null,
+    -- Null: nothing.
+    next_offset bigint,
+    primary key (view, topic, partition)
+);
+
+-- Builders whose batch fails again and again, as `status` tells them. Written where Postgres takes it; told_at is renewed while it lasts.
+create table if not exists view_stuck_batches (
+    owner   text        primary key,
+    reason  text        not null,
+    since   timestamptz not null default clock_timestamp(),
+    told_at timestamptz not null default clock_timestamp()
+);
+
 -- Records that cannot be applied, and later ones of their keys, which wait behind them. See view-builder dead-letters --help.
 create table if not exists view_dead_letters (
     id            bigint      generated always as identity primary key,

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::kafka::GroupConsumer;
-use crate::{kafka, lag, measure, topics, view};
+use crate::{kafka, lag, measure, pause, topics, view};
 
 /// Two processes with the same static name expel each other from the group, each with its next client: the one whose turn comes again
 /// within this time ends. A client that failed by itself is replaced, and goes on for longer.
@@ -80,6 +80,10 @@ async fn attempt(
     ended?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     tracing::info!(views = names.join(", "), "the views are installed");
+    tokio::select! {
+        () = pause::resume_changed(&config.servers) => {}
+        () = shutdown.triggered() => return Ok(()),
+    }
 
     let watch = tokio::spawn(topics::watch(
         Arc::downgrade(&consumer),

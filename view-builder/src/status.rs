@@ -13,6 +13,7 @@ use crate::batch::TopicPartition;
 use crate::config::{StatusConfig, ViewsConfig};
 use crate::failure::Failure;
 use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
+use crate::pause::{self, Paused, stuck};
 use crate::{database, measure, record, refusal, view};
 
 /// How long Kafka is asked for the events that come next.
@@ -26,11 +27,37 @@ struct Ahead {
     oldest_us: Option<i64>,
 }
 
-/// The positions with their topics' ends as a table, and what was found: paused partitions, or else dead letters.
+/// What `status` says.
+pub struct Status {
+    pub text: String,
+    has_dead_letters: bool,
+    has_paused_views: bool,
+    has_paused_partitions: bool,
+}
+
+impl Status {
+    /// # Errors
+    /// [`Failure::Continuity`] where a partition is paused, else [`Failure::Paused`] where a view is, else [`Failure::DeadLetters`] where
+    /// some wait.
+    pub const fn verdict(&self) -> Result<(), Failure> {
+        if self.has_paused_partitions {
+            return Err(Failure::Continuity);
+        }
+        if self.has_paused_views {
+            return Err(Failure::Paused);
+        }
+        if self.has_dead_letters {
+            return Err(Failure::DeadLetters);
+        }
+        Ok(())
+    }
+}
+
+/// The positions with their topics' ends as a table, paused partitions and views, and batches that fail again and again.
 ///
 /// # Errors
 /// Postgres or Kafka does not answer; no builder has run yet.
-pub async fn status(config: &StatusConfig) -> Result<(String, Result<(), Failure>), Failure> {
+pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
     let settings = database::config(&config.servers.database_url)?;
     let reason = |err: &tokio_postgres::Error| anyhow::anyhow!("postgres does not answer: {}", refusal::line(err));
     let client = database::connect(&settings).await.map_err(|err| reason(&err))?;
@@ -48,6 +75,8 @@ pub async fn status(config: &StatusConfig) -> Result<(String, Result<(), Failure
         .query("select notice from view_notices order by topic, partition, kind", &[])
         .await
         .map_err(|err| reason(&err))?;
+    let paused = pause::load(&client).await.map_err(|err| reason(&err))?;
+    let stuck = stuck::lines(&client).await.map_err(|err| reason(&err))?;
     let observer = kafka::observer(&config.servers.kafka)?;
     let positions: Vec<(TopicPartition, i64)> = rows
         .iter()
@@ -85,18 +114,19 @@ pub async fn status(config: &StatusConfig) -> Result<(String, Result<(), Failure
         table,
         "lag in all: {lag_sum}, oldest: {seconds_max:.1} s, dead letters: {dead_sum}"
     );
-    let paused: Vec<&str> = rows.iter().filter_map(|row| row.get(7)).collect();
-    for line in paused.iter().copied().chain(notices.iter().map(|row| row.get(0))) {
+    let paused_partitions: Vec<&str> = rows.iter().filter_map(|row| row.get(7)).collect();
+    for line in paused_partitions.iter().copied().chain(notices.iter().map(|row| row.get(0))) {
         let _ = writeln!(table, "{line}");
     }
-    let found = if !paused.is_empty() {
-        Err(Failure::Continuity)
-    } else if dead_sum > 0 {
-        Err(Failure::DeadLetters)
-    } else {
-        Ok(())
-    };
-    Ok((table, found))
+    for line in paused.iter().map(Paused::line).chain(stuck) {
+        let _ = writeln!(table, "{line}");
+    }
+    Ok(Status {
+        text: table,
+        has_dead_letters: dead_sum > 0,
+        has_paused_views: !paused.is_empty(),
+        has_paused_partitions: !paused_partitions.is_empty(),
+    })
 }
 
 fn ahead(observer: &Observer, positions: &[(TopicPartition, i64)]) -> anyhow::Result<Vec<Ahead>> {

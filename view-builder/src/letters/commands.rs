@@ -12,13 +12,14 @@ use tokio_postgres::{Client, Row};
 
 use super::store::hex;
 use crate::batch::{Batch, Part, TopicPartition};
+use crate::catalog::Kept;
 use crate::config::{Letters, LettersCommand};
 use crate::contract::{self, Contract, Contracts};
 use crate::database::{Session, connect_for_command, unanswered};
 use crate::event::{Event, Unappliable};
 use crate::failure::Failure;
-use crate::view::{self, View};
-use crate::{apply, catalog, measure, refusal};
+use crate::view::View;
+use crate::{apply, measure, pause, refusal};
 
 /// Most characters of a reason in a list's line.
 const REASON_CHARACTERS_MAX: usize = 100;
@@ -188,9 +189,9 @@ enum Outcome {
 impl Desk {
     async fn open(asked: &Letters) -> Result<Self, Failure> {
         let client = connect_for_command(&asked.database.database_url).await?;
-        let views = catalog::load(&client).await.map_err(unanswered)?;
+        let Kept { views, topics } = Kept::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
-        let contracts = contract::of_all(&view::topics(&views));
+        let contracts = contract::of_all(&topics);
         Ok(Self {
             session,
             views,
@@ -351,7 +352,7 @@ impl Desk {
                 closed.map_err(unanswered)?;
                 return Ok(outcome);
             }
-            Err(err) if refusal::kind(&err) == refusal::Kind::Refused => refusal::without_values(&err),
+            Err(err) if refusal::is_refused(&err) => refusal::without_values(&err),
             Err(err) => return Err(unanswered(err)),
         };
         closed.map_err(unanswered)?;
@@ -421,6 +422,7 @@ impl Desk {
         };
         let batch = Batch { parts: vec![part] };
         apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
+        pause::reach_back(client, &letter.place.topic, letter.place.partition, letter.offset).await?;
         client
             .execute("delete from view_dead_letters where id = $1", &[&letter.id])
             .await?;

@@ -212,6 +212,12 @@ async fn go_on(
 async fn open(url: &Secret) -> Result<Client, Trouble> {
     let settings = database::config(url)?;
     let client = database::connect(&settings).await?;
+    as_owner(&client).await?;
+    Ok(client)
+}
+
+/// Makes the session one of the role that keeps the views.
+async fn as_owner(client: &Client) -> Result<(), Trouble> {
     let owner = client
         .query_opt(
             "select relowner::regrole::text, relowner::regrole::text <> current_user from pg_class where oid = to_regclass('public.view_positions')",
@@ -229,7 +235,15 @@ async fn open(url: &Secret) -> Result<Client, Trouble> {
             .batch_execute(&format!("set role {}", owner.get::<_, &str>(0)))
             .await?;
     }
-    Ok(client)
+    Ok(())
+}
+
+/// As `as_owner`, for another command.
+///
+/// # Errors
+/// No builder has run in this database yet, or Postgres does not answer.
+pub(crate) async fn take_the_role(client: &Client) -> Result<(), Failure> {
+    as_owner(client).await.map_err(given_up)
 }
 
 /// Makes this session the only one that rebuilds the view.

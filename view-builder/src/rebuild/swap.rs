@@ -20,6 +20,7 @@ use crate::catalog;
 use crate::database::Session;
 use crate::failure::Failure;
 use crate::faults;
+use crate::pause;
 use crate::refusal;
 
 /// Time that builders may be kept waiting for a lock that somebody else holds.
@@ -102,6 +103,8 @@ async fn swap(
         .await
         .map_err(|err| explain(generation, err))?;
     catalog::put(client, view, false).await?;
+    // The generation has every event before the live positions.
+    pause::end(client, &view.name).await?;
     client
         .execute("delete from view_rebuilds where view = $1", &[&view.name])
         .await?;

@@ -1,5 +1,6 @@
 //! What `verify` prints. Ids, versions and buckets only: a row's content never gets here.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ pub struct Report {
     pub compared: Vec<Compared>,
     /// Views without verify.sql.
     pub unverified: Vec<String>,
+    /// Views that are paused, and were not compared, with what there is to say of each.
+    pub paused: BTreeMap<String, String>,
 }
 
 /// One comparison.
@@ -36,15 +39,20 @@ impl Report {
             json,
             compared: Vec::new(),
             unverified: Vec::new(),
+            paused: BTreeMap::new(),
         }
     }
 
     /// # Errors
-    /// [`Failure::Different`] where a view differs, else [`Failure::Lagging`] where rows are undecided.
+    /// [`Failure::Different`] where a view differs, else [`Failure::Paused`] where one is paused, else [`Failure::Lagging`] where rows are
+    /// undecided.
     pub fn verdict(&self) -> Result<(), Failure> {
         let outcomes = || self.compared.iter().map(|compared| &compared.outcome);
         if outcomes().any(|outcome| !outcome.differences.is_empty()) {
             return Err(Failure::Different);
+        }
+        if !self.paused.is_empty() {
+            return Err(Failure::Paused);
         }
         if outcomes().any(|outcome| outcome.open + outcome.unexamined > 0) {
             return Err(Failure::Lagging);
@@ -57,6 +65,7 @@ impl Report {
             Ok(()) if self.compared.is_empty() => "nothing was compared: no view has a verify.sql",
             Ok(()) => "equal",
             Err(Failure::Different) => "DIFFERENT: rows that the events do not explain",
+            Err(Failure::Paused) => "paused: not every view was compared",
             Err(_) => "lagging: no difference is proven, and not every row could be compared",
         }
     }
@@ -65,6 +74,7 @@ impl Report {
         let verdict = match self.verdict() {
             Ok(()) => "equal",
             Err(Failure::Different) => "different",
+            Err(Failure::Paused) => "paused",
             Err(_) => "lagging",
         };
         let compared: Vec<Value> = self
@@ -72,7 +82,7 @@ impl Report {
             .iter()
             .map(|compared| compared.to_json(self.limit))
             .collect();
-        json!({"verdict": verdict, "compared": compared, "not_verified": self.unverified})
+        json!({"verdict": verdict, "compared": compared, "not_verified": self.unverified, "paused": self.paused})
     }
 }
 
@@ -86,6 +96,9 @@ impl fmt::Display for Report {
         }
         for view in &self.unverified {
             writeln!(f, "{view}: not verified: has no verify.sql")?;
+        }
+        for line in self.paused.values() {
+            writeln!(f, "{line}")?;
         }
         writeln!(f, "{}", self.closing())
     }

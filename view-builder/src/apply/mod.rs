@@ -7,11 +7,15 @@
 //! - the row lock of that first statement makes a claim wait for a transaction that is under way;
 //! - where the answer to COMMIT is lost, the position tells whether it happened.
 //!
-//! Records that cannot be applied go to the dead letters in the same transaction, see [`crate::letters`].
+//! Records that cannot be applied go to the dead letters in the same transaction, see [`crate::letters`]. What becomes of a batch that
+//! Postgres refuses is told in `hunt.rs`.
 //!
 //! All statements are sent at once and answered together: one round trip for a batch.
 
-use std::time::Duration;
+mod hunt;
+mod rehearsal;
+mod tries;
+mod verdict;
 
 use futures_util::future::{OptionFuture, join, join_all, join3};
 use tokio_postgres::Error;
@@ -25,11 +29,9 @@ use crate::faults::{self, Bug};
 use crate::json::Json;
 use crate::letters::store;
 use crate::measure;
-use crate::refusal::{self, Kind};
+use crate::refusal::{self, Kind, Passing};
 use crate::view::View;
-
-/// Pause before a transaction that lost against another one is tried again.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
+use tries::Tries;
 
 /// What became of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,48 +57,61 @@ pub enum GivenUp {
 enum Ended {
     Committed,
     GivenUp(GivenUp),
-    Refused(String),
+    Failed(Failed),
+}
+
+/// Why a transaction did not commit, however often it was tried.
+#[derive(Clone, Debug)]
+struct Failed {
+    kind: Kind,
+    /// SQLSTATE.
+    state: String,
+    /// Without values.
+    reason: String,
+    /// The view whose statement failed; none: another part of the transaction did, or it is not known.
+    view: Option<String>,
+}
+
+impl Failed {
+    fn of(err: &Error, kind: Kind, view: Option<String>) -> Self {
+        Self {
+            kind,
+            state: refusal::state(err),
+            reason: refusal::without_values(err),
+            view,
+        }
+    }
+
+    fn lost() -> Self {
+        Self {
+            kind: Kind::Away,
+            state: "connection".to_owned(),
+            reason: "the connection to Postgres is lost with this event each time".to_owned(),
+            view: None,
+        }
+    }
+}
+
+/// An error of a transaction's statement.
+struct Stumble {
+    err: Error,
+    /// The place among the views of the one whose statement it is.
+    view: Option<usize>,
+}
+
+impl From<Error> for Stumble {
+    fn from(err: Error) -> Self {
+        Self { err, view: None }
+    }
 }
 
 impl Database {
-    /// Applies the batch; waits for as long as Postgres is away. Where Postgres refuses the data, the batch is halved until the
-    /// event is found, and everything before it and beside it is applied.
-    pub async fn apply(&mut self, batch: Batch) -> Applied {
-        let mut applied = Applied::default();
-        let mut waiting = vec![batch];
-        while let Some(mut batch) = waiting.pop() {
-            batch
-                .parts
-                .retain(|part| !applied.refused.iter().any(|refused| refused.place == part.place));
-            if batch.parts.is_empty() {
-                continue;
-            }
-            match self.transact(&batch).await {
-                Ended::Committed => {
-                    measure::applied(&batch);
-                    let reached = batch.parts.into_iter().map(|part| (part.place, part.to));
-                    applied.reached.extend(reached);
-                }
-                Ended::GivenUp(why) => {
-                    applied.given_up = Some(why);
-                    return applied;
-                }
-                Ended::Refused(reason) => match batch.split() {
-                    Ok((first, second)) => waiting.extend([second, first]),
-                    Err(single) => applied.refused.extend(single.parts.into_iter().map(|part| Refused {
-                        offset: part.events.first().map_or(part.from, |event| event.offset),
-                        place: part.place,
-                        reason: reason.clone(),
-                    })),
-                },
-            }
-        }
-        applied
-    }
-
-    async fn transact(&mut self, batch: &Batch) -> Ended {
+    /// Tries the batch until it commits, or until trying is of no use. `is_piece`: the batch that it belongs to has failed already.
+    async fn transact(&mut self, batch: &Batch, is_piece: bool) -> Ended {
         // After a lost connection the earlier attempt may have committed.
         let mut unknown = false;
+        let mut is_lost = false;
+        let mut tries = Tries::of(is_piece);
         loop {
             // A session that is made anew may have taken up other views.
             self.session().await;
@@ -107,32 +122,52 @@ impl Database {
                 if unknown && let Some(ended) = settle(session, batch).await? {
                     return Ok(ended);
                 }
+                if is_lost {
+                    return Ok(Ended::Failed(Failed::lost()));
+                }
                 send(session, &views, &contracts, batch).await?;
                 Ok(Ended::Committed)
             };
-            let err: Error = match attempt.await {
+            let Stumble { err, view } = match attempt.await {
                 Ok(ended) => return ended,
-                Err(err) => err,
+                Err(stumble) => stumble,
             };
-            match refusal::kind(&err) {
+            let view = view.and_then(|at| views.get(at)).map(|view| view.name.clone());
+            let passing = match refusal::kind(&err) {
                 Kind::Fenced => return Ended::GivenUp(GivenUp::Fenced),
                 Kind::OtherLetters => return Ended::GivenUp(GivenUp::OtherLetters),
-                Kind::Refused => return Ended::Refused(refusal::without_values(&err)),
-                Kind::Conflict => {
-                    measure::conflict();
-                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                kind @ (Kind::Refused | Kind::Ambiguous) => {
+                    measure::failed(&refusal::state(&err));
+                    return Ended::Failed(Failed::of(&err, kind, view));
+                }
+                Kind::Passing(passing) => passing,
+                // A state of a lost connection that a view's function has raised. The next try has a session of its own all the same.
+                Kind::Away if view.is_some() && refusal::goes_on(&err) => {
+                    self.session = None;
+                    Passing::Limit
                 }
                 Kind::Away => {
+                    measure::failed(&refusal::state(&err));
                     unknown = true;
+                    is_lost |= refusal::is_lost(&err) && tries.lost();
                     self.wait(&err).await;
+                    continue;
                 }
+            };
+            measure::failed(&refusal::state(&err));
+            if passing == Passing::Conflict {
+                measure::conflict();
+            }
+            match tries.failed(passing) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Ended::Failed(Failed::of(&err, Kind::Passing(passing), view)),
             }
         }
     }
 }
 
 /// Sends the whole transaction and waits for all answers; the first error is the cause of the others.
-async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &Batch) -> Result<(), Error> {
+async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &Batch) -> Result<(), Stumble> {
     let client = &session.client;
     let moves = Moves::of(batch);
     let columns: Vec<Columns<'_>> = views.iter().map(|view| Columns::of(batch, view, contracts)).collect();
@@ -143,8 +178,12 @@ async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &
         .iter()
         .zip(&columns)
         .zip(&apply_parameters)
-        .filter(|((_, columns), _)| !columns.key.is_empty())
-        .map(|((statement, _), parameters)| client.execute(statement, parameters));
+        .enumerate()
+        .filter(|(_, ((_, columns), _))| !columns.key.is_empty())
+        .map(|(view, ((statement, _), parameters))| async move {
+            let applied = client.execute(statement, parameters).await;
+            applied.map_err(|err| Stumble { err, view: Some(view) })
+        });
     let letters = store::Columns::of(batch);
     let letter_parameters = letters.parameters();
     let keep = (!letters.topic.is_empty()).then(|| client.execute(&session.keep_letters, &letter_parameters));
@@ -171,7 +210,7 @@ async fn send(session: &Session, views: &[View], contracts: &Contracts, batch: &
                 sent.and(committed)
             })
             .await;
-            Ok((kept, applied, committed))
+            Ok::<_, Error>((kept, applied, committed))
         },
     )
     .await;
@@ -275,6 +314,7 @@ impl<'a> Moves<'a> {
 }
 
 /// Parameters of a view's `apply.sql`, as [`crate::view`] documents them.
+#[derive(Default)]
 struct Columns<'a> {
     topic: Vec<&'a str>,
     key: Vec<i64>,
@@ -307,5 +347,25 @@ impl<'a> Columns<'a> {
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
         [&self.topic, &self.key, &self.version, &self.event_type, &self.entity]
+    }
+}
+
+impl Session {
+    /// Runs each view's statement without any event, and rolls back: a view that fails here fails whatever comes.
+    ///
+    /// # Errors
+    /// One of them fails.
+    pub(crate) async fn rehearse_nothing(&self) -> Result<(), Error> {
+        let nothing = Columns::default();
+        self.client.batch_execute("begin").await?;
+        let mut done = Ok(());
+        for statement in &self.apply {
+            done = self.client.execute(statement, &nothing.parameters()).await.map(|_| ());
+            if done.is_err() {
+                break;
+            }
+        }
+        self.client.batch_execute("rollback").await?;
+        done
     }
 }

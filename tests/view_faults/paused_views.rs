@@ -1,0 +1,278 @@
+//! A view that cannot be kept is paused: it stays as it is, all others go on, and its pause ends without a loss.
+
+use rig::ViewRig;
+use rig::metrics::Metrics;
+use rig::view_rig::DEADLINE;
+use stack::Program;
+
+use super::odd::{self, becomes, good, item, readyz_says};
+
+const ITEMS: &str = "select count(*) from item";
+const ODD_ITEMS: &str = "select count(*) from odd";
+const PAUSES: &str = "select count(*) from view_pauses where view = 'odd'";
+const DEAD_LETTERS: &str = "select count(*) from view_dead_letters";
+
+/// A builder of both views that has applied ten events.
+async fn begun(name: &str) -> (ViewRig, String, Program) {
+    let (rig, topic) = odd::rig(name).await;
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
+    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    becomes(&rig, &builder, ITEMS, "10").await;
+    (rig, topic, builder)
+}
+
+async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
+    let (ended, said) = rig.command(arguments).await.expect("a command");
+    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+    said
+}
+
+/// As a superuser.
+async fn sql(rig: &ViewRig, sql: &str) {
+    rig.client()
+        .await
+        .expect("a client")
+        .batch_execute(sql)
+        .await
+        .unwrap_or_else(|err| panic!("{sql}: {err:?}"));
+}
+
+async fn end_sessions(rig: &ViewRig) {
+    sql(
+        rig,
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'view_builder' and datname = current_database()",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
+    let (rig, topic, builder) = begun("paused_for_rights").await;
+    sql(&rig, "alter table odd owner to postgres").await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    becomes(&rig, &builder, PAUSES, "1").await;
+    becomes(&rig, &builder, ITEMS, "30").await;
+    becomes(&rig, &builder, DEAD_LETTERS, "0").await;
+    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    readyz_says(&builder, &["view odd is paused", "42501", "view-builder resume odd"]).await;
+    builder.wait_ready(DEADLINE).await.expect("it is ready all the same");
+    let metrics = Metrics::of(&builder).await.expect("metrics");
+    assert!(metrics.value("view_paused", Some(("view", "odd"))) >= 1.0);
+    let said = command(&rig, &["status"], 7).await;
+    assert!(said.contains("view odd is paused") && said.contains("42501"), "{said}");
+
+    let said = command(&rig, &["resume", "odd"], 2).await;
+    assert!(said.contains("odd stays paused"), "{said}");
+    sql(&rig, "alter table odd owner to view_builder").await;
+    command(&rig, &["resume", "odd"], 0).await;
+    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    becomes(&rig, &builder, ITEMS, "30").await;
+    command(&rig, &["status"], 0).await;
+    let fine = stack::eventually_ok(DEADLINE, "the warning is gone", || async {
+        let text = reqwest::get(builder.url("/readyz")).await?.text().await?;
+        anyhow::ensure!(!text.contains("paused"), "{text}");
+        Ok(())
+    });
+    fine.await.expect("no warning");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_whose_statement_cannot_be_prepared_is_paused() {
+    let (rig, topic, builder) = begun("paused_unprepared").await;
+    sql(&rig, "alter table odd rename column name to title").await;
+    end_sessions(&rig).await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    becomes(&rig, &builder, PAUSES, "1").await;
+    becomes(&rig, &builder, ITEMS, "30").await;
+    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    sql(&rig, "alter table odd rename column title to name").await;
+    command(&rig, &["resume", "odd"], 0).await;
+    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
+    let (rig, topic, builder) = begun("paused_for_a_trigger").await;
+    sql(&rig, "insert into odd_switch values ('42P01')").await;
+    rig.produce(&topic, good(&topic, 10..50)).await.expect("offsets");
+    becomes(&rig, &builder, PAUSES, "1").await;
+    becomes(&rig, &builder, ITEMS, "50").await;
+    let parked: i64 = rig
+        .value(DEAD_LETTERS)
+        .await
+        .expect("a count")
+        .parse()
+        .expect("a number");
+    assert!(parked <= 10, "{parked} good events wait as dead letters");
+    sql(&rig, "delete from odd_switch").await;
+    command(&rig, &["resume", "odd"], 0).await;
+    if parked > 0 {
+        command(&rig, &["dead-letters", "retry", "--all"], 0).await;
+    }
+    becomes(&rig, &builder, ODD_ITEMS, "50").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_every_view_is_paused_positions_go_on_and_nothing_is_lost() {
+    let (rig, topic, builder) = begun("paused_all").await;
+    command(&rig, &["pause", "odd", "--reason", "a look"], 0).await;
+    command(&rig, &["pause", "item"], 0).await;
+    command(&rig, &["pause", "item"], 2).await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    rig.wait_applied(&topic).await.expect("positions");
+    becomes(&rig, &builder, ITEMS, "10").await;
+    command(&rig, &["resume", "odd"], 0).await;
+    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    becomes(&rig, &builder, ITEMS, "10").await;
+    command(&rig, &["rebuild", "item"], 0).await;
+    becomes(&rig, &builder, ITEMS, "30").await;
+    becomes(&rig, &builder, "select count(*) from view_pauses", "0").await;
+    rig.produce(&topic, good(&topic, 30..40)).await.expect("offsets");
+    becomes(&rig, &builder, ODD_ITEMS, "40").await;
+    becomes(&rig, &builder, ITEMS, "40").await;
+    command(&rig, &["pause", "odd"], 0).await;
+    command(&rig, &["drop", "odd", "--yes"], 0).await;
+    becomes(&rig, &builder, "select count(*) from view_pause_positions", "0").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_builder_with_mended_sql_resumes_the_view_by_itself() {
+    let (rig, topic, builder) = begun("paused_mended_sql").await;
+    sql(&rig, "alter table odd rename column name to title").await;
+    end_sessions(&rig).await;
+    becomes(&rig, &builder, PAUSES, "1").await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    becomes(&rig, &builder, ITEMS, "30").await;
+    builder.stop().await.expect("a clean end");
+    // As it is, the view stays paused, and the start does not stumble over it.
+    builder.start().expect("a start");
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    becomes(&rig, &builder, PAUSES, "1").await;
+    builder.stop().await.expect("a clean end");
+    let table = std::fs::read_to_string(rig.views().join("odd/table.sql")).expect("table.sql");
+    let table = table.replace(
+        "name text);\ncreate table if not exists odd_switch",
+        "title text);\ncreate table if not exists odd_switch",
+    );
+    let table = table
+        .replace("new.name", "new.title")
+        .replace("with check (name", "with check (title");
+    let apply = odd::odd_apply(&topic)
+        .replace("(id, version, name)", "(id, version, title)")
+        .replace("name = excluded.name", "title = excluded.title");
+    rig.write_view("odd", &table, &apply);
+    builder.start().expect("a start");
+    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    becomes(&rig, &builder, PAUSES, "0").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_is_retried_during_a_pause_reaches_the_paused_view_too() {
+    let (rig, topic, builder) = begun("paused_beside_letters").await;
+    sql(
+        &rig,
+        "create function no_20() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+        create trigger no_20 before insert on item for each row when (new.id = 20) execute function no_20()",
+    )
+    .await;
+    rig.produce(&topic, [item(&topic, 20, "good")]).await.expect("offsets");
+    becomes(&rig, &builder, DEAD_LETTERS, "1").await;
+    rig.produce(&topic, good(&topic, 21..30)).await.expect("offsets");
+    becomes(&rig, &builder, ODD_ITEMS, "19").await;
+    command(&rig, &["pause", "odd"], 0).await;
+    sql(&rig, "drop trigger no_20 on item").await;
+    command(&rig, &["dead-letters", "retry", "--all"], 0).await;
+    becomes(&rig, &builder, ITEMS, "20").await;
+    command(&rig, &["resume", "odd"], 0).await;
+    becomes(&rig, &builder, ODD_ITEMS, "20").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_events_since_the_pause_were_removed_resume_says_to_rebuild() {
+    let (rig, topic, builder) = begun("paused_too_long").await;
+    command(&rig, &["pause", "odd"], 0).await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    becomes(&rig, &builder, ITEMS, "30").await;
+    rig.delete_records(&topic, 0, 8).await.expect("removed records");
+    let said = command(&rig, &["resume", "odd"], 2).await;
+    assert!(said.contains("view-builder rebuild odd"), "{said}");
+    becomes(&rig, &builder, PAUSES, "1").await;
+    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    builder.stop().await.expect("a clean end");
+}
+
+/// Pauses a view while a replay is to mend it, and resumes it; whether the view is whole afterwards.
+async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
+    let (rig, topic) = odd::rig(name).await;
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
+    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    builder.stop().await.expect("a clean end");
+    // Rows were lost, and a replay is to bring them back.
+    sql(&rig, "delete from odd").await;
+    command(
+        &rig,
+        &[
+            "replay", "--group", name, "--topic", &topic, "--from", "earliest", "--yes",
+        ],
+        0,
+    )
+    .await;
+    let faulty = rig.faulty_builder("faulty").with_env("VIEW_BUILDER_BUG", bug);
+    let pause = faulty.command_of("faulty-pause", &["pause", "odd"]);
+    pause.start().expect("a pause");
+    assert!(
+        pause.exited(DEADLINE).await.expect("an end").success(),
+        "{}",
+        pause.log_tail(9)
+    );
+    builder.start().expect("a start");
+    rig.produce(&topic, good(&topic, 10..20)).await.expect("offsets");
+    rig.wait_applied(&topic).await.expect("positions");
+    becomes(&rig, &builder, ITEMS, "20").await;
+    becomes(&rig, &builder, ODD_ITEMS, "0").await;
+    let resume = faulty.command_of("faulty-resume", &["resume", "odd"]);
+    resume.start().expect("a resume");
+    assert!(
+        resume.exited(DEADLINE).await.expect("an end").success(),
+        "{}",
+        resume.log_tail(9)
+    );
+    // In both partitions behind everything that is read again.
+    rig.produce(&topic, good(&topic, [100, 101])).await.expect("offsets");
+    for id in [100, 101] {
+        becomes(
+            &rig,
+            &builder,
+            &format!("select count(*) from odd where id = {id}"),
+            "1",
+        )
+        .await;
+    }
+    builder.stop().await.expect("a clean end");
+    rig.value(ODD_ITEMS).await.expect("a count") == "22"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_in_a_replay_and_its_end_lose_nothing() {
+    assert!(is_mended_after_a_pause("paused_in_a_replay", "").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resuming_without_a_replay_is_caught() {
+    assert!(!is_mended_after_a_pause("planted_resume", "ResumeWithoutReplay").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pausing_at_the_highest_position_is_caught() {
+    assert!(!is_mended_after_a_pause("planted_pause", "PauseAtTheHighest").await);
+}

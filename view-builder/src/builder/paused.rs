@@ -1,0 +1,32 @@
+//! Telling of paused views: a warning in `/readyz`, and a gauge for each.
+
+use super::Builder;
+use crate::measure;
+use crate::pause::Paused;
+
+/// The part of `/readyz`.
+const PART: &str = "paused-views";
+
+impl Builder {
+    /// These views are paused now; none where it is not known.
+    pub(super) fn tell_paused(&mut self, paused: Option<Vec<Paused>>) {
+        let Some(paused) = paused else { return };
+        for ended in self
+            .paused
+            .iter()
+            .filter(|was| !paused.iter().any(|is| is.view == was.view))
+        {
+            measure::paused(&ended.view, false);
+        }
+        for paused in &paused {
+            measure::paused(&paused.view, true);
+        }
+        if paused.is_empty() {
+            self.readiness.fine(PART);
+        } else {
+            let lines: Vec<String> = paused.iter().map(Paused::line).collect();
+            self.readiness.warn(PART, lines.join("; and "));
+        }
+        self.paused = paused;
+    }
+}
