@@ -22,6 +22,7 @@ mod rig_itself;
 mod sampler;
 mod servers;
 mod site;
+mod start_locks;
 mod static_members;
 mod storm;
 mod three_brokers;

@@ -93,13 +93,7 @@ impl Database {
                     self.outage.ends();
                 }
                 Err(Unprepared { err, view: Some(view) }) if refusal::is_wrong_sql(&err) => {
-                    // It would fail for as long as nobody mends the view, and keep all others from going on.
-                    let cause = Cause {
-                        reason: &format!("its statement cannot be prepared: {}", refusal::without_values(&err)),
-                        state: Some(&refusal::state(&err)),
-                        by: "the view-builder",
-                    };
-                    Box::pin(self.pause(&view, &cause)).await;
+                    Box::pin(self.pause_unprepared(&view, &err)).await;
                 }
                 Err(Unprepared { err, .. }) => self.wait(&err).await,
             }
@@ -108,6 +102,16 @@ impl Database {
             Some(session) => session,
             None => unreachable!("the loop ends with a session only"),
         }
+    }
+
+    /// Pauses a view whose statement Postgres refuses: it would for as long as nobody mends the view, and keep all others from going on.
+    pub(crate) async fn pause_unprepared(&mut self, view: &View, err: &tokio_postgres::Error) {
+        let cause = Cause {
+            reason: &format!("its statement cannot be prepared: {}", refusal::line(err)),
+            state: Some(&refusal::state(err)),
+            by: "the view-builder",
+        };
+        self.pause(view, &cause).await;
     }
 
     /// Keeps these views from now on. Whether they are others than before.
@@ -172,7 +176,9 @@ impl From<tokio_postgres::Error> for Unprepared {
 impl Session {
     /// Prepares everything that a batch of these views needs.
     pub(crate) async fn prepare(client: Client, views: &[View]) -> Result<Self, tokio_postgres::Error> {
-        Self::prepare_each(client, views).await.map_err(|unprepared| unprepared.err)
+        Self::prepare_each(client, views)
+            .await
+            .map_err(|unprepared| unprepared.err)
     }
 
     /// As [`Session::prepare`]; an error names the view whose statement Postgres refuses.

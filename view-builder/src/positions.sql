@@ -284,6 +284,9 @@ begin
                 letters_version = held.letters_version + 1,
                 breaks = held.breaks + 1
             where held.topic = one.topic and held.partition = one.partition;
+            -- A paused view has nothing of the new topic.
+            update view_pause_positions as paused set next_offset = one.next_offset
+            where paused.topic = one.topic and paused.partition = one.partition;
             perform put_dead_letters_aside(one.topic, one.partition, 0, one.old_topic_id);
         end if;
         if one.notice is not null then
