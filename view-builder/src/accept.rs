@@ -194,6 +194,15 @@ async fn go_on(
         )
         .await
         .map_err(unanswered)?;
+    // A paused view has no more of the topic than what lies before.
+    client
+        .execute(
+            "update view_pause_positions set next_offset = case when $4 then $3 else least(next_offset, $3) end
+             where topic = $1 and partition = $2",
+            &[&&*place.topic, &place.partition, &next_offset, &is_other],
+        )
+        .await
+        .map_err(unanswered)?;
     let aside_from = if is_other { 0 } else { next_offset };
     client
         .execute(

@@ -131,6 +131,7 @@ pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String
 async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -> Result<(), Error> {
     let (schema, replaced) = (&generation.schema, format!("{}_replaced", generation.view.name));
     client.batch_execute(&format!("create schema \"{replaced}\"")).await?;
+    lock_plain_views(client, &generation.own_tables).await?;
     let tables = tables(client, schema).await?;
     let mut old = Vec::new();
     for table in tables.iter().chain(&generation.own_tables) {
@@ -193,6 +194,26 @@ async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Resul
             .await?;
     }
     Ok(())
+}
+
+/// Locks the live view's plain SQL views, and with each the tables that it shows. A reader locks them in this order too: in another one the
+/// two would wait for each other, and Postgres would end the reader's query.
+async fn lock_plain_views(client: &Client, names: &[String]) -> Result<(), Error> {
+    let row = client
+        .query_one(
+            "select string_agg(oid::regclass::text, ', ' order by oid) from pg_class
+             where relnamespace = 'public'::regnamespace and relname = any($1) and relkind = 'v'",
+            &[&names],
+        )
+        .await?;
+    match row.get::<_, Option<&str>>(0) {
+        Some(views) => {
+            client
+                .batch_execute(&format!("lock table {views} in access exclusive mode"))
+                .await
+        }
+        None => Ok(()),
+    }
 }
 
 /// The generation's tables, in the order in which they were made.
