@@ -125,7 +125,7 @@ impl Database {
     }
 
     /// Writes down why these partitions are not read, for people. Waits for as long as Postgres is away.
-    pub async fn pause(&mut self, paused: &[Paused]) {
+    pub async fn pause_partitions(&mut self, paused: &[Paused]) {
         if paused.is_empty() {
             return;
         }

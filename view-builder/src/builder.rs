@@ -30,7 +30,7 @@ use crate::kafka::{self, GroupConsumer, Observer};
 use crate::letters::Known;
 use crate::outage::Outage;
 use crate::pause::Paused;
-use crate::paused::{self, PausedPartitions};
+use crate::paused_partitions::{self, PausedPartitions};
 use crate::record;
 use crate::takeover::{TakenOver, take_over};
 use crate::{lag, measure};
@@ -84,7 +84,7 @@ pub struct Builder {
     kafka: Outage,
     assignment: Assignment,
     /// The partitions that are held and not read.
-    paused: PausedPartitions,
+    paused_partitions: PausedPartitions,
     watch: Watch,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
@@ -126,7 +126,7 @@ impl Builder {
             contracts: database.contracts.clone(),
             owner,
             kafka: Outage::of("kafka", readiness.clone()),
-            paused: PausedPartitions::new(readiness.clone()),
+            paused_partitions: PausedPartitions::new(readiness.clone()),
             readiness,
             assignment: Assignment::new(limits),
             watch: Watch::new(observer),
@@ -235,7 +235,7 @@ impl Builder {
         } else if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.looked_at = Some(Instant::now());
             let generation = self.consumer.context().generation();
-            let held: Vec<_> = self.assignment.claims().chain(self.paused.claims()).collect();
+            let held: Vec<_> = self.assignment.claims().chain(self.paused_partitions.claims()).collect();
             tokio::spawn(async move {
                 faults::hold("look.before").await;
                 let look = database.look(&held).await;
@@ -345,7 +345,7 @@ impl Builder {
     fn looked(&mut self, look: Option<Look>) {
         let Some(look) = look else { return };
         measure::letters(look.letters);
-        paused::notice(&self.readiness, &look.notices);
+        paused_partitions::notice(&self.readiness, &look.notices);
         if look.letters == 0 {
             self.readiness.fine("dead-letters");
         } else {
@@ -367,7 +367,7 @@ impl Builder {
             partitions.paused = paused.len(),
             "partitions are taken over"
         );
-        self.paused.replace(paused);
+        self.paused_partitions.replace(paused);
         self.watch.begin(ids);
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
@@ -389,14 +389,14 @@ impl Builder {
             return;
         }
         if places.is_empty() {
-            self.paused.replace(Vec::new());
+            self.paused_partitions.replace(Vec::new());
         }
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
 
     fn let_go(&mut self) {
         self.assignment.replace(Vec::new());
-        self.paused.let_go();
+        self.paused_partitions.let_go();
         self.watch.begin(Vec::new());
         lag::forget();
     }
@@ -474,7 +474,7 @@ impl Builder {
                 ),
             );
         }
-        measure::partitions(self.assignment.positions().count() + self.paused.all().len());
+        measure::partitions(self.assignment.positions().count() + self.paused_partitions.all().len());
         let context = self.consumer.context();
         lag::observe(
             measure::now_us(),
@@ -483,7 +483,7 @@ impl Builder {
                 .filter_map(|position| Some((position, context.end(position.place)?))),
         );
         self.commit_group_offsets();
-        if let Some(reason) = self.watch.look(self.assignment.positions(), self.paused.all()) {
+        if let Some(reason) = self.watch.look(self.assignment.positions(), self.paused_partitions.all()) {
             tracing::warn!(reason, "joining the group again, to look at all positions anew");
             self.rejoin();
         }

@@ -1,4 +1,4 @@
-//! At start: the positions' tables, the catalog of the views that are kept, and the views' own SQL.
+//! At start: the positions' tables, the catalog of the views that are kept, and the SQL of those views that have changed or lack a table.
 
 use std::time::Duration;
 

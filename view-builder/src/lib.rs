@@ -29,7 +29,7 @@ pub mod measure;
 pub mod moment;
 pub mod outage;
 pub mod pause;
-pub mod paused;
+pub mod paused_partitions;
 pub mod rebuild;
 pub mod replay;
 mod run;

@@ -115,7 +115,11 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
         "lag in all: {lag_sum}, oldest: {seconds_max:.1} s, dead letters: {dead_sum}"
     );
     let paused_partitions: Vec<&str> = rows.iter().filter_map(|row| row.get(7)).collect();
-    for line in paused_partitions.iter().copied().chain(notices.iter().map(|row| row.get(0))) {
+    for line in paused_partitions
+        .iter()
+        .copied()
+        .chain(notices.iter().map(|row| row.get(0)))
+    {
         let _ = writeln!(table, "{line}");
     }
     for line in paused.iter().map(Paused::line).chain(stuck) {

@@ -88,7 +88,7 @@ pub async fn take_over(
         database.begin(&changed).await;
         faults::hold("begin.after").await;
     }
-    database.pause(&taken.paused).await;
+    database.pause_partitions(&taken.paused).await;
     Ok(Some(taken))
 }
 

@@ -1,7 +1,7 @@
 //! The views: one folder each, with two or three SQL files and nothing in Rust.
 //!
-//! - `table.sql`: the view's tables, functions and triggers, and plain SQL views that show parts of a table. Runs at each start
-//!   in one transaction with those of all other views, so every statement may run again.
+//! - `table.sql`: the view's tables, functions and triggers, and plain SQL views that show parts of a table. Runs when its
+//!   text has changed or a table is missing, in one transaction with those of all other views, so every statement may run again.
 //! - `apply.sql`: **one** statement that applies a batch. Its head comment says in the first line what the view is and names
 //!   its topics: `-- topics: user-events, post-events`.
 //!

@@ -246,7 +246,11 @@ impl Schedule {
             .rig
             .faulty_builder("dying")
             .command_of("dying", &["rebuild", view]);
-        let hits = self.world.rig.logs().join(format!("hits-{}", self.counts["killed rebuilds"]));
+        let hits = self
+            .world
+            .rig
+            .logs()
+            .join(format!("hits-{}", self.counts["killed rebuilds"]));
         let command = command
             .with_env("VIEW_BUILDER_FAILPOINT", &format!("{point}=kill@1"))
             .env("VIEW_BUILDER_FAILPOINT_HITS", &hits.to_string_lossy());
