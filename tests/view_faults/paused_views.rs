@@ -63,6 +63,11 @@ async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
     let said = command(&rig, &["status"], 7).await;
     assert!(said.contains("view odd is paused") && said.contains("42501"), "{said}");
 
+    let verify = "-- source: views\nselect null::text, id, version, name from item\n-- view: odd\nselect null::text, id, version, name from odd";
+    std::fs::write(rig.views().join("odd/verify.sql"), verify).expect("verify.sql");
+    let said = command(&rig, &["verify"], 7).await;
+    assert!(said.contains("view odd is paused"), "{said}");
+
     let said = command(&rig, &["resume", "odd"], 2).await;
     assert!(said.contains("odd stays paused"), "{said}");
     sql(&rig, "alter table odd owner to view_builder").await;

@@ -161,8 +161,11 @@ async fn a_view_whose_disk_alone_stays_full_is_paused_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_ever_at_a_state_that_no_list_has_is_caught() {
-    for (bug, parked) in [("", true), ("UnknownStatesBlock", false)] {
-        let (rig, topic) = odd::rig(&format!("planted_states_{}", bug.len())).await;
+    for (name, bug, parked) in [
+        ("planted_states_right", "", true),
+        ("planted_states_wrong", "UnknownStatesBlock", false),
+    ] {
+        let (rig, topic) = odd::rig(name).await;
         let builder = rig.faulty_builder("builder").with_env("VIEW_BUILDER_BUG", bug);
         builder.start().expect("a start");
         rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
@@ -172,7 +175,7 @@ async fn waiting_for_ever_at_a_state_that_no_list_has_is_caught() {
             .expect("offsets");
         let waits = stack::eventually_ok(BLOCKED, "the event waits alone", || async {
             let count = rig
-                .value("select count(*) from view_dead_letters, odd where id = 14")
+                .value("select count(*) from view_dead_letters, odd where odd.id = 14")
                 .await?;
             anyhow::ensure!(count == "1", "{count}");
             Ok(())

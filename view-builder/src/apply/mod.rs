@@ -142,7 +142,9 @@ impl Database {
                 }
                 Kind::Passing(passing) => passing,
                 // A state of a lost connection that a view's function has raised. The next try has a session of its own all the same.
-                Kind::Away if view.is_some() && refusal::goes_on(&err) => {
+                Kind::Away
+                    if view.is_some() && refusal::goes_on(&err) && !faults::is_planted(Bug::UnknownStatesBlock) =>
+                {
                     self.session = None;
                     Passing::Limit
                 }
