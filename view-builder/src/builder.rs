@@ -235,7 +235,11 @@ impl Builder {
         } else if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.looked_at = Some(Instant::now());
             let generation = self.consumer.context().generation();
-            let held: Vec<_> = self.assignment.claims().chain(self.paused_partitions.claims()).collect();
+            let held: Vec<_> = self
+                .assignment
+                .claims()
+                .chain(self.paused_partitions.claims())
+                .collect();
             tokio::spawn(async move {
                 faults::hold("look.before").await;
                 let look = database.look(&held).await;
@@ -483,7 +487,10 @@ impl Builder {
                 .filter_map(|position| Some((position, context.end(position.place)?))),
         );
         self.commit_group_offsets();
-        if let Some(reason) = self.watch.look(self.assignment.positions(), self.paused_partitions.all()) {
+        if let Some(reason) = self
+            .watch
+            .look(self.assignment.positions(), self.paused_partitions.all())
+        {
             tracing::warn!(reason, "joining the group again, to look at all positions anew");
             self.rejoin();
         }
