@@ -3,6 +3,7 @@ mod crash_matrix;
 mod group_offsets;
 mod lane;
 mod load;
+mod many_letters;
 mod model;
 mod odd;
 mod oracle;

@@ -50,9 +50,15 @@ impl Site {
         self.pipeline.postgres()?.query(database, sql).await
     }
 
-    /// Publishes an event that no view can apply.
-    pub(crate) async fn write_bad_event(&self) {
+    /// Publishes an event that no view can apply; returns its key.
+    pub(crate) async fn write_bad_event(&self) -> i64 {
         let key = NEXT_BAD_KEY.fetch_add(1, Ordering::Relaxed);
+        self.write_bad_event_of(key).await;
+        key
+    }
+
+    /// As [`Site::write_bad_event`], of this key.
+    pub(crate) async fn write_bad_event_of(&self, key: i64) {
         let sql = format!(
             "insert into outbox (aggregatetype, aggregateid, type, payload)
              values ('user', '{key}', 'USER_CREATED', '{{\"userId\": {key}}}')"

@@ -100,8 +100,7 @@ impl Trouble {
                     again_at = Instant::now();
                 }
                 Reach::Letters if again_at.elapsed() > AGAIN => {
-                    let changed = "update view_positions set letters_version = letters_version + 1 where partition < 3";
-                    lane.query(changed).await?;
+                    take_a_letter_away(lane).await?;
                     again_at = Instant::now();
                 }
                 Reach::Starting | Reach::Stopping | Reach::Letters | Reach::BadEvents => {}
@@ -114,6 +113,22 @@ impl Trouble {
         }
         Ok(builder)
     }
+}
+
+/// An operator gives up a dead letter, and another event of its key comes before the builder can know.
+async fn take_a_letter_away(lane: &Lane) -> anyhow::Result<()> {
+    let key = lane.site.write_bad_event().await;
+    let discard = format!(
+        "update view_dead_letters set discarded_at = clock_timestamp()
+         where key = convert_to('{key}', 'UTF8') and discarded_at is null returning id"
+    );
+    let start = Instant::now();
+    while lane.query(&discard).await?.is_empty() {
+        ensure!(start.elapsed() < DEADLINE, "no dead letter of {key}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    lane.site.write_bad_event_of(key).await;
+    Ok(())
 }
 
 /// How often the failpoint was hit.

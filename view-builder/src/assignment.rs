@@ -4,12 +4,12 @@
 //! - `committed`: the position in Postgres; the next batch moves it from here;
 //! - `taken`: one past the last offset that a batch holds, waiting or in flight.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::batch::{Batch, Part, TopicPartition};
 use crate::claim;
 use crate::event::{Event, Unappliable};
-use crate::letters::{Fate, Known, Letter};
+use crate::letters::{Fate, Known, Letter, OfKey};
 
 /// Limits of one batch: bounded memory, and transactions of a bounded length.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,6 @@ impl Assignment {
             .map(|(place, held)| Part {
                 place: place.clone(),
                 epoch: held.epoch,
-                letters_version: held.known.version,
                 from: held.committed,
                 to: held.taken,
                 events: std::mem::take(&mut held.waiting),
@@ -240,16 +239,14 @@ impl Assignment {
         }
     }
 
-    /// These are the partitions' dead letters now. What was taken under an older knowledge has to be read again, from
+    /// This is what the table says of these keys now. What was taken of their partitions has to be read again, from
     /// [`Assignment::next_reads`].
-    pub fn know(&mut self, mut all: HashMap<TopicPartition, Known>) {
-        let mut changed = Vec::new();
-        for (place, held) in &mut self.held {
-            if let Some(known) = all.remove(place)
-                && known.version != held.known.version
-            {
-                held.known.renew(known);
-                changed.push(place.clone());
+    pub fn know(&mut self, keys: Vec<OfKey>) {
+        let mut changed = HashSet::new();
+        for of_key in keys {
+            if let Some(held) = self.held.get_mut(&of_key.place) {
+                held.known.correct(of_key.key, of_key.first, &of_key.discarded);
+                changed.insert(of_key.place);
             }
         }
         self.read_again(|place| changed.contains(place));
@@ -275,7 +272,6 @@ impl Assignment {
         self.held.iter().map(|(place, held)| claim::Held {
             place: place.clone(),
             epoch: held.epoch,
-            letters_version: held.known.version,
         })
     }
 

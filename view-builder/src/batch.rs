@@ -1,8 +1,10 @@
 //! What one transaction applies: some events of some partitions, and the positions that it moves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::event::Event;
 use crate::letters::Letter;
@@ -26,8 +28,6 @@ pub struct Part {
     pub place: TopicPartition,
     /// The epoch under which the partition was claimed.
     pub epoch: i64,
-    /// The state of the partition's dead letters under which the records were read.
-    pub letters_version: i64,
     /// The position before the batch.
     pub from: i64,
     /// The position after it; offsets without an event (tombstones, transaction markers, compacted ones) are passed over.
@@ -48,6 +48,17 @@ impl Batch {
     #[must_use]
     pub fn event_count(&self) -> usize {
         self.parts.iter().map(|part| part.events.len()).sum()
+    }
+
+    /// The keys of what is parked behind dead letters, each once.
+    #[must_use]
+    pub fn parked_keys(&self) -> Vec<(TopicPartition, Bytes)> {
+        let mut keys = HashSet::new();
+        for part in &self.parts {
+            let parked = part.letters.iter().filter(|letter| letter.reason.is_none());
+            keys.extend(parked.filter_map(|letter| Some((part.place.clone(), letter.key.clone()?))));
+        }
+        keys.into_iter().collect()
     }
 
     /// The latest event of each topic and key, in the order of topic and key, for a view of these topics.
@@ -95,7 +106,6 @@ impl Batch {
                 let second = Part {
                     place: first.place.clone(),
                     epoch: first.epoch,
-                    letters_version: first.letters_version,
                     from: cut,
                     to: first.to,
                     events,
@@ -136,7 +146,6 @@ mod tests {
                 partition,
             },
             epoch: 1,
-            letters_version: 0,
             from,
             to,
             events,

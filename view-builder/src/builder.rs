@@ -4,11 +4,11 @@
 //! offsets. Records are read meanwhile and make the next batch, up to its limits. So there is no timer: a lone event goes
 //! at once, and what arrives during a commit goes with the next one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::apply::{Applied, GivenUp};
 use crate::assignment::{Assignment, Limits, Reached, Record};
 use crate::batch::TopicPartition;
-use crate::claim::Look;
+use crate::claim::{LETTERS_COUNTED, Look};
 use crate::continuity::Watch;
 use crate::contract::Contracts;
 use crate::database::Database;
@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::faults;
 use crate::group::GroupOffsets;
 use crate::kafka::{self, GroupConsumer, Observer};
-use crate::letters::Known;
+use crate::letters::OfKey;
 use crate::outage::Outage;
 use crate::pause::Paused;
 use crate::paused_partitions::{self, PausedPartitions};
@@ -58,10 +58,10 @@ enum Done {
         taken: Option<TakenOver>,
     },
     Applied(Applied),
-    /// The dead letters of the partitions that were held in this generation.
+    /// What the table of dead letters says of some keys.
     Letters {
         generation: u64,
-        known: HashMap<TopicPartition, Known>,
+        keys: Vec<OfKey>,
     },
     /// What others have changed, as of this generation.
     Looked {
@@ -101,8 +101,8 @@ pub struct Builder {
     group_commit: Option<JoinHandle<Vec<Reached>>>,
     /// What Kafka has acknowledged, to be written down in Postgres.
     group_acknowledged: Vec<Reached>,
-    /// The dead letters have changed: look at them before the next batch.
-    letters_outdated: bool,
+    /// Keys that this process takes to wait, and that may wait no longer: the table is asked before the next batch.
+    unsure_keys: Vec<(TopicPartition, Bytes)>,
     /// When this process last looked at what others may have changed.
     looked_at: Option<Instant>,
     last_error: String,
@@ -139,7 +139,7 @@ impl Builder {
             group_sent_at: Instant::now(),
             group_commit: None,
             group_acknowledged: Vec::new(),
-            letters_outdated: false,
+            unsure_keys: Vec::new(),
             looked_at: None,
             last_error: String::new(),
             paused: Vec::new(),
@@ -224,13 +224,15 @@ impl Builder {
                 faults::hold("record.after").await;
                 (database, Ok(Done::Recorded))
             })
-        } else if self.letters_outdated {
-            self.letters_outdated = false;
-            let (generation, places) = (self.consumer.context().generation(), self.places.clone());
+        } else if !self.unsure_keys.is_empty() {
+            let (generation, keys) = (
+                self.consumer.context().generation(),
+                std::mem::take(&mut self.unsure_keys),
+            );
             tokio::spawn(async move {
                 faults::hold("letters.read").await;
-                let known = database.letters(&places).await;
-                (database, Ok(Done::Letters { generation, known }))
+                let keys = database.letters_of(&keys).await;
+                (database, Ok(Done::Letters { generation, keys }))
             })
         } else if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.looked_at = Some(Instant::now());
@@ -290,8 +292,8 @@ impl Builder {
                 generation,
                 taken: Some(taken),
             } if generation == self.consumer.context().generation() => self.assign(taken),
-            Done::Letters { generation, known } if generation == self.consumer.context().generation() => {
-                self.assignment.know(known);
+            Done::Letters { generation, keys } if generation == self.consumer.context().generation() => {
+                self.assignment.know(keys);
                 self.read_on();
             }
             Done::Looked {
@@ -321,11 +323,14 @@ impl Builder {
         match applied.given_up {
             None if reads_again => self.read_on(),
             None => {}
-            Some(GivenUp::OtherLetters) => {
-                tracing::info!("an operator has changed the dead letters: reading again from the positions");
+            Some(GivenUp::OtherLetters(keys)) => {
+                tracing::info!(
+                    keys = keys.len(),
+                    "an operator has taken dead letters away: reading again from the positions"
+                );
                 self.assignment.given_up();
                 self.read_on();
-                self.letters_outdated = true;
+                self.unsure_keys = keys;
             }
             Some(GivenUp::Fenced) => self.fenced(),
         }
@@ -354,13 +359,13 @@ impl Builder {
             self.readiness.fine("dead-letters");
         } else {
             let count = look.letters;
-            let warning = format!("{count} events wait in view_dead_letters: see view-builder dead-letters list");
+            let at_least = if count < LETTERS_COUNTED { "" } else { "at least " };
+            let warning =
+                format!("{at_least}{count} events wait in view_dead_letters: see view-builder dead-letters list");
             self.readiness.warn("dead-letters", warning);
         }
         if look.is_fenced {
             self.fenced();
-        } else if look.has_other_letters {
-            self.letters_outdated = true;
         }
     }
 
@@ -376,7 +381,7 @@ impl Builder {
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
         self.group_offsets.begin(&starts);
-        self.letters_outdated = false;
+        self.unsure_keys.clear();
         self.looked_at = None;
         self.assignment.replace(starts);
         self.read_on();

@@ -1,7 +1,6 @@
 //! Claiming partitions in Postgres, and what is written beside their positions.
 
-use std::collections::HashMap;
-
+use bytes::Bytes;
 use tokio_postgres::{Client, Error};
 
 use crate::assignment::{Reached, Start};
@@ -9,11 +8,14 @@ use crate::batch::TopicPartition;
 use crate::catalog::Kept;
 use crate::database::Database;
 use crate::faults;
-use crate::letters::{Known, store};
+use crate::letters::{Known, OfKey, store};
 use crate::start::TopicIds;
 
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// A look counts so many dead letters at most: it comes every two seconds.
+pub const LETTERS_COUNTED: i64 = 100_000;
 
 /// A partition as it was claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +39,6 @@ pub struct Claim {
 pub struct Held {
     pub place: TopicPartition,
     pub epoch: i64,
-    pub letters_version: i64,
 }
 
 /// What others have done meanwhile.
@@ -45,8 +46,6 @@ pub struct Held {
 pub struct Look {
     /// Somebody else has claimed one of the partitions, or set its position back.
     pub is_fenced: bool,
-    /// An operator has changed the dead letters of one of the partitions.
-    pub has_other_letters: bool,
     /// How many dead letters wait, in all.
     pub letters: i64,
     /// What an operator has to know of the partitions, as kind and text.
@@ -125,11 +124,11 @@ impl Database {
         }
     }
 
-    /// The dead letters of these partitions as of now; waits for as long as Postgres is away.
-    pub async fn letters(&mut self, places: &[TopicPartition]) -> HashMap<TopicPartition, Known> {
+    /// What the table says of these keys now; waits for as long as Postgres is away.
+    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<OfKey> {
         loop {
             let client = &self.session().await.client;
-            match store::known(client, places).await {
+            match store::of_keys(client, keys).await {
                 Ok(known) => return known,
                 Err(err) => self.wait(&err).await,
             }
@@ -139,17 +138,15 @@ impl Database {
     /// Looks at what others may have changed; none where Postgres does not tell now.
     pub async fn look(&mut self, held: &[Held]) -> Option<Look> {
         let client = &self.session().await.client;
-        let versions: Vec<i64> = held.iter().map(|held| held.letters_version).collect();
         let keys = Keys::of(held.iter().map(|held| (&held.place, held.epoch)));
         let row = client
             .query_one(
                 "select count(*) filter (where held.epoch = wanted.epoch),
-                    count(*) filter (where held.letters_version = wanted.letters_version),
-                    (select count(*) from view_dead_letters where discarded_at is null)
+                    (select count(*) from (
+                        select from view_dead_letters where discarded_at is null limit $4) as counted)
                  from view_positions as held
-                 join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
-                     as wanted(topic, partition, epoch, letters_version) using (topic, partition)",
-                &[&keys.topic, &keys.partition, &keys.epoch, &versions],
+                 join unnest($1::text[], $2::integer[], $3::bigint[]) as wanted(topic, partition, epoch) using (topic, partition)",
+                &[&keys.topic, &keys.partition, &keys.epoch, &LETTERS_COUNTED],
             )
             .await
             .ok()?;
@@ -166,8 +163,7 @@ impl Database {
         Some(Look {
             notices: notices.iter().map(|row| (row.get(0), row.get(1))).collect(),
             is_fenced: row.get::<_, i64>(0) < all,
-            has_other_letters: row.get::<_, i64>(1) < all,
-            letters: row.get(2),
+            letters: row.get(1),
         })
     }
 

@@ -185,18 +185,19 @@ impl Session {
     async fn prepare_each(client: Client, views: &[View]) -> Result<Self, Unprepared> {
         let move_positions = client
             .prepare_typed(
-                faults::moving("select move_view_positions($1, $2, $3, $4, $5, $6)"),
+                faults::moving("select advance_view_positions($1, $2, $3, $4, $5)"),
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
-                    Type::INT8_ARRAY,
                 ],
             )
             .await?;
-        let keep_letters = client.prepare_typed(store::KEEP, &store::KEEP_PARAMETERS).await?;
+        let keep_letters = client
+            .prepare_typed(faults::keeping(store::KEEP), &store::KEEP_PARAMETERS)
+            .await?;
         let mut apply = Vec::with_capacity(views.len());
         for view in views {
             let prepared = client.prepare_typed(&view.apply.text, &view::PARAMETERS).await;

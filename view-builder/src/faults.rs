@@ -40,6 +40,8 @@ pub enum Bug {
     TrustGroupOffset,
     /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
     LetterIsNeverApplied,
+    /// Parks an event behind what it takes to be a dead letter of its key, without a look whether there is one.
+    ParkBlindly,
     /// Takes a topic for the one of before by its name alone.
     KnowTopicsByName,
     /// Lets the dead letters of a topic that was replaced hold up the events of the new one.
@@ -59,7 +61,7 @@ pub enum Bug {
 }
 
 #[cfg(feature = "faults")]
-pub use armed::{hold, is_planted, moving, point, request};
+pub use armed::{hold, is_planted, keeping, moving, point, request};
 
 /// A step that Postgres may fail. Does nothing, and compiles to nothing.
 #[cfg(not(feature = "faults"))]
@@ -99,6 +101,14 @@ pub const fn moving(right: &str) -> &str {
     right
 }
 
+/// The statement that puts letters down: the right one.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[must_use]
+pub const fn keeping(right: &str) -> &str {
+    right
+}
+
 #[cfg(feature = "faults")]
 mod armed {
     use service::faults::Faults;
@@ -111,7 +121,7 @@ mod armed {
     /// A move that looks at nothing, with the parameters of the right one.
     const UNGUARDED: &str = "
         update view_positions as held set next_offset = wanted.new_offset
-        from unnest($1, $2, $3, $4, $5, $6) as wanted(topic, partition, epoch, letters_version, old_offset, new_offset)
+        from unnest($1, $2, $3, $4, $5) as wanted(topic, partition, epoch, old_offset, new_offset)
         where held.topic = wanted.topic and held.partition = wanted.partition";
 
     /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for here; see [`Faults`].
@@ -145,6 +155,25 @@ mod armed {
         let unguarded = [Bug::NoFence, Bug::UnknownIsFailed, Bug::UnknownIsDone];
         if unguarded.into_iter().any(is_planted) {
             UNGUARDED
+        } else {
+            right
+        }
+    }
+
+    /// Puts letters down without a look at those that are there.
+    const BLIND: &str = "
+        insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
+        select topic, partition, record_offset, key, value, headers::jsonb, reason
+        from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+            as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
+        on conflict (topic, partition, record_offset) do nothing";
+
+    /// The statement that puts letters down.
+    #[must_use]
+    pub fn keeping(right: &str) -> &str {
+        let blind = [Bug::ParkBlindly, Bug::KeepFormerLetters];
+        if blind.into_iter().any(is_planted) {
+            BLIND
         } else {
             right
         }

@@ -54,7 +54,7 @@ pub fn describe() {
     );
     metrics::describe_gauge!(
         "view_dead_letters",
-        "events that wait in view_dead_letters, parked ones included"
+        "events that wait in view_dead_letters, parked ones included; 100,000 stand for as many or more"
     );
     metrics::describe_counter!(
         "view_fenced_total",

@@ -62,7 +62,6 @@ impl PausedPartitions {
         self.paused.iter().map(|paused| claim::Held {
             place: paused.claim.place.clone(),
             epoch: paused.claim.epoch,
-            letters_version: paused.claim.known.version,
         })
     }
 }

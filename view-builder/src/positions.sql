@@ -12,8 +12,7 @@ create table if not exists view_positions (
     claimed_at   timestamptz not null,
     -- The offset that the consumer group last committed to Kafka. An earlier one found there is an operator's reset.
     group_offset bigint,
-    -- Counts the changes that an operator makes to the partition's dead letters. A builder that knows an older state of them
-    -- changes nothing.
+    -- Counts the changes that an operator makes to the partition's dead letters: a rebuild that is under way looks at them again.
     letters_version bigint not null default 0,
     primary key (topic, partition)
 ) with (fillfactor = 50);
@@ -298,45 +297,76 @@ begin
 end
 $$;
 
--- Puts records down; what is there already stays as it is, so that a replay changes nothing.
-create or replace function keep_dead_letters(
+-- Puts records down; what is there already stays as it is, so that a replay changes nothing. Fails with SQLSTATE VB002 where a record
+-- without a reason, which is parked, has no open letter of its key before it: the caller takes a key to wait that waits no longer, or does
+-- not know that the record was discarded. The caller holds the positions' locks, as whoever takes letters away does.
+create or replace function keep_view_letters(
     topics text[], partitions integer[], offsets bigint[], keys bytea[], record_values bytea[], headers text[],
     record_times_us bigint[], reasons text[]
 ) returns void
-    language sql
+    language plpgsql
 as $$
+declare
+    is_known boolean;
+begin
+    with letter as (
+        select letter.*
+        from unnest(topics, partitions, offsets, keys, reasons) as letter(topic, partition, record_offset, key, reason)
+    ),
+    given_up as materialized (
+        select topic, partition, record_offset
+        from letter join only view_dead_letters as known using (topic, partition, record_offset)
+        where known.discarded_at is not null
+    ),
+    -- The first of each key that is dead in this very batch.
+    dead as materialized (
+        select topic, partition, key, min(record_offset) as first_offset
+        from letter
+        where reason is not null and key is not null and (topic, partition, record_offset) not in (table given_up)
+        group by topic, partition, key
+    )
+    select not exists (
+        select from letter left join dead using (topic, partition, key)
+        where letter.reason is null
+            and coalesce(dead.first_offset > letter.record_offset, true)
+            and not exists (
+                select from only view_dead_letters as open
+                where open.topic = letter.topic and open.partition = letter.partition and open.key = letter.key
+                    and open.record_offset <= letter.record_offset and open.discarded_at is null)
+    ) and not exists (
+        select from letter join given_up using (topic, partition, record_offset) where letter.reason is null
+    ) into is_known;
+    if not is_known then
+        raise exception 'the dead letters of a partition of this batch have changed' using errcode = 'VB002';
+    end if;
     insert into view_dead_letters
         (topic, partition, record_offset, key, value, headers, record_time, reason, applied_before)
-    select topic, partition, record_offset, key, value, headers::jsonb,
-        timestamptz '1970-01-01 00:00:00Z' + record_time_us * interval '1 microsecond', reason,
-        coalesce(record_offset < held.highest_offset, false)
-    from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+    select letter.topic, letter.partition, letter.record_offset, letter.key, letter.value, letter.headers::jsonb,
+        timestamptz '1970-01-01 00:00:00Z' + letter.record_time_us * interval '1 microsecond', letter.reason,
+        coalesce(letter.record_offset < held.highest_offset, false)
+    from unnest(topics, partitions, offsets, keys, record_values, headers, record_times_us, reasons)
         as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
     left join view_positions as held using (topic, partition)
-    order by topic, partition, record_offset
-    on conflict (topic, partition, record_offset) do nothing
+    order by letter.topic, letter.partition, letter.record_offset
+    on conflict (topic, partition, record_offset) do nothing;
+end
 $$;
 
-drop function if exists move_view_positions(text[], integer[], bigint[], bigint[], bigint[]);
-
--- Moves positions, or fails, and then the whole transaction must go:
--- - SQLSTATE VB001: one of them is not where and under which epoch the caller believes: another builder has claimed it;
--- - SQLSTATE VB002: the dead letters of one of them are others than the caller knows.
-create or replace function move_view_positions(
-    topics text[], partitions integer[], epochs bigint[], letters_versions bigint[], old_offsets bigint[],
-    new_offsets bigint[]
+-- Moves positions, or fails with SQLSTATE VB001, and then the whole transaction must go: one of them is not where and under which epoch the
+-- caller believes, since another builder has claimed it.
+create or replace function advance_view_positions(
+    topics text[], partitions integer[], epochs bigint[], old_offsets bigint[], new_offsets bigint[]
 ) returns void
     language plpgsql
 as $$
 declare
     moved bigint;
-    as_known bigint;
 begin
     with mine as (
-        select held.topic, held.partition, wanted.new_offset, held.letters_version = wanted.letters_version as known
+        select held.topic, held.partition, wanted.new_offset
         from view_positions as held
-        join unnest(topics, partitions, epochs, letters_versions, old_offsets, new_offsets)
-            as wanted(topic, partition, epoch, letters_version, old_offset, new_offset)
+        join unnest(topics, partitions, epochs, old_offsets, new_offsets)
+            as wanted(topic, partition, epoch, old_offset, new_offset)
             on held.topic = wanted.topic and held.partition = wanted.partition
         where held.epoch = wanted.epoch and held.next_offset = wanted.old_offset
         order by held.topic, held.partition
@@ -345,13 +375,11 @@ begin
         update view_positions as held set next_offset = mine.new_offset
         from mine
         where held.topic = mine.topic and held.partition = mine.partition
-        returning mine.known
+        returning held.topic
     )
-    select count(*), count(*) filter (where known) into moved, as_known from moved_rows;
+    select count(*) into moved from moved_rows;
     if moved <> cardinality(topics) then
         raise exception 'another builder has claimed a partition of this batch' using errcode = 'VB001';
-    elsif as_known <> moved then
-        raise exception 'the dead letters of a partition of this batch have changed' using errcode = 'VB002';
     end if;
 end
 $$;

@@ -6,10 +6,10 @@ use tokio_postgres::Error;
 
 use crate::faults::{self, Bug};
 
-/// SQLSTATE of `move_view_positions` when another builder owns a partition.
+/// SQLSTATE of `advance_view_positions` when another builder owns a partition.
 const FENCED: &str = "VB001";
 
-/// SQLSTATE of `move_view_positions` when the dead letters are others than the caller knows.
+/// SQLSTATE of `keep_view_letters` when the caller takes a key to wait that waits no longer.
 const OTHER_LETTERS: &str = "VB002";
 
 /// What to do next.

@@ -17,6 +17,7 @@ mod rehearsal;
 mod tries;
 mod verdict;
 
+use bytes::Bytes;
 use futures_util::future::{OptionFuture, join, join_all, join3};
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
@@ -45,12 +46,12 @@ pub struct Applied {
 }
 
 /// Why a batch was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// Another builder owns one of the partitions.
     Fenced,
-    /// The dead letters of one of the partitions are others than the batch was made with.
-    OtherLetters,
+    /// A key that the batch takes to wait may wait no longer: these are the keys.
+    OtherLetters(Vec<(TopicPartition, Bytes)>),
 }
 
 /// How one transaction ended.
@@ -135,7 +136,7 @@ impl Database {
             let view = view.and_then(|at| views.get(at)).map(|view| view.name.clone());
             let passing = match refusal::kind(&err) {
                 Kind::Fenced => return Ended::GivenUp(GivenUp::Fenced),
-                Kind::OtherLetters => return Ended::GivenUp(GivenUp::OtherLetters),
+                Kind::OtherLetters => return Ended::GivenUp(GivenUp::OtherLetters(batch.parked_keys())),
                 kind @ (Kind::Refused | Kind::Ambiguous) => {
                     measure::failed(&refusal::state(&err));
                     return Ended::Failed(Failed::of(&err, kind, view));
@@ -280,12 +281,11 @@ async fn settle(session: &Session, batch: &Batch) -> Result<Option<Ended>, Error
     })
 }
 
-/// Parameters of `move_view_positions`.
+/// Parameters of `advance_view_positions`.
 struct Moves<'a> {
     topic: Vec<&'a str>,
     partition: Vec<i32>,
     epoch: Vec<i64>,
-    letters_version: Vec<i64>,
     from: Vec<i64>,
     to: Vec<i64>,
 }
@@ -297,21 +297,13 @@ impl<'a> Moves<'a> {
             topic: parts.iter().map(|part| &*part.place.topic).collect(),
             partition: parts.iter().map(|part| part.place.partition).collect(),
             epoch: parts.iter().map(|part| part.epoch).collect(),
-            letters_version: parts.iter().map(|part| part.letters_version).collect(),
             from: parts.iter().map(|part| part.from).collect(),
             to: parts.iter().map(|part| part.to).collect(),
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
-        [
-            &self.topic,
-            &self.partition,
-            &self.epoch,
-            &self.letters_version,
-            &self.from,
-            &self.to,
-        ]
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
+        [&self.topic, &self.partition, &self.epoch, &self.from, &self.to]
     }
 }
 

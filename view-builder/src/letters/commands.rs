@@ -1,15 +1,17 @@
 //! `view-builder dead-letters`: looking at what waits in `view_dead_letters`, trying it again, giving it up.
 //!
 //! Each letter is one transaction: it takes the partition's position as a batch does, and so waits for the batch under way; it applies
-//! the event or gives it up; it counts up `letters_version`, which makes the builder look again. A command that is killed has
-//! changed all of a letter or nothing.
+//! the event or gives it up; it counts up `letters_version`, which makes a rebuild look again. A command that is killed has
+//! changed all of a letter or nothing. [`retry::all`] does so with many letters at once.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
+use super::retry;
 use super::store::hex;
 use crate::batch::{Batch, Part, TopicPartition};
 use crate::catalog::Kept;
@@ -160,7 +162,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A connection with which letters can be applied.
-struct Desk {
+pub(super) struct Desk {
     session: Session,
     views: Vec<View>,
     contracts: Contracts,
@@ -168,22 +170,24 @@ struct Desk {
 
 /// A letter that waits.
 #[derive(Clone)]
-struct Waiting {
+pub(super) struct Waiting {
     id: i64,
-    place: TopicPartition,
-    offset: i64,
-    key: Option<Vec<u8>>,
+    pub(super) place: TopicPartition,
+    pub(super) offset: i64,
+    pub(super) key: Option<Vec<u8>>,
     value: Vec<u8>,
     /// The topic's id where its record is not in the topic any more. The letters of such a topic are lines of their own.
     former_topic_id: Option<String>,
 }
 
 /// What became of a letter.
-enum Outcome {
+pub(super) enum Outcome {
     Applied,
     Discarded,
     Dead(String),
     Gone,
+    /// The views are others than this command knows.
+    Outdated,
 }
 
 impl Desk {
@@ -200,17 +204,12 @@ impl Desk {
     }
 
     async fn retry(&mut self, asked: &Letters, all: bool) -> Result<(String, bool), Failure> {
-        let firsts = if all {
-            self.firsts().await?
-        } else {
-            self.asked(asked).await?
-        };
-        let (mut said, mut left) = (String::new(), false);
-        for first in firsts {
-            left |= !self.go_through(first, &mut said).await?;
+        if all {
+            return retry::all(self).await;
         }
-        if said.is_empty() {
-            said.push_str("no dead letters\n");
+        let (mut said, mut left) = (String::new(), false);
+        for first in self.asked(asked).await? {
+            left |= !self.go_through(first, &mut said).await?;
         }
         Ok((said, left))
     }
@@ -219,7 +218,7 @@ impl Desk {
     async fn go_through(&mut self, first: Waiting, said: &mut String) -> Result<bool, Failure> {
         let mut next = Some(first);
         while let Some(letter) = next {
-            let at = format!("{} ({} offset {})", letter.id, letter.place, letter.offset);
+            let at = letter.described();
             match self.end(&letter, false).await? {
                 Outcome::Applied => {
                     let _ = writeln!(said, "applied {at}");
@@ -228,7 +227,7 @@ impl Desk {
                     let _ = writeln!(said, "still dead {at}: {reason}");
                     return Ok(false);
                 }
-                Outcome::Gone | Outcome::Discarded => {}
+                Outcome::Gone | Outcome::Discarded | Outcome::Outdated => {}
             }
             next = self.behind(&letter).await?;
         }
@@ -245,11 +244,7 @@ impl Desk {
         for letter in self.asked(asked).await? {
             self.end(&letter, true).await?;
             tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
-            let _ = writeln!(
-                said,
-                "discarded {} ({} offset {})",
-                letter.id, letter.place, letter.offset
-            );
+            let _ = writeln!(said, "discarded {}", letter.described());
             // What stood behind one of a former topic is older than what the view has got since: it is applied on demand alone.
             if letter.former_topic_id.is_none()
                 && let Some(next) = self.behind(&letter).await?
@@ -281,16 +276,120 @@ impl Desk {
         Ok(letters)
     }
 
-    /// The first letter of each key, in the order of their records. Not those of a former topic: their versions say nothing of the events
-    /// that came since, so each of them has to be asked for.
-    async fn firsts(&self) -> Result<Vec<Waiting>, Failure> {
-        self.waiting(
-            "select distinct on (topic, partition, key, case when key is null then id end) *
-             from only view_dead_letters where discarded_at is null
-             order by topic, partition, key, case when key is null then id end, record_offset",
-            &[],
-        )
-        .await
+    /// How many letters wait.
+    pub(super) async fn count(&self) -> Result<i64, Failure> {
+        let row = self
+            .session
+            .client
+            .query_one(
+                "select count(*) from only view_dead_letters where discarded_at is null",
+                &[],
+            )
+            .await;
+        Ok(row.map_err(unanswered)?.get(0))
+    }
+
+    /// The letters that come behind `after` in the order of topic, partition and offset: at most `letters`, and at most `bytes` of records
+    /// but for the first one.
+    pub(super) async fn piece(
+        &self,
+        after: Option<&(TopicPartition, i64)>,
+        letters: i64,
+        bytes: i64,
+    ) -> Result<Vec<Waiting>, Failure> {
+        let (topic, partition, offset) = after.map_or(("", -1, -1), |(place, offset)| {
+            (&*place.topic, place.partition, *offset)
+        });
+        // The limit stands in the text, or the session's generic plan would read and sort the whole table.
+        let sql = format!(
+            "select id, octet_length(value)::bigint from only view_dead_letters
+             where discarded_at is null and (topic, partition, record_offset) > ($1, $2, $3)
+             order by topic, partition, record_offset limit {letters}"
+        );
+        let client = &self.session.client;
+        // The index has them in this order; while there are no statistics another one and a sort of all of them look as good.
+        let read = async {
+            client
+                .batch_execute("begin; set local enable_sort = off; set local enable_incremental_sort = off")
+                .await?;
+            let next = client.query(&sql, &[&topic, &partition, &offset]).await?;
+            client.batch_execute("commit").await?;
+            Ok::<_, tokio_postgres::Error>(next)
+        };
+        let next = read.await.map_err(unanswered)?;
+        let mut room = bytes;
+        let fitting = next.iter().take_while(|row| {
+            let fits = room > 0;
+            room -= row.get::<_, i64>(1);
+            fits
+        });
+        let ids: Vec<i64> = fitting.map(|row| row.get(0)).collect();
+        self.waiting("select * from only view_dead_letters where id = any($1)", &[&ids])
+            .await
+    }
+
+    /// Applies all of these in one transaction, as a builder applies a batch; false, and nothing is changed, where one of them is still dead.
+    pub(super) async fn apply_all(&mut self, letters: &[Waiting]) -> Result<bool, Failure> {
+        let mut parts: BTreeMap<TopicPartition, Part> = BTreeMap::new();
+        for letter in letters {
+            let Ok(event) = self.event(letter) else {
+                return Ok(false);
+            };
+            let part = parts.entry(letter.place.clone()).or_insert_with(|| part_of(letter));
+            part.events.push(event);
+            part.to = letter.offset + 1;
+        }
+        if parts.is_empty() {
+            return Ok(true);
+        }
+        let batch = Batch {
+            parts: parts.into_values().collect(),
+        };
+        let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+        let client = &self.session.client;
+        client.batch_execute("begin").await.map_err(unanswered)?;
+        let applied = async {
+            for part in &batch.parts {
+                lock(client, &part.place).await?;
+            }
+            let open = client
+                .query(
+                    "select from only view_dead_letters where id = any($1) and discarded_at is null for update",
+                    &[&ids],
+                )
+                .await?;
+            if open.len() != ids.len() {
+                return Ok(Some(false));
+            }
+            if !self.is_current().await? {
+                return Ok(None);
+            }
+            apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
+            for part in &batch.parts {
+                pause::reach_back(client, &part.place.topic, part.place.partition, part.from).await?;
+            }
+            client
+                .execute("delete from only view_dead_letters where id = any($1)", &[&ids])
+                .await?;
+            Ok(Some(true))
+        };
+        let applied = applied.await;
+        let close = if matches!(applied, Ok(Some(true))) {
+            "commit"
+        } else {
+            "rollback"
+        };
+        let closed = client.batch_execute(close).await;
+        match applied {
+            Ok(Some(applied)) => {
+                closed.map_err(unanswered)?;
+                Ok(applied)
+            }
+            Ok(None) => Err(outdated()),
+            // What is wrong with which letter is found out by trying each.
+            Err(err) if refusal::is_refused(&err) => Ok(false),
+            Err(err) => Err(unanswered(err)),
+        }
     }
 
     async fn first_of(&self, letter: &Waiting) -> Result<Waiting, Failure> {
@@ -335,7 +434,7 @@ impl Desk {
     }
 
     /// Applies the letter's event or gives the letter up, in one transaction with the partition's position.
-    async fn end(&mut self, letter: &Waiting, discards: bool) -> Result<Outcome, Failure> {
+    pub(super) async fn end(&mut self, letter: &Waiting, discards: bool) -> Result<Outcome, Failure> {
         let event = self.event(letter);
         let client = &self.session.client;
         client.batch_execute("begin").await.map_err(unanswered)?;
@@ -348,6 +447,7 @@ impl Desk {
         let closed = client.batch_execute(close).await;
         let reason = match ended {
             Ok(Outcome::Dead(reason)) => reason,
+            Ok(Outcome::Outdated) => return Err(outdated()),
             Ok(outcome) => {
                 closed.map_err(unanswered)?;
                 return Ok(outcome);
@@ -364,6 +464,13 @@ impl Desk {
             .await
             .map_err(unanswered)?;
         Ok(Outcome::Dead(reason))
+    }
+
+    /// Whether the views are still those that this command has read. Positions are locked, so they stay so until the transaction ends.
+    async fn is_current(&self) -> Result<bool, tokio_postgres::Error> {
+        let kept = Kept::load(&self.session.client).await?.views;
+        let mut pairs = kept.iter().zip(&self.views);
+        Ok(kept.len() == self.views.len() && pairs.all(|(kept, known)| kept.has_sql_of(known)))
     }
 
     fn event(&self, letter: &Waiting) -> Result<Event, Unappliable> {
@@ -387,12 +494,7 @@ impl Desk {
         event: Result<Event, Unappliable>,
     ) -> Result<Outcome, tokio_postgres::Error> {
         let client = &self.session.client;
-        client
-            .execute(
-                "update view_positions set letters_version = letters_version + 1 where topic = $1 and partition = $2",
-                &[&&*letter.place.topic, &letter.place.partition],
-            )
-            .await?;
+        lock(client, &letter.place).await?;
         let is_open = client
             .query_opt(
                 "select from view_dead_letters where id = $1 and discarded_at is null for update",
@@ -401,6 +503,9 @@ impl Desk {
             .await?;
         if is_open.is_none() {
             return Ok(Outcome::Gone);
+        }
+        if !self.is_current().await? {
+            return Ok(Outcome::Outdated);
         }
         if discards {
             let sql = "update view_dead_letters set discarded_at = clock_timestamp() where id = $1";
@@ -411,15 +516,8 @@ impl Desk {
             Ok(event) => event,
             Err(unappliable) => return Ok(Outcome::Dead(unappliable.0)),
         };
-        let part = Part {
-            place: letter.place.clone(),
-            epoch: 0,
-            letters_version: 0,
-            from: letter.offset,
-            to: letter.offset + 1,
-            events: vec![event],
-            letters: Vec::new(),
-        };
+        let mut part = part_of(letter);
+        part.events.push(event);
         let batch = Batch { parts: vec![part] };
         apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
         pause::reach_back(client, &letter.place.topic, letter.place.partition, letter.offset).await?;
@@ -427,6 +525,43 @@ impl Desk {
             .execute("delete from view_dead_letters where id = $1", &[&letter.id])
             .await?;
         Ok(Outcome::Applied)
+    }
+}
+
+fn outdated() -> Failure {
+    Failure::Setting(
+        "a view was paused, resumed, changed or rebuilt meanwhile: run the command again, it goes on where it is"
+            .to_owned(),
+    )
+}
+
+/// Takes the partition's position as a batch does, and so waits for the batch under way; counts the change of its letters.
+async fn lock(client: &Client, place: &TopicPartition) -> Result<(), tokio_postgres::Error> {
+    client
+        .execute(
+            "update view_positions set letters_version = letters_version + 1 where topic = $1 and partition = $2",
+            &[&&*place.topic, &place.partition],
+        )
+        .await?;
+    Ok(())
+}
+
+/// A part of a batch for this letter, without events.
+fn part_of(letter: &Waiting) -> Part {
+    Part {
+        place: letter.place.clone(),
+        epoch: 0,
+        from: letter.offset,
+        to: letter.offset + 1,
+        events: Vec::new(),
+        letters: Vec::new(),
+    }
+}
+
+impl Waiting {
+    /// For people: id, place and offset.
+    pub(super) fn described(&self) -> String {
+        format!("{} ({} offset {})", self.id, self.place, self.offset)
     }
 }
 

@@ -1,17 +1,20 @@
 //! The table `view_dead_letters`, as a builder writes and reads it.
 
 use std::collections::HashMap;
+use std::pin::pin;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
-use super::Known;
+use super::known::{Known, Waiting};
 use crate::batch::{Batch, TopicPartition};
 use crate::faults::{self, Bug};
+use crate::kafka;
 
 /// Puts a batch's letters down. A record that a replay reads again is there already.
-pub(crate) const KEEP: &str = "select keep_dead_letters($1, $2, $3, $4, $5, $6, $7, $8)";
+pub(crate) const KEEP: &str = "select keep_view_letters($1, $2, $3, $4, $5, $6, $7, $8)";
 
 pub(crate) const KEEP_PARAMETERS: [Type; 8] = [
     Type::TEXT_ARRAY,
@@ -110,34 +113,86 @@ pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<
     } else {
         "only"
     };
-    // One statement, so that versions and letters are of one moment.
-    let rows = client
-        .query(
-            &format!(
-                "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
-                letter.discarded_at is not null
-             from view_positions as held
-             join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
-             left join {only} view_dead_letters as letter using (topic, partition)"
-            ),
-            &[&topic, &partition],
-        )
-        .await?;
-    let mut all: HashMap<TopicPartition, Known> = HashMap::new();
-    for row in &rows {
-        let place = TopicPartition {
-            topic: row.get::<_, &str>(0).into(),
-            partition: row.get(1),
-        };
-        let known = all.entry(place).or_insert_with(|| Known::at(row.get(2)));
-        let Some(offset) = row.get::<_, Option<i64>>(3) else {
+    let sql = format!(
+        "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key, letter.discarded_at is not null
+         from view_positions as held
+         join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
+         left join {only} view_dead_letters as letter using (topic, partition)"
+    );
+    gather(client, &sql, &[&topic, &partition], |_, _, _| true).await
+}
+
+/// The letters that `sql` gives: topic, partition and version of the position, and of each letter offset, key, and whether it was discarded.
+/// One statement, so that versions and letters are of one moment. Letters that `counts` says no to are passed over. They come one after the
+/// other: of a letter only what [`Known`] keeps is ever here.
+pub(crate) async fn gather(
+    client: &Client,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    counts: impl Fn(&TopicPartition, i64, &Row) -> bool,
+) -> Result<HashMap<TopicPartition, Known>, Error> {
+    let rows = client.query_raw(sql, parameters.iter().copied()).await?;
+    let mut rows = pin!(rows);
+    let mut all: HashMap<TopicPartition, (i64, Waiting)> = HashMap::new();
+    let mut place = kafka::place("", 0);
+    while let Some(row) = rows.try_next().await? {
+        if *place.topic != *row.get::<_, &str>(0) || place.partition != row.get::<_, i32>(1) {
+            place = kafka::place(row.get(0), row.get(1));
+        }
+        if !all.contains_key(&place) {
+            all.insert(place.clone(), (row.get(2), Waiting::default()));
+        }
+        let (Some(offset), Some((_, waiting))) = (row.get::<_, Option<i64>>(3), all.get_mut(&place)) else {
             continue;
         };
+        if !counts(&place, offset, &row) {
+            continue;
+        }
         if row.get(5) {
-            known.discard(offset);
+            waiting.discard(offset);
         } else if let Some(key) = row.get::<_, Option<&[u8]>>(4) {
-            known.open(Bytes::copy_from_slice(key), offset);
+            waiting.open(key, offset);
         }
     }
-    Ok(all)
+    let known = all
+        .into_iter()
+        .map(|(place, (version, waiting))| (place, Known::of(version, waiting)));
+    Ok(known.collect())
+}
+
+/// What the table says of one key: from where it waits, and which of its letters were discarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfKey {
+    pub place: TopicPartition,
+    pub key: Bytes,
+    pub first: Option<i64>,
+    pub discarded: Vec<i64>,
+}
+
+/// What the table says of these keys now.
+pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -> Result<Vec<OfKey>, Error> {
+    let topic: Vec<&str> = keys.iter().map(|(place, _)| &*place.topic).collect();
+    let partition: Vec<i32> = keys.iter().map(|(place, _)| place.partition).collect();
+    let key: Vec<&[u8]> = keys.iter().map(|(_, key)| &**key).collect();
+    let rows = client
+        .query(
+            "select wanted.number, min(record_offset) filter (where discarded_at is null),
+                coalesce(array_agg(record_offset) filter (where discarded_at is not null), '{}')
+             from unnest($1::text[], $2::integer[], $3::bytea[]) with ordinality as wanted(topic, partition, key, number)
+             left join only view_dead_letters as letter using (topic, partition, key)
+             group by wanted.number",
+            &[&topic, &partition, &key],
+        )
+        .await?;
+    let of_key = rows.iter().filter_map(|row| {
+        let at = usize::try_from(row.get::<_, i64>(0) - 1).ok()?;
+        let (place, key) = keys.get(at)?.clone();
+        Some(OfKey {
+            place,
+            key,
+            first: row.get(1),
+            discarded: row.get(2),
+        })
+    });
+    Ok(of_key.collect())
 }

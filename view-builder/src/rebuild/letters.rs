@@ -6,15 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use tokio_postgres::{Client, Error};
 
 use crate::batch::TopicPartition;
 use crate::faults::{self, Bug};
-use crate::kafka::place;
-use crate::letters::Known;
+use crate::letters::{Known, store};
 
-/// One statement, so that versions and letters are of one moment.
+/// As [`store::gather`] takes it, with one column more.
 const LETTERS: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
         letter.discarded_at is not null, letter.applied_before
@@ -31,25 +29,11 @@ pub(super) async fn known(
     topics: &[String],
     standing: &Standing,
 ) -> Result<HashMap<TopicPartition, Known>, Error> {
-    let rows = client.query(LETTERS, &[&topics]).await?;
-    let mut all: HashMap<TopicPartition, Known> = HashMap::new();
-    for row in &rows {
-        let place = place(row.get(0), row.get(1));
-        let known = all.entry(place.clone()).or_insert_with(|| Known::at(row.get(2)));
-        let Some(offset) = row.get::<_, Option<i64>>(3) else {
-            continue;
-        };
-        let is_applied = row.get(6) && !standing.contains(&(place, offset));
-        if is_applied && !faults::is_planted(Bug::LetterIsNeverApplied) {
-            continue;
-        }
-        if row.get(5) {
-            known.discard(offset);
-        } else if let Some(key) = row.get::<_, Option<&[u8]>>(4) {
-            known.open(Bytes::copy_from_slice(key), offset);
-        }
-    }
-    Ok(all)
+    store::gather(client, LETTERS, &[&topics], |place, offset, row| {
+        let is_applied = row.get(6) && !standing.contains(&(place.clone(), offset));
+        !is_applied || faults::is_planted(Bug::LetterIsNeverApplied)
+    })
+    .await
 }
 
 /// Whether there is a letter of this event, which the views had applied before.

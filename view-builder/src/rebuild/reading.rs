@@ -123,7 +123,6 @@ impl<'c> Reading<'c> {
             to: partitions[&place].next,
             place,
             epoch: 0,
-            letters_version: 0,
             from,
             events,
             letters: Vec::new(),

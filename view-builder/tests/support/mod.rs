@@ -200,7 +200,6 @@ impl Builder {
         Part {
             place: start.place.clone(),
             epoch: start.epoch,
-            letters_version: start.known.version,
             from: start.next_offset,
             to: start.next_offset + i64::try_from(values.len()).unwrap(),
             events,

@@ -1,0 +1,157 @@
+//! A million dead letters: builders start, apply what comes, and stay small; and retrying them holds up nobody. A builder that knows only from
+//! its claim which keys wait parks none that waits no longer.
+
+use std::time::{Duration, Instant};
+
+use rig::ViewRig;
+use rig::memory::peak_mb;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+use stack::{Program, eventually_ok};
+
+use super::rig_itself::{TABLE, apply};
+
+const LETTERS: i64 = 1_000_000;
+/// What the builder's container has, in MB.
+const MEMORY_MAX_MB: f64 = 128.0;
+/// While letters are retried a new event is in the view within this time; it takes some milliseconds, and tens of seconds where each letter
+/// makes the builder read all of them.
+const APPLIED_WITHIN: Duration = Duration::from_secs(3);
+
+/// A million letters of as many keys, in partition 0, as one batch of bad events after the other would have left them.
+async fn fill(rig: &ViewRig, topic: &str) {
+    let entity = topic.trim_end_matches("-events");
+    let kind = entity.replace('-', "_").to_uppercase();
+    let mut name = String::new();
+    for (at, word) in entity.split('-').enumerate() {
+        name += &if at == 0 {
+            word.to_owned()
+        } else {
+            word[..1].to_uppercase() + &word[1..]
+        };
+    }
+    let sql = format!(
+        "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
+         select '{topic}', 0, n, convert_to(n::text, 'UTF8'),
+            convert_to(format('{{\"eventType\":\"{kind}_CREATED\",\"{name}Id\":%s,\"{name}\":{{\"name\":\"late\"}},\"version\":1}}', n), 'UTF8'),
+            '[]', 'was refused'
+         from generate_series(1, {LETTERS}) as n"
+    );
+    rig.query(&sql).await.expect("letters");
+}
+
+/// Produces an event, and tells how long it takes until it is in the view.
+async fn takes(rig: &ViewRig, topic: &str, id: i64) -> Duration {
+    let began = Instant::now();
+    rig.produce(topic, [Event::of(topic, 1, id, 1, Some(&json!({"name": "new"})))])
+        .await
+        .expect("an offset");
+    eventually_ok(DEADLINE, "the event is applied", || async {
+        let there = rig.value(&format!("select count(*) from item where id = {id}")).await?;
+        anyhow::ensure!(there == "1", "{there}");
+        Ok(())
+    })
+    .await
+    .expect("it is applied");
+    began.elapsed()
+}
+
+fn assert_small(program: &Program) {
+    let peak = peak_mb(program);
+    println!("{}: {peak:.1} MB", program.name());
+    assert!(peak < MEMORY_MAX_MB, "{}: {peak:.1} MB", program.name());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_letters_fill_no_memory_and_their_retry_holds_nobody_up() {
+    let rig = ViewRig::new("many_letters").await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 2, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    takes(&rig, &topic, LETTERS + 1).await;
+    fill(&rig, &topic).await;
+    // Both partitions are claimed anew, with all letters.
+    builder.kill_hard().await;
+    builder.start().expect("a start");
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    takes(&rig, &topic, LETTERS + 2).await;
+    assert_small(&builder);
+
+    // An event of a key that waits is parked.
+    let behind = Event::of(&topic, 0, 500_000, 2, Some(&json!({"name": "behind"})));
+    rig.produce(&topic, [behind]).await.expect("an offset");
+
+    let command = builder.command_of("retry", &["dead-letters", "retry", "--all"]);
+    command.start().expect("a start");
+    let mut longest = Duration::ZERO;
+    for probe in 0..20 {
+        longest = longest.max(takes(&rig, &topic, LETTERS + 3 + probe).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(longest < APPLIED_WITHIN, "{longest:?}");
+    assert_small(&command);
+    assert_small(&builder);
+    let left = "select count(*) from view_dead_letters";
+    let after: i64 = rig.value(left).await.expect("a count").parse().expect("a number");
+    assert!(
+        after < LETTERS && after > 0,
+        "{after} letters are left: nothing was measured"
+    );
+    command.kill_hard().await;
+    println!(
+        "an event took {longest:?} at most while {} letters were retried",
+        LETTERS - after
+    );
+
+    // Stopped in the middle, it goes on; the rest is made few, so that the test ends.
+    rig.query(&format!("delete from view_dead_letters where record_offset < {LETTERS} - 2000 and record_offset <> 500000 and reason is not null"))
+        .await
+        .expect("fewer letters");
+    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(rig.value(left).await.expect("a count"), "0");
+    builder.stop().await.expect("a clean end");
+}
+
+/// An item that is refused at first, and one more event of it once its letter was retried; how many letters there are then, and its version.
+async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
+    let rig = ViewRig::new(name).await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 1, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let builder = rig.faulty_builder("builder").with_env("VIEW_BUILDER_BUG", bug);
+    builder.start().expect("a start");
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    rig.query("alter table item add constraint allowed check (name <> 'refused')")
+        .await
+        .expect("a constraint");
+    let event = |version, name: &str| Event::of(&topic, 0, 7, version, Some(&json!({"name": name})));
+    for (version, name) in [(1, "refused"), (2, "parked")] {
+        rig.produce(&topic, [event(version, name)]).await.expect("an offset");
+        rig.wait_applied(&topic).await.expect("it is read");
+    }
+    let letters = "select count(*) from view_dead_letters";
+    assert_eq!(rig.value(letters).await.expect("a count"), "2");
+    rig.query("alter table item drop constraint allowed")
+        .await
+        .expect("no constraint");
+    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
+    assert_eq!(code, Some(0), "{said}");
+    rig.produce(&topic, [event(3, "last")]).await.expect("an offset");
+    rig.wait_applied(&topic).await.expect("it is read");
+    let version = rig.value("select version from item").await.expect("a version");
+    let letters = rig.value(letters).await.expect("a count");
+    builder.stop().await.expect("a clean end");
+    (letters, version)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_key_that_waits_no_longer_is_applied() {
+    let right = after_a_retry("letters_retried", "").await;
+    assert_eq!(right, ("0".to_owned(), "3".to_owned()));
+    let wrong = after_a_retry("letters_retried_blindly", "ParkBlindly").await;
+    assert_eq!(wrong, ("1".to_owned(), "2".to_owned()), "ParkBlindly goes unnoticed");
+}

@@ -1,0 +1,218 @@
+//! What a builder knows of one partition's dead letters.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use bytes::Bytes;
+
+use super::Fate;
+
+/// The keys that wait in one partition, and the letters that were discarded.
+///
+/// A million letters take 16 MB: of those that were there at the claim only a hash of the key is kept. Should two keys ever have the same
+/// hash, then the one that does not wait is found not to when it would be parked, and is known by its name from then on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The `letters_version` as of which this was read.
+    pub version: i64,
+    /// Hashes of the keys that waited at the claim, each with the first offset from which it waits, sorted.
+    waiting: Vec<(u64, i64)>,
+    /// What is known better since: from where a key waits, or that it does not.
+    exact: HashMap<Bytes, Option<i64>>,
+    /// Offsets of letters that an operator has discarded, sorted: not tried again when a replay reads them.
+    discarded: Vec<i64>,
+    /// Events that Postgres has refused and whose letters are not committed yet, and why.
+    refused: BTreeMap<i64, String>,
+}
+
+impl Known {
+    /// Nothing waits, as of this version.
+    #[must_use]
+    pub fn at(version: i64) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
+    /// The letters as the table has them: open ones with their keys, and discarded ones.
+    #[must_use]
+    pub fn of(version: i64, mut waiting: Waiting) -> Self {
+        waiting.open.sort_unstable();
+        waiting.open.dedup_by_key(|(hash, _)| *hash);
+        waiting.open.shrink_to_fit();
+        waiting.discarded.sort_unstable();
+        Self {
+            version,
+            waiting: waiting.open,
+            discarded: waiting.discarded,
+            ..Self::default()
+        }
+    }
+
+    /// The first open letter of this key is at `first`, or it does not wait; and these ones of it were discarded.
+    pub fn correct(&mut self, key: Bytes, first: Option<i64>, discarded: &[i64]) {
+        self.exact.insert(key, first);
+        for offset in discarded {
+            if let Err(at) = self.discarded.binary_search(offset) {
+                self.discarded.insert(at, *offset);
+            }
+        }
+    }
+
+    /// There is an open letter of this key at `offset`.
+    fn open(&mut self, key: &[u8], offset: i64) {
+        let first = self.first(key).map_or(offset, |first| first.min(offset));
+        self.exact.insert(Bytes::copy_from_slice(key), Some(first));
+    }
+
+    /// From where the key waits.
+    fn first(&self, key: &[u8]) -> Option<i64> {
+        if let Some(exact) = self.exact.get(key) {
+            return *exact;
+        }
+        let hash = hash(key);
+        let at = self.waiting.binary_search_by_key(&hash, |(known, _)| *known).ok()?;
+        Some(self.waiting[at].1)
+    }
+
+    /// Postgres has refused the event at `offset`, for this reason.
+    pub fn refuse(&mut self, offset: i64, reason: String) {
+        self.refused.insert(offset, reason);
+    }
+
+    /// Everything before `offset` is committed, letters included.
+    pub fn committed(&mut self, offset: i64) {
+        if !self.refused.is_empty() {
+            self.refused = self.refused.split_off(&offset);
+        }
+    }
+
+    /// Decides about the record at `offset` with this key, which `trouble` makes unfit where it is there. A record that becomes a
+    /// dead letter makes its key wait.
+    pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
+        if self.discarded.binary_search(&offset).is_ok() {
+            return Fate::Dropped;
+        }
+        let first = key.and_then(|key| self.first(key));
+        if first.is_some_and(|first| first < offset) {
+            return Fate::Parked;
+        }
+        let Some(reason) = trouble.or_else(|| self.refused.get(&offset).cloned()) else {
+            // One that waits already and is read again by a replay is tried by `retry` alone.
+            return if first == Some(offset) {
+                Fate::Parked
+            } else {
+                Fate::Applied
+            };
+        };
+        if let Some(key) = key {
+            self.open(key, offset);
+        }
+        Fate::Dead(reason)
+    }
+}
+
+/// Letters on their way from the table into a [`Known`].
+#[derive(Clone, Debug, Default)]
+pub struct Waiting {
+    open: Vec<(u64, i64)>,
+    discarded: Vec<i64>,
+}
+
+impl Waiting {
+    /// There is an open letter of this key at `offset`.
+    pub fn open(&mut self, key: &[u8], offset: i64) {
+        self.open.push((hash(key), offset));
+    }
+
+    /// The letter at `offset` was discarded.
+    pub fn discard(&mut self, offset: i64) {
+        self.discarded.push(offset);
+    }
+}
+
+/// The same for the same key in this process.
+pub(super) fn hash(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::Fate;
+    use super::{Known, Waiting};
+
+    fn dead(reason: &str) -> Fate {
+        Fate::Dead(reason.to_owned())
+    }
+
+    #[test]
+    fn later_events_of_a_dead_letters_key_wait_and_others_do_not() {
+        let mut known = Known::at(1);
+        assert_eq!(known.decide(4, Some(b"7"), Some("no".to_owned())), dead("no"));
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Parked);
+        assert_eq!(known.decide(6, Some(b"8"), None), Fate::Applied);
+        assert_eq!(known.decide(7, Some(b"7"), Some("no".to_owned())), Fate::Parked);
+    }
+
+    #[test]
+    fn a_replay_applies_what_stands_before_a_dead_letter_and_parks_what_stands_behind() {
+        let mut waiting = Waiting::default();
+        waiting.open(b"7", 9);
+        waiting.open(b"7", 4);
+        let mut known = Known::of(1, waiting);
+        assert_eq!(known.decide(3, Some(b"7"), None), Fate::Applied);
+        assert_eq!(known.decide(4, Some(b"7"), None), Fate::Parked);
+        assert_eq!(known.decide(4, Some(b"7"), Some("no".to_owned())), dead("no"));
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Parked);
+    }
+
+    #[test]
+    fn a_discarded_letter_is_dropped_and_holds_nobody_up() {
+        let mut waiting = Waiting::default();
+        waiting.discard(4);
+        let mut known = Known::of(1, waiting);
+        assert_eq!(known.decide(4, Some(b"7"), Some("no".to_owned())), Fate::Dropped);
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Applied);
+    }
+
+    #[test]
+    fn what_postgres_refused_is_dead_when_it_is_read_again() {
+        let mut known = Known::at(1);
+        known.refuse(4, "too long".to_owned());
+        assert_eq!(known.decide(3, Some(b"7"), None), Fate::Applied);
+        assert_eq!(known.decide(4, Some(b"7"), None), dead("too long"));
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Parked);
+        // Read once more before the letter is committed: it is still no parked one.
+        assert_eq!(known.decide(4, Some(b"7"), None), dead("too long"));
+        known.committed(6);
+        assert_eq!(known.decide(4, Some(b"7"), None), Fate::Parked);
+    }
+
+    #[test]
+    fn a_record_without_a_key_holds_nobody_up() {
+        let mut known = Known::at(1);
+        assert_eq!(known.decide(4, None, Some("no key".to_owned())), dead("no key"));
+        assert_eq!(known.decide(5, None, Some("no key".to_owned())), dead("no key"));
+    }
+
+    #[test]
+    fn what_is_known_better_counts() {
+        let mut waiting = Waiting::default();
+        waiting.open(b"7", 4);
+        let mut known = Known::of(1, waiting);
+        known.correct(Bytes::from_static(b"7"), None, &[]);
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Applied);
+        known.correct(Bytes::from_static(b"7"), Some(6), &[]);
+        assert_eq!(known.decide(5, Some(b"7"), None), Fate::Applied);
+        assert_eq!(known.decide(7, Some(b"7"), None), Fate::Parked);
+        // A new dead letter of a key that waited no longer makes it wait again.
+        known.correct(Bytes::from_static(b"7"), None, &[]);
+        assert_eq!(known.decide(8, Some(b"7"), Some("no".to_owned())), dead("no"));
+        assert_eq!(known.decide(9, Some(b"7"), None), Fate::Parked);
+    }
+}
