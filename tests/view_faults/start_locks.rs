@@ -148,6 +148,40 @@ async fn a_table_that_was_dropped_by_hand_is_made_again_at_the_next_start() {
     builder.stop().await.expect("a clean end");
 }
 
+/// A reader locks a view first, and then what it shows; a swap in the other order would have Postgres end one of the two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
+    const READERS: usize = 4;
+    const REBUILDS: usize = 8;
+    let (rig, _, reader) = begun("locks_of_others_views").await;
+    reader.batch_execute("commit").await.expect("an end");
+    rig.query(
+        "create role analyst; grant analyst to view_builder; grant select on item to analyst; grant create on schema public to analyst; set role analyst;
+         create view named as select id, name from item where name is not null; create view named_twice as select * from named",
+    )
+    .await
+    .expect("views of an analyst");
+    let (stops, mut tasks) = (Arc::new(AtomicBool::new(false)), Vec::new());
+    for _ in 0..READERS {
+        let (client, stopped) = (rig.client().await.expect("a client"), stops.clone());
+        tasks.push(tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let counted = client.query_one("select count(*) from named_twice", &[]).await?;
+                anyhow::ensure!(counted.get::<_, i64>(0) == 10, "{counted:?}");
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for _ in 0..REBUILDS {
+        let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
+        assert_eq!(code, Some(0), "{said}");
+    }
+    stops.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.expect("a reader").expect("an answer each time");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_beside_a_long_reader_keeps_no_other_waiting() {
     let (rig, topic, reader) = begun("locks_in_a_rebuild").await;

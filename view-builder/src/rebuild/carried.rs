@@ -17,10 +17,19 @@ pub(super) struct Carried {
     /// What the generation does not have yet and takes time to make: it is made beforehand, on the generation.
     pub(super) before: Vec<String>,
     pub(super) after: Vec<String>,
-    /// Views on the tables: owner and statement, in the order of their dependence.
-    pub(super) views: Vec<(String, String)>,
+    /// Views on the tables, in the order of their dependence.
+    pub(super) views: Vec<OthersView>,
     /// What people have set and the new generation does not keep, for people.
     pub(super) not_kept: Vec<String>,
+}
+
+/// A plain view that is none of the view's own.
+#[derive(Debug)]
+pub(super) struct OthersView {
+    pub(super) owner: String,
+    /// As a statement names it.
+    pub(super) name: String,
+    pub(super) statement: String,
 }
 
 /// Tables of `public` that have a successor in the generation, as `(oid, name, oid of the successor)`.
@@ -246,7 +255,7 @@ fn literal(text: &str) -> String {
 }
 
 /// The live tables' privileges, no more and no fewer; and the views on them.
-async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<(String, String)>), Error> {
+async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
     let texts = |sql: String| async move {
         let rows = client.query(&sql, &[&generation]).await?;
         Ok::<Vec<String>, Error>(rows.iter().map(|row| row.get(0)).collect())
@@ -281,7 +290,7 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
         .query(
             &format!(
                 "with pair as ({PAIRS})
-                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text,
+                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text, c.oid::regclass::text,
                     format('create or replace view %s%s as %s', c.oid::regclass,
                         ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid))
                  from pair
@@ -296,7 +305,11 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
             &[&generation],
         )
         .await?;
-    let views = rows.iter().map(|row| (row.get(0), row.get(1)));
+    let views = rows.iter().map(|row| OthersView {
+        owner: row.get(0),
+        name: row.get(1),
+        statement: row.get(2),
+    });
     Ok((grants, views.collect()))
 }
 

@@ -131,6 +131,9 @@ pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String
 async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -> Result<(), Error> {
     let (schema, replaced) = (&generation.schema, format!("{}_replaced", generation.view.name));
     client.batch_execute(&format!("create schema \"{replaced}\"")).await?;
+    let owner = client.query_one("select current_user::text", &[]).await?;
+    let owner = quoted(owner.get(0));
+    lock_others_views(client, carried, &owner).await?;
     lock_plain_views(client, &generation.own_tables).await?;
     let tables = tables(client, schema).await?;
     let mut old = Vec::new();
@@ -154,16 +157,13 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     for statement in &carried.after {
         client.batch_execute(statement).await?;
     }
-    let owner = client.query_one("select current_user::text", &[]).await?;
-    for (view_owner, statement) in &carried.views {
+    for view in &carried.views {
         client
-            .batch_execute(&format!("set local role {}", quoted(view_owner)))
+            .batch_execute(&format!("set local role {}", quoted(&view.owner)))
             .await?;
-        client.batch_execute(statement).await?;
+        client.batch_execute(&view.statement).await?;
     }
-    client
-        .batch_execute(&format!("set local role {}", quoted(owner.get(0))))
-        .await?;
+    client.batch_execute(&format!("set local role {owner}")).await?;
     if !old.is_empty() {
         let list: Vec<String> = old.iter().map(|table| format!("\"{replaced}\".\"{table}\"")).collect();
         client.batch_execute(&format!("drop table {}", list.join(", "))).await?;
@@ -190,6 +190,21 @@ async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Resul
             .batch_execute(&format!(
                 "alter statistics {from}.{} set schema {to}",
                 quoted(row.get(0))
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Locks the views that others have made, each before what it shows, as [`lock_plain_views`]. Only a view's owner may, and `lock table` would
+/// want privileges on the tables that he need not have: an `alter` that changes nothing takes the same lock.
+async fn lock_others_views(client: &Client, carried: &Carried, owner: &str) -> Result<(), Error> {
+    for view in carried.views.iter().rev() {
+        let its_owner = quoted(&view.owner);
+        client
+            .batch_execute(&format!(
+                "set local role {its_owner}; alter view {} owner to {its_owner}; set local role {owner}",
+                view.name
             ))
             .await?;
     }
