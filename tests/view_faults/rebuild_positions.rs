@@ -223,6 +223,8 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     };
     let builder = rig.builder("builder");
     builder.start().expect("a start");
+    // The offsets of its predecessor are noted already.
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
     eventually_ok(DEADLINE, "the group's offsets are noted", noted)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));

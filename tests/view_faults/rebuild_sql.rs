@@ -84,7 +84,7 @@ async fn events_that_are_refused_together_and_not_one_by_one_are_applied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taking_a_refusal_for_a_lost_connection_is_caught() {
     let (rig, topic) = applied("bug_refused_by_data").await;
-    let (table, statement) = failing(&topic, "21000");
+    let (table, statement) = failing(&topic, "0A000");
     rig.write_view("item", &table, &statement);
     let command = rig
         .faulty_builder("rebuild")

@@ -194,12 +194,19 @@ async fn go_on(
         )
         .await
         .map_err(unanswered)?;
-    // A paused view has no more of the topic than what lies before.
+    // A paused view that has all of before goes on with the others; one that lacks events has no more than what lies before, and of another
+    // topic nothing at all.
+    let reached = held.next_offset.max(held.highest_offset);
     client
         .execute(
-            "update view_pause_positions set next_offset = case when $4 then $3 else least(next_offset, $3) end
+            "update view_pause_positions set
+                lacks = lacks or $4 and next_offset is distinct from $5,
+                next_offset = case
+                    when $4 or next_offset >= $5 then $3
+                    when next_offset is not null then least(next_offset, $3)
+                end
              where topic = $1 and partition = $2",
-            &[&&*place.topic, &place.partition, &next_offset, &is_other],
+            &[&&*place.topic, &place.partition, &next_offset, &is_other, &reached],
         )
         .await
         .map_err(unanswered)?;

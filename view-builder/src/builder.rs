@@ -449,7 +449,7 @@ impl Builder {
         let taken = Record {
             offset: record.offset(),
             read_us: measure::now_us(),
-            key: record.key(),
+            key: record::waiting_key(record.key()),
             event: record::event(contract, record),
             letter: |reason| record::letter(record, reason),
         };

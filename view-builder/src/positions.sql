@@ -158,6 +158,8 @@ create table if not exists view_pause_positions (
     partition   integer not null,
     -- Null: nothing.
     next_offset bigint,
+    -- Events of a former topic, which nobody has any more, are missing in it.
+    lacks       boolean not null default false,
     primary key (view, topic, partition)
 );
 
@@ -256,7 +258,7 @@ declare
     one record;
 begin
     for one in
-        select wanted.*, held.topic_id as old_topic_id
+        select wanted.*, held.topic_id as old_topic_id, greatest(held.next_offset, held.highest_offset) as old_reached
         from view_positions as held
         join unnest(topics, partitions, epochs, next_offsets, topic_ids, anew, notice_kinds, notices)
             as wanted(topic, partition, epoch, next_offset, topic_id, is_anew, notice_kind, notice)
@@ -284,7 +286,9 @@ begin
                 breaks = held.breaks + 1
             where held.topic = one.topic and held.partition = one.partition;
             -- A paused view has nothing of the new topic.
-            update view_pause_positions as paused set next_offset = one.next_offset
+            update view_pause_positions as paused set
+                next_offset = one.next_offset,
+                lacks = paused.lacks or paused.next_offset is distinct from one.old_reached
             where paused.topic = one.topic and paused.partition = one.partition;
             perform put_dead_letters_aside(one.topic, one.partition, 0, one.old_topic_id);
         end if;
@@ -344,6 +348,11 @@ begin
     select letter.topic, letter.partition, letter.record_offset, letter.key, letter.value, letter.headers::jsonb,
         timestamptz '1970-01-01 00:00:00Z' + letter.record_time_us * interval '1 microsecond', letter.reason,
         coalesce(letter.record_offset < held.highest_offset, false)
+            -- One that was put aside and is read again was a letter all the time.
+            and not exists (
+                select from view_former_dead_letters as aside
+                where aside.topic = letter.topic and aside.partition = letter.partition and aside.record_offset = letter.record_offset
+                    and aside.former_topic_id = coalesce(held.topic_id, 'unknown'))
     from unnest(topics, partitions, offsets, keys, record_values, headers, record_times_us, reasons)
         as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
     left join view_positions as held using (topic, partition)

@@ -20,6 +20,7 @@ use crate::contract::{self, Contract, Contracts};
 use crate::database::{Session, connect_for_command, unanswered};
 use crate::event::{Event, Unappliable};
 use crate::failure::Failure;
+use crate::kafka;
 use crate::view::View;
 use crate::{apply, measure, pause, refusal};
 
@@ -180,6 +181,13 @@ pub(super) struct Waiting {
     former_topic_id: Option<String>,
 }
 
+/// Some letters, in the order of their topics.
+pub(super) struct Piece {
+    pub(super) letters: Vec<Waiting>,
+    /// Where the last of them was, also where it is gone meanwhile.
+    pub(super) last: (TopicPartition, i64),
+}
+
 /// What became of a letter.
 pub(super) enum Outcome {
     Applied,
@@ -188,6 +196,8 @@ pub(super) enum Outcome {
     Gone,
     /// The views are others than this command knows.
     Outdated,
+    /// This view, which is paused, reads the topic: it would never get the event.
+    Paused(String),
 }
 
 impl Desk {
@@ -227,7 +237,7 @@ impl Desk {
                     let _ = writeln!(said, "still dead {at}: {reason}");
                     return Ok(false);
                 }
-                Outcome::Gone | Outcome::Discarded | Outcome::Outdated => {}
+                Outcome::Gone | Outcome::Discarded | Outcome::Outdated | Outcome::Paused(_) => {}
             }
             next = self.behind(&letter).await?;
         }
@@ -240,14 +250,22 @@ impl Desk {
                 "name the dead letters to discard by their ids".to_owned(),
             ));
         }
-        let (mut said, mut left) = (String::new(), false);
-        for letter in self.asked(asked).await? {
-            self.end(&letter, true).await?;
+        let letters = self.asked(asked).await?;
+        let mut said = String::new();
+        // All of them before anything behind them is tried, or one that is to go as well would be applied.
+        for letter in &letters {
+            if !matches!(self.end(letter, true).await?, Outcome::Discarded) {
+                let _ = writeln!(said, "gone meanwhile {}", letter.described());
+                continue;
+            }
             tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
             let _ = writeln!(said, "discarded {}", letter.described());
+        }
+        let mut left = false;
+        for letter in &letters {
             // What stood behind one of a former topic is older than what the view has got since: it is applied on demand alone.
             if letter.former_topic_id.is_none()
-                && let Some(next) = self.behind(&letter).await?
+                && let Some(next) = self.behind(letter).await?
             {
                 left |= !self.go_through(next, &mut said).await?;
             }
@@ -296,13 +314,13 @@ impl Desk {
         after: Option<&(TopicPartition, i64)>,
         letters: i64,
         bytes: i64,
-    ) -> Result<Vec<Waiting>, Failure> {
+    ) -> Result<Option<Piece>, Failure> {
         let (topic, partition, offset) = after.map_or(("", -1, -1), |(place, offset)| {
             (&*place.topic, place.partition, *offset)
         });
         // The limit stands in the text, or the session's generic plan would read and sort the whole table.
         let sql = format!(
-            "select id, octet_length(value)::bigint from only view_dead_letters
+            "select id, octet_length(value)::bigint, topic, partition, record_offset from only view_dead_letters
              where discarded_at is null and (topic, partition, record_offset) > ($1, $2, $3)
              order by topic, partition, record_offset limit {letters}"
         );
@@ -323,9 +341,16 @@ impl Desk {
             room -= row.get::<_, i64>(1);
             fits
         });
-        let ids: Vec<i64> = fitting.map(|row| row.get(0)).collect();
-        self.waiting("select * from only view_dead_letters where id = any($1)", &[&ids])
-            .await
+        let fitting: Vec<&Row> = fitting.collect();
+        let Some(last) = fitting.last() else {
+            return Ok(None);
+        };
+        let last = (kafka::place(last.get(2), last.get(3)), last.get(4));
+        let ids: Vec<i64> = fitting.iter().map(|row| row.get(0)).collect();
+        let letters = self
+            .waiting("select * from only view_dead_letters where id = any($1)", &[&ids])
+            .await?;
+        Ok(Some(Piece { letters, last }))
     }
 
     /// Applies all of these in one transaction, as a builder applies a batch; false, and nothing is changed, where one of them is still dead.
@@ -364,10 +389,13 @@ impl Desk {
             if !self.is_current().await? {
                 return Ok(None);
             }
-            apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
             for part in &batch.parts {
-                pause::reach_back(client, &part.place.topic, part.place.partition, part.from).await?;
+                // Told by the first letter that is tried alone.
+                if pause::reader(client, &part.place.topic).await?.is_some() {
+                    return Ok(Some(false));
+                }
             }
+            apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
             client
                 .execute("delete from only view_dead_letters where id = any($1)", &[&ids])
                 .await?;
@@ -448,6 +476,7 @@ impl Desk {
         let reason = match ended {
             Ok(Outcome::Dead(reason)) => reason,
             Ok(Outcome::Outdated) => return Err(outdated()),
+            Ok(Outcome::Paused(view)) => return Err(paused(&view)),
             Ok(outcome) => {
                 closed.map_err(unanswered)?;
                 return Ok(outcome);
@@ -507,6 +536,9 @@ impl Desk {
         if !self.is_current().await? {
             return Ok(Outcome::Outdated);
         }
+        if !discards && let Some(view) = pause::reader(client, &letter.place.topic).await? {
+            return Ok(Outcome::Paused(view));
+        }
         if discards {
             let sql = "update view_dead_letters set discarded_at = clock_timestamp() where id = $1";
             client.execute(sql, &[&letter.id]).await?;
@@ -520,12 +552,18 @@ impl Desk {
         part.events.push(event);
         let batch = Batch { parts: vec![part] };
         apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
-        pause::reach_back(client, &letter.place.topic, letter.place.partition, letter.offset).await?;
         client
             .execute("delete from view_dead_letters where id = $1", &[&letter.id])
             .await?;
         Ok(Outcome::Applied)
     }
+}
+
+fn paused(view: &str) -> Failure {
+    Failure::Setting(format!(
+        "view {view} is paused and reads this topic, so that it would never get the event: view-builder resume {view}, or view-builder drop \
+         {view}, and then retry"
+    ))
 }
 
 fn outdated() -> Failure {

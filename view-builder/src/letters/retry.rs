@@ -5,7 +5,7 @@
 //! builder tries a batch; where Postgres refuses that, its letters are tried one by one, and a key whose letter is still dead is left
 //! alone from there on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -42,22 +42,25 @@ pub(super) async fn all(desk: &mut Desk) -> Result<(String, bool), Failure> {
     let (mut said, mut done, mut after) = (String::new(), Done::default(), None);
     loop {
         let began = Instant::now();
-        let piece = desk.piece(after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await?;
-        let Some(last) = piece.last() else { break };
-        after = Some((last.place.clone(), last.offset));
-        let is_first = |letter: &&Waiting| !done.still_dead.contains(&line(letter));
-        let free: Vec<Waiting> = piece.iter().filter(is_first).cloned().collect();
-        if !desk.apply_all(&free).await? {
+        let Some(piece) = desk.piece(after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await? else {
+            break;
+        };
+        after = Some(piece.last);
+        for layer in layers(&piece.letters) {
+            let is_free = |letter: &&&Waiting| !done.still_dead.contains(&line(letter));
+            let free: Vec<Waiting> = layer.iter().filter(is_free).map(|letter| (*letter).clone()).collect();
+            if desk.apply_all(&free).await? {
+                for letter in &free {
+                    done.applied += 1;
+                    say(&mut said, &done, format!("applied {}", letter.described()));
+                }
+                continue;
+            }
             for letter in &free {
                 one(desk, letter, &mut done, &mut said).await?;
             }
-        } else {
-            for letter in &free {
-                done.applied += 1;
-                say(&mut said, &done, format!("applied {}", letter.described()));
-            }
         }
-        progress.inc(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        progress.inc(u64::try_from(piece.letters.len()).unwrap_or(u64::MAX));
         tokio::time::sleep(began.elapsed().max(PAUSE_MIN)).await;
     }
     progress.finish_and_clear();
@@ -88,7 +91,7 @@ async fn one(desk: &mut Desk, letter: &Waiting, done: &mut Done, said: &mut Stri
             }
             say(said, done, format!("still dead {}: {reason}", letter.described()));
         }
-        Outcome::Gone | Outcome::Discarded | Outcome::Outdated => {}
+        Outcome::Gone | Outcome::Discarded | Outcome::Outdated | Outcome::Paused(_) => {}
     }
     Ok(())
 }
@@ -98,6 +101,23 @@ fn say(said: &mut String, done: &Done, text: String) {
         said.push_str(&text);
         said.push('\n');
     }
+}
+
+/// The first letter of each key, then the second of each key, and so on: of two letters of a key in one batch Postgres would see the later alone.
+fn layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
+    let (mut layers, mut depths): (Vec<Vec<&Waiting>>, HashMap<(i32, u64), usize>) = (Vec::new(), HashMap::new());
+    for letter in letters {
+        let depth = match letter.key {
+            Some(_) => depths.entry(line(letter)).or_default(),
+            None => &mut 0,
+        };
+        if layers.len() == *depth {
+            layers.push(Vec::new());
+        }
+        layers[*depth].push(letter);
+        *depth += 1;
+    }
+    layers
 }
 
 /// What the letter waits in: its partition and key.

@@ -174,17 +174,18 @@ pub(crate) async fn names(client: &Client) -> Result<HashSet<String>, Error> {
     Ok(load(client).await?.into_iter().map(|paused| paused.view).collect())
 }
 
-/// A dead letter at this offset was applied to the views that are not paused. A paused one reads it when it is resumed: from there on.
-pub(crate) async fn reach_back(client: &Client, topic: &str, partition: i32, offset: i64) -> Result<(), Error> {
-    if is_known(client).await? {
-        client
-            .execute(
-                "update view_pause_positions set next_offset = $3 where topic = $1 and partition = $2 and next_offset > $3",
-                &[&topic, &partition, &offset],
-            )
-            .await?;
+/// A paused view that reads this topic.
+pub(crate) async fn reader(client: &Client, topic: &str) -> Result<Option<String>, Error> {
+    if !is_known(client).await? {
+        return Ok(None);
     }
-    Ok(())
+    let row = client
+        .query_one(
+            "select min(view) from view_pauses join view_sources using (view) where topic = $1",
+            &[&topic],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// Whether the database has the tables, which it does not before a builder of this version has started, and this role may read them.

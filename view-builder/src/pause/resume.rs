@@ -22,6 +22,8 @@ struct Pause {
     live: Option<i64>,
     /// What the paused view has; none: nothing.
     paused: Option<i64>,
+    /// Events of a former topic are missing in it.
+    lacks: bool,
 }
 
 /// First and last offset that a topic has of a partition, the last one excluded.
@@ -72,7 +74,7 @@ async fn check(client: Client, view: &View) -> Result<Client, Failure> {
 async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pause>, Error> {
     let rows = client
         .query(
-            "select live.topic, live.partition, live.next_offset, paused.next_offset
+            "select live.topic, live.partition, live.next_offset, paused.next_offset, coalesce(paused.lacks, false)
              from view_positions as live
              join view_sources as source on source.topic = live.topic and source.view = $1
              left join view_pause_positions as paused
@@ -83,6 +85,7 @@ async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pa
     let pause = |row: &tokio_postgres::Row| Pause {
         live: row.get(2),
         paused: row.get(3),
+        lacks: row.get(4),
     };
     Ok(rows
         .iter()
@@ -103,6 +106,9 @@ fn bounds<'a>(servers: &Kafka, places: impl Iterator<Item = &'a TopicPartition>)
 
 /// Why the events that the view lacks cannot be had.
 fn lost(pause: Pause, beginning: i64, end: i64) -> Option<String> {
+    if pause.lacks {
+        return Some("was made anew, and the view lacks events of the topic of before".to_owned());
+    }
     let from = pause.paused.unwrap_or(0);
     let live = pause.live?;
     if live <= from {
@@ -185,16 +191,23 @@ mod tests {
         let pause = Pause {
             live: Some(50),
             paused: Some(20),
+            lacks: false,
         };
         assert_eq!(lost(pause, 20, 60), None);
         assert!(lost(pause, 21, 60).is_some_and(|reason| reason.contains("begins at 21")));
         assert!(lost(pause, 0, 19).is_some_and(|reason| reason.contains("ends at 19")));
+        let lacking = Pause { lacks: true, ..pause };
+        assert!(lost(lacking, 0, 60).is_some_and(|reason| reason.contains("made anew")));
     }
 
     #[test]
     fn a_partition_that_has_not_moved_lacks_nothing() {
         for live in [None, Some(20), Some(3)] {
-            let pause = Pause { live, paused: Some(20) };
+            let pause = Pause {
+                live,
+                paused: Some(20),
+                lacks: false,
+            };
             assert_eq!(lost(pause, 40, 60), None, "{live:?}");
         }
     }
@@ -204,6 +217,7 @@ mod tests {
         let pause = Pause {
             live: Some(5),
             paused: None,
+            lacks: false,
         };
         assert_eq!(lost(pause, 0, 9), None);
         assert!(lost(pause, 1, 9).is_some());

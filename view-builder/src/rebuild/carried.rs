@@ -134,8 +134,10 @@ pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -
     // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
     client.batch_execute("set search_path = pg_catalog").await?;
     let others = grants_and_views(client, generation).await;
-    client.batch_execute(&search_path(generation)).await?;
+    // An error of before says why this one fails as well.
+    let back = client.batch_execute(&search_path(generation)).await;
     let (grants, views) = others?;
+    back?;
     after.extend(grants);
     Ok(Carried {
         before,
@@ -152,8 +154,10 @@ async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, F
         Ok::<_, Error>((live, Features::of(client, generation).await?))
     };
     let read = read.await;
-    client.batch_execute(&search_path(generation)).await?;
-    read
+    let back = client.batch_execute(&search_path(generation)).await;
+    let read = read?;
+    back?;
+    Ok(read)
 }
 
 fn search_path(generation: &str) -> String {

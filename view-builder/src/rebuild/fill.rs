@@ -103,7 +103,39 @@ impl Fill {
     ) -> Result<bool, Trouble> {
         self.load(client, view).await?;
         self.aim(client, view).await?;
+        self.refuse_other_topics(client, view).await?;
         self.pass_over_removed(takes_truncated)
+    }
+
+    /// Refuses where a topic is another one than the positions are of, which no builder may have noticed yet. What is read between two of
+    /// these looks is of one topic, as an id does not come again.
+    ///
+    /// # Errors
+    /// It is, or Kafka does not tell.
+    pub(super) async fn refuse_other_topics(&self, client: &Client, view: &View) -> Result<(), Trouble> {
+        let Some(asking) = self.consumers.values().next() else {
+            return Ok(());
+        };
+        let facts = tokio::task::block_in_place(|| kafka_client::facts_by(asking, self.consumers.keys()))?;
+        let rows = client
+            .query(
+                "select distinct topic, topic_id from view_positions where topic = any($1) and topic_id is not null",
+                &[&view.topics],
+            )
+            .await?;
+        for row in &rows {
+            let (topic, known): (&str, &str) = (row.get(0), row.get(1));
+            let id = facts.get(topic).and_then(|facts| facts.id.as_deref());
+            if id.is_some_and(|id| id != known) {
+                return Err(Failure::Setting(format!(
+                    "{topic} was made anew, and no builder has taken that up yet: start view-builder run, and then view-builder rebuild {0} \
+                     --abandon, and rebuild",
+                    view.name
+                ))
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// Takes over how far the generation is, as its last transaction says.

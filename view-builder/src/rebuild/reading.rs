@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::faults::{self, Bug};
 use crate::kafka::{Observer, Quiet, place};
 use crate::letters::Fate;
+use crate::record;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 /// Limits of one transaction.
@@ -176,7 +177,7 @@ impl Filled {
         }
         self.next = offset + 1;
         match (
-            self.known.decide(offset, record.key(), None),
+            self.known.decide(offset, record::waiting_key(record.key()), None),
             event(contracts, topic, record),
         ) {
             (Fate::Applied, event) => event,

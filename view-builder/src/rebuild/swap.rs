@@ -81,6 +81,7 @@ async fn swap(
         return Ok(Some("dead letters have changed"));
     }
     fill.round(session, view, Some(deadline), |_| ()).await?;
+    fill.refuse_other_topics(&session.client, view).await?;
     if !compaction.unproven(&session.client, &fill.contracts).await?.is_empty() {
         return Ok(Some("there are new dead letters"));
     }
