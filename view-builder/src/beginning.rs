@@ -3,7 +3,7 @@
 use crate::assignment::Start;
 use crate::claim::Claim;
 use crate::database::Database;
-use crate::letters::Known;
+use crate::letters::{Known, store};
 use crate::start::{Lost, Topic};
 
 /// Where a partition begins, and what is written down with that.
@@ -14,6 +14,8 @@ pub struct Beginning {
     pub topic_id: Option<String>,
     /// The topic is another than the one that the position is of.
     pub is_anew: bool,
+    /// The topic had ended here, below the position, for a while: events from here on are new.
+    pub ended_at: Option<i64>,
     pub notice: Option<Notice>,
 }
 
@@ -32,7 +34,29 @@ impl Beginning {
             start,
             topic_id: None,
             is_anew: false,
+            ended_at: None,
             notice: None,
+        }
+    }
+
+    /// At `next_offset`, in a topic that had ended at `ended_at` below the position for a while.
+    #[must_use]
+    pub fn after_lost_end(claim: Claim, told: Option<&str>, next_offset: i64, ended_at: i64) -> Self {
+        let place = &claim.place;
+        let position = claim.next_offset.max(claim.highest_offset).unwrap_or(0);
+        let notice = Notice {
+            kind: "end-lost",
+            text: format!(
+                "{place}: the topic had ended at {ended_at} below the view's position {position} for a while; it is read again from {next_offset}: \
+                 events that were there before and are gone stay in the views; view-builder accept {place} says that this is known"
+            ),
+        };
+        Self {
+            start: claim.starting_after_lost_end(next_offset, ended_at),
+            topic_id: told.map(str::to_owned),
+            is_anew: false,
+            ended_at: Some(ended_at),
+            notice: Some(notice),
         }
     }
 
@@ -71,6 +95,7 @@ impl Beginning {
             start,
             topic_id: told.map(str::to_owned),
             is_anew,
+            ended_at: None,
             notice,
         }
     }
@@ -97,6 +122,7 @@ impl Database {
         let next_offset: Vec<i64> = starts().map(|start| start.next_offset).collect();
         let topic_id: Vec<Option<&str>> = beginnings.iter().map(|one| one.topic_id.as_deref()).collect();
         let is_anew: Vec<bool> = beginnings.iter().map(|one| one.is_anew).collect();
+        let ended_at: Vec<Option<i64>> = beginnings.iter().map(|one| one.ended_at).collect();
         let notices = || beginnings.iter().map(|one| one.notice.as_ref());
         let kind: Vec<Option<&str>> = notices().map(|notice| Some(notice?.kind)).collect();
         let text: Vec<Option<&str>> = notices().map(|notice| Some(notice?.text.as_str())).collect();
@@ -104,7 +130,7 @@ impl Database {
             let client = &self.session().await.client;
             let begun = client
                 .execute(
-                    "select begin_view_positions($1, $2, $3, $4, $5, $6, $7, $8)",
+                    "select begin_view_positions($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                     &[
                         &topic,
                         &partition,
@@ -112,6 +138,7 @@ impl Database {
                         &next_offset,
                         &topic_id,
                         &is_anew,
+                        &ended_at,
                         &kind,
                         &text,
                     ],
@@ -124,7 +151,28 @@ impl Database {
         }
     }
 
-    /// Writes down why these partitions are not read, for people. Waits for as long as Postgres is away.
+    /// Reads the letters of these partitions again; waits for as long as Postgres is away.
+    pub async fn read_letters<'a>(&mut self, starts: impl Iterator<Item = &'a mut Start>) {
+        let mut starts: Vec<&mut Start> = starts.collect();
+        if starts.is_empty() {
+            return;
+        }
+        let places: Vec<_> = starts.iter().map(|start| start.place.clone()).collect();
+        let mut known = loop {
+            let client = &self.session().await.client;
+            match store::known(client, &places).await {
+                Ok(known) => break known,
+                Err(err) => self.wait(&err).await,
+            }
+        };
+        for start in &mut starts {
+            if let Some(known) = known.remove(&start.place) {
+                start.known = known;
+            }
+        }
+    }
+
+    /// Writes down why these partitions are not read, for people, and the lowest end that was told below a position. Waits for as long as Postgres is away.
     pub async fn pause_partitions(&mut self, paused: &[Paused]) {
         if paused.is_empty() {
             return;
@@ -133,15 +181,17 @@ impl Database {
         let partition: Vec<i32> = paused.iter().map(|one| one.claim.place.partition).collect();
         let epoch: Vec<i64> = paused.iter().map(|one| one.claim.epoch).collect();
         let reason: Vec<String> = paused.iter().map(|one| one.lost.advice(&one.claim.place)).collect();
+        let end: Vec<Option<i64>> = paused.iter().map(|one| one.lost.low_end()).collect();
         loop {
             let client = &self.session().await.client;
             let written = client
                 .execute(
-                    "update view_positions as held set paused = wanted.reason
-                     from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[])
-                         as wanted(topic, partition, epoch, reason)
+                    "update view_positions as held set
+                        paused = wanted.reason, paused_end = least(held.paused_end, wanted.low_end)
+                     from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[])
+                         as wanted(topic, partition, epoch, reason, low_end)
                      where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                    &[&topic, &partition, &epoch, &reason],
+                    &[&topic, &partition, &epoch, &reason, &end],
                 )
                 .await;
             match written {
@@ -153,6 +203,17 @@ impl Database {
 }
 
 impl Claim {
+    /// Where the partition begins in a topic that had ended at `ended_at` for a while. Its letters are those from before
+    /// [`Database::begin`], which puts some of them aside.
+    #[must_use]
+    pub fn starting_after_lost_end(self, next_offset: i64, ended_at: i64) -> Start {
+        Start {
+            new_from: next_offset.max(ended_at),
+            group_offset: self.group_offset.map(|offset| offset.min(next_offset)),
+            ..self.starting_at(next_offset)
+        }
+    }
+
     /// Where the partition begins in a topic that was made anew. Its letters are of the former topic, and no replay is known in it.
     #[must_use]
     pub fn starting_anew(self, next_offset: i64) -> Start {

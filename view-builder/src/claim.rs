@@ -30,6 +30,8 @@ pub struct Claim {
     pub ids: TopicIds,
     /// A holder before did not read it.
     pub was_paused: bool,
+    /// The lowest end that Kafka told while the partition was paused because of that; none: it never was, or that is dealt with.
+    pub paused_end: Option<i64>,
     /// The partition's dead letters.
     pub known: Known,
 }
@@ -61,7 +63,8 @@ const CLAIM: &str = "
     order by topic, partition
     on conflict (topic, partition) do update set
         epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null";
+    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null,
+        paused_end";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
 /// was only slow reconnects and finds that its transaction is gone.
@@ -229,6 +232,7 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
                     former: row.get(7),
                 },
                 was_paused: row.get(8),
+                paused_end: row.get(9),
             })
         })
         .collect())

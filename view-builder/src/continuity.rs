@@ -214,6 +214,14 @@ impl Watch {
             return Some(format!("{place} ends below the view's position"));
         }
         let offsets = answer.offsets.as_ref()?;
+        // The takeover writes down the lowest end.
+        let is_lower = |paused: &&Paused| {
+            let (known, told) = (paused.lost.low_end(), offsets.get(&paused.claim));
+            known.zip(told).is_some_and(|(known, told)| told.end < known)
+        };
+        if let Some(paused) = answer.asked.paused.iter().find(is_lower) {
+            return Some(format!("{} ends even lower", paused.claim.place));
+        }
         let found = |paused: &&Paused| takeover::is_found(paused, offsets);
         let found = answer.asked.paused.iter().find(found)?;
         Some(format!("{} can be read again", found.claim.place))

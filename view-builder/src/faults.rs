@@ -50,6 +50,8 @@ pub enum Bug {
     EndAllForOne,
     /// Takes one answer for where a topic ends, although the broker that gives it may lag behind.
     BelieveOneLaggingEnd,
+    /// Goes on at the position where an end that was below it has grown again.
+    ForgetPausedEnd,
     /// Waits for ever where Postgres refuses with a state that is in no list.
     UnknownStatesBlock,
     /// Ends a pause without setting positions back.

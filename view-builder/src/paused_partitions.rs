@@ -78,7 +78,7 @@ fn told(paused: &[Paused]) -> String {
 
 /// Tells what somebody has to know of partitions although they are read: kind and text.
 pub fn notice(readiness: &Readiness, notices: &[(String, String)]) {
-    let mut counts: BTreeMap<&str, u32> = [("made-anew", 0), ("truncated", 0)].into();
+    let mut counts: BTreeMap<&str, u32> = [("made-anew", 0), ("truncated", 0), ("end-lost", 0)].into();
     for (kind, _) in notices {
         *counts.entry(kind).or_default() += 1;
     }
@@ -116,6 +116,7 @@ mod tests {
                 group_offset: None,
                 ids: TopicIds::default(),
                 was_paused: false,
+                paused_end: None,
                 known: Known::at(1),
             },
             lost: Lost::BeyondEnd { position: 50, end: 40 },

@@ -75,11 +75,25 @@ begin
 end
 $$;
 
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_positions'::regclass and attname = 'paused_end' and not attisdropped
+    ) then
+        -- The lowest end that Kafka told while the partition was paused, since it lay below next_offset; null: that never was, or
+        -- events from there on are read again. It outlasts the pause where an older builder ends that.
+        alter table view_positions add column paused_end bigint;
+    end if;
+end
+$$;
+
 -- What an operator has to know of a partition although it is read, until `view-builder accept` says that it is known.
 create table if not exists view_notices (
     topic     text        not null,
     partition integer     not null,
-    -- truncated: events were removed before the view began. made-anew: the topic was deleted and made anew.
+    -- truncated: events were removed before the view began. made-anew: the topic was deleted and made anew. end-lost: the topic had ended
+    -- below the position for a while.
     kind      text        not null,
     notice    text        not null,
     since     timestamptz not null default clock_timestamp(),
@@ -247,10 +261,11 @@ as $$
 $$;
 
 -- Lets claimed partitions begin at these offsets. One that somebody else has claimed meanwhile stays as it is. `anew`: the topic is
--- another than before, so that its letters' offsets mean nothing and the group's offset is none of it.
+-- another than before, so that its letters' offsets mean nothing and the group's offset is none of it. `ended`: the topic had ended there,
+-- below the position, so that the records from there on may be others. Older builders have a function with one argument less.
 create or replace function begin_view_positions(
     topics text[], partitions integer[], epochs bigint[], next_offsets bigint[], topic_ids text[], anew boolean[],
-    notice_kinds text[], notices text[]
+    ended bigint[], notice_kinds text[], notices text[]
 ) returns void
     language plpgsql
 as $$
@@ -260,8 +275,8 @@ begin
     for one in
         select wanted.*, held.topic_id as old_topic_id, greatest(held.next_offset, held.highest_offset) as old_reached
         from view_positions as held
-        join unnest(topics, partitions, epochs, next_offsets, topic_ids, anew, notice_kinds, notices)
-            as wanted(topic, partition, epoch, next_offset, topic_id, is_anew, notice_kind, notice)
+        join unnest(topics, partitions, epochs, next_offsets, topic_ids, anew, ended, notice_kinds, notices)
+            as wanted(topic, partition, epoch, next_offset, topic_id, is_anew, ended_at, notice_kind, notice)
             on held.topic = wanted.topic and held.partition = wanted.partition
         where held.epoch = wanted.epoch
         order by held.topic, held.partition
@@ -271,11 +286,13 @@ begin
             next_offset = one.next_offset,
             group_offset = case
                 when one.is_anew then null
-                when held.next_offset is distinct from one.next_offset then least(held.group_offset, one.next_offset)
+                when one.ended_at is not null or held.next_offset is distinct from one.next_offset
+                    then least(held.group_offset, one.next_offset)
                 else held.group_offset
             end,
             topic_id = coalesce(one.topic_id, held.topic_id),
-            paused = null
+            paused = null,
+            paused_end = case when one.is_anew or one.ended_at is not null then null else held.paused_end end
         where held.topic = one.topic and held.partition = one.partition;
         if one.is_anew then
             -- A statement of its own: the one before has let the trigger keep the former topic's highest offset.
@@ -291,6 +308,17 @@ begin
                 lacks = paused.lacks or paused.next_offset is distinct from one.old_reached
             where paused.topic = one.topic and paused.partition = one.partition;
             perform put_dead_letters_aside(one.topic, one.partition, 0, one.old_topic_id);
+        elsif one.ended_at is not null then
+            -- As above.
+            update view_positions as held set
+                highest_offset = one.ended_at,
+                letters_version = held.letters_version + 1,
+                breaks = held.breaks + 1
+            where held.topic = one.topic and held.partition = one.partition;
+            -- A paused view has none of the events that are there now.
+            update view_pause_positions as paused set next_offset = one.ended_at
+            where paused.topic = one.topic and paused.partition = one.partition and paused.next_offset > one.ended_at;
+            perform put_dead_letters_aside(one.topic, one.partition, one.ended_at, one.old_topic_id);
         end if;
         if one.notice is not null then
             insert into view_notices (topic, partition, kind, notice)

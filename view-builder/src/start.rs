@@ -96,6 +96,15 @@ impl Lost {
         }
     }
 
+    /// The end that lies below the position.
+    #[must_use]
+    pub const fn low_end(self) -> Option<i64> {
+        match self {
+            Self::BeyondEnd { end, .. } => Some(end),
+            Self::BelowBeginning { .. } | Self::FormerTopic => None,
+        }
+    }
+
     /// What is wrong with this partition, and what to type.
     #[must_use]
     pub fn advice(self, place: &TopicPartition) -> String {
@@ -143,21 +152,39 @@ pub fn start(known: Known) -> Result<i64, Lost> {
         (Some(group), Some(recorded)) if group < recorded => Some(group.max(known.beginning)),
         _ => None,
     };
-    if let Some(reset) = reset {
-        return Ok(reset.min(position));
-    }
+    // A position below the beginning is no better for a reset: the events between were never applied.
     if position < known.beginning {
         return Err(Lost::BelowBeginning {
             position,
             beginning: known.beginning,
         });
     }
-    Ok(position)
+    Ok(reset.map_or(position, |reset| reset.min(position)))
+}
+
+/// The offset to read from, and, where that breaks continuity, the offset from which on every event counts as new.
+///
+/// `paused_end` is the lowest end that Kafka told while the partition was paused because that lay below the position. An end that has
+/// grown since proves nothing: where the topic had lost its end, other events have the lost ones' offsets now, and the view has none of them.
+/// So everything from the lowest end on is read again. Where a broker only lagged, this is a harmless replay: events that a view has
+/// change nothing. Where events from the lowest end on have been removed meanwhile, the topic's beginning is all there is.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_after_pause(known: Known, paused_end: Option<i64>) -> Result<(i64, Option<i64>), Lost> {
+    let next_offset = start(known)?;
+    match paused_end {
+        Some(lowest) if known.topic == Topic::Same && !faults::is_planted(Bug::ForgetPausedEnd) => {
+            let lowest = lowest.min(known.end);
+            Ok((next_offset.min(lowest).max(known.beginning), Some(lowest)))
+        }
+        _ => Ok((next_offset, None)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Lost, Topic, TopicIds, start};
+    use super::{Known, Lost, Topic, TopicIds, start, start_after_pause};
 
     const KNOWN: Known = Known {
         topic: Topic::Same,
@@ -190,6 +217,53 @@ mod tests {
             };
             assert_eq!(start(known), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_group_reset_does_not_hide_that_the_position_is_below_the_beginning() {
+        let removed = Known {
+            group: Some(20),
+            beginning: 51,
+            ..KNOWN
+        };
+        let lost = Lost::BelowBeginning {
+            position: 50,
+            beginning: 51,
+        };
+        assert_eq!(start(removed), Err(lost));
+    }
+
+    #[test]
+    fn an_end_that_was_lost_and_has_grown_again_is_read_from_where_it_was() {
+        assert_eq!(start_after_pause(KNOWN, None), Ok((50, None)));
+        for end in [50, 55] {
+            assert_eq!(start_after_pause(Known { end, ..KNOWN }, Some(40)), Ok((40, Some(40))));
+        }
+        // Still lost.
+        let lost = Lost::BeyondEnd { position: 50, end: 45 };
+        assert_eq!(start_after_pause(Known { end: 45, ..KNOWN }, Some(40)), Err(lost));
+        // Set back, or null.
+        for (position, expected) in [(Some(45), 40), (Some(30), 30), (None, 10)] {
+            let known = Known { position, ..KNOWN };
+            assert_eq!(
+                start_after_pause(known, Some(40)),
+                Ok((expected, Some(40))),
+                "{position:?}"
+            );
+        }
+        let lower = Known {
+            position: Some(30),
+            end: 35,
+            ..KNOWN
+        };
+        assert_eq!(start_after_pause(lower, Some(40)), Ok((30, Some(35))));
+        let truncated = Known { beginning: 43, ..KNOWN };
+        assert_eq!(start_after_pause(truncated, Some(40)), Ok((43, Some(40))));
+        let anew = Known {
+            topic: Topic::MadeAnew,
+            ..KNOWN
+        };
+        assert_eq!(start_after_pause(anew, Some(40)), Ok((10, None)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::failure::Failure;
 use crate::faults::{self, Bug};
 use crate::kafka::{GroupConsumer, Observer};
-use crate::start::{Lost, TopicIds, start};
+use crate::start::{Lost, TopicIds, start, start_after_pause};
 
 /// Pause before Kafka is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -87,6 +87,14 @@ pub async fn take_over(
         faults::hold("begin.before").await;
         database.begin(&changed).await;
         faults::hold("begin.after").await;
+        // Those from a lost end on are put aside now: a new event at the offset of a discarded one is not to be dropped for it.
+        let has_lost_end = |start: &&mut Start| {
+            let mut changed = changed.iter().filter(|one| one.ended_at.is_some());
+            changed.any(|one| one.start.place == start.place)
+        };
+        database
+            .read_letters(taken.starts.iter_mut().filter(has_lost_end))
+            .await;
     }
     database.pause_partitions(&taken.paused).await;
     Ok(Some(taken))
@@ -99,15 +107,18 @@ fn begin(
     ids: &mut Vec<(TopicPartition, TopicIds)>,
 ) -> Result<(Beginning, bool), Box<Paused>> {
     let known = bounds.known(&claim);
-    let next_offset = match start(known) {
-        Ok(next_offset) => next_offset,
+    let (next_offset, ended_at) = match start_after_pause(known, claim.paused_end) {
+        Ok(start) => start,
         Err(lost) => return Err(Box::new(Paused { claim, lost })),
     };
     let told = bounds.topic_id.as_deref();
     let (before, former) = (claim.next_offset, claim.ids.clone());
     let is_learned = told.is_some() && former.now.is_none();
     let was_paused = claim.was_paused;
-    let beginning = Beginning::of(claim, known.topic, told, next_offset, bounds.beginning);
+    let beginning = match ended_at {
+        Some(ended_at) => Beginning::after_lost_end(claim, told, next_offset, ended_at),
+        None => Beginning::of(claim, known.topic, told, next_offset, bounds.beginning),
+    };
     let place = &beginning.start.place;
     if let Some(notice) = &beginning.notice {
         tracing::warn!(%place, topic.id.before = former.now, topic.id.now = told, position.before = before,
@@ -116,7 +127,7 @@ fn begin(
         tracing::info!(%place, position.before = before, position.now = next_offset,
             "the partition begins at another offset than its position");
     }
-    let is_changed = before != Some(next_offset) || is_learned || was_paused || beginning.is_anew;
+    let is_changed = before != Some(next_offset) || is_learned || was_paused || beginning.is_anew || ended_at.is_some();
     ids.push((place.clone(), former.followed_by(told, beginning.is_anew)));
     Ok((beginning, is_changed))
 }
