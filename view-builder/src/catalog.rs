@@ -63,7 +63,8 @@ pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, E
 }
 
 /// Puts the view's texts into the catalog; builders notice where that changes anything. A topic that is new to the view is applied again
-/// from its beginning where `from_the_beginning`. The catalog must be locked.
+/// from its beginning where `from_the_beginning`, all but partitions that are paused for what only an operator can decide about: those wait for
+/// `accept`. The catalog must be locked.
 pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) -> Result<(), Error> {
     let changed = client
         .execute(
@@ -93,7 +94,8 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
     if from_the_beginning {
         let partitions = client
             .execute(
-                "update view_positions set next_offset = null, group_offset = null where topic = any($1)",
+                "update view_positions set next_offset = null, group_offset = null
+                 where topic = any($1) and (paused is null or paused_end is not null)",
                 &[&added],
             )
             .await?;
