@@ -194,6 +194,7 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
     // Where the end is there again, so is the partition, without anybody's doing.
     proxy.tell_ends();
     builder.wait_ready(DEADLINE).await.expect("it is ready");
+    wait_count(&rig, &builder, END_LOST, "1").await;
 
     proxy.lower_ends(0..=0, 3, u64::MAX);
     let text = paused(&rig, &builder, &place).await;
@@ -205,6 +206,85 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
     rig.produce(&topic, [other]).await.expect("offsets");
     wait_count(&rig, &builder, "select count(*) from item where name = 'other'", "1").await;
     builder.wait_ready(DEADLINE).await.expect("it is ready");
+    builder.stop().await.expect("a clean end");
+}
+
+const END_LOST: &str = "select count(*) from view_notices where kind = 'end-lost' and partition = 0";
+
+/// The end of partition 0 is told as 7 instead of 10; then the topic has 5 more events, so that the end that is told is 12, and the view lacks
+/// those from 7 to 9, as if they were others. A letter is before the end that was told, one that was discarded behind it.
+async fn lost_and_grown(rig: &ViewRig, proxy: &LaggingProxy, topic: &str, builder: &Program) {
+    idle(rig, topic, builder).await;
+    proxy.lower_ends(0..=0, 3, u64::MAX);
+    paused(rig, builder, &format!("{topic}/0")).await;
+    wait_count(
+        rig,
+        builder,
+        "select paused_end from view_positions where partition = 0",
+        "7",
+    )
+    .await;
+    rig.query("delete from item where id in (14, 16, 18)")
+        .await
+        .expect("it");
+    let letters = format!(
+        "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason, discarded_at)
+         values ('{topic}', 0, 2, 'one', '', '[]', 'odd', null), ('{topic}', 0, 8, 'other', '', '[]', 'odd', now())"
+    );
+    rig.query(&letters).await.expect("letters");
+    let later = items(topic, 20..30).into_iter().step_by(2);
+    rig.produce(topic, later).await.expect("offsets");
+    wait_count(
+        rig,
+        builder,
+        "select next_offset from view_positions where partition = 0",
+        "15",
+    )
+    .await;
+    proxy.tell_ends();
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_end_that_has_grown_beyond_the_position_is_read_again_from_where_it_was() {
+    let (servers, proxy) = behind_a_proxy().await;
+    let rig = ViewRig::on(servers, "paused_grown").await;
+    let topic = rig.topic("item");
+    let builder = rig.builder("builder");
+    lost_and_grown(&rig, &proxy, &topic, &builder).await;
+    assert_eq!(
+        rig.value(EVEN).await.expect("a count"),
+        "15",
+        "{}",
+        builder.log_tail(30)
+    );
+    let state = "select format('%s %s %s %s', breaks, highest_offset, paused_end is null, paused is null)
+        from view_positions where partition = 0";
+    assert_eq!(rig.value(state).await.expect("a position"), "1 7 t t");
+    let letters =
+        "select string_agg(format('%s %s', record_offset, former_topic_id is not null), ', ' order by record_offset)
+        from view_dead_letters";
+    assert_eq!(rig.value(letters).await.expect("letters"), "2 f, 8 t");
+    let text = rig
+        .value("select notice from view_notices where kind = 'end-lost'")
+        .await;
+    let text = text.expect("a notice");
+    assert!(text.contains("had ended at 7 below the view's position 10"), "{text}");
+    let place = format!("{topic}/0");
+    let (code, said) = rig.command(&["accept", &place]).await.expect("it");
+    assert!(code == Some(0) && said.contains("end-lost is known"), "{said}");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgetting_the_end_that_was_lost_is_caught() {
+    let (servers, proxy) = behind_a_proxy().await;
+    let rig = ViewRig::on(servers, "paused_forgotten").await;
+    let topic = rig.topic("item");
+    let builder = rig.faulty_builder("builder").env("VIEW_BUILDER_BUG", "ForgetPausedEnd");
+    lost_and_grown(&rig, &proxy, &topic, &builder).await;
+    assert_eq!(rig.value(EVEN).await.expect("a count"), "12", "events are lost");
+    assert_eq!(rig.value(END_LOST).await.expect("a count"), "0");
     builder.stop().await.expect("a clean end");
 }
 
