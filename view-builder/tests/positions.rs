@@ -306,6 +306,7 @@ async fn a_topic_that_was_made_anew_begins_anew_for_its_holder_alone_and_its_let
     let mut owner = database.builder(&shipped_views()).await;
     owner.claim(&[0]).await;
     let anew = |start: &Start| Beginning {
+        ended_at: None,
         start: Start {
             next_offset: 0,
             ..start.clone()

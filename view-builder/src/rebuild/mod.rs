@@ -77,7 +77,8 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
             }
             Err(Trouble::Final(failure)) => return Err(failure),
-            Err(Trouble::NotInTime | Trouble::Stands(..)) => {}
+            // The session of before has to be gone with its advisory lock.
+            Err(Trouble::NotInTime | Trouble::Stands(..)) => tokio::time::sleep(RETRY_INTERVAL).await,
             // Where it goes on, it looks at what is gone.
             Err(Trouble::Removed(topic)) => {
                 patience.misses(&topic)?;
@@ -316,6 +317,11 @@ async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<()
     let obstacles = carried::obstacles(client, &generation.schema, &generation.own).await?;
     if obstacles.is_empty() {
         return Ok(());
+    }
+    // A builder has added the view since: its tables are no strangers.
+    let kept = catalog::load(client).await?;
+    if generation.own_tables.is_empty() && kept.iter().any(|kept| kept.name == generation.view.name) {
+        return Err(Trouble::NotInTime);
     }
     Err(Failure::Setting(format!(
         "{} cannot be swapped, since this cannot be carried over: {}; take it away and run rebuild again, then make it anew",
