@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use super::{Assignment, Limits, Record, Refused, Start};
