@@ -58,7 +58,6 @@ async fn takes(rig: &ViewRig, topic: &str, id: i64) -> Duration {
 
 fn assert_small(program: &Program) {
     let peak = peak_mb(program);
-    println!("{}: {peak:.1} MB", program.name());
     assert!(peak < MEMORY_MAX_MB, "{}: {peak:.1} MB", program.name());
 }
 

@@ -105,7 +105,8 @@ fn say(said: &mut String, done: &Done, text: String) {
 
 /// The first letter of each key, then the second of each key, and so on: of two letters of a key in one batch Postgres would see the later alone.
 fn layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
-    let (mut layers, mut depths): (Vec<Vec<&Waiting>>, HashMap<(i32, u64), usize>) = (Vec::new(), HashMap::new());
+    let mut layers: Vec<Vec<&Waiting>> = Vec::new();
+    let mut depths: HashMap<(i32, u64), usize> = HashMap::new();
     for letter in letters {
         let depth = match letter.key {
             Some(_) => depths.entry(line(letter)).or_default(),
