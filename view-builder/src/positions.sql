@@ -398,6 +398,7 @@ create or replace function advance_view_positions(
 as $$
 declare
     moved bigint;
+    moved_later bigint := 0;
 begin
     with mine as (
         select held.topic, held.partition, wanted.new_offset
@@ -416,6 +417,15 @@ begin
     )
     select count(*) into moved from moved_rows;
     if moved <> cardinality(topics) then
+        -- Where the statement has waited for somebody who changed a row otherwise, such as a retry of dead letters, its snapshot does not have the
+        -- row as it is now. The lock is ours by then, and this statement sees it.
+        update view_positions as held set next_offset = wanted.new_offset
+        from unnest(topics, partitions, epochs, old_offsets, new_offsets) as wanted(topic, partition, epoch, old_offset, new_offset)
+        where held.topic = wanted.topic and held.partition = wanted.partition
+            and held.epoch = wanted.epoch and held.next_offset = wanted.old_offset and wanted.new_offset <> wanted.old_offset;
+        get diagnostics moved_later = row_count;
+    end if;
+    if moved + moved_later <> cardinality(topics) then
         raise exception 'another builder has claimed a partition of this batch' using errcode = 'VB001';
     end if;
 end
