@@ -55,39 +55,6 @@ begin
 end
 $$;
 
--- What a position knows of its topic and of itself beyond an offset.
-do $$
-begin
-    if not exists (
-        select from pg_attribute
-        where attrelid = 'view_positions'::regclass and attname = 'topic_id' and not attisdropped
-    ) then
-        alter table view_positions
-            -- Kafka's id of the topic that next_offset is of; null where Kafka has not told one yet.
-            add column topic_id text,
-            -- Those of the topics of the same name before, which were deleted.
-            add column former_topic_ids text[] not null default '{}',
-            -- Counts how often offsets have lost their meaning: the topic was made anew, or an operator has accepted a loss.
-            add column breaks bigint not null default 0,
-            -- Why the holder does not read the partition; null: it does.
-            add column paused text;
-    end if;
-end
-$$;
-
-do $$
-begin
-    if not exists (
-        select from pg_attribute
-        where attrelid = 'view_positions'::regclass and attname = 'paused_end' and not attisdropped
-    ) then
-        -- The lowest end that Kafka told while the partition was paused, since it lay below next_offset; null: that never was, or
-        -- events from there on are read again. It outlasts the pause where an older builder ends that.
-        alter table view_positions add column paused_end bigint;
-    end if;
-end
-$$;
-
 -- What an operator has to know of a partition although it is read, until `view-builder accept` says that it is known.
 create table if not exists view_notices (
     topic     text        not null,
@@ -138,18 +105,6 @@ create table if not exists view_rebuild_positions (
     left_out_from   bigint,
     primary key (view, topic, partition)
 );
-
--- As of which `breaks` of its position a partition was filled: another one ends the rebuild.
-do $$
-begin
-    if not exists (
-        select from pg_attribute
-        where attrelid = 'view_rebuild_positions'::regclass and attname = 'breaks' and not attisdropped
-    ) then
-        alter table view_rebuild_positions add column breaks bigint not null default 0;
-    end if;
-end
-$$;
 
 -- Views that are kept no further for now, since Postgres refuses what they do or an operator wants it. See docs/paused-views.md.
 create table if not exists view_pauses (
@@ -206,18 +161,6 @@ create table if not exists view_dead_letters (
     unique (topic, partition, record_offset)
 );
 
--- Whether the views had applied its event when it came: in a replay, a view that is new or whose SQL has changed can refuse what the others have.
-do $$
-begin
-    if not exists (
-        select from pg_attribute
-        where attrelid = 'view_dead_letters'::regclass and attname = 'applied_before' and not attisdropped
-    ) then
-        alter table view_dead_letters add column if not exists applied_before boolean not null default false;
-    end if;
-end
-$$;
-
 -- Looked at first: `if not exists` waits for whoever writes a letter, also where the index is there.
 do $$
 begin
@@ -228,15 +171,44 @@ begin
 end
 $$;
 
+-- Columns that tables of earlier versions lack, each looked for first: altering waits for every builder's transaction even where there is
+-- nothing to alter.
 do $$
+declare
+    missing record;
 begin
-    if not exists (
-        select from pg_attribute
-        where attrelid = 'view_dead_letters'::regclass and attname = 'former_topic_id' and not attisdropped
-    ) then
-        -- The id of the topic of which the record was, where it is not in the topic any more; null: it is.
-        alter table view_dead_letters add column former_topic_id text;
-    end if;
+    for missing in
+        select wanted.*
+        from (values
+            -- Kafka's id of the topic that next_offset is of; null where Kafka has not told one yet.
+            ('view_positions', 'topic_id', 'text'),
+            -- Those of the topics of the same name before, which were deleted.
+            ('view_positions', 'former_topic_ids', 'text[] not null default ''{}'''),
+            -- Counts how often offsets have lost their meaning: the topic was made anew, or an operator has accepted a loss.
+            ('view_positions', 'breaks', 'bigint not null default 0'),
+            -- Why the holder does not read the partition; null: it does.
+            ('view_positions', 'paused', 'text'),
+            -- The lowest end that Kafka told while the partition was paused, since it lay below next_offset; null: that never was, or
+            -- events from there on are read again. It outlasts the pause where an older builder ends that.
+            ('view_positions', 'paused_end', 'bigint'),
+            -- What an operator has accepted for the rebuild: that events which retention has removed may be missing, and rows of keys with
+            -- dead letters.
+            ('view_rebuilds', 'accepts_truncated', 'boolean not null default false'),
+            ('view_rebuilds', 'accepts_compacted', 'boolean not null default false'),
+            -- As of which `breaks` of its position a partition was filled: another one ends the rebuild.
+            ('view_rebuild_positions', 'breaks', 'bigint not null default 0'),
+            -- Whether the views had applied its event when it came: in a replay, a view that is new or whose SQL has changed can refuse what
+            -- the others have.
+            ('view_dead_letters', 'applied_before', 'boolean not null default false'),
+            -- The id of the topic of which the record was, where it is not in the topic any more; null: it is.
+            ('view_dead_letters', 'former_topic_id', 'text')
+        ) as wanted(relation, name, definition)
+        where not exists (
+            select from pg_attribute
+            where attrelid = wanted.relation::regclass and attname = wanted.name and not attisdropped)
+    loop
+        execute format('alter table %I add column %I %s', missing.relation, missing.name, missing.definition);
+    end loop;
 end
 $$;
 

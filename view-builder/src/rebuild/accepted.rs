@@ -5,38 +5,12 @@ use tokio_postgres::{Client, Error};
 use crate::config::RebuildConfig;
 use crate::faults::{self, Bug};
 
-/// The columns, where builders of an earlier version have made the tables. Only rebuilds use those of `view_rebuilds`; the other one is made by
-/// `positions.sql` too.
-const COLUMNS: &str = "
-    do $$
-    begin
-        if not exists (
-            select from pg_attribute
-            where attrelid = 'view_dead_letters'::regclass and attname = 'applied_before' and not attisdropped
-        ) then
-            alter table view_dead_letters add column if not exists applied_before boolean not null default false;
-        end if;
-        if not exists (
-            select from pg_attribute
-            where attrelid = 'view_rebuilds'::regclass and attname = 'accepts_compacted' and not attisdropped
-        ) then
-            alter table view_rebuilds
-                add column if not exists accepts_truncated boolean not null default false,
-                add column if not exists accepts_compacted boolean not null default false;
-        end if;
-    end
-    $$";
-
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Accepted {
     /// Events that retention has removed may be missing.
     pub(super) truncated: bool,
     /// Rows of keys with dead letters may be missing whose events compaction has removed.
     pub(super) compacted: bool,
-}
-
-pub(super) async fn make_columns(client: &Client) -> Result<(), Error> {
-    client.batch_execute(COLUMNS).await
 }
 
 /// Adds what this command accepts to what was accepted before.

@@ -155,7 +155,6 @@ async fn go_on(
 ) -> Result<(), Trouble> {
     let client = open(&config.servers.database_url).await?;
     own(&client, &view.name).await?;
-    accepted::make_columns(&client).await?;
     let live = catalog::load(&client).await?;
     let live = live.iter().find(|live| live.name == view.name);
     let generation = Generation {
