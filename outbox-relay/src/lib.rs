@@ -2,72 +2,35 @@
 //!
 //! The relay reads no payload and queries no business table. It creates no slot and sets no checkpoint unless an operator's
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
-//! [`startup`] argues why the order of its first steps is right, [`progress`] keeps its positions, [`streaming`] is its loop.
+//! [`relay::startup`] argues why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
 
-pub mod accept;
-pub mod allocator;
-pub mod attached;
-pub mod batch;
-pub mod check;
-pub mod checkpoint;
 pub mod cli;
-mod clock;
-pub mod comparison;
-pub mod config;
-pub mod days;
-mod destination;
-mod existing_rows;
-#[cfg(test)]
-mod exit_codes_page;
-mod failed_command;
-pub mod failover;
-pub mod faults;
+pub mod commands;
+pub mod continuity;
+pub mod findings;
 pub mod guard;
-mod hanging_transaction;
-pub mod hidden_records;
-pub mod init;
-pub mod init_pieces;
 pub mod intake;
 pub mod kafka;
-pub mod lineage;
-pub mod lsn;
-pub mod maintenance;
-mod messages;
-pub mod outbox_check;
-pub mod panics;
+pub mod outbox;
 pub mod parking;
-pub mod partitions;
-pub mod pause;
-pub mod pgoutput;
-mod poison;
-mod positions;
 pub mod postgres;
-pub mod progress;
-mod progress_bar;
-pub mod recover;
+pub mod process;
 pub mod relay;
-pub mod replay;
-pub mod retention;
 pub mod router;
-pub mod row_name;
-pub mod server_check;
-pub mod source;
-pub mod standby;
-pub mod startup;
-pub mod stop;
-pub mod streaming;
-pub mod timeline;
-mod topic_check;
-pub mod topic_identity;
-pub mod topic_watch;
+pub mod settings;
+pub mod topics;
+pub mod upkeep;
 
 use std::time::Duration;
 
 use service::{Readiness, Shutdown, admin};
 
-use crate::config::{Command, Config, InitOptions, RunArgs};
-use crate::init::Initialised;
-use crate::stop::{RelayError, Stop};
+use crate::commands::init::Initialised;
+use crate::commands::{accept, check, init, park, recover, replay};
+use crate::process::stop::{RelayError, Stop};
+use crate::process::{faults, panics};
+use crate::relay::pause;
+use crate::settings::{Command, Config, InitOptions, RunArgs};
 
 /// Carries out a command; what it prints is returned.
 ///
@@ -106,8 +69,8 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
         Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await,
         Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await,
         Command::Resume(settings) => pause::resume(&settings.check()?).await,
-        Command::Park(args) => Box::pin(parking::commands::park(&args.settings.check()?, &args, &shutdown)).await,
-        Command::Parked(command) => Box::pin(parking::commands::parked(command, &shutdown)).await,
+        Command::Park(args) => Box::pin(park::park(&args.settings.check()?, &args, &shutdown)).await,
+        Command::Parked(command) => Box::pin(park::parked(command, &shutdown)).await,
         Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),
         Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
     }

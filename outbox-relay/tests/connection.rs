@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_relay::lsn::Lsn;
+use outbox_relay::postgres::lsn::Lsn;
 use outbox_relay::postgres::{Connection, Frame, Frames, Mode, PgError, StandbyStatus, Target};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use outbox_relay::pgoutput::Tuple;
+use outbox_relay::postgres::pgoutput::Tuple;
 use outbox_relay::postgres::{Connection, Mode, Target};
 use outbox_relay::router::{Column, Plan, RouterOptions, RowScratch, partition_of_key};
 use serde::Deserialize;

@@ -4,23 +4,23 @@ use anyhow::Context as _;
 use events::Position;
 
 use super::{Intake, Table};
+use crate::continuity::progress::RowFate;
 use crate::kafka::Topics;
-use crate::lsn::Lsn;
 use crate::parking::keys::{Lane, ParkedKeys};
 use crate::parking::record::{ParkedRow, ParkedText};
-use crate::pgoutput::{self, Message, Tuple};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::pgoutput::{self, Message, Tuple};
 use crate::postgres::{Frame, Frames};
-use crate::progress::RowFate;
+use crate::process::row_name::RowPosition;
+use crate::process::stop::RelayError;
 use crate::router::{Plan, RowScratch};
-use crate::row_name::RowPosition;
-use crate::stop::RelayError;
 
 /// Which rows park although nothing may be wrong with them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Claims {
     keys: ParkedKeys,
     ordered: Option<RowPosition>,
-    /// Positions of parked rows are as readers see them, see [`crate::positions`].
+    /// Positions of parked rows are as readers see them, see [`crate::continuity::positions`].
     positions_raised_by: u64,
     /// Rows of parked keys are published all the same.
     skips: bool,

@@ -11,10 +11,10 @@ use super::health::Quiet;
 use super::open_transactions::{wait_until_committed, wait_until_nothing_is_open};
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
-use crate::checkpoint::Checkpoint;
-use crate::faults::{self, Bug};
-use crate::progress::Published;
-use crate::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::progress::Published;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
 use kafka_client::{Next, Record, TopicReader};
 use kafka_client::{TopicFacts, facts_by};
 
@@ -376,8 +376,8 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::Reading;
-    use crate::checkpoint::{Checkpoint, tests::example};
-    use crate::lsn::Lsn;
+    use crate::continuity::checkpoint::{Checkpoint, tests::example};
+    use crate::postgres::lsn::Lsn;
 
     fn at(lsn: u64, generation: u64) -> Option<String> {
         let mut checkpoint = Checkpoint {

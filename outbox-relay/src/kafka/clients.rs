@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use super::health::{Health, Quiet};
 use super::oauth::{TokenFile, set_token};
 use super::settings::{Delivery, KafkaSettings};
-use crate::stop::RelayError;
+use crate::process::stop::RelayError;
 
 /// How late a record may be seen by a patient reader.
 const PATIENCE_MS: u32 = 2_000;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::settings::{InvalidProperty, KafkaSettings};
-use crate::faults::{self, Bug};
-use crate::stop::{RelayError, Stop};
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{RelayError, Stop};
 
 /// Properties whose values are paths that librdkafka reads when a client is made.
 const PATHS: [&str; 5] = [
@@ -95,7 +95,7 @@ impl KafkaSettings {
 mod tests {
     use super::Accepted;
     use crate::kafka::KafkaSettings;
-    use crate::stop::{RelayError, Stop};
+    use crate::process::stop::{RelayError, Stop};
 
     #[test]
     fn a_file_is_read_for_each_client_and_an_unreadable_one_is_named() {

@@ -9,8 +9,8 @@ use super::health::Quiet;
 use super::open_transactions::wait_until_committed;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ impl KeyedLog<'_> {
     /// is ours is all there where it is called after fencing. Blocks.
     ///
     /// # Errors
-    /// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try, or what `each` says.
+    /// [`crate::process::stop::Stop::TransactionHangs`]; anything else is worth another try, or what `each` says.
     pub fn read(&self, prefix: &str, gives_up: &dyn Fn() -> bool, each: &mut EachRecord<'_>) -> Result<(), RelayError> {
         let committed = self.open("read_committed")?;
         let uncommitted = self.open("read_uncommitted")?;

@@ -15,8 +15,8 @@ use super::publisher::Abandoned;
 use super::settings::{Delivery, KafkaSettings};
 use super::turn::FenceTurn;
 use super::undelivered::{explained, undelivered};
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 
 /// How long a connection is waited for before the first question; longer gains nothing.
 const CONNECT_MAX: Duration = Duration::from_secs(1);

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::client::{Client, ClientContext, OAuthToken};
 use serde::Deserialize;
 
-use crate::clock::now_us;
-use crate::faults::{self, Bug};
+use crate::process::clock::now_us;
+use crate::process::faults::{self, Bug};
 
 /// The file of a JSON Web Token (RFC 7519). It is read again for each refresh, which librdkafka asks for at four fifths of a token's life.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::health::Quiet;
 use super::refusal::ask;
 use super::settings::KafkaSettings;
-use crate::stop::{RelayError, Stop};
+use crate::process::stop::{RelayError, Stop};
 use kafka_client::ends_by;
 use kafka_client::{Next, TopicReader};
 

@@ -17,7 +17,7 @@ use super::lane::serve_events;
 use super::refusal::ask;
 use super::settings::{Delivery, KafkaSettings};
 use super::topics::partition_counts;
-use crate::faults::{self, Bug};
+use crate::process::faults::{self, Bug};
 use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,10 +13,10 @@ use super::health::Quiet;
 use super::open_transactions::wait_until_committed;
 use super::settings::KafkaSettings;
 use super::topic_settings::describe_topic;
-use crate::clock::now_us;
-use crate::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
+use crate::process::clock::now_us;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub struct TopicRead {
 /// record.
 ///
 /// # Errors
-/// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try.
+/// [`crate::process::stop::Stop::TransactionHangs`]; anything else is worth another try.
 pub fn read_ids(
     settings: &KafkaSettings,
     to_read: &TopicToRead,

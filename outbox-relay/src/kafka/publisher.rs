@@ -31,8 +31,8 @@ use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone, serve_events
 use super::settings::{Delivery, KafkaSettings};
 use super::turn::{FenceTurn, Turn};
 use super::undelivered::explained;
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -9,7 +9,7 @@ use rdkafka::consumer::BaseConsumer;
 use super::health::Quiet;
 use super::open_transactions::wait_until_nothing_is_open;
 use super::settings::KafkaSettings;
-use crate::stop::RelayError;
+use crate::process::stop::RelayError;
 
 /// The client that asks; it may be kept and asked again.
 pub struct TopicAsker(BaseConsumer<Quiet>);
@@ -45,7 +45,7 @@ impl TopicAsker {
     /// As [`super::open_transactions::wait_until_nothing_is_open`]. Blocks.
     ///
     /// # Errors
-    /// [`crate::stop::Stop::TransactionHangs`]; anything else is worth another try.
+    /// [`crate::process::stop::Stop::TransactionHangs`]; anything else is worth another try.
     pub fn wait_until_nothing_is_open(
         &self,
         settings: &KafkaSettings,

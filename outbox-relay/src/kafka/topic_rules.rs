@@ -9,7 +9,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 
 use super::settings::KafkaSettings;
-use crate::faults::{self, Bug};
+use crate::process::faults::{self, Bug};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -25,8 +25,8 @@
 
 use std::sync::mpsc;
 
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 
 /// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
 pub(super) const LANES: usize = 3;

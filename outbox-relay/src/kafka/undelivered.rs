@@ -13,8 +13,8 @@ use super::health::{Failure, Failures, Health};
 use super::lane::serve_events;
 use super::refused_records::RefusedRecord;
 use super::settings::KafkaSettings;
-use crate::faults::{self, Bug};
-use crate::stop::RelayError;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::RelayError;
 
 /// How long a record's report is waited for once the transaction is known to have failed by it: it comes at once.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);

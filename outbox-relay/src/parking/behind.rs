@@ -5,20 +5,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::commands::send_entry;
 use super::keys::{Lane, ParkedKeys};
 use super::log::rows_max;
-use super::options::PoisonOrder;
 use super::record::{Because, Entry, FORMAT, ParkedRow};
+use super::send::send_entry;
 use super::topic::entry_bytes_max;
-use crate::clock::now_us;
-use crate::config::Config;
-use crate::faults::{self, Bug};
 use crate::kafka::Publisher;
-use crate::pgoutput::Tuple;
+use crate::postgres::pgoutput::Tuple;
+use crate::process::clock::now_us;
+use crate::process::faults::{self, Bug};
+use crate::process::row_name::RowPosition;
+use crate::process::stop::{RelayError, Stop};
 use crate::router::Plan;
-use crate::row_name::RowPosition;
-use crate::stop::{RelayError, Stop};
+use crate::settings::Config;
+use crate::settings::poison::PoisonOrder;
 
 /// The keys of which rows are parked, and how many rows were parked behind them.
 pub(crate) struct ParksBehind {

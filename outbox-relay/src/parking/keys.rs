@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use ring::digest::{SHA256, digest};
 
-use crate::row_name::RowPosition;
+use crate::process::row_name::RowPosition;
 
 const MINUTE_US: i64 = 60_000_000;
 
@@ -88,8 +88,8 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::{Lane, MINUTE_US, ParkedKeys, RateLimit};
-    use crate::lsn::Lsn;
-    use crate::row_name::RowPosition;
+    use crate::postgres::lsn::Lsn;
+    use crate::process::row_name::RowPosition;
 
     fn at(lsn: u64, index: u64) -> RowPosition {
         RowPosition {

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use super::keys::ParkedKeys;
-use super::note::ParkingNote;
 use super::record::{Because, Entry};
-use crate::checkpoint::Checkpoint;
-use crate::config::Config;
-use crate::faults::{self, Bug};
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::parking_note::ParkingNote;
 use crate::kafka::{Delivery, KafkaSettings, KeyedLog, partition_counts};
-use crate::row_name::RowPosition;
-use crate::stop::{RelayError, Stop};
+use crate::process::faults::{self, Bug};
+use crate::process::row_name::RowPosition;
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::Config;
 
 /// Most rows that one relay may have parked: what bounds its memory and the time of its start.
 const ROWS_MAX: u64 = 250_000;

@@ -7,17 +7,14 @@
 //! `outbox-relay parked retry` routes parked rows once more and publishes each in one Kafka transaction with the tombstone of its parked entry.
 //!
 //! [`behind`] parks rows of the table while a command publishes the others.
-//! [`record`] is the entry's format, [`keys`] decides what parks, [`log`] reads the entries, [`note`] is what the checkpoint says of them,
-//! [`commands`] is what a person types.
+//! [`record`] is the entry's format, [`keys`] decides what parks, [`log`] reads the entries, [`send`] writes them.
+//! What the checkpoint says of parked rows is [`ParkingNote`](crate::continuity::parking_note::ParkingNote).
 
 pub(crate) mod behind;
-pub mod commands;
 pub mod keys;
 pub mod log;
-pub mod note;
-pub mod options;
 pub mod position;
 pub mod record;
-pub mod retry;
+pub(crate) mod send;
 pub mod table;
 pub mod topic;

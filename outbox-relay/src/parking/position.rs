@@ -4,9 +4,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lsn::Lsn;
-use crate::progress::Published;
-use crate::row_name::RowPosition;
+use crate::continuity::progress::Published;
+use crate::postgres::lsn::Lsn;
+use crate::process::row_name::RowPosition;
 
 /// A text that is no row's position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +67,8 @@ impl<'de> Deserialize<'de> for RowPosition {
 #[cfg(test)]
 mod tests {
     use super::RowPosition;
-    use crate::lsn::Lsn;
-    use crate::progress::{Partial, Published};
+    use crate::continuity::progress::{Partial, Published};
+    use crate::postgres::lsn::Lsn;
 
     fn at(lsn: u64, index: u64) -> RowPosition {
         RowPosition {

@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Lane;
-use crate::pgoutput::{DecodeError, Tuple, Value};
+use crate::postgres::pgoutput::{DecodeError, Tuple, Value};
+use crate::process::row_name::RowPosition;
 use crate::router::Column;
-use crate::row_name::RowPosition;
 
 /// Version of the format; an entry of a later one is refused instead of half understood.
 pub const FORMAT: u32 = 1;
@@ -261,11 +261,11 @@ impl<'de> Deserialize<'de> for Lane {
 #[cfg(test)]
 mod tests {
     use super::{Because, Entry, FORMAT, ParkedRow};
-    use crate::lsn::Lsn;
     use crate::parking::keys::Lane;
-    use crate::pgoutput::Tuple;
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::pgoutput::Tuple;
+    use crate::process::row_name::RowPosition;
     use crate::router::Column;
-    use crate::row_name::RowPosition;
 
     fn entry(values: &[Option<&[u8]>]) -> Entry {
         let columns: Vec<Column> = ["id", "payload", "note"]

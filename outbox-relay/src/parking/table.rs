@@ -1,7 +1,7 @@
 //! Parked rows as a table for a person.
 
 use super::record::Entry;
-use crate::days::{DAY_S, civil};
+use crate::outbox::days::{DAY_S, civil};
 
 const HEADINGS: [&str; 6] = ["position", "id", "topic", "key", "since", "reason"];
 /// Longest text in a column but the last, in characters.

@@ -1,11 +1,11 @@
 //! The parking topic: created when it is first needed, and how large an entry may be in it.
 
 use super::log::more_partitions;
-use crate::config::Config;
-use crate::destination;
-use crate::init::checkpoint_topic;
+use crate::commands::init::checkpoint_topic;
 use crate::kafka::{TopicRules, partition_counts, retention_danger};
-use crate::stop::{RelayError, Stop};
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::Config;
+use crate::topics::destination;
 use anyhow::Context as _;
 
 /// `max.message.bytes` of a broker that does not tell.

@@ -17,7 +17,7 @@ use super::hosts::ServerState;
 use super::pinned::{PINNED, pinned_since};
 use super::stream::Stream;
 use super::target::{Address, Binding, Target};
-use crate::faults::{self, Bug};
+use crate::process::faults::{self, Bug};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

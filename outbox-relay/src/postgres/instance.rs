@@ -8,7 +8,7 @@
 use anyhow::Context;
 
 use super::connection::Connection;
-use crate::faults::{self, Bug};
+use crate::process::faults::{self, Bug};
 
 /// A running server: a restart makes another one of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use anyhow::Context;
 use service::{Secret, password_file};
 
 #[cfg(feature = "faults")]
-use crate::faults::{self, Bug};
+use crate::process::faults::{self, Bug};
 
 /// A password, or the file that holds it.
 #[derive(Clone, Debug)]

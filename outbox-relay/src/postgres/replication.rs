@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::connection::{Connection, PgError, quote_identifier};
 use super::frame::{FrameError, Frames};
 use super::stream::Stream;
-use crate::clock::now_us;
-use crate::lsn::Lsn;
+use crate::postgres::lsn::Lsn;
+use crate::process::clock::now_us;
 
 /// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.
 const READ_ROOM_BYTES: usize = 256 * 1024;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::options::{Placement, RouterOptions};
-use crate::pgoutput::{DecodeError, Tuple, Value};
+use crate::postgres::pgoutput::{DecodeError, Tuple, Value};
 
 const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
@@ -288,7 +288,7 @@ fn decode_bytea(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Column, Plan, PlanError, RouteError, RowScratch};
-    use crate::pgoutput::Tuple;
+    use crate::postgres::pgoutput::Tuple;
     use crate::router::RouterOptions;
 
     fn columns(payload_type: u32) -> Vec<Column> {

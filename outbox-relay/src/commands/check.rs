@@ -1,0 +1,255 @@
+//! `check` and `status`: what stands in the way, and where the relay is. They change nothing and confirm nothing.
+
+use std::fmt::Write as _;
+
+use crate::continuity::lineage::{Slot, verify, written_for_this_server};
+use crate::findings::failover;
+use crate::findings::outbox_check;
+use crate::findings::server_check;
+use crate::findings::topic_check;
+use crate::outbox::source;
+use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
+use crate::process::stop::RelayError;
+use crate::relay::pause;
+use crate::relay::startup::{names, read_checkpoint};
+use crate::router::{Column, Plan};
+use crate::settings::Config;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    Good(String),
+    /// It works, but …
+    Warning(String),
+    /// It does not work; with how to mend it.
+    Problem(String),
+}
+
+/// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
+pub async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(config.ids_may_meet().map(Finding::Warning));
+    match Connection::open(&config.target, Mode::Replication).await {
+        Ok(mut connection) => {
+            // In the order of `survey`, since a relay may be publishing.
+            let slot = source::slot(&mut connection, &config.slot).await;
+            let kafka = read_checkpoint(config.clone()).await;
+            if let Err(err) = check_server(&mut connection, config, &mut findings).await {
+                findings.push(Finding::Problem(format!("Postgres: {err:#}")));
+            }
+            match &kafka {
+                Ok(found) => {
+                    findings.push(Finding::Good(format!(
+                        "Kafka answers at {}",
+                        config.kafka.bootstrap_servers
+                    )));
+                    let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
+                    if parked > 0 {
+                        findings.push(Finding::Warning(format!(
+                            "{parked} rows are parked and not published; `outbox-relay parked list` shows them, docs/poison.md says what to do"
+                        )));
+                    }
+                    if let Err(err) = check_lineage(&mut connection, config, slot, found.as_ref(), &mut findings).await
+                    {
+                        findings.push(Finding::Problem(format!("{err:#}")));
+                    }
+                    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+                    findings.extend(topic_check::findings(config, checkpoint).await);
+                }
+                Err(err) => findings.push(Finding::Problem(format!(
+                    "Kafka at {}: {err:#}",
+                    config.kafka.bootstrap_servers
+                ))),
+            }
+        }
+        Err(err) => {
+            let hint = match PgError::code_of(&err) {
+                Some("28P01" | "28000") => "; check user and password, and that pg_hba.conf lets the role connect",
+                Some("42501") => "; the role needs the attribute replication: alter role … replication",
+                Some("3D000") => "; the database does not exist",
+                _ => "",
+            };
+            findings.push(Finding::Problem(format!("{err:#}{hint}")));
+            if let Err(err) = read_checkpoint(config.clone()).await {
+                findings.push(Finding::Problem(format!(
+                    "Kafka at {}: {err:#}",
+                    config.kafka.bootstrap_servers
+                )));
+            }
+        }
+    }
+    findings
+}
+
+async fn check_server(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
+    findings.push(server_check::version_finding(connection.server_version_num()));
+    findings.extend(server_check::look(connection, config).await?.findings());
+    findings.extend(failover::findings(connection, &config.slot).await?);
+    check_table(connection, config, findings).await?;
+    findings.extend(outbox_check::look(connection, config).await?.findings(&config.router));
+    match source::usable_publication(connection, config).await {
+        Ok(_) if config.message_prefix.is_some() && !source::has_table(connection, config).await? => {
+            findings.push(Finding::Good(format!("publication {} exists", config.publication)));
+        }
+        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),
+        Err(RelayError::Stop(stop)) => findings.push(Finding::Problem(format!(
+            "{stop}; `outbox-relay init` makes it, or: create publication {} for table {}.{} with (publish = 'insert', publish_via_partition_root = true)",
+            config.publication, config.schema, config.table
+        ))),
+        Err(RelayError::Transient(err)) => return Err(err),
+    }
+    Ok(())
+}
+
+async fn check_table(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
+    let table = format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&config.table)
+    );
+    let sql = format!(
+        "select attname, atttypid from pg_attribute where attrelid = to_regclass({}) and attnum > 0 and not attisdropped order by attnum",
+        quote_literal(&table)
+    );
+    let mut columns = Vec::new();
+    for row in connection.rows(&sql).await? {
+        columns.push(Column {
+            name: source::text(&row, 0)?.to_owned(),
+            type_oid: source::text(&row, 1)?.parse()?,
+        });
+    }
+    findings.push(if columns.is_empty() && config.message_prefix.is_some() {
+        Finding::Good("there is no outbox table; messages are the outbox".to_owned())
+    } else if columns.is_empty() {
+        Finding::Problem(format!("table {}.{} does not exist", config.schema, config.table))
+    } else {
+        match Plan::new(&config.router, columns) {
+            Ok(_) => Finding::Good(format!(
+                "table {}.{} has the router's columns",
+                config.schema, config.table
+            )),
+            Err(err) => Finding::Problem(err.to_string()),
+        }
+    });
+    Ok(())
+}
+
+async fn check_lineage(
+    connection: &mut Connection,
+    config: &Config,
+    slot: anyhow::Result<Option<Slot>>,
+    found: Option<&crate::kafka::Found>,
+    findings: &mut Vec<Finding>,
+) -> anyhow::Result<()> {
+    let system = source::identify(connection).await?;
+    let publication = match source::usable_publication(connection, config).await {
+        Ok(publication) => publication,
+        // Said already.
+        Err(RelayError::Stop(_)) => return Ok(()),
+        Err(RelayError::Transient(err)) => return Err(err),
+    };
+    let source = source::source(&system, &config.target.database, slot?, &publication);
+    findings.push(
+        match verify(&source, found.map(|found| &found.checkpoint), names(config)) {
+            Ok(checkpoint) => {
+                let written_ms = found.and_then(|found| found.written_ms);
+                match written_for_this_server(&source, checkpoint, written_ms) {
+                    Ok(()) => Finding::Good(format!(
+                        "slot {} continues the checkpoint {}",
+                        config.slot, checkpoint.published.lsn
+                    )),
+                    Err(stop) => Finding::Problem(stop.to_string()),
+                }
+            }
+            Err(stop) => Finding::Problem(stop.to_string()),
+        },
+    );
+    Ok(())
+}
+
+/// The findings as lines for a person.
+#[must_use]
+pub fn report(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let (mark, what) = match finding {
+            Finding::Good(what) => ("ok      ", what),
+            Finding::Warning(what) => ("warning ", what),
+            Finding::Problem(what) => ("PROBLEM ", what),
+        };
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{mark} {what}");
+    }
+    text
+}
+
+/// Slot, checkpoint and lag, aligned.
+///
+/// # Errors
+/// Postgres or Kafka does not answer.
+pub async fn status(config: &Config) -> Result<String, RelayError> {
+    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let found = read_checkpoint(config.clone()).await?;
+    let system = source::identify(&mut connection).await?;
+    let sql = format!(
+        "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
+                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')
+         from pg_replication_slots where slot_name = {}",
+        quote_literal(&config.slot)
+    );
+    let rows = connection.rows(&sql).await?;
+    let mut lines = vec![
+        (
+            "database",
+            format!(
+                "{} of cluster {}, timeline {}",
+                config.target.database, system.identifier, system.timeline
+            ),
+        ),
+        ("server's WAL ends at", system.wal_end.to_string()),
+    ];
+    match rows.first() {
+        None => lines.push(("slot", format!("{} does not exist", config.slot))),
+        Some(row) => lines.extend([
+            (
+                "slot",
+                format!("{}, read by backend {}", config.slot, source::text(row, 0)?),
+            ),
+            ("confirmed", source::text(row, 1)?.to_owned()),
+            ("WAL status", source::text(row, 2)?.to_owned()),
+            ("WAL kept for the slot", source::text(row, 3)?.to_owned()),
+            ("WAL left before it is lost", source::text(row, 4)?.to_owned()),
+        ]),
+    }
+    match found {
+        None => lines.push(("checkpoint", format!("none in topic {}", config.checkpoint_topic))),
+        Some(found) => {
+            let published = found.checkpoint.published;
+            let partial = published.partial.map_or(String::new(), |partial| {
+                format!(
+                    ", and {} rows of the transaction at {}",
+                    partial.rows, partial.commit_lsn
+                )
+            });
+            lines.push((
+                "published",
+                format!("{}{partial} (offset {})", published.lsn, found.offset),
+            ));
+            lines.push(("parked rows", found.checkpoint.parking.rows.to_string()));
+            if let Some(stopped) = &found.checkpoint.parking.stopped {
+                lines.push(("stopped at row", format!("{}: {}", stopped.position, stopped.reason)));
+            }
+            lines.push((
+                "not yet published",
+                format!("{} bytes of WAL", system.wal_end.bytes_since(published.lsn)),
+            ));
+        }
+    }
+    if let Some(record) = pause::current(config).await? {
+        lines.push(("paused", record.describe()));
+    }
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    Ok(lines.iter().fold(String::new(), |text, (name, value)| {
+        text + &format!("{name:width$}  {value}\n")
+    }))
+}

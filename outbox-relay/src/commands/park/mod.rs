@@ -1,0 +1,236 @@
+//! What an operator does about poison rows: `park`, `parked list`, `parked retry`, `parked discard`.
+//!
+//! A command that changes something owns the slot, fences earlier producers, and only then reads the checkpoint and the parked rows, as a start does:
+//! no relay runs meanwhile, and none that was held up can write behind its back. What it changes travels in one Kafka transaction with the
+//! checkpoint, whose position stays as it is.
+
+pub mod retry;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use service::Shutdown;
+
+use self::retry::Which;
+use crate::commands::accept::own;
+use crate::commands::init;
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::lineage::{verify, written_for_this_server};
+use crate::kafka::{Publisher, topic_facts};
+use crate::outbox::source::{self, System};
+use crate::parking::log::{entries_off_thread, missing};
+use crate::parking::record::Entry;
+use crate::parking::send::send_entry;
+use crate::parking::table::table;
+use crate::postgres::{Connection, Mode, ReplicationStream};
+use crate::process::row_name::RowPosition;
+use crate::process::stop::{RelayError, Stop};
+use crate::relay::startup::{names, read_checkpoint};
+use crate::settings::Config;
+use crate::settings::parking::{DiscardArgs, ParkArgs, ParkedCommand};
+use crate::topics::hanging_transaction::wait_until_nothing_is_open;
+use crate::topics::identity;
+
+/// What a command holds that changes something.
+pub(super) struct Session {
+    /// Owns the slot.
+    pub(super) stream: ReplicationStream,
+    /// Has fenced all earlier ones.
+    pub(super) publisher: Publisher,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) system: System,
+}
+
+impl Session {
+    /// Owns the slot, fences, reads the checkpoint, and holds it against the source.
+    ///
+    /// # Errors
+    /// A relay runs, or the relay could not go on from the checkpoint either.
+    pub(super) async fn open(config: &Config, shutdown: &Shutdown) -> Result<Self, RelayError> {
+        let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let config = &config.pinned_to(&mut connection).await?;
+        let publication = source::usable_publication(&mut connection, config).await?;
+        let owned = match source::slot(&mut connection, &config.slot).await? {
+            Some(_) => Some(own(config).await.map_err(|err| match err {
+                RelayError::Transient(err) => RelayError::Transient(
+                    err.context("nothing was changed: stop the relay, and its standbys, while this command runs"),
+                ),
+                stop => stop,
+            })?),
+            None => None,
+        };
+        let system = source::identify(&mut connection).await?;
+        let publisher = match &owned {
+            Some(_) => Some(init::fence(config, &system, shutdown).await?),
+            None => None,
+        };
+        let found = read_checkpoint(config.clone()).await?;
+        let slot = source::slot(&mut connection, &config.slot).await?;
+        let system = source::identify(&mut connection).await?;
+        let source = source::source(&system, &config.target.database, slot, &publication);
+        let written_ms = found.as_ref().and_then(|found| found.written_ms);
+        let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
+        written_for_this_server(&source, checkpoint, written_ms)?;
+        let mut checkpoint = checkpoint.clone();
+        let topics = topic_facts(
+            &config.kafka,
+            identity::names(&checkpoint.lineage, &config.checkpoint_topic),
+        )
+        .await?;
+        if let Some(stop) = identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+            return Err(stop.into());
+        }
+        wait_until_nothing_is_open(config, topics.keys(), shutdown).await?;
+        if let Some(stop) = missing(config, &checkpoint).await? {
+            return Err(stop.into());
+        }
+        checkpoint.lineage.server_started_us = system.started_us;
+        Ok(Self {
+            stream: owned.context("there is no slot")?.into_stream(),
+            publisher: publisher.context("there is no slot")?,
+            checkpoint,
+            system,
+        })
+    }
+}
+
+/// `park`: orders that the next `run` parks the row at which the relay stopped.
+///
+/// # Errors
+/// [`Stop::Config`] for any other row; else as [`Session::open`].
+pub async fn park(config: &Config, args: &ParkArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
+    let mut session = Session::open(config, shutdown).await?;
+    let position = args.position;
+    let published = session.checkpoint.published;
+    let refusal = |what: String| Stop::Config {
+        what: format!("nothing was changed: {what}"),
+    };
+    if position.is_passed_by(&published) {
+        let what = format!(
+            "the row at {position} lies before the checkpoint {}, so it is published or parked already",
+            published.lsn
+        );
+        return Err(refusal(what).into());
+    }
+    let Some(stopped) = session
+        .checkpoint
+        .parking
+        .stopped
+        .as_mut()
+        .filter(|stopped| stopped.position == position)
+    else {
+        let known = session.checkpoint.parking.stopped.as_ref();
+        let what = match known {
+            Some(stopped) => format!(
+                "the relay has stopped at the row at {}, not at {position}",
+                stopped.position
+            ),
+            None => format!(
+                "the checkpoint names no row at which the relay has stopped; start it, and park the row that its last line names, if {position} is still the one"
+            ),
+        };
+        return Err(refusal(what).into());
+    };
+    stopped.park = true;
+    let reason = stopped.reason.clone();
+    session.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
+    init::commit(&mut session.publisher, config, &session.checkpoint).await?;
+    session.stream.close().await;
+    tracing::warn!(position = %position, reason, "an operator has a row parked by the next run");
+    Ok(format!(
+        "the next `outbox-relay run` parks the row at {position} and goes on behind it ({reason})\n"
+    ))
+}
+
+/// The commands below `parked`.
+///
+/// # Errors
+/// A [`Stop`], or an error that only reports.
+pub async fn parked(command: ParkedCommand, shutdown: &Shutdown) -> Result<String, RelayError> {
+    match command {
+        ParkedCommand::List(args) => list(&args.settings.check()?, args.json).await,
+        ParkedCommand::Retry(args) => {
+            let which = args.position.map_or(Which::All, Which::One);
+            retry::retry(&args.settings.check()?, which, shutdown).await
+        }
+        ParkedCommand::Discard(args) => discard(&args.settings.check()?, &args, shutdown).await,
+    }
+}
+
+async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
+    let entries = entries_off_thread(config).await?;
+    if as_json {
+        let all: Vec<&Entry> = entries.values().collect();
+        let text = serde_json::to_string_pretty(&all).context("parked rows as JSON")?;
+        return Ok(format!("{text}\n"));
+    }
+    if entries.is_empty() {
+        return Ok(format!("no rows of slot {} are parked\n", config.slot));
+    }
+    Ok(table(entries.values()))
+}
+
+async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
+    let position = args.position;
+    let entries = entries_off_thread(config).await?;
+    let entry = parked_at(&entries, position)?;
+    if !args.yes {
+        agreed(&table([entry].into_iter())).await?;
+    }
+    let mut session = Session::open(config, shutdown).await?;
+    let entries = entries_off_thread(config).await?;
+    let entry = parked_at(&entries, position)?;
+    send_entry(&mut session.publisher, config, position, None).await?;
+    session.checkpoint.parking.rows = entries.len() as u64 - 1;
+    session.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
+    init::commit(&mut session.publisher, config, &session.checkpoint).await?;
+    session.stream.close().await;
+    tracing::warn!(
+        position = %position,
+        id = entry.id.as_deref().unwrap_or("none"),
+        reason = entry.reason,
+        "an operator has discarded a parked row: it is published nowhere"
+    );
+    let behind = entries
+        .values()
+        .filter(|other| other.lane.is_some() && other.lane == entry.lane && other.position > position)
+        .count();
+    Ok(format!(
+        "the row at {position} (id {}) is discarded; {behind} parked rows of its key stand behind it, and `outbox-relay parked retry` publishes them\n",
+        entry.id.as_deref().unwrap_or("none")
+    ))
+}
+
+/// The entry of a row, or why there is none.
+pub(super) fn parked_at(entries: &BTreeMap<RowPosition, Entry>, position: RowPosition) -> Result<&Entry, Stop> {
+    entries.get(&position).ok_or_else(|| Stop::Config {
+        what: format!(
+            "nothing was changed: no row at {position} is parked; `outbox-relay parked list` shows those that are"
+        ),
+    })
+}
+
+/// Shows what is to be discarded and asks on a terminal; elsewhere `--yes` is the answer.
+#[expect(clippy::print_stdout, reason = "a command that asks a person")]
+async fn agreed(shown: &str) -> Result<(), RelayError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Stop::NotConfirmed {
+            what: "there is no terminal to ask on; add --yes to carry this out".to_owned(),
+        }
+        .into());
+    }
+    print!("{shown}this row will be published nowhere; discard it? [yes/no] ");
+    std::io::stdout().flush()?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    if answer.await.context("reading the answer")??.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Stop::NotConfirmed {
+        what: "the answer was not `yes`".to_owned(),
+    }
+    .into())
+}

@@ -1,0 +1,368 @@
+//! `parked retry`: routes parked rows once more, in the order of their positions.
+//!
+//! A row's record and the tombstone of its entry are of one Kafka transaction, so a kill at any moment leaves the row either parked or published.
+//! What stands behind a row of its key that stays, stays as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use events::Position;
+use service::Shutdown;
+
+use super::{Session, parked_at};
+use crate::commands::failed_command;
+use crate::commands::init;
+use crate::continuity::checkpoint::Checkpoint;
+use crate::intake::existing_rows::{detached_tables, table_name};
+use crate::intake::{RecordWriter, Written};
+use crate::kafka::{Publisher, RefusedRecord, Topics};
+use crate::outbox::messages::MessageOutbox;
+use crate::parking::keys::Lane;
+use crate::parking::log::entries_off_thread;
+use crate::parking::record::{Because, Entry, ParkedRow, ParkedText};
+use crate::parking::send::send_entry;
+use crate::parking::topic::entry_bytes_max;
+use crate::postgres::pgoutput::Tuple;
+use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
+use crate::process::row_name::RowPosition;
+use crate::process::stop::{RelayError, Stop};
+use crate::relay::startup::while_answering;
+use crate::router::{Column, Plan, RowScratch};
+use crate::settings::Config;
+use crate::topics::destination;
+
+/// Rows and bytes of one Kafka transaction.
+const TRANSACTION_ROWS: usize = 500;
+const TRANSACTION_BYTES: usize = 8 << 20;
+/// How often all begins again because the broker refused a record: each time one more is known before it is sent.
+const ATTEMPTS_MAX: usize = 100;
+/// How often all begins again because a topic was not as it was thought to be, as one that takes smaller batches than the producers make.
+const TOPIC_ATTEMPTS_MAX: usize = 5;
+
+/// Which rows to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    One(RowPosition),
+}
+
+/// What was asked of a topic is worth another try, with other producers.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a topic's settings")]
+struct AskedOfTopic;
+
+/// What became of the rows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Retried {
+    published: usize,
+    stayed: usize,
+}
+
+/// Publishes what can be published now.
+///
+/// # Errors
+/// Rows that were to be published stay parked, a relay runs, or nothing can be done now.
+pub async fn retry(config: &Config, which: Which, shutdown: &Shutdown) -> Result<String, RelayError> {
+    let mut retried = Retried::default();
+    for number in 1..=ATTEMPTS_MAX {
+        match attempt(config, which, &mut retried, shutdown).await {
+            // It is known now for what it is, and stays with the broker's reason.
+            Err(RelayError::Transient(err)) if RefusedRecord::cause_of(&err).is_some() => {
+                tracing::info!(
+                    reason = format!("{err:#}"),
+                    "the broker refused a record; beginning again without it"
+                );
+                retried.stayed = 0;
+            }
+            Err(RelayError::Transient(err)) if err.is::<AskedOfTopic>() && number <= TOPIC_ATTEMPTS_MAX => {
+                tracing::info!(reason = format!("{err:#}"), "beginning again");
+                retried.stayed = 0;
+            }
+            Err(err) => return Err(err),
+            Ok(()) => {
+                let Retried { published, stayed } = retried;
+                let report = format!("{published} rows are published, {stayed} stay parked\n");
+                if stayed == 0 {
+                    return Ok(report);
+                }
+                let hint = "`outbox-relay parked list` says why";
+                return Err(anyhow::anyhow!("{}; {hint}", report.trim_end()).into());
+            }
+        }
+    }
+    Err(anyhow::anyhow!(
+        "the broker refuses one record after the other; {} rows are published",
+        retried.published
+    )
+    .into())
+}
+
+async fn attempt(config: &Config, which: Which, retried: &mut Retried, shutdown: &Shutdown) -> Result<(), RelayError> {
+    let Session {
+        mut stream,
+        publisher,
+        checkpoint,
+        system,
+    } = Session::open(config, shutdown).await?;
+    let work = async {
+        let mut retry = Retry::new(config, publisher, checkpoint, retried).await?;
+        retry.all(which).await
+    };
+    let mut until_told = shutdown.clone();
+    let outcome = while_answering(&mut stream, work, &mut until_told).await;
+    stream.close().await;
+    match outcome? {
+        Some(Ok(())) => Ok(()),
+        Some(Err(RelayError::Transient(err))) if RefusedRecord::cause_of(&err).is_some() => Err(err.into()),
+        Some(Err(err)) => Err(failed_command::ended(config, &system.identifier, err).await),
+        None => {
+            let told = anyhow::anyhow!("told to stop; what is not published yet stays parked").into();
+            Err(failed_command::ended(config, &system.identifier, told).await)
+        }
+    }
+}
+
+fn asked_of_topic(err: RelayError) -> RelayError {
+    match err {
+        RelayError::Transient(err) => err.context(AskedOfTopic).into(),
+        stop => stop,
+    }
+}
+
+struct Retry<'a> {
+    config: &'a Config,
+    publisher: Publisher,
+    checkpoint: Checkpoint,
+    retried: &'a mut Retried,
+    writer: RecordWriter,
+    topics: Topics,
+    scratch: RowScratch,
+    entry_bytes_max: usize,
+    entries: BTreeMap<RowPosition, Entry>,
+    /// Keys of which a row stays.
+    blocked: BTreeSet<Lane>,
+    open_rows: usize,
+    open_bytes: usize,
+    /// Rows that the open transaction publishes.
+    publishing: usize,
+}
+
+impl<'a> Retry<'a> {
+    async fn new(
+        config: &'a Config,
+        publisher: Publisher,
+        checkpoint: Checkpoint,
+        retried: &'a mut Retried,
+    ) -> Result<Self, RelayError> {
+        let entries = entries_off_thread(config).await?;
+        let entry_bytes_max = if entries.is_empty() {
+            0
+        } else {
+            entry_bytes_max(config).await.map_err(asked_of_topic)?
+        };
+        Ok(Self {
+            config,
+            publisher,
+            checkpoint,
+            retried,
+            writer: RecordWriter::of_parked_rows(config),
+            topics: Topics::default(),
+            scratch: RowScratch::default(),
+            entry_bytes_max,
+            entries,
+            blocked: BTreeSet::new(),
+            open_rows: 0,
+            open_bytes: 0,
+            publishing: 0,
+        })
+    }
+
+    async fn all(&mut self, which: Which) -> Result<(), RelayError> {
+        let wanted: Vec<RowPosition> = match which {
+            Which::All => self.entries.keys().copied().collect(),
+            Which::One(position) => {
+                let entry = parked_at(&self.entries, position)?;
+                let mut before = self.entries.values().take_while(|other| other.position < position);
+                if let Some(first) = before.find(|other| other.lane.is_some() && other.lane == entry.lane) {
+                    return Err(Stop::Config {
+                        what: format!(
+                            "nothing was changed: the row at {} of the same key is parked before it; retry or discard that one first",
+                            first.position
+                        ),
+                    }
+                    .into());
+                }
+                vec![position]
+            }
+        };
+        for position in wanted {
+            self.one(position).await?;
+            if self.open_rows >= TRANSACTION_ROWS || self.open_bytes >= TRANSACTION_BYTES {
+                self.commit().await?;
+            }
+        }
+        if self.open_rows > 0 {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, position: RowPosition) -> Result<(), RelayError> {
+        let Some(mut entry) = self.entries.get(&position).cloned() else {
+            return Ok(());
+        };
+        if entry.lane.is_some_and(|lane| self.blocked.contains(&lane)) {
+            self.retried.stayed += 1;
+            return Ok(());
+        }
+        let before = entry.clone();
+        match self.write(&mut entry).await? {
+            Ok(bytes) => {
+                send_entry(&mut self.publisher, self.config, position, None).await?;
+                self.entries.remove(&position);
+                self.open_rows += 1;
+                self.open_bytes += bytes;
+                self.publishing += 1;
+                tracing::info!(position = %position, id = before.id.as_deref().unwrap_or("none"), "publishing a parked row");
+            }
+            Err(reason) => {
+                self.retried.stayed += 1;
+                self.blocked.extend(entry.lane);
+                let mut renewed = Entry {
+                    reason,
+                    parked_because: Because::Poison,
+                    ..before.clone()
+                };
+                let key_bytes = Entry::record_key(&self.config.checkpoint_key(), &position).len();
+                let value = renewed.fit(self.entry_bytes_max.saturating_sub(key_bytes));
+                tracing::warn!(position = %position, reason = renewed.reason, "a row stays parked");
+                if let Some(value) = value.filter(|_| renewed != before) {
+                    send_entry(&mut self.publisher, self.config, position, Some(&value)).await?;
+                    self.open_rows += 1;
+                    self.open_bytes += value.len();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes a row and hands it to the publisher: its bytes, or why it cannot be a record.
+    async fn write(&mut self, entry: &mut Entry) -> Result<Result<usize, String>, RelayError> {
+        if let Err(reason) = self.complete(entry).await? {
+            return Ok(Err(reason));
+        }
+        let (plan, column_count, bytes) = match self.row(&entry.row) {
+            Ok(row) => row,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let position = Position {
+            commit_lsn: entry.position.commit_lsn.0,
+            index: entry.position.index,
+            commit_timestamp_us: entry.committed_us,
+        };
+        let tuple = Tuple::from_encoded(column_count, &bytes);
+        loop {
+            let (topics, publisher) = (&self.topics, &mut self.publisher);
+            match self
+                .writer
+                .write(&plan, &tuple, &mut self.scratch, position, topics, publisher)
+            {
+                Ok(Written::Sent) => return Ok(Ok(bytes.len())),
+                Ok(Written::QueueFull) => {
+                    self.publisher.poll();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Ok(Written::UnknownTopic { route, topic }) => {
+                    let lineage = &mut self.checkpoint.lineage;
+                    let found = destination::find(self.config, lineage, &route, &topic).await;
+                    let found = found.map_err(asked_of_topic)?;
+                    self.topics.insert(route, found);
+                }
+                Err(RelayError::Stop(stop)) if stop.row_position().is_some() => return Ok(Err(stop.row_reason())),
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// The row as the stream had it, with the plan of its columns.
+    fn row(&self, row: &ParkedRow) -> Result<(Plan, u16, Vec<u8>), String> {
+        match row {
+            ParkedRow::Table(columns) => {
+                let described = columns.iter().map(|column| Column {
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                });
+                let plan = Plan::new(&self.config.router, described.collect()).map_err(|err| err.to_string())?;
+                let values = columns.iter().map(|column| column.value.bytes());
+                let values: Vec<Option<Vec<u8>>> = values.collect::<Result<_, _>>()?;
+                let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+                let count = u16::try_from(values.len()).map_err(|err| err.to_string())?;
+                Ok((plan, count, Tuple::encode(&values)))
+            }
+            ParkedRow::Message(content) => {
+                let outbox = MessageOutbox::of(self.config)
+                    .ok_or("it is a message, and --message-prefix is not given to this command")?;
+                let content = content.bytes()?.unwrap_or_default();
+                let mut values = Vec::new();
+                let count = outbox
+                    .read(&content, &mut values)
+                    .map_err(|err| format!("it is a message, and {err}"))?;
+                Ok((outbox.plan().clone(), count, values))
+            }
+        }
+    }
+
+    /// Takes from the outbox table what was too large to be parked.
+    async fn complete(&self, entry: &mut Entry) -> Result<Result<(), String>, RelayError> {
+        let omitted: Vec<String> = entry.row.omitted().into_iter().map(str::to_owned).collect();
+        if omitted.is_empty() {
+            return Ok(Ok(()));
+        }
+        let names = omitted.join(", ");
+        let ParkedRow::Table(columns) = &mut entry.row else {
+            return Ok(Err("it is a message whose content was too large to be parked, so that it cannot be published from here; discard it".to_owned()));
+        };
+        let Some(id) = entry.id.as_ref() else {
+            return Ok(Err(format!(
+                "{names} was too large to be parked, and the row has no id to find it by"
+            )));
+        };
+        let mut connection = Connection::open(&self.config.target, Mode::Replication).await?;
+        let detached = detached_tables(&mut connection, self.config).await?;
+        let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
+        let selected: Vec<String> = omitted.iter().map(|name| quote_identifier(name)).collect();
+        for table in std::iter::once(table_name(self.config)).chain(detached) {
+            let sql = format!(
+                "select {} from {table} where {} = {}",
+                selected.join(", "),
+                quote_identifier(&self.config.router.id_column),
+                quote_literal(id)
+            );
+            let rows = connection.rows(&sql).await.context("cannot read the outbox table")?;
+            let Some(row) = rows.into_iter().next() else { continue };
+            for (name, value) in omitted.iter().zip(row) {
+                let column = columns.iter_mut().find(|column| column.name == *name);
+                let column = column.context("a column vanished")?;
+                column.value = value.map_or_else(Default::default, |text| ParkedText::of(text.as_bytes()));
+            }
+            return Ok(Ok(()));
+        }
+        Ok(Err(format!(
+            "{names} was too large to be parked, and the row with id `{id}` is in the outbox table no more; discard it"
+        )))
+    }
+
+    async fn commit(&mut self) -> Result<(), RelayError> {
+        self.checkpoint.parking.rows = self.entries.len() as u64;
+        self.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
+        init::commit(&mut self.publisher, self.config, &self.checkpoint).await?;
+        self.retried.published += std::mem::take(&mut self.publishing);
+        (self.open_rows, self.open_bytes) = (0, 0);
+        if self.publisher.is_disturbed() {
+            // librdkafka may have sent the EndTxn twice, and the late one could end the next transaction.
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed; run this again").into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,313 @@
+//! Holds the rows of the outbox against the records of the topics, by event id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use service::Shutdown;
+
+use super::scope::Scope;
+use crate::continuity::checkpoint::Lineage;
+use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
+use crate::intake::existing_rows::{OutboxSnapshot, columns_of};
+use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
+use crate::outbox::source;
+use crate::parking::{log::entries_off_thread, record::Entry};
+use crate::postgres::pgoutput::Tuple;
+use crate::postgres::{Answer, quote_identifier};
+use crate::process::row_name::{RowName, RowPlace, RowPosition};
+use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
+use crate::router::{Plan, RowScratch, partition_of_key};
+use crate::settings::Config;
+use crate::topics::destination;
+use crate::topics::identity;
+
+/// Column that is added to a row's own, for the comparison.
+const CREATED_MS: &str = "relay_created_ms";
+
+/// The outbox held against the topics.
+pub(super) struct ComparedOutbox {
+    /// Rows that were compared.
+    pub(super) rows: u64,
+    /// Records that were read of each topic.
+    pub(super) records: BTreeMap<String, u64>,
+    pub(super) verdicts: Verdicts,
+    /// The highest commit LSN in any record's position header, as readers see it.
+    pub(super) highest_position: Option<u64>,
+    /// What is parked and in no topic.
+    pub(super) parked: BTreeMap<RowPosition, Entry>,
+    /// Ids of the parked rows that are among those that were compared.
+    pub(super) parked_in_table: EventIds,
+    /// Where rows are parked that a topic has: what a retry has published, and the end of its entry was lost.
+    pub(super) parked_and_published: Vec<RowPosition>,
+}
+
+/// Compares the rows of `snapshot` with the topics that they route to and that the lineage knows, which are read to their ends.
+///
+/// # Errors
+/// A topic of the lineage has another number of partitions or is gone, a row cannot be routed; anything else is worth another try.
+pub(super) async fn compare_outbox_with_topics(
+    config: &Config,
+    lineage: &mut Lineage,
+    recreated: &[Stop],
+    snapshot: &mut OutboxSnapshot,
+    scope: Scope,
+    shutdown: &Shutdown,
+) -> Result<ComparedOutbox, RelayError> {
+    identity::forget(lineage, recreated);
+    snapshot.only_since(scope.rows_since_ms);
+    let RowIds {
+        ids: mut absent,
+        routes,
+        rows,
+    } = read_row_ids(config, snapshot, shutdown).await?;
+    // What is parked is no more missing than what is published: a retry publishes it, in its order.
+    let mut parked = entries_off_thread(config).await?;
+    let mut parked_in_table = EventIds::default();
+    for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
+        if absent.contains(id) {
+            parked_in_table.insert(id);
+        }
+        absent.insert(id);
+    }
+    let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
+    for (route, topic) in &topic_of_route {
+        // Before it is read: of its rows nothing can have been published.
+        if let Some(what) = destination::why_never(config, route, topic) {
+            return Err(Stop::Row {
+                row: of_table(None),
+                what,
+            }
+            .into());
+        }
+    }
+    let names: BTreeSet<String> = lineage
+        .partitions
+        .keys()
+        .cloned()
+        .chain(topic_of_route.values().cloned())
+        .collect();
+    let mut records = BTreeMap::new();
+    let mut memories = Vec::new();
+    let mut index_of_topic = BTreeMap::new();
+    let mut highest_position = None;
+    for (topic, partitions) in pin_existing_topics(config, lineage, &names).await? {
+        let to_read = TopicToRead {
+            cleanup: cleanup(&config.kafka, &topic).await?,
+            topic: topic.clone(),
+            partitions,
+            since_ms: scope.records_since_ms,
+            position_header: config.position_header.clone(),
+        };
+        let read;
+        (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
+        records.insert(topic.clone(), read.records);
+        index_of_topic.insert(topic.clone(), (memories.len(), lineage.partition_counts(&topic)));
+        // What a topic lacks that was made anew went with the former one; it has removed nothing.
+        memories.push(if identity::is_recreated(recreated, &topic) {
+            Memory::default()
+        } else {
+            read.memory
+        });
+        highest_position = highest_position.max(read.highest_position);
+    }
+    let mut parked_and_published = Vec::new();
+    parked.retain(|position, entry| {
+        let is_published = entry.id.as_deref().is_some_and(|id| !absent.remove(id));
+        if is_published {
+            parked_and_published.push(*position);
+        }
+        !is_published
+    });
+    let verdicts = if absent.is_empty() || memories.iter().all(|memory| !memory.forgets()) {
+        Verdicts {
+            missing: absent,
+            ..Verdicts::default()
+        }
+    } else {
+        decide_row_by_row(config, snapshot, &absent, &topic_of_route, &index_of_topic, memories).await?
+    };
+    Ok(ComparedOutbox {
+        rows,
+        records,
+        verdicts,
+        highest_position,
+        parked,
+        parked_in_table,
+        parked_and_published,
+    })
+}
+
+/// The ids of all rows, and what they route by.
+#[derive(Default)]
+struct RowIds {
+    ids: EventIds,
+    routes: BTreeSet<String>,
+    rows: u64,
+}
+
+async fn read_row_ids(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    shutdown: &Shutdown,
+) -> Result<RowIds, RelayError> {
+    let id = quote_identifier(&config.router.id_column);
+    let route = quote_identifier(&config.router.route_column);
+    let mut read = RowIds::default();
+    snapshot.read(&format!("{id}::text, {route}::text"), false).await?;
+    loop {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
+            return Ok(read);
+        }
+        for row in &answer.rows {
+            let id = needed(row, 0, &config.router.id_column, None)?;
+            read.ids.insert(id);
+            let route = needed(row, 1, &config.router.route_column, Some(id))?;
+            if !read.routes.contains(route) {
+                read.routes.insert(route.to_owned());
+            }
+        }
+        read.rows += answer.rows.len() as u64;
+        if shutdown.is_triggered() {
+            return Err(anyhow::anyhow!("told to stop").into());
+        }
+    }
+}
+
+/// A value without which a row cannot be looked up; `id` names the row.
+fn needed<'v>(row: &'v [Option<String>], index: usize, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
+    let value = row.get(index).and_then(Option::as_deref);
+    value.ok_or_else(|| Stop::Row {
+        row: of_table(id),
+        what: format!("column `{column}` is null"),
+    })
+}
+
+/// The topic of each value of `route.by.field`.
+async fn topics_of_routes(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    routes: &BTreeSet<String>,
+) -> Result<BTreeMap<String, String>, RelayError> {
+    snapshot.read("*", false).await?;
+    let answer = snapshot.fetch().await?;
+    let plan = plan_of_columns(config, &answer)?;
+    Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())
+}
+
+fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
+    Plan::new(&config.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
+}
+
+/// Partition counts of those topics that exist; those of the lineage must be there as it pins them.
+async fn pin_existing_topics(
+    config: &Config,
+    lineage: &mut Lineage,
+    topics: &BTreeSet<String>,
+) -> Result<BTreeMap<String, i32>, RelayError> {
+    let (settings, asked) = (config.kafka.clone(), topics.iter().cloned().collect::<Vec<_>>());
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &asked))
+        .await
+        .context("metadata task")??;
+    for (topic, expected) in &lineage.partitions {
+        if !counts.contains_key(topic) {
+            return Err(Stop::PartitionsChanged {
+                topic: topic.clone(),
+                expected: *expected,
+                found: 0,
+                cure: RECOVER_PARTITIONS_CURE,
+            }
+            .into());
+        }
+    }
+    for (topic, partitions) in &counts {
+        lineage.pin(topic, *partitions)?;
+    }
+    Ok(counts)
+}
+
+/// Reads a topic, and returns those of the ids that it does not have.
+async fn remove_published(
+    config: &Config,
+    to_read: TopicToRead,
+    mut absent: EventIds,
+    shutdown: &Shutdown,
+) -> Result<(TopicRead, EventIds), RelayError> {
+    let (settings, shutdown) = (config.kafka.clone(), shutdown.clone());
+    let (read, absent) = tokio::task::spawn_blocking(move || {
+        let read = read_ids(&settings, &to_read, &mut absent, &|| shutdown.is_triggered());
+        (read, absent)
+    })
+    .await
+    .context("reading a topic")?;
+    Ok((read?, absent))
+}
+
+fn of_table(id: Option<&str>) -> RowName {
+    RowName {
+        place: RowPlace::Table,
+        id: id.map(str::to_owned),
+    }
+}
+
+/// Goes through the rows in their order, since some topic may have removed records.
+async fn decide_row_by_row(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    absent: &EventIds,
+    topic_of_route: &BTreeMap<String, String>,
+    index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
+    mut memories: Vec<Memory>,
+) -> Result<Verdicts, RelayError> {
+    // Rows of a topic that does not exist yet: it has removed nothing.
+    let no_topic = memories.len();
+    memories.push(Memory::default());
+    let created_ms = if snapshot.has_created_at() {
+        "coalesce(floor(extract(epoch from created_at) * 1000)::bigint, 0)"
+    } else {
+        "0::bigint"
+    };
+    snapshot.read(&format!("*, {created_ms} as {CREATED_MS}"), true).await?;
+    let mut comparison = Comparison::new(&memories);
+    let mut scratch = RowScratch::default();
+    loop {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
+            return Ok(comparison.finish());
+        }
+        let plan = plan_of_columns(config, &answer)?;
+        let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
+        for row in &answer.rows {
+            let created_ms = source::text(row, row.len() - 1)?.parse().context("created_at")?;
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            let tuple = Tuple::from_encoded(column_count, &bytes);
+            plan.route(&tuple, &mut scratch, |routed, _| {
+                let topic = topic_of_route
+                    .get(routed.route)
+                    .and_then(|topic| index_of_topic.get(topic));
+                let (topic, counts) = topic.map_or((no_topic, [1].as_slice()), |(topic, counts)| (*topic, counts));
+                let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
+                let partitions: Vec<i32> = match routed.partition {
+                    Some(partition) => vec![partition],
+                    None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
+                };
+                comparison.row(
+                    Row {
+                        id: routed.id,
+                        topic,
+                        partitions: &partitions,
+                        key: routed.key.as_deref(),
+                        created_ms,
+                        is_tombstone: routed.value.is_none(),
+                    },
+                    absent,
+                );
+            })
+            .map_err(|err| Stop::Row {
+                row: of_table(plan.id_of(&tuple)),
+                what: err.to_string(),
+            })?;
+        }
+    }
+}

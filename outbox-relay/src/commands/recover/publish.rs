@@ -1,0 +1,96 @@
+//! Publishes the rows that no topic has, in several Kafka transactions.
+
+use anyhow::Context;
+
+use crate::commands::init::commit;
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::comparison::{EventIds, Verdicts};
+use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
+use crate::outbox::source;
+use crate::parking::behind::ParksBehind;
+use crate::postgres::Answer;
+use crate::process::stop::RelayError;
+use crate::settings::{Config, Undecided};
+
+/// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
+const TRANSACTION_ROWS: usize = 5_000;
+const TRANSACTION_BYTES: usize = 16 << 20;
+
+/// The rows that are to be published.
+pub(super) struct RowsToPublish {
+    missing: EventIds,
+    /// The undecided ones, where the operator wants them published.
+    undecided: Option<EventIds>,
+}
+
+impl RowsToPublish {
+    pub(super) fn of(verdicts: Verdicts, undecided: Option<Undecided>) -> Self {
+        Self {
+            missing: verdicts.missing,
+            undecided: (undecided == Some(Undecided::Publish)).then_some(verdicts.undecided),
+        }
+    }
+
+    fn contains(&self, id: &str) -> bool {
+        self.missing.contains(id) || self.undecided.as_ref().is_some_and(|ids| ids.contains(id))
+    }
+}
+
+/// Publishes the rows in their order, in transactions of bounded size, each of which ends with `checkpoint`. What is left open at the end is
+/// committed with the checkpoint that follows.
+///
+/// # Errors
+/// A row cannot be a record; anything else is worth another try.
+pub(super) async fn publish_rows(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    to_publish: &RowsToPublish,
+    writer: &mut ExistingRowsWriter<'_>,
+    checkpoint: &mut Checkpoint,
+) -> Result<(), RelayError> {
+    snapshot.read("*", true).await?;
+    let parked_before = checkpoint.parking.rows;
+    let (mut open_rows, mut open_bytes) = (0, 0);
+    loop {
+        let Answer { columns, rows } = snapshot.fetch().await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let id = columns
+            .iter()
+            .position(|(name, _)| *name == config.router.id_column)
+            .context("the outbox table has no id")?;
+        let mut chosen = Answer {
+            columns,
+            rows: Vec::new(),
+        };
+        for row in rows {
+            let id = source::text(&row, id)?;
+            let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
+            if is_parked {
+                // Those of its key that stand before it go before it.
+                writer.write(&chosen).await?;
+                chosen.rows.clear();
+                if let Some(parks) = &mut writer.parks {
+                    parks.pass(id);
+                }
+            } else if to_publish.contains(id) {
+                open_bytes += row.iter().flatten().map(String::len).sum::<usize>();
+                open_rows += 1;
+                chosen.rows.push(row);
+            }
+        }
+        writer.write(&chosen).await?;
+        checkpoint.parking.rows = parked_before + writer.parks.as_ref().map_or(0, ParksBehind::parked);
+        if open_rows >= TRANSACTION_ROWS || open_bytes >= TRANSACTION_BYTES {
+            (open_rows, open_bytes) = (0, 0);
+            checkpoint.lineage.partitions.clone_from(&writer.lineage().partitions);
+            commit(writer.publisher(), config, checkpoint).await?;
+            if writer.publisher().is_disturbed() {
+                // librdkafka may have sent the EndTxn twice, and the late one could end the next transaction.
+                return Err(anyhow::anyhow!("the connection to kafka was disturbed; run recover again").into());
+            }
+            tracing::info!(rows = writer.rows, "publishing rows that were missing");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The checkpoint: the record that each Kafka transaction carries last, and that says up to where everything is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::continuity::parking_note::ParkingNote;
+use crate::continuity::progress::Published;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{PARTITIONS_CURE, Stop};
+
+/// Version of the format; a checkpoint of a later one is refused instead of half understood.
+pub const FORMAT: u32 = 1;
+
+/// What the record's value holds, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    pub format: u32,
+    /// `initialising` while `init` is at work, `recovering` while `recover` is, `behind` once the server was found behind it, else `running`.
+    pub state: State,
+    /// Where the positions come from, and where the records went.
+    pub lineage: Lineage,
+    #[serde(flatten)]
+    pub published: Published,
+    /// Which run of a relay wrote it.
+    pub incarnation: String,
+    /// Counts the times that an operator set the position; within one of them positions only ascend.
+    #[serde(default)]
+    pub generation: u64,
+    /// While `init` publishes the rows that were there in several Kafka transactions: which of them are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing_rows: Option<ExistingRowsProgress>,
+    /// While `init` is at work: what the one that goes on after it has to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunInit>,
+    /// What is parked, and the row at which the relay stopped.
+    #[serde(default, skip_serializing_if = "ParkingNote::is_empty")]
+    pub parking: ParkingNote,
+}
+
+/// What an `init` was told, and found, when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BegunInit {
+    /// The rows that were there are left where they are.
+    pub skips_existing_rows: bool,
+    /// The highest position that readers may have seen before it, see [`crate::continuity::positions`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub highest_position: Option<u64>,
+}
+
+/// Which of the rows that were there before the slot are published. It is committed together with them.
+///
+/// All rows of one snapshot are, up to a value of `created_at`. The snapshot itself is gone once its session has ended; what is known of it is
+/// enough to tell which rows a later snapshot may have in addition, see [`crate::commands::init::pieces`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExistingRowsProgress {
+    /// When the first attempt began, in milliseconds since 1970.
+    pub began_ms: i64,
+    /// Every transaction id below this one (64 bits, with the epoch) had ended in the snapshot.
+    pub snapshot_xmin: u64,
+    /// `created_at` of the last row that is published, as text. `None` where the table has no such column, or the row no value.
+    pub last_created_at: Option<String>,
+    /// Whether every row of the snapshot with that `created_at` is published.
+    pub is_whole: bool,
+    /// How many rows are published, by all attempts.
+    pub rows: u64,
+}
+
+/// Whether a relay may go on from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// `init` began to make the slot; it may be made anew as long as this is the last checkpoint.
+    Initialising,
+    Running,
+    /// `recover` began to make the slot anew and to publish what is missing; only another `recover` may go on.
+    Recovering,
+    /// The server was found behind this checkpoint (exit code 18). Written down, since the server's WAL grows past the checkpoint, and nobody could
+    /// tell then that what it wrote on the way would be skipped as published.
+    Behind,
+}
+
+/// What must not change between two runs for a position to keep its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lineage {
+    /// Postgres' system identifier: which cluster.
+    pub system_identifier: String,
+    /// Which history of that cluster.
+    pub timeline: u32,
+    pub database: String,
+    pub slot: String,
+    /// Oid of the publication's entry for the outbox table: another one after the publication or the table was made anew.
+    pub publication_entry: u32,
+    /// State of the publication, see [`crate::outbox::source::Publication::version`]; absent from checkpoints of earlier versions of this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication_version: Option<String>,
+    /// Which table the outbox was, see [`crate::outbox::source::Publication::outbox`]; absent where there is no table, and from checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<String>,
+    /// When the server whose stream it speaks of started, in microseconds since 1970 by that server's clock; absent from checkpoints of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_started_us: Option<i64>,
+    /// Partitions of each topic that was written to; a key's partition depends on it.
+    pub partitions: BTreeMap<String, i32>,
+    /// Other numbers of partitions that a topic had before an operator accepted the one of now: its earlier records lie where those led.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former_partitions: BTreeMap<String, BTreeSet<i32>>,
+    /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
+    /// checkpoints of earlier versions, and where the cluster does not tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topic_ids: BTreeMap<String, String>,
+    /// Bytes that are added to each commit LSN in the records' position header, so that positions ascend also where the server's went back,
+    /// see [`crate::commands::recover`]. The checkpoint's own position is the server's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub positions_raised_by: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+/// Key of the record: one relay is one slot of one database.
+#[must_use]
+pub fn key(database: &str, slot: &str) -> String {
+    format!("{database}/{slot}")
+}
+
+impl Lineage {
+    /// Holds a topic to the partition count that it has now.
+    ///
+    /// # Errors
+    /// [`Stop::PartitionsChanged`] where it had another one before.
+    pub fn pin(&mut self, topic: &str, partitions: i32) -> Result<(), Stop> {
+        match self.partitions.get(topic) {
+            Some(expected) if *expected != partitions => Err(Stop::PartitionsChanged {
+                topic: topic.to_owned(),
+                expected: *expected,
+                found: partitions,
+                cure: PARTITIONS_CURE,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.partitions.insert(topic.to_owned(), partitions);
+                Ok(())
+            }
+        }
+    }
+
+    /// Holds a topic to the partition count that it has now, whatever it had before; 0 for one that is gone, which is pinned no more.
+    pub fn repin(&mut self, topic: &str, partitions: i32) {
+        if partitions == 0 {
+            return self.unpin(topic);
+        }
+        let former = self.partitions.insert(topic.to_owned(), partitions);
+        if let Some(former) = former.filter(|former| *former != partitions) {
+            self.former_partitions
+                .entry(topic.to_owned())
+                .or_default()
+                .insert(former);
+        }
+    }
+
+    /// Releases a topic: none of what was known of it holds any more.
+    pub fn unpin(&mut self, topic: &str) {
+        self.partitions.remove(topic);
+        self.former_partitions.remove(topic);
+        self.topic_ids.remove(topic);
+    }
+
+    /// Every number of partitions that each topic had or has, as the former ones of a lineage that comes after this one.
+    #[must_use]
+    pub fn all_partition_counts(&self) -> BTreeMap<String, BTreeSet<i32>> {
+        let topics = self.partitions.keys().chain(self.former_partitions.keys());
+        topics
+            .map(|topic| (topic.clone(), self.partition_counts(topic).into_iter().collect()))
+            .collect()
+    }
+
+    /// Every number of partitions by which a record of the topic may have been sent, that of now the first.
+    #[must_use]
+    pub fn partition_counts(&self, topic: &str) -> Vec<i32> {
+        let now = self.partitions.get(topic).copied();
+        let former = self.former_partitions.get(topic);
+        let former = former.filter(|_| !faults::is_planted(Bug::ForgetFormerPartitions));
+        let former = former.into_iter().flatten().copied();
+        now.into_iter()
+            .chain(former.filter(|former| Some(*former) != now))
+            .collect()
+    }
+}
+
+impl Checkpoint {
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a record's value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_json(value: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = serde_json::from_slice(value).map_err(|err| err.to_string())?;
+        if format != FORMAT {
+            return Err(format!("format {format}, this program knows format {FORMAT}"));
+        }
+        serde_json::from_slice(value).map_err(|err| err.to_string())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Checkpoint, FORMAT, Lineage, State};
+    use crate::continuity::parking_note::{ParkingNote, StoppedAt};
+    use crate::continuity::progress::{Partial, Published};
+    use crate::postgres::lsn::Lsn;
+
+    pub(crate) fn example() -> Checkpoint {
+        Checkpoint {
+            format: FORMAT,
+            state: State::Running,
+            lineage: Lineage {
+                system_identifier: "7391547183048592837".to_owned(),
+                timeline: 1,
+                database: "users_db".to_owned(),
+                slot: "users_relay".to_owned(),
+                publication_entry: 16_402,
+                publication_version: Some("16400:740:16402:740".to_owned()),
+                outbox: Some("public.outbox 16390 r p".to_owned()),
+                server_started_us: Some(1_795_344_833_000_000),
+                partitions: [("user-events".to_owned(), 8)].into(),
+                former_partitions: BTreeMap::new(),
+                topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
+                positions_raised_by: 0,
+            },
+            published: Published {
+                lsn: Lsn(0x152_8C20),
+                partial: Some(Partial {
+                    commit_lsn: Lsn(0x152_9000),
+                    rows: 3,
+                }),
+            },
+            incarnation: "a".to_owned(),
+            generation: 0,
+            existing_rows: None,
+            begun: None,
+            parking: ParkingNote::default(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_its_record() {
+        let text = example().to_json();
+        assert!(text.contains(r#""lsn":"0/1528C20""#), "{text}");
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn what_is_parked_is_in_the_checkpoint_and_nothing_where_nothing_is() {
+        assert!(!example().to_json().contains("parking"));
+        let mut checkpoint = example();
+        checkpoint.parking = ParkingNote {
+            rows: 2,
+            stopped: Some(StoppedAt {
+                position: "0/152A000:1".parse().unwrap(),
+                reason: "column `id` is null".to_owned(),
+                park: true,
+            }),
+        };
+        let text = checkpoint.to_json();
+        assert!(
+            text.contains(r#""parking":{"rows":2,"stopped":{"position":"0/152A000:1""#),
+            "{text}"
+        );
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(checkpoint));
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_version_is_read() {
+        let text = r#"{"format":1,"state":"running","lineage":{"systemIdentifier":"7","timeline":1,"database":"d","slot":"s",
+            "publicationEntry":5,"partitions":{}},"lsn":"0/1528C20","partial":null,"incarnation":"a"}"#;
+        let checkpoint = Checkpoint::from_json(text.as_bytes()).unwrap();
+        assert_eq!(
+            (checkpoint.lineage.publication_version, checkpoint.generation),
+            (None, 0)
+        );
+    }
+
+    #[test]
+    fn a_topic_remembers_the_numbers_of_partitions_that_its_records_were_sent_by() {
+        let mut lineage = example().lineage;
+        assert!(!example().to_json().contains("formerPartitions"));
+        lineage.repin("user-events", 8);
+        assert_eq!(lineage.partition_counts("user-events"), [8]);
+        lineage.repin("user-events", 12);
+        lineage.repin("user-events", 16);
+        assert_eq!(lineage.partition_counts("user-events"), [16, 8, 12]);
+        let checkpoint = Checkpoint { lineage, ..example() };
+        let mut lineage = Checkpoint::from_json(checkpoint.to_json().as_bytes()).unwrap().lineage;
+        assert_eq!(lineage.partition_counts("user-events"), [16, 8, 12]);
+        lineage.repin("user-events", 0);
+        lineage.repin("user-events", 8);
+        assert_eq!(
+            lineage.partition_counts("user-events"),
+            [8],
+            "another topic of the name"
+        );
+    }
+
+    #[test]
+    fn garbage_and_later_formats_are_refused() {
+        assert!(Checkpoint::from_json(b"{").is_err());
+        assert!(Checkpoint::from_json(b"{\"format\":1}").is_err());
+        let later = Checkpoint { format: 2, ..example() }.to_json();
+        assert_eq!(
+            Checkpoint::from_json(later.as_bytes()),
+            Err("format 2, this program knows format 1".to_owned())
+        );
+    }
+}

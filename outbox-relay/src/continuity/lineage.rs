@@ -1,0 +1,598 @@
+//! The proof of continuity: whether the stream that the slot will send begins at or before the checkpoint, in the same history.
+//!
+//! Postgres never tells of a gap. It takes a start position that is older than the slot and moves it forward in silence, it hands out a
+//! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
+//! looked for here, before anything is confirmed.
+
+use std::collections::BTreeMap;
+
+use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
+use crate::continuity::timeline::{History, is_continued};
+use crate::postgres::lsn::Lsn;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::Stop;
+
+/// What the server says of itself and of the slot, once this relay owns the slot.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub system_identifier: String,
+    pub timeline: u32,
+    /// Where that timeline comes from; absent for the first, and where the server has it not.
+    pub history: Option<History>,
+    /// When it started, in microseconds since 1970 by its clock.
+    pub started_us: Option<i64>,
+    pub database: String,
+    /// End of the server's flushed WAL.
+    pub wal_end: Lsn,
+    /// Absent where there is no slot of the name.
+    pub slot: Option<Slot>,
+    /// Oid of the publication's entry for the outbox table.
+    pub publication_entry: u32,
+    /// See [`crate::outbox::source::Publication::version`].
+    pub publication_version: String,
+    /// See [`crate::outbox::source::Publication::outbox`].
+    pub outbox: Option<String>,
+}
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub plugin: String,
+    pub database: String,
+    /// Up to where the server may have forgotten. Compared instead of `restart_lsn`, which lags behind it.
+    pub confirmed: Lsn,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// Whether it is a failover slot, of which standbys keep a copy (PostgreSQL 17 and later).
+    pub is_failover: bool,
+    /// Why Postgres gave the slot up; empty where it did not, and before PostgreSQL 17.
+    pub invalidation_reason: String,
+    /// Process id of the backend that reads it.
+    pub active_pid: Option<i32>,
+    /// Transactions are sent when they are prepared, before it is known whether they commit.
+    pub is_two_phase: bool,
+    /// The oldest transaction whose changes of the catalog it may still have to decode; any later one had not ended where it is confirmed.
+    pub catalog_xmin: Option<u32>,
+}
+
+/// Names for messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    pub slot: &'a str,
+    pub publication: &'a str,
+    pub checkpoint_topic: &'a str,
+}
+
+/// Proves that going on from the checkpoint loses and repeats nothing.
+///
+/// # Errors
+/// The [`Stop`] that says what cannot be proven.
+pub fn verify<'c>(
+    source: &Source,
+    checkpoint: Option<&'c Checkpoint>,
+    names: Names<'_>,
+) -> Result<&'c Checkpoint, Stop> {
+    match (breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
+        (None, Some(checkpoint)) => Ok(checkpoint),
+        (Some(stop), _) => Err(stop),
+        (None, None) => Err(not_initialised(source, names)),
+    }
+}
+
+/// Everything that cannot be proven, the most telling first; nothing where going on is safe.
+#[must_use]
+pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
+    let running = checkpoint.filter(|checkpoint| matches!(checkpoint.state, State::Running | State::Behind));
+    let Some(checkpoint) = running else {
+        return match (&source.slot, checkpoint) {
+            (None, None) => vec![not_initialised(source, names)],
+            (slot, Some(unfinished)) if is_from_elsewhere(source, unfinished) => {
+                let mut breaks = vec![other_cluster(source, &unfinished.lineage, names)];
+                match slot {
+                    Some(slot) => breaks.extend(usable(slot, source, names).err()),
+                    None => breaks.push(slot_gone(source, unfinished, names)),
+                }
+                breaks
+            }
+            (_, Some(unfinished)) if unfinished.state == State::Initialising => vec![Stop::InitUnfinished {
+                slot: names.slot.to_owned(),
+            }],
+            (None, Some(unfinished)) => vec![slot_gone(source, unfinished, names)],
+            (Some(_), Some(unfinished)) if unfinished.state == State::Recovering => vec![Stop::RecoveryUnfinished {
+                slot: names.slot.to_owned(),
+            }],
+            (Some(slot), _) => usable(slot, source, names)
+                .err()
+                .into_iter()
+                .chain([checkpoint_missing(source, names)])
+                .collect(),
+        };
+    };
+    let mut breaks: Vec<Stop> = same_history(source, checkpoint, names).err().into_iter().collect();
+    let Some(slot) = &source.slot else {
+        breaks.push(slot_gone(source, checkpoint, names));
+        return breaks;
+    };
+    breaks.extend(usable(slot, source, names).err());
+    breaks.extend(not_lost(slot, checkpoint, names).err());
+    if breaks.is_empty() {
+        breaks.extend(came_along(source, slot, checkpoint, names).err());
+    }
+    // Another cluster's positions and objects have nothing in common with the checkpoint's.
+    if source.system_identifier == checkpoint.lineage.system_identifier {
+        breaks.extend(same_positions(source, slot, checkpoint, names).err());
+        breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
+    }
+    breaks
+}
+
+/// An init began in another cluster and did not finish: it cannot be gone on with here.
+fn is_from_elsewhere(source: &Source, unfinished: &Checkpoint) -> bool {
+    unfinished.state == State::Initialising && unfinished.lineage.system_identifier != source.system_identifier
+}
+
+fn other_cluster(source: &Source, lineage: &Lineage, names: Names<'_>) -> Stop {
+    Stop::OtherCluster {
+        topic: names.checkpoint_topic.to_owned(),
+        expected: lineage.system_identifier.clone(),
+        found: source.system_identifier.clone(),
+    }
+}
+
+fn not_initialised(source: &Source, names: Names<'_>) -> Stop {
+    Stop::NotInitialised {
+        slot: names.slot.to_owned(),
+        database: source.database.clone(),
+        topic: names.checkpoint_topic.to_owned(),
+    }
+}
+
+fn checkpoint_missing(source: &Source, names: Names<'_>) -> Stop {
+    Stop::CheckpointMissing {
+        slot: names.slot.to_owned(),
+        topic: names.checkpoint_topic.to_owned(),
+        key: key(&source.database, names.slot),
+    }
+}
+
+fn slot_gone(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Stop {
+    Stop::SlotGone {
+        slot: names.slot.to_owned(),
+        topic: names.checkpoint_topic.to_owned(),
+        key: key(&source.database, names.slot),
+        checkpoint: checkpoint.published.lsn,
+    }
+}
+
+fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    if slot.wal_status != "lost" {
+        return Ok(());
+    }
+    let reason = match slot.invalidation_reason.as_str() {
+        "" => "wal_status is lost".to_owned(),
+        reason => format!("wal_status is lost, invalidation_reason is {reason}"),
+    };
+    Err(Stop::SlotInvalidated {
+        slot: names.slot.to_owned(),
+        reason,
+        checkpoint: checkpoint.published.lsn,
+    })
+}
+
+/// A promoted server's slot is the one that the checkpoint knows only where Postgres kept it in step.
+fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    if source.timeline == checkpoint.lineage.timeline || slot.is_failover {
+        return Ok(());
+    }
+    Err(Stop::OtherTimeline {
+        expected: checkpoint.lineage.timeline,
+        found: source.timeline,
+        missing: format!(
+            "slot `{}` is no failover slot: a copy that the promoted server did not keep in step may lack the catalog rows to decode with",
+            names.slot
+        ),
+    })
+}
+
+fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    let published = checkpoint.published.lsn;
+    if source.wal_end < published || checkpoint.state == State::Behind {
+        return Err(Stop::ServerBehind {
+            server: source.wal_end,
+            checkpoint: published,
+        });
+    }
+    if slot.confirmed > published {
+        return Err(Stop::SlotAhead {
+            slot: names.slot.to_owned(),
+            slot_lsn: slot.confirmed,
+            checkpoint: published,
+        });
+    }
+    Ok(())
+}
+
+fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
+    let what = if source.publication_entry != lineage.publication_entry {
+        "it, or the outbox table in it, was made anew since the checkpoint"
+    } else if lineage
+        .publication_version
+        .as_ref()
+        .is_some_and(|pinned| *pinned != source.publication_version)
+    {
+        "it was altered since the checkpoint"
+    } else if lineage.outbox.is_some() && lineage.outbox != source.outbox {
+        "the outbox table is another one than at the checkpoint, or it was renamed, set unlogged or partitioned since"
+    } else {
+        return Ok(());
+    };
+    Err(Stop::PublicationChanged {
+        publication: names.publication.to_owned(),
+        what: what.to_owned(),
+    })
+}
+
+fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+    let lineage = &checkpoint.lineage;
+    if source.system_identifier != lineage.system_identifier {
+        return Err(other_cluster(source, lineage, names));
+    }
+    is_continued(
+        lineage.timeline,
+        checkpoint.published,
+        source.timeline,
+        source.history.as_ref(),
+    )
+    .map_err(|missing| Stop::OtherTimeline {
+        expected: lineage.timeline,
+        found: source.timeline,
+        missing,
+    })
+}
+
+/// Whether no other slot publishes this outbox. `others` are the checkpoints of all relays by their keys; one of an earlier version does not
+/// say which outbox it is of, so that it counts for every outbox of its database.
+///
+/// # Errors
+/// [`Stop::PublishedByAnotherSlot`].
+pub fn no_other_slot_publishes(
+    outbox: Option<&str>,
+    system_identifier: &str,
+    database: &str,
+    others: &BTreeMap<String, Checkpoint>,
+    names: Names<'_>,
+) -> Result<(), Stop> {
+    let own_key = key(database, names.slot);
+    // Its oid, kind and persistence stand behind its name, which may have spaces.
+    let table = |outbox: &str| outbox.rsplitn(4, ' ').last().unwrap_or_default().to_owned();
+    let ours = outbox.map(table);
+    let is_the_same = |lineage: &Lineage| {
+        lineage.system_identifier == system_identifier
+            && lineage.database == database
+            && (lineage.outbox.is_none() || lineage.outbox.as_deref().map(table) == ours)
+    };
+    let other = others
+        .iter()
+        .find(|(key, checkpoint)| **key != own_key && is_the_same(&checkpoint.lineage));
+    match other {
+        None => Ok(()),
+        Some(_) if faults::is_planted(Bug::AnySlotPublishes) => Ok(()),
+        Some((other, _)) => Err(Stop::PublishedByAnotherSlot {
+            outbox: ours.unwrap_or_else(|| format!("of database {database}")),
+            topic: names.checkpoint_topic.to_owned(),
+            other: other.clone(),
+            slot: names.slot.to_owned(),
+        }),
+    }
+}
+
+/// How much the clocks of two servers, or of a server and a relay, may differ, in microseconds.
+const CLOCKS_DIFFER_US: i64 = 10_000_000;
+
+/// Whether the checkpoint can be of this very server, and not of a copy of it that has the same identifier, timeline and slot (a restored
+/// backup, a cloned disk). Relays of two such servers would fence each other in turn, and each would skip its rows below the other's positions.
+///
+/// The servers of one cluster follow each other: one that started later has ended the earlier one. So within a timeline neither can the
+/// checkpoint's server have started later than this one, nor can a relay have written a checkpoint of another server after this one started.
+/// `written_ms` is when the checkpoint was written, in milliseconds since 1970.
+///
+/// # Errors
+/// [`Stop::PublishedFromAnotherServer`].
+pub fn written_for_this_server(source: &Source, checkpoint: &Checkpoint, written_ms: Option<i64>) -> Result<(), Stop> {
+    let lineage = &checkpoint.lineage;
+    let (Some(theirs_us), Some(ours_us)) = (lineage.server_started_us, source.started_us) else {
+        return Ok(());
+    };
+    let is_one_history = lineage.system_identifier == source.system_identifier && lineage.timeline == source.timeline;
+    if !is_one_history || theirs_us == ours_us || faults::is_planted(Bug::TrustAnyCopy) {
+        return Ok(());
+    }
+    let what = if theirs_us > ours_us + CLOCKS_DIFFER_US {
+        format!(
+            "its server started {} s later than this one, which still runs",
+            (theirs_us - ours_us) / 1_000_000
+        )
+    } else if written_ms.is_some_and(|written_ms| written_ms * 1_000 > ours_us + CLOCKS_DIFFER_US) {
+        "it wrote a checkpoint after this server had started, from a server that started at another time".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Stop::PublishedFromAnotherServer {
+        key: key(&lineage.database, &lineage.slot),
+        what,
+    })
+}
+
+fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
+    usable_slot(slot, names.slot, &source.database)
+}
+
+/// Whether a slot's stream is one that the relay can read.
+///
+/// A two-phase slot sends a transaction when it is prepared, and later only that it committed, also where protocol version 1 is asked for, which
+/// does not know such messages. An event would be published before it is certain, or be missing.
+///
+/// # Errors
+/// [`Stop::SlotUnusable`].
+pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
+    let is_sent_once_committed = !slot.is_two_phase || faults::is_planted(Bug::TakeTwoPhaseSlots);
+    if slot.plugin == "pgoutput" && slot.database == database && is_sent_once_committed {
+        return Ok(());
+    }
+    let two_phase = if slot.is_two_phase { ", two_phase" } else { "" };
+    Err(Stop::SlotUnusable {
+        slot: name.to_owned(),
+        database: database.to_owned(),
+        found: format!("plugin {}, database {}{two_phase}", slot.plugin, slot.database),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{History, Names, Slot, Source, breaks, no_other_slot_publishes, verify, written_for_this_server};
+    use crate::continuity::checkpoint::{Checkpoint, State, tests::example};
+    use crate::postgres::lsn::Lsn;
+    use crate::process::stop::Stop;
+
+    const NAMES: Names<'static> = Names {
+        slot: "users_relay",
+        publication: "outbox",
+        checkpoint_topic: "checkpoints",
+    };
+
+    fn source() -> Source {
+        let checkpoint = example();
+        Source {
+            system_identifier: checkpoint.lineage.system_identifier,
+            timeline: 1,
+            history: None,
+            database: "users_db".to_owned(),
+            wal_end: Lsn(checkpoint.published.lsn.0 + 1000),
+            slot: Some(Slot {
+                plugin: "pgoutput".to_owned(),
+                database: "users_db".to_owned(),
+                confirmed: checkpoint.published.lsn,
+                wal_status: "reserved".to_owned(),
+                is_failover: false,
+                invalidation_reason: String::new(),
+                active_pid: None,
+                is_two_phase: false,
+                catalog_xmin: None,
+            }),
+            publication_entry: checkpoint.lineage.publication_entry,
+            publication_version: checkpoint.lineage.publication_version.unwrap_or_default(),
+            outbox: checkpoint.lineage.outbox,
+            started_us: checkpoint.lineage.server_started_us,
+        }
+    }
+
+    fn exit_code(source: &Source, checkpoint: Option<&Checkpoint>) -> u8 {
+        verify(source, checkpoint, NAMES).map_or_else(|stop| stop.exit_code(), |_| 0)
+    }
+
+    #[test]
+    fn a_slot_at_or_behind_the_checkpoint_continues() {
+        assert_eq!(exit_code(&source(), Some(&example())), 0);
+        let mut rewound = source();
+        rewound.slot.as_mut().unwrap().confirmed = Lsn(1);
+        assert_eq!(
+            exit_code(&rewound, Some(&example())),
+            0,
+            "a rewound slot repeats, and repeats are skipped"
+        );
+    }
+
+    #[test]
+    fn every_broken_lineage_has_its_own_exit_code() {
+        let checkpoint = example();
+        let broken = |change: fn(&mut Source)| {
+            let mut source = source();
+            change(&mut source);
+            exit_code(&source, Some(&checkpoint))
+        };
+        assert_eq!(broken(|source| source.slot = None), 10);
+        assert_eq!(
+            broken(|source| source.slot.as_mut().unwrap().wal_status = "lost".to_owned()),
+            11
+        );
+        assert_eq!(
+            broken(|source| source.slot.as_mut().unwrap().plugin = "test_decoding".to_owned()),
+            12
+        );
+        assert_eq!(broken(|source| source.slot.as_mut().unwrap().confirmed.0 += 1), 13);
+        assert_eq!(broken(|source| source.system_identifier = "1".to_owned()), 16);
+        assert_eq!(broken(|source| source.timeline = 2), 17);
+        assert_eq!(broken(|source| source.wal_end.0 -= 1001), 18);
+        assert_eq!(broken(|source| source.publication_entry = 1), 20);
+        assert_eq!(broken(|source| source.publication_version += "1"), 20);
+    }
+
+    #[test]
+    fn a_server_that_was_behind_stays_behind_however_far_its_wal_has_grown_since() {
+        let behind = Checkpoint {
+            state: State::Behind,
+            ..example()
+        };
+        assert_eq!(exit_code(&source(), Some(&behind)), 18);
+    }
+
+    #[test]
+    fn a_checkpoint_that_pins_no_state_of_the_publication_is_taken() {
+        let mut checkpoint = example();
+        checkpoint.lineage.publication_version = None;
+        assert_eq!(exit_code(&source(), Some(&checkpoint)), 0);
+    }
+
+    #[test]
+    fn every_break_is_told_and_not_only_the_first() {
+        let mut source = source();
+        source.timeline = 2;
+        source.slot.as_mut().unwrap().confirmed.0 += 1;
+        source.publication_entry = 1;
+        let codes = |source: &Source| -> Vec<u8> {
+            let checkpoint = example();
+            let breaks = breaks(source, Some(&checkpoint), NAMES);
+            breaks.iter().map(super::Stop::exit_code).collect()
+        };
+        assert_eq!(codes(&source), [17, 13, 20]);
+        source.system_identifier = "1".to_owned();
+        assert_eq!(codes(&source), [16], "another cluster's positions say nothing");
+        source.slot = None;
+        assert_eq!(codes(&source), [16, 10]);
+    }
+
+    #[test]
+    fn a_promotion_is_followed_where_the_slot_came_along_and_nothing_published_is_lacking() {
+        let checkpoint = example();
+        let promoted = |left_at: &str| {
+            let mut source = source();
+            source.timeline = 2;
+            source.history = Some(History::parse(&format!("1 {left_at} promoted")).unwrap());
+            source.slot.as_mut().unwrap().is_failover = true;
+            source
+        };
+        let whole = promoted("0/1529001");
+        assert_eq!(exit_code(&whole, Some(&checkpoint)), 0);
+        let lacking = promoted("0/1529000");
+        assert_eq!(
+            exit_code(&lacking, Some(&checkpoint)),
+            17,
+            "the partial transaction's commit is not in it"
+        );
+        let mut without_slot = whole.clone();
+        without_slot.slot = None;
+        assert_eq!(exit_code(&without_slot, Some(&checkpoint)), 10);
+        let mut of_another_kind = whole.clone();
+        of_another_kind.slot.as_mut().unwrap().is_failover = false;
+        assert_eq!(exit_code(&of_another_kind, Some(&checkpoint)), 17);
+        let mut made_anew = whole.clone();
+        made_anew.slot.as_mut().unwrap().confirmed.0 += 1;
+        assert_eq!(exit_code(&made_anew, Some(&checkpoint)), 13);
+        let mut former = source();
+        former.timeline = 1;
+        let mut later = checkpoint;
+        later.lineage.timeline = 2;
+        assert_eq!(exit_code(&former, Some(&later)), 17, "a former primary");
+    }
+
+    #[test]
+    fn without_a_checkpoint_nothing_is_assumed() {
+        let mut source = source();
+        assert_eq!(exit_code(&source, None), 14);
+        let unfinished = Checkpoint {
+            state: State::Initialising,
+            ..example()
+        };
+        assert_eq!(exit_code(&source, Some(&unfinished)), 3);
+        source.slot = None;
+        assert_eq!(exit_code(&source, Some(&unfinished)), 3);
+        assert_eq!(exit_code(&source, None), 3);
+        source.system_identifier = "another".to_owned();
+        assert_eq!(
+            exit_code(&source, Some(&unfinished)),
+            16,
+            "init cannot go on with it here"
+        );
+        let codes: Vec<u8> = breaks(&source, Some(&unfinished), NAMES)
+            .iter()
+            .map(Stop::exit_code)
+            .collect();
+        assert_eq!(codes, [16, 10], "to be accepted together");
+    }
+
+    #[test]
+    fn servers_of_one_history_follow_each_other() {
+        const SECOND_US: i64 = 1_000_000;
+        let started_us = source().started_us.unwrap();
+        let verdict = |theirs_us: i64, written_us: i64| {
+            let mut checkpoint = example();
+            checkpoint.lineage.server_started_us = Some(theirs_us);
+            written_for_this_server(&source(), &checkpoint, Some(written_us / 1_000)).map_err(|stop| stop.exit_code())
+        };
+        let later_us = started_us + 3_600 * SECOND_US;
+        assert_eq!(verdict(started_us, later_us), Ok(()), "the same server");
+        assert_eq!(verdict(started_us - SECOND_US, started_us), Ok(()), "it was restarted");
+        assert_eq!(
+            verdict(started_us + 60 * SECOND_US, later_us),
+            Err(24),
+            "a copy that started later"
+        );
+        assert_eq!(
+            verdict(started_us - SECOND_US, later_us),
+            Err(24),
+            "the original still publishes"
+        );
+        assert_eq!(
+            verdict(started_us + SECOND_US, started_us + 2 * SECOND_US),
+            Ok(()),
+            "the clock of the server that it was moved to may be behind"
+        );
+        assert_eq!(
+            verdict(started_us + SECOND_US, later_us),
+            Err(24),
+            "both run, and the original started a moment later"
+        );
+        let promoted = Source {
+            timeline: 2,
+            ..source()
+        };
+        let mut checkpoint = example();
+        checkpoint.lineage.server_started_us = Some(later_us);
+        assert_eq!(
+            written_for_this_server(&promoted, &checkpoint, None),
+            Ok(()),
+            "a standby may have started first"
+        );
+    }
+
+    #[test]
+    fn another_slot_of_the_same_outbox_is_found_and_one_of_another_outbox_is_not() {
+        let outbox = example().lineage.outbox;
+        let found = |outbox: Option<&str>, theirs: Option<&str>, database: &str, slot: &str| {
+            let mut other = example();
+            other.lineage.outbox = theirs.map(str::to_owned);
+            let others = [(format!("users_db/{slot}"), other)].into();
+            no_other_slot_publishes(outbox, "7391547183048592837", database, &others, NAMES)
+                .map_err(|stop| stop.exit_code())
+        };
+        let same = outbox.as_deref();
+        assert_eq!(found(same, same, "users_db", "other"), Err(24));
+        assert_eq!(
+            found(Some("public.outbox 7 p p"), same, "users_db", "other"),
+            Err(24),
+            "it was made anew"
+        );
+        assert_eq!(
+            found(same, None, "users_db", "other"),
+            Err(24),
+            "an earlier version does not say"
+        );
+        assert_eq!(
+            found(same, same, "users_db", "users_relay"),
+            Ok(()),
+            "its own checkpoint"
+        );
+        assert_eq!(found(Some("public.mails 7 r p"), same, "users_db", "other"), Ok(()));
+        assert_eq!(found(same, same, "another_db", "other"), Ok(()));
+    }
+}

@@ -1,0 +1,12 @@
+//! Where the relay was: facts that a start holds against what it finds.
+//!
+//! Pure: nothing here asks a server. [`checkpoint`] is the record that Kafka keeps, [`progress`] counts up to where rows are published,
+//! [`lineage`] and [`timeline`] tell whether a server continues the one of before, [`comparison`] holds the ids of rows against those of records.
+
+pub mod checkpoint;
+pub mod comparison;
+pub mod lineage;
+pub mod parking_note;
+pub(crate) mod positions;
+pub mod progress;
+pub mod timeline;

@@ -1,0 +1,8 @@
+//! What is wrong, or could become so, with servers, outbox and topics: the findings that `check` prints and that a start warns of.
+//!
+//! Each module looks at one thing and says what it found; none changes anything.
+
+pub mod failover;
+pub mod outbox_check;
+pub mod server_check;
+pub(crate) mod topic_check;

@@ -1,0 +1,227 @@
+//! What is odd about the outbox table: rows that are in it and in no stream, columns that the stream leaves out, changes that the application
+//! will not be allowed.
+
+use std::collections::BTreeSet;
+
+use crate::commands::check::Finding;
+use crate::outbox::source::text;
+use crate::postgres::{Connection, quote_literal};
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{RelayError, Stop};
+use crate::router::RouterOptions;
+use crate::settings::Config;
+
+/// The outbox table, as one look at the catalog gives it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutboxTable {
+    /// SCHEMA.TABLE.
+    pub name: String,
+    /// Tables that inherit it, which partitions do not count as.
+    pub heirs: Vec<String>,
+    /// Columns whose values the server generates, and whether they are stored.
+    pub generated: Vec<(String, bool)>,
+    /// The publication has stored generated columns as well (PostgreSQL 18 and later).
+    pub publishes_generated: bool,
+    /// The publication has updates or deletes.
+    pub publishes_changes: bool,
+    /// The table, or a partition of it, has nothing by which a changed row is told.
+    pub lacks_identity: bool,
+}
+
+/// Asks the server; nothing is odd about a table that does not exist.
+///
+/// # Errors
+/// The connection broke.
+pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
+    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let (publication, is_since_18) = (
+        quote_literal(&config.publication),
+        connection.server_version_num() >= 180_000,
+    );
+    let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
+    let partitions = crate::outbox::source::partition_tree("o.oid");
+    // A partitioned table has no rows of its own: what counts is how those are told that hold them.
+    let sql = format!(
+        "with outbox as (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                         where n.nspname = {schema} and c.relname = {table}),
+              holders as (select oid from outbox union select t.relid from outbox o, lateral {partitions} t)
+         select 'heir', format('%I.%I', n.nspname, c.relname), ''
+         from outbox o join pg_inherits i on i.inhparent = o.oid join pg_class c on c.oid = i.inhrelid
+              join pg_namespace n on n.oid = c.relnamespace where not c.relispartition
+         union all
+         select 'generated', a.attname, (a.attgenerated = 's')::text
+         from outbox o join pg_attribute a on a.attrelid = o.oid
+         where a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''
+         union all
+         select 'publication', (p.pubupdate or p.pubdelete)::text, ({generated})::text from pg_publication p where p.pubname = {publication}
+         union all
+         select 'lacks identity', '', '' where exists (
+             select from holders h join pg_class c on c.oid = h.oid
+             where c.relkind = 'r' and (c.relreplident = 'n'
+                 or c.relreplident = 'd' and not exists (select from pg_index x where x.indrelid = c.oid and x.indisprimary)
+                 or c.relreplident = 'i' and not exists (select from pg_index x where x.indrelid = c.oid and x.indisreplident)))
+         order by 1, 2"
+    );
+    let mut found = OutboxTable {
+        name: format!("{}.{}", config.schema, config.table),
+        ..OutboxTable::default()
+    };
+    for row in connection.rows(&sql).await? {
+        let (first, second) = (text(&row, 1)?, text(&row, 2)?);
+        match text(&row, 0)? {
+            "heir" if faults::is_planted(Bug::OverlookHeirs) => {}
+            "heir" => found.heirs.push(first.to_owned()),
+            "generated" => found.generated.push((first.to_owned(), second == "true")),
+            "publication" => (found.publishes_changes, found.publishes_generated) = (first == "true", second == "true"),
+            _ => found.lacks_identity = true,
+        }
+    }
+    Ok(found)
+}
+
+impl OutboxTable {
+    /// What there is to say.
+    #[must_use]
+    pub fn findings(&self, options: &RouterOptions) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self
+            .heirs
+            .iter()
+            .map(|heir| Finding::Problem(self.of_heir(heir)))
+            .collect();
+        findings.extend(self.unpublished_columns(options).map(Finding::Problem));
+        if self.publishes_changes && self.lacks_identity {
+            findings.push(Finding::Warning(format!(
+                "the publication has updates or deletes, and table {name} has no replica identity: Postgres refuses the application's own updates and deletes of the outbox; alter publication … set (publish = 'insert'), which is all that the relay needs, or give it a primary key, or: alter table {name} replica identity full",
+                name = self.name
+            )));
+        }
+        findings
+    }
+
+    fn of_heir(&self, heir: &str) -> String {
+        format!(
+            "table {heir} inherits {name}: a select of {name} shows its rows, and no stream has them under that name, so they are never published; insert into {name} itself, and: alter table {heir} no inherit {name}",
+            name = self.name
+        )
+    }
+
+    /// Columns that the router reads and the stream does not have, each with what to do.
+    fn unpublished_columns<'a>(&'a self, options: &'a RouterOptions) -> impl Iterator<Item = String> + 'a {
+        let additional = options.additional.iter().map(|additional| &additional.column);
+        let read: BTreeSet<&String> = [
+            &options.id_column,
+            &options.key_column,
+            &options.payload_column,
+            &options.route_column,
+        ]
+        .into_iter()
+        .chain(additional)
+        .collect();
+        self.generated
+            .iter()
+            .filter(move |(name, is_stored)| read.contains(name) && !(*is_stored && self.publishes_generated))
+            .map(|(name, is_stored)| {
+                let table = &self.name;
+                let mend = if *is_stored {
+                    format!(
+                        "let the insert write it: alter table {table} alter {name} drop expression; or, with PostgreSQL 18 and later: alter publication … set (publish_generated_columns = stored)"
+                    )
+                } else {
+                    "put an ordinary column in its place, which the insert writes".to_owned()
+                };
+                format!(
+                    "column `{name}` of table {table} is generated, and the stream does not have it, so the router would not find it; {mend}"
+                )
+            })
+    }
+}
+
+/// Refuses to begin with a table whose events would not all be published.
+///
+/// # Errors
+/// [`Stop::Publication`] and [`Stop::Config`] say what is odd and how to mend it; anything else is transient.
+pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
+    let found = look(connection, config).await?;
+    if let Some(heir) = found.heirs.first() {
+        return Err(Stop::Publication {
+            publication: config.publication.clone(),
+            what: found.of_heir(heir),
+        }
+        .into());
+    }
+    match found.unpublished_columns(&config.router).next() {
+        Some(what) => Err(Stop::Config { what }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Says in the log what is odd about the table; a relay that runs goes on.
+pub async fn warn(config: &Config) {
+    let looked = async {
+        let mut connection = Connection::open(&config.target, crate::postgres::Mode::Sql).await?;
+        look(&mut connection, config).await
+    };
+    match looked.await {
+        Ok(found) => {
+            for finding in found.findings(&config.router) {
+                if let Finding::Problem(what) | Finding::Warning(what) = finding {
+                    tracing::warn!("{what}");
+                }
+            }
+        }
+        // The stream does not depend on it.
+        Err(err) => tracing::debug!(error = format!("{err:#}"), "cannot look at the outbox table"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OutboxTable;
+    use crate::commands::check::Finding;
+    use crate::router::RouterOptions;
+
+    fn said(table: &OutboxTable, options: &[&str]) -> Vec<Finding> {
+        table.findings(&RouterOptions::parse(options).unwrap())
+    }
+
+    #[test]
+    fn an_heir_is_a_problem() {
+        let table = OutboxTable {
+            heirs: vec!["public.old".to_owned()],
+            ..OutboxTable::default()
+        };
+        assert!(
+            matches!(&said(&table, &[])[..], [Finding::Problem(what)] if what.contains("public.old") && what.contains("no inherit"))
+        );
+    }
+
+    #[test]
+    fn a_generated_column_is_a_problem_where_the_router_reads_it_and_the_stream_has_it_not() {
+        let mut table = OutboxTable {
+            generated: vec![("shown".to_owned(), true), ("stored".to_owned(), true)],
+            ..OutboxTable::default()
+        };
+        assert_eq!(said(&table, &[]), []);
+        let options = ["table.fields.additional.placement=stored:header"];
+        assert!(
+            matches!(&said(&table, &options)[..], [Finding::Problem(what)] if what.contains("`stored`") && what.contains("publish_generated_columns"))
+        );
+        table.publishes_generated = true;
+        assert_eq!(said(&table, &options), []);
+        table.generated[1].1 = false;
+        assert!(
+            matches!(&said(&table, &options)[..], [Finding::Problem(what)] if !what.contains("publish_generated_columns"))
+        );
+    }
+
+    #[test]
+    fn changes_that_are_published_need_a_replica_identity() {
+        let mut table = OutboxTable {
+            lacks_identity: true,
+            ..OutboxTable::default()
+        };
+        assert_eq!(said(&table, &[]), []);
+        table.publishes_changes = true;
+        assert!(matches!(&said(&table, &[])[..], [Finding::Warning(what)] if what.contains("replica identity")));
+    }
+}

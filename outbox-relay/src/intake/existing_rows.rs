@@ -1,0 +1,435 @@
+//! The rows of the outbox table in one snapshot, read in the order of their insert, and written to Kafka as records.
+//!
+//! Their commits are not in the table: `created_at` is the order that comes nearest. The events of a key keep the order of their commits as long
+//! as two transactions do not write the same key at the same time, which the writer's lock on the key's own row sees to.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use events::Position;
+
+use crate::continuity::checkpoint::Lineage;
+use crate::intake::{RecordWriter, Written};
+use crate::kafka::{Publisher, Topics};
+use crate::outbox::source;
+use crate::parking::behind::ParksBehind;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::pgoutput::Tuple;
+use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
+use crate::process::clock::now_us;
+use crate::process::faults::{self, Bug};
+use crate::process::row_name::RowPosition;
+use crate::process::stop::{RelayError, Stop};
+use crate::router::{Column, Plan, RowScratch};
+use crate::settings::Config;
+use crate::topics::destination;
+
+/// Rows that are fetched at once, and about how many bytes: rows differ, so that it is judged by those that were fetched before.
+pub(crate) const FETCH_ROWS: usize = 1_000;
+const FETCH_BYTES: usize = 4 << 20;
+/// Before any row is known.
+const FIRST_FETCH_ROWS: usize = 100;
+
+/// The outbox as one transaction sees it.
+pub(crate) struct OutboxSnapshot {
+    connection: Connection,
+    /// The outbox table, and what retention has detached from it and not dropped yet.
+    tables: Vec<String>,
+    columns: Vec<Column>,
+    /// What a row has to fulfil to be read, as SQL.
+    condition: String,
+    is_open: bool,
+    /// Bytes of the largest row of late; 0 before the first fetch.
+    row_bytes_max: usize,
+}
+
+impl OutboxSnapshot {
+    /// Opens the snapshot `exported` by another session, or one of its own; `detached` are further tables that hold rows of the outbox.
+    ///
+    /// # Errors
+    /// The table cannot be read, or the connection broke.
+    pub(crate) async fn open(
+        config: &Config,
+        exported: Option<&str>,
+        detached: Vec<String>,
+    ) -> Result<Self, RelayError> {
+        let mut connection = Connection::open(&config.target, Mode::Sql).await?;
+        connection
+            .rows("begin transaction isolation level repeatable read, read only")
+            .await?;
+        if let Some(snapshot) = exported {
+            connection
+                .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
+                .await?;
+        }
+        // A row-level security policy that hides rows is an error then, instead of rows that are never published.
+        connection.rows("set local row_security = off").await?;
+        let mut tables = vec![own_rows(&mut connection, config).await?];
+        tables.extend(detached);
+        let answer = connection
+            .query(&format!("select * from {} limit 0", tables[0]))
+            .await
+            .context("cannot read the outbox table")?;
+        let columns = columns_of(&answer);
+        Ok(Self {
+            connection,
+            tables,
+            columns,
+            condition: "true".to_owned(),
+            is_open: false,
+            row_bytes_max: 0,
+        })
+    }
+
+    /// Whether the table has `created_at`, by which its rows are put in order.
+    #[must_use]
+    pub(crate) fn has_created_at(&self) -> bool {
+        self.columns.iter().any(|column| column.name == "created_at")
+    }
+
+    /// From now on only rows whose `created_at` is not older are read, in milliseconds since 1970, and those without one; `None` for all.
+    pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
+        self.condition = since_ms.map_or("true".to_owned(), |since_ms| {
+            format!("(created_at is null or extract(epoch from created_at) * 1000 >= {since_ms})")
+        });
+    }
+
+    /// One value of one row: `expression` over all rows.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn value(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
+        let sql = format!("select {expression} from {}", self.all_rows());
+        let rows = self.connection.rows(&sql).await?;
+        Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
+    }
+
+    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows, the oldest first where `is_ordered`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn read(&mut self, expressions: &str, is_ordered: bool) -> Result<(), RelayError> {
+        if self.is_open {
+            self.close_cursor("existing").await?;
+        }
+        self.open_cursor("existing", expressions, "true", is_ordered).await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Opens the cursor `name` for `expressions`, as [`OutboxSnapshot::read`] does, of the rows for which `condition` holds. Cursors with the
+    /// same condition have the same rows in the same order, where that is asked for.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn open_cursor(
+        &mut self,
+        name: &str,
+        expressions: &str,
+        condition: &str,
+        is_ordered: bool,
+    ) -> Result<(), RelayError> {
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let expressions = expressions.replacen('*', &columns, 1);
+        let order = match (is_ordered, self.has_created_at()) {
+            (false, _) => "",
+            (true, true) => "order by created_at, relay_table, relay_place",
+            (true, false) => "order by relay_table, relay_place",
+        };
+        let sql = format!(
+            "declare {name} no scroll cursor for select {expressions} from {} where {condition} {order}",
+            self.all_rows()
+        );
+        self.connection.rows(&sql).await?;
+        Ok(())
+    }
+
+    /// Closes the cursor `name`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn close_cursor(&mut self, name: &str) -> Result<(), RelayError> {
+        self.connection.rows(&format!("close {name}")).await?;
+        Ok(())
+    }
+
+    /// The next rows of the cursor `name`, at most `rows_max`; none at the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn fetch_from(&mut self, name: &str, rows_max: usize) -> Result<Answer, RelayError> {
+        let rows = match self.row_bytes_max {
+            0 => FIRST_FETCH_ROWS,
+            bytes => (FETCH_BYTES / bytes).clamp(1, FETCH_ROWS),
+        };
+        let answer = self
+            .connection
+            .query(&format!("fetch {} from {name}", rows.min(rows_max)))
+            .await?;
+        let bytes = |row: &crate::postgres::Row| row.iter().flatten().map(String::len).sum::<usize>();
+        let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
+        // Forgotten slowly, so that a few large rows do not slow down the rest.
+        self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);
+        Ok(answer)
+    }
+
+    /// Which transactions the snapshot sees: every id below the first had ended, and no id from the second on had begun. 64 bits, with the epoch.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn transaction_bounds(&mut self) -> Result<(u64, u64), RelayError> {
+        let sql = "select pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())";
+        let rows = self.connection.rows(sql).await?;
+        let row = rows.first().context("the snapshot has no bounds")?;
+        let bound = |index| -> anyhow::Result<u64> { source::text(row, index)?.parse().context("a transaction id") };
+        Ok((bound(0)?, bound(1)?))
+    }
+
+    /// The next rows; none at the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn fetch(&mut self) -> Result<Answer, RelayError> {
+        self.fetch_from("existing", FETCH_ROWS).await
+    }
+
+    /// `expressions` over the rows for which `condition` holds, grouped or ordered by what `tail` says.
+    ///
+    /// # Errors
+    /// A value in the condition is none of its column's type; the connection broke.
+    pub(crate) async fn summary(
+        &mut self,
+        expressions: &str,
+        condition: &str,
+        tail: &str,
+    ) -> Result<Answer, RelayError> {
+        let sql = format!("select {expressions} from {} where {condition} {tail}", self.all_rows());
+        Ok(self.connection.query(&sql).await?)
+    }
+
+    /// The table's columns.
+    #[must_use]
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Ends the transaction.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn close(mut self) -> Result<(), RelayError> {
+        self.connection.rows("commit").await?;
+        Ok(())
+    }
+
+    fn all_rows(&self) -> String {
+        let selects: Vec<String> = self
+            .tables
+            .iter()
+            .map(|table| {
+                let columns: Vec<String> = self
+                    .columns
+                    .iter()
+                    .map(|column| quote_identifier(&column.name))
+                    .collect();
+                format!(
+                    "select {}, tableoid as relay_table, ctid as relay_place, xmin as relay_xmin from {table} where {}",
+                    columns.join(", "),
+                    self.condition
+                )
+            })
+            .collect();
+        format!("({}) as existing_rows", selects.join(" union all "))
+    }
+}
+
+/// The outbox' own rows as SQL names them: those of a table that inherits it come in no stream either. A partitioned table's own rows are its
+/// partitions'.
+async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
+    let table = table_name(config);
+    let sql = format!(
+        "select from pg_class where oid = to_regclass({}) and relkind = 'p'",
+        quote_literal(&table)
+    );
+    let is_partitioned = !connection.rows(&sql).await?.is_empty();
+    Ok(if is_partitioned { table } else { format!("only {table}") })
+}
+
+/// The outbox table as SQL names it.
+#[must_use]
+pub(crate) fn table_name(config: &Config) -> String {
+    format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&config.table)
+    )
+}
+
+/// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname)
+         from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+           and starts_with(d.description, {})
+         order by 1",
+        quote_literal(&crate::outbox::partitions::detached_comment(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    rows.iter().map(|row| Ok(source::text(row, 0)?.to_owned())).collect()
+}
+
+pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
+    answer
+        .columns
+        .iter()
+        .map(|(name, type_oid)| Column {
+            name: name.clone(),
+            type_oid: *type_oid,
+        })
+        .collect()
+}
+
+/// Makes records of rows that do not come from the stream.
+pub(crate) struct ExistingRowsWriter<'a> {
+    config: &'a Config,
+    lineage: &'a mut Lineage,
+    publisher: &'a mut Publisher,
+    topics: Topics,
+    record: RecordWriter,
+    scratch: RowScratch,
+    /// Rows that were written, or parked.
+    pub(crate) rows: u64,
+    /// The LSN in their positions.
+    lsn: Lsn,
+    /// Which rows go to the parking topic instead.
+    pub(crate) parks: Option<ParksBehind>,
+}
+
+/// The LSN in the positions of rows that were there before a slot was made. The rows' own commits are not known any more, so they count as the rows
+/// of one transaction, 0, 1, 2…, right before `consistent_point`, where the slot's stream begins.
+///
+/// Positions stay unique and ascend, also where a slot is made again and again:
+///
+/// - **Below everything that the slot sends.** A commit record may start at the consistent point itself, and then bears that very LSN. None can start
+///   one byte before: the consistent point is the end of the record of running transactions that made the slot consistent, and this is that record's last byte.
+/// - **Above everything that was published before.** A new slot begins with a record of running transactions, written where the WAL ends at
+///   that moment. An earlier relay is fenced by then, and has published only commits that were in the WAL; the rows of an earlier `init`
+///   or `recover` bear a byte below an earlier consistent point, which was in the WAL as well. All of that lies below the start of the new
+///   record, and so below its last byte.
+///
+/// It takes one history of the WAL: after another cluster or a lost piece of the timeline was accepted, positions may come again.
+pub(crate) fn lsn_before(consistent_point: Lsn) -> Lsn {
+    if faults::is_planted(Bug::ExistingRowsAtConsistentPoint) {
+        return consistent_point;
+    }
+    Lsn(consistent_point.0.saturating_sub(1))
+}
+
+impl<'a> ExistingRowsWriter<'a> {
+    #[must_use]
+    pub(crate) fn new(
+        config: &'a Config,
+        lineage: &'a mut Lineage,
+        publisher: &'a mut Publisher,
+        consistent_point: Lsn,
+    ) -> Self {
+        Self {
+            config,
+            record: RecordWriter::of_table_rows(config, lineage.positions_raised_by),
+            lineage,
+            publisher,
+            topics: Topics::default(),
+            scratch: RowScratch::default(),
+            rows: 0,
+            lsn: lsn_before(consistent_point),
+            parks: None,
+        }
+    }
+
+    /// Makes records that bear `replay` instead of a position.
+    #[must_use]
+    pub(crate) fn for_replay(
+        config: &'a Config,
+        lineage: &'a mut Lineage,
+        publisher: &'a mut Publisher,
+        replay: &str,
+    ) -> Self {
+        let mut writer = Self::new(config, lineage, publisher, Lsn::INVALID);
+        writer.record = RecordWriter::of_replay(config, replay);
+        writer
+    }
+
+    /// The publisher, between two rows.
+    pub(crate) fn publisher(&mut self) -> &mut Publisher {
+        self.publisher
+    }
+
+    /// The lineage with the topics that were written to.
+    #[must_use]
+    pub(crate) fn lineage(&self) -> &Lineage {
+        self.lineage
+    }
+
+    /// Writes the rows of `answer` into the open Kafka transaction.
+    ///
+    /// # Errors
+    /// A row cannot be a record; anything else is worth another try.
+    pub(crate) async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
+        let columns = columns_of(answer);
+        let column_count = u16::try_from(columns.len()).context("too many columns")?;
+        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
+        for row in &answer.rows {
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_row(&mut self, plan: &Plan, tuple: &Tuple<'_>) -> Result<(), RelayError> {
+        let position = Position {
+            commit_lsn: self.lsn.0,
+            index: self.rows,
+            commit_timestamp_us: now_us(),
+        };
+        if let Some(parks) = &mut self.parks {
+            let place = RowPosition {
+                commit_lsn: self.lsn,
+                index: self.rows,
+            };
+            let place = place.raised_by(self.lineage.positions_raised_by);
+            if parks.park(self.config, self.publisher, plan, tuple, place).await? {
+                self.rows += 1;
+                return Ok(());
+            }
+        }
+        loop {
+            match self
+                .record
+                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
+            {
+                Written::Sent => break,
+                Written::QueueFull => {
+                    self.publisher.poll();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Written::UnknownTopic { route, topic } => {
+                    let found = destination::find(self.config, self.lineage, &route, &topic).await?;
+                    self.topics.insert(route, found);
+                }
+            }
+        }
+        self.rows += 1;
+        Ok(())
+    }
+}

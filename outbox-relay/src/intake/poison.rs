@@ -1,0 +1,144 @@
+//! Rows that Kafka will not take, found before they are sent and named: by the settings of their topic, and by what the broker refused before.
+
+use std::collections::HashMap;
+
+use events::Position;
+
+use crate::kafka::{Breach, Destination, NoDestination, RefusedRecord};
+use crate::postgres::lsn::Lsn;
+use crate::process::clock::now_us;
+use crate::process::row_name::{RowName, RowPlace, RowPosition};
+use crate::process::stop::Stop;
+use crate::router::Routed;
+use crate::settings::Config;
+use crate::topics::destination;
+
+/// Judges rows on their way to Kafka.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    /// The rows are those of the outbox table, not of the stream.
+    of_table: bool,
+    key_column: String,
+    route_column: String,
+    /// What the broker refused since the process began, by the event's id.
+    refused: HashMap<String, RefusedRecord>,
+}
+
+impl Judge {
+    #[must_use]
+    pub(crate) fn new(config: &Config, of_table: bool) -> Self {
+        let refused = config.kafka.refused_records.list().into_iter();
+        Self {
+            of_table,
+            key_column: config.router.key_column.clone(),
+            route_column: config.router.route_column.clone(),
+            refused: refused.map(|record| (record.id.clone(), record)).collect(),
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn name(&self, position: Position, id: Option<&str>) -> RowName {
+        let place = if self.of_table {
+            RowPlace::Table
+        } else {
+            RowPlace::Stream(RowPosition {
+                commit_lsn: Lsn(position.commit_lsn),
+                index: position.index,
+            })
+        };
+        RowName {
+            place,
+            id: id.map(str::to_owned),
+        }
+    }
+
+    /// The stop of a row whose route leads nowhere.
+    #[must_use]
+    pub(crate) fn nowhere(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
+        destination::stop(why, self.name(position, Some(id)), &self.route_column)
+    }
+
+    /// Whether the row may be sent, as far as its topic's settings and earlier refusals tell. Its size is looked at elsewhere.
+    ///
+    /// # Errors
+    /// The [`Stop`] that names it.
+    pub(crate) fn allow(&self, routed: &Routed<'_>, destination: &Destination, position: Position) -> Result<(), Stop> {
+        let timestamp_ms = position.commit_timestamp_us / 1_000;
+        let (rules, has_key) = (&destination.rules, routed.key.is_some());
+        if let Some(breach) = rules.breach(has_key, timestamp_ms, || now_us() / 1_000) {
+            return Err(Stop::Row {
+                row: self.name(position, Some(routed.id)),
+                what: self.broken_rule(breach, &destination.topic),
+            });
+        }
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        self.refused_before(routed, destination, position)
+    }
+
+    #[cold]
+    fn broken_rule(&self, breach: Breach, topic: &str) -> String {
+        match breach {
+            Breach::NoKey => format!(
+                "it has no key (column `{}` is null), and topic `{topic}` is compacted and takes no record without one; set the topic's cleanup.policy to delete, or name a column that is never null by --set table.field.event.key=COLUMN, and start again; else",
+                self.key_column
+            ),
+            Breach::TooOld { age_ms, allowed_ms } => format!(
+                "its commit is {} s old, and topic `{topic}` takes no record older than {} s (message.timestamp.before.max.ms={allowed_ms}); raise the topic's message.timestamp.before.max.ms above {age_ms} and start again; else",
+                age_ms / 1_000,
+                allowed_ms / 1_000
+            ),
+            Breach::TooNew { ahead_ms, allowed_ms } => format!(
+                "its commit is {} s ahead of this machine's clock, and topic `{topic}` takes no record that is more than {} s ahead (message.timestamp.after.max.ms={allowed_ms}); set the clocks right and start again, or raise the topic's message.timestamp.after.max.ms above {ahead_ms}; else",
+                ahead_ms / 1_000,
+                allowed_ms / 1_000
+            ),
+        }
+    }
+
+    #[cold]
+    fn refused_before(&self, routed: &Routed<'_>, destination: &Destination, position: Position) -> Result<(), Stop> {
+        let Some(record) = self.refused.get(routed.id) else {
+            return Ok(());
+        };
+        let is_it = record.topic == destination.topic
+            // Where the limit is known it was held against the row before.
+            && !(record.is_too_large && destination.batch_bytes_max < u64::MAX);
+        if !is_it {
+            return Ok(());
+        }
+        let row = self.name(position, Some(routed.id));
+        let (timestamp_ms, now_ms) = (position.commit_timestamp_us / 1_000, now_us() / 1_000);
+        Err(match destination.rules.too_new(timestamp_ms, now_ms) {
+            Some(breach) => Stop::Row {
+                row,
+                what: self.broken_rule(breach, &destination.topic),
+            },
+            None => refusal(record, row),
+        })
+    }
+}
+
+/// The stop of a row that the broker refused.
+#[must_use]
+pub(crate) fn refusal(record: &RefusedRecord, row: RowName) -> Stop {
+    if record.is_too_large {
+        return Stop::RecordTooLarge {
+            row,
+            topic: record.topic.clone(),
+            size: record.size,
+            limit: format!(
+                "max.message.bytes of the topic, after compression, by the broker's answer: {}",
+                record.reason
+            ),
+        };
+    }
+    Stop::Row {
+        row,
+        what: format!(
+            "the broker refused it for topic `{}`: {}; mend the topic's settings where they are the reason and start again; else",
+            record.topic, record.reason
+        ),
+    }
+}

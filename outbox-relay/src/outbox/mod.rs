@@ -1,0 +1,10 @@
+//! The outbox in Postgres: where its rows are and what the server knows of them.
+//!
+//! [`source`] asks for the publication, the slot and the table, [`partitions`] and [`days`] know the table's partitions, [`messages`] the rows
+//! that an application sends as logical messages in place of inserts. Nothing here knows Kafka.
+
+pub mod days;
+pub(crate) mod messages;
+pub mod partitions;
+pub mod source;
+pub mod standby;

@@ -1,0 +1,280 @@
+//! The outbox table's partitions in SQL: look, make, detach, drop. What is to be done decides [`crate::outbox::days`].
+//!
+//! Every lock is waited for a moment only: while a lock is waited for, each writer that comes queues behind it.
+
+use anyhow::Context;
+
+use crate::intake::existing_rows::table_name;
+use crate::outbox::days::{Detached, Partition, civil};
+use crate::outbox::source::text;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::{Connection, PgError, quote_identifier, quote_literal};
+use crate::settings::Config;
+
+/// Longest wait for a lock, and so the longest that a writer may wait behind it.
+const LOCK_TIMEOUT_MS: u32 = 200;
+/// Rows that one statement deletes.
+const DELETE_ROWS: usize = 1_000;
+
+/// How the outbox table is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// An ordinary table.
+    Plain { has_created_at: bool },
+    /// By range of its `created_at` alone.
+    ByDay,
+    /// By anything else.
+    Other(String),
+}
+
+/// Prepares a session for the rest of this module; false where another relay is at it.
+///
+/// # Errors
+/// The connection broke.
+pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
+    connection
+        .rows(&format!(
+            "set lock_timeout = {LOCK_TIMEOUT_MS}; set statement_timeout = '5s'"
+        ))
+        .await?;
+    let lock = quote_literal(&format!("outbox-relay maintenance of {}", table_name(config)));
+    let rows = connection
+        .rows(&format!("select pg_try_advisory_lock(hashtextextended({lock}, 0))"))
+        .await?;
+    Ok(text(rows.first().context("no answer")?, 0)? == "t")
+}
+
+/// Looks at the table.
+///
+/// # Errors
+/// There is none, or the connection broke.
+pub async fn shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
+    let sql = format!(
+        "select coalesce(p.partstrat::text, ''), coalesce(p.partnatts, 0), coalesce(a.attname, ''), coalesce(format_type(a.atttypid, null), ''),
+                exists (select from pg_attribute c where c.attrelid = t.oid and c.attname = 'created_at' and not c.attisdropped)
+         from (select {}::regclass::oid as oid) as t
+         left join pg_partitioned_table p on p.partrelid = t.oid
+         left join pg_attribute a on a.attrelid = t.oid and a.attnum = p.partattrs[0]",
+        quote_literal(&table_name(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    let row = rows.first().context("no answer")?;
+    let (strategy, columns, column, column_type) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?);
+    Ok(match (strategy, columns) {
+        ("", _) => Shape::Plain {
+            has_created_at: text(row, 4)? == "t",
+        },
+        ("r", "1") if column == "created_at" && column_type.starts_with("timestamp") => Shape::ByDay,
+        _ => Shape::Other(format!(
+            "strategy {strategy}, {columns} columns, {column} {column_type}"
+        )),
+    })
+}
+
+/// The server's clock, in seconds since 1970: `created_at` is by it.
+///
+/// # Errors
+/// The connection broke.
+pub async fn now_s(connection: &mut Connection) -> anyhow::Result<i64> {
+    let rows = connection
+        .rows("select floor(extract(epoch from clock_timestamp()))::bigint")
+        .await?;
+    text(rows.first().context("no answer")?, 0)?.parse().context("clock")
+}
+
+/// The partitions that the table has.
+///
+/// # Errors
+/// The connection broke.
+pub async fn list(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
+    let bound = |word: &str| {
+        format!(
+            "extract(epoch from (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz)::bigint"
+        )
+    };
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname), pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT', {}, {}
+         from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+         where i.inhparent = {}::regclass and not i.inhdetachpending order by 3 nulls first, 1",
+        bound("FROM"),
+        bound("TO"),
+        quote_literal(&table_name(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    let second = |value: &Option<String>| value.as_ref().map(|text| text.parse()).transpose();
+    rows.iter()
+        .map(|row| {
+            Ok(Partition {
+                name: text(row, 0)?.to_owned(),
+                is_default: text(row, 1)? == "t",
+                from_s: second(&row[2]).context("a partition's bound")?,
+                to_s: second(&row[3]).context("a partition's bound")?,
+            })
+        })
+        .collect()
+}
+
+/// How the comment on a detached partition begins; a position follows.
+#[must_use]
+pub fn detached_comment(config: &Config) -> String {
+    format!("detached from {} by outbox-relay; ", table_name(config))
+}
+
+/// What was detached and is not dropped yet, also by an earlier run.
+///
+/// # Errors
+/// The connection broke.
+pub async fn detached(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Detached>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname), substring(d.description from '[0-9A-F]+/[0-9A-F]+$')
+         from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+           and starts_with(d.description, {})",
+        quote_literal(&detached_comment(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Detached {
+                name: text(row, 0)?.to_owned(),
+                after: text(row, 1)?.parse()?,
+            })
+        })
+        .collect()
+}
+
+/// Makes the partition of a day since 1970. False where rows of that day are in the default partition already: they stay there.
+///
+/// `is_current`: rows of that day may be written now. A writer that has chosen the default partition for its row, and waits there for the new one to be
+/// attached, would fail with a violated partition constraint. So such a day is made while no writer is under way, for the moment that it takes.
+///
+/// # Errors
+/// A lock was not to be had, a right is missing, or the connection broke.
+pub async fn create(connection: &mut Connection, config: &Config, day: i64, is_current: bool) -> anyhow::Result<bool> {
+    let (table, name) = (table_name(config), day_name(config, day));
+    let bound = |day: i64| {
+        let (year, month, day) = civil(day);
+        format!("'{year:04}-{month:02}-{day:02} 00:00:00+00'")
+    };
+    let lock = if is_current {
+        format!("lock table {table} in share row exclusive mode;")
+    } else {
+        String::new()
+    };
+    // Attached instead of made in place: that locks out nobody who writes to other days. One transaction, as every simple query.
+    let sql = format!(
+        "{lock} create table {name} (like {table} including all excluding identity excluding indexes excluding statistics);
+         {targets};
+         alter table {table} attach partition {name} for values from ({}) to ({})",
+        bound(day),
+        bound(day + 1),
+        targets = copy_statistics_targets(&table, &name)
+    );
+    match connection.rows(&sql).await {
+        Ok(_) => Ok(true),
+        // check_violation
+        Err(err) if PgError::code_of(&err) == Some("23514") => Ok(false),
+        Err(err) => Err(err),
+    }
+}
+
+/// Gives the columns of a new partition the statistics targets that the table's have, which `like` leaves out: what nobody wants to be
+/// sampled in the table would be sampled in each of its days.
+fn copy_statistics_targets(table: &str, name: &str) -> String {
+    let alter = quote_literal(&format!(
+        "alter table {} alter %I set statistics %s",
+        name.replace('%', "%%")
+    ));
+    let table = quote_literal(table);
+    format!(
+        "do $body$ declare target record; begin
+           for target in select attname, attstattarget from pg_attribute
+             where attrelid = {table}::regclass and attnum > 0 and not attisdropped and attstattarget >= 0
+           loop execute format({alter}, target.attname, target.attstattarget); end loop;
+         end $body$"
+    )
+}
+
+fn day_name(config: &Config, day: i64) -> String {
+    let (year, month, day) = civil(day);
+    // Names have 63 bytes at most.
+    let mut table = config.table.clone();
+    while table.len() > 54 {
+        table.pop();
+    }
+    format!(
+        "{}.{}",
+        quote_identifier(&config.schema),
+        quote_identifier(&format!("{table}_{year:04}{month:02}{day:02}"))
+    )
+}
+
+/// Takes a partition out of the table. The position in its comment is read once the locks are held: every transaction that wrote to the
+/// partition has committed before it, and none can write any more.
+///
+/// # Errors
+/// A lock was not to be had, a right is missing, or the connection broke.
+pub async fn detach(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
+    let table = table_name(config);
+    let comment = quote_literal(&format!("comment on table {} is %L", name.replace('%', "%%")));
+    let text = quote_literal(&format!(
+        "{}to be dropped once the slot has confirmed ",
+        detached_comment(config)
+    ));
+    // Not concurrently: Postgres refuses that beside a default partition.
+    let sql = format!(
+        "alter table {table} detach partition {name};
+         do $body$ begin execute format({comment}, {text} || pg_current_wal_insert_lsn()); end $body$"
+    );
+    connection.rows(&sql).await.map(drop)
+}
+
+/// Drops a table that was detached.
+///
+/// # Errors
+/// A lock was not to be had, a right is missing, or the connection broke.
+pub async fn drop_detached(connection: &mut Connection, name: &str) -> anyhow::Result<()> {
+    connection.rows(&format!("drop table {name}")).await.map(drop)
+}
+
+/// Where the WAL is, and what the slot has confirmed; `None` without a slot.
+///
+/// # Errors
+/// The connection broke.
+pub async fn positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
+    let sql = format!(
+        "select pg_current_wal_insert_lsn(), (select confirmed_flush_lsn from pg_replication_slots where slot_name = {})",
+        quote_literal(&config.slot)
+    );
+    let rows = connection.rows(&sql).await?;
+    let row = rows.first().context("no answer")?;
+    let confirmed = row.get(1).cloned().flatten().map(|text| text.parse()).transpose()?;
+    Ok((text(row, 0)?.parse()?, confirmed))
+}
+
+/// Whether `table` has rows older than `before_s`, in seconds since 1970.
+///
+/// # Errors
+/// A right is missing, or the connection broke.
+pub async fn has_older(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<bool> {
+    // Without an index on created_at it takes a scan.
+    let sql = format!(
+        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s}))"
+    );
+    let rows = connection.rows(&sql).await?;
+    Ok(text(rows.first().context("no answer")?, 0)? == "t")
+}
+
+/// Deletes some rows of `table` that are older than `before_s`; how many.
+///
+/// # Errors
+/// A lock was not to be had, a right is missing, or the connection broke.
+pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<usize> {
+    let sql = format!(
+        "with gone as (delete from only {table} where ctid = any (array(
+             select ctid from only {table} where created_at < to_timestamp({before_s}) limit {DELETE_ROWS})) returning 1)
+         select count(*) from gone"
+    );
+    let rows = connection.rows(&sql).await?;
+    text(rows.first().context("no answer")?, 0)?.parse().context("count")
+}

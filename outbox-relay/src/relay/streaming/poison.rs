@@ -1,0 +1,258 @@
+//! Rows that are put aside while the others go on.
+//!
+//! The parked row is a record of the open Kafka transaction like any other, so it is committed with the checkpoint that passes it, or not at all.
+
+use std::time::Duration;
+
+use rdkafka::message::OwnedHeaders;
+use tokio::time::sleep;
+
+use super::Streaming;
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::parking_note::StoppedAt;
+use crate::intake::{Claim, Claims, Intake};
+use crate::kafka::{Outgoing, Sent};
+use crate::parking::keys::RateLimit;
+use crate::parking::log::{Parked, TableNeeds, rows_max};
+use crate::parking::record::{Because, Entry, FORMAT};
+use crate::parking::topic;
+use crate::process::clock::now_us;
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::Config;
+use crate::settings::poison::{PoisonOrder, PoisonPolicy};
+
+/// What a running stream knows of parked rows.
+pub(super) struct Parking {
+    /// Rows that are parked, those of the open transaction included.
+    pub(super) rows: u64,
+    /// The checkpoint does not say yet at which row the relay stops.
+    pub(super) stop_is_new: bool,
+    limit: RateLimit,
+    counts: ParkedCounts,
+    /// Most bytes of an entry; none before the parking topic is known to be there.
+    entry_bytes_max: Option<usize>,
+    needs: TableNeeds,
+}
+
+/// Rows of one Kafka transaction that were parked, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ParkedCounts {
+    poison: u64,
+    behind: u64,
+    operator: u64,
+}
+
+impl ParkedCounts {
+    pub(super) fn sum(self) -> u64 {
+        self.poison + self.behind + self.operator
+    }
+
+    fn add(&mut self, because: Because) {
+        match because {
+            Because::Poison => self.poison += 1,
+            Because::Behind => self.behind += 1,
+            Because::Operator => self.operator += 1,
+        }
+    }
+}
+
+impl Parking {
+    /// Goes on with what was parked before, and tells the intake which rows it claims.
+    pub(super) fn resume(config: &Config, parked: Parked, checkpoint: &Checkpoint, intake: &mut Intake) -> Self {
+        metrics::describe_gauge!("relay_parked_rows", "Rows that are parked now.");
+        metrics::describe_counter!("relay_parked_total", "Rows that were parked, by reason.");
+        metrics::gauge!("relay_parked_rows").set(parked.rows as f64);
+        let skips = config.poison.poison_order == PoisonOrder::Skip;
+        let raised_by = checkpoint.lineage.positions_raised_by;
+        intake.claims = Claims::new(parked.keys, checkpoint.parking.ordered(), skips, raised_by);
+        Self {
+            rows: parked.rows,
+            stop_is_new: false,
+            limit: RateLimit::new(config.poison.poison_limit, parked.poison_times_us),
+            counts: ParkedCounts::default(),
+            entry_bytes_max: None,
+            needs: parked.needs,
+        }
+    }
+
+    pub(super) fn take_counts(&mut self) -> ParkedCounts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// The transaction in which these rows were parked has committed.
+    pub(super) fn committed(&self, parked: ParkedCounts) {
+        if parked == ParkedCounts::default() {
+            return;
+        }
+        let by_reason = [
+            (Because::Poison, parked.poison),
+            (Because::Behind, parked.behind),
+            (Because::Operator, parked.operator),
+        ];
+        for (because, rows) in by_reason.into_iter().filter(|(_, rows)| *rows > 0) {
+            metrics::counter!("relay_parked_total", "reason" => because.as_str()).increment(rows);
+        }
+        metrics::gauge!("relay_parked_rows").set(self.rows as f64);
+    }
+}
+
+impl Streaming<'_> {
+    /// The next row cannot be published: parks it where that is wanted.
+    pub(super) async fn poison(&mut self, stop: Stop) -> Result<(), RelayError> {
+        let reason = stop.row_reason();
+        let is_ordered = stop
+            .row_position()
+            .is_some_and(|position| self.intake.claims.is_ordered(position));
+        if is_ordered {
+            return self.park(Because::Operator, reason).await;
+        }
+        if self.config.poison.poison == PoisonPolicy::Stop {
+            return Err(stop.into());
+        }
+        if !self.parking.limit.allows(now_us()) && !faults::is_planted(Bug::ParkWithoutLimit) {
+            return Err(self.too_many(&stop).into());
+        }
+        self.park(Because::Poison, reason).await
+    }
+
+    /// The next row is to be parked, whether or not it could be published.
+    pub(super) async fn claimed(&mut self, claim: Claim) -> Result<(), RelayError> {
+        match claim {
+            Claim::Behind(first) => {
+                self.park(Because::Behind, format!("the row at {first} of its key is parked"))
+                    .await
+            }
+            Claim::Ordered => {
+                let stopped = self.checkpoint.parking.stopped.as_ref();
+                let reason = stopped.map_or_else(String::new, |stopped| stopped.reason.clone());
+                self.park(Because::Operator, reason).await
+            }
+        }
+    }
+
+    /// Where the relay stops at a row, the next checkpoint says so: `park` takes orders about that row alone.
+    pub(super) fn note_stop(&mut self, stop: &Stop) {
+        let Some(position) = stop.row_position() else {
+            return;
+        };
+        let note = StoppedAt {
+            position,
+            reason: stop.row_reason(),
+            park: false,
+        };
+        let known = self.checkpoint.parking.stopped.as_ref();
+        if known.is_none_or(|known| known.position != position) {
+            self.checkpoint.parking.stopped = Some(note);
+            self.parking.stop_is_new = true;
+        }
+    }
+
+    async fn park(&mut self, because: Because, reason: String) -> Result<(), RelayError> {
+        let entry_bytes_max = match self.parking.entry_bytes_max {
+            Some(bytes) => bytes,
+            None => {
+                topic::create(self.config).await?;
+                *self
+                    .parking
+                    .entry_bytes_max
+                    .insert(topic::entry_bytes_max(self.config).await?)
+            }
+        };
+        let row = self.intake.paused_row(self.stream.buffer())?;
+        let (position, lane) = (row.place(), row.lane());
+        if self.parking.rows >= rows_max() {
+            let what = format!(
+                "{} rows are parked, as many as may be; publish them by `outbox-relay parked retry --all` or give them up by `outbox-relay parked discard`, and start again",
+                rows_max()
+            );
+            return Err(Stop::TooManyParked { position, what }.into());
+        }
+        let parked_us = now_us();
+        let parked_at = position.raised_by(self.checkpoint.lineage.positions_raised_by);
+        let key = Entry::record_key(&self.config.checkpoint_key(), &parked_at);
+        let mut entry = Entry {
+            format: FORMAT,
+            position: parked_at,
+            committed_us: row.position.commit_timestamp_us,
+            parked_us,
+            parked_because: because,
+            reason,
+            id: row.id.clone(),
+            topic: row.topic.clone(),
+            key: row.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
+            lane,
+            row: row.row.clone(),
+        };
+        let sent = match entry.fit(entry_bytes_max.saturating_sub(key.len())) {
+            None => Sent::TooLarge,
+            Some(value) => {
+                if entry.row.needs_table() {
+                    self.parking.needs.add();
+                }
+                faults::point("park.before")?;
+                if faults::is_planted(Bug::ParkOutsideTransaction) {
+                    self.publisher.send_outside(&self.config.parking_topic, &key, &value)?;
+                    Sent::Queued
+                } else {
+                    let outgoing = Outgoing {
+                        topic: &self.config.parking_topic,
+                        partition: 0,
+                        key: Some(key.as_bytes()),
+                        value: Some(value.as_bytes()),
+                        timestamp_ms: parked_us / 1_000,
+                    };
+                    self.publisher.send(outgoing, OwnedHeaders::new())?
+                }
+            }
+        };
+        match sent {
+            Sent::Queued => {}
+            Sent::QueueFull => {
+                self.publisher.poll();
+                sleep(Duration::from_millis(1)).await;
+                return Ok(());
+            }
+            Sent::TooLarge => {
+                let what = format!(
+                    "it does not fit into topic `{}` even without its values; raise that topic's max.message.bytes and start again",
+                    self.config.parking_topic
+                );
+                return Err(Stop::TooManyParked { position, what }.into());
+            }
+        }
+        faults::point("park.sent")?;
+        self.intake.pass_paused_row(&row)?;
+        self.intake.claims.parked(lane, position);
+        self.stream.consume(row.length);
+        self.parking.rows += 1;
+        self.parking.counts.add(because);
+        if because == Because::Poison {
+            self.parking.limit.count(parked_us);
+        }
+        if because != Because::Behind {
+            tracing::warn!(
+                position = %parked_at,
+                id = entry.id.unwrap_or_default(),
+                topic = entry.topic.unwrap_or_default(),
+                omitted = entry.row.omitted().join(", "),
+                parked.because = because.as_str(),
+                reason = entry.reason,
+                "parked a row that cannot be published; `outbox-relay parked list` shows it"
+            );
+        }
+        Ok(())
+    }
+
+    fn too_many(&self, cause: &Stop) -> Stop {
+        let position = cause.row_position().unwrap_or_default();
+        Stop::TooManyParked {
+            position,
+            what: format!(
+                "more than {} poison rows came within a minute (--poison-limit), so that something is wrong with all rows, as a topic's setting would be; this one's reason: {}; mend it and start again; `outbox-relay park {position}` parks this row, and a larger --poison-limit more of them",
+                self.config.poison.poison_limit,
+                cause.row_reason()
+            ),
+        }
+    }
+}

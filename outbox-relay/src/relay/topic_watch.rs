@@ -1,0 +1,274 @@
+//! Watches the topics while the relay streams.
+//!
+//! Neither Kafka nor librdkafka tells of a topic that was deleted and made anew: the producer asks where the topic's partitions are, and goes
+//! on. Nor do they tell of partitions that are added: the keys that readers find in the new ones are up to whoever else writes there; nor of a transaction that hides records. So a task
+//! of its own asks every few seconds, by a client of its own. What a look finds has to be found by a second one, since a broker that has just
+//! started may not know the newest yet.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::continuity::checkpoint::Lineage;
+use crate::findings::topic_check;
+use crate::kafka::{TopicAsker, settings_of_topics};
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::Config;
+use crate::topics::hidden_records::HiddenRecords;
+use crate::topics::identity::{self, Topics};
+
+/// How often the topics are looked at.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Until a finding is looked at again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked at where partitions end.
+const ENDS_INTERVAL: Duration = Duration::from_secs(15);
+/// How often the settings of the topics are looked at.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The running watch. It ends when this is dropped.
+pub struct TopicWatch {
+    findings: watch::Receiver<Finding>,
+    pinned: Arc<Mutex<Lineage>>,
+    task: JoinHandle<()>,
+}
+
+/// What the looks have shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    AsPinned,
+    /// A topic does not exist: the next start says what that means.
+    Missing(String),
+    /// A transaction that has lost its end hides what lies behind it in the checkpoints' topic: the next start says what that means.
+    CheckpointHidden(String),
+    Other(Stop),
+}
+
+impl TopicWatch {
+    /// Starts to watch the topics of `lineage` and that of the checkpoints.
+    #[must_use]
+    pub fn start(config: &Config, lineage: &Lineage) -> Self {
+        metrics::describe_gauge!(
+            "relay_checkpoint_topic_unsafe",
+            "1 while the settings of the checkpoints' topic let Kafka delete the last checkpoint."
+        );
+        metrics::describe_gauge!(
+            "relay_topic_dangers",
+            "What the settings of the relay's topics endanger, as `check` tells it: how many."
+        );
+        metrics::describe_gauge!(
+            "relay_records_hidden_seconds",
+            metrics::Unit::Seconds,
+            "For how long an open transaction has hidden what lies behind it in a partition of the relay's topics: the longest."
+        );
+        let (sender, findings) = watch::channel(Finding::AsPinned);
+        let pinned = Arc::new(Mutex::new(lineage.clone()));
+        let task = Task {
+            config: config.clone(),
+            pinned: Arc::clone(&pinned),
+            sender,
+        };
+        Self {
+            findings,
+            pinned,
+            task: tokio::spawn(task.run()),
+        }
+    }
+
+    /// Watches the topics that the lineage has pinned meanwhile, too.
+    pub fn pin(&self, lineage: &Lineage) {
+        self.pinned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(lineage);
+    }
+
+    /// Whether the topics are as they were pinned, as far as was looked. Never waits.
+    ///
+    /// # Errors
+    /// [`Stop::TopicRecreated`] or [`Stop::PartitionsChanged`]; another try from the checkpoint where a topic is missing.
+    pub fn ensure_as_pinned(&self) -> Result<(), RelayError> {
+        match &*self.findings.borrow() {
+            Finding::AsPinned => Ok(()),
+            Finding::Missing(topic) => Err(anyhow::anyhow!("topic `{topic}` does not exist any more").into()),
+            Finding::CheckpointHidden(topic) => {
+                Err(anyhow::anyhow!("an open transaction hides the end of topic `{topic}`").into())
+            }
+            Finding::Other(stop) => Err(stop.clone().into()),
+        }
+    }
+}
+
+impl Drop for TopicWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    config: Config,
+    pinned: Arc<Mutex<Lineage>>,
+    sender: watch::Sender<Finding>,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut asker = None;
+        let mut hidden = HiddenRecords::default();
+        let mut settings_due = Instant::now();
+        let mut said = BTreeSet::new();
+        let mut ends_due = Instant::now();
+        loop {
+            if Instant::now() >= settings_due {
+                settings_due = Instant::now() + SETTINGS_INTERVAL;
+                if let Err(err) = self.look_at_settings(&mut asker, &mut said).await {
+                    tracing::debug!(error = format!("{err:#}"), "cannot look at the topics' settings");
+                }
+            }
+            sleep(INTERVAL).await;
+            if Instant::now() >= ends_due {
+                ends_due = Instant::now() + ENDS_INTERVAL;
+                match self.look_at_ends(&mut asker, &mut hidden).await {
+                    Ok(Finding::AsPinned) => {}
+                    Ok(found) => {
+                        self.sender.send_replace(found);
+                        return;
+                    }
+                    Err(err) => {
+                        asker = None;
+                        tracing::debug!(error = format!("{err:#}"), "cannot look at the topics' ends");
+                    }
+                }
+            }
+            let mut finding = match faults::is_planted(Bug::LookAtTopicsOnlyAtStart) {
+                false => self.look(&mut asker).await,
+                true => Ok(Finding::AsPinned),
+            };
+            if matches!(&finding, Ok(finding) if *finding != Finding::AsPinned) {
+                sleep(AGAIN_AFTER).await;
+                let again = self.look(&mut asker).await;
+                if again.as_ref().ok() != finding.as_ref().ok() {
+                    finding = Ok(Finding::AsPinned);
+                }
+            }
+            match finding {
+                Ok(Finding::AsPinned) => {}
+                Ok(found) => {
+                    self.sender.send_replace(found);
+                    return;
+                }
+                Err(err) => {
+                    asker = None;
+                    tracing::debug!(error = format!("{err:#}"), "cannot look at the topics");
+                }
+            }
+        }
+    }
+
+    async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
+        let lineage = self.lineage();
+        let names = identity::names(&lineage, &self.config.checkpoint_topic);
+        let asked = self.ask(asker, move |asker| {
+            let topics = asker.ask(&names)?;
+            let missing = names.into_iter().find(|name| !topics.contains_key(name));
+            Ok((topics, missing))
+        });
+        let (topics, missing) = asked.await?;
+        Ok(find(&lineage, &topics, missing))
+    }
+
+    /// Asks by the client that is kept, on a thread of its own; a client that failed is not kept.
+    async fn ask<T: Send + 'static>(
+        &self,
+        kept: &mut Option<TopicAsker>,
+        question: impl FnOnce(&TopicAsker) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (kafka, asker) = (self.config.kafka.clone(), kept.take());
+        let asked = tokio::task::spawn_blocking(move || {
+            let asker = match asker {
+                Some(asker) => asker,
+                None => TopicAsker::open(&kafka)?,
+            };
+            let answer = question(&asker)?;
+            anyhow::Ok((asker, answer))
+        });
+        let (asker, answer) = asked.await.context("task that looks at topics")??;
+        *kept = Some(asker);
+        Ok(answer)
+    }
+
+    /// Whether open transactions hide records, and for how long. A checkpoint that is hidden for good has the relay begin anew: what it starts
+    /// from has to be read.
+    async fn look_at_ends(
+        &self,
+        asker: &mut Option<TopicAsker>,
+        hidden: &mut HiddenRecords,
+    ) -> anyhow::Result<Finding> {
+        let mut partitions = self.lineage().partitions;
+        partitions.insert(self.config.checkpoint_topic.clone(), 1);
+        let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
+        let now = Instant::now();
+        hidden.note(ends, now);
+        hidden.say(now);
+        let longest = hidden.longest(now).map_or(Duration::ZERO, |longest| longest.lasted);
+        metrics::gauge!("relay_records_hidden_seconds").set(longest.as_secs_f64());
+        let topic = &self.config.checkpoint_topic;
+        Ok(
+            if hidden.lasted(topic, now) > self.config.kafka.transactions_end_within() {
+                Finding::CheckpointHidden(topic.clone())
+            } else {
+                Finding::AsPinned
+            },
+        )
+    }
+
+    /// Logs each danger once, for as long as it lasts. What the cluster does not tell endangers nothing here.
+    ///
+    /// # Errors
+    /// Kafka does not answer.
+    async fn look_at_settings(
+        &self,
+        asker: &mut Option<TopicAsker>,
+        said: &mut BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let names = self.names();
+        let settings = settings_of_topics(&self.config.kafka, &names).await?;
+        if let Some(settings) = settings.get(&self.config.checkpoint_topic) {
+            let is_unsafe = settings.retention_danger().is_some();
+            metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
+        }
+        let topics = self.ask(asker, move |asker| asker.ask(&names)).await?;
+        let dangers: BTreeSet<String> = topic_check::dangers(&self.config, &topics, &settings)
+            .into_iter()
+            .collect();
+        metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);
+        for danger in dangers.difference(said) {
+            tracing::warn!("{danger}");
+        }
+        *said = dangers;
+        Ok(())
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those of the topics that are watched.
+    fn names(&self) -> Vec<String> {
+        identity::names(&self.lineage(), &self.config.checkpoint_topic)
+    }
+}
+
+fn find(lineage: &Lineage, topics: &Topics, missing: Option<String>) -> Finding {
+    match (missing, identity::breaks(lineage, topics).into_iter().next()) {
+        (Some(topic), _) => Finding::Missing(topic),
+        (None, Some(stop)) => Finding::Other(stop),
+        (None, None) => Finding::AsPinned,
+    }
+}

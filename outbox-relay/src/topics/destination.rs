@@ -1,0 +1,168 @@
+//! The topic of a route that comes for the first time.
+
+use crate::continuity::checkpoint::Lineage;
+use crate::kafka::{
+    Destination, NewTopic, NoDestination, TopicError, TopicRules, create_missing, find_or_create, topic_facts,
+};
+use crate::process::faults::{self, Bug};
+use crate::process::row_name::RowName;
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::{Config, check_topic_name};
+use crate::topics::identity;
+
+/// Where the value `route` leads: to `topic`, which is created where it is missing and that is wanted; the lineage holds it to its partition
+/// count and its id from now on. A route that leads nowhere is no error here: its row is known only when it comes.
+///
+/// # Errors
+/// [`Stop::PartitionsChanged`]; anything else is worth another try.
+pub(crate) async fn find(
+    config: &Config,
+    lineage: &mut Lineage,
+    route: &str,
+    topic: &str,
+) -> Result<Result<Destination, NoDestination>, RelayError> {
+    if let Some(what) = why_never(config, route, topic) {
+        return Ok(Err(NoDestination::Never { what }));
+    }
+    // Those of the lineage were verified at the start; asking again would only delay the first row.
+    let partitions = match lineage.partitions.get(topic) {
+        Some(partitions) => *partitions,
+        None => {
+            let template = config.create_topics.then_some(&config.topic_template);
+            let partitions = match find_or_create(&config.kafka, topic, template).await {
+                Ok(Some(partitions)) => partitions,
+                Ok(None) => {
+                    return Ok(Err(NoDestination::Missing {
+                        topic: topic.to_owned(),
+                    }));
+                }
+                Err(err) => return Ok(Err(refused(config, route, err)?)),
+            };
+            lineage.pin(topic, partitions)?;
+            let facts = topic_facts(&config.kafka, vec![topic.to_owned()]).await?;
+            identity::pin_ids(lineage, &facts);
+            partitions
+        }
+    };
+    let rules = TopicRules::ask(&config.kafka, topic).await;
+    Ok(Ok(Destination {
+        topic: topic.to_owned(),
+        partitions,
+        batch_bytes_max: batch_bytes_max(config, topic, &rules)?,
+        rules,
+    }))
+}
+
+/// Creates topics that options name, and returns the names of the new ones.
+///
+/// # Errors
+/// [`Stop::TopicRefused`] where Kafka will not have one; anything else is worth another try.
+pub(crate) async fn create(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
+    let created = create_missing(&config.kafka, topics).await;
+    created.map_err(|err| match definite(&err) {
+        Some(error) => Stop::TopicRefused {
+            topic: error.topic.clone(),
+            what: error.what(),
+            row: None,
+        }
+        .into(),
+        None => err.into(),
+    })
+}
+
+/// Why no row may ever go to `topic`, whatever the cluster says.
+#[must_use]
+pub(crate) fn why_never(config: &Config, route: &str, topic: &str) -> Option<String> {
+    let column = &config.router.route_column;
+    if let Err(stop) = check_topic_name("topic", topic) {
+        return Some(format!("column `{column}` is `{route}`, and {stop}"));
+    }
+    let whose = is_not_for_rows(config, topic)?;
+    Some(format!(
+        "column `{column}` is `{route}`, which leads to topic `{topic}`, {whose}: no row may go there"
+    ))
+}
+
+/// Whose topic it is where it is not for rows. A row in the checkpoint topic could be a checkpoint.
+#[must_use]
+pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static str> {
+    if faults::is_planted(Bug::PublishAnywhere) {
+        None
+    } else if config.own_topics().any(|own| own == topic) {
+        Some("the relay's own topic")
+    } else if topic.starts_with("__") {
+        Some("one of Kafka's internal topics")
+    } else {
+        None
+    }
+}
+
+/// The stop of a row whose route leads nowhere.
+#[must_use]
+pub(crate) fn stop(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
+    match why.clone() {
+        NoDestination::Never { what } => Stop::Row { row, what },
+        NoDestination::Missing { topic } => Stop::TopicMissing {
+            topic,
+            column: route_column.to_owned(),
+            row,
+        },
+        NoDestination::Refused { topic, what } => Stop::TopicRefused {
+            topic,
+            what,
+            row: Some(row),
+        },
+    }
+}
+
+fn definite(err: &anyhow::Error) -> Option<&TopicError> {
+    let error = err.chain().find_map(|cause| cause.downcast_ref::<TopicError>());
+    error.filter(|error| error.is_definite())
+}
+
+/// What a refusal of the cluster means: a name that it will never have belongs to the row, all else to the topic.
+fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestination, RelayError> {
+    match definite(&err) {
+        Some(error) if error.is_for_the_name() => Ok(NoDestination::Never {
+            what: format!(
+                "column `{}` is `{route}`, which leads to topic `{}`, and that cannot be created: {}",
+                config.router.route_column,
+                error.topic,
+                error.what()
+            ),
+        }),
+        Some(error) => Ok(NoDestination::Refused {
+            topic: error.topic.clone(),
+            what: error.what(),
+        }),
+        None => Err(err.into()),
+    }
+}
+
+/// Has producers that are made from now on send no larger batches than these topics take. A command that publishes once learns it before: it has
+/// no next start to make them smaller.
+pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = &String>) {
+    for topic in topics {
+        if let Some(limit) = TopicRules::ask(&config.kafka, topic).await.batch_bytes_max {
+            // No producer is there yet.
+            let _made_smaller = config.kafka.limit_batches(limit);
+        }
+    }
+}
+
+/// The largest batch that may be made for a topic.
+///
+/// # Errors
+/// The producers make larger batches: the next start makes them smaller, before anything was sent.
+fn batch_bytes_max(config: &Config, topic: &str, rules: &TopicRules) -> Result<u64, RelayError> {
+    let Some(limit) = rules.batch_bytes_max else {
+        return Ok(u64::MAX);
+    };
+    if config.kafka.limit_batches(limit) {
+        return Err(anyhow::anyhow!(
+            "topic `{topic}` takes batches of {limit} bytes: the producers are replaced by such"
+        )
+        .into());
+    }
+    Ok(if config.kafka.compresses() { u64::MAX } else { limit })
+}

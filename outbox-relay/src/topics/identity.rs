@@ -1,0 +1,181 @@
+//! Whether the topics are those that the checkpoint knows. Records are written to a topic by its name, and a topic that was deleted and made
+//! anew has the same name, and none of the events that had been published to it.
+
+use std::collections::BTreeMap;
+
+use crate::continuity::checkpoint::{Checkpoint, Lineage};
+use crate::kafka::{TopicFacts, topic_facts};
+use crate::process::faults::{self, Bug};
+use crate::process::stop::{PARTITIONS_CURE, Stop};
+use crate::settings::Config;
+
+const CURE: &str = "`outbox-relay recover` publishes what is missing from the outbox table, or, where nothing is to be published again, `outbox-relay init --accept-topic-recreated` goes on with the topic as it is now";
+const CHECKPOINT_CURE: &str = "find out who did that; where the topic holds a checkpoint again, `outbox-relay init --accept-topic-recreated` goes on from it, and where it holds none, `outbox-relay init --accept-checkpoint-loss` goes on from the slot's confirmed position";
+
+/// What Kafka says of topics, by their names; those that are missing do not exist.
+pub type Topics = BTreeMap<String, TopicFacts>;
+
+/// Names of all topics that the lineage depends on, that of the checkpoints among them.
+#[must_use]
+pub fn names(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
+    let mut names: Vec<String> = lineage.partitions.keys().cloned().collect();
+    if !lineage.partitions.contains_key(checkpoint_topic) {
+        names.push(checkpoint_topic.to_owned());
+    }
+    names
+}
+
+/// The topics that were deleted since the lineage pinned them, and those of them that were made anew: [`Stop::TopicGone`] and
+/// [`Stop::TopicRecreated`]. A topic whose id was not known then, or is not now, counts as the same.
+#[must_use]
+pub fn recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+    let pinned = lineage.topic_ids.iter();
+    pinned
+        .filter_map(|(topic, expected)| {
+            let holds_records = lineage.partitions.contains_key(topic);
+            let Some(facts) = topics.get(topic) else {
+                return holds_records.then(|| Stop::TopicGone {
+                    topic: topic.clone(),
+                    expected: expected.clone(),
+                    cure: CURE,
+                });
+            };
+            let found = facts.id.as_ref()?;
+            (found != expected && !faults::is_planted(Bug::KnowTopicsByName)).then(|| Stop::TopicRecreated {
+                topic: topic.clone(),
+                expected: expected.clone(),
+                found: found.clone(),
+                cure: if holds_records { CURE } else { CHECKPOINT_CURE },
+            })
+        })
+        .collect()
+}
+
+/// Everything that is not as it was pinned, the most telling first: topics that were deleted or made anew, then other numbers of partitions. A topic
+/// of records that is gone has 0 of them, where its id was never known.
+#[must_use]
+pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+    let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
+        let found = topics.get(topic).map_or(0, |facts| facts.partitions);
+        let is_said = found == 0 && lineage.topic_ids.contains_key(topic);
+        (found != *expected && !is_said).then(|| Stop::PartitionsChanged {
+            topic: topic.clone(),
+            expected: *expected,
+            found,
+            cure: PARTITIONS_CURE,
+        })
+    });
+    recreated(lineage, topics).into_iter().chain(changed).collect()
+}
+
+/// As [`breaks`], of the topics as they are now.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn breaks_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+    let Some(Checkpoint { lineage, .. }) = checkpoint else {
+        return Ok(Vec::new());
+    };
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    Ok(breaks(lineage, &topics))
+}
+
+/// As [`recreated`], of the topics as they are now.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn recreated_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+    let Some(Checkpoint { lineage, .. }) = checkpoint else {
+        return Ok(Vec::new());
+    };
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    Ok(recreated(lineage, &topics))
+}
+
+/// Whether the topic of this name was made anew.
+#[must_use]
+pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
+    let mut topics = recreated.iter();
+    topics
+        .any(|stop| matches!(stop, Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } if topic == name))
+}
+
+/// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
+pub(crate) fn forget(lineage: &mut Lineage, recreated: &[Stop]) {
+    for stop in recreated {
+        if let Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } = stop {
+            lineage.unpin(topic);
+        }
+    }
+}
+
+/// Holds the lineage to the ids of its topics where it knew none yet, as that of an earlier version of this program.
+pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
+    for (topic, facts) in topics {
+        if let Some(id) = &facts.id {
+            lineage.topic_ids.entry(topic.clone()).or_insert_with(|| id.clone());
+        }
+    }
+}
+
+/// As [`pin_ids`], for all topics of the lineage and that of the checkpoints, which are asked for.
+///
+/// # Errors
+/// Kafka does not answer, or refuses.
+pub(crate) async fn pin_all_ids(config: &Config, lineage: &mut Lineage) -> anyhow::Result<()> {
+    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    pin_ids(lineage, &topics);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Topics, breaks, names, pin_ids};
+    use crate::continuity::checkpoint::{Lineage, tests::example};
+    use crate::kafka::TopicFacts;
+    use crate::process::stop::Stop;
+
+    const ID: &str = "vGuc7jKlTiyJvbXyzhhPUg";
+
+    fn topics(id: Option<&str>, partitions: i32) -> Topics {
+        let facts = TopicFacts {
+            id: id.map(str::to_owned),
+            partitions,
+            replicas: 1,
+        };
+        [("user-events".to_owned(), facts)].into()
+    }
+
+    fn codes(lineage: &Lineage, topics: &Topics) -> Vec<u8> {
+        breaks(lineage, topics).iter().map(Stop::exit_code).collect()
+    }
+
+    #[test]
+    fn a_topic_with_another_id_was_made_anew() {
+        let lineage = example().lineage;
+        assert_eq!(codes(&lineage, &topics(Some(ID), 8)), [0; 0]);
+        assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [23]);
+        assert_eq!(codes(&lineage, &topics(Some("other"), 9)), [23, 19]);
+        assert_eq!(codes(&lineage, &topics(Some(ID), 9)), [19]);
+        assert_eq!(codes(&lineage, &Topics::new()), [23], "it is gone");
+    }
+
+    #[test]
+    fn an_id_that_nobody_tells_says_nothing() {
+        let mut lineage = example().lineage;
+        assert_eq!(codes(&lineage, &topics(None, 8)), [0; 0]);
+        lineage.topic_ids.clear();
+        assert_eq!(codes(&lineage, &topics(Some("other"), 8)), [0; 0]);
+        assert_eq!(codes(&lineage, &Topics::new()), [19], "it is gone");
+        pin_ids(&mut lineage, &topics(None, 8));
+        assert!(lineage.topic_ids.is_empty());
+        pin_ids(&mut lineage, &topics(Some("first"), 8));
+        pin_ids(&mut lineage, &topics(Some("second"), 8));
+        assert_eq!(lineage.topic_ids["user-events"], "first", "what is pinned stays");
+    }
+
+    #[test]
+    fn the_checkpoints_topic_belongs_to_the_lineage() {
+        assert_eq!(names(&example().lineage, "checkpoints"), ["user-events", "checkpoints"]);
+    }
+}
