@@ -27,6 +27,7 @@ use service::{Readiness, Shutdown, admin};
 
 use crate::commands::init::Initialised;
 use crate::commands::{accept, check, init, park, recover, replay};
+use crate::findings::Finding;
 use crate::process::stop::{RelayError, Stop};
 use crate::process::{faults, panics};
 use crate::relay::pause;
@@ -41,10 +42,7 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
         Command::Check(settings) => {
             let findings = check::check(&settings.check()?).await;
             let report = check::report(&findings);
-            if findings
-                .iter()
-                .any(|finding| matches!(finding, check::Finding::Problem(_)))
-            {
+            if findings.iter().any(|finding| matches!(finding, Finding::Problem(_))) {
                 return Err(anyhow::anyhow!("{report}there are problems").into());
             }
             Ok(report)

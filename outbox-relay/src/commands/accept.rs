@@ -16,7 +16,7 @@ use crate::continuity::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::continuity::lineage::{Source, breaks, written_for_this_server};
 use crate::continuity::positions::{highest_position, raise_above};
 use crate::continuity::progress::Published;
-use crate::kafka::{CheckpointLog, Reading, topic_facts};
+use crate::kafka::{CheckpointLog, NewTopic, Reading, topic_facts};
 use crate::outbox::source::{self, Publication};
 use crate::parking::log::{counted, missing};
 use crate::postgres::lsn::Lsn;
@@ -150,7 +150,7 @@ pub async fn accept(
     }
     let publication = source::usable_publication(&mut connection, config).await?;
     let system = source::identify(&mut connection).await?;
-    destination::create(config, &[init::checkpoint_topic(&config.checkpoint_topic)]).await?;
+    destination::create(config, &[NewTopic::compacted(&config.checkpoint_topic)]).await?;
     let slot = source::slot(&mut connection, &config.slot).await?;
     let can_be_owned = slot.as_ref().is_some_and(|slot| {
         slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::continuity::lineage::{Slot, verify, written_for_this_server};
+use crate::findings::Finding;
 use crate::findings::failover;
 use crate::findings::outbox_check;
 use crate::findings::server_check;
@@ -14,16 +15,6 @@ use crate::relay::pause;
 use crate::relay::startup::{names, read_checkpoint};
 use crate::router::{Column, Plan};
 use crate::settings::Config;
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    Good(String),
-    /// It works, but …
-    Warning(String),
-    /// It does not work; with how to mend it.
-    Problem(String),
-}
 
 /// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
 pub async fn check(config: &Config) -> Vec<Finding> {

@@ -4,7 +4,7 @@
 //! published is another matter: only `synchronized_standby_slots` keeps the primary from sending what the standby has not yet received.
 //! See <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
 
-use crate::commands::check::Finding;
+use crate::findings::Finding;
 use crate::outbox::source::text;
 use crate::postgres::{Connection, quote_identifier, quote_literal};
 use crate::process::stop::Stop;
@@ -141,7 +141,7 @@ fn judge(slot: &str, is_failover: bool, listed: &str, standbys: &[Standby]) -> V
 #[cfg(test)]
 mod tests {
     use super::{Standby, is_possible, judge};
-    use crate::commands::check::Finding;
+    use crate::findings::Finding;
 
     fn standby(is_active: bool, gives_feedback: bool) -> Standby {
         Standby {

@@ -6,3 +6,13 @@ pub mod failover;
 pub mod outbox_check;
 pub mod server_check;
 pub(crate) mod topic_check;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    Good(String),
+    /// It works, but …
+    Warning(String),
+    /// It does not work; with how to mend it.
+    Problem(String),
+}

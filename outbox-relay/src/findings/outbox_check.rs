@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::commands::check::Finding;
+use crate::findings::Finding;
 use crate::outbox::source::text;
 use crate::postgres::{Connection, quote_literal};
 use crate::process::faults::{self, Bug};
@@ -177,7 +177,7 @@ pub async fn warn(config: &Config) {
 #[cfg(test)]
 mod tests {
     use super::OutboxTable;
-    use crate::commands::check::Finding;
+    use crate::findings::Finding;
     use crate::router::RouterOptions;
 
     fn said(table: &OutboxTable, options: &[&str]) -> Vec<Finding> {

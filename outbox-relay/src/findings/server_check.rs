@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use crate::commands::check::Finding;
+use crate::findings::Finding;
 use crate::outbox::source::text;
 use crate::postgres::{Connection, Row, quote_identifier, quote_literal};
 use crate::process::stop::Stop;
@@ -188,7 +188,7 @@ impl ServerSettings {
 #[cfg(test)]
 mod tests {
     use super::{ServerSettings, TESTED, ensure_version, version_finding};
-    use crate::commands::check::Finding;
+    use crate::findings::Finding;
 
     fn good() -> ServerSettings {
         ServerSettings {

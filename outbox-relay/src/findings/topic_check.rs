@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::commands::check::Finding;
 use crate::continuity::checkpoint::Checkpoint;
+use crate::findings::Finding;
 use crate::kafka::{TopicFacts, TopicSettings, topic_facts, topic_settings};
 use crate::process::stop::Stop;
 use crate::settings::Config;
+use crate::topics::compaction;
 use crate::topics::identity::{self, Topics};
 
 /// Looks at the topics of the checkpoint, and at that of the checkpoints.
@@ -70,11 +71,11 @@ fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &Topi
     let mut findings = Vec::new();
     if topic == config.checkpoint_topic {
         findings.push(match settings.retention_danger() {
-            Some(what) => Finding::Problem(Stop::checkpoint_topic_unsafe(config, what).to_string()),
+            Some(what) => Finding::Problem(compaction::checkpoint_topic_unsafe(config, what).to_string()),
             None if settings.is_compacted() => Finding::Good(format!("checkpoint topic {topic} is compacted")),
             None => Finding::Warning(format!(
                 "checkpoint topic {topic} is not compacted: it grows with each transaction; {}",
-                Stop::compact_command(config, &config.checkpoint_topic)
+                compaction::compact_command(config, &config.checkpoint_topic)
             )),
         });
     }
@@ -95,7 +96,7 @@ fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &Topi
 #[cfg(test)]
 mod tests {
     use super::of_settings;
-    use crate::commands::check::Finding;
+    use crate::findings::Finding;
     use crate::kafka::{TopicFacts, TopicSettings};
     use crate::settings::{Cli, Command, Config};
     use clap::Parser;

@@ -11,7 +11,9 @@ use events::Position;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
+use crate::outbox::partitions::detached_tables;
 use crate::outbox::source;
+use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::Tuple;
@@ -258,33 +260,6 @@ async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Resul
     );
     let is_partitioned = !connection.rows(&sql).await?.is_empty();
     Ok(if is_partitioned { table } else { format!("only {table}") })
-}
-
-/// The outbox table as SQL names it.
-#[must_use]
-pub(crate) fn table_name(config: &Config) -> String {
-    format!(
-        "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
-    )
-}
-
-/// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
-///
-/// # Errors
-/// The connection broke.
-pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
-    let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname)
-         from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
-         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
-           and starts_with(d.description, {})
-         order by 1",
-        quote_literal(&crate::outbox::partitions::detached_comment(config))
-    );
-    let rows = connection.rows(&sql).await?;
-    rows.iter().map(|row| Ok(source::text(row, 0)?.to_owned())).collect()
 }
 
 pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {

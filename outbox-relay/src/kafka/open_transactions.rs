@@ -148,7 +148,7 @@ impl Wait {
         };
         let open_for = since.elapsed();
         if from != UNKNOWN && open_for > settings.transactions_end_within() {
-            return Err(Stop::transaction_hangs(settings, topic, partition, from).into());
+            return Err(transaction_hangs(settings, topic, partition, from).into());
         }
         if open_for > SAID_AFTER + SAID_AGAIN_AFTER * self.said {
             self.said += 1;
@@ -206,4 +206,15 @@ pub(crate) fn holds_key(
         }
     }
     Err(anyhow::anyhow!("topic `{topic}` gives nothing from offset {offset} on").into())
+}
+
+/// [`Stop::TransactionHangs`], which began at `offset`.
+fn transaction_hangs(settings: &KafkaSettings, topic: &str, partition: i32, offset: i64) -> Stop {
+    Stop::TransactionHangs {
+        topic: topic.to_owned(),
+        partition,
+        offset,
+        bootstrap_servers: settings.bootstrap_servers.clone(),
+        allowed_minutes: settings.transaction_max_timeout.as_secs() / 60,
+    }
 }

@@ -8,3 +8,4 @@ pub(crate) mod messages;
 pub mod partitions;
 pub mod source;
 pub mod standby;
+pub mod table;

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 
-use crate::intake::existing_rows::table_name;
+use super::table::table_name;
 use crate::outbox::days::{Detached, Partition, civil};
 use crate::outbox::source::text;
 use crate::postgres::lsn::Lsn;
@@ -277,4 +277,21 @@ pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i6
     );
     let rows = connection.rows(&sql).await?;
     text(rows.first().context("no answer")?, 0)?.parse().context("count")
+}
+
+/// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname)
+         from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+           and starts_with(d.description, {})
+         order by 1",
+        quote_literal(&detached_comment(config))
+    );
+    let rows = connection.rows(&sql).await?;
+    rows.iter().map(|row| Ok(text(row, 0)?.to_owned())).collect()
 }

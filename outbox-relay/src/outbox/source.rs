@@ -1,5 +1,6 @@
 //! What the relay asks Postgres: who it is, what the publication carries, how the slot stands.
 
+use super::table::table_name;
 use std::collections::BTreeMap;
 
 use anyhow::Context;
@@ -244,7 +245,7 @@ pub enum PublicationFound {
 /// # Errors
 /// [`Stop::Publication`] says what is wrong; anything else is transient.
 pub async fn usable_publication(connection: &mut Connection, config: &Config) -> Result<Publication, RelayError> {
-    let table = crate::intake::existing_rows::table_name(config);
+    let table = table_name(config);
     let name = quote_identifier(&config.publication);
     let what = match publication(connection, config).await? {
         None => format!(

@@ -1,11 +1,10 @@
 //! The parking topic: created when it is first needed, and how large an entry may be in it.
 
 use super::log::more_partitions;
-use crate::commands::init::checkpoint_topic;
-use crate::kafka::{TopicRules, partition_counts, retention_danger};
+use crate::kafka::{NewTopic, TopicRules, partition_counts, retention_danger};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
-use crate::topics::destination;
+use crate::topics::{compaction, destination};
 use anyhow::Context as _;
 
 /// `max.message.bytes` of a broker that does not tell.
@@ -21,7 +20,7 @@ const FRAMING_BYTES: u64 = 256;
 /// Kafka does not answer or refuses, or the topic has several partitions, or would lose what is parked there.
 pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     let topic = &config.parking_topic;
-    for name in destination::create(config, &[checkpoint_topic(topic)]).await? {
+    for name in destination::create(config, &[NewTopic::compacted(topic)]).await? {
         tracing::info!(topic = name, "created the parking topic");
     }
     let (settings, names) = (config.kafka.clone(), [topic.clone()]);
@@ -32,7 +31,7 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
         None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
     }
     match retention_danger(&config.kafka, topic, "whether the parking topic keeps parked rows").await {
-        Some(what) => Err(Stop::parking_topic_unsafe(config, what).into()),
+        Some(what) => Err(compaction::parking_topic_unsafe(config, what).into()),
         None => Ok(()),
     }
 }

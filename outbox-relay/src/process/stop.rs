@@ -2,10 +2,8 @@
 //!
 //! Everything else is transient: the relay says so, waits and starts its cycle again from the checkpoint.
 
-use crate::kafka::KafkaSettings;
 use crate::postgres::lsn::Lsn;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
-use crate::settings::Config;
 
 /// Of [`Stop::PartitionsChanged`]: what goes on from the checkpoint.
 pub const PARTITIONS_CURE: &str = ": later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`";
@@ -265,47 +263,6 @@ impl Stop {
             Self::NotConfirmed { .. } => 41,
             Self::RecoveryUnfinished { .. } => 42,
         }
-    }
-
-    /// [`Stop::TransactionHangs`], which began at `offset`.
-    #[must_use]
-    pub fn transaction_hangs(settings: &KafkaSettings, topic: &str, partition: i32, offset: i64) -> Self {
-        Self::TransactionHangs {
-            topic: topic.to_owned(),
-            partition,
-            offset,
-            bootstrap_servers: settings.bootstrap_servers.clone(),
-            allowed_minutes: settings.transaction_max_timeout.as_secs() / 60,
-        }
-    }
-
-    /// [`Stop::CheckpointTopicUnsafe`], because of `what`.
-    #[must_use]
-    pub fn checkpoint_topic_unsafe(config: &Config, what: String) -> Self {
-        Self::CheckpointTopicUnsafe {
-            topic: config.checkpoint_topic.clone(),
-            what,
-            command: Self::compact_command(config, &config.checkpoint_topic),
-        }
-    }
-
-    /// [`Stop::ParkingTopicUnsafe`], because of `what`.
-    #[must_use]
-    pub fn parking_topic_unsafe(config: &Config, what: String) -> Self {
-        Self::ParkingTopicUnsafe {
-            topic: config.parking_topic.clone(),
-            what,
-            command: Self::compact_command(config, &config.parking_topic),
-        }
-    }
-
-    /// Kafka's command that has a topic compacted and nothing else.
-    #[must_use]
-    pub fn compact_command(config: &Config, topic: &str) -> String {
-        format!(
-            "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
-            config.kafka.bootstrap_servers
-        )
     }
 
     /// The row in the write-ahead log that neither the router nor Kafka will ever take, where that is the cause.

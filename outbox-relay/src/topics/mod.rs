@@ -3,6 +3,7 @@
 //! [`destination`] makes them and refuses those that are not the relay's to write, [`identity`] knows them by their ids, [`hanging_transaction`]
 //! and [`hidden_records`] know what an open transaction hides.
 
+pub(crate) mod compaction;
 pub(crate) mod destination;
 pub(crate) mod hanging_transaction;
 pub mod hidden_records;

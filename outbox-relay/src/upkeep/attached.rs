@@ -11,8 +11,8 @@
 
 use std::collections::HashSet;
 
-use crate::intake::existing_rows::table_name;
 use crate::outbox::source::text;
+use crate::outbox::table::table_name;
 use crate::postgres::{Connection, PgError, Row, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::settings::Config;

@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::intake::existing_rows::table_name;
 use crate::outbox::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::outbox::partitions::{self, Shape};
+use crate::outbox::table::table_name;
 use crate::parking::log::TableNeeds;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::{Connection, Mode, PgError};

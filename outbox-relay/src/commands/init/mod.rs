@@ -36,6 +36,7 @@ use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
 use crate::settings::poison::PoisonPolicy;
 use crate::settings::{Config, ExistingRows, InitOptions};
+use crate::topics::compaction;
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
@@ -118,7 +119,7 @@ pub(crate) async fn init_with(
     }
     create_publication(&mut connection, config).await?;
     let publication = source::usable_publication(&mut connection, config).await?;
-    let mut wanted = vec![checkpoint_topic(&config.checkpoint_topic)];
+    let mut wanted = vec![NewTopic::compacted(&config.checkpoint_topic)];
     wanted.extend(topics);
     for name in destination::create(config, &wanted).await? {
         tracing::info!(topic = name, "created a topic");
@@ -367,24 +368,8 @@ async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Config) -> Resul
     )
     .await
     {
-        Some(what) => Err(Stop::checkpoint_topic_unsafe(config, what)),
+        Some(what) => Err(compaction::checkpoint_topic_unsafe(config, what)),
         None => Ok(()),
-    }
-}
-
-/// Small segments, so that compaction keeps up and a start reads little.
-pub(crate) fn checkpoint_topic(name: &str) -> NewTopic {
-    let settings = [
-        ("cleanup.policy", "compact"),
-        ("segment.bytes", "16777216"),
-        ("min.cleanable.dirty.ratio", "0.1"),
-    ];
-    NewTopic {
-        name: name.to_owned(),
-        partitions: 1,
-        settings: settings
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
     }
 }
 

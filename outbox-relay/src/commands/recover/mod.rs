@@ -37,13 +37,13 @@ use self::plan::{ask_operator_to_confirm, ensure_every_row_is_decided, print_pla
 use self::publish::{RowsToPublish, publish_rows};
 use self::scope::{Scope, ensure_is_published, oldest_row_ms, since_ms};
 use crate::commands::failed_command;
-use crate::commands::init::{self, checkpoint_topic, commit, create_slot, fence};
+use crate::commands::init::{self, commit, create_slot, fence};
 use crate::continuity::checkpoint::{Checkpoint, FORMAT, Lineage, State};
 use crate::continuity::parking_note::ParkingNote;
 use crate::continuity::positions::{highest_position, raise_above};
 use crate::continuity::progress::Published;
 use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot, lsn_before};
-use crate::kafka::Publisher;
+use crate::kafka::{NewTopic, Publisher};
 use crate::outbox::source::{self, System};
 use crate::outbox::standby;
 use crate::parking::{behind::ParksBehind, log::counted, send::send_entry};
@@ -140,7 +140,7 @@ async fn carry_out(
 ) -> Result<String, RelayError> {
     faults::point("recover.planned")?;
     wait_until_slot_is_free(&mut connection, config).await?;
-    destination::create(config, &[checkpoint_topic(&config.checkpoint_topic)]).await?;
+    destination::create(config, &[NewTopic::compacted(&config.checkpoint_topic)]).await?;
     let system = source::identify(&mut connection).await?;
     let publisher = fence(config, &system, shutdown).await?;
     let identifier = system.identifier.clone();
