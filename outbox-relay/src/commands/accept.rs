@@ -17,6 +17,7 @@ use crate::continuity::lineage::{Source, breaks, written_for_this_server};
 use crate::continuity::positions::{highest_position, raise_above};
 use crate::continuity::progress::Published;
 use crate::kafka::{CheckpointLog, NewTopic, Reading, topic_facts};
+use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, Publication};
 use crate::parking::log::{counted, missing};
 use crate::postgres::lsn::Lsn;
@@ -155,7 +156,7 @@ pub async fn accept(
     let can_be_owned = slot.as_ref().is_some_and(|slot| {
         slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"
     });
-    let mut owner = if can_be_owned { Some(own(config).await?) } else { None };
+    let mut owner = if can_be_owned { Some(take_over_slot(config).await?) } else { None };
     let mut publisher = init::fence(config, &system, shutdown).await?;
     let (reading, former) = read_fenced(config, accepted, &system.identifier, shutdown).await?;
     faults::point("accept.fenced")?;
@@ -208,7 +209,7 @@ pub async fn accept(
                 owner.into_stream().close().await;
             }
             advance(&mut connection, config, lsn).await?;
-            owner = Some(own(config).await?);
+            owner = Some(take_over_slot(config).await?);
             at(lsn)
         }
         GoOn::NewSlot => {
@@ -464,32 +465,6 @@ pub(crate) async fn read_checkpoints(config: Config) -> Result<Reading, RelayErr
     })
     .await
     .context("checkpoint task")?
-}
-
-/// Owns the slot, so that nobody moves it meanwhile.
-pub(crate) async fn own(config: &Config) -> Result<Connection, RelayError> {
-    let started = Instant::now();
-    loop {
-        let mut owner = Connection::open(&config.target, Mode::Replication).await?;
-        let owned = owner
-            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
-            .await;
-        match owned {
-            Ok(()) => return Ok(owner),
-            // object_in_use: perhaps only for as long as the server takes to notice that its reader is gone.
-            Err(err) if PgError::code_of(&err) == Some("55006") && started.elapsed() < Duration::from_secs(3) => {
-                sleep(Duration::from_millis(100)).await;
-            }
-            Err(err) => {
-                return Err(err
-                    .context(format!(
-                        "slot `{}` cannot be taken over; stop what reads it first",
-                        config.slot
-                    ))
-                    .into());
-            }
-        }
-    }
 }
 
 async fn advance(connection: &mut Connection, config: &Config, lsn: Lsn) -> Result<(), RelayError> {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::findings::Finding;
 use crate::kafka::{TopicFacts, TopicSettings, topic_facts, topic_settings};
-use crate::process::stop::Stop;
 use crate::settings::Config;
 use crate::topics::compaction;
 use crate::topics::identity::{self, Topics};

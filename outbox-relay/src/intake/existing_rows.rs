@@ -11,7 +11,6 @@ use events::Position;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
-use crate::outbox::partitions::detached_tables;
 use crate::outbox::source;
 use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;

@@ -6,6 +6,7 @@
 pub mod days;
 pub(crate) mod messages;
 pub mod partitions;
+pub(crate) mod slot;
 pub mod source;
 pub mod standby;
 pub mod table;

@@ -2,7 +2,7 @@
 
 use super::log::more_partitions;
 use crate::kafka::{NewTopic, TopicRules, partition_counts, retention_danger};
-use crate::process::stop::{RelayError, Stop};
+use crate::process::stop::RelayError;
 use crate::settings::Config;
 use crate::topics::{compaction, destination};
 use anyhow::Context as _;

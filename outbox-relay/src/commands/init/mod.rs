@@ -13,7 +13,7 @@ use anyhow::Context;
 use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
-use crate::commands::accept::own;
+use crate::outbox::slot::take_over_slot;
 use crate::commands::failed_command;
 use crate::commands::init::pieces::ExistingRowsJob;
 use crate::continuity::checkpoint::{BegunInit, Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
@@ -449,7 +449,7 @@ async fn adopt(
     usable_slot(&slot, &config.slot, &config.target.database)?;
     ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     // Owned while the checkpoint is made: nobody may move it meanwhile. Fails where it is active.
-    let owner = own(config).await?;
+    let owner = take_over_slot(config).await?;
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
     let slot = source::slot(&mut connection, &config.slot)
         .await?

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use service::Shutdown;
 
 use self::retry::Which;
-use crate::commands::accept::own;
+use crate::outbox::slot::take_over_slot;
 use crate::commands::init;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::lineage::{verify, written_for_this_server};
@@ -52,7 +52,7 @@ impl Session {
         let config = &config.pinned_to(&mut connection).await?;
         let publication = source::usable_publication(&mut connection, config).await?;
         let owned = match source::slot(&mut connection, &config.slot).await? {
-            Some(_) => Some(own(config).await.map_err(|err| match err {
+            Some(_) => Some(take_over_slot(config).await.map_err(|err| match err {
                 RelayError::Transient(err) => RelayError::Transient(
                     err.context("nothing was changed: stop the relay, and its standbys, while this command runs"),
                 ),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::health::Quiet;
-use super::open_transactions::wait_until_committed;
-use super::refusal::ask;
-use super::settings::KafkaSettings;
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::Quiet;
+use crate::kafka::client::ask;
+use crate::kafka::topics::wait_until_committed;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};

@@ -11,12 +11,12 @@ use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::flush::flush;
-use super::health::Quiet;
-use super::lane::serve_events;
-use super::refusal::ask;
-use super::settings::{Delivery, KafkaSettings};
-use super::topics::partition_counts;
+use crate::kafka::client::Quiet;
+use crate::kafka::client::ask;
+use crate::kafka::client::{Delivery, KafkaSettings};
+use crate::kafka::publish::flush;
+use crate::kafka::publish::serve_events;
+use crate::kafka::topics::partition_counts;
 use crate::process::faults::{self, Bug};
 use kafka_client::{Next, TopicReader};
 

@@ -9,12 +9,13 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::abandon::Abandoned;
+use super::events::serve_events;
 use super::flush::flush;
-use super::health::Health;
-use super::publisher::Abandoned;
-use super::settings::{Delivery, KafkaSettings};
 use super::turn::FenceTurn;
 use super::undelivered::{explained, undelivered};
+use crate::kafka::client::Health;
+use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
@@ -22,32 +23,32 @@ use crate::process::stop::RelayError;
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// A producer, its thread, and whether a transaction is open in it.
-pub(super) struct Lane {
-    pub(super) producer: Arc<BaseProducer<Health>>,
-    pub(super) health: Health,
-    pub(super) in_transaction: bool,
+pub(in crate::kafka) struct Lane {
+    pub(in crate::kafka) producer: Arc<BaseProducer<Health>>,
+    pub(in crate::kafka) health: Health,
+    pub(in crate::kafka) in_transaction: bool,
     orders: mpsc::Sender<Order>,
 }
 
 /// Makes one transaction's end: flush, wait for the transaction before it, commit.
-pub(super) struct Order {
-    pub(super) checkpoint: CheckpointRecord,
+pub(in crate::kafka) struct Order {
+    pub(in crate::kafka) checkpoint: CheckpointRecord,
     /// Says that the transaction before this one has committed; closed without a word if it did not.
-    pub(super) after: Option<mpsc::Receiver<()>>,
-    pub(super) done: mpsc::Sender<()>,
-    pub(super) ordered_at: Instant,
+    pub(in crate::kafka) after: Option<mpsc::Receiver<()>>,
+    pub(in crate::kafka) done: mpsc::Sender<()>,
+    pub(in crate::kafka) ordered_at: Instant,
 }
 
 /// The checkpoint as a record.
 #[derive(Clone, Debug)]
-pub(super) struct CheckpointRecord {
-    pub(super) topic: String,
-    pub(super) key: String,
-    pub(super) value: String,
+pub(in crate::kafka) struct CheckpointRecord {
+    pub(in crate::kafka) topic: String,
+    pub(in crate::kafka) key: String,
+    pub(in crate::kafka) value: String,
 }
 
 /// What a lane's thread tells.
-pub(super) enum Event {
+pub(in crate::kafka) enum Event {
     /// Every record is acknowledged: a later one cannot overtake them any more.
     Flushed,
     Committed {
@@ -62,7 +63,7 @@ impl Lane {
         clippy::too_many_arguments,
         reason = "all of it is the publisher's, and different for each lane or lent"
     )]
-    pub(super) fn start(
+    pub(in crate::kafka) fn start(
         settings: &KafkaSettings,
         delivery: Delivery,
         transactional_id: &str,
@@ -106,7 +107,7 @@ impl Lane {
         })
     }
 
-    pub(super) fn order(&self, order: Order) -> Result<(), RelayError> {
+    pub(in crate::kafka) fn order(&self, order: Order) -> Result<(), RelayError> {
         Ok(self.orders.send(order).ok().context("the commit thread is gone")?)
     }
 }
@@ -227,17 +228,6 @@ impl Work {
     }
 }
 
-/// Serves what librdkafka has to report, all of it: a poll serves one event.
-pub(super) fn serve_events(producer: &BaseProducer<Health>, health: &Health) {
-    let mut in_vain = 0;
-    // Events that our context does not see count for nothing, so one poll in vain is not yet the end.
-    while in_vain < 2 {
-        let before = health.served();
-        producer.poll(Duration::ZERO);
-        in_vain = if health.served() == before { in_vain + 1 } else { 0 };
-    }
-}
-
 /// Waits for a connection to Kafka, for a moment. Asked for the transaction coordinator before it has one, librdkafka asks again only
 /// 500 ms later.
 fn connect(producer: &BaseProducer<Health>, topic: &str) {
@@ -271,7 +261,7 @@ fn init_transactions(
 }
 
 /// The planted bugs of a record that is there before its transaction.
-pub(super) fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
+pub(in crate::kafka) fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
     let (producer, _) = settings.open_producer(Delivery::AtLeastOnce, "")?;
     let record = BaseRecord::to(&record.topic)
         .partition(0)

@@ -2,13 +2,13 @@
 //!
 //! The broker judges a whole batch and refuses all of it, and a refusal costs the Kafka transaction. So a row that breaks a rule is found
 //! before it is sent, by name. Where the cluster does not tell, nothing is ruled out here, and what the broker refuses is found by its
-//! delivery report (see [`super::refused_records`]).
+//! delivery report (see [`crate::kafka::client::refused_records`]).
 
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 
-use super::settings::KafkaSettings;
+use crate::kafka::client::KafkaSettings;
 use crate::process::faults::{self, Bug};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -35,7 +35,7 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
-    pub(super) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
+    pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
         self.begin_openssl();
         let reader: BaseConsumer<Quiet> = self.make_reader(Self::patient_reader)?;
         if let Some(tokens) = self.tokens() {
@@ -80,7 +80,7 @@ impl KafkaSettings {
     }
 
     /// A producer, with what it reports on the side; transactional where `delivery` needs it.
-    pub(super) fn open_producer(
+    pub(in crate::kafka) fn open_producer(
         &self,
         delivery: Delivery,
         transactional_id: &str,

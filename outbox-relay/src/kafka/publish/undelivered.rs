@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
 
-use super::health::{Failure, Failures, Health};
-use super::lane::serve_events;
-use super::refused_records::RefusedRecord;
-use super::settings::KafkaSettings;
+use super::events::serve_events;
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::RefusedRecord;
+use crate::kafka::client::{Failure, Failures, Health};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
@@ -20,7 +20,7 @@ use crate::process::stop::RelayError;
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The error of a transaction that lost a record, as far as librdkafka's events were served; a record that the broker blames is remembered.
-pub(super) fn undelivered(health: &Health, settings: &KafkaSettings) -> Option<RelayError> {
+pub(in crate::kafka) fn undelivered(health: &Health, settings: &KafkaSettings) -> Option<RelayError> {
     if health.has_no_failure() {
         return None;
     }
@@ -81,7 +81,7 @@ fn to_blame<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterat
 
 /// The error of a call that librdkafka refused. Once a record is lost it refuses everything, for the reason that its state is erroneous; the
 /// record's own report says more.
-pub(super) fn explained(
+pub(in crate::kafka) fn explained(
     err: KafkaError,
     what: &'static str,
     producer: &BaseProducer<Health>,

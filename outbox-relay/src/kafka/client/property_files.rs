@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::settings::{InvalidProperty, KafkaSettings};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 
@@ -21,17 +20,31 @@ const PATHS: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
+/// A `--kafka-property` that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidProperty {
+    // Not what was given: it may be a password whose name was forgotten.
+    #[error("--kafka-property number {0}: expected NAME=VALUE")]
+    NoValue(usize),
+    #[error("--kafka-property-file `{0}`: expected NAME=PATH")]
+    NoPath(String),
+    #[error("--kafka-property-file {name}={path}: {reason}")]
+    Unreadable { name: String, path: String, reason: String },
+    #[error("--kafka-property `{0}` is not the operator's to set: exactly-once depends on it")]
+    Reserved(String),
+}
+
 /// A property whose value is in a file.
 #[derive(Clone, Debug)]
-pub(super) struct PropertyFile {
+pub(in crate::kafka) struct PropertyFile {
     /// Place of the property among all of them.
-    pub(super) index: usize,
-    pub(super) path: PathBuf,
+    pub(in crate::kafka) index: usize,
+    pub(in crate::kafka) path: PathBuf,
 }
 
 impl PropertyFile {
     /// What the file holds now; a line's end behind it is no part of it.
-    pub(super) fn read(&self, name: &str) -> Result<String, InvalidProperty> {
+    pub(in crate::kafka) fn read(&self, name: &str) -> Result<String, InvalidProperty> {
         match std::fs::read_to_string(&self.path) {
             Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
             Err(err) => Err(InvalidProperty::Unreadable {
@@ -45,11 +58,11 @@ impl PropertyFile {
 
 /// Whether librdkafka has ever made a client of a kind from these settings: from then on only the files can be at fault. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Accepted(Arc<AtomicBool>);
+pub(in crate::kafka) struct Accepted(Arc<AtomicBool>);
 
 impl Accepted {
     /// The outcome of making a client. A wrong setting is for a person; a file that is being replaced is worth another try.
-    pub(super) fn judge<T>(&self, made: anyhow::Result<T>) -> Result<T, RelayError> {
+    pub(in crate::kafka) fn judge<T>(&self, made: anyhow::Result<T>) -> Result<T, RelayError> {
         match made {
             Ok(client) => {
                 self.0.store(true, Ordering::Release);
@@ -64,31 +77,27 @@ impl Accepted {
     }
 }
 
-impl KafkaSettings {
-    /// The same settings with what the files hold now.
-    ///
-    /// # Errors
-    /// Names the file that cannot be read, and nothing of what is in it.
-    pub(super) fn with_files_read(&self) -> anyhow::Result<Self> {
-        let mut settings = self.clone();
-        for file in &self.files {
-            if faults::is_planted(Bug::KeepFirstKafkaSecrets) {
-                break;
-            }
-            let (name, value) = &mut settings.properties[file.index];
+/// Puts what the files hold now in the place of what the properties have.
+///
+/// # Errors
+/// Names the file that cannot be read, and nothing of what is in it.
+pub(super) fn read_again(properties: &mut [(String, String)], files: &[PropertyFile]) -> anyhow::Result<()> {
+    if !faults::is_planted(Bug::KeepFirstKafkaSecrets) {
+        for file in files {
+            let (name, value) = &mut properties[file.index];
             *value = file.read(name)?;
         }
-        for (name, path) in &settings.properties {
-            // librdkafka's own message does not always name the file.
-            if PATHS.contains(&name.as_str())
-                && path != "probe"
-                && let Err(err) = std::fs::File::open(path)
-            {
-                anyhow::bail!("--kafka-property {name}={path}: {err}");
-            }
-        }
-        Ok(settings)
     }
+    for (name, path) in properties {
+        // librdkafka's own message does not always name the file.
+        if PATHS.contains(&name.as_str())
+            && path != "probe"
+            && let Err(err) = std::fs::File::open(&*path)
+        {
+            anyhow::bail!("--kafka-property {name}={path}: {err}");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,9 +17,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -27,10 +25,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseRecord, Producer};
 
-use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone, serve_events};
-use super::settings::{Delivery, KafkaSettings};
+use super::abandon::Abandon;
+use super::events::serve_events;
+use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone};
 use super::turn::{FenceTurn, Turn};
 use super::undelivered::explained;
+use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
@@ -86,35 +86,6 @@ struct Ending {
     lane: usize,
     since: Instant,
     is_flushed: bool,
-}
-
-/// Tells work on another thread that nobody waits for it any more; told when dropped.
-#[derive(Debug, Default)]
-pub struct Abandon(Arc<AtomicBool>);
-
-/// The other end of an [`Abandon`].
-#[derive(Clone, Debug)]
-pub struct Abandoned(Arc<AtomicBool>);
-
-impl Abandon {
-    /// What the other thread looks at.
-    #[must_use]
-    pub fn watch(&self) -> Abandoned {
-        Abandoned(Arc::clone(&self.0))
-    }
-}
-
-impl Abandoned {
-    #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 impl Publisher {

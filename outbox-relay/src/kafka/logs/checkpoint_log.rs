@@ -7,12 +7,12 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::health::Quiet;
-use super::open_transactions::{wait_until_committed, wait_until_nothing_is_open};
-use super::refusal::ask;
-use super::settings::{Delivery, KafkaSettings};
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::progress::Published;
+use crate::kafka::client::Quiet;
+use crate::kafka::client::ask;
+use crate::kafka::client::{Delivery, KafkaSettings};
+use crate::kafka::topics::{wait_until_committed, wait_until_nothing_is_open};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
 use kafka_client::{Next, Record, TopicReader};
@@ -66,7 +66,7 @@ impl Readers {
         facts_by(committed, names)
     }
 
-    /// As [`super::open_transactions::wait_until_nothing_is_open`]. Blocks.
+    /// As [`crate::kafka::topics::wait_until_nothing_is_open`]. Blocks.
     ///
     /// # Errors
     /// [`Stop::TransactionHangs`]; anything else is worth another try.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rdkafka::admin::{AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 
-use super::settings::KafkaSettings;
+use crate::kafka::client::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,7 +27,7 @@ pub struct TopicSettings {
 ///
 /// # Errors
 /// Kafka does not answer, or does not let this client ask.
-pub(super) async fn describe_topic(settings: &KafkaSettings, topic: &str) -> anyhow::Result<ConfigResource> {
+pub(in crate::kafka) async fn describe_topic(settings: &KafkaSettings, topic: &str) -> anyhow::Result<ConfigResource> {
     let admin = settings.open_admin()?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let described = admin

@@ -40,7 +40,7 @@ pub struct RefusedRecords(Arc<Mutex<VecDeque<RefusedRecord>>>);
 
 impl RefusedRecords {
     /// Remembers records that were refused.
-    pub(super) fn note(&self, records: impl IntoIterator<Item = RefusedRecord>) {
+    pub(in crate::kafka) fn note(&self, records: impl IntoIterator<Item = RefusedRecord>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             if !known.contains(&record) {

@@ -6,9 +6,9 @@ use anyhow::Context;
 use kafka_client::{Ends, TopicFacts, ends_by, facts_by};
 use rdkafka::consumer::BaseConsumer;
 
-use super::health::Quiet;
 use super::open_transactions::wait_until_nothing_is_open;
-use super::settings::KafkaSettings;
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::Quiet;
 use crate::process::stop::RelayError;
 
 /// The client that asks; it may be kept and asked again.

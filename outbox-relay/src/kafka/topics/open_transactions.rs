@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::health::Quiet;
-use super::refusal::ask;
-use super::settings::KafkaSettings;
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::Quiet;
+use crate::kafka::client::ask;
 use crate::process::stop::{RelayError, Stop};
 use kafka_client::ends_by;
 use kafka_client::{Next, TopicReader};
 
-/// The brokers' `transaction.max.timeout.ms` where it was not changed.
-pub const TRANSACTION_MAX_TIMEOUT_MS: u64 = 900_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -47,7 +45,7 @@ impl KafkaSettings {
 ///
 /// # Errors
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
-pub(super) fn wait_until_committed(
+pub(in crate::kafka) fn wait_until_committed(
     settings: &KafkaSettings,
     committed: &BaseConsumer<Quiet>,
     topic: &str,
@@ -76,7 +74,7 @@ pub(super) fn wait_until_committed(
 ///
 /// # Errors
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
-pub(super) fn wait_until_nothing_is_open(
+pub(in crate::kafka) fn wait_until_nothing_is_open(
     settings: &KafkaSettings,
     client: &BaseConsumer<Quiet>,
     partitions: &BTreeMap<String, i32>,

@@ -29,32 +29,32 @@ use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
 /// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
-pub(super) const LANES: usize = 3;
+pub(in crate::kafka) const LANES: usize = 3;
 
 /// Which lane is filled. It begins at the first and there is no way to set it.
 #[derive(Debug)]
-pub(super) struct Turn(usize);
+pub(in crate::kafka) struct Turn(usize);
 
 impl Turn {
     /// The turn of a publisher that has ordered no commit yet.
-    pub(super) fn first() -> Self {
+    pub(in crate::kafka) fn first() -> Self {
         Self(usize::from(faults::is_planted(Bug::BeginsAtAnyLane)))
     }
 
     /// Index of the lane, from 0.
-    pub(super) fn lane(&self) -> usize {
+    pub(in crate::kafka) fn lane(&self) -> usize {
         self.0
     }
 
     /// Passes the turn on, once the lane's transaction is ordered to commit.
-    pub(super) fn pass_on(&mut self) {
+    pub(in crate::kafka) fn pass_on(&mut self) {
         self.0 = (self.0 + 1) % LANES;
     }
 }
 
 /// When a lane may fence.
 #[derive(Debug)]
-pub(super) enum FenceTurn {
+pub(in crate::kafka) enum FenceTurn {
     /// At once; then it tells the others.
     First(Vec<mpsc::Sender<()>>),
     /// Once the first has; closed without a word if that did not.
@@ -63,7 +63,7 @@ pub(super) enum FenceTurn {
 
 impl FenceTurn {
     /// One for each lane, in their order.
-    pub(super) fn of_all_lanes() -> Vec<Self> {
+    pub(in crate::kafka) fn of_all_lanes() -> Vec<Self> {
         let (senders, receivers): (Vec<_>, Vec<_>) = (1..LANES).map(|_| mpsc::channel()).unzip();
         let others = receivers.into_iter().map(Self::AfterFirst);
         std::iter::once(Self::First(senders)).chain(others).collect()
@@ -73,7 +73,7 @@ impl FenceTurn {
     ///
     /// # Errors
     /// `fence` failed, or that of the first lane did.
-    pub(super) fn take(self, fence: impl FnOnce() -> Result<(), RelayError>) -> Result<(), RelayError> {
+    pub(in crate::kafka) fn take(self, fence: impl FnOnce() -> Result<(), RelayError>) -> Result<(), RelayError> {
         match self {
             Self::First(others) => {
                 faults::point("fence.first.before")?;

@@ -8,9 +8,9 @@ use rdkafka::admin::{AdminOptions, NewTopic as RdNewTopic, TopicReplication};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::refusal::ask;
-use super::settings::KafkaSettings;
 use super::topic_rules::TopicRules;
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::ask;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -14,7 +14,7 @@ use crate::process::faults::{self, Bug};
 
 /// The file of a JSON Web Token (RFC 7519). It is read again for each refresh, which librdkafka asks for at four fifths of a token's life.
 #[derive(Clone, Debug)]
-pub(super) struct TokenFile(Arc<PathBuf>);
+pub(in crate::kafka) struct TokenFile(Arc<PathBuf>);
 
 /// For [`Bug::KeepFirstKafkaSecrets`] alone.
 static FIRST_TEXT: OnceLock<String> = OnceLock::new();
@@ -28,7 +28,7 @@ struct Claims {
 }
 
 impl TokenFile {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(in crate::kafka) fn new(path: &Path) -> Self {
         Self(Arc::new(path.to_owned()))
     }
 
@@ -36,7 +36,7 @@ impl TokenFile {
     ///
     /// # Errors
     /// The file cannot be read, holds no JWT with `sub` and `exp`, or one that has expired. Says nothing of the token's text.
-    pub(super) fn read(&self) -> anyhow::Result<OAuthToken> {
+    pub(in crate::kafka) fn read(&self) -> anyhow::Result<OAuthToken> {
         let path = self.0.display();
         let mut text =
             std::fs::read_to_string(&*self.0).with_context(|| format!("cannot read the OAuth token {path}"))?;
@@ -65,7 +65,7 @@ fn claims(token: &str) -> Option<Claims> {
 /// Gives a new client its first token. librdkafka asks for it by an event, but a client that waits for its first answer serves none, and the
 /// wrapper's admin client never does.
 #[expect(unsafe_code, reason = "the safe wrapper has no way to set a token")]
-pub(super) fn set_token<C: ClientContext>(client: &Client<C>, tokens: &TokenFile) -> anyhow::Result<()> {
+pub(in crate::kafka) fn set_token<C: ClientContext>(client: &Client<C>, tokens: &TokenFile) -> anyhow::Result<()> {
     let token = tokens.read()?;
     let value = std::ffi::CString::new(token.token).context("the OAuth token has a zero byte")?;
     let principal = std::ffi::CString::new(token.principal_name).context("the OAuth token's sub has a zero byte")?;

@@ -27,15 +27,15 @@ pub struct Failure {
 
 /// The records that Kafka did not take.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Failures {
+pub(in crate::kafka) struct Failures {
     /// The first of all, whatever became of it.
-    pub(super) first: Option<Failure>,
-    /// Those that the broker blames, or whose batch has one that it blames: see [`super::undelivered`].
-    pub(super) blamed: Vec<Failure>,
+    pub(in crate::kafka) first: Option<Failure>,
+    /// Those that the broker blames, or whose batch has one that it blames: see [`crate::kafka::publish::undelivered`].
+    pub(in crate::kafka) blamed: Vec<Failure>,
     /// Topic and partition of those that failed for another record of their batch.
-    pub(super) beside_blamed: Vec<(String, i32)>,
+    pub(in crate::kafka) beside_blamed: Vec<(String, i32)>,
     /// Those whose batch was too large; which of its records are to blame is not said.
-    pub(super) too_large: Vec<Failure>,
+    pub(in crate::kafka) too_large: Vec<Failure>,
 }
 
 /// How many failures of a kind are kept: a transaction has thousands of records.
@@ -58,7 +58,7 @@ struct Inner {
 
 impl Health {
     /// Of a producer that logs in with the tokens of a file.
-    pub(super) fn with_tokens(tokens: Option<TokenFile>) -> Self {
+    pub(in crate::kafka) fn with_tokens(tokens: Option<TokenFile>) -> Self {
         Self(Arc::new(Inner {
             tokens,
             ..Inner::default()
@@ -105,18 +105,18 @@ impl Health {
     }
 
     /// The records that were not taken, as far as librdkafka's events were served.
-    pub(super) fn failures(&self) -> Failures {
+    pub(in crate::kafka) fn failures(&self) -> Failures {
         self.0.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether every record was taken, as far as librdkafka's events were served.
-    pub(super) fn has_no_failure(&self) -> bool {
+    pub(in crate::kafka) fn has_no_failure(&self) -> bool {
         let failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.first.is_none()
     }
 
     /// Why the transaction cannot go on, in librdkafka's words.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(in crate::kafka) fn trouble(&self) -> Option<String> {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -156,8 +156,8 @@ impl ClientContext for Health {
 /// The context of clients that only read: what librdkafka says on the side is for debugging, since the calls themselves fail as well.
 #[derive(Clone, Debug, Default)]
 pub struct Quiet {
-    pub(super) reasons: Reasons,
-    pub(super) tokens: Option<TokenFile>,
+    pub(in crate::kafka) reasons: Reasons,
+    pub(in crate::kafka) tokens: Option<TokenFile>,
 }
 
 impl ClientContext for Quiet {

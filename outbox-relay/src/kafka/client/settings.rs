@@ -9,8 +9,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::files::{Accepted, PropertyFile};
-use super::open_transactions::TRANSACTION_MAX_TIMEOUT_MS;
+use super::property_files::{self, Accepted, InvalidProperty, PropertyFile};
 use super::refused_records::RefusedRecords;
 
 /// What a reader of the topics is promised.
@@ -34,9 +33,9 @@ pub struct KafkaSettings {
     /// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>.
     pub properties: Vec<(String, String)>,
     /// Those of them whose values are in files, and were read once to see that they can be.
-    pub(super) files: Vec<PropertyFile>,
-    pub(super) accepted_for_readers: Accepted,
-    pub(super) accepted_for_producers: Accepted,
+    pub(in crate::kafka) files: Vec<PropertyFile>,
+    pub(in crate::kafka) accepted_for_readers: Accepted,
+    pub(in crate::kafka) accepted_for_producers: Accepted,
     /// The smallest limit of a topic that was met; shared by clones.
     batch_bytes_max: Arc<AtomicU64>,
     /// How often the broker found a batch too large; shared by clones.
@@ -60,20 +59,6 @@ impl fmt::Debug for KafkaSettings {
             .field("properties", &names)
             .finish_non_exhaustive()
     }
-}
-
-/// A `--kafka-property` that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidProperty {
-    // Not what was given: it may be a password whose name was forgotten.
-    #[error("--kafka-property number {0}: expected NAME=VALUE")]
-    NoValue(usize),
-    #[error("--kafka-property-file `{0}`: expected NAME=PATH")]
-    NoPath(String),
-    #[error("--kafka-property-file {name}={path}: {reason}")]
-    Unreadable { name: String, path: String, reason: String },
-    #[error("--kafka-property `{0}` is not the operator's to set: exactly-once depends on it")]
-    Reserved(String),
 }
 
 /// What the exactly-once protocol rests on.
@@ -125,6 +110,8 @@ fn settable(name: &str) -> Result<String, InvalidProperty> {
     Ok(name.to_owned())
 }
 
+/// The brokers' `transaction.max.timeout.ms` where it was not changed.
+pub const TRANSACTION_MAX_TIMEOUT_MS: u64 = 900_000;
 /// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
 /// behind a relay that died and has no successor. A successor aborts it at once.
 const TRANSACTION_TIMEOUT_MS: u64 = 60_000;
@@ -193,6 +180,16 @@ impl KafkaSettings {
         Ok(self)
     }
 
+    /// The same settings with what the files hold now.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, and nothing of what is in it.
+    pub(super) fn with_files_read(&self) -> anyhow::Result<Self> {
+        let mut settings = self.clone();
+        property_files::read_again(&mut settings.properties, &self.files)?;
+        Ok(settings)
+    }
+
     fn property(&self, name: &str) -> Option<&str> {
         let mut named = self.properties.iter().rev().filter(|(known, _)| known == name);
         named.next().map(|(_, value)| value.as_str())
@@ -204,7 +201,7 @@ impl KafkaSettings {
     }
 
     /// For TLS, or for a login's hashes.
-    pub(super) fn uses_openssl(&self) -> bool {
+    pub(in crate::kafka) fn uses_openssl(&self) -> bool {
         let protocol = self.property("security.protocol");
         protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("plaintext"))
     }
@@ -304,11 +301,11 @@ impl KafkaSettings {
     }
 
     /// Makes producers from now on send each record in a batch of its own, or not.
-    pub(super) fn send_each_alone(&self, is_alone: bool) {
+    pub(in crate::kafka) fn send_each_alone(&self, is_alone: bool) {
         self.each_alone.store(is_alone, Ordering::Relaxed);
     }
 
-    pub(super) fn sends_each_alone(&self) -> bool {
+    pub(in crate::kafka) fn sends_each_alone(&self) -> bool {
         self.each_alone.load(Ordering::Relaxed)
     }
 
@@ -316,7 +313,7 @@ impl KafkaSettings {
     /// batches are made so much smaller that a few starts lead to batches of one record, which tell the one that is to blame. Returns
     /// whether they are that small already.
     #[must_use]
-    pub(super) fn batch_was_too_large(&self) -> bool {
+    pub(in crate::kafka) fn batch_was_too_large(&self) -> bool {
         let now = self.batch_size();
         if self.batches_too_large.fetch_add(1, Ordering::Relaxed) > 0 {
             let smaller = (now / 16).max(1);

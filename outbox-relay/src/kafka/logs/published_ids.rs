@@ -9,11 +9,11 @@ use events::Position;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::health::Quiet;
-use super::open_transactions::wait_until_committed;
-use super::settings::KafkaSettings;
-use super::topic_settings::describe_topic;
 use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
+use crate::kafka::client::KafkaSettings;
+use crate::kafka::client::Quiet;
+use crate::kafka::topics::describe_topic;
+use crate::kafka::topics::wait_until_committed;
 use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
