@@ -13,7 +13,6 @@ pub mod intake;
 pub mod kafka;
 pub mod outbox;
 pub mod parking;
-pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod router;
@@ -103,7 +102,7 @@ async fn init_patiently(
         match init::init(config, options, shutdown).await {
             // A server that answers with an error, or refuses us, will do the same again; one that is not there may come.
             Err(RelayError::Transient(err))
-                if postgres::PgError::code_of(&err).is_none_or(|code| code.starts_with("57P"))
+                if pg_replication::PgError::code_of(&err).is_none_or(|code| code.starts_with("57P"))
                     && !kafka::Refused::is_cause_of(&err)
                     && !shutdown.is_triggered() =>
             {

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use outbox_relay::postgres::pgoutput::Tuple;
-use outbox_relay::postgres::{Connection, Mode, Target};
 use outbox_relay::router::{Column, Plan, RouterOptions, RowScratch, partition_of_key};
+use pg_replication::pgoutput::Tuple;
+use pg_replication::{Connection, Mode, Target};
 use serde::Deserialize;
 
 /// Cases in which ours differs, and why.

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use stack::{KafkaCluster, eventually_ok};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use crate::outbox::partitions::{Partition, partitions};
+use crate::partitions::{Partition, partitions};
 use crate::servers::{Servers, kafka_options, postgres_options};
 
 pub const BROKERS: usize = 3;

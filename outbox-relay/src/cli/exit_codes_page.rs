@@ -5,10 +5,10 @@ use std::path::Path;
 
 use clap::Parser;
 
-use crate::postgres::lsn::Lsn;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{CHECKPOINT_PARTITIONS_CURE, PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 use crate::settings::Cli;
+use pg_replication::Lsn;
 
 const PAGE: &str = include_str!("../../../docs/exit-codes.md");
 /// Codes after which there is no single command that goes on: ended as asked, and whatever else may go wrong.

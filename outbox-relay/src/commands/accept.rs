@@ -20,14 +20,14 @@ use crate::kafka::{CheckpointLog, NewTopic, Reading, topic_facts};
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, Publication};
 use crate::parking::log::{counted, missing};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, PgError, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::names;
 use crate::settings::{AcceptOptions, Config, InitOptions};
 use crate::topics::destination;
 use crate::topics::identity::{self, Topics};
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, PgError, quote_literal};
 
 /// How long the server may take to set a slot free whose session has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
@@ -156,7 +156,11 @@ pub async fn accept(
     let can_be_owned = slot.as_ref().is_some_and(|slot| {
         slot.plugin == "pgoutput" && slot.database == config.target.database && slot.wal_status != "lost"
     });
-    let mut owner = if can_be_owned { Some(take_over_slot(config).await?) } else { None };
+    let mut owner = if can_be_owned {
+        Some(take_over_slot(config).await?)
+    } else {
+        None
+    };
     let mut publisher = init::fence(config, &system, shutdown).await?;
     let (reading, former) = read_fenced(config, accepted, &system.identifier, shutdown).await?;
     faults::point("accept.fenced")?;
@@ -485,8 +489,8 @@ async fn advance(connection: &mut Connection, config: &Config, lsn: Lsn) -> Resu
 #[cfg(test)]
 mod tests {
     use super::{Acceptance, exactly};
-    use crate::postgres::lsn::Lsn;
     use crate::process::stop::Stop;
+    use pg_replication::Lsn;
 
     fn behind() -> Stop {
         Stop::ServerBehind {

@@ -9,12 +9,12 @@ use crate::findings::outbox_check;
 use crate::findings::server_check;
 use crate::findings::topic_check;
 use crate::outbox::source;
-use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::process::stop::RelayError;
 use crate::relay::pause;
 use crate::relay::startup::{names, read_checkpoint};
 use crate::router::{Column, Plan};
 use crate::settings::Config;
+use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
 /// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
 pub async fn check(config: &Config) -> Vec<Finding> {

@@ -30,8 +30,6 @@ use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapsho
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
 use crate::outbox::source::{self, text};
 use crate::parking::log::entries_off_thread;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
@@ -40,6 +38,8 @@ use crate::router::Plan;
 use crate::settings::{Config, ReplayOptions};
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 
 /// Rows of one Kafka transaction. Readers of the topics wait for its end.
 const TRANSACTION_ROWS: u64 = 1_000;

@@ -226,7 +226,7 @@ pub(crate) mod tests {
     use super::{Checkpoint, FORMAT, Lineage, State};
     use crate::continuity::parking_note::{ParkingNote, StoppedAt};
     use crate::continuity::progress::{Partial, Published};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     pub(crate) fn example() -> Checkpoint {
         Checkpoint {

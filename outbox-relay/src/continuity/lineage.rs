@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
 use crate::continuity::timeline::{History, is_continued};
-use crate::postgres::lsn::Lsn;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
+use pg_replication::Lsn;
 
 /// What the server says of itself and of the slot, once this relay owns the slot.
 #[derive(Clone, Debug)]
@@ -351,8 +351,8 @@ pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(),
 mod tests {
     use super::{History, Names, Slot, Source, breaks, no_other_slot_publishes, verify, written_for_this_server};
     use crate::continuity::checkpoint::{Checkpoint, State, tests::example};
-    use crate::postgres::lsn::Lsn;
     use crate::process::stop::Stop;
+    use pg_replication::Lsn;
 
     const NAMES: Names<'static> = Names {
         slot: "users_relay",

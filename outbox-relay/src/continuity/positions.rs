@@ -6,8 +6,8 @@
 //! part of the lineage that the checkpoint pins, and 0 for a relay that never went through this.
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::postgres::lsn::Lsn;
 use crate::process::faults::{self, Bug};
+use pg_replication::Lsn;
 
 /// The highest position that a record of before `checkpoint` can have in its header.
 #[must_use]
@@ -39,7 +39,7 @@ pub(crate) fn raise_above(highest_published: Option<u64>, raised_by: u64, start:
 mod tests {
     use super::{highest_position, raise_above};
     use crate::continuity::checkpoint::{BegunInit, Checkpoint, tests::example};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     #[test]
     fn the_highest_position_is_that_of_the_transaction_of_which_a_part_is_published() {

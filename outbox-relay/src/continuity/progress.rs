@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::lsn::Lsn;
 use crate::process::faults::{self, Bug};
+use pg_replication::Lsn;
 
 /// Up to where everything is published. A relay's own ones only ascend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -233,7 +233,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::{Partial, Progress, ProtocolError, Published, RowFate};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     fn at(lsn: u64) -> Published {
         Published {

@@ -5,7 +5,7 @@
 //! point is in no table of the new primary; its positions will be used again, for other rows.
 
 use crate::continuity::progress::Published;
-use crate::postgres::lsn::Lsn;
+use pg_replication::Lsn;
 
 /// The timelines that a server's timeline comes from, and where each was left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub fn is_continued(from: u32, published: Published, to: u32, history: Option<&H
 mod tests {
     use super::{History, is_continued};
     use crate::continuity::progress::{Partial, Published};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     const HISTORY: &str =
         "1\t0/3000000\tno recovery target specified\n\n# a comment\n2\t0/5000000\tbefore 2026-11-24 00:00:00+00\n";

@@ -6,8 +6,8 @@
 
 use crate::findings::Finding;
 use crate::outbox::source::text;
-use crate::postgres::{Connection, quote_identifier, quote_literal};
 use crate::process::stop::Stop;
+use pg_replication::{Connection, quote_identifier, quote_literal};
 
 /// The first version with failover slots, as `server_version_num` counts.
 const FIRST_VERSION: u32 = 170_000;

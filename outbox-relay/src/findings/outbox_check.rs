@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use crate::findings::Finding;
 use crate::outbox::source::text;
-use crate::postgres::{Connection, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::router::RouterOptions;
 use crate::settings::Config;
+use pg_replication::{Connection, quote_literal};
 
 /// The outbox table, as one look at the catalog gives it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,7 +158,7 @@ pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), 
 /// Says in the log what is odd about the table; a relay that runs goes on.
 pub async fn warn(config: &Config) {
     let looked = async {
-        let mut connection = Connection::open(&config.target, crate::postgres::Mode::Sql).await?;
+        let mut connection = Connection::open(&config.target, pg_replication::Mode::Sql).await?;
         look(&mut connection, config).await
     };
     match looked.await {

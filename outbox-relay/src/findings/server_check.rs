@@ -4,9 +4,9 @@ use anyhow::Context;
 
 use crate::findings::Finding;
 use crate::outbox::source::text;
-use crate::postgres::{Connection, Row, quote_identifier, quote_literal};
 use crate::process::stop::Stop;
 use crate::settings::Config;
+use pg_replication::{Connection, Row, quote_identifier, quote_literal};
 
 /// A slot that may keep less than this is lost in an outage that nobody has noticed yet, in bytes.
 const KEEP_BYTES_MIN: i64 = 1 << 30;

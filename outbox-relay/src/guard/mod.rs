@@ -30,11 +30,11 @@ use tokio::time::{interval, timeout};
 
 use crate::guard::retention::{Retention, RetentionGauges};
 use crate::outbox::source::{self, text};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, MovedAway, Row, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, MovedAway, Row, quote_literal};
 
 /// How often the guard looks; confirmations lag behind by as much.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -410,7 +410,7 @@ fn read(rows: &[Row]) -> anyhow::Result<Look> {
 #[cfg(test)]
 mod tests {
     use super::{Finding, Look, Pinned, PublicationLook, find, read};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     fn pinned() -> Pinned {
         Pinned {

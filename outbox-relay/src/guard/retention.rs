@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use service::Readiness;
 
-use crate::postgres::lsn::Lsn;
+use pg_replication::Lsn;
 
 /// The slot is in danger when less than a tenth of `max_slot_wal_keep_size` is left.
 const MARGIN_DIVISOR: i64 = 10;
@@ -139,7 +139,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{ConfirmedAge, Retention};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     const GB: i64 = 1 << 30;
 

@@ -14,9 +14,6 @@ use crate::kafka::{Publisher, Topics};
 use crate::outbox::source;
 use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::pgoutput::Tuple;
-use crate::postgres::{Answer, Connection, Mode, quote_identifier, quote_literal};
 use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
@@ -24,6 +21,9 @@ use crate::process::stop::{RelayError, Stop};
 use crate::router::{Column, Plan, RowScratch};
 use crate::settings::Config;
 use crate::topics::destination;
+use pg_replication::Lsn;
+use pg_replication::pgoutput::Tuple;
+use pg_replication::{Answer, Connection, Mode, quote_identifier, quote_literal};
 
 /// Rows that are fetched at once, and about how many bytes: rows differ, so that it is judged by those that were fetched before.
 pub(crate) const FETCH_ROWS: usize = 1_000;
@@ -172,7 +172,7 @@ impl OutboxSnapshot {
             .connection
             .query(&format!("fetch {} from {name}", rows.min(rows_max)))
             .await?;
-        let bytes = |row: &crate::postgres::Row| row.iter().flatten().map(String::len).sum::<usize>();
+        let bytes = |row: &pg_replication::Row| row.iter().flatten().map(String::len).sum::<usize>();
         let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
         // Forgotten slowly, so that a few large rows do not slow down the rest.
         self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);

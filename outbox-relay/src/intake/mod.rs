@@ -18,14 +18,14 @@ use crate::intake::poison::Judge;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::source;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
-use crate::postgres::{Frame, Frames, POSTGRES_EPOCH_US};
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RelayError, Stop};
 use crate::router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch, partition_of_key};
 use crate::settings::Config;
+use pg_replication::Lsn;
+use pg_replication::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
+use pg_replication::{Frame, Frames, POSTGRES_EPOCH_US};
 
 pub use self::paused::Claim;
 pub(crate) use self::paused::Claims;

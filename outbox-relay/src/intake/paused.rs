@@ -8,12 +8,12 @@ use crate::continuity::progress::RowFate;
 use crate::kafka::Topics;
 use crate::parking::keys::{Lane, ParkedKeys};
 use crate::parking::record::{ParkedRow, ParkedText};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::pgoutput::{self, Message, Tuple};
-use crate::postgres::{Frame, Frames};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::RelayError;
 use crate::router::{Plan, RowScratch};
+use pg_replication::Lsn;
+use pg_replication::pgoutput::{self, Message, Tuple};
+use pg_replication::{Frame, Frames};
 
 /// Which rows park although nothing may be wrong with them.
 #[derive(Clone, Debug, Default)]

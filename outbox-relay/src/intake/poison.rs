@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use events::Position;
 
 use crate::kafka::{Breach, Destination, NoDestination, RefusedRecord};
-use crate::postgres::lsn::Lsn;
 use crate::process::clock::now_us;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::Stop;
 use crate::router::Routed;
 use crate::settings::Config;
 use crate::topics::destination;
+use pg_replication::Lsn;
 
 /// Judges rows on their way to Kafka.
 #[derive(Debug)]

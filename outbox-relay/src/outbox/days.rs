@@ -1,6 +1,6 @@
 //! Which daily partitions of the outbox are to be made, and which have served their time. Pure.
 
-use crate::postgres::lsn::Lsn;
+use pg_replication::Lsn;
 
 /// Seconds of a day; days are UTC's.
 pub const DAY_S: i64 = 86_400;
@@ -107,7 +107,7 @@ pub fn civil(day: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::{DAY_S, Detached, Partition, Work, civil, droppable, is_current};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     fn day(day: i64) -> Partition {
         Partition {

@@ -9,9 +9,9 @@ use std::fmt;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::postgres::pgoutput::{EmittedMessage, Tuple};
 use crate::router::{Additional, Column, Placement, Plan, RouterOptions};
 use crate::settings::Config;
+use pg_replication::pgoutput::{EmittedMessage, Tuple};
 
 const TEXT: u32 = 25;
 const INT4: u32 = 23;
@@ -223,8 +223,8 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
 #[cfg(test)]
 mod tests {
     use super::{MessageError, MessageOutbox};
-    use crate::postgres::pgoutput::{EmittedMessage, Tuple, Value};
     use crate::router::RouterOptions;
+    use pg_replication::pgoutput::{EmittedMessage, Tuple, Value};
 
     fn outbox(settings: &[&str]) -> MessageOutbox {
         MessageOutbox::new("outbox", &RouterOptions::parse(settings).unwrap())

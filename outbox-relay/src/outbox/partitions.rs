@@ -7,9 +7,9 @@ use anyhow::Context;
 use super::table::table_name;
 use crate::outbox::days::{Detached, Partition, civil};
 use crate::outbox::source::text;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, PgError, quote_identifier, quote_literal};
 use crate::settings::Config;
+use pg_replication::Lsn;
+use pg_replication::{Connection, PgError, quote_identifier, quote_literal};
 
 /// Longest wait for a lock, and so the longest that a writer may wait behind it.
 const LOCK_TIMEOUT_MS: u32 = 200;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, PgError};
 use crate::process::stop::RelayError;
 use crate::settings::Config;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, PgError};
 
 /// Owns the slot, so that nobody moves it meanwhile.
 pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayError> {

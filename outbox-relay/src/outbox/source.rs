@@ -8,10 +8,10 @@ use anyhow::Context;
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::lineage::{Slot, Source};
 use crate::continuity::timeline::History;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, PgError, Row, quote_identifier, quote_literal};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
+use pg_replication::Lsn;
+use pg_replication::{Connection, PgError, Row, quote_identifier, quote_literal};
 
 /// The server's answer to `IDENTIFY_SYSTEM`.
 #[derive(Clone, Debug)]

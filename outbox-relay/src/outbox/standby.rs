@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::time::timeout;
 
 use crate::outbox::source;
-use crate::postgres::{Connection, quote_literal};
+use pg_replication::{Connection, quote_literal};
 
 /// How often a standby looks: the longest that a take-over waits once the slot is free.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
 //! The outbox table as SQL names it.
 
-use crate::postgres::quote_identifier;
 use crate::settings::Config;
+use pg_replication::quote_identifier;
 
 /// The outbox table as SQL names it.
 #[must_use]

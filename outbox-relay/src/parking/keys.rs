@@ -88,8 +88,8 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::{Lane, MINUTE_US, ParkedKeys, RateLimit};
-    use crate::postgres::lsn::Lsn;
     use crate::process::row_name::RowPosition;
+    use pg_replication::Lsn;
 
     fn at(lsn: u64, index: u64) -> RowPosition {
         RowPosition {

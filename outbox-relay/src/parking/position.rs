@@ -5,8 +5,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::continuity::progress::Published;
-use crate::postgres::lsn::Lsn;
 use crate::process::row_name::RowPosition;
+use pg_replication::Lsn;
 
 /// A text that is no row's position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for RowPosition {
 mod tests {
     use super::RowPosition;
     use crate::continuity::progress::{Partial, Published};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     fn at(lsn: u64, index: u64) -> RowPosition {
         RowPosition {

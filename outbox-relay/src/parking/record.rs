@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Lane;
-use crate::postgres::pgoutput::{DecodeError, Tuple, Value};
 use crate::process::row_name::RowPosition;
 use crate::router::Column;
+use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
 /// Version of the format; an entry of a later one is refused instead of half understood.
 pub const FORMAT: u32 = 1;
@@ -262,10 +262,10 @@ impl<'de> Deserialize<'de> for Lane {
 mod tests {
     use super::{Because, Entry, FORMAT, ParkedRow};
     use crate::parking::keys::Lane;
-    use crate::postgres::lsn::Lsn;
-    use crate::postgres::pgoutput::Tuple;
     use crate::process::row_name::RowPosition;
     use crate::router::Column;
+    use pg_replication::Lsn;
+    use pg_replication::pgoutput::Tuple;
 
     fn entry(values: &[Option<&[u8]>]) -> Entry {
         let columns: Vec<Column> = ["id", "payload", "note"]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::postgres::lsn::Lsn;
+use pg_replication::Lsn;
 
 /// A row of the outbox, as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl fmt::Display for RowPosition {
 #[cfg(test)]
 mod tests {
     use super::{RowName, RowPlace, RowPosition};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     #[test]
     fn a_row_is_named_by_its_position_and_its_id() {

@@ -2,8 +2,8 @@
 //!
 //! Everything else is transient: the relay says so, waits and starts its cycle again from the checkpoint.
 
-use crate::postgres::lsn::Lsn;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
+use pg_replication::Lsn;
 
 /// Of [`Stop::PartitionsChanged`]: what goes on from the checkpoint.
 pub const PARTITIONS_CURE: &str = ": later events of a key would go to another partition and overtake earlier ones; restore the number of partitions, use a new topic, or, once its readers have read everything, go on by `outbox-relay init --accept-partitions`";

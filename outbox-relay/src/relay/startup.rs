@@ -11,7 +11,7 @@
 //! 5. **Stream**, skipping what lies at or below the checkpoint: the slot's own position is garbage collection, never truth.
 //!
 //! The session that streams can answer no questions, so steps 4 and 5 need further sessions. Each of them proves that it is with the server
-//! that streams ([`crate::postgres::ServerInstance`]), on the same timeline, and that the slot's reader is our own walsender. Without that
+//! that streams ([`pg_replication::ServerInstance`]), on the same timeline, and that the slot's reader is our own walsender. Without that
 //! proof, an address that moves to a promoted or restored server would have one server verified and another one streamed from.
 
 use std::collections::BTreeMap;
@@ -29,14 +29,14 @@ use crate::kafka::{Abandon, CheckpointLog, Delivery, Found, Publisher, Readers};
 use crate::outbox::source::{self, Publication, System};
 use crate::outbox::standby;
 use crate::parking::{self, log::Parked};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::topic_watch::TopicWatch;
 use crate::settings::Config;
 use crate::topics::hanging_transaction::before_it_is_ended;
 use crate::topics::identity::{self, Topics};
+use pg_replication::Lsn;
+use pg_replication::{Connection, Frame, Frames, Mode, PgError, ReplicationStream, StandbyStatus};
 
 /// How often the server is told that we live; several times within the shortest `wal_sender_timeout` that makes sense.
 pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(1);

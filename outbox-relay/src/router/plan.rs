@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::options::{Placement, RouterOptions};
-use crate::postgres::pgoutput::{DecodeError, Tuple, Value};
+use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
 const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
@@ -288,8 +288,8 @@ fn decode_bytea(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Column, Plan, PlanError, RouteError, RowScratch};
-    use crate::postgres::pgoutput::Tuple;
     use crate::router::RouterOptions;
+    use pg_replication::pgoutput::Tuple;
 
     fn columns(payload_type: u32) -> Vec<Column> {
         [

@@ -10,11 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
 use crate::kafka::{Delivery, KafkaSettings, NewTopic};
-use crate::postgres::{Connection, Target};
+use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use crate::router::RouterOptions;
 use crate::settings::parking::{ParkArgs, ParkedCommand};
 use crate::settings::poison::PoisonOptions;
+use pg_replication::{Connection, InvalidUrl, Password, Target};
 
 /// Publishes the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 ///
@@ -436,7 +437,7 @@ impl MaintenanceOptions {
     pub fn check(&self, database: &Target) -> Result<Maintenance, Stop> {
         let target = match &self.maintenance_url {
             None => database.clone(),
-            Some(url) => Target::parse(url.reveal()).map_err(|err| Stop::Config {
+            Some(url) => target(url).map_err(|err| Stop::Config {
                 what: format!("--maintenance-url: {err}"),
             })?,
         };
@@ -520,7 +521,9 @@ impl Settings {
         kafka.oauth_token_file.clone_from(&self.kafka_oauth_token_file);
         kafka.transaction_max_timeout = Duration::from_millis(self.kafka_transaction_max_timeout_ms);
         Ok(Config {
-            target: Target::parse(self.database_url.reveal()).map_err(config)?,
+            target: target(&self.database_url).map_err(|err| Stop::Config {
+                what: format!("DATABASE_URL: {err}"),
+            })?,
             kafka,
             slot: self.slot.clone(),
             publication: self.publication.clone(),
@@ -621,13 +624,16 @@ impl Config {
         })
     }
 
-    /// The same settings for further sessions, which have to be with the server that `connection` is with, see [`crate::postgres::MovedAway`].
+    /// The same settings for further sessions, which have to be with the server that `connection` is with, see [`pg_replication::MovedAway`].
     ///
     /// # Errors
     /// The connection broke.
     pub async fn pinned_to(&self, connection: &mut Connection) -> anyhow::Result<Self> {
-        let instance = connection.instance().await?;
         let mut pinned = self.clone();
+        if faults::is_planted(Bug::TrustAnyServer) {
+            return Ok(pinned);
+        }
+        let instance = connection.instance().await?;
         pinned.target = self.target.at(connection.address(), &instance);
         if let Some(maintenance) = &mut pinned.maintenance {
             maintenance.target.instance = Some(instance);
@@ -645,6 +651,20 @@ impl Config {
     pub fn checkpoint_key(&self) -> String {
         crate::continuity::checkpoint::key(&self.target.database, &self.slot)
     }
+}
+
+/// Where Postgres is, read from a URL; with what planted bugs make of it.
+fn target(url: &Secret) -> Result<Target, InvalidUrl> {
+    let mut target = Target::parse(url.reveal())?;
+    if faults::is_planted(Bug::PinNoSettings) {
+        target.pins_settings = false;
+    }
+    if faults::is_planted(Bug::KeepFirstPassword)
+        && let Some(Ok(first)) = target.password.as_ref().map(Password::reveal)
+    {
+        target.password = Some(Password::Given(first));
+    }
+    Ok(target)
 }
 
 #[cfg(test)]

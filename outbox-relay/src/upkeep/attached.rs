@@ -13,9 +13,9 @@ use std::collections::HashSet;
 
 use crate::outbox::source::text;
 use crate::outbox::table::table_name;
-use crate::postgres::{Connection, PgError, Row, quote_literal};
 use crate::process::faults::{self, Bug};
 use crate::settings::Config;
+use pg_replication::{Connection, PgError, Row, quote_literal};
 
 /// A partition and the transaction that attached it, or what it is part of: the same table, attached again, is another one.
 type Attachment = (String, String);

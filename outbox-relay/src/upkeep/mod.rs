@@ -20,12 +20,12 @@ use crate::outbox::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::outbox::partitions::{self, Shape};
 use crate::outbox::table::table_name;
 use crate::parking::log::TableNeeds;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, PgError};
 use crate::process::clock::now_us;
 use crate::process::faults;
 use crate::settings::{Config, Maintenance};
 use crate::upkeep::attached::Attached;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, PgError};
 
 /// How long a round waits for a confirmation; an idle relay confirms every 10 s.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(25);

@@ -13,7 +13,6 @@ use anyhow::Context;
 use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
-use crate::outbox::slot::take_over_slot;
 use crate::commands::failed_command;
 use crate::commands::init::pieces::ExistingRowsJob;
 use crate::continuity::checkpoint::{BegunInit, Checkpoint, ExistingRowsProgress, FORMAT, Lineage, State};
@@ -26,11 +25,10 @@ use crate::findings::outbox_check;
 use crate::findings::server_check;
 use crate::intake::existing_rows::lsn_before;
 use crate::kafka::{Delivery, NewTopic, Publisher, find_or_create, partition_counts, retention_danger};
+use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, Publication, System};
 use crate::outbox::standby;
 use crate::parking;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode, PgError, quote_identifier, quote_literal};
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::{Survey, ensure_no_other_slot_publishes, names, survey};
@@ -40,6 +38,8 @@ use crate::topics::compaction;
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
 /// A piece of the existing rows is read and written well within this time; after it, the broker ends what a killed command left open.
 const TRANSACTION_TIMEOUT_MS: u64 = 60_000;

@@ -32,13 +32,13 @@ use crate::continuity::comparison::{EventIds, Memory};
 use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::kafka::{Publisher, TopicToRead, cleanup, read_ids};
 use crate::outbox::source;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Answer, Row, quote_identifier, quote_literal};
 use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, Undecided};
+use pg_replication::Lsn;
+use pg_replication::{Answer, Row, quote_identifier, quote_literal};
 use service::Shutdown;
 
 /// Rows and bytes of one Kafka transaction. An outbox that has no more is published in one.

@@ -13,17 +13,16 @@ use anyhow::Context as _;
 use service::Shutdown;
 
 use self::retry::Which;
-use crate::outbox::slot::take_over_slot;
 use crate::commands::init;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::lineage::{verify, written_for_this_server};
 use crate::kafka::{Publisher, topic_facts};
+use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, System};
 use crate::parking::log::{entries_off_thread, missing};
 use crate::parking::record::Entry;
 use crate::parking::send::send_entry;
 use crate::parking::table::table;
-use crate::postgres::{Connection, Mode, ReplicationStream};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::{names, read_checkpoint};
@@ -31,6 +30,7 @@ use crate::settings::Config;
 use crate::settings::parking::{DiscardArgs, ParkArgs, ParkedCommand};
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
+use pg_replication::{Connection, Mode, ReplicationStream};
 
 /// What a command holds that changes something.
 pub(super) struct Session {

@@ -24,14 +24,14 @@ use crate::parking::log::entries_off_thread;
 use crate::parking::record::{Because, Entry, ParkedRow, ParkedText};
 use crate::parking::send::send_entry;
 use crate::parking::topic::entry_bytes_max;
-use crate::postgres::pgoutput::Tuple;
-use crate::postgres::{Connection, Mode, quote_identifier, quote_literal};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::while_answering;
 use crate::router::{Column, Plan, RowScratch};
 use crate::settings::Config;
 use crate::topics::destination;
+use pg_replication::pgoutput::Tuple;
+use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 
 /// Rows and bytes of one Kafka transaction.
 const TRANSACTION_ROWS: usize = 500;

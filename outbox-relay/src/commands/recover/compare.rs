@@ -12,14 +12,14 @@ use crate::intake::existing_rows::{OutboxSnapshot, columns_of};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
 use crate::outbox::source;
 use crate::parking::{log::entries_off_thread, record::Entry};
-use crate::postgres::pgoutput::Tuple;
-use crate::postgres::{Answer, quote_identifier};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::router::{Plan, RowScratch, partition_of_key};
 use crate::settings::Config;
 use crate::topics::destination;
 use crate::topics::identity;
+use pg_replication::pgoutput::Tuple;
+use pg_replication::{Answer, quote_identifier};
 
 /// Column that is added to a row's own, for the comparison.
 const CREATED_MS: &str = "relay_created_ms";

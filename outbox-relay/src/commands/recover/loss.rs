@@ -9,11 +9,11 @@ use crate::kafka::{Delivery, Found, Reading};
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::source::{self, Publication, System};
 use crate::parking::log::missing;
-use crate::postgres::Connection;
 use crate::process::stop::{PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::relay::startup::{self, names};
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;
+use pg_replication::Connection;
 
 /// What there is before anything is changed.
 pub(super) struct Situation {
@@ -268,8 +268,8 @@ mod tests {
     use super::{known_checkpoint, next_generation};
     use crate::continuity::checkpoint::{Checkpoint, tests::example};
     use crate::kafka::{Delivery, Found, Reading};
-    use crate::postgres::lsn::Lsn;
     use crate::process::stop::Stop;
+    use pg_replication::Lsn;
 
     fn found(generation: u64, offset: i64) -> Option<Found> {
         Some(Found {

@@ -47,14 +47,14 @@ use crate::kafka::{NewTopic, Publisher};
 use crate::outbox::source::{self, System};
 use crate::outbox::standby;
 use crate::parking::{behind::ParksBehind, log::counted, send::send_entry};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, Mode};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::while_answering;
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::destination;
 use crate::topics::identity;
+use pg_replication::Lsn;
+use pg_replication::{Connection, Mode};
 
 /// How long the server may take to set a slot free whose reader has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);

@@ -8,9 +8,9 @@ use crate::continuity::comparison::{EventIds, Verdicts};
 use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
 use crate::outbox::source;
 use crate::parking::behind::ParksBehind;
-use crate::postgres::Answer;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
+use pg_replication::Answer;
 
 /// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
 const TRANSACTION_ROWS: usize = 5_000;

@@ -20,11 +20,11 @@ use anyhow::Context;
 use crate::continuity::comparison::CLOCKS_DIFFER_MS;
 use crate::intake::existing_rows::OutboxSnapshot;
 use crate::outbox::source;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{Connection, PgError, quote_literal};
 use crate::process::clock::now_us;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::RecoverOptions;
+use pg_replication::Lsn;
+use pg_replication::{Connection, PgError, quote_literal};
 
 /// By how much `created_at` may be ahead of the commit, in milliseconds: a day is more than any wrong time zone.
 const CREATED_AT_TRUST_MS: i64 = 24 * 60 * 60 * 1_000;

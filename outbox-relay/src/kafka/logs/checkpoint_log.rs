@@ -377,7 +377,7 @@ impl Found {
 mod tests {
     use super::Reading;
     use crate::continuity::checkpoint::{Checkpoint, tests::example};
-    use crate::postgres::lsn::Lsn;
+    use pg_replication::Lsn;
 
     fn at(lsn: u64, generation: u64) -> Option<String> {
         let mut checkpoint = Checkpoint {

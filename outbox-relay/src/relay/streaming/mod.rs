@@ -21,8 +21,6 @@ use crate::guard::Guard;
 use crate::intake::batch::Situation;
 use crate::intake::{Intake, Pause};
 use crate::kafka::{Committed, Publisher};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::{ReplicationStream, StandbyStatus};
 use crate::process::clock::now_us;
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
@@ -31,6 +29,8 @@ use crate::relay::startup::{STATUS_INTERVAL, Started};
 use crate::relay::topic_watch::TopicWatch;
 use crate::settings::Config;
 use crate::topics::destination;
+use pg_replication::Lsn;
+use pg_replication::{ReplicationStream, StandbyStatus};
 
 /// Confirmations come at most this often.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);

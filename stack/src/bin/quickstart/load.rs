@@ -11,8 +11,8 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use crate::arguments::Arguments;
-use crate::continuity::progress::Progress;
 use crate::people::person;
+use crate::progress::Progress;
 
 /// Longer than any answer takes; then the server is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

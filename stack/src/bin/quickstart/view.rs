@@ -9,8 +9,8 @@ use stack::Pipeline;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::postgres;
 
-use crate::continuity::progress::Progress;
 use crate::load::latencies_us;
+use crate::progress::Progress;
 
 /// How often the view is counted.
 const INTERVAL: Duration = Duration::from_millis(200);

@@ -1,6 +1,6 @@
 //! The frames of a replication stream, borrowed from the read buffer.
 
-use crate::postgres::lsn::Lsn;
+use crate::lsn::Lsn;
 
 /// One message of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn fields(mut body: &[u8]) -> Result<(&str, &str), FrameError> {
 #[cfg(test)]
 mod tests {
     use super::{Frame, Frames};
-    use crate::postgres::lsn::Lsn;
+    use crate::lsn::Lsn;
 
     fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![tag];

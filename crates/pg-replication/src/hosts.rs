@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-use super::target::Address;
+use super::address::Address;
 
 const DEFAULT_PORT: u16 = 5432;
 
@@ -136,7 +136,7 @@ impl Hosts {
 #[cfg(test)]
 mod tests {
     use super::{ServerState, SessionKind};
-    use crate::postgres::Target;
+    use crate::Target;
 
     fn addresses(url: &str) -> Vec<String> {
         let target = Target::parse(url).unwrap_or_else(|err| panic!("{url}: {err}"));

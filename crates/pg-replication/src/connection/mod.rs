@@ -1,5 +1,7 @@
 //! A session with the server: start-up, authentication, SQL by the simple query protocol.
 
+mod which_server;
+
 use std::fmt;
 use std::io;
 
@@ -12,12 +14,12 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::binding::tls_server_end_point;
-use super::hosts::ServerState;
-use super::pinned::{PINNED, pinned_since};
-use super::stream::Stream;
-use super::target::{Address, Binding, Target};
-use crate::process::faults::{self, Bug};
+use crate::address::Address;
+use crate::binding::tls_server_end_point;
+use crate::hosts::ServerState;
+use crate::pinned::{PINNED, pinned_since};
+use crate::stream::Stream;
+use crate::target::{Binding, Target};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub struct PgError {
 }
 
 impl PgError {
-    pub(super) fn read(body: &ErrorResponseBody) -> io::Result<Self> {
+    pub(crate) fn read(body: &ErrorResponseBody) -> io::Result<Self> {
         let (mut code, mut message) = (String::new(), String::new());
         let mut fields = body.fields();
         while let Some(field) = fallible_next(&mut fields)? {
@@ -80,8 +82,8 @@ pub struct Answer {
 
 /// A session with a Postgres server.
 pub struct Connection {
-    pub(super) stream: Stream,
-    pub(super) input: BytesMut,
+    pub(crate) stream: Stream,
+    pub(crate) input: BytesMut,
     server_version_num: u32,
     process_id: i32,
     state: ServerState,
@@ -149,7 +151,7 @@ impl Connection {
             ("database", target.database.as_str()),
             ("application_name", application_name),
         ];
-        if !faults::is_planted(Bug::PinNoSettings) {
+        if target.pins_settings {
             parameters.extend(PINNED);
         }
         if mode == Mode::Replication {
@@ -192,9 +194,10 @@ impl Connection {
     async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
         let password = || {
             let password = target.password.as_ref();
+            let password = password.context("the server wants a password, and the URL has none")?;
             password
-                .context("the server wants a password and DATABASE_URL has none")?
-                .read()
+                .reveal()
+                .with_context(|| format!("{} cannot be read", password.describe()))
         };
         let mut out = BytesMut::new();
         let message = self.message().await?;
@@ -205,11 +208,9 @@ impl Connection {
         );
         match message {
             Message::AuthenticationOk => return Ok(()),
-            Message::AuthenticationCleartextPassword => {
-                frontend::password_message(password()?.reveal().as_bytes(), &mut out)?
-            }
+            Message::AuthenticationCleartextPassword => frontend::password_message(password()?.as_bytes(), &mut out)?,
             Message::AuthenticationMd5Password(body) => {
-                let hash = md5_hash(target.user.as_bytes(), password()?.reveal().as_bytes(), body.salt());
+                let hash = md5_hash(target.user.as_bytes(), password()?.as_bytes(), body.salt());
                 frontend::password_message(hash.as_bytes(), &mut out)?;
             }
             Message::AuthenticationSasl(body) => {
@@ -226,7 +227,7 @@ impl Connection {
                     offers_plain
                 };
                 anyhow::ensure!(offered, "the server offers no {mechanism}");
-                return self.scram(mechanism, binding, password()?.reveal().as_bytes()).await;
+                return self.scram(mechanism, binding, password()?.as_bytes()).await;
             }
             Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
             _ => anyhow::bail!(
@@ -357,13 +358,13 @@ impl Connection {
         Ok(self.query(sql).await?.rows)
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
         self.stream.flush().await
     }
 
     /// The next message, whole. Not for CopyBothResponse, which `postgres-protocol` does not know.
-    pub(super) async fn message(&mut self) -> anyhow::Result<Message> {
+    pub(crate) async fn message(&mut self) -> anyhow::Result<Message> {
         loop {
             if let Some(message) = Message::parse(&mut self.input)? {
                 return Ok(message);
@@ -373,14 +374,14 @@ impl Connection {
     }
 
     /// The tag of the next message, without taking it.
-    pub(super) async fn peek_tag(&mut self) -> anyhow::Result<u8> {
+    pub(crate) async fn peek_tag(&mut self) -> anyhow::Result<u8> {
         while self.input.remaining() < 5 {
             self.read_more().await?;
         }
         Ok(self.input[0])
     }
 
-    pub(super) async fn read_more(&mut self) -> io::Result<()> {
+    pub(crate) async fn read_more(&mut self) -> io::Result<()> {
         self.input.reserve(8 * 1024);
         if self.stream.read_buf(&mut self.input).await? == 0 {
             return Err(io::Error::new(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_relay::postgres::lsn::Lsn;
-use outbox_relay::postgres::{Connection, Frame, Frames, Mode, PgError, StandbyStatus, Target};
+use pg_replication::Lsn;
+use pg_replication::{Connection, Frame, Frames, Mode, PgError, StandbyStatus, Target};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;

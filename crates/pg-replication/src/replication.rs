@@ -12,16 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::connection::{Connection, PgError, quote_identifier};
 use super::frame::{FrameError, Frames};
 use super::stream::Stream;
-use crate::postgres::lsn::Lsn;
-use crate::process::clock::now_us;
+use crate::lsn::Lsn;
 
 /// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.
 const READ_ROOM_BYTES: usize = 256 * 1024;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, the epoch of Postgres' time stamps.
-pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// What the relay tells the server of its progress (`Standby status update`).
+/// What a reader tells the server of its progress (`Standby status update`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StandbyStatus {
     /// How far the stream was read.
@@ -212,4 +211,10 @@ fn ended_if_nothing(length: usize) -> io::Result<usize> {
         ));
     }
     Ok(length)
+}
+
+/// Microseconds since 1970; 0 for a clock that is set before. The server only shows it.
+fn now_us() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

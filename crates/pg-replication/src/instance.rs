@@ -5,16 +5,11 @@
 //! of the same name. What is checked on the one says nothing of what the other streams. So the first session of a cycle asks which server
 //! it is with, and each further session has to be with that server, or it is refused ([`MovedAway`]).
 
-use anyhow::Context;
-
-use super::connection::Connection;
-use crate::process::faults::{self, Bug};
-
 /// A running server: a restart makes another one of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInstance {
     /// When its postmaster started, in seconds since 1970, to the microsecond: no two servers share it.
-    started_at: String,
+    pub(super) started_at: String,
 }
 
 /// The address that led to one server leads to another one now.
@@ -23,8 +18,8 @@ pub struct ServerInstance {
     "the address leads to another server than the one that this relay began with (started at {found}, not at {expected}): it begins again, and checks the server that it finds then"
 )]
 pub struct MovedAway {
-    expected: String,
-    found: String,
+    pub(super) expected: String,
+    pub(super) found: String,
 }
 
 impl MovedAway {
@@ -42,35 +37,6 @@ impl ServerInstance {
         let (seconds, micros) = self.started_at.split_once('.').unwrap_or((&self.started_at, ""));
         let micros = format!("{micros:0<6}");
         Some(seconds.parse::<i64>().ok()? * 1_000_000 + micros.get(..6)?.parse::<i64>().ok()?)
-    }
-}
-
-impl Connection {
-    /// Asks which server this session is with.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn instance(&mut self) -> anyhow::Result<ServerInstance> {
-        let sql = "select extract(epoch from pg_catalog.pg_postmaster_start_time())::pg_catalog.text";
-        let rows = self.rows(sql).await.context("cannot ask which server this is")?;
-        let started_at = rows.first().and_then(|row| row.first().cloned().flatten());
-        Ok(ServerInstance {
-            started_at: started_at.context("the server does not say when it started")?,
-        })
-    }
-
-    /// # Errors
-    /// [`MovedAway`] where the session is with another server; anything else is a connection that broke.
-    pub(super) async fn ensure_is_with(&mut self, expected: &ServerInstance) -> anyhow::Result<()> {
-        let found = self.instance().await?;
-        if found == *expected || faults::is_planted(Bug::TrustAnyServer) {
-            return Ok(());
-        }
-        Err(MovedAway {
-            expected: expected.started_at.clone(),
-            found: found.started_at,
-        }
-        .into())
     }
 }
 

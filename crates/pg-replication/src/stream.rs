@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::target::{Address, Target, TlsMode};
+use super::address::Address;
+use super::target::{Target, TlsMode};
 use super::tls;
 
 /// SSLRequest: length 8, code 80877103.

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use outbox_relay::postgres::{Connection, Mode, Target};
+use pg_replication::{Connection, Mode, Target};
 use rcgen::{
     CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, PKCS_RSA_SHA384, PKCS_RSA_SHA512, SignatureAlgorithm,
 };

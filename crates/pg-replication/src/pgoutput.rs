@@ -2,7 +2,7 @@
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>.
 
-use crate::postgres::lsn::Lsn;
+use crate::lsn::Lsn;
 
 /// A message. Row changes carry the oid of their relation, whose description came before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +285,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::{EmittedMessage, Message, Tuple, Value, decode};
-    use crate::postgres::lsn::Lsn;
+    use crate::lsn::Lsn;
 
     fn begin() -> Vec<u8> {
         let mut bytes = vec![b'B'];

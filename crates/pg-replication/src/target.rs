@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use service::Secret;
 use url::Url;
 
+use super::address::Address;
 use super::hosts::{Hosts, SessionKind};
 use super::instance::ServerInstance;
 use super::password::Password;
@@ -34,15 +34,11 @@ pub struct Target {
     pub application_name: Option<String>,
     /// Command-line options for the session (`-c name=value`).
     pub options: Option<String>,
+    /// Whether sessions bring the settings along that values, snapshots and patience rest on, whatever is set for the role or the database;
+    /// `false` leaves them as they are.
+    pub pins_settings: bool,
     /// The server that a session has to be with; `None`: whichever the addresses lead to.
     pub instance: Option<ServerInstance>,
-}
-
-/// How the server is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Tcp { host: String, port: u16 },
-    Unix { socket: PathBuf },
 }
 
 /// How much TLS is asked for; the names and meanings of libpq's `sslmode`.
@@ -71,7 +67,7 @@ pub enum Binding {
 
 /// A connection URL that cannot be used. Never contains the URL itself, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("DATABASE_URL: {0}; expected postgresql://user:password@host:port/database, several as host:port,host:port")]
+#[error("{0}; expected postgresql://user:password@host:port/database, several as host:port,host:port")]
 pub struct InvalidUrl(String);
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +91,7 @@ impl Target {
                 .map_err(|_| invalid("a part is not UTF-8 once percent-decoded".to_owned()))
         };
         let mut user = decode(url.username())?;
-        let given = |text: String| Password::Given(Secret::from(text));
+        let given = |text: String| Password::given(text);
         let mut password = url.password().map(decode).transpose()?.map(given);
         let mut database = decode(url.path().trim_start_matches('/'))?;
         let mut target = Self {
@@ -111,6 +107,7 @@ impl Target {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             application_name: None,
             options: None,
+            pins_settings: true,
             instance: None,
         };
         let (mut certificate, mut key) = (None, None);
@@ -179,8 +176,9 @@ impl Target {
 
 /// Read once to see that the path is right; what counts is what the file holds when somebody logs in.
 fn password_file(path: &str) -> Result<Password, InvalidUrl> {
-    match service::password_file::read(path.as_ref()) {
-        Ok(_) => Ok(Password::File(path.into())),
+    let password = Password::File(path.into());
+    match password.reveal() {
+        Ok(_) => Ok(password),
         Err(err) => Err(InvalidUrl(format!("`passwordfile` cannot be read: {path}: {err}"))),
     }
 }
@@ -221,18 +219,9 @@ impl std::str::FromStr for Binding {
     }
 }
 
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix { socket } => write!(f, "{}", socket.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Address, Password, Target, TlsMode};
+    use super::{Address, Target, TlsMode};
 
     #[test]
     fn a_full_url_is_read() {
@@ -247,7 +236,7 @@ mod tests {
             }]
         );
         assert_eq!(target.user, "re@lay");
-        assert!(matches!(target.password, Some(Password::Given(secret)) if secret.reveal() == "p:w"));
+        assert!(matches!(target.password, Some(password) if password.reveal().unwrap() == "p:w"));
         assert_eq!(target.database, "users_db");
         assert_eq!(target.tls, TlsMode::VerifyFull);
         assert_eq!(target.connect_timeout.as_secs(), 3);
