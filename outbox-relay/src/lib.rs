@@ -15,7 +15,6 @@ pub mod outbox;
 pub mod parking;
 pub mod process;
 pub mod relay;
-pub mod router;
 pub mod settings;
 pub mod topics;
 pub mod upkeep;

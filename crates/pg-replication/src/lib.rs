@@ -21,27 +21,20 @@
 //! # }
 //! ```
 
-mod address;
-mod binding;
-mod connection;
+#[cfg(feature = "session")]
 mod frame;
-mod hosts;
-mod instance;
 mod lsn;
-mod password;
 pub mod pgoutput;
-mod pinned;
-mod replication;
-mod stream;
-mod target;
-mod tls;
+#[cfg(feature = "session")]
+mod session;
 
-pub use address::Address;
-pub use connection::{Answer, Connection, Mode, PgError, Row, quote_identifier, quote_literal};
-pub use frame::{Frame, FrameError, Frames};
-pub use hosts::SessionKind;
-pub use instance::{MovedAway, ServerInstance};
 pub use lsn::{InvalidLsn, Lsn};
-pub use password::Password;
-pub use replication::{POSTGRES_EPOCH_US, ReplicationStream, StandbyStatus};
-pub use target::{Binding, InvalidUrl, Target, TlsMode};
+#[cfg(feature = "session")]
+pub use {
+    frame::{Frame, FrameError, Frames},
+    session::{
+        Address, Answer, Binding, Connection, InvalidUrl, Mode, MovedAway, POSTGRES_EPOCH_US, Password, PgError,
+        ReplicationStream, Row, ServerInstance, SessionKind, StandbyStatus, Target, TlsMode, quote_identifier,
+        quote_literal,
+    },
+};

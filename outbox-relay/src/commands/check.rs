@@ -12,8 +12,8 @@ use crate::outbox::source;
 use crate::process::stop::RelayError;
 use crate::relay::pause;
 use crate::relay::startup::{names, read_checkpoint};
-use crate::router::{Column, Plan};
 use crate::settings::Config;
+use outbox_router::{Column, Plan};
 use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
 /// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.

@@ -34,10 +34,10 @@ use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
 use crate::relay::startup::read_checkpoint;
-use crate::router::Plan;
 use crate::settings::{Config, ReplayOptions};
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
+use outbox_router::Plan;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 

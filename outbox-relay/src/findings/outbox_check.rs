@@ -7,8 +7,8 @@ use crate::findings::Finding;
 use crate::outbox::source::text;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
-use crate::router::RouterOptions;
 use crate::settings::Config;
+use outbox_router::RouterOptions;
 use pg_replication::{Connection, quote_literal};
 
 /// The outbox table, as one look at the catalog gives it.
@@ -178,7 +178,7 @@ pub async fn warn(config: &Config) {
 mod tests {
     use super::OutboxTable;
     use crate::findings::Finding;
-    use crate::router::RouterOptions;
+    use outbox_router::RouterOptions;
 
     fn said(table: &OutboxTable, options: &[&str]) -> Vec<Finding> {
         table.findings(&RouterOptions::parse(options).unwrap())

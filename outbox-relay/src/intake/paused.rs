@@ -10,7 +10,7 @@ use crate::parking::keys::{Lane, ParkedKeys};
 use crate::parking::record::{ParkedRow, ParkedText};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::RelayError;
-use crate::router::{Plan, RowScratch};
+use outbox_router::{Plan, RowScratch};
 use pg_replication::Lsn;
 use pg_replication::pgoutput::{self, Message, Tuple};
 use pg_replication::{Frame, Frames};

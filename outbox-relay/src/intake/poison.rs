@@ -8,9 +8,9 @@ use crate::kafka::{Breach, Destination, NoDestination, RefusedRecord};
 use crate::process::clock::now_us;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::Stop;
-use crate::router::Routed;
 use crate::settings::Config;
 use crate::topics::destination;
+use outbox_router::Routed;
 use pg_replication::Lsn;
 
 /// Judges rows on their way to Kafka.

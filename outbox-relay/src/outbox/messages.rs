@@ -9,8 +9,8 @@ use std::fmt;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::router::{Additional, Column, Placement, Plan, RouterOptions};
 use crate::settings::Config;
+use outbox_router::{Additional, Column, Placement, Plan, RouterOptions};
 use pg_replication::pgoutput::{EmittedMessage, Tuple};
 
 const TEXT: u32 = 25;
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
 #[cfg(test)]
 mod tests {
     use super::{MessageError, MessageOutbox};
-    use crate::router::RouterOptions;
+    use outbox_router::RouterOptions;
     use pg_replication::pgoutput::{EmittedMessage, Tuple, Value};
 
     fn outbox(settings: &[&str]) -> MessageOutbox {

@@ -15,9 +15,9 @@ use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
-use crate::router::Plan;
 use crate::settings::Config;
 use crate::settings::poison::PoisonOrder;
+use outbox_router::Plan;
 use pg_replication::pgoutput::Tuple;
 
 /// The keys of which rows are parked, and how many rows were parked behind them.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Lane;
 use crate::process::row_name::RowPosition;
-use crate::router::Column;
+use outbox_router::Column;
 use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
 /// Version of the format; an entry of a later one is refused instead of half understood.
@@ -263,7 +263,7 @@ mod tests {
     use super::{Because, Entry, FORMAT, ParkedRow};
     use crate::parking::keys::Lane;
     use crate::process::row_name::RowPosition;
-    use crate::router::Column;
+    use outbox_router::Column;
     use pg_replication::Lsn;
     use pg_replication::pgoutput::Tuple;
 

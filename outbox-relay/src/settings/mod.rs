@@ -12,9 +12,9 @@ use service::Secret;
 use crate::kafka::{Delivery, KafkaSettings, NewTopic};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
-use crate::router::RouterOptions;
 use crate::settings::parking::{ParkArgs, ParkedCommand};
 use crate::settings::poison::PoisonOptions;
+use outbox_router::RouterOptions;
 use pg_replication::{Connection, InvalidUrl, Password, Target};
 
 /// Publishes the rows of a Postgres outbox table to Kafka, exactly once, in commit order.

@@ -27,9 +27,9 @@ use crate::parking::topic::entry_bytes_max;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::startup::while_answering;
-use crate::router::{Column, Plan, RowScratch};
 use crate::settings::Config;
 use crate::topics::destination;
+use outbox_router::{Column, Plan, RowScratch};
 use pg_replication::pgoutput::Tuple;
 use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 

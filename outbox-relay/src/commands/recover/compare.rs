@@ -14,10 +14,10 @@ use crate::outbox::source;
 use crate::parking::{log::entries_off_thread, record::Entry};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
-use crate::router::{Plan, RowScratch, partition_of_key};
 use crate::settings::Config;
 use crate::topics::destination;
 use crate::topics::identity;
+use outbox_router::{Plan, RowScratch, partition_of_key};
 use pg_replication::pgoutput::Tuple;
 use pg_replication::{Answer, quote_identifier};
 

@@ -10,8 +10,8 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connection::{Connection, PgError, quote_identifier};
-use super::frame::{FrameError, Frames};
 use super::stream::Stream;
+use crate::frame::{FrameError, Frames};
 use crate::lsn::Lsn;
 
 /// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.

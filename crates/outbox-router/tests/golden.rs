@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use outbox_relay::router::{Column, Plan, RouterOptions, RowScratch, partition_of_key};
+use outbox_router::{Column, Plan, RouterOptions, RowScratch, partition_of_key};
 use pg_replication::pgoutput::Tuple;
 use pg_replication::{Connection, Mode, Target};
 use serde::Deserialize;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::Connection;
-use crate::instance::{MovedAway, ServerInstance};
+use crate::session::instance::{MovedAway, ServerInstance};
 
 impl Connection {
     /// Asks which server this session is with.

@@ -288,7 +288,7 @@ fn decode_bytea(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Column, Plan, PlanError, RouteError, RowScratch};
-    use crate::router::RouterOptions;
+    use crate::RouterOptions;
     use pg_replication::pgoutput::Tuple;
 
     fn columns(payload_type: u32) -> Vec<Column> {

@@ -9,7 +9,7 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInstance {
     /// When its postmaster started, in seconds since 1970, to the microsecond: no two servers share it.
-    pub(super) started_at: String,
+    pub(in crate::session) started_at: String,
 }
 
 /// The address that led to one server leads to another one now.
@@ -18,8 +18,8 @@ pub struct ServerInstance {
     "the address leads to another server than the one that this relay began with (started at {found}, not at {expected}): it begins again, and checks the server that it finds then"
 )]
 pub struct MovedAway {
-    pub(super) expected: String,
-    pub(super) found: String,
+    pub(in crate::session) expected: String,
+    pub(in crate::session) found: String,
 }
 
 impl MovedAway {

@@ -14,12 +14,12 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::address::Address;
-use crate::binding::tls_server_end_point;
-use crate::hosts::ServerState;
-use crate::pinned::{PINNED, pinned_since};
-use crate::stream::Stream;
-use crate::target::{Binding, Target};
+use crate::session::address::Address;
+use crate::session::binding::tls_server_end_point;
+use crate::session::hosts::ServerState;
+use crate::session::pinned::{PINNED, pinned_since};
+use crate::session::stream::Stream;
+use crate::session::target::{Binding, Target};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +82,8 @@ pub struct Answer {
 
 /// A session with a Postgres server.
 pub struct Connection {
-    pub(crate) stream: Stream,
-    pub(crate) input: BytesMut,
+    pub(in crate::session) stream: Stream,
+    pub(in crate::session) input: BytesMut,
     server_version_num: u32,
     process_id: i32,
     state: ServerState,
