@@ -24,7 +24,7 @@ fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
     }
 }
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the tests have a folder above them")

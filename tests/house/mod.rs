@@ -1,1 +1,4 @@
+mod directions;
 mod image_context;
+mod imports;
+mod named_files;

@@ -1,0 +1,185 @@
+//! Imports run downwards: ARCHITECTURE.md writes the order of each program's rooms, and this holds the code against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use super::image_context::repository;
+use super::imports::{Imports, Module};
+
+/// Where ARCHITECTURE.md writes it: lines of `FOLDER  ROOM > ROOM > …`, the uppermost first.
+const HEADING: &str = "## Rooms";
+
+#[test]
+fn no_import_runs_up_against_the_order_of_the_rooms() {
+    let architecture = fs::read_to_string(repository().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md can be read");
+    let orders = orders(&architecture);
+    assert!(
+        !orders.is_empty(),
+        "ARCHITECTURE.md has the order of rooms under `{HEADING}`"
+    );
+    let mut wrong = Vec::new();
+    for (folder, rooms) in orders {
+        let (source, below) = folder.split_once("/src").expect("a folder of a crate's source");
+        let prefix: Module = below
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect();
+        let imports = Imports::of(&repository().join(source).join("src"));
+        let placed = |module: &Module| place(module, &prefix, &rooms);
+        for module in imports.modules().filter(|module| child(module, &prefix).is_some()) {
+            if placed(module).is_none() && module.len() > prefix.len() && !is_entrance(module) {
+                wrong.push(format!(
+                    "{folder}: `{}` is in no room of ARCHITECTURE.md",
+                    module.join("::")
+                ));
+            }
+        }
+        for (importer, imported) in imports.arrows() {
+            if let (Some(from), Some(to)) = (placed(importer), placed(imported))
+                && from > to
+            {
+                wrong.push(format!(
+                    "{folder}: `{}` imports `{}`, which is above it",
+                    importer.join("::"),
+                    imported.join("::")
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_modules_of_a_folder_import_each_other_in_a_circle() {
+    let mut circles = Vec::new();
+    for source in sources() {
+        let imports = Imports::of(&repository().join(&source).join("src"));
+        let folders: BTreeSet<Module> = imports
+            .modules()
+            .flat_map(|module| (0..module.len()).map(|length| module[..length].to_vec()))
+            .collect();
+        for folder in folders {
+            if let Some(circle) = circle(&siblings(&imports, &folder)) {
+                circles.push(format!("{source}/src/{}: {}", folder.join("/"), circle.join(" -> ")));
+            }
+        }
+    }
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found_and_so_is_the_way_around_it() {
+    let graph = |arrows: &[(&str, &str)]| {
+        let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (from, to) in arrows {
+            graph.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+        }
+        circle(&graph)
+    };
+    assert_eq!(graph(&[("a", "b"), ("b", "c"), ("a", "c")]), None);
+    let found = graph(&[("a", "b"), ("b", "c"), ("c", "b")]).expect("b and c import each other");
+    assert_eq!(found, ["b", "c", "b"]);
+}
+
+/// The crates whose folders have no circles: all that people run, and what they stand on.
+fn sources() -> Vec<String> {
+    let programs = [
+        "outbox-relay",
+        "view-builder",
+        "user-api",
+        "post-api",
+        "rest",
+        "service",
+        "events",
+    ];
+    let crates = fs::read_dir(repository().join("crates")).expect("crates/ can be read");
+    let crates = crates.map(|entry| format!("crates/{}", entry.expect("an entry").file_name().to_string_lossy()));
+    programs.map(str::to_owned).into_iter().chain(crates).collect()
+}
+
+fn orders(architecture: &str) -> Vec<(&str, Vec<&str>)> {
+    let section = architecture.split_once(HEADING).map_or("", |(_, rest)| rest);
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let lines = section.lines().filter(|line| line.contains(" > "));
+    let lines = lines
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(folder, _)| folder.contains("/src"));
+    lines
+        .map(|(folder, rooms)| (folder, rooms.split('>').map(str::trim).collect()))
+        .collect()
+}
+
+/// The part of the folder with this prefix that a module lies in.
+fn child<'m>(module: &'m Module, prefix: &Module) -> Option<&'m str> {
+    module.strip_prefix(prefix.as_slice())?.first().map(String::as_str)
+}
+
+fn place(module: &Module, prefix: &Module, rooms: &[&str]) -> Option<usize> {
+    let room = child(module, prefix)?;
+    rooms.iter().position(|known| *known == room)
+}
+
+/// The files by which a program is entered stand above all rooms.
+fn is_entrance(module: &Module) -> bool {
+    module.len() == 1 && matches!(module[0].as_str(), "faulty" | "bin")
+}
+
+fn siblings(imports: &Imports, folder: &Module) -> BTreeMap<String, BTreeSet<String>> {
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (importer, imported) in imports.arrows() {
+        if let (Some(from), Some(to)) = (child(importer, folder), child(imported, folder))
+            && from != to
+        {
+            graph.entry(from.to_owned()).or_default().insert(to.to_owned());
+        }
+    }
+    graph
+}
+
+/// A way from a module back to itself.
+fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    let mut done = BTreeSet::new();
+    graph
+        .keys()
+        .find_map(|start| walk(graph, start, &mut Vec::new(), &mut done))
+}
+
+fn walk(
+    graph: &BTreeMap<String, BTreeSet<String>>,
+    at: &str,
+    way: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+) -> Option<Vec<String>> {
+    if let Some(begin) = way.iter().position(|passed| passed == at) {
+        let mut circle = way[begin..].to_vec();
+        circle.push(at.to_owned());
+        return Some(circle);
+    }
+    if done.contains(at) {
+        return None;
+    }
+    way.push(at.to_owned());
+    let next = graph.get(at).into_iter().flatten();
+    for imported in next {
+        if let Some(circle) = walk(graph, imported, way, done) {
+            return Some(circle);
+        }
+    }
+    way.pop();
+    done.insert(at.to_owned());
+    None
+}
+
+#[test]
+fn every_program_has_its_rooms_written_down() {
+    let architecture = fs::read_to_string(repository().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md can be read");
+    for source in ["outbox-relay/src", "view-builder/src"] {
+        assert!(
+            orders(&architecture).iter().any(|(folder, _)| *folder == source),
+            "{source}"
+        );
+        assert!(Path::new(&repository().join(source)).is_dir());
+    }
+}
