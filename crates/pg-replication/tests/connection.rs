@@ -174,7 +174,7 @@ async fn a_right_password_is_taken_and_a_wrong_one_refused() {
             .await;
         assert_eq!(PgError::code_of(&err), Some("28P01"), "{err:#}");
         let err = server.refusal(role, "127.0.0.1", "sslmode=disable").await;
-        assert!(format!("{err:#}").contains("DATABASE_URL has none"), "{err:#}");
+        assert!(format!("{err:#}").contains("the URL has none"), "{err:#}");
     }
 }
 
