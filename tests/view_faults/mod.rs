@@ -2,6 +2,7 @@ mod carried;
 mod crash_matrix;
 mod group_offsets;
 mod lane;
+mod letters_interrupted;
 mod load;
 mod many_letters;
 mod model;
