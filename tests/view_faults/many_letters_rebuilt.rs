@@ -132,7 +132,9 @@ async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
 async fn reading_all_letters_at_each_look_is_caught() {
     let (rig, _) = with_letters("all_letters_each_time").await;
     let old = old_transaction(&rig).await;
-    let program = rig.faulty_builder("rebuild").env("VIEW_BUILDER_BUG", "ReadAllLettersEachTime");
+    let program = rig
+        .faulty_builder("rebuild")
+        .env("VIEW_BUILDER_BUG", "ReadAllLettersEachTime");
     let command = program.command_of("rebuild-item", &["rebuild", "item"]);
     command.start().expect("a start");
     // It may not even get so far that it waits: it has never caught up, since each look takes longer than events may take.

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row};
 
 use super::desk::Desk;
 use super::retry;
-use super::store::hex;
+use super::store::{WITH_FORMER, hex};
 use super::waiting::COLUMNS;
 use crate::config::LettersCommand;
 use crate::database::{connect_for_command, unanswered};
@@ -26,7 +26,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
             let rows = client
                 .query(
                     &format!(
-                        "select {COLUMNS} from view_dead_letters
+                        "select {COLUMNS} from {WITH_FORMER} as letter
                          where ($1 or discarded_at is null) and ($2::text is null or topic = $2) and ($3::bytea is null or key = $3)
                          order by topic, partition, record_offset limit $4"
                     ),
@@ -57,7 +57,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
 pub(super) async fn find(client: &Client, id: i64) -> Result<Row, Failure> {
     let row = client
         .query_opt(
-            &format!("select {COLUMNS} from view_dead_letters where id = $1"),
+            &format!("select {COLUMNS} from {WITH_FORMER} as letter where id = $1"),
             &[&id],
         )
         .await

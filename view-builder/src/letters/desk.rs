@@ -179,8 +179,9 @@ impl Desk {
         match &outcome {
             Outcome::Paused(view) => return Err(paused(view)),
             Outcome::Dead(reason) => {
-                let sql = "update view_dead_letters set retries = retries + 1, reason = $2 where id = $1";
-                let counted = self.session.client.execute(sql, &[&letter.id, reason]).await;
+                let table = letter.table();
+                let sql = format!("update {table} set retries = retries + 1, reason = $2 where id = $1");
+                let counted = self.session.client.execute(&sql, &[&letter.id, reason]).await;
                 counted.map_err(stopped)?;
             }
             Outcome::Ended | Outcome::Gone => {}
@@ -188,7 +189,8 @@ impl Desk {
         Ok(outcome)
     }
 
-    /// Ends all of these letters, or none, in one transaction with their partitions' positions. No two of them are of one key.
+    /// Ends all of these letters, or none, in one transaction with their partitions' positions. No two of them are of one key, and all
+    /// are of one table.
     async fn end(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Failure> {
         let client = &self.session.client;
         client.batch_execute("begin").await.map_err(stopped)?;
@@ -221,12 +223,9 @@ impl Desk {
             lock(client, place).await?;
         }
         let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
-        let open = client
-            .query(
-                "select from view_dead_letters where id = any($1) and discarded_at is null for update",
-                &[&ids],
-            )
-            .await?;
+        let table = letters.first().map_or("only view_dead_letters", Waiting::table);
+        let sql = format!("select from {table} where id = any($1) and discarded_at is null for update");
+        let open = client.query(&sql, &[&ids]).await?;
         if open.len() != ids.len() {
             return Ok(Outcome::Gone);
         }
@@ -234,8 +233,8 @@ impl Desk {
             return Err(Hindrance::OtherViews);
         }
         if ending == Ending::Discard {
-            let sql = "update view_dead_letters set discarded_at = clock_timestamp() where id = any($1)";
-            client.execute(sql, &[&ids]).await?;
+            let sql = format!("update {table} set discarded_at = clock_timestamp() where id = any($1)");
+            client.execute(&sql, &[&ids]).await?;
             return Ok(Outcome::Ended);
         }
         for place in parts.keys() {
@@ -254,9 +253,8 @@ impl Desk {
             parts: parts.into_values().collect(),
         };
         apply::apply_views(&self.session, &self.views, &self.contracts, &batch).await?;
-        client
-            .execute("delete from view_dead_letters where id = any($1)", &[&ids])
-            .await?;
+        let sql = format!("delete from {table} where id = any($1)");
+        client.execute(&sql, &[&ids]).await?;
         Ok(Outcome::Ended)
     }
 

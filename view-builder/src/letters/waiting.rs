@@ -51,6 +51,14 @@ impl Waiting {
         format!("{} ({} offset {})", self.id, self.place, self.offset)
     }
 
+    /// The table that has it.
+    pub(super) const fn table(&self) -> &'static str {
+        match self.former_topic_id {
+            None => "only view_dead_letters",
+            Some(_) => "view_former_dead_letters",
+        }
+    }
+
     /// A part of a batch for this letter, without events.
     pub(super) fn part(&self) -> Part {
         Part {
@@ -83,10 +91,13 @@ impl Waiting {
     }
 
     async fn next_of_key(&self, client: &Client, offset: i64) -> Result<Option<Self>, Failure> {
-        let sql = "select * from view_dead_letters
+        let sql = format!(
+            "select * from {}
              where discarded_at is null and topic = $1 and partition = $2 and key = $3 and record_offset > $4
                 and former_topic_id is not distinct from $5
-             order by record_offset limit 1";
+             order by record_offset limit 1",
+            self.table()
+        );
         let parameters: [&(dyn ToSql + Sync); 5] = [
             &&*self.place.topic,
             &self.place.partition,
@@ -94,7 +105,7 @@ impl Waiting {
             &offset,
             &self.former_topic_id,
         ];
-        let mut next = read(client, sql, &parameters).await.map_err(stopped)?;
+        let mut next = read(client, &sql, &parameters).await.map_err(stopped)?;
         Ok(next.pop())
     }
 }
