@@ -99,13 +99,16 @@ impl Compaction {
             self.judge(&doubtful, view)?;
             self.safe_reading = Some(fill.letters.readings);
         }
-        let mut keys = self.not_known_as_safe(client, fill, known_to).await?;
-        // The others' turn comes when the fill has passed their letters.
-        keys.retain(|key| has_passed(fill, key));
+        let changed = self.changed(client, known_to).await?;
+        let left = keys::without_the_new_ones(client, &fill.contracts, changed.clone()).await?;
+        // Some have their turn later, when the fill has passed their letters.
+        let (passed, later): (Vec<Key>, Vec<Key>) = left.into_iter().partition(|key| has_passed(fill, key));
         let mut doubtful = Doubtful::default();
-        doubtful.look_for(fill, keys.clone())?;
+        doubtful.look_for(fill, passed)?;
         self.judge(&doubtful, view)?;
-        self.safe_since.extend(keys);
+        let later: HashSet<Key> = later.into_iter().collect();
+        self.safe_since
+            .extend(changed.into_iter().filter(|key| !later.contains(key)));
         Ok(())
     }
 
@@ -116,7 +119,9 @@ impl Compaction {
         }
         match fill.letters.known_to() {
             Some(known_to) if self.safe_reading == Some(fill.letters.readings) => {
-                Ok(!self.not_known_as_safe(client, fill, known_to).await?.is_empty())
+                let changed = self.changed(client, known_to).await?;
+                let left = keys::without_the_new_ones(client, &fill.contracts, changed).await?;
+                Ok(!left.is_empty())
             }
             _ => Ok(true),
         }
@@ -144,14 +149,14 @@ impl Compaction {
         Ok(doubtful)
     }
 
-    /// The keys whose letters have changed since all were read, as far as nothing is known to speak for them.
-    async fn not_known_as_safe(&self, client: &Client, fill: &Fill, known_to: i64) -> Result<Vec<Key>, Error> {
+    /// The keys whose letters have changed since all were read, without those that are known to be safe.
+    async fn changed(&self, client: &Client, known_to: i64) -> Result<Vec<Key>, Error> {
         if faults::is_planted(Bug::NoLetterComesLater) {
             return Ok(Vec::new());
         }
         let mut keys = keys::changed(client, &self.compacted, known_to).await?;
         keys.retain(|key| !self.safe_since.contains(key));
-        keys::without_the_new_ones(client, &fill.contracts, keys).await
+        Ok(keys)
     }
 
     /// Refuses where a key is doubtful, unless somebody has accepted that rows are missing.
