@@ -146,7 +146,9 @@ impl Database {
             .query_one(
                 "select count(*) filter (where held.epoch = wanted.epoch),
                     (select count(*) from (
-                        select from view_dead_letters where discarded_at is null limit $4) as counted)
+                        select from only view_dead_letters where discarded_at is null
+                        union all select from view_former_dead_letters where discarded_at is null
+                        limit $4) as counted)
                  from view_positions as held
                  join unnest($1::text[], $2::integer[], $3::bigint[]) as wanted(topic, partition, epoch) using (topic, partition)",
                 &[&keys.topic, &keys.partition, &keys.epoch, &LETTERS_COUNTED],

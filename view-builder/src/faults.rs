@@ -40,6 +40,10 @@ pub enum Bug {
     TrustGroupOffset,
     /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
     LetterIsNeverApplied,
+    /// Looks once whether a compacted topic lacks what keys with dead letters need, and not at the letters that come later.
+    NoLetterComesLater,
+    /// Reads all dead letters anew at each look of a rebuild.
+    ReadAllLettersEachTime,
     /// Parks an event behind what it takes to be a dead letter of its key, without a look whether there is one.
     ParkBlindly,
     /// Takes a topic for the one of before by its name alone.

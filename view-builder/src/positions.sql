@@ -212,10 +212,18 @@ begin
 end
 $$;
 
--- Those of them whose records are not in the topic any more: their offsets are other records' now. `select`, `update` and `delete` on
--- view_dead_letters see these rows as well, `only view_dead_letters` does not; that table's unique offsets do not bind here. It has
--- no columns of its own, so that a row moves as it is.
-create table if not exists view_former_dead_letters (primary key (id)) inherits (view_dead_letters);
+-- Those of them whose records are not in the topic any more: their offsets are other records' now. A table of its own, so that no version of
+-- the builder takes them for letters of the topic. A row moves here as it is: the columns are the same, in the same order.
+create table if not exists view_former_dead_letters (like view_dead_letters, primary key (id));
+
+-- In earlier versions it inherited from view_dead_letters, whose readers saw these rows as well. Looked at first, as above.
+do $$
+begin
+    if exists (select from pg_inherits where inhrelid = 'view_former_dead_letters'::regclass) then
+        alter table view_former_dead_letters no inherit view_dead_letters;
+    end if;
+end
+$$;
 
 -- Puts the letters from an offset on aside, since other records have their offsets now. The caller holds the position's lock.
 create or replace function put_dead_letters_aside(of_topic text, of_partition integer, from_offset bigint, of_topic_id text)

@@ -64,7 +64,8 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
     let rows = client
         .query(
             "select topic, partition, next_offset, coalesce(greatest(next_offset, group_offset), 0), epoch, owner,
-                (select count(*) from view_dead_letters as letter
+                (select count(*) from (select topic, partition, discarded_at from only view_dead_letters
+                    union all select topic, partition, discarded_at from view_former_dead_letters) as letter
                  where letter.topic = held.topic and letter.partition = held.partition and discarded_at is null), paused
              from view_positions as held order by topic, partition",
             &[],

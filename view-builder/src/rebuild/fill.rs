@@ -30,7 +30,7 @@ use anyhow::Context as _;
 use rdkafka::consumer::Consumer;
 use tokio_postgres::{Client, Error};
 
-use super::letters::{self, Standing};
+use super::letters::Letters;
 use super::reading::Reading;
 use super::trouble::Trouble;
 use crate::batch::TopicPartition;
@@ -38,15 +38,8 @@ use crate::config::Kafka;
 use crate::contract::{self, Contracts};
 use crate::database::Session;
 use crate::failure::Failure;
-use crate::faults::{self, Bug};
 use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT, place};
-use crate::letters::Known;
 use crate::view::View;
-
-/// Where the partitions have been. Greatest passes over nulls.
-const REACHED: &str = "
-    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0), breaks
-    from view_positions where topic = any($1)";
 
 /// How far one partition is.
 #[derive(Clone, Debug)]
@@ -54,10 +47,11 @@ pub(super) struct Filled {
     pub(super) next: i64,
     /// What the live view has reached: where to stop.
     pub(super) limit: i64,
-    pub(super) known: Known,
+    /// The `letters_version` under which it was filled.
+    pub(super) letters_version: i64,
     pub(super) left_out_from: Option<i64>,
     /// How often the partition's offsets had lost their meaning when its first event was read.
-    breaks: i64,
+    pub(super) breaks: i64,
 }
 
 /// A generation's way through its topics.
@@ -66,7 +60,7 @@ pub(super) struct Fill {
     consumers: BTreeMap<String, Observer>,
     pub(super) contracts: Contracts,
     pub(super) partitions: BTreeMap<TopicPartition, Filled>,
-    standing: Standing,
+    pub(super) letters: Letters,
     /// Where partitions begin whose earlier events are gone, as was accepted.
     beginnings: BTreeMap<TopicPartition, i64>,
 }
@@ -88,7 +82,7 @@ impl Fill {
             consumers,
             contracts: contract::of_all(&view.topics),
             partitions: BTreeMap::new(),
-            standing: Standing::new(),
+            letters: Letters::of(&view.topics),
             beginnings: BTreeMap::new(),
         })
     }
@@ -153,7 +147,7 @@ impl Fill {
                 let filled = Filled {
                     next: row.get(2),
                     limit: row.get(2),
-                    known: Known::at(row.get(3)),
+                    letters_version: row.get(3),
                     left_out_from: row.get(4),
                     breaks: row.get(5),
                 };
@@ -191,61 +185,6 @@ impl Fill {
         Ok(passed)
     }
 
-    /// Takes what the live view has reached, as of now, as the limits. Says whether the dead letters are others than before.
-    ///
-    /// # Errors
-    /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
-    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
-        let rows = client.query(REACHED, &[&view.topics]).await?;
-        let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
-        let limits: BTreeMap<TopicPartition, (i64, i64)> = rows
-            .iter()
-            .map(|row| (place(row.get(0), row.get(1)), (row.get(column), row.get(4))))
-            .collect();
-        for (place, filled) in &self.partitions {
-            if limits.get(place).is_some_and(|(_, breaks)| *breaks != filled.breaks) {
-                return Err(broken(view, place).into());
-            }
-        }
-        self.refuse_made_anew(view, &limits)?;
-        let mut all = letters::known(client, &view.topics, &self.standing).await?;
-        let mut other_letters = false;
-        for (place, (limit, breaks)) in limits {
-            let known = all.remove(&place).unwrap_or_default();
-            let filled = self.partitions.entry(place).or_insert_with(|| Filled {
-                next: 0,
-                limit,
-                known: Known::at(known.version),
-                left_out_from: None,
-                breaks,
-            });
-            filled.limit = limit;
-            if filled.known.version != known.version {
-                other_letters = true;
-                if let Some(from) = filled.left_out_from.take() {
-                    filled.next = filled.next.min(from);
-                }
-            }
-            filled.known = known;
-        }
-        Ok(other_letters)
-    }
-
-    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, (i64, i64)>) -> Result<(), Failure> {
-        let beyond = self
-            .partitions
-            .iter()
-            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |(limit, _)| *limit));
-        let Some((place, filled)) = beyond else {
-            return Ok(());
-        };
-        Err(Failure::Setting(format!(
-            "the new generation of {0} has events of {place} up to offset {1}, and the live view does not: the partition's row in \
-             view_positions was deleted since the rebuild began; begin anew: view-builder rebuild {0} --abandon, and then rebuild",
-            view.name, filled.next
-        )))
-    }
-
     /// The client that reads this topic.
     pub(super) fn consumer(&self, topic: &str) -> Option<&Observer> {
         self.consumers.get(topic)
@@ -272,7 +211,7 @@ impl Fill {
                     // Each event stands once, so this ends.
                     Err(Trouble::Stands(place, offset)) => {
                         tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
-                        self.standing.insert((place, offset));
+                        self.letters.stand(&session.client, place, offset).await?;
                         self.load(&session.client, view).await?;
                         self.aim(&session.client, view).await?;
                         for (place, beginning) in &self.beginnings {
@@ -300,8 +239,8 @@ impl Fill {
             return Ok(());
         };
         while !reading.is_done() {
-            let (contracts, partitions) = (&self.contracts, &mut self.partitions);
-            let batch = tokio::task::block_in_place(|| reading.batch(contracts, partitions, deadline))?;
+            let (contracts, partitions, letters) = (&self.contracts, &mut self.partitions, &self.letters);
+            let batch = tokio::task::block_in_place(|| reading.batch(contracts, letters, partitions, deadline))?;
             self.commit(session, view, batch).await?;
             progress(self.left());
         }
@@ -320,7 +259,7 @@ impl Fill {
             topic.push(&*place.topic);
             partition.push(place.partition);
             next.push(filled.next);
-            version.push(filled.known.version);
+            version.push(filled.letters_version);
             left_out.push(filled.left_out_from);
             breaks.push(filled.breaks);
         }
@@ -337,12 +276,4 @@ impl Fill {
             .await?;
         Ok(())
     }
-}
-
-/// A rebuild that was begun over other events than the topic has now.
-fn broken(view: &View, place: &TopicPartition) -> Failure {
-    let name = &view.name;
-    Failure::Setting(format!(
-        "{place} was made anew, or lost events, since the rebuild of {name} was begun: view-builder rebuild {name} --abandon, then begin it again"
-    ))
 }

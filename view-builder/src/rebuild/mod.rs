@@ -11,6 +11,7 @@
 //! A session's advisory lock lets only one rebuild of a view run.
 
 mod accepted;
+mod aim;
 mod applying;
 mod carried;
 mod compaction;
@@ -396,8 +397,4 @@ async fn finish(
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
