@@ -1,8 +1,11 @@
 mod carried;
 mod crash_matrix;
+mod fewer_partitions;
 mod group_offsets;
 mod lane;
+mod leaderless;
 mod load;
+mod made_anew_paused;
 mod many_letters;
 mod model;
 mod odd;

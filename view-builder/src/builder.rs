@@ -5,6 +5,7 @@
 //! at once, and what arrives during a commit goes with the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -32,17 +33,17 @@ use crate::outage::Outage;
 use crate::pause::Paused;
 use crate::paused_partitions::{self, PausedPartitions};
 use crate::record;
-use crate::takeover::{TakenOver, take_over};
+use crate::takeover::{TakenOver, begin_found, take_over};
+use crate::waiting::{Found, WaitingPartitions};
 use crate::{lag, measure};
 
 mod paused;
 mod stop;
+mod taken;
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often the group's offsets are committed to Kafka.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(3);
-/// A batch under way for longer makes the program not ready.
-const BATCH_DURATION_MAX: Duration = Duration::from_secs(5);
 /// How often this process looks at what others may have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Records handled before the loop looks at everything else again.
@@ -56,6 +57,11 @@ enum Done {
     TakenOver {
         generation: u64,
         taken: Option<TakenOver>,
+    },
+    /// Partitions begin that had waited for Kafka.
+    Begun {
+        generation: u64,
+        taken: TakenOver,
     },
     Applied(Applied),
     /// What the table of dead letters says of some keys.
@@ -85,12 +91,18 @@ pub struct Builder {
     assignment: Assignment,
     /// The partitions that are held and not read.
     paused_partitions: PausedPartitions,
+    /// The partitions that are held and cannot be read yet.
+    waiting_partitions: WaitingPartitions,
+    /// Those of them that can be begun now.
+    found: Option<Found>,
     watch: Watch,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
     /// None while a job has it.
     database: Option<Database>,
     job: Option<(Job, Instant)>,
+    /// Whether the job waits for Kafka.
+    is_asking_kafka: Arc<AtomicBool>,
     /// Generation and partitions of an assignment that has not been taken over.
     claim: Option<(u64, Vec<TopicPartition>)>,
     /// When to subscribe again, after this process has left its group.
@@ -127,12 +139,15 @@ impl Builder {
             owner,
             kafka: Outage::of("kafka", readiness.clone()),
             paused_partitions: PausedPartitions::new(readiness.clone()),
+            waiting_partitions: WaitingPartitions::new(readiness.clone()),
+            found: None,
             readiness,
             assignment: Assignment::new(limits),
             watch: Watch::new(observer),
             places: Vec::new(),
             database: Some(database),
             job: None,
+            is_asking_kafka: Arc::default(),
             claim: None,
             rejoin_at: None,
             group_offsets: GroupOffsets::default(),
@@ -211,10 +226,16 @@ impl Builder {
             return;
         };
         let job = if let Some((generation, places)) = self.claim.take() {
-            let (consumer, observer, owner) = (self.consumer.clone(), self.watch.observer(), self.owner.clone());
+            let (asking, owner) = (self.asking(), self.owner.clone());
             tokio::spawn(async move {
-                let taken = take_over(&mut database, &consumer, &observer, generation, &places, &owner).await;
+                let taken = take_over(&mut database, &asking, generation, &places, &owner).await;
                 (database, taken.map(|taken| Done::TakenOver { generation, taken }))
+            })
+        } else if let Some(found) = self.found.take() {
+            let generation = found.generation;
+            tokio::spawn(async move {
+                let taken = begin_found(&mut database, found).await;
+                (database, taken.map(|taken| Done::Begun { generation, taken }))
             })
         } else if !self.group_acknowledged.is_empty() {
             let offsets = std::mem::take(&mut self.group_acknowledged);
@@ -241,6 +262,7 @@ impl Builder {
                 .assignment
                 .claims()
                 .chain(self.paused_partitions.claims())
+                .chain(self.waiting_partitions.claims())
                 .collect();
             tokio::spawn(async move {
                 faults::hold("look.before").await;
@@ -291,7 +313,10 @@ impl Builder {
             Done::TakenOver {
                 generation,
                 taken: Some(taken),
-            } if generation == self.consumer.context().generation() => self.assign(taken),
+            } if generation == self.consumer.context().generation() => self.assign(generation, taken),
+            Done::Begun { generation, taken } if generation == self.consumer.context().generation() => {
+                self.assign_more(taken);
+            }
             Done::Letters { generation, keys } if generation == self.consumer.context().generation() => {
                 self.assignment.know(keys);
                 self.read_on();
@@ -306,7 +331,8 @@ impl Builder {
                     self.looked(look);
                 }
             }
-            Done::TakenOver { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {}
+            Done::TakenOver { .. } | Done::Begun { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {
+            }
             Done::Applied(applied) => self.applied(applied),
         }
         Ok(())
@@ -369,24 +395,6 @@ impl Builder {
         }
     }
 
-    fn assign(&mut self, taken: TakenOver) {
-        let TakenOver { starts, paused, ids } = taken;
-        tracing::info!(
-            partitions = starts.len(),
-            partitions.paused = paused.len(),
-            "partitions are taken over"
-        );
-        self.paused_partitions.replace(paused);
-        self.watch.begin(ids);
-        self.places = starts.iter().map(|start| start.place.clone()).collect();
-        self.places.sort();
-        self.group_offsets.begin(&starts);
-        self.unsure_keys.clear();
-        self.looked_at = None;
-        self.assignment.replace(starts);
-        self.read_on();
-    }
-
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
         tracing::info!(partitions = places.len(), "the group has assigned partitions");
@@ -399,15 +407,9 @@ impl Builder {
         }
         if places.is_empty() {
             self.paused_partitions.replace(Vec::new());
+            self.waiting_partitions.tell(&[]);
         }
         self.claim = (!places.is_empty()).then_some((generation, places));
-    }
-
-    fn let_go(&mut self) {
-        self.assignment.replace(Vec::new());
-        self.paused_partitions.let_go();
-        self.watch.begin(Vec::new());
-        lag::forget();
     }
 
     fn received(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), Failure> {
@@ -470,20 +472,9 @@ impl Builder {
             Some(reason) => self.kafka.goes_on(reason),
             None => self.kafka.ends(),
         }
-        if self
-            .job
-            .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() > BATCH_DURATION_MAX)
-        {
-            self.readiness.not_ready(
-                "batch",
-                format!(
-                    "postgres has not answered for more than {} s",
-                    BATCH_DURATION_MAX.as_secs()
-                ),
-            );
-        }
-        measure::partitions(self.assignment.positions().count() + self.paused_partitions.all().len());
+        self.tell_slow_job();
+        let held = self.assignment.positions().count() + self.paused_partitions.all().len();
+        measure::partitions(held + self.waiting_partitions.len());
         let context = self.consumer.context();
         lag::observe(
             measure::now_us(),
@@ -499,6 +490,7 @@ impl Builder {
             tracing::warn!(reason, "joining the group again, to look at all positions anew");
             self.rejoin();
         }
+        self.look_for_waiting();
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }

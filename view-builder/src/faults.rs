@@ -52,6 +52,10 @@ pub enum Bug {
     BelieveOneLaggingEnd,
     /// Goes on at the position where an end that was below it has grown again.
     ForgetPausedEnd,
+    /// Takes a partition for there that the topic does not have any more.
+    KeepGonePartitions,
+    /// Begins no partition of an assignment before Kafka tells of all of them.
+    WaitForAllLeaders,
     /// Waits for ever where Postgres refuses with a state that is in no list.
     UnknownStatesBlock,
     /// Ends a pause without setting positions back.

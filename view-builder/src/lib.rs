@@ -27,6 +27,7 @@ pub mod lag;
 pub mod letters;
 pub mod measure;
 pub mod moment;
+pub mod offsets;
 pub mod outage;
 pub mod pause;
 pub mod paused_partitions;
@@ -38,6 +39,7 @@ pub mod status;
 pub mod takeover;
 pub mod verify;
 pub mod view;
+pub mod waiting;
 
 mod catalog;
 mod json;

@@ -47,6 +47,13 @@ impl PausedPartitions {
         }
     }
 
+    /// Holds these as well.
+    pub fn add(&mut self, paused: Vec<Paused>) {
+        let mut all = std::mem::take(&mut self.paused);
+        all.extend(paused);
+        self.replace(all);
+    }
+
     /// Holds none until the next takeover tells which; `/readyz` says the reasons until then, as most of them last.
     pub fn let_go(&mut self) {
         self.paused.clear();
