@@ -188,6 +188,8 @@ begin
             ('view_positions', 'breaks', 'bigint not null default 0'),
             -- Why the holder does not read the partition; null: it does.
             ('view_positions', 'paused', 'text'),
+            -- The reason by its name, as the metrics have it; of no meaning where paused is null.
+            ('view_positions', 'paused_reason', 'text'),
             -- The lowest end that Kafka told while the partition was paused, since it lay below next_offset; null: that never was, or
             -- events from there on are read again. It outlasts the pause where an older builder ends that.
             ('view_positions', 'paused_end', 'bigint'),
