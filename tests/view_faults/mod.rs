@@ -32,6 +32,7 @@ mod storm;
 mod three_brokers;
 mod topics_made_anew;
 mod trouble;
+mod unclean_election;
 mod verify_tails;
 mod zombies;
 

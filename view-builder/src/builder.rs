@@ -30,6 +30,7 @@ use crate::group::GroupOffsets;
 use crate::kafka::{self, GroupConsumer, Observer};
 use crate::letters::OfKey;
 use crate::outage::Outage;
+use crate::parting::{Parted, Parting};
 use crate::pause::Paused;
 use crate::paused_partitions::{self, PausedPartitions};
 use crate::record;
@@ -96,6 +97,9 @@ pub struct Builder {
     /// Those of them that can be begun now.
     found: Option<Found>,
     watch: Watch,
+    parting: Parting,
+    /// Partitions that have other records than those that were read: to be written down.
+    parted: Vec<Parted>,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
     /// None while a job has it.
@@ -127,6 +131,7 @@ impl Builder {
     pub fn new(
         consumer: Arc<GroupConsumer>,
         observer: Arc<Observer>,
+        parting: Parting,
         database: Database,
         limits: Limits,
         owner: String,
@@ -144,6 +149,8 @@ impl Builder {
             readiness,
             assignment: Assignment::new(limits),
             watch: Watch::new(observer),
+            parting,
+            parted: Vec::new(),
             places: Vec::new(),
             database: Some(database),
             job: None,
@@ -236,6 +243,12 @@ impl Builder {
             tokio::spawn(async move {
                 let taken = begin_found(&mut database, found).await;
                 (database, taken.map(|taken| Done::Begun { generation, taken }))
+            })
+        } else if !self.parted.is_empty() {
+            let parted = std::mem::take(&mut self.parted);
+            tokio::spawn(async move {
+                database.note_parted(&parted).await;
+                (database, Ok(Done::Recorded))
             })
         } else if !self.group_acknowledged.is_empty() {
             let offsets = std::mem::take(&mut self.group_acknowledged);
@@ -423,6 +436,8 @@ impl Builder {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
                 tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
+                // Before the partitions are let go. A log may have lost its end and grown again, where positions tell nothing.
+                self.parting.look();
                 self.rejoin();
                 Ok(())
             }
@@ -448,6 +463,7 @@ impl Builder {
         let Some(contract) = self.contracts.get(record.topic()) else {
             return;
         };
+        self.parting.read(&self.places[index], record);
         let taken = Record {
             offset: record.offset(),
             read_us: measure::now_us(),
@@ -491,6 +507,7 @@ impl Builder {
             self.rejoin();
         }
         self.look_for_waiting();
+        self.parted.extend(self.parting.found());
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }

@@ -52,6 +52,8 @@ pub enum Bug {
     BelieveOneLaggingEnd,
     /// Goes on at the position where an end that was below it has grown again.
     ForgetPausedEnd,
+    /// Does not look whether a log has other records at the offsets that were read.
+    TrustOffsetsAlone,
     /// Takes a partition for there that the topic does not have any more.
     KeepGonePartitions,
     /// Begins no partition of an assignment before Kafka tells of all of them.

@@ -277,6 +277,18 @@ pub fn observer(servers: &Kafka) -> Result<Observer, Failure> {
     config.create_with_context(Quiet).map_err(|err| refused(&err))
 }
 
+/// A client that finds out where logs part from what was read of them.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub(crate) fn parting_observer(servers: &Kafka) -> Result<Observer, Failure> {
+    let mut config = outsider(servers, &servers.group_id);
+    config
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest");
+    config.create_with_context(Quiet).map_err(|err| refused(&err))
+}
+
 /// As [`observer`], but a partition's end is that of a reader who sees open transactions as well.
 ///
 /// # Errors

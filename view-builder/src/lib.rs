@@ -29,6 +29,7 @@ pub mod measure;
 pub mod moment;
 pub mod offsets;
 pub mod outage;
+pub mod parting;
 pub mod pause;
 pub mod paused_partitions;
 pub mod rebuild;

@@ -38,6 +38,7 @@ impl Builder {
         self.waiting_partitions.replace(generation, waiting);
         self.waiting_partitions.tell(&[]);
         self.found = None;
+        self.parting.begin(&ids);
         self.watch.begin(ids);
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
@@ -63,6 +64,7 @@ impl Builder {
         );
         self.paused_partitions.add(paused);
         self.waiting_partitions.put_back(waiting);
+        self.parting.add(&ids);
         self.watch.add(ids);
         self.places.extend(starts.iter().map(|start| start.place.clone()));
         self.places.sort();
