@@ -195,7 +195,7 @@ async fn go_on(
             "update view_positions set
                 next_offset = $3, epoch = epoch + 1, group_offset = null, topic_id = $4, former_topic_ids = $5,
                 letters_version = letters_version + 1, breaks = breaks + 1, paused = null,
-                paused_end = null
+                paused_end = null, read_to = null, read_epoch = null
              where topic = $1 and partition = $2",
             &[&&*place.topic, &place.partition, &next_offset, &ids.now, &ids.former],
         )

@@ -181,7 +181,8 @@ impl Database {
         let partition: Vec<i32> = paused.iter().map(|one| one.claim.place.partition).collect();
         let epoch: Vec<i64> = paused.iter().map(|one| one.claim.epoch).collect();
         let reason: Vec<String> = paused.iter().map(|one| one.lost.advice(&one.claim.place)).collect();
-        let end: Vec<Option<i64>> = paused.iter().map(|one| one.lost.low_end()).collect();
+        let end = |one: &Paused| one.lost.low_end().into_iter().chain(one.claim.paused_end).min();
+        let end: Vec<Option<i64>> = paused.iter().map(end).collect();
         let name: Vec<&str> = paused.iter().map(|one| one.lost.name()).collect();
         loop {
             let client = &self.session().await.client;

@@ -239,9 +239,9 @@ impl Builder {
                 (database, taken.map(|taken| Done::TakenOver { generation, taken }))
             })
         } else if let Some(found) = self.found.take() {
-            let generation = found.generation;
+            let (asking, generation) = (self.asking(), found.generation);
             tokio::spawn(async move {
-                let taken = begin_found(&mut database, found).await;
+                let taken = begin_found(&mut database, &asking, found).await;
                 (database, taken.map(|taken| Done::Begun { generation, taken }))
             })
         } else if !self.parted.is_empty() {
@@ -277,8 +277,10 @@ impl Builder {
                 .chain(self.paused_partitions.claims())
                 .chain(self.waiting_partitions.claims())
                 .collect();
+            let read = self.parting.due(self.assignment.claims());
             tokio::spawn(async move {
                 faults::hold("look.before").await;
+                database.note_read(&read).await;
                 let look = database.look(&held).await;
                 let paused = database.paused().await;
                 (

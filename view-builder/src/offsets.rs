@@ -22,6 +22,8 @@ pub struct Bounds {
     pub beginning: i64,
     pub end: i64,
     pub group: Option<i64>,
+    /// The epoch in which the leader leads; none where the cluster does not tell.
+    pub epoch: Option<i32>,
     /// None where the cluster has no ids.
     pub topic_id: Option<String>,
 }
@@ -151,10 +153,11 @@ fn told(
         return Err(Untold::NoPartition { partitions });
     }
     match bounds {
-        Some(PartitionBounds::Known { beginning, end }) => Ok(Bounds {
+        Some(PartitionBounds::Known { beginning, end, epoch }) => Ok(Bounds {
             beginning,
             end,
             group,
+            epoch,
             topic_id: facts.id.clone(),
         }),
         Some(PartitionBounds::NoLeader) => Err(Untold::NoLeader),
@@ -192,7 +195,7 @@ pub(crate) fn known(
     place: &TopicPartition,
 ) -> anyhow::Result<(i64, i64)> {
     let untold = match bounds.get(place) {
-        Some(PartitionBounds::Known { beginning, end }) => return Ok((*beginning, *end)),
+        Some(PartitionBounds::Known { beginning, end, .. }) => return Ok((*beginning, *end)),
         Some(PartitionBounds::NoLeader) => Untold::NoLeader,
         Some(PartitionBounds::NotThere) => Untold::NoTopic,
         Some(PartitionBounds::NoAnswer) | None => Untold::NoAnswer,
@@ -257,7 +260,11 @@ mod tests {
 
     #[test]
     fn each_partition_is_told_of_or_the_reason_why_not() {
-        let known = Some(PartitionBounds::Known { beginning: 3, end: 9 });
+        let known = Some(PartitionBounds::Known {
+            beginning: 3,
+            end: 9,
+            epoch: None,
+        });
         let of = |partition, facts: Option<&TopicFacts>, bounds| {
             told(&place("user-events", partition), facts, bounds, None).map(|bounds| (bounds.beginning, bounds.end))
         };

@@ -5,6 +5,9 @@
 //! logs themselves are asked, with the epochs of the records that were read since the partitions were taken over. Where one has parted, the
 //! offset is written down as the lowest end that was told (`paused_end`), and the epoch is counted up: whoever holds the partition takes it over
 //! anew, and reads it again from there.
+//!
+//! A builder that did not run then, or had read nothing since its takeover, is told nothing by librdkafka. So how far a log was read, and in which
+//! epoch, is also kept beside the position, and a takeover asks by that where another epoch has begun since.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,6 +19,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::JoinHandle;
 
 use crate::batch::TopicPartition;
+use crate::claim;
 use crate::config::Kafka;
 use crate::database::Database;
 use crate::faults::{self, Bug};
@@ -23,7 +27,7 @@ use crate::kafka;
 use crate::start::TopicIds;
 
 /// How long a leader has to tell.
-const TOLD_MAX: Duration = Duration::from_secs(20);
+const TOLD_MAX: Duration = Duration::from_secs(10);
 
 /// A partition that has other records than those that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Parted {
 pub struct Parting {
     servers: Kafka,
     read: HashMap<TopicPartition, ReadUpTo>,
+    /// What is written down of it.
+    noted: HashMap<TopicPartition, ReadUpTo>,
     ids: HashMap<TopicPartition, Option<String>>,
     answer: Option<JoinHandle<anyhow::Result<Vec<Parted>>>>,
 }
@@ -49,14 +55,31 @@ impl Parting {
         Self {
             servers,
             read: HashMap::new(),
+            noted: HashMap::new(),
             ids: HashMap::new(),
             answer: None,
         }
     }
 
+    #[must_use]
+    pub const fn servers(&self) -> &Kafka {
+        &self.servers
+    }
+
+    /// How far the logs of these partitions were read, where that is not written down yet; from now on it counts as such.
+    pub fn due(&mut self, held: impl Iterator<Item = claim::Held>) -> Vec<(claim::Held, ReadUpTo)> {
+        let due = held.filter_map(|held| {
+            let read = *self.read.get(&held.place)?;
+            let before = self.noted.insert(held.place.clone(), read);
+            (before != Some(read)).then_some((held, read))
+        });
+        due.collect()
+    }
+
     /// From now on these partitions are read, of topics with these ids. A question that was asked before is still of interest.
     pub fn begin(&mut self, ids: &[(TopicPartition, TopicIds)]) {
         self.read.clear();
+        self.noted.clear();
         self.ids.clear();
         self.add(ids);
     }
@@ -107,8 +130,11 @@ impl Parting {
     }
 }
 
-/// Blocks.
-fn ask(
+/// The partitions that have other records than those that were read. Blocks.
+///
+/// # Errors
+/// Kafka does not tell.
+pub(crate) fn ask(
     servers: &Kafka,
     read: HashMap<TopicPartition, ReadUpTo>,
     ids: &HashMap<TopicPartition, Option<String>>,

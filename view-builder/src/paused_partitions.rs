@@ -124,6 +124,7 @@ mod tests {
                 ids: TopicIds::default(),
                 was_paused: false,
                 paused_end: None,
+                read: None,
                 known: Known::at(1),
             },
             lost: Lost::BeyondEnd { position: 50, end: 40 },

@@ -222,7 +222,7 @@ fn ahead(observer: &Observer, positions: &[Asked]) -> anyhow::Result<Vec<Ahead>>
             Ahead::Gone { partitions }
         } else {
             match bounds.get(place) {
-                Some(PartitionBounds::Known { beginning, end }) => {
+                Some(PartitionBounds::Known { beginning, end, .. }) => {
                     if asked.applied_up_to < *end {
                         let topic = behind.entry(&place.topic).or_default();
                         topic.insert(place.partition, asked.applied_up_to.max(*beginning));

@@ -1,21 +1,25 @@
 //! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use rdkafka::consumer::Consumer;
 
 use crate::assignment::Start;
 use crate::batch::TopicPartition;
 use crate::beginning::{Beginning, Paused};
 use crate::claim::Claim;
+use crate::config::Kafka;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::faults::{self, Bug};
 use crate::kafka::{GroupConsumer, Observer};
 use crate::offsets::{Bounds, Offsets, offsets};
-use crate::start::{Lost, TopicIds, start, start_after_pause};
+use crate::parting;
+use crate::start::{Lost, Topic, TopicIds, start, start_after_pause};
 use crate::waiting::{Found, Waiting};
 
 /// Pause before Kafka is asked again.
@@ -41,6 +45,7 @@ pub struct TakenOver {
 pub struct Asking {
     pub consumer: Arc<GroupConsumer>,
     pub observer: Arc<Observer>,
+    pub servers: Kafka,
     /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres.
     pub is_asking: Arc<AtomicBool>,
 }
@@ -52,6 +57,46 @@ impl Asking {
         let told = self.ask_until_told(generation, places).await;
         self.is_asking.store(false, Ordering::Relaxed);
         told
+    }
+
+    /// Asks for the partitions that another leader leads than when they were read whether their logs still have what was read. Where one does not,
+    /// the offset from which on it has other records is the lowest end that it is known to have had.
+    async fn find_parted(&self, claims: &mut [Claim], known: &Offsets) {
+        let (mut read, mut ids) = (HashMap::new(), HashMap::new());
+        for claim in &*claims {
+            let (Some(before), Some(bounds)) = (claim.read, known.get(claim)) else {
+                continue;
+            };
+            let is_same_topic = bounds.known(claim).topic == Topic::Same;
+            if is_same_topic && bounds.epoch.is_some_and(|epoch| epoch != before.epoch) {
+                read.insert(claim.place.clone(), before);
+                ids.insert(claim.place.clone(), claim.ids.now.clone());
+            }
+        }
+        if read.is_empty() || faults::is_planted(Bug::TrustOffsetsAlone) {
+            return;
+        }
+        let servers = self.servers.clone();
+        self.is_asking.store(true, Ordering::Relaxed);
+        let told = tokio::task::spawn_blocking(move || parting::ask(&servers, read, &ids)).await;
+        self.is_asking.store(false, Ordering::Relaxed);
+        match told.context("asking kafka failed").flatten() {
+            Ok(parted) => {
+                for claim in claims {
+                    let parted = parted.iter().find(|parted| parted.place == claim.place);
+                    let Some(at) = parted.map(|parted| parted.at) else {
+                        continue;
+                    };
+                    if claim.next_offset.is_some_and(|position| at < position) {
+                        claim.paused_end = Some(claim.paused_end.map_or(at, |end| end.min(at)));
+                    }
+                }
+            }
+            Err(err) => tracing::warn!(
+                error = format!("{err:#}"),
+                "whether a log has lost its end since it was read is not known: compare with view-builder verify"
+            ),
+        }
     }
 
     async fn ask_until_told(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
@@ -92,7 +137,7 @@ pub async fn take_over(
     places: &[TopicPartition],
     owner: &str,
 ) -> Result<Option<TakenOver>, Failure> {
-    let claims = database.claim(places, owner).await;
+    let mut claims = database.claim(places, owner).await;
     let Some(mut known) = asking.ask(generation, places).await else {
         return Ok(None);
     };
@@ -108,6 +153,7 @@ pub async fn take_over(
             None => return Ok(None),
         }
     }
+    asking.find_parted(&mut claims, &known).await;
     faults::hold("takeover.asked").await;
     decide(database, claims, &known).await.map(Some)
 }
@@ -117,14 +163,15 @@ pub async fn take_over(
 ///
 /// # Errors
 /// As [`take_over`].
-pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenOver, Failure> {
+pub async fn begin_found(database: &mut Database, asking: &Asking, found: Found) -> Result<TakenOver, Failure> {
     let is_doubtful = |waiting: &Waiting| {
         let bounds = found.offsets.get(&waiting.claim);
         let is_lost = bounds.is_some_and(|bounds| start(bounds.known(&waiting.claim)).is_err());
         is_lost && !waiting.seemed_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd)
     };
     let (doubtful, certain): (Vec<Waiting>, Vec<Waiting>) = found.waiting.into_iter().partition(is_doubtful);
-    let claims = certain.into_iter().map(|waiting| waiting.claim).collect();
+    let mut claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
+    asking.find_parted(&mut claims, &found.offsets).await;
     let mut taken = decide(database, claims, &found.offsets).await?;
     taken.waiting.extend(doubtful.into_iter().map(|waiting| Waiting {
         seemed_lost: true,

@@ -229,6 +229,7 @@ mod tests {
                 ids: TopicIds::default(),
                 was_paused: false,
                 paused_end: None,
+                read: None,
                 known: Known::at(1),
             },
             untold: Untold::NoLeader,

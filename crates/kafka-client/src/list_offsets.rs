@@ -21,6 +21,14 @@ pub enum Reader {
     All,
 }
 
+/// What a leader tells of an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) offset: i64,
+    /// Of the end: the epoch in which the leader leads. None where the cluster does not tell.
+    pub(super) epoch: Option<i32>,
+}
+
 /// Where these partitions begin (`Offset::Beginning`) or end (`Offset::End`), or why that could not be learned. Blocks.
 ///
 /// # Errors
@@ -31,7 +39,7 @@ pub(super) fn list_offsets<'p>(
     partitions: impl IntoIterator<Item = (&'p str, i32)>,
     wanted: Offset,
     reader: Reader,
-) -> anyhow::Result<BTreeMap<(String, i32), Result<i64, RDKafkaErrorCode>>> {
+) -> anyhow::Result<BTreeMap<(String, i32), Result<Told, RDKafkaErrorCode>>> {
     let mut asked = TopicPartitionList::new();
     for (topic, partition) in partitions {
         asked
@@ -68,7 +76,13 @@ pub(super) fn list_offsets<'p>(
             let told = match RDKafkaErrorCode::from(place.err) {
                 // Where a leader did not answer in time, librdkafka says neither so nor an offset.
                 RDKafkaErrorCode::NoError if place.offset < 0 => Err(RDKafkaErrorCode::RequestTimedOut),
-                RDKafkaErrorCode::NoError => Ok(place.offset),
+                RDKafkaErrorCode::NoError => {
+                    let epoch = native::rd_kafka_topic_partition_get_leader_epoch(&raw const *place);
+                    Ok(Told {
+                        offset: place.offset,
+                        epoch: (epoch >= 0).then_some(epoch),
+                    })
+                }
                 code @ RDKafkaErrorCode::TopicAuthorizationFailed => {
                     bail!("partition {} of topic `{name}`: {code}", place.partition);
                 }

@@ -17,7 +17,12 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartitionBounds {
     /// It has the offsets from `beginning` on, up to `end`, which is the offset of the record that comes next.
-    Known { beginning: i64, end: i64 },
+    Known {
+        beginning: i64,
+        end: i64,
+        /// The epoch in which its leader leads; none where the cluster does not tell.
+        epoch: Option<i32>,
+    },
     /// No broker leads it: those that have its records are away.
     NoLeader,
     /// Its leader does not answer, or is no leader any more.
@@ -49,8 +54,9 @@ pub fn bounds_by(
             (None, ..) => PartitionBounds::NotThere,
             (Some(false), ..) => PartitionBounds::NoLeader,
             (Some(true), Some(Ok(beginning)), Some(Ok(end))) => PartitionBounds::Known {
-                beginning: *beginning,
-                end: *end,
+                beginning: beginning.offset,
+                end: end.offset,
+                epoch: end.epoch,
             },
             (Some(true), ..) => PartitionBounds::NoAnswer,
         };

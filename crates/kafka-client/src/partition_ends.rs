@@ -54,7 +54,7 @@ fn ends<'p>(
     for ((topic, partition), told) in list_offsets(client, partitions, Offset::End, reader)? {
         match told {
             Ok(end) => {
-                ends.insert((topic, partition), end);
+                ends.insert((topic, partition), end.offset);
             }
             Err(
                 code @ (RDKafkaErrorCode::UnknownTopicOrPartition

@@ -16,6 +16,7 @@ impl Builder {
         Asking {
             consumer: self.consumer.clone(),
             observer: self.watch.observer(),
+            servers: self.parting.servers().clone(),
             is_asking: self.is_asking_kafka.clone(),
         }
     }

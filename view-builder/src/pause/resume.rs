@@ -250,6 +250,7 @@ mod tests {
             beginning,
             end,
             group: None,
+            epoch: None,
             topic_id: Some(id.to_owned()),
         }
     }
