@@ -8,16 +8,27 @@ use serde_json::Value;
 fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
     let root = repository();
     let ignored = std::fs::read_to_string(root.join(".dockerignore")).expect(".dockerignore can be read");
-    let copied: Vec<&Path> = ignored.lines().filter_map(|line| line.strip_prefix('!')).map(Path::new).collect();
+    let copied: Vec<&Path> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .map(Path::new)
+        .collect();
 
     for member in members(&root) {
         let folder = member.strip_prefix(&root).expect("a member lies in the repository");
-        assert!(copied.iter().any(|path| folder.starts_with(path)), ".dockerignore leaves {} out: add a line that lets it in", folder.display());
+        assert!(
+            copied.iter().any(|path| folder.starts_with(path)),
+            ".dockerignore leaves {} out: add a line that lets it in",
+            folder.display()
+        );
     }
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests have a folder above them").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests have a folder above them")
+        .to_owned()
 }
 
 /// The folders of the workspace's packages.
@@ -35,5 +46,8 @@ fn members(root: &Path) -> Vec<PathBuf> {
 
 fn manifest_folder(package: &Value) -> PathBuf {
     let manifest = package["manifest_path"].as_str().expect("a package names its manifest");
-    Path::new(manifest).parent().expect("a manifest lies in a folder").to_owned()
+    Path::new(manifest)
+        .parent()
+        .expect("a manifest lies in a folder")
+        .to_owned()
 }
