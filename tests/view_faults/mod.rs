@@ -1,9 +1,12 @@
 mod carried;
 mod crash_matrix;
+mod fewer_partitions;
 mod group_offsets;
 mod lane;
+mod leaderless;
 mod letters_interrupted;
 mod load;
+mod made_anew_paused;
 mod many_letters;
 mod many_letters_rebuilt;
 mod model;
@@ -32,6 +35,7 @@ mod storm;
 mod three_brokers;
 mod topics_made_anew;
 mod trouble;
+mod unclean_election;
 mod verify_tails;
 mod zombies;
 

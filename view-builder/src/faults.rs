@@ -56,6 +56,12 @@ pub enum Bug {
     BelieveOneLaggingEnd,
     /// Goes on at the position where an end that was below it has grown again.
     ForgetPausedEnd,
+    /// Does not look whether a log has other records at the offsets that were read.
+    TrustOffsetsAlone,
+    /// Takes a partition for there that the topic does not have any more.
+    KeepGonePartitions,
+    /// Begins no partition of an assignment before Kafka tells of all of them.
+    WaitForAllLeaders,
     /// Waits for ever where Postgres refuses with a state that is in no list.
     UnknownStatesBlock,
     /// Ends a pause without setting positions back.

@@ -8,17 +8,11 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use super::fill::{Fill, Filled};
+use super::reached::Reached;
 use super::trouble::Trouble;
 use crate::batch::TopicPartition;
 use crate::failure::Failure;
-use crate::faults::{self, Bug};
-use crate::kafka::place;
 use crate::view::View;
-
-/// Where the partitions have been. Greatest passes over nulls.
-const REACHED: &str = "
-    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0), breaks
-    from view_positions where topic = any($1)";
 
 impl Fill {
     /// Takes what the live view has reached, as of now, as the limits, and its dead letters. Says whether the letters are others than before.
@@ -46,16 +40,12 @@ impl Fill {
         Ok(is_enough)
     }
 
-    /// What the live view has reached, with the partitions' `breaks`.
-    async fn limits(&self, client: &Client, view: &View) -> Result<BTreeMap<TopicPartition, (i64, i64)>, Trouble> {
-        let rows = client.query(REACHED, &[&view.topics]).await?;
-        let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
-        let limits: BTreeMap<TopicPartition, (i64, i64)> = rows
-            .iter()
-            .map(|row| (place(row.get(0), row.get(1)), (row.get(column), row.get(4))))
-            .collect();
+    /// What the live view has reached of the partitions that there are.
+    async fn limits(&mut self, client: &Client, view: &View) -> Result<BTreeMap<TopicPartition, Reached>, Trouble> {
+        let limits = self.existing.reached(client, &self.consumers, &view.topics).await?;
         for (place, filled) in &self.partitions {
-            if limits.get(place).is_some_and(|(_, breaks)| *breaks != filled.breaks) {
+            let is_broken = limits.get(place).is_some_and(|reached| reached.breaks != filled.breaks);
+            if is_broken || self.existing.is_gone(place) {
                 return Err(broken(view, place).into());
             }
         }
@@ -64,9 +54,9 @@ impl Fill {
     }
 
     /// Says whether a partition was filled under other letters than are known now: what was left out of it is read again.
-    fn take_limits(&mut self, limits: BTreeMap<TopicPartition, (i64, i64)>) -> bool {
+    fn take_limits(&mut self, limits: BTreeMap<TopicPartition, Reached>) -> bool {
         let mut other_letters = false;
-        for (place, (limit, breaks)) in limits {
+        for (place, Reached { limit, breaks, .. }) in limits {
             let letters_version = self.letters.version(&place);
             let filled = self.partitions.entry(place).or_insert_with(|| Filled {
                 next: 0,
@@ -87,11 +77,11 @@ impl Fill {
         other_letters
     }
 
-    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, (i64, i64)>) -> Result<(), Failure> {
+    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, Reached>) -> Result<(), Failure> {
         let beyond = self
             .partitions
             .iter()
-            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |(limit, _)| *limit));
+            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |reached| reached.limit));
         let Some((place, filled)) = beyond else {
             return Ok(());
         };

@@ -15,6 +15,9 @@
 //! - *Nothing was ever applied*: position and height are null. The generation is empty, and builders begin at the beginning.
 //! - *Another rebuild*: it changes no position but by the epochs, so reached is the same for both.
 //!
+//! - *A topic that was made anew with fewer partitions*: the positions of those that are gone stay in `view_positions`, and have no part in a
+//!   generation, since nobody has their events.
+//!
 //! Reached never goes back, unless somebody deletes the row of a topic that was made anew. A generation that is already beyond it has events of
 //! the former topic, and is given up.
 //!
@@ -27,10 +30,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use kafka_client::Reader;
 use rdkafka::consumer::Consumer;
 use tokio_postgres::{Client, Error};
 
 use super::letters::Letters;
+use super::reached::Existing;
 use super::reading::Reading;
 use super::trouble::Trouble;
 use crate::batch::TopicPartition;
@@ -38,7 +43,8 @@ use crate::config::Kafka;
 use crate::contract::{self, Contracts};
 use crate::database::Session;
 use crate::failure::Failure;
-use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT, place};
+use crate::kafka::{self, Observer, Quiet, place};
+use crate::offsets;
 use crate::view::View;
 
 /// How far one partition is.
@@ -57,12 +63,13 @@ pub(super) struct Filled {
 /// A generation's way through its topics.
 pub(super) struct Fill {
     /// One client for each topic, as a reader reads one.
-    consumers: BTreeMap<String, Observer>,
+    pub(super) consumers: BTreeMap<String, Observer>,
     pub(super) contracts: Contracts,
     pub(super) partitions: BTreeMap<TopicPartition, Filled>,
     pub(super) letters: Letters,
     /// Where partitions begin whose earlier events are gone, as was accepted.
     beginnings: BTreeMap<TopicPartition, i64>,
+    pub(super) existing: Existing,
 }
 
 impl Fill {
@@ -84,6 +91,7 @@ impl Fill {
             partitions: BTreeMap::new(),
             letters: Letters::of(&view.topics),
             beginnings: BTreeMap::new(),
+            existing: Existing::default(),
         })
     }
 
@@ -96,8 +104,8 @@ impl Fill {
         takes_truncated: bool,
     ) -> Result<bool, Trouble> {
         self.load(client, view).await?;
-        self.aim(client, view).await?;
         self.refuse_other_topics(client, view).await?;
+        self.aim(client, view).await?;
         self.pass_over_removed(takes_truncated)
     }
 
@@ -113,14 +121,18 @@ impl Fill {
         let facts = tokio::task::block_in_place(|| kafka_client::facts_by(asking, self.consumers.keys()))?;
         let rows = client
             .query(
-                "select distinct topic, topic_id from view_positions where topic = any($1) and topic_id is not null",
+                "select topic, topic_id, min(partition) from view_positions
+                 where topic = any($1) and topic_id is not null group by topic, topic_id",
                 &[&view.topics],
             )
             .await?;
         for row in &rows {
-            let (topic, known): (&str, &str) = (row.get(0), row.get(1));
-            let id = facts.get(topic).and_then(|facts| facts.id.as_deref());
-            if id.is_some_and(|id| id != known) {
+            let (topic, known, partition): (&str, &str, i32) = (row.get(0), row.get(1), row.get(2));
+            let facts = facts.get(topic);
+            let id = facts.and_then(|facts| facts.id.as_deref());
+            // Positions of partitions that are gone are of the topic of before, and stay so.
+            let is_there = facts.is_none_or(|facts| partition < facts.partitions);
+            if is_there && id.is_some_and(|id| id != known) {
                 return Err(Failure::Setting(format!(
                     "{topic} was made anew, and no builder has taken that up yet: start view-builder run, and then view-builder rebuild {0} \
                      --abandon, and rebuild",
@@ -159,12 +171,15 @@ impl Fill {
 
     fn pass_over_removed(&mut self, takes_truncated: bool) -> Result<bool, Trouble> {
         let mut passed = false;
+        let mut bounds = BTreeMap::new();
+        for (topic, consumer) in &self.consumers {
+            let of_topic = self.partitions.keys().filter(|place| *place.topic == **topic);
+            bounds.extend(tokio::task::block_in_place(|| {
+                offsets::bounds(consumer, of_topic, Reader::Committed)
+            })?);
+        }
         for (place, filled) in &mut self.partitions {
-            let consumer = &self.consumers[&*place.topic];
-            let (beginning, _) = tokio::task::block_in_place(|| {
-                consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)
-            })
-            .with_context(|| format!("kafka does not tell the beginning of {place}"))?;
+            let (beginning, _) = offsets::known(&bounds, place)?;
             let first = beginning.min(filled.limit);
             if first <= filled.next {
                 continue;

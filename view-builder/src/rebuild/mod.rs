@@ -21,6 +21,7 @@ mod fill;
 mod letters;
 mod patience;
 mod progress;
+mod reached;
 mod reading;
 mod swap;
 mod trouble;
