@@ -139,7 +139,21 @@ impl ViewRig {
     /// The broker refuses.
     pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> anyhow::Result<()> {
         // -1: as many replicas as the broker makes by itself.
-        let plain = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        self.create_topic_with_replicas(topic, partitions, -1, settings).await
+    }
+
+    /// As [`ViewRig::create_topic`], with so many replicas of each partition.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn create_topic_with_replicas(
+        &self,
+        topic: &str,
+        partitions: i32,
+        replicas: i32,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        let plain = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
         let wanted = settings
             .iter()
             .fold(plain, |topic, (name, value)| topic.set(name, value));

@@ -204,8 +204,8 @@ const COMPACTED: [(&str, &str); 5] = [
 ];
 
 /// Items 1 to 5 with versions 1 and 2, a dead letter of item 1 as its latest record, a discarded one of item 2, a whole event of item 3 behind a
-/// discarded one, and a broken first version of item 9; compacted.
-async fn compacted(name: &str) -> (ViewRig, String) {
+/// discarded one, a broken first version of item 9, and a record whose key is no number; compacted.
+pub(crate) async fn compacted(name: &str) -> (ViewRig, String) {
     let quick = KafkaOptions {
         settings: vec![("log.cleaner.backoff.ms".to_owned(), "100".to_owned())],
         ..servers::kafka_options()
@@ -243,6 +243,12 @@ async fn compacted(name: &str) -> (ViewRig, String) {
             broken(3, 3),
             on(item(&topic, 3, 4)),
             broken(9, 1),
+            // No event has such a key.
+            Event {
+                partition: 0,
+                key: Some("no number".to_owned()),
+                value: Some("no event".to_owned()),
+            },
         ],
     )
     .await

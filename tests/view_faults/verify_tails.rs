@@ -194,3 +194,19 @@ async fn a_replay_that_is_ordered_on_a_topic_whose_beginning_is_gone_is_lag() {
     assert_eq!(code, Some(LAGGING), "{said}");
     site.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_a_topic_that_was_made_anew_and_that_no_builder_has_read_are_lag_and_no_difference() {
+    let site = Site::new("verify_made_anew").await;
+    site.rig.delete_topic(&site.topic).await.expect("a topic that is gone");
+    site.rig.create_topic(&site.topic, 2, &[]).await.expect("another topic");
+    site.change(7, 2).await;
+    // As many as before, so that no position lies before an end.
+    let events = (1..=ITEMS).map(|id| item(&site.topic, id, if id == 7 { 2 } else { 1 }));
+    site.rig.produce(&site.topic, events).await.expect("offsets");
+    let (code, said) = site.verify("").await;
+    assert_eq!(code, Some(LAGGING), "{said}");
+    let (code, said) = site.verify("KnowTopicsByName").await;
+    assert_eq!(code, Some(DIFFERENT), "the bug goes unnoticed: {said}");
+    site.end().await;
+}

@@ -10,10 +10,10 @@ use tokio_postgres::{Client, Row};
 
 use crate::batch::TopicPartition;
 use crate::config::AcceptConfig;
-use crate::continuity::{Bounds, offsets};
 use crate::database::{connect_for_command, unanswered};
 use crate::failure::Failure;
 use crate::kafka;
+use crate::offsets::{Bounds, Untold, offsets};
 use crate::start::{Known, Lost, TopicIds, start};
 
 /// Where a partition goes on.
@@ -93,7 +93,6 @@ pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
         .await
         .context("asking kafka failed")?
         .with_context(|| format!("kafka does not tell of {place}"))?;
-    let bounds = told.at(place).context("kafka does not tell of the partition")?;
     let client = connect_for_command(&config.servers.database_url).await?;
     client.batch_execute("begin").await.map_err(unanswered)?;
     let row = client
@@ -108,6 +107,21 @@ pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
         return Err(Failure::Setting(format!(
             "no builder has had {place} yet: view-builder status lists the partitions"
         )));
+    };
+    let bounds = match (told.at(place), config.from) {
+        (Ok(bounds), _) => bounds,
+        // What somebody has to know of a partition that is gone can be known all the same.
+        (Err(Untold::NoPartition { .. } | Untold::NoTopic), None) => {
+            let said = take_note(&client, place).await?;
+            client.batch_execute("commit").await.map_err(unanswered)?;
+            return Ok(said);
+        }
+        (Err(untold @ (Untold::NoPartition { .. } | Untold::NoTopic)), Some(_)) => {
+            return Err(Failure::Setting(format!(
+                "{place} {untold}, so that it goes on from nowhere"
+            )));
+        }
+        (Err(untold), _) => return Err(anyhow::anyhow!("nothing is changed: {place} {untold}").into()),
     };
     let known = Known {
         topic: held.ids.compare(bounds.topic_id.as_deref()),
@@ -181,7 +195,7 @@ async fn go_on(
             "update view_positions set
                 next_offset = $3, epoch = epoch + 1, group_offset = null, topic_id = $4, former_topic_ids = $5,
                 letters_version = letters_version + 1, breaks = breaks + 1, paused = null,
-                paused_end = null
+                paused_end = null, read_to = null, read_epoch = null
              where topic = $1 and partition = $2",
             &[&&*place.topic, &place.partition, &next_offset, &ids.now, &ids.former],
         )

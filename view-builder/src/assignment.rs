@@ -135,22 +135,25 @@ impl Assignment {
     pub fn replace(&mut self, starts: Vec<Start>) {
         self.waiting_rows = 0;
         self.waiting_bytes = 0;
-        self.held = starts
-            .into_iter()
-            .map(|start| {
-                let held = Held {
-                    epoch: start.epoch,
-                    committed: start.next_offset,
-                    taken: start.next_offset,
-                    new_from: start.new_from,
-                    oldest_us: None,
-                    known: start.known,
-                    waiting: Vec::new(),
-                    letters: Vec::new(),
-                };
-                (start.place, held)
-            })
-            .collect();
+        self.held.clear();
+        self.add(starts);
+    }
+
+    /// Holds these partitions as well.
+    pub fn add(&mut self, starts: Vec<Start>) {
+        self.held.extend(starts.into_iter().map(|start| {
+            let held = Held {
+                epoch: start.epoch,
+                committed: start.next_offset,
+                taken: start.next_offset,
+                new_from: start.new_from,
+                oldest_us: None,
+                known: start.known,
+                waiting: Vec::new(),
+                letters: Vec::new(),
+            };
+            (start.place, held)
+        }));
     }
 
     /// Whether another record may be read now.

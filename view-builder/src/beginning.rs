@@ -181,17 +181,19 @@ impl Database {
         let partition: Vec<i32> = paused.iter().map(|one| one.claim.place.partition).collect();
         let epoch: Vec<i64> = paused.iter().map(|one| one.claim.epoch).collect();
         let reason: Vec<String> = paused.iter().map(|one| one.lost.advice(&one.claim.place)).collect();
-        let end: Vec<Option<i64>> = paused.iter().map(|one| one.lost.low_end()).collect();
+        let end = |one: &Paused| one.lost.low_end().into_iter().chain(one.claim.paused_end).min();
+        let end: Vec<Option<i64>> = paused.iter().map(end).collect();
+        let name: Vec<&str> = paused.iter().map(|one| one.lost.name()).collect();
         loop {
             let client = &self.session().await.client;
             let written = client
                 .execute(
                     "update view_positions as held set
-                        paused = wanted.reason, paused_end = least(held.paused_end, wanted.low_end)
-                     from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[])
-                         as wanted(topic, partition, epoch, reason, low_end)
+                        paused = wanted.reason, paused_reason = wanted.name, paused_end = least(held.paused_end, wanted.low_end)
+                     from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
+                         as wanted(topic, partition, epoch, reason, low_end, name)
                      where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                    &[&topic, &partition, &epoch, &reason, &end],
+                    &[&topic, &partition, &epoch, &reason, &end, &name],
                 )
                 .await;
             match written {

@@ -5,6 +5,7 @@
 //! at once, and what arrives during a commit goes with the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -29,20 +30,21 @@ use crate::group::GroupOffsets;
 use crate::kafka::{self, GroupConsumer, Observer};
 use crate::letters::OfKey;
 use crate::outage::Outage;
+use crate::parting::{Parted, Parting};
 use crate::pause::Paused;
 use crate::paused_partitions::{self, PausedPartitions};
 use crate::record;
-use crate::takeover::{TakenOver, take_over};
+use crate::takeover::{TakenOver, begin_found, take_over};
+use crate::waiting::{Found, WaitingPartitions};
 use crate::{lag, measure};
 
 mod paused;
 mod stop;
+mod taken;
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often the group's offsets are committed to Kafka.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(3);
-/// A batch under way for longer makes the program not ready.
-const BATCH_DURATION_MAX: Duration = Duration::from_secs(5);
 /// How often this process looks at what others may have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Records handled before the loop looks at everything else again.
@@ -56,6 +58,11 @@ enum Done {
     TakenOver {
         generation: u64,
         taken: Option<TakenOver>,
+    },
+    /// Partitions begin that had waited for Kafka.
+    Begun {
+        generation: u64,
+        taken: TakenOver,
     },
     Applied(Applied),
     /// What the table of dead letters says of some keys.
@@ -85,12 +92,21 @@ pub struct Builder {
     assignment: Assignment,
     /// The partitions that are held and not read.
     paused_partitions: PausedPartitions,
+    /// The partitions that are held and cannot be read yet.
+    waiting_partitions: WaitingPartitions,
+    /// Those of them that can be begun now.
+    found: Option<Found>,
     watch: Watch,
+    parting: Parting,
+    /// Partitions that have other records than those that were read: to be written down.
+    parted: Vec<Parted>,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
     /// None while a job has it.
     database: Option<Database>,
     job: Option<(Job, Instant)>,
+    /// Whether the job waits for Kafka.
+    is_asking_kafka: Arc<AtomicBool>,
     /// Generation and partitions of an assignment that has not been taken over.
     claim: Option<(u64, Vec<TopicPartition>)>,
     /// When to subscribe again, after this process has left its group.
@@ -115,6 +131,7 @@ impl Builder {
     pub fn new(
         consumer: Arc<GroupConsumer>,
         observer: Arc<Observer>,
+        parting: Parting,
         database: Database,
         limits: Limits,
         owner: String,
@@ -127,12 +144,17 @@ impl Builder {
             owner,
             kafka: Outage::of("kafka", readiness.clone()),
             paused_partitions: PausedPartitions::new(readiness.clone()),
+            waiting_partitions: WaitingPartitions::new(readiness.clone()),
+            found: None,
             readiness,
             assignment: Assignment::new(limits),
             watch: Watch::new(observer),
+            parting,
+            parted: Vec::new(),
             places: Vec::new(),
             database: Some(database),
             job: None,
+            is_asking_kafka: Arc::default(),
             claim: None,
             rejoin_at: None,
             group_offsets: GroupOffsets::default(),
@@ -211,10 +233,22 @@ impl Builder {
             return;
         };
         let job = if let Some((generation, places)) = self.claim.take() {
-            let (consumer, observer, owner) = (self.consumer.clone(), self.watch.observer(), self.owner.clone());
+            let (asking, owner) = (self.asking(), self.owner.clone());
             tokio::spawn(async move {
-                let taken = take_over(&mut database, &consumer, &observer, generation, &places, &owner).await;
+                let taken = take_over(&mut database, &asking, generation, &places, &owner).await;
                 (database, taken.map(|taken| Done::TakenOver { generation, taken }))
+            })
+        } else if let Some(found) = self.found.take() {
+            let (asking, generation) = (self.asking(), found.generation);
+            tokio::spawn(async move {
+                let taken = begin_found(&mut database, &asking, found).await;
+                (database, taken.map(|taken| Done::Begun { generation, taken }))
+            })
+        } else if !self.parted.is_empty() {
+            let parted = std::mem::take(&mut self.parted);
+            tokio::spawn(async move {
+                database.note_parted(&parted).await;
+                (database, Ok(Done::Recorded))
             })
         } else if !self.group_acknowledged.is_empty() {
             let offsets = std::mem::take(&mut self.group_acknowledged);
@@ -241,9 +275,12 @@ impl Builder {
                 .assignment
                 .claims()
                 .chain(self.paused_partitions.claims())
+                .chain(self.waiting_partitions.claims())
                 .collect();
+            let read = self.parting.due(self.assignment.claims());
             tokio::spawn(async move {
                 faults::hold("look.before").await;
+                database.note_read(&read).await;
                 let look = database.look(&held).await;
                 let paused = database.paused().await;
                 (
@@ -291,7 +328,10 @@ impl Builder {
             Done::TakenOver {
                 generation,
                 taken: Some(taken),
-            } if generation == self.consumer.context().generation() => self.assign(taken),
+            } if generation == self.consumer.context().generation() => self.assign(generation, taken),
+            Done::Begun { generation, taken } if generation == self.consumer.context().generation() => {
+                self.assign_more(taken);
+            }
             Done::Letters { generation, keys } if generation == self.consumer.context().generation() => {
                 self.assignment.know(keys);
                 self.read_on();
@@ -306,7 +346,8 @@ impl Builder {
                     self.looked(look);
                 }
             }
-            Done::TakenOver { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {}
+            Done::TakenOver { .. } | Done::Begun { .. } | Done::Letters { .. } | Done::Recorded | Done::Reconnected => {
+            }
             Done::Applied(applied) => self.applied(applied),
         }
         Ok(())
@@ -369,24 +410,6 @@ impl Builder {
         }
     }
 
-    fn assign(&mut self, taken: TakenOver) {
-        let TakenOver { starts, paused, ids } = taken;
-        tracing::info!(
-            partitions = starts.len(),
-            partitions.paused = paused.len(),
-            "partitions are taken over"
-        );
-        self.paused_partitions.replace(paused);
-        self.watch.begin(ids);
-        self.places = starts.iter().map(|start| start.place.clone()).collect();
-        self.places.sort();
-        self.group_offsets.begin(&starts);
-        self.unsure_keys.clear();
-        self.looked_at = None;
-        self.assignment.replace(starts);
-        self.read_on();
-    }
-
     fn reassigned(&mut self) {
         let (generation, places) = self.consumer.context().assigned();
         tracing::info!(partitions = places.len(), "the group has assigned partitions");
@@ -399,15 +422,9 @@ impl Builder {
         }
         if places.is_empty() {
             self.paused_partitions.replace(Vec::new());
+            self.waiting_partitions.tell(&[]);
         }
         self.claim = (!places.is_empty()).then_some((generation, places));
-    }
-
-    fn let_go(&mut self) {
-        self.assignment.replace(Vec::new());
-        self.paused_partitions.let_go();
-        self.watch.begin(Vec::new());
-        lag::forget();
     }
 
     fn received(&mut self, record: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), Failure> {
@@ -421,6 +438,8 @@ impl Builder {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
                 tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
+                // Before the partitions are let go. A log may have lost its end and grown again, where positions tell nothing.
+                self.parting.look();
                 self.rejoin();
                 Ok(())
             }
@@ -446,6 +465,7 @@ impl Builder {
         let Some(contract) = self.contracts.get(record.topic()) else {
             return;
         };
+        self.parting.read(&self.places[index], record);
         let taken = Record {
             offset: record.offset(),
             read_us: measure::now_us(),
@@ -470,20 +490,9 @@ impl Builder {
             Some(reason) => self.kafka.goes_on(reason),
             None => self.kafka.ends(),
         }
-        if self
-            .job
-            .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() > BATCH_DURATION_MAX)
-        {
-            self.readiness.not_ready(
-                "batch",
-                format!(
-                    "postgres has not answered for more than {} s",
-                    BATCH_DURATION_MAX.as_secs()
-                ),
-            );
-        }
-        measure::partitions(self.assignment.positions().count() + self.paused_partitions.all().len());
+        self.tell_slow_job();
+        let held = self.assignment.positions().count() + self.paused_partitions.all().len();
+        measure::partitions(held + self.waiting_partitions.len());
         let context = self.consumer.context();
         lag::observe(
             measure::now_us(),
@@ -499,6 +508,8 @@ impl Builder {
             tracing::warn!(reason, "joining the group again, to look at all positions anew");
             self.rejoin();
         }
+        self.look_for_waiting();
+        self.parted.extend(self.parting.found());
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }

@@ -7,6 +7,7 @@
 use tokio_postgres::{Client, Error};
 
 use crate::pause;
+use crate::start::Lost;
 use crate::view::{self, View};
 
 /// The views as a builder keeps them.
@@ -63,8 +64,8 @@ pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, E
 }
 
 /// Puts the view's texts into the catalog; builders notice where that changes anything. A topic that is new to the view is applied again
-/// from its beginning where `from_the_beginning`, all but partitions that are paused for what only an operator can decide about: those wait for
-/// `accept`. The catalog must be locked.
+/// from its beginning where `from_the_beginning`, all but partitions that are paused since the topic begins above the position: with no position they
+/// would be read again in silence, and only an operator can say that what is left is enough. The catalog must be locked.
 pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) -> Result<(), Error> {
     let changed = client
         .execute(
@@ -95,8 +96,8 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
         let partitions = client
             .execute(
                 "update view_positions set next_offset = null, group_offset = null
-                 where topic = any($1) and (paused is null or paused_end is not null)",
-                &[&added],
+                 where topic = any($1) and (paused is null or paused_end is not null or paused_reason is not distinct from $2)",
+                &[&added, &Lost::FormerTopic.name()],
             )
             .await?;
         for topic in &added {

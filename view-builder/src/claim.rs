@@ -1,6 +1,7 @@
 //! Claiming partitions in Postgres, and what is written beside their positions.
 
 use bytes::Bytes;
+use kafka_client::ReadUpTo;
 use tokio_postgres::{Client, Error};
 
 use crate::assignment::{Reached, Start};
@@ -32,6 +33,8 @@ pub struct Claim {
     pub was_paused: bool,
     /// The lowest end that Kafka told while the partition was paused because of that; none: it never was, or that is dealt with.
     pub paused_end: Option<i64>,
+    /// How far the log was read by a holder before, at least; none where the cluster does not tell epochs.
+    pub read: Option<ReadUpTo>,
     /// The partition's dead letters.
     pub known: Known,
 }
@@ -64,7 +67,7 @@ const CLAIM: &str = "
     on conflict (topic, partition) do update set
         epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
     returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null,
-        paused_end";
+        paused_end, read_to, read_epoch";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
 /// was only slow reconnects and finds that its transaction is gone.
@@ -146,7 +149,9 @@ impl Database {
             .query_one(
                 "select count(*) filter (where held.epoch = wanted.epoch),
                     (select count(*) from (
-                        select from view_dead_letters where discarded_at is null limit $4) as counted)
+                        select from only view_dead_letters where discarded_at is null
+                        union all select from view_former_dead_letters where discarded_at is null
+                        limit $4) as counted)
                  from view_positions as held
                  join unnest($1::text[], $2::integer[], $3::bigint[]) as wanted(topic, partition, epoch) using (topic, partition)",
                 &[&keys.topic, &keys.partition, &keys.epoch, &LETTERS_COUNTED],
@@ -187,6 +192,29 @@ impl Database {
             .await;
         if let Err(err) = recorded {
             tracing::debug!(error = %err, "group offsets are not written down");
+        }
+    }
+
+    /// Writes down how far the logs of these partitions were read, for the next claim. An error is left for the next batch to meet.
+    pub async fn note_read(&mut self, read: &[(Held, ReadUpTo)]) {
+        if read.is_empty() {
+            return;
+        }
+        let client = &self.session().await.client;
+        let keys = Keys::of(read.iter().map(|(held, _)| (&held.place, held.epoch)));
+        let read_to: Vec<i64> = read.iter().map(|(_, read)| read.offset).collect();
+        let read_epoch: Vec<i32> = read.iter().map(|(_, read)| read.epoch).collect();
+        let noted = client
+            .execute(
+                "update view_positions as held set read_to = wanted.read_to, read_epoch = wanted.read_epoch
+                 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[])
+                     as wanted(topic, partition, epoch, read_to, read_epoch)
+                 where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+                &[&keys.topic, &keys.partition, &keys.epoch, &read_to, &read_epoch],
+            )
+            .await;
+        if let Err(err) = noted {
+            tracing::debug!(error = %err, "how far the logs were read is not written down");
         }
     }
 }
@@ -233,6 +261,10 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
                 },
                 was_paused: row.get(8),
                 paused_end: row.get(9),
+                read: row
+                    .get::<_, Option<i64>>(10)
+                    .zip(row.get(11))
+                    .map(|(offset, epoch)| ReadUpTo { offset, epoch }),
             })
         })
         .collect())

@@ -3,121 +3,27 @@
 //! A consumer that waits at a topic's end is not told that the topic was made anew, or has lost its end: to it, nothing comes. So a client of
 //! its own asks, on a thread of its own. What it finds makes the builder join its group again: the takeover looks once more, and decides.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
 use kafka_client::TopicFacts;
-use rdkafka::consumer::Consumer;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 
 use crate::assignment::Position;
 use crate::batch::TopicPartition;
 use crate::beginning::Paused;
-use crate::claim::Claim;
 use crate::faults::{self, Bug};
-use crate::kafka::{Observer, REQUEST_TIMEOUT};
-use crate::start::{Known, Topic, TopicIds};
+use crate::kafka::Observer;
+use crate::offsets::{Offsets, names, offsets};
+use crate::start::{Topic, TopicIds};
 use crate::takeover;
 
 /// How often Kafka is asked.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A leader that was just elected may tell an end that is too low, for a moment: so often in a row it has to be told.
 const LOW_ENDS_MIN: u32 = 2;
-
-/// What Kafka tells of a partition.
-#[derive(Clone, Debug)]
-pub struct Bounds {
-    pub beginning: i64,
-    pub end: i64,
-    pub group: Option<i64>,
-    /// None where the cluster has no ids.
-    pub topic_id: Option<String>,
-}
-
-impl Bounds {
-    /// What is known of the claimed partition.
-    #[must_use]
-    pub fn known(&self, claim: &Claim) -> Known {
-        Known {
-            topic: claim.ids.compare(self.topic_id.as_deref()),
-            position: claim.next_offset,
-            group_recorded: claim.group_offset,
-            group: self.group,
-            beginning: self.beginning,
-            end: self.end,
-        }
-    }
-}
-
-/// What Kafka tells of partitions at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Offsets(HashMap<TopicPartition, Bounds>);
-
-impl Offsets {
-    #[must_use]
-    pub fn get(&self, claim: &Claim) -> Option<Bounds> {
-        self.0.get(&claim.place).cloned()
-    }
-
-    #[must_use]
-    pub fn at(&self, place: &TopicPartition) -> Option<&Bounds> {
-        self.0.get(place)
-    }
-}
-
-/// Asks where these partitions begin and end, for the topics' ids and the group's offsets. Blocks.
-///
-/// # Errors
-/// Kafka does not answer, has no such topic, or the topic was made anew meanwhile.
-pub fn offsets(observer: &Observer, places: &[TopicPartition]) -> anyhow::Result<Offsets> {
-    let names = names(places.iter());
-    let mut asked = TopicPartitionList::new();
-    for place in places {
-        asked.add_partition(&place.topic, place.partition);
-    }
-    // Before and after: what is asked in between is of the topic with that id.
-    let before = kafka_client::facts_by(observer, &names)?;
-    let committed = observer.committed_offsets(asked, REQUEST_TIMEOUT)?;
-    let mut offsets = HashMap::new();
-    for place in places {
-        let (beginning, end) = observer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)?;
-        let group = committed
-            .find_partition(&place.topic, place.partition)
-            .and_then(|element| match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            });
-        let topic_id = before
-            .get(&*place.topic)
-            .with_context(|| format!("there is no topic {}", place.topic))?
-            .id
-            .clone();
-        offsets.insert(
-            place.clone(),
-            Bounds {
-                beginning,
-                end,
-                group,
-                topic_id,
-            },
-        );
-    }
-    let after = kafka_client::facts_by(observer, &names)?;
-    let is_same = |name: &String| {
-        before.get(name).and_then(|facts| facts.id.as_ref()) == after.get(name).and_then(|facts| facts.id.as_ref())
-    };
-    ensure!(names.iter().all(is_same), "a topic was made anew meanwhile");
-    Ok(Offsets(offsets))
-}
-
-fn names<'p>(places: impl Iterator<Item = &'p TopicPartition>) -> Vec<String> {
-    let names: HashSet<&str> = places.map(|place| &*place.topic).collect();
-    names.into_iter().map(str::to_owned).collect()
-}
 
 /// What the builder holds when Kafka is asked.
 struct Asked {
@@ -131,6 +37,8 @@ struct Answer {
     asked: Asked,
     facts: BTreeMap<String, TopicFacts>,
     ends: HashMap<TopicPartition, i64>,
+    /// Those that are read and have no leader.
+    without_leader: Vec<TopicPartition>,
     /// Of the paused partitions; none where Kafka does not tell.
     offsets: Option<Offsets>,
 }
@@ -142,6 +50,8 @@ pub struct Watch {
     answer: Option<JoinHandle<anyhow::Result<Answer>>>,
     ids: HashMap<TopicPartition, TopicIds>,
     low: LowEnds,
+    /// Those that are read and had no leader when Kafka was asked last.
+    without_leader: Vec<TopicPartition>,
 }
 
 impl Watch {
@@ -153,6 +63,7 @@ impl Watch {
             answer: None,
             ids: HashMap::new(),
             low: LowEnds::default(),
+            without_leader: Vec::new(),
         }
     }
 
@@ -165,8 +76,20 @@ impl Watch {
     pub fn begin(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
         self.ids = ids.into_iter().collect();
         self.low = LowEnds::default();
+        self.without_leader.clear();
         self.answer = None;
         self.asked_at = Instant::now();
+    }
+
+    /// The partitions that are read have these topics' ids as well.
+    pub fn add(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
+        self.ids.extend(ids);
+    }
+
+    /// Those of the partitions that are read whose events wait in Kafka, since no broker leads them.
+    #[must_use]
+    pub fn without_leader(&self) -> &[TopicPartition] {
+        &self.without_leader
     }
 
     /// Asks where it is time to; says why all has to be taken over anew, where an answer is there that says so.
@@ -204,6 +127,7 @@ impl Watch {
     }
 
     fn compare(&mut self, answer: &Answer) -> Option<String> {
+        self.without_leader.clone_from(&answer.without_leader);
         for (place, _) in &answer.asked.read {
             let told = answer.facts.get(&*place.topic).and_then(|facts| facts.id.as_deref());
             if self.ids.get(place).map(|ids| ids.compare(told)) == Some(Topic::MadeAnew) {
@@ -268,10 +192,14 @@ fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
         let facts = facts.get(&*place.topic);
         facts.is_some_and(|facts| place.partition < facts.partitions)
     };
-    let there: Vec<(&str, i32)> = places()
-        .filter(there)
-        .map(|place| (&*place.topic, place.partition))
-        .collect();
+    let there: Vec<&TopicPartition> = places().filter(there).collect();
+    // One without a leader must not keep the others from being asked for.
+    let led = kafka_client::leaders_by(observer, there.iter().map(|place| &*place.topic))?;
+    let has_leader = |place: &TopicPartition| led.get(&*place.topic)?.get(&place.partition).copied();
+    let without_leader = there.iter().filter(|place| has_leader(place) == Some(false));
+    let without_leader = without_leader.map(|place| (*place).clone()).collect();
+    let there = there.iter().filter(|place| has_leader(place) == Some(true));
+    let there: Vec<(&str, i32)> = there.map(|place| (&*place.topic, place.partition)).collect();
     let told = kafka_client::ends_by(observer, there)?;
     let ends = told.into_iter().map(|end| {
         let place = crate::kafka::place(&end.topic, end.partition);
@@ -283,6 +211,7 @@ fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
         asked,
         facts,
         ends,
+        without_leader,
         offsets,
     })
 }

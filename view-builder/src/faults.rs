@@ -40,6 +40,10 @@ pub enum Bug {
     TrustGroupOffset,
     /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
     LetterIsNeverApplied,
+    /// Looks once whether a compacted topic lacks what keys with dead letters need, and not at the letters that come later.
+    NoLetterComesLater,
+    /// Reads all dead letters anew at each look of a rebuild.
+    ReadAllLettersEachTime,
     /// Parks an event behind what it takes to be a dead letter of its key, without a look whether there is one.
     ParkBlindly,
     /// Takes a topic for the one of before by its name alone.
@@ -52,6 +56,12 @@ pub enum Bug {
     BelieveOneLaggingEnd,
     /// Goes on at the position where an end that was below it has grown again.
     ForgetPausedEnd,
+    /// Does not look whether a log has other records at the offsets that were read.
+    TrustOffsetsAlone,
+    /// Takes a partition for there that the topic does not have any more.
+    KeepGonePartitions,
+    /// Begins no partition of an assignment before Kafka tells of all of them.
+    WaitForAllLeaders,
     /// Waits for ever where Postgres refuses with a state that is in no list.
     UnknownStatesBlock,
     /// Ends a pause without setting positions back.

@@ -24,11 +24,17 @@ struct Latest {
 impl GroupOffsets {
     /// Holds these partitions from now on, and no others.
     pub fn begin(&mut self, starts: &[Start]) {
+        self.0.clear();
+        self.add(starts);
+    }
+
+    /// Holds these partitions as well.
+    pub fn add(&mut self, starts: &[Start]) {
         let latest = |start: &Start| {
             let offset = start.group_offset?;
             Some((start.place.clone(), Latest { offset, is_sent: false }))
         };
-        self.0 = starts.iter().filter_map(latest).collect();
+        self.0.extend(starts.iter().filter_map(latest));
     }
 
     /// The offsets that Kafka does not have yet; from now on they count as sent.

@@ -29,12 +29,18 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const STATISTICS_INTERVAL_MS: &str = "1000";
 /// State older than this says that nothing is known.
 const STATE_AGE_MAX: Duration = Duration::from_secs(8);
+/// So long after a reading has begun librdkafka's state may still be that of the reading before, which ends on another thread.
+const FORMER_READING_MAX: Duration = Duration::from_secs(1);
 
 pub type GroupConsumer = StreamConsumer<GroupContext>;
 
 /// What librdkafka's callbacks tell.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct GroupContext {
+    /// Before librdkafka has made the client: its state says how long after that it was taken.
+    made_at: Instant,
+    /// When the partitions were assigned last, with the offsets to read from.
+    reading_since: Mutex<Instant>,
     /// Counts assignments and revocations.
     generation: AtomicU64,
     assigned: Mutex<Vec<TopicPartition>>,
@@ -46,6 +52,8 @@ pub struct GroupContext {
 #[derive(Debug)]
 struct State {
     at: Instant,
+    /// It was taken at this time at the earliest. It may have waited for long to be told.
+    taken_at: Instant,
     broker_up: bool,
     member: bool,
     ends: HashMap<TopicPartition, End>,
@@ -73,6 +81,20 @@ impl End {
     }
 }
 
+impl Default for GroupContext {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            made_at: now,
+            reading_since: Mutex::new(now),
+            generation: AtomicU64::default(),
+            assigned: Mutex::default(),
+            changed: Notify::default(),
+            state: Mutex::default(),
+        }
+    }
+}
+
 impl GroupContext {
     /// Waits until the assignment has changed since the last call.
     pub async fn changed(&self) {
@@ -89,8 +111,23 @@ impl GroupContext {
         (self.generation(), assigned.clone())
     }
 
+    /// The partition's end. State from before the partitions were assigned last does not tell that it is reached: what was handed over until
+    /// then has been dropped, and may be read again from an earlier offset, before which the partition looks settled.
     pub fn end(&self, place: &TopicPartition) -> Option<End> {
-        lock(&self.state).as_ref()?.ends.get(place).copied()
+        let reading_since = *lock(&self.reading_since);
+        let state = lock(&self.state);
+        let state = state.as_ref()?;
+        let end = state.ends.get(place).copied()?;
+        let is_of_this_reading = state.taken_at > reading_since + FORMER_READING_MAX;
+        Some(End {
+            reached: end.reached && is_of_this_reading,
+            ..end
+        })
+    }
+
+    /// From now on the partitions are read anew.
+    fn reads_anew(&self) {
+        *lock(&self.reading_since) = Instant::now();
     }
 
     /// Why this process cannot get events now; none when it can.
@@ -143,8 +180,11 @@ impl ClientContext for GroupContext {
                 ends.insert(place, end);
             }
         }
+        // In microseconds.
+        let age = Duration::from_micros(u64::try_from(statistics.age).unwrap_or_default());
         *lock(&self.state) = Some(State {
             at: Instant::now(),
+            taken_at: self.made_at + age,
             broker_up,
             member,
             ends,
@@ -237,6 +277,18 @@ pub fn observer(servers: &Kafka) -> Result<Observer, Failure> {
     config.create_with_context(Quiet).map_err(|err| refused(&err))
 }
 
+/// A client that finds out where logs part from what was read of them.
+///
+/// # Errors
+/// A property is unknown or has a wrong value.
+pub(crate) fn parting_observer(servers: &Kafka) -> Result<Observer, Failure> {
+    let mut config = outsider(servers, &servers.group_id);
+    config
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest");
+    config.create_with_context(Quiet).map_err(|err| refused(&err))
+}
+
 /// As [`observer`], but a partition's end is that of a reader who sees open transactions as well.
 ///
 /// # Errors
@@ -296,7 +348,9 @@ pub fn assign<'a>(
     consumer: &GroupConsumer,
     offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
 ) -> KafkaResult<()> {
-    consumer.assign(&list(offsets)?)
+    consumer.assign(&list(offsets)?)?;
+    consumer.context().reads_anew();
+    Ok(())
 }
 
 /// Takes no partition of an assignment. One that gets no answer at all holds up librdkafka, which would never join the group again.
@@ -356,7 +410,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::End;
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use rdkafka::client::ClientContext;
+    use rdkafka::statistics::{Partition, Statistics, Topic};
+
+    use super::{End, FORMER_READING_MAX, GroupContext, place};
     use crate::assignment::Position;
     use crate::batch::TopicPartition;
 
@@ -382,5 +442,52 @@ mod tests {
         assert_eq!(end.applied_up_to(&position), 12);
         assert_eq!(reading.applied_up_to(&position), 10);
         assert_eq!(end.applied_up_to(&applying), 10);
+    }
+
+    /// State that was taken so long after the client was made: everything before offset 12 is handed over.
+    fn state(age: Duration) -> Statistics {
+        let partition = Partition {
+            partition: 3,
+            ls_offset: 12,
+            app_offset: 12,
+            ..Partition::default()
+        };
+        let topic = Topic {
+            topic: "user-events".to_owned(),
+            partitions: HashMap::from([(3, partition)]),
+            ..Topic::default()
+        };
+        Statistics {
+            age: i64::try_from(age.as_micros()).expect("an age"),
+            topics: HashMap::from([("user-events".to_owned(), topic)]),
+            ..Statistics::default()
+        }
+    }
+
+    #[test]
+    fn an_end_that_was_reached_in_a_former_reading_is_not_reached_in_this_one() {
+        let (context, place) = (GroupContext::default(), place("user-events", 3));
+        let hour = Duration::from_secs(3_600);
+        context.stats(state(hour));
+        assert_eq!(context.end(&place), Some(End { end: 12, reached: true }));
+        *super::lock(&context.reading_since) = context.made_at + 2 * hour;
+        assert_eq!(
+            context.end(&place),
+            Some(End {
+                end: 12,
+                reached: false
+            })
+        );
+        // Told only now, and taken before.
+        context.stats(state(2 * hour));
+        assert_eq!(
+            context.end(&place),
+            Some(End {
+                end: 12,
+                reached: false
+            })
+        );
+        context.stats(state(2 * hour + 2 * FORMER_READING_MAX));
+        assert_eq!(context.end(&place), Some(End { end: 12, reached: true }));
     }
 }

@@ -27,7 +27,9 @@ pub mod lag;
 pub mod letters;
 pub mod measure;
 pub mod moment;
+pub mod offsets;
 pub mod outage;
+pub mod parting;
 pub mod pause;
 pub mod paused_partitions;
 pub mod rebuild;
@@ -38,6 +40,7 @@ pub mod status;
 pub mod takeover;
 pub mod verify;
 pub mod view;
+pub mod waiting;
 
 mod catalog;
 mod json;

@@ -45,6 +45,10 @@ pub fn describe() {
         "partitions that this process holds and does not read, by reason"
     );
     metrics::describe_gauge!(
+        "view_partitions_waiting",
+        "partitions that this process holds and whose events wait in Kafka, since Kafka does not give them now, by reason"
+    );
+    metrics::describe_gauge!(
         "view_partition_notices",
         "partitions of this process of which an operator has to know something, by what it is"
     );

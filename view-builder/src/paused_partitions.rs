@@ -47,6 +47,13 @@ impl PausedPartitions {
         }
     }
 
+    /// Holds these as well.
+    pub fn add(&mut self, paused: Vec<Paused>) {
+        let mut all = std::mem::take(&mut self.paused);
+        all.extend(paused);
+        self.replace(all);
+    }
+
     /// Holds none until the next takeover tells which; `/readyz` says the reasons until then, as most of them last.
     pub fn let_go(&mut self) {
         self.paused.clear();
@@ -117,6 +124,7 @@ mod tests {
                 ids: TopicIds::default(),
                 was_paused: false,
                 paused_end: None,
+                read: None,
                 known: Known::at(1),
             },
             lost: Lost::BeyondEnd { position: 50, end: 40 },

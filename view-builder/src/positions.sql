@@ -188,9 +188,15 @@ begin
             ('view_positions', 'breaks', 'bigint not null default 0'),
             -- Why the holder does not read the partition; null: it does.
             ('view_positions', 'paused', 'text'),
+            -- The reason by its name, as the metrics have it; of no meaning where paused is null.
+            ('view_positions', 'paused_reason', 'text'),
             -- The lowest end that Kafka told while the partition was paused, since it lay below next_offset; null: that never was, or
             -- events from there on are read again. It outlasts the pause where an older builder ends that.
             ('view_positions', 'paused_end', 'bigint'),
+            -- How far the log was read, at least, and the leader's epoch of the last record before: whoever begins after a change of the
+            -- leader asks whether its log has that record. Null: nothing was read of the topic as it is, or the cluster has no epochs.
+            ('view_positions', 'read_to', 'bigint'),
+            ('view_positions', 'read_epoch', 'integer'),
             -- What an operator has accepted for the rebuild: that events which retention has removed may be missing, and rows of keys with
             -- dead letters.
             ('view_rebuilds', 'accepts_truncated', 'boolean not null default false'),
@@ -212,10 +218,18 @@ begin
 end
 $$;
 
--- Those of them whose records are not in the topic any more: their offsets are other records' now. `select`, `update` and `delete` on
--- view_dead_letters see these rows as well, `only view_dead_letters` does not; that table's unique offsets do not bind here. It has
--- no columns of its own, so that a row moves as it is.
-create table if not exists view_former_dead_letters (primary key (id)) inherits (view_dead_letters);
+-- Those of them whose records are not in the topic any more: their offsets are other records' now. A table of its own, so that no version of
+-- the builder takes them for letters of the topic. A row moves here as it is: the columns are the same, in the same order.
+create table if not exists view_former_dead_letters (like view_dead_letters, primary key (id));
+
+-- In earlier versions it inherited from view_dead_letters, whose readers saw these rows as well. Looked at first, as above.
+do $$
+begin
+    if exists (select from pg_inherits where inhrelid = 'view_former_dead_letters'::regclass) then
+        alter table view_former_dead_letters no inherit view_dead_letters;
+    end if;
+end
+$$;
 
 -- Puts the letters from an offset on aside, since other records have their offsets now. The caller holds the position's lock.
 create or replace function put_dead_letters_aside(of_topic text, of_partition integer, from_offset bigint, of_topic_id text)
@@ -264,7 +278,9 @@ begin
             end,
             topic_id = coalesce(one.topic_id, held.topic_id),
             paused = null,
-            paused_end = case when one.is_anew or one.ended_at is not null then null else held.paused_end end
+            paused_end = case when one.is_anew or one.ended_at is not null then null else held.paused_end end,
+            read_to = case when one.is_anew or one.ended_at is not null then null else held.read_to end,
+            read_epoch = case when one.is_anew or one.ended_at is not null then null else held.read_epoch end
         where held.topic = one.topic and held.partition = one.partition;
         if one.is_anew then
             -- A statement of its own: the one before has let the trigger keep the former topic's highest offset.

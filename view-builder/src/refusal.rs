@@ -80,15 +80,7 @@ pub(crate) fn is_refused(err: &Error) -> bool {
     matches!(kind(err), Kind::Refused | Kind::Ambiguous)
 }
 
-/// Whether an error in a view's own SQL is the SQL's: then it will not pass by waiting.
-#[must_use]
-pub(crate) fn is_wrong_sql(err: &Error) -> bool {
-    let class = err.code().map(|code| &code.code()[..2]);
-    // Connection, conflict, resources, operator's intervention, system error, internal error.
-    class.is_some_and(|class| !["08", "40", "53", "55", "57", "58", "XX"].contains(&class))
-}
-
-/// What a rebuild does about an error that its statements meet.
+/// What to do about an error that an operator's command meets, or the SQL with which a view is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remedy {
     /// The server is away, or ends sessions, or is a standby: connect again, for as long as it takes.
@@ -102,6 +94,17 @@ pub(crate) enum Remedy {
 #[must_use]
 pub(crate) fn remedy(err: &Error) -> Remedy {
     err.code().map_or(Remedy::Reconnect, |code| remedy_of(code.code()))
+}
+
+/// Whether an error in a view's own SQL is the SQL's: then it will not pass by waiting.
+#[must_use]
+pub(crate) fn is_wrong_sql(err: &Error) -> bool {
+    err.code().is_some_and(|code| is_wrong_sql_of(code.code()))
+}
+
+fn is_wrong_sql_of(code: &str) -> bool {
+    // It writes where it may only read, as in `verify`.
+    code == "25006" || remedy_of(code) == Remedy::Mend
 }
 
 fn remedy_of(code: &str) -> Remedy {
@@ -171,7 +174,7 @@ pub(crate) fn state(err: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Passing, Remedy, kind_of, remedy_of};
+    use super::{Kind, Passing, Remedy, is_wrong_sql_of, kind_of, remedy_of};
 
     #[test]
     fn each_state_has_its_answer() {
@@ -224,6 +227,8 @@ mod tests {
         ] {
             for code in codes {
                 assert_eq!(remedy_of(code), remedy, "{code}");
+                let is_wrong = remedy == Remedy::Mend || *code == "25006";
+                assert_eq!(is_wrong_sql_of(code), is_wrong, "{code}");
             }
         }
     }

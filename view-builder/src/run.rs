@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::kafka::GroupConsumer;
+use crate::parting::Parting;
 use crate::{kafka, lag, measure, pause, topics, view};
 
 /// Two processes with the same static name expel each other from the group, each with its next client: the one whose turn comes again
@@ -95,9 +96,18 @@ async fn attempt(
         bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
     };
     let observer = Arc::new(kafka::observer(&config.servers.kafka)?);
-    let ended = Builder::new(consumer, observer, database, limits, owner(), readiness.clone())
-        .run(shutdown)
-        .await;
+    let parting = Parting::new(config.servers.kafka.clone());
+    let ended = Builder::new(
+        consumer,
+        observer,
+        parting,
+        database,
+        limits,
+        owner(),
+        readiness.clone(),
+    )
+    .run(shutdown)
+    .await;
     watch.abort();
     ended
 }

@@ -324,7 +324,33 @@ async fn a_topic_that_was_made_anew_begins_anew_for_its_holder_alone_and_its_let
     // The same offset has a letter of its own in the new topic.
     let again = letter.split_once(';').unwrap().0;
     database.sql.batch_execute(again).await.unwrap();
-    assert_eq!(database.value("select count(*) from view_dead_letters").await, "2");
+    assert_eq!(database.value("select count(*) from view_dead_letters").await, "1");
+}
+
+#[tokio::test]
+async fn a_start_takes_letters_of_former_topics_out_of_the_sight_of_older_builders() {
+    let (database, _) = TestDatabase::with_builder().await;
+    // As earlier versions have made it, with a letter of each kind.
+    let earlier = "
+        drop table view_former_dead_letters;
+        create table view_former_dead_letters (primary key (id)) inherits (view_dead_letters);
+        insert into view_dead_letters (topic, partition, record_offset, key, value, headers) values ('user-events', 0, 3, '1', '', '[]');
+        select put_dead_letters_aside('user-events', 0, 0, 'former');
+        insert into view_dead_letters (topic, partition, record_offset, key, value, headers) values ('user-events', 0, 3, '2', '', '[]')";
+    database.sql.batch_execute(earlier).await.unwrap();
+    let letters = "select string_agg(convert_from(key, 'UTF8'), ' ' order by key) from view_dead_letters";
+    assert_eq!(database.value(letters).await, "1 2");
+    database.database(&shipped_views()).install().await.unwrap();
+    assert_eq!(database.value(letters).await, "2");
+    let former = "select string_agg(convert_from(key, 'UTF8') || ' ' || former_topic_id, ', ' order by key) from view_former_dead_letters";
+    assert_eq!(database.value(former).await, "1 former");
+    // An older builder starts beside it, and puts the next one aside.
+    let older = "
+        create table if not exists view_former_dead_letters (primary key (id)) inherits (view_dead_letters);
+        select put_dead_letters_aside('user-events', 0, 0, 'later')";
+    database.sql.batch_execute(older).await.unwrap();
+    assert_eq!(database.value(former).await, "1 former, 2 later");
+    assert_eq!(database.value("select count(*) from view_dead_letters").await, "0");
 }
 
 #[tokio::test]

@@ -4,10 +4,16 @@
 //! Everything here works on a client that is there already, whatever its context, and blocks. No `unsafe` is needed outside of this crate.
 
 mod admin_request;
+mod list_offsets;
+mod log_parting;
+mod partition_bounds;
 mod partition_ends;
 mod topic_facts;
 mod topic_reader;
 
+pub use list_offsets::Reader;
+pub use log_parting::{ReadUpTo, leader_epoch, parted_at};
+pub use partition_bounds::{PartitionBounds, bounds_by, leaders_by};
 pub use partition_ends::{Ends, ends_by};
 pub use topic_facts::{TopicFacts, facts_by};
 pub use topic_reader::{Next, Record, TopicReader};

@@ -6,13 +6,16 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::admin_request::{AdminRequest, Answer, given_back, slice, text};
+
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +39,13 @@ pub fn facts_by<'n>(
     let names: Vec<CString> = names
         .collect::<Result<_, _>>()
         .context("a topic's name has a zero byte")?;
-    if names.is_empty() {
+    let Some(first) = names.first() else {
         return Ok(BTreeMap::new());
-    }
+    };
+    // librdkafka sends DescribeTopics to the broker that it was last told to be the controller, and waits for that one also where it is away.
+    client
+        .fetch_metadata(Some(&first.to_string_lossy()), METADATA_TIMEOUT)
+        .context("kafka does not tell which brokers there are")?;
     facts_in(&describe(client, &names).context("cannot describe topics")?)
 }
 

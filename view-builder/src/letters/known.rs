@@ -60,10 +60,14 @@ impl Known {
         }
     }
 
-    /// There is an open letter of this key at `offset`.
-    fn open(&mut self, key: &[u8], offset: i64) {
-        let first = self.first(key).map_or(offset, |first| first.min(offset));
-        self.exact.insert(Bytes::copy_from_slice(key), Some(first));
+    /// There is an open letter of this key at `offset`. Saying so again changes nothing.
+    pub fn open(&mut self, key: &[u8], offset: i64) {
+        match self.first(key) {
+            Some(first) if first <= offset => {}
+            _ => {
+                self.exact.insert(Bytes::copy_from_slice(key), Some(offset));
+            }
+        }
     }
 
     /// From where the key waits.
@@ -88,23 +92,29 @@ impl Known {
         }
     }
 
-    /// Decides about the record at `offset` with this key, which `trouble` makes unfit where it is there. A record that becomes a
-    /// dead letter makes its key wait.
-    pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
+    /// What becomes of the record at `offset` with this key, where nothing is wrong with it and Postgres takes it.
+    #[must_use]
+    pub fn fate_of_sound(&self, offset: i64, key: Option<&[u8]>) -> Fate {
         if self.discarded.binary_search(&offset).is_ok() {
             return Fate::Dropped;
         }
-        let first = key.and_then(|key| self.first(key));
-        if first.is_some_and(|first| first < offset) {
-            return Fate::Parked;
+        match key.and_then(|key| self.first(key)) {
+            // The first one that waits is read again by a replay: `retry` alone tries it.
+            Some(first) if first <= offset => Fate::Parked,
+            _ => Fate::Applied,
+        }
+    }
+
+    /// Decides about the record at `offset` with this key, which `trouble` makes unfit where it is there. A record that becomes a
+    /// dead letter makes its key wait.
+    pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
+        let waits = self.fate_of_sound(offset, key);
+        let is_behind = key.and_then(|key| self.first(key)).is_some_and(|first| first < offset);
+        if waits == Fate::Dropped || is_behind {
+            return waits;
         }
         let Some(reason) = trouble.or_else(|| self.refused.get(&offset).cloned()) else {
-            // One that waits already and is read again by a replay is tried by `retry` alone.
-            return if first == Some(offset) {
-                Fate::Parked
-            } else {
-                Fate::Applied
-            };
+            return waits;
         };
         if let Some(key) = key {
             self.open(key, offset);

@@ -11,9 +11,12 @@
 //! alone, and reads the events again.
 
 pub mod commands;
+mod desk;
 mod known;
+mod report;
 mod retry;
 pub(crate) mod store;
+mod waiting;
 
 use bytes::Bytes;
 

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::commands::{Desk, Outcome, Waiting};
+use super::desk::{Desk, Outcome};
 use super::known::hash;
+use super::report::{Report, stopped};
+use super::waiting::{self, Waiting};
 use crate::failure::Failure;
 
 /// Most letters of a piece.
@@ -21,86 +23,68 @@ const PIECE_LETTERS: i64 = 500;
 const PIECE_BYTES: i64 = 4_194_304;
 /// Shortest time that the builder gets between two pieces.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Lines that are printed for letters; what is more is counted.
-const LINES_MAX: u64 = 1_000;
-
-/// How far the retry is.
-#[derive(Default)]
-struct Done {
-    applied: u64,
-    dead: u64,
-    /// Keys of which a letter is still dead, by the hash of partition and key: later ones of them wait.
-    still_dead: HashSet<(i32, u64)>,
-}
+/// Keys of which a letter is still dead, by the hash of partition and key: later ones of them wait.
+type StillDead = HashSet<(i32, u64)>;
 
 /// Tries all letters again. Returns what to print, and whether some still wait.
 ///
 /// # Errors
-/// Postgres does not answer.
+/// Postgres does not answer, or a view that reads a letter's topic is paused; says what was applied before.
 pub(super) async fn all(desk: &mut Desk) -> Result<(String, bool), Failure> {
-    let progress = progress(desk.count().await?);
-    let (mut said, mut done, mut after) = (String::new(), Done::default(), None);
+    let mut report = Report::default();
+    let ended = all_pieces(desk, &mut report).await;
+    report.of_all(ended)
+}
+
+async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
+    let client = &desk.session.client;
+    let progress = progress(waiting::count(client).await.map_err(stopped)?);
+    let (mut still_dead, mut after) = (StillDead::new(), None);
     loop {
         let began = Instant::now();
-        let Some(piece) = desk.piece(after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await? else {
+        let piece = waiting::piece(client, after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await;
+        let Some(piece) = piece.map_err(stopped)? else {
             break;
         };
-        after = Some(piece.last);
         for layer in layers(&piece.letters) {
-            let is_free = |letter: &&&Waiting| !done.still_dead.contains(&line(letter));
-            let free: Vec<Waiting> = layer.iter().filter(is_free).map(|letter| (*letter).clone()).collect();
-            if desk.apply_all(&free).await? {
-                for letter in &free {
-                    done.applied += 1;
-                    say(&mut said, &done, format!("applied {}", letter.described()));
-                }
-                continue;
-            }
-            for letter in &free {
-                one(desk, letter, &mut done, &mut said).await?;
-            }
+            retry_layer(desk, layer, &mut still_dead, report).await?;
         }
+        after = Some(piece.last);
         progress.inc(u64::try_from(piece.letters.len()).unwrap_or(u64::MAX));
         tokio::time::sleep(began.elapsed().max(PAUSE_MIN)).await;
     }
     progress.finish_and_clear();
-    if done.applied + done.dead > LINES_MAX {
-        said.push_str("...\n");
-    }
-    if done.applied + done.dead == 0 && done.still_dead.is_empty() {
-        said.push_str("no dead letters\n");
-    } else {
-        said.push_str(&format!("{} applied, {} still dead\n", done.applied, done.dead));
-    }
-    Ok((said, done.dead > 0))
-}
-
-async fn one(desk: &mut Desk, letter: &Waiting, done: &mut Done, said: &mut String) -> Result<(), Failure> {
-    if done.still_dead.contains(&line(letter)) {
-        return Ok(());
-    }
-    match desk.end(letter, false).await? {
-        Outcome::Applied => {
-            done.applied += 1;
-            say(said, done, format!("applied {}", letter.described()));
-        }
-        Outcome::Dead(reason) => {
-            done.dead += 1;
-            if letter.key.is_some() {
-                done.still_dead.insert(line(letter));
-            }
-            say(said, done, format!("still dead {}: {reason}", letter.described()));
-        }
-        Outcome::Gone | Outcome::Discarded | Outcome::Outdated | Outcome::Paused(_) => {}
-    }
     Ok(())
 }
 
-fn say(said: &mut String, done: &Done, text: String) {
-    if done.applied + done.dead <= LINES_MAX {
-        said.push_str(&text);
-        said.push('\n');
+/// Tries these letters again, of which no two are of one key: together, or else one by one.
+async fn retry_layer(
+    desk: &Desk,
+    layer: Vec<&Waiting>,
+    still_dead: &mut StillDead,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let free = layer.into_iter().filter(|letter| !still_dead.contains(&line(letter)));
+    let free: Vec<Waiting> = free.cloned().collect();
+    if desk.retry_together(&free).await? {
+        for letter in &free {
+            report.applied(&letter.described());
+        }
+        return Ok(());
     }
+    for letter in &free {
+        match desk.retry_one(letter).await? {
+            Outcome::Ended => report.applied(&letter.described()),
+            Outcome::Dead(reason) => {
+                if letter.key.is_some() {
+                    still_dead.insert(line(letter));
+                }
+                report.still_dead(&letter.described(), &reason);
+            }
+            Outcome::Gone | Outcome::Paused(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The first letter of each key, then the second of each key, and so on: of two letters of a key in one batch Postgres would see the later alone.

@@ -1,4 +1,4 @@
-//! The table `view_dead_letters`, as a builder writes and reads it.
+//! The tables `view_dead_letters` and `view_former_dead_letters`, as a builder writes and reads them.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -12,6 +12,15 @@ use super::known::{Known, Waiting};
 use crate::batch::{Batch, TopicPartition};
 use crate::faults::{self, Bug};
 use crate::kafka;
+
+/// All letters as a table: those of former topics too, which hold nobody up. `only`, since a command may come before the first start of a builder of
+/// this version, to tables of which one inherits from the other.
+pub(crate) const WITH_FORMER: &str = "(
+    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
+    from only view_dead_letters
+    union all
+    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
+    from view_former_dead_letters)";
 
 /// Puts a batch's letters down. A record that a replay reads again is there already.
 pub(crate) const KEEP: &str = "select keep_view_letters($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -108,16 +117,16 @@ pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
     // Letters whose records are not in the topic any more are those of other offsets: they hold nobody up.
-    let only = if faults::is_planted(Bug::KeepFormerLetters) {
-        ""
+    let letters = if faults::is_planted(Bug::KeepFormerLetters) {
+        WITH_FORMER
     } else {
-        "only"
+        "only view_dead_letters"
     };
     let sql = format!(
         "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key, letter.discarded_at is not null
          from view_positions as held
          join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
-         left join {only} view_dead_letters as letter using (topic, partition)"
+         left join {letters} as letter using (topic, partition)"
     );
     gather(client, &sql, &[&topic, &partition], |_, _, _| true).await
 }

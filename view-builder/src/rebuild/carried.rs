@@ -3,10 +3,10 @@
 //! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
 //! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
 
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::{Client, Error};
 
 use super::features::{Change, Feature, Features, Kind};
-use super::quoted;
 use super::trouble::Trouble;
 use crate::failure::Failure;
 use crate::refusal;
@@ -174,20 +174,23 @@ fn takes_time(kind: Kind) -> bool {
 
 /// Has the table in `schema` be as somebody has made the live one; none for what is an obstacle or cannot be set.
 fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String> {
-    let (table, name) = (format!("{schema}.{}", quoted(&feature.table)), quoted(&feature.name));
+    let (table, name) = (
+        format!("{schema}.{}", escape_identifier(&feature.table)),
+        escape_identifier(&feature.name),
+    );
     let value = match change {
         Change::Set(value) => Some(value.as_str()),
         Change::Unset | Change::Overruled => None,
     };
     let or = |otherwise: &'static str| value.unwrap_or(otherwise);
-    let comment = |on: String| format!("comment on {on} is {}", value.map_or("null".to_owned(), literal));
+    let comment = |on: String| format!("comment on {on} is {}", value.map_or("null".to_owned(), escape_literal));
     let alter = |what: String| format!("alter table {table} {what}");
     Some(match feature.kind {
         Kind::Table | Kind::Column | Kind::Identity | Kind::Unlogged | Kind::ForeignKey => return None,
-        Kind::Tablespace => alter(format!("set tablespace {}", quoted(or("pg_default")))),
+        Kind::Tablespace => alter(format!("set tablespace {}", escape_identifier(or("pg_default")))),
         Kind::IndexTablespace => format!(
             "alter index {schema}.{name} set tablespace {}",
-            quoted(or("pg_default"))
+            escape_identifier(or("pg_default"))
         ),
         Kind::Index => {
             let made = value?.replacen(" ON public.", &format!(" ON {schema}."), 1);
@@ -219,7 +222,7 @@ fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String>
             None => format!("drop statistics if exists {schema}.{name}"),
         },
         Kind::Option => alter(match value {
-            Some(value) => format!("set ({} = {})", feature.name, literal(value)),
+            Some(value) => format!("set ({} = {})", feature.name, escape_literal(value)),
             None => format!("reset ({})", feature.name),
         }),
         Kind::ReplicaIdentity => alter(format!("replica identity {}", or("default"))),
@@ -252,10 +255,6 @@ fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String>
         Kind::ConstraintComment => comment(format!("constraint {name} on {table}")),
         Kind::TriggerComment => comment(format!("trigger {name} on {table}")),
     })
-}
-
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// The live tables' privileges, no more and no fewer; and the views on them.
@@ -335,7 +334,7 @@ mod tests {
     fn names_and_texts_are_quoted() {
         assert_eq!(
             made(Kind::Comment, "", Some("it's \\ one")),
-            r#"comment on table public."item" is E'it''s \\ one'"#
+            r#"comment on table public."item" is  E'it''s \\ one'"#
         );
         assert_eq!(
             made(Kind::NotNull, "a \"b\"", Some("")),

@@ -15,6 +15,9 @@
 //! - *Nothing was ever applied*: position and height are null. The generation is empty, and builders begin at the beginning.
 //! - *Another rebuild*: it changes no position but by the epochs, so reached is the same for both.
 //!
+//! - *A topic that was made anew with fewer partitions*: the positions of those that are gone stay in `view_positions`, and have no part in a
+//!   generation, since nobody has their events.
+//!
 //! Reached never goes back, unless somebody deletes the row of a topic that was made anew. A generation that is already beyond it has events of
 //! the former topic, and is given up.
 //!
@@ -27,10 +30,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use kafka_client::Reader;
 use rdkafka::consumer::Consumer;
 use tokio_postgres::{Client, Error};
 
-use super::letters::{self, Standing};
+use super::letters::Letters;
+use super::reached::Existing;
 use super::reading::Reading;
 use super::trouble::Trouble;
 use crate::batch::TopicPartition;
@@ -38,15 +43,9 @@ use crate::config::Kafka;
 use crate::contract::{self, Contracts};
 use crate::database::Session;
 use crate::failure::Failure;
-use crate::faults::{self, Bug};
-use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT, place};
-use crate::letters::Known;
+use crate::kafka::{self, Observer, Quiet, place};
+use crate::offsets;
 use crate::view::View;
-
-/// Where the partitions have been. Greatest passes over nulls.
-const REACHED: &str = "
-    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0), breaks
-    from view_positions where topic = any($1)";
 
 /// How far one partition is.
 #[derive(Clone, Debug)]
@@ -54,21 +53,23 @@ pub(super) struct Filled {
     pub(super) next: i64,
     /// What the live view has reached: where to stop.
     pub(super) limit: i64,
-    pub(super) known: Known,
+    /// The `letters_version` under which it was filled.
+    pub(super) letters_version: i64,
     pub(super) left_out_from: Option<i64>,
     /// How often the partition's offsets had lost their meaning when its first event was read.
-    breaks: i64,
+    pub(super) breaks: i64,
 }
 
 /// A generation's way through its topics.
 pub(super) struct Fill {
     /// One client for each topic, as a reader reads one.
-    consumers: BTreeMap<String, Observer>,
+    pub(super) consumers: BTreeMap<String, Observer>,
     pub(super) contracts: Contracts,
     pub(super) partitions: BTreeMap<TopicPartition, Filled>,
-    standing: Standing,
+    pub(super) letters: Letters,
     /// Where partitions begin whose earlier events are gone, as was accepted.
     beginnings: BTreeMap<TopicPartition, i64>,
+    pub(super) existing: Existing,
 }
 
 impl Fill {
@@ -88,8 +89,9 @@ impl Fill {
             consumers,
             contracts: contract::of_all(&view.topics),
             partitions: BTreeMap::new(),
-            standing: Standing::new(),
+            letters: Letters::of(&view.topics),
             beginnings: BTreeMap::new(),
+            existing: Existing::default(),
         })
     }
 
@@ -102,8 +104,8 @@ impl Fill {
         takes_truncated: bool,
     ) -> Result<bool, Trouble> {
         self.load(client, view).await?;
-        self.aim(client, view).await?;
         self.refuse_other_topics(client, view).await?;
+        self.aim(client, view).await?;
         self.pass_over_removed(takes_truncated)
     }
 
@@ -119,14 +121,18 @@ impl Fill {
         let facts = tokio::task::block_in_place(|| kafka_client::facts_by(asking, self.consumers.keys()))?;
         let rows = client
             .query(
-                "select distinct topic, topic_id from view_positions where topic = any($1) and topic_id is not null",
+                "select topic, topic_id, min(partition) from view_positions
+                 where topic = any($1) and topic_id is not null group by topic, topic_id",
                 &[&view.topics],
             )
             .await?;
         for row in &rows {
-            let (topic, known): (&str, &str) = (row.get(0), row.get(1));
-            let id = facts.get(topic).and_then(|facts| facts.id.as_deref());
-            if id.is_some_and(|id| id != known) {
+            let (topic, known, partition): (&str, &str, i32) = (row.get(0), row.get(1), row.get(2));
+            let facts = facts.get(topic);
+            let id = facts.and_then(|facts| facts.id.as_deref());
+            // Positions of partitions that are gone are of the topic of before, and stay so.
+            let is_there = facts.is_none_or(|facts| partition < facts.partitions);
+            if is_there && id.is_some_and(|id| id != known) {
                 return Err(Failure::Setting(format!(
                     "{topic} was made anew, and no builder has taken that up yet: start view-builder run, and then view-builder rebuild {0} \
                      --abandon, and rebuild",
@@ -153,7 +159,7 @@ impl Fill {
                 let filled = Filled {
                     next: row.get(2),
                     limit: row.get(2),
-                    known: Known::at(row.get(3)),
+                    letters_version: row.get(3),
                     left_out_from: row.get(4),
                     breaks: row.get(5),
                 };
@@ -165,12 +171,15 @@ impl Fill {
 
     fn pass_over_removed(&mut self, takes_truncated: bool) -> Result<bool, Trouble> {
         let mut passed = false;
+        let mut bounds = BTreeMap::new();
+        for (topic, consumer) in &self.consumers {
+            let of_topic = self.partitions.keys().filter(|place| *place.topic == **topic);
+            bounds.extend(tokio::task::block_in_place(|| {
+                offsets::bounds(consumer, of_topic, Reader::Committed)
+            })?);
+        }
         for (place, filled) in &mut self.partitions {
-            let consumer = &self.consumers[&*place.topic];
-            let (beginning, _) = tokio::task::block_in_place(|| {
-                consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)
-            })
-            .with_context(|| format!("kafka does not tell the beginning of {place}"))?;
+            let (beginning, _) = offsets::known(&bounds, place)?;
             let first = beginning.min(filled.limit);
             if first <= filled.next {
                 continue;
@@ -189,61 +198,6 @@ impl Fill {
             passed = true;
         }
         Ok(passed)
-    }
-
-    /// Takes what the live view has reached, as of now, as the limits. Says whether the dead letters are others than before.
-    ///
-    /// # Errors
-    /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
-    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
-        let rows = client.query(REACHED, &[&view.topics]).await?;
-        let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
-        let limits: BTreeMap<TopicPartition, (i64, i64)> = rows
-            .iter()
-            .map(|row| (place(row.get(0), row.get(1)), (row.get(column), row.get(4))))
-            .collect();
-        for (place, filled) in &self.partitions {
-            if limits.get(place).is_some_and(|(_, breaks)| *breaks != filled.breaks) {
-                return Err(broken(view, place).into());
-            }
-        }
-        self.refuse_made_anew(view, &limits)?;
-        let mut all = letters::known(client, &view.topics, &self.standing).await?;
-        let mut other_letters = false;
-        for (place, (limit, breaks)) in limits {
-            let known = all.remove(&place).unwrap_or_default();
-            let filled = self.partitions.entry(place).or_insert_with(|| Filled {
-                next: 0,
-                limit,
-                known: Known::at(known.version),
-                left_out_from: None,
-                breaks,
-            });
-            filled.limit = limit;
-            if filled.known.version != known.version {
-                other_letters = true;
-                if let Some(from) = filled.left_out_from.take() {
-                    filled.next = filled.next.min(from);
-                }
-            }
-            filled.known = known;
-        }
-        Ok(other_letters)
-    }
-
-    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, (i64, i64)>) -> Result<(), Failure> {
-        let beyond = self
-            .partitions
-            .iter()
-            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |(limit, _)| *limit));
-        let Some((place, filled)) = beyond else {
-            return Ok(());
-        };
-        Err(Failure::Setting(format!(
-            "the new generation of {0} has events of {place} up to offset {1}, and the live view does not: the partition's row in \
-             view_positions was deleted since the rebuild began; begin anew: view-builder rebuild {0} --abandon, and then rebuild",
-            view.name, filled.next
-        )))
     }
 
     /// The client that reads this topic.
@@ -272,7 +226,7 @@ impl Fill {
                     // Each event stands once, so this ends.
                     Err(Trouble::Stands(place, offset)) => {
                         tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
-                        self.standing.insert((place, offset));
+                        self.letters.stand(&session.client, place, offset).await?;
                         self.load(&session.client, view).await?;
                         self.aim(&session.client, view).await?;
                         for (place, beginning) in &self.beginnings {
@@ -300,8 +254,8 @@ impl Fill {
             return Ok(());
         };
         while !reading.is_done() {
-            let (contracts, partitions) = (&self.contracts, &mut self.partitions);
-            let batch = tokio::task::block_in_place(|| reading.batch(contracts, partitions, deadline))?;
+            let (contracts, partitions, letters) = (&self.contracts, &mut self.partitions, &self.letters);
+            let batch = tokio::task::block_in_place(|| reading.batch(contracts, letters, partitions, deadline))?;
             self.commit(session, view, batch).await?;
             progress(self.left());
         }
@@ -320,7 +274,7 @@ impl Fill {
             topic.push(&*place.topic);
             partition.push(place.partition);
             next.push(filled.next);
-            version.push(filled.known.version);
+            version.push(filled.letters_version);
             left_out.push(filled.left_out_from);
             breaks.push(filled.breaks);
         }
@@ -337,12 +291,4 @@ impl Fill {
             .await?;
         Ok(())
     }
-}
-
-/// A rebuild that was begun over other events than the topic has now.
-fn broken(view: &View, place: &TopicPartition) -> Failure {
-    let name = &view.name;
-    Failure::Setting(format!(
-        "{place} was made anew, or lost events, since the rebuild of {name} was begun: view-builder rebuild {name} --abandon, then begin it again"
-    ))
 }

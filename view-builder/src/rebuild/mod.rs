@@ -11,6 +11,7 @@
 //! A session's advisory lock lets only one rebuild of a view run.
 
 mod accepted;
+mod aim;
 mod applying;
 mod carried;
 mod compaction;
@@ -20,6 +21,7 @@ mod fill;
 mod letters;
 mod patience;
 mod progress;
+mod reached;
 mod reading;
 mod swap;
 mod trouble;
@@ -396,8 +398,4 @@ async fn finish(
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -13,6 +13,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::fill::Filled;
+use super::letters::Letters;
 use super::trouble::Trouble;
 use crate::batch::{Batch, Part, TopicPartition};
 use crate::contract::Contracts;
@@ -73,6 +74,7 @@ impl<'c> Reading<'c> {
     pub(super) fn batch(
         &mut self,
         contracts: &Contracts,
+        letters: &Letters,
         partitions: &mut BTreeMap<TopicPartition, Filled>,
         deadline: Option<Instant>,
     ) -> Result<Batch, Trouble> {
@@ -87,7 +89,7 @@ impl<'c> Reading<'c> {
                     };
                     self.short.remove(&at.partition);
                     let from = filled.next;
-                    if let Some(event) = filled.take(contracts, self.topic, &record) {
+                    if let Some(event) = filled.take(contracts, letters, &at, &record) {
                         rows += 1;
                         bytes += event.size_bytes();
                         events
@@ -166,7 +168,13 @@ fn has_removed(err: &Error) -> bool {
 
 impl Filled {
     /// The record's event, where the live view has applied it.
-    fn take(&mut self, contracts: &Contracts, topic: &str, record: &Record<'_>) -> Option<Event> {
+    fn take(
+        &mut self,
+        contracts: &Contracts,
+        letters: &Letters,
+        at: &TopicPartition,
+        record: &Record<'_>,
+    ) -> Option<Event> {
         let offset = record.offset();
         if offset < self.next {
             return None;
@@ -176,16 +184,13 @@ impl Filled {
             return None;
         }
         self.next = offset + 1;
-        match (
-            self.known.decide(offset, record::waiting_key(record.key()), None),
-            event(contracts, topic, record),
-        ) {
-            (Fate::Applied, event) => event,
-            (Fate::Parked, _) => {
+        match letters.fate(at, offset, record::waiting_key(record.key())) {
+            Fate::Applied => event(contracts, &at.topic, record),
+            Fate::Parked => {
                 self.left_out_from.get_or_insert(offset);
                 None
             }
-            (Fate::Dropped | Fate::Dead(_), _) => None,
+            Fate::Dropped | Fate::Dead(_) => None,
         }
     }
 }

@@ -9,13 +9,14 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::{Client, Error};
 
+use super::Generation;
 use super::carried::{self, Carried};
 use super::compaction::Compaction;
 use super::fill::Fill;
 use super::trouble::Trouble;
-use super::{Generation, quoted};
 use crate::catalog;
 use crate::database::Session;
 use crate::failure::Failure;
@@ -77,12 +78,12 @@ async fn swap(
     client.batch_execute(catalog::LOCK).await?;
     faults::point("swap.locked").await?;
     let deadline = Instant::now() + LAST_EVENTS_MAX;
-    if fill.aim(&session.client, view).await? {
+    if !fill.aim_further(&session.client, view).await? {
         return Ok(Some("dead letters have changed"));
     }
     fill.round(session, view, Some(deadline), |_| ()).await?;
     fill.refuse_other_topics(&session.client, view).await?;
-    if !compaction.unproven(&session.client, &fill.contracts).await?.is_empty() {
+    if compaction.is_unproven(&session.client, fill).await? {
         return Ok(Some("there are new dead letters"));
     }
     // A snapshot of before would show the new tables without the last events: a row would go back for its reader.
@@ -133,7 +134,7 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     let (schema, replaced) = (&generation.schema, format!("{}_replaced", generation.view.name));
     client.batch_execute(&format!("create schema \"{replaced}\"")).await?;
     let owner = client.query_one("select current_user::text", &[]).await?;
-    let owner = quoted(owner.get(0));
+    let owner = escape_identifier(owner.get(0));
     lock_others_views(client, carried, &owner).await?;
     lock_plain_views(client, &generation.own_tables).await?;
     let tables = tables(client, schema).await?;
@@ -160,7 +161,7 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     }
     for view in &carried.views {
         client
-            .batch_execute(&format!("set local role {}", quoted(&view.owner)))
+            .batch_execute(&format!("set local role {}", escape_identifier(&view.owner)))
             .await?;
         client.batch_execute(&view.statement).await?;
     }
@@ -177,7 +178,10 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
 /// Moves a table to another schema, with its extended statistics, which Postgres leaves behind.
 async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Result<(), Error> {
     client
-        .batch_execute(&format!("alter table {from}.{} set schema {to}", quoted(table)))
+        .batch_execute(&format!(
+            "alter table {from}.{} set schema {to}",
+            escape_identifier(table)
+        ))
         .await?;
     let statistics = client
         .query(
@@ -190,7 +194,7 @@ async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Resul
         client
             .batch_execute(&format!(
                 "alter statistics {from}.{} set schema {to}",
-                quoted(row.get(0))
+                escape_identifier(row.get(0))
             ))
             .await?;
     }
@@ -201,7 +205,7 @@ async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Resul
 /// want privileges on the tables that he need not have: an `alter` that changes nothing takes the same lock.
 async fn lock_others_views(client: &Client, carried: &Carried, owner: &str) -> Result<(), Error> {
     for view in carried.views.iter().rev() {
-        let its_owner = quoted(&view.owner);
+        let its_owner = escape_identifier(&view.owner);
         client
             .batch_execute(&format!(
                 "set local role {its_owner}; alter view {} owner to {its_owner}; set local role {owner}",

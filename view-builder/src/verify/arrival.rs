@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rdkafka::consumer::Consumer;
+use kafka_client::Reader;
 use tokio_postgres::Client;
 
 use crate::failure::Failure;
 use crate::faults::{self, Bug};
-use crate::kafka::{Observer, REQUEST_TIMEOUT};
+use crate::kafka::{self, Observer};
+use crate::offsets;
 use crate::verify::side::failed;
 use crate::verify::tail::Tails;
 
@@ -34,11 +35,11 @@ const SLOTS: &str = "
 
 /// Offsets before which everything is applied; while a replay of a whole topic is ordered, nothing counts as applied.
 const POSITIONS: &str = "
-    select topic, partition, coalesce(next_offset, 0) from view_positions where topic = any($1::text[])";
+    select topic, partition, coalesce(next_offset, 0), topic_id from view_positions where topic = any($1::text[])";
 
 /// The same as a builder has told the group, which is wrong: see [`super::tail`].
 const GROUP_OFFSETS: &str = "
-    select topic, partition, case when next_offset is null then 0 else greatest(next_offset, group_offset) end
+    select topic, partition, case when next_offset is null then 0 else greatest(next_offset, group_offset) end, topic_id
     from view_positions where topic = any($1::text[])";
 
 /// Where events may still be on their way.
@@ -111,9 +112,9 @@ impl Arrival for Pipeline {
             }
             tokio::time::sleep(POLL).await;
         }
-        let ends = self.ends().await?;
+        let Ends { ends, ids } = self.ends().await?;
         loop {
-            let positions = self.positions().await?;
+            let positions = self.positions(&ids).await?;
             behind.events = lag(&ends, &self.tails.passed(&ends, positions).await?);
             if behind == Behind::default() {
                 return Ok(Arrived::All);
@@ -134,13 +135,14 @@ impl Pipeline {
         chosen(&slots, self.slot.as_deref(), &self.source_topic)
     }
 
-    async fn ends(&self) -> Result<BTreeMap<Place, i64>, Failure> {
+    async fn ends(&self) -> Result<Ends, Failure> {
         let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
         let asked = tokio::task::spawn_blocking(move || ends(&observer, &topics)).await;
         Ok(asked.context("asking kafka failed")??)
     }
 
-    async fn positions(&self) -> Result<BTreeMap<Place, i64>, Failure> {
+    /// The positions. Those of a topic that was made anew since are none in the one with this id.
+    async fn positions(&self, ids: &BTreeMap<String, String>) -> Result<BTreeMap<Place, i64>, Failure> {
         let sql = if faults::is_planted(Bug::TrustGroupOffset) {
             GROUP_OFFSETS
         } else {
@@ -148,7 +150,15 @@ impl Pipeline {
         };
         let rows = self.views.query(sql, &[&self.topics]).await;
         let rows = rows.map_err(|err| failed("the views' positions", &err))?;
-        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let (topic, known): (String, Option<String>) = (row.get(0), row.get(3));
+                let is_other = known.is_some_and(|known| ids.get(&topic).is_some_and(|id| *id != known))
+                    && !faults::is_planted(Bug::KnowTopicsByName);
+                ((topic, row.get(1)), if is_other { 0 } else { row.get(2) })
+            })
+            .collect())
     }
 
     fn source_failed(&self, err: &tokio_postgres::Error) -> Failure {
@@ -173,25 +183,37 @@ fn chosen(slots: &[(String, i64)], wanted: Option<&str>, topic: &str) -> Result<
     })
 }
 
+/// Where the topics end.
+struct Ends {
+    ends: BTreeMap<Place, i64>,
+    /// Their ids, where the cluster has any.
+    ids: BTreeMap<String, String>,
+}
+
 /// The partitions that hold anything, with their ends: those of a reader who sees open transactions as well, since a
 /// committed record can stand behind the first record of another, open one.
-fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<BTreeMap<Place, i64>> {
-    let mut ends = BTreeMap::new();
+fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<Ends> {
+    let facts = kafka_client::facts_by(observer, topics)?;
+    let mut places = Vec::new();
     for topic in topics {
-        let metadata = observer
-            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-            .with_context(|| format!("kafka does not tell the partitions of {topic}"))?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        for partition in partitions.map(rdkafka::metadata::MetadataPartition::id) {
-            let (beginning, end) = observer
-                .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-                .with_context(|| format!("kafka does not tell the end of {topic}/{partition}"))?;
-            if end > beginning {
-                ends.insert((topic.clone(), partition), end);
-            }
+        let facts = facts
+            .get(topic)
+            .with_context(|| format!("there is no topic {topic} in kafka"))?;
+        places.extend((0..facts.partitions).map(|partition| kafka::place(topic, partition)));
+    }
+    let bounds = offsets::bounds(observer, &places, Reader::All)?;
+    let mut ends = BTreeMap::new();
+    for place in &places {
+        let (beginning, end) = offsets::known(&bounds, place)?;
+        if end > beginning {
+            ends.insert((place.topic.to_string(), place.partition), end);
         }
     }
-    Ok(ends)
+    let ids = facts.into_iter().filter_map(|(topic, facts)| Some((topic, facts.id?)));
+    Ok(Ends {
+        ends,
+        ids: ids.collect(),
+    })
 }
 
 /// Offsets between the positions and the ends.

@@ -1,0 +1,192 @@
+//! A topic that is made anew with fewer partitions leaves positions of partitions that are gone. They hold up nobody and come to life never.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::ensure;
+use rig::ViewRig;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+use stack::{Program, eventually_ok};
+
+use super::rig_itself::{TABLE, apply};
+
+/// Longer than it takes a builder to notice by itself.
+const NOTICED: Duration = Duration::from_secs(45);
+const MANY: i32 = 8;
+const FEW: i32 = 4;
+
+/// Events of the items with these ids, spread over so many partitions.
+fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
+    let event = |id: i64| {
+        let partition = i32::try_from(id % i64::from(partitions)).expect("a partition");
+        Event::of(topic, partition, id, 1, Some(&json!({"name": format!("n{id}")})))
+    };
+    ids.map(event).collect()
+}
+
+/// A rig with one view of one topic of eight partitions, and a builder that has applied 5 events of each.
+async fn begun(name: &str) -> (ViewRig, String, Program) {
+    let rig = ViewRig::new(name).await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, MANY, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    rig.produce(&topic, items(&topic, 0..40, MANY)).await.expect("offsets");
+    rig.wait_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
+    (rig, topic, builder)
+}
+
+async fn make_anew(rig: &ViewRig, topic: &str, partitions: i32) {
+    rig.delete_topic(topic).await.expect("a topic that is gone");
+    rig.create_topic(topic, partitions, &[]).await.expect("another topic");
+}
+
+async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
+    let sql = format!("select count(*) from item where id >= {from}");
+    eventually_ok(NOTICED, "the new topic's events are applied", || async {
+        let found = rig.value(&sql).await?;
+        ensure!(found == count, "{found} of {count}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
+}
+
+/// Runs the command, which has to end with this code; what it says.
+async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
+    let (ended, said) = rig.command(arguments).await.expect("a command");
+    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+    said
+}
+
+/// Has every command work with positions of partitions that are gone.
+async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
+    let said = command(rig, &["status"], 0).await;
+    for partition in FEW..MANY {
+        let told = format!("{topic}/{partition} is gone: the topic has 4 partitions now");
+        assert!(said.contains(&told), "{said}");
+    }
+    assert!(said.contains("lag in all: 0, oldest: 0.0 s"), "{said}");
+    command(rig, &["pause", "item"], 0).await;
+    command(rig, &["resume", "item"], 0).await;
+    let replay = ["replay", "--group", rig.name(), "--topic", topic, "--yes"];
+    let said = command(rig, &replay, 0).await;
+    assert!(said.contains("NEW-OFFSET"), "{said}");
+    let said = command(rig, &["accept", &format!("{topic}/0")], 0).await;
+    assert!(said.contains("made-anew is known"), "{said}");
+    let gone = format!("{topic}/7");
+    let said = command(rig, &["accept", &gone], 2).await;
+    assert!(said.contains("has nothing to accept"), "{said}");
+    let said = command(rig, &["accept", &gone, "--from", "beginning"], 2).await;
+    assert!(said.contains("the topic has 4 partitions now"), "{said}");
+    command(rig, &["rebuild", "item"], 0).await;
+    // What only the former topic told is in nobody's hands any more.
+    wait_items(rig, builder, 0, "20").await;
+    wait_items(rig, builder, 100, "20").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_working_and_may_grow_again() {
+    let (rig, topic, builder) = begun("fewer_stopped").await;
+    builder.stop().await.expect("a clean end");
+    make_anew(&rig, &topic, FEW).await;
+    rig.produce(&topic, items(&topic, 100..120, FEW))
+        .await
+        .expect("offsets");
+    builder.start().expect("a start");
+    wait_items(&rig, &builder, 100, "20").await;
+    assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "60");
+    builder.wait_ready(DEADLINE).await.expect("it is ready");
+    commands_work(&rig, &topic, &builder).await;
+    // As many events as the gone partitions had, so that none lies behind their positions.
+    builder.stop().await.expect("a clean end");
+    make_anew(&rig, &topic, MANY).await;
+    rig.produce(&topic, items(&topic, 200..240, MANY))
+        .await
+        .expect("offsets");
+    builder.start().expect("a start");
+    wait_items(&rig, &builder, 200, "40").await;
+    let said = command(&rig, &["status"], 0).await;
+    assert!(!said.contains("gone"), "{said}");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder_is_applied() {
+    let (rig, topic, builder) = begun("fewer_running").await;
+    make_anew(&rig, &topic, FEW).await;
+    rig.produce(&topic, items(&topic, 100..140, FEW))
+        .await
+        .expect("offsets");
+    wait_items(&rig, &builder, 100, "40").await;
+    builder.wait_ready(NOTICED).await.expect("it is ready");
+    let said = command(&rig, &["status"], 0).await;
+    assert!(
+        said.contains(&format!("{topic}/7 is gone: the topic has 4 partitions now")),
+        "{said}"
+    );
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
+    let (rig, topic, builder) = begun("fewer_paused").await;
+    builder.stop().await.expect("a clean end");
+    rig.produce(&topic, items(&topic, 40..80, MANY)).await.expect("offsets");
+    rig.delete_records_before(&topic, 7, 8)
+        .await
+        .expect("records that are gone");
+    builder.start().expect("a start");
+    let place = format!("{topic}/7");
+    eventually_ok(DEADLINE, "the partition is paused", || async {
+        let (status, text) = rig.readiness(&builder).await?;
+        ensure!(
+            status == 503 && text.contains(&format!("{place} is paused: ")),
+            "{text}"
+        );
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}"));
+    command(&rig, &["status"], 4).await;
+    make_anew(&rig, &topic, FEW).await;
+    rig.produce(&topic, items(&topic, 100..140, FEW))
+        .await
+        .expect("offsets");
+    wait_items(&rig, &builder, 100, "40").await;
+    builder.wait_ready(NOTICED).await.expect("it is ready");
+    let said = command(&rig, &["status"], 0).await;
+    assert!(!said.contains("is paused"), "{said}");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeping_partitions_that_are_gone_is_caught() {
+    let (rig, topic, builder) = begun("fewer_kept").await;
+    builder.stop().await.expect("a clean end");
+    make_anew(&rig, &topic, FEW).await;
+    rig.produce(&topic, items(&topic, 100..120, FEW))
+        .await
+        .expect("offsets");
+    builder.start().expect("a start");
+    wait_items(&rig, &builder, 100, "20").await;
+    for (arguments, told) in [
+        (&["rebuild", "item"][..], "is not there in kafka"),
+        (&["status"][..], "kafka does not tell of all partitions"),
+    ] {
+        let command = rig.faulty_builder("command").command_of("gone", arguments);
+        let command = command.env("VIEW_BUILDER_BUG", "KeepGonePartitions");
+        command.start().expect("a start");
+        let status = command.exited(DEADLINE).await.expect("an end");
+        let said = command.log_text();
+        assert!(
+            status.code() == Some(1) && said.contains(told),
+            "{arguments:?}: {status}: {said}"
+        );
+    }
+    builder.stop().await.expect("a clean end");
+}

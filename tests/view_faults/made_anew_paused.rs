@@ -1,0 +1,151 @@
+//! A topic that was made anew while a view, or a partition, was paused.
+
+use anyhow::ensure;
+use rig::ViewRig;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+use stack::{Program, eventually_ok};
+
+use super::rig_itself::{TABLE, apply};
+
+const PARTITIONS: i32 = 2;
+
+fn items(topic: &str, ids: std::ops::Range<i64>) -> Vec<Event> {
+    let event = |id: i64| Event::of(topic, (id % 2) as i32, id, 1, Some(&json!({"name": format!("n{id}")})));
+    ids.map(event).collect()
+}
+
+/// A rig with one view of one topic, and a builder that has applied 10 events of each partition.
+async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
+    rig.create_topic(topic, PARTITIONS, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(topic));
+    builder.start().expect("a start");
+    produce(rig, topic, builder, 0..20).await;
+}
+
+/// Produces these items, and waits until the positions are behind them.
+async fn produce(rig: &ViewRig, topic: &str, builder: &Program, ids: std::ops::Range<i64>) {
+    rig.produce(topic, items(topic, ids)).await.expect("offsets");
+    rig.wait_applied(topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
+}
+
+async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
+    let (ended, said) = rig.command(arguments).await.expect("a command");
+    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+    said
+}
+
+/// The view was paused after 10 events of each partition. Then the topic had 10 more, and was made anew with 30 while no builder ran, so that
+/// its offsets tell nothing.
+async fn paused_and_made_anew(rig: &ViewRig, topic: &str, builder: &Program) {
+    begun(rig, topic, builder).await;
+    command(rig, &["pause", "item"], 0).await;
+    produce(rig, topic, builder, 20..40).await;
+    builder.stop().await.expect("a clean end");
+    rig.delete_topic(topic).await.expect("a topic that is gone");
+    rig.create_topic(topic, PARTITIONS, &[]).await.expect("another topic");
+    rig.produce(topic, items(topic, 100..160)).await.expect("offsets");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_lacks_events_of_a_former_topic_is_not_resumed_before_a_builder_knows_of_the_new_one_nor_after() {
+    let rig = ViewRig::new("anew_resume").await;
+    let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
+    paused_and_made_anew(&rig, &topic, &builder).await;
+    let refused = "was made anew, and the view lacks events of the topic of before";
+    let said = command(&rig, &["resume", "item"], 2).await;
+    assert!(
+        said.contains(refused) && said.contains("view-builder rebuild item"),
+        "{said}"
+    );
+    builder.start().expect("a start");
+    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let said = command(&rig, &["resume", "item"], 2).await;
+    assert!(said.contains(refused), "{said}");
+    command(&rig, &["rebuild", "item"], 0).await;
+    assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "60");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resuming_by_the_topics_name_is_caught() {
+    let rig = ViewRig::new("anew_resume_name").await;
+    let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
+    paused_and_made_anew(&rig, &topic, &builder).await;
+    let command = rig
+        .faulty_builder("command")
+        .command_of("resume", &["resume", "item"])
+        .env("VIEW_BUILDER_BUG", "KnowTopicsByName");
+    command.start().expect("a start");
+    let status = command.exited(DEADLINE).await.expect("an end");
+    assert_eq!(status.code(), Some(0), "it takes the new topic for the one of before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_one() {
+    let rig = ViewRig::new("anew_resume_all").await;
+    let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
+    begun(&rig, &topic, &builder).await;
+    command(&rig, &["pause", "item"], 0).await;
+    builder.stop().await.expect("a clean end");
+    rig.delete_topic(&topic).await.expect("a topic that is gone");
+    rig.create_topic(&topic, PARTITIONS, &[]).await.expect("another topic");
+    rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
+    command(&rig, &["resume", "item"], 0).await;
+    builder.start().expect("a start");
+    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "80");
+    builder.stop().await.expect("a clean end");
+}
+
+/// A view of the same topic, which is new when the partition is paused.
+fn other_apply(topic: &str) -> String {
+    apply(topic)
+        .replace("Every item", "Every other item")
+        .replace("insert into item as known", "insert into other as known")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_comes_while_a_broker_tells_of_a_former_topic_gets_the_events_from_before() {
+    let rig = ViewRig::new("anew_new_view").await;
+    let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
+    begun(&rig, &topic, &builder).await;
+    builder.stop().await.expect("a clean end");
+    // As if the answer came from a broker that does not know of the topic's successor yet.
+    let successor =
+        "update view_positions set topic_id = 'successor', former_topic_ids = array[topic_id] where partition = 0";
+    rig.query(successor).await.expect("an update");
+    builder.start().expect("a start");
+    let is_paused = || async {
+        let (status, text) = rig.readiness(&builder).await?;
+        ensure!(status == 503 && text.contains("/0 is paused: "), "{text}");
+        Ok(())
+    };
+    eventually_ok(DEADLINE, "the partition is paused", is_paused)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
+    builder.stop().await.expect("a clean end");
+    let table = TABLE.replace("exists item", "exists other");
+    rig.write_view("other", &table, &other_apply(&topic));
+    builder.start().expect("a start");
+    eventually_ok(DEADLINE, "the new view has the other partition", || async {
+        let count = rig.value("select count(*) from other").await?;
+        ensure!(count == "10", "{count}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
+    // The broker knows.
+    let knows = "update view_positions set topic_id = former_topic_ids[1], former_topic_ids = '{}', epoch = epoch + 1 where partition = 0";
+    rig.query(knows).await.expect("an update");
+    eventually_ok(DEADLINE, "the new view has all", || async {
+        let count = rig.value("select count(*) from other").await?;
+        ensure!(count == "20", "{count}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
+    builder.stop().await.expect("a clean end");
+}

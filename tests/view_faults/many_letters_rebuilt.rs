@@ -1,0 +1,146 @@
+//! A million dead letters, and a rebuild of the view: it stays small, it reads the letters once and not at each look, and it swaps.
+
+use std::time::Duration;
+
+use rig::ViewRig;
+use rig::memory::peak_mb;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+use stack::eventually_ok;
+use tokio_postgres::Client;
+
+use super::rig_itself::{TABLE, apply};
+
+/// Letters of new items, which never had an event before.
+const NEW: i64 = 1_000_000;
+/// So many of them have a value of 10 kB: 500 MB in all.
+const LARGE: i64 = 50_000;
+/// Letters of items that have a later event in the topic.
+const SUPERSEDED: i64 = 45_000;
+/// What the program's container has, in MB.
+const MEMORY_MAX_MB: f64 = 128.0;
+/// For a million letters.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How long the rebuild is watched while it waits.
+const WATCHED: Duration = Duration::from_secs(10);
+/// Until a rebuild has read its topic and looks at letters alone.
+const REACHES_THE_LETTERS: Duration = Duration::from_secs(30);
+const COUNT: &str = "select count(*) from item";
+
+/// A compacted topic whose letters have offsets below 0, so that the topic need not have as many records.
+async fn with_letters(name: &str) -> (ViewRig, String) {
+    let rig = ViewRig::new(name).await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 1, &[("cleanup.policy", "compact")])
+        .await
+        .expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let events = (0..SUPERSEDED).map(|id| Event::of(&topic, 0, NEW + id, 2, Some(&json!({"name": "n"}))));
+    rig.produce(&topic, events).await.expect("offsets");
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    rig.wait_applied(&topic).await.expect("it is applied");
+    builder.stop().await.expect("a clean end");
+    let sql = format!(
+        "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
+         select '{topic}', 0, -n, convert_to(n::text, 'UTF8'),
+            convert_to(format('{{\"manyLettersRebuiltItemId\":%s,\"version\":1,\"filler\":\"%s\"}}',
+                n, case when n <= {LARGE} then repeat('x', 10000) else '' end), 'UTF8'),
+            '[]', 'was refused'
+         from generate_series(1, {NEW} - 1) as n;
+         insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason, discarded_at)
+         select '{topic}', 0, -10000000 - n, convert_to(({NEW} + n)::text, 'UTF8'), 'no event', '[]', 'no event', now()
+         from generate_series(0, {SUPERSEDED} - 1) as n;
+         analyze view_dead_letters"
+    )
+    .replace("manyLettersRebuiltItemId", &id_field(name));
+    rig.query(&sql).await.expect("letters");
+    (rig, topic)
+}
+
+/// The field of the item's id in the events of this rig's topic.
+fn id_field(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.chain(["item", "id"]).fold(first, |field, word| {
+        let (initial, rest) = word.split_at(1);
+        field + &initial.to_uppercase() + rest
+    })
+}
+
+/// Rows of letters that statements have read so far.
+async fn read(rig: &ViewRig) -> i64 {
+    let sql = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'view_dead_letters'";
+    rig.value(sql).await.expect("statistics").parse().expect("a number")
+}
+
+/// How many letters are read while a rebuild has nothing to do but wait.
+async fn read_while_watched(rig: &ViewRig) -> i64 {
+    // Sessions tell what they have read with up to a second's delay.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = read(rig).await;
+    tokio::time::sleep(WATCHED).await;
+    read(rig).await - before
+}
+
+/// A transaction for which the swap has to wait.
+async fn old_transaction(rig: &ViewRig) -> Client {
+    let old = rig.client().await.expect("a connection");
+    old.batch_execute("begin isolation level repeatable read; select count(*) from item")
+        .await
+        .expect("a snapshot");
+    old
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
+    let (rig, topic) = with_letters("many_letters_rebuilt").await;
+    let before = rig.value(COUNT).await.expect("a count");
+    let old = old_transaction(&rig).await;
+    let command = rig.builder("rebuild").command_of("rebuild-item", &["rebuild", "item"]);
+    command.start().expect("a start");
+    eventually_ok(PATIENCE, "the rebuild waits for the transaction", || async {
+        let peak = peak_mb(&command);
+        let waits = command.log_text().contains("the swap waits");
+        anyhow::ensure!(waits, "{peak:.0} MB: {}", command.log_tail(3));
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}"));
+    let (read, peak) = (read_while_watched(&rig).await, peak_mb(&command));
+    // A letter of one more new item, and one of an item that has an earlier letter, come at the last moment.
+    rig.query(&format!(
+        "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
+         values ('{topic}', 0, -20000000, '{0}', '{{\"{1}\":{0},\"version\":1}}', '[]', 'was refused'),
+            ('{topic}', 0, 5, '{2}', '', '[]', null)",
+        2 * NEW,
+        id_field(rig.name()),
+        NEW / 2
+    ))
+    .await
+    .expect("letters");
+    old.batch_execute("commit").await.expect("it ends");
+    let status = command.exited(DEADLINE).await.expect("an end");
+    assert_eq!(status.code(), Some(0), "{}", command.log_tail(5));
+    assert_eq!(rig.value(COUNT).await.expect("a count"), before);
+    println!("{read} letters were read while the rebuild waited; it took {peak:.1} MB");
+    assert!(peak < MEMORY_MAX_MB, "{peak:.1} MB");
+    assert!(read < NEW / 100, "{read} letters were read in vain");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_all_letters_at_each_look_is_caught() {
+    let (rig, _) = with_letters("all_letters_each_time").await;
+    let old = old_transaction(&rig).await;
+    let program = rig
+        .faulty_builder("rebuild")
+        .env("VIEW_BUILDER_BUG", "ReadAllLettersEachTime");
+    let command = program.command_of("rebuild-item", &["rebuild", "item"]);
+    command.start().expect("a start");
+    // It may not even get so far that it waits: it has never caught up, since each look takes longer than events may take.
+    tokio::time::sleep(REACHES_THE_LETTERS).await;
+    let read = read_while_watched(&rig).await;
+    assert!(read > NEW, "the bug goes unnoticed: {read} letters were read");
+    command.kill_hard().await;
+    old.batch_execute("commit").await.expect("it ends");
+}
