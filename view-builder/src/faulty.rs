@@ -1,4 +1,4 @@
-//! `view-builder` with places where a test can make trouble; see `view_builder::faults`.
+//! `view-builder` with places where a test can make trouble; see `view_builder::process::faults`.
 
 #[path = "main.rs"]
 mod program;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use service::{Shutdown, logging};
-use view_builder::config::{Cli, Command};
-use view_builder::failure::Failure;
-use view_builder::{accept, letters, pause, rebuild, replay, run, status, verify};
+use view_builder::commands::{accept, dead_letters, pause, rebuild, replay, run, status, verify};
+use view_builder::process::failure::Failure;
+use view_builder::settings::{Cli, Command};
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -67,7 +67,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
                 .map_err(anyhow::Error::from)?,
         },
         Command::DeadLetters(command) => {
-            let (said, left) = letters::commands::execute(&command).await?;
+            let (said, left) = dead_letters::execute(&command).await?;
             print!("{said}");
             if left { Err(Failure::DeadLetters) } else { Ok(()) }
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
 use view_builder::Failure;
-use view_builder::assignment::Start;
-use view_builder::batch::Batch;
-use view_builder::beginning::Beginning;
+use view_builder::builder::beginning::Beginning;
+use view_builder::builder::claim::Start;
+use view_builder::contract::batch::Batch;
 
 fn new_user(id: i64) -> String {
     user(id, 1, "n", Some("a"), "ACTIVE")

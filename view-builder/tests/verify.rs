@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use clap::Parser as _;
 use service::Secret;
 use support::{Builder, TestDatabase, deletion, post, posts_place, shipped_views, user};
-use view_builder::batch::Batch;
-use view_builder::config::{Cli, Command};
-use view_builder::database::{config, connect};
-use view_builder::failure::Failure;
-use view_builder::verify::arrival::{Arrival, Arrived, Behind};
-use view_builder::verify::compare::{Outcome, State, compare};
-use view_builder::verify::file::{Origin, parse};
-use view_builder::verify::side::Side;
-use view_builder::verify::{Compared, Report, verify};
-use view_builder::view::{SqlFile, load_all};
+use view_builder::commands::verify::arrival::{Arrival, Arrived, Behind};
+use view_builder::commands::verify::compare::{Outcome, State, compare};
+use view_builder::commands::verify::file::{Origin, parse};
+use view_builder::commands::verify::side::Side;
+use view_builder::commands::verify::{Compared, Report, verify};
+use view_builder::contract::batch::Batch;
+use view_builder::postgres::connection::config;
+use view_builder::postgres::connection::connect;
+use view_builder::process::failure::Failure;
+use view_builder::settings::{Cli, Command};
+use view_builder::views::view::{SqlFile, load_all};
 
 /// No event is on its way.
 struct Quiet;
@@ -153,7 +154,7 @@ impl World {
 async fn side(
     database: &TestDatabase,
     file: &SqlFile,
-    query: &view_builder::verify::file::Query,
+    query: &view_builder::commands::verify::file::Query,
 ) -> Result<Side, Failure> {
     let settings = config(&Secret::from(database.url.to_string())).unwrap();
     Side::new(connect(&settings).await.unwrap(), query, file, "this side").await
@@ -163,7 +164,7 @@ async fn side(
 type Told<'a> = Vec<(i64, &'a str, Option<i64>, Option<i64>)>;
 
 fn told(outcome: &Outcome) -> Told<'_> {
-    let version = |row: &Option<view_builder::verify::side::Row>| row.as_ref().map(|row| row.version);
+    let version = |row: &Option<view_builder::commands::verify::side::Row>| row.as_ref().map(|row| row.version);
     let rows = outcome.differences.iter();
     rows.map(|row| (row.key, row.kind(), version(&row.source), version(&row.view)))
         .collect()
@@ -389,7 +390,7 @@ async fn a_derived_table_is_compared_with_its_recomputation() {
     let mut kinds: Vec<_> = outcome
         .differences
         .iter()
-        .map(view_builder::verify::compare::Difference::kind)
+        .map(view_builder::commands::verify::compare::Difference::kind)
         .collect();
     kinds.sort_unstable();
     assert_eq!(kinds, ["different", "missing"]);
@@ -536,7 +537,7 @@ async fn rows_that_cannot_be_compared_are_refused() {
     }
 }
 
-fn settings(views: &Path, more: &[&str]) -> Box<view_builder::config::VerifyConfig> {
+fn settings(views: &Path, more: &[&str]) -> Box<view_builder::settings::VerifyConfig> {
     let views = views.to_str().unwrap();
     let arguments = [
         "view-builder",

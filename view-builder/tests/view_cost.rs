@@ -27,7 +27,7 @@ const STATISTICS_TARGETS: &str = "select format('%s.%s', attrelid::regclass, att
 /// Names of the shipped views that read the topic, in the order in which a batch is applied.
 fn views(posts: bool) -> Vec<String> {
     let topic = if posts { events::POST_TOPIC } else { events::USER_TOPIC };
-    let views = view_builder::view::load_all(&shipped_views()).unwrap();
+    let views = view_builder::views::view::load_all(&shipped_views()).unwrap();
     let reading = views
         .into_iter()
         .filter(|view| view.topics.iter().any(|read| read == topic));

@@ -5,17 +5,17 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::ages;
 use super::rehearsal::{has_room, rehearse};
 use super::tries::pause_again;
 use super::verdict::{Facts, IN_A_ROW_MAX, Verdict, verdict};
 use super::{Applied, Ended, Failed, GivenUp, Stumble};
-use crate::assignment::Refused;
-use crate::batch::{Batch, Part};
-use crate::database::Database;
-use crate::measure;
-use crate::pause::Cause;
-use crate::refusal::{self, Kind};
-use crate::view::View;
+use crate::contract::batch::Refused;
+use crate::contract::batch::{Batch, Part};
+use crate::postgres::refusal::{self, Kind};
+use crate::views::database::Database;
+use crate::views::pauses::Cause;
+use crate::views::view::View;
 
 /// Most other events that a suspect one is compared with: with itself they are enough to pause the view.
 const COMPARED_MAX: usize = 9;
@@ -52,7 +52,7 @@ impl Database {
             }
             match self.transact(&batch, hunt.is_some()).await {
                 Ended::Committed => {
-                    measure::applied(&batch);
+                    ages::applied(&batch);
                     self.worked(&batch, hunt.as_mut());
                     let reached = batch.parts.into_iter().map(|part| (part.place, part.to));
                     applied.reached.extend(reached);

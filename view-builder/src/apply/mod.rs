@@ -12,6 +12,7 @@
 //!
 //! All statements are sent at once and answered together: one round trip for a batch.
 
+mod ages;
 mod hunt;
 mod rehearsal;
 mod tries;
@@ -22,16 +23,17 @@ use futures_util::future::{OptionFuture, join, join_all, join3};
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 
-use crate::assignment::Refused;
-use crate::batch::{Batch, TopicPartition};
 use crate::contract::Contracts;
-use crate::database::{Database, Session};
-use crate::faults::{self, Bug};
-use crate::json::Json;
+use crate::contract::batch::Batch;
+use crate::contract::batch::Refused;
+use crate::contract::place::TopicPartition;
 use crate::letters::store;
-use crate::measure;
-use crate::refusal::{self, Kind, Passing};
-use crate::view::View;
+use crate::postgres::refusal::{self, Kind, Passing};
+use crate::process::faults::{self, Bug};
+use crate::process::json::Json;
+use crate::process::measure;
+use crate::views::database::{Database, Session};
+use crate::views::view::View;
 use tries::Tries;
 
 /// What became of a batch.
@@ -307,7 +309,7 @@ impl<'a> Moves<'a> {
     }
 }
 
-/// Parameters of a view's `apply.sql`, as [`crate::view`] documents them.
+/// Parameters of a view's `apply.sql`, as [`crate::views::view`] documents them.
 #[derive(Default)]
 struct Columns<'a> {
     topic: Vec<&'a str>,

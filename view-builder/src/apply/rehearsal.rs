@@ -3,10 +3,10 @@
 use tokio_postgres::Error;
 
 use super::{Columns, Stumble};
-use crate::batch::Batch;
 use crate::contract::Contracts;
-use crate::database::Session;
-use crate::view::View;
+use crate::contract::batch::Batch;
+use crate::views::database::Session;
+use crate::views::view::View;
 
 /// A rehearsal waits for nobody for long: what it waits for says nothing about the event.
 const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '1s'";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::refusal::Passing;
+use crate::postgres::refusal::Passing;
 
 /// Transactions that lose against others do so by chance: more tries, and quicker ones.
 const CONFLICTS_MAX: u32 = 20;
@@ -67,7 +67,7 @@ fn pause(first: Duration, growth: u32, times: u32, longest: Duration) -> Duratio
 #[cfg(test)]
 mod tests {
     use super::{PAUSE_MAX, Tries, pause_again};
-    use crate::refusal::Passing;
+    use crate::postgres::refusal::Passing;
 
     #[test]
     fn a_transaction_is_tried_again_more_slowly_each_time_and_not_for_ever() {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::refusal::{Kind, Passing};
+use crate::postgres::refusal::{Kind, Passing};
 
 /// Events of a view that may go to the dead letters one after the other, without one of it that works between, before the view is at fault.
 pub(super) const IN_A_ROW_MAX: u32 = 10;
@@ -74,7 +74,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{Facts, IN_A_ROW_MAX, PATIENCE, Verdict, verdict};
-    use crate::refusal::{Kind, Passing};
+    use crate::postgres::refusal::{Kind, Passing};
 
     const FACTS: Facts = Facts {
         kind: Kind::Ambiguous,

@@ -1,8 +1,8 @@
 //! Telling of paused views: a warning in `/readyz`, and a gauge for each.
 
 use super::Builder;
-use crate::measure;
-use crate::pause::Paused;
+use crate::process::measure;
+use crate::views::pauses::Paused;
 
 /// The part of `/readyz`.
 const PART: &str = "paused-views";

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Builder;
-use crate::{faults, kafka};
+use crate::kafka;
+use crate::process::faults;
 
 /// Time that the batch in hand has to end after the wish to stop.
 const STOP_BATCH_MAX: Duration = Duration::from_secs(3);

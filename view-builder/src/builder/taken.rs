@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Builder;
-use crate::lag;
-use crate::takeover::{Asking, TakenOver};
+use crate::builder::lag;
+use crate::builder::takeover::{Asking, TakenOver};
 
 /// A job under way for longer makes the program not ready.
 const JOB_DURATION_MAX: Duration = Duration::from_secs(5);

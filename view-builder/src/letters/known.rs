@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use bytes::Bytes;
 
-use super::Fate;
+use crate::contract::letter::Fate;
 
 /// The keys that wait in one partition, and the letters that were discarded.
 ///
@@ -143,7 +143,7 @@ impl Waiting {
 }
 
 /// The same for the same key in this process.
-pub(super) fn hash(key: &[u8]) -> u64 {
+pub(crate) fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish()
@@ -153,8 +153,8 @@ pub(super) fn hash(key: &[u8]) -> u64 {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::Fate;
     use super::{Known, Waiting};
+    use crate::contract::letter::Fate;
 
     fn dead(reason: &str) -> Fate {
         Fate::Dead(reason.to_owned())

@@ -9,9 +9,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use super::known::{Known, Waiting};
-use crate::batch::{Batch, TopicPartition};
-use crate::faults::{self, Bug};
-use crate::kafka;
+use crate::contract::batch::Batch;
+use crate::contract::place::{self, TopicPartition};
+use crate::process::faults::{self, Bug};
 
 /// All letters as a table: those of former topics too, which hold nobody up. `only`, since a command may come before the first start of a builder of
 /// this version, to tables of which one inherits from the other.
@@ -143,10 +143,10 @@ pub(crate) async fn gather(
     let rows = client.query_raw(sql, parameters.iter().copied()).await?;
     let mut rows = pin!(rows);
     let mut all: HashMap<TopicPartition, (i64, Waiting)> = HashMap::new();
-    let mut place = kafka::place("", 0);
+    let mut place = place::place("", 0);
     while let Some(row) = rows.try_next().await? {
         if *place.topic != *row.get::<_, &str>(0) || place.partition != row.get::<_, i32>(1) {
-            place = kafka::place(row.get(0), row.get(1));
+            place = place::place(row.get(0), row.get(1));
         }
         if !all.contains_key(&place) {
             all.insert(place.clone(), (row.get(2), Waiting::default()));

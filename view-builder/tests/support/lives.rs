@@ -2,7 +2,7 @@
 
 use super::reference::Reference;
 use super::{Builder, TestDatabase, deletion, place, post, post_deletion, posts_place, second, shipped_views, user};
-use view_builder::batch::Batch;
+use view_builder::contract::batch::Batch;
 
 /// A small generator of numbers, the same in every run.
 pub struct Dice(pub u64);

@@ -13,13 +13,14 @@ use service::{Readiness, Secret};
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 use view_builder::apply::{Applied, GivenUp};
-use view_builder::assignment::Start;
-use view_builder::batch::{Batch, Part, TopicPartition};
-use view_builder::beginning::Beginning;
+use view_builder::builder::beginning::Beginning;
+use view_builder::builder::claim::Start;
 use view_builder::contract::Contract;
-use view_builder::database::Database;
-use view_builder::event::Event;
-use view_builder::view;
+use view_builder::contract::batch::{Batch, Part};
+use view_builder::contract::event::Event;
+use view_builder::contract::place::TopicPartition;
+use view_builder::views::database::Database;
+use view_builder::views::view;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 

@@ -1,0 +1,324 @@
+//! Claiming partitions in Postgres, and what is written beside their positions.
+
+use bytes::Bytes;
+use kafka_client::ReadUpTo;
+use tokio_postgres::{Client, Error};
+
+use crate::continuity::offsets::Bounds;
+use crate::continuity::start::{self, TopicIds};
+use crate::contract::place::TopicPartition;
+use crate::contract::position::Reached;
+use crate::letters::{Known, OfKey, store};
+use crate::process::faults;
+use crate::views::catalog::Kept;
+use crate::views::database::Database;
+
+/// SQLSTATE of a lock that was not granted in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// A look counts so many dead letters at most: it comes every two seconds.
+pub const LETTERS_COUNTED: i64 = 100_000;
+
+/// Where a claimed partition begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub place: TopicPartition,
+    pub epoch: i64,
+    pub next_offset: i64,
+    /// The first offset that the view has never had, above `next_offset` where the position was set back: what comes before it is a replay.
+    pub new_from: i64,
+    /// What the group has committed to Kafka at least, transaction markers behind `next_offset` included.
+    pub group_offset: Option<i64>,
+    /// The partition's dead letters.
+    pub known: Known,
+}
+
+/// A partition as it was claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub place: TopicPartition,
+    pub epoch: i64,
+    pub next_offset: Option<i64>,
+    /// The highest position that the partition has had, where it was set back.
+    pub highest_offset: Option<i64>,
+    pub group_offset: Option<i64>,
+    /// The ids of the topics that the position was of.
+    pub ids: TopicIds,
+    /// A holder before did not read it.
+    pub was_paused: bool,
+    /// The lowest end that Kafka told while the partition was paused because of that; none: it never was, or that is dealt with.
+    pub paused_end: Option<i64>,
+    /// How far the log was read by a holder before, at least; none where the cluster does not tell epochs.
+    pub read: Option<ReadUpTo>,
+    /// The partition's dead letters.
+    pub known: Known,
+}
+
+impl Claim {
+    /// What is known of the partition, by what Kafka tells.
+    #[must_use]
+    pub fn known_by(&self, bounds: &Bounds) -> start::Known {
+        start::Known {
+            topic: self.ids.compare(bounds.topic_id.as_deref()),
+            position: self.next_offset,
+            group_recorded: self.group_offset,
+            group: bounds.group,
+            beginning: bounds.beginning,
+            end: bounds.end,
+        }
+    }
+}
+
+/// A partition as its holder knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub place: TopicPartition,
+    pub epoch: i64,
+}
+
+/// What others have done meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Somebody else has claimed one of the partitions, or set its position back.
+    pub is_fenced: bool,
+    /// How many dead letters wait, in all.
+    pub letters: i64,
+    /// What an operator has to know of the partitions, as kind and text.
+    pub notices: Vec<(String, String)>,
+}
+
+/// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
+/// positions. It waits for the row lock of a transaction that is under way.
+const CLAIM: &str = "
+    insert into view_positions as held (topic, partition, epoch, owner, claimed_at)
+    select topic, partition, 1, $3, clock_timestamp()
+    from unnest($1::text[], $2::integer[]) as wanted(topic, partition)
+    order by topic, partition
+    on conflict (topic, partition) do update set
+        epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
+    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null,
+        paused_end, read_to, read_epoch";
+
+/// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
+/// was only slow reconnects and finds that its transaction is gone.
+const END_FROZEN: &str = "
+    select pg_terminate_backend(pid)
+    from (
+        select distinct activity.pid
+        from pg_stat_activity as activity
+        join pg_locks using (pid)
+        where pg_locks.relation = 'view_positions'::regclass
+            and pg_locks.mode = 'RowExclusiveLock'
+            and activity.usename = current_user
+            and activity.pid <> pg_backend_pid()
+            and activity.xact_start < clock_timestamp() - interval '4 seconds'
+    ) as frozen";
+
+impl Claim {
+    /// Where the partition begins: at `next_offset`.
+    #[must_use]
+    pub fn starting_at(self, next_offset: i64) -> Start {
+        let is_replay = self.next_offset != Some(next_offset);
+        Start {
+            place: self.place,
+            epoch: self.epoch,
+            next_offset,
+            new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
+            // As `begin` writes it down.
+            group_offset: self
+                .group_offset
+                .map(|offset| if is_replay { offset.min(next_offset) } else { offset }),
+            known: self.known,
+        }
+    }
+}
+
+impl Database {
+    /// Claims these partitions for `owner`, and takes up the views as they are kept under this claim; waits for as long as Postgres
+    /// is away.
+    pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Vec<Claim> {
+        owner.clone_into(&mut self.owner);
+        loop {
+            let client = &self.session().await.client;
+            let attempt = async {
+                faults::point("claim.before").await?;
+                let claims = claim(client, places, owner).await?;
+                faults::point("claim.made").await?;
+                // Read under the epochs just claimed, which every change of the catalog raises.
+                Ok((claims, Kept::load(client).await?))
+            };
+            match attempt.await {
+                Ok((claims, kept)) => {
+                    if self.keep(kept) {
+                        // Its statements are those of the views before.
+                        self.session = None;
+                    }
+                    return claims;
+                }
+                Err(err) => self.wait(&err).await,
+            }
+        }
+    }
+
+    /// What the table says of these keys now; waits for as long as Postgres is away.
+    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<OfKey> {
+        loop {
+            let client = &self.session().await.client;
+            match store::of_keys(client, keys).await {
+                Ok(known) => return known,
+                Err(err) => self.wait(&err).await,
+            }
+        }
+    }
+
+    /// Looks at what others may have changed; none where Postgres does not tell now.
+    pub async fn look(&mut self, held: &[Held]) -> Option<Look> {
+        let client = &self.session().await.client;
+        let keys = Keys::of(held.iter().map(|held| (&held.place, held.epoch)));
+        let row = client
+            .query_one(
+                "select count(*) filter (where held.epoch = wanted.epoch),
+                    (select count(*) from (
+                        select from only view_dead_letters where discarded_at is null
+                        union all select from view_former_dead_letters where discarded_at is null
+                        limit $4) as counted)
+                 from view_positions as held
+                 join unnest($1::text[], $2::integer[], $3::bigint[]) as wanted(topic, partition, epoch) using (topic, partition)",
+                &[&keys.topic, &keys.partition, &keys.epoch, &LETTERS_COUNTED],
+            )
+            .await
+            .ok()?;
+        let notices = client
+            .query(
+                "select kind, notice from view_notices
+                 join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
+                 order by topic, partition, kind",
+                &[&keys.topic, &keys.partition],
+            )
+            .await
+            .ok()?;
+        let all = i64::try_from(held.len()).unwrap_or(i64::MAX);
+        Some(Look {
+            notices: notices.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            is_fenced: row.get::<_, i64>(0) < all,
+            letters: row.get(1),
+        })
+    }
+
+    /// Writes down the offsets that the group has committed to Kafka. Only for people and for the next claim, so an error is
+    /// left for the next batch to meet.
+    pub async fn record(&mut self, group_offsets: &[Reached]) {
+        let client = &self.session().await.client;
+        let offset: Vec<i64> = group_offsets.iter().map(|start| start.next_offset).collect();
+        let keys = Keys::of(group_offsets.iter().map(|start| (&start.place, start.epoch)));
+        let recorded = client
+            .execute(
+                "update view_positions as held set group_offset = wanted.group_offset
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+                 as wanted(topic, partition, epoch, group_offset)
+             where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+                &[&keys.topic, &keys.partition, &keys.epoch, &offset],
+            )
+            .await;
+        if let Err(err) = recorded {
+            tracing::debug!(error = %err, "group offsets are not written down");
+        }
+    }
+
+    /// Writes down how far the logs of these partitions were read, for the next claim. An error is left for the next batch to meet.
+    pub async fn note_read(&mut self, read: &[(Held, ReadUpTo)]) {
+        if read.is_empty() {
+            return;
+        }
+        let client = &self.session().await.client;
+        let keys = Keys::of(read.iter().map(|(held, _)| (&held.place, held.epoch)));
+        let read_to: Vec<i64> = read.iter().map(|(_, read)| read.offset).collect();
+        let read_epoch: Vec<i32> = read.iter().map(|(_, read)| read.epoch).collect();
+        let noted = client
+            .execute(
+                "update view_positions as held set read_to = wanted.read_to, read_epoch = wanted.read_epoch
+                 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[])
+                     as wanted(topic, partition, epoch, read_to, read_epoch)
+                 where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+                &[&keys.topic, &keys.partition, &keys.epoch, &read_to, &read_epoch],
+            )
+            .await;
+        if let Err(err) = noted {
+            tracing::debug!(error = %err, "how far the logs were read is not written down");
+        }
+    }
+}
+
+async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Error> {
+    let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
+    let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
+    client.batch_execute("set lock_timeout = '5s'").await?;
+    let claimed = client.query(CLAIM, &[&topic, &partition, &owner]).await;
+    client.batch_execute("reset lock_timeout").await?;
+    let rows = match claimed {
+        Err(err) if err.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => {
+            let ended = client.query(END_FROZEN, &[]).await?.len();
+            tracing::warn!(
+                connections.ended = ended,
+                "a builder holds a position without moving it"
+            );
+            return Err(err);
+        }
+        claimed => claimed?,
+    };
+    // Read under the epochs just claimed: only an operator changes them from here on, and counts the version up.
+    let mut known = store::known(client, places).await?;
+    let place = |topic: &str, partition: i32| {
+        places
+            .iter()
+            .find(|place| *place.topic == *topic && place.partition == partition)
+            .cloned()
+    };
+    Ok(rows
+        .iter()
+        .filter_map(|row| {
+            let place = place(row.get(0), row.get(1))?;
+            Some(Claim {
+                known: known.remove(&place)?,
+                place,
+                epoch: row.get(2),
+                next_offset: row.get(3),
+                group_offset: row.get(4),
+                highest_offset: row.get(5),
+                ids: TopicIds {
+                    now: row.get(6),
+                    former: row.get(7),
+                },
+                was_paused: row.get(8),
+                paused_end: row.get(9),
+                read: row
+                    .get::<_, Option<i64>>(10)
+                    .zip(row.get(11))
+                    .map(|(offset, epoch)| ReadUpTo { offset, epoch }),
+            })
+        })
+        .collect())
+}
+
+/// Keys of positions as arrays.
+struct Keys<'a> {
+    topic: Vec<&'a str>,
+    partition: Vec<i32>,
+    epoch: Vec<i64>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(places: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Self {
+        let mut keys = Self {
+            topic: Vec::new(),
+            partition: Vec::new(),
+            epoch: Vec::new(),
+        };
+        for (place, epoch) in places {
+            keys.topic.push(&place.topic);
+            keys.partition.push(place.partition);
+            keys.epoch.push(epoch);
+        }
+        keys
+    }
+}

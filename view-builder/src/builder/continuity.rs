@@ -1,0 +1,238 @@
+//! Asking Kafka, from time to time, whether the topics and their ends are still those that the positions are of.
+//!
+//! A consumer that waits at a topic's end is not told that the topic was made anew, or has lost its end: to it, nothing comes. So a client of
+//! its own asks, on a thread of its own. What it finds makes the builder join its group again: the takeover looks once more, and decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use kafka_client::TopicFacts;
+use tokio::task::JoinHandle;
+
+use crate::builder::beginning::Paused;
+use crate::builder::takeover;
+use crate::continuity::offsets::{Offsets, names, offsets};
+use crate::continuity::start::{Topic, TopicIds};
+use crate::contract::place::TopicPartition;
+use crate::contract::position::Position;
+use crate::kafka::Observer;
+use crate::process::faults::{self, Bug};
+
+/// How often Kafka is asked.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// A leader that was just elected may tell an end that is too low, for a moment: so often in a row it has to be told.
+const LOW_ENDS_MIN: u32 = 2;
+
+/// What the builder holds when Kafka is asked.
+struct Asked {
+    /// The partitions that are read, with their positions.
+    read: Vec<(TopicPartition, i64)>,
+    paused: Vec<Paused>,
+}
+
+/// What Kafka has answered.
+struct Answer {
+    asked: Asked,
+    facts: BTreeMap<String, TopicFacts>,
+    ends: HashMap<TopicPartition, i64>,
+    /// Those that are read and have no leader.
+    without_leader: Vec<TopicPartition>,
+    /// Of the paused partitions; none where Kafka does not tell.
+    offsets: Option<Offsets>,
+}
+
+/// Asks Kafka, and compares.
+pub struct Watch {
+    observer: Arc<Observer>,
+    asked_at: Instant,
+    answer: Option<JoinHandle<anyhow::Result<Answer>>>,
+    ids: HashMap<TopicPartition, TopicIds>,
+    low: LowEnds,
+    /// Those that are read and had no leader when Kafka was asked last.
+    without_leader: Vec<TopicPartition>,
+}
+
+impl Watch {
+    #[must_use]
+    pub fn new(observer: Arc<Observer>) -> Self {
+        Self {
+            observer,
+            asked_at: Instant::now(),
+            answer: None,
+            ids: HashMap::new(),
+            low: LowEnds::default(),
+            without_leader: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn observer(&self) -> Arc<Observer> {
+        self.observer.clone()
+    }
+
+    /// The partitions that are read have these topics' ids from now on. What was asked before is forgotten.
+    pub fn begin(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
+        self.ids = ids.into_iter().collect();
+        self.low = LowEnds::default();
+        self.without_leader.clear();
+        self.answer = None;
+        self.asked_at = Instant::now();
+    }
+
+    /// The partitions that are read have these topics' ids as well.
+    pub fn add(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
+        self.ids.extend(ids);
+    }
+
+    /// Those of the partitions that are read whose events wait in Kafka, since no broker leads them.
+    #[must_use]
+    pub fn without_leader(&self) -> &[TopicPartition] {
+        &self.without_leader
+    }
+
+    /// Asks where it is time to; says why all has to be taken over anew, where an answer is there that says so.
+    pub fn look<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
+        if let Some(answer) = &mut self.answer {
+            let answered = answer.now_or_never()?;
+            self.answer = None;
+            return match answered {
+                Ok(Ok(answer)) => self.compare(&answer),
+                Ok(Err(err)) => {
+                    tracing::debug!(error = format!("{err:#}"), "kafka does not tell of the topics");
+                    None
+                }
+                Err(err) => {
+                    tracing::error!(error = %err, "asking kafka failed");
+                    None
+                }
+            };
+        }
+        if self.asked_at.elapsed() < INTERVAL {
+            return None;
+        }
+        self.asked_at = Instant::now();
+        let asked = Asked {
+            read: read
+                .map(|position| (position.place.clone(), position.next_offset))
+                .collect(),
+            paused: paused.to_vec(),
+        };
+        if !asked.read.is_empty() || !asked.paused.is_empty() {
+            let observer = self.observer.clone();
+            self.answer = Some(tokio::task::spawn_blocking(move || ask(&observer, asked)));
+        }
+        None
+    }
+
+    fn compare(&mut self, answer: &Answer) -> Option<String> {
+        self.without_leader.clone_from(&answer.without_leader);
+        for (place, _) in &answer.asked.read {
+            let told = answer.facts.get(&*place.topic).and_then(|facts| facts.id.as_deref());
+            if self.ids.get(place).map(|ids| ids.compare(told)) == Some(Topic::MadeAnew) {
+                return Some(format!("the topic {} was made anew", place.topic));
+            }
+        }
+        if let Some(place) = self.low.note(&answer.asked.read, &answer.ends) {
+            return Some(format!("{place} ends below the view's position"));
+        }
+        let offsets = answer.offsets.as_ref()?;
+        // The takeover writes down the lowest end.
+        let is_lower = |paused: &&Paused| {
+            let (known, told) = (paused.lost.low_end(), offsets.at(&paused.claim.place).ok());
+            known.zip(told).is_some_and(|(known, told)| told.end < known)
+        };
+        if let Some(paused) = answer.asked.paused.iter().find(is_lower) {
+            return Some(format!("{} ends even lower", paused.claim.place));
+        }
+        let found = |paused: &&Paused| takeover::is_found(paused, offsets);
+        let found = answer.asked.paused.iter().find(found)?;
+        Some(format!("{} can be read again", found.claim.place))
+    }
+}
+
+/// How often in a row a partition was said to end below its position.
+#[derive(Debug, Default)]
+struct LowEnds(HashMap<TopicPartition, u32>);
+
+impl LowEnds {
+    /// Takes note of ends; gives a partition whose end is below its position for certain.
+    fn note(&mut self, read: &[(TopicPartition, i64)], ends: &HashMap<TopicPartition, i64>) -> Option<TopicPartition> {
+        let enough = if faults::is_planted(Bug::BelieveOneLaggingEnd) {
+            1
+        } else {
+            LOW_ENDS_MIN
+        };
+        let mut certain = None;
+        for (place, position) in read {
+            match ends.get(place) {
+                Some(end) if end < position => {
+                    let times = self.0.entry(place.clone()).or_default();
+                    *times += 1;
+                    tracing::warn!(%place, position, end, times = *times, "kafka says that the topic ends below the position");
+                    if *times >= enough {
+                        certain.get_or_insert_with(|| place.clone());
+                    }
+                }
+                Some(_) => drop(self.0.remove(place)),
+                None => {}
+            }
+        }
+        certain
+    }
+}
+
+fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
+    let places = || asked.read.iter().map(|(place, _)| place);
+    let paused: Vec<TopicPartition> = asked.paused.iter().map(|paused| paused.claim.place.clone()).collect();
+    let facts = kafka_client::facts_by(observer, &names(places().chain(&paused)))?;
+    // Of a topic that is gone just now nothing can be asked.
+    let there = |place: &&TopicPartition| {
+        let facts = facts.get(&*place.topic);
+        facts.is_some_and(|facts| place.partition < facts.partitions)
+    };
+    let there: Vec<&TopicPartition> = places().filter(there).collect();
+    // One without a leader must not keep the others from being asked for.
+    let led = kafka_client::leaders_by(observer, there.iter().map(|place| &*place.topic))?;
+    let has_leader = |place: &TopicPartition| led.get(&*place.topic)?.get(&place.partition).copied();
+    let without_leader = there.iter().filter(|place| has_leader(place) == Some(false));
+    let without_leader = without_leader.map(|place| (*place).clone()).collect();
+    let there = there.iter().filter(|place| has_leader(place) == Some(true));
+    let there: Vec<(&str, i32)> = there.map(|place| (&*place.topic, place.partition)).collect();
+    let told = kafka_client::ends_by(observer, there)?;
+    let ends = told.into_iter().map(|end| {
+        let place = crate::contract::place::place(&end.topic, end.partition);
+        (place, end.stable)
+    });
+    let ends = ends.collect();
+    let offsets = (!paused.is_empty()).then(|| offsets(observer, &paused).ok()).flatten();
+    Ok(Answer {
+        asked,
+        facts,
+        ends,
+        without_leader,
+        offsets,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::LowEnds;
+    use crate::contract::place::place;
+
+    #[test]
+    fn an_end_below_the_position_has_to_be_told_twice_in_a_row() {
+        let (mut low, place) = (LowEnds::default(), place("user-events", 3));
+        let read = [(place.clone(), 50)];
+        let mut told = |end: Option<i64>| {
+            let ends: HashMap<_, _> = end.map(|end| (place.clone(), end)).into_iter().collect();
+            low.note(&read, &ends).is_some()
+        };
+        let ends = [Some(49), Some(50), Some(49), None, Some(60), Some(40), Some(41)];
+        let expected = [false, false, false, false, false, false, true];
+        assert_eq!(ends.map(&mut told), expected);
+    }
+}

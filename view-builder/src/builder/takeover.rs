@@ -1,0 +1,273 @@
+//! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rdkafka::consumer::Consumer;
+
+use crate::builder::beginning::{Beginning, Paused};
+use crate::builder::claim::Claim;
+use crate::builder::claim::Start;
+use crate::builder::parting;
+use crate::builder::waiting::{Found, Waiting};
+use crate::continuity::offsets::{Bounds, Offsets, offsets};
+use crate::continuity::start::{Lost, Topic, TopicIds, start, start_after_pause};
+use crate::contract::place::TopicPartition;
+use crate::kafka::servers::Kafka;
+use crate::kafka::{GroupConsumer, Observer};
+use crate::process::failure::Failure;
+use crate::process::faults::{self, Bug};
+use crate::views::database::Database;
+
+/// Pause before Kafka is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin.
+const PARTIAL_MAX: Duration = Duration::from_secs(2);
+
+/// The partitions of an assignment.
+#[derive(Clone, Debug, Default)]
+pub struct TakenOver {
+    /// Those that are read.
+    pub starts: Vec<Start>,
+    /// Those that are not, since nothing proves that the view can go on with them.
+    pub paused: Vec<Paused>,
+    /// The topics' ids of those that are read.
+    pub ids: Vec<(TopicPartition, TopicIds)>,
+    /// Those of which Kafka does not tell now.
+    pub waiting: Vec<Waiting>,
+}
+
+/// Whom a takeover asks.
+#[derive(Clone)]
+pub struct Asking {
+    pub consumer: Arc<GroupConsumer>,
+    pub observer: Arc<Observer>,
+    pub servers: Kafka,
+    /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres.
+    pub is_asking: Arc<AtomicBool>,
+}
+
+impl Asking {
+    /// What Kafka tells of the partitions; none when the assignment has been revoked meanwhile. Waits for as long as Kafka is away.
+    async fn ask(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
+        self.is_asking.store(true, Ordering::Relaxed);
+        let told = self.ask_until_told(generation, places).await;
+        self.is_asking.store(false, Ordering::Relaxed);
+        told
+    }
+
+    /// Asks for the partitions that another leader leads than when they were read whether their logs still have what was read. Where one does not,
+    /// the offset from which on it has other records is the lowest end that it is known to have had.
+    async fn find_parted(&self, claims: &mut [Claim], known: &Offsets) {
+        let (mut read, mut ids) = (HashMap::new(), HashMap::new());
+        for claim in &*claims {
+            let (Some(before), Some(bounds)) = (claim.read, known.at(&claim.place).ok()) else {
+                continue;
+            };
+            let is_same_topic = claim.known_by(bounds).topic == Topic::Same;
+            if is_same_topic && bounds.epoch.is_some_and(|epoch| epoch != before.epoch) {
+                read.insert(claim.place.clone(), before);
+                ids.insert(claim.place.clone(), claim.ids.now.clone());
+            }
+        }
+        if read.is_empty() || faults::is_planted(Bug::TrustOffsetsAlone) {
+            return;
+        }
+        let servers = self.servers.clone();
+        self.is_asking.store(true, Ordering::Relaxed);
+        let told = tokio::task::spawn_blocking(move || parting::ask(&servers, read, &ids)).await;
+        self.is_asking.store(false, Ordering::Relaxed);
+        match told.context("asking kafka failed").flatten() {
+            Ok(parted) => {
+                for claim in claims {
+                    let parted = parted.iter().find(|parted| parted.place == claim.place);
+                    let Some(at) = parted.map(|parted| parted.at) else {
+                        continue;
+                    };
+                    if claim.next_offset.is_some_and(|position| at < position) {
+                        claim.paused_end = Some(claim.paused_end.map_or(at, |end| end.min(at)));
+                    }
+                }
+            }
+            Err(err) => tracing::warn!(
+                error = format!("{err:#}"),
+                "whether a log has lost its end since it was read is not known: compare with view-builder verify"
+            ),
+        }
+    }
+
+    async fn ask_until_told(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
+        let began = Instant::now();
+        loop {
+            if self.consumer.context().generation() != generation {
+                return None;
+            }
+            let (asking, asked) = (self.observer.clone(), places.to_vec());
+            match tokio::task::spawn_blocking(move || offsets(&asking, &asked)).await {
+                Ok(Ok(offsets)) if offsets.is_partial() && began.elapsed() < PARTIAL_MAX => {}
+                Ok(Ok(offsets))
+                    if faults::is_planted(Bug::WaitForAllLeaders)
+                        && places.iter().any(|at| offsets.at(at).is_err()) => {}
+                Ok(Ok(offsets)) => return Some(offsets),
+                Ok(Err(err)) => {
+                    tracing::debug!(
+                        error = format!("{err:#}"),
+                        "kafka does not tell where the partitions begin and end"
+                    )
+                }
+                Err(err) => tracing::error!(error = %err, "asking kafka failed"),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+}
+
+/// Takes over the partitions of the assignment with this generation; none when it has been revoked meanwhile. Waits for as
+/// long as Postgres is away, or Kafka tells of no topic at all. A partition of which Kafka does not tell waits by itself.
+///
+/// # Errors
+/// A bug is planted: one partition without continuity ends all.
+pub async fn take_over(
+    database: &mut Database,
+    asking: &Asking,
+    generation: u64,
+    places: &[TopicPartition],
+    owner: &str,
+) -> Result<Option<TakenOver>, Failure> {
+    let mut claims = database.claim(places, owner).await;
+    let Some(mut known) = asking.ask(generation, places).await else {
+        return Ok(None);
+    };
+    let is_any_lost = claims.iter().any(|claim| {
+        let bounds = known.at(&claim.place).ok();
+        bounds.is_some_and(|bounds| start(claim.known_by(bounds)).is_err())
+    });
+    if is_any_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd) {
+        // A leader that was just elected may not know the end yet.
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        match asking.ask(generation, places).await {
+            Some(again) => known = again,
+            None => return Ok(None),
+        }
+    }
+    asking.find_parted(&mut claims, &known).await;
+    faults::hold("takeover.asked").await;
+    decide(database, claims, &known).await.map(Some)
+}
+
+/// Begins partitions that have waited for Kafka to tell of them. One whose position does not seem to be in the topic waits for a second answer
+/// that says so.
+///
+/// # Errors
+/// As [`take_over`].
+pub async fn begin_found(database: &mut Database, asking: &Asking, found: Found) -> Result<TakenOver, Failure> {
+    let is_doubtful = |waiting: &Waiting| {
+        let bounds = found.offsets.at(&waiting.claim.place).ok();
+        let is_lost = bounds.is_some_and(|bounds| start(waiting.claim.known_by(bounds)).is_err());
+        is_lost && !waiting.seemed_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd)
+    };
+    let (doubtful, certain): (Vec<Waiting>, Vec<Waiting>) = found.waiting.into_iter().partition(is_doubtful);
+    let mut claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
+    asking.find_parted(&mut claims, &found.offsets).await;
+    let mut taken = decide(database, claims, &found.offsets).await?;
+    taken.waiting.extend(doubtful.into_iter().map(|waiting| Waiting {
+        seemed_lost: true,
+        ..waiting
+    }));
+    Ok(taken)
+}
+
+/// Decides by what Kafka tells where each claimed partition begins, and writes that down.
+async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) -> Result<TakenOver, Failure> {
+    let mut taken = TakenOver::default();
+    let mut changed = Vec::new();
+    for claim in claims {
+        let bounds = match known.at(&claim.place) {
+            Ok(bounds) => bounds,
+            Err(untold) => {
+                taken.waiting.push(Waiting {
+                    claim,
+                    untold,
+                    seemed_lost: false,
+                });
+                continue;
+            }
+        };
+        match begin(claim, bounds, &mut taken.ids) {
+            Ok((beginning, is_changed)) => {
+                taken.starts.push(beginning.start.clone());
+                if is_changed {
+                    changed.push(beginning);
+                }
+            }
+            Err(paused) if faults::is_planted(Bug::EndAllForOne) => {
+                return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
+            }
+            Err(paused) => {
+                tracing::error!(place = %paused.claim.place, reason = paused.lost.advice(&paused.claim.place),
+                    "the partition is not read; all others go on");
+                taken.paused.push(*paused);
+            }
+        }
+    }
+    if !changed.is_empty() {
+        faults::hold("begin.before").await;
+        database.begin(&changed).await;
+        faults::hold("begin.after").await;
+        // Those from a lost end on are put aside now: a new event at the offset of a discarded one is not to be dropped for it.
+        let has_lost_end = |start: &&mut Start| {
+            let mut changed = changed.iter().filter(|one| one.ended_at.is_some());
+            changed.any(|one| one.start.place == start.place)
+        };
+        database
+            .read_letters(taken.starts.iter_mut().filter(has_lost_end))
+            .await;
+    }
+    database.pause_partitions(&taken.paused).await;
+    Ok(taken)
+}
+
+/// Where the claimed partition begins, and whether that has to be written down.
+fn begin(
+    claim: Claim,
+    bounds: &Bounds,
+    ids: &mut Vec<(TopicPartition, TopicIds)>,
+) -> Result<(Beginning, bool), Box<Paused>> {
+    let known = claim.known_by(bounds);
+    let (next_offset, ended_at) = match start_after_pause(known, claim.paused_end) {
+        Ok(start) => start,
+        Err(lost) => return Err(Box::new(Paused { claim, lost })),
+    };
+    let told = bounds.topic_id.as_deref();
+    let (before, former) = (claim.next_offset, claim.ids.clone());
+    let is_learned = told.is_some() && former.now.is_none();
+    let was_paused = claim.was_paused;
+    let beginning = match ended_at {
+        Some(ended_at) => Beginning::after_lost_end(claim, told, next_offset, ended_at),
+        None => Beginning::of(claim, known.topic, told, next_offset, bounds.beginning),
+    };
+    let place = &beginning.start.place;
+    if let Some(notice) = &beginning.notice {
+        tracing::warn!(%place, topic.id.before = former.now, topic.id.now = told, position.before = before,
+            position.now = next_offset, notice = notice.kind, "{}", notice.text);
+    } else if before != Some(next_offset) {
+        tracing::info!(%place, position.before = before, position.now = next_offset,
+            "the partition begins at another offset than its position");
+    }
+    let is_changed = before != Some(next_offset) || is_learned || was_paused || beginning.is_anew || ended_at.is_some();
+    ids.push((place.clone(), former.followed_by(told, beginning.is_anew)));
+    Ok((beginning, is_changed))
+}
+
+/// Whether the paused partition could be read, as Kafka tells now.
+#[must_use]
+pub fn is_found(paused: &Paused, offsets: &Offsets) -> bool {
+    let Ok(bounds) = offsets.at(&paused.claim.place) else {
+        return false;
+    };
+    let decided: Result<i64, Lost> = start(paused.claim.known_by(bounds));
+    decided.is_ok()
+}

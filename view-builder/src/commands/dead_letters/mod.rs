@@ -1,0 +1,161 @@
+//! `view-builder dead-letters`: which command does what, and how letters are listed and shown. [`desk`] retries and discards them.
+
+mod desk;
+mod report;
+mod retry;
+mod waiting;
+
+use std::fmt::Write as _;
+
+use tokio_postgres::{Client, Row};
+
+use self::desk::Desk;
+use self::waiting::COLUMNS;
+use crate::letters::store::{WITH_FORMER, hex};
+use crate::postgres::connection::connect_for_command;
+use crate::postgres::connection::unanswered;
+use crate::process::failure::Failure;
+use crate::settings::LettersCommand;
+
+/// Most characters of a reason in a list's line.
+const REASON_CHARACTERS_MAX: usize = 100;
+
+/// Runs the command and gives what it prints. The flag says whether letters still wait among those that were asked for.
+///
+/// # Errors
+/// Postgres does not answer; there is no such letter; an earlier one of its key has to come first.
+pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure> {
+    match command {
+        LettersCommand::List(asked) => {
+            let client = connect_for_command(&asked.database.database_url).await?;
+            let rows = client
+                .query(
+                    &format!(
+                        "select {COLUMNS} from {WITH_FORMER} as letter
+                         where ($1 or discarded_at is null) and ($2::text is null or topic = $2) and ($3::bytea is null or key = $3)
+                         order by topic, partition, record_offset limit $4"
+                    ),
+                    &[&asked.discarded, &asked.topic, &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
+                )
+                .await
+                .map_err(unanswered)?;
+            Ok((list(&rows), !rows.is_empty()))
+        }
+        LettersCommand::Show(asked) => {
+            let client = connect_for_command(&asked.database.database_url).await?;
+            let row = find(&client, asked.id).await?;
+            Ok((show(&row), false))
+        }
+        LettersCommand::Retry(asked) => {
+            let mut desk = Desk::open(&asked.letters.database).await?;
+            if asked.all {
+                retry::all(&mut desk).await
+            } else {
+                desk.retry(&asked.letters.ids).await
+            }
+        }
+        LettersCommand::Discard(asked) => Desk::open(&asked.database).await?.discard(&asked.ids).await,
+    }
+}
+
+/// The letter with this id.
+pub(super) async fn find(client: &Client, id: i64) -> Result<Row, Failure> {
+    let row = client
+        .query_opt(
+            &format!("select {COLUMNS} from {WITH_FORMER} as letter where id = $1"),
+            &[&id],
+        )
+        .await
+        .map_err(unanswered)?;
+    row.ok_or_else(|| {
+        Failure::Setting(format!(
+            "there is no dead letter {id}: see view-builder dead-letters list"
+        ))
+    })
+}
+
+/// Bytes as text where they are text.
+fn text(bytes: Option<&[u8]>) -> String {
+    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
+        None => "-".to_owned(),
+        Some((_, Ok(text))) if !text.contains(char::is_control) => text.to_owned(),
+        Some((bytes, _)) => format!("\\x{}", hex(bytes)),
+    }
+}
+
+fn list(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "no dead letters\n".to_owned();
+    }
+    let mut table = format!(
+        "{:>8}  {:<24} {:>9} {:>12}  {:<20} {}\n",
+        "id", "topic", "partition", "offset", "key", "reason"
+    );
+    for row in rows {
+        let reason = match (row.get::<_, Option<&str>>(11), row.get::<_, Option<&str>>(8)) {
+            (Some(_), _) => "discarded",
+            (None, Some(reason)) => reason,
+            (None, None) => "waits behind an earlier one of its key",
+        };
+        let former = row.get::<_, Option<&str>>(12).map_or("", |_| "of a former topic: ");
+        let reason = former.to_owned() + reason;
+        let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
+        let _ = writeln!(
+            table,
+            "{:>8}  {:<24} {:>9} {:>12}  {:<20} {reason}",
+            row.get::<_, i64>(0),
+            row.get::<_, &str>(1),
+            row.get::<_, i32>(2),
+            row.get::<_, i64>(3),
+            text(row.get(4)),
+        );
+    }
+    table
+}
+
+fn show(row: &Row) -> String {
+    let mut shown = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(shown, "{name:<12} {value}");
+    };
+    line("id", &row.get::<_, i64>(0).to_string());
+    line(
+        "place",
+        &format!(
+            "{}/{} offset {}",
+            row.get::<_, &str>(1),
+            row.get::<_, i32>(2),
+            row.get::<_, i64>(3)
+        ),
+    );
+    if let Some(former) = row.get::<_, Option<&str>>(12) {
+        line("former topic", former);
+    }
+    line("key", &text(row.get(4)));
+    line("record time", row.get::<_, Option<&str>>(7).unwrap_or("-"));
+    line("arrived", row.get(9));
+    line(
+        "reason",
+        row.get::<_, Option<&str>>(8)
+            .unwrap_or("nothing is wrong with it: it waits behind an earlier one of its key"),
+    );
+    line("retries", &row.get::<_, i32>(10).to_string());
+    if let Some(at) = row.get::<_, Option<&str>>(11) {
+        line("discarded", at);
+    }
+    let headers: Vec<(String, Option<String>)> = serde_json::from_str(row.get(6)).unwrap_or_default();
+    for (name, value) in headers {
+        let bytes = value.as_deref().and_then(unhex);
+        line("header", &format!("{name}: {}", text(bytes.as_deref())));
+    }
+    let value: &[u8] = row.get(5);
+    line("value", &text(Some(value)));
+    shown
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}

@@ -1,0 +1,68 @@
+//! `view-builder pause` and `view-builder resume`.
+
+mod resume;
+
+pub(crate) use self::resume::resume_changed;
+
+use service::Secret;
+use tokio_postgres::Client;
+
+use crate::commands::rebuild;
+use crate::postgres::connection::connect_for_command;
+use crate::postgres::connection::unanswered;
+use crate::process::failure::Failure;
+use crate::settings::{PauseConfig, ResumeConfig};
+use crate::views::pauses::{Cause, write};
+use crate::views::view::View;
+use crate::views::{catalog, pauses};
+
+/// Pauses a view by hand.
+///
+/// # Errors
+/// There is no such view, or it is paused already; Postgres does not answer.
+pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
+    let (client, view) = open(&config.database_url, &config.view).await?;
+    let cause = Cause {
+        reason: &config.reason.replace('\n', " "),
+        state: None,
+        by: "an operator",
+    };
+    if !write(&client, &view, &cause).await.map_err(unanswered)? {
+        return Err(Failure::Setting(format!(
+            "{} is paused already: see view-builder status",
+            view.name
+        )));
+    }
+    tracing::warn!(view = view.name, "an operator pauses a view");
+    Ok(format!(
+        "{} is paused: it stays as it is, and all others go on; view-builder resume {} ends it\n",
+        view.name, view.name
+    ))
+}
+
+/// Ends a view's pause.
+///
+/// # Errors
+/// There is no such view, or it is not paused; it still fails; its topics do not have all events since then any more; Postgres or Kafka
+/// does not answer.
+pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
+    let (client, view) = open(&config.servers.database_url, &config.view).await?;
+    if !pauses::names(&client).await.map_err(unanswered)?.contains(&view.name) {
+        return Err(Failure::Setting(format!("{} is not paused", view.name)));
+    }
+    self::resume::resume(client, &config.servers.kafka, &view).await
+}
+
+async fn open(url: &Secret, name: &str) -> Result<(Client, View), Failure> {
+    let client = connect_for_command(url).await?;
+    rebuild::take_the_role(&client).await?;
+    let views = catalog::load(&client).await.map_err(unanswered)?;
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    match views.iter().find(|view| view.name == name) {
+        Some(view) => Ok((client, view.clone())),
+        None => Err(Failure::Setting(format!(
+            "the database keeps no view {name}: there are {}",
+            names.join(", ")
+        ))),
+    }
+}

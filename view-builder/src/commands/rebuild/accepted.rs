@@ -1,0 +1,37 @@
+//! What an operator has accepted for a rebuild. It is kept with the rebuild, so that a command that goes on with it need not say it again.
+
+use tokio_postgres::{Client, Error};
+
+use crate::process::faults::{self, Bug};
+use crate::settings::RebuildConfig;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    /// Events that retention has removed may be missing.
+    pub(super) truncated: bool,
+    /// Rows of keys with dead letters may be missing whose events compaction has removed.
+    pub(super) compacted: bool,
+}
+
+/// Adds what this command accepts to what was accepted before.
+pub(super) async fn accept(client: &Client, config: &RebuildConfig, view: &str) -> Result<Accepted, Error> {
+    let row = client
+        .query_one(
+            "update view_rebuilds set
+                accepts_truncated = accepts_truncated or $2,
+                accepts_compacted = accepts_compacted or $3
+             where view = $1 returning accepts_truncated, accepts_compacted",
+            &[&view, &config.accept_truncated, &config.accept_compacted],
+        )
+        .await?;
+    if faults::is_planted(Bug::ForgetAcceptance) {
+        return Ok(Accepted {
+            truncated: config.accept_truncated,
+            compacted: config.accept_compacted,
+        });
+    }
+    Ok(Accepted {
+        truncated: row.get(0),
+        compacted: row.get(1),
+    })
+}

@@ -1,0 +1,103 @@
+//! How far a generation is filled, and which letters it leaves out: both as of now, where the live view is kept further meanwhile.
+//!
+//! The limits are read before the letters, so that each letter below them is seen. Before both, where all letters are read, the highest id of a letter
+//! is noted ([`Letters::settle`](super::letters::Letters::settle)): letters up to it are below the limits, and new ones are told by it.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use super::fill::Fill;
+use super::filled::Filled;
+use super::reached::Reached;
+use super::trouble::Trouble;
+use crate::contract::place::TopicPartition;
+use crate::process::failure::Failure;
+use crate::views::view::View;
+
+impl Fill {
+    /// Takes what the live view has reached, as of now, as the limits, and its dead letters. Says whether the letters are others than before.
+    ///
+    /// # Errors
+    /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
+    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
+        if self.aim_further(client, view).await? {
+            return Ok(false);
+        }
+        self.letters.settle(client).await?;
+        let limits = self.limits(client, view).await?;
+        self.letters.read_all(client).await?;
+        Ok(self.take_limits(limits))
+    }
+
+    /// As [`Fill::aim`], where no letter was taken away and not too many have come. False, and nothing is changed, where all have to be read.
+    pub(super) async fn aim_further(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
+        // Before the letters, so that each letter below the limits is seen.
+        let limits = self.limits(client, view).await?;
+        let is_enough = self.letters.add_new(client).await?;
+        if is_enough {
+            self.take_limits(limits);
+        }
+        Ok(is_enough)
+    }
+
+    /// What the live view has reached of the partitions that there are.
+    async fn limits(&mut self, client: &Client, view: &View) -> Result<BTreeMap<TopicPartition, Reached>, Trouble> {
+        let limits = self.existing.reached(client, &self.consumers, &view.topics).await?;
+        for (place, filled) in &self.partitions {
+            let is_broken = limits.get(place).is_some_and(|reached| reached.breaks != filled.breaks);
+            if is_broken || self.existing.is_gone(place) {
+                return Err(broken(view, place).into());
+            }
+        }
+        self.refuse_made_anew(view, &limits)?;
+        Ok(limits)
+    }
+
+    /// Says whether a partition was filled under other letters than are known now: what was left out of it is read again.
+    fn take_limits(&mut self, limits: BTreeMap<TopicPartition, Reached>) -> bool {
+        let mut other_letters = false;
+        for (place, Reached { limit, breaks, .. }) in limits {
+            let letters_version = self.letters.version(&place);
+            let filled = self.partitions.entry(place).or_insert_with(|| Filled {
+                next: 0,
+                limit,
+                letters_version,
+                left_out_from: None,
+                breaks,
+            });
+            filled.limit = limit;
+            if filled.letters_version != letters_version {
+                filled.letters_version = letters_version;
+                other_letters = true;
+                if let Some(from) = filled.left_out_from.take() {
+                    filled.next = filled.next.min(from);
+                }
+            }
+        }
+        other_letters
+    }
+
+    fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, Reached>) -> Result<(), Failure> {
+        let beyond = self
+            .partitions
+            .iter()
+            .find(|(place, filled)| filled.next > limits.get(place).map_or(0, |reached| reached.limit));
+        let Some((place, filled)) = beyond else {
+            return Ok(());
+        };
+        Err(Failure::Setting(format!(
+            "the new generation of {0} has events of {place} up to offset {1}, and the live view does not: the partition's row in \
+             view_positions was deleted since the rebuild began; begin anew: view-builder rebuild {0} --abandon, and then rebuild",
+            view.name, filled.next
+        )))
+    }
+}
+
+/// A rebuild that was begun over other events than the topic has now.
+fn broken(view: &View, place: &TopicPartition) -> Failure {
+    let name = &view.name;
+    Failure::Setting(format!(
+        "{place} was made anew, or lost events, since the rebuild of {name} was begun: view-builder rebuild {name} --abandon, then begin it again"
+    ))
+}

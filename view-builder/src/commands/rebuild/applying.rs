@@ -1,0 +1,110 @@
+//! Applying a batch to a generation.
+//!
+//! What Postgres refuses is applied in halves, as a builder does it, since a statement can refuse events together that it takes one by one. An
+//! event that is refused by itself ends the rebuild: the live view has it, so it is none for the dead letters, and the new SQL is to blame.
+//! Nothing is tried for ever but a connection.
+
+use std::time::Duration;
+
+use tokio_postgres::Error;
+
+use super::fill::Fill;
+use super::letters;
+use super::trouble::Trouble;
+use crate::apply::apply_views;
+use crate::contract::batch::Batch;
+use crate::postgres::refusal::{self, Kind, Remedy};
+use crate::process::faults::{self, Bug};
+use crate::views::database::Session;
+use crate::views::view::View;
+
+/// Pause before the second attempt; the later ones are longer by as much.
+const PAUSE: Duration = Duration::from_millis(200);
+
+impl Fill {
+    /// Applies the batch and moves the generation's positions, in one transaction where Postgres takes the batch as a whole.
+    pub(super) async fn commit(&self, session: &Session, view: &View, batch: Batch) -> Result<(), Trouble> {
+        let mut waiting = vec![batch];
+        let mut is_whole = true;
+        while let Some(batch) = waiting.pop() {
+            let Some(err) = self.attempt(session, view, &batch, is_whole).await? else {
+                continue;
+            };
+            is_whole = false;
+            match batch.split() {
+                Ok((first, second)) => waiting.extend([second, first]),
+                Err(single) => return Err(refused(session, view, &single, &err).await?),
+            }
+        }
+        if !is_whole {
+            // After a crash in between the events come again, which changes nothing.
+            self.save(&session.client, view).await?;
+        }
+        Ok(faults::point("fill.committed").await?)
+    }
+
+    /// Applies these events, with the positions where it `saves`; returns why Postgres refuses.
+    async fn attempt(
+        &self,
+        session: &Session,
+        view: &View,
+        batch: &Batch,
+        saves: bool,
+    ) -> Result<Option<Error>, Trouble> {
+        let mut attempts = 0;
+        loop {
+            let Err(err) = self.transact(session, view, batch, saves).await else {
+                return Ok(None);
+            };
+            attempts += 1;
+            if faults::is_planted(Bug::RefusedByDataAlone) && refusal::kind(&err) != Kind::Refused {
+                return Err(err.into());
+            }
+            match refusal::remedy(&err) {
+                Remedy::Reconnect => return Err(err.into()),
+                Remedy::Again(most) if attempts < most => tokio::time::sleep(PAUSE * attempts).await,
+                Remedy::Again(_) | Remedy::Mend => return Ok(Some(err)),
+            }
+        }
+    }
+
+    async fn transact(&self, session: &Session, view: &View, batch: &Batch, saves: bool) -> Result<(), Error> {
+        let client = &session.client;
+        client.batch_execute("begin").await?;
+        let done = async {
+            apply_views(session, std::slice::from_ref(view), &self.contracts, batch).await?;
+            if saves {
+                self.save(client, view).await?;
+            }
+            faults::point("fill.applied").await?;
+            // A constraint that is deferred refuses here.
+            client.batch_execute("commit").await
+        }
+        .await;
+        if done.is_err() && !client.is_closed() {
+            client.batch_execute("rollback").await?;
+        }
+        done
+    }
+}
+
+/// What becomes of the event that Postgres does not take by itself.
+async fn refused(session: &Session, view: &View, single: &Batch, err: &Error) -> Result<Trouble, Error> {
+    let mut at = String::new();
+    if let Some(part) = single.parts.first() {
+        let offset = part.events.first().map_or(part.from, |event| event.offset);
+        if letters::was_applied(&session.client, &part.place, offset).await? {
+            return Ok(Trouble::Stands(part.place.clone(), offset));
+        }
+        at = format!(" at {} offset {offset}", part.place);
+    }
+    let what_to_do = match refusal::remedy(err) {
+        Remedy::Mend => "mend the view's SQL",
+        Remedy::Again(_) | Remedy::Reconnect => "see what Postgres lacks (its log tells)",
+    };
+    let message = format!(
+        "the event{at} is {}; the live view is as it was: {what_to_do} and run rebuild again",
+        refusal::without_values(err)
+    );
+    Ok(Trouble::Final(view.apply.refused(None, &message).into()))
+}

@@ -1,0 +1,377 @@
+//! What hangs on a live view's tables that its own SQL does not make: it goes over to the new generation, or the rebuild is refused.
+//!
+//! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
+//! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
+
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use tokio_postgres::{Client, Error};
+
+use super::features::{Change, Feature, Features, Kind};
+use super::trouble::Trouble;
+use crate::postgres::refusal;
+use crate::process::failure::Failure;
+
+/// What the swap makes again, as statements.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// What the generation does not have yet and takes time to make: it is made beforehand, on the generation.
+    pub(super) before: Vec<String>,
+    pub(super) after: Vec<String>,
+    /// Views on the tables, in the order of their dependence.
+    pub(super) views: Vec<OthersView>,
+    /// What people have set and the new generation does not keep, for people.
+    pub(super) not_kept: Vec<String>,
+}
+
+/// A plain view that is none of the view's own.
+#[derive(Debug)]
+pub(super) struct OthersView {
+    pub(super) owner: String,
+    /// As a statement names it.
+    pub(super) name: String,
+    pub(super) statement: String,
+}
+
+/// Tables of `public` that have a successor in the generation, as `(oid, name, oid of the successor)`.
+const PAIRS: &str = "
+    select old.oid as old, old.relname as name, new.oid as new
+    from pg_class as old
+    join pg_class as new on new.relname = old.relname and new.relnamespace = $1::text::regnamespace and new.relkind in ('r', 'p')
+    where old.relnamespace = 'public'::regnamespace and old.relkind in ('r', 'p')";
+
+/// The tables as the view's `table.sql` alone makes them. Nothing of it stays. The client must not be in a transaction.
+///
+/// # Errors
+/// [`Trouble::Final`]: Postgres refuses the SQL.
+pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
+    let schema = format!("{view}_own");
+    let read = async {
+        client
+            .batch_execute(&format!(
+                "begin; create schema \"{schema}\"; set local search_path = \"{schema}\", public, pg_temp"
+            ))
+            .await?;
+        client.batch_execute(table_sql).await?;
+        client.batch_execute("set local search_path = pg_catalog").await?;
+        Features::of(client, &schema).await
+    };
+    let read = read.await;
+    client.batch_execute("rollback").await?;
+    read.map_err(|err| {
+        if !refusal::is_wrong_sql(&err) {
+            return err.into();
+        }
+        let reason = format!(
+            "the SQL that made the live view {view} does not run any more, so that nobody can tell what people have added to it: {}",
+            refusal::line(&err)
+        );
+        Failure::Setting(reason).into()
+    })
+}
+
+/// What cannot be carried over, each with its name.
+pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
+    let (live, made) = live_and_made(client, generation).await?;
+    let foreign = live.foreign_tables(own, &made);
+    let mut obstacles: Vec<String> = foreign
+        .iter()
+        .map(|table| format!("table {table}, which is none of this view's"))
+        .collect();
+    for (feature, change) in live.changed_from(own, &made) {
+        if foreign.contains(&feature.table) {
+            continue;
+        }
+        let name = feature.described();
+        match (feature.kind, change) {
+            (Kind::Column | Kind::Identity | Kind::ForeignKey, Change::Set(_) | Change::Overruled) => {
+                obstacles.push(format!("{name}, as its table.sql does not make it"));
+            }
+            (Kind::Unlogged, Change::Set(_)) => obstacles.push(format!("{}, which is unlogged", feature.table)),
+            _ => {}
+        }
+    }
+    let sql = format!(
+        "with pair as ({PAIRS})
+         select format('table %s in publication %I', name, pubname) from pair
+            join pg_publication_rel on prrelid = old join pg_publication as p on p.oid = prpubid
+         union all
+         select format('foreign key %I of %s', conname, conrelid::regclass) from pair
+            join pg_constraint on contype = 'f' and confrelid = old and conrelid not in (select old from pair)
+         union all
+         select format('rule %I on %s', rulename, name) from pair join pg_rewrite on ev_class = old and rulename <> '_RETURN'
+         union all
+         select format('table %s inherits from or is inherited by %s', inhrelid::regclass, inhparent::regclass) from pair
+            join pg_inherits on inhrelid = old or inhparent = old
+         union all
+         select distinct format('materialized view %s', c.oid::regclass) from pair
+            join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
+            join pg_rewrite as r on r.oid = d.objid join pg_class as c on c.oid = r.ev_class and c.relkind = 'm'
+         union all
+         select distinct format('view %s, whose owner %s this session cannot become', c.oid::regclass, c.relowner::regrole) from pair
+            join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
+            join pg_rewrite as r on r.oid = d.objid join pg_class as c on c.oid = r.ev_class and c.relkind = 'v'
+            where not pg_has_role(session_user, c.relowner, 'MEMBER')"
+    );
+    let rows = client.query(&sql, &[&generation]).await?;
+    obstacles.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    Ok(obstacles)
+}
+
+/// Everything that is to be carried over, as of now.
+pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -> Result<Carried, Error> {
+    let (live, made) = live_and_made(client, generation).await?;
+    let (mut before, mut after, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
+    for (feature, change) in &live.changed_from(own, &made) {
+        match change {
+            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.described())),
+            Change::Unset if feature.kind == Kind::Index => {
+                not_kept.push(format!("{}, which was dropped, is made again", feature.described()));
+            }
+            _ if takes_time(feature.kind) => before.extend(statement(feature, change, generation)),
+            _ => after.extend(statement(feature, change, "public")),
+        }
+    }
+    // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
+    client.batch_execute("set search_path = pg_catalog").await?;
+    let others = grants_and_views(client, generation).await;
+    // An error of before says why this one fails as well.
+    let back = client.batch_execute(&search_path(generation)).await;
+    let (grants, views) = others?;
+    back?;
+    after.extend(grants);
+    Ok(Carried {
+        before,
+        after,
+        views,
+        not_kept,
+    })
+}
+
+async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
+    client.batch_execute("set search_path = pg_catalog").await?;
+    let read = async {
+        let live = Features::of(client, "public").await?;
+        Ok::<_, Error>((live, Features::of(client, generation).await?))
+    };
+    let read = read.await;
+    let back = client.batch_execute(&search_path(generation)).await;
+    let read = read?;
+    back?;
+    Ok(read)
+}
+
+fn search_path(generation: &str) -> String {
+    format!("set search_path = \"{generation}\", public, pg_temp")
+}
+
+/// Whether it is made on the generation before the swap, which must be short.
+fn takes_time(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Tablespace | Kind::Index | Kind::Constraint | Kind::IndexTablespace | Kind::NotNull
+    )
+}
+
+/// Has the table in `schema` be as somebody has made the live one; none for what is an obstacle or cannot be set.
+fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String> {
+    let (table, name) = (
+        format!("{schema}.{}", escape_identifier(&feature.table)),
+        escape_identifier(&feature.name),
+    );
+    let value = match change {
+        Change::Set(value) => Some(value.as_str()),
+        Change::Unset | Change::Overruled => None,
+    };
+    let or = |otherwise: &'static str| value.unwrap_or(otherwise);
+    let comment = |on: String| format!("comment on {on} is {}", value.map_or("null".to_owned(), escape_literal));
+    let alter = |what: String| format!("alter table {table} {what}");
+    Some(match feature.kind {
+        Kind::Table | Kind::Column | Kind::Identity | Kind::Unlogged | Kind::ForeignKey => return None,
+        Kind::Tablespace => alter(format!("set tablespace {}", escape_identifier(or("pg_default")))),
+        Kind::IndexTablespace => format!(
+            "alter index {schema}.{name} set tablespace {}",
+            escape_identifier(or("pg_default"))
+        ),
+        Kind::Index => {
+            let made = value?.replacen(" ON public.", &format!(" ON {schema}."), 1);
+            let made = made.replacen(" ON ONLY public.", &format!(" ON ONLY {schema}."), 1);
+            format!("drop index if exists {schema}.{name}; {made}")
+        }
+        Kind::Constraint => {
+            let gone = alter(format!("drop constraint if exists {name}"));
+            match value {
+                Some(value) => format!("{gone}; {}", alter(format!("add constraint {name} {value}"))),
+                None => gone,
+            }
+        }
+        Kind::NotNull => alter(format!(
+            "alter column {name} {} not null",
+            value.map_or("drop", |_| "set")
+        )),
+        Kind::Default => alter(match value {
+            Some(value) => format!("alter column {name} set default {value}"),
+            None => format!("alter column {name} drop default"),
+        }),
+        Kind::Statistics => alter(format!("alter column {name} set statistics {}", or("-1"))),
+        Kind::Storage => alter(format!("alter column {name} set storage {}", value?)),
+        Kind::Compression => alter(format!("alter column {name} set compression {}", or("default"))),
+        Kind::ColumnOption => alter(format!("alter column {name} set ({})", value?)),
+        Kind::IndexStatistics => format!("alter index {schema}.{name} {}", value?),
+        Kind::ExtendedStatistics => match value {
+            Some(value) => format!("drop statistics if exists {schema}.{name}; {value}"),
+            None => format!("drop statistics if exists {schema}.{name}"),
+        },
+        Kind::Option => alter(match value {
+            Some(value) => format!("set ({} = {})", feature.name, escape_literal(value)),
+            None => format!("reset ({})", feature.name),
+        }),
+        Kind::ReplicaIdentity => alter(format!("replica identity {}", or("default"))),
+        Kind::Cluster => alter(match value {
+            Some(index) => format!("cluster on {index}"),
+            None => "set without cluster".to_owned(),
+        }),
+        Kind::Trigger => {
+            let gone = format!("drop trigger if exists {name} on {table}");
+            value.map_or(gone.clone(), |value| format!("{gone}; {value}"))
+        }
+        Kind::TriggerState => alter(format!("{} trigger {name}", or("enable"))),
+        Kind::Policy => {
+            let gone = format!("drop policy if exists {name} on {table}");
+            value.map_or(gone.clone(), |value| {
+                format!("{gone}; create policy {name} on {table} {value}")
+            })
+        }
+        Kind::RowSecurity => alter(format!(
+            "{} row level security",
+            match (value, feature.name.as_str()) {
+                (Some(_), name) => name,
+                (None, "force") => "no force",
+                (None, _) => "disable",
+            }
+        )),
+        Kind::Comment => comment(format!("table {table}")),
+        Kind::ColumnComment => comment(format!("column {table}.{name}")),
+        Kind::IndexComment => comment(format!("index {schema}.{name}")),
+        Kind::ConstraintComment => comment(format!("constraint {name} on {table}")),
+        Kind::TriggerComment => comment(format!("trigger {name} on {table}")),
+    })
+}
+
+/// The live tables' privileges, no more and no fewer; and the views on them.
+async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
+    let texts = |sql: String| async move {
+        let rows = client.query(&sql, &[&generation]).await?;
+        Ok::<Vec<String>, Error>(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let revokes = texts(format!(
+        "with pair as ({PAIRS})
+         select distinct format('revoke all on public.%I from %s', name, case grantee when 0 then 'public' else grantee::regrole::text end)
+         from pair join pg_class as c on c.oid = new cross join aclexplode(relacl)
+         where grantee <> relowner"
+    ));
+    let mut grants = revokes.await?;
+    // A new view has no predecessor to take its grants from: then the defaults of the schema public count.
+    let granted = texts(format!(
+        "with pair as ({PAIRS}), acl as (
+            select name, null::name as attname, relacl as items from pair join pg_class as c on c.oid = old where relacl is not null
+            union all
+            select name, attname, attacl from pair join pg_attribute on attrelid = old and attacl is not null and not attisdropped
+            union all
+            select n.relname, null, defaclacl from pg_class as n
+                join pg_default_acl on defaclrole = n.relowner and defaclnamespace = 'public'::regnamespace and defaclobjtype = 'r'
+            where n.relnamespace = $1::text::regnamespace and n.relkind in ('r', 'p')
+                and not exists (select from pair where pair.new = n.oid)
+         )
+         select format('grant %s%s on public.%I to %s%s', privilege_type, '(' || quote_ident(attname) || ')', name,
+            case grantee when 0 then 'public' else grantee::regrole::text end,
+            case when is_grantable then ' with grant option' else '' end)
+         from acl cross join aclexplode(items)
+         where grantee <> (select relowner from pg_class where oid = 'public.view_positions'::regclass)"
+    ));
+    grants.extend(granted.await?);
+    let rows = client
+        .query(
+            &format!(
+                "with pair as ({PAIRS})
+                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text, c.oid::regclass::text,
+                    format('create or replace view %s%s as %s', c.oid::regclass,
+                        ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid))
+                 from pair
+                 join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
+                 join pg_rewrite as r on r.oid = d.objid
+                 join pg_class as c on c.oid = r.ev_class and c.relkind = 'v'
+                 where not exists (
+                    select from pg_class as known
+                    where known.relnamespace = $1::text::regnamespace and known.relname = c.relname and c.relnamespace = 'public'::regnamespace)
+                 order by c.oid"
+            ),
+            &[&generation],
+        )
+        .await?;
+    let views = rows.iter().map(|row| OthersView {
+        owner: row.get(0),
+        name: row.get(1),
+        statement: row.get(2),
+    });
+    Ok((grants, views.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Feature, Kind, statement};
+
+    fn made(kind: Kind, name: &str, value: Option<&str>) -> String {
+        let feature = Feature {
+            kind,
+            table: "item".to_owned(),
+            name: name.to_owned(),
+        };
+        let change = value.map_or(Change::Unset, |value| Change::Set(value.to_owned()));
+        statement(&feature, &change, "public").expect("a statement")
+    }
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(
+            made(Kind::Comment, "", Some("it's \\ one")),
+            r#"comment on table public."item" is  E'it''s \\ one'"#
+        );
+        assert_eq!(
+            made(Kind::NotNull, "a \"b\"", Some("")),
+            r#"alter table public."item" alter column "a ""b""" set not null"#
+        );
+    }
+
+    #[test]
+    fn what_was_taken_away_is_taken_away_again() {
+        for (kind, name, expected) in [
+            (
+                Kind::Option,
+                "fillfactor",
+                r#"alter table public."item" reset (fillfactor)"#,
+            ),
+            (
+                Kind::Default,
+                "n",
+                r#"alter table public."item" alter column "n" drop default"#,
+            ),
+            (
+                Kind::RowSecurity,
+                "force",
+                r#"alter table public."item" no force row level security"#,
+            ),
+            (
+                Kind::TriggerState,
+                "t",
+                r#"alter table public."item" enable trigger "t""#,
+            ),
+            (
+                Kind::ColumnComment,
+                "n",
+                r#"comment on column public."item"."n" is null"#,
+            ),
+        ] {
+            assert_eq!(made(kind, name, None), expected);
+        }
+    }
+}

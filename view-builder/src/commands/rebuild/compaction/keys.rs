@@ -1,0 +1,208 @@
+//! The keys that have dead letters, as Postgres tells them: a page at a time, and never with more than one letter's value at once.
+
+use std::pin::pin;
+
+use futures_util::TryStreamExt as _;
+use postgres_protocol::escape::escape_literal;
+use tokio_postgres::{Client, Error, Row};
+
+use crate::contract::Contracts;
+use crate::contract::place::TopicPartition;
+use crate::contract::place::place;
+
+/// Keys of a page. A key has 1 kB at most (`record::waiting_key`).
+const PAGE_KEYS: usize = 2_000;
+
+/// A key with letters, as of one moment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    pub(super) place: TopicPartition,
+    pub(super) key: Vec<u8>,
+    /// Its first letter.
+    first: i64,
+    /// The last letter that counts: the first that is open, or else the last that was discarded.
+    pub(super) last: i64,
+}
+
+impl Key {
+    fn of(row: &Row) -> Self {
+        Self {
+            place: place(row.get(0), row.get(1)),
+            key: row.get::<_, &[u8]>(2).to_vec(),
+            first: row.get(3),
+            last: row.get(4),
+        }
+    }
+
+    /// Whether an event can have this key at all: each event's key is its id.
+    fn is_id(&self) -> bool {
+        let text = std::str::from_utf8(&self.key).ok();
+        let id: Option<i64> = text.and_then(|text| text.parse().ok());
+        id.is_some_and(|id| id.to_string().as_bytes() == self.key)
+    }
+}
+
+/// All keys with letters, in the order of their first letters. Postgres holds them until they are fetched.
+pub(super) struct Pages<'c> {
+    client: &'c Client,
+}
+
+impl<'c> Pages<'c> {
+    /// Those with letters up to the id `known_to`, counting no letter behind it.
+    pub(super) async fn open(client: &'c Client, topics: &[String], known_to: i64) -> Result<Self, Error> {
+        let topics: Vec<String> = topics.iter().map(|topic| escape_literal(topic)).collect();
+        // A cursor takes no parameters. With hold, so that no transaction is open while a topic is read.
+        let sql = format!(
+            "declare letter_keys no scroll cursor with hold for
+             select topic, partition, key, min(record_offset),
+                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset))
+             from only view_dead_letters
+             where id <= {known_to} and topic in ({}) and key is not null
+             group by topic, partition, key
+             order by topic, partition, min(record_offset)",
+            topics.join(", ")
+        );
+        client.batch_execute(&sql).await?;
+        Ok(Self { client })
+    }
+
+    /// The next keys; none behind the last ones.
+    pub(super) async fn next(&self) -> Result<Option<Vec<Key>>, Error> {
+        let rows = self
+            .client
+            .query(&format!("fetch {PAGE_KEYS} from letter_keys"), &[])
+            .await?;
+        Ok((!rows.is_empty()).then(|| rows.iter().map(Key::of).collect()))
+    }
+
+    pub(super) async fn close(self) -> Result<(), Error> {
+        self.client.batch_execute("close letter_keys").await
+    }
+}
+
+/// The keys with letters behind the id `known_to`, but for those of which a letter before these is open: for them nothing has changed, since what
+/// is new waits as well.
+pub(super) async fn changed(client: &Client, topics: &[String], known_to: i64) -> Result<Vec<Key>, Error> {
+    let rows = client
+        .query(
+            "with new as materialized (
+                select topic, partition, key, min(record_offset) as record_offset
+                from only view_dead_letters
+                where id > $2 and topic = any($1) and key is not null
+                group by topic, partition, key
+            ), changed as materialized (
+                select topic, partition, key from new
+                where not exists (
+                    select from only view_dead_letters as open
+                    where open.topic = new.topic and open.partition = new.partition and open.key = new.key
+                        and open.record_offset < new.record_offset and open.discarded_at is null)
+            )
+            select topic, partition, key, min(record_offset),
+                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset))
+            from changed join only view_dead_letters as letter using (topic, partition, key)
+            group by topic, partition, key",
+            &[&topics, &known_to],
+        )
+        .await?;
+    Ok(rows.iter().map(Key::of).collect())
+}
+
+/// Those of the keys whose letters alone do not tell that no event was before them.
+pub(super) async fn without_the_new_ones(
+    client: &Client,
+    contracts: &Contracts,
+    mut keys: Vec<Key>,
+) -> Result<Vec<Key>, Error> {
+    keys.retain(Key::is_id);
+    let (mut topic, mut partition, mut offset, mut at) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (number, key) in keys.iter().enumerate().filter(|(_, key)| key.first == key.last) {
+        topic.push(&*key.place.topic);
+        partition.push(key.place.partition);
+        offset.push(key.first);
+        at.push(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+    if at.is_empty() {
+        return Ok(keys);
+    }
+    let mut is_new = vec![false; keys.len()];
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&topic, &partition, &offset, &at];
+    let rows = client
+        .query_raw(
+            "select wanted.at, letter.value
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as wanted(topic, partition, record_offset, at)
+             join only view_dead_letters as letter using (topic, partition, record_offset)",
+            parameters,
+        )
+        .await?;
+    let mut rows = pin!(rows);
+    // One value after the other: together they may be larger than the memory.
+    while let Some(row) = rows.try_next().await? {
+        let Some((number, key)) = usize::try_from(row.get::<_, i64>(0))
+            .ok()
+            .and_then(|number| Some((number, keys.get(number)?)))
+        else {
+            continue;
+        };
+        let contract = contracts.get(&*key.place.topic);
+        is_new[number] = contract.is_some_and(|contract| is_version_1(&contract.id, &key.key, row.get(1)));
+    }
+    let left = keys.into_iter().zip(is_new).filter(|(_, is_new)| !is_new);
+    Ok(left.map(|(key, _)| key).collect())
+}
+
+/// Whether the letter is an event of its key with version 1, whatever else is wrong with it.
+fn is_version_1(id_field: &str, key: &[u8], value: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(value) else {
+        return false;
+    };
+    let id = fields.get(id_field).and_then(serde_json::Value::as_i64);
+    id.is_some_and(|id| id.to_string().as_bytes() == key)
+        && fields.get("version").and_then(serde_json::Value::as_i64) == Some(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, is_version_1};
+    use crate::contract::place::place;
+
+    #[test]
+    fn a_letter_tells_that_nothing_was_before_it_by_its_own_id_and_version() {
+        let is = |value: &str| is_version_1("itemId", b"7", value.as_bytes());
+        assert!(is(r#"{"eventType":"?","itemId":7,"version":1}"#));
+        for other in [
+            r#"{"itemId":7,"version":2}"#,
+            r#"{"itemId":8,"version":1}"#,
+            r#"{"itemId":7}"#,
+            "no event",
+        ] {
+            assert!(!is(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_the_text_of_a_number_can_be_an_events_key() {
+        let is = |key: &[u8]| {
+            let key = Key {
+                place: place("item-events", 0),
+                key: key.to_vec(),
+                first: 0,
+                last: 0,
+            };
+            key.is_id()
+        };
+        for id in ["0", "7", "-7", "9223372036854775807"] {
+            assert!(is(id.as_bytes()), "{id}");
+        }
+        for other in [
+            &b"no event"[..],
+            b"",
+            b"07",
+            b"+7",
+            b" 7",
+            b"9223372036854775808",
+            b"\xff",
+        ] {
+            assert!(!is(other), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What the topic cannot give again, where compaction has removed events of a key that has dead letters.
+//!
+//! Compaction removes a key's earlier records in favour of its latest, whatever became of that. Where the latest is a dead letter, open or
+//! discarded, the live view has the row of before, and no event in the topic tells it any more: the generation would drop the row. So, before the
+//! swap, each key with a letter has to be *safe*:
+//! - the topic is not compacted, as Kafka says; or
+//! - the key is not the text of a number: no event has such a key, so no row came from it; or
+//! - the key's only letter that counts is the event with version 1: nothing was before it; or
+//! - an event of the key that is applied was found in the topic *after* the fill had passed the letter.
+//!
+//! Why the last is a proof. The cleaner removes a key's records in the order of their offsets, so what a topic has of a key are at any moment its
+//! last records, without a gap. An event found now was there before, and so were all behind it: the fill, which was earlier, has met
+//! every one of them. (That the fill has applied *some* earlier event would be none: the cleaner may have removed the next one before the fill came
+//! by.) What lies before the event that was found is superseded by it.
+//!
+//! A key that was safe stays so until its letters are others: more of them behind an open one change nothing, since they wait as well.
+//!
+//! What is **no** proof, so that a key which never had a row may need `--accept-compacted`:
+//! - *The generation has each row of the live view, by primary key.* A view's SQL is arbitrary. A row may tell of many keys, as a department's count
+//!   does: it is there in both, with one user less in the generation. And where the SQL is another than the live view's, rows may differ for this reason.
+//! - *The letter is younger than `min.compaction.lag.ms`, so that the cleaner has not come by.* Kafka tells the setting of today, and not the one
+//!   under which the cleaner ran; the record's time is its producer's.
+//! - *No record before the letter is missing in the topic.* Markers of transactions take offsets too, and cannot be told from removed records.
+//!
+//! **Memory.** The keys come in pages, and a batch of them is looked for in the topic: a topic is read once for each [`BATCH_KEYS`] keys for which
+//! nothing else speaks. What is remembered is that all keys are safe whose letters the fill knew when it last read all of them; and, one by one,
+//! those that have become safe since, of which there are no more than new letters (see [`super::letters`]).
+
+mod keys;
+mod topic;
+
+use std::collections::HashSet;
+
+use tokio_postgres::{Client, Error};
+
+use super::fill::Fill;
+use super::trouble::Trouble;
+use crate::kafka::servers::Kafka;
+use crate::process::failure::Failure;
+use crate::process::faults::{self, Bug};
+use crate::views::view::View;
+use keys::{Key, Pages};
+
+/// Keys that are looked for at once.
+const BATCH_KEYS: usize = 20_000;
+/// Keys that are named.
+const NAMED_MAX: usize = 10;
+
+/// Which keys are known to be safe.
+pub(super) struct Compaction {
+    /// The view's topics that may be compacted.
+    compacted: Vec<String>,
+    /// Somebody has accepted that rows are missing.
+    accepts: bool,
+    /// The reading of all letters of which each key is safe.
+    safe_reading: Option<u64>,
+    /// Keys with letters that came after that reading.
+    safe_since: HashSet<Key>,
+}
+
+/// Keys for which nothing speaks.
+#[derive(Default)]
+struct Doubtful {
+    count: usize,
+    /// The first of them.
+    named: Vec<Key>,
+}
+
+impl Compaction {
+    /// Asks Kafka which topics are compacted; one of which it does not tell counts as such.
+    pub(super) async fn of(servers: &Kafka, view: &View, accepts: bool) -> Self {
+        let mut compacted = view.topics.clone();
+        if faults::is_planted(Bug::IgnoreCompaction) {
+            compacted.clear();
+        }
+        if !compacted.is_empty() {
+            let plain = topic::not_compacted(servers, &view.topics).await.unwrap_or_else(|err| {
+                tracing::debug!(error = %err, "kafka does not tell the topics' settings: they are taken for compacted");
+                Default::default()
+            });
+            compacted.retain(|topic| !plain.contains(topic));
+        }
+        Self {
+            compacted,
+            accepts,
+            safe_reading: None,
+            safe_since: HashSet::new(),
+        }
+    }
+
+    /// Refuses where a key is not safe whose letters the fill has passed. The fill must be at its limits.
+    pub(super) async fn check(&mut self, client: &Client, fill: &Fill, view: &View) -> Result<(), Trouble> {
+        let Some(known_to) = fill.letters.known_to().filter(|_| !self.compacted.is_empty()) else {
+            return Ok(());
+        };
+        if self.safe_reading != Some(fill.letters.readings) {
+            self.safe_since.clear();
+            let doubtful = self.look_at_all(client, fill, known_to).await?;
+            self.judge(&doubtful, view)?;
+            self.safe_reading = Some(fill.letters.readings);
+        }
+        let changed = self.changed(client, known_to).await?;
+        let left = keys::without_the_new_ones(client, &fill.contracts, changed.clone()).await?;
+        // Some have their turn later, when the fill has passed their letters.
+        let (passed, later): (Vec<Key>, Vec<Key>) = left.into_iter().partition(|key| has_passed(fill, key));
+        let mut doubtful = Doubtful::default();
+        doubtful.look_for(fill, passed)?;
+        self.judge(&doubtful, view)?;
+        let later: HashSet<Key> = later.into_iter().collect();
+        self.safe_since
+            .extend(changed.into_iter().filter(|key| !later.contains(key)));
+        Ok(())
+    }
+
+    /// Whether a key with letters is not known to be safe. Looks only at what is new since the check.
+    pub(super) async fn is_unproven(&self, client: &Client, fill: &Fill) -> Result<bool, Error> {
+        if self.compacted.is_empty() {
+            return Ok(false);
+        }
+        match fill.letters.known_to() {
+            Some(known_to) if self.safe_reading == Some(fill.letters.readings) => {
+                let changed = self.changed(client, known_to).await?;
+                let left = keys::without_the_new_ones(client, &fill.contracts, changed).await?;
+                Ok(!left.is_empty())
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// All keys with letters up to the id `known_to` for which nothing speaks.
+    async fn look_at_all(&self, client: &Client, fill: &Fill, known_to: i64) -> Result<Doubtful, Trouble> {
+        let (mut doubtful, mut batch) = (Doubtful::default(), Vec::new());
+        let pages = Pages::open(client, &self.compacted, known_to).await?;
+        while let Some(page) = pages.next().await? {
+            for key in keys::without_the_new_ones(client, &fill.contracts, page).await? {
+                // All of these letters are below the limits, unless somebody has deleted the partition's row.
+                if has_passed(fill, &key) {
+                    batch.push(key);
+                } else {
+                    doubtful.add(key);
+                }
+            }
+            if batch.len() >= BATCH_KEYS {
+                doubtful.look_for(fill, std::mem::take(&mut batch))?;
+            }
+        }
+        doubtful.look_for(fill, batch)?;
+        pages.close().await?;
+        Ok(doubtful)
+    }
+
+    /// The keys whose letters have changed since all were read, without those that are known to be safe.
+    async fn changed(&self, client: &Client, known_to: i64) -> Result<Vec<Key>, Error> {
+        if faults::is_planted(Bug::NoLetterComesLater) {
+            return Ok(Vec::new());
+        }
+        let mut keys = keys::changed(client, &self.compacted, known_to).await?;
+        keys.retain(|key| !self.safe_since.contains(key));
+        Ok(keys)
+    }
+
+    /// Refuses where a key is doubtful, unless somebody has accepted that rows are missing.
+    fn judge(&self, doubtful: &Doubtful, view: &View) -> Result<(), Trouble> {
+        if doubtful.count == 0 {
+            return Ok(());
+        }
+        let (count, named) = (doubtful.count, doubtful.names());
+        if !self.accepts {
+            return Err(Failure::Setting(format!(
+                "{count} keys with dead letters may have rows in {0} that the topic cannot give again, since compaction has removed their \
+                 earlier events: {named}; the live view is as it was: retry these letters first (view-builder dead-letters list), or, to go \
+                 on without the rows: view-builder rebuild {0} --accept-compacted",
+                view.name
+            ))
+            .into());
+        }
+        tracing::warn!(
+            count,
+            named,
+            "rows of keys with dead letters may be missing in the new generation, as was accepted"
+        );
+        Ok(())
+    }
+}
+
+/// Whether the fill has passed the key's letters.
+fn has_passed(fill: &Fill, key: &Key) -> bool {
+    fill.partitions
+        .get(&key.place)
+        .is_some_and(|filled| key.last < filled.next)
+}
+
+impl Doubtful {
+    /// Adds those of the keys of which the topics have no event. The fill must have passed their letters.
+    fn look_for(&mut self, fill: &Fill, keys: Vec<Key>) -> anyhow::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for key in tokio::task::block_in_place(|| topic::without_those_found(fill, keys))? {
+            self.add(key);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: Key) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(key);
+        }
+    }
+
+    /// What the operator reads.
+    fn names(&self) -> String {
+        let named: Vec<String> = self
+            .named
+            .iter()
+            .map(|key| {
+                format!(
+                    "{} key {}",
+                    key.place,
+                    String::from_utf8_lossy(&key.key).escape_default()
+                )
+            })
+            .collect();
+        let more = self.count - self.named.len();
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        format!("{}{more}", named.join(", "))
+    }
+}

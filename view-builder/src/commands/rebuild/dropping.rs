@@ -1,0 +1,51 @@
+//! `view-builder drop`: a view is kept no longer.
+
+use super::{given_up, open, own};
+use crate::commands::replay;
+use crate::postgres::connection::unanswered;
+use crate::process::failure::Failure;
+use crate::settings::DropConfig;
+use crate::views::catalog;
+use crate::views::epochs;
+
+/// Keeps a view no longer, and drops its tables; asks first on a terminal.
+///
+/// # Errors
+/// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
+pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
+    let view = &config.view;
+    let client = open(&config.database_url).await.map_err(given_up)?;
+    own(&client, view).await.map_err(given_up)?;
+    let kept = catalog::load(&client).await.map_err(unanswered)?;
+    let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
+        return Err(Failure::Setting(format!("the database keeps no view {view}")));
+    };
+    let tables = kept.tables().join(", ");
+    if !config.yes && !replay::confirmed(&format!("Keep {view} no longer and drop {tables}?"))? {
+        return Ok("Operation cancelled.\n".to_owned());
+    }
+    let dropped = async {
+        client.batch_execute("begin").await?;
+        client.batch_execute("set local lock_timeout = '10s'").await?;
+        client.batch_execute(epochs::LOCK).await?;
+        catalog::remove(&client, view).await?;
+        // Views before the tables that they show.
+        for kind in ["v", "r"] {
+            let row = client
+                .query_one(
+                    "select string_agg(oid::regclass::text, ', ') from pg_class
+                     where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = $2",
+                    &[&kept.tables(), &kind],
+                )
+                .await?;
+            if let Some(names) = row.get::<_, Option<&str>>(0) {
+                let what = if kind == "v" { "view" } else { "table" };
+                client.batch_execute(&format!("drop {what} {names}")).await?;
+            }
+        }
+        client.batch_execute("commit").await
+    };
+    dropped.await.map_err(unanswered)?;
+    tracing::warn!(view, tables, "an operator has dropped a view");
+    Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
+}

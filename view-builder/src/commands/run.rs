@@ -1,0 +1,128 @@
+//! `view-builder run`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use service::{Exporter, Readiness, Shutdown, admin};
+
+use crate::builder::Builder;
+use crate::builder::assignment::Limits;
+use crate::builder::parting::Parting;
+use crate::builder::{lag, topics};
+use crate::commands::pause;
+use crate::kafka;
+use crate::kafka::GroupConsumer;
+use crate::process::failure::Failure;
+use crate::process::measure;
+use crate::settings::Config;
+use crate::views::database::Database;
+use crate::views::view;
+
+/// Two processes with the same static name expel each other from the group, each with its next client: the one whose turn comes again
+/// within this time ends. A client that failed by itself is replaced, and goes on for longer.
+const REPLACEMENT_INTERVAL_MIN: Duration = Duration::from_secs(60);
+
+/// Keeps the views until `shutdown`. Waits for Postgres, Kafka and the topics, for as long as it takes.
+///
+/// # Errors
+/// See [`Failure`]; a wrong setting and a wrong view are found before anything is changed.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    let views: Arc<[view::View]> = view::load_all(&config.views)?.into();
+    let readiness = Readiness::waiting_for("postgres");
+    readiness.not_ready("kafka", "starting");
+    let database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
+    let consumer = client(&config)?;
+    let listener = std::net::TcpListener::bind(config.admin_listen).map_err(|err| {
+        Failure::Setting(format!(
+            "cannot listen on {} (ADMIN_LISTEN): {err}",
+            config.admin_listen
+        ))
+    })?;
+    let metrics = Exporter::from(admin::install_metrics()?).with(lag::render);
+    measure::describe();
+    let admin = tokio::spawn(admin::serve_on(listener, readiness.clone(), metrics, shutdown.clone()));
+
+    let ended = keep(&config, &views, consumer, database, &readiness, &shutdown).await;
+    admin.abort();
+    ended
+}
+
+/// Keeps the views, with another Kafka client where one has failed for good.
+async fn keep(
+    config: &Config,
+    views: &Arc<[view::View]>,
+    mut consumer: Arc<GroupConsumer>,
+    mut database: Database,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let mut replaced_at: Option<Instant> = None;
+    loop {
+        let code = match attempt(config, views, consumer, database, readiness, shutdown.clone()).await {
+            Err(Failure::Client(code)) if replaced_at.is_none_or(|at| at.elapsed() > REPLACEMENT_INTERVAL_MIN) => code,
+            ended => return ended,
+        };
+        tracing::warn!(error = %code, "the kafka client has failed for good: another one takes its place");
+        replaced_at = Some(Instant::now());
+        readiness.not_ready("kafka", "starting again");
+        database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
+        consumer = client(config)?;
+    }
+}
+
+async fn attempt(
+    config: &Config,
+    views: &Arc<[view::View]>,
+    consumer: Arc<GroupConsumer>,
+    mut database: Database,
+    readiness: &Readiness,
+    mut shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let ended = tokio::select! {
+        installed = database.install() => installed,
+        () = shutdown.triggered() => return Ok(()),
+    };
+    ended?;
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    tracing::info!(views = names.join(", "), "the views are installed");
+    tokio::select! {
+        () = pause::resume_changed(&config.servers) => {}
+        () = shutdown.triggered() => return Ok(()),
+    }
+
+    let watch = tokio::spawn(topics::watch(
+        Arc::downgrade(&consumer),
+        view::topics(views),
+        readiness.clone(),
+    ));
+    let limits = Limits {
+        rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
+        bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
+    };
+    let observer = Arc::new(kafka::observer(&config.servers.kafka)?);
+    let parting = Parting::new(config.servers.kafka.clone());
+    let ended = Builder::new(
+        consumer,
+        observer,
+        parting,
+        database,
+        limits,
+        owner(),
+        readiness.clone(),
+    )
+    .run(shutdown)
+    .await;
+    watch.abort();
+    ended
+}
+
+fn client(config: &Config) -> Result<Arc<GroupConsumer>, Failure> {
+    let instance = config.group_instance_id.as_deref();
+    kafka::consumer(&config.servers.kafka, instance, config.batch_bytes).map(Arc::new)
+}
+
+/// Names this process to people who look at the positions.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
+}

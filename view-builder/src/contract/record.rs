@@ -1,0 +1,66 @@
+//! From Kafka's record to an event or to a dead letter.
+
+use bytes::Bytes;
+use events::{POSITION_HEADER, Position};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+
+use crate::contract::Contract;
+use crate::contract::event::{Event, Unappliable};
+use crate::contract::letter::Letter;
+use crate::process::clock;
+
+/// Longest key that can make its later events wait, in bytes. Ids have 20 characters at most; Postgres indexes no key of some thousand bytes.
+const KEY_BYTES_MAX: usize = 1_024;
+/// The header under which a letter keeps a longer one.
+const LONG_KEY_HEADER: &str = "(key)";
+
+/// The record's key, as its events wait for each other by it; none where it is too long to be one.
+pub(crate) fn waiting_key(key: Option<&[u8]>) -> Option<&[u8]> {
+    key.filter(|key| key.len() <= KEY_BYTES_MAX)
+}
+
+/// The record's event; none for a null value, which Kafka's compaction leaves behind and which says nothing.
+///
+/// # Errors
+/// The event cannot be applied.
+pub(crate) fn event(contract: &Contract, record: &BorrowedMessage<'_>) -> Result<Option<Event>, Unappliable> {
+    let Some(value) = record.payload() else {
+        return Ok(None);
+    };
+    Event::parse(contract, record.offset(), committed_us(record), record.key(), value).map(Some)
+}
+
+/// The record as it came, with the reason why it is none for the view.
+pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Letter {
+    let mut headers = record.headers().map_or_else(Vec::new, |headers| {
+        let owned = headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)));
+        owned.collect()
+    });
+    if waiting_key(record.key()).is_none()
+        && let Some(key) = record.key()
+    {
+        headers.push((LONG_KEY_HEADER.to_owned(), Some(Bytes::copy_from_slice(key))));
+    }
+    Letter {
+        offset: record.offset(),
+        key: waiting_key(record.key()).map(Bytes::copy_from_slice),
+        value: Bytes::copy_from_slice(record.payload().unwrap_or_default()),
+        headers,
+        record_time_us: record.timestamp().to_millis().map(|ms| ms.saturating_mul(1_000)),
+        reason,
+    }
+}
+
+/// When the source committed the change: by the position header, else by the record's own time.
+pub(crate) fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
+    let by_header = record.headers().and_then(|headers| {
+        let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
+        let position: Position = std::str::from_utf8(header.value?).ok()?.parse().ok()?;
+        Some(position.commit_timestamp_us)
+    });
+    by_header
+        .or_else(|| record.timestamp().to_millis().map(|ms| ms * 1_000))
+        .unwrap_or_else(clock::now_us)
+}

@@ -1,0 +1,5 @@
+//! Postgres: a connection with the settings that views rest on, what a refusal means, and how an outage is told.
+
+pub mod connection;
+pub mod outage;
+pub(crate) mod refusal;

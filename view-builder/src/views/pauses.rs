@@ -1,0 +1,160 @@
+//! Paused views: kept in the catalog, and not applied until `resume`, `rebuild` or changed SQL ends the pause. All other views go on.
+//!
+//! A paused view has every event before its pause positions and none from there on: they are the live positions as of the lock under which
+//! the pause is written. Positions go on without the view; `resume` sets them back to the pause positions, and the replay changes nothing
+//! in the other views. Its topics stay subscribed, so that a pause moves no partition.
+
+use std::collections::HashSet;
+
+use tokio_postgres::{Client, Error};
+
+use crate::process::faults::{self, Bug};
+use crate::views::epochs;
+use crate::views::view::View;
+
+/// Why and by whom a view is paused.
+pub(crate) struct Cause<'a> {
+    /// In one line, without values.
+    pub(crate) reason: &'a str,
+    /// SQLSTATE; none: an operator wants it.
+    pub(crate) state: Option<&'a str>,
+    pub(crate) by: &'a str,
+}
+
+/// A view that is paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Paused {
+    pub(crate) view: String,
+    pub(crate) reason: String,
+    /// Since when, as Postgres prints it.
+    pub(crate) since: String,
+    pub(crate) by: String,
+}
+
+impl Paused {
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let Self {
+            view,
+            reason,
+            since,
+            by,
+        } = self;
+        format!(
+            "view {view} is paused since {since} by {by}: {reason}; mend that, then: view-builder resume {view}, or view-builder rebuild {view}"
+        )
+    }
+}
+
+/// Pauses the view as it is in the catalog with these texts; false where it is not, or is paused already.
+pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Result<bool, Error> {
+    client.batch_execute("begin; set local lock_timeout = '5s'").await?;
+    client.batch_execute(epochs::LOCK).await?;
+    faults::point("pause.locked").await?;
+    let paused = client
+        .execute(
+            "insert into view_pauses (view, reason, sqlstate, paused_by, sql_md5)
+             select view, $4, $5, $6, md5(table_sql || apply_sql) from view_definitions
+             where view = $1 and table_sql = $2 and apply_sql = $3
+             on conflict do nothing",
+            &[
+                &view.name,
+                &view.table.text,
+                &view.apply.text,
+                &cause.reason,
+                &cause.state,
+                &cause.by,
+            ],
+        )
+        .await?;
+    if paused == 0 {
+        client.batch_execute("rollback").await?;
+        return Ok(false);
+    }
+    // Where a position was set back, the lower one: the replay may be there to mend this very view.
+    let held = if faults::is_planted(Bug::PauseAtTheHighest) {
+        "greatest(next_offset, highest_offset)"
+    } else {
+        "next_offset"
+    };
+    client
+        .execute(
+            &format!(
+                "insert into view_pause_positions (view, topic, partition, next_offset)
+                 select $1, topic, partition, {held} from view_positions
+                 where topic in (select topic from view_sources where view = $1)"
+            ),
+            &[&view.name],
+        )
+        .await?;
+    client.batch_execute(epochs::RENEW).await?;
+    client.batch_execute("commit").await?;
+    faults::point("pause.committed").await?;
+    Ok(true)
+}
+
+/// Ends a pause where there is one, and has the builders take the view up again. The catalog must be locked, and the view must have
+/// every event before the live positions.
+pub(crate) async fn end(client: &Client, view: &str) -> Result<(), Error> {
+    if !is_known(client).await? {
+        return Ok(());
+    }
+    let ended = client
+        .execute("delete from view_pauses where view = $1", &[&view])
+        .await?;
+    if ended > 0 {
+        client.batch_execute(epochs::RENEW).await?;
+    }
+    Ok(())
+}
+
+/// All paused views, in the order of their names.
+pub(crate) async fn load(client: &Client) -> Result<Vec<Paused>, Error> {
+    if !is_known(client).await? {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query(
+            "select view, reason, to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), paused_by
+             from view_pauses order by view",
+            &[],
+        )
+        .await?;
+    let paused = rows.iter().map(|row| Paused {
+        view: row.get(0),
+        reason: row.get(1),
+        since: row.get(2),
+        by: row.get(3),
+    });
+    Ok(paused.collect())
+}
+
+/// The names of all paused views.
+pub(crate) async fn names(client: &Client) -> Result<HashSet<String>, Error> {
+    Ok(load(client).await?.into_iter().map(|paused| paused.view).collect())
+}
+
+/// A paused view that reads this topic.
+pub(crate) async fn reader(client: &Client, topic: &str) -> Result<Option<String>, Error> {
+    if !is_known(client).await? {
+        return Ok(None);
+    }
+    let row = client
+        .query_one(
+            "select min(view) from view_pauses join view_sources using (view) where topic = $1",
+            &[&topic],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Whether the database has the tables, which it does not before a builder of this version has started, and this role may read them.
+async fn is_known(client: &Client) -> Result<bool, Error> {
+    let row = client
+        .query_one(
+            "select coalesce(has_table_privilege(to_regclass('public.view_pauses'), 'select'), false)",
+            &[],
+        )
+        .await?;
+    Ok(row.get(0))
+}
