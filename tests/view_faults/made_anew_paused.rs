@@ -100,6 +100,30 @@ async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_
     builder.stop().await.expect("a clean end");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_not_resumed() {
+    let rig = ViewRig::new("anew_resume_grown").await;
+    let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
+    begun(&rig, &topic, &builder).await;
+    command(&rig, &["pause", "item"], 0).await;
+    // As where the partition was added after the pause: all others have been told nothing of it.
+    rig.query("delete from view_pause_positions where partition = 1")
+        .await
+        .expect("a deletion");
+    builder.stop().await.expect("a clean end");
+    rig.delete_topic(&topic).await.expect("a topic that is gone");
+    rig.create_topic(&topic, PARTITIONS, &[]).await.expect("another topic");
+    rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
+    builder.start().expect("a start");
+    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let said = command(&rig, &["resume", "item"], 2).await;
+    assert!(
+        said.contains("/1 was made anew, and the view lacks events of the topic of before"),
+        "{said}"
+    );
+    builder.stop().await.expect("a clean end");
+}
+
 /// A view of the same topic, which is new when the partition is paused.
 fn other_apply(topic: &str) -> String {
     apply(topic)

@@ -4,6 +4,7 @@ mod fewer_partitions;
 mod group_offsets;
 mod lane;
 mod leaderless;
+mod letters_in_order;
 mod letters_interrupted;
 mod load;
 mod made_anew_paused;

@@ -123,6 +123,39 @@ async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning() {
+    let (rig, topic, builder) = begun("resumed_twice").await;
+    command(&rig, &["pause", "odd"], 0).await;
+    rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
+    becomes(&rig, &builder, ITEMS, "30").await;
+    builder.stop().await.expect("a clean end");
+    // Both have seen the pause by the time that the first may write.
+    let locked = rig.client().await.expect("a client");
+    locked
+        .batch_execute("begin; lock table view_positions in share row exclusive mode")
+        .await
+        .expect("a lock");
+    let let_go = async {
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        locked.batch_execute("commit").await.expect("the end of the lock");
+    };
+    let resume = ["resume", "odd"];
+    let (first, second, ()) = tokio::join!(rig.command(&resume), rig.command(&resume), let_go);
+    let (first, second) = (first.expect("a command"), second.expect("a command"));
+    assert_eq!((first.0, second.0), (Some(0), Some(0)), "{} {}", first.1, second.1);
+    let said = format!("{}{}", first.1, second.1);
+    assert!(
+        said.contains("odd is resumed; 2 partitions") && said.contains("somebody else has ended that"),
+        "{said}"
+    );
+    let positions = "select string_agg(coalesce(next_offset::text, 'null'), ',' order by partition) from view_positions";
+    assert_eq!(rig.value(positions).await.expect("positions"), "5,5");
+    builder.start().expect("a start");
+    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_every_view_is_paused_positions_go_on_and_nothing_is_lost() {
     let (rig, topic, builder) = begun("paused_all").await;
     command(&rig, &["pause", "odd", "--reason", "a look"], 0).await;

@@ -121,15 +121,19 @@ async fn an_end_that_was_lost_under_a_builder_that_has_read_nothing_yet_is_read_
     is_read_again("unclean_idle", Meanwhile::HasJustBegun).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trusting_offsets_alone_is_caught() {
+async fn is_caught(name: &str, meanwhile: Meanwhile) {
     let cluster = Cluster::take().await;
-    let rig = ViewRig::on(Arc::clone(&cluster.servers), "unclean_trust").await;
+    let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
     let builder = rig
         .faulty_builder("builder")
         .env("VIEW_BUILDER_BUG", "TrustOffsetsAlone");
-    lost_and_overgrown(&cluster, &rig, &builder, Meanwhile::IsStopped).await;
+    lost_and_overgrown(&cluster, &rig, &builder, meanwhile).await;
     wait_count(&rig, &builder, "select next_offset from view_positions", "40").await;
     assert_eq!(rig.value(NEW).await.expect("a count"), "20", "events are lost");
     builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trusting_offsets_alone_is_caught() {
+    is_caught("unclean_trust", Meanwhile::IsStopped).await;
 }

@@ -12,7 +12,7 @@ mod topic_facts;
 mod topic_reader;
 
 pub use list_offsets::Reader;
-pub use log_parting::{ReadUpTo, leader_epoch, parted_at};
+pub use log_parting::{ReadUpTo, first_offsets_behind, leader_epoch};
 pub use partition_bounds::{PartitionBounds, bounds_by, leaders_by};
 pub use partition_ends::{Ends, ends_by};
 pub use topic_facts::{TopicFacts, facts_by};

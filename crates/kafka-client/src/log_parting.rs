@@ -5,15 +5,14 @@
 //! log (KIP-320). The safe wrapper has neither. librdkafka asks for it where a seek names an epoch, and goes on from where the epoch ends where
 //! that lies before the offset of the seek; so the first offset that comes tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::topic_reader::{Next, TopicReader};
@@ -39,13 +38,13 @@ pub fn leader_epoch(record: &BorrowedMessage<'_>) -> Option<i32> {
     (epoch >= 0).then_some(epoch)
 }
 
-/// The offsets from which on these partitions of a topic have other records than those that were read; a partition without such is left out, as is
-/// one of which Kafka does not tell within `wait`. The consumer must have `auto.offset.reset=earliest` and `enable.partition.eof`, and whatever it
-/// read before is over. Blocks.
+/// For each of these partitions of a topic the first offset that it gives where it is asked for what comes behind what was read. One that is lower
+/// than that says that the log parts there from what was read. A partition of which Kafka does not tell within `wait` is left out: nothing
+/// is known of it. The consumer must have `auto.offset.reset=earliest` and `enable.partition.eof`, and whatever it read before is over. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
-pub fn parted_at(
+pub fn first_offsets_behind(
     consumer: &BaseConsumer<impl ConsumerContext>,
     topic: &str,
     read: &BTreeMap<i32, ReadUpTo>,
@@ -53,30 +52,31 @@ pub fn parted_at(
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
     let from: Vec<(i32, i64)> = read.iter().map(|(partition, read)| (*partition, read.offset)).collect();
     let reader = TopicReader::start(consumer, topic, &from)?;
-    seek(consumer, topic, read)?;
-    let (mut parted, mut told, began) = (BTreeMap::new(), BTreeMap::new(), Instant::now());
-    while told.len() < read.len() && began.elapsed() < wait {
+    let asked = seek(consumer, topic, read)?;
+    let (mut told, began) = (BTreeMap::new(), Instant::now());
+    while told.len() < asked.len() && began.elapsed() < wait {
         let (partition, offset) = match reader.next(STEP)? {
             Next::Record(record) => (record.partition(), record.offset()),
             Next::End { partition, offset } => (partition, offset),
             Next::Nothing => continue,
         };
-        if told.insert(partition, offset).is_none() && read.get(&partition).is_some_and(|read| offset < read.offset) {
-            parted.insert(partition, offset);
+        // Without the seek a partition tells nothing: its reading names no epoch.
+        if asked.contains(&partition) {
+            told.entry(partition).or_insert(offset);
         }
     }
     drop(reader);
     consumer.unassign().context("partitions cannot be given back")?;
-    Ok(parted)
+    Ok(told)
 }
 
-/// Has librdkafka look whether what was read is what the leaders have.
+/// Has librdkafka look whether what was read is what the leaders have. Gives the partitions of which it does.
 #[expect(unsafe_code, reason = "the safe wrapper's seek names no epoch")]
 fn seek(
     consumer: &BaseConsumer<impl ConsumerContext>,
     topic: &str,
     read: &BTreeMap<i32, ReadUpTo>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<BTreeSet<i32>> {
     let name = CString::new(topic).context("a topic's name has no zero byte")?;
     let mut list = TopicPartitionList::new();
     for (partition, read) in read {
@@ -95,7 +95,9 @@ fn seek(
     let error =
         unsafe { native::rd_kafka_seek_partitions(consumer.client().native_ptr(), list.ptr(), SEEK_TIMEOUT_MS) };
     if error.is_null() {
-        return Ok(());
+        let elements = list.elements();
+        let sought = elements.iter().filter(|element| element.error().is_ok());
+        return Ok(sought.map(|element| element.partition()).collect());
     }
     // SAFETY: the error is ours, and given back once.
     let code = unsafe {
@@ -103,9 +105,5 @@ fn seek(
         native::rd_kafka_error_destroy(error);
         code
     };
-    ensure!(
-        code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
-        "kafka's client does not seek: {code:?}"
-    );
-    Ok(())
+    bail!("kafka's client does not seek: {code:?}")
 }

@@ -290,6 +290,8 @@ struct Moves<'a> {
     epoch: Vec<i64>,
     from: Vec<i64>,
     to: Vec<i64>,
+    read_to: Vec<Option<i64>>,
+    read_epoch: Vec<Option<i32>>,
 }
 
 impl<'a> Moves<'a> {
@@ -301,11 +303,21 @@ impl<'a> Moves<'a> {
             epoch: parts.iter().map(|part| part.epoch).collect(),
             from: parts.iter().map(|part| part.from).collect(),
             to: parts.iter().map(|part| part.to).collect(),
+            read_to: parts.iter().map(|part| Some(part.read?.offset)).collect(),
+            read_epoch: parts.iter().map(|part| Some(part.read?.epoch)).collect(),
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
-        [&self.topic, &self.partition, &self.epoch, &self.from, &self.to]
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+        [
+            &self.topic,
+            &self.partition,
+            &self.epoch,
+            &self.from,
+            &self.to,
+            &self.read_to,
+            &self.read_epoch,
+        ]
     }
 }
 

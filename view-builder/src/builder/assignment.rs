@@ -4,17 +4,16 @@
 //! - `committed`: the position in Postgres; the next batch moves it from here;
 //! - `taken`: one past the last offset that a batch holds, waiting or in flight.
 
-use crate::builder::claim::Start;
-use crate::contract::batch::Refused;
-use crate::contract::position::Position;
 use std::collections::{BTreeMap, HashSet};
 
-use crate::builder::claim;
-use crate::contract::batch::{Batch, Part};
+use kafka_client::ReadUpTo;
+
+use crate::builder::claim::{self, Start};
+use crate::contract::batch::{Batch, Part, Refused};
 use crate::contract::event::{Event, Unappliable};
-use crate::contract::letter::Fate;
-use crate::contract::letter::Letter;
+use crate::contract::letter::{Fate, Letter};
 use crate::contract::place::TopicPartition;
+use crate::contract::position::Position;
 use crate::letters::{Known, OfKey};
 
 /// Limits of one batch: bounded memory, and transactions of a bounded length.
@@ -29,6 +28,8 @@ pub struct Record<'a, L> {
     pub offset: i64,
     /// When it was handed over, microseconds since 1970.
     pub read_us: i64,
+    /// The leader's epoch; none where the cluster does not tell it.
+    pub epoch: Option<i32>,
     pub key: Option<&'a [u8]>,
     /// Its event; none for a tombstone.
     pub event: Result<Option<Event>, Unappliable>,
@@ -44,6 +45,10 @@ struct Held {
     new_from: i64,
     oldest_us: Option<i64>,
     known: Known,
+    /// Up to where the log was read with what waits.
+    read: Option<ReadUpTo>,
+    /// Nothing is taken for now, though Kafka hands records over.
+    is_held_back: bool,
     waiting: Vec<Event>,
     letters: Vec<Letter>,
 }
@@ -110,6 +115,8 @@ impl Assignment {
                 new_from: start.new_from,
                 oldest_us: None,
                 known: start.known,
+                read: None,
+                is_held_back: false,
                 waiting: Vec::new(),
                 letters: Vec::new(),
             };
@@ -136,6 +143,7 @@ impl Assignment {
             return None;
         }
         held.taken = offset + 1;
+        held.read = record.epoch.map(|epoch| ReadUpTo { offset: offset + 1, epoch });
         let (event, trouble) = match record.event {
             Ok(None) => return None,
             Ok(Some(event)) => (Some(event), None),
@@ -175,6 +183,7 @@ impl Assignment {
                 epoch: held.epoch,
                 from: held.committed,
                 to: held.taken,
+                read: held.read.take(),
                 events: std::mem::take(&mut held.waiting),
                 letters: std::mem::take(&mut held.letters),
             })
@@ -228,6 +237,14 @@ impl Assignment {
             held.waiting.clear();
             held.letters.clear();
             held.taken = held.committed;
+            held.read = None;
+        }
+    }
+
+    /// Whether the partition is held back: records come, and none is taken. It is not settled then, whatever was read.
+    pub fn hold_back(&mut self, place: &TopicPartition, is_held_back: bool) {
+        if let Some(held) = self.held.get_mut(place) {
+            held.is_held_back = is_held_back;
         }
     }
 
@@ -251,7 +268,7 @@ impl Assignment {
             place,
             epoch: held.epoch,
             next_offset: held.committed,
-            settled: held.taken == held.committed,
+            settled: held.taken == held.committed && !held.is_held_back,
             oldest_us: held.oldest_us,
         })
     }

@@ -224,29 +224,6 @@ impl Database {
             tracing::debug!(error = %err, "group offsets are not written down");
         }
     }
-
-    /// Writes down how far the logs of these partitions were read, for the next claim. An error is left for the next batch to meet.
-    pub async fn note_read(&mut self, read: &[(Held, ReadUpTo)]) {
-        if read.is_empty() {
-            return;
-        }
-        let client = &self.session().await.client;
-        let keys = Keys::of(read.iter().map(|(held, _)| (&held.place, held.epoch)));
-        let read_to: Vec<i64> = read.iter().map(|(_, read)| read.offset).collect();
-        let read_epoch: Vec<i32> = read.iter().map(|(_, read)| read.epoch).collect();
-        let noted = client
-            .execute(
-                "update view_positions as held set read_to = wanted.read_to, read_epoch = wanted.read_epoch
-                 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[])
-                     as wanted(topic, partition, epoch, read_to, read_epoch)
-                 where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                &[&keys.topic, &keys.partition, &keys.epoch, &read_to, &read_epoch],
-            )
-            .await;
-        if let Err(err) = noted {
-            tracing::debug!(error = %err, "how far the logs were read is not written down");
-        }
-    }
 }
 
 async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Result<Vec<Claim>, Error> {

@@ -6,7 +6,6 @@
 
 use crate::process::clock;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -23,9 +22,9 @@ use crate::builder::assignment::{Assignment, Limits, Record};
 use crate::builder::claim::{LETTERS_COUNTED, Look};
 use crate::builder::continuity::Watch;
 use crate::builder::group::GroupOffsets;
-use crate::builder::parting::{Parted, Parting};
+use crate::builder::parting::{self, Parted, Parting};
 use crate::builder::paused_partitions::PausedPartitions;
-use crate::builder::takeover::{TakenOver, begin_found, take_over};
+use crate::builder::takeover::{Question, TakenOver, begin_found, take_over};
 use crate::builder::waiting::{Found, WaitingPartitions};
 use crate::contract::Contracts;
 use crate::contract::place::TopicPartition;
@@ -119,7 +118,7 @@ pub struct Builder {
     database: Option<Database>,
     job: Option<(Job, Instant)>,
     /// Whether the job waits for Kafka.
-    is_asking_kafka: Arc<AtomicBool>,
+    question: Arc<Question>,
     /// Generation and partitions of an assignment that has not been taken over.
     claim: Option<(u64, Vec<TopicPartition>)>,
     /// When to subscribe again, after this process has left its group.
@@ -167,7 +166,7 @@ impl Builder {
             places: Vec::new(),
             database: Some(database),
             job: None,
-            is_asking_kafka: Arc::default(),
+            question: Arc::default(),
             claim: None,
             rejoin_at: None,
             group_offsets: GroupOffsets::default(),
@@ -206,6 +205,10 @@ impl Builder {
                 () = shutdown.triggered() => return Ok(()),
                 ended = ended(&mut self.job) => self.ended(ended)?,
                 () = consumer.context().changed() => self.reassigned(),
+                answered = parting::answered(&mut self.parting) => {
+                    let told = self.parting.told(answered);
+                    self.told_of_logs(told);
+                }
                 _ = tick.tick() => self.tick()?,
                 Some(record) = records.next(), if self.assignment.has_room() => {
                     self.received(record)?;
@@ -252,9 +255,9 @@ impl Builder {
                 (database, taken.map(|taken| Done::TakenOver { generation, taken }))
             })
         } else if let Some(found) = self.found.take() {
-            let (asking, generation) = (self.asking(), found.generation);
+            let generation = found.generation;
             tokio::spawn(async move {
-                let taken = begin_found(&mut database, &asking, found).await;
+                let taken = begin_found(&mut database, found).await;
                 (database, taken.map(|taken| Done::Begun { generation, taken }))
             })
         } else if !self.parted.is_empty() {
@@ -290,10 +293,8 @@ impl Builder {
                 .chain(self.paused_partitions.claims())
                 .chain(self.waiting_partitions.claims())
                 .collect();
-            let read = self.parting.due(self.assignment.claims());
             tokio::spawn(async move {
                 faults::hold("look.before").await;
-                database.note_read(&read).await;
                 let look = database.look(&held).await;
                 let paused = database.paused().await;
                 (
@@ -435,7 +436,7 @@ impl Builder {
         }
         if places.is_empty() {
             self.paused_partitions.replace(Vec::new());
-            self.waiting_partitions.tell(&[]);
+            self.waiting_partitions.tell(&[], &[]);
         }
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
@@ -451,8 +452,6 @@ impl Builder {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             )) => {
                 tracing::warn!("kafka does not have the next offset of a partition: verifying all positions");
-                // Before the partitions are let go. A log may have lost its end and grown again, where positions tell nothing.
-                self.parting.look();
                 self.rejoin();
                 Ok(())
             }
@@ -478,10 +477,15 @@ impl Builder {
         let Some(contract) = self.contracts.get(record.topic()) else {
             return;
         };
-        self.parting.read(&self.places[index], record);
+        let (offset, epoch) = (record.offset(), kafka_client::leader_epoch(record));
+        if !self.parting.takes(&self.places[index], offset, epoch) {
+            self.assignment.hold_back(&self.places[index], true);
+            return;
+        }
         let taken = Record {
-            offset: record.offset(),
+            offset,
             read_us: clock::now_us(),
+            epoch,
             key: record::waiting_key(record.key()),
             event: record::event(contract, record),
             letter: |reason| record::letter(record, reason),
@@ -522,7 +526,7 @@ impl Builder {
             self.rejoin();
         }
         self.look_for_waiting();
-        self.parted.extend(self.parting.found());
+        self.parting.ask();
         if self.rejoin_at.is_some_and(|at| at <= Instant::now()) {
             self.subscribe()?;
         }

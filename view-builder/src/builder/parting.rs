@@ -1,33 +1,49 @@
 //! Finding out whether a log has lost its end, and has other records at those offsets by now.
 //!
-//! librdkafka compares what it has read with what a new leader has, by the leaders' epochs, and says of a log that has parted from it only that it
-//! does not have the next offset. By the time that all positions are verified the log may have grown beyond them, and nothing is seen. So the
-//! logs themselves are asked, with the epochs of the records that were read since the partitions were taken over. Where one has parted, the
-//! offset is written down as the lowest end that was told (`paused_end`), and the epoch is counted up: whoever holds the partition takes it over
-//! anew, and reads it again from there.
+//! A leader that lacks the end of a log may be elected (unclean election). The offsets of what is lost are other records' then, so that offsets
+//! tell nothing once the log has grown beyond the position. The leader's epoch does: it stands with each record. So how far a log was read, and in
+//! which epoch, is kept beside the position and moves with it in the batch's transaction.
 //!
-//! A builder that did not run then, or had read nothing since its takeover, is told nothing by librdkafka. So how far a log was read, and in which
-//! epoch, is also kept beside the position, and a takeover asks by that where another epoch has begun since.
+//! **A record of another epoch is not taken before Kafka has told that the log still has what was read before it.** Until then the partition is in
+//! doubt: its records are dropped, and read again once that is certain. Where the leader has changed between two takeovers, a
+//! partition begins in doubt. So it does not matter when the leader changed, nor whether anybody looked at that moment, nor that librdkafka's own
+//! comparison (KIP-320) knows nothing of what was read before an assignment.
+//!
+//! Where the log has parted from what was read, the offset is written down as the lowest end that was told (`paused_end`), and the epoch of the
+//! claim is counted up: whoever holds the partition takes it over anew, and reads it again from there. A log that nobody tells of stays in doubt.
+//!
+//! Not seen is a log that has lost its end and has grown to just the position again, until its next record comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::FutureExt as _;
 use kafka_client::ReadUpTo;
-use rdkafka::message::{BorrowedMessage, Message as _};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
-use crate::builder::claim;
-use crate::continuity::start::TopicIds;
 use crate::contract::place::{self, TopicPartition};
-use crate::kafka;
 use crate::kafka::servers::Kafka;
+use crate::kafka;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
 /// How long a leader has to tell.
 const TOLD_MAX: Duration = Duration::from_secs(10);
+/// How often Kafka is asked again of a log that it has not told of.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// A doubt that lasts longer is told to people.
+const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// What a takeover knows of a partition's log.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    pub place: TopicPartition,
+    /// How far it was read; none: nothing of the topic as it is, or the cluster has no epochs.
+    pub read: Option<ReadUpTo>,
+    /// The epoch of the leader that there is now; none where the cluster does not tell it.
+    pub leader_epoch: Option<i32>,
+    pub topic_id: Option<String>,
+}
 
 /// A partition that has other records than those that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,14 +55,61 @@ pub struct Parted {
     pub topic_id: Option<String>,
 }
 
-/// What was read, and the question whether the logs still have it.
+/// What came of a question.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// These logs have what was read: their partitions are read on.
+    pub certain: Vec<TopicPartition>,
+    /// These do not.
+    pub parted: Vec<Parted>,
+}
+
+/// Whether a log may be another one than that which was read.
+#[derive(Clone, Copy, Debug)]
+enum Doubt {
+    /// A leader with this epoch has not been asked.
+    Since { epoch: i32, at: Instant },
+    /// It is another one.
+    Parted,
+}
+
+#[derive(Debug)]
+struct Log {
+    read: Option<ReadUpTo>,
+    /// The epoch of a leader that is known to have what was read.
+    trusted: Option<i32>,
+    doubt: Option<Doubt>,
+    topic_id: Option<String>,
+}
+
+impl Log {
+    /// Whether a record at this offset, of this epoch, stands in the log that was read.
+    fn continues(&self, offset: i64, epoch: i32) -> bool {
+        match self.read {
+            None => true,
+            // A replay. No record before the last that was read can be of a later leader.
+            Some(read) if offset < read.offset => epoch <= read.epoch,
+            Some(read) => epoch == read.epoch || self.trusted == Some(epoch),
+        }
+    }
+
+    fn note(&mut self, offset: i64, epoch: i32) {
+        if self.read.is_none_or(|read| offset >= read.offset) {
+            self.read = Some(ReadUpTo {
+                offset: offset + 1,
+                epoch,
+            });
+        }
+    }
+}
+
+/// What was read of the partitions that are held, and the question whether their logs still have it.
 pub struct Parting {
     servers: Kafka,
-    read: HashMap<TopicPartition, ReadUpTo>,
-    /// What is written down of it.
-    noted: HashMap<TopicPartition, ReadUpTo>,
-    ids: HashMap<TopicPartition, Option<String>>,
-    answer: Option<JoinHandle<anyhow::Result<Vec<Parted>>>>,
+    logs: HashMap<TopicPartition, Log>,
+    answer: Option<JoinHandle<BTreeMap<TopicPartition, i64>>>,
+    asked: HashMap<TopicPartition, ReadUpTo>,
+    asked_at: Option<Instant>,
 }
 
 impl Parting {
@@ -54,110 +117,162 @@ impl Parting {
     pub fn new(servers: Kafka) -> Self {
         Self {
             servers,
-            read: HashMap::new(),
-            noted: HashMap::new(),
-            ids: HashMap::new(),
+            logs: HashMap::new(),
             answer: None,
+            asked: HashMap::new(),
+            asked_at: None,
         }
     }
 
-    #[must_use]
-    pub const fn servers(&self) -> &Kafka {
-        &self.servers
-    }
-
-    /// How far the logs of these partitions were read, where that is not written down yet; from now on it counts as such.
-    pub fn due(&mut self, held: impl Iterator<Item = claim::Held>) -> Vec<(claim::Held, ReadUpTo)> {
-        let due = held.filter_map(|held| {
-            let read = *self.read.get(&held.place)?;
-            let before = self.noted.insert(held.place.clone(), read);
-            (before != Some(read)).then_some((held, read))
-        });
-        due.collect()
-    }
-
-    /// From now on these partitions are read, of topics with these ids. A question that was asked before is still of interest.
-    pub fn begin(&mut self, ids: &[(TopicPartition, TopicIds)]) {
-        self.read.clear();
-        self.noted.clear();
-        self.ids.clear();
-        self.add(ids);
-    }
-
-    /// These partitions are read as well.
-    pub fn add(&mut self, ids: &[(TopicPartition, TopicIds)]) {
-        let ids = ids.iter().map(|(place, ids)| (place.clone(), ids.now.clone()));
-        self.ids.extend(ids);
-    }
-
-    /// This record was read.
-    pub fn read(&mut self, place: &TopicPartition, record: &BorrowedMessage<'_>) {
-        let Some(epoch) = kafka_client::leader_epoch(record) else {
-            return;
-        };
-        let offset = record.offset() + 1;
-        match self.read.get_mut(place) {
-            Some(read) => *read = ReadUpTo { offset, epoch },
-            None => drop(self.read.insert(place.clone(), ReadUpTo { offset, epoch })),
-        }
-    }
-
-    /// Asks whether the logs have what was read.
-    pub fn look(&mut self) {
-        if self.answer.is_some() || self.read.is_empty() || faults::is_planted(Bug::TrustOffsetsAlone) {
-            return;
-        }
-        let (servers, read, ids) = (self.servers.clone(), self.read.clone(), self.ids.clone());
-        self.answer = Some(tokio::task::spawn_blocking(move || ask(&servers, read, &ids)));
-    }
-
-    /// The partitions that were found to have other records, once they are.
-    pub fn found(&mut self) -> Vec<Parted> {
-        let Some(answered) = self.answer.as_mut().and_then(|answer| answer.now_or_never()) else {
-            return Vec::new();
-        };
+    /// From now on these partitions are read, and no others. Gives those that begin in doubt.
+    pub fn begin(&mut self, marks: Vec<Mark>) -> Vec<TopicPartition> {
+        self.logs.clear();
         self.answer = None;
-        match answered.context("asking kafka failed").flatten() {
-            Ok(parted) => parted,
+        self.add(marks)
+    }
+
+    /// These partitions are read as well. Gives those that begin in doubt.
+    pub fn add(&mut self, marks: Vec<Mark>) -> Vec<TopicPartition> {
+        let mut doubtful = Vec::new();
+        for mark in marks {
+            let doubt = mark.read.zip(mark.leader_epoch).and_then(|(read, epoch)| {
+                let is_other = epoch != read.epoch && !faults::is_planted(Bug::TrustOffsetsAlone);
+                is_other.then(|| Doubt::Since {
+                    epoch,
+                    at: Instant::now(),
+                })
+            });
+            if doubt.is_some() {
+                doubtful.push(mark.place.clone());
+            }
+            let log = Log {
+                read: mark.read,
+                trusted: None,
+                doubt,
+                topic_id: mark.topic_id,
+            };
+            self.logs.insert(mark.place, log);
+        }
+        self.asked_at = None;
+        self.ask();
+        doubtful
+    }
+
+    /// Whether a record may be taken. One that may not comes again once that is certain.
+    pub fn takes(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
+        let (Some(log), Some(epoch)) = (self.logs.get_mut(place), epoch) else {
+            return true;
+        };
+        if log.doubt.is_some() {
+            return false;
+        }
+        if log.continues(offset, epoch) || faults::is_planted(Bug::TrustOffsetsAlone) {
+            log.note(offset, epoch);
+            return true;
+        }
+        tracing::info!(%place, offset, epoch, read = ?log.read, "another leader: does its log have what was read?");
+        log.doubt = Some(Doubt::Since {
+            epoch,
+            at: Instant::now(),
+        });
+        self.asked_at = None;
+        self.ask();
+        false
+    }
+
+    /// Those of which Kafka has not told for long.
+    #[must_use]
+    pub fn untold(&self) -> Vec<TopicPartition> {
+        let is_untold = |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
+        let untold = self.logs.iter().filter(|(_, log)| is_untold(log));
+        untold.map(|(place, _)| place.clone()).collect()
+    }
+
+    /// Asks Kafka of the partitions in doubt, where there are any and it is time to.
+    pub fn ask(&mut self) {
+        if self.answer.is_some() || self.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return;
+        }
+        let doubtful = self.logs.iter().filter_map(|(place, log)| match log.doubt {
+            Some(Doubt::Since { .. }) => Some((place.clone(), log.read?)),
+            Some(Doubt::Parted) | None => None,
+        });
+        let asked: HashMap<TopicPartition, ReadUpTo> = doubtful.collect();
+        if asked.is_empty() {
+            return;
+        }
+        self.asked_at = Some(Instant::now());
+        self.asked.clone_from(&asked);
+        let servers = self.servers.clone();
+        self.answer = Some(tokio::task::spawn_blocking(move || first_offsets(&servers, &asked)));
+    }
+
+    /// What the answer means.
+    pub fn told(&mut self, answered: Result<BTreeMap<TopicPartition, i64>, JoinError>) -> Told {
+        self.answer = None;
+        let mut told = Told::default();
+        let firsts = match answered {
+            Ok(firsts) => firsts,
             Err(err) => {
-                tracing::error!(
-                    error = format!("{err:#}"),
-                    "whether a log has lost its end is not known: compare with view-builder verify"
-                );
-                Vec::new()
+                tracing::error!(error = %err, "asking kafka failed");
+                return told;
+            }
+        };
+        for (place, read) in std::mem::take(&mut self.asked) {
+            let (Some(log), Some(first)) = (self.logs.get_mut(&place), firsts.get(&place)) else {
+                continue;
+            };
+            let Some(Doubt::Since { epoch, .. }) = log.doubt else {
+                continue;
+            };
+            if *first < read.offset {
+                tracing::warn!(%place, at = first, read = read.offset, "the log has lost its end, and has other records from there on");
+                log.doubt = Some(Doubt::Parted);
+                told.parted.push(Parted {
+                    topic_id: log.topic_id.clone(),
+                    at: *first,
+                    place,
+                });
+            } else {
+                log.doubt = None;
+                log.trusted = Some(epoch);
+                told.certain.push(place);
             }
         }
+        told
     }
 }
 
-/// The partitions that have other records than those that were read. Blocks.
-///
-/// # Errors
-/// Kafka does not tell.
-pub(crate) fn ask(
-    servers: &Kafka,
-    read: HashMap<TopicPartition, ReadUpTo>,
-    ids: &HashMap<TopicPartition, Option<String>>,
-) -> anyhow::Result<Vec<Parted>> {
-    let mut by_topic: BTreeMap<String, BTreeMap<i32, ReadUpTo>> = BTreeMap::new();
-    for (place, read) in read {
-        by_topic
-            .entry(place.topic.to_string())
-            .or_default()
-            .insert(place.partition, read);
+/// Waits for the answer; for ever where there is no question.
+pub async fn answered(parting: &mut Parting) -> Result<BTreeMap<TopicPartition, i64>, JoinError> {
+    match &mut parting.answer {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
     }
-    let mut all = Vec::new();
+}
+
+/// The first offset that each of the logs gives where it is asked for what comes behind what was read; one that does not tell is left out. Blocks.
+fn first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> BTreeMap<TopicPartition, i64> {
+    let mut by_topic: BTreeMap<&str, BTreeMap<i32, ReadUpTo>> = BTreeMap::new();
+    for (place, read) in read {
+        by_topic.entry(&place.topic).or_default().insert(place.partition, *read);
+    }
+    let mut all = BTreeMap::new();
     for (topic, read) in by_topic {
         // One for each topic: what is assigned already does not begin anew.
-        let observer = kafka::parting_observer(servers)?;
-        for (partition, at) in kafka_client::parted_at(&observer, &topic, &read, TOLD_MAX)? {
-            let place = place::place(&topic, partition);
-            tracing::warn!(%place, at, read = read[&partition].offset, "the log has lost its end, and has other records from there on");
-            let topic_id = ids.get(&place).cloned().flatten();
-            all.push(Parted { place, at, topic_id });
+        let told = kafka::parting_observer(servers)
+            .context("no client")
+            .and_then(|observer| kafka_client::first_offsets_behind(&observer, topic, &read, TOLD_MAX));
+        match told {
+            Ok(told) => all.extend(told.into_iter().map(|(partition, first)| (place::place(topic, partition), first))),
+            Err(err) => tracing::warn!(
+                topic,
+                error = format!("{err:#}"),
+                "kafka does not tell whether a log has what was read of it: it is asked again"
+            ),
         }
     }
-    Ok(all)
+    all
 }
 
 impl Database {
@@ -184,5 +299,42 @@ impl Database {
                 Err(err) => self.wait(&err).await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_client::ReadUpTo;
+
+    use super::Log;
+
+    fn log(read: Option<(i64, i32)>) -> Log {
+        Log {
+            read: read.map(|(offset, epoch)| ReadUpTo { offset, epoch }),
+            trusted: None,
+            doubt: None,
+            topic_id: None,
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_epoch_continues_the_log_only_once_its_leader_is_trusted() {
+        assert!(log(None).continues(0, 3));
+        let mut read = log(Some((20, 3)));
+        let says = |log: &Log| [(20, 3), (25, 3), (20, 4), (20, 2)].map(|(offset, epoch)| log.continues(offset, epoch));
+        assert_eq!(says(&read), [true, true, false, false]);
+        read.trusted = Some(4);
+        assert_eq!(says(&read), [true, true, true, false]);
+        // What is noted of the trusted leader's is read as well, and the one after it is another again.
+        read.note(20, 4);
+        assert!(read.continues(21, 4) && !read.continues(21, 5));
+    }
+
+    #[test]
+    fn a_replay_takes_nothing_from_what_was_read_and_finds_no_later_leader_before_it() {
+        let mut read = log(Some((20, 3)));
+        assert!(read.continues(5, 1) && read.continues(5, 3) && !read.continues(5, 4));
+        read.note(5, 1);
+        assert_eq!(read.read, Some(ReadUpTo { offset: 20, epoch: 3 }));
     }
 }

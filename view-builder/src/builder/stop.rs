@@ -42,14 +42,6 @@ impl Builder {
         }
         let acknowledged = std::mem::take(&mut self.group_acknowledged);
         let mut database = self.database.take();
-        let read = self.parting.due(self.assignment.claims());
-        if let Some(database) = &mut database
-            && tokio::time::timeout(STOP_NOTE_MAX, database.note_read(&read))
-                .await
-                .is_err()
-        {
-            tracing::debug!("how far the logs were read is not written down");
-        }
         let farewell = tokio::task::spawn_blocking(move || {
             let due = self.group_offsets_due();
             let sent = kafka::commit(&self.consumer, due);

@@ -1,11 +1,12 @@
 //! The partitions that a takeover gives, until they are let go.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Builder;
 use crate::builder::lag;
+use crate::builder::parting::Told;
 use crate::builder::takeover::{Asking, TakenOver};
+use crate::contract::place::TopicPartition;
 
 /// A job under way for longer makes the program not ready.
 const JOB_DURATION_MAX: Duration = Duration::from_secs(5);
@@ -16,8 +17,7 @@ impl Builder {
         Asking {
             consumer: self.consumer.clone(),
             observer: self.watch.observer(),
-            servers: self.parting.servers().clone(),
-            is_asking: self.is_asking_kafka.clone(),
+            question: self.question.clone(),
         }
     }
 
@@ -27,6 +27,7 @@ impl Builder {
             starts,
             paused,
             ids,
+            marks,
             waiting,
         } = taken;
         tracing::info!(
@@ -37,9 +38,9 @@ impl Builder {
         );
         self.paused_partitions.replace(paused);
         self.waiting_partitions.replace(generation, waiting);
-        self.waiting_partitions.tell(&[]);
+        self.waiting_partitions.tell(&[], &[]);
         self.found = None;
-        self.parting.begin(&ids);
+        let doubtful = self.parting.begin(marks);
         self.watch.begin(ids);
         self.places = starts.iter().map(|start| start.place.clone()).collect();
         self.places.sort();
@@ -47,6 +48,7 @@ impl Builder {
         self.unsure_keys.clear();
         self.looked_at = None;
         self.assignment.replace(starts);
+        self.hold_back(&doubtful);
         self.read_on();
     }
 
@@ -56,6 +58,7 @@ impl Builder {
             starts,
             paused,
             ids,
+            marks,
             waiting,
         } = taken;
         tracing::info!(
@@ -65,7 +68,7 @@ impl Builder {
         );
         self.paused_partitions.add(paused);
         self.waiting_partitions.put_back(waiting);
-        self.parting.add(&ids);
+        let doubtful = self.parting.add(marks);
         self.watch.add(ids);
         self.places.extend(starts.iter().map(|start| start.place.clone()));
         self.places.sort();
@@ -73,8 +76,11 @@ impl Builder {
         self.looked_at = None;
         if !starts.is_empty() {
             self.assignment.add(starts);
+            self.hold_back(&doubtful);
             self.read_on();
         }
+        self.waiting_partitions
+            .tell(self.watch.without_leader(), &self.parting.untold());
     }
 
     /// Holds nothing any more.
@@ -83,8 +89,27 @@ impl Builder {
         self.paused_partitions.let_go();
         self.waiting_partitions.let_go();
         self.found = None;
+        self.parting.begin(Vec::new());
         self.watch.begin(Vec::new());
         lag::forget();
+    }
+
+    fn hold_back(&mut self, doubtful: &[TopicPartition]) {
+        for place in doubtful {
+            self.assignment.hold_back(place, true);
+        }
+    }
+
+    /// Kafka has told whether logs have what was read of them. What was dropped of those that do is read again.
+    pub(super) fn told_of_logs(&mut self, told: Told) {
+        self.parted.extend(told.parted);
+        if told.certain.is_empty() {
+            return;
+        }
+        for place in &told.certain {
+            self.assignment.hold_back(place, false);
+        }
+        self.read_on();
     }
 
     /// Asks Kafka for the partitions that wait, and tells which wait.
@@ -94,7 +119,8 @@ impl Builder {
         }
         // Between two assignments nobody knows.
         if self.assignment.positions().next().is_some() || !self.waiting_partitions.is_empty() {
-            self.waiting_partitions.tell(self.watch.without_leader());
+            self.waiting_partitions
+                .tell(self.watch.without_leader(), &self.parting.untold());
         }
     }
 
@@ -105,10 +131,9 @@ impl Builder {
             return;
         }
         let seconds = JOB_DURATION_MAX.as_secs();
-        let reason = if self.is_asking_kafka.load(Ordering::Relaxed) {
-            format!("kafka has not told for more than {seconds} s where the partitions begin and end")
-        } else {
-            format!("postgres has not answered for more than {seconds} s")
+        let reason = match self.question.unanswered() {
+            Some(error) => format!("kafka has not told for more than {seconds} s where the partitions begin and end: {error}"),
+            None => format!("postgres has not answered for more than {seconds} s"),
         };
         self.readiness.not_ready("batch", reason);
     }

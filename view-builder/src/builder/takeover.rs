@@ -1,22 +1,18 @@
 //! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use rdkafka::consumer::Consumer;
 
 use crate::builder::beginning::{Beginning, Paused};
-use crate::builder::claim::Claim;
-use crate::builder::claim::Start;
-use crate::builder::parting;
+use crate::builder::claim::{Claim, Start};
+use crate::builder::parting::Mark;
 use crate::builder::waiting::{Found, Waiting};
 use crate::continuity::offsets::{Bounds, Offsets, offsets};
-use crate::continuity::start::{Lost, Topic, TopicIds, start, start_after_pause};
+use crate::continuity::start::{Lost, TopicIds, start, start_after_pause};
 use crate::contract::place::TopicPartition;
-use crate::kafka::servers::Kafka;
 use crate::kafka::{GroupConsumer, Observer};
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
@@ -36,6 +32,8 @@ pub struct TakenOver {
     pub paused: Vec<Paused>,
     /// The topics' ids of those that are read.
     pub ids: Vec<(TopicPartition, TopicIds)>,
+    /// How far their logs were read.
+    pub marks: Vec<Mark>,
     /// Those of which Kafka does not tell now.
     pub waiting: Vec<Waiting>,
 }
@@ -45,58 +43,50 @@ pub struct TakenOver {
 pub struct Asking {
     pub consumer: Arc<GroupConsumer>,
     pub observer: Arc<Observer>,
-    pub servers: Kafka,
-    /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres.
-    pub is_asking: Arc<AtomicBool>,
+    /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres; with its last error.
+    pub question: Arc<Question>,
+}
+
+/// A question to Kafka that a job has.
+#[derive(Debug, Default)]
+pub struct Question {
+    is_asked: AtomicBool,
+    error: Mutex<Option<String>>,
+}
+
+impl Question {
+    fn begin(&self) {
+        *lock(&self.error) = None;
+        self.is_asked.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.is_asked.store(false, Ordering::Relaxed);
+    }
+
+    fn failed(&self, error: String) {
+        *lock(&self.error) = Some(error);
+    }
+
+    /// Why there is no answer yet; none where nothing is asked.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<String> {
+        let is_asked = self.is_asked.load(Ordering::Relaxed);
+        is_asked.then(|| lock(&self.error).clone().unwrap_or_else(|| "no answer".to_owned()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Asking {
     /// What Kafka tells of the partitions; none when the assignment has been revoked meanwhile. Waits for as long as Kafka is away.
     async fn ask(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
-        self.is_asking.store(true, Ordering::Relaxed);
+        self.question.begin();
         let told = self.ask_until_told(generation, places).await;
-        self.is_asking.store(false, Ordering::Relaxed);
+        self.question.end();
         told
-    }
-
-    /// Asks for the partitions that another leader leads than when they were read whether their logs still have what was read. Where one does not,
-    /// the offset from which on it has other records is the lowest end that it is known to have had.
-    async fn find_parted(&self, claims: &mut [Claim], known: &Offsets) {
-        let (mut read, mut ids) = (HashMap::new(), HashMap::new());
-        for claim in &*claims {
-            let (Some(before), Some(bounds)) = (claim.read, known.at(&claim.place).ok()) else {
-                continue;
-            };
-            let is_same_topic = claim.known_by(bounds).topic == Topic::Same;
-            if is_same_topic && bounds.epoch.is_some_and(|epoch| epoch != before.epoch) {
-                read.insert(claim.place.clone(), before);
-                ids.insert(claim.place.clone(), claim.ids.now.clone());
-            }
-        }
-        if read.is_empty() || faults::is_planted(Bug::TrustOffsetsAlone) {
-            return;
-        }
-        let servers = self.servers.clone();
-        self.is_asking.store(true, Ordering::Relaxed);
-        let told = tokio::task::spawn_blocking(move || parting::ask(&servers, read, &ids)).await;
-        self.is_asking.store(false, Ordering::Relaxed);
-        match told.context("asking kafka failed").flatten() {
-            Ok(parted) => {
-                for claim in claims {
-                    let parted = parted.iter().find(|parted| parted.place == claim.place);
-                    let Some(at) = parted.map(|parted| parted.at) else {
-                        continue;
-                    };
-                    if claim.next_offset.is_some_and(|position| at < position) {
-                        claim.paused_end = Some(claim.paused_end.map_or(at, |end| end.min(at)));
-                    }
-                }
-            }
-            Err(err) => tracing::warn!(
-                error = format!("{err:#}"),
-                "whether a log has lost its end since it was read is not known: compare with view-builder verify"
-            ),
-        }
     }
 
     async fn ask_until_told(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
@@ -113,10 +103,9 @@ impl Asking {
                         && places.iter().any(|at| offsets.at(at).is_err()) => {}
                 Ok(Ok(offsets)) => return Some(offsets),
                 Ok(Err(err)) => {
-                    tracing::debug!(
-                        error = format!("{err:#}"),
-                        "kafka does not tell where the partitions begin and end"
-                    )
+                    let error = format!("{err:#}");
+                    tracing::debug!(error, "kafka does not tell where the partitions begin and end");
+                    self.question.failed(error);
                 }
                 Err(err) => tracing::error!(error = %err, "asking kafka failed"),
             }
@@ -137,7 +126,7 @@ pub async fn take_over(
     places: &[TopicPartition],
     owner: &str,
 ) -> Result<Option<TakenOver>, Failure> {
-    let mut claims = database.claim(places, owner).await;
+    let claims = database.claim(places, owner).await;
     let Some(mut known) = asking.ask(generation, places).await else {
         return Ok(None);
     };
@@ -153,7 +142,6 @@ pub async fn take_over(
             None => return Ok(None),
         }
     }
-    asking.find_parted(&mut claims, &known).await;
     faults::hold("takeover.asked").await;
     decide(database, claims, &known).await.map(Some)
 }
@@ -163,15 +151,14 @@ pub async fn take_over(
 ///
 /// # Errors
 /// As [`take_over`].
-pub async fn begin_found(database: &mut Database, asking: &Asking, found: Found) -> Result<TakenOver, Failure> {
+pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenOver, Failure> {
     let is_doubtful = |waiting: &Waiting| {
         let bounds = found.offsets.at(&waiting.claim.place).ok();
         let is_lost = bounds.is_some_and(|bounds| start(waiting.claim.known_by(bounds)).is_err());
         is_lost && !waiting.seemed_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd)
     };
     let (doubtful, certain): (Vec<Waiting>, Vec<Waiting>) = found.waiting.into_iter().partition(is_doubtful);
-    let mut claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
-    asking.find_parted(&mut claims, &found.offsets).await;
+    let claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
     let mut taken = decide(database, claims, &found.offsets).await?;
     taken.waiting.extend(doubtful.into_iter().map(|waiting| Waiting {
         seemed_lost: true,
@@ -196,7 +183,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
                 continue;
             }
         };
-        match begin(claim, bounds, &mut taken.ids) {
+        match begin(claim, bounds, &mut taken) {
             Ok((beginning, is_changed)) => {
                 taken.starts.push(beginning.start.clone());
                 if is_changed {
@@ -234,7 +221,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
 fn begin(
     claim: Claim,
     bounds: &Bounds,
-    ids: &mut Vec<(TopicPartition, TopicIds)>,
+    taken: &mut TakenOver,
 ) -> Result<(Beginning, bool), Box<Paused>> {
     let known = claim.known_by(bounds);
     let (next_offset, ended_at) = match start_after_pause(known, claim.paused_end) {
@@ -244,7 +231,7 @@ fn begin(
     let told = bounds.topic_id.as_deref();
     let (before, former) = (claim.next_offset, claim.ids.clone());
     let is_learned = told.is_some() && former.now.is_none();
-    let was_paused = claim.was_paused;
+    let (was_paused, read) = (claim.was_paused, claim.read);
     let beginning = match ended_at {
         Some(ended_at) => Beginning::after_lost_end(claim, told, next_offset, ended_at),
         None => Beginning::of(claim, known.topic, told, next_offset, bounds.beginning),
@@ -258,7 +245,15 @@ fn begin(
             "the partition begins at another offset than its position");
     }
     let is_changed = before != Some(next_offset) || is_learned || was_paused || beginning.is_anew || ended_at.is_some();
-    ids.push((place.clone(), former.followed_by(told, beginning.is_anew)));
+    let ids = former.followed_by(told, beginning.is_anew);
+    taken.marks.push(Mark {
+        place: place.clone(),
+        // Of a topic that was made anew, and behind a lost end, nothing was read.
+        read: read.filter(|_| !beginning.is_anew && ended_at.is_none()),
+        leader_epoch: bounds.epoch,
+        topic_id: ids.now.clone(),
+    });
+    taken.ids.push((place.clone(), ids));
     Ok((beginning, is_changed))
 }
 

@@ -158,9 +158,11 @@ impl WaitingPartitions {
         })
     }
 
-    /// Tells of the partitions whose events wait in Kafka: those that wait to be begun, and these, which are read and have no leader.
-    pub fn tell(&mut self, without_leader: &[TopicPartition]) {
-        let begun = without_leader.iter().map(|place| (place, Untold::NoLeader));
+    /// Tells of the partitions whose events wait in Kafka: those that wait to be begun, and these, which are read and have no leader, or whose leader
+    /// does not tell whether its log has what was read.
+    pub fn tell(&mut self, without_leader: &[TopicPartition], in_doubt: &[TopicPartition]) {
+        let in_doubt = in_doubt.iter().map(|place| (place, Untold::NoAnswer));
+        let begun = in_doubt.chain(without_leader.iter().map(|place| (place, Untold::NoLeader)));
         let waiting = self.waiting.iter().map(|one| (&one.claim.place, one.untold));
         let all: BTreeMap<&TopicPartition, Untold> = begun.chain(waiting).collect();
         let mut counts: BTreeMap<&str, u32> = REASONS.map(|reason| (reason, 0)).into();
@@ -242,7 +244,7 @@ mod tests {
         let readiness = Readiness::default();
         let mut partitions = WaitingPartitions::new(readiness.clone());
         partitions.replace(3, vec![waiting(2)]);
-        partitions.tell(&[place("user-events", 5)]);
+        partitions.tell(&[place("user-events", 5)], &[]);
         let reasons = readiness.reasons();
         let text = &reasons["kafka-partitions"];
         for partition in [2, 5] {
@@ -257,7 +259,7 @@ mod tests {
             .collect();
         assert_eq!(held, [(2, 7)]);
         partitions.let_go();
-        partitions.tell(&[]);
+        partitions.tell(&[], &[]);
         assert!(readiness.reasons().is_empty());
         assert_eq!(partitions.claims().count(), 0);
     }
@@ -268,7 +270,7 @@ mod tests {
         let mut partitions = WaitingPartitions::new(readiness.clone());
         let untold = Untold::NoPartition { partitions: 4 };
         partitions.replace(3, vec![Waiting { untold, ..waiting(7) }]);
-        partitions.tell(&[]);
+        partitions.tell(&[], &[]);
         assert!(readiness.reasons().is_empty());
         let text = &readiness.warnings()["kafka-partitions"];
         assert!(

@@ -192,6 +192,18 @@ async fn go_on(
         )
         .await
         .map_err(unanswered)?;
+    if is_other && reached > Some(0) {
+        // Of a partition that came after the pause it has nothing of the former topic either.
+        client
+            .execute(
+                "insert into view_pause_positions (view, topic, partition, next_offset, lacks)
+                 select view, topic, $2, $3, true from view_pauses join view_sources using (view) where topic = $1
+                 on conflict do nothing",
+                &[&&*place.topic, &place.partition, &next_offset],
+            )
+            .await
+            .map_err(unanswered)?;
+    }
     let aside_from = if is_other { 0 } else { next_offset };
     client
         .execute(

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use kafka_client::ReadUpTo;
 
 use crate::contract::event::Event;
 use crate::contract::letter::Letter;
@@ -18,6 +19,8 @@ pub struct Part {
     pub from: i64,
     /// The position after it; offsets without an event (tombstones, transaction markers, compacted ones) are passed over.
     pub to: i64,
+    /// How far the log was read with it, and the leader's epoch of the last record; none where nothing is known of that.
+    pub read: Option<ReadUpTo>,
     /// In the order of their offsets, all in `from..to`.
     pub events: Vec<Event>,
     /// Records for the dead letters, in the order of their offsets, all in `from..to`.
@@ -103,6 +106,8 @@ impl Batch {
                     epoch: first.epoch,
                     from: cut,
                     to: first.to,
+                    // Of the records before the cut no epoch is known by itself.
+                    read: first.read.take(),
                     events,
                     letters: first.letters.split_off(letters),
                 };
@@ -143,6 +148,7 @@ mod tests {
             epoch: 1,
             from,
             to,
+            read: None,
             events,
             letters: Vec::new(),
         }

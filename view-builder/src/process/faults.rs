@@ -133,7 +133,8 @@ mod armed {
     /// A move that looks at nothing, with the parameters of the right one.
     const UNGUARDED: &str = "
         update view_positions as held set next_offset = wanted.new_offset
-        from unnest($1, $2, $3, $4, $5) as wanted(topic, partition, epoch, old_offset, new_offset)
+        from unnest($1, $2, $3, $4, $5, $6, $7)
+            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
         where held.topic = wanted.topic and held.partition = wanted.partition";
 
     /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for here; see [`Faults`].

@@ -295,6 +295,12 @@ begin
                 next_offset = one.next_offset,
                 lacks = paused.lacks or paused.next_offset is distinct from one.old_reached
             where paused.topic = one.topic and paused.partition = one.partition;
+            -- Of a partition that came after the pause it has nothing of the former topic either.
+            insert into view_pause_positions (view, topic, partition, next_offset, lacks)
+            select pause.view, one.topic, one.partition, one.next_offset, true
+            from view_pauses as pause join view_sources as source on source.view = pause.view
+            where source.topic = one.topic and one.old_reached > 0
+            on conflict do nothing;
             perform put_dead_letters_aside(one.topic, one.partition, 0, one.old_topic_id);
         elsif one.ended_at is not null then
             -- As above.
@@ -378,9 +384,11 @@ end
 $$;
 
 -- Moves positions, or fails with SQLSTATE VB001, and then the whole transaction must go: one of them is not where and under which epoch the
--- caller believes, since another builder has claimed it.
+-- caller believes, since another builder has claimed it. How far the logs were read moves along, and never back: null where nothing is known of it.
+-- Older builders have a function with two arguments less, which leaves that as it was.
 create or replace function advance_view_positions(
-    topics text[], partitions integer[], epochs bigint[], old_offsets bigint[], new_offsets bigint[]
+    topics text[], partitions integer[], epochs bigint[], old_offsets bigint[], new_offsets bigint[],
+    read_offsets bigint[], read_epochs integer[]
 ) returns void
     language plpgsql
 as $$
@@ -389,16 +397,19 @@ declare
     moved_later bigint := 0;
 begin
     with mine as (
-        select held.topic, held.partition, wanted.new_offset
+        select held.topic, held.partition, wanted.new_offset, wanted.read_offset, wanted.leader_epoch
         from view_positions as held
-        join unnest(topics, partitions, epochs, old_offsets, new_offsets)
-            as wanted(topic, partition, epoch, old_offset, new_offset)
+        join unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs)
+            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
             on held.topic = wanted.topic and held.partition = wanted.partition
         where held.epoch = wanted.epoch and held.next_offset = wanted.old_offset
         order by held.topic, held.partition
         for update of held
     ), moved_rows as (
-        update view_positions as held set next_offset = mine.new_offset
+        update view_positions as held set
+            next_offset = mine.new_offset,
+            read_to = case when mine.read_offset >= coalesce(held.read_to, 0) then mine.read_offset else held.read_to end,
+            read_epoch = case when mine.read_offset >= coalesce(held.read_to, 0) then mine.leader_epoch else held.read_epoch end
         from mine
         where held.topic = mine.topic and held.partition = mine.partition
         returning held.topic
@@ -407,8 +418,12 @@ begin
     if moved <> cardinality(topics) then
         -- Where the statement has waited for somebody who changed a row otherwise, such as a retry of dead letters, its snapshot does not have the
         -- row as it is now. The lock is ours by then, and this statement sees it.
-        update view_positions as held set next_offset = wanted.new_offset
-        from unnest(topics, partitions, epochs, old_offsets, new_offsets) as wanted(topic, partition, epoch, old_offset, new_offset)
+        update view_positions as held set
+            next_offset = wanted.new_offset,
+            read_to = case when wanted.read_offset >= coalesce(held.read_to, 0) then wanted.read_offset else held.read_to end,
+            read_epoch = case when wanted.read_offset >= coalesce(held.read_to, 0) then wanted.leader_epoch else held.read_epoch end
+        from unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs)
+            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
         where held.topic = wanted.topic and held.partition = wanted.partition
             and held.epoch = wanted.epoch and held.next_offset = wanted.old_offset and wanted.new_offset <> wanted.old_offset;
         get diagnostics moved_later = row_count;

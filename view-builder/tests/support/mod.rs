@@ -203,6 +203,7 @@ impl Builder {
             epoch: start.epoch,
             from: start.next_offset,
             to: start.next_offset + i64::try_from(values.len()).unwrap(),
+            read: None,
             events,
             letters: Vec::new(),
         }

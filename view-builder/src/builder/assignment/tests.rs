@@ -74,6 +74,7 @@ fn take_keyed(
     let record = Record {
         offset,
         read_us: 1_000,
+        epoch: Some(7),
         key: Some(key.as_bytes()),
         event,
         letter,
@@ -290,4 +291,28 @@ fn only_what_was_never_applied_before_is_measured() {
     let batch = assignment.next_batch().unwrap();
     let read: Vec<_> = batch.parts[0].events.iter().map(|event| event.read_us).collect();
     assert_eq!(read, [None, None, Some(1_000)]);
+}
+
+#[test]
+fn a_batch_tells_how_far_the_log_was_read_and_what_is_dropped_does_not_count() {
+    let mut assignment = holding(&[(0, 5, 10)]);
+    let read = |assignment: &mut Assignment| {
+        let batch = assignment.next_batch().expect("a batch");
+        batch.parts[0].read.map(|read| (read.offset, read.epoch))
+    };
+    take(&mut assignment, 0, 12);
+    assert_eq!(read(&mut assignment), Some((13, 7)));
+    take(&mut assignment, 0, 13);
+    assignment.given_up();
+    assert!(assignment.next_batch().is_none());
+}
+
+#[test]
+fn a_partition_that_is_held_back_is_not_settled() {
+    let mut assignment = holding(&[(0, 5, 10), (1, 5, 10)]);
+    assignment.hold_back(&place(1), true);
+    let settled = |assignment: &Assignment| assignment.positions().map(|one| one.settled).collect::<Vec<_>>();
+    assert_eq!(settled(&assignment), [true, false]);
+    assignment.hold_back(&place(1), false);
+    assert_eq!(settled(&assignment), [true, true]);
 }

@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Dead(String),
     /// Nothing is changed: somebody else has ended one of them.
     Gone,
+    /// Nothing is changed: this one, of the same key as one of them, stands before it and is still dead.
+    Behind(i64),
     /// Nothing is changed: this view, which is paused, reads a topic of theirs. It would never get the event.
     Paused(String),
 }
@@ -138,6 +140,10 @@ impl Desk {
                     report.still_dead(&letter.described(), &reason);
                     return Ok(());
                 }
+                Outcome::Behind(first) => {
+                    report.behind(&letter.described(), first);
+                    return Ok(());
+                }
                 Outcome::Gone | Outcome::Paused(_) => {}
             }
             next = letter.behind(&self.session.client).await?;
@@ -190,7 +196,7 @@ impl Desk {
                 let counted = self.session.client.execute(&sql, &[&letter.id, reason]).await;
                 counted.map_err(stopped)?;
             }
-            Outcome::Ended | Outcome::Gone => {}
+            Outcome::Ended | Outcome::Gone | Outcome::Behind(_) => {}
         }
         Ok(outcome)
     }
@@ -243,6 +249,9 @@ impl Desk {
             client.execute(&sql, &[&ids]).await?;
             return Ok(Outcome::Ended);
         }
+        if let Some(first) = standing_before(client, table, &ids).await? {
+            return Ok(Outcome::Behind(first));
+        }
         for place in parts.keys() {
             if let Some(view) = pauses::reader(client, &place.topic).await? {
                 return Ok(Outcome::Paused(view));
@@ -284,6 +293,18 @@ impl Desk {
             &letter.value,
         )
     }
+}
+
+/// A letter that is still dead and stands before one of these, of the same key: nothing overtakes it. The positions are locked.
+async fn standing_before(client: &Client, table: &str, ids: &[i64]) -> Result<Option<i64>, Error> {
+    let sql = format!(
+        "select min(earlier.id) from {table} as letter
+         join {table} as earlier on earlier.topic = letter.topic and earlier.partition = letter.partition and earlier.key = letter.key
+            and earlier.record_offset < letter.record_offset
+            and earlier.former_topic_id is not distinct from letter.former_topic_id
+         where letter.id = any($1) and earlier.discarded_at is null"
+    );
+    Ok(client.query_one(&sql, &[&ids]).await?.get(0))
 }
 
 /// Takes the partition's position as a batch does, and so waits for the batch under way; counts the change of its letters.

@@ -18,6 +18,7 @@ pub(super) struct Report {
     applied: u64,
     discarded: u64,
     still_dead: u64,
+    former: i64,
 }
 
 impl Report {
@@ -38,6 +39,17 @@ impl Report {
     pub(super) fn still_dead(&mut self, letter: &str, reason: &str) {
         self.still_dead += 1;
         self.add(format_args!("still dead {letter}: {reason}"));
+    }
+
+    /// It waits behind the letter with this id.
+    pub(super) fn behind(&mut self, letter: &str, first: i64) {
+        self.still_dead += 1;
+        self.add(format_args!("still waits {letter}: {first} of the same key stands before it"));
+    }
+
+    /// So many letters of former topics wait, which a retry of all leaves alone.
+    pub(super) fn former(&mut self, count: i64) {
+        self.former = count;
     }
 
     fn add(&mut self, line: std::fmt::Arguments<'_>) {
@@ -62,8 +74,15 @@ impl Report {
         } else {
             format!("{} applied, {} still dead\n", self.applied, self.still_dead)
         };
-        let (lines, left) = self.of(ended)?;
-        Ok((lines + &numbers, left))
+        let former = self.former;
+        let (mut said, left) = self.of(ended)?;
+        said += &numbers;
+        if former > 0 {
+            said += &format!(
+                "{former} letters of topics that were made anew are left alone: retry or discard them by their ids, see view-builder dead-letters list\n"
+            );
+        }
+        Ok((said, left || former > 0))
     }
 
     /// A line for each letter.

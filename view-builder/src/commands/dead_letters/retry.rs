@@ -54,6 +54,7 @@ async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
         tokio::time::sleep(began.elapsed().max(PAUSE_MIN)).await;
     }
     progress.finish_and_clear();
+    report.former(waiting::count_former(client).await.map_err(stopped)?);
     Ok(())
 }
 
@@ -80,6 +81,10 @@ async fn retry_layer(
                     still_dead.insert(line(letter));
                 }
                 report.still_dead(&letter.described(), &reason);
+            }
+            Outcome::Behind(first) => {
+                still_dead.insert(line(letter));
+                report.behind(&letter.described(), first);
             }
             Outcome::Gone | Outcome::Paused(_) => {}
         }

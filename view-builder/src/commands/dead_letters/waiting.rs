@@ -67,6 +67,7 @@ impl Waiting {
             epoch: 0,
             from: self.offset,
             to: self.offset + 1,
+            read: None,
             events: Vec::new(),
             letters: Vec::new(),
         }
@@ -114,6 +115,12 @@ impl Waiting {
 /// How many letters wait.
 pub(super) async fn count(client: &Client) -> Result<i64, Error> {
     let sql = "select count(*) from only view_dead_letters where discarded_at is null";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
+/// How many letters of former topics wait.
+pub(super) async fn count_former(client: &Client) -> Result<i64, Error> {
+    let sql = "select count(*) from view_former_dead_letters where discarded_at is null";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 

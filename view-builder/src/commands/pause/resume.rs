@@ -68,14 +68,30 @@ pub(super) async fn resume(client: Client, servers: &Kafka, view: &View) -> Resu
             )));
         }
     }
-    let resumed = write(&client, &view.name).await.map_err(unanswered)?;
-    resumed.ok_or_else(|| {
-        Failure::Setting(format!(
-            "{0} stays paused: a topic was made anew meanwhile, and the view lacks events of the topic of before; make the view anew: \
-             view-builder rebuild {0}",
-            view.name
-        ))
-    })
+    let name = &view.name;
+    match write(&client, name).await.map_err(unanswered)? {
+        Written::Resumed { partitions } => {
+            tracing::warn!(view = name, partitions, "the view is resumed");
+            Ok(format!(
+                "{name} is resumed; {partitions} partitions are read again from where it was paused\n"
+            ))
+        }
+        Written::ByOthers => Ok(format!("{name} is not paused any more: somebody else has ended that meanwhile\n")),
+        Written::Lacks => Err(Failure::Setting(format!(
+            "{name} stays paused: a topic was made anew meanwhile, and the view lacks events of the topic of before; make the view anew: \
+             view-builder rebuild {name}"
+        ))),
+    }
+}
+
+/// What has become of a pause.
+enum Written {
+    /// It is over, and so many partitions are read again.
+    Resumed { partitions: u64 },
+    /// Somebody else has ended it since it was looked at.
+    ByOthers,
+    /// It stays: a topic was made anew since Kafka was asked, and the view lacks events.
+    Lacks,
 }
 
 /// The view's statement has to work, as a batch without events tells.
@@ -171,23 +187,26 @@ fn lost(pause: &Pause, bounds: Result<&Bounds, Untold>) -> Option<String> {
     })
 }
 
-/// Writes that the pause is over; none where a topic was made anew since Kafka was asked, and the view lacks events.
-async fn write(client: &Client, view: &str) -> Result<Option<String>, Error> {
+/// Writes that the pause is over, and sets positions back to where it began.
+async fn write(client: &Client, view: &str) -> Result<Written, Error> {
     client.batch_execute("begin").await?;
     client.batch_execute(epochs::LOCK).await?;
-    let lacks = client
+    let pause = client
         .query_one(
-            "select exists (select from view_pause_positions where view = $1 and lacks)",
+            "select exists (select from view_pauses where view = $1),
+                exists (select from view_pause_positions where view = $1 and lacks)",
             &[&view],
         )
         .await?;
-    if lacks.get(0) {
+    let (is_there, lacks) = (pause.get(0), pause.get(1));
+    // Without the pause there is nothing that says how far to set back, and the whole topics would be read again.
+    if !is_there || lacks {
         client.batch_execute("rollback").await?;
-        return Ok(None);
+        return Ok(if is_there { Written::Lacks } else { Written::ByOthers });
     }
-    let mut back = 0;
+    let mut partitions = 0;
     if !faults::is_planted(Bug::ResumeWithoutReplay) {
-        back = client
+        partitions = client
             .execute(
                 "update view_positions as live
                  set next_offset = paused.next_offset,
@@ -205,10 +224,7 @@ async fn write(client: &Client, view: &str) -> Result<Option<String>, Error> {
     pauses::end(client, view).await?;
     faults::point("resume.made").await?;
     client.batch_execute("commit").await?;
-    tracing::warn!(view, partitions = back, "the view is resumed");
-    Ok(Some(format!(
-        "{view} is resumed; {back} partitions are read again from where it was paused\n"
-    )))
+    Ok(Written::Resumed { partitions })
 }
 
 /// Resumes the views whose pause Postgres was the reason of and whose SQL has changed since: that may have mended them. One that cannot be

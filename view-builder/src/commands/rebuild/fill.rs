@@ -123,8 +123,8 @@ impl Fill {
             let is_there = facts.is_none_or(|facts| partition < facts.partitions);
             if is_there && id.is_some_and(|id| id != known) {
                 return Err(Failure::Setting(format!(
-                    "{topic} was made anew, and no builder has taken that up yet: start view-builder run, and then view-builder rebuild {0} \
-                     --abandon, and rebuild",
+                    "{topic} was made anew, and no builder has taken up {topic}/{partition} since: see view-builder status whether it waits for \
+                     kafka, or start view-builder run; and then view-builder rebuild {0} --abandon, and rebuild",
                     view.name
                 ))
                 .into());

@@ -51,6 +51,9 @@ use swap::Attempt;
 use trouble::Trouble;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How long another rebuild of the view may take to end.
+const OWN_MAX: Duration = Duration::from_secs(3);
+const OWN_INTERVAL: Duration = Duration::from_millis(100);
 /// A round that took less than this has brought the generation as far as it gets while events come.
 const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// How often somebody who is waited for is named.
@@ -253,21 +256,27 @@ pub(crate) async fn take_the_role(client: &Client) -> Result<(), Failure> {
     as_owner(client).await.map_err(given_up)
 }
 
-/// Makes this session the only one that rebuilds the view.
+/// Makes this session the only one that rebuilds the view. A rebuild that has just ended may take moments to be gone from the server.
 async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
-    let row = client
-        .query_one(
-            "select pg_try_advisory_lock(hashtext('view-builder rebuild'), hashtext($1))",
-            &[&view],
-        )
-        .await?;
-    if row.get(0) {
-        return Ok(());
+    let began = Instant::now();
+    loop {
+        let row = client
+            .query_one(
+                "select pg_try_advisory_lock(hashtext('view-builder rebuild'), hashtext($1))",
+                &[&view],
+            )
+            .await?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if began.elapsed() >= OWN_MAX {
+            return Err(Failure::Setting(format!(
+                "another rebuild of {view} is under way: let it end, or end it and run this again"
+            ))
+            .into());
+        }
+        tokio::time::sleep(OWN_INTERVAL).await;
     }
-    Err(Failure::Setting(format!(
-        "another rebuild of {view} is under way: let it end, or end it and run this again"
-    ))
-    .into())
 }
 
 fn search_path(generation: &Generation) -> String {

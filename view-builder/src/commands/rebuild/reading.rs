@@ -126,6 +126,7 @@ impl<'c> Reading<'c> {
         }
         let parts = events.into_iter().map(|(place, (from, events))| Part {
             to: partitions[&place].next,
+            read: None,
             place,
             epoch: 0,
             from,

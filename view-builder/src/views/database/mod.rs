@@ -177,13 +177,15 @@ impl Session {
     async fn prepare_each(client: Client, views: &[View]) -> Result<Self, Unprepared> {
         let move_positions = client
             .prepare_typed(
-                faults::moving("select advance_view_positions($1, $2, $3, $4, $5)"),
+                faults::moving("select advance_view_positions($1, $2, $3, $4, $5, $6, $7)"),
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
+                    Type::INT8_ARRAY,
+                    Type::INT4_ARRAY,
                 ],
             )
             .await?;
