@@ -29,7 +29,9 @@ async fn with_letters(name: &str, aggregate: &str, are_events: &[bool]) -> (View
         .await
         .expect("a letter");
     }
-    let rows = rig.query("select id from view_dead_letters order by record_offset").await;
+    let rows = rig
+        .query("select id from view_dead_letters order by record_offset")
+        .await;
     let ids = rows.expect("ids").into_iter().filter_map(|row| row.into_iter().next()?);
     (rig, ids.collect())
 }
@@ -48,15 +50,26 @@ async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
         .expect("a retry");
     assert_eq!(code, Some(6), "{said}");
     assert_eq!(open(&rig).await, "0,1", "{said}");
-    assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "0", "{said}");
-    assert!(said.contains(&format!("{} of the same key stands before it", ids[0])), "{said}");
+    assert_eq!(
+        rig.value("select count(*) from item").await.expect("a count"),
+        "0",
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("{} of the same key stands before it", ids[0])),
+        "{said}"
+    );
     // In order, both go.
     let (code, said) = rig
         .command(&["dead-letters", "discard", &ids[0]])
         .await
         .expect("a discarding");
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(rig.value("select version from item").await.expect("a version"), "2", "{said}");
+    assert_eq!(
+        rig.value("select version from item").await.expect("a version"),
+        "2",
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,5 +82,9 @@ async fn what_stands_behind_a_discarded_letter_waits_for_one_between_that_stays_
         .expect("a discarding");
     assert_eq!(code, Some(6), "{said}");
     assert_eq!(open(&rig).await, "1,3", "{said}");
-    assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "0", "{said}");
+    assert_eq!(
+        rig.value("select count(*) from item").await.expect("a count"),
+        "0",
+        "{said}"
+    );
 }

@@ -148,7 +148,8 @@ async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning
         said.contains("odd is resumed; 2 partitions") && said.contains("somebody else has ended that"),
         "{said}"
     );
-    let positions = "select string_agg(coalesce(next_offset::text, 'null'), ',' order by partition) from view_positions";
+    let positions =
+        "select string_agg(coalesce(next_offset::text, 'null'), ',' order by partition) from view_positions";
     assert_eq!(rig.value(positions).await.expect("positions"), "5,5");
     builder.start().expect("a start");
     becomes(&rig, &builder, ODD_ITEMS, "30").await;

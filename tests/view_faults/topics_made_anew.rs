@@ -179,6 +179,10 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     // All of them: none of a former topic, each of which has to be asked for.
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
     assert!(code == Some(0) && said.contains("no dead letters"), "{said}");
+    assert!(
+        said.contains("2 letters of topics that were made anew are left alone"),
+        "{said}"
+    );
     let id = |offset: i64| format!("select id from view_former_dead_letters where record_offset = {offset}");
     let first = rig.value(&id(0)).await.expect("an id");
     let second = rig.value(&id(1)).await.expect("an id");

@@ -143,7 +143,10 @@ impl Assignment {
             return None;
         }
         held.taken = offset + 1;
-        held.read = record.epoch.map(|epoch| ReadUpTo { offset: offset + 1, epoch });
+        held.read = record.epoch.map(|epoch| ReadUpTo {
+            offset: offset + 1,
+            epoch,
+        });
         let (event, trouble) = match record.event {
             Ok(None) => return None,
             Ok(Some(event)) => (Some(event), None),

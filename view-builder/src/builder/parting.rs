@@ -22,8 +22,8 @@ use kafka_client::ReadUpTo;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::contract::place::{self, TopicPartition};
-use crate::kafka::servers::Kafka;
 use crate::kafka;
+use crate::kafka::servers::Kafka;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
@@ -183,7 +183,8 @@ impl Parting {
     /// Those of which Kafka has not told for long.
     #[must_use]
     pub fn untold(&self) -> Vec<TopicPartition> {
-        let is_untold = |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
+        let is_untold =
+            |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
         let untold = self.logs.iter().filter(|(_, log)| is_untold(log));
         untold.map(|(place, _)| place.clone()).collect()
     }
@@ -264,7 +265,10 @@ fn first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> B
             .context("no client")
             .and_then(|observer| kafka_client::first_offsets_behind(&observer, topic, &read, TOLD_MAX));
         match told {
-            Ok(told) => all.extend(told.into_iter().map(|(partition, first)| (place::place(topic, partition), first))),
+            Ok(told) => all.extend(
+                told.into_iter()
+                    .map(|(partition, first)| (place::place(topic, partition), first)),
+            ),
             Err(err) => tracing::warn!(
                 topic,
                 error = format!("{err:#}"),

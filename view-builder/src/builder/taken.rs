@@ -132,7 +132,9 @@ impl Builder {
         }
         let seconds = JOB_DURATION_MAX.as_secs();
         let reason = match self.question.unanswered() {
-            Some(error) => format!("kafka has not told for more than {seconds} s where the partitions begin and end: {error}"),
+            Some(error) => {
+                format!("kafka has not told for more than {seconds} s where the partitions begin and end: {error}")
+            }
             None => format!("postgres has not answered for more than {seconds} s"),
         };
         self.readiness.not_ready("batch", reason);

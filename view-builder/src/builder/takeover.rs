@@ -1,7 +1,7 @@
 //! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -218,11 +218,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
 }
 
 /// Where the claimed partition begins, and whether that has to be written down.
-fn begin(
-    claim: Claim,
-    bounds: &Bounds,
-    taken: &mut TakenOver,
-) -> Result<(Beginning, bool), Box<Paused>> {
+fn begin(claim: Claim, bounds: &Bounds, taken: &mut TakenOver) -> Result<(Beginning, bool), Box<Paused>> {
     let known = claim.known_by(bounds);
     let (next_offset, ended_at) = match start_after_pause(known, claim.paused_end) {
         Ok(start) => start,

@@ -44,7 +44,9 @@ impl Report {
     /// It waits behind the letter with this id.
     pub(super) fn behind(&mut self, letter: &str, first: i64) {
         self.still_dead += 1;
-        self.add(format_args!("still waits {letter}: {first} of the same key stands before it"));
+        self.add(format_args!(
+            "still waits {letter}: {first} of the same key stands before it"
+        ));
     }
 
     /// So many letters of former topics wait, which a retry of all leaves alone.
@@ -82,7 +84,7 @@ impl Report {
                 "{former} letters of topics that were made anew are left alone: retry or discard them by their ids, see view-builder dead-letters list\n"
             );
         }
-        Ok((said, left || former > 0))
+        Ok((said, left))
     }
 
     /// A line for each letter.

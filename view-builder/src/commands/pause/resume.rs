@@ -76,7 +76,9 @@ pub(super) async fn resume(client: Client, servers: &Kafka, view: &View) -> Resu
                 "{name} is resumed; {partitions} partitions are read again from where it was paused\n"
             ))
         }
-        Written::ByOthers => Ok(format!("{name} is not paused any more: somebody else has ended that meanwhile\n")),
+        Written::ByOthers => Ok(format!(
+            "{name} is not paused any more: somebody else has ended that meanwhile\n"
+        )),
         Written::Lacks => Err(Failure::Setting(format!(
             "{name} stays paused: a topic was made anew meanwhile, and the view lacks events of the topic of before; make the view anew: \
              view-builder rebuild {name}"
