@@ -43,6 +43,7 @@ pub struct Database(Arc<Connections>);
 
 struct Connections {
     options: PgConnectOptions,
+    connections_max: usize,
     permits: Semaphore,
     /// The connection that was used last is used next, so that a calm program rests on few.
     resting: Mutex<Vec<(Session, Instant)>>,
@@ -103,9 +104,16 @@ impl Database {
     pub fn new(options: PgConnectOptions, connections: usize) -> Self {
         Self(Arc::new(Connections {
             options,
+            connections_max: connections,
             permits: Semaphore::new(connections),
             resting: Mutex::default(),
         }))
+    }
+
+    /// Most connections that are used at once.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        self.0.connections_max
     }
 
     /// Runs one statement that only reads, and gives its first row, within [`CONNECTION_WAIT`] and [`ANSWER_WAIT`].
