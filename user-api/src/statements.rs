@@ -15,28 +15,17 @@ macro_rules! user {
 }
 
 /// A change of one user, its event and its answer (`id`, `version`, JSON text); no row when there is no such user.
-/// `$change` writes the row and returns it as the event is to tell it. `$event` is the parameter that has the event's id.
+/// `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
-    ($type:literal, $event:literal, $user:literal, $change:literal) => {
-        concat!(
-            "with u as (",
-            $change,
-            "), event as (
-                insert into outbox (id, aggregatetype, aggregateid, type, payload)
-                select ",
-            $event,
-            "::uuid, 'user', u.id::text, '",
-            $type,
-            "', jsonb_build_object('eventType', '",
-            $type,
-            "', 'userId', u.id, 'user', ",
-            $user,
-            ", 'timestamp', clock_timestamp() at time zone 'utc', 'version', u.version)
-                from u
-            )
-            select u.id, u.version, ",
-            user!(),
-            " from u"
+    ($event_type:literal, $event_id:literal, $user:literal, $change:literal) => {
+        rest::change_with_event!(
+            row: "u",
+            change: $change,
+            aggregate: "user",
+            event_id: $event_id,
+            event_type: $event_type,
+            state: $user,
+            answer: "select u.id, u.version, ", user!(), " from u",
         )
     };
 }
