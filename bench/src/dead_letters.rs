@@ -12,13 +12,14 @@ use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::random::Random;
 use stack::{Pipeline, PipelineBuilder, eventually_ok, postgres};
 use tokio_postgres::{Client, Statement};
+use user_api::statements;
 
 use crate::arguments::DeadLetters;
 use crate::latency::{ARRIVAL_DEADLINE, FIRST_WARM_UP_RATE, WARM_UP_SECONDS, fill_the_log};
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{latencies, median, quantile_ms, thousands};
 use crate::topic::now_us;
-use crate::{pace, statements, view_drain};
+use crate::{pace, view_drain};
 
 /// Before the first round, and faster than those: as long as it takes Java to compile the broker.
 const FIRST_WARM_UP_SECONDS: u32 = 240;

@@ -12,6 +12,7 @@ use stack::pipeline::USERS_DATABASE;
 use stack::scratch::Scratch;
 use stack::{Pipeline, PipelineBuilder, postgres};
 use tokio::task::JoinSet;
+use user_api::statements;
 
 use crate::arguments::Rest;
 use crate::backlog::client_program;
@@ -19,7 +20,7 @@ use crate::http::Connection;
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{median, thousands};
 use crate::topic::now_us;
-use crate::{people, statements, usage};
+use crate::{people, usage};
 
 const WARM_UP_SECONDS: u32 = 3;
 const READY_DEADLINE: Duration = Duration::from_secs(60);

@@ -9,13 +9,14 @@ use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::{Pipeline, PipelineBuilder, postgres};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
+use user_api::statements;
 
 use crate::arguments::ViewDrain;
 use crate::counter::Counter;
 use crate::report::{Report, Table, conditions};
 use crate::statistics::{median, thousands};
 use crate::view_cost::BATCH_EVENTS;
-use crate::{statements, usage, view_cost};
+use crate::{usage, view_cost};
 
 /// Users that one transaction creates.
 const TRANSACTION_ROWS: u64 = 10_000;

@@ -3,7 +3,7 @@
 //! It has no Kafka client and knows nothing of the relay or of any view: a change is answered when it and its event have
 //! been committed, however things stand behind.
 
-mod statements;
+pub mod statements;
 mod user;
 mod users;
 

@@ -1,6 +1,6 @@
 //! The SQL of users.
 //!
-//! A change of a user can only be written by [`change!`], which writes its event in the same statement: one transaction, one
+//! A change of a user can only be written by `change!`, which writes its event in the same statement: one transaction, one
 //! round trip, and no user without its event. The event's version is the row's own. An update holds the row's lock until
 //! it has committed, so that a user's events commit, and thus are published, in the order of their versions.
 //!
@@ -31,7 +31,7 @@ macro_rules! change {
 }
 
 /// $1 name, $2 email, $3 department, $4 status, $5 the event's id.
-pub(crate) const CREATE: &str = change!(
+pub const CREATE: &str = change!(
     "USER_CREATED",
     "$5",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
@@ -45,7 +45,7 @@ pub(crate) const CREATE: &str = change!(
 /// $7 the event's id.
 ///
 /// An update that has waited for another one sees the version that this one left.
-pub(crate) const UPDATE: &str = change!(
+pub const UPDATE: &str = change!(
     "USER_UPDATED",
     "$7",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
