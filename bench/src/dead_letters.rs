@@ -16,7 +16,7 @@ use user_api::statements;
 
 use crate::arguments::DeadLetters;
 use crate::latency::{ARRIVAL_DEADLINE, FIRST_WARM_UP_RATE, WARM_UP_SECONDS, fill_the_log};
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{latencies, median, quantile_ms, thousands};
 use crate::topic::now_us;
 use crate::{pace, view_drain};
@@ -77,10 +77,9 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
     );
     let pipeline = builder.start().await?;
     refuse_a_status(&pipeline).await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "poison events",
             "wanted/s",
             "made/s",
@@ -90,15 +89,16 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
             "max ms",
             "ratio of p99",
             "dead letters",
-        ]),
-        notes: vec![format!(
-            "All good events of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source \
-             to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison. PostgreSQL has files \
-             of its log to use again, as one that has been running for a while.",
-            asked.runs,
-            thousands(f64::from(asked.keys))
-        )],
-    };
+        ],
+    )
+    .await?;
+    report.notes = vec![format!(
+        "All good events of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source \
+         to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison. PostgreSQL has files \
+         of its log to use again, as one that has been running for a while.",
+        asked.runs,
+        thousands(f64::from(asked.keys))
+    )];
     tracing::info!("warming up");
     fill_the_log(&pipeline).await?;
     let warm_up = DeadLetters {

@@ -17,7 +17,7 @@ use user_api::statements;
 use crate::arguments::Rest;
 use crate::backlog::client_program;
 use crate::http::Connection;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::topic::now_us;
 use crate::{people, usage};
@@ -40,23 +40,23 @@ pub(crate) async fn measure(asked: &Rest, builder: PipelineBuilder) -> anyhow::R
         pgbench,
         scripts,
     };
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "connections",
             "pgbench users/s",
             "REST users/s",
             "ratio",
             "user-api cores",
             "user-api peak RSS MB",
-        ]),
-        notes: vec![
-            "Medians; ratio: of the medians, REST to pgbench. pgbench sends user-api's own statement, prepared, as the same role. The relays and \
-             the view-builder are not running."
-                .to_owned(),
         ],
-    };
+    )
+    .await?;
+    report.notes = vec![
+        "Medians; ratio: of the medians, REST to pgbench. pgbench sends user-api's own statement, prepared, as the same role. The relays and \
+         the view-builder are not running."
+            .to_owned(),
+    ];
     tracing::info!("warming up");
     comparison.rest(asked.connections[0], WARM_UP_SECONDS).await?;
     comparison.pgbench(asked.connections[0], WARM_UP_SECONDS).await?;
