@@ -116,7 +116,7 @@ impl Database {
         self.0.connections_max
     }
 
-    /// Runs one statement that only reads, and gives its first row, within [`CONNECTION_WAIT`] and [`ANSWER_WAIT`].
+    /// Runs one statement that only reads, and gives its first row, within `CONNECTION_WAIT` and `ANSWER_WAIT`.
     ///
     /// # Errors
     /// See [`Failure`]; what it means for the client is [`Failure::problem`].
@@ -131,7 +131,7 @@ impl Database {
     /// future is dropped, the statement may still take effect.
     ///
     /// Where the answer is lost, it is found out whether the change was made: once the server's process that had it is gone, `made` is asked,
-    /// which gives the row that the change was to answer, or none where it was not made. That takes [`SETTLE_WAIT`] at most.
+    /// which gives the row that the change was to answer, or none where it was not made. That takes `SETTLE_WAIT` at most.
     ///
     /// # Errors
     /// [`Failure::Undone`] where it was not made, [`Failure::Unanswered`] where nobody could say; otherwise as [`Database::row`].
