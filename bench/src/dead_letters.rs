@@ -12,13 +12,14 @@ use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::random::Random;
 use stack::{Pipeline, PipelineBuilder, eventually_ok, postgres};
 use tokio_postgres::{Client, Statement};
+use user_api::statements;
 
 use crate::arguments::DeadLetters;
 use crate::latency::{ARRIVAL_DEADLINE, FIRST_WARM_UP_RATE, WARM_UP_SECONDS, fill_the_log};
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{latencies, median, quantile_ms, thousands};
 use crate::topic::now_us;
-use crate::{pace, statements, view_drain};
+use crate::{pace, view_drain};
 
 /// Before the first round, and faster than those: as long as it takes Java to compile the broker.
 const FIRST_WARM_UP_SECONDS: u32 = 240;
@@ -76,10 +77,9 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
     );
     let pipeline = builder.start().await?;
     refuse_a_status(&pipeline).await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "poison events",
             "wanted/s",
             "made/s",
@@ -89,15 +89,16 @@ pub(crate) async fn measure(asked: &DeadLetters, builder: PipelineBuilder) -> an
             "max ms",
             "ratio of p99",
             "dead letters",
-        ]),
-        notes: vec![format!(
-            "All good events of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source \
-             to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison. PostgreSQL has files \
-             of its log to use again, as one that has been running for a while.",
-            asked.runs,
-            thousands(f64::from(asked.keys))
-        )],
-    };
+        ],
+    )
+    .await?;
+    report.notes = vec![format!(
+        "All good events of {} rounds of each, in pairs whose first takes turns, of {} keys each. From the commit record at the source \
+         to the commit record of the view's transaction; both rounds of a pair measure the keys that get no poison. PostgreSQL has files \
+         of its log to use again, as one that has been running for a while.",
+        asked.runs,
+        thousands(f64::from(asked.keys))
+    )];
     tracing::info!("warming up");
     fill_the_log(&pipeline).await?;
     let warm_up = DeadLetters {

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::arguments::Init;
 use crate::backlog::check_exactly_once;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::thousands;
 use crate::topic::Topic;
 use crate::usage;
@@ -57,15 +57,15 @@ pub(crate) async fn measure(asked: &Init, builder: PipelineBuilder) -> anyhow::R
         .env("OUTBOX_SLOT", "bench_init")
         .env("CHECKPOINT_TOPIC", "bench-checkpoints")
         .env("ROUTER_OPTIONS", &format!("route.topic.replacement={TOPIC}"));
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&["init", "s", "offsets", "offsets/s", "CPU us/offset", "peak RSS MB"]),
-        notes: vec![format!(
-            "{} rows; afterwards every outbox id was in the topic exactly once.",
-            thousands(asked.rows as f64)
-        )],
-    };
+    let mut report = Report::begin(
+        &pipeline,
+        &["init", "s", "offsets", "offsets/s", "CPU us/offset", "peak RSS MB"],
+    )
+    .await?;
+    report.notes = vec![format!(
+        "{} rows; afterwards every outbox id was in the topic exactly once.",
+        thousands(asked.rows as f64)
+    )];
     let mut row = |what: &str, attempt: Attempt| {
         let Attempt {
             seconds,

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Statement};
 
 use crate::arguments::Latency;
 use crate::http::Connection;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{latencies, quantile_ms, thousands};
 use crate::topic::{Topic, now_us};
 use crate::{pace, people, usage};
@@ -62,10 +62,9 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
         .init_relay(&pipeline.users_relay, USERS_DATABASE, &topic)
         .await?;
     pipeline.start_programs().await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "from commit to",
             "wanted/s",
             "made/s",
@@ -80,14 +79,15 @@ pub(crate) async fn measure(asked: &Latency, builder: PipelineBuilder) -> anyhow
             "load",
             "RSS MB: relay",
             "view-builder",
-        ]),
-        notes: vec![
-            "From the transaction's commit record, so the flush of the WAL to disk is included. Kafka: until a read_committed consumer has the \
-             record. View: until the commit record of the view's transaction. PostgreSQL has files of its log to use again, as one that \
-             has been running for a while."
-                .to_owned(),
         ],
-    };
+    )
+    .await?;
+    report.notes = vec![
+        "From the transaction's commit record, so the flush of the WAL to disk is included. Kafka: until a read_committed consumer has the \
+         record. View: until the commit record of the view's transaction. PostgreSQL has files of its log to use again, as one that \
+         has been running for a while."
+            .to_owned(),
+    ];
     tracing::info!("warming up");
     fill_the_log(&pipeline).await?;
     to_kafka(&pipeline, &FIRST_WARM_UP, FIRST_WARM_UP_RATE).await?;

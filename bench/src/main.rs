@@ -13,10 +13,6 @@ mod relay_drain;
 mod report;
 mod rest_rate;
 mod restart;
-/// user-api's own SQL, compiled from its source, so that both sides of a comparison run the same statement.
-#[path = "../../user-api/src/statements.rs"]
-#[expect(dead_code, reason = "only creation and change are measured")]
-mod statements;
 mod statistics;
 mod topic;
 mod usage;

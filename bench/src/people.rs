@@ -1,15 +1,6 @@
 //! Made-up users.
 
-const DEPARTMENTS: [&str; 8] = [
-    "개발팀",
-    "기획팀",
-    "디자인팀",
-    "마케팅팀",
-    "영업팀",
-    "인사팀",
-    "Engineering",
-    "Sales",
-];
+use stack::DEPARTMENTS;
 
 /// The body of a `POST /api/users`; `run` and `index` make the address unique.
 pub(crate) fn person(run: &str, index: u64) -> String {

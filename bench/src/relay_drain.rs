@@ -11,7 +11,7 @@ use stack::{Pipeline, PipelineBuilder, Program};
 use crate::arguments::RelayDrain;
 use crate::backlog::{Backlog, Shape, client_program};
 use crate::counter::Counter;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::topic::Topic;
 use crate::usage;
@@ -56,10 +56,9 @@ pub(crate) async fn measure(asked: &RelayDrain, builder: PipelineBuilder) -> any
         yardstick,
         topics: 0,
     };
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "backlog",
             "program",
             "rows/s",
@@ -70,13 +69,14 @@ pub(crate) async fn measure(asked: &RelayDrain, builder: PipelineBuilder) -> any
             "rows/transaction",
             "PostgreSQL CPU s",
             "Kafka CPU s",
-        ]),
-        notes: vec![
-            "Medians; ratio: of the medians, relay to pg_recvlogical. The relay's clock runs from the start of its process until all rows are \
-             visible to a read_committed consumer."
-                .to_owned(),
         ],
-    };
+    )
+    .await?;
+    report.notes = vec![
+        "Medians; ratio: of the medians, relay to pg_recvlogical. The relay's clock runs from the start of its process until all rows are \
+         visible to a read_committed consumer."
+            .to_owned(),
+    ];
     for (shape, rows) in [(Shape::Singles, asked.singles), (Shape::Bulk, asked.bulk)] {
         if rows == 0 {
             continue;

@@ -69,6 +69,20 @@ impl Table {
 }
 
 impl Report {
+    /// A report without runs, whose table has these headings. To be made before the measurement: the load average in it is that of
+    /// what else runs here.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer.
+    pub(crate) async fn begin(pipeline: &Pipeline, headings: &[&'static str]) -> anyhow::Result<Self> {
+        Ok(Self {
+            conditions: conditions(pipeline).await?,
+            runs: Vec::new(),
+            table: Table::new(headings),
+            notes: Vec::new(),
+        })
+    }
+
     pub(crate) fn print(&self) {
         println!();
         for line in self.table.lines() {
@@ -103,11 +117,7 @@ impl Report {
     }
 }
 
-/// Asked before the measurement, since the load average is that of what else runs here.
-///
-/// # Errors
-/// PostgreSQL does not answer.
-pub(crate) async fn conditions(pipeline: &Pipeline) -> anyhow::Result<Value> {
+async fn conditions(pipeline: &Pipeline) -> anyhow::Result<Value> {
     let rows = pipeline
         .postgres()?
         .query(

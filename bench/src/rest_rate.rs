@@ -12,14 +12,15 @@ use stack::pipeline::USERS_DATABASE;
 use stack::scratch::Scratch;
 use stack::{Pipeline, PipelineBuilder, postgres};
 use tokio::task::JoinSet;
+use user_api::statements;
 
 use crate::arguments::Rest;
 use crate::backlog::client_program;
 use crate::http::Connection;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::topic::now_us;
-use crate::{people, statements, usage};
+use crate::{people, usage};
 
 const WARM_UP_SECONDS: u32 = 3;
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,23 +40,23 @@ pub(crate) async fn measure(asked: &Rest, builder: PipelineBuilder) -> anyhow::R
         pgbench,
         scripts,
     };
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "connections",
             "pgbench users/s",
             "REST users/s",
             "ratio",
             "user-api cores",
             "user-api peak RSS MB",
-        ]),
-        notes: vec![
-            "Medians; ratio: of the medians, REST to pgbench. pgbench sends user-api's own statement, prepared, as the same role. The relays and \
-             the view-builder are not running."
-                .to_owned(),
         ],
-    };
+    )
+    .await?;
+    report.notes = vec![
+        "Medians; ratio: of the medians, REST to pgbench. pgbench sends user-api's own statement, prepared, as the same role. The relays and \
+         the view-builder are not running."
+            .to_owned(),
+    ];
     tracing::info!("warming up");
     comparison.rest(asked.connections[0], WARM_UP_SECONDS).await?;
     comparison.pgbench(asked.connections[0], WARM_UP_SECONDS).await?;

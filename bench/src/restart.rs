@@ -9,7 +9,7 @@ use stack::{PipelineBuilder, postgres};
 
 use crate::arguments::Restart;
 use crate::counter::Counter;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{latencies, quantile_ms};
 use crate::topic::{Topic, now_us};
 
@@ -30,15 +30,11 @@ pub(crate) async fn measure(asked: &Restart, builder: PipelineBuilder) -> anyhow
     relay.start()?;
     relay.wait_ready(DEADLINE).await?;
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&["after", "restarts", "p50 s", "p99 s", "max s"]),
-        notes: vec![
-            "From the start of the relay's process until a read_committed consumer has the row that was committed just before."
-                .to_owned(),
-        ],
-    };
+    let mut report = Report::begin(&pipeline, &["after", "restarts", "p50 s", "p99 s", "max s"]).await?;
+    report.notes = vec![
+        "From the start of the relay's process until a read_committed consumer has the row that was committed just before."
+            .to_owned(),
+    ];
     for (after, is_killed) in [("a clean stop", false), ("kill -9", true)] {
         let consumer = Topic::new(pipeline.bootstrap_servers(), TOPIC).receive()?;
         let mut started_us = Vec::new();

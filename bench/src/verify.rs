@@ -9,7 +9,7 @@ use stack::{Pipeline, PipelineBuilder, postgres};
 
 use crate::arguments::Verify;
 use crate::counter::Counter;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::{usage, view_drain};
 
@@ -24,19 +24,18 @@ const DIFFERENT: i32 = 10;
 /// A part failed, or `verify` ended otherwise than the tables are.
 pub(crate) async fn measure(asked: &Verify, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pipeline = builder.start().await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "run",
             "user_view is",
             "seconds",
             "CPU s",
             "peak RSS MB",
             "PostgreSQL CPU s",
-        ]),
-        notes: Vec::new(),
-    };
+        ],
+    )
+    .await?;
     tracing::info!(
         "creating {} users, and taking them into the view",
         thousands(asked.users as f64)

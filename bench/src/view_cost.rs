@@ -10,7 +10,7 @@ use stack::{PipelineBuilder, postgres};
 use tokio_postgres::Client;
 
 use crate::arguments::ViewCost;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 
 /// Events of one batch, as view-builder makes them.
@@ -41,12 +41,8 @@ pub(crate) async fn measure(asked: &ViewCost, builder: PipelineBuilder) -> anyho
     let mut headings = vec!["changed", "users in the view", "ms a batch", "us/event", "ratio"];
     let names: Vec<&'static str> = views.iter().map(|view| &*view.name.clone().leak()).collect();
     headings.extend(names);
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&headings),
-        notes: vec!["Medians; the views' own columns are their parts in ms.".to_owned()],
-    };
+    let mut report = Report::begin(&pipeline, &headings).await?;
+    report.notes = vec!["Medians; the views' own columns are their parts in ms.".to_owned()];
     let mut smaller: [Option<f64>; 2] = [None, None];
     let (mut filled, mut version) = (0, 1);
     for users in [asked.users, asked.users * GROWTH] {

@@ -9,13 +9,14 @@ use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::{Pipeline, PipelineBuilder, postgres};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
+use user_api::statements;
 
 use crate::arguments::ViewDrain;
 use crate::counter::Counter;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::view_cost::BATCH_EVENTS;
-use crate::{statements, usage, view_cost};
+use crate::{usage, view_cost};
 
 /// Users that one transaction creates.
 const TRANSACTION_ROWS: u64 = 10_000;
@@ -44,10 +45,9 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
     let pipeline = builder.prepare().await?;
     pipeline.users_relay.start()?;
     pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "run",
             "users in the view before",
             "added",
@@ -57,16 +57,16 @@ pub(crate) async fn measure(asked: &ViewDrain, builder: PipelineBuilder) -> anyh
             "view-builder CPU us/row",
             "peak RSS MB",
             "PostgreSQL CPU us/row",
-        ]),
-        notes: vec![
-            "The clock runs from the start of view-builder's process until its last transaction has committed."
-                .to_owned(),
-            format!(
-                "By hand: the views' own statements with {} of the same users a transaction as parameters, on one connection.",
-                thousands(BATCH_EVENTS as f64)
-            ),
         ],
-    };
+    )
+    .await?;
+    report.notes = vec![
+        "The clock runs from the start of view-builder's process until its last transaction has committed.".to_owned(),
+        format!(
+            "By hand: the views' own statements with {} of the same users a transaction as parameters, on one connection.",
+            thousands(BATCH_EVENTS as f64)
+        ),
+    ];
     let by_hand = ByHand::new(&pipeline).await?;
     let mut published = Counter::new(&pipeline.users_relay, "relay_published_records_total");
     let (mut rates, mut rates_by_hand) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::arguments::ViewScale;
 use crate::counter::Counter;
-use crate::report::{Report, Table, conditions};
+use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::usage;
 use crate::view_drain::{POLL, READY_DEADLINE, RUN_DEADLINE, check_equality, create_users, wait_for};
@@ -31,24 +31,24 @@ struct Run {
 /// A part failed, or a view differs from the users.
 pub(crate) async fn measure(asked: &ViewScale, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pipeline = builder.prepare().await?;
-    let mut report = Report {
-        conditions: conditions(&pipeline).await?,
-        runs: Vec::new(),
-        table: Table::new(&[
+    let mut report = Report::begin(
+        &pipeline,
+        &[
             "builders",
             "rows/s",
             "ratio",
             "summed peak RSS MB",
             "builders' CPU s",
             "PostgreSQL CPU s",
-        ]),
-        notes: vec![format!(
-            "Medians of {} runs, in turns, of {} users each. The clock runs from the start of the processes until the last transaction has \
-             committed. After each run user_view was equal to users.",
-            asked.runs,
-            thousands(asked.users as f64)
-        )],
-    };
+        ],
+    )
+    .await?;
+    report.notes = vec![format!(
+        "Medians of {} runs, in turns, of {} users each. The clock runs from the start of the processes until the last transaction has \
+         committed. After each run user_view was equal to users.",
+        asked.runs,
+        thousands(asked.users as f64)
+    )];
     pipeline.users_relay.start()?;
     pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
     tracing::info!("creating {} users, and publishing them", thousands(asked.users as f64));

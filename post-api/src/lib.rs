@@ -6,7 +6,6 @@
 //! Until view-builder has made its tables for the first time, every request is answered 503 and `/readyz` says why: a post
 //! without its author's name would look as if the author did not exist.
 
-mod config;
 mod list;
 mod post;
 mod posts;
@@ -14,17 +13,10 @@ mod reading;
 mod statements;
 mod views;
 
-use axum::Router;
-use metrics_exporter_prometheus::PrometheusHandle;
+use rest::Program;
 use rest::probe::Requirement;
-use service::Shutdown;
 
 use crate::reading::Reader;
-
-pub use config::{Cli, Command, Config};
-
-/// Name under which the program shows in its database's `pg_stat_activity`.
-const PROGRAM: &str = "post-api";
 
 /// What must be there before the program can work: its tables, the views, and its rights to them.
 const REQUIREMENTS: &[Requirement] = &[
@@ -54,33 +46,16 @@ const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
-/// Serves the API until `shutdown`.
-///
-/// # Errors
-/// A setting is wrong, or the address cannot be listened on. A database that is away is no error: it is waited for.
-pub async fn run(config: &Config, metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
-    let (connections, stopping) = (config.server.database_connections, shutdown.clone());
-    rest::server::run(
-        PROGRAM,
-        config.listen,
-        &config.server,
-        REQUIREMENTS,
-        move |database| router(Reader::new(database, connections, stopping)),
-        metrics,
-        shutdown,
-    )
-    .await
-}
-
-/// Applies the migrations of `sql/posts` that are not applied yet, in the order of their numbers, as the user of the given URL, and tells which.
-///
-/// # Errors
-/// The database does not come within a minute, or a migration fails.
-pub async fn migrate(config: &Config) -> anyhow::Result<Vec<String>> {
-    let options = rest::database::options(config.server.database_url()?, "post-api migrate")?;
-    rest::migrations::apply(&options, &sqlx::migrate!("../sql/posts")).await
-}
-
-fn router(reader: Reader) -> Router {
-    posts::router(reader.clone()).merge(views::router(reader))
-}
+/// The service, as `main` runs it.
+pub static PROGRAM: Program = Program {
+    name: "post-api",
+    version: env!("CARGO_PKG_VERSION"),
+    things: "posts",
+    listen: "127.0.0.1:8082",
+    requirements: REQUIREMENTS,
+    migrations: sqlx::migrate!("../sql/posts"),
+    routes: |database, shutdown| {
+        let reader = Reader::new(database, shutdown);
+        posts::router(reader.clone()).merge(views::router(reader))
+    },
+};

@@ -1,46 +1,8 @@
-use std::process::ExitCode;
+//! `post-api`: see `--help`.
 
-use clap::Parser;
-use post_api::{Cli, Command, Config};
-use service::{Shutdown, admin, logging};
+use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    logging::init();
-    let ended = match cli.command {
-        Some(Command::Migrate) => migrate(&cli.config).await,
-        Some(Command::Health) => health(&cli.config),
-        None => serve(&cli.config).await,
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            tracing::error!(error = format!("{err:#}"), "ended");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn serve(config: &Config) -> anyhow::Result<()> {
-    let metrics = admin::install_metrics()?;
-    post_api::run(config, metrics, Shutdown::on_signals()?).await
-}
-
-#[expect(clippy::print_stdout, reason = "a person runs it and wants to see what it did")]
-async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let applied = post_api::migrate(config).await?;
-    for name in &applied {
-        println!("applied {name}");
-    }
-    if applied.is_empty() {
-        println!("nothing to apply");
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "the answer is for whoever asks")]
-fn health(config: &Config) -> anyhow::Result<()> {
-    print!("{}", service::health::ask(config.listen)?);
-    Ok(())
+    rest::program::run(&post_api::PROGRAM).await
 }

@@ -39,17 +39,17 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// `connections`: most that `database` uses at once.
-    pub(crate) fn new(database: Database, connections: usize, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(database: Database, shutdown: Shutdown) -> Self {
         metrics::describe_histogram!(
             "view_wait_seconds",
             "how long a read waited for the version that it names, by outcome"
         );
         metrics::describe_gauge!("view_waiting_requests", "reads that wait for a version now");
+        let looks_max = (database.connections_max() / LOOKS_SHARE).max(1);
         Self {
             database,
             places: Arc::new(Semaphore::new(WAITING_MAX)),
-            looks: Arc::new(Semaphore::new((connections / LOOKS_SHARE).max(1))),
+            looks: Arc::new(Semaphore::new(looks_max)),
             shutdown,
         }
     }

@@ -29,28 +29,18 @@ macro_rules! user {
 }
 
 /// A change of one post, its event and its answer (`id`, `version`, the author's version or 0, JSON text); no row when there
-/// is no such post. `$change` writes the row and returns it as the event is to tell it. `$event` is the parameter that has the event's id.
+/// is no such post. `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
-    ($type:literal, $event:literal, $post:literal, $change:literal) => {
-        concat!(
-            "with p as (",
-            $change,
-            "), event as (
-                insert into outbox (id, aggregatetype, aggregateid, type, payload)
-                select ",
-            $event,
-            "::uuid, 'post', p.id::text, '",
-            $type,
-            "', jsonb_build_object('eventType', '",
-            $type,
-            "', 'postId', p.id, 'post', ",
-            $post,
-            ", 'timestamp', clock_timestamp() at time zone 'utc', 'version', p.version)
-                from p
-            )
-            select p.id, p.version, coalesce(a.version, 0), ",
-            post!(),
-            " from p left join user_view as a on a.user_id = p.author_id"
+    ($event_type:literal, $event_id:literal, $post:literal, $change:literal) => {
+        rest::change_with_event!(
+            row: "p",
+            change: $change,
+            aggregate: "post",
+            event_id: $event_id,
+            event_type: $event_type,
+            state: $post,
+            answer: "select p.id, p.version, coalesce(a.version, 0), ", post!(),
+                " from p left join user_view as a on a.user_id = p.author_id",
         )
     };
 }

@@ -43,6 +43,7 @@ pub struct Database(Arc<Connections>);
 
 struct Connections {
     options: PgConnectOptions,
+    connections_max: usize,
     permits: Semaphore,
     /// The connection that was used last is used next, so that a calm program rests on few.
     resting: Mutex<Vec<(Session, Instant)>>,
@@ -103,12 +104,19 @@ impl Database {
     pub fn new(options: PgConnectOptions, connections: usize) -> Self {
         Self(Arc::new(Connections {
             options,
+            connections_max: connections,
             permits: Semaphore::new(connections),
             resting: Mutex::default(),
         }))
     }
 
-    /// Runs one statement that only reads, and gives its first row, within [`CONNECTION_WAIT`] and [`ANSWER_WAIT`].
+    /// Most connections that are used at once.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        self.0.connections_max
+    }
+
+    /// Runs one statement that only reads, and gives its first row, within `CONNECTION_WAIT` and `ANSWER_WAIT`.
     ///
     /// # Errors
     /// See [`Failure`]; what it means for the client is [`Failure::problem`].
@@ -123,7 +131,7 @@ impl Database {
     /// future is dropped, the statement may still take effect.
     ///
     /// Where the answer is lost, it is found out whether the change was made: once the server's process that had it is gone, `made` is asked,
-    /// which gives the row that the change was to answer, or none where it was not made. That takes [`SETTLE_WAIT`] at most.
+    /// which gives the row that the change was to answer, or none where it was not made. That takes `SETTLE_WAIT` at most.
     ///
     /// # Errors
     /// [`Failure::Undone`] where it was not made, [`Failure::Unanswered`] where nobody could say; otherwise as [`Database::row`].

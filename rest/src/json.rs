@@ -36,7 +36,7 @@ pub enum Value {
 
 /// A request body that is one JSON object, and the room that it takes, which the answer may need again.
 ///
-/// Refuses with 415 what is not JSON by its media type, with 413 what exceeds [`BODY_LIMIT_BYTES`], with 400 what is not one
+/// Refuses with 415 what is not JSON by its media type, with 413 what exceeds `BODY_LIMIT_BYTES`, with 400 what is not one
 /// JSON object, naming line and column.
 #[derive(Debug)]
 pub struct JsonBody(pub Object, pub Room);

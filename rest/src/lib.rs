@@ -1,11 +1,12 @@
 //! What the two REST programs share: how they speak HTTP and how they speak to their database.
 //!
-//! Nothing here knows what a user or a post is. A program gives its routes to [`server::run`], reads bodies through
-//! [`JsonBody`] and [`Fields`], paths through [`Id`] and [`Segment`], which version must
-//! be there at least through [`MinVersion`] and [`MinVersions`], which one must not have been changed through [`IfMatch`], and answers with JSON text that its database made
-//! ([`answer`], [`listing`]) or with a [`Problem`].
+//! Nothing here knows what a user or a post is. A service says in a [`Program`] what is its own and leaves the rest to
+//! [`program::run`], down to the exit code. Its routes read bodies through [`JsonBody`] and [`Fields`], and paths through [`Id`] and
+//! [`Segment`]. [`MinVersion`] and [`MinVersions`] tell which version must be there at least, and [`IfMatch`] which one must not have been
+//! changed. [`change_with_event!`] makes the statement of a change. A route answers with JSON text that its database made ([`answer`], [`listing`]), or with a [`Problem`].
 
 pub mod answer;
+mod change;
 mod connections;
 pub mod database;
 mod edge;
@@ -15,13 +16,14 @@ mod if_match;
 mod json;
 pub mod listing;
 mod media;
-pub mod migrations;
+mod migrations;
 mod minimum;
 mod path;
 pub mod probe;
 mod problem;
+pub mod program;
 mod room;
-pub mod server;
+mod server;
 
 pub use database::Database;
 pub use fields::Fields;
@@ -30,4 +32,5 @@ pub use json::{JsonBody, Object};
 pub use minimum::{MinVersion, MinVersions};
 pub use path::{Id, Segment};
 pub use problem::{FieldError, Problem};
+pub use program::Program;
 pub use room::{Room, SHORT_BYTES};

@@ -133,7 +133,7 @@ where
     Ok(answer_from(page, batch_size, first, fetch))
 }
 
-/// As [`answer`], from a first batch that is there already: that of [`Part::first`].
+/// As [`answer()`], from a first batch that is there already: that of [`Part::first`].
 pub fn answer_from<F, Fut>(page: Page, batch_size: i64, first: Batch, fetch: F) -> Response
 where
     F: Fn(Part) -> Fut + Send + 'static,

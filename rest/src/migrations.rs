@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The database does not come within a minute; an applied migration was edited since; a statement failed.
-pub async fn apply(options: &PgConnectOptions, migrator: &Migrator) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn apply(options: &PgConnectOptions, migrator: &Migrator) -> anyhow::Result<Vec<String>> {
     // A migration may take its time, and what it finds in place is no news.
     let options = options
         .clone()

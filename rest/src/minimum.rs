@@ -30,7 +30,7 @@ pub struct MinVersion {
 /// What a read of a list asks for: `?minVersion=ID:VERSION`, repeated or with commas between, and `wait` as in [`MinVersion`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MinVersions {
-    /// Each of these ids, at most [`IDS_MAX`], must be at least at this version. One that was named twice has the greater.
+    /// Each of these ids, at most `IDS_MAX`, must be at least at this version. One that was named twice has the greater.
     pub versions: BTreeMap<i64, i64>,
     /// From the request's arrival.
     pub wait: Duration,

@@ -19,13 +19,16 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 
 /// Settings of a program that serves REST from a database.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Config {
+pub(crate) struct Config {
+    /// Address and port to serve on; port 0 takes a free one and logs it
+    #[arg(long, env = "LISTEN")]
+    pub(crate) listen: SocketAddr,
     /// The database: postgres://user:password@host:5432/database, or ...?passwordfile=PATH with a file that holds the password alone
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
-    pub database_url: Option<Secret>,
+    pub(crate) database_url: Option<Secret>,
     /// Most connections to the database that requests use at once; one more watches its health
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
-    pub database_connections: usize,
+    pub(crate) database_connections: usize,
 }
 
 impl Config {
@@ -33,7 +36,7 @@ impl Config {
     ///
     /// # Errors
     /// None was given.
-    pub fn database_url(&self) -> anyhow::Result<&Secret> {
+    pub(crate) fn database_url(&self) -> anyhow::Result<&Secret> {
         self.database_url
             .as_ref()
             .context("no database: give --database-url or DATABASE_URL, like postgres://user@host:5432/database")
@@ -46,16 +49,16 @@ impl Config {
 ///
 /// # Errors
 /// A setting is wrong, or the address cannot be listened on.
-pub async fn run(
-    program: &'static str,
-    listen: SocketAddr,
+pub(crate) async fn run(
+    program: &str,
     config: &Config,
     requirements: &'static [Requirement],
-    routes: impl FnOnce(Database) -> Router,
+    routes: fn(Database, Shutdown) -> Router,
     metrics: PrometheusHandle,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let options = database::options(config.database_url()?, program)?;
+    let listen = config.listen;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen} (LISTEN)"))?;
@@ -66,7 +69,7 @@ pub async fn run(
     let readiness = Readiness::waiting_for(probe::PART);
     let database = Database::new(options.clone(), config.database_connections);
     let app = edge::around(
-        routes(database)
+        routes(database, shutdown.clone())
             .merge(health::router(readiness.clone()))
             .merge(admin::router(readiness.clone(), metrics)),
     );

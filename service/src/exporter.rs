@@ -52,8 +52,8 @@ impl Exporter {
     }
 }
 
-/// Installs the process's metrics recorder. Every metric whose name ends in `_seconds` is a histogram with [`LATENCY_BUCKETS_S`], every
-/// other one has [`COUNT_BUCKETS`]: buckets of several processes can be added up, the quantiles of a summary cannot.
+/// Installs the process's metrics recorder. Every metric whose name ends in `_seconds` is a histogram with `LATENCY_BUCKETS_S`, every
+/// other one has `COUNT_BUCKETS`: buckets of several processes can be added up, the quantiles of a summary cannot.
 ///
 /// # Errors
 /// A recorder is installed already.

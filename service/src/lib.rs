@@ -1,6 +1,7 @@
 //! What every program of the pipeline has in common: how it logs, how it is stopped, what its admin port answers.
 
 pub mod admin;
+pub mod clock;
 pub mod exporter;
 #[cfg(feature = "faults")]
 pub mod faults;

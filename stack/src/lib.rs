@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod consumer;
+mod departments;
 pub mod eventually;
 pub mod kafka;
 pub mod kafka_cluster;
@@ -23,6 +24,7 @@ pub mod unprivileged;
 pub mod warden;
 
 pub use consumer::{Consumer, Isolation, Record};
+pub use departments::DEPARTMENTS;
 pub use eventually::{eventually, eventually_ok};
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_cluster::KafkaCluster;

@@ -1,13 +1,13 @@
 //! After each stop an operator can go on by a flag, and what is published then is what the flag's help says.
 
-use rig::{Rig, Servers, servers};
-use stack::{KafkaOptions, Postgres};
+use rig::{Rig, servers};
+use stack::Postgres;
 use std::sync::Arc;
 
 use super::lineage::older_database;
 use super::tampering::{
-    accept, assert_refused, checkpoints, ids, publish_and_stop, published_and_stopped, recreate_slot, times_published,
-    write_checkpoint,
+    accept, assert_refused, checkpoints, ids, last_checkpoint, publish_and_stop, published_and_stopped,
+    published_and_stopped_with_little_wal, recreate_slot, times_published, write_checkpoint,
 };
 
 #[tokio::test]
@@ -73,12 +73,7 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
 async fn another_timeline_is_accepted_from_the_checkpoint() {
     // As a promotion leaves it: the server is on another timeline than the checkpoint.
     let rig = published_and_stopped("accept_timeline").await;
-    let last = checkpoints(&rig)
-        .await
-        .pop()
-        .and_then(|record| record.value)
-        .expect("a checkpoint");
-    let mut elsewhere: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    let mut elsewhere = last_checkpoint(&rig).await;
     elsewhere["lineage"]["timeline"] = 7.into();
     write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
     rig.insert_each(2).await;
@@ -239,14 +234,7 @@ async fn nothing_is_accepted_while_a_relay_runs() {
 
 #[tokio::test]
 async fn an_invalidated_slot_is_replaced_when_that_is_accepted() {
-    let options = servers::postgres_options()
-        .setting("max_slot_wal_keep_size", "16MB")
-        .setting("max_wal_size", "64MB")
-        .setting("min_wal_size", "32MB");
-    let servers = Servers::start(options, KafkaOptions::default()).await.expect("servers");
-    let rig = Rig::on(Arc::new(servers), "accept_lost").await;
-    rig.init(&[]).await;
-    publish_and_stop(&rig).await;
+    let rig = published_and_stopped_with_little_wal("accept_lost").await;
     super::lineage::invalidate_slot(&rig).await;
     rig.insert_each(2).await;
     rig.assert_stops(11, &["--accept-new-slot"]).await;

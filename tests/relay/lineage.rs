@@ -4,7 +4,10 @@ use rig::{Rig, Servers, servers};
 use stack::KafkaOptions;
 use std::sync::Arc;
 
-use super::tampering::{checkpoints, publish_and_stop, published_and_stopped, recreate_slot, retire, write_checkpoint};
+use super::tampering::{
+    checkpoints, last_checkpoint, publish_and_stop, published_and_stopped, published_and_stopped_with_little_wal,
+    recreate_slot, retire, write_checkpoint,
+};
 
 #[tokio::test]
 async fn a_slot_that_was_dropped_stops_the_relay() {
@@ -70,14 +73,7 @@ async fn a_slot_that_somebody_else_has_only_peeked_at_does_not_stop_the_relay() 
 
 #[tokio::test]
 async fn a_slot_that_was_invalidated_stops_the_relay() {
-    let options = servers::postgres_options()
-        .setting("max_slot_wal_keep_size", "16MB")
-        .setting("max_wal_size", "64MB")
-        .setting("min_wal_size", "32MB");
-    let servers = Servers::start(options, KafkaOptions::default()).await.expect("servers");
-    let rig = Rig::on(Arc::new(servers), "slot_invalidated").await;
-    rig.init(&[]).await;
-    publish_and_stop(&rig).await;
+    let rig = published_and_stopped_with_little_wal("slot_invalidated").await;
     rig.insert_each(2).await;
     invalidate_slot(&rig).await;
     rig.assert_stops(11, &["was invalidated", "--accept-new-slot"]).await;
@@ -156,12 +152,7 @@ async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
 #[tokio::test]
 async fn a_checkpoint_of_a_later_format_stops_the_relay() {
     let rig = published_and_stopped("later_format").await;
-    let last = checkpoints(&rig)
-        .await
-        .pop()
-        .and_then(|record| record.value)
-        .expect("a checkpoint");
-    let mut later: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    let mut later = last_checkpoint(&rig).await;
     later["format"] = 2.into();
     write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
     rig.assert_stops(15, &["format 2", "--accept-garbled-checkpoint"]).await;
@@ -183,12 +174,7 @@ async fn a_checkpoint_that_went_back_stops_the_relay() {
 #[tokio::test]
 async fn a_checkpoint_without_the_publications_state_is_upgraded_in_silence() {
     let rig = published_and_stopped("upgraded").await;
-    let last = checkpoints(&rig)
-        .await
-        .pop()
-        .and_then(|record| record.value)
-        .expect("a checkpoint");
-    let mut earlier: serde_json::Value = serde_json::from_slice(&last).expect("JSON");
+    let mut earlier = last_checkpoint(&rig).await;
     earlier["lineage"]
         .as_object_mut()
         .expect("a lineage")
@@ -201,12 +187,8 @@ async fn a_checkpoint_without_the_publications_state_is_upgraded_in_silence() {
         .expect("the field");
     write_checkpoint(&rig, Some(earlier.to_string().into_bytes())).await;
     publish_and_stop(&rig).await;
-    let last = checkpoints(&rig)
-        .await
-        .pop()
-        .and_then(|record| record.value)
-        .expect("a checkpoint");
-    assert!(String::from_utf8_lossy(&last).contains("publicationVersion"));
+    let last = last_checkpoint(&rig).await;
+    assert!(last["lineage"]["publicationVersion"].is_string(), "{last}");
     rig.finish().await.expect("an end");
 }
 

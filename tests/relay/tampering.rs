@@ -1,17 +1,32 @@
 //! What goes wrong outside of the relay: hands on its slot, its checkpoint topic, its publication.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rig::{Isolation, Record, Rig, topic};
-use stack::eventually;
+use rig::{Isolation, Record, Rig, Servers, servers, topic};
+use serde_json::Value;
+use stack::{KafkaOptions, eventually};
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A relay that has published and confirmed a few rows, and was stopped.
 pub(super) async fn published_and_stopped(name: &str) -> Rig {
     let rig = Rig::initialised(name).await;
+    publish_and_stop(&rig).await;
+    rig
+}
+
+/// The same on servers of its own, on which Postgres gives a slot up that retains more than 16 MB.
+pub(super) async fn published_and_stopped_with_little_wal(name: &str) -> Rig {
+    let options = servers::postgres_options()
+        .setting("max_slot_wal_keep_size", "16MB")
+        .setting("max_wal_size", "64MB")
+        .setting("min_wal_size", "32MB");
+    let servers = Servers::start(options, KafkaOptions::default()).await.expect("servers");
+    let rig = Rig::on(Arc::new(servers), name).await;
+    rig.init(&[]).await;
     publish_and_stop(&rig).await;
     rig
 }
@@ -102,6 +117,12 @@ pub(super) async fn checkpoints(rig: &Rig) -> Vec<Record> {
     let (servers, name) = (rig.servers.kafka.bootstrap_servers(), rig.checkpoint_topic());
     let records = tokio::task::spawn_blocking(move || topic::read(&servers, &name, Isolation::Committed)).await;
     records.expect("a reader").expect("the checkpoint topic")
+}
+
+/// What the last checkpoint holds.
+pub(super) async fn last_checkpoint(rig: &Rig) -> Value {
+    let last = checkpoints(rig).await.pop().and_then(|record| record.value);
+    serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON")
 }
 
 /// A rogue producer's record under the relay's key; `None` is a tombstone.

@@ -39,6 +39,3 @@ mod trouble;
 mod unclean_election;
 mod verify_tails;
 mod zombies;
-
-#[path = "../../view-builder/tests/support/recomputed.rs"]
-mod recomputed;

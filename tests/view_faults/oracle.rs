@@ -3,22 +3,20 @@
 
 use tokio_postgres::Client;
 
-use super::recomputed;
 use super::site::Site;
 
-/// The views of users alone, as `recomputed::VIEWS` has the others.
-const USER_VIEWS: [(&str, &str, &str); 2] = [
-    (
-        "user_view",
-        "user_id, name, email, department, status, created_at, updated_at, version",
-        "select id, name, email, department, status, created_at, updated_at, version from reference_user",
-    ),
+/// Each view's name, and the query that computes it. Its columns are the view's.
+const VIEWS: [(&str, &str); 5] = [
+    ("user_view", include_str!("../../sql/reference/user_view.sql")),
     (
         "department_stats",
-        "department, user_count, active_users, inactive_users, last_updated",
-        "select u.department, count(*), count(*) filter (where u.status = 'ACTIVE'), count(*) filter (where u.status = 'INACTIVE'),
-            max(v.last_processed_at)
-         from reference_user as u join user_view as v on v.user_id = u.id group by u.department",
+        include_str!("../../sql/reference/department_stats.sql"),
+    ),
+    ("post_stats", include_str!("../../sql/reference/post_stats.sql")),
+    ("user_activity", include_str!("../../sql/reference/user_activity.sql")),
+    (
+        "department_performance",
+        include_str!("../../sql/reference/department_performance.sql"),
     ),
 ];
 
@@ -62,7 +60,8 @@ pub(crate) async fn differences(site: &Site, database: &str, complete: Complete)
     let client = site.pipeline.postgres()?.connect("postgres", database).await?;
     write_reference(site, &client).await?;
     let mut found = Vec::new();
-    for (view, columns, query) in USER_VIEWS.iter().chain(&recomputed::VIEWS) {
+    for (view, query) in VIEWS {
+        let columns = columns(&client, query).await?;
         let sql = format!(
             "with computed as ({query}), kept as (select {columns} from {view})
              (select '{view}: missing ' || missing::text from (table computed except all table kept) as missing)
@@ -121,6 +120,13 @@ async fn write_reference(site: &Site, client: &Client) -> anyhow::Result<()> {
         client.execute(&sql, &[&json]).await?;
     }
     Ok(())
+}
+
+/// The names of the columns that `query` gives, with commas between.
+async fn columns(client: &Client, query: &str) -> anyhow::Result<String> {
+    let statement = client.prepare(query).await?;
+    let names: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
+    Ok(names.join(", "))
 }
 
 async fn texts(client: &Client, sql: &str) -> anyhow::Result<Vec<String>> {

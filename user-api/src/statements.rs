@@ -1,6 +1,6 @@
 //! The SQL of users.
 //!
-//! A change of a user can only be written by [`change!`], which writes its event in the same statement: one transaction, one
+//! A change of a user can only be written by `change!`, which writes its event in the same statement: one transaction, one
 //! round trip, and no user without its event. The event's version is the row's own. An update holds the row's lock until
 //! it has committed, so that a user's events commit, and thus are published, in the order of their versions.
 //!
@@ -15,34 +15,23 @@ macro_rules! user {
 }
 
 /// A change of one user, its event and its answer (`id`, `version`, JSON text); no row when there is no such user.
-/// `$change` writes the row and returns it as the event is to tell it. `$event` is the parameter that has the event's id.
+/// `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
-    ($type:literal, $event:literal, $user:literal, $change:literal) => {
-        concat!(
-            "with u as (",
-            $change,
-            "), event as (
-                insert into outbox (id, aggregatetype, aggregateid, type, payload)
-                select ",
-            $event,
-            "::uuid, 'user', u.id::text, '",
-            $type,
-            "', jsonb_build_object('eventType', '",
-            $type,
-            "', 'userId', u.id, 'user', ",
-            $user,
-            ", 'timestamp', clock_timestamp() at time zone 'utc', 'version', u.version)
-                from u
-            )
-            select u.id, u.version, ",
-            user!(),
-            " from u"
+    ($event_type:literal, $event_id:literal, $user:literal, $change:literal) => {
+        rest::change_with_event!(
+            row: "u",
+            change: $change,
+            aggregate: "user",
+            event_id: $event_id,
+            event_type: $event_type,
+            state: $user,
+            answer: "select u.id, u.version, ", user!(), " from u",
         )
     };
 }
 
 /// $1 name, $2 email, $3 department, $4 status, $5 the event's id.
-pub(crate) const CREATE: &str = change!(
+pub const CREATE: &str = change!(
     "USER_CREATED",
     "$5",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,
@@ -56,7 +45,7 @@ pub(crate) const CREATE: &str = change!(
 /// $7 the event's id.
 ///
 /// An update that has waited for another one sees the version that this one left.
-pub(crate) const UPDATE: &str = change!(
+pub const UPDATE: &str = change!(
     "USER_UPDATED",
     "$7",
     "jsonb_build_object('id', u.id, 'name', u.name, 'email', u.email, 'department', u.department,

@@ -1,5 +1,7 @@
 //! Routes one outbox row by the options that the command line gives: `cargo run --example route -- NAME=VALUE…`.
 
+#![expect(clippy::print_stdout, reason = "the example prints what becomes of the row")]
+
 use std::error::Error;
 
 use outbox_router::{Column, Plan, RouterOptions, RowScratch, partition_of_key};

@@ -3,6 +3,8 @@
 //! The slot is made before by `select pg_create_logical_replication_slot('SLOT', 'pgoutput')`, the publication by
 //! `create publication PUBLICATION for table …`.
 
+#![expect(clippy::print_stdout, reason = "the example prints what it reads")]
+
 use anyhow::Context;
 use pg_replication::pgoutput::{self, Message};
 use pg_replication::{Connection, Frame, Frames, Lsn, Mode, StandbyStatus, Target};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::continuity::format;
 use crate::continuity::parking_note::ParkingNote;
 use crate::continuity::progress::Published;
 use crate::process::faults::{self, Bug};
@@ -207,15 +208,7 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with it.
     pub fn from_json(value: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = serde_json::from_slice(value).map_err(|err| err.to_string())?;
-        if format != FORMAT {
-            return Err(format!("format {format}, this program knows format {FORMAT}"));
-        }
-        serde_json::from_slice(value).map_err(|err| err.to_string())
+        format::read_json(value, FORMAT)
     }
 }
 

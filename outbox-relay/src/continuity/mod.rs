@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod comparison;
+pub(crate) mod format;
 pub mod lineage;
 pub mod parking_note;
 pub(crate) mod positions;

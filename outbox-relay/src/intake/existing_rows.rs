@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use events::Position;
+use service::clock::now_us;
 
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::{RecordWriter, Written};
@@ -14,7 +15,6 @@ use crate::kafka::{Publisher, Topics};
 use crate::outbox::source;
 use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use events::Position;
+use service::clock::now_us;
 
 use crate::kafka::{Breach, Destination, NoDestination, RefusedRecord};
-use crate::process::clock::now_us;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::Stop;
 use crate::settings::Config;

@@ -11,7 +11,6 @@ use super::record::{Because, Entry, FORMAT, ParkedRow};
 use super::send::send_entry;
 use super::topic::entry_bytes_max;
 use crate::kafka::Publisher;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
@@ -19,6 +18,7 @@ use crate::settings::Config;
 use crate::settings::poison::PoisonOrder;
 use outbox_router::Plan;
 use pg_replication::pgoutput::Tuple;
+use service::clock::now_us;
 
 /// The keys of which rows are parked, and how many rows were parked behind them.
 pub(crate) struct ParksBehind {

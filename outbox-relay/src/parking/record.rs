@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Lane;
+use crate::continuity::format;
 use crate::process::row_name::RowPosition;
 use outbox_router::Column;
 use pg_replication::pgoutput::{DecodeError, Tuple, Value};
@@ -222,15 +223,7 @@ impl Entry {
     /// # Errors
     /// What is wrong with it.
     pub fn from_json(value: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let Version { format } = serde_json::from_slice(value).map_err(|err| err.to_string())?;
-        if format != FORMAT {
-            return Err(format!("format {format}, this program knows format {FORMAT}"));
-        }
-        serde_json::from_slice(value).map_err(|err| err.to_string())
+        format::read_json(value, FORMAT)
     }
 }
 

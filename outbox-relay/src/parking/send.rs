@@ -1,10 +1,10 @@
 //! Sends entries of the parking topic.
 
 use rdkafka::message::OwnedHeaders;
+use service::clock::now_us;
 
 use super::record::Entry;
 use crate::kafka::{Outgoing, Publisher, Sent};
-use crate::process::clock::now_us;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::RelayError;
 use crate::settings::Config;

@@ -1,7 +1,6 @@
-//! What any part of the program may use, and what knows no other part: the stop with its exit code, the clock, panics, failpoints.
+//! What any part of the program may use, and what knows no other part: the stop with its exit code, panics, failpoints.
 
 pub mod allocator;
-pub(crate) mod clock;
 pub mod faults;
 pub mod panics;
 pub(crate) mod progress_bar;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use service::clock::now_us;
 use service::{Readiness, Shutdown};
 use tokio::sync::watch;
 
 use crate::kafka::PauseLog;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;

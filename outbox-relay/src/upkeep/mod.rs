@@ -13,6 +13,7 @@ pub mod attached;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use service::clock::now_us;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -20,7 +21,6 @@ use crate::outbox::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::outbox::partitions::{self, Shape};
 use crate::outbox::table::table_name;
 use crate::parking::log::TableNeeds;
-use crate::process::clock::now_us;
 use crate::process::faults;
 use crate::settings::{Config, Maintenance};
 use crate::upkeep::attached::Attached;

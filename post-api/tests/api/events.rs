@@ -5,24 +5,9 @@ use std::sync::Arc;
 use events::{PostEvent, PostEventType};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Executor, PgConnection, Row};
+use sqlx::Executor;
 
 use crate::{post, ready};
-
-/// A row of the outbox: aggregate type, aggregate id, type, payload.
-async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, PostEvent)> {
-    sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
-        .fetch_all(sql)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|row| {
-            let payload: String = row.get(3);
-            let event = serde_json::from_str(&payload).expect("an event of the contract");
-            (row.get(0), row.get(1), row.get(2), event)
-        })
-        .collect()
-}
 
 #[tokio::test]
 async fn each_change_writes_one_event_that_tells_it() {
@@ -36,16 +21,16 @@ async fn each_change_writes_one_event_that_tells_it() {
     program.delete("/api/posts/1").await.problem(404);
     program.post("/api/posts", &json!({})).await.problem(422);
 
-    let rows = outbox(&mut program.database().sql().await).await;
+    let rows = program.database().outbox::<PostEvent>().await;
     assert_eq!(rows.len(), 3);
     for (row, (event_type, name, answered)) in rows.iter().zip([
         (PostEventType::PostCreated, "POST_CREATED", Some(&created)),
         (PostEventType::PostUpdated, "POST_UPDATED", Some(&updated)),
         (PostEventType::PostDeleted, "POST_DELETED", None),
     ]) {
-        let (aggregate_type, aggregate_id, row_type, event) = row;
-        assert_eq!(aggregate_type, events::POST_AGGREGATE);
-        assert_eq!((aggregate_id.as_str(), row_type.as_str()), ("1", name));
+        assert_eq!(row.aggregate_type, events::POST_AGGREGATE);
+        assert_eq!((row.aggregate_id.as_str(), row.event_type.as_str()), ("1", name));
+        let event = &row.event;
         assert_eq!((event.event_type, event.post_id), (event_type, 1));
         let told = event.post.as_ref().map(|post| serde_json::to_value(post).unwrap());
         let answered = answered.cloned().map(|mut post| {
@@ -57,7 +42,7 @@ async fn each_change_writes_one_event_that_tells_it() {
         });
         assert_eq!(told, answered);
     }
-    let versions: Vec<_> = rows.iter().map(|row| row.3.version).collect();
+    let versions: Vec<_> = rows.iter().map(|row| row.event.version).collect();
     assert_eq!(versions, [1, 2, 3]);
     assert_eq!(versions, answered, "every answer tells its event's version");
 }
@@ -98,8 +83,8 @@ async fn concurrent_updates_of_one_post_are_numbered_without_gaps() {
     let mut answered = tasks.join_all().await;
     answered.sort_unstable();
     assert_eq!(answered, (2..=33).collect::<Vec<_>>());
-    let rows = outbox(&mut program.database().sql().await).await;
-    let mut told: Vec<_> = rows.iter().map(|row| row.3.version).collect();
+    let rows = program.database().outbox::<PostEvent>().await;
+    let mut told: Vec<_> = rows.iter().map(|row| row.event.version).collect();
     told.sort_unstable();
     assert_eq!(told, (1..=33).collect::<Vec<_>>());
 }

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use rest_rig::{Program, answer, eventually};
 use sqlx::Executor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::program::{Program, answer, eventually};
 use crate::{ids, post, ready};
 
 /// What docker-compose.yml gives the program.

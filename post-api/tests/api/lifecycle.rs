@@ -1,8 +1,8 @@
 //! Starting before the other parts.
 
+use rest_rig::{Database, Program, eventually, migrate};
 use sqlx::Executor;
 
-use crate::program::{Database, Program, eventually, migrate};
 use crate::{POST_API, VIEWS, post};
 
 #[tokio::test]

@@ -1,9 +1,8 @@
 //! The connection to the database breaks while a change is under way: the program finds out what became of it.
 
+use rest_rig::{Gate, Lost, Program, answer};
 use sqlx::{Executor, Row};
 
-use crate::program::gate::{Gate, Lost};
-use crate::program::{Program, answer};
 use crate::{POST_API, post, ready};
 
 #[tokio::test]

@@ -3,9 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../rest/tests/program/mod.rs"]
-mod program;
-
 mod events;
 mod hostile;
 mod lifecycle;
@@ -15,7 +12,7 @@ mod read_your_writes;
 mod refusals;
 mod views;
 
-use program::{Executable, Program};
+use rest_rig::{Executable, Program};
 use serde_json::{Value, json};
 
 const POST_API: Executable = Executable {

@@ -1,10 +1,10 @@
 //! Posts and their authors.
 
 use reqwest::Method;
+use rest_rig::answer;
 use serde_json::{Value, json};
 use sqlx::Executor;
 
-use crate::program::answer;
 use crate::{ids, post, ready};
 
 #[tokio::test]

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use reqwest::StatusCode;
+use rest_rig::{Answer, Program, eventually};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 
-use crate::program::{Answer, Program, eventually};
 use crate::{ids, post, ready};
 
 /// Far less than any wait here, far more than an answer takes.

@@ -6,8 +6,8 @@ use stack::Postgres;
 
 use crate::relay::lineage::older_database;
 use crate::relay::tampering::{
-    accept, assert_refused, checkpoints, ids, publish_and_stop, published_and_stopped, recreate_slot, times_published,
-    write_checkpoint,
+    accept, assert_refused, checkpoints, ids, last_checkpoint, publish_and_stop, published_and_stopped, recreate_slot,
+    times_published, write_checkpoint,
 };
 use crate::relay::ways_out::{assert_recovers_after, goes_on, recover, told_between};
 
@@ -149,8 +149,7 @@ async fn after_a_checkpoint_that_cannot_be_read_recover_writes_one_of_a_later_ge
     write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
     rig.insert_each(2).await;
     assert_recovers_after(&rig, 15).await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
-    let last: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    let last = last_checkpoint(&rig).await;
     assert_eq!(last["generation"], 2, "{last}");
 }
 
@@ -167,8 +166,7 @@ async fn after_a_checkpoint_that_went_back_recover_repeats_nothing() {
 #[tokio::test]
 async fn after_another_timeline_recover_compares_and_goes_on() {
     let rig = published_and_stopped("way_out_17").await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
-    let mut elsewhere: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    let mut elsewhere = last_checkpoint(&rig).await;
     elsewhere["lineage"]["timeline"] = 7.into();
     write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
     rig.insert_each(2).await;
@@ -427,8 +425,7 @@ async fn assert_each_row_once(rig: &Rig, rows: usize) {
 #[tokio::test]
 async fn where_nothing_can_be_compared_a_recovery_that_is_needed_is_accepted() {
     let rig = published_and_stopped("way_out_42_accepted").await;
-    let last = checkpoints(&rig).await.pop().and_then(|record| record.value);
-    let mut last: serde_json::Value = serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON");
+    let mut last = last_checkpoint(&rig).await;
     last["state"] = "recovering".into();
     last["generation"] = 1.into();
     write_checkpoint(&rig, Some(last.to_string().into_bytes())).await;

@@ -1,8 +1,8 @@
 //! HTTP itself: paths, methods, headers.
 
 use reqwest::Method;
+use rest_rig::answer;
 
-use crate::program::answer;
 use crate::{ready, user};
 
 #[tokio::test]

@@ -3,24 +3,9 @@
 use events::{UserEvent, UserEventType};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Executor, PgConnection, Row};
+use sqlx::Executor;
 
 use crate::{ready, user};
-
-/// A row of the outbox: aggregate type, aggregate id, type, payload.
-async fn outbox(sql: &mut PgConnection) -> Vec<(String, String, String, UserEvent)> {
-    sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
-        .fetch_all(sql)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|row| {
-            let payload: String = row.get(3);
-            let event = serde_json::from_str(&payload).expect("an event of the contract");
-            (row.get(0), row.get(1), row.get(2), event)
-        })
-        .collect()
-}
 
 #[tokio::test]
 async fn each_change_writes_one_event_that_tells_it() {
@@ -33,17 +18,16 @@ async fn each_change_writes_one_event_that_tells_it() {
     let answered = answers.map(|answer| answer.header("event-version").parse::<i64>().unwrap());
     let (created, updated) = (created.json(), updated.json());
 
-    let mut sql = program.database().sql().await;
-    let rows = outbox(&mut sql).await;
+    let rows = program.database().outbox::<UserEvent>().await;
     assert_eq!(rows.len(), 3);
     for (row, (event_type, name, answered)) in rows.iter().zip([
         (UserEventType::UserCreated, "USER_CREATED", Some(&created)),
         (UserEventType::UserUpdated, "USER_UPDATED", Some(&updated)),
         (UserEventType::UserDeleted, "USER_DELETED", None),
     ]) {
-        let (aggregate_type, aggregate_id, row_type, event) = row;
-        assert_eq!(aggregate_type, events::USER_AGGREGATE);
-        assert_eq!((aggregate_id.as_str(), row_type.as_str()), ("1", name));
+        assert_eq!(row.aggregate_type, events::USER_AGGREGATE);
+        assert_eq!((row.aggregate_id.as_str(), row.event_type.as_str()), ("1", name));
+        let event = &row.event;
         assert_eq!((event.event_type, event.user_id), (event_type, 1));
         let told = event.user.as_ref().map(|user| serde_json::to_value(user).unwrap());
         let answered = answered.cloned().map(|mut user| {
@@ -53,7 +37,7 @@ async fn each_change_writes_one_event_that_tells_it() {
         assert_eq!(told, answered);
         assert_eq!(event.timestamp.as_bytes()[10], b'T');
     }
-    let versions: Vec<_> = rows.iter().map(|row| row.3.version).collect();
+    let versions: Vec<_> = rows.iter().map(|row| row.event.version).collect();
     assert_eq!(versions, [1, 2, 3]);
     assert_eq!(versions, answered, "every answer tells its event's version");
 }
@@ -71,7 +55,7 @@ async fn a_refused_request_writes_no_event() {
     program.post("/api/users", &json!({})).await.problem(422);
     program.put("/api/users/7", &user("x@example.com")).await.problem(404);
     program.delete("/api/users/7").await.problem(404);
-    assert_eq!(outbox(&mut program.database().sql().await).await.len(), 1);
+    assert_eq!(program.database().outbox::<UserEvent>().await.len(), 1);
 }
 
 #[tokio::test]
@@ -131,8 +115,8 @@ async fn concurrent_updates_of_one_user_are_numbered_without_gaps() {
     answered.sort_unstable();
     assert_eq!(answered, (2..=161).collect::<Vec<_>>());
 
-    let events = outbox(&mut program.database().sql().await).await;
-    let mut told: Vec<_> = events.iter().map(|row| row.3.version).collect();
+    let events = program.database().outbox::<UserEvent>().await;
+    let mut told: Vec<_> = events.iter().map(|row| row.event.version).collect();
     told.sort_unstable();
     assert_eq!(told, (1..=161).collect::<Vec<_>>());
 }

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
+use rest_rig::{Database, Gate, Program, eventually, migrate};
 use sqlx::Executor;
 
-use crate::program::gate::Gate;
-use crate::program::{Database, Program, eventually, migrate};
 use crate::{USER_API, ready, user};
 
 #[tokio::test]

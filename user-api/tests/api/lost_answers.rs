@@ -1,10 +1,9 @@
 //! The connection to the database breaks while a change is under way: the program finds out what became of it.
 
+use rest_rig::{Database, Gate, Lost, Program, eventually, migrate};
 use serde_json::{Value, json};
 use sqlx::{Executor, Row};
 
-use crate::program::gate::{Gate, Lost};
-use crate::program::{Database, Program, eventually, migrate};
 use crate::{USER_API, user};
 
 /// A program that is ready, on a database that it reaches through a gate.

@@ -2,9 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../rest/tests/program/mod.rs"]
-mod program;
-
 mod edge;
 mod events;
 mod lifecycle;
@@ -12,7 +9,7 @@ mod lost_answers;
 mod refusals;
 mod users;
 
-use program::{Executable, Program};
+use rest_rig::{Executable, Program};
 use serde_json::{Value, json};
 
 const USER_API: Executable = Executable {

@@ -99,7 +99,7 @@ async fn only_json_is_read() {
             Some(content_type) => request.header("content-type", content_type),
             None => request,
         };
-        crate::program::answer(request.body(user(email).to_string())).await
+        rest_rig::answer(request.body(user(email).to_string())).await
     };
     for content_type in [None, Some("text/plain"), Some("text/json"), Some("x")] {
         let answer = send(content_type, "hong@example.com").await;

@@ -1,10 +1,10 @@
 //! What is answered when all is well.
 
 use reqwest::Method;
+use rest_rig::answer;
 use serde_json::{Value, json};
 use sqlx::Executor;
 
-use crate::program::answer;
 use crate::{ready, user};
 
 #[tokio::test]

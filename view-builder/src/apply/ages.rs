@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use metrics::{Histogram, counter, histogram};
+use service::clock::now_us;
 
 use crate::contract::batch::Batch;
-use crate::process::clock::now_us;
 use crate::process::measure::{COMMIT_TO_READ, COMMIT_TO_VIEW, READ_TO_VIEW, seconds};
 
 /// One topic's share of a batch.

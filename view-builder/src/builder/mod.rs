@@ -4,7 +4,6 @@
 //! offsets. Records are read meanwhile and make the next batch, up to its limits. So there is no timer: a lone event goes
 //! at once, and what arrives during a commit goes with the next one.
 
-use crate::process::clock;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use service::{Readiness, Shutdown};
+use service::{Readiness, Shutdown, clock};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::apply::{Applied, GivenUp};

@@ -9,6 +9,7 @@ use kafka_client::{PartitionBounds, Reader};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
+use service::clock;
 
 use crate::continuity::offsets::{self, Untold};
 use crate::continuity::start::TopicIds;
@@ -17,7 +18,7 @@ use crate::contract::record;
 use crate::kafka::{self, Observer};
 use crate::postgres::{connection, refusal};
 use crate::process::failure::Failure;
-use crate::process::{clock, measure};
+use crate::process::measure;
 use crate::settings::{StatusConfig, ViewsConfig};
 use crate::views::pauses::{self, Paused};
 use crate::views::stuck;

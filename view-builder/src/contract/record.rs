@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use events::{POSITION_HEADER, Position};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use service::clock;
 
 use crate::contract::Contract;
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::Letter;
-use crate::process::clock;
 
 /// Longest key that can make its later events wait, in bytes. Ids have 20 characters at most; Postgres indexes no key of some thousand bytes.
 const KEY_BYTES_MAX: usize = 1_024;

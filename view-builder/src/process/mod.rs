@@ -1,6 +1,5 @@
 //! What any part of the program may use, and what knows no other part: failures with their exit codes, metrics, failpoints.
 
-pub mod clock;
 pub mod failure;
 pub mod faults;
 pub(crate) mod json;

@@ -3,7 +3,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 pub mod lives;
-pub mod recomputed;
 pub mod reference;
 
 use std::path::{Path, PathBuf};

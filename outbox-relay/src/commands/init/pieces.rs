@@ -25,6 +25,7 @@
 //! Memory is bounded: late rows are looked up [`LATE_ROWS_MAX`] at a time. The usual case, none at all, reads no topic.
 
 use anyhow::Context;
+use service::clock::now_us;
 
 use crate::commands::init::commit;
 use crate::continuity::checkpoint::{Checkpoint, ExistingRowsProgress, State};
@@ -32,7 +33,6 @@ use crate::continuity::comparison::{EventIds, Memory};
 use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::kafka::{Publisher, TopicToRead, cleanup, read_ids};
 use crate::outbox::source;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{RelayError, Stop};

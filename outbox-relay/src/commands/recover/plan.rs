@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 
 use anyhow::Context;
+use service::clock::now_us;
 
 use super::compare::ComparedOutbox;
 use super::loss::{Situation, describe};
 use crate::continuity::comparison::Verdicts;
-use crate::process::clock::now_us;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, RecoverOptions};
 

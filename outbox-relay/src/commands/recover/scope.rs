@@ -16,11 +16,11 @@
 //! published was never a record's, and is refused.
 
 use anyhow::Context;
+use service::clock::now_us;
 
 use crate::continuity::comparison::CLOCKS_DIFFER_MS;
 use crate::intake::existing_rows::OutboxSnapshot;
 use crate::outbox::source;
-use crate::process::clock::now_us;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::RecoverOptions;
 use pg_replication::Lsn;

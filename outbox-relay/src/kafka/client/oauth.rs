@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::client::{Client, ClientContext, OAuthToken};
 use serde::Deserialize;
+use service::clock::now_us;
 
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 
 /// The file of a JSON Web Token (RFC 7519). It is read again for each refresh, which librdkafka asks for at four fifths of a token's life.

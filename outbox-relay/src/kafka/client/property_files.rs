@@ -45,14 +45,11 @@ pub(in crate::kafka) struct PropertyFile {
 impl PropertyFile {
     /// What the file holds now; a line's end behind it is no part of it.
     pub(in crate::kafka) fn read(&self, name: &str) -> Result<String, InvalidProperty> {
-        match std::fs::read_to_string(&self.path) {
-            Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(err) => Err(InvalidProperty::Unreadable {
-                name: name.to_owned(),
-                path: self.path.display().to_string(),
-                reason: err.to_string(),
-            }),
-        }
+        service::password_file::read(&self.path).map_err(|err| InvalidProperty::Unreadable {
+            name: name.to_owned(),
+            path: self.path.display().to_string(),
+            reason: err.to_string(),
+        })
     }
 }
 

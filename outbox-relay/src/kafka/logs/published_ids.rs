@@ -8,13 +8,13 @@ use anyhow::Context;
 use events::Position;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
+use service::clock::now_us;
 
 use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::Quiet;
 use crate::kafka::topics::describe_topic;
 use crate::kafka::topics::wait_until_committed;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};

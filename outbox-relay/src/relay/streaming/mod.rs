@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Context;
+use service::clock::now_us;
 use service::{Readiness, Shutdown};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -21,7 +22,6 @@ use crate::guard::Guard;
 use crate::intake::batch::Situation;
 use crate::intake::{Intake, Pause};
 use crate::kafka::{Committed, Publisher};
-use crate::process::clock::now_us;
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::pause::PauseGate;

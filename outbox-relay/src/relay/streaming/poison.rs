@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use rdkafka::message::OwnedHeaders;
+use service::clock::now_us;
 use tokio::time::sleep;
 
 use super::Streaming;
@@ -16,7 +17,6 @@ use crate::parking::keys::RateLimit;
 use crate::parking::log::{Parked, TableNeeds, rows_max};
 use crate::parking::record::{Because, Entry, FORMAT};
 use crate::parking::topic;
-use crate::process::clock::now_us;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Parser;
 use stack::pipeline::Ports;
-use stack::port;
-
-use crate::people::DEPARTMENTS;
+use stack::{DEPARTMENTS, port};
 
 /// Start the whole pipeline on this machine, in the foreground: PostgreSQL, Apache Kafka, user-api, post-api, two outbox-relays
 /// and view-builder. Ctrl-C ends all of it. Everything listens on the loopback interface only.

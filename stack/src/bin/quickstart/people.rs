@@ -3,18 +3,6 @@
 use serde::Serialize;
 use stack::random::Random;
 
-/// Where `--departments` says nothing else.
-pub(crate) const DEPARTMENTS: [&str; 8] = [
-    "개발팀",
-    "기획팀",
-    "디자인팀",
-    "마케팅팀",
-    "영업팀",
-    "인사팀",
-    "Engineering",
-    "Sales",
-];
-
 /// The commonest family names, in Korean and Latin letters; the first ones are repeated since they are much commoner than the rest.
 const FAMILY: [(&str, &str); 24] = [
     ("김", "kim"),
@@ -108,7 +96,9 @@ pub(crate) fn person<'a>(seed: u64, run: &str, index: u64, departments: &'a [Str
 mod tests {
     use std::collections::HashSet;
 
-    use super::{DEPARTMENTS, person};
+    use stack::DEPARTMENTS;
+
+    use super::person;
 
     #[test]
     fn a_seed_repeats_its_people_but_for_their_addresses() {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use service::clock;
 use tokio_postgres::{Client, Error};
 
 use super::find;
@@ -19,7 +20,6 @@ use crate::contract::{self, Contracts};
 use crate::postgres::connection::connect_for_command;
 use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
-use crate::process::clock;
 use crate::process::failure::Failure;
 use crate::settings::LettersDatabase;
 use crate::views::catalog::Kept;

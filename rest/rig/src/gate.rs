@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 /// An address on this host that leads to the database while it is open; while it is closed, nobody listens there.
-pub(crate) struct Gate {
+pub struct Gate {
     address: SocketAddr,
     server: String,
     opened: Option<JoinHandle<()>>,
@@ -18,7 +18,7 @@ pub(crate) struct Gate {
 
 /// What a connection loses before it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// The server never gets it.
     Question,
     /// The server has it, and is at it still.
@@ -29,7 +29,7 @@ pub(crate) enum Lost {
 
 impl Gate {
     /// A closed gate to the server of `url`.
-    pub(crate) async fn closed(url: &Url) -> Self {
+    pub async fn closed(url: &Url) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self {
             address: listener.local_addr().unwrap(),
@@ -44,19 +44,19 @@ impl Gate {
     }
 
     /// The next connection on which `text` is sent breaks.
-    pub(crate) fn lose(&self, text: &str, lost: Lost) {
+    pub fn lose(&self, text: &str, lost: Lost) {
         *self.trouble.lock().unwrap() = Some((text.to_owned(), lost));
     }
 
     /// `url` by way of the gate.
-    pub(crate) fn url(&self, url: &Url) -> Url {
+    pub fn url(&self, url: &Url) -> Url {
         let mut url = url.clone();
         url.set_host(Some(&self.address.ip().to_string())).unwrap();
         url.set_port(Some(self.address.port())).unwrap();
         url
     }
 
-    pub(crate) async fn open(&mut self) {
+    pub async fn open(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         let (server, trouble) = (self.server.clone(), Arc::clone(&self.trouble));
         self.opened = Some(tokio::spawn(async move {
@@ -72,7 +72,7 @@ impl Gate {
     }
 
     /// Breaks every connection off and lets no new one in.
-    pub(crate) async fn close(&mut self) {
+    pub async fn close(&mut self) {
         let opened = self.opened.take().expect("an open gate");
         opened.abort();
         opened.await.ok();

@@ -1,0 +1,36 @@
+//! What a program has written to its outbox.
+
+use serde::de::DeserializeOwned;
+use sqlx::Row;
+
+use crate::database::Database;
+
+/// A row of the outbox whose payload is an event `E` of the contract.
+#[derive(Debug)]
+pub struct OutboxRow<E> {
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub event_type: String,
+    pub event: E,
+}
+
+impl Database {
+    /// All rows of the outbox, oldest first.
+    pub async fn outbox<E: DeserializeOwned>(&self) -> Vec<OutboxRow<E>> {
+        sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
+            .fetch_all(&mut self.sql().await)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| {
+                let payload: String = row.get(3);
+                OutboxRow {
+                    aggregate_type: row.get(0),
+                    aggregate_id: row.get(1),
+                    event_type: row.get(2),
+                    event: serde_json::from_str(&payload).expect("an event of the contract"),
+                }
+            })
+            .collect()
+    }
+}
