@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::random::Random;
-use stack::{Program, eventually};
+use stack::{Program, eventually, eventually_ok};
 
 use super::lane::Lane;
 use super::oracle::Complete::LatestOfEachKey;
@@ -87,6 +87,12 @@ impl Storm {
         let at = 1 + usize::try_from(self.random.below(2))?;
         let (builder, runs) = &mut self.builders[at];
         if *runs {
+            // One that was started a moment ago knows no signals yet, and would die of it.
+            let client = reqwest::Client::new();
+            eventually_ok(ENDED, "the builder has begun", || async {
+                builder.readiness(&client).await.map(drop)
+            })
+            .await?;
             builder.stop().await?;
         } else {
             builder.start()?;

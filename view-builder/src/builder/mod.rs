@@ -21,7 +21,7 @@ use crate::builder::assignment::{Assignment, Limits, Record};
 use crate::builder::claim::{LETTERS_COUNTED, Look};
 use crate::builder::continuity::Watch;
 use crate::builder::group::GroupOffsets;
-use crate::builder::parting::{self, Parted, Parting};
+use crate::builder::parting::{Parted, Parting};
 use crate::builder::paused_partitions::PausedPartitions;
 use crate::builder::takeover::{Question, TakenOver, begin_found, take_over};
 use crate::builder::waiting::{Found, WaitingPartitions};

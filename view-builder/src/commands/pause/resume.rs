@@ -200,7 +200,7 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
             &[&view],
         )
         .await?;
-    let (is_there, lacks) = (pause.get(0), pause.get(1));
+    let (is_there, lacks): (bool, bool) = (pause.get(0), pause.get(1));
     // Without the pause there is nothing that says how far to set back, and the whole topics would be read again.
     if !is_there || lacks {
         client.batch_execute("rollback").await?;
