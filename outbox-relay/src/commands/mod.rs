@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod check;
+mod confirm;
 mod failed_command;
 pub mod init;
 pub mod park;

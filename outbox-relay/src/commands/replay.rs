@@ -17,7 +17,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +24,7 @@ use serde::Serialize;
 use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
+use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::checkpoint::{Lineage, State};
 use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
 use crate::kafka::{Delivery, Found, Publisher, partition_counts};
@@ -81,7 +81,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
             planned.text
         ));
     }
-    print_plan(&planned.text)?;
+    print_now(&planned.text)?;
     ask_operator_to_confirm(options).await?;
     let lineage = wait_until_published(config, &system.identifier, written_up_to, shutdown).await?;
     destination::learn_batch_limits(config, lineage.partitions.keys()).await;
@@ -233,34 +233,17 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
     })
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "a command that tells a person what it is about to do"
-)]
-fn print_plan(text: &str) -> Result<(), RelayError> {
-    print!("{text}");
-    std::io::stdout().flush()?;
-    Ok(())
-}
-
 /// Asks on a terminal; elsewhere `--yes` is the answer.
 async fn ask_operator_to_confirm(options: &ReplayOptions) -> Result<(), RelayError> {
-    let refused = |what: &str| Stop::NotConfirmed { what: what.to_owned() };
     if options.yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() {
-        return Err(refused("there is no terminal to ask on; add --yes to carry this out").into());
-    }
-    print_plan("carry this out? [yes/no] ")?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
-    if answer.await.context("reading the answer")??.trim() == "yes" {
-        return Ok(());
-    }
-    Err(refused("the answer was not `yes`").into())
+    ask_for_yes(
+        "carry this out? [yes/no] ",
+        "there is no terminal to ask on; add --yes to carry this out",
+        "the answer was not `yes`",
+    )
+    .await
 }
 
 /// Waits until the relay has published everything below `wal_end`; the lineage of its checkpoint, with partition counts as they are.

@@ -1,7 +1,7 @@
 //! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -13,7 +13,7 @@ use crate::builder::waiting::{Found, Waiting};
 use crate::continuity::offsets::{Bounds, Offsets, offsets};
 use crate::continuity::start::{Lost, TopicIds, start, start_after_pause};
 use crate::contract::place::TopicPartition;
-use crate::kafka::{GroupConsumer, Observer};
+use crate::kafka::{GroupConsumer, Observer, lock};
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
@@ -74,10 +74,6 @@ impl Question {
         let is_asked = self.is_asked.load(Ordering::Relaxed);
         is_asked.then(|| lock(&self.error).clone().unwrap_or_else(|| "no answer".to_owned()))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Asking {

@@ -7,12 +7,12 @@
 pub mod retry;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use service::Shutdown;
 
 use self::retry::Which;
+use crate::commands::confirm::ask_for_yes;
 use crate::commands::init;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::lineage::{verify, written_for_this_server};
@@ -176,7 +176,13 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     let entries = entries_off_thread(config).await?;
     let entry = parked_at(&entries, position)?;
     if !args.yes {
-        agreed(&table([entry].into_iter())).await?;
+        let shown = table([entry].into_iter());
+        ask_for_yes(
+            &format!("{shown}this row will be published nowhere; discard it? [yes/no] "),
+            "there is no terminal to ask on; add --yes to carry this out",
+            "the answer was not `yes`",
+        )
+        .await?;
     }
     let mut session = Session::open(config, shutdown).await?;
     let entries = entries_off_thread(config).await?;
@@ -209,28 +215,4 @@ pub(super) fn parked_at(entries: &BTreeMap<RowPosition, Entry>, position: RowPos
             "nothing was changed: no row at {position} is parked; `outbox-relay parked list` shows those that are"
         ),
     })
-}
-
-/// Shows what is to be discarded and asks on a terminal; elsewhere `--yes` is the answer.
-#[expect(clippy::print_stdout, reason = "a command that asks a person")]
-async fn agreed(shown: &str) -> Result<(), RelayError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Stop::NotConfirmed {
-            what: "there is no terminal to ask on; add --yes to carry this out".to_owned(),
-        }
-        .into());
-    }
-    print!("{shown}this row will be published nowhere; discard it? [yes/no] ");
-    std::io::stdout().flush()?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
-    if answer.await.context("reading the answer")??.trim() == "yes" {
-        return Ok(());
-    }
-    Err(Stop::NotConfirmed {
-        what: "the answer was not `yes`".to_owned(),
-    }
-    .into())
 }

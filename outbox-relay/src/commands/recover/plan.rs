@@ -1,13 +1,12 @@
 //! What the operator sees and answers before anything is changed.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 
-use anyhow::Context;
 use service::clock::now_us;
 
 use super::compare::ComparedOutbox;
 use super::loss::{Situation, describe};
+use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::comparison::Verdicts;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, RecoverOptions};
@@ -129,16 +128,6 @@ fn how_far_the_outbox_reaches_back(oldest_row_ms: Option<i64>, checkpoint_ms: Op
     }
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "a command that tells a person what it is about to do"
-)]
-fn print_now(text: &str) -> Result<(), RelayError> {
-    print!("{text}");
-    std::io::stdout().flush()?;
-    Ok(())
-}
-
 /// Fails where rows are undecided and the operator did not say what to do with them.
 ///
 /// # Errors
@@ -163,24 +152,12 @@ pub(super) async fn ask_operator_to_confirm(options: &RecoverOptions) -> Result<
     if options.yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() {
-        return Err(Stop::NotConfirmed {
-            what: "there is no terminal to ask on; `outbox-relay recover --yes` carries this out".to_owned(),
-        }
-        .into());
-    }
-    print_now("carry this out? [yes/no] ")?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
-    if answer.await.context("reading the answer")??.trim() == "yes" {
-        return Ok(());
-    }
-    Err(Stop::NotConfirmed {
-        what: "the answer was not `yes`; `outbox-relay recover` asks again".to_owned(),
-    }
-    .into())
+    ask_for_yes(
+        "carry this out? [yes/no] ",
+        "there is no terminal to ask on; `outbox-relay recover --yes` carries this out",
+        "the answer was not `yes`; `outbox-relay recover` asks again",
+    )
+    .await
 }
 
 #[cfg(test)]
