@@ -1,3 +1,4 @@
+mod assigned_again;
 mod carried;
 mod crash_matrix;
 mod fewer_partitions;

@@ -4,6 +4,7 @@
 //! Everything here works on a client that is there already, whatever its context, and blocks. No `unsafe` is needed outside of this crate.
 
 mod admin_request;
+mod assign;
 mod list_offsets;
 mod log_parting;
 mod partition_bounds;
@@ -11,6 +12,7 @@ mod partition_ends;
 mod topic_facts;
 mod topic_reader;
 
+pub use assign::assign;
 pub use list_offsets::Reader;
 pub use log_parting::{ReadUpTo, first_offsets_behind, leader_epoch};
 pub use partition_bounds::{PartitionBounds, bounds_by, leaders_by};

@@ -18,6 +18,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::assign::assign;
+
 /// Some partitions of one topic, from given offsets on.
 pub struct TopicReader<'c, C: ConsumerContext> {
     consumer: &'c BaseConsumer<C>,
@@ -73,7 +75,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
                 .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(*offset))
                 .context("invalid offset")?;
         }
-        consumer.assign(&assignment).context("cannot read the topic")?;
+        assign(consumer, &assignment).context("cannot read the topic")?;
         Ok(Self { consumer, queue })
     }
 

@@ -352,7 +352,7 @@ pub fn assign<'a>(
     consumer: &GroupConsumer,
     offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
 ) -> KafkaResult<()> {
-    consumer.assign(&list(offsets)?)?;
+    kafka_client::assign(consumer, &list(offsets)?)?;
     consumer.context().reads_anew();
     Ok(())
 }

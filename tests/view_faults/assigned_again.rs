@@ -1,0 +1,65 @@
+//! Partitions that are assigned again at once, as the builder does where an operator takes letters away: librdkafka aborts the whole process
+//! where it is asked for that too early.
+
+use std::env;
+use std::process::Command;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::site::Site;
+
+/// Names the servers for the process that assigns, and says how.
+const SERVERS: &str = "ASSIGN_AGAIN_AT";
+const BARE: &str = "ASSIGN_AGAIN_BARE";
+const NAME: &str = "view_faults::assigned_again::partitions_are_assigned_a_thousand_times_in_a_row";
+const TOPIC: &str = "user-events";
+const TIMES: usize = 1_000;
+
+#[test]
+fn partitions_are_assigned_a_thousand_times_in_a_row() {
+    if let Ok(servers) = env::var(SERVERS) {
+        assign_again(&servers).expect("librdkafka takes each assignment");
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let site = runtime.block_on(Site::shared());
+    let servers = site.pipeline.bootstrap_servers();
+    assert!(ends_well(servers, false), "the process that assigns has ended badly");
+    assert!(
+        !ends_well(servers, true),
+        "librdkafka takes each assignment at once: kafka_client::assign need not wait any more"
+    );
+}
+
+/// In a process of its own: an abort ends that one alone.
+fn ends_well(servers: &str, bare: bool) -> bool {
+    let mut assigning = Command::new(env::current_exe().expect("this test"));
+    assigning.args(["--exact", NAME, "--nocapture"]).env(SERVERS, servers);
+    if bare {
+        assigning.env(BARE, "1");
+    }
+    assigning.status().expect("it runs").success()
+}
+
+fn assign_again(servers: &str) -> KafkaResult<()> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "assigned-again")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    let mut partitions = TopicPartitionList::new();
+    for partition in 0..8 {
+        partitions.add_partition_offset(TOPIC, partition, Offset::Offset(0))?;
+    }
+    for _ in 0..TIMES {
+        if env::var_os(BARE).is_some() {
+            consumer.assign(&partitions)?;
+        } else {
+            kafka_client::assign(&consumer, &partitions)?;
+        }
+    }
+    Ok(())
+}
