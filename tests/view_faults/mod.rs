@@ -1,6 +1,7 @@
 mod assigned_again;
 mod carried;
 mod crash_matrix;
+mod drop_beside_start;
 mod fewer_partitions;
 mod group_offsets;
 mod lane;

@@ -70,6 +70,8 @@ pub enum Bug {
     PauseAtTheHighest,
     /// Runs the SQL of every view at each start.
     InstallEverything,
+    /// Drops a view without waiting for builders that start.
+    DropBesideStarts,
 }
 
 #[cfg(feature = "faults")]

@@ -15,8 +15,9 @@ use crate::views::view::{self, SqlFile, View};
 
 const POSITIONS: &str = include_str!("positions.sql");
 
-/// Two builders that start at once take turns.
-const TURN: &str = "begin; select pg_advisory_xact_lock(hashtext('view-builder'))";
+/// Begins a transaction that makes or drops views. They take turns: of two builders that start at once the second finds all made, and a
+/// table that an operator drops beside a start is not made again.
+pub(crate) const TURN: &str = "begin; select pg_advisory_xact_lock(hashtext('view-builder'))";
 
 /// Readers queue behind a lock that is waited for, so none is waited for longer than this.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
@@ -112,6 +113,7 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Installed, Troub
     }
     forget_unknown(client).await?;
     let kept = Kept::load(client).await?;
+    faults::point("install.read").await?;
     let mut broken = Vec::new();
     for kept in &kept.views {
         // The text from the directory, which has a path that means something to people.

@@ -4,9 +4,9 @@ use super::{given_up, open, own};
 use crate::commands::replay;
 use crate::postgres::connection::unanswered;
 use crate::process::failure::Failure;
+use crate::process::faults::{self, Bug};
 use crate::settings::DropConfig;
-use crate::views::catalog;
-use crate::views::epochs;
+use crate::views::{catalog, epochs, install};
 
 /// Keeps a view no longer, and drops its tables; asks first on a terminal.
 ///
@@ -25,8 +25,13 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
         return Ok("Operation cancelled.\n".to_owned());
     }
     let dropped = async {
-        client.batch_execute("begin").await?;
-        client.batch_execute("set local lock_timeout = '10s'").await?;
+        client.batch_execute("set lock_timeout = '10s'").await?;
+        let begin = if faults::is_planted(Bug::DropBesideStarts) {
+            "begin"
+        } else {
+            install::TURN
+        };
+        client.batch_execute(begin).await?;
         client.batch_execute(epochs::LOCK).await?;
         catalog::remove(&client, view).await?;
         // Views before the tables that they show.

@@ -1,0 +1,88 @@
+//! A builder that starts looks which tables its views lack, and makes them. One that an operator drops meanwhile must not come back.
+
+use rig::ViewRig;
+use rig::view_rig::{DEADLINE, Event};
+use serde_json::json;
+use stack::eventually_ok;
+
+use super::odd::becomes;
+use super::rig_itself;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_is_dropped_beside_a_start_leaves_no_table() {
+    assert_eq!(tables_after_a_drop("drop_beside_start", "").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_that_waits_for_no_start_is_caught() {
+    assert_eq!(tables_after_a_drop("planted_drop", "DropBesideStarts").await, "1");
+}
+
+/// How many tables of the view there are, after a drop that comes when a start has read which views there are.
+async fn tables_after_a_drop(name: &str, bug: &str) -> String {
+    let rig = ViewRig::new(name).await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 1, &[]).await.expect("a topic");
+    rig.write_view("item", rig_itself::TABLE, &rig_itself::apply(&topic));
+    let builder = rig.builder("builder");
+    builder.start().expect("a start");
+    let event = Event::of(&topic, 0, 1, 1, Some(&json!({"name": "n"})));
+    rig.produce(&topic, [event]).await.expect("an offset");
+    becomes(&rig, &builder, "select count(*) from item", "1").await;
+    builder.stop().await.expect("a clean end");
+
+    let goes_on = rig.logs().join("goes_on");
+    let starting = rig
+        .faulty_builder("starting")
+        .env(
+            "VIEW_BUILDER_FAILPOINT",
+            &format!("install.read=until:{}@1", goes_on.display()),
+        )
+        .env(
+            "VIEW_BUILDER_FAILPOINT_HITS",
+            &rig.logs().join("hits").to_string_lossy(),
+        );
+    starting.start().expect("a start");
+    eventually_ok(DEADLINE, "the start has read the catalog", || async {
+        anyhow::ensure!(rig.logs().join("hits").exists(), "not yet");
+        Ok(())
+    })
+    .await
+    .expect("the failpoint");
+    let arguments = ["drop", "item", "--yes"];
+    let drops = rig
+        .faulty_builder("drops")
+        .env("VIEW_BUILDER_BUG", bug)
+        .command_of("drops", &arguments);
+    drops.start().expect("a drop");
+    eventually_ok(DEADLINE, "the drop waits, or is over", || async {
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and database =
+            (select oid from pg_database where datname = current_database())";
+        let waits = rig.query(waiting).await?[0][0].as_deref() == Some("1");
+        anyhow::ensure!(
+            waits || drops.log_text().contains("is kept no longer"),
+            "{}",
+            drops.log_tail(9)
+        );
+        Ok(())
+    })
+    .await
+    .expect("a drop");
+    std::fs::write(&goes_on, "").expect("a file");
+    let status = drops.exited(DEADLINE).await.expect("an end");
+    assert!(status.success(), "{}", drops.log_tail(9));
+    eventually_ok(DEADLINE, "the start has installed", || async {
+        anyhow::ensure!(
+            starting.log_text().contains("the views are installed"),
+            "{}",
+            starting.log_tail(9)
+        );
+        Ok(())
+    })
+    .await
+    .expect("it installs");
+    let tables = rig
+        .query("select count(*) from pg_class where relname = 'item' and relkind = 'r'")
+        .await;
+    tables.expect("an answer")[0][0].clone().expect("a number")
+}
