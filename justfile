@@ -49,3 +49,7 @@ integration version package *arguments:
 # licences, advisories and sources of the dependencies (needs cargo-deny)
 deny:
     cargo deny check
+
+# whether the crates that stand alone could be published: cargo packs them and compiles what it has packed
+publishable:
+    cargo publish --dry-run --allow-dirty -p pg-replication -p outbox-router -p kafka-client

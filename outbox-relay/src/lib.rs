@@ -4,6 +4,11 @@
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
 //! [`relay::startup`] argues why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
 
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "a program: whoever reads its pages makes them with --document-private-items"
+)]
+
 pub mod cli;
 pub mod commands;
 pub mod continuity;

@@ -7,6 +7,11 @@
 //! [`views`] are the SQL and the connection that keeps it, [`letters`] the events that cannot be applied. [`settings`], [`continuity`], [`kafka`] and
 //! [`postgres`] stand below them, and at the bottom [`contract`], which makes events of bytes, and [`process`].
 
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "a program: whoever reads its pages makes them with --document-private-items"
+)]
+
 pub mod apply;
 pub mod builder;
 pub mod commands;

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
-use service::Secret;
 use support::{Builder, TestDatabase, deletion, post, posts_place, shipped_views, user};
 use view_builder::commands::verify::arrival::{Arrival, Arrived, Behind};
 use view_builder::commands::verify::compare::{Outcome, State, compare};
@@ -16,7 +15,6 @@ use view_builder::commands::verify::file::{Origin, parse};
 use view_builder::commands::verify::side::Side;
 use view_builder::commands::verify::{Compared, Report, verify};
 use view_builder::contract::batch::Batch;
-use view_builder::postgres::connection::config;
 use view_builder::postgres::connection::connect;
 use view_builder::process::failure::Failure;
 use view_builder::settings::{Cli, Command};
@@ -156,8 +154,8 @@ async fn side(
     file: &SqlFile,
     query: &view_builder::commands::verify::file::Query,
 ) -> Result<Side, Failure> {
-    let settings = config(&Secret::from(database.url.to_string())).unwrap();
-    Side::new(connect(&settings).await.unwrap(), query, file, "this side").await
+    let target = support::target(&database.url);
+    Side::new(connect(&target).await.unwrap(), query, file, "this side").await
 }
 
 /// Key, kind, and the versions of both sides.

@@ -7,16 +7,53 @@
 //! A [`Target`] is read from a URL with libpq's names: several hosts, `sslmode`, client certificates, SCRAM with channel binding, Unix
 //! sockets. A [`ServerInstance`] tells whether two sessions are with the same running server, which a name does not.
 //!
+//! With the feature `tokio-postgres` a target opens sessions of that crate as well, with the same TLS and channel binding
+//! (`Target::open_tokio_postgres`).
+//!
 //! What this crate leaves to its user: when to confirm, what to do when a connection breaks, and the meaning of rows.
 //!
+//! What a slot streams, without the confirmations (`examples/tail.rs` is the whole program):
+//!
 //! ```no_run
+//! # #[cfg(feature = "session")]
 //! # async fn tail() -> anyhow::Result<()> {
+//! use pg_replication::pgoutput::{self, Message};
 //! use pg_replication::{Connection, Frame, Frames, Lsn, Mode, Target};
 //!
-//! let target = Target::parse("postgresql://user:password@localhost/shop?sslmode=require")?;
+//! let target = Target::parse("postgresql://user:password@localhost/shop?sslmode=verify-full")?;
 //! let mut session = Connection::open(&target, Mode::Replication).await?;
 //! session.start_replication("my_slot", Lsn::INVALID, "my_publication").await?;
 //! let mut stream = session.into_stream();
+//! while stream.read().await? > 0 {
+//!     let mut frames = Frames::new(stream.buffer());
+//!     while let Some((frame, length)) = frames.peek()? {
+//!         if let Frame::Data(bytes) = frame {
+//!             match pgoutput::decode(bytes)? {
+//!                 Message::Begin { commit_lsn, .. } => println!("a transaction that committed at {commit_lsn}"),
+//!                 message => println!("  {message:?}"),
+//!             }
+//!         }
+//!         frames.advance(length);
+//!     }
+//!     let consumed = frames.consumed();
+//!     stream.consume(consumed);
+//!     stream.reserve_for_next_frame()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! SQL, by the same session:
+//!
+//! ```no_run
+//! # #[cfg(feature = "session")]
+//! # async fn slots() -> anyhow::Result<()> {
+//! # use pg_replication::{Connection, Mode, Target};
+//! let target = Target::parse("postgresql://user@localhost/shop?passwordfile=/run/secrets/postgres")?;
+//! let mut session = Connection::open(&target, Mode::Sql).await?;
+//! for row in session.rows("select slot_name from pg_replication_slots").await? {
+//!     println!("{:?}", row[0]);
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -29,6 +66,8 @@ pub mod pgoutput;
 mod session;
 
 pub use lsn::{InvalidLsn, Lsn};
+#[cfg(feature = "tokio-postgres")]
+pub use session::{SecuredStream, SessionError, SessionTask};
 #[cfg(feature = "session")]
 pub use {
     frame::{Frame, FrameError, Frames},

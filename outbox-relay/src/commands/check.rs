@@ -32,7 +32,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 Ok(found) => {
                     findings.push(Finding::Good(format!(
                         "Kafka answers at {}",
-                        config.kafka.bootstrap_servers
+                        config.kafka.client.bootstrap_servers
                     )));
                     let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
                     if parked > 0 {
@@ -49,7 +49,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 }
                 Err(err) => findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.bootstrap_servers
+                    config.kafka.client.bootstrap_servers
                 ))),
             }
         }
@@ -64,7 +64,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
             if let Err(err) = read_checkpoint(config.clone()).await {
                 findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.bootstrap_servers
+                    config.kafka.client.bootstrap_servers
                 )));
             }
         }

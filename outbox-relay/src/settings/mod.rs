@@ -9,11 +9,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
-use crate::kafka::{Delivery, KafkaSettings, NewTopic};
+use crate::kafka::{Delivery, KafkaSettings, NewTopic, RESERVED};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use crate::settings::parking::{ParkArgs, ParkedCommand};
 use crate::settings::poison::PoisonOptions;
+use kafka_client::{ClientArgs, ClientSettings, InvalidProperty, Tokens};
 use outbox_router::RouterOptions;
 use pg_replication::{Connection, InvalidUrl, Password, Target};
 
@@ -64,9 +65,8 @@ pub struct Settings {
     /// channel_binding, passwordfile, host (a directory is a Unix socket), connect_timeout (seconds), application_name, options.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Kafka's bootstrap servers, HOST:PORT separated by commas.
-    #[arg(long = "kafka", env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "localhost:9092")]
-    pub kafka: String,
+    #[command(flatten)]
+    pub kafka: ClientArgs,
     /// Logical replication slot; unique in its cluster. One relay reads one slot.
     #[arg(long, env = "OUTBOX_SLOT", default_value = "outbox_relay")]
     pub slot: String,
@@ -94,26 +94,6 @@ pub struct Settings {
         value_delimiter = '\n'
     )]
     pub router_options: Vec<String>,
-    /// librdkafka property, NAME=VALUE, repeatable; in the environment one a line. For TLS, SASL, compression, message.max.bytes …
-    #[arg(
-        long = "kafka-property",
-        env = "KAFKA_PROPERTIES",
-        value_name = "NAME=VALUE",
-        value_delimiter = '\n',
-        hide_env_values = true
-    )]
-    pub kafka_properties: Vec<String>,
-    /// librdkafka property whose value is in a file, NAME=PATH, repeatable; in the environment one a line. For passwords.
-    #[arg(
-        long = "kafka-property-file",
-        env = "KAFKA_PROPERTY_FILES",
-        value_name = "NAME=PATH",
-        value_delimiter = '\n'
-    )]
-    pub kafka_property_files: Vec<String>,
-    /// File of the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER); read again for each refresh, so whatever issues tokens may write there.
-    #[arg(long, env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
-    pub kafka_oauth_token_file: Option<std::path::PathBuf>,
     /// The brokers' transaction.max.timeout.ms, in milliseconds (1000 to 86400000). A transaction that is open for longer has lost its end,
     /// and hides what lies behind it for ever: the relay then stops with exit code 36 (docs/exit-codes.md). No transaction of the relay's is
     /// allowed a longer time.
@@ -515,10 +495,7 @@ impl Settings {
                 .ok_or_else(|| config(format!("--topic-config `{setting}`: expected NAME=VALUE")))?;
             topic_settings.push((name.trim().to_owned(), value.trim().to_owned()));
         }
-        let mut kafka = KafkaSettings::new(&self.kafka, &self.kafka_properties)
-            .and_then(|kafka| kafka.with_property_files(&self.kafka_property_files))
-            .map_err(config)?;
-        kafka.oauth_token_file.clone_from(&self.kafka_oauth_token_file);
+        let mut kafka = KafkaSettings::from(client_settings(&self.kafka).map_err(config)?);
         kafka.transaction_max_timeout = Duration::from_millis(self.kafka_transaction_max_timeout_ms);
         Ok(Config {
             target: target(&self.database_url).map_err(|err| Stop::Config {
@@ -665,6 +642,18 @@ fn target(url: &Secret) -> Result<Target, InvalidUrl> {
         target.password = Some(Password::Given(first));
     }
     Ok(target)
+}
+
+/// How to reach Kafka; with what planted bugs make of it.
+fn client_settings(args: &ClientArgs) -> Result<ClientSettings, InvalidProperty> {
+    let mut settings = args.check(&RESERVED)?;
+    if faults::is_planted(Bug::KeepFirstKafkaSecrets)
+        && let Tokens::File(path) = &settings.tokens
+        && let Ok(first) = std::fs::read_to_string(path)
+    {
+        settings.tokens = Tokens::Given(first);
+    }
+    Ok(settings)
 }
 
 #[cfg(test)]

@@ -25,6 +25,6 @@ pub(crate) fn parking_topic_unsafe(config: &Config, what: String) -> Stop {
 pub(crate) fn compact_command(config: &Config, topic: &str) -> String {
     format!(
         "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
-        config.kafka.bootstrap_servers
+        config.kafka.client.bootstrap_servers
     )
 }

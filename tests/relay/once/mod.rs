@@ -44,5 +44,6 @@ mod three_brokers;
 mod too_large;
 mod topic_identity;
 mod topic_settings;
+mod view_builder_logins;
 mod ways_out;
 mod zombies;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use kafka_client::TopicFacts;
+use rdkafka::consumer::Consumer as _;
 use tokio::task::JoinHandle;
 
 use crate::builder::beginning::Paused;
@@ -70,6 +71,12 @@ impl Watch {
     #[must_use]
     pub fn observer(&self) -> Arc<Observer> {
         self.observer.clone()
+    }
+
+    /// Whether Kafka has refused the client that asks.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.observer.context().reasons().refused().is_some()
     }
 
     /// The partitions that are read have these topics' ids from now on. What was asked before is forgotten.

@@ -182,11 +182,11 @@ impl Builder {
     /// Keeps the views until `shutdown`; then ends the batch in hand and leaves the group.
     ///
     /// # Errors
-    /// The database keeps other views, or librdkafka has failed for good ([`Failure::Client`]: the batch in hand has
-    /// ended, and another builder may begin).
+    /// The database keeps other views, or another Kafka client is needed ([`Failure::Client`], [`Failure::OutdatedClient`]: the batch in hand
+    /// has ended, and another builder may begin).
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
         let ended = self.keep(shutdown).await;
-        if matches!(ended, Ok(()) | Err(Failure::Client(_))) {
+        if matches!(ended, Ok(()) | Err(Failure::Client(_) | Failure::OutdatedClient)) {
             self.stop().await;
         }
         ended
@@ -502,6 +502,9 @@ impl Builder {
     }
 
     fn tick(&mut self) -> Result<(), Failure> {
+        if self.consumer.context().is_outdated(self.watch.is_refused()) {
+            return Err(Failure::OutdatedClient);
+        }
         match self.consumer.context().trouble() {
             Some(reason) => self.kafka.goes_on(reason),
             None => self.kafka.ends(),

@@ -60,7 +60,7 @@ pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
         .await
         .context("asking kafka failed")?
         .with_context(|| format!("kafka does not tell of {place}"))?;
-    let client = connect_for_command(&config.servers.database_url).await?;
+    let client = connect_for_command(&config.servers.database.0).await?;
     client.batch_execute("begin").await.map_err(unanswered)?;
     let row = client
         .query_opt(

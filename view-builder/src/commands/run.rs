@@ -27,15 +27,15 @@ const REPLACEMENT_INTERVAL_MIN: Duration = Duration::from_secs(60);
 /// # Errors
 /// See [`Failure`]; a wrong setting and a wrong view are found before anything is changed.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
-    let views: Arc<[view::View]> = view::load_all(&config.views)?.into();
+    let views: Arc<[view::View]> = view::load_all(&config.folder.views)?.into();
     let readiness = Readiness::waiting_for("postgres");
     readiness.not_ready("kafka", "starting");
-    let database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
+    let database = Database::new(&config.servers.database.0, views.clone(), readiness.clone());
     let consumer = client(&config)?;
-    let listener = std::net::TcpListener::bind(config.admin_listen).map_err(|err| {
+    let listener = std::net::TcpListener::bind(config.admin.admin_listen).map_err(|err| {
         Failure::Setting(format!(
             "cannot listen on {} (ADMIN_LISTEN): {err}",
-            config.admin_listen
+            config.admin.admin_listen
         ))
     })?;
     let metrics = Exporter::from(admin::install_metrics()?).with(lag::render);
@@ -58,14 +58,18 @@ async fn keep(
 ) -> Result<(), Failure> {
     let mut replaced_at: Option<Instant> = None;
     loop {
-        let code = match attempt(config, views, consumer, database, readiness, shutdown.clone()).await {
-            Err(Failure::Client(code)) if replaced_at.is_none_or(|at| at.elapsed() > REPLACEMENT_INTERVAL_MIN) => code,
+        match attempt(config, views, consumer, database, readiness, shutdown.clone()).await {
+            Err(Failure::Client(code)) if replaced_at.is_none_or(|at| at.elapsed() > REPLACEMENT_INTERVAL_MIN) => {
+                tracing::warn!(error = %code, "the kafka client has failed for good: another one takes its place");
+                replaced_at = Some(Instant::now());
+            }
+            Err(outdated @ Failure::OutdatedClient) => {
+                tracing::warn!(error = %outdated, "another kafka client takes the place of this one");
+            }
             ended => return ended,
-        };
-        tracing::warn!(error = %code, "the kafka client has failed for good: another one takes its place");
-        replaced_at = Some(Instant::now());
+        }
         readiness.not_ready("kafka", "starting again");
-        database = Database::new(&config.servers.database_url, views.clone(), readiness.clone())?;
+        database = Database::new(&config.servers.database.0, views.clone(), readiness.clone());
         consumer = client(config)?;
     }
 }

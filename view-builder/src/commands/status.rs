@@ -107,9 +107,10 @@ impl Status {
 /// # Errors
 /// Postgres or Kafka does not answer; no builder has run yet.
 pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
-    let settings = connection::config(&config.servers.database_url)?;
     let reason = |err: &tokio_postgres::Error| anyhow::anyhow!("postgres does not answer: {}", refusal::line(err));
-    let client = connection::connect(&settings).await.map_err(|err| reason(&err))?;
+    let client = connection::connect(&config.servers.database.0)
+        .await
+        .map_err(|err| reason(&err))?;
     let rows = client
         .query(
             "select topic, partition, next_offset, coalesce(greatest(next_offset, group_offset), 0), epoch, owner,
@@ -299,7 +300,7 @@ fn oldest_us(
 /// A view's folder is incomplete.
 pub fn views(config: &ViewsConfig) -> Result<String, Failure> {
     let mut text = String::new();
-    for view in view::load_all(&config.views)? {
+    for view in view::load_all(&config.folder.views)? {
         let _ = writeln!(
             text,
             "{}: {}\n  topics: {}\n  tables: {}",

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use pg_replication::Target;
 use service::Secret;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
 use super::refusal;
 use crate::process::failure::Failure;
@@ -19,48 +19,20 @@ const SESSION: &str = "
     set client_min_messages = warning;
     set idle_in_transaction_session_timeout = '10s'";
 
-/// The connection's settings from `DATABASE_URL`.
+/// The server and how to log in there, from the setting `name`.
 ///
 /// # Errors
-/// It is no connection string for Postgres.
-pub fn config(url: &Secret) -> Result<Config, Failure> {
-    config_of("DATABASE_URL", url)
-}
-
-/// The connection's settings from the setting `name`.
-///
-/// # Errors
-/// It is no connection string for Postgres.
-pub(crate) fn config_of(name: &str, url: &Secret) -> Result<Config, Failure> {
-    let url = service::password_file::resolve(url).map_err(|err| Failure::Setting(format!("{name}: {err:#}")))?;
-    let mut config: Config = url.reveal().parse().map_err(|err: tokio_postgres::Error| {
-        Failure::Setting(format!(
-            "{name} is no connection string such as postgres://view_builder@localhost:15432/materialized_view_db: {}",
-            refusal::line(&err)
-        ))
-    })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        let reason = format!("{name} demands TLS, which this program does not speak: use sslmode=prefer or disable");
-        return Err(Failure::Setting(reason));
-    }
-    config
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_user_timeout(Duration::from_secs(10))
-        .keepalives_idle(Duration::from_secs(5))
-        .keepalives_interval(Duration::from_secs(2))
-        .keepalives_retries(3);
-    if config.get_application_name().is_none() {
-        config.application_name("view-builder");
-    }
-    Ok(config)
+/// It is no connection URL of Postgres.
+pub(crate) fn target_of(name: &str, url: &Secret) -> Result<Target, Failure> {
+    Target::parse(url.reveal()).map_err(|err| Failure::Setting(format!("{name}: {err}")))
 }
 
 /// A connection for an operator's command, which waits for a lock for 10 s at most.
 ///
 /// # Errors
-/// `url` is no connection string for Postgres, or Postgres does not answer.
-pub(crate) async fn connect_for_command(url: &Secret) -> Result<Client, Failure> {
-    let client = connect(&config(url)?).await.map_err(unanswered)?;
+/// Postgres does not answer, or refuses.
+pub(crate) async fn connect_for_command(target: &Target) -> Result<Client, Failure> {
+    let client = connect(target).await.map_err(unanswered)?;
     client
         .batch_execute("set lock_timeout = '10s'")
         .await
@@ -74,12 +46,23 @@ pub(crate) fn unanswered(err: tokio_postgres::Error) -> Failure {
     anyhow::anyhow!("postgres does not do it, nothing is changed: {}", refusal::line(&err)).into()
 }
 
-/// One connection, served by a task of its own.
+/// One connection, served by a task of its own. The files of password and certificates are read for it.
 ///
 /// # Errors
 /// Postgres does not answer, or refuses.
-pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = config.connect(NoTls).await?;
+pub async fn connect(target: &Target) -> Result<Client, tokio_postgres::Error> {
+    let opened = target.open_tokio_postgres(|config| {
+        config
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_user_timeout(Duration::from_secs(10))
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3);
+        if config.get_application_name().is_none() {
+            config.application_name("view-builder");
+        }
+    });
+    let (client, connection) = Box::pin(opened).await?;
     tokio::spawn(async move {
         if let Err(err) = connection.await {
             tracing::debug!(error = %err, "a connection to postgres ended");

@@ -3,3 +3,4 @@
 pub mod connection;
 pub mod outage;
 pub(crate) mod refusal;
+pub mod server;

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use pg_replication::SessionError;
 use tokio_postgres::Error;
 
 use crate::process::faults::{self, Bug};
@@ -158,6 +159,9 @@ pub(crate) fn without_values(err: &Error) -> String {
 /// One line for the log and for `/readyz`. Only for errors that are not about data.
 #[must_use]
 pub(crate) fn line(err: &Error) -> String {
+    if let Some(words) = SessionError::words_for(err) {
+        return words;
+    }
     match (err.as_db_error(), err.source()) {
         (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
         (None, Some(source)) => format!("{err}: {source}"),

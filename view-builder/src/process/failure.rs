@@ -37,6 +37,9 @@ pub enum Failure {
          GROUP_INSTANCE_ID, give each its own"
     )]
     Client(RDKafkaErrorCode),
+    /// As [`Failure::Client`], as often as somebody replaces a secret.
+    #[error("kafka refuses the client, and its password or certificate has been replaced since")]
+    OutdatedClient,
     #[error("events wait that cannot be applied: see view-builder dead-letters list")]
     DeadLetters,
     #[error("a view is paused: mend it, then view-builder resume or rebuild")]
@@ -53,7 +56,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Client(_) | Self::Other(_) => 1,
+            Self::Client(_) | Self::OutdatedClient | Self::Other(_) => 1,
             Self::Setting(_) => 2,
             Self::View(_) => 3,
             Self::Continuity => 4,

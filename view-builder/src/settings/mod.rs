@@ -14,6 +14,7 @@ use self::partition_argument::AcceptFrom;
 use self::replay_from::ReplayFrom;
 use crate::contract::place::TopicPartition;
 use crate::kafka::servers::Kafka;
+use crate::postgres::server::ViewsDatabase;
 use crate::process::failure::EXIT_CODES;
 
 /// Keeps SQL views in step with Kafka topics, exactly once.
@@ -91,7 +92,7 @@ pub enum Command {
     Health(HealthConfig),
 }
 
-/// Settings of `view-builder health`.
+/// Settings of `view-builder health`: where a builder answers for itself.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct HealthConfig {
     /// Address of /livez, /readyz and /metrics.
@@ -104,9 +105,8 @@ pub struct HealthConfig {
 pub struct RebuildConfig {
     #[command(flatten)]
     pub servers: Servers,
-    /// Directory of the views: a folder for each, with table.sql and apply.sql.
-    #[arg(long, env = "VIEWS", default_value = "sql/views")]
-    pub views: PathBuf,
+    #[command(flatten)]
+    pub folder: ViewsFolder,
     /// The view: its folder's name.
     pub view: String,
     /// Begin at the topics' first offsets also where earlier events have been removed: rows that only those tell of will be missing. Counts until
@@ -137,9 +137,8 @@ pub struct AcceptConfig {
 /// Settings of `view-builder drop`.
 #[derive(Clone, Debug, Args)]
 pub struct DropConfig {
-    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Secret,
+    #[command(flatten)]
+    pub database: ViewsDatabase,
     /// The view's name. A builder that starts with it in its VIEWS would make it again: take the folder away first.
     pub view: String,
     /// Do not ask.
@@ -150,9 +149,8 @@ pub struct DropConfig {
 /// Settings of `view-builder pause`.
 #[derive(Clone, Debug, Args)]
 pub struct PauseConfig {
-    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Secret,
+    #[command(flatten)]
+    pub database: ViewsDatabase,
     /// The view's name.
     pub view: String,
     /// Why, for the others who look at it.
@@ -209,19 +207,11 @@ pub enum LettersCommand {
     Discard(Letters),
 }
 
-/// Where the dead letters are.
-#[derive(Clone, Debug, Args)]
-pub struct LettersDatabase {
-    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Secret,
-}
-
 /// Settings of `view-builder dead-letters list`.
 #[derive(Clone, Debug, Args)]
 pub struct ListLetters {
     #[command(flatten)]
-    pub database: LettersDatabase,
+    pub database: ViewsDatabase,
     /// Only those of this topic.
     #[arg(long)]
     pub topic: Option<String>,
@@ -240,7 +230,7 @@ pub struct ListLetters {
 #[derive(Clone, Debug, Args)]
 pub struct ShowLetter {
     #[command(flatten)]
-    pub database: LettersDatabase,
+    pub database: ViewsDatabase,
     /// Its id, as `list` prints it.
     pub id: i64,
 }
@@ -259,7 +249,7 @@ pub struct RetryLetters {
 #[derive(Clone, Debug, Args)]
 pub struct Letters {
     #[command(flatten)]
-    pub database: LettersDatabase,
+    pub database: ViewsDatabase,
     /// Their ids, as `list` prints them; each must be the first of its key.
     pub ids: Vec<i64>,
 }
@@ -269,12 +259,10 @@ pub struct Letters {
 pub struct Config {
     #[command(flatten)]
     pub servers: Servers,
-    /// Directory of the views: a folder for each, with table.sql and apply.sql.
-    #[arg(long, env = "VIEWS", default_value = "sql/views")]
-    pub views: PathBuf,
-    /// Address of /livez, /readyz and /metrics.
-    #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8084")]
-    pub admin_listen: SocketAddr,
+    #[command(flatten)]
+    pub folder: ViewsFolder,
+    #[command(flatten)]
+    pub admin: HealthConfig,
     /// Static name of this process in the group, another one for each process. With it a restart within the session's
     /// 6 s moves no partition, but a process that stays away keeps its partitions for these 6 s. Without it a process that
     /// stops hands its partitions over at once, and one that is killed after 6 s.
@@ -298,9 +286,8 @@ pub struct StatusConfig {
 /// Settings of `view-builder views`.
 #[derive(Clone, Debug, Args)]
 pub struct ViewsConfig {
-    /// Directory of the views: a folder for each, with table.sql and apply.sql.
-    #[arg(long, env = "VIEWS", default_value = "sql/views")]
-    pub views: PathBuf,
+    #[command(flatten)]
+    pub folder: ViewsFolder,
 }
 
 /// Settings of `view-builder verify`.
@@ -308,9 +295,8 @@ pub struct ViewsConfig {
 pub struct VerifyConfig {
     #[command(flatten)]
     pub servers: Servers,
-    /// Directory of the views: a folder for each; its verify.sql says what is compared.
-    #[arg(long, env = "VIEWS", default_value = "sql/views")]
-    pub views: PathBuf,
+    #[command(flatten)]
+    pub folder: ViewsFolder,
     /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. A
     /// primary, as its write-ahead log's end is asked. Repeatable; in the variable one on each line.
     #[arg(
@@ -362,13 +348,19 @@ impl FromStr for OfTopic {
     }
 }
 
+/// Where the views' SQL is.
+#[derive(Clone, Debug, Args)]
+pub struct ViewsFolder {
+    /// Directory of the views: a folder for each, with table.sql and apply.sql, and verify.sql where it takes part in `verify`.
+    #[arg(long, env = "VIEWS", default_value = "sql/views")]
+    pub views: PathBuf,
+}
+
 /// Where the events and the views are.
 #[derive(Clone, Debug, Args)]
 pub struct Servers {
-    /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db. The parameter passwordfile names a file that
-    /// holds the password alone.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Secret,
+    #[command(flatten)]
+    pub database: ViewsDatabase,
     #[command(flatten)]
     pub kafka: Kafka,
 }
@@ -384,26 +376,46 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    const URL: &str = "postgres://view_builder@localhost/views";
+
+    /// What `run` is told, or why it ends.
+    fn parsed(arguments: &[&str]) -> Result<Cli, String> {
+        let parsed = Cli::try_parse_from([&["view-builder", "run"], arguments].concat());
+        parsed.map_err(|err| err.to_string())
+    }
+
     #[test]
     fn what_exactly_once_rests_on_cannot_be_set() {
-        let run = |property| {
-            Cli::try_parse_from([
-                "view-builder",
-                "run",
-                "--database-url",
-                "postgres://x",
-                "--kafka-property",
-                property,
-            ])
-        };
-        assert!(run("isolation.level=read_uncommitted").is_err());
-        assert!(run("nonsense").is_err());
+        let run = |property| parsed(&["--database-url", URL, "--kafka-property", property]);
+        for (property, words) in [
+            ("isolation.level=read_uncommitted", "`isolation.level` cannot be set"),
+            ("group.id=another", "`group.id` cannot be set"),
+            ("nonsense", "number 1: expected NAME=VALUE"),
+        ] {
+            let said = run(property).map(drop).expect_err(property);
+            assert!(said.contains(words), "{said}");
+        }
         let Command::Run(config) = run("sasl.password=a=b").unwrap().command else {
             panic!("run");
         };
-        let [property] = &config.servers.kafka.properties[..] else {
-            panic!("one property");
-        };
-        assert_eq!((&*property.name, property.value.reveal()), ("sasl.password", "a=b"));
+        assert_eq!(config.servers.kafka.client.property("sasl.password"), Some("a=b"));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_printed() {
+        for arguments in [
+            ["--database-url", URL, "--kafka-property", "hunter2"],
+            ["--database-url", URL, "--kafka-property", "nonsense=hunter2"],
+            ["--database-url", "postgres://u:hunter2@h", "--kafka", "localhost:9092"],
+            [
+                "--database-url",
+                "postgres://u:hunter2@h/d",
+                "--kafka",
+                "localhost:9092",
+            ],
+        ] {
+            let said = parsed(&arguments).map_or_else(|err| err, |cli| format!("{cli:?}"));
+            assert!(!said.contains("hunter2"), "{said}");
+        }
     }
 }

@@ -8,7 +8,8 @@ pub mod reference;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use service::{Readiness, Secret};
+use pg_replication::Target;
+use service::Readiness;
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 use view_builder::apply::{Applied, GivenUp};
@@ -70,7 +71,7 @@ impl TestDatabase {
 
     pub fn database(&self, directory: &Path) -> Database {
         let views = view::load_all(directory).expect("the views can be read");
-        Database::new(&Secret::from(self.url.to_string()), views.into(), Readiness::default()).unwrap()
+        Database::new(&target(&self.url), views.into(), Readiness::default())
     }
 
     pub async fn connect(&self) -> Client {
@@ -128,6 +129,11 @@ async fn connect(url: &Url) -> Client {
 }
 
 /// The repository's own views.
+/// The way to the database that view-builder goes.
+pub fn target(url: &Url) -> Target {
+    Target::parse(url.as_str()).expect("a URL of Postgres")
+}
+
 pub fn shipped_views() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql/views")
 }

@@ -3,6 +3,8 @@
 mod address;
 mod binding;
 mod connection;
+#[cfg(feature = "tokio-postgres")]
+mod for_tokio_postgres;
 mod hosts;
 mod instance;
 mod password;
@@ -14,6 +16,8 @@ mod tls;
 
 pub use address::Address;
 pub use connection::{Answer, Connection, Mode, PgError, Row, quote_identifier, quote_literal};
+#[cfg(feature = "tokio-postgres")]
+pub use for_tokio_postgres::{SecuredStream, SessionError, SessionTask};
 pub use hosts::SessionKind;
 pub use instance::{MovedAway, ServerInstance};
 pub use password::Password;

@@ -5,10 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use anyhow::Context as _;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::address::Address;
@@ -50,15 +48,9 @@ impl Stream {
         stream.write_all(&SSL_REQUEST).await?;
         // Read one byte only: whatever a man in the middle puts behind it must not be taken for the server's.
         match stream.read_u8().await.context("the server closed the connection")? {
-            b'S' => {
-                let connector = TlsConnector::from(tls::client_config(target)?);
-                let name =
-                    ServerName::try_from(host.to_owned()).with_context(|| format!("`{host}` is no host name"))?;
-                let stream = connector.connect(name, stream).await.context("TLS handshake failed")?;
-                Ok(Self::Tls(Box::new(stream)))
-            }
+            b'S' => Ok(Self::Tls(Box::new(tls::handshake(target, host, stream).await?))),
             b'N' if target.tls == TlsMode::Prefer => Ok(Self::Tcp(stream)),
-            b'N' => anyhow::bail!("the server has no TLS, but sslmode demands it"),
+            b'N' => anyhow::bail!(tls::NO_TLS),
             _ => anyhow::bail!("the server does not speak the Postgres protocol"),
         }
     }

@@ -9,14 +9,34 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::target::{Target, TlsMode};
+
+/// The server was asked for TLS and has none.
+pub(super) const NO_TLS: &str = "the server has no TLS, but sslmode demands it";
+
+/// Speaks TLS over `stream` with `host`, which has said that it has it.
+///
+/// # Errors
+/// A certificate or key file that cannot be read, or what either side does not like of the other's certificate.
+pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    target: &Target,
+    host: &str,
+    stream: S,
+) -> anyhow::Result<TlsStream<S>> {
+    let connector = TlsConnector::from(client_config(target)?);
+    let name = ServerName::try_from(host.to_owned()).with_context(|| format!("`{host}` is no host name"))?;
+    connector.connect(name, stream).await.context("TLS handshake failed")
+}
 
 /// The TLS configuration that `target` asks for.
 ///
 /// # Errors
 /// A certificate or key file that cannot be read, or no trusted root where one is needed.
-pub(super) fn client_config(target: &Target) -> anyhow::Result<Arc<ClientConfig>> {
+fn client_config(target: &Target) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let checks_chain = match target.tls {

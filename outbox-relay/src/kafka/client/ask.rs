@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use kafka_client::Quiet;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-
-use super::health::Quiet;
 
 /// The first try of a question; each further one takes twice as long, so that a slow broker is not asked again and again.
 const FIRST_TRY: Duration = Duration::from_millis(500);
@@ -27,7 +26,7 @@ pub(in crate::kafka) fn ask<T>(
             Ok(answer) => return Ok(answer),
             Err(err) => err,
         };
-        let reasons = &reader.context().reasons;
+        let reasons = reader.context().reasons();
         // What was reported meanwhile waits in the reader's queue. A poll serves one event and does not tell whether there was one.
         let polled = Instant::now();
         while polled.elapsed() < SERVE_EVENTS && reasons.refused().is_none() {

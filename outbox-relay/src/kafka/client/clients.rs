@@ -1,16 +1,12 @@
-//! Makes librdkafka's clients, with their first token where they log in by one.
+//! Makes librdkafka's clients.
 
-use std::path::Path;
-
+use kafka_client::Quiet;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::producer::BaseProducer;
 
-use super::health::{Health, Quiet};
-use super::oauth::{TokenFile, set_token};
+use super::health::Health;
 use super::settings::{Delivery, KafkaSettings};
 use crate::process::stop::RelayError;
 
@@ -21,14 +17,9 @@ impl KafkaSettings {
     /// A reader that is a member of no group.
     ///
     /// # Errors
-    /// A wrong setting ([`Stop::Config`]), or a token that cannot be used now.
+    /// A wrong setting ([`crate::process::stop::Stop::Config`]), or a token that cannot be used now.
     pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
-        self.begin_openssl();
-        let reader: BaseConsumer<Quiet> = self.make_reader(|settings| settings.reader(isolation_level))?;
-        if let Some(tokens) = self.tokens() {
-            set_token(reader.client(), &tokens)?;
-        }
-        Ok(reader)
+        self.make_reader(|settings| settings.reader(isolation_level))
     }
 
     /// A reader of a topic of which hardly a record matters: it takes what comes in large pieces, up to two seconds late.
@@ -36,12 +27,14 @@ impl KafkaSettings {
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
     pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
-        self.begin_openssl();
-        let reader: BaseConsumer<Quiet> = self.make_reader(Self::patient_reader)?;
-        if let Some(tokens) = self.tokens() {
-            set_token(reader.client(), &tokens)?;
-        }
-        Ok(reader)
+        self.make_reader(Self::patient_reader)
+    }
+
+    fn make_reader(&self, config: impl FnOnce(&Self) -> ClientConfig) -> Result<BaseConsumer<Quiet>, RelayError> {
+        let made = self
+            .with_files_read()
+            .and_then(|settings| settings.client.open_reader(&config(&settings)));
+        self.accepted_for_readers.judge(made)
     }
 
     fn patient_reader(&self) -> ClientConfig {
@@ -61,21 +54,9 @@ impl KafkaSettings {
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
     pub fn open_admin(&self) -> Result<AdminClient<Quiet>, RelayError> {
-        self.begin_openssl();
-        let admin: AdminClient<Quiet> = self.make_reader(|settings| settings.reader("read_committed"))?;
-        if let Some(tokens) = self.tokens() {
-            set_token(admin.inner(), &tokens)?;
-        }
-        Ok(admin)
-    }
-
-    fn make_reader<T: FromClientConfigAndContext<Quiet>>(
-        &self,
-        config: impl FnOnce(&Self) -> ClientConfig,
-    ) -> Result<T, RelayError> {
         let made = self
             .with_files_read()
-            .and_then(|settings| config(&settings).create_with_context(self.quiet()).map_err(invalid));
+            .and_then(|settings| settings.client.open_admin(&settings.reader("read_committed")));
         self.accepted_for_readers.judge(made)
     }
 
@@ -85,39 +66,12 @@ impl KafkaSettings {
         delivery: Delivery,
         transactional_id: &str,
     ) -> Result<(BaseProducer<Health>, Health), RelayError> {
-        self.begin_openssl();
-        let health = Health::with_tokens(self.tokens());
+        let health = Health::with_tokens(self.client.tokens());
         let made = self.with_files_read().and_then(|settings| {
             let config = settings.producer(delivery, transactional_id);
-            config.create_with_context(health.clone()).map_err(invalid)
+            settings.client.open_producer(&config, health.clone())
         });
-        let producer: BaseProducer<Health> = self.accepted_for_producers.judge(made)?;
-        if let Some(tokens) = self.tokens() {
-            set_token(producer.client(), &tokens)?;
-        }
+        let producer = self.accepted_for_producers.judge(made)?;
         Ok((producer, health))
     }
-
-    /// Begins OpenSSL, where it is needed (it takes 1.5 MB), without its exit handler: that frees what a client still uses which is being
-    /// closed on a thread that nobody waits for, and the process aborts.
-    fn begin_openssl(&self) {
-        if self.uses_openssl() {
-            openssl_sys::init();
-        }
-    }
-
-    fn quiet(&self) -> Quiet {
-        Quiet {
-            tokens: self.tokens(),
-            ..Quiet::default()
-        }
-    }
-
-    fn tokens(&self) -> Option<TokenFile> {
-        self.oauth_token_file.as_deref().map(Path::new).map(TokenFile::new)
-    }
-}
-
-fn invalid(err: KafkaError) -> anyhow::Error {
-    anyhow::anyhow!("Kafka client: {err}")
 }

@@ -3,15 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kafka_client::{Reasons, Refused, Tokens};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Headers, Message};
 use rdkafka::producer::ProducerContext;
-
-use super::oauth::TokenFile;
-use super::refusal::{Reasons, Refused};
 
 /// A record that Kafka did not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +50,12 @@ struct Inner {
     failures: Mutex<Failures>,
     trouble: Mutex<Option<String>>,
     reasons: Reasons,
-    tokens: Option<TokenFile>,
+    tokens: Tokens,
 }
 
 impl Health {
-    /// Of a producer that logs in with the tokens of a file.
-    pub(in crate::kafka) fn with_tokens(tokens: Option<TokenFile>) -> Self {
+    /// Of a producer that logs in with these tokens, where the cluster wants one.
+    pub(in crate::kafka) fn with_tokens(tokens: Tokens) -> Self {
         Self(Arc::new(Inner {
             tokens,
             ..Inner::default()
@@ -124,9 +121,9 @@ impl Health {
 impl ClientContext for Health {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
-    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         self.0.served.fetch_add(1, Ordering::AcqRel);
-        generate_oauth_token(self.0.tokens.as_ref())
+        self.0.tokens.issue(config)
     }
 
     /// A broken connection is only logged, never an error event, so what is logged decides. An idle connection that the broker closes is
@@ -151,38 +148,6 @@ impl ClientContext for Health {
         self.0.served.fetch_add(1, Ordering::AcqRel);
         self.disturb(&format!("{error}: {reason}"));
     }
-}
-
-/// The context of clients that only read: what librdkafka says on the side is for debugging, since the calls themselves fail as well.
-#[derive(Clone, Debug, Default)]
-pub struct Quiet {
-    pub(in crate::kafka) reasons: Reasons,
-    pub(in crate::kafka) tokens: Option<TokenFile>,
-}
-
-impl ClientContext for Quiet {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        generate_oauth_token(self.tokens.as_ref())
-    }
-
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(kafka.facility = facility, "{message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.reasons.note(&error, reason);
-        tracing::debug!(error = %error, reason, "kafka");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-/// Without a file, librdkafka makes unsecured tokens itself, but only the first of each client: it gets a new client then.
-fn generate_oauth_token(tokens: Option<&TokenFile>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-    let tokens = tokens.ok_or("there is no --kafka-oauth-token-file")?;
-    tokens.read().map_err(|err| format!("{err:#}").into())
 }
 
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

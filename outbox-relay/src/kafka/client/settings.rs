@@ -1,16 +1,16 @@
-//! librdkafka's configuration: ours, and what the operator adds.
+//! librdkafka's configuration for the relay's own: producers, and readers of its topics.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use kafka_client::{ClientSettings, OpenError};
 use rdkafka::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
 
-use super::property_files::{self, Accepted, InvalidProperty, PropertyFile};
+use super::accepted::Accepted;
 use super::refused_records::RefusedRecords;
+use crate::process::faults::{self, Bug};
 
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -25,15 +25,11 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
-/// How to reach Kafka.
+/// How to reach Kafka, and how to publish there.
 #[derive(Clone)]
 pub struct KafkaSettings {
-    pub bootstrap_servers: String,
-    /// librdkafka properties from `--kafka-property`; see
-    /// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>.
-    pub properties: Vec<(String, String)>,
-    /// Those of them whose values are in files, and were read once to see that they can be.
-    pub(in crate::kafka) files: Vec<PropertyFile>,
+    /// As the operator has it.
+    pub client: ClientSettings,
     pub(in crate::kafka) accepted_for_readers: Accepted,
     pub(in crate::kafka) accepted_for_producers: Accepted,
     /// The smallest limit of a topic that was met; shared by clones.
@@ -44,27 +40,18 @@ pub struct KafkaSettings {
     each_alone: Arc<AtomicBool>,
     /// What the broker refused; shared by clones.
     pub refused_records: RefusedRecords,
-    /// Holds the token of SASL OAUTHBEARER.
-    pub oauth_token_file: Option<PathBuf>,
     /// The brokers' `transaction.max.timeout.ms`.
     pub transaction_max_timeout: Duration,
 }
 
 impl fmt::Debug for KafkaSettings {
-    /// Without the properties' values, some of which are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("KafkaSettings")
-            .field("bootstrap_servers", &self.bootstrap_servers)
-            .field("properties", &names)
-            .finish_non_exhaustive()
+        self.client.fmt(f)
     }
 }
 
-/// What the exactly-once protocol rests on.
-const RESERVED: [&str; 11] = [
-    "bootstrap.servers",
-    "metadata.broker.list",
+/// What the exactly-once protocol rests on: nobody sets these.
+pub(crate) const RESERVED: [&str; 9] = [
     "transactional.id",
     "enable.idempotence",
     "acks",
@@ -77,39 +64,6 @@ const RESERVED: [&str; 11] = [
     "log.queue",
 ];
 
-/// What librdkafka's table of properties marks with a P, its aliases too.
-const PRODUCERS_OWN: [&str; 22] = [
-    "batch.num.messages",
-    "batch.size",
-    "compression.codec",
-    "compression.level",
-    "compression.type",
-    "delivery.timeout.ms",
-    "enable.gapless.guarantee",
-    "linger.ms",
-    "message.send.max.retries",
-    "message.timeout.ms",
-    "msg_order_cmp",
-    "partitioner",
-    "produce.offset.report",
-    "queue.buffering.backpressure.threshold",
-    "queue.buffering.max.kbytes",
-    "queue.buffering.max.messages",
-    "queue.buffering.max.ms",
-    "queuing.strategy",
-    "request.timeout.ms",
-    "retries",
-    "sticky.partitioning.linger.ms",
-    "transaction.timeout.ms",
-];
-
-fn settable(name: &str) -> Result<String, InvalidProperty> {
-    if RESERVED.contains(&name) {
-        return Err(InvalidProperty::Reserved(name.to_owned()));
-    }
-    Ok(name.to_owned())
-}
-
 /// The brokers' `transaction.max.timeout.ms` where it was not changed.
 pub const TRANSACTION_MAX_TIMEOUT_MS: u64 = 900_000;
 /// How long a Kafka transaction may stay open before the broker aborts it, and so how long a read_committed reader may wait
@@ -121,119 +75,46 @@ const MESSAGE_TIMEOUT_MS: u64 = 45_000;
 /// librdkafka's default of `batch.size`.
 const BATCH_SIZE_DEFAULT: u64 = 1_000_000;
 
-impl KafkaSettings {
-    /// Reads the operator's `NAME=VALUE` properties.
-    ///
-    /// # Errors
-    /// A property without a value, or one that the protocol depends on.
-    pub fn new<S: AsRef<str>>(bootstrap_servers: &str, properties: &[S]) -> Result<Self, InvalidProperty> {
-        let mut parsed = Vec::new();
-        for (index, property) in properties
-            .iter()
-            .map(AsRef::as_ref)
-            .map(str::trim)
-            .filter(|property| !property.is_empty())
-            .enumerate()
-        {
-            let (name, value) = property.split_once('=').ok_or(InvalidProperty::NoValue(index + 1))?;
-            parsed.push((settable(name)?, value.to_owned()));
-        }
-        Ok(Self {
-            bootstrap_servers: bootstrap_servers.to_owned(),
-            properties: parsed,
-            files: Vec::new(),
+impl From<ClientSettings> for KafkaSettings {
+    fn from(client: ClientSettings) -> Self {
+        Self {
+            client,
             accepted_for_readers: Accepted::default(),
             accepted_for_producers: Accepted::default(),
-            oauth_token_file: None,
             transaction_max_timeout: Duration::from_millis(TRANSACTION_MAX_TIMEOUT_MS),
             batch_bytes_max: Arc::new(AtomicU64::new(u64::MAX)),
             batches_too_large: Arc::default(),
             each_alone: Arc::default(),
             refused_records: RefusedRecords::default(),
-        })
-    }
-
-    /// Adds properties whose values are in files, from `NAME=PATH`. A line's end behind the value is no part of it. Each client that is made
-    /// reads the files anew.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or a property that the protocol depends on.
-    pub fn with_property_files<S: AsRef<str>>(mut self, properties: &[S]) -> Result<Self, InvalidProperty> {
-        for property in properties
-            .iter()
-            .map(AsRef::as_ref)
-            .map(str::trim)
-            .filter(|property| !property.is_empty())
-        {
-            let (name, path) = property
-                .split_once('=')
-                .ok_or_else(|| InvalidProperty::NoPath(property.to_owned()))?;
-            let name = settable(name)?;
-            let file = PropertyFile {
-                index: self.properties.len(),
-                path: path.into(),
-            };
-            let value = file.read(&name)?;
-            self.properties.push((name, value));
-            self.files.push(file);
         }
-        Ok(self)
     }
+}
 
+impl KafkaSettings {
     /// The same settings with what the files hold now.
     ///
     /// # Errors
     /// Names the file that cannot be read, and nothing of what is in it.
-    pub(super) fn with_files_read(&self) -> anyhow::Result<Self> {
+    pub(super) fn with_files_read(&self) -> Result<Self, OpenError> {
         let mut settings = self.clone();
-        property_files::read_again(&mut settings.properties, &self.files)?;
+        if !faults::is_planted(Bug::KeepFirstKafkaSecrets) {
+            settings.client = self.client.with_files_read()?;
+        }
         Ok(settings)
     }
 
-    fn property(&self, name: &str) -> Option<&str> {
-        let mut named = self.properties.iter().rev().filter(|(known, _)| known == name);
-        named.next().map(|(_, value)| value.as_str())
-    }
-
-    fn has_tls(&self) -> bool {
-        let protocol = self.property("security.protocol").unwrap_or_default();
-        protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl")
-    }
-
-    /// For TLS, or for a login's hashes.
-    pub(in crate::kafka) fn uses_openssl(&self) -> bool {
-        let protocol = self.property("security.protocol");
-        protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("plaintext"))
-    }
-
-    fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        // The wrapper's default hides what librdkafka says of broken connections.
-        let debugs = self.properties.iter().any(|(name, _)| name == "debug");
-        config.set_log_level(if debugs {
-            RDKafkaLogLevel::Debug
-        } else {
-            RDKafkaLogLevel::Info
-        });
+    fn begin(&self) -> ClientConfig {
+        let mut config = self.client.begin("outbox-relay");
         config
-            .set("bootstrap.servers", &self.bootstrap_servers)
-            .set("client.id", "outbox-relay")
-            .set("socket.nagle.disable", "true")
-            // The relay has metrics of its own; for those that brokers may ask for (KIP-714) each client keeps histograms for each of its brokers.
-            .set("enable.metrics.push", "false")
             .set("socket.timeout.ms", "10000")
             .set("reconnect.backoff.max.ms", "1000");
-        if self.has_tls() && !self.properties.iter().any(|(name, _)| name.starts_with("ssl.ca.")) {
-            // The OpenSSL inside has its own idea of where trusted certificates are; this looks where the system has them.
-            config.set("ssl.ca.location", "probe");
-        }
         config
     }
 
-    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
-        for (name, value) in &self.properties {
-            config.set(name, value);
-        }
+    /// The operator's properties alone.
+    fn properties(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        self.client.add_properties(&mut config);
         config
     }
 
@@ -251,7 +132,7 @@ impl KafkaSettings {
 
     fn with_property(&self, name: &str, value: &str) -> Self {
         let mut settings = self.clone();
-        settings.properties.push((name.to_owned(), value.to_owned()));
+        settings.client = settings.client.with_property(name, value);
         settings
     }
 
@@ -264,7 +145,7 @@ impl KafkaSettings {
     /// For a producer, which is transactional where `delivery` needs it.
     #[must_use]
     pub fn producer(&self, delivery: Delivery, transactional_id: &str) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = self.begin();
         config
             // Flushing ignores the linger, so it costs no latency; it makes larger requests while a transaction fills.
             .set("linger.ms", "5")
@@ -272,7 +153,7 @@ impl KafkaSettings {
             .set("queue.buffering.max.messages", "1000000")
             .set("transaction.timeout.ms", self.allowed_ms(TRANSACTION_TIMEOUT_MS))
             .set("message.timeout.ms", self.allowed_ms(MESSAGE_TIMEOUT_MS));
-        let mut config = self.with_properties(config);
+        self.client.add_properties(&mut config);
         let batch_bytes_max = self.batch_bytes_max.load(Ordering::Relaxed);
         if batch_bytes_max < batch_size(&config) {
             config.set("batch.size", batch_bytes_max.to_string());
@@ -297,7 +178,7 @@ impl KafkaSettings {
     #[must_use]
     pub fn limit_batches(&self, bytes: u64) -> bool {
         let before = self.batch_bytes_max.fetch_min(bytes, Ordering::Relaxed);
-        bytes < before.min(batch_size(&self.with_properties(ClientConfig::new())))
+        bytes < before.min(batch_size(&self.properties()))
     }
 
     /// Makes producers from now on send each record in a batch of its own, or not.
@@ -325,14 +206,14 @@ impl KafkaSettings {
     /// The `batch.size` of producers from now on, in bytes.
     #[must_use]
     pub fn batch_size(&self) -> u64 {
-        let configured = batch_size(&self.with_properties(ClientConfig::new()));
+        let configured = batch_size(&self.properties());
         self.batch_bytes_max.load(Ordering::Relaxed).min(configured)
     }
 
     /// Whether records are smaller on the wire than they are here.
     #[must_use]
     pub fn compresses(&self) -> bool {
-        let config = self.with_properties(ClientConfig::new());
+        let config = self.properties();
         let codec = config.get("compression.type").or(config.get("compression.codec"));
         codec.is_some_and(|codec| codec != "none")
     }
@@ -340,7 +221,8 @@ impl KafkaSettings {
     /// For a reader that is a member of no group.
     #[must_use]
     pub fn reader(&self, isolation_level: &str) -> ClientConfig {
-        let mut config = self.with_properties(self.client());
+        let mut config = self.begin();
+        self.client.add_consumers_properties(&mut config);
         config
             .set("group.id", "outbox-relay")
             .set("enable.auto.commit", "false")
@@ -349,10 +231,6 @@ impl KafkaSettings {
             .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", isolation_level);
-        // Properties that only a producer knows would be warned of at each start.
-        for name in PRODUCERS_OWN {
-            config.remove(name);
-        }
         config
     }
 }
@@ -367,61 +245,33 @@ fn batch_size(config: &ClientConfig) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Delivery, InvalidProperty, KafkaSettings};
+    use kafka_client::ClientSettings;
+
+    use super::{Delivery, KafkaSettings, RESERVED};
 
     #[test]
-    fn an_operators_property_is_passed_on_and_the_protocols_own_is_not_his() {
-        let settings = KafkaSettings::new("localhost:9092", &["compression.type=zstd"]).unwrap();
-        assert_eq!(
-            settings.producer(Delivery::ExactlyOnce, "t").get("compression.type"),
-            Some("zstd")
-        );
-        assert_eq!(
-            KafkaSettings::new("localhost:9092", &["acks=1"]).unwrap_err(),
-            InvalidProperty::Reserved("acks".to_owned())
-        );
-        assert_eq!(
-            KafkaSettings::new("localhost:9092", &["acks"]).unwrap_err(),
-            InvalidProperty::NoValue(1)
-        );
+    fn an_operators_property_reaches_the_clients_that_know_it_and_the_protocols_own_is_not_his() {
+        let with = |line: &str| ClientSettings::new("localhost:9092").with_properties(&[line], &RESERVED);
+        let settings = KafkaSettings::from(with("compression.type=zstd").unwrap());
+        let producer = settings.producer(Delivery::ExactlyOnce, "t");
+        assert_eq!(producer.get("compression.type"), Some("zstd"));
+        assert_eq!(settings.reader("read_committed").get("compression.type"), None);
+        assert!(with("acks=1").unwrap_err().to_string().contains("`acks`"));
     }
 
     #[test]
-    fn a_value_may_come_from_a_file_and_no_value_is_printed() {
-        let path = std::env::temp_dir().join(format!("outbox-relay-property-{}", std::process::id()));
-        std::fs::write(&path, "hunter2\r\n").unwrap();
-        let settings = KafkaSettings::new("localhost:9092", &[] as &[&str]).unwrap();
-        let settings = settings
-            .with_property_files(&[format!("sasl.password={}", path.display())])
-            .unwrap();
+    fn the_clients_are_made_with_what_the_files_hold_now() {
+        let path = std::env::temp_dir().join(format!("outbox-relay-rotated-{}", std::process::id()));
+        std::fs::write(&path, "first").unwrap();
+        let line = format!("sasl.password={}", path.display());
+        let client = ClientSettings::new("localhost:9092").with_property_files(&[line], &RESERVED);
+        let settings = KafkaSettings::from(client.unwrap());
+        std::fs::write(&path, "second\n").unwrap();
+        let now = settings.with_files_read();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(settings.reader("read_committed").get("sasl.password"), Some("hunter2"));
-        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
-        let missing = settings
-            .with_property_files(&["sasl.password=/nowhere"])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            missing.contains("--kafka-property-file sasl.password=/nowhere"),
-            "{missing}"
-        );
-    }
-
-    #[test]
-    fn tls_trusts_the_systems_roots_unless_others_are_given() {
-        let location = |properties: &[&str]| {
-            let settings = KafkaSettings::new("localhost:9092", properties).unwrap();
-            settings
-                .reader("read_committed")
-                .get("ssl.ca.location")
-                .map(str::to_owned)
-        };
-        assert_eq!(location(&[]), None);
-        assert_eq!(location(&["security.protocol=SASL_SSL"]).as_deref(), Some("probe"));
         assert_eq!(
-            location(&["security.protocol=ssl", "ssl.ca.location=x"]).as_deref(),
-            Some("x")
+            now.unwrap().reader("read_committed").get("sasl.password"),
+            Some("second")
         );
-        assert_eq!(location(&["security.protocol=ssl", "ssl.ca.pem=x"]), None);
     }
 }

@@ -92,7 +92,7 @@ impl Publisher {
     /// Makes the producers and fences every earlier one of the same ids. Blocks until Kafka answers: call it on a thread of its own.
     ///
     /// # Errors
-    /// A wrong setting ([`Stop::Config`]); anything else is worth another try.
+    /// A wrong setting ([`crate::process::stop::Stop::Config`]); anything else is worth another try.
     pub fn start(
         settings: &KafkaSettings,
         delivery: Delivery,

@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_record_is_to_blame_where_no_other_can_be() {
-        let settings = KafkaSettings::new("localhost:9092", &[] as &[&str]).unwrap();
+        let settings = KafkaSettings::from(kafka_client::ClientSettings::new("localhost:9092"));
         let mut failures = Failures {
             blamed: [("a", 0), ("b", 0), ("c", 1)].map(|(id, at)| failure(id, at)).to_vec(),
             ..Failures::default()

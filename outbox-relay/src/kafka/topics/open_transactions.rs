@@ -212,7 +212,7 @@ fn transaction_hangs(settings: &KafkaSettings, topic: &str, partition: i32, offs
         topic: topic.to_owned(),
         partition,
         offset,
-        bootstrap_servers: settings.bootstrap_servers.clone(),
+        bootstrap_servers: settings.client.bootstrap_servers.clone(),
         allowed_minutes: settings.transaction_max_timeout.as_secs() / 60,
     }
 }

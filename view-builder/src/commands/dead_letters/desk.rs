@@ -20,8 +20,8 @@ use crate::contract::{self, Contracts};
 use crate::postgres::connection::connect_for_command;
 use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
+use crate::postgres::server::ViewsDatabase;
 use crate::process::failure::Failure;
-use crate::settings::LettersDatabase;
 use crate::views::catalog::Kept;
 use crate::views::database::Session;
 use crate::views::pauses;
@@ -69,8 +69,8 @@ impl From<Error> for Hindrance {
 }
 
 impl Desk {
-    pub(super) async fn open(database: &LettersDatabase) -> Result<Self, Failure> {
-        let client = connect_for_command(&database.database_url).await?;
+    pub(super) async fn open(database: &ViewsDatabase) -> Result<Self, Failure> {
+        let client = connect_for_command(&database.0).await?;
         let Kept { views, topics } = Kept::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
         let contracts = contract::of_all(&topics);

@@ -27,7 +27,7 @@ const REASON_CHARACTERS_MAX: usize = 100;
 pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure> {
     match command {
         LettersCommand::List(asked) => {
-            let client = connect_for_command(&asked.database.database_url).await?;
+            let client = connect_for_command(&asked.database.0).await?;
             let rows = client
                 .query(
                     &format!(
@@ -42,7 +42,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
             Ok((list(&rows), !rows.is_empty()))
         }
         LettersCommand::Show(asked) => {
-            let client = connect_for_command(&asked.database.database_url).await?;
+            let client = connect_for_command(&asked.database.0).await?;
             let row = find(&client, asked.id).await?;
             Ok((show(&row), false))
         }

@@ -4,7 +4,7 @@ mod resume;
 
 pub(crate) use self::resume::resume_changed;
 
-use service::Secret;
+use pg_replication::Target;
 use tokio_postgres::Client;
 
 use crate::commands::rebuild;
@@ -21,7 +21,7 @@ use crate::views::{catalog, pauses};
 /// # Errors
 /// There is no such view, or it is paused already; Postgres does not answer.
 pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
-    let (client, view) = open(&config.database_url, &config.view).await?;
+    let (client, view) = open(&config.database.0, &config.view).await?;
     let cause = Cause {
         reason: &config.reason.replace('\n', " "),
         state: None,
@@ -46,15 +46,15 @@ pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
 /// There is no such view, or it is not paused; it still fails; its topics do not have all events since then any more; Postgres or Kafka
 /// does not answer.
 pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
-    let (client, view) = open(&config.servers.database_url, &config.view).await?;
+    let (client, view) = open(&config.servers.database.0, &config.view).await?;
     if !pauses::names(&client).await.map_err(unanswered)?.contains(&view.name) {
         return Err(Failure::Setting(format!("{} is not paused", view.name)));
     }
     self::resume::resume(client, &config.servers.kafka, &view).await
 }
 
-async fn open(url: &Secret, name: &str) -> Result<(Client, View), Failure> {
-    let client = connect_for_command(url).await?;
+async fn open(target: &Target, name: &str) -> Result<(Client, View), Failure> {
+    let client = connect_for_command(target).await?;
     rebuild::take_the_role(&client).await?;
     let views = catalog::load(&client).await.map_err(unanswered)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();

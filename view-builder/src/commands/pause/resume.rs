@@ -233,8 +233,8 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
 /// resumed stays paused, which is said.
 pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
     let attempt = async {
-        let settings = connection::config(&servers.database_url)?;
-        let client = connection::connect(&settings).await.map_err(unanswered)?;
+        let target = &servers.database.0;
+        let client = connection::connect(target).await.map_err(unanswered)?;
         let rows = client
             .query(
                 "select view from view_pauses join view_definitions using (view)
@@ -246,7 +246,7 @@ pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
         let changed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         let views = catalog::load(&client).await.map_err(unanswered)?;
         for view in views.iter().filter(|view| changed.contains(&view.name)) {
-            let client = connection::connect(&settings).await.map_err(unanswered)?;
+            let client = connection::connect(target).await.map_err(unanswered)?;
             if let Err(failure) = resume(client, &servers.kafka, view).await {
                 tracing::error!(view = view.name, error = %failure, "its SQL has changed, and it stays paused all the same");
             }

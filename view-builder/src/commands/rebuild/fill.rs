@@ -44,7 +44,7 @@ use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::contract::{self, Contracts};
 use crate::kafka::servers::Kafka;
-use crate::kafka::{self, Observer, Quiet};
+use crate::kafka::{self, Observer};
 use crate::process::failure::Failure;
 use crate::views::database::Session;
 use crate::views::view::View;
@@ -65,13 +65,15 @@ impl Fill {
     pub(super) fn new(servers: &Kafka, view: &View) -> Result<Self, Failure> {
         let mut consumers = BTreeMap::new();
         for topic in &view.topics {
-            let mut config = kafka::outsider(servers, &servers.group_id);
-            config
-                .set("enable.partition.eof", "true")
-                .set("auto.offset.reset", "error")
-                .set("queued.max.messages.kbytes", "8192")
-                .set("fetch.queue.backoff.ms", "5");
-            let consumer = config.create_with_context(Quiet).map_err(|err| kafka::refused(&err))?;
+            let consumer = kafka::observer_with(
+                servers,
+                &[
+                    ("enable.partition.eof", "true"),
+                    ("auto.offset.reset", "error"),
+                    ("queued.max.messages.kbytes", "8192"),
+                    ("fetch.queue.backoff.ms", "5"),
+                ],
+            )?;
             consumers.insert(topic.clone(), consumer);
         }
         Ok(Self {

@@ -29,7 +29,7 @@ mod trouble;
 
 use std::time::{Duration, Instant};
 
-use service::Secret;
+use pg_replication::Target;
 use tokio_postgres::{Client, Error};
 
 use crate::postgres::connection;
@@ -113,7 +113,7 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     let view = &config.view;
-    let client = open(&config.servers.database_url).await.map_err(given_up)?;
+    let client = open(&config.servers.database.0).await.map_err(given_up)?;
     own(&client, view).await.map_err(given_up)?;
     let row = client
         .query_opt("select generation from view_rebuilds where view = $1", &[view])
@@ -137,12 +137,12 @@ fn given_up(trouble: Trouble) -> Failure {
 }
 
 fn find(config: &RebuildConfig) -> Result<View, Failure> {
-    let views = view::load_all(&config.views)?;
+    let views = view::load_all(&config.folder.views)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     let Some(view) = views.iter().find(|view| view.name == config.view) else {
         return Err(Failure::Setting(format!(
             "{} has no view {}: there are {} (VIEWS)",
-            config.views.display(),
+            config.folder.views.display(),
             config.view,
             names.join(", ")
         )));
@@ -163,7 +163,7 @@ async fn go_on(
     progress: &Progress,
     patience: &mut Patience,
 ) -> Result<(), Trouble> {
-    let client = open(&config.servers.database_url).await?;
+    let client = open(&config.servers.database.0).await?;
     own(&client, &view.name).await?;
     let live = catalog::load(&client).await?;
     let live = live.iter().find(|live| live.name == view.name);
@@ -214,14 +214,13 @@ async fn go_on(
         session.client.batch_execute(&analyze).await?;
     }
     let mut compaction = Compaction::of(&config.servers.kafka, view, accepted.compacted).await;
-    let swapper = open(&config.servers.database_url).await?;
+    let swapper = open(&config.servers.database.0).await?;
     finish(&swapper, &session, &generation, &mut fill, &mut compaction).await
 }
 
 /// A session of the role that keeps the views.
-async fn open(url: &Secret) -> Result<Client, Trouble> {
-    let settings = connection::config(url)?;
-    let client = connection::connect(&settings).await?;
+async fn open(target: &Target) -> Result<Client, Trouble> {
+    let client = connection::connect(target).await?;
     as_owner(&client).await?;
     Ok(client)
 }

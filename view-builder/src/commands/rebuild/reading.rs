@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error};
-use kafka_client::{Next, Record, TopicReader};
+use kafka_client::{Next, Quiet, Record, TopicReader};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -22,7 +22,7 @@ use crate::contract::letter::Fate;
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::contract::record;
-use crate::kafka::{Observer, Quiet};
+use crate::kafka::Observer;
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, anyhow};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_postgres::Client;
 
 use super::start::{Bounds, bounds};
 use crate::kafka;
-use crate::postgres::connection::connect_for_command;
 use crate::postgres::connection::unanswered;
+use crate::postgres::connection::{self, connect_for_command};
 use crate::process::failure::Failure;
 use crate::settings::ReplayConfig;
 
@@ -48,7 +48,7 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
                 "DATABASE_URL is needed: the positions of group {group} are in the views' database"
             ))
         })?;
-        let mut client = connect_for_command(url).await?;
+        let mut client = connect_for_command(&connection::target_of("DATABASE_URL", url)?).await?;
         set_positions(&mut client, &config.topic, &bounds).await.map(Some)
     } else {
         let (config, group) = (config.clone(), group.to_owned());
@@ -118,7 +118,7 @@ fn table(topic: &str, set: &[(i32, i64)]) -> String {
 
 /// Commits the offsets for a group without members. Blocks.
 fn set_group(config: &ReplayConfig, group: &str, bounds: &BTreeMap<i32, Bounds>) -> anyhow::Result<String> {
-    let consumer: BaseConsumer = kafka::outsider(&config.servers, group).create()?;
+    let consumer = kafka::observer_of_group(&config.servers, group, &[])?;
     let mut offsets = TopicPartitionList::new();
     for (partition, bounds) in bounds {
         offsets.add_partition_offset(&config.topic, *partition, Offset::Offset(bounds.start))?;

@@ -41,6 +41,7 @@ mod tail;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pg_replication::Target;
 use service::Secret;
 use tokio_postgres::Client;
 
@@ -62,7 +63,7 @@ use crate::views::{pauses, view};
 /// # Errors
 /// A file or a setting is wrong; Postgres or Kafka does not answer. What the views are is in the report.
 pub async fn verify(config: &VerifyConfig) -> Result<Report, Failure> {
-    let views = view::load_all(&config.views)?;
+    let views = view::load_all(&config.folder.views)?;
     let mut plans = Vec::new();
     let mut report = Report::new(config.limit, config.json);
     for view in &views {
@@ -80,8 +81,7 @@ pub async fn verify(config: &VerifyConfig) -> Result<Report, Failure> {
         }
     }
     if !plans.is_empty() {
-        let views_url = ("DATABASE_URL".to_owned(), &config.servers.database_url);
-        let paused = pauses::load(&connect(&views_url).await?).await;
+        let paused = pauses::load(&connect(&views_database(config)).await?).await;
         let paused = paused.map_err(|err| side::failed("the paused views cannot be read", &err))?;
         report.paused = paused
             .iter()
@@ -100,7 +100,7 @@ pub async fn verify(config: &VerifyConfig) -> Result<Report, Failure> {
 
 async fn run(config: &VerifyConfig, view: &View, file: &SqlFile, comparison: Comparison) -> Result<Compared, Failure> {
     let (name, table) = (&view.name, &comparison.table);
-    let views_url = ("DATABASE_URL".to_owned(), &config.servers.database_url);
+    let views_url = views_database(config);
     let (source_name, source_url) = match &comparison.origin {
         Origin::Topic(topic) => (format!("the source of {topic}"), source_url(config, topic)?),
         Origin::Views => ("the recomputation".to_owned(), views_url.clone()),
@@ -129,25 +129,30 @@ async fn run(config: &VerifyConfig, view: &View, file: &SqlFile, comparison: Com
     })
 }
 
-/// A setting's name and value.
-type Url<'a> = (String, &'a Secret);
+/// A database, with the name of the setting that says where it is.
+type Place = (String, Target);
 
-fn source_url<'a>(config: &'a VerifyConfig, topic: &str) -> Result<Url<'a>, Failure> {
+fn views_database(config: &VerifyConfig) -> Place {
+    ("DATABASE_URL".to_owned(), config.servers.database.0.clone())
+}
+
+fn source_url(config: &VerifyConfig, topic: &str) -> Result<Place, Failure> {
     let url = of_topic(&config.sources, topic).ok_or_else(|| {
         Failure::Setting(format!(
             "a view is compared with the tables that {topic} comes from: name their database as --source \
              {topic}=postgres://view_verifier@HOST:PORT/DATABASE (SOURCES)"
         ))
     })?;
-    Ok((format!("the source of {topic} (SOURCES)"), url))
+    let name = format!("the source of {topic} (SOURCES)");
+    let target = connection::target_of(&name, url)?;
+    Ok((name, target))
 }
 
 fn of_topic<'a>(list: &'a [crate::settings::OfTopic], topic: &str) -> Option<&'a Secret> {
     list.iter().find(|of| of.topic == topic).map(|of| &of.value)
 }
 
-async fn connect((name, url): &Url<'_>) -> Result<Client, Failure> {
-    let settings = connection::config_of(name, url)?;
-    let client = connection::connect(&settings).await;
+async fn connect((name, target): &Place) -> Result<Client, Failure> {
+    let client = connection::connect(target).await;
     client.map_err(|err| side::failed(&format!("{name}: postgres does not answer"), &err))
 }

@@ -19,7 +19,7 @@ use kafka_client::{Next, TopicReader};
 use rdkafka::consumer::Consumer as _;
 
 use crate::kafka::servers::Kafka;
-use crate::kafka::{self, Observer, Quiet};
+use crate::kafka::{self, Observer};
 use crate::process::failure::Failure;
 
 /// Time that Kafka has to tell what follows the positions.
@@ -60,12 +60,9 @@ impl Tails {
     /// # Errors
     /// A property of Kafka's is unknown or has a wrong value.
     pub(crate) fn new(servers: &Kafka) -> Result<Self, Failure> {
-        let mut config = kafka::outsider(servers, &servers.group_id);
-        config
-            .set("enable.partition.eof", "true")
-            // A position before the topic's beginning has nothing to be read from, and must not be taken for one at the end.
-            .set("auto.offset.reset", "error");
-        let observer = config.create_with_context(Quiet).map_err(|err| kafka::refused(&err))?;
+        // A position before the topic's beginning has nothing to be read from, and must not be taken for one at the end.
+        let wanted = [("enable.partition.eof", "true"), ("auto.offset.reset", "error")];
+        let observer = kafka::observer_with(servers, &wanted)?;
         Ok(Self {
             observer: Arc::new(observer),
             looked: BTreeMap::new(),

@@ -1,21 +1,21 @@
 //! The connection to the views' database: one, with its statements prepared once, and made again whenever it is lost.
 
-use crate::postgres::connection::{config, connect};
+use crate::postgres::connection::connect;
 mod pausing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service::{Readiness, Secret};
+use pg_replication::Target;
+use service::Readiness;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres::{Client, Statement};
 
 use crate::contract::{self, Contracts};
 use crate::letters::store;
 use crate::postgres::outage::Outage;
 use crate::postgres::refusal;
-use crate::process::failure::Failure;
 use crate::process::faults;
 use crate::views::catalog::Kept;
 use crate::views::pauses::Cause;
@@ -26,7 +26,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The views' database.
 pub struct Database {
-    config: Config,
+    target: Target,
     /// Before the installation what `VIEWS` has, from then on what the database keeps.
     pub(crate) views: Arc<[View]>,
     pub(crate) contracts: Arc<Contracts>,
@@ -54,13 +54,11 @@ pub(crate) struct Session {
 
 impl Database {
     /// No connection is made yet.
-    ///
-    /// # Errors
-    /// `url` is no connection string for Postgres.
-    pub fn new(url: &Secret, views: Arc<[View]>, readiness: Readiness) -> Result<Self, Failure> {
+    #[must_use]
+    pub fn new(target: &Target, views: Arc<[View]>, readiness: Readiness) -> Self {
         let topics = view::topics(&views);
-        Ok(Self {
-            config: config(url)?,
+        Self {
+            target: target.clone(),
             contracts: Arc::new(contract::of_all(&topics)),
             topics,
             views,
@@ -69,7 +67,7 @@ impl Database {
             refused_in_a_row: HashMap::new(),
             owner: String::new(),
             session: None,
-        })
+        }
     }
 
     /// The session, made anew where there is none; waits for as long as Postgres is away.
@@ -139,7 +137,7 @@ impl Database {
 
     /// A new connection with the session's settings.
     pub(crate) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        connect(&self.config).await
+        connect(&self.target).await
     }
 
     /// A connection that was lost may have been so for as long as the views have changed. Whoever holds partitions under an epoch of

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kafka_client::{Next, TopicReader};
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer as _;
 
 use super::keys::Key;
@@ -14,14 +14,13 @@ use crate::commands::rebuild::reading;
 use crate::contract::letter::Fate;
 use crate::contract::place::place;
 use crate::kafka::servers::Kafka;
-use crate::kafka::{self, Observer, Quiet, REQUEST_TIMEOUT};
+use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Those of the topics that Kafka says are not compacted.
 pub(super) async fn not_compacted(servers: &Kafka, topics: &[String]) -> anyhow::Result<BTreeSet<String>> {
-    let config = kafka::outsider(servers, &servers.group_id);
-    let admin: AdminClient<Quiet> = config.create_with_context(Quiet)?;
+    let admin = kafka::admin(servers)?;
     let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let mut plain = BTreeSet::new();

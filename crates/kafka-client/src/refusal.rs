@@ -21,7 +21,7 @@ impl Refused {
     }
 }
 
-/// Whether Kafka's authorizer denied what was asked; `docs/operations.md` lists what each command needs.
+/// Whether Kafka's authorizer denied what was asked.
 fn is_missing_acl(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -34,7 +34,7 @@ fn is_missing_acl(code: RDKafkaErrorCode) -> bool {
 
 /// What a client's errors said last; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(in crate::kafka) struct Reasons(Arc<Mutex<Inner>>);
+pub struct Reasons(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -43,7 +43,8 @@ struct Inner {
 }
 
 impl Reasons {
-    pub(in crate::kafka) fn note(&self, error: &KafkaError, reason: &str) {
+    /// For [`rdkafka::ClientContext::error`].
+    pub fn note(&self, error: &KafkaError, reason: &str) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal(error.rdkafka_error_code(), reason) {
             Some(refused) => inner.refused = Some(refused),
@@ -51,12 +52,20 @@ impl Reasons {
         }
     }
 
-    pub(in crate::kafka) fn refused(&self) -> Option<Refused> {
+    /// The last refusal, if there was one.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
     }
 
+    /// Forgets a refusal: the cluster has let the client in.
+    pub fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = None;
+    }
+
     /// Why a question has no answer.
-    pub(in crate::kafka) fn explain(&self, err: KafkaError) -> anyhow::Error {
+    #[must_use]
+    pub fn explain(&self, err: KafkaError) -> anyhow::Error {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &inner.trouble {
             Some(trouble) => anyhow::Error::new(err).context(format!("kafka does not answer ({trouble})")),

@@ -1,0 +1,152 @@
+//! Sessions of tokio-postgres against a server that demands TLS, certificates and passwords: as our own.
+
+mod secured;
+
+use pg_replication::{SessionError, Target};
+use secured::Server;
+use secured::middle::{Middle, Upstream};
+
+/// What a session says of itself, or why there is none.
+async fn session(target: &Target) -> Result<(String, bool), String> {
+    let opened = target.open_tokio_postgres(|_config| {}).await;
+    let (client, connection) = opened
+        .map_err(|err| SessionError::words_for(&err).unwrap_or_else(|| format!("{:#}", anyhow::Error::from(err))))?;
+    let served = tokio::spawn(connection);
+    let sql = "select current_user::text, ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    let row = client.query_one(sql, &[]).await.expect("SQL");
+    drop(client);
+    served.await.expect("no panic").expect("a clean end");
+    Ok((row.get(0), row.get(1)))
+}
+
+async fn through(server: &Server, login: &str, host: &str, parameters: &str) -> Result<(String, bool), String> {
+    let url = format!(
+        "postgres://{login}@{host}:{}/postgres?{parameters}",
+        server.postgres.port()
+    );
+    session(&Target::parse(&url).expect("a target")).await
+}
+
+#[tokio::test]
+async fn each_sslmode_means_what_it_means_for_our_own_sessions() {
+    let server = Server::get().await;
+    let root = |name: &str| server.path(name).display().to_string();
+    let (right, wrong) = (root("ca.crt"), root("other-ca.crt"));
+    let is_tls = Ok(("over_tls".to_owned(), true));
+    for (host, parameters) in [
+        ("localhost", format!("sslmode=verify-full&sslrootcert={right}")),
+        ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={right}")),
+        ("127.0.0.1", "sslmode=require".to_owned()),
+        ("127.0.0.1", "sslmode=prefer".to_owned()),
+    ] {
+        let said = through(server, "over_tls:right", host, &parameters).await;
+        assert_eq!(said, is_tls, "{parameters}");
+    }
+    for (host, parameters, words) in [
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-full&sslrootcert={right}"),
+            "not valid for name",
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={wrong}"),
+            "TLS handshake failed: invalid peer certificate: ",
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-ca&sslrootcert={wrong}"),
+            "invalid peer certificate",
+        ),
+        (
+            "localhost",
+            "sslmode=verify-full&sslrootcert=/nowhere/ca".to_owned(),
+            "cannot read sslrootcert /nowhere/ca: ",
+        ),
+        (
+            "localhost",
+            "sslmode=disable".to_owned(),
+            "pg_hba.conf rejects connection",
+        ),
+    ] {
+        let said = through(server, "over_tls:right", host, &parameters).await;
+        let said = said.expect_err(&parameters);
+        assert!(said.contains(words), "{parameters}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_and_a_password_from_a_file_log_in() {
+    let server = Server::get().await;
+    let file = |name: &str| server.path(name).display().to_string();
+    let certified = |name: &str| {
+        let (certificate, key) = (file(&format!("{name}.crt")), file(&format!("{name}.key")));
+        format!("sslmode=require&sslcert={certificate}&sslkey={key}")
+    };
+    let said = through(server, "with_certificate", "localhost", &certified("client")).await;
+    assert_eq!(said, Ok(("with_certificate".to_owned(), true)));
+    let said = through(server, "with_certificate", "localhost", &certified("stranger")).await;
+    said.expect_err("a stranger's certificate");
+
+    // The file is read for each session.
+    server.write("tokio-password", "right\n");
+    let url = format!(
+        "postgres://with_password@127.0.0.1:{}/postgres?sslmode=disable&passwordfile={}",
+        server.postgres.port(),
+        file("tokio-password")
+    );
+    let target = Target::parse(&url).expect("a target");
+    assert_eq!(session(&target).await, Ok(("with_password".to_owned(), false)));
+    server.write("tokio-password", "wrong-secret\n");
+    let said = session(&target).await.expect_err("a wrong password");
+    assert!(
+        said.contains("password authentication failed") && !said.contains("wrong-secret"),
+        "{said}"
+    );
+    std::fs::remove_file(server.path("tokio-password")).expect("the file");
+    let said = session(&target).await.expect_err("no password");
+    assert!(
+        said.starts_with(&format!("`passwordfile` {} cannot be read: ", file("tokio-password"))),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_refused_where_tls_is_demanded() {
+    let server = Server::get().await;
+    let url = |parameters: &str| {
+        let directory = server.postgres.socket_directory();
+        format!(
+            "postgres://postgres@localhost/postgres?host={}&port={}&{parameters}",
+            directory.display(),
+            server.postgres.port()
+        )
+    };
+    // A Unix socket needs none.
+    let target = Target::parse(&url("sslmode=require")).expect("a target");
+    assert_eq!(session(&target).await, Ok(("postgres".to_owned(), false)));
+    let deaf = secured::middle::without_tls().await;
+    let target = Target::parse(&format!("postgres://u@127.0.0.1:{deaf}/d?sslmode=require")).expect("a target");
+    let said = session(&target).await;
+    assert_eq!(said, Err("the server has no TLS, but sslmode demands it".to_owned()));
+}
+
+#[tokio::test]
+async fn a_man_in_the_middle_whose_certificate_nobody_looks_at_is_found_out() {
+    let server = Server::get().await;
+    let said = through(
+        server,
+        "over_tls:right",
+        "localhost",
+        "sslmode=require&channel_binding=require",
+    )
+    .await;
+    assert_eq!(said, Ok(("over_tls".to_owned(), true)));
+    let middle = Middle::start(server, "stranger", Upstream::Tls).await;
+    for parameters in ["channel_binding=prefer", "channel_binding=require"] {
+        let said = session(&middle.target(&format!("sslmode=require&{parameters}"))).await;
+        let said = said.expect_err("the server must refuse the binding");
+        assert!(said.contains("channel binding"), "{said}");
+    }
+    assert!(middle.heard("SCRAM-SHA-256-PLUS"), "the binding is what was refused");
+}

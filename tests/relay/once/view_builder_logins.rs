@@ -1,0 +1,134 @@
+//! view-builder logs in to Kafka by the settings of the relay, and takes up replaced secrets while it runs.
+
+use std::time::Duration;
+
+use rig::view_rig::{DEADLINE, Event, ViewRig};
+use serde_json::json;
+use stack::{Program, eventually_ok};
+
+use crate::relay::secured::{PASSWORD, Secured, token};
+
+const TABLE: &str = "create table if not exists item (id bigint primary key, version bigint not null, name text);";
+
+fn apply(topic: &str) -> String {
+    format!(
+        "-- Every item.
+-- topics: {topic}
+insert into item as known (id, version, name)
+select key, version, entity ->> 'name'
+from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, key, version, type, entity)
+order by key
+on conflict (id) do update set version = excluded.version, name = excluded.name
+where known.version <= excluded.version"
+    )
+}
+
+/// A view of one topic with an event in it, and a builder that goes through the listener with these properties.
+async fn builder(secured: &Secured, name: &str, properties: &str) -> (ViewRig, String, Program) {
+    let rig = ViewRig::on(std::sync::Arc::clone(&secured.servers), name).await;
+    let topic = rig.topic("item");
+    rig.create_topic(&topic, 1, &[]).await.expect("a topic");
+    rig.write_view("item", TABLE, &apply(&topic));
+    let builder = secured.through(rig.builder("builder"), "LOGIN", properties);
+    insert(&rig, &topic, 1).await;
+    (rig, topic, builder)
+}
+
+async fn insert(rig: &ViewRig, topic: &str, id: i64) {
+    let event = Event::of(topic, 0, id, 1, Some(&json!({"name": "a"})));
+    rig.produce(topic, [event]).await.expect("an event");
+}
+
+async fn has_applied(rig: &ViewRig, topic: &str, builder: &Program) {
+    let applied = rig.wait_applied(topic).await;
+    applied.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
+}
+
+/// Waits until its readiness has this text.
+async fn says(rig: &ViewRig, builder: &Program, text: &str) {
+    let said = eventually_ok(DEADLINE, text, || async {
+        let (_, reasons) = rig.readiness(builder).await?;
+        anyhow::ensure!(reasons.contains(text), "{reasons}");
+        Ok(())
+    });
+    said.await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
+}
+
+#[tokio::test]
+async fn a_builder_logs_in_by_a_token_from_a_file_and_an_expired_one_is_told() {
+    let secured = Secured::get().await;
+    let (rig, topic, builder) = builder(secured, "views_token", &secured.login("OAUTHBEARER")).await;
+    let builder = builder.with_env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("token"));
+    builder.start().expect("a start");
+    has_applied(&rig, &topic, &builder).await;
+    builder.stop().await.expect("a clean end");
+
+    let builder = builder.with_env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("expired-token"));
+    let logged = builder.log_text().len();
+    let status = builder.run_for_status(&["status"]).await.expect("it ends");
+    let log = builder.log_text()[logged..].to_owned();
+    assert!(
+        status.code() == Some(1) && log.contains("the OAuth token") && log.contains("expired"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_builder_reads_its_token_again_before_it_expires() {
+    // A broker takes one login a second on a connection: librdkafka has one when the token is four fifths old.
+    const LIFETIME: Duration = Duration::from_secs(16);
+    let secured = Secured::get().await;
+    secured.write("views-renewed-token", &token(LIFETIME));
+    let (rig, topic, builder) = builder(secured, "views_token_again", "").await;
+    let builder = secured
+        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
+        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-renewed-token"));
+    builder.start().expect("a start");
+    has_applied(&rig, &topic, &builder).await;
+    // Longer than two tokens last; who did not log in again would be cut off.
+    let started = std::time::Instant::now();
+    while started.elapsed() < LIFETIME * 9 / 4 {
+        secured.write("views-renewed-token", &token(LIFETIME));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    insert(&rig, &topic, 2).await;
+    has_applied(&rig, &topic, &builder).await;
+    let log = builder.log_text();
+    assert!(
+        !log.contains("takes the place of this one") && !log.contains("refuses the connection"),
+        "{log}"
+    );
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_builder_whose_password_is_replaced_joins_its_group_with_the_new_one() {
+    const USER: &str = "rotating_views";
+    let secured = Secured::get().await;
+    let kafka = &secured.servers.kafka;
+    kafka.add_scram_user(USER, "canary-wrong").await.expect("a user");
+    secured.write("views-password", PASSWORD);
+    let properties = format!("{}\nsasl.username={USER}", secured.login("SCRAM-SHA-256"));
+    let (rig, topic, builder) = builder(secured, "views_rotation", &properties).await;
+    let files = format!("sasl.password={}", secured.path("views-password"));
+    let builder = builder.with_env("KAFKA_PROPERTY_FILES", &files);
+    builder.start().expect("a start");
+    says(&rig, &builder, "kafka refuses the connection: authentication failed").await;
+    let process = builder.process().expect("it runs").id();
+
+    secured.write("views-password", "canary-wrong\n");
+    has_applied(&rig, &topic, &builder).await;
+    assert_eq!(
+        builder.process().expect("it runs").id(),
+        process,
+        "it is the same process"
+    );
+    let log = builder.log_text();
+    assert!(
+        log.contains("another kafka client takes the place of this one"),
+        "{log}"
+    );
+    assert!(!log.contains("canary-"), "no secret is told");
+    builder.stop().await.expect("a clean end");
+}
