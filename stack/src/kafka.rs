@@ -1,5 +1,6 @@
 //! A node of real Apache Kafka (KRaft: broker and controller in one process), from Maven's jars.
 
+mod classes;
 mod configuration;
 mod release;
 mod tools;
@@ -80,6 +81,16 @@ impl Kafka {
 
     /// Formats the storage of the node `id` of a cluster where there is none yet, and does not start it; its port is the layout's.
     pub(crate) async fn format_in(layout: Layout, id: usize, options: KafkaOptions) -> anyhow::Result<Self> {
+        let release = Release::get(options.version.as_deref().unwrap_or(VERSION)).await?;
+        Self::format_release(release, layout, id, options).await
+    }
+
+    async fn format_release(
+        release: Release,
+        layout: Layout,
+        id: usize,
+        options: KafkaOptions,
+    ) -> anyhow::Result<Self> {
         let mut listeners = Vec::new();
         for (name, protocol) in options.listeners {
             let port = port::free()?;
@@ -87,7 +98,7 @@ impl Kafka {
         }
         let kafka = Self {
             process: Mutex::new(None),
-            release: Release::get(options.version.as_deref().unwrap_or(VERSION)).await?,
+            release,
             layout,
             id,
             listeners,
@@ -168,8 +179,16 @@ impl Kafka {
     /// # Errors
     /// It does not come up.
     pub async fn start_again(&self) -> anyhow::Result<()> {
+        self.start_with(&[]).await
+    }
+
+    /// As [`Kafka::start_again`], with further arguments for Java.
+    async fn start_with(&self, java_arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = self.java("logging.properties", self.memory());
-        command.arg("kafka.Kafka").arg(self.configuration());
+        command
+            .args(java_arguments)
+            .arg("kafka.Kafka")
+            .arg(self.configuration());
         let process = Process::spawn(self.name(), &mut command, &self.log(), Ending::Kill)?;
         let address = self.address();
         let deadline = self.deadline(START_DEADLINE);
@@ -222,6 +241,7 @@ impl Kafka {
             // A tool lives for seconds: compile little, collect with one thread.
             command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         }
+        command.args(classes::arguments(self.release.classes.as_deref()));
         command
             .arg(format!(
                 "-Dlog4j.configurationFile={}",

@@ -1,3 +1,4 @@
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,13 +8,7 @@ use serde_json::Value;
 #[test]
 fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
     let root = repository();
-    let ignored = std::fs::read_to_string(root.join(".dockerignore")).expect(".dockerignore can be read");
-    let copied: Vec<&Path> = ignored
-        .lines()
-        .filter_map(|line| line.strip_prefix('!'))
-        .map(Path::new)
-        .collect();
-
+    let copied = let_in(&root);
     for member in members(&root) {
         let folder = member.strip_prefix(&root).expect("a member lies in the repository");
         assert!(
@@ -22,6 +17,38 @@ fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
             folder.display()
         );
     }
+}
+
+/// The engine compiles in a folder that has only what .dockerignore lets in. cargo must find there all that it needs before it compiles.
+#[test]
+fn cargo_finds_a_whole_workspace_in_the_context_of_the_images() {
+    let root = repository();
+    let context = tempfile::tempdir().expect("a folder");
+    for path in let_in(&root) {
+        symlink(root.join(&path), context.path().join(&path)).expect("a link");
+    }
+    // It says how the programs are linked. Without it cargo would link them in another way, and say nothing.
+    assert!(
+        context.path().join(".cargo/config.toml").is_file(),
+        ".dockerignore leaves .cargo/config.toml out"
+    );
+    let found = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--locked", "--offline", "--depth", "0"])
+        .current_dir(context.path())
+        .output()
+        .expect("cargo can be run");
+    let answer = String::from_utf8_lossy(&found.stderr);
+    assert!(
+        found.status.success(),
+        "cargo refuses what .dockerignore lets in: {answer}"
+    );
+}
+
+/// The files and folders of the repository that .dockerignore lets in.
+fn let_in(root: &Path) -> Vec<PathBuf> {
+    let ignored = std::fs::read_to_string(root.join(".dockerignore")).expect(".dockerignore can be read");
+    let lines = ignored.lines().filter_map(|line| line.strip_prefix('!'));
+    lines.map(PathBuf::from).collect()
 }
 
 pub(crate) fn repository() -> PathBuf {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use super::write;
+use super::{classes, write};
 use crate::cache::{self, Entry};
 use crate::maven;
 
@@ -18,6 +18,8 @@ const POM: &str = include_str!("pom.xml");
 pub(super) struct Release {
     pub(super) version: String,
     pub(super) jars: PathBuf,
+    /// What Java builds of the classes at a start, kept: see [`classes`](super::classes). None: they are loaded from the jars.
+    pub(super) classes: Option<PathBuf>,
 }
 
 impl Release {
@@ -26,11 +28,17 @@ impl Release {
     /// # Errors
     /// Java is missing or too old, `version` is no version, or the download failed.
     pub(super) async fn get(version: &str) -> anyhow::Result<Self> {
-        check_java().await?;
-        Ok(Self {
+        let java = check_java().await?;
+        let mut release = Self {
             version: version.to_owned(),
             jars: jars(version).await?,
-        })
+            classes: None,
+        };
+        // Of the others too few are started to be worth it.
+        if version == VERSION {
+            release.classes = classes::archive(&release, &java).await;
+        }
+        Ok(release)
     }
 
     /// The class of a command line tool that moved between releases: `org.apache.kafka.tools` has it in newer ones, `kafka.admin` in older ones.
@@ -81,7 +89,8 @@ pub(super) fn java_program() -> PathBuf {
     }
 }
 
-async fn check_java() -> anyhow::Result<()> {
+/// What Java says of its version, which has to be new enough.
+async fn check_java() -> anyhow::Result<String> {
     let mut command = Command::new(java_program());
     command.arg("-version");
     let output = tokio::process::Command::from(command).output().await.context(
@@ -89,7 +98,7 @@ async fn check_java() -> anyhow::Result<()> {
     )?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     match java_version(&text) {
-        Some(17..) => Ok(()),
+        Some(17..) => Ok(text),
         Some(old) => bail!("this java is {old}: Kafka needs Java 17 or newer"),
         None => bail!("cannot tell the version of java: {}", text.trim()),
     }

@@ -8,14 +8,14 @@ use super::TestDatabase;
 
 /// Each view's name, and the query that computes it from the tables `reference_user` and `reference_post`. Its columns are the view's.
 const VIEWS: [(&str, &str); 3] = [
-    ("post_stats", include_str!("../../../sql/reference/post_stats.sql")),
+    ("post_stats", include_str!("../../../../sql/reference/post_stats.sql")),
     (
         "user_activity",
-        include_str!("../../../sql/reference/user_activity.sql"),
+        include_str!("../../../../sql/reference/user_activity.sql"),
     ),
     (
         "department_performance",
-        include_str!("../../../sql/reference/department_performance.sql"),
+        include_str!("../../../../sql/reference/department_performance.sql"),
     ),
 ];
 

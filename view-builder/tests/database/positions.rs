@@ -1,14 +1,10 @@
 //! Positions and views move together, under one holder.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
+use super::support::{TestDatabase, assert_applied, is_fenced, place, shipped_views, user};
 use view_builder::Failure;
 use view_builder::builder::beginning::Beginning;
 use view_builder::builder::claim::Start;

@@ -1,10 +1,6 @@
 //! What each kind of event makes of `user_view`.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
-use support::{TestDatabase, deletion, user};
+use super::support::{TestDatabase, deletion, user};
 
 /// Name and version of user 7, or nothing.
 async fn seven(database: &TestDatabase) -> Vec<Vec<String>> {
@@ -158,7 +154,7 @@ async fn a_batch_with_a_whole_life_ends_with_its_last_event() {
         user(-5, 1, "negative", Some("b"), "ACTIVE"),
     ];
     let applied = builder.apply(1, &life).await;
-    assert_eq!(applied.reached, [(support::place(1), 5)]);
+    assert_eq!(applied.reached, [(super::support::place(1), 5)]);
     assert_eq!(
         database.rows("select user_id, name from user_view order by 1").await,
         [["-5", "negative"], ["7", "two"]]

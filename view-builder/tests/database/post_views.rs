@@ -1,12 +1,8 @@
 //! `post_stats`, `user_activity` and `department_performance` are what the latest events say, in whatever order they came.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
-use support::lives::{Dice, Views, apply, builder, lives};
-use support::reference::Reference;
-use support::{TestDatabase, deletion, post, post_deletion, shipped_views, user};
+use super::support::lives::{Dice, Views, apply, builder, lives};
+use super::support::reference::Reference;
+use super::support::{TestDatabase, deletion, post, post_deletion, shipped_views, user};
 
 #[tokio::test]
 async fn each_kind_of_event_is_told_by_the_three_views() {

@@ -1,13 +1,9 @@
 //! What a batch costs follows the batch, not the table: the same batch touches as many blocks in a view ten times larger.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 
-use support::{TestDatabase, shipped_views};
+use super::support::{TestDatabase, shipped_views};
 
 const BATCH_EVENTS: i64 = 1_000;
 const SMALL_ROWS: i64 = 10_000;

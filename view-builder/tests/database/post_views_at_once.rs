@@ -1,12 +1,8 @@
 //! Several builders that keep `post_stats`, `user_activity` and `department_performance` at once lose nothing and do not deadlock.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
-use support::lives::{Dice, Views, apply, builder, lives};
-use support::reference::Reference;
-use support::{TestDatabase, deletion, post, post_deletion, shipped_views, user};
+use super::support::lives::{Dice, Views, apply, builder, lives};
+use super::support::reference::Reference;
+use super::support::{TestDatabase, deletion, post, post_deletion, shipped_views, user};
 
 /// A view's own statement with one event.
 fn apply_text(view: &str, value: &str) -> String {

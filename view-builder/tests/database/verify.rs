@@ -1,14 +1,10 @@
 //! What `view-builder verify` tells of a view and its source, on real PostgreSQL; where the events are is each test's to say.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::support::{Builder, TestDatabase, deletion, post, posts_place, shipped_views, user};
 use clap::Parser as _;
-use support::{Builder, TestDatabase, deletion, post, posts_place, shipped_views, user};
 use view_builder::commands::verify::arrival::{Arrival, Arrived, Behind};
 use view_builder::commands::verify::compare::{Outcome, State, compare};
 use view_builder::commands::verify::file::{Origin, parse};
@@ -85,7 +81,7 @@ impl World {
     async fn empty() -> Self {
         let users = TestDatabase::create().await;
         // The real table, without the roles that a test's cluster does not have.
-        let (table, _) = include_str!("../../sql/users/0001_users.sql")
+        let (table, _) = include_str!("../../../sql/users/0001_users.sql")
             .split_once("grant ")
             .unwrap();
         users.sql.batch_execute(table).await.unwrap();
@@ -417,7 +413,7 @@ const ACTIVITY: [(&str, &str); 5] = [
 #[tokio::test]
 async fn activity_is_compared_with_users_and_posts_and_its_derived_tables_with_their_recomputation() {
     let world = World::equal().await;
-    let (table, _) = include_str!("../../sql/posts/0001_posts.sql")
+    let (table, _) = include_str!("../../../sql/posts/0001_posts.sql")
         .split_once("grant ")
         .unwrap();
     world.users.sql.batch_execute(table).await.unwrap();
@@ -436,7 +432,7 @@ async fn activity_is_compared_with_users_and_posts_and_its_derived_tables_with_t
     let posts = [(11_i64, 1), (12, 1), (13, 2), (14, 99)]
         .map(|(id, author)| post(id, 1, author, id.unsigned_abs(), 2 * id.unsigned_abs()));
     let part = builder.part(&posts_place(0), &posts);
-    support::assert_applied(&builder.apply_batch(Batch { parts: vec![part] }).await);
+    super::support::assert_applied(&builder.apply_batch(Batch { parts: vec![part] }).await);
 
     let views = load_all(&shipped_views()).unwrap();
     let view = views.iter().find(|view| view.name == "activity").unwrap();

@@ -1,10 +1,6 @@
 //! `department_stats` is at every moment what counting `user_view` gives.
 
-#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
-
-mod support;
-
-use support::{TestDatabase, deletion, shipped_views, user};
+use super::support::{TestDatabase, deletion, shipped_views, user};
 
 /// A small generator of numbers, the same in every run.
 struct Dice(u64);
@@ -153,7 +149,7 @@ async fn concurrent_batches_and_edits_by_hand_on_the_same_departments_do_not_dea
                 let first = i64::from(partition) * 1_000;
                 let events = random_events(&mut dice, 50, first, 40, &mut version);
                 let applied = builder.apply(partition, &events).await;
-                support::assert_applied(&applied);
+                super::support::assert_applied(&applied);
             }
         }));
     }
