@@ -2,7 +2,7 @@
 //!
 //! The relay reads no payload and queries no business table. It creates no slot and sets no checkpoint unless an operator's
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
-//! [`relay::startup`] argues why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
+//! [`relay::startup::start`] says why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
 
 pub mod cli;
 pub mod commands;

@@ -8,10 +8,13 @@ use crate::findings::failover;
 use crate::findings::outbox_check;
 use crate::findings::server_check;
 use crate::findings::topic_check;
+use crate::outbox::publication::require_usable_publication;
+use crate::outbox::rows::text;
 use crate::outbox::source;
+use crate::outbox::table::has_table;
 use crate::process::stop::RelayError;
 use crate::relay::pause;
-use crate::relay::startup::{names, read_checkpoint};
+use crate::relay::survey::read_last_checkpoint;
 use crate::settings::Config;
 use outbox_router::{Column, Plan};
 use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
@@ -22,9 +25,9 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.extend(config.ids_may_meet().map(Finding::Warning));
     match Connection::open(&config.target, Mode::Replication).await {
         Ok(mut connection) => {
-            // In the order of `survey`, since a relay may be publishing.
-            let slot = source::slot(&mut connection, &config.slot).await;
-            let kafka = read_checkpoint(config.clone()).await;
+            // In the order of `take_survey`, since a relay may be publishing.
+            let slot = source::find_slot(&mut connection, &config.slot).await;
+            let kafka = read_last_checkpoint(config.clone()).await;
             if let Err(err) = check_server(&mut connection, config, &mut findings).await {
                 findings.push(Finding::Problem(format!("Postgres: {err:#}")));
             }
@@ -61,7 +64,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 _ => "",
             };
             findings.push(Finding::Problem(format!("{err:#}{hint}")));
-            if let Err(err) = read_checkpoint(config.clone()).await {
+            if let Err(err) = read_last_checkpoint(config.clone()).await {
                 findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
                     config.kafka.bootstrap_servers
@@ -78,8 +81,8 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
     findings.extend(failover::findings(connection, &config.slot).await?);
     check_table(connection, config, findings).await?;
     findings.extend(outbox_check::look(connection, config).await?.findings(&config.router));
-    match source::usable_publication(connection, config).await {
-        Ok(_) if config.message_prefix.is_some() && !source::has_table(connection, config).await? => {
+    match require_usable_publication(connection, config).await {
+        Ok(_) if config.message_prefix.is_some() && !has_table(connection, config).await? => {
             findings.push(Finding::Good(format!("publication {} exists", config.publication)));
         }
         Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),
@@ -105,8 +108,8 @@ async fn check_table(connection: &mut Connection, config: &Config, findings: &mu
     let mut columns = Vec::new();
     for row in connection.rows(&sql).await? {
         columns.push(Column {
-            name: source::text(&row, 0)?.to_owned(),
-            type_oid: source::text(&row, 1)?.parse()?,
+            name: text(&row, 0)?.to_owned(),
+            type_oid: text(&row, 1)?.parse()?,
         });
     }
     findings.push(if columns.is_empty() && config.message_prefix.is_some() {
@@ -129,19 +132,23 @@ async fn check_lineage(
     connection: &mut Connection,
     config: &Config,
     slot: anyhow::Result<Option<Slot>>,
-    found: Option<&crate::kafka::Found>,
+    found: Option<&crate::kafka::StoredCheckpoint>,
     findings: &mut Vec<Finding>,
 ) -> anyhow::Result<()> {
-    let system = source::identify(connection).await?;
-    let publication = match source::usable_publication(connection, config).await {
+    let system = source::identify_server(connection).await?;
+    let publication = match require_usable_publication(connection, config).await {
         Ok(publication) => publication,
         // Said already.
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
-    let source = source::source(&system, &config.target.database, slot?, &publication);
+    let source = source::describe_source(&system, &config.target.database, slot?, &publication);
     findings.push(
-        match verify(&source, found.map(|found| &found.checkpoint), names(config)) {
+        match verify(
+            &source,
+            found.map(|found| &found.checkpoint),
+            config.names_for_messages(),
+        ) {
             Ok(checkpoint) => {
                 let written_ms = found.and_then(|found| found.written_ms);
                 match written_for_this_server(&source, checkpoint, written_ms) {
@@ -180,8 +187,8 @@ pub fn report(findings: &[Finding]) -> String {
 /// Postgres or Kafka does not answer.
 pub async fn status(config: &Config) -> Result<String, RelayError> {
     let mut connection = Connection::open(&config.target, Mode::Replication).await?;
-    let found = read_checkpoint(config.clone()).await?;
-    let system = source::identify(&mut connection).await?;
+    let found = read_last_checkpoint(config.clone()).await?;
+    let system = source::identify_server(&mut connection).await?;
     let sql = format!(
         "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
                 coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')
@@ -202,14 +209,11 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
     match rows.first() {
         None => lines.push(("slot", format!("{} does not exist", config.slot))),
         Some(row) => lines.extend([
-            (
-                "slot",
-                format!("{}, read by backend {}", config.slot, source::text(row, 0)?),
-            ),
-            ("confirmed", source::text(row, 1)?.to_owned()),
-            ("WAL status", source::text(row, 2)?.to_owned()),
-            ("WAL kept for the slot", source::text(row, 3)?.to_owned()),
-            ("WAL left before it is lost", source::text(row, 4)?.to_owned()),
+            ("slot", format!("{}, read by backend {}", config.slot, text(row, 0)?)),
+            ("confirmed", text(row, 1)?.to_owned()),
+            ("WAL status", text(row, 2)?.to_owned()),
+            ("WAL kept for the slot", text(row, 3)?.to_owned()),
+            ("WAL left before it is lost", text(row, 4)?.to_owned()),
         ]),
     }
     match found {

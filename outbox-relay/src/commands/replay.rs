@@ -26,14 +26,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::checkpoint::{Lineage, State};
-use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
-use crate::kafka::{Delivery, Found, Publisher, partition_counts};
-use crate::outbox::source::{self, text};
+use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot, RowOrder};
+use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
+use crate::outbox::rows::text;
+use crate::outbox::source;
 use crate::parking::log::entries_off_thread;
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
-use crate::relay::startup::read_checkpoint;
+use crate::relay::survey::read_last_checkpoint;
 use crate::settings::{Config, ReplayOptions};
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
@@ -73,7 +74,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     let condition = condition(config, options, snapshot.has_created_at())?;
     // The first query takes the snapshot; the WAL's end is asked for after it.
     let planned = plan(config, &mut snapshot, &condition).await?;
-    let system = source::identify(&mut connection).await?;
+    let system = source::identify_server(&mut connection).await?;
     let written_up_to = wal_insert_position(&mut connection).await?;
     if planned.rows == 0 {
         return Ok(format!(
@@ -256,8 +257,8 @@ async fn wait_until_published(
     let started = Instant::now();
     let mut said = false;
     loop {
-        let found = read_checkpoint(config.clone()).await?;
-        if let Some(Found { checkpoint, .. }) = found
+        let found = read_last_checkpoint(config.clone()).await?;
+        if let Some(StoredCheckpoint { checkpoint, .. }) = found
             && checkpoint.state == State::Running
             && checkpoint.lineage.system_identifier == system_identifier
             && (checkpoint.published.lsn >= wal_end || faults::is_planted(Bug::ReplayUnpublished))
@@ -336,7 +337,9 @@ async fn publish(
     let mut writer = ExistingRowsWriter::for_replay(config, &mut lineage, publisher, id);
     let mut bar = RowsProgress::start("replaying rows", planned.rows);
     let mut committed_rows = 0;
-    snapshot.open_cursor("existing", "*", condition, true).await?;
+    snapshot
+        .open_cursor("existing", "*", condition, RowOrder::OldestFirst)
+        .await?;
     loop {
         let answer = snapshot.fetch_from("existing", FETCH_ROWS).await?;
         let is_end = answer.rows.is_empty();

@@ -28,9 +28,9 @@ pub struct Source {
     pub slot: Option<Slot>,
     /// Oid of the publication's entry for the outbox table.
     pub publication_entry: u32,
-    /// See [`crate::outbox::source::Publication::version`].
+    /// See [`crate::outbox::publication::Publication::version`].
     pub publication_version: String,
-    /// See [`crate::outbox::source::Publication::outbox`].
+    /// See [`crate::outbox::publication::Publication::outbox`].
     pub outbox: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
             (slot, Some(unfinished)) if is_from_elsewhere(source, unfinished) => {
                 let mut breaks = vec![other_cluster(source, &unfinished.lineage, names)];
                 match slot {
-                    Some(slot) => breaks.extend(usable(slot, source, names).err()),
+                    Some(slot) => breaks.extend(ensure_usable(slot, source, names).err()),
                     None => breaks.push(slot_gone(source, unfinished, names)),
                 }
                 breaks
@@ -101,27 +101,30 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
             (Some(_), Some(unfinished)) if unfinished.state == State::Recovering => vec![Stop::RecoveryUnfinished {
                 slot: names.slot.to_owned(),
             }],
-            (Some(slot), _) => usable(slot, source, names)
+            (Some(slot), _) => ensure_usable(slot, source, names)
                 .err()
                 .into_iter()
                 .chain([checkpoint_missing(source, names)])
                 .collect(),
         };
     };
-    let mut breaks: Vec<Stop> = same_history(source, checkpoint, names).err().into_iter().collect();
+    let mut breaks: Vec<Stop> = ensure_same_history(source, checkpoint, names)
+        .err()
+        .into_iter()
+        .collect();
     let Some(slot) = &source.slot else {
         breaks.push(slot_gone(source, checkpoint, names));
         return breaks;
     };
-    breaks.extend(usable(slot, source, names).err());
-    breaks.extend(not_lost(slot, checkpoint, names).err());
+    breaks.extend(ensure_usable(slot, source, names).err());
+    breaks.extend(ensure_not_lost(slot, checkpoint, names).err());
     if breaks.is_empty() {
-        breaks.extend(came_along(source, slot, checkpoint, names).err());
+        breaks.extend(ensure_slot_came_along(source, slot, checkpoint, names).err());
     }
     // Another cluster's positions and objects have nothing in common with the checkpoint's.
     if source.system_identifier == checkpoint.lineage.system_identifier {
-        breaks.extend(same_positions(source, slot, checkpoint, names).err());
-        breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
+        breaks.extend(ensure_positions_fit(source, slot, checkpoint, names).err());
+        breaks.extend(ensure_publication_is_pinned(source, &checkpoint.lineage, names).err());
     }
     breaks
 }
@@ -164,7 +167,7 @@ fn slot_gone(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Stop
     }
 }
 
-fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     if slot.wal_status != "lost" {
         return Ok(());
     }
@@ -180,7 +183,7 @@ fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<()
 }
 
 /// A promoted server's slot is the one that the checkpoint knows only where Postgres kept it in step.
-fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_slot_came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     if source.timeline == checkpoint.lineage.timeline || slot.is_failover {
         return Ok(());
     }
@@ -194,7 +197,7 @@ fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Name
     })
 }
 
-fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_positions_fit(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let published = checkpoint.published.lsn;
     if source.wal_end < published || checkpoint.state == State::Behind {
         return Err(Stop::ServerBehind {
@@ -212,7 +215,7 @@ fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: 
     Ok(())
 }
 
-fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_publication_is_pinned(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
     let what = if source.publication_entry != lineage.publication_entry {
         "it, or the outbox table in it, was made anew since the checkpoint"
     } else if lineage
@@ -232,7 +235,7 @@ fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Res
     })
 }
 
-fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let lineage = &checkpoint.lineage;
     if source.system_identifier != lineage.system_identifier {
         return Err(other_cluster(source, lineage, names));
@@ -323,8 +326,8 @@ pub fn written_for_this_server(source: &Source, checkpoint: &Checkpoint, written
     })
 }
 
-fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
-    usable_slot(slot, names.slot, &source.database)
+fn ensure_usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
+    ensure_slot_is_usable(slot, names.slot, &source.database)
 }
 
 /// Whether a slot's stream is one that the relay can read.
@@ -334,7 +337,7 @@ fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
 ///
 /// # Errors
 /// [`Stop::SlotUnusable`].
-pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
+pub(crate) fn ensure_slot_is_usable(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
     let is_sent_once_committed = !slot.is_two_phase || faults::is_planted(Bug::TakeTwoPhaseSlots);
     if slot.plugin == "pgoutput" && slot.database == database && is_sent_once_committed {
         return Ok(());

@@ -5,7 +5,7 @@
 //! See <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
 
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::process::stop::Stop;
 use pg_replication::{Connection, quote_identifier, quote_literal};
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -39,7 +39,7 @@ pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Resul
         connection.server_version_num() >= 180_000,
     );
     let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
-    let partitions = crate::outbox::source::partition_tree("o.oid");
+    let partitions = crate::outbox::publication::partition_tree("o.oid");
     // A partitioned table has no rows of its own: what counts is how those are told that hold them.
     let sql = format!(
         "with outbox as (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace

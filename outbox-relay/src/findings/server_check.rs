@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::process::stop::Stop;
 use crate::settings::Config;
 use pg_replication::{Connection, Row, quote_identifier, quote_literal};

@@ -29,7 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use crate::guard::retention::{Retention, RetentionGauges};
-use crate::outbox::source::{self, text};
+use crate::outbox::publication::{self, require_usable_publication};
+use crate::outbox::rows::text;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -49,9 +50,9 @@ const SESSION_LIFETIME: Duration = Duration::from_secs(10);
 /// What must be as it was when the stream began.
 #[derive(Clone, Debug)]
 pub struct Pinned {
-    /// See [`source::Publication::version`].
+    /// See [`publication::Publication::version`].
     pub publication: String,
-    /// See [`source::Publication::outbox`].
+    /// See [`publication::Publication::outbox`].
     pub outbox: Option<String>,
     pub timeline: u32,
     /// The backend that streams to us.
@@ -288,7 +289,7 @@ impl Task {
     async fn alteration(&self) -> Stop {
         let looked = async {
             let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
-            source::usable_publication(&mut connection, &self.config).await
+            require_usable_publication(&mut connection, &self.config).await
         };
         match looked.await {
             Err(RelayError::Stop(stop)) => stop,
@@ -356,15 +357,15 @@ fn look_sql(config: &Config) -> String {
                 safe_wal_size, pg_size_bytes(current_setting('max_slot_wal_keep_size')), coalesce(wal_status, ''),
                 coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid
          from pg_replication_slots s where slot_name = {slot}",
-        version = source::VERSION,
-        outbox = source::outbox_sql(config),
-        partitions = source::partition_tree("c.oid"),
+        version = publication::VERSION,
+        outbox = publication::outbox_sql(config),
+        partitions = publication::partition_tree("c.oid"),
         p = is_undecided("p.xmax"),
         pr = is_undecided("pr.xmax"),
         pn = is_undecided("pn.xmax"),
         c = is_undecided("c.xmax"),
         i = is_undecided("i.xmax"),
-        from = source::from_publication(config),
+        from = publication::from_publication(config),
         slot = quote_literal(&config.slot)
     )
 }

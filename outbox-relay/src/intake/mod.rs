@@ -17,7 +17,7 @@ use crate::intake::batch::Batch;
 use crate::intake::poison::Judge;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::outbox::messages::MessageOutbox;
-use crate::outbox::source;
+use crate::outbox::publication;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RelayError, Stop};
@@ -292,7 +292,7 @@ impl Intake {
             publication: config.publication.clone(),
             schema: config.schema.clone(),
             table: config.table.clone(),
-            outbox_oid: lineage.outbox.as_deref().and_then(source::outbox_oid),
+            outbox_oid: lineage.outbox.as_deref().and_then(publication::outbox_oid),
             options: config.router.clone(),
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::table::table_name;
 use crate::outbox::days::{Detached, Partition, civil};
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, PgError, quote_identifier, quote_literal};

@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::Secret;
 
-use crate::kafka::{Delivery, KafkaSettings, NewTopic};
+use crate::continuity::lineage::Names;
+use crate::kafka::{CheckpointLog, Delivery, KafkaSettings, NewTopic};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use crate::settings::parking::{ParkArgs, ParkedCommand};
@@ -644,6 +645,25 @@ impl Config {
     /// The topics in which the relay keeps what is its own: no row may ever go there.
     pub fn own_topics(&self) -> impl Iterator<Item = &str> {
         [self.checkpoint_topic.as_str(), self.parking_topic.as_str()].into_iter()
+    }
+
+    /// Where this relay's checkpoints are.
+    #[must_use]
+    pub fn checkpoint_log(&self) -> CheckpointLog<'_> {
+        CheckpointLog {
+            settings: &self.kafka,
+            topic: &self.checkpoint_topic,
+        }
+    }
+
+    /// What a [`Stop`] calls the slot, the publication and the checkpoint topic.
+    #[must_use]
+    pub fn names_for_messages(&self) -> Names<'_> {
+        Names {
+            slot: &self.slot,
+            publication: &self.publication,
+            checkpoint_topic: &self.checkpoint_topic,
+        }
     }
 
     /// Key of this relay's checkpoint.

@@ -1,7 +1,20 @@
 //! Topics that have to be compacted and nothing else: the checkpoints' and the parked rows'.
 
+use crate::kafka::retention_danger;
 use crate::process::stop::Stop;
 use crate::settings::Config;
+
+/// Fails for a checkpoint topic that deletes records by their age or size: no first checkpoint may be written to it.
+///
+/// # Errors
+/// [`Stop::CheckpointTopicUnsafe`].
+pub(crate) async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Config) -> Result<(), Stop> {
+    let asked_for = "whether the checkpoint topic keeps its last record";
+    match retention_danger(&config.kafka, &config.checkpoint_topic, asked_for).await {
+        Some(what) => Err(checkpoint_topic_unsafe(config, what)),
+        None => Ok(()),
+    }
+}
 
 /// [`Stop::CheckpointTopicUnsafe`], because of `what`.
 pub(crate) fn checkpoint_topic_unsafe(config: &Config, what: String) -> Stop {

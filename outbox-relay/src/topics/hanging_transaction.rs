@@ -15,13 +15,14 @@ use service::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::kafka::{CheckpointLog, Publisher, Readers, TopicAsker, holds_key};
+use crate::kafka::{Publisher, Readers, TopicAsker, holds_key};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
+use crate::topics::checkpoint_topic::commit_checkpoint;
 
-/// Has the next start wait for `recover` where `stop` is a transaction of this relay that hangs; returns why the start ends. `known` is the
+/// Makes every later start wait for `recover`, where `stop` is a transaction of this relay that hangs. Returns why this start ends. `known` is the
 /// checkpoint, where it could be read. Blocks.
-pub(crate) fn before_it_is_ended(
+pub(crate) fn require_recover_if_hanging(
     config: &Config,
     publisher: &mut Publisher,
     readers: &Readers,
@@ -61,10 +62,7 @@ fn require_recovery(
             return Ok(());
         }
     }
-    let log = CheckpointLog {
-        settings: &config.kafka,
-        topic: &config.checkpoint_topic,
-    };
+    let log = config.checkpoint_log();
     let known = match known {
         Some(known) => Some(known),
         None => log
@@ -80,8 +78,7 @@ fn require_recovery(
         generation: known.generation + 1,
         ..known
     };
-    publisher.commit(log.topic, &key, &needed.to_json())?;
-    Handle::current().block_on(publisher.committed())?;
+    Handle::current().block_on(commit_checkpoint(publisher, config, &needed))?;
     tracing::warn!(
         topic,
         partition,

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::outbox::table::table_name;
 use crate::process::faults::{self, Bug};
 use crate::settings::Config;

@@ -12,7 +12,6 @@ use service::Shutdown;
 
 use super::{Session, parked_at};
 use crate::commands::failed_command;
-use crate::commands::init;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, RefusedRecord, Topics};
@@ -26,8 +25,9 @@ use crate::parking::send::send_entry;
 use crate::parking::topic::entry_bytes_max;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
-use crate::relay::startup::while_answering;
+use crate::relay::keepalive::{UntilShutdown, keep_stream_alive_during};
 use crate::settings::Config;
+use crate::topics::checkpoint_topic::commit_checkpoint;
 use crate::topics::destination;
 use outbox_router::{Column, Plan, RowScratch};
 use pg_replication::pgoutput::Tuple;
@@ -111,15 +111,19 @@ async fn attempt(config: &Config, which: Which, retried: &mut Retried, shutdown:
         retry.all(which).await
     };
     let mut until_told = shutdown.clone();
-    let outcome = while_answering(&mut stream, work, &mut until_told).await;
+    let outcome = keep_stream_alive_during(&mut stream, work, &mut until_told).await;
     stream.close().await;
     match outcome? {
-        Some(Ok(())) => Ok(()),
-        Some(Err(RelayError::Transient(err))) if RefusedRecord::cause_of(&err).is_some() => Err(err.into()),
-        Some(Err(err)) => Err(failed_command::ended(config, &system.identifier, err).await),
-        None => {
+        UntilShutdown::Done(Ok(())) => Ok(()),
+        UntilShutdown::Done(Err(RelayError::Transient(err))) if RefusedRecord::cause_of(&err).is_some() => {
+            Err(err.into())
+        }
+        UntilShutdown::Done(Err(err)) => {
+            Err(failed_command::end_failed_transaction(config, &system.identifier, err).await)
+        }
+        UntilShutdown::ShuttingDown => {
             let told = anyhow::anyhow!("told to stop; what is not published yet stays parked").into();
-            Err(failed_command::ended(config, &system.identifier, told).await)
+            Err(failed_command::end_failed_transaction(config, &system.identifier, told).await)
         }
     }
 }
@@ -357,7 +361,7 @@ impl<'a> Retry<'a> {
     async fn commit(&mut self) -> Result<(), RelayError> {
         self.checkpoint.parking.rows = self.entries.len() as u64;
         self.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
-        init::commit(&mut self.publisher, self.config, &self.checkpoint).await?;
+        commit_checkpoint(&mut self.publisher, self.config, &self.checkpoint).await?;
         self.retried.published += std::mem::take(&mut self.publishing);
         (self.open_rows, self.open_bytes) = (0, 0);
         if self.publisher.is_disturbed() {

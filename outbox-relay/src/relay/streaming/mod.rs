@@ -24,8 +24,9 @@ use crate::intake::{Intake, Pause};
 use crate::kafka::{Committed, Publisher};
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
+use crate::relay::keepalive::STATUS_INTERVAL;
 use crate::relay::pause::PauseGate;
-use crate::relay::startup::{STATUS_INTERVAL, Started};
+use crate::relay::startup::Proven;
 use crate::relay::topic_watch::TopicWatch;
 use crate::settings::Config;
 use crate::topics::destination;
@@ -141,25 +142,25 @@ impl StreamMetrics {
 
 impl<'c> Streaming<'c> {
     #[must_use]
-    pub fn new(config: &'c Config, transaction_bytes: u64, started: Started, pause: PauseGate) -> Self {
+    pub fn new(config: &'c Config, transaction_bytes: u64, proven: Proven, pause: PauseGate) -> Self {
         let now = Instant::now();
         let incarnation = uuid::Uuid::new_v4().to_string();
-        let progress = Progress::resume(started.checkpoint.published);
-        let mut intake = Intake::new(config, progress, &started.checkpoint.lineage, transaction_bytes);
-        let parking = Parking::resume(config, started.parked, &started.checkpoint, &mut intake);
+        let progress = Progress::resume(proven.checkpoint.published);
+        let mut intake = Intake::new(config, progress, &proven.checkpoint.lineage, transaction_bytes);
+        let parking = Parking::resume(config, proven.parked, &proven.checkpoint, &mut intake);
         Self {
             config,
-            stream: started.stream,
-            publisher: started.publisher,
+            stream: proven.stream,
+            publisher: proven.publisher,
             intake,
             checkpoint: Checkpoint {
                 format: FORMAT,
                 state: State::Running,
                 incarnation,
-                ..started.checkpoint
+                ..proven.checkpoint
             },
-            guard: started.guard,
-            topics: started.topics,
+            guard: proven.guard,
+            topics: proven.topics,
             pause,
             committing: VecDeque::new(),
             last_read_bytes: 0,
