@@ -76,17 +76,20 @@ fn describe(config: &Config, done: &Initialised) -> String {
     match done {
         Initialised::Already { checkpoint } => format!(
             "slot {} was initialised before; its checkpoint is {checkpoint}\n",
-            config.slot
+            config.source.slot
         ),
         Initialised::Created { checkpoint, rows } => {
             format!(
                 "slot {} is made; {rows} existing rows are published; the checkpoint is {checkpoint}\n",
-                config.slot
+                config.source.slot
             )
         }
-        Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.slot),
+        Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.source.slot),
         Initialised::Accepted { checkpoint, what } => {
-            format!("accepted {what}: slot {} goes on from {checkpoint}\n", config.slot)
+            format!(
+                "accepted {what}: slot {} goes on from {checkpoint}\n",
+                config.source.slot
+            )
         }
     }
 }
@@ -115,7 +118,7 @@ async fn init_patiently(
 
 async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     let mut config = args.settings.check()?;
-    config.maintenance = Some(args.maintenance.check(&config.target)?);
+    config.maintenance = Some(args.maintenance.check(&config.source.target)?);
     config.poison = args.poison;
     let readiness = Readiness::waiting_for("relay");
     panics::tell(&readiness);

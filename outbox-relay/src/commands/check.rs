@@ -23,10 +23,10 @@ use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal}
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(config.ids_may_meet().map(Finding::Warning));
-    match Connection::open(&config.target, Mode::Replication).await {
+    match Connection::open(&config.source.target, Mode::Replication).await {
         Ok(mut connection) => {
             // In the order of `take_survey`, since a relay may be publishing.
-            let slot = source::find_slot(&mut connection, &config.slot).await;
+            let slot = source::find_slot(&mut connection, &config.source.slot).await;
             let kafka = read_last_checkpoint(config.clone()).await;
             if let Err(err) = check_server(&mut connection, config, &mut findings).await {
                 findings.push(Finding::Problem(format!("Postgres: {err:#}")));
@@ -35,7 +35,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 Ok(found) => {
                     findings.push(Finding::Good(format!(
                         "Kafka answers at {}",
-                        config.kafka.bootstrap_servers
+                        config.sink.kafka.bootstrap_servers
                     )));
                     let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
                     if parked > 0 {
@@ -52,7 +52,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 }
                 Err(err) => findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.bootstrap_servers
+                    config.sink.kafka.bootstrap_servers
                 ))),
             }
         }
@@ -67,7 +67,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
             if let Err(err) = read_last_checkpoint(config.clone()).await {
                 findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.bootstrap_servers
+                    config.sink.kafka.bootstrap_servers
                 )));
             }
         }
@@ -78,17 +78,21 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 async fn check_server(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     findings.push(server_check::version_finding(connection.server_version_num()));
     findings.extend(server_check::look(connection, config).await?.findings());
-    findings.extend(failover::findings(connection, &config.slot).await?);
+    findings.extend(failover::findings(connection, &config.source.slot).await?);
     check_table(connection, config, findings).await?;
-    findings.extend(outbox_check::look(connection, config).await?.findings(&config.router));
+    findings.extend(
+        outbox_check::look(connection, config)
+            .await?
+            .findings(&config.outbox.router),
+    );
     match require_usable_publication(connection, config).await {
-        Ok(_) if config.message_prefix.is_some() && !has_table(connection, config).await? => {
-            findings.push(Finding::Good(format!("publication {} exists", config.publication)));
+        Ok(_) if config.outbox.message_prefix.is_some() && !has_table(connection, config).await? => {
+            findings.push(Finding::Good(format!("publication {} exists", config.source.publication)));
         }
-        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),
+        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.source.publication, config.outbox.schema, config.outbox.table))),
         Err(RelayError::Stop(stop)) => findings.push(Finding::Problem(format!(
             "{stop}; `outbox-relay init` makes it, or: create publication {} for table {}.{} with (publish = 'insert', publish_via_partition_root = true)",
-            config.publication, config.schema, config.table
+            config.source.publication, config.outbox.schema, config.outbox.table
         ))),
         Err(RelayError::Transient(err)) => return Err(err),
     }
@@ -98,8 +102,8 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
 async fn check_table(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     let table = format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     );
     let sql = format!(
         "select attname, atttypid from pg_attribute where attrelid = to_regclass({}) and attnum > 0 and not attisdropped order by attnum",
@@ -112,15 +116,18 @@ async fn check_table(connection: &mut Connection, config: &Config, findings: &mu
             type_oid: text(&row, 1)?.parse()?,
         });
     }
-    findings.push(if columns.is_empty() && config.message_prefix.is_some() {
+    findings.push(if columns.is_empty() && config.outbox.message_prefix.is_some() {
         Finding::Good("there is no outbox table; messages are the outbox".to_owned())
     } else if columns.is_empty() {
-        Finding::Problem(format!("table {}.{} does not exist", config.schema, config.table))
+        Finding::Problem(format!(
+            "table {}.{} does not exist",
+            config.outbox.schema, config.outbox.table
+        ))
     } else {
-        match Plan::new(&config.router, columns) {
+        match Plan::new(&config.outbox.router, columns) {
             Ok(_) => Finding::Good(format!(
                 "table {}.{} has the router's columns",
-                config.schema, config.table
+                config.outbox.schema, config.outbox.table
             )),
             Err(err) => Finding::Problem(err.to_string()),
         }
@@ -142,7 +149,7 @@ async fn check_lineage(
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
-    let source = source::describe_source(&system, &config.target.database, slot?, &publication);
+    let source = source::describe_source(&system, &config.source.target.database, slot?, &publication);
     findings.push(
         match verify(
             &source,
@@ -154,7 +161,7 @@ async fn check_lineage(
                 match written_for_this_server(&source, checkpoint, written_ms) {
                     Ok(()) => Finding::Good(format!(
                         "slot {} continues the checkpoint {}",
-                        config.slot, checkpoint.published.lsn
+                        config.source.slot, checkpoint.published.lsn
                     )),
                     Err(stop) => Finding::Problem(stop.to_string()),
                 }
@@ -186,14 +193,14 @@ pub fn report(findings: &[Finding]) -> String {
 /// # Errors
 /// Postgres or Kafka does not answer.
 pub async fn status(config: &Config) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let found = read_last_checkpoint(config.clone()).await?;
     let system = source::identify_server(&mut connection).await?;
     let sql = format!(
         "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
                 coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')
          from pg_replication_slots where slot_name = {}",
-        quote_literal(&config.slot)
+        quote_literal(&config.source.slot)
     );
     let rows = connection.rows(&sql).await?;
     let mut lines = vec![
@@ -201,15 +208,18 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
             "database",
             format!(
                 "{} of cluster {}, timeline {}",
-                config.target.database, system.identifier, system.timeline
+                config.source.target.database, system.identifier, system.timeline
             ),
         ),
         ("server's WAL ends at", system.wal_end.to_string()),
     ];
     match rows.first() {
-        None => lines.push(("slot", format!("{} does not exist", config.slot))),
+        None => lines.push(("slot", format!("{} does not exist", config.source.slot))),
         Some(row) => lines.extend([
-            ("slot", format!("{}, read by backend {}", config.slot, text(row, 0)?)),
+            (
+                "slot",
+                format!("{}, read by backend {}", config.source.slot, text(row, 0)?),
+            ),
             ("confirmed", text(row, 1)?.to_owned()),
             ("WAL status", text(row, 2)?.to_owned()),
             ("WAL kept for the slot", text(row, 3)?.to_owned()),
@@ -217,7 +227,7 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
         ]),
     }
     match found {
-        None => lines.push(("checkpoint", format!("none in topic {}", config.checkpoint_topic))),
+        None => lines.push(("checkpoint", format!("none in topic {}", config.sink.checkpoint_topic))),
         Some(found) => {
             let published = found.checkpoint.published;
             let partial = published.partial.map_or(String::new(), |partial| {

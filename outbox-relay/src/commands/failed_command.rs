@@ -49,7 +49,7 @@ async fn fence_own_producers(config: &Config, system_identifier: &str) -> Result
     if faults::is_planted(Bug::LeaveFailedTransactionOpen) {
         return Ok(());
     }
-    let (settings, topic) = (config.kafka.clone(), config.checkpoint_topic.clone());
+    let (settings, topic) = (config.sink.kafka.clone(), config.sink.checkpoint_topic.clone());
     let id = config.transactional_id(system_identifier);
     let began_at = Instant::now();
     let fenced = tokio::task::spawn_blocking(move || {

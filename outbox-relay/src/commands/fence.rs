@@ -20,9 +20,9 @@ pub(super) async fn fence_relays_of_cluster(
     system_identifier: &str,
     shutdown: &Shutdown,
 ) -> Result<Publisher, RelayError> {
-    let settings = config.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
+    let settings = config.sink.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
     let id = config.transactional_id(system_identifier);
-    let topic = config.checkpoint_topic.clone();
+    let topic = config.sink.checkpoint_topic.clone();
     let shutdown = shutdown.clone();
     tokio::task::spawn_blocking(move || {
         Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &|| {

@@ -68,7 +68,7 @@ struct Marker<'a> {
 /// # Errors
 /// A [`Stop`] where there is nothing to go by, or where nobody agreed; anything else is worth another try, which is another replay.
 pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, Vec::new()).await?;
     let condition = condition(config, options, snapshot.has_created_at())?;
@@ -127,7 +127,7 @@ async fn is_parked(config: &Config) -> Result<String, RelayError> {
     if ids.is_empty() {
         return Ok("false".to_owned());
     }
-    let id = quote_identifier(&config.router.id_column);
+    let id = quote_identifier(&config.outbox.router.id_column);
     // A list is hashed once; a row without an id is in none.
     Ok(format!("coalesce({id}::text in ({}), false)", ids.join(", ")))
 }
@@ -150,8 +150,8 @@ fn condition(config: &Config, options: &ReplayOptions, has_created_at: bool) -> 
         terms.push(format!("created_at {operator} {}::timestamptz", quote_literal(moment)));
     }
     for (values, column) in [
-        (&options.keys, &config.router.key_column),
-        (&options.ids, &config.router.id_column),
+        (&options.keys, &config.outbox.router.key_column),
+        (&options.ids, &config.outbox.router.id_column),
     ] {
         if values.is_empty() {
             continue;
@@ -181,8 +181,8 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
     let parked = answer.rows.first().context("no count")?;
     let parked: u64 = text(parked, 0)?.parse().context("a count")?;
     let condition = &format!("{chosen} and not {is_parked}");
-    let route = format!("{}::text", quote_identifier(&config.router.route_column));
-    let key = format!("{}::text", quote_identifier(&config.router.key_column));
+    let route = format!("{}::text", quote_identifier(&config.outbox.router.route_column));
+    let key = format!("{}::text", quote_identifier(&config.outbox.router.key_column));
     let answer = snapshot
         .summary(
             &format!("{route}, count(*), count(distinct {key})"),
@@ -190,8 +190,8 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
             "group by 1 order by 1",
         )
         .await?;
-    let router =
-        Plan::new(&config.router, snapshot.columns().to_vec()).map_err(|err| Stop::Config { what: err.to_string() })?;
+    let router = Plan::new(&config.outbox.router, snapshot.columns().to_vec())
+        .map_err(|err| Stop::Config { what: err.to_string() })?;
     let (mut rows, mut text_of_plan) = (0, String::new());
     if parked > 0 {
         let _infallible = writeln!(
@@ -283,7 +283,7 @@ async fn wait_until_published(
 
 async fn with_checked_partitions(config: &Config, lineage: Lineage) -> Result<Lineage, RelayError> {
     let (settings, names) = (
-        config.kafka.clone(),
+        config.sink.kafka.clone(),
         lineage.partitions.keys().cloned().collect::<Vec<_>>(),
     );
     let counts: BTreeMap<String, i32> = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
@@ -310,10 +310,10 @@ async fn start_publisher(
     system_identifier: &str,
     shutdown: &Shutdown,
 ) -> Result<Publisher, RelayError> {
-    let settings = config.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
+    let settings = config.sink.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
     let settings = settings.with_message_timeout(MESSAGE_TIMEOUT_MS);
     let id = format!("{}-replay", config.transactional_id(system_identifier));
-    let (topic, shutdown) = (config.checkpoint_topic.clone(), shutdown.clone());
+    let (topic, shutdown) = (config.sink.checkpoint_topic.clone(), shutdown.clone());
     tokio::task::spawn_blocking(move || {
         Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &|| {
             shutdown.is_triggered()
@@ -356,7 +356,7 @@ async fn publish(
             let key = format!("{}/replay", config.checkpoint_key());
             writer
                 .publisher()
-                .commit(&config.checkpoint_topic, &key, &marker.context("the marker")?)?;
+                .commit(&config.sink.checkpoint_topic, &key, &marker.context("the marker")?)?;
             writer.publisher().committed().await?;
             committed_rows = rows;
             faults::point("replay.committed")?;

@@ -33,9 +33,12 @@ pub struct OutboxTable {
 /// # Errors
 /// The connection broke.
 pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
-    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let (schema, table) = (
+        quote_literal(&config.outbox.schema),
+        quote_literal(&config.outbox.table),
+    );
     let (publication, is_since_18) = (
-        quote_literal(&config.publication),
+        quote_literal(&config.source.publication),
         connection.server_version_num() >= 180_000,
     );
     let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
@@ -63,7 +66,7 @@ pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Resul
          order by 1, 2"
     );
     let mut found = OutboxTable {
-        name: format!("{}.{}", config.schema, config.table),
+        name: format!("{}.{}", config.outbox.schema, config.outbox.table),
         ..OutboxTable::default()
     };
     for row in connection.rows(&sql).await? {
@@ -144,12 +147,12 @@ pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), 
     let found = look(connection, config).await?;
     if let Some(heir) = found.heirs.first() {
         return Err(Stop::Publication {
-            publication: config.publication.clone(),
+            publication: config.source.publication.clone(),
             what: found.of_heir(heir),
         }
         .into());
     }
-    match found.unpublished_columns(&config.router).next() {
+    match found.unpublished_columns(&config.outbox.router).next() {
         Some(what) => Err(Stop::Config { what }.into()),
         None => Ok(()),
     }
@@ -158,12 +161,12 @@ pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), 
 /// Says in the log what is odd about the table; a relay that runs goes on.
 pub async fn warn(config: &Config) {
     let looked = async {
-        let mut connection = Connection::open(&config.target, pg_replication::Mode::Sql).await?;
+        let mut connection = Connection::open(&config.source.target, pg_replication::Mode::Sql).await?;
         look(&mut connection, config).await
     };
     match looked.await {
         Ok(found) => {
-            for finding in found.findings(&config.router) {
+            for finding in found.findings(&config.outbox.router) {
                 if let Finding::Problem(what) | Finding::Warning(what) = finding {
                     tracing::warn!("{what}");
                 }

@@ -71,8 +71,8 @@ pub struct ServerSettings {
 pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<ServerSettings> {
     let table = format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     );
     let sql = format!(
         "select current_setting('wal_level'), pg_size_bytes(current_setting('max_slot_wal_keep_size')),
@@ -81,7 +81,7 @@ pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Resul
                 (select count(*) from pg_replication_slots), current_setting('max_replication_slots'),
                 exists (select from pg_replication_slots where slot_name = {slot}), pg_is_in_recovery(),
                 coalesce((select row_security_active(oid) from pg_class where oid = to_regclass({table})), false)",
-        slot = quote_literal(&config.slot),
+        slot = quote_literal(&config.source.slot),
         table = quote_literal(&table)
     );
     let rows = connection

@@ -288,13 +288,13 @@ impl Task {
     /// What is wrong with the publication now; that it was altered, where nothing is any more.
     async fn alteration(&self) -> Stop {
         let looked = async {
-            let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
+            let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
             require_usable_publication(&mut connection, &self.config).await
         };
         match looked.await {
             Err(RelayError::Stop(stop)) => stop,
             Ok(_) | Err(RelayError::Transient(_)) => Stop::PublicationChanged {
-                publication: self.config.publication.clone(),
+                publication: self.config.source.publication.clone(),
                 what: format!(
                     "it was altered while the relay was streaming, after {}; nothing beyond is confirmed",
                     self.verdict.verified
@@ -332,7 +332,7 @@ async fn look(config: &Config, sql: &str, session: &mut Option<Session>) -> anyh
     let session = match session {
         Some(session) => session,
         None => session.insert(Session {
-            connection: Connection::open(&config.target, Mode::Sql).await?,
+            connection: Connection::open(&config.source.target, Mode::Sql).await?,
             opened_at: Instant::now(),
         }),
     };
@@ -366,7 +366,7 @@ fn look_sql(config: &Config) -> String {
         c = is_undecided("c.xmax"),
         i = is_undecided("i.xmax"),
         from = publication::from_publication(config),
-        slot = quote_literal(&config.slot)
+        slot = quote_literal(&config.source.slot)
     )
 }
 

@@ -70,7 +70,7 @@ impl OutboxSnapshot {
         exported: Option<&str>,
         detached: Vec<String>,
     ) -> Result<Self, RelayError> {
-        let mut connection = Connection::open(&config.target, Mode::Sql).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Sql).await?;
         connection
             .rows("begin transaction isolation level repeatable read, read only")
             .await?;
@@ -378,7 +378,8 @@ impl<'a> ExistingRowsWriter<'a> {
     pub(crate) async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
         let columns = columns_of(answer);
         let column_count = u16::try_from(columns.len()).context("too many columns")?;
-        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
+        let plan =
+            Plan::new(&self.config.outbox.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
         for row in &answer.rows {
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             let bytes = Tuple::encode(&values);

@@ -150,7 +150,7 @@ impl RecordWriter {
 
     fn by(config: &Config, judge: Judge) -> Self {
         Self {
-            position_header: config.position_header.clone(),
+            position_header: config.sink.position_header.clone(),
             positions_raised_by: 0,
             position: HeaderText::default(),
             replay: None,
@@ -289,11 +289,11 @@ impl Intake {
             newest_commit_us: 0,
             rows_skipped: 0,
             claims: Claims::default(),
-            publication: config.publication.clone(),
-            schema: config.schema.clone(),
-            table: config.table.clone(),
+            publication: config.source.publication.clone(),
+            schema: config.outbox.schema.clone(),
+            table: config.outbox.table.clone(),
             outbox_oid: lineage.outbox.as_deref().and_then(publication::outbox_oid),
-            options: config.router.clone(),
+            options: config.outbox.router.clone(),
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),

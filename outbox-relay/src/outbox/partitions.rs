@@ -198,13 +198,13 @@ fn copy_statistics_targets(table: &str, name: &str) -> String {
 fn day_name(config: &Config, day: i64) -> String {
     let (year, month, day) = civil(day);
     // Names have 63 bytes at most.
-    let mut table = config.table.clone();
+    let mut table = config.outbox.table.clone();
     while table.len() > 54 {
         table.pop();
     }
     format!(
         "{}.{}",
-        quote_identifier(&config.schema),
+        quote_identifier(&config.outbox.schema),
         quote_identifier(&format!("{table}_{year:04}{month:02}{day:02}"))
     )
 }
@@ -244,7 +244,7 @@ pub async fn drop_detached(connection: &mut Connection, name: &str) -> anyhow::R
 pub async fn positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
     let sql = format!(
         "select pg_current_wal_insert_lsn(), (select confirmed_flush_lsn from pg_replication_slots where slot_name = {})",
-        quote_literal(&config.slot)
+        quote_literal(&config.source.slot)
     );
     let rows = connection.rows(&sql).await?;
     let row = rows.first().context("no answer")?;

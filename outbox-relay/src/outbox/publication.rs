@@ -53,7 +53,7 @@ pub(crate) fn outbox_sql(config: &Config) -> String {
              then 'u' else c.relpersistence end) end",
         partition_tree("c.oid")
     );
-    match &config.message_prefix {
+    match &config.outbox.message_prefix {
         None => table,
         Some(prefix) => format!(
             "coalesce({table}, {})",
@@ -69,8 +69,11 @@ pub(crate) fn outbox_oid(outbox: &str) -> Option<u32> {
 
 /// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
 pub(crate) fn from_publication(config: &Config) -> String {
-    let name = quote_literal(&config.publication);
-    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let name = quote_literal(&config.source.publication);
+    let (schema, table) = (
+        quote_literal(&config.outbox.schema),
+        quote_literal(&config.outbox.table),
+    );
     format!(
         "from pg_publication p
          left join (pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = {schema}) on c.relname = {table}
@@ -88,7 +91,10 @@ pub async fn find_publication(
     connection: &mut Connection,
     config: &Config,
 ) -> anyhow::Result<Option<PublicationFound>> {
-    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+    let (schema, table) = (
+        quote_literal(&config.outbox.schema),
+        quote_literal(&config.outbox.table),
+    );
     let (from, outbox, partitions) = (from_publication(config), outbox_sql(config), partition_tree("c.oid"));
     let sql = format!(
         "select p.pubinsert as publishes_inserts,
@@ -111,7 +117,7 @@ pub async fn find_publication(
     };
     // Messages are in every stream, whatever the publication has; without a table its own oid tells whether it was made anew.
     let has_table = row.is_true("has_table")?;
-    let has_messages_only = !has_table && config.message_prefix.is_some();
+    let has_messages_only = !has_table && config.outbox.message_prefix.is_some();
     if !has_table && !has_messages_only {
         return Ok(Some(PublicationFound::NoTable));
     }
@@ -151,7 +157,7 @@ pub async fn require_usable_publication(
     config: &Config,
 ) -> Result<Publication, RelayError> {
     let table = table_name(config);
-    let name = quote_identifier(&config.publication);
+    let name = quote_identifier(&config.source.publication);
     let what = match find_publication(connection, config).await? {
         None => format!(
             "it does not exist; create publication {name} for table {table} with (publish = 'insert', publish_via_partition_root = true)"
@@ -189,7 +195,7 @@ pub async fn require_usable_publication(
         }
     };
     Err(Stop::Publication {
-        publication: config.publication.clone(),
+        publication: config.source.publication.clone(),
         what,
     }
     .into())
@@ -205,11 +211,11 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
     }
     let table = format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     );
     // Where messages are the outbox there may be no table; a stream needs a publication all the same.
-    let tables = if config.message_prefix.is_none() || has_table(connection, config).await? {
+    let tables = if config.outbox.message_prefix.is_none() || has_table(connection, config).await? {
         format!("for table {table}")
     } else {
         String::new()
@@ -217,12 +223,12 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
     // Inserts alone are events; and with its root, a partitioned outbox is one table in the stream, whatever its partitions.
     let sql = format!(
         "create publication {} {tables} with (publish = 'insert', publish_via_partition_root = true)",
-        quote_identifier(&config.publication)
+        quote_identifier(&config.source.publication)
     );
     connection
         .rows(&sql)
         .await
         .context("cannot create the publication (it takes the table's owner, and create on the database)")?;
-    tracing::info!(publication = config.publication, "created the publication");
+    tracing::info!(publication = config.source.publication, "created the publication");
     Ok(())
 }

@@ -47,9 +47,9 @@ pub(crate) struct NewSlot {
 pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayError> {
     let began_at = Instant::now();
     loop {
-        let mut owner = Connection::open(&config.target, Mode::Replication).await?;
+        let mut owner = Connection::open(&config.source.target, Mode::Replication).await?;
         let started = owner
-            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+            .start_replication(&config.source.slot, Lsn::INVALID, &config.source.publication)
             .await;
         match started {
             Ok(()) => return Ok(owner),
@@ -58,7 +58,7 @@ pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayE
                 return Err(err
                     .context(format!(
                         "slot `{}` cannot be taken over; stop what reads it first",
-                        config.slot
+                        config.source.slot
                     ))
                     .into());
             }
@@ -72,9 +72,9 @@ pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayE
 /// Somebody still reads it.
 pub(crate) async fn wait_until_slot_is_free(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
     let began_at = Instant::now();
-    while standby::is_taken(connection, &config.slot).await? {
+    while standby::is_taken(connection, &config.source.slot).await? {
         if began_at.elapsed() > RELEASE_PATIENCE {
-            return Err(anyhow::anyhow!("a relay has slot `{}`; stop what reads it first", config.slot).into());
+            return Err(anyhow::anyhow!("a relay has slot `{}`; stop what reads it first", config.source.slot).into());
         }
         sleep(RETRY_INTERVAL).await;
     }
@@ -92,7 +92,7 @@ pub(crate) async fn create_slot(
 ) -> Result<NewSlot, RelayError> {
     let sql = format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export'{})",
-        quote_identifier(&config.slot),
+        quote_identifier(&config.source.slot),
         match failover {
             Failover::Yes => ", FAILOVER true",
             Failover::No => "",
@@ -103,7 +103,7 @@ pub(crate) async fn create_slot(
     )?;
     let row = first_row(&answer).context("CREATE_REPLICATION_SLOT has no answer")?;
     let consistent_point = row.parse("consistent_point")?;
-    tracing::info!(slot = config.slot, lsn = %consistent_point, "created the slot");
+    tracing::info!(slot = config.source.slot, lsn = %consistent_point, "created the slot");
     Ok(NewSlot {
         consistent_point,
         exported_snapshot: row.text("snapshot_name")?.to_owned(),
@@ -115,7 +115,10 @@ pub(crate) async fn create_slot(
 /// # Errors
 /// Somebody still reads the slot, or the connection broke.
 pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
-    let sql = format!("select pg_drop_replication_slot({})", quote_literal(&config.slot));
+    let sql = format!(
+        "select pg_drop_replication_slot({})",
+        quote_literal(&config.source.slot)
+    );
     match run_once_slot_is_free(connection, &sql).await {
         Err(err) if PgError::code_of(&err) == Some(UNDEFINED_OBJECT) => Ok(()),
         outcome => outcome.context("cannot drop the slot"),
@@ -127,7 +130,7 @@ pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> a
 /// # Errors
 /// Somebody still reads the slot, or the connection broke.
 pub(crate) async fn advance_slot(connection: &mut Connection, config: &Config, lsn: Lsn) -> anyhow::Result<()> {
-    let slot = quote_literal(&config.slot);
+    let slot = quote_literal(&config.source.slot);
     let sql = format!("select pg_replication_slot_advance({slot}, '{lsn}')");
     run_once_slot_is_free(connection, &sql)
         .await

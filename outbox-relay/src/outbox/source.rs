@@ -142,8 +142,8 @@ pub(crate) fn new_lineage(
     Lineage {
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
-        database: config.target.database.clone(),
-        slot: config.slot.clone(),
+        database: config.source.target.database.clone(),
+        slot: config.source.slot.clone(),
         publication_entry: publication.entry,
         publication_version: Some(publication.version.clone()),
         outbox: publication.outbox.clone(),

@@ -11,8 +11,8 @@ use pg_replication::{Connection, quote_identifier, quote_literal};
 pub(crate) fn table_name(config: &Config) -> String {
     format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     )
 }
 
@@ -24,8 +24,8 @@ pub(crate) async fn has_table(connection: &mut Connection, config: &Config) -> a
     let sql = format!(
         "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                         where n.nspname = {} and c.relname = {}) as has_table",
-        quote_literal(&config.schema),
-        quote_literal(&config.table)
+        quote_literal(&config.outbox.schema),
+        quote_literal(&config.outbox.table)
     );
     let answer = connection
         .query(&sql)

@@ -102,11 +102,11 @@ pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -
 /// [`Stop::ParkedRowsMissing`].
 pub fn all_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
     // Without transactions a relay, or a retry, that died between an entry and the checkpoint leaves another count.
-    if found >= note.rows || config.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
+    if found >= note.rows || config.sink.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
         return Ok(());
     }
     Err(Stop::ParkedRowsMissing {
-        topic: config.parking_topic.clone(),
+        topic: config.sink.parking_topic.clone(),
         expected: note.rows,
         found,
     })
@@ -166,12 +166,12 @@ fn read(
     gives_up: &dyn Fn() -> bool,
     each: &mut dyn FnMut(RowPosition, Option<Entry>),
 ) -> Result<(), RelayError> {
-    if !exists(&config.kafka, &config.parking_topic)? {
+    if !exists(&config.sink.kafka, &config.sink.parking_topic)? {
         return Ok(());
     }
     let log = KeyedLog {
-        settings: &config.kafka,
-        topic: &config.parking_topic,
+        settings: &config.sink.kafka,
+        topic: &config.sink.parking_topic,
     };
     let prefix = format!("{}/", config.checkpoint_key());
     log.read(&prefix, gives_up, &mut |key, value| {
@@ -182,7 +182,7 @@ fn read(
         let entry = value.map(Entry::from_json).transpose().map_err(|what| {
             anyhow::anyhow!(
                 "the parked row `{key}` in topic `{}` cannot be read ({what})",
-                config.parking_topic
+                config.sink.parking_topic
             )
         })?;
         each(position, entry);

@@ -107,7 +107,7 @@ async fn cycle(
         return Ok(());
     };
     tracing::info!(
-        slot = config.slot,
+        slot = config.source.slot,
         checkpoint.lsn = %proven.checkpoint.published.lsn,
         "streaming from the checkpoint"
     );

@@ -76,8 +76,8 @@ impl Wish {
 
 fn log_of(config: &Config) -> PauseLog {
     PauseLog {
-        settings: config.kafka.clone(),
-        topic: config.checkpoint_topic.clone(),
+        settings: config.sink.kafka.clone(),
+        topic: config.sink.checkpoint_topic.clone(),
         key: format!("{}/pause", config.checkpoint_key()),
     }
 }
@@ -98,7 +98,7 @@ pub async fn pause(config: &Config, reason: &str) -> Result<String, RelayError> 
     write(config, Some(text)).await?;
     Ok(format!(
         "slot {}: a running relay stops publishing within a few seconds and keeps the slot, and one that starts stays paused; postgres keeps the WAL until `outbox-relay resume`\n",
-        config.slot
+        config.source.slot
     ))
 }
 
@@ -108,12 +108,12 @@ pub async fn pause(config: &Config, reason: &str) -> Result<String, RelayError> 
 /// Kafka does not take the record.
 pub async fn resume(config: &Config) -> Result<String, RelayError> {
     let Some(record) = current(config).await? else {
-        return Ok(format!("slot {} is not paused\n", config.slot));
+        return Ok(format!("slot {} is not paused\n", config.source.slot));
     };
     write(config, None).await?;
     Ok(format!(
         "slot {}: it was {}; a running relay goes on within a few seconds\n",
-        config.slot,
+        config.source.slot,
         record.describe()
     ))
 }

@@ -29,7 +29,7 @@ pub(crate) struct Survey {
 /// # Errors
 /// A checkpoint that cannot be read; anything else is worth another try.
 pub(crate) async fn take_survey(connection: &mut Connection, config: &Config) -> Result<Survey, RelayError> {
-    let slot = source::find_slot(connection, &config.slot).await?;
+    let slot = source::find_slot(connection, &config.source.slot).await?;
     let stored = read_last_checkpoint(config.clone()).await?;
     let system = source::identify_server(connection).await?;
     Ok(Survey { slot, stored, system })
@@ -42,7 +42,7 @@ pub(crate) async fn take_survey(connection: &mut Connection, config: &Config) ->
 pub(crate) async fn read_last_checkpoint(config: Config) -> Result<Option<StoredCheckpoint>, RelayError> {
     tokio::task::spawn_blocking(move || {
         let log = config.checkpoint_log();
-        log.last(&config.checkpoint_key(), config.delivery, &|| false)
+        log.last(&config.checkpoint_key(), config.sink.delivery, &|| false)
     })
     .await
     .context("checkpoint task")?
@@ -94,7 +94,7 @@ pub(crate) async fn ensure_no_existing_slot_publishes(
     let mut of_existing_slots = BTreeMap::new();
     for (key, checkpoint) in read_checkpoints_of_all_relays(config).await? {
         let slot = source::find_slot(connection, &checkpoint.lineage.slot).await?;
-        if slot.is_some_and(|slot| slot.database == config.target.database) {
+        if slot.is_some_and(|slot| slot.database == config.source.target.database) {
             of_existing_slots.insert(key, checkpoint);
         }
     }
@@ -115,7 +115,7 @@ fn ensure_none_is_of_this_outbox(
     no_other_slot_publishes(
         outbox,
         &system.identifier,
-        &config.target.database,
+        &config.source.target.database,
         checkpoints,
         config.names_for_messages(),
     )

@@ -173,7 +173,7 @@ impl Task {
 
     async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
         let lineage = self.lineage();
-        let names = identity::names(&lineage, &self.config.checkpoint_topic);
+        let names = identity::names(&lineage, &self.config.sink.checkpoint_topic);
         let asked = self.ask(asker, move |asker| {
             let topics = asker.ask(&names)?;
             let missing = names.into_iter().find(|name| !topics.contains_key(name));
@@ -189,7 +189,7 @@ impl Task {
         kept: &mut Option<TopicAsker>,
         question: impl FnOnce(&TopicAsker) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let (kafka, asker) = (self.config.kafka.clone(), kept.take());
+        let (kafka, asker) = (self.config.sink.kafka.clone(), kept.take());
         let asked = tokio::task::spawn_blocking(move || {
             let asker = match asker {
                 Some(asker) => asker,
@@ -211,16 +211,16 @@ impl Task {
         hidden: &mut HiddenRecords,
     ) -> anyhow::Result<Finding> {
         let mut partitions = self.lineage().partitions;
-        partitions.insert(self.config.checkpoint_topic.clone(), 1);
+        partitions.insert(self.config.sink.checkpoint_topic.clone(), 1);
         let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
         let now = Instant::now();
         hidden.note(ends, now);
         hidden.say(now);
         let longest = hidden.longest(now).map_or(Duration::ZERO, |longest| longest.lasted);
         metrics::gauge!("relay_records_hidden_seconds").set(longest.as_secs_f64());
-        let topic = &self.config.checkpoint_topic;
+        let topic = &self.config.sink.checkpoint_topic;
         Ok(
-            if hidden.lasted(topic, now) > self.config.kafka.transactions_end_within() {
+            if hidden.lasted(topic, now) > self.config.sink.kafka.transactions_end_within() {
                 Finding::CheckpointHidden(topic.clone())
             } else {
                 Finding::AsPinned
@@ -238,8 +238,8 @@ impl Task {
         said: &mut BTreeSet<String>,
     ) -> anyhow::Result<()> {
         let names = self.names();
-        let settings = settings_of_topics(&self.config.kafka, &names).await?;
-        if let Some(settings) = settings.get(&self.config.checkpoint_topic) {
+        let settings = settings_of_topics(&self.config.sink.kafka, &names).await?;
+        if let Some(settings) = settings.get(&self.config.sink.checkpoint_topic) {
             let is_unsafe = settings.retention_danger().is_some();
             metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
         }
@@ -261,7 +261,7 @@ impl Task {
 
     /// Those of the topics that are watched.
     fn names(&self) -> Vec<String> {
-        identity::names(&self.lineage(), &self.config.checkpoint_topic)
+        identity::names(&self.lineage(), &self.config.sink.checkpoint_topic)
     }
 }
 

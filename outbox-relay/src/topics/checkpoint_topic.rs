@@ -15,7 +15,7 @@ pub(crate) async fn commit_checkpoint(
     checkpoint: &Checkpoint,
 ) -> Result<(), RelayError> {
     publisher.commit(
-        &config.checkpoint_topic,
+        &config.sink.checkpoint_topic,
         &config.checkpoint_key(),
         &checkpoint.to_json(),
     )?;

@@ -10,7 +10,7 @@ use crate::settings::Config;
 /// [`Stop::CheckpointTopicUnsafe`].
 pub(crate) async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Config) -> Result<(), Stop> {
     let asked_for = "whether the checkpoint topic keeps its last record";
-    match retention_danger(&config.kafka, &config.checkpoint_topic, asked_for).await {
+    match retention_danger(&config.sink.kafka, &config.sink.checkpoint_topic, asked_for).await {
         Some(what) => Err(checkpoint_topic_unsafe(config, what)),
         None => Ok(()),
     }
@@ -19,18 +19,18 @@ pub(crate) async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Confi
 /// [`Stop::CheckpointTopicUnsafe`], because of `what`.
 pub(crate) fn checkpoint_topic_unsafe(config: &Config, what: String) -> Stop {
     Stop::CheckpointTopicUnsafe {
-        topic: config.checkpoint_topic.clone(),
+        topic: config.sink.checkpoint_topic.clone(),
         what,
-        command: compact_command(config, &config.checkpoint_topic),
+        command: compact_command(config, &config.sink.checkpoint_topic),
     }
 }
 
 /// [`Stop::ParkingTopicUnsafe`], because of `what`.
 pub(crate) fn parking_topic_unsafe(config: &Config, what: String) -> Stop {
     Stop::ParkingTopicUnsafe {
-        topic: config.parking_topic.clone(),
+        topic: config.sink.parking_topic.clone(),
         what,
-        command: compact_command(config, &config.parking_topic),
+        command: compact_command(config, &config.sink.parking_topic),
     }
 }
 
@@ -38,6 +38,6 @@ pub(crate) fn parking_topic_unsafe(config: &Config, what: String) -> Stop {
 pub(crate) fn compact_command(config: &Config, topic: &str) -> String {
     format!(
         "kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact",
-        config.kafka.bootstrap_servers
+        config.sink.kafka.bootstrap_servers
     )
 }

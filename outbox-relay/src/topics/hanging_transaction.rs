@@ -58,7 +58,7 @@ fn require_recovery(
     if config.own_topics().any(|own| own == topic) {
         let parked = format!("{key}/");
         let is_of_ours = |found: &str| found == key || found.starts_with(&parked);
-        if !holds_key(&config.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
+        if !holds_key(&config.sink.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
             return Ok(());
         }
     }
@@ -101,15 +101,15 @@ pub(crate) async fn wait_until_nothing_is_open(
     let names: Vec<String> = topics.into_iter().cloned().collect();
     let (config, shutdown) = (config.clone(), shutdown.clone());
     let waited = tokio::task::spawn_blocking(move || {
-        let asker = TopicAsker::open(&config.kafka)?;
+        let asker = TopicAsker::open(&config.sink.kafka)?;
         let mut facts = asker.ask(&names)?;
         // A role that never parks may not be allowed to ask for this one.
-        facts.extend(asker.ask([&config.parking_topic]).unwrap_or_default());
+        facts.extend(asker.ask([&config.sink.parking_topic]).unwrap_or_default());
         let partitions: BTreeMap<String, i32> = facts
             .into_iter()
             .map(|(name, facts)| (name, facts.partitions))
             .collect();
-        asker.wait_until_nothing_is_open(&config.kafka, &partitions, &|| shutdown.is_triggered())
+        asker.wait_until_nothing_is_open(&config.sink.kafka, &partitions, &|| shutdown.is_triggered())
     });
     waited.await.context("task that waits for open transactions")?
 }

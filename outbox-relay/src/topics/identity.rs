@@ -76,7 +76,7 @@ pub(crate) async fn breaks_now(config: &Config, checkpoint: Option<&Checkpoint>)
     let Some(Checkpoint { lineage, .. }) = checkpoint else {
         return Ok(Vec::new());
     };
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    let topics = topic_facts(&config.sink.kafka, names(lineage, &config.sink.checkpoint_topic)).await?;
     Ok(breaks(lineage, &topics))
 }
 
@@ -88,7 +88,7 @@ pub(crate) async fn recreated_now(config: &Config, checkpoint: Option<&Checkpoin
     let Some(Checkpoint { lineage, .. }) = checkpoint else {
         return Ok(Vec::new());
     };
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    let topics = topic_facts(&config.sink.kafka, names(lineage, &config.sink.checkpoint_topic)).await?;
     Ok(recreated(lineage, &topics))
 }
 
@@ -123,7 +123,7 @@ pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
 /// # Errors
 /// Kafka does not answer, or refuses.
 pub(crate) async fn pin_all_ids(config: &Config, lineage: &mut Lineage) -> anyhow::Result<()> {
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    let topics = topic_facts(&config.sink.kafka, names(lineage, &config.sink.checkpoint_topic)).await?;
     pin_ids(lineage, &topics);
     Ok(())
 }

@@ -32,8 +32,8 @@ impl Diagnosis {
     /// Worth another try.
     pub(super) async fn find_all_breaks(config: &Config, held: &mut OwnedAndFenced) -> Result<Self, RelayError> {
         let system = source::identify_server(&mut held.connection).await?;
-        let slot = source::find_slot(&mut held.connection, &config.slot).await?;
-        let source = source::describe_source(&system, &config.target.database, slot, &held.publication);
+        let slot = source::find_slot(&mut held.connection, &config.source.slot).await?;
+        let source = source::describe_source(&system, &config.source.target.database, slot, &held.publication);
         let (base, mut broken) = match &held.reading.unusable {
             Some(why) => go_back_to_furthest(why, &source, &held.reading, config),
             None => compare_with_last(&source, &held.reading, config),
@@ -74,7 +74,7 @@ fn compare_with_last(source: &Source, reading: &Reading, config: &Config) -> (Op
         // It has the position that was known before `recover`. What is broken besides has to be accepted as well.
         recovering.state = State::Running;
         broken.push(Stop::RecoveryUnfinished {
-            slot: config.slot.clone(),
+            slot: config.source.slot.clone(),
         });
     }
     broken.extend(breaks(source, base.as_ref(), config.names_for_messages()));
@@ -115,8 +115,8 @@ fn go_back_to_furthest(
 /// Asks Kafka for the topics that `base` pins, and for that of the checkpoints.
 async fn read_topics(config: &Config, base: Option<&Checkpoint>) -> Result<Topics, RelayError> {
     let names = match base {
-        Some(base) => identity::names(&base.lineage, &config.checkpoint_topic),
-        None => vec![config.checkpoint_topic.clone()],
+        Some(base) => identity::names(&base.lineage, &config.sink.checkpoint_topic),
+        None => vec![config.sink.checkpoint_topic.clone()],
     };
-    Ok(topic_facts(&config.kafka, names).await?)
+    Ok(topic_facts(&config.sink.kafka, names).await?)
 }

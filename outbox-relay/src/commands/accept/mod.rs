@@ -40,7 +40,7 @@ pub async fn accept(
     accepted: &[Acceptance],
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let mut held = OwnedAndFenced::take(config, connection, accepted, shutdown).await?;
     faults::point("accept.fenced")?;

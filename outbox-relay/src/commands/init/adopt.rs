@@ -29,13 +29,13 @@ pub(super) async fn adopt(
     mut lineage: Lineage,
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
-    ensure_slot_is_usable(&slot, &config.slot, &config.target.database)?;
+    ensure_slot_is_usable(&slot, &config.source.slot, &config.source.target.database)?;
     compaction::ensure_checkpoint_topic_keeps_its_last_record(config).await?;
     // Owned until the checkpoint is written: nobody may move the slot meanwhile. Fails where the slot is active.
     let owner = take_over_slot(config).await?;
     // Its position is read again, since it may have moved before it was owned. The session that owns it streams, so another session asks.
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
-    let owned_slot = source::find_slot(&mut connection, &config.slot)
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
+    let owned_slot = source::find_slot(&mut connection, &config.source.slot)
         .await?
         .context("the slot vanished")?;
     let mut publisher = fence_relays_of_cluster(config, &system.identifier, shutdown).await?;
@@ -57,7 +57,7 @@ pub(super) async fn adopt(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(
-        slot = config.slot,
+        slot = config.source.slot,
         checkpoint.new_lsn = %owned_slot.confirmed,
         "an operator hands over an existing slot: the relay goes on from its confirmed position"
     );

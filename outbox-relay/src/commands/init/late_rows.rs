@@ -56,7 +56,7 @@ impl LateRows<'_> {
         pieces: &mut PieceWriter<'_>,
     ) -> Result<(), RelayError> {
         let condition = late_rows_condition(self.earlier, self.transactions);
-        let id = format!("{}::text", quote_identifier(&self.config.router.id_column));
+        let id = format!("{}::text", quote_identifier(&self.config.outbox.router.id_column));
         snapshot
             .open_cursor(IDS, &id, &condition, RowOrder::OldestFirst)
             .await?;
@@ -117,11 +117,11 @@ impl LateRows<'_> {
             let to_read = TopicToRead {
                 topic: topic.clone(),
                 partitions,
-                cleanup: cleanup(&self.config.kafka, topic).await?,
+                cleanup: cleanup(&self.config.sink.kafka, topic).await?,
                 since_ms: None,
                 position_header: None,
             };
-            let (settings, shutdown) = (self.config.kafka.clone(), self.shutdown.clone());
+            let (settings, shutdown) = (self.config.sink.kafka.clone(), self.shutdown.clone());
             let (read, remaining) = tokio::task::spawn_blocking(move || {
                 let read = read_ids(&settings, &to_read, &mut ids, &|| shutdown.is_triggered());
                 (read, ids)
@@ -150,7 +150,7 @@ impl LateRows<'_> {
     }
 
     fn id_index(&self, answer: &Answer) -> anyhow::Result<usize> {
-        let id_column = &self.config.router.id_column;
+        let id_column = &self.config.outbox.router.id_column;
         let index = answer.columns.iter().position(|(name, _)| name == id_column);
         index.context("the outbox table has no id")
     }

@@ -85,9 +85,9 @@ pub(crate) async fn init_with(
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
     // Step 1.
-    let topics_for_rows = options.topics(&config.topic_template)?;
+    let topics_for_rows = options.topics(&config.sink.topic_template)?;
     ensure_all_are_for_rows(config, &topics_for_rows)?;
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     ensure_server_can_do_it(&mut connection, config, options).await?;
     let config = &config.pinned_to(&mut connection).await?;
     // Step 2.
@@ -114,10 +114,10 @@ pub(crate) async fn init_with(
         (_, Some(checkpoint)) if is_unfinished(checkpoint, &system) => {}
         (None, None) => {}
         (slot, checkpoint) => {
-            let source = source::describe_source(&system, &config.target.database, slot, &publication);
+            let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
             let checkpoint = verify(&source, checkpoint, config.names_for_messages())?;
             if options.failover {
-                failover::make_failover(&mut connection, &config.slot).await?;
+                failover::make_failover(&mut connection, &config.source.slot).await?;
             }
             return Ok(Initialised::Already {
                 checkpoint: checkpoint.published.lsn,
@@ -143,7 +143,7 @@ pub(crate) async fn init_with(
     // Step 6.
     if slot.is_some() {
         tracing::info!(
-            slot = config.slot,
+            slot = config.source.slot,
             "an earlier init did not finish: making its slot anew"
         );
         drop_slot(&mut connection, config).await?;
@@ -189,7 +189,7 @@ async fn ensure_server_can_do_it(
     server_check::ensure_version(connection.server_version_num())?;
     // Where there is a slot of that name already, its relay goes on: nothing of it is renamed easily.
     if let Some(what) = config.ids_may_meet()
-        && source::find_slot(connection, &config.slot).await?.is_none()
+        && source::find_slot(connection, &config.source.slot).await?.is_none()
     {
         return Err(Stop::Config { what }.into());
     }
@@ -200,7 +200,7 @@ async fn ensure_server_can_do_it(
 }
 
 async fn create_topics(config: &Config, topics_for_rows: &[NewTopic]) -> Result<(), RelayError> {
-    let mut topics = vec![NewTopic::compacted(&config.checkpoint_topic)];
+    let mut topics = vec![NewTopic::compacted(&config.sink.checkpoint_topic)];
     topics.extend_from_slice(topics_for_rows);
     for name in destination::create(config, &topics).await? {
         tracing::info!(topic = name, "created a topic");
@@ -213,7 +213,7 @@ async fn fence_if_slot_is_free(
     config: &Config,
     shutdown: &Shutdown,
 ) -> Result<Option<Publisher>, RelayError> {
-    if standby::is_taken(connection, &config.slot).await? {
+    if standby::is_taken(connection, &config.source.slot).await? {
         return Ok(None);
     }
     let system = source::identify_server(connection).await?;
@@ -224,7 +224,7 @@ async fn fence_if_slot_is_free(
 /// Pins the partition counts of the topics that the operator names. One that the lineage has already must be as it was.
 async fn pin_topics(config: &Config, lineage: &mut Lineage, topics: &[NewTopic]) -> Result<(), RelayError> {
     for topic in topics {
-        if let Some(partitions) = find_or_create(&config.kafka, &topic.name, None).await? {
+        if let Some(partitions) = find_or_create(&config.sink.kafka, &topic.name, None).await? {
             lineage.pin(&topic.name, partitions)?;
         }
     }

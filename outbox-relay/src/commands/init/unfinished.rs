@@ -108,7 +108,7 @@ async fn ensure_partitions_are_as_pinned(
     config: &Config,
     known: &Lineage,
 ) -> Result<BTreeMap<String, i32>, RelayError> {
-    let settings = config.kafka.clone();
+    let settings = config.sink.kafka.clone();
     let names: Vec<String> = known.partitions.keys().cloned().collect();
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
         .await

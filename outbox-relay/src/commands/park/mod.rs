@@ -50,10 +50,10 @@ impl Session {
     /// # Errors
     /// A relay runs, or the relay could not go on from the checkpoint either.
     pub(super) async fn open(config: &Config, shutdown: &Shutdown) -> Result<Self, RelayError> {
-        let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let config = &config.pinned_to(&mut connection).await?;
         let publication = require_usable_publication(&mut connection, config).await?;
-        let owned = match source::find_slot(&mut connection, &config.slot).await? {
+        let owned = match source::find_slot(&mut connection, &config.source.slot).await? {
             Some(_) => Some(take_over_slot(config).await.map_err(|err| match err {
                 RelayError::Transient(err) => RelayError::Transient(
                     err.context("nothing was changed: stop the relay, and its standbys, while this command runs"),
@@ -68,9 +68,9 @@ impl Session {
             None => None,
         };
         let found = read_last_checkpoint(config.clone()).await?;
-        let slot = source::find_slot(&mut connection, &config.slot).await?;
+        let slot = source::find_slot(&mut connection, &config.source.slot).await?;
         let system = source::identify_server(&mut connection).await?;
-        let source = source::describe_source(&system, &config.target.database, slot, &publication);
+        let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
         let written_ms = found.as_ref().and_then(|found| found.written_ms);
         let checkpoint = verify(
             &source,
@@ -80,8 +80,8 @@ impl Session {
         written_for_this_server(&source, checkpoint, written_ms)?;
         let mut checkpoint = checkpoint.clone();
         let topics = topic_facts(
-            &config.kafka,
-            identity::names(&checkpoint.lineage, &config.checkpoint_topic),
+            &config.sink.kafka,
+            identity::names(&checkpoint.lineage, &config.sink.checkpoint_topic),
         )
         .await?;
         if let Some(stop) = identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
@@ -172,7 +172,7 @@ async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
         return Ok(format!("{text}\n"));
     }
     if entries.is_empty() {
-        return Ok(format!("no rows of slot {} are parked\n", config.slot));
+        return Ok(format!("no rows of slot {} are parked\n", config.source.slot));
     }
     Ok(table(entries.values()))
 }

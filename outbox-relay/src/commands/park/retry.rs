@@ -298,7 +298,7 @@ impl<'a> Retry<'a> {
                     name: column.name.clone(),
                     type_oid: column.type_oid,
                 });
-                let plan = Plan::new(&self.config.router, described.collect()).map_err(|err| err.to_string())?;
+                let plan = Plan::new(&self.config.outbox.router, described.collect()).map_err(|err| err.to_string())?;
                 let values = columns.iter().map(|column| column.value.bytes());
                 let values: Vec<Option<Vec<u8>>> = values.collect::<Result<_, _>>()?;
                 let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
@@ -333,15 +333,15 @@ impl<'a> Retry<'a> {
                 "{names} was too large to be parked, and the row has no id to find it by"
             )));
         };
-        let mut connection = Connection::open(&self.config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&self.config.source.target, Mode::Replication).await?;
         let detached = detached_tables(&mut connection, self.config).await?;
-        let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
+        let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
         let selected: Vec<String> = omitted.iter().map(|name| quote_identifier(name)).collect();
         for table in std::iter::once(table_name(self.config)).chain(detached) {
             let sql = format!(
                 "select {} from {table} where {} = {}",
                 selected.join(", "),
-                quote_identifier(&self.config.router.id_column),
+                quote_identifier(&self.config.outbox.router.id_column),
                 quote_literal(id)
             );
             let rows = connection.rows(&sql).await.context("cannot read the outbox table")?;

@@ -78,7 +78,7 @@ impl Recovery<'_> {
         faults::point("recover.planned")?;
         // Step 2. Without its topic there would be no checkpoint to write in step 3.
         wait_until_slot_is_free(&mut connection, config).await?;
-        destination::create(config, &[NewTopic::compacted(&config.checkpoint_topic)]).await?;
+        destination::create(config, &[NewTopic::compacted(&config.sink.checkpoint_topic)]).await?;
         let system = source::identify_server(&mut connection).await?;
         let publisher = fence_relays_of_cluster(config, &system.identifier, self.shutdown).await?;
         let identifier = system.identifier.clone();
@@ -119,7 +119,7 @@ impl Recovery<'_> {
         let checkpoint = self.let_relays_go_on(marked, lineage, consistent_point).await?;
         stream.close().await;
         tracing::info!(
-            slot = config.slot,
+            slot = config.source.slot,
             rows = rows.published,
             checkpoint.lsn = %consistent_point,
             positions_raised_by = checkpoint.lineage.positions_raised_by,
@@ -160,7 +160,7 @@ impl Recovery<'_> {
         let detached_tables = situation.detached_tables.clone();
         let snapshot = OutboxSnapshot::open(config, Some(&exported_snapshot), detached_tables).await?;
         connection
-            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+            .start_replication(&config.source.slot, Lsn::INVALID, &config.source.publication)
             .await
             .context("the new slot is in use already; run recover again")?;
         Ok(SlotMadeAnew {
@@ -263,7 +263,7 @@ impl Recovery<'_> {
         };
         format!(
             "slot {} is made anew; {published} rows that were missing are published{behind_parked}; the checkpoint is {consistent_point}\n",
-            self.config.slot
+            self.config.source.slot
         )
     }
 }

@@ -96,11 +96,11 @@ pub(super) async fn compare_outbox_with_topics(
     let mut highest_position = None;
     for (topic, partitions) in pin_existing_topics(config, lineage, &names).await? {
         let to_read = TopicToRead {
-            cleanup: cleanup(&config.kafka, &topic).await?,
+            cleanup: cleanup(&config.sink.kafka, &topic).await?,
             topic: topic.clone(),
             partitions,
             since_ms: scope.records_since_ms,
-            position_header: config.position_header.clone(),
+            position_header: config.sink.position_header.clone(),
         };
         let read;
         (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
@@ -154,8 +154,8 @@ async fn read_row_ids(
     snapshot: &mut OutboxSnapshot,
     shutdown: &Shutdown,
 ) -> Result<RowIds, RelayError> {
-    let id = quote_identifier(&config.router.id_column);
-    let route = quote_identifier(&config.router.route_column);
+    let id = quote_identifier(&config.outbox.router.id_column);
+    let route = quote_identifier(&config.outbox.router.route_column);
     let mut read = RowIds::default();
     snapshot
         .read(&format!("{id}::text, {route}::text"), RowOrder::Any)
@@ -166,9 +166,9 @@ async fn read_row_ids(
             return Ok(read);
         }
         for row in &answer.rows {
-            let id = require_value(row, 0, &config.router.id_column, None)?;
+            let id = require_value(row, 0, &config.outbox.router.id_column, None)?;
             read.ids.insert(id);
-            let route = require_value(row, 1, &config.router.route_column, Some(id))?;
+            let route = require_value(row, 1, &config.outbox.router.route_column, Some(id))?;
             if !read.routes.contains(route) {
                 read.routes.insert(route.to_owned());
             }
@@ -207,7 +207,7 @@ async fn pin_existing_topics(
     lineage: &mut Lineage,
     topics: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, i32>, RelayError> {
-    let settings = config.kafka.clone();
+    let settings = config.sink.kafka.clone();
     let names: Vec<String> = topics.iter().cloned().collect();
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
         .await
@@ -236,7 +236,7 @@ async fn remove_published(
     mut absent: EventIds,
     shutdown: &Shutdown,
 ) -> Result<(TopicRead, EventIds), RelayError> {
-    let (settings, shutdown) = (config.kafka.clone(), shutdown.clone());
+    let (settings, shutdown) = (config.sink.kafka.clone(), shutdown.clone());
     let (read, absent) = tokio::task::spawn_blocking(move || {
         let read = read_ids(&settings, &to_read, &mut absent, &|| shutdown.is_triggered());
         (read, absent)

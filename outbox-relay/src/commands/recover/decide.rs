@@ -86,7 +86,7 @@ pub(super) async fn decide_row_by_row(
 
 /// The router's plan for a table with these columns.
 pub(super) fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
-    Plan::new(&config.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
+    Plan::new(&config.outbox.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
 }
 
 /// What a row of the table is called in a [`Stop`].

@@ -26,9 +26,9 @@ pub(super) fn find_losses(
     });
     if is_init_unfinished {
         return Err(Stop::NotInitialised {
-            slot: config.slot.clone(),
-            database: config.target.database.clone(),
-            topic: config.checkpoint_topic.clone(),
+            slot: config.source.slot.clone(),
+            database: config.source.target.database.clone(),
+            topic: config.sink.checkpoint_topic.clone(),
         });
     }
     let is_unreadable = unreadable.is_some();
@@ -45,7 +45,7 @@ pub(super) fn find_losses(
     }
     match checkpoint {
         Some(checkpoint) if losses.is_empty() && !compare_anyway => Err(Stop::NothingToRecover {
-            slot: config.slot.clone(),
+            slot: config.source.slot.clone(),
             checkpoint: checkpoint.published.lsn,
         }),
         _ => Ok(losses),

@@ -48,7 +48,7 @@ async fn look_ask_and_carry_out(
     options: &RecoverOptions,
     shutdown: &Shutdown,
 ) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let since_ms = since_ms(&mut connection, options).await?;
     let situation = Situation::read(&mut connection, config, options).await?;
@@ -70,7 +70,7 @@ async fn look_ask_and_carry_out(
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
-    let topics = lineage.partitions.keys().chain([&config.parking_topic]);
+    let topics = lineage.partitions.keys().chain([&config.sink.parking_topic]);
     destination::learn_batch_limits(config, topics).await;
     let recovery = Recovery {
         config,

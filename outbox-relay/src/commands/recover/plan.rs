@@ -103,7 +103,7 @@ fn plan_lines(
             "then",
             format!(
                 "slot {} is made anew, what is in no topic at its snapshot is published, and the relay goes on from there",
-                config.slot
+                config.source.slot
             ),
         ),
     ]);

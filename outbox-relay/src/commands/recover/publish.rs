@@ -58,7 +58,7 @@ pub(super) async fn publish_rows(
         }
         let id = columns
             .iter()
-            .position(|(name, _)| *name == config.router.id_column)
+            .position(|(name, _)| *name == config.outbox.router.id_column)
             .context("the outbox table has no id")?;
         let mut chosen = Answer {
             columns,

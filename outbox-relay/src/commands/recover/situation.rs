@@ -49,7 +49,7 @@ impl Situation {
     ) -> Result<Self, RelayError> {
         let publication = require_usable_publication(connection, config).await?;
         // In the order of `take_survey`, since a relay may be publishing.
-        let slot = source::find_slot(connection, &config.slot).await?;
+        let slot = source::find_slot(connection, &config.source.slot).await?;
         let reading = read_checkpoint_history(config.clone()).await?;
         let system = source::identify_server(connection).await?;
         let next_generation = reading.next_generation();
@@ -59,8 +59,8 @@ impl Situation {
             .filter(|cluster| **cluster != system.identifier)
             .cloned()
             .collect();
-        let (known, unreadable) = known_checkpoint(reading, config.delivery);
-        let source = source::describe_source(&system, &config.target.database, slot, &publication);
+        let (known, unreadable) = known_checkpoint(reading, config.sink.delivery);
+        let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
         let checkpoint = known.as_ref().map(|stored| &stored.checkpoint);
         // A slot with a letter wrong looks like one that is lost together with its checkpoint.
         if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {

@@ -53,7 +53,7 @@ impl Fenced {
             "fencing earlier producers and reading the checkpoint, for which open transactions are waited for",
         );
         tracing::info!(
-            slot = config.slot,
+            slot = config.source.slot,
             "owns the slot; fencing earlier producers and reading the checkpoint"
         );
         let system_identifier = owned.system_at_connect.identifier.clone();
@@ -103,7 +103,7 @@ fn fence_and_read(
 ) -> Result<ReadFromKafka, RelayError> {
     let log = config.checkpoint_log();
     let key = config.checkpoint_key();
-    let read_too_early = planted::read_checkpoint_before_fence(&log, &key, config.delivery, gives_up)?;
+    let read_too_early = planted::read_checkpoint_before_fence(&log, &key, config.sink.delivery, gives_up)?;
 
     let (mut publisher, readers) = fence_while_readers_connect(config, &log, system_identifier, gives_up)?;
     tracing::debug!("fenced earlier producers");
@@ -111,7 +111,7 @@ fn fence_and_read(
 
     let read = match read_too_early {
         Some(stored) => Ok(Some(stored)),
-        None => log.last_by(&readers, &key, config.delivery, gives_up),
+        None => log.last_by(&readers, &key, config.sink.delivery, gives_up),
     };
     let stored = match read {
         Ok(stored) => stored,
@@ -152,7 +152,7 @@ fn fence_while_readers_connect(
     let id = config.transactional_id(system_identifier);
     let (publisher, readers) = std::thread::scope(|scope| {
         let opening = scope.spawn(|| log.open());
-        let publisher = Publisher::start(&config.kafka, config.delivery, &id, log.topic, gives_up);
+        let publisher = Publisher::start(&config.sink.kafka, config.sink.delivery, &id, log.topic, gives_up);
         (publisher, opening.join())
     });
     let publisher = publisher?;
@@ -172,17 +172,17 @@ fn read_topics_and_parked_rows(
     checkpoint: &Checkpoint,
     gives_up: &dyn Fn() -> bool,
 ) -> Result<(Topics, Parked), RelayError> {
-    let names = identity::names(&checkpoint.lineage, &config.checkpoint_topic);
+    let names = identity::names(&checkpoint.lineage, &config.sink.checkpoint_topic);
     let topics = readers.topic_facts(&names)?;
     let mut partitions: BTreeMap<String, i32> = topics
         .iter()
         .map(|(name, facts)| (name.clone(), facts.partitions))
         .collect();
     // A role that never parks may not be allowed to ask for the parking topic. Where something is parked, reading it below fails instead.
-    let parking_topic = readers.topic_facts([&config.parking_topic]).unwrap_or_default();
+    let parking_topic = readers.topic_facts([&config.sink.parking_topic]).unwrap_or_default();
     partitions.extend(parking_topic.into_iter().map(|(name, facts)| (name, facts.partitions)));
-    if config.delivery == Delivery::ExactlyOnce && !planted::goes_on_behind_open_transactions() {
-        readers.wait_until_nothing_is_open(&config.kafka, &partitions, gives_up)?;
+    if config.sink.delivery == Delivery::ExactlyOnce && !planted::goes_on_behind_open_transactions() {
+        readers.wait_until_nothing_is_open(&config.sink.kafka, &partitions, gives_up)?;
     }
     let parked = parking::log::known(config, &checkpoint.parking, gives_up)?;
     Ok((topics, parked))

@@ -42,7 +42,7 @@ impl Owned {
         shutdown: &mut Shutdown,
     ) -> Result<UntilShutdown<Self>, RelayError> {
         readiness.not_ready("postgres", "connecting");
-        let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let config_of_server = config.pinned_to(&mut connection).await?;
         let system_at_connect = source::identify_server(&mut connection).await?;
         // Before the slot: a publication that is missing has a stop of its own, and the stream would only break at the first row.
@@ -73,14 +73,14 @@ async fn start_stream_once_slot_is_free(
 ) -> Result<UntilShutdown<()>, RelayError> {
     let mut is_standby = false;
     loop {
-        if !standby::is_taken(connection, &config.slot).await? {
+        if !standby::is_taken(connection, &config.source.slot).await? {
             // Without a position: the slot then sends everything that it does not count as confirmed.
             let started = connection
                 .start_stream(
-                    &config.slot,
+                    &config.source.slot,
                     Lsn::INVALID,
-                    &config.publication,
-                    config.message_prefix.is_some(),
+                    &config.source.publication,
+                    config.outbox.message_prefix.is_some(),
                 )
                 .await;
             let Err(refusal) = started else {
@@ -99,7 +99,7 @@ async fn start_stream_once_slot_is_free(
         if !is_standby {
             is_standby = true;
             tracing::info!(
-                slot = config.slot,
+                slot = config.source.slot,
                 "another relay has the slot: waiting as a warm standby"
             );
             readiness.not_ready("slot", "another relay has it; this one is a warm standby");
@@ -133,7 +133,7 @@ async fn find_break(
     publication: &Publication,
 ) -> Result<Option<Stop>, RelayError> {
     let Survey { slot, stored, system } = take_survey(connection, config).await?;
-    let source = source::describe_source(&system, &config.target.database, slot, publication);
+    let source = source::describe_source(&system, &config.source.target.database, slot, publication);
     let checkpoint = stored.as_ref().map(|stored| &stored.checkpoint);
     let stop = verify(&source, checkpoint, config.names_for_messages()).err();
     if let Some(Stop::NotInitialised { .. }) = stop {

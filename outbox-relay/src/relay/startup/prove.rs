@@ -155,9 +155,9 @@ impl ServerAfterFence {
         walsender_pid: i32,
     ) -> Result<Self, RelayError> {
         let config = config_of_server;
-        let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let system = source::identify_same_server(&mut connection, system_at_connect).await?;
-        let slot = source::find_slot(&mut connection, &config.slot).await?;
+        let slot = source::find_slot(&mut connection, &config.source.slot).await?;
         let reader_is_ours = if planted::trusts_any_reader() {
             Ok(())
         } else {
@@ -165,7 +165,7 @@ impl ServerAfterFence {
         };
         let publication = require_usable_publication(&mut connection, config).await?;
         Ok(Self {
-            source: source::describe_source(&system, &config.target.database, slot, &publication),
+            source: source::describe_source(&system, &config.source.target.database, slot, &publication),
             system,
             publication,
             reader_is_ours,
@@ -208,7 +208,7 @@ async fn read_servers_last_error(stream: &mut ReplicationStream, config: &Config
         loop {
             let length = match Frames::new(stream.buffer()).peek().ok()? {
                 Some((Frame::Error { code, message }, _)) => {
-                    return Some(server_error(&config.publication, code, message));
+                    return Some(server_error(&config.source.publication, code, message));
                 }
                 Some((_, length)) => length,
                 None => {
@@ -232,7 +232,7 @@ async fn follow_promotion(
     system: &System,
 ) -> Result<(), RelayError> {
     tracing::warn!(
-        slot = config.slot,
+        slot = config.source.slot,
         timeline.from = checkpoint.lineage.timeline,
         timeline.to = system.timeline,
         checkpoint.lsn = %checkpoint.published.lsn,

@@ -344,7 +344,7 @@ impl<'c> Streaming<'c> {
         self.checkpoint.parking.pass(&published);
         self.checkpoint.parking.rows = self.parking.rows;
         self.publisher.commit(
-            &self.config.checkpoint_topic,
+            &self.config.sink.checkpoint_topic,
             &self.config.checkpoint_key(),
             &self.checkpoint.to_json(),
         )?;
@@ -440,7 +440,7 @@ impl<'c> Streaming<'c> {
         if self.probe.is_none() && is_calm {
             self.probed_at = Instant::now();
             self.probe = Some(tokio::task::spawn_blocking(
-                self.publisher.probe(&self.config.checkpoint_topic),
+                self.publisher.probe(&self.config.sink.checkpoint_topic),
             ));
         }
         Ok(())

@@ -192,11 +192,12 @@ impl Streaming<'_> {
                 }
                 faults::point("park.before")?;
                 if faults::is_planted(Bug::ParkOutsideTransaction) {
-                    self.publisher.send_outside(&self.config.parking_topic, &key, &value)?;
+                    self.publisher
+                        .send_outside(&self.config.sink.parking_topic, &key, &value)?;
                     Sent::Queued
                 } else {
                     let outgoing = Outgoing {
-                        topic: &self.config.parking_topic,
+                        topic: &self.config.sink.parking_topic,
                         partition: 0,
                         key: Some(key.as_bytes()),
                         value: Some(value.as_bytes()),
@@ -216,7 +217,7 @@ impl Streaming<'_> {
             Sent::TooLarge => {
                 let what = format!(
                     "it does not fit into topic `{}` even without its values; raise that topic's max.message.bytes and start again",
-                    self.config.parking_topic
+                    self.config.sink.parking_topic
                 );
                 return Err(Stop::TooManyParked { position, what }.into());
             }
