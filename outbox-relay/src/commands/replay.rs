@@ -357,7 +357,7 @@ async fn publish(
             writer
                 .publisher()
                 .commit(&config.sink.checkpoint_topic, &key, &marker.context("the marker")?)?;
-            writer.publisher().committed().await?;
+            writer.publisher().wait_for_commits().await?;
             committed_rows = rows;
             faults::point("replay.committed")?;
         }

@@ -19,5 +19,5 @@ pub(crate) async fn commit_checkpoint(
         &config.checkpoint_key(),
         &checkpoint.to_json(),
     )?;
-    publisher.committed().await.map(|_| ())
+    publisher.wait_for_commits().await.map(|_| ())
 }
