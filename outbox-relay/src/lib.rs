@@ -121,7 +121,7 @@ async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     config.maintenance = Some(args.maintenance.check(&config.source.target)?);
     config.poison = args.poison;
     let readiness = Readiness::waiting_for("relay");
-    panics::tell(&readiness);
+    panics::report_to(&readiness);
     let metrics = admin::install_metrics()?;
     // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.
     let (admin_readiness, admin_shutdown) = (readiness.clone(), shutdown.clone());

@@ -77,11 +77,11 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 
 async fn check_server(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     findings.push(server_check::version_finding(connection.server_version_num()));
-    findings.extend(server_check::look(connection, config).await?.findings());
+    findings.extend(server_check::read_server_settings(connection, config).await?.findings());
     findings.extend(failover::findings(connection, &config.source.slot).await?);
     check_table(connection, config, findings).await?;
     findings.extend(
-        outbox_check::look(connection, config)
+        outbox_check::read_outbox_table(connection, config)
             .await?
             .findings(&config.outbox.router),
     );

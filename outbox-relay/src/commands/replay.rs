@@ -30,7 +30,7 @@ use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapsho
 use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
 use crate::outbox::rows::text;
 use crate::outbox::source;
-use crate::parking::log::entries_off_thread;
+use crate::parking::log::read_entries_off_thread;
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
@@ -118,7 +118,7 @@ async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayEr
 
 /// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
 async fn is_parked(config: &Config) -> Result<String, RelayError> {
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let ids: Vec<String> = entries
         .values()
         .filter_map(|entry| entry.id.as_deref())

@@ -72,7 +72,7 @@ pub fn verify<'c>(
     checkpoint: Option<&'c Checkpoint>,
     names: Names<'_>,
 ) -> Result<&'c Checkpoint, Stop> {
-    match (breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
+    match (find_breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
         (None, Some(checkpoint)) => Ok(checkpoint),
         (Some(stop), _) => Err(stop),
         (None, None) => Err(not_initialised(source, names)),
@@ -81,7 +81,7 @@ pub fn verify<'c>(
 
 /// Everything that cannot be proven, the most telling first; nothing where going on is safe.
 #[must_use]
-pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
+pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
     let running = checkpoint.filter(|checkpoint| matches!(checkpoint.state, State::Running | State::Behind));
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
@@ -352,7 +352,7 @@ pub(crate) fn ensure_slot_is_usable(slot: &Slot, name: &str, database: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{History, Names, Slot, Source, breaks, no_other_slot_publishes, verify, written_for_this_server};
+    use super::{History, Names, Slot, Source, find_breaks, no_other_slot_publishes, verify, written_for_this_server};
     use crate::continuity::checkpoint::{Checkpoint, State, tests::example};
     use crate::process::stop::Stop;
     use pg_replication::Lsn;
@@ -454,7 +454,7 @@ mod tests {
         source.publication_entry = 1;
         let codes = |source: &Source| -> Vec<u8> {
             let checkpoint = example();
-            let breaks = breaks(source, Some(&checkpoint), NAMES);
+            let breaks = find_breaks(source, Some(&checkpoint), NAMES);
             breaks.iter().map(super::Stop::exit_code).collect()
         };
         assert_eq!(codes(&source), [17, 13, 20]);
@@ -516,7 +516,7 @@ mod tests {
             16,
             "init cannot go on with it here"
         );
-        let codes: Vec<u8> = breaks(&source, Some(&unfinished), NAMES)
+        let codes: Vec<u8> = find_breaks(&source, Some(&unfinished), NAMES)
             .iter()
             .map(Stop::exit_code)
             .collect();

@@ -32,7 +32,7 @@ pub struct OutboxTable {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
+pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
     let (schema, table) = (
         quote_literal(&config.outbox.schema),
         quote_literal(&config.outbox.table),
@@ -143,8 +143,11 @@ impl OutboxTable {
 ///
 /// # Errors
 /// [`Stop::Publication`] and [`Stop::Config`] say what is odd and how to mend it; anything else is transient.
-pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
-    let found = look(connection, config).await?;
+pub async fn ensure_all_rows_would_be_published(
+    connection: &mut Connection,
+    config: &Config,
+) -> Result<(), RelayError> {
+    let found = read_outbox_table(connection, config).await?;
     if let Some(heir) = found.heirs.first() {
         return Err(Stop::Publication {
             publication: config.source.publication.clone(),
@@ -159,10 +162,10 @@ pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), 
 }
 
 /// Says in the log what is odd about the table; a relay that runs goes on.
-pub async fn warn(config: &Config) {
+pub async fn log_findings(config: &Config) {
     let looked = async {
         let mut connection = Connection::open(&config.source.target, pg_replication::Mode::Sql).await?;
-        look(&mut connection, config).await
+        read_outbox_table(&mut connection, config).await
     };
     match looked.await {
         Ok(found) => {

@@ -68,7 +68,7 @@ pub struct ServerSettings {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<ServerSettings> {
+pub async fn read_server_settings(connection: &mut Connection, config: &Config) -> anyhow::Result<ServerSettings> {
     let table = format!(
         "{}.{}",
         quote_identifier(&config.outbox.schema),

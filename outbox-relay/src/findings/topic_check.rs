@@ -14,14 +14,14 @@ pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -
     let lineage = checkpoint.map(|checkpoint| &checkpoint.lineage);
     let names = lineage.map_or_else(
         || vec![config.sink.checkpoint_topic.clone()],
-        |lineage| identity::names(lineage, &config.sink.checkpoint_topic),
+        |lineage| identity::names_of_topics(lineage, &config.sink.checkpoint_topic),
     );
     let topics = match topic_facts(&config.sink.kafka, names).await {
         Ok(topics) => topics,
         Err(err) => return vec![Finding::Problem(format!("{err:#}"))],
     };
     let mut findings: Vec<Finding> = match lineage {
-        Some(lineage) => identity::breaks(lineage, &topics)
+        Some(lineage) => identity::find_breaks(lineage, &topics)
             .into_iter()
             .map(|stop| Finding::Problem(stop.to_string()))
             .collect(),

@@ -207,7 +207,7 @@ impl Task {
             {
                 session = None;
             }
-            match look(&self.config, &sql, &mut session).await {
+            match look_once(&self.config, &sql, &mut session).await {
                 Ok(look) => match self.judge(&look).await {
                     None => {
                         verified_at = Instant::now();
@@ -247,7 +247,7 @@ impl Task {
         if let Some(retention) = &look.retention {
             self.gauges.show(retention, look.wal_flushed, &self.readiness);
         }
-        let unverified = match find(look, &self.pinned) {
+        let unverified = match compare_with_pinned(look, &self.pinned) {
             // What was altered once may hide rows below every later position.
             Finding::Unaltered(lsn) if self.verdict.stop.is_none() => {
                 self.verdict.verified = lsn;
@@ -304,7 +304,7 @@ impl Task {
     }
 }
 
-fn find(look: &Look, pinned: &Pinned) -> Finding {
+fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
     if !faults::is_planted(Bug::GuardTrustsAnySlot) {
         if look.slot_reader != Some(pinned.walsender_pid) {
             return Finding::NotOurStream;
@@ -328,7 +328,7 @@ struct Session {
     opened_at: Instant,
 }
 
-async fn look(config: &Config, sql: &str, session: &mut Option<Session>) -> anyhow::Result<Look> {
+async fn look_once(config: &Config, sql: &str, session: &mut Option<Session>) -> anyhow::Result<Look> {
     let session = match session {
         Some(session) => session,
         None => session.insert(Session {
@@ -410,7 +410,7 @@ fn read(rows: &[Row]) -> anyhow::Result<Look> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, Look, Pinned, PublicationLook, find, read};
+    use super::{Finding, Look, Pinned, PublicationLook, compare_with_pinned, read};
     use pg_replication::Lsn;
 
     fn pinned() -> Pinned {
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn only_a_publication_that_is_the_pinned_one_for_certain_verifies_a_position() {
-        let found = |publication| find(&look(publication), &pinned());
+        let found = |publication| compare_with_pinned(&look(publication), &pinned());
         assert_eq!(found(Some(("1:2:3:4", false))), Finding::Unaltered(Lsn(700)));
         assert_eq!(found(Some(("1:2:3:4", true))), Finding::Undecided);
         assert_eq!(found(Some(("1:9:3:4", false))), Finding::Altered);
@@ -458,7 +458,7 @@ mod tests {
             if let Some(publication) = &mut look.publication {
                 publication.outbox = outbox.map(str::to_owned);
             }
-            assert_eq!(find(&look, &pinned()), Finding::Altered, "{outbox:?}");
+            assert_eq!(compare_with_pinned(&look, &pinned()), Finding::Altered, "{outbox:?}");
         }
     }
 
@@ -471,13 +471,16 @@ mod tests {
         ] {
             let mut look = look(Some(("1:9:3:4", false)));
             (look.slot_reader, look.timeline) = (reader, timeline);
-            assert_eq!(find(&look, &pinned()), finding);
+            assert_eq!(compare_with_pinned(&look, &pinned()), finding);
         }
         let on_a_standby = Look {
             timeline: None,
             ..look(Some(("1:2:3:4", false)))
         };
-        assert_eq!(find(&on_a_standby, &pinned()), Finding::Unaltered(Lsn(700)));
+        assert_eq!(
+            compare_with_pinned(&on_a_standby, &pinned()),
+            Finding::Unaltered(Lsn(700))
+        );
     }
 
     #[test]

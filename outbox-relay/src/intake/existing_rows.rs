@@ -417,7 +417,7 @@ impl<'a> ExistingRowsWriter<'a> {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Written::UnknownTopic { route, topic } => {
-                    let found = destination::find(self.config, self.lineage, &route, &topic).await?;
+                    let found = destination::find_destination(self.config, self.lineage, &route, &topic).await?;
                     self.topics.insert(route, found);
                 }
             }

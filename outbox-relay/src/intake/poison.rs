@@ -55,7 +55,7 @@ impl Judge {
     /// The stop of a row whose route leads nowhere.
     #[must_use]
     pub(crate) fn nowhere(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
-        destination::stop(why, self.name(position, Some(id)), &self.route_column)
+        destination::stop_of_no_destination(why, self.name(position, Some(id)), &self.route_column)
     }
 
     /// Whether the row may be sent, as far as its topic's settings and earlier refusals tell. Its size is looked at elsewhere.

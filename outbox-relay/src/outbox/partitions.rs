@@ -31,7 +31,7 @@ pub enum Shape {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
+pub async fn begin_maintenance(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
     connection
         .rows(&format!(
             "set lock_timeout = {LOCK_TIMEOUT_MS}; set statement_timeout = '5s'"
@@ -48,7 +48,7 @@ pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Resu
 ///
 /// # Errors
 /// There is none, or the connection broke.
-pub async fn shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
+pub async fn read_shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
     let sql = format!(
         "select coalesce(p.partstrat::text, ''), coalesce(p.partnatts, 0), coalesce(a.attname, ''), coalesce(format_type(a.atttypid, null), ''),
                 exists (select from pg_attribute c where c.attrelid = t.oid and c.attname = 'created_at' and not c.attisdropped)
@@ -75,7 +75,7 @@ pub async fn shape(connection: &mut Connection, config: &Config) -> anyhow::Resu
 ///
 /// # Errors
 /// The connection broke.
-pub async fn now_s(connection: &mut Connection) -> anyhow::Result<i64> {
+pub async fn server_time_s(connection: &mut Connection) -> anyhow::Result<i64> {
     let rows = connection
         .rows("select floor(extract(epoch from clock_timestamp()))::bigint")
         .await?;
@@ -86,7 +86,7 @@ pub async fn now_s(connection: &mut Connection) -> anyhow::Result<i64> {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn list(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
+pub async fn list_partitions(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
     let bound = |word: &str| {
         format!(
             "extract(epoch from (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz)::bigint"
@@ -124,7 +124,7 @@ pub fn detached_comment(config: &Config) -> String {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn detached(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Detached>> {
+pub async fn list_detached(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Detached>> {
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname), substring(d.description from '[0-9A-F]+/[0-9A-F]+$')
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
@@ -150,7 +150,12 @@ pub async fn detached(connection: &mut Connection, config: &Config) -> anyhow::R
 ///
 /// # Errors
 /// A lock was not to be had, a right is missing, or the connection broke.
-pub async fn create(connection: &mut Connection, config: &Config, day: i64, is_current: bool) -> anyhow::Result<bool> {
+pub async fn create_partition(
+    connection: &mut Connection,
+    config: &Config,
+    day: i64,
+    is_current: bool,
+) -> anyhow::Result<bool> {
     let (table, name) = (table_name(config), day_name(config, day));
     let bound = |day: i64| {
         let (year, month, day) = civil(day);
@@ -214,7 +219,7 @@ fn day_name(config: &Config, day: i64) -> String {
 ///
 /// # Errors
 /// A lock was not to be had, a right is missing, or the connection broke.
-pub async fn detach(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
+pub async fn detach_partition(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
     let table = table_name(config);
     let comment = quote_literal(&format!("comment on table {} is %L", name.replace('%', "%%")));
     let text = quote_literal(&format!(
@@ -241,7 +246,7 @@ pub async fn drop_detached(connection: &mut Connection, name: &str) -> anyhow::R
 ///
 /// # Errors
 /// The connection broke.
-pub async fn positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
+pub async fn read_positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
     let sql = format!(
         "select pg_current_wal_insert_lsn(), (select confirmed_flush_lsn from pg_replication_slots where slot_name = {})",
         quote_literal(&config.source.slot)

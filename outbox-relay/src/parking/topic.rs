@@ -20,7 +20,7 @@ const FRAMING_BYTES: u64 = 256;
 /// Kafka does not answer or refuses, or the topic has several partitions, or would lose what is parked there.
 pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     let topic = &config.sink.parking_topic;
-    for name in destination::create(config, &[NewTopic::compacted(topic)]).await? {
+    for name in destination::create_topics(config, &[NewTopic::compacted(topic)]).await? {
         tracing::info!(topic = name, "created the parking topic");
     }
     let (settings, names) = (config.sink.kafka.clone(), [topic.clone()]);

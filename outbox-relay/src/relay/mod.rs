@@ -116,9 +116,9 @@ async fn cycle(
     // Once a process, of the server that streams, and beside the stream, which does not depend on it.
     warning.get_or_insert_with(|| {
         let config = proven.config_of_server.clone();
-        tokio::spawn(async move { outbox_check::warn(&config).await })
+        tokio::spawn(async move { outbox_check::log_findings(&config).await })
     });
-    let _maintenance = upkeep::while_leading(&proven.config_of_server, &proven.parked.needs, proven.catalog_xmin());
+    let _maintenance = upkeep::start_maintenance(&proven.config_of_server, &proven.parked.needs, proven.catalog_xmin());
     let outcome = Streaming::new(config, transaction_bytes, proven, pause.clone())
         .run(readiness, shutdown)
         .await;

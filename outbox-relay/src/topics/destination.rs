@@ -15,13 +15,13 @@ use crate::topics::identity;
 ///
 /// # Errors
 /// [`Stop::PartitionsChanged`]; anything else is worth another try.
-pub(crate) async fn find(
+pub(crate) async fn find_destination(
     config: &Config,
     lineage: &mut Lineage,
     route: &str,
     topic: &str,
 ) -> Result<Result<Destination, NoDestination>, RelayError> {
-    if let Some(what) = why_never(config, route, topic) {
+    if let Some(what) = why_no_row_may_go_there(config, route, topic) {
         return Ok(Err(NoDestination::Never { what }));
     }
     // Those of the lineage were verified at the start; asking again would only delay the first row.
@@ -57,7 +57,7 @@ pub(crate) async fn find(
 ///
 /// # Errors
 /// [`Stop::TopicRefused`] where Kafka will not have one; anything else is worth another try.
-pub(crate) async fn create(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
+pub(crate) async fn create_topics(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
     let created = create_missing(&config.sink.kafka, topics).await;
     created.map_err(|err| match definite(&err) {
         Some(error) => Stop::TopicRefused {
@@ -72,7 +72,7 @@ pub(crate) async fn create(config: &Config, topics: &[NewTopic]) -> Result<Vec<S
 
 /// Why no row may ever go to `topic`, whatever the cluster says.
 #[must_use]
-pub(crate) fn why_never(config: &Config, route: &str, topic: &str) -> Option<String> {
+pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str) -> Option<String> {
     let column = &config.outbox.router.route_column;
     if let Err(stop) = check_topic_name("topic", topic) {
         return Some(format!("column `{column}` is `{route}`, and {stop}"));
@@ -99,7 +99,7 @@ pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static s
 
 /// The stop of a row whose route leads nowhere.
 #[must_use]
-pub(crate) fn stop(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
+pub(crate) fn stop_of_no_destination(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
     match why.clone() {
         NoDestination::Never { what } => Stop::Row { row, what },
         NoDestination::Missing { topic } => Stop::TopicMissing {

@@ -15,7 +15,7 @@ use crate::continuity::progress::Published;
 use crate::outbox::publication::Publication;
 use crate::outbox::slot::{advance_slot, drop_slot, take_over_slot};
 use crate::outbox::source;
-use crate::parking::log::counted;
+use crate::parking::log::count_parked_rows;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, InitOptions};
 use crate::topics::checkpoint_topic::commit_checkpoint;
@@ -47,7 +47,7 @@ pub(super) async fn apply(
     let base = diagnosis.base.as_ref();
     let generation = reading.next_generation();
     let highest_position = base.map(highest_position);
-    let parking = counted(config, base).await?;
+    let parking = count_parked_rows(config, base).await?;
     let mut lineage = lineage_of_now(config, &diagnosis, &publication);
     lineage.positions_raised_by = reading.positions_raised_by();
 
@@ -128,8 +128,8 @@ fn lineage_of_now(config: &Config, diagnosis: &Diagnosis, publication: &Publicat
 /// Pins the topics that the checkpoint pins, with the partitions that they have now.
 fn pin_partitions(lineage: &mut Lineage, pinned_before: &Lineage, topics: &Topics) {
     let mut pinned = pinned_before.clone();
-    let recreated = identity::recreated(pinned_before, topics);
-    identity::forget(&mut pinned, &recreated);
+    let recreated = identity::find_recreated(pinned_before, topics);
+    identity::release_recreated(&mut pinned, &recreated);
     for topic in pinned_before.partitions.keys() {
         pinned.repin(topic, topics.get(topic).map_or(0, |facts| facts.partitions));
     }

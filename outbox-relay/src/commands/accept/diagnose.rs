@@ -2,7 +2,7 @@
 
 use super::own_and_fence::OwnedAndFenced;
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, breaks, written_for_this_server};
+use crate::continuity::lineage::{Source, find_breaks, written_for_this_server};
 use crate::kafka::{Reading, topic_facts};
 use crate::outbox::source::{self, System};
 use crate::process::stop::{RelayError, Stop};
@@ -40,7 +40,7 @@ impl Diagnosis {
         };
         let topics = read_topics(config, base.as_ref()).await?;
         if let Some(base) = &base {
-            broken.extend(identity::breaks(&base.lineage, &topics));
+            broken.extend(identity::find_breaks(&base.lineage, &topics));
             let written_ms = held.reading.last.as_ref().and_then(|last| last.written_ms);
             broken.extend(written_for_this_server(&source, base, written_ms).err());
         }
@@ -77,7 +77,7 @@ fn compare_with_last(source: &Source, reading: &Reading, config: &Config) -> (Op
             slot: config.source.slot.clone(),
         });
     }
-    broken.extend(breaks(source, base.as_ref(), config.names_for_messages()));
+    broken.extend(find_breaks(source, base.as_ref(), config.names_for_messages()));
     (base, broken)
 }
 
@@ -95,7 +95,7 @@ fn go_back_to_furthest(
         .filter(|checkpoint| checkpoint.published.lsn >= confirmed)
         .cloned();
     let mut broken = vec![why.clone()];
-    for stop in breaks(source, base.as_ref(), config.names_for_messages()) {
+    for stop in find_breaks(source, base.as_ref(), config.names_for_messages()) {
         match stop {
             // `why` says the same, and more.
             Stop::CheckpointMissing { .. } => {}
@@ -115,7 +115,7 @@ fn go_back_to_furthest(
 /// Asks Kafka for the topics that `base` pins, and for that of the checkpoints.
 async fn read_topics(config: &Config, base: Option<&Checkpoint>) -> Result<Topics, RelayError> {
     let names = match base {
-        Some(base) => identity::names(&base.lineage, &config.sink.checkpoint_topic),
+        Some(base) => identity::names_of_topics(&base.lineage, &config.sink.checkpoint_topic),
         None => vec![config.sink.checkpoint_topic.clone()],
     };
     Ok(topic_facts(&config.sink.kafka, names).await?)

@@ -16,7 +16,7 @@ use self::choose::choose_position;
 use self::diagnose::Diagnosis;
 use self::own_and_fence::OwnedAndFenced;
 use crate::commands::init::{self, Initialised, OtherPartitions};
-use crate::parking::log::missing;
+use crate::parking::log::find_missing_parked_rows;
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, InitOptions};
@@ -59,7 +59,7 @@ pub async fn accept(
         return init::init_with(config, options, OtherPartitions::Accepted, shutdown).await;
     }
     if let Some(base) = &diagnosis.base {
-        diagnosis.broken.extend(missing(config, base).await?);
+        diagnosis.broken.extend(find_missing_parked_rows(config, base).await?);
     }
     ensure_operator_accepted_everything_found(accepted, &diagnosis.broken)?;
 

@@ -52,7 +52,7 @@ impl OwnedAndFenced {
         let publication = require_usable_publication(&mut connection, config).await?;
         let system = source::identify_server(&mut connection).await?;
         // Without its topic there is no checkpoint to read or write, and it may be the topic that was deleted.
-        destination::create(config, &[NewTopic::compacted(&config.sink.checkpoint_topic)]).await?;
+        destination::create_topics(config, &[NewTopic::compacted(&config.sink.checkpoint_topic)]).await?;
         let slot = source::find_slot(&mut connection, &config.source.slot).await?;
         let can_be_owned = slot.as_ref().is_some_and(|slot| {
             slot.plugin == "pgoutput" && slot.database == config.source.target.database && slot.wal_status != "lost"

@@ -10,7 +10,7 @@ use crate::continuity::lineage::{Slot, ensure_slot_is_usable};
 use crate::continuity::progress::Published;
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, System};
-use crate::parking::log::counted;
+use crate::parking::log::count_parked_rows;
 use crate::process::stop::RelayError;
 use crate::settings::Config;
 use crate::topics::checkpoint_topic::commit_checkpoint;
@@ -53,7 +53,7 @@ pub(super) async fn adopt(
         existing_rows: None,
         begun: None,
         // Rows may be parked from an earlier life of the slot, whose checkpoint is lost.
-        parking: counted(config, None).await?,
+        parking: count_parked_rows(config, None).await?,
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(

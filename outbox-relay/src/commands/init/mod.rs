@@ -125,7 +125,7 @@ pub(crate) async fn init_with(
         }
     }
     compaction::ensure_checkpoint_topic_keeps_its_last_record(config).await?;
-    outbox_check::refuse(&mut connection, config).await?;
+    outbox_check::ensure_all_rows_would_be_published(&mut connection, config).await?;
     // Step 5.
     let publisher = match early_publisher {
         Some(publisher) => publisher,
@@ -202,7 +202,7 @@ async fn ensure_server_can_do_it(
 async fn create_topics(config: &Config, topics_for_rows: &[NewTopic]) -> Result<(), RelayError> {
     let mut topics = vec![NewTopic::compacted(&config.sink.checkpoint_topic)];
     topics.extend_from_slice(topics_for_rows);
-    for name in destination::create(config, &topics).await? {
+    for name in destination::create_topics(config, &topics).await? {
         tracing::info!(topic = name, "created a topic");
     }
     Ok(())

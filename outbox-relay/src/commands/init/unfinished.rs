@@ -47,9 +47,9 @@ impl CarriedOver {
             });
         };
         // What had been published to topics that were made anew is gone, so they are pinned as they are now.
-        let recreated = identity::recreated_now(config, Some(unfinished)).await?;
+        let recreated = identity::find_recreated_now(config, Some(unfinished)).await?;
         let mut known = unfinished.lineage.clone();
-        identity::forget(&mut known, &recreated);
+        identity::release_recreated(&mut known, &recreated);
         let (partitions, former_partitions) = match other_partitions {
             OtherPartitions::Refused => (
                 ensure_partitions_are_as_pinned(config, &known).await?,

@@ -20,7 +20,7 @@ use crate::kafka::{Publisher, topic_facts};
 use crate::outbox::publication::require_usable_publication;
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, System};
-use crate::parking::log::{entries_off_thread, missing};
+use crate::parking::log::{find_missing_parked_rows, read_entries_off_thread};
 use crate::parking::record::Entry;
 use crate::parking::send::send_entry;
 use crate::parking::table::table;
@@ -81,14 +81,14 @@ impl Session {
         let mut checkpoint = checkpoint.clone();
         let topics = topic_facts(
             &config.sink.kafka,
-            identity::names(&checkpoint.lineage, &config.sink.checkpoint_topic),
+            identity::names_of_topics(&checkpoint.lineage, &config.sink.checkpoint_topic),
         )
         .await?;
-        if let Some(stop) = identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+        if let Some(stop) = identity::find_breaks(&checkpoint.lineage, &topics).into_iter().next() {
             return Err(stop.into());
         }
         wait_until_nothing_is_open(config, topics.keys(), shutdown).await?;
-        if let Some(stop) = missing(config, &checkpoint).await? {
+        if let Some(stop) = find_missing_parked_rows(config, &checkpoint).await? {
             return Err(stop.into());
         }
         checkpoint.lineage.server_started_us = system.started_us;
@@ -165,7 +165,7 @@ pub async fn parked(command: ParkedCommand, shutdown: &Shutdown) -> Result<Strin
 }
 
 async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     if as_json {
         let all: Vec<&Entry> = entries.values().collect();
         let text = serde_json::to_string_pretty(&all).context("parked rows as JSON")?;
@@ -179,7 +179,7 @@ async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
 
 async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
     let position = args.position;
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let entry = parked_at(&entries, position)?;
     if !args.yes {
         let shown = table([entry].into_iter());
@@ -191,7 +191,7 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
         .await?;
     }
     let mut session = Session::open(config, shutdown).await?;
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let entry = parked_at(&entries, position)?;
     send_entry(&mut session.publisher, config, position, None).await?;
     session.checkpoint.parking.rows = entries.len() as u64 - 1;

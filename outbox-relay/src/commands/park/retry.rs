@@ -19,7 +19,7 @@ use crate::outbox::messages::MessageOutbox;
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::table::table_name;
 use crate::parking::keys::Lane;
-use crate::parking::log::entries_off_thread;
+use crate::parking::log::read_entries_off_thread;
 use crate::parking::record::{Because, Entry, ParkedRow, ParkedText};
 use crate::parking::send::send_entry;
 use crate::parking::topic::entry_bytes_max;
@@ -108,7 +108,7 @@ async fn attempt(config: &Config, which: Which, retried: &mut Retried, shutdown:
     } = Session::open(config, shutdown).await?;
     let work = async {
         let mut retry = Retry::new(config, publisher, checkpoint, retried).await?;
-        retry.all(which).await
+        retry.retry_rows(which).await
     };
     let mut until_told = shutdown.clone();
     let outcome = keep_stream_alive_during(&mut stream, work, &mut until_told).await;
@@ -160,7 +160,7 @@ impl<'a> Retry<'a> {
         checkpoint: Checkpoint,
         retried: &'a mut Retried,
     ) -> Result<Self, RelayError> {
-        let entries = entries_off_thread(config).await?;
+        let entries = read_entries_off_thread(config).await?;
         let entry_bytes_max = if entries.is_empty() {
             0
         } else {
@@ -183,7 +183,7 @@ impl<'a> Retry<'a> {
         })
     }
 
-    async fn all(&mut self, which: Which) -> Result<(), RelayError> {
+    async fn retry_rows(&mut self, which: Which) -> Result<(), RelayError> {
         let wanted: Vec<RowPosition> = match which {
             Which::All => self.entries.keys().copied().collect(),
             Which::One(position) => {
@@ -202,7 +202,7 @@ impl<'a> Retry<'a> {
             }
         };
         for position in wanted {
-            self.one(position).await?;
+            self.retry_row(position).await?;
             if self.open_rows >= TRANSACTION_ROWS || self.open_bytes >= TRANSACTION_BYTES {
                 self.commit().await?;
             }
@@ -213,7 +213,7 @@ impl<'a> Retry<'a> {
         Ok(())
     }
 
-    async fn one(&mut self, position: RowPosition) -> Result<(), RelayError> {
+    async fn retry_row(&mut self, position: RowPosition) -> Result<(), RelayError> {
         let Some(mut entry) = self.entries.get(&position).cloned() else {
             return Ok(());
         };
@@ -280,7 +280,7 @@ impl<'a> Retry<'a> {
                 }
                 Ok(Written::UnknownTopic { route, topic }) => {
                     let lineage = &mut self.checkpoint.lineage;
-                    let found = destination::find(self.config, lineage, &route, &topic).await;
+                    let found = destination::find_destination(self.config, lineage, &route, &topic).await;
                     let found = found.map_err(asked_of_topic)?;
                     self.topics.insert(route, found);
                 }

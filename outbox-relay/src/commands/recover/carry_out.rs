@@ -78,7 +78,7 @@ impl Recovery<'_> {
         faults::point("recover.planned")?;
         // Step 2. Without its topic there would be no checkpoint to write in step 3.
         wait_until_slot_is_free(&mut connection, config).await?;
-        destination::create(config, &[NewTopic::compacted(&config.sink.checkpoint_topic)]).await?;
+        destination::create_topics(config, &[NewTopic::compacted(&config.sink.checkpoint_topic)]).await?;
         let system = source::identify_server(&mut connection).await?;
         let publisher = fence_relays_of_cluster(config, &system.identifier, self.shutdown).await?;
         let identifier = system.identifier.clone();

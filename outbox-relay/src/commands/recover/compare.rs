@@ -13,7 +13,7 @@ use crate::continuity::comparison::{EventIds, Memory, Verdicts};
 use crate::continuity::positions::highest_position;
 use crate::intake::existing_rows::{OutboxSnapshot, RowOrder};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
-use crate::parking::{log::entries_off_thread, record::Entry};
+use crate::parking::{log::read_entries_off_thread, record::Entry};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::settings::Config;
@@ -57,7 +57,7 @@ pub(super) async fn compare_outbox_with_topics(
     scope: Scope,
     shutdown: &Shutdown,
 ) -> Result<ComparedOutbox, RelayError> {
-    identity::forget(lineage, recreated);
+    identity::release_recreated(lineage, recreated);
     snapshot.only_since(scope.rows_since_ms);
     let RowIds {
         ids: mut absent,
@@ -65,7 +65,7 @@ pub(super) async fn compare_outbox_with_topics(
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
     // What is parked is no more missing than what is published: a retry publishes it, in its order.
-    let mut parked = entries_off_thread(config).await?;
+    let mut parked = read_entries_off_thread(config).await?;
     let mut parked_in_table = EventIds::default();
     for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
         if absent.contains(id) {
@@ -76,7 +76,7 @@ pub(super) async fn compare_outbox_with_topics(
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
     for (route, topic) in &topic_of_route {
         // Before it is read: of its rows nothing can have been published.
-        if let Some(what) = destination::why_never(config, route, topic) {
+        if let Some(what) = destination::why_no_row_may_go_there(config, route, topic) {
             return Err(Stop::Row {
                 row: name_of_table_row(None),
                 what,

@@ -1,7 +1,7 @@
 //! What `recover` makes up for, and what it cannot help with.
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, breaks};
+use crate::continuity::lineage::{Source, find_breaks};
 use crate::process::stop::{PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;
@@ -33,7 +33,7 @@ pub(super) fn find_losses(
     }
     let is_unreadable = unreadable.is_some();
     let without_checkpoint = |stop: &Stop| matches!(stop, Stop::CheckpointMissing { .. } | Stop::NotInitialised { .. });
-    let broken = breaks(source, checkpoint, config.names_for_messages()).into_iter();
+    let broken = find_breaks(source, checkpoint, config.names_for_messages()).into_iter();
     let losses: Vec<Stop> = unreadable
         .into_iter()
         // Where the checkpoint cannot be read, that it is missing is the same thing once more.

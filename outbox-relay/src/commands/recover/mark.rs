@@ -8,7 +8,7 @@ use crate::continuity::checkpoint::{Checkpoint, FORMAT, State};
 use crate::continuity::progress::Published;
 use crate::kafka::Publisher;
 use crate::outbox::source::System;
-use crate::parking::log::counted;
+use crate::parking::log::count_parked_rows;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use crate::settings::{Config, RecoverOptions};
@@ -49,7 +49,7 @@ pub(super) async fn mark_as_recovering(
 ) -> Result<Marked, RelayError> {
     let Fenced { mut publisher, system } = fenced;
     let situation = Situation::read(connection, config, options).await?;
-    let parking = counted(config, situation.checkpoint()).await?;
+    let parking = count_parked_rows(config, situation.checkpoint()).await?;
     let checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Recovering,

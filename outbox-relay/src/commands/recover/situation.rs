@@ -9,7 +9,7 @@ use crate::kafka::{Delivery, Reading, StoredCheckpoint};
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::publication::{Publication, require_usable_publication};
 use crate::outbox::source::{self, System};
-use crate::parking::log::missing;
+use crate::parking::log::find_missing_parked_rows;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::survey::{ensure_no_existing_slot_publishes, read_checkpoint_history};
 use crate::settings::{Config, RecoverOptions};
@@ -66,13 +66,13 @@ impl Situation {
         if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {
             ensure_no_existing_slot_publishes(connection, config, &system, &source).await?;
         }
-        let (other_partitions, recreated): (Vec<Stop>, Vec<Stop>) = identity::breaks_now(config, checkpoint)
+        let (other_partitions, recreated): (Vec<Stop>, Vec<Stop>) = identity::find_breaks_now(config, checkpoint)
             .await?
             .into_iter()
             .partition(|stop| matches!(stop, Stop::PartitionsChanged { .. }));
         let other_partitions = without_recreated_topics(other_partitions, &recreated);
         let parked_loss = match checkpoint {
-            Some(checkpoint) => missing(config, checkpoint).await?,
+            Some(checkpoint) => find_missing_parked_rows(config, checkpoint).await?,
             None => None,
         };
         let mut elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();

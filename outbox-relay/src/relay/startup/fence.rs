@@ -172,7 +172,7 @@ fn read_topics_and_parked_rows(
     checkpoint: &Checkpoint,
     gives_up: &dyn Fn() -> bool,
 ) -> Result<(Topics, Parked), RelayError> {
-    let names = identity::names(&checkpoint.lineage, &config.sink.checkpoint_topic);
+    let names = identity::names_of_topics(&checkpoint.lineage, &config.sink.checkpoint_topic);
     let topics = readers.topic_facts(&names)?;
     let mut partitions: BTreeMap<String, i32> = topics
         .iter()
@@ -184,7 +184,7 @@ fn read_topics_and_parked_rows(
     if config.sink.delivery == Delivery::ExactlyOnce && !planted::goes_on_behind_open_transactions() {
         readers.wait_until_nothing_is_open(&config.sink.kafka, &partitions, gives_up)?;
     }
-    let parked = parking::log::known(config, &checkpoint.parking, gives_up)?;
+    let parked = parking::log::read_parked(config, &checkpoint.parking, gives_up)?;
     Ok((topics, parked))
 }
 

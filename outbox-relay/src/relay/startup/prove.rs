@@ -112,10 +112,10 @@ impl Proven {
         let guard = Guard::start(&config_of_server, pinned, readiness);
 
         // 4.5 Compare the topics and what is parked. Ids that an earlier version did not know are pinned only once everything else fits.
-        if let Some(stop) = identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+        if let Some(stop) = identity::find_breaks(&checkpoint.lineage, &topics).into_iter().next() {
             return Err(stop.into());
         }
-        parking::log::all_there(config, &checkpoint.parking, parked.rows)?;
+        parking::log::ensure_all_parked_rows_are_there(config, &checkpoint.parking, parked.rows)?;
         identity::pin_ids(&mut checkpoint.lineage, &topics);
 
         // 4.6 Commit the new timeline, last: until everything is proven, the former primary's relay may still be the one to go on.

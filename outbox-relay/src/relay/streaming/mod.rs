@@ -172,8 +172,8 @@ impl<'c> Streaming<'c> {
                     self.publisher.poll();
                     sleep(QUEUE_FULL_WAIT).await;
                 }
-                Pause::Poison(stop) => self.poison(stop).await?,
-                Pause::Claimed(claim) => self.claimed(claim).await?,
+                Pause::Poison(stop) => self.handle_poison_row(stop).await?,
+                Pause::Claimed(claim) => self.handle_claimed_row(claim).await?,
             }
         }
         Ok(())
@@ -230,7 +230,7 @@ impl<'c> Streaming<'c> {
 
     /// Finds the topic of a route that comes for the first time, and creates it where that is wanted.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
-        let found = destination::find(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
+        let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
         self.intake.topics.insert(route, found);
         self.topics.pin(&self.checkpoint.lineage);
         Ok(())

@@ -99,7 +99,7 @@ impl Parking {
 
 impl Streaming<'_> {
     /// The next row cannot be published: parks it where that is wanted.
-    pub(super) async fn poison(&mut self, stop: Stop) -> Result<(), RelayError> {
+    pub(super) async fn handle_poison_row(&mut self, stop: Stop) -> Result<(), RelayError> {
         let reason = stop.row_reason();
         let is_ordered = stop
             .row_position()
@@ -117,7 +117,7 @@ impl Streaming<'_> {
     }
 
     /// The next row is to be parked, whether or not it could be published.
-    pub(super) async fn claimed(&mut self, claim: Claim) -> Result<(), RelayError> {
+    pub(super) async fn handle_claimed_row(&mut self, claim: Claim) -> Result<(), RelayError> {
         match claim {
             Claim::Behind(first) => {
                 self.park(Because::Behind, format!("the row at {first} of its key is parked"))
