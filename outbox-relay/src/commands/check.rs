@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 
-use crate::continuity::lineage::{Slot, verify, written_for_this_server};
+use crate::continuity::lineage::{Slot, verify};
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::findings::Finding;
 use crate::findings::failover;
 use crate::findings::outbox_check;
 use crate::findings::server_check;
 use crate::findings::topic_check;
 use crate::outbox::publication::require_usable_publication;
-use crate::outbox::rows::text;
+use crate::outbox::rows::{first_row, named_rows};
 use crate::outbox::source;
 use crate::outbox::table::has_table;
 use crate::process::stop::RelayError;
@@ -110,10 +111,11 @@ async fn check_table(connection: &mut Connection, config: &Config, findings: &mu
         quote_literal(&table)
     );
     let mut columns = Vec::new();
-    for row in connection.rows(&sql).await? {
+    let answer = connection.query(&sql).await?;
+    for row in named_rows(&answer) {
         columns.push(Column {
-            name: text(&row, 0)?.to_owned(),
-            type_oid: text(&row, 1)?.parse()?,
+            name: row.text("attname")?.to_owned(),
+            type_oid: row.parse("atttypid")?,
         });
     }
     findings.push(if columns.is_empty() && config.outbox.message_prefix.is_some() {
@@ -158,7 +160,7 @@ async fn check_lineage(
         ) {
             Ok(checkpoint) => {
                 let written_ms = found.and_then(|found| found.written_ms);
-                match written_for_this_server(&source, checkpoint, written_ms) {
+                match ensure_written_for_this_server(&source, checkpoint, written_ms) {
                     Ok(()) => Finding::Good(format!(
                         "slot {} continues the checkpoint {}",
                         config.source.slot, checkpoint.published.lsn
@@ -197,12 +199,15 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
     let found = read_last_checkpoint(config.clone()).await?;
     let system = source::identify_server(&mut connection).await?;
     let sql = format!(
-        "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
-                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')
+        "select coalesce(active_pid::text, 'nobody') as reader,
+                coalesce(confirmed_flush_lsn::text, '-') as confirmed,
+                coalesce(wal_status, '-') as wal_status,
+                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-') as wal_kept,
+                coalesce(pg_size_pretty(safe_wal_size), 'unlimited') as wal_left
          from pg_replication_slots where slot_name = {}",
         quote_literal(&config.source.slot)
     );
-    let rows = connection.rows(&sql).await?;
+    let answer = connection.query(&sql).await?;
     let mut lines = vec![
         (
             "database",
@@ -213,17 +218,17 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
         ),
         ("server's WAL ends at", system.wal_end.to_string()),
     ];
-    match rows.first() {
+    match first_row(&answer) {
         None => lines.push(("slot", format!("{} does not exist", config.source.slot))),
         Some(row) => lines.extend([
             (
                 "slot",
-                format!("{}, read by backend {}", config.source.slot, text(row, 0)?),
+                format!("{}, read by backend {}", config.source.slot, row.text("reader")?),
             ),
-            ("confirmed", text(row, 1)?.to_owned()),
-            ("WAL status", text(row, 2)?.to_owned()),
-            ("WAL kept for the slot", text(row, 3)?.to_owned()),
-            ("WAL left before it is lost", text(row, 4)?.to_owned()),
+            ("confirmed", row.text("confirmed")?.to_owned()),
+            ("WAL status", row.text("wal_status")?.to_owned()),
+            ("WAL kept for the slot", row.text("wal_kept")?.to_owned()),
+            ("WAL left before it is lost", row.text("wal_left")?.to_owned()),
         ]),
     }
     match found {

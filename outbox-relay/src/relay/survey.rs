@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::{Slot, Source, no_other_slot_publishes};
+use crate::continuity::lineage::{Slot, Source};
+use crate::continuity::other_relays::ensure_no_other_slot_publishes_outbox;
 use crate::kafka::{ReadFrom, Reading, StoredCheckpoint};
 use crate::outbox::publication::Publication;
 use crate::outbox::source::{self, System};
@@ -112,7 +113,7 @@ fn ensure_none_is_of_this_outbox(
     outbox: Option<&str>,
     checkpoints: &BTreeMap<String, Checkpoint>,
 ) -> Result<(), Stop> {
-    no_other_slot_publishes(
+    ensure_no_other_slot_publishes_outbox(
         outbox,
         &system.identifier,
         &config.source.target.database,

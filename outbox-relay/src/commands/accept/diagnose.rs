@@ -2,7 +2,8 @@
 
 use super::own_and_fence::OwnedAndFenced;
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, find_breaks, written_for_this_server};
+use crate::continuity::lineage::{Source, find_breaks};
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::kafka::{Reading, topic_facts};
 use crate::outbox::source::{self, System};
 use crate::process::stop::{RelayError, Stop};
@@ -42,7 +43,7 @@ impl Diagnosis {
         if let Some(base) = &base {
             broken.extend(identity::find_breaks(&base.lineage, &topics));
             let written_ms = held.reading.last.as_ref().and_then(|last| last.written_ms);
-            broken.extend(written_for_this_server(&source, base, written_ms).err());
+            broken.extend(ensure_written_for_this_server(&source, base, written_ms).err());
         }
         Ok(Self {
             base,

@@ -15,7 +15,8 @@ use self::retry::Which;
 use crate::commands::confirm::ask_for_yes;
 use crate::commands::fence::fence_relays_of_cluster;
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::{verify, written_for_this_server};
+use crate::continuity::lineage::verify;
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::kafka::{Publisher, topic_facts};
 use crate::outbox::publication::require_usable_publication;
 use crate::outbox::slot::take_over_slot;
@@ -77,7 +78,7 @@ impl Session {
             found.as_ref().map(|found| &found.checkpoint),
             config.names_for_messages(),
         )?;
-        written_for_this_server(&source, checkpoint, written_ms)?;
+        ensure_written_for_this_server(&source, checkpoint, written_ms)?;
         let mut checkpoint = checkpoint.clone();
         let topics = topic_facts(
             &config.sink.kafka,

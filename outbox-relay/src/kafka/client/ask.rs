@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
-use super::health::Quiet;
+use super::health::ReaderContext;
 
 /// The first try of a question; each further one takes twice as long, so that a slow broker is not asked again and again.
 const FIRST_TRY: Duration = Duration::from_millis(500);
@@ -14,7 +14,7 @@ const SERVE_EVENTS: Duration = Duration::from_millis(50);
 
 /// Asks Kafka by a reader that has no partitions assigned, for up to `patience`; a refusal ends it at once. Blocks.
 pub(in crate::kafka) fn ask<T>(
-    reader: &BaseConsumer<Quiet>,
+    reader: &BaseConsumer<ReaderContext>,
     patience: Duration,
     question: impl Fn(Duration) -> KafkaResult<T>,
 ) -> anyhow::Result<T> {

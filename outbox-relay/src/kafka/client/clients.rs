@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::health::{Health, Quiet};
+use super::health::{Health, ReaderContext};
 use super::oauth::{TokenFile, set_token};
 use super::settings::{Delivery, KafkaSettings};
 use crate::process::stop::RelayError;
@@ -22,9 +22,9 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// A wrong setting ([`Stop::Config`]), or a token that cannot be used now.
-    pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
+    pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<ReaderContext>, RelayError> {
         self.begin_openssl();
-        let reader: BaseConsumer<Quiet> = self.make_reader(|settings| settings.reader(isolation_level))?;
+        let reader: BaseConsumer<ReaderContext> = self.make_reader(|settings| settings.reader(isolation_level))?;
         if let Some(tokens) = self.tokens() {
             set_token(reader.client(), &tokens)?;
         }
@@ -35,9 +35,9 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
-    pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
+    pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<ReaderContext>, RelayError> {
         self.begin_openssl();
-        let reader: BaseConsumer<Quiet> = self.make_reader(Self::patient_reader)?;
+        let reader: BaseConsumer<ReaderContext> = self.make_reader(Self::patient_reader)?;
         if let Some(tokens) = self.tokens() {
             set_token(reader.client(), &tokens)?;
         }
@@ -60,22 +60,24 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
-    pub fn open_admin(&self) -> Result<AdminClient<Quiet>, RelayError> {
+    pub fn open_admin(&self) -> Result<AdminClient<ReaderContext>, RelayError> {
         self.begin_openssl();
-        let admin: AdminClient<Quiet> = self.make_reader(|settings| settings.reader("read_committed"))?;
+        let admin: AdminClient<ReaderContext> = self.make_reader(|settings| settings.reader("read_committed"))?;
         if let Some(tokens) = self.tokens() {
             set_token(admin.inner(), &tokens)?;
         }
         Ok(admin)
     }
 
-    fn make_reader<T: FromClientConfigAndContext<Quiet>>(
+    fn make_reader<T: FromClientConfigAndContext<ReaderContext>>(
         &self,
         config: impl FnOnce(&Self) -> ClientConfig,
     ) -> Result<T, RelayError> {
-        let made = self
-            .with_files_read()
-            .and_then(|settings| config(&settings).create_with_context(self.quiet()).map_err(invalid));
+        let made = self.with_files_read().and_then(|settings| {
+            config(&settings)
+                .create_with_context(self.reader_context())
+                .map_err(invalid)
+        });
         self.accepted_for_readers.judge(made)
     }
 
@@ -106,10 +108,10 @@ impl KafkaSettings {
         }
     }
 
-    fn quiet(&self) -> Quiet {
-        Quiet {
+    fn reader_context(&self) -> ReaderContext {
+        ReaderContext {
             tokens: self.tokens(),
-            ..Quiet::default()
+            ..ReaderContext::default()
         }
     }
 

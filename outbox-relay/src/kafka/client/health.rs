@@ -155,12 +155,12 @@ impl ClientContext for Health {
 
 /// The context of clients that only read: what librdkafka says on the side is for debugging, since the calls themselves fail as well.
 #[derive(Clone, Debug, Default)]
-pub struct Quiet {
+pub struct ReaderContext {
     pub(in crate::kafka) reasons: Reasons,
     pub(in crate::kafka) tokens: Option<TokenFile>,
 }
 
-impl ClientContext for Quiet {
+impl ClientContext for ReaderContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
@@ -177,7 +177,7 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for ReaderContext {}
 
 /// Without a file, librdkafka makes unsecured tokens itself, but only the first of each client: it gets a new client then.
 fn generate_oauth_token(tokens: Option<&TokenFile>) -> Result<OAuthToken, Box<dyn std::error::Error>> {

@@ -11,7 +11,7 @@ mod settings;
 
 pub(in crate::kafka) use ask::ask;
 pub(in crate::kafka) use health::Failures;
-pub use health::{Failure, Health, Quiet};
+pub use health::{Failure, Health, ReaderContext};
 pub use property_files::InvalidProperty;
 pub use refusal::Refused;
 pub use refused_records::{RefusedRecord, RefusedRecords};

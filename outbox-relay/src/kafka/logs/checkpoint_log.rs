@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::checkpoint_reading::{Reading, StoredCheckpoint};
 use crate::continuity::checkpoint::Checkpoint;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::kafka::topics::{wait_until_committed, wait_until_nothing_is_open};
@@ -39,7 +39,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A reader that sees what is committed and one that sees all.
-pub struct Readers(Option<(BaseConsumer<Quiet>, BaseConsumer<Quiet>)>);
+pub struct Readers(Option<(BaseConsumer<ReaderContext>, BaseConsumer<ReaderContext>)>);
 
 impl Readers {
     /// Those of `names` that exist. Blocks.
@@ -117,7 +117,7 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// Worth another try.
     pub fn open(&self) -> Result<Readers, RelayError> {
-        let connected = |isolation_level: &str| -> Result<BaseConsumer<Quiet>, RelayError> {
+        let connected = |isolation_level: &str| -> Result<BaseConsumer<ReaderContext>, RelayError> {
             let reader = self.settings.open_reader(isolation_level)?;
             self.exists(&reader)?;
             Ok(reader)
@@ -216,7 +216,7 @@ impl CheckpointLog<'_> {
     /// Hands the records from `start` to `end` to `see`, and may go on behind `end`.
     fn for_each_record(
         &self,
-        reader: &BaseConsumer<Quiet>,
+        reader: &BaseConsumer<ReaderContext>,
         start: i64,
         end: i64,
         gives_up: &dyn Fn() -> bool,
@@ -253,7 +253,7 @@ impl CheckpointLog<'_> {
         }
     }
 
-    fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {
+    fn exists(&self, reader: &BaseConsumer<ReaderContext>) -> Result<bool, RelayError> {
         let metadata = ask(reader, REQUEST_TIMEOUT, |timeout| {
             reader.fetch_metadata(Some(self.topic), timeout)
         })
@@ -279,7 +279,7 @@ impl CheckpointLog<'_> {
 
     fn scan(
         &self,
-        reader: &BaseConsumer<Quiet>,
+        reader: &BaseConsumer<ReaderContext>,
         key: &str,
         start: i64,
         end: i64,

@@ -9,7 +9,8 @@ use super::fence::Fenced;
 use super::own::Owned;
 use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State};
-use crate::continuity::lineage::{Source, verify, written_for_this_server};
+use crate::continuity::lineage::{Source, verify};
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::guard::{Guard, Pinned};
 use crate::intake::server_error;
 use crate::kafka::Publisher;
@@ -92,13 +93,13 @@ impl Proven {
         // 4.3 Write down that the server is behind, before the stop is returned: its WAL grows past the checkpoint, and nobody could tell then.
         if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &stored_checkpoint) {
             // Not where this server is a copy: the relay of its original reads the same checkpoint, and would stop.
-            written_for_this_server(&server.source, checkpoint, written_ms)?;
+            ensure_written_for_this_server(&server.source, checkpoint, written_ms)?;
             if checkpoint.state != State::Behind {
                 remember_server_behind(config, &mut publisher, checkpoint.clone(), &server.system).await?;
             }
         }
         let mut checkpoint = verified?.clone();
-        written_for_this_server(&server.source, &checkpoint, written_ms)?;
+        ensure_written_for_this_server(&server.source, &checkpoint, written_ms)?;
 
         // 4.4 Start the guard, which compares with what is pinned, so the pins come first. Nothing is confirmed before its first look, so it starts
         // as soon as it can.
