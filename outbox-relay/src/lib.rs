@@ -2,7 +2,7 @@
 //!
 //! The relay reads no payload and queries no business table. It creates no slot and sets no checkpoint unless an operator's
 //! `init` says so, and it confirms no position before everything at or below it is in a committed Kafka transaction.
-//! [`relay::startup`] argues why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
+//! [`relay::startup::start`] says why the order of its first steps is right, [`continuity::progress`] keeps its positions, [`relay::streaming`] is its loop.
 
 #![allow(
     rustdoc::private_intra_doc_links,
@@ -81,17 +81,20 @@ fn describe(config: &Config, done: &Initialised) -> String {
     match done {
         Initialised::Already { checkpoint } => format!(
             "slot {} was initialised before; its checkpoint is {checkpoint}\n",
-            config.slot
+            config.source.slot
         ),
         Initialised::Created { checkpoint, rows } => {
             format!(
                 "slot {} is made; {rows} existing rows are published; the checkpoint is {checkpoint}\n",
-                config.slot
+                config.source.slot
             )
         }
-        Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.slot),
+        Initialised::Adopted { checkpoint } => format!("slot {} is adopted at {checkpoint}\n", config.source.slot),
         Initialised::Accepted { checkpoint, what } => {
-            format!("accepted {what}: slot {} goes on from {checkpoint}\n", config.slot)
+            format!(
+                "accepted {what}: slot {} goes on from {checkpoint}\n",
+                config.source.slot
+            )
         }
     }
 }
@@ -120,10 +123,10 @@ async fn init_patiently(
 
 async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     let mut config = args.settings.check()?;
-    config.maintenance = Some(args.maintenance.check(&config.target)?);
+    config.maintenance = Some(args.maintenance.check(&config.source.target)?);
     config.poison = args.poison;
     let readiness = Readiness::waiting_for("relay");
-    panics::tell(&readiness);
+    panics::report_to(&readiness);
     let metrics = admin::install_metrics()?;
     // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.
     let (admin_readiness, admin_shutdown) = (readiness.clone(), shutdown.clone());

@@ -9,7 +9,7 @@ use rdkafka::producer::{Producer, ProducerContext};
 
 use crate::client_settings::ClientSettings;
 use crate::property::InvalidProperty;
-use crate::quiet::Quiet;
+use crate::reader_context::ReaderContext;
 
 /// Why there is no client. Nobody has spoken with Kafka yet.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +30,8 @@ impl ClientSettings {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_reader(&self, config: &ClientConfig) -> Result<BaseConsumer<Quiet>, OpenError> {
-        self.open_consumer(config, Quiet::with(self.tokens()))
+    pub fn open_reader(&self, config: &ClientConfig) -> Result<BaseConsumer<ReaderContext>, OpenError> {
+        self.open_consumer(config, ReaderContext::with(self.tokens()))
     }
 
     /// A consumer with a context of its own, which has to issue [`ClientSettings::tokens`].
@@ -52,8 +52,8 @@ impl ClientSettings {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_admin(&self, config: &ClientConfig) -> Result<AdminClient<Quiet>, OpenError> {
-        let admin: AdminClient<Quiet> = self.make(config, Quiet::with(self.tokens()))?;
+    pub fn open_admin(&self, config: &ClientConfig) -> Result<AdminClient<ReaderContext>, OpenError> {
+        let admin: AdminClient<ReaderContext> = self.make(config, ReaderContext::with(self.tokens()))?;
         first_token(self.tokens().give_first(admin.inner()))?;
         Ok(admin)
     }

@@ -2,16 +2,20 @@
 
 use std::fmt::Write as _;
 
-use crate::continuity::lineage::{Slot, verify, written_for_this_server};
+use crate::continuity::lineage::{Slot, verify};
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::findings::Finding;
 use crate::findings::failover;
 use crate::findings::outbox_check;
 use crate::findings::server_check;
 use crate::findings::topic_check;
+use crate::outbox::publication::require_usable_publication;
+use crate::outbox::rows::{first_row, named_rows};
 use crate::outbox::source;
+use crate::outbox::table::has_table;
 use crate::process::stop::RelayError;
 use crate::relay::pause;
-use crate::relay::startup::{names, read_checkpoint};
+use crate::relay::survey::read_last_checkpoint;
 use crate::settings::Config;
 use outbox_router::{Column, Plan};
 use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
@@ -20,11 +24,11 @@ use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal}
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(config.ids_may_meet().map(Finding::Warning));
-    match Connection::open(&config.target, Mode::Replication).await {
+    match Connection::open(&config.source.target, Mode::Replication).await {
         Ok(mut connection) => {
-            // In the order of `survey`, since a relay may be publishing.
-            let slot = source::slot(&mut connection, &config.slot).await;
-            let kafka = read_checkpoint(config.clone()).await;
+            // In the order of `take_survey`, since a relay may be publishing.
+            let slot = source::find_slot(&mut connection, &config.source.slot).await;
+            let kafka = read_last_checkpoint(config.clone()).await;
             if let Err(err) = check_server(&mut connection, config, &mut findings).await {
                 findings.push(Finding::Problem(format!("Postgres: {err:#}")));
             }
@@ -32,7 +36,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 Ok(found) => {
                     findings.push(Finding::Good(format!(
                         "Kafka answers at {}",
-                        config.kafka.client.bootstrap_servers
+                        config.sink.kafka.client.bootstrap_servers
                     )));
                     let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
                     if parked > 0 {
@@ -49,7 +53,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 }
                 Err(err) => findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.client.bootstrap_servers
+                    config.sink.kafka.client.bootstrap_servers
                 ))),
             }
         }
@@ -61,10 +65,10 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                 _ => "",
             };
             findings.push(Finding::Problem(format!("{err:#}{hint}")));
-            if let Err(err) = read_checkpoint(config.clone()).await {
+            if let Err(err) = read_last_checkpoint(config.clone()).await {
                 findings.push(Finding::Problem(format!(
                     "Kafka at {}: {err:#}",
-                    config.kafka.client.bootstrap_servers
+                    config.sink.kafka.client.bootstrap_servers
                 )));
             }
         }
@@ -74,18 +78,22 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 
 async fn check_server(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     findings.push(server_check::version_finding(connection.server_version_num()));
-    findings.extend(server_check::look(connection, config).await?.findings());
-    findings.extend(failover::findings(connection, &config.slot).await?);
+    findings.extend(server_check::read_server_settings(connection, config).await?.findings());
+    findings.extend(failover::findings(connection, &config.source.slot).await?);
     check_table(connection, config, findings).await?;
-    findings.extend(outbox_check::look(connection, config).await?.findings(&config.router));
-    match source::usable_publication(connection, config).await {
-        Ok(_) if config.message_prefix.is_some() && !source::has_table(connection, config).await? => {
-            findings.push(Finding::Good(format!("publication {} exists", config.publication)));
+    findings.extend(
+        outbox_check::read_outbox_table(connection, config)
+            .await?
+            .findings(&config.outbox.router),
+    );
+    match require_usable_publication(connection, config).await {
+        Ok(_) if config.outbox.message_prefix.is_some() && !has_table(connection, config).await? => {
+            findings.push(Finding::Good(format!("publication {} exists", config.source.publication)));
         }
-        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.publication, config.schema, config.table))),
+        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.source.publication, config.outbox.schema, config.outbox.table))),
         Err(RelayError::Stop(stop)) => findings.push(Finding::Problem(format!(
             "{stop}; `outbox-relay init` makes it, or: create publication {} for table {}.{} with (publish = 'insert', publish_via_partition_root = true)",
-            config.publication, config.schema, config.table
+            config.source.publication, config.outbox.schema, config.outbox.table
         ))),
         Err(RelayError::Transient(err)) => return Err(err),
     }
@@ -95,29 +103,33 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
 async fn check_table(connection: &mut Connection, config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     let table = format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     );
     let sql = format!(
         "select attname, atttypid from pg_attribute where attrelid = to_regclass({}) and attnum > 0 and not attisdropped order by attnum",
         quote_literal(&table)
     );
     let mut columns = Vec::new();
-    for row in connection.rows(&sql).await? {
+    let answer = connection.query(&sql).await?;
+    for row in named_rows(&answer) {
         columns.push(Column {
-            name: source::text(&row, 0)?.to_owned(),
-            type_oid: source::text(&row, 1)?.parse()?,
+            name: row.text("attname")?.to_owned(),
+            type_oid: row.parse("atttypid")?,
         });
     }
-    findings.push(if columns.is_empty() && config.message_prefix.is_some() {
+    findings.push(if columns.is_empty() && config.outbox.message_prefix.is_some() {
         Finding::Good("there is no outbox table; messages are the outbox".to_owned())
     } else if columns.is_empty() {
-        Finding::Problem(format!("table {}.{} does not exist", config.schema, config.table))
+        Finding::Problem(format!(
+            "table {}.{} does not exist",
+            config.outbox.schema, config.outbox.table
+        ))
     } else {
-        match Plan::new(&config.router, columns) {
+        match Plan::new(&config.outbox.router, columns) {
             Ok(_) => Finding::Good(format!(
                 "table {}.{} has the router's columns",
-                config.schema, config.table
+                config.outbox.schema, config.outbox.table
             )),
             Err(err) => Finding::Problem(err.to_string()),
         }
@@ -129,25 +141,29 @@ async fn check_lineage(
     connection: &mut Connection,
     config: &Config,
     slot: anyhow::Result<Option<Slot>>,
-    found: Option<&crate::kafka::Found>,
+    found: Option<&crate::kafka::StoredCheckpoint>,
     findings: &mut Vec<Finding>,
 ) -> anyhow::Result<()> {
-    let system = source::identify(connection).await?;
-    let publication = match source::usable_publication(connection, config).await {
+    let system = source::identify_server(connection).await?;
+    let publication = match require_usable_publication(connection, config).await {
         Ok(publication) => publication,
         // Said already.
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
-    let source = source::source(&system, &config.target.database, slot?, &publication);
+    let source = source::describe_source(&system, &config.source.target.database, slot?, &publication);
     findings.push(
-        match verify(&source, found.map(|found| &found.checkpoint), names(config)) {
+        match verify(
+            &source,
+            found.map(|found| &found.checkpoint),
+            config.names_for_messages(),
+        ) {
             Ok(checkpoint) => {
                 let written_ms = found.and_then(|found| found.written_ms);
-                match written_for_this_server(&source, checkpoint, written_ms) {
+                match ensure_written_for_this_server(&source, checkpoint, written_ms) {
                     Ok(()) => Finding::Good(format!(
                         "slot {} continues the checkpoint {}",
-                        config.slot, checkpoint.published.lsn
+                        config.source.slot, checkpoint.published.lsn
                     )),
                     Err(stop) => Finding::Problem(stop.to_string()),
                 }
@@ -179,41 +195,44 @@ pub fn report(findings: &[Finding]) -> String {
 /// # Errors
 /// Postgres or Kafka does not answer.
 pub async fn status(config: &Config) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
-    let found = read_checkpoint(config.clone()).await?;
-    let system = source::identify(&mut connection).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
+    let found = read_last_checkpoint(config.clone()).await?;
+    let system = source::identify_server(&mut connection).await?;
     let sql = format!(
-        "select coalesce(active_pid::text, 'nobody'), coalesce(confirmed_flush_lsn::text, '-'), coalesce(wal_status, '-'),
-                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-'), coalesce(pg_size_pretty(safe_wal_size), 'unlimited')
+        "select coalesce(active_pid::text, 'nobody') as reader,
+                coalesce(confirmed_flush_lsn::text, '-') as confirmed,
+                coalesce(wal_status, '-') as wal_status,
+                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-') as wal_kept,
+                coalesce(pg_size_pretty(safe_wal_size), 'unlimited') as wal_left
          from pg_replication_slots where slot_name = {}",
-        quote_literal(&config.slot)
+        quote_literal(&config.source.slot)
     );
-    let rows = connection.rows(&sql).await?;
+    let answer = connection.query(&sql).await?;
     let mut lines = vec![
         (
             "database",
             format!(
                 "{} of cluster {}, timeline {}",
-                config.target.database, system.identifier, system.timeline
+                config.source.target.database, system.identifier, system.timeline
             ),
         ),
         ("server's WAL ends at", system.wal_end.to_string()),
     ];
-    match rows.first() {
-        None => lines.push(("slot", format!("{} does not exist", config.slot))),
+    match first_row(&answer) {
+        None => lines.push(("slot", format!("{} does not exist", config.source.slot))),
         Some(row) => lines.extend([
             (
                 "slot",
-                format!("{}, read by backend {}", config.slot, source::text(row, 0)?),
+                format!("{}, read by backend {}", config.source.slot, row.text("reader")?),
             ),
-            ("confirmed", source::text(row, 1)?.to_owned()),
-            ("WAL status", source::text(row, 2)?.to_owned()),
-            ("WAL kept for the slot", source::text(row, 3)?.to_owned()),
-            ("WAL left before it is lost", source::text(row, 4)?.to_owned()),
+            ("confirmed", row.text("confirmed")?.to_owned()),
+            ("WAL status", row.text("wal_status")?.to_owned()),
+            ("WAL kept for the slot", row.text("wal_kept")?.to_owned()),
+            ("WAL left before it is lost", row.text("wal_left")?.to_owned()),
         ]),
     }
     match found {
-        None => lines.push(("checkpoint", format!("none in topic {}", config.checkpoint_topic))),
+        None => lines.push(("checkpoint", format!("none in topic {}", config.sink.checkpoint_topic))),
         Some(found) => {
             let published = found.checkpoint.published;
             let partial = published.partial.map_or(String::new(), |partial| {

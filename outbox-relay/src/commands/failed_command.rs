@@ -19,9 +19,10 @@ use crate::settings::Config;
 /// How long Kafka is waited for; whoever ends the program waits as well.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Ends the transaction that failed with `err`, and names the row that is to blame where the broker does. The publisher must be gone.
-pub(crate) async fn ended(config: &Config, system_identifier: &str, err: RelayError) -> RelayError {
-    let outcome = end_transaction(config, system_identifier).await;
+/// Ends the transaction that failed with `err`. Returns why the command fails: `err`, or the row that the broker refused. The command's own publisher
+/// must have been dropped.
+pub(crate) async fn end_failed_transaction(config: &Config, system_identifier: &str, err: RelayError) -> RelayError {
+    let outcome = fence_own_producers(config, system_identifier).await;
     if let Err(reason) = outcome {
         tracing::warn!(
             reason,
@@ -44,15 +45,15 @@ pub(crate) async fn ended(config: &Config, system_identifier: &str, err: RelayEr
 }
 
 /// Fences the producers of this command; why that failed, in words.
-async fn end_transaction(config: &Config, system_identifier: &str) -> Result<(), String> {
+async fn fence_own_producers(config: &Config, system_identifier: &str) -> Result<(), String> {
     if faults::is_planted(Bug::LeaveFailedTransactionOpen) {
         return Ok(());
     }
-    let (settings, topic) = (config.kafka.clone(), config.checkpoint_topic.clone());
+    let (settings, topic) = (config.sink.kafka.clone(), config.sink.checkpoint_topic.clone());
     let id = config.transactional_id(system_identifier);
-    let started = Instant::now();
+    let began_at = Instant::now();
     let fenced = tokio::task::spawn_blocking(move || {
-        let gives_up = || started.elapsed() > PATIENCE;
+        let gives_up = || began_at.elapsed() > PATIENCE;
         Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &gives_up).map(drop)
     });
     match fenced.await.context("kafka task") {

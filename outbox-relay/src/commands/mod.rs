@@ -6,6 +6,7 @@ pub mod accept;
 pub mod check;
 mod confirm;
 mod failed_command;
+mod fence;
 pub mod init;
 pub mod park;
 pub mod recover;

@@ -26,14 +26,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::checkpoint::{Lineage, State};
-use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot};
-use crate::kafka::{Delivery, Found, Publisher, partition_counts};
-use crate::outbox::source::{self, text};
-use crate::parking::log::entries_off_thread;
+use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot, RowOrder};
+use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
+use crate::outbox::rows::text;
+use crate::outbox::source;
+use crate::parking::log::read_entries_off_thread;
 use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
-use crate::relay::startup::read_checkpoint;
+use crate::relay::survey::read_last_checkpoint;
 use crate::settings::{Config, ReplayOptions};
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
@@ -67,13 +68,13 @@ struct Marker<'a> {
 /// # Errors
 /// A [`Stop`] where there is nothing to go by, or where nobody agreed; anything else is worth another try, which is another replay.
 pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdown) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, Vec::new()).await?;
     let condition = condition(config, options, snapshot.has_created_at())?;
     // The first query takes the snapshot; the WAL's end is asked for after it.
     let planned = plan(config, &mut snapshot, &condition).await?;
-    let system = source::identify(&mut connection).await?;
+    let system = source::identify_server(&mut connection).await?;
     let written_up_to = wal_insert_position(&mut connection).await?;
     if planned.rows == 0 {
         return Ok(format!(
@@ -117,7 +118,7 @@ async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayEr
 
 /// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
 async fn is_parked(config: &Config) -> Result<String, RelayError> {
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let ids: Vec<String> = entries
         .values()
         .filter_map(|entry| entry.id.as_deref())
@@ -126,7 +127,7 @@ async fn is_parked(config: &Config) -> Result<String, RelayError> {
     if ids.is_empty() {
         return Ok("false".to_owned());
     }
-    let id = quote_identifier(&config.router.id_column);
+    let id = quote_identifier(&config.outbox.router.id_column);
     // A list is hashed once; a row without an id is in none.
     Ok(format!("coalesce({id}::text in ({}), false)", ids.join(", ")))
 }
@@ -149,8 +150,8 @@ fn condition(config: &Config, options: &ReplayOptions, has_created_at: bool) -> 
         terms.push(format!("created_at {operator} {}::timestamptz", quote_literal(moment)));
     }
     for (values, column) in [
-        (&options.keys, &config.router.key_column),
-        (&options.ids, &config.router.id_column),
+        (&options.keys, &config.outbox.router.key_column),
+        (&options.ids, &config.outbox.router.id_column),
     ] {
         if values.is_empty() {
             continue;
@@ -180,8 +181,8 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
     let parked = answer.rows.first().context("no count")?;
     let parked: u64 = text(parked, 0)?.parse().context("a count")?;
     let condition = &format!("{chosen} and not {is_parked}");
-    let route = format!("{}::text", quote_identifier(&config.router.route_column));
-    let key = format!("{}::text", quote_identifier(&config.router.key_column));
+    let route = format!("{}::text", quote_identifier(&config.outbox.router.route_column));
+    let key = format!("{}::text", quote_identifier(&config.outbox.router.key_column));
     let answer = snapshot
         .summary(
             &format!("{route}, count(*), count(distinct {key})"),
@@ -189,8 +190,8 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
             "group by 1 order by 1",
         )
         .await?;
-    let router =
-        Plan::new(&config.router, snapshot.columns().to_vec()).map_err(|err| Stop::Config { what: err.to_string() })?;
+    let router = Plan::new(&config.outbox.router, snapshot.columns().to_vec())
+        .map_err(|err| Stop::Config { what: err.to_string() })?;
     let (mut rows, mut text_of_plan) = (0, String::new());
     if parked > 0 {
         let _infallible = writeln!(
@@ -256,8 +257,8 @@ async fn wait_until_published(
     let started = Instant::now();
     let mut said = false;
     loop {
-        let found = read_checkpoint(config.clone()).await?;
-        if let Some(Found { checkpoint, .. }) = found
+        let found = read_last_checkpoint(config.clone()).await?;
+        if let Some(StoredCheckpoint { checkpoint, .. }) = found
             && checkpoint.state == State::Running
             && checkpoint.lineage.system_identifier == system_identifier
             && (checkpoint.published.lsn >= wal_end || faults::is_planted(Bug::ReplayUnpublished))
@@ -282,7 +283,7 @@ async fn wait_until_published(
 
 async fn with_checked_partitions(config: &Config, lineage: Lineage) -> Result<Lineage, RelayError> {
     let (settings, names) = (
-        config.kafka.clone(),
+        config.sink.kafka.clone(),
         lineage.partitions.keys().cloned().collect::<Vec<_>>(),
     );
     let counts: BTreeMap<String, i32> = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
@@ -309,10 +310,10 @@ async fn start_publisher(
     system_identifier: &str,
     shutdown: &Shutdown,
 ) -> Result<Publisher, RelayError> {
-    let settings = config.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
+    let settings = config.sink.kafka.with_transaction_timeout(TRANSACTION_TIMEOUT_MS);
     let settings = settings.with_message_timeout(MESSAGE_TIMEOUT_MS);
     let id = format!("{}-replay", config.transactional_id(system_identifier));
-    let (topic, shutdown) = (config.checkpoint_topic.clone(), shutdown.clone());
+    let (topic, shutdown) = (config.sink.checkpoint_topic.clone(), shutdown.clone());
     tokio::task::spawn_blocking(move || {
         Publisher::start(&settings, Delivery::ExactlyOnce, &id, &topic, &|| {
             shutdown.is_triggered()
@@ -336,7 +337,9 @@ async fn publish(
     let mut writer = ExistingRowsWriter::for_replay(config, &mut lineage, publisher, id);
     let mut bar = RowsProgress::start("replaying rows", planned.rows);
     let mut committed_rows = 0;
-    snapshot.open_cursor("existing", "*", condition, true).await?;
+    snapshot
+        .open_cursor("existing", "*", condition, RowOrder::OldestFirst)
+        .await?;
     loop {
         let answer = snapshot.fetch_from("existing", FETCH_ROWS).await?;
         let is_end = answer.rows.is_empty();
@@ -353,8 +356,8 @@ async fn publish(
             let key = format!("{}/replay", config.checkpoint_key());
             writer
                 .publisher()
-                .commit(&config.checkpoint_topic, &key, &marker.context("the marker")?)?;
-            writer.publisher().committed().await?;
+                .commit(&config.sink.checkpoint_topic, &key, &marker.context("the marker")?)?;
+            writer.publisher().wait_for_commits().await?;
             committed_rows = rows;
             faults::point("replay.committed")?;
         }

@@ -96,10 +96,10 @@ pub struct Lineage {
     pub slot: String,
     /// Oid of the publication's entry for the outbox table: another one after the publication or the table was made anew.
     pub publication_entry: u32,
-    /// State of the publication, see [`crate::outbox::source::Publication::version`]; absent from checkpoints of earlier versions of this program.
+    /// State of the publication, see [`crate::outbox::publication::Publication::version`]; absent from checkpoints of earlier versions of this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publication_version: Option<String>,
-    /// Which table the outbox was, see [`crate::outbox::source::Publication::outbox`]; absent where there is no table, and from checkpoints of earlier versions.
+    /// Which table the outbox was, see [`crate::outbox::publication::Publication::outbox`]; absent where there is no table, and from checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbox: Option<String>,
     /// When the server whose stream it speaks of started, in microseconds since 1970 by that server's clock; absent from checkpoints of
@@ -198,9 +198,12 @@ impl Lineage {
 
 impl Checkpoint {
     /// The record's value.
+    ///
+    /// # Panics
+    /// Never: the keys of all maps are strings. An empty value in its place would be a checkpoint that nobody can read.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        serde_json::to_string(self).expect("the keys of all maps are strings")
     }
 
     /// Reads a record's value.

@@ -4,8 +4,6 @@
 //! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
 //! looked for here, before anything is confirmed.
 
-use std::collections::BTreeMap;
-
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
 use crate::continuity::timeline::{History, is_continued};
 use crate::process::faults::{self, Bug};
@@ -28,9 +26,9 @@ pub struct Source {
     pub slot: Option<Slot>,
     /// Oid of the publication's entry for the outbox table.
     pub publication_entry: u32,
-    /// See [`crate::outbox::source::Publication::version`].
+    /// See [`crate::outbox::publication::Publication::version`].
     pub publication_version: String,
-    /// See [`crate::outbox::source::Publication::outbox`].
+    /// See [`crate::outbox::publication::Publication::outbox`].
     pub outbox: Option<String>,
 }
 
@@ -72,7 +70,7 @@ pub fn verify<'c>(
     checkpoint: Option<&'c Checkpoint>,
     names: Names<'_>,
 ) -> Result<&'c Checkpoint, Stop> {
-    match (breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
+    match (find_breaks(source, checkpoint, names).into_iter().next(), checkpoint) {
         (None, Some(checkpoint)) => Ok(checkpoint),
         (Some(stop), _) => Err(stop),
         (None, None) => Err(not_initialised(source, names)),
@@ -81,7 +79,7 @@ pub fn verify<'c>(
 
 /// Everything that cannot be proven, the most telling first; nothing where going on is safe.
 #[must_use]
-pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
+pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
     let running = checkpoint.filter(|checkpoint| matches!(checkpoint.state, State::Running | State::Behind));
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
@@ -89,7 +87,7 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
             (slot, Some(unfinished)) if is_from_elsewhere(source, unfinished) => {
                 let mut breaks = vec![other_cluster(source, &unfinished.lineage, names)];
                 match slot {
-                    Some(slot) => breaks.extend(usable(slot, source, names).err()),
+                    Some(slot) => breaks.extend(ensure_usable(slot, source, names).err()),
                     None => breaks.push(slot_gone(source, unfinished, names)),
                 }
                 breaks
@@ -101,27 +99,30 @@ pub fn breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>
             (Some(_), Some(unfinished)) if unfinished.state == State::Recovering => vec![Stop::RecoveryUnfinished {
                 slot: names.slot.to_owned(),
             }],
-            (Some(slot), _) => usable(slot, source, names)
+            (Some(slot), _) => ensure_usable(slot, source, names)
                 .err()
                 .into_iter()
                 .chain([checkpoint_missing(source, names)])
                 .collect(),
         };
     };
-    let mut breaks: Vec<Stop> = same_history(source, checkpoint, names).err().into_iter().collect();
+    let mut breaks: Vec<Stop> = ensure_same_history(source, checkpoint, names)
+        .err()
+        .into_iter()
+        .collect();
     let Some(slot) = &source.slot else {
         breaks.push(slot_gone(source, checkpoint, names));
         return breaks;
     };
-    breaks.extend(usable(slot, source, names).err());
-    breaks.extend(not_lost(slot, checkpoint, names).err());
+    breaks.extend(ensure_usable(slot, source, names).err());
+    breaks.extend(ensure_not_lost(slot, checkpoint, names).err());
     if breaks.is_empty() {
-        breaks.extend(came_along(source, slot, checkpoint, names).err());
+        breaks.extend(ensure_slot_came_along(source, slot, checkpoint, names).err());
     }
     // Another cluster's positions and objects have nothing in common with the checkpoint's.
     if source.system_identifier == checkpoint.lineage.system_identifier {
-        breaks.extend(same_positions(source, slot, checkpoint, names).err());
-        breaks.extend(same_publication(source, &checkpoint.lineage, names).err());
+        breaks.extend(ensure_positions_fit(source, slot, checkpoint, names).err());
+        breaks.extend(ensure_publication_is_pinned(source, &checkpoint.lineage, names).err());
     }
     breaks
 }
@@ -164,7 +165,7 @@ fn slot_gone(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Stop
     }
 }
 
-fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     if slot.wal_status != "lost" {
         return Ok(());
     }
@@ -180,7 +181,7 @@ fn not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<()
 }
 
 /// A promoted server's slot is the one that the checkpoint knows only where Postgres kept it in step.
-fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_slot_came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     if source.timeline == checkpoint.lineage.timeline || slot.is_failover {
         return Ok(());
     }
@@ -194,7 +195,7 @@ fn came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Name
     })
 }
 
-fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_positions_fit(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let published = checkpoint.published.lsn;
     if source.wal_end < published || checkpoint.state == State::Behind {
         return Err(Stop::ServerBehind {
@@ -212,7 +213,7 @@ fn same_positions(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: 
     Ok(())
 }
 
-fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_publication_is_pinned(source: &Source, lineage: &Lineage, names: Names<'_>) -> Result<(), Stop> {
     let what = if source.publication_entry != lineage.publication_entry {
         "it, or the outbox table in it, was made anew since the checkpoint"
     } else if lineage
@@ -232,7 +233,7 @@ fn same_publication(source: &Source, lineage: &Lineage, names: Names<'_>) -> Res
     })
 }
 
-fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+fn ensure_same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let lineage = &checkpoint.lineage;
     if source.system_identifier != lineage.system_identifier {
         return Err(other_cluster(source, lineage, names));
@@ -250,81 +251,8 @@ fn same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> R
     })
 }
 
-/// Whether no other slot publishes this outbox. `others` are the checkpoints of all relays by their keys; one of an earlier version does not
-/// say which outbox it is of, so that it counts for every outbox of its database.
-///
-/// # Errors
-/// [`Stop::PublishedByAnotherSlot`].
-pub fn no_other_slot_publishes(
-    outbox: Option<&str>,
-    system_identifier: &str,
-    database: &str,
-    others: &BTreeMap<String, Checkpoint>,
-    names: Names<'_>,
-) -> Result<(), Stop> {
-    let own_key = key(database, names.slot);
-    // Its oid, kind and persistence stand behind its name, which may have spaces.
-    let table = |outbox: &str| outbox.rsplitn(4, ' ').last().unwrap_or_default().to_owned();
-    let ours = outbox.map(table);
-    let is_the_same = |lineage: &Lineage| {
-        lineage.system_identifier == system_identifier
-            && lineage.database == database
-            && (lineage.outbox.is_none() || lineage.outbox.as_deref().map(table) == ours)
-    };
-    let other = others
-        .iter()
-        .find(|(key, checkpoint)| **key != own_key && is_the_same(&checkpoint.lineage));
-    match other {
-        None => Ok(()),
-        Some(_) if faults::is_planted(Bug::AnySlotPublishes) => Ok(()),
-        Some((other, _)) => Err(Stop::PublishedByAnotherSlot {
-            outbox: ours.unwrap_or_else(|| format!("of database {database}")),
-            topic: names.checkpoint_topic.to_owned(),
-            other: other.clone(),
-            slot: names.slot.to_owned(),
-        }),
-    }
-}
-
-/// How much the clocks of two servers, or of a server and a relay, may differ, in microseconds.
-const CLOCKS_DIFFER_US: i64 = 10_000_000;
-
-/// Whether the checkpoint can be of this very server, and not of a copy of it that has the same identifier, timeline and slot (a restored
-/// backup, a cloned disk). Relays of two such servers would fence each other in turn, and each would skip its rows below the other's positions.
-///
-/// The servers of one cluster follow each other: one that started later has ended the earlier one. So within a timeline neither can the
-/// checkpoint's server have started later than this one, nor can a relay have written a checkpoint of another server after this one started.
-/// `written_ms` is when the checkpoint was written, in milliseconds since 1970.
-///
-/// # Errors
-/// [`Stop::PublishedFromAnotherServer`].
-pub fn written_for_this_server(source: &Source, checkpoint: &Checkpoint, written_ms: Option<i64>) -> Result<(), Stop> {
-    let lineage = &checkpoint.lineage;
-    let (Some(theirs_us), Some(ours_us)) = (lineage.server_started_us, source.started_us) else {
-        return Ok(());
-    };
-    let is_one_history = lineage.system_identifier == source.system_identifier && lineage.timeline == source.timeline;
-    if !is_one_history || theirs_us == ours_us || faults::is_planted(Bug::TrustAnyCopy) {
-        return Ok(());
-    }
-    let what = if theirs_us > ours_us + CLOCKS_DIFFER_US {
-        format!(
-            "its server started {} s later than this one, which still runs",
-            (theirs_us - ours_us) / 1_000_000
-        )
-    } else if written_ms.is_some_and(|written_ms| written_ms * 1_000 > ours_us + CLOCKS_DIFFER_US) {
-        "it wrote a checkpoint after this server had started, from a server that started at another time".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(Stop::PublishedFromAnotherServer {
-        key: key(&lineage.database, &lineage.slot),
-        what,
-    })
-}
-
-fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
-    usable_slot(slot, names.slot, &source.database)
+fn ensure_usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
+    ensure_slot_is_usable(slot, names.slot, &source.database)
 }
 
 /// Whether a slot's stream is one that the relay can read.
@@ -334,7 +262,7 @@ fn usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), Stop> {
 ///
 /// # Errors
 /// [`Stop::SlotUnusable`].
-pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
+pub(crate) fn ensure_slot_is_usable(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
     let is_sent_once_committed = !slot.is_two_phase || faults::is_planted(Bug::TakeTwoPhaseSlots);
     if slot.plugin == "pgoutput" && slot.database == database && is_sent_once_committed {
         return Ok(());
@@ -348,19 +276,20 @@ pub(crate) fn usable_slot(slot: &Slot, name: &str, database: &str) -> Result<(),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{History, Names, Slot, Source, breaks, no_other_slot_publishes, verify, written_for_this_server};
+pub(crate) mod tests {
+    use super::{History, Names, Slot, Source, find_breaks, verify};
     use crate::continuity::checkpoint::{Checkpoint, State, tests::example};
     use crate::process::stop::Stop;
     use pg_replication::Lsn;
 
-    const NAMES: Names<'static> = Names {
+    pub(crate) const NAMES: Names<'static> = Names {
         slot: "users_relay",
         publication: "outbox",
         checkpoint_topic: "checkpoints",
     };
 
-    fn source() -> Source {
+    /// A server that continues [`example`].
+    pub(crate) fn source() -> Source {
         let checkpoint = example();
         Source {
             system_identifier: checkpoint.lineage.system_identifier,
@@ -451,7 +380,7 @@ mod tests {
         source.publication_entry = 1;
         let codes = |source: &Source| -> Vec<u8> {
             let checkpoint = example();
-            let breaks = breaks(source, Some(&checkpoint), NAMES);
+            let breaks = find_breaks(source, Some(&checkpoint), NAMES);
             breaks.iter().map(super::Stop::exit_code).collect()
         };
         assert_eq!(codes(&source), [17, 13, 20]);
@@ -513,86 +442,10 @@ mod tests {
             16,
             "init cannot go on with it here"
         );
-        let codes: Vec<u8> = breaks(&source, Some(&unfinished), NAMES)
+        let codes: Vec<u8> = find_breaks(&source, Some(&unfinished), NAMES)
             .iter()
             .map(Stop::exit_code)
             .collect();
         assert_eq!(codes, [16, 10], "to be accepted together");
-    }
-
-    #[test]
-    fn servers_of_one_history_follow_each_other() {
-        const SECOND_US: i64 = 1_000_000;
-        let started_us = source().started_us.unwrap();
-        let verdict = |theirs_us: i64, written_us: i64| {
-            let mut checkpoint = example();
-            checkpoint.lineage.server_started_us = Some(theirs_us);
-            written_for_this_server(&source(), &checkpoint, Some(written_us / 1_000)).map_err(|stop| stop.exit_code())
-        };
-        let later_us = started_us + 3_600 * SECOND_US;
-        assert_eq!(verdict(started_us, later_us), Ok(()), "the same server");
-        assert_eq!(verdict(started_us - SECOND_US, started_us), Ok(()), "it was restarted");
-        assert_eq!(
-            verdict(started_us + 60 * SECOND_US, later_us),
-            Err(24),
-            "a copy that started later"
-        );
-        assert_eq!(
-            verdict(started_us - SECOND_US, later_us),
-            Err(24),
-            "the original still publishes"
-        );
-        assert_eq!(
-            verdict(started_us + SECOND_US, started_us + 2 * SECOND_US),
-            Ok(()),
-            "the clock of the server that it was moved to may be behind"
-        );
-        assert_eq!(
-            verdict(started_us + SECOND_US, later_us),
-            Err(24),
-            "both run, and the original started a moment later"
-        );
-        let promoted = Source {
-            timeline: 2,
-            ..source()
-        };
-        let mut checkpoint = example();
-        checkpoint.lineage.server_started_us = Some(later_us);
-        assert_eq!(
-            written_for_this_server(&promoted, &checkpoint, None),
-            Ok(()),
-            "a standby may have started first"
-        );
-    }
-
-    #[test]
-    fn another_slot_of_the_same_outbox_is_found_and_one_of_another_outbox_is_not() {
-        let outbox = example().lineage.outbox;
-        let found = |outbox: Option<&str>, theirs: Option<&str>, database: &str, slot: &str| {
-            let mut other = example();
-            other.lineage.outbox = theirs.map(str::to_owned);
-            let others = [(format!("users_db/{slot}"), other)].into();
-            no_other_slot_publishes(outbox, "7391547183048592837", database, &others, NAMES)
-                .map_err(|stop| stop.exit_code())
-        };
-        let same = outbox.as_deref();
-        assert_eq!(found(same, same, "users_db", "other"), Err(24));
-        assert_eq!(
-            found(Some("public.outbox 7 p p"), same, "users_db", "other"),
-            Err(24),
-            "it was made anew"
-        );
-        assert_eq!(
-            found(same, None, "users_db", "other"),
-            Err(24),
-            "an earlier version does not say"
-        );
-        assert_eq!(
-            found(same, same, "users_db", "users_relay"),
-            Ok(()),
-            "its own checkpoint"
-        );
-        assert_eq!(found(Some("public.mails 7 r p"), same, "users_db", "other"), Ok(()));
-        assert_eq!(found(same, same, "another_db", "other"), Ok(()));
     }
 }

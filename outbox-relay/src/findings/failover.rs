@@ -4,8 +4,10 @@
 //! published is another matter: only `synchronized_standby_slots` keeps the primary from sending what the standby has not yet received.
 //! See <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
 
+use anyhow::Context as _;
+
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::{NamedRow, first_row, named_rows};
 use crate::process::stop::Stop;
 use pg_replication::{Connection, quote_identifier, quote_literal};
 
@@ -53,7 +55,7 @@ pub async fn make_failover(connection: &mut Connection, slot: &str) -> anyhow::R
 /// # Errors
 /// The connection broke.
 pub async fn findings(connection: &mut Connection, slot: &str) -> anyhow::Result<Vec<Finding>> {
-    let standbys = standbys(connection).await?;
+    let standbys = list_standbys(connection).await?;
     if connection.server_version_num() < FIRST_VERSION {
         return Ok(standbys
             .first()
@@ -66,15 +68,13 @@ pub async fn findings(connection: &mut Connection, slot: &str) -> anyhow::Result
             .collect());
     }
     let sql = format!(
-        "select coalesce((select failover from pg_replication_slots where slot_name = {}), false), current_setting('synchronized_standby_slots')",
+        "select coalesce((select failover from pg_replication_slots where slot_name = {}), false) as is_failover,
+                current_setting('synchronized_standby_slots') as listed",
         quote_literal(slot)
     );
-    let rows = connection.rows(&sql).await?;
-    let (is_failover, listed) = match rows.first() {
-        Some(row) => (text(row, 0)? == "t", text(row, 1)?.to_owned()),
-        None => (false, String::new()),
-    };
-    Ok(judge(slot, is_failover, &listed, &standbys))
+    let answer = connection.query(&sql).await?;
+    let row = first_row(&answer).context("no answer")?;
+    Ok(judge(slot, row.is_true("is_failover")?, row.text("listed")?, &standbys))
 }
 
 /// A physical slot, as a standby streams from it.
@@ -86,17 +86,18 @@ struct Standby {
     gives_feedback: bool,
 }
 
-async fn standbys(connection: &mut Connection) -> anyhow::Result<Vec<Standby>> {
-    let sql = "select slot_name, active, coalesce(catalog_xmin, xmin) is not null from pg_replication_slots where slot_type = 'physical' order by 1";
-    let rows = connection.rows(sql).await?;
-    let standby = |row| {
+async fn list_standbys(connection: &mut Connection) -> anyhow::Result<Vec<Standby>> {
+    let sql = "select slot_name, active, coalesce(catalog_xmin, xmin) is not null as gives_feedback
+         from pg_replication_slots where slot_type = 'physical' order by slot_name";
+    let answer = connection.query(sql).await?;
+    let standby = |row: NamedRow<'_>| {
         Ok(Standby {
-            slot: text(row, 0)?.to_owned(),
-            is_active: text(row, 1)? == "t",
-            gives_feedback: text(row, 2)? == "t",
+            slot: row.text("slot_name")?.to_owned(),
+            is_active: row.is_true("active")?,
+            gives_feedback: row.is_true("gives_feedback")?,
         })
     };
-    rows.iter().map(standby).collect()
+    named_rows(&answer).map(standby).collect()
 }
 
 fn judge(slot: &str, is_failover: bool, listed: &str, standbys: &[Standby]) -> Vec<Finding> {

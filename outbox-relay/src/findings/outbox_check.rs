@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -32,14 +32,17 @@ pub struct OutboxTable {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
-    let (schema, table) = (quote_literal(&config.schema), quote_literal(&config.table));
+pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> anyhow::Result<OutboxTable> {
+    let (schema, table) = (
+        quote_literal(&config.outbox.schema),
+        quote_literal(&config.outbox.table),
+    );
     let (publication, is_since_18) = (
-        quote_literal(&config.publication),
+        quote_literal(&config.source.publication),
         connection.server_version_num() >= 180_000,
     );
     let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
-    let partitions = crate::outbox::source::partition_tree("o.oid");
+    let partitions = crate::outbox::publication::partition_tree("o.oid");
     // A partitioned table has no rows of its own: what counts is how those are told that hold them.
     let sql = format!(
         "with outbox as (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -63,7 +66,7 @@ pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Resul
          order by 1, 2"
     );
     let mut found = OutboxTable {
-        name: format!("{}.{}", config.schema, config.table),
+        name: format!("{}.{}", config.outbox.schema, config.outbox.table),
         ..OutboxTable::default()
     };
     for row in connection.rows(&sql).await? {
@@ -140,30 +143,33 @@ impl OutboxTable {
 ///
 /// # Errors
 /// [`Stop::Publication`] and [`Stop::Config`] say what is odd and how to mend it; anything else is transient.
-pub async fn refuse(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
-    let found = look(connection, config).await?;
+pub async fn ensure_all_rows_would_be_published(
+    connection: &mut Connection,
+    config: &Config,
+) -> Result<(), RelayError> {
+    let found = read_outbox_table(connection, config).await?;
     if let Some(heir) = found.heirs.first() {
         return Err(Stop::Publication {
-            publication: config.publication.clone(),
+            publication: config.source.publication.clone(),
             what: found.of_heir(heir),
         }
         .into());
     }
-    match found.unpublished_columns(&config.router).next() {
+    match found.unpublished_columns(&config.outbox.router).next() {
         Some(what) => Err(Stop::Config { what }.into()),
         None => Ok(()),
     }
 }
 
 /// Says in the log what is odd about the table; a relay that runs goes on.
-pub async fn warn(config: &Config) {
+pub async fn log_findings(config: &Config) {
     let looked = async {
-        let mut connection = Connection::open(&config.target, pg_replication::Mode::Sql).await?;
-        look(&mut connection, config).await
+        let mut connection = Connection::open(&config.source.target, pg_replication::Mode::Sql).await?;
+        read_outbox_table(&mut connection, config).await
     };
     match looked.await {
         Ok(found) => {
-            for finding in found.findings(&config.router) {
+            for finding in found.findings(&config.outbox.router) {
                 if let Finding::Problem(what) | Finding::Warning(what) = finding {
                     tracing::warn!("{what}");
                 }

@@ -3,10 +3,10 @@
 use anyhow::Context;
 
 use crate::findings::Finding;
-use crate::outbox::source::text;
+use crate::outbox::rows::first_row;
 use crate::process::stop::Stop;
 use crate::settings::Config;
-use pg_replication::{Connection, Row, quote_identifier, quote_literal};
+use pg_replication::{Connection, quote_identifier, quote_literal};
 
 /// A slot that may keep less than this is lost in an outage that nobody has noticed yet, in bytes.
 const KEEP_BYTES_MIN: i64 = 1 << 30;
@@ -68,42 +68,44 @@ pub struct ServerSettings {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn look(connection: &mut Connection, config: &Config) -> anyhow::Result<ServerSettings> {
+pub async fn read_server_settings(connection: &mut Connection, config: &Config) -> anyhow::Result<ServerSettings> {
     let table = format!(
         "{}.{}",
-        quote_identifier(&config.schema),
-        quote_identifier(&config.table)
+        quote_identifier(&config.outbox.schema),
+        quote_identifier(&config.outbox.table)
     );
     let sql = format!(
-        "select current_setting('wal_level'), pg_size_bytes(current_setting('max_slot_wal_keep_size')),
-                pg_size_bytes(current_setting('max_wal_size')), current_setting('wal_sender_timeout'),
-                coalesce(current_setting('idle_replication_slot_timeout', true), '0'), current_setting('synchronous_standby_names'),
-                (select count(*) from pg_replication_slots), current_setting('max_replication_slots'),
-                exists (select from pg_replication_slots where slot_name = {slot}), pg_is_in_recovery(),
-                coalesce((select row_security_active(oid) from pg_class where oid = to_regclass({table})), false)",
-        slot = quote_literal(&config.slot),
+        "select current_setting('wal_level') as wal_level,
+                pg_size_bytes(current_setting('max_slot_wal_keep_size')) as max_slot_wal_keep_bytes,
+                pg_size_bytes(current_setting('max_wal_size')) as max_wal_bytes,
+                current_setting('wal_sender_timeout') as wal_sender_timeout,
+                coalesce(current_setting('idle_replication_slot_timeout', true), '0') as idle_slot_timeout,
+                current_setting('synchronous_standby_names') as synchronous_standby_names,
+                (select count(*) from pg_replication_slots) as slots,
+                current_setting('max_replication_slots') as slots_max,
+                exists (select from pg_replication_slots where slot_name = {slot}) as has_our_slot,
+                pg_is_in_recovery() as is_standby,
+                coalesce((select row_security_active(oid) from pg_class where oid = to_regclass({table})), false) as hides_rows",
+        slot = quote_literal(&config.source.slot),
         table = quote_literal(&table)
     );
-    let rows = connection
-        .rows(&sql)
+    let answer = connection
+        .query(&sql)
         .await
         .context("cannot look at the server's settings")?;
-    read(rows.first().context("the server's settings have no answer")?)
-}
-
-fn read(row: &Row) -> anyhow::Result<ServerSettings> {
+    let row = first_row(&answer).context("the server's settings have no answer")?;
     Ok(ServerSettings {
-        wal_level: text(row, 0)?.to_owned(),
-        max_slot_wal_keep_bytes: text(row, 1)?.parse()?,
-        max_wal_bytes: text(row, 2)?.parse()?,
-        wal_sender_timeout: text(row, 3)?.to_owned(),
-        idle_slot_timeout: text(row, 4)?.to_owned(),
-        synchronous_standby_names: text(row, 5)?.to_owned(),
-        slots: text(row, 6)?.parse()?,
-        slots_max: text(row, 7)?.parse()?,
-        has_our_slot: text(row, 8)? == "t",
-        is_standby: text(row, 9)? == "t",
-        hides_rows: text(row, 10)? == "t",
+        wal_level: row.text("wal_level")?.to_owned(),
+        max_slot_wal_keep_bytes: row.parse("max_slot_wal_keep_bytes")?,
+        max_wal_bytes: row.parse("max_wal_bytes")?,
+        wal_sender_timeout: row.text("wal_sender_timeout")?.to_owned(),
+        idle_slot_timeout: row.text("idle_slot_timeout")?.to_owned(),
+        synchronous_standby_names: row.text("synchronous_standby_names")?.to_owned(),
+        slots: row.parse("slots")?,
+        slots_max: row.parse("slots_max")?,
+        has_our_slot: row.is_true("has_our_slot")?,
+        is_standby: row.is_true("is_standby")?,
+        hides_rows: row.is_true("hides_rows")?,
     })
 }
 

@@ -13,15 +13,15 @@ use crate::topics::identity::{self, Topics};
 pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -> Vec<Finding> {
     let lineage = checkpoint.map(|checkpoint| &checkpoint.lineage);
     let names = lineage.map_or_else(
-        || vec![config.checkpoint_topic.clone()],
-        |lineage| identity::names(lineage, &config.checkpoint_topic),
+        || vec![config.sink.checkpoint_topic.clone()],
+        |lineage| identity::names_of_topics(lineage, &config.sink.checkpoint_topic),
     );
-    let topics = match topic_facts(&config.kafka, names).await {
+    let topics = match topic_facts(&config.sink.kafka, names).await {
         Ok(topics) => topics,
         Err(err) => return vec![Finding::Problem(format!("{err:#}"))],
     };
     let mut findings: Vec<Finding> = match lineage {
-        Some(lineage) => identity::breaks(lineage, &topics)
+        Some(lineage) => identity::find_breaks(lineage, &topics)
             .into_iter()
             .map(|stop| Finding::Problem(stop.to_string()))
             .collect(),
@@ -33,7 +33,7 @@ pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -
         findings.push(as_pinned(lineage.partitions.len(), &topics));
     }
     for (topic, facts) in &topics {
-        match topic_settings(&config.kafka, topic).await {
+        match topic_settings(&config.sink.kafka, topic).await {
             Ok(settings) => findings.extend(of_settings(config, topic, facts, &settings)),
             Err(err) => findings.push(Finding::Warning(format!(
                 "{err:#}; whether it keeps its records is not known"
@@ -68,13 +68,13 @@ fn as_pinned(count: usize, topics: &Topics) -> Finding {
 
 fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &TopicSettings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if topic == config.checkpoint_topic {
+    if topic == config.sink.checkpoint_topic {
         findings.push(match settings.retention_danger() {
             Some(what) => Finding::Problem(compaction::checkpoint_topic_unsafe(config, what).to_string()),
             None if settings.is_compacted() => Finding::Good(format!("checkpoint topic {topic} is compacted")),
             None => Finding::Warning(format!(
                 "checkpoint topic {topic} is not compacted: it grows with each transaction; {}",
-                compaction::compact_command(config, &config.checkpoint_topic)
+                compaction::compact_command(config, &config.sink.checkpoint_topic)
             )),
         });
     }

@@ -29,7 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use crate::guard::retention::{Retention, RetentionGauges};
-use crate::outbox::source::{self, text};
+use crate::outbox::publication::{self, require_usable_publication};
+use crate::outbox::rows::text;
 use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -49,9 +50,9 @@ const SESSION_LIFETIME: Duration = Duration::from_secs(10);
 /// What must be as it was when the stream began.
 #[derive(Clone, Debug)]
 pub struct Pinned {
-    /// See [`source::Publication::version`].
+    /// See [`publication::Publication::version`].
     pub publication: String,
-    /// See [`source::Publication::outbox`].
+    /// See [`publication::Publication::outbox`].
     pub outbox: Option<String>,
     pub timeline: u32,
     /// The backend that streams to us.
@@ -206,7 +207,7 @@ impl Task {
             {
                 session = None;
             }
-            match look(&self.config, &sql, &mut session).await {
+            match look_once(&self.config, &sql, &mut session).await {
                 Ok(look) => match self.judge(&look).await {
                     None => {
                         verified_at = Instant::now();
@@ -246,7 +247,7 @@ impl Task {
         if let Some(retention) = &look.retention {
             self.gauges.show(retention, look.wal_flushed, &self.readiness);
         }
-        let unverified = match find(look, &self.pinned) {
+        let unverified = match compare_with_pinned(look, &self.pinned) {
             // What was altered once may hide rows below every later position.
             Finding::Unaltered(lsn) if self.verdict.stop.is_none() => {
                 self.verdict.verified = lsn;
@@ -287,13 +288,13 @@ impl Task {
     /// What is wrong with the publication now; that it was altered, where nothing is any more.
     async fn alteration(&self) -> Stop {
         let looked = async {
-            let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
-            source::usable_publication(&mut connection, &self.config).await
+            let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
+            require_usable_publication(&mut connection, &self.config).await
         };
         match looked.await {
             Err(RelayError::Stop(stop)) => stop,
             Ok(_) | Err(RelayError::Transient(_)) => Stop::PublicationChanged {
-                publication: self.config.publication.clone(),
+                publication: self.config.source.publication.clone(),
                 what: format!(
                     "it was altered while the relay was streaming, after {}; nothing beyond is confirmed",
                     self.verdict.verified
@@ -303,7 +304,7 @@ impl Task {
     }
 }
 
-fn find(look: &Look, pinned: &Pinned) -> Finding {
+fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
     if !faults::is_planted(Bug::GuardTrustsAnySlot) {
         if look.slot_reader != Some(pinned.walsender_pid) {
             return Finding::NotOurStream;
@@ -327,11 +328,11 @@ struct Session {
     opened_at: Instant,
 }
 
-async fn look(config: &Config, sql: &str, session: &mut Option<Session>) -> anyhow::Result<Look> {
+async fn look_once(config: &Config, sql: &str, session: &mut Option<Session>) -> anyhow::Result<Look> {
     let session = match session {
         Some(session) => session,
         None => session.insert(Session {
-            connection: Connection::open(&config.target, Mode::Sql).await?,
+            connection: Connection::open(&config.source.target, Mode::Sql).await?,
             opened_at: Instant::now(),
         }),
     };
@@ -356,16 +357,16 @@ fn look_sql(config: &Config) -> String {
                 safe_wal_size, pg_size_bytes(current_setting('max_slot_wal_keep_size')), coalesce(wal_status, ''),
                 coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid
          from pg_replication_slots s where slot_name = {slot}",
-        version = source::VERSION,
-        outbox = source::outbox_sql(config),
-        partitions = source::partition_tree("c.oid"),
+        version = publication::VERSION,
+        outbox = publication::outbox_sql(config),
+        partitions = publication::partition_tree("c.oid"),
         p = is_undecided("p.xmax"),
         pr = is_undecided("pr.xmax"),
         pn = is_undecided("pn.xmax"),
         c = is_undecided("c.xmax"),
         i = is_undecided("i.xmax"),
-        from = source::from_publication(config),
-        slot = quote_literal(&config.slot)
+        from = publication::from_publication(config),
+        slot = quote_literal(&config.source.slot)
     )
 }
 
@@ -409,7 +410,7 @@ fn read(rows: &[Row]) -> anyhow::Result<Look> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, Look, Pinned, PublicationLook, find, read};
+    use super::{Finding, Look, Pinned, PublicationLook, compare_with_pinned, read};
     use pg_replication::Lsn;
 
     fn pinned() -> Pinned {
@@ -437,7 +438,7 @@ mod tests {
 
     #[test]
     fn only_a_publication_that_is_the_pinned_one_for_certain_verifies_a_position() {
-        let found = |publication| find(&look(publication), &pinned());
+        let found = |publication| compare_with_pinned(&look(publication), &pinned());
         assert_eq!(found(Some(("1:2:3:4", false))), Finding::Unaltered(Lsn(700)));
         assert_eq!(found(Some(("1:2:3:4", true))), Finding::Undecided);
         assert_eq!(found(Some(("1:9:3:4", false))), Finding::Altered);
@@ -457,7 +458,7 @@ mod tests {
             if let Some(publication) = &mut look.publication {
                 publication.outbox = outbox.map(str::to_owned);
             }
-            assert_eq!(find(&look, &pinned()), Finding::Altered, "{outbox:?}");
+            assert_eq!(compare_with_pinned(&look, &pinned()), Finding::Altered, "{outbox:?}");
         }
     }
 
@@ -470,13 +471,16 @@ mod tests {
         ] {
             let mut look = look(Some(("1:9:3:4", false)));
             (look.slot_reader, look.timeline) = (reader, timeline);
-            assert_eq!(find(&look, &pinned()), finding);
+            assert_eq!(compare_with_pinned(&look, &pinned()), finding);
         }
         let on_a_standby = Look {
             timeline: None,
             ..look(Some(("1:2:3:4", false)))
         };
-        assert_eq!(find(&on_a_standby, &pinned()), Finding::Unaltered(Lsn(700)));
+        assert_eq!(
+            compare_with_pinned(&on_a_standby, &pinned()),
+            Finding::Unaltered(Lsn(700))
+        );
     }
 
     #[test]

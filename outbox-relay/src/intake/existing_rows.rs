@@ -12,7 +12,7 @@ use service::clock::now_us;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
-use crate::outbox::source;
+use crate::outbox::rows::first_row;
 use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;
 use crate::process::faults::{self, Bug};
@@ -30,6 +30,22 @@ pub(crate) const FETCH_ROWS: usize = 1_000;
 const FETCH_BYTES: usize = 4 << 20;
 /// Before any row is known.
 const FIRST_FETCH_ROWS: usize = 100;
+
+/// The transactions that a snapshot sees, by their ids of 64 bits, with the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TransactionsSeen {
+    /// Every transaction with a lower id had ended.
+    pub(crate) ended_below: u64,
+    /// No transaction with this id or a higher one had begun.
+    pub(crate) none_began_from: u64,
+}
+
+/// In which order rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowOrder {
+    OldestFirst,
+    Any,
+}
 
 /// The outbox as one transaction sees it.
 pub(crate) struct OutboxSnapshot {
@@ -54,7 +70,7 @@ impl OutboxSnapshot {
         exported: Option<&str>,
         detached: Vec<String>,
     ) -> Result<Self, RelayError> {
-        let mut connection = Connection::open(&config.target, Mode::Sql).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Sql).await?;
         connection
             .rows("begin transaction isolation level repeatable read, read only")
             .await?;
@@ -105,15 +121,15 @@ impl OutboxSnapshot {
         Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
     }
 
-    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows, the oldest first where `is_ordered`.
+    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows.
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn read(&mut self, expressions: &str, is_ordered: bool) -> Result<(), RelayError> {
+    pub(crate) async fn read(&mut self, expressions: &str, order: RowOrder) -> Result<(), RelayError> {
         if self.is_open {
             self.close_cursor("existing").await?;
         }
-        self.open_cursor("existing", expressions, "true", is_ordered).await?;
+        self.open_cursor("existing", expressions, "true", order).await?;
         self.is_open = true;
         Ok(())
     }
@@ -128,7 +144,7 @@ impl OutboxSnapshot {
         name: &str,
         expressions: &str,
         condition: &str,
-        is_ordered: bool,
+        order: RowOrder,
     ) -> Result<(), RelayError> {
         let columns = self
             .columns
@@ -137,10 +153,10 @@ impl OutboxSnapshot {
             .collect::<Vec<_>>()
             .join(", ");
         let expressions = expressions.replacen('*', &columns, 1);
-        let order = match (is_ordered, self.has_created_at()) {
-            (false, _) => "",
-            (true, true) => "order by created_at, relay_table, relay_place",
-            (true, false) => "order by relay_table, relay_place",
+        let order = match (order, self.has_created_at()) {
+            (RowOrder::Any, _) => "",
+            (RowOrder::OldestFirst, true) => "order by created_at, relay_table, relay_place",
+            (RowOrder::OldestFirst, false) => "order by relay_table, relay_place",
         };
         let sql = format!(
             "declare {name} no scroll cursor for select {expressions} from {} where {condition} {order}",
@@ -179,16 +195,18 @@ impl OutboxSnapshot {
         Ok(answer)
     }
 
-    /// Which transactions the snapshot sees: every id below the first had ended, and no id from the second on had begun. 64 bits, with the epoch.
+    /// Which transactions the snapshot sees.
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn transaction_bounds(&mut self) -> Result<(u64, u64), RelayError> {
-        let sql = "select pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())";
-        let rows = self.connection.rows(sql).await?;
-        let row = rows.first().context("the snapshot has no bounds")?;
-        let bound = |index| -> anyhow::Result<u64> { source::text(row, index)?.parse().context("a transaction id") };
-        Ok((bound(0)?, bound(1)?))
+    pub(crate) async fn transactions_seen(&mut self) -> Result<TransactionsSeen, RelayError> {
+        let sql = "select pg_snapshot_xmin(pg_current_snapshot()) as ended_below, pg_snapshot_xmax(pg_current_snapshot()) as none_began_from";
+        let answer = self.connection.query(sql).await?;
+        let row = first_row(&answer).context("the snapshot has no bounds")?;
+        Ok(TransactionsSeen {
+            ended_below: row.parse("ended_below")?,
+            none_began_from: row.parse("none_began_from")?,
+        })
     }
 
     /// The next rows; none at the end.
@@ -360,7 +378,8 @@ impl<'a> ExistingRowsWriter<'a> {
     pub(crate) async fn write(&mut self, answer: &Answer) -> Result<(), RelayError> {
         let columns = columns_of(answer);
         let column_count = u16::try_from(columns.len()).context("too many columns")?;
-        let plan = Plan::new(&self.config.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
+        let plan =
+            Plan::new(&self.config.outbox.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
         for row in &answer.rows {
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             let bytes = Tuple::encode(&values);
@@ -398,7 +417,7 @@ impl<'a> ExistingRowsWriter<'a> {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Written::UnknownTopic { route, topic } => {
-                    let found = destination::find(self.config, self.lineage, &route, &topic).await?;
+                    let found = destination::find_destination(self.config, self.lineage, &route, &topic).await?;
                     self.topics.insert(route, found);
                 }
             }

@@ -17,7 +17,7 @@ use crate::intake::batch::Batch;
 use crate::intake::poison::Judge;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
 use crate::outbox::messages::MessageOutbox;
-use crate::outbox::source;
+use crate::outbox::publication;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RelayError, Stop};
@@ -150,7 +150,7 @@ impl RecordWriter {
 
     fn by(config: &Config, judge: Judge) -> Self {
         Self {
-            position_header: config.position_header.clone(),
+            position_header: config.sink.position_header.clone(),
             positions_raised_by: 0,
             position: HeaderText::default(),
             replay: None,
@@ -289,11 +289,11 @@ impl Intake {
             newest_commit_us: 0,
             rows_skipped: 0,
             claims: Claims::default(),
-            publication: config.publication.clone(),
-            schema: config.schema.clone(),
-            table: config.table.clone(),
-            outbox_oid: lineage.outbox.as_deref().and_then(source::outbox_oid),
-            options: config.router.clone(),
+            publication: config.source.publication.clone(),
+            schema: config.outbox.schema.clone(),
+            table: config.outbox.table.clone(),
+            outbox_oid: lineage.outbox.as_deref().and_then(publication::outbox_oid),
+            options: config.outbox.router.clone(),
             tables: HashMap::new(),
             messages: MessageOutbox::of(config),
             scratch: RowScratch::default(),

@@ -27,11 +27,11 @@ pub(crate) struct Judge {
 impl Judge {
     #[must_use]
     pub(crate) fn new(config: &Config, of_table: bool) -> Self {
-        let refused = config.kafka.refused_records.list().into_iter();
+        let refused = config.sink.kafka.refused_records.list().into_iter();
         Self {
             of_table,
-            key_column: config.router.key_column.clone(),
-            route_column: config.router.route_column.clone(),
+            key_column: config.outbox.router.key_column.clone(),
+            route_column: config.outbox.router.route_column.clone(),
             refused: refused.map(|record| (record.id.clone(), record)).collect(),
         }
     }
@@ -55,7 +55,7 @@ impl Judge {
     /// The stop of a row whose route leads nowhere.
     #[must_use]
     pub(crate) fn nowhere(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
-        destination::stop(why, self.name(position, Some(id)), &self.route_column)
+        destination::stop_of_no_destination(why, self.name(position, Some(id)), &self.route_column)
     }
 
     /// Whether the row may be sent, as far as its topic's settings and earlier refusals tell. Its size is looked at elsewhere.

@@ -54,12 +54,12 @@ pub(crate) enum MessageError {
 impl MessageOutbox {
     /// `None` where the relay reads no messages.
     pub(crate) fn of(config: &Config) -> Option<Self> {
-        let prefix = config.message_prefix.as_ref()?;
+        let prefix = config.outbox.message_prefix.as_ref()?;
         metrics::describe_counter!(
             "relay_ignored_messages_total",
             "Logical decoding messages with the outbox' prefix that are not transactional, and so no events."
         );
-        Some(Self::new(prefix, &config.router))
+        Some(Self::new(prefix, &config.outbox.router))
     }
 
     fn new(prefix: &str, options: &RouterOptions) -> Self {

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::table::table_name;
 use crate::outbox::days::{Detached, Partition, civil};
-use crate::outbox::source::text;
+use crate::outbox::rows::{first_row, named_rows, text};
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, PgError, quote_identifier, quote_literal};
@@ -31,7 +31,7 @@ pub enum Shape {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
+pub async fn begin_maintenance(connection: &mut Connection, config: &Config) -> anyhow::Result<bool> {
     connection
         .rows(&format!(
             "set lock_timeout = {LOCK_TIMEOUT_MS}; set statement_timeout = '5s'"
@@ -48,21 +48,26 @@ pub async fn begin(connection: &mut Connection, config: &Config) -> anyhow::Resu
 ///
 /// # Errors
 /// There is none, or the connection broke.
-pub async fn shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
+pub async fn read_shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
     let sql = format!(
-        "select coalesce(p.partstrat::text, ''), coalesce(p.partnatts, 0), coalesce(a.attname, ''), coalesce(format_type(a.atttypid, null), ''),
+        "select coalesce(p.partstrat::text, '') as strategy,
+                coalesce(p.partnatts, 0) as columns,
+                coalesce(a.attname, '') as first_column,
+                coalesce(format_type(a.atttypid, null), '') as first_type,
                 exists (select from pg_attribute c where c.attrelid = t.oid and c.attname = 'created_at' and not c.attisdropped)
+                    as has_created_at
          from (select {}::regclass::oid as oid) as t
          left join pg_partitioned_table p on p.partrelid = t.oid
          left join pg_attribute a on a.attrelid = t.oid and a.attnum = p.partattrs[0]",
         quote_literal(&table_name(config))
     );
-    let rows = connection.rows(&sql).await?;
-    let row = rows.first().context("no answer")?;
-    let (strategy, columns, column, column_type) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?);
+    let answer = connection.query(&sql).await?;
+    let row = first_row(&answer).context("no answer")?;
+    let (strategy, columns) = (row.text("strategy")?, row.text("columns")?);
+    let (column, column_type) = (row.text("first_column")?, row.text("first_type")?);
     Ok(match (strategy, columns) {
         ("", _) => Shape::Plain {
-            has_created_at: text(row, 4)? == "t",
+            has_created_at: row.is_true("has_created_at")?,
         },
         ("r", "1") if column == "created_at" && column_type.starts_with("timestamp") => Shape::ByDay,
         _ => Shape::Other(format!(
@@ -75,7 +80,7 @@ pub async fn shape(connection: &mut Connection, config: &Config) -> anyhow::Resu
 ///
 /// # Errors
 /// The connection broke.
-pub async fn now_s(connection: &mut Connection) -> anyhow::Result<i64> {
+pub async fn server_time_s(connection: &mut Connection) -> anyhow::Result<i64> {
     let rows = connection
         .rows("select floor(extract(epoch from clock_timestamp()))::bigint")
         .await?;
@@ -86,29 +91,30 @@ pub async fn now_s(connection: &mut Connection) -> anyhow::Result<i64> {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn list(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
+pub async fn list_partitions(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
     let bound = |word: &str| {
         format!(
             "extract(epoch from (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz)::bigint"
         )
     };
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname), pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT', {}, {}
+        "select format('%I.%I', n.nspname, c.relname) as name,
+                pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT' as is_default,
+                {} as from_s, {} as to_s
          from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
-         where i.inhparent = {}::regclass and not i.inhdetachpending order by 3 nulls first, 1",
+         where i.inhparent = {}::regclass and not i.inhdetachpending order by from_s nulls first, name",
         bound("FROM"),
         bound("TO"),
         quote_literal(&table_name(config))
     );
-    let rows = connection.rows(&sql).await?;
-    let second = |value: &Option<String>| value.as_ref().map(|text| text.parse()).transpose();
-    rows.iter()
+    let answer = connection.query(&sql).await?;
+    named_rows(&answer)
         .map(|row| {
             Ok(Partition {
-                name: text(row, 0)?.to_owned(),
-                is_default: text(row, 1)? == "t",
-                from_s: second(&row[2]).context("a partition's bound")?,
-                to_s: second(&row[3]).context("a partition's bound")?,
+                name: row.text("name")?.to_owned(),
+                is_default: row.is_true("is_default")?,
+                from_s: row.parse_nullable("from_s")?,
+                to_s: row.parse_nullable("to_s")?,
             })
         })
         .collect()
@@ -124,20 +130,20 @@ pub fn detached_comment(config: &Config) -> String {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn detached(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Detached>> {
+pub async fn list_detached(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Detached>> {
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname), substring(d.description from '[0-9A-F]+/[0-9A-F]+$')
+        "select format('%I.%I', n.nspname, c.relname) as name, substring(d.description from '[0-9A-F]+/[0-9A-F]+$') as after
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
          where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
            and starts_with(d.description, {})",
         quote_literal(&detached_comment(config))
     );
-    let rows = connection.rows(&sql).await?;
-    rows.iter()
+    let answer = connection.query(&sql).await?;
+    named_rows(&answer)
         .map(|row| {
             Ok(Detached {
-                name: text(row, 0)?.to_owned(),
-                after: text(row, 1)?.parse()?,
+                name: row.text("name")?.to_owned(),
+                after: row.parse("after")?,
             })
         })
         .collect()
@@ -150,7 +156,12 @@ pub async fn detached(connection: &mut Connection, config: &Config) -> anyhow::R
 ///
 /// # Errors
 /// A lock was not to be had, a right is missing, or the connection broke.
-pub async fn create(connection: &mut Connection, config: &Config, day: i64, is_current: bool) -> anyhow::Result<bool> {
+pub async fn create_partition(
+    connection: &mut Connection,
+    config: &Config,
+    day: i64,
+    is_current: bool,
+) -> anyhow::Result<bool> {
     let (table, name) = (table_name(config), day_name(config, day));
     let bound = |day: i64| {
         let (year, month, day) = civil(day);
@@ -198,13 +209,13 @@ fn copy_statistics_targets(table: &str, name: &str) -> String {
 fn day_name(config: &Config, day: i64) -> String {
     let (year, month, day) = civil(day);
     // Names have 63 bytes at most.
-    let mut table = config.table.clone();
+    let mut table = config.outbox.table.clone();
     while table.len() > 54 {
         table.pop();
     }
     format!(
         "{}.{}",
-        quote_identifier(&config.schema),
+        quote_identifier(&config.outbox.schema),
         quote_identifier(&format!("{table}_{year:04}{month:02}{day:02}"))
     )
 }
@@ -214,7 +225,7 @@ fn day_name(config: &Config, day: i64) -> String {
 ///
 /// # Errors
 /// A lock was not to be had, a right is missing, or the connection broke.
-pub async fn detach(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
+pub async fn detach_partition(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
     let table = table_name(config);
     let comment = quote_literal(&format!("comment on table {} is %L", name.replace('%', "%%")));
     let text = quote_literal(&format!(
@@ -241,15 +252,15 @@ pub async fn drop_detached(connection: &mut Connection, name: &str) -> anyhow::R
 ///
 /// # Errors
 /// The connection broke.
-pub async fn positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
+pub async fn read_positions(connection: &mut Connection, config: &Config) -> anyhow::Result<(Lsn, Option<Lsn>)> {
     let sql = format!(
-        "select pg_current_wal_insert_lsn(), (select confirmed_flush_lsn from pg_replication_slots where slot_name = {})",
-        quote_literal(&config.slot)
+        "select pg_current_wal_insert_lsn() as wal_end,
+                (select confirmed_flush_lsn from pg_replication_slots where slot_name = {}) as confirmed",
+        quote_literal(&config.source.slot)
     );
-    let rows = connection.rows(&sql).await?;
-    let row = rows.first().context("no answer")?;
-    let confirmed = row.get(1).cloned().flatten().map(|text| text.parse()).transpose()?;
-    Ok((text(row, 0)?.parse()?, confirmed))
+    let answer = connection.query(&sql).await?;
+    let row = first_row(&answer).context("no answer")?;
+    Ok((row.parse("wal_end")?, row.parse_nullable("confirmed")?))
 }
 
 /// Whether `table` has rows older than `before_s`, in seconds since 1970.

@@ -1,36 +1,154 @@
-//! The slot, taken over for the time of a command.
+//! What a command does to the slot: own it for a time, make it, drop it, move it.
 
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
+use crate::outbox::rows::first_row;
+use crate::outbox::standby;
 use crate::process::stop::RelayError;
 use crate::settings::Config;
 use pg_replication::Lsn;
-use pg_replication::{Connection, Mode, PgError};
+use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
-/// Owns the slot, so that nobody moves it meanwhile.
+/// SQLSTATE `object_in_use`: another session has the slot.
+pub(crate) const OBJECT_IN_USE: &str = "55006";
+/// SQLSTATE `undefined_object`: there is no such slot.
+pub(crate) const UNDEFINED_OBJECT: &str = "42704";
+
+/// How long the server may take to notice that the session which had the slot has ended.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+/// As [`RELEASE_PATIENCE`], where a person may have forgotten a relay that still runs, and waits for the command to say so.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Whether the slot becomes a failover slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failover {
+    /// Standbys keep a copy of it (PostgreSQL 17 and later).
+    Yes,
+    No,
+}
+
+/// A slot that was just made.
+pub(crate) struct NewSlot {
+    /// Where its stream begins.
+    pub(crate) consistent_point: Lsn,
+    /// Name of the snapshot of all that came before. It lives as long as the session that made the slot runs nothing else.
+    pub(crate) exported_snapshot: String,
+}
+
+/// Owns the slot in a session of its own, so that nobody moves it meanwhile.
+///
+/// # Errors
+/// Somebody else reads the slot, or it cannot be read.
 pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayError> {
-    let started = Instant::now();
+    let began_at = Instant::now();
     loop {
-        let mut owner = Connection::open(&config.target, Mode::Replication).await?;
-        let owned = owner
-            .start_replication(&config.slot, Lsn::INVALID, &config.publication)
+        let mut owner = Connection::open(&config.source.target, Mode::Replication).await?;
+        let started = owner
+            .start_replication(&config.source.slot, Lsn::INVALID, &config.source.publication)
             .await;
-        match owned {
+        match started {
             Ok(()) => return Ok(owner),
-            // object_in_use: perhaps only for as long as the server takes to notice that its reader is gone.
-            Err(err) if PgError::code_of(&err) == Some("55006") && started.elapsed() < Duration::from_secs(3) => {
-                sleep(Duration::from_millis(100)).await;
-            }
+            Err(err) if is_in_use(&err) && began_at.elapsed() < TAKE_OVER_PATIENCE => sleep(RETRY_INTERVAL).await,
             Err(err) => {
                 return Err(err
                     .context(format!(
                         "slot `{}` cannot be taken over; stop what reads it first",
-                        config.slot
+                        config.source.slot
                     ))
                     .into());
             }
         }
     }
+}
+
+/// Waits until nobody reads the slot, where there is one: a relay that runs has to be stopped before.
+///
+/// # Errors
+/// Somebody still reads it.
+pub(crate) async fn wait_until_slot_is_free(connection: &mut Connection, config: &Config) -> Result<(), RelayError> {
+    let began_at = Instant::now();
+    while standby::is_taken(connection, &config.source.slot).await? {
+        if began_at.elapsed() > RELEASE_PATIENCE {
+            return Err(anyhow::anyhow!("a relay has slot `{}`; stop what reads it first", config.source.slot).into());
+        }
+        sleep(RETRY_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Makes the slot.
+///
+/// # Errors
+/// The server refuses, or the connection broke.
+pub(crate) async fn create_slot(
+    connection: &mut Connection,
+    config: &Config,
+    failover: Failover,
+) -> Result<NewSlot, RelayError> {
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export'{})",
+        quote_identifier(&config.source.slot),
+        match failover {
+            Failover::Yes => ", FAILOVER true",
+            Failover::No => "",
+        }
+    );
+    let answer = connection.query(&sql).await.context(
+        "cannot create the slot (it takes the role attribute replication, wal_level = logical and a free slot)",
+    )?;
+    let row = first_row(&answer).context("CREATE_REPLICATION_SLOT has no answer")?;
+    let consistent_point = row.parse("consistent_point")?;
+    tracing::info!(slot = config.source.slot, lsn = %consistent_point, "created the slot");
+    Ok(NewSlot {
+        consistent_point,
+        exported_snapshot: row.text("snapshot_name")?.to_owned(),
+    })
+}
+
+/// Drops the slot. A slot that is gone already is fine: one that was not made completely goes with the session that made it.
+///
+/// # Errors
+/// Somebody still reads the slot, or the connection broke.
+pub(crate) async fn drop_slot(connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
+    let sql = format!(
+        "select pg_drop_replication_slot({})",
+        quote_literal(&config.source.slot)
+    );
+    match run_once_slot_is_free(connection, &sql).await {
+        Err(err) if PgError::code_of(&err) == Some(UNDEFINED_OBJECT) => Ok(()),
+        outcome => outcome.context("cannot drop the slot"),
+    }
+}
+
+/// Moves the slot forward to `lsn`, so that it sends only what is committed after that.
+///
+/// # Errors
+/// Somebody still reads the slot, or the connection broke.
+pub(crate) async fn advance_slot(connection: &mut Connection, config: &Config, lsn: Lsn) -> anyhow::Result<()> {
+    let slot = quote_literal(&config.source.slot);
+    let sql = format!("select pg_replication_slot_advance({slot}, '{lsn}')");
+    run_once_slot_is_free(connection, &sql)
+        .await
+        .context("cannot move the slot")
+}
+
+/// Tries again while the slot is in use: perhaps only until the server has noticed that its reader is gone.
+async fn run_once_slot_is_free(connection: &mut Connection, sql: &str) -> anyhow::Result<()> {
+    let began_at = Instant::now();
+    loop {
+        match connection.rows(sql).await {
+            Ok(_) => return Ok(()),
+            Err(err) if is_in_use(&err) && began_at.elapsed() < RELEASE_PATIENCE => sleep(RETRY_INTERVAL).await,
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+fn is_in_use(err: &anyhow::Error) -> bool {
+    PgError::code_of(err) == Some(OBJECT_IN_USE)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::timeout;
 
-use crate::outbox::source;
+use crate::outbox::rows::first_row;
 use pg_replication::{Connection, quote_literal};
 
 /// How often a standby looks: the longest that a take-over waits once the slot is free.
@@ -26,9 +26,9 @@ pub async fn is_taken(connection: &mut Connection, slot: &str) -> anyhow::Result
         "select active from pg_get_replication_slots() where slot_name = {}",
         quote_literal(slot)
     );
-    let rows = timeout(LOOK_DEADLINE, connection.rows(&sql))
+    let answer = timeout(LOOK_DEADLINE, connection.query(&sql))
         .await
         .map_err(|_| anyhow::anyhow!("the server has been silent for {} s", LOOK_DEADLINE.as_secs()))?
         .context("cannot look whether the slot is in use")?;
-    rows.first().map_or(Ok(false), |row| Ok(source::text(row, 0)? == "t"))
+    first_row(&answer).map_or(Ok(false), |row| row.is_true("active"))
 }

@@ -130,7 +130,7 @@ impl ParksBehind {
         let Some(value) = entry.fit(self.entry_bytes_max.saturating_sub(key_bytes)) else {
             let what = format!(
                 "it does not fit into topic `{}` even without its values; raise that topic's max.message.bytes and run the command again",
-                config.parking_topic
+                config.sink.parking_topic
             );
             return Err(Stop::TooManyParked { position, what }.into());
         };

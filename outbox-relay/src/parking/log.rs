@@ -59,8 +59,8 @@ impl TableNeeds {
 /// What a running relay has to know, read after fencing. Nothing is asked where the checkpoint says that nothing is parked. Blocks.
 ///
 /// # Errors
-/// As [`entries`].
-pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -> Result<Parked, RelayError> {
+/// As [`read_entries`].
+pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -> Result<Parked, RelayError> {
     let mut parked = Parked::default();
     if note.rows == 0 {
         return Ok(parked);
@@ -100,13 +100,13 @@ pub fn known(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> bool) -
 ///
 /// # Errors
 /// [`Stop::ParkedRowsMissing`].
-pub fn all_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
+pub fn ensure_all_parked_rows_are_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
     // Without transactions a relay, or a retry, that died between an entry and the checkpoint leaves another count.
-    if found >= note.rows || config.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
+    if found >= note.rows || config.sink.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
         return Ok(());
     }
     Err(Stop::ParkedRowsMissing {
-        topic: config.parking_topic.clone(),
+        topic: config.sink.parking_topic.clone(),
         expected: note.rows,
         found,
     })
@@ -115,20 +115,23 @@ pub fn all_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), 
 /// The stop where the parking topic lacks rows that the checkpoint counts. Nothing is asked where it counts none.
 ///
 /// # Errors
-/// As [`entries`].
-pub(crate) async fn missing(config: &Config, checkpoint: &Checkpoint) -> Result<Option<Stop>, RelayError> {
+/// As [`read_entries`].
+pub(crate) async fn find_missing_parked_rows(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Stop>, RelayError> {
     if checkpoint.parking.rows == 0 {
         return Ok(None);
     }
-    let found = entries_off_thread(config).await?.len() as u64;
-    Ok(all_there(config, &checkpoint.parking, found).err())
+    let found = read_entries_off_thread(config).await?.len() as u64;
+    Ok(ensure_all_parked_rows_are_there(config, &checkpoint.parking, found).err())
 }
 
 /// All parked rows of the relay, in the order of their positions. Blocks.
 ///
 /// # Errors
 /// [`Stop::Config`] for a parking topic that is none; anything else is worth another try.
-pub fn entries(config: &Config, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
+pub fn read_entries(config: &Config, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
     let mut found = BTreeMap::new();
     read(config, gives_up, &mut |position, entry| {
         match entry {
@@ -139,13 +142,13 @@ pub fn entries(config: &Config, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<
     Ok(found)
 }
 
-/// As [`entries`], on a thread of its own.
+/// As [`read_entries`], on a thread of its own.
 ///
 /// # Errors
-/// As [`entries`].
-pub(crate) async fn entries_off_thread(config: &Config) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
+/// As [`read_entries`].
+pub(crate) async fn read_entries_off_thread(config: &Config) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
     let config = config.clone();
-    tokio::task::spawn_blocking(move || entries(&config, &|| false))
+    tokio::task::spawn_blocking(move || read_entries(&config, &|| false))
         .await
         .context("parking task")?
 }
@@ -153,10 +156,13 @@ pub(crate) async fn entries_off_thread(config: &Config) -> Result<BTreeMap<RowPo
 /// What a checkpoint says of parked rows that is written anew by a command: they are counted in their own topic, since `earlier` may be lost, or stale.
 ///
 /// # Errors
-/// As [`entries`].
-pub(crate) async fn counted(config: &Config, earlier: Option<&Checkpoint>) -> Result<ParkingNote, RelayError> {
+/// As [`read_entries`].
+pub(crate) async fn count_parked_rows(
+    config: &Config,
+    earlier: Option<&Checkpoint>,
+) -> Result<ParkingNote, RelayError> {
     Ok(ParkingNote {
-        rows: entries_off_thread(config).await?.len() as u64,
+        rows: read_entries_off_thread(config).await?.len() as u64,
         stopped: earlier.and_then(|checkpoint| checkpoint.parking.stopped.clone()),
     })
 }
@@ -166,12 +172,12 @@ fn read(
     gives_up: &dyn Fn() -> bool,
     each: &mut dyn FnMut(RowPosition, Option<Entry>),
 ) -> Result<(), RelayError> {
-    if !exists(&config.kafka, &config.parking_topic)? {
+    if !exists(&config.sink.kafka, &config.sink.parking_topic)? {
         return Ok(());
     }
     let log = KeyedLog {
-        settings: &config.kafka,
-        topic: &config.parking_topic,
+        settings: &config.sink.kafka,
+        topic: &config.sink.parking_topic,
     };
     let prefix = format!("{}/", config.checkpoint_key());
     log.read(&prefix, gives_up, &mut |key, value| {
@@ -182,7 +188,7 @@ fn read(
         let entry = value.map(Entry::from_json).transpose().map_err(|what| {
             anyhow::anyhow!(
                 "the parked row `{key}` in topic `{}` cannot be read ({what})",
-                config.parking_topic
+                config.sink.parking_topic
             )
         })?;
         each(position, entry);

@@ -19,7 +19,7 @@ pub(crate) async fn send_entry(
     let key = Entry::record_key(&config.checkpoint_key(), &position);
     loop {
         let outgoing = Outgoing {
-            topic: &config.parking_topic,
+            topic: &config.sink.parking_topic,
             partition: 0,
             key: Some(key.as_bytes()),
             value: value.map(str::as_bytes),

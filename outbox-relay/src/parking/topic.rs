@@ -19,18 +19,18 @@ const FRAMING_BYTES: u64 = 256;
 /// # Errors
 /// Kafka does not answer or refuses, or the topic has several partitions, or would lose what is parked there.
 pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
-    let topic = &config.parking_topic;
-    for name in destination::create(config, &[NewTopic::compacted(topic)]).await? {
+    let topic = &config.sink.parking_topic;
+    for name in destination::create_topics(config, &[NewTopic::compacted(topic)]).await? {
         tracing::info!(topic = name, "created the parking topic");
     }
-    let (settings, names) = (config.kafka.clone(), [topic.clone()]);
+    let (settings, names) = (config.sink.kafka.clone(), [topic.clone()]);
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
     match counts.await.context("metadata task")??.get(topic) {
         Some(1) => {}
         Some(partitions) => return Err(more_partitions(topic, *partitions).into()),
         None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
     }
-    match retention_danger(&config.kafka, topic, "whether the parking topic keeps parked rows").await {
+    match retention_danger(&config.sink.kafka, topic, "whether the parking topic keeps parked rows").await {
         Some(what) => Err(compaction::parking_topic_unsafe(config, what).into()),
         None => Ok(()),
     }
@@ -38,16 +38,16 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
 
 /// Most bytes of an entry's key and value: what the topic takes, uncompressed, and what librdkafka does.
 pub(crate) async fn entry_bytes_max(config: &Config) -> Result<usize, RelayError> {
-    let rules = TopicRules::ask(&config.kafka, &config.parking_topic).await;
+    let rules = TopicRules::ask(&config.sink.kafka, &config.sink.parking_topic).await;
     let topic_max = rules.batch_bytes_max.unwrap_or(BATCH_BYTES_DEFAULT);
-    if config.kafka.limit_batches(topic_max) {
+    if config.sink.kafka.limit_batches(topic_max) {
         return Err(anyhow::anyhow!(
             "topic `{}` takes batches of {topic_max} bytes: the producers are replaced by such",
-            config.parking_topic
+            config.sink.parking_topic
         )
         .into());
     }
-    let client = config.kafka.producer(config.delivery, "");
+    let client = config.sink.kafka.producer(config.sink.delivery, "");
     let client_max = client.get("message.max.bytes").and_then(|text| text.parse().ok());
     let bytes = topic_max.min(client_max.unwrap_or(MESSAGE_BYTES_DEFAULT));
     Ok(usize::try_from(bytes.saturating_sub(FRAMING_BYTES)).unwrap_or(usize::MAX))

@@ -19,7 +19,7 @@ static READINESS: OnceLock<Readiness> = OnceLock::new();
 static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// What is not ready any more once something has panicked.
-pub fn tell(readiness: &Readiness) {
+pub fn report_to(readiness: &Readiness) {
     // There is one in a process.
     let _first = READINESS.set(readiness.clone());
 }

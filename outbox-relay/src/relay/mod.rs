@@ -1,8 +1,10 @@
 //! The relay's life: cycles of starting and streaming, until it is told to stop or must.
 
+pub mod keepalive;
 pub mod pause;
 pub mod startup;
 pub mod streaming;
+pub(crate) mod survey;
 pub mod topic_watch;
 
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use tokio::time::sleep;
 use crate::findings::outbox_check;
 use crate::kafka::RefusedRecord;
 use crate::process::stop::{RelayError, Stop};
+use crate::relay::keepalive::UntilShutdown;
 use crate::relay::pause::PauseGate;
 use crate::relay::streaming::Streaming;
 use crate::settings::Config;
@@ -100,23 +103,23 @@ async fn cycle(
     warning: &mut Option<JoinHandle<()>>,
     shutdown: &mut Shutdown,
 ) -> Result<(), RelayError> {
-    let Some(started) = startup::start(config, readiness, shutdown).await? else {
+    let UntilShutdown::Done(proven) = startup::start(config, readiness, shutdown).await? else {
         return Ok(());
     };
     tracing::info!(
-        slot = config.slot,
-        checkpoint.lsn = %started.checkpoint.published.lsn,
+        slot = config.source.slot,
+        checkpoint.lsn = %proven.checkpoint.published.lsn,
         "streaming from the checkpoint"
     );
     readiness.ready("relay");
     metrics::gauge!("relay_leader").set(1.0);
     // Once a process, of the server that streams, and beside the stream, which does not depend on it.
     warning.get_or_insert_with(|| {
-        let here = started.here.clone();
-        tokio::spawn(async move { outbox_check::warn(&here).await })
+        let config = proven.config_of_server.clone();
+        tokio::spawn(async move { outbox_check::log_findings(&config).await })
     });
-    let _maintenance = upkeep::while_leading(&started.here, &started.parked.needs, started.catalog_xmin);
-    let outcome = Streaming::new(config, transaction_bytes, started, pause.clone())
+    let _maintenance = upkeep::start_maintenance(&proven.config_of_server, &proven.parked.needs, proven.catalog_xmin());
+    let outcome = Streaming::new(config, transaction_bytes, proven, pause.clone())
         .run(readiness, shutdown)
         .await;
     metrics::gauge!("relay_leader").set(0.0);

@@ -65,7 +65,7 @@ impl PauseRecord {
 
 impl Wish {
     /// A record that cannot be read pauses as well: somebody wanted something, and `resume` takes it back.
-    fn of(value: Option<&[u8]>) -> Self {
+    fn parse(value: Option<&[u8]>) -> Self {
         let Some(value) = value else { return Self::Run };
         Self::Pause(
             serde_json::from_slice(value)
@@ -76,8 +76,8 @@ impl Wish {
 
 fn log_of(config: &Config) -> PauseLog {
     PauseLog {
-        settings: config.kafka.clone(),
-        topic: config.checkpoint_topic.clone(),
+        settings: config.sink.kafka.clone(),
+        topic: config.sink.checkpoint_topic.clone(),
         key: format!("{}/pause", config.checkpoint_key()),
     }
 }
@@ -98,7 +98,7 @@ pub async fn pause(config: &Config, reason: &str) -> Result<String, RelayError> 
     write(config, Some(text)).await?;
     Ok(format!(
         "slot {}: a running relay stops publishing within a few seconds and keeps the slot, and one that starts stays paused; postgres keeps the WAL until `outbox-relay resume`\n",
-        config.slot
+        config.source.slot
     ))
 }
 
@@ -108,12 +108,12 @@ pub async fn pause(config: &Config, reason: &str) -> Result<String, RelayError> 
 /// Kafka does not take the record.
 pub async fn resume(config: &Config) -> Result<String, RelayError> {
     let Some(record) = current(config).await? else {
-        return Ok(format!("slot {} is not paused\n", config.slot));
+        return Ok(format!("slot {} is not paused\n", config.source.slot));
     };
     write(config, None).await?;
     Ok(format!(
         "slot {}: it was {}; a running relay goes on within a few seconds\n",
-        config.slot,
+        config.source.slot,
         record.describe()
     ))
 }
@@ -126,7 +126,7 @@ pub async fn current(config: &Config) -> Result<Option<PauseRecord>, RelayError>
     let log = log_of(config);
     let read = tokio::task::spawn_blocking(move || log.read(&|| false));
     let (value, _) = read.await.context("pause task")??;
-    Ok(match Wish::of(value.as_deref()) {
+    Ok(match Wish::parse(value.as_deref()) {
         Wish::Pause(record) => Some(record),
         Wish::Run | Wish::Unknown => None,
     })
@@ -159,11 +159,12 @@ impl PauseGate {
             .name("pause-watch".to_owned())
             .spawn(move || {
                 let gives_up = || shutdown.is_triggered() || sender.is_closed();
-                let mut tell = |value: Option<Vec<u8>>| tell(&sender, &readiness, Wish::of(value.as_deref()));
+                let mut note_wish =
+                    |value: Option<Vec<u8>>| publish_wish(&sender, &readiness, Wish::parse(value.as_deref()));
                 while !gives_up() {
                     let followed = log.read(&gives_up).and_then(|(value, end)| {
-                        tell(value);
-                        log.follow(end, &gives_up, &mut tell)
+                        note_wish(value);
+                        log.follow(end, &gives_up, &mut note_wish)
                     });
                     if let Err(err) = followed
                         && !gives_up()
@@ -201,7 +202,7 @@ impl PauseGate {
     }
 }
 
-fn tell(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish) {
+fn publish_wish(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish) {
     let before = sender.borrow().clone();
     if before == wish {
         return;
@@ -236,13 +237,13 @@ mod tests {
     fn a_record_survives_and_a_tombstone_takes_it_back() {
         let record = PauseRecord::now("kafka is upgraded");
         let text = serde_json::to_vec(&record).unwrap();
-        assert_eq!(Wish::of(Some(&text)), Wish::Pause(record));
-        assert_eq!(Wish::of(None), Wish::Run);
+        assert_eq!(Wish::parse(Some(&text)), Wish::Pause(record));
+        assert_eq!(Wish::parse(None), Wish::Run);
     }
 
     #[test]
     fn a_record_that_cannot_be_read_pauses() {
-        let Wish::Pause(record) = Wish::of(Some(b"nonsense")) else {
+        let Wish::Pause(record) = Wish::parse(Some(b"nonsense")) else {
             panic!("it runs");
         };
         assert!(record.reason.contains("cannot be read"), "{}", record.reason);

@@ -173,14 +173,14 @@ impl Task {
 
     async fn look(&self, asker: &mut Option<TopicAsker>) -> anyhow::Result<Finding> {
         let lineage = self.lineage();
-        let names = identity::names(&lineage, &self.config.checkpoint_topic);
+        let names = identity::names_of_topics(&lineage, &self.config.sink.checkpoint_topic);
         let asked = self.ask(asker, move |asker| {
             let topics = asker.ask(&names)?;
             let missing = names.into_iter().find(|name| !topics.contains_key(name));
             Ok((topics, missing))
         });
         let (topics, missing) = asked.await?;
-        Ok(find(&lineage, &topics, missing))
+        Ok(compare_with_lineage(&lineage, &topics, missing))
     }
 
     /// Asks by the client that is kept, on a thread of its own; a client that failed is not kept.
@@ -189,7 +189,7 @@ impl Task {
         kept: &mut Option<TopicAsker>,
         question: impl FnOnce(&TopicAsker) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let (kafka, asker) = (self.config.kafka.clone(), kept.take());
+        let (kafka, asker) = (self.config.sink.kafka.clone(), kept.take());
         let asked = tokio::task::spawn_blocking(move || {
             let asker = match asker {
                 Some(asker) => asker,
@@ -211,16 +211,16 @@ impl Task {
         hidden: &mut HiddenRecords,
     ) -> anyhow::Result<Finding> {
         let mut partitions = self.lineage().partitions;
-        partitions.insert(self.config.checkpoint_topic.clone(), 1);
+        partitions.insert(self.config.sink.checkpoint_topic.clone(), 1);
         let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
         let now = Instant::now();
         hidden.note(ends, now);
-        hidden.say(now);
+        hidden.log_news(now);
         let longest = hidden.longest(now).map_or(Duration::ZERO, |longest| longest.lasted);
         metrics::gauge!("relay_records_hidden_seconds").set(longest.as_secs_f64());
-        let topic = &self.config.checkpoint_topic;
+        let topic = &self.config.sink.checkpoint_topic;
         Ok(
-            if hidden.lasted(topic, now) > self.config.kafka.transactions_end_within() {
+            if hidden.lasted(topic, now) > self.config.sink.kafka.transactions_end_within() {
                 Finding::CheckpointHidden(topic.clone())
             } else {
                 Finding::AsPinned
@@ -238,8 +238,8 @@ impl Task {
         said: &mut BTreeSet<String>,
     ) -> anyhow::Result<()> {
         let names = self.names();
-        let settings = settings_of_topics(&self.config.kafka, &names).await?;
-        if let Some(settings) = settings.get(&self.config.checkpoint_topic) {
+        let settings = settings_of_topics(&self.config.sink.kafka, &names).await?;
+        if let Some(settings) = settings.get(&self.config.sink.checkpoint_topic) {
             let is_unsafe = settings.retention_danger().is_some();
             metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
         }
@@ -261,12 +261,12 @@ impl Task {
 
     /// Those of the topics that are watched.
     fn names(&self) -> Vec<String> {
-        identity::names(&self.lineage(), &self.config.checkpoint_topic)
+        identity::names_of_topics(&self.lineage(), &self.config.sink.checkpoint_topic)
     }
 }
 
-fn find(lineage: &Lineage, topics: &Topics, missing: Option<String>) -> Finding {
-    match (missing, identity::breaks(lineage, topics).into_iter().next()) {
+fn compare_with_lineage(lineage: &Lineage, topics: &Topics, missing: Option<String>) -> Finding {
+    match (missing, identity::find_breaks(lineage, topics).into_iter().next()) {
         (Some(topic), _) => Finding::Missing(topic),
         (None, Some(stop)) => Finding::Other(stop),
         (None, None) => Finding::AsPinned,

@@ -15,21 +15,21 @@ use crate::topics::identity;
 ///
 /// # Errors
 /// [`Stop::PartitionsChanged`]; anything else is worth another try.
-pub(crate) async fn find(
+pub(crate) async fn find_destination(
     config: &Config,
     lineage: &mut Lineage,
     route: &str,
     topic: &str,
 ) -> Result<Result<Destination, NoDestination>, RelayError> {
-    if let Some(what) = why_never(config, route, topic) {
+    if let Some(what) = why_no_row_may_go_there(config, route, topic) {
         return Ok(Err(NoDestination::Never { what }));
     }
     // Those of the lineage were verified at the start; asking again would only delay the first row.
     let partitions = match lineage.partitions.get(topic) {
         Some(partitions) => *partitions,
         None => {
-            let template = config.create_topics.then_some(&config.topic_template);
-            let partitions = match find_or_create(&config.kafka, topic, template).await {
+            let template = config.sink.create_topics.then_some(&config.sink.topic_template);
+            let partitions = match find_or_create(&config.sink.kafka, topic, template).await {
                 Ok(Some(partitions)) => partitions,
                 Ok(None) => {
                     return Ok(Err(NoDestination::Missing {
@@ -39,12 +39,12 @@ pub(crate) async fn find(
                 Err(err) => return Ok(Err(refused(config, route, err)?)),
             };
             lineage.pin(topic, partitions)?;
-            let facts = topic_facts(&config.kafka, vec![topic.to_owned()]).await?;
+            let facts = topic_facts(&config.sink.kafka, vec![topic.to_owned()]).await?;
             identity::pin_ids(lineage, &facts);
             partitions
         }
     };
-    let rules = TopicRules::ask(&config.kafka, topic).await;
+    let rules = TopicRules::ask(&config.sink.kafka, topic).await;
     Ok(Ok(Destination {
         topic: topic.to_owned(),
         partitions,
@@ -57,8 +57,8 @@ pub(crate) async fn find(
 ///
 /// # Errors
 /// [`Stop::TopicRefused`] where Kafka will not have one; anything else is worth another try.
-pub(crate) async fn create(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
-    let created = create_missing(&config.kafka, topics).await;
+pub(crate) async fn create_topics(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
+    let created = create_missing(&config.sink.kafka, topics).await;
     created.map_err(|err| match definite(&err) {
         Some(error) => Stop::TopicRefused {
             topic: error.topic.clone(),
@@ -72,8 +72,8 @@ pub(crate) async fn create(config: &Config, topics: &[NewTopic]) -> Result<Vec<S
 
 /// Why no row may ever go to `topic`, whatever the cluster says.
 #[must_use]
-pub(crate) fn why_never(config: &Config, route: &str, topic: &str) -> Option<String> {
-    let column = &config.router.route_column;
+pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str) -> Option<String> {
+    let column = &config.outbox.router.route_column;
     if let Err(stop) = check_topic_name("topic", topic) {
         return Some(format!("column `{column}` is `{route}`, and {stop}"));
     }
@@ -99,7 +99,7 @@ pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static s
 
 /// The stop of a row whose route leads nowhere.
 #[must_use]
-pub(crate) fn stop(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
+pub(crate) fn stop_of_no_destination(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
     match why.clone() {
         NoDestination::Never { what } => Stop::Row { row, what },
         NoDestination::Missing { topic } => Stop::TopicMissing {
@@ -126,7 +126,7 @@ fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestina
         Some(error) if error.is_for_the_name() => Ok(NoDestination::Never {
             what: format!(
                 "column `{}` is `{route}`, which leads to topic `{}`, and that cannot be created: {}",
-                config.router.route_column,
+                config.outbox.router.route_column,
                 error.topic,
                 error.what()
             ),
@@ -143,9 +143,9 @@ fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestina
 /// no next start to make them smaller.
 pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = &String>) {
     for topic in topics {
-        if let Some(limit) = TopicRules::ask(&config.kafka, topic).await.batch_bytes_max {
+        if let Some(limit) = TopicRules::ask(&config.sink.kafka, topic).await.batch_bytes_max {
             // No producer is there yet.
-            let _made_smaller = config.kafka.limit_batches(limit);
+            let _made_smaller = config.sink.kafka.limit_batches(limit);
         }
     }
 }
@@ -158,11 +158,15 @@ fn batch_bytes_max(config: &Config, topic: &str, rules: &TopicRules) -> Result<u
     let Some(limit) = rules.batch_bytes_max else {
         return Ok(u64::MAX);
     };
-    if config.kafka.limit_batches(limit) {
+    if config.sink.kafka.limit_batches(limit) {
         return Err(anyhow::anyhow!(
             "topic `{topic}` takes batches of {limit} bytes: the producers are replaced by such"
         )
         .into());
     }
-    Ok(if config.kafka.compresses() { u64::MAX } else { limit })
+    Ok(if config.sink.kafka.compresses() {
+        u64::MAX
+    } else {
+        limit
+    })
 }

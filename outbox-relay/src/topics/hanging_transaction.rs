@@ -15,13 +15,14 @@ use service::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::kafka::{CheckpointLog, Publisher, Readers, TopicAsker, holds_key};
+use crate::kafka::{Publisher, Readers, TopicAsker, holds_key};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
+use crate::topics::checkpoint_topic::commit_checkpoint;
 
-/// Has the next start wait for `recover` where `stop` is a transaction of this relay that hangs; returns why the start ends. `known` is the
+/// Makes every later start wait for `recover`, where `stop` is a transaction of this relay that hangs. Returns why this start ends. `known` is the
 /// checkpoint, where it could be read. Blocks.
-pub(crate) fn before_it_is_ended(
+pub(crate) fn require_recover_if_hanging(
     config: &Config,
     publisher: &mut Publisher,
     readers: &Readers,
@@ -57,14 +58,11 @@ fn require_recovery(
     if config.own_topics().any(|own| own == topic) {
         let parked = format!("{key}/");
         let is_of_ours = |found: &str| found == key || found.starts_with(&parked);
-        if !holds_key(&config.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
+        if !holds_key(&config.sink.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
             return Ok(());
         }
     }
-    let log = CheckpointLog {
-        settings: &config.kafka,
-        topic: &config.checkpoint_topic,
-    };
+    let log = config.checkpoint_log();
     let known = match known {
         Some(known) => Some(known),
         None => log
@@ -80,8 +78,7 @@ fn require_recovery(
         generation: known.generation + 1,
         ..known
     };
-    publisher.commit(log.topic, &key, &needed.to_json())?;
-    Handle::current().block_on(publisher.committed())?;
+    Handle::current().block_on(commit_checkpoint(publisher, config, &needed))?;
     tracing::warn!(
         topic,
         partition,
@@ -104,15 +101,15 @@ pub(crate) async fn wait_until_nothing_is_open(
     let names: Vec<String> = topics.into_iter().cloned().collect();
     let (config, shutdown) = (config.clone(), shutdown.clone());
     let waited = tokio::task::spawn_blocking(move || {
-        let asker = TopicAsker::open(&config.kafka)?;
+        let asker = TopicAsker::open(&config.sink.kafka)?;
         let mut facts = asker.ask(&names)?;
         // A role that never parks may not be allowed to ask for this one.
-        facts.extend(asker.ask([&config.parking_topic]).unwrap_or_default());
+        facts.extend(asker.ask([&config.sink.parking_topic]).unwrap_or_default());
         let partitions: BTreeMap<String, i32> = facts
             .into_iter()
             .map(|(name, facts)| (name, facts.partitions))
             .collect();
-        asker.wait_until_nothing_is_open(&config.kafka, &partitions, &|| shutdown.is_triggered())
+        asker.wait_until_nothing_is_open(&config.sink.kafka, &partitions, &|| shutdown.is_triggered())
     });
     waited.await.context("task that waits for open transactions")?
 }

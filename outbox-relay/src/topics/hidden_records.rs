@@ -85,7 +85,7 @@ impl HiddenRecords {
     }
 
     /// Logs each partition whose records are hidden for a minute, and again every ten.
-    pub fn say(&mut self, now: Instant) {
+    pub fn log_news(&mut self, now: Instant) {
         for ((topic, partition), hidden) in &mut self.0 {
             let is_due = match hidden.said {
                 None => now >= hidden.since + SAID_AFTER,

@@ -17,7 +17,7 @@ pub type Topics = BTreeMap<String, TopicFacts>;
 
 /// Names of all topics that the lineage depends on, that of the checkpoints among them.
 #[must_use]
-pub fn names(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
+pub fn names_of_topics(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
     let mut names: Vec<String> = lineage.partitions.keys().cloned().collect();
     if !lineage.partitions.contains_key(checkpoint_topic) {
         names.push(checkpoint_topic.to_owned());
@@ -28,7 +28,7 @@ pub fn names(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
 /// The topics that were deleted since the lineage pinned them, and those of them that were made anew: [`Stop::TopicGone`] and
 /// [`Stop::TopicRecreated`]. A topic whose id was not known then, or is not now, counts as the same.
 #[must_use]
-pub fn recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let pinned = lineage.topic_ids.iter();
     pinned
         .filter_map(|(topic, expected)| {
@@ -54,7 +54,7 @@ pub fn recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
 /// Everything that is not as it was pinned, the most telling first: topics that were deleted or made anew, then other numbers of partitions. A topic
 /// of records that is gone has 0 of them, where its id was never known.
 #[must_use]
-pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
+pub fn find_breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
         let found = topics.get(topic).map_or(0, |facts| facts.partitions);
         let is_said = found == 0 && lineage.topic_ids.contains_key(topic);
@@ -65,31 +65,39 @@ pub fn breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
             cure: PARTITIONS_CURE,
         })
     });
-    recreated(lineage, topics).into_iter().chain(changed).collect()
+    find_recreated(lineage, topics).into_iter().chain(changed).collect()
 }
 
-/// As [`breaks`], of the topics as they are now.
+/// As [`find_breaks`], of the topics as they are now.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
-pub(crate) async fn breaks_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+pub(crate) async fn find_breaks_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
     let Some(Checkpoint { lineage, .. }) = checkpoint else {
         return Ok(Vec::new());
     };
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
-    Ok(breaks(lineage, &topics))
+    let topics = topic_facts(
+        &config.sink.kafka,
+        names_of_topics(lineage, &config.sink.checkpoint_topic),
+    )
+    .await?;
+    Ok(find_breaks(lineage, &topics))
 }
 
-/// As [`recreated`], of the topics as they are now.
+/// As [`find_recreated`], of the topics as they are now.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
-pub(crate) async fn recreated_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
+pub(crate) async fn find_recreated_now(config: &Config, checkpoint: Option<&Checkpoint>) -> anyhow::Result<Vec<Stop>> {
     let Some(Checkpoint { lineage, .. }) = checkpoint else {
         return Ok(Vec::new());
     };
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
-    Ok(recreated(lineage, &topics))
+    let topics = topic_facts(
+        &config.sink.kafka,
+        names_of_topics(lineage, &config.sink.checkpoint_topic),
+    )
+    .await?;
+    Ok(find_recreated(lineage, &topics))
 }
 
 /// Whether the topic of this name was made anew.
@@ -101,7 +109,7 @@ pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
 }
 
 /// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
-pub(crate) fn forget(lineage: &mut Lineage, recreated: &[Stop]) {
+pub(crate) fn release_recreated(lineage: &mut Lineage, recreated: &[Stop]) {
     for stop in recreated {
         if let Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } = stop {
             lineage.unpin(topic);
@@ -123,14 +131,18 @@ pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
 /// # Errors
 /// Kafka does not answer, or refuses.
 pub(crate) async fn pin_all_ids(config: &Config, lineage: &mut Lineage) -> anyhow::Result<()> {
-    let topics = topic_facts(&config.kafka, names(lineage, &config.checkpoint_topic)).await?;
+    let topics = topic_facts(
+        &config.sink.kafka,
+        names_of_topics(lineage, &config.sink.checkpoint_topic),
+    )
+    .await?;
     pin_ids(lineage, &topics);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Topics, breaks, names, pin_ids};
+    use super::{Topics, find_breaks, names_of_topics, pin_ids};
     use crate::continuity::checkpoint::{Lineage, tests::example};
     use crate::kafka::TopicFacts;
     use crate::process::stop::Stop;
@@ -147,7 +159,7 @@ mod tests {
     }
 
     fn codes(lineage: &Lineage, topics: &Topics) -> Vec<u8> {
-        breaks(lineage, topics).iter().map(Stop::exit_code).collect()
+        find_breaks(lineage, topics).iter().map(Stop::exit_code).collect()
     }
 
     #[test]
@@ -176,6 +188,9 @@ mod tests {
 
     #[test]
     fn the_checkpoints_topic_belongs_to_the_lineage() {
-        assert_eq!(names(&example().lineage, "checkpoints"), ["user-events", "checkpoints"]);
+        assert_eq!(
+            names_of_topics(&example().lineage, "checkpoints"),
+            ["user-events", "checkpoints"]
+        );
     }
 }

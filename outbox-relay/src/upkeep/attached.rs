@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use crate::outbox::source::text;
+use crate::outbox::rows::text;
 use crate::outbox::table::table_name;
 use crate::process::faults::{self, Bug};
 use crate::settings::Config;
@@ -44,7 +44,7 @@ impl Attached {
     /// # Errors
     /// There is no outbox table, a partition was locked (the others were looked at, and the next look tries this one again), or the connection
     /// broke.
-    pub async fn look(&mut self, connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
+    pub async fn warn_of_rows_attached(&mut self, connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
         let found = connection.rows(&leaves_sql(config, self.catalog_xmin)).await?;
         // Before any partition is looked at, which may fail: the next look would take those that are left for new.
         self.take_note(&found)?;

@@ -36,13 +36,13 @@ const TRANSACTIONS_IN_A_ROUND: usize = 100;
 
 /// Ends the work when dropped.
 #[derive(Debug)]
-pub struct WhileLeading(#[expect(dead_code, reason = "its end is what tells")] Option<oneshot::Sender<()>>);
+pub struct RunningMaintenance(#[expect(dead_code, reason = "its end is what tells")] Option<oneshot::Sender<()>>);
 
 /// Works until the answer is dropped. `catalog_xmin` is the slot's, as it was when this relay began to lead.
 #[must_use]
-pub fn while_leading(config: &Config, parked: &TableNeeds, catalog_xmin: Option<u32>) -> WhileLeading {
+pub fn start_maintenance(config: &Config, parked: &TableNeeds, catalog_xmin: Option<u32>) -> RunningMaintenance {
     let Some(options) = config.maintenance.clone() else {
-        return WhileLeading(None);
+        return RunningMaintenance(None);
     };
     describe_metrics();
     let (end, ended) = oneshot::channel();
@@ -54,7 +54,7 @@ pub fn while_leading(config: &Config, parked: &TableNeeds, catalog_xmin: Option<
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = rounds(&config, &options, &parked, Attached::since(catalog_xmin)) => {}
+                        () = maintain_until_dropped(&config, &options, &parked, Attached::since(catalog_xmin)) => {}
                         _ = ended => {}
                     }
                 }),
@@ -64,7 +64,7 @@ pub fn while_leading(config: &Config, parked: &TableNeeds, catalog_xmin: Option<
     if let Err(err) = spawned {
         tracing::error!(error = %err, "the outbox is not maintained");
     }
-    WhileLeading(Some(end))
+    RunningMaintenance(Some(end))
 }
 
 fn describe_metrics() {
@@ -104,10 +104,10 @@ impl Said {
     }
 }
 
-async fn rounds(config: &Config, options: &Maintenance, parked: &TableNeeds, mut attached: Attached) {
+async fn maintain_until_dropped(config: &Config, options: &Maintenance, parked: &TableNeeds, mut attached: Attached) {
     let mut said = Said::default();
     loop {
-        match round(config, options, parked, &mut said, &mut attached).await {
+        match maintain_once(config, options, parked, &mut said, &mut attached).await {
             Ok(()) => {
                 metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
                 metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
@@ -135,7 +135,7 @@ async fn rounds(config: &Config, options: &Maintenance, parked: &TableNeeds, mut
     }
 }
 
-async fn round(
+async fn maintain_once(
     config: &Config,
     options: &Maintenance,
     parked: &TableNeeds,
@@ -144,11 +144,11 @@ async fn round(
 ) -> anyhow::Result<()> {
     let mut connection = Connection::open(&options.target, Mode::Sql).await?;
     faults::point("maintenance.round")?;
-    if !partitions::begin(&mut connection, config).await? {
+    if !partitions::begin_maintenance(&mut connection, config).await? {
         return Ok(());
     }
     // First, so that no error of the rest keeps it from looking; nor does its own keep the rest from working.
-    let looked = attached.look(&mut connection, config).await;
+    let looked = attached.warn_of_rows_attached(&mut connection, config).await;
     keep_in_order(&mut connection, config, options, parked, said).await?;
     looked
 }
@@ -160,9 +160,9 @@ async fn keep_in_order(
     parked: &TableNeeds,
     said: &mut Said,
 ) -> anyhow::Result<()> {
-    let now_s = partitions::now_s(connection).await?;
+    let now_s = partitions::server_time_s(connection).await?;
     let oldest_s = options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
-    match partitions::shape(connection, config).await? {
+    match partitions::read_shape(connection, config).await? {
         Shape::ByDay => look_after(connection, config, options, parked, now_s, said).await?,
         Shape::Plain { has_created_at } => match oldest_s {
             Some(oldest_s) if options.purge_rows && has_created_at => {
@@ -199,7 +199,7 @@ async fn look_after(
     now_s: i64,
     said: &mut Said,
 ) -> anyhow::Result<()> {
-    let found = partitions::list(connection, config).await?;
+    let found = partitions::list_partitions(connection, config).await?;
     report(&found, now_s);
     let work = Work::plan(&found, now_s, options.retain_days, options.partitions_ahead);
     for day in work.create {
@@ -207,7 +207,7 @@ async fn look_after(
         if said.0.contains(&in_default) {
             continue;
         }
-        let is_made = match partitions::create(connection, config, day, is_current(day, now_s)).await {
+        let is_made = match partitions::create_partition(connection, config, day, is_current(day, now_s)).await {
             // Somebody writes to what would have to be locked for this day: it comes in a later round, the other days now.
             Err(err) if PgError::code_of(&err) == Some("55P03") => continue,
             made => made?,
@@ -224,18 +224,18 @@ async fn look_after(
     }
     if !work.detach.is_empty() {
         // Detached rows are out of sight for whoever reads the table: not before all that is visible now is confirmed.
-        let (now, _) = partitions::positions(connection, config).await?;
+        let (now, _) = partitions::read_positions(connection, config).await?;
         if confirmed(connection, config, now).await? && !parked.any() {
             for name in &work.detach {
-                partitions::detach(connection, config, name).await?;
+                partitions::detach_partition(connection, config, name).await?;
                 tracing::info!(partition = name, "detached a partition of the outbox");
             }
         }
     }
-    let detached = partitions::detached(connection, config).await?;
+    let detached = partitions::list_detached(connection, config).await?;
     if let Some(last) = detached.iter().map(|table| table.after).max() {
         confirmed(connection, config, last).await?;
-        let (_, confirmed) = partitions::positions(connection, config).await?;
+        let (_, confirmed) = partitions::read_positions(connection, config).await?;
         // Asked after the position: a row is taken note of before it is confirmed.
         let droppable = droppable(&detached, confirmed);
         for table in droppable.into_iter().filter(|_| !parked.any()) {
@@ -258,7 +258,7 @@ async fn look_after(
         )
         .await?;
     }
-    report(&partitions::list(connection, config).await?, now_s);
+    report(&partitions::list_partitions(connection, config).await?, now_s);
     Ok(())
 }
 
@@ -273,7 +273,7 @@ fn report(found: &[Partition], now_s: i64) {
 async fn confirmed(connection: &mut Connection, config: &Config, position: Lsn) -> anyhow::Result<bool> {
     let started = Instant::now();
     loop {
-        let (_, confirmed) = partitions::positions(connection, config).await?;
+        let (_, confirmed) = partitions::read_positions(connection, config).await?;
         match confirmed {
             Some(confirmed) if confirmed >= position => return Ok(true),
             Some(_) if started.elapsed() < CONFIRMATION_MAX => sleep(CONFIRMATION_POLL).await,
@@ -298,7 +298,7 @@ async fn delete(
             .rows("begin transaction isolation level repeatable read")
             .await?;
         // The transaction's snapshot is taken before the position is read: every commit that it sees lies below.
-        let (position, _) = partitions::positions(connection, config).await?;
+        let (position, _) = partitions::read_positions(connection, config).await?;
         let is_confirmed = confirmed(connection, config, position).await?;
         let mut deleted = 0;
         if is_confirmed && !parked.any() {

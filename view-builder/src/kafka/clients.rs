@@ -100,7 +100,7 @@ pub(crate) fn observer_of_group(servers: &Kafka, group: &str, wanted: &[(&str, &
 ///
 /// # Errors
 /// As [`consumer`].
-pub(crate) fn admin(servers: &Kafka) -> Result<rdkafka::admin::AdminClient<kafka_client::Quiet>, Failure> {
+pub(crate) fn admin(servers: &Kafka) -> Result<rdkafka::admin::AdminClient<kafka_client::ReaderContext>, Failure> {
     let (settings, config) = outsider(servers, &servers.group_id)?;
     settings.open_admin(&config).map_err(refused)
 }

@@ -9,7 +9,7 @@ pub mod servers;
 
 use std::time::Duration;
 
-use kafka_client::Quiet;
+use kafka_client::ReaderContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -29,7 +29,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub type GroupConsumer = StreamConsumer<GroupContext>;
 
 /// A client for looking at topics and groups only.
-pub type Observer = BaseConsumer<Quiet>;
+pub type Observer = BaseConsumer<ReaderContext>;
 
 /// Assigns partitions with explicit offsets.
 ///

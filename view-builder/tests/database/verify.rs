@@ -150,7 +150,7 @@ async fn side(
     file: &SqlFile,
     query: &view_builder::commands::verify::file::Query,
 ) -> Result<Side, Failure> {
-    let target = support::target(&database.url);
+    let target = super::support::target(&database.url);
     Side::new(connect(&target).await.unwrap(), query, file, "this side").await
 }
 

@@ -13,21 +13,24 @@ use service::Shutdown;
 
 use self::retry::Which;
 use crate::commands::confirm::ask_for_yes;
-use crate::commands::init;
+use crate::commands::fence::fence_relays_of_cluster;
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::{verify, written_for_this_server};
+use crate::continuity::lineage::verify;
+use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::kafka::{Publisher, topic_facts};
+use crate::outbox::publication::require_usable_publication;
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, System};
-use crate::parking::log::{entries_off_thread, missing};
+use crate::parking::log::{find_missing_parked_rows, read_entries_off_thread};
 use crate::parking::record::Entry;
 use crate::parking::send::send_entry;
 use crate::parking::table::table;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
-use crate::relay::startup::{names, read_checkpoint};
+use crate::relay::survey::read_last_checkpoint;
 use crate::settings::Config;
 use crate::settings::parking::{DiscardArgs, ParkArgs, ParkedCommand};
+use crate::topics::checkpoint_topic::commit_checkpoint;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
 use pg_replication::{Connection, Mode, ReplicationStream};
@@ -48,10 +51,10 @@ impl Session {
     /// # Errors
     /// A relay runs, or the relay could not go on from the checkpoint either.
     pub(super) async fn open(config: &Config, shutdown: &Shutdown) -> Result<Self, RelayError> {
-        let mut connection = Connection::open(&config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let config = &config.pinned_to(&mut connection).await?;
-        let publication = source::usable_publication(&mut connection, config).await?;
-        let owned = match source::slot(&mut connection, &config.slot).await? {
+        let publication = require_usable_publication(&mut connection, config).await?;
+        let owned = match source::find_slot(&mut connection, &config.source.slot).await? {
             Some(_) => Some(take_over_slot(config).await.map_err(|err| match err {
                 RelayError::Transient(err) => RelayError::Transient(
                     err.context("nothing was changed: stop the relay, and its standbys, while this command runs"),
@@ -60,29 +63,33 @@ impl Session {
             })?),
             None => None,
         };
-        let system = source::identify(&mut connection).await?;
+        let system = source::identify_server(&mut connection).await?;
         let publisher = match &owned {
-            Some(_) => Some(init::fence(config, &system, shutdown).await?),
+            Some(_) => Some(fence_relays_of_cluster(config, &system.identifier, shutdown).await?),
             None => None,
         };
-        let found = read_checkpoint(config.clone()).await?;
-        let slot = source::slot(&mut connection, &config.slot).await?;
-        let system = source::identify(&mut connection).await?;
-        let source = source::source(&system, &config.target.database, slot, &publication);
+        let found = read_last_checkpoint(config.clone()).await?;
+        let slot = source::find_slot(&mut connection, &config.source.slot).await?;
+        let system = source::identify_server(&mut connection).await?;
+        let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
         let written_ms = found.as_ref().and_then(|found| found.written_ms);
-        let checkpoint = verify(&source, found.as_ref().map(|found| &found.checkpoint), names(config))?;
-        written_for_this_server(&source, checkpoint, written_ms)?;
+        let checkpoint = verify(
+            &source,
+            found.as_ref().map(|found| &found.checkpoint),
+            config.names_for_messages(),
+        )?;
+        ensure_written_for_this_server(&source, checkpoint, written_ms)?;
         let mut checkpoint = checkpoint.clone();
         let topics = topic_facts(
-            &config.kafka,
-            identity::names(&checkpoint.lineage, &config.checkpoint_topic),
+            &config.sink.kafka,
+            identity::names_of_topics(&checkpoint.lineage, &config.sink.checkpoint_topic),
         )
         .await?;
-        if let Some(stop) = identity::breaks(&checkpoint.lineage, &topics).into_iter().next() {
+        if let Some(stop) = identity::find_breaks(&checkpoint.lineage, &topics).into_iter().next() {
             return Err(stop.into());
         }
         wait_until_nothing_is_open(config, topics.keys(), shutdown).await?;
-        if let Some(stop) = missing(config, &checkpoint).await? {
+        if let Some(stop) = find_missing_parked_rows(config, &checkpoint).await? {
             return Err(stop.into());
         }
         checkpoint.lineage.server_started_us = system.started_us;
@@ -135,7 +142,7 @@ pub async fn park(config: &Config, args: &ParkArgs, shutdown: &Shutdown) -> Resu
     stopped.park = true;
     let reason = stopped.reason.clone();
     session.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
-    init::commit(&mut session.publisher, config, &session.checkpoint).await?;
+    commit_checkpoint(&mut session.publisher, config, &session.checkpoint).await?;
     session.stream.close().await;
     tracing::warn!(position = %position, reason, "an operator has a row parked by the next run");
     Ok(format!(
@@ -159,21 +166,21 @@ pub async fn parked(command: ParkedCommand, shutdown: &Shutdown) -> Result<Strin
 }
 
 async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     if as_json {
         let all: Vec<&Entry> = entries.values().collect();
         let text = serde_json::to_string_pretty(&all).context("parked rows as JSON")?;
         return Ok(format!("{text}\n"));
     }
     if entries.is_empty() {
-        return Ok(format!("no rows of slot {} are parked\n", config.slot));
+        return Ok(format!("no rows of slot {} are parked\n", config.source.slot));
     }
     Ok(table(entries.values()))
 }
 
 async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
     let position = args.position;
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let entry = parked_at(&entries, position)?;
     if !args.yes {
         let shown = table([entry].into_iter());
@@ -185,12 +192,12 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
         .await?;
     }
     let mut session = Session::open(config, shutdown).await?;
-    let entries = entries_off_thread(config).await?;
+    let entries = read_entries_off_thread(config).await?;
     let entry = parked_at(&entries, position)?;
     send_entry(&mut session.publisher, config, position, None).await?;
     session.checkpoint.parking.rows = entries.len() as u64 - 1;
     session.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
-    init::commit(&mut session.publisher, config, &session.checkpoint).await?;
+    commit_checkpoint(&mut session.publisher, config, &session.checkpoint).await?;
     session.stream.close().await;
     tracing::warn!(
         position = %position,

@@ -12,7 +12,6 @@ use service::Shutdown;
 
 use super::{Session, parked_at};
 use crate::commands::failed_command;
-use crate::commands::init;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, RefusedRecord, Topics};
@@ -20,14 +19,15 @@ use crate::outbox::messages::MessageOutbox;
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::table::table_name;
 use crate::parking::keys::Lane;
-use crate::parking::log::entries_off_thread;
+use crate::parking::log::read_entries_off_thread;
 use crate::parking::record::{Because, Entry, ParkedRow, ParkedText};
 use crate::parking::send::send_entry;
 use crate::parking::topic::entry_bytes_max;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
-use crate::relay::startup::while_answering;
+use crate::relay::keepalive::{UntilShutdown, keep_stream_alive_during};
 use crate::settings::Config;
+use crate::topics::checkpoint_topic::commit_checkpoint;
 use crate::topics::destination;
 use outbox_router::{Column, Plan, RowScratch};
 use pg_replication::pgoutput::Tuple;
@@ -108,18 +108,22 @@ async fn attempt(config: &Config, which: Which, retried: &mut Retried, shutdown:
     } = Session::open(config, shutdown).await?;
     let work = async {
         let mut retry = Retry::new(config, publisher, checkpoint, retried).await?;
-        retry.all(which).await
+        retry.retry_rows(which).await
     };
     let mut until_told = shutdown.clone();
-    let outcome = while_answering(&mut stream, work, &mut until_told).await;
+    let outcome = keep_stream_alive_during(&mut stream, work, &mut until_told).await;
     stream.close().await;
     match outcome? {
-        Some(Ok(())) => Ok(()),
-        Some(Err(RelayError::Transient(err))) if RefusedRecord::cause_of(&err).is_some() => Err(err.into()),
-        Some(Err(err)) => Err(failed_command::ended(config, &system.identifier, err).await),
-        None => {
+        UntilShutdown::Done(Ok(())) => Ok(()),
+        UntilShutdown::Done(Err(RelayError::Transient(err))) if RefusedRecord::cause_of(&err).is_some() => {
+            Err(err.into())
+        }
+        UntilShutdown::Done(Err(err)) => {
+            Err(failed_command::end_failed_transaction(config, &system.identifier, err).await)
+        }
+        UntilShutdown::ShuttingDown => {
             let told = anyhow::anyhow!("told to stop; what is not published yet stays parked").into();
-            Err(failed_command::ended(config, &system.identifier, told).await)
+            Err(failed_command::end_failed_transaction(config, &system.identifier, told).await)
         }
     }
 }
@@ -156,7 +160,7 @@ impl<'a> Retry<'a> {
         checkpoint: Checkpoint,
         retried: &'a mut Retried,
     ) -> Result<Self, RelayError> {
-        let entries = entries_off_thread(config).await?;
+        let entries = read_entries_off_thread(config).await?;
         let entry_bytes_max = if entries.is_empty() {
             0
         } else {
@@ -179,7 +183,7 @@ impl<'a> Retry<'a> {
         })
     }
 
-    async fn all(&mut self, which: Which) -> Result<(), RelayError> {
+    async fn retry_rows(&mut self, which: Which) -> Result<(), RelayError> {
         let wanted: Vec<RowPosition> = match which {
             Which::All => self.entries.keys().copied().collect(),
             Which::One(position) => {
@@ -198,7 +202,7 @@ impl<'a> Retry<'a> {
             }
         };
         for position in wanted {
-            self.one(position).await?;
+            self.retry_row(position).await?;
             if self.open_rows >= TRANSACTION_ROWS || self.open_bytes >= TRANSACTION_BYTES {
                 self.commit().await?;
             }
@@ -209,7 +213,7 @@ impl<'a> Retry<'a> {
         Ok(())
     }
 
-    async fn one(&mut self, position: RowPosition) -> Result<(), RelayError> {
+    async fn retry_row(&mut self, position: RowPosition) -> Result<(), RelayError> {
         let Some(mut entry) = self.entries.get(&position).cloned() else {
             return Ok(());
         };
@@ -276,7 +280,7 @@ impl<'a> Retry<'a> {
                 }
                 Ok(Written::UnknownTopic { route, topic }) => {
                     let lineage = &mut self.checkpoint.lineage;
-                    let found = destination::find(self.config, lineage, &route, &topic).await;
+                    let found = destination::find_destination(self.config, lineage, &route, &topic).await;
                     let found = found.map_err(asked_of_topic)?;
                     self.topics.insert(route, found);
                 }
@@ -294,7 +298,7 @@ impl<'a> Retry<'a> {
                     name: column.name.clone(),
                     type_oid: column.type_oid,
                 });
-                let plan = Plan::new(&self.config.router, described.collect()).map_err(|err| err.to_string())?;
+                let plan = Plan::new(&self.config.outbox.router, described.collect()).map_err(|err| err.to_string())?;
                 let values = columns.iter().map(|column| column.value.bytes());
                 let values: Vec<Option<Vec<u8>>> = values.collect::<Result<_, _>>()?;
                 let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
@@ -329,15 +333,15 @@ impl<'a> Retry<'a> {
                 "{names} was too large to be parked, and the row has no id to find it by"
             )));
         };
-        let mut connection = Connection::open(&self.config.target, Mode::Replication).await?;
+        let mut connection = Connection::open(&self.config.source.target, Mode::Replication).await?;
         let detached = detached_tables(&mut connection, self.config).await?;
-        let mut connection = Connection::open(&self.config.target, Mode::Sql).await?;
+        let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
         let selected: Vec<String> = omitted.iter().map(|name| quote_identifier(name)).collect();
         for table in std::iter::once(table_name(self.config)).chain(detached) {
             let sql = format!(
                 "select {} from {table} where {} = {}",
                 selected.join(", "),
-                quote_identifier(&self.config.router.id_column),
+                quote_identifier(&self.config.outbox.router.id_column),
                 quote_literal(id)
             );
             let rows = connection.rows(&sql).await.context("cannot read the outbox table")?;
@@ -357,7 +361,7 @@ impl<'a> Retry<'a> {
     async fn commit(&mut self) -> Result<(), RelayError> {
         self.checkpoint.parking.rows = self.entries.len() as u64;
         self.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
-        init::commit(&mut self.publisher, self.config, &self.checkpoint).await?;
+        commit_checkpoint(&mut self.publisher, self.config, &self.checkpoint).await?;
         self.retried.published += std::mem::take(&mut self.publishing);
         (self.open_rows, self.open_bytes) = (0, 0);
         if self.publisher.is_disturbed() {

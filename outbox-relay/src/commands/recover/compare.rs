@@ -5,24 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use service::Shutdown;
 
+use super::decide::{decide_row_by_row, name_of_table_row, plan_of_columns};
 use super::scope::Scope;
+use super::situation::Situation;
 use crate::continuity::checkpoint::Lineage;
-use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
-use crate::intake::existing_rows::{OutboxSnapshot, columns_of};
+use crate::continuity::comparison::{EventIds, Memory, Verdicts};
+use crate::continuity::positions::highest_position;
+use crate::intake::existing_rows::{OutboxSnapshot, RowOrder};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
-use crate::outbox::source;
-use crate::parking::{log::entries_off_thread, record::Entry};
-use crate::process::row_name::{RowName, RowPlace, RowPosition};
+use crate::parking::{log::read_entries_off_thread, record::Entry};
+use crate::process::row_name::RowPosition;
 use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
 use crate::settings::Config;
 use crate::topics::destination;
 use crate::topics::identity;
-use outbox_router::{Plan, RowScratch, partition_of_key};
-use pg_replication::pgoutput::Tuple;
-use pg_replication::{Answer, quote_identifier};
-
-/// Column that is added to a row's own, for the comparison.
-const CREATED_MS: &str = "relay_created_ms";
+use pg_replication::quote_identifier;
 
 /// The outbox held against the topics.
 pub(super) struct ComparedOutbox {
@@ -41,6 +38,13 @@ pub(super) struct ComparedOutbox {
     pub(super) parked_and_published: Vec<RowPosition>,
 }
 
+impl ComparedOutbox {
+    /// The highest position that is known to be published, as readers see it.
+    pub(super) fn highest_published(&self, situation: &Situation) -> Option<u64> {
+        self.highest_position.max(situation.checkpoint().map(highest_position))
+    }
+}
+
 /// Compares the rows of `snapshot` with the topics that they route to and that the lineage knows, which are read to their ends.
 ///
 /// # Errors
@@ -53,7 +57,7 @@ pub(super) async fn compare_outbox_with_topics(
     scope: Scope,
     shutdown: &Shutdown,
 ) -> Result<ComparedOutbox, RelayError> {
-    identity::forget(lineage, recreated);
+    identity::release_recreated(lineage, recreated);
     snapshot.only_since(scope.rows_since_ms);
     let RowIds {
         ids: mut absent,
@@ -61,7 +65,7 @@ pub(super) async fn compare_outbox_with_topics(
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
     // What is parked is no more missing than what is published: a retry publishes it, in its order.
-    let mut parked = entries_off_thread(config).await?;
+    let mut parked = read_entries_off_thread(config).await?;
     let mut parked_in_table = EventIds::default();
     for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
         if absent.contains(id) {
@@ -72,9 +76,9 @@ pub(super) async fn compare_outbox_with_topics(
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
     for (route, topic) in &topic_of_route {
         // Before it is read: of its rows nothing can have been published.
-        if let Some(what) = destination::why_never(config, route, topic) {
+        if let Some(what) = destination::why_no_row_may_go_there(config, route, topic) {
             return Err(Stop::Row {
-                row: of_table(None),
+                row: name_of_table_row(None),
                 what,
             }
             .into());
@@ -92,11 +96,11 @@ pub(super) async fn compare_outbox_with_topics(
     let mut highest_position = None;
     for (topic, partitions) in pin_existing_topics(config, lineage, &names).await? {
         let to_read = TopicToRead {
-            cleanup: cleanup(&config.kafka, &topic).await?,
+            cleanup: cleanup(&config.sink.kafka, &topic).await?,
             topic: topic.clone(),
             partitions,
             since_ms: scope.records_since_ms,
-            position_header: config.position_header.clone(),
+            position_header: config.sink.position_header.clone(),
         };
         let read;
         (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
@@ -150,19 +154,21 @@ async fn read_row_ids(
     snapshot: &mut OutboxSnapshot,
     shutdown: &Shutdown,
 ) -> Result<RowIds, RelayError> {
-    let id = quote_identifier(&config.router.id_column);
-    let route = quote_identifier(&config.router.route_column);
+    let id = quote_identifier(&config.outbox.router.id_column);
+    let route = quote_identifier(&config.outbox.router.route_column);
     let mut read = RowIds::default();
-    snapshot.read(&format!("{id}::text, {route}::text"), false).await?;
+    snapshot
+        .read(&format!("{id}::text, {route}::text"), RowOrder::Any)
+        .await?;
     loop {
         let answer = snapshot.fetch().await?;
         if answer.rows.is_empty() {
             return Ok(read);
         }
         for row in &answer.rows {
-            let id = needed(row, 0, &config.router.id_column, None)?;
+            let id = require_value(row, 0, &config.outbox.router.id_column, None)?;
             read.ids.insert(id);
-            let route = needed(row, 1, &config.router.route_column, Some(id))?;
+            let route = require_value(row, 1, &config.outbox.router.route_column, Some(id))?;
             if !read.routes.contains(route) {
                 read.routes.insert(route.to_owned());
             }
@@ -175,10 +181,10 @@ async fn read_row_ids(
 }
 
 /// A value without which a row cannot be looked up; `id` names the row.
-fn needed<'v>(row: &'v [Option<String>], index: usize, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
+fn require_value<'v>(row: &'v [Option<String>], index: usize, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
     let value = row.get(index).and_then(Option::as_deref);
     value.ok_or_else(|| Stop::Row {
-        row: of_table(id),
+        row: name_of_table_row(id),
         what: format!("column `{column}` is null"),
     })
 }
@@ -189,14 +195,10 @@ async fn topics_of_routes(
     snapshot: &mut OutboxSnapshot,
     routes: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, String>, RelayError> {
-    snapshot.read("*", false).await?;
+    snapshot.read("*", RowOrder::Any).await?;
     let answer = snapshot.fetch().await?;
     let plan = plan_of_columns(config, &answer)?;
     Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())
-}
-
-fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
-    Plan::new(&config.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
 }
 
 /// Partition counts of those topics that exist; those of the lineage must be there as it pins them.
@@ -205,8 +207,9 @@ async fn pin_existing_topics(
     lineage: &mut Lineage,
     topics: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, i32>, RelayError> {
-    let (settings, asked) = (config.kafka.clone(), topics.iter().cloned().collect::<Vec<_>>());
-    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &asked))
+    let settings = config.sink.kafka.clone();
+    let names: Vec<String> = topics.iter().cloned().collect();
+    let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
         .await
         .context("metadata task")??;
     for (topic, expected) in &lineage.partitions {
@@ -233,7 +236,7 @@ async fn remove_published(
     mut absent: EventIds,
     shutdown: &Shutdown,
 ) -> Result<(TopicRead, EventIds), RelayError> {
-    let (settings, shutdown) = (config.kafka.clone(), shutdown.clone());
+    let (settings, shutdown) = (config.sink.kafka.clone(), shutdown.clone());
     let (read, absent) = tokio::task::spawn_blocking(move || {
         let read = read_ids(&settings, &to_read, &mut absent, &|| shutdown.is_triggered());
         (read, absent)
@@ -241,73 +244,4 @@ async fn remove_published(
     .await
     .context("reading a topic")?;
     Ok((read?, absent))
-}
-
-fn of_table(id: Option<&str>) -> RowName {
-    RowName {
-        place: RowPlace::Table,
-        id: id.map(str::to_owned),
-    }
-}
-
-/// Goes through the rows in their order, since some topic may have removed records.
-async fn decide_row_by_row(
-    config: &Config,
-    snapshot: &mut OutboxSnapshot,
-    absent: &EventIds,
-    topic_of_route: &BTreeMap<String, String>,
-    index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
-    mut memories: Vec<Memory>,
-) -> Result<Verdicts, RelayError> {
-    // Rows of a topic that does not exist yet: it has removed nothing.
-    let no_topic = memories.len();
-    memories.push(Memory::default());
-    let created_ms = if snapshot.has_created_at() {
-        "coalesce(floor(extract(epoch from created_at) * 1000)::bigint, 0)"
-    } else {
-        "0::bigint"
-    };
-    snapshot.read(&format!("*, {created_ms} as {CREATED_MS}"), true).await?;
-    let mut comparison = Comparison::new(&memories);
-    let mut scratch = RowScratch::default();
-    loop {
-        let answer = snapshot.fetch().await?;
-        if answer.rows.is_empty() {
-            return Ok(comparison.finish());
-        }
-        let plan = plan_of_columns(config, &answer)?;
-        let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
-        for row in &answer.rows {
-            let created_ms = source::text(row, row.len() - 1)?.parse().context("created_at")?;
-            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
-            let tuple = Tuple::from_encoded(column_count, &bytes);
-            plan.route(&tuple, &mut scratch, |routed, _| {
-                let topic = topic_of_route
-                    .get(routed.route)
-                    .and_then(|topic| index_of_topic.get(topic));
-                let (topic, counts) = topic.map_or((no_topic, [1].as_slice()), |(topic, counts)| (*topic, counts));
-                let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
-                let partitions: Vec<i32> = match routed.partition {
-                    Some(partition) => vec![partition],
-                    None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
-                };
-                comparison.row(
-                    Row {
-                        id: routed.id,
-                        topic,
-                        partitions: &partitions,
-                        key: routed.key.as_deref(),
-                        created_ms,
-                        is_tombstone: routed.value.is_none(),
-                    },
-                    absent,
-                );
-            })
-            .map_err(|err| Stop::Row {
-                row: of_table(plan.id_of(&tuple)),
-                what: err.to_string(),
-            })?;
-        }
-    }
 }

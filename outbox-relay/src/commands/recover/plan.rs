@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use service::clock::now_us;
 
 use super::compare::ComparedOutbox;
-use super::loss::{Situation, describe};
+use super::loss::describe_loss;
+use super::situation::Situation;
 use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::comparison::Verdicts;
 use crate::process::stop::{RelayError, Stop};
@@ -40,7 +41,7 @@ fn plan_lines(
     let mut lines: Vec<(&str, String)> = situation
         .losses
         .iter()
-        .filter_map(describe)
+        .filter_map(describe_loss)
         .map(|loss| ("why", loss))
         .collect();
     if lines.is_empty() {
@@ -102,7 +103,7 @@ fn plan_lines(
             "then",
             format!(
                 "slot {} is made anew, what is in no topic at its snapshot is published, and the relay goes on from there",
-                config.slot
+                config.source.slot
             ),
         ),
     ]);

@@ -2,14 +2,14 @@
 
 use anyhow::Context;
 
-use crate::commands::init::commit;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::comparison::{EventIds, Verdicts};
-use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot};
-use crate::outbox::source;
+use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot, RowOrder};
+use crate::outbox::rows::text;
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
+use crate::topics::checkpoint_topic::commit_checkpoint;
 use pg_replication::Answer;
 
 /// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
@@ -24,7 +24,7 @@ pub(super) struct RowsToPublish {
 }
 
 impl RowsToPublish {
-    pub(super) fn of(verdicts: Verdicts, undecided: Option<Undecided>) -> Self {
+    pub(super) fn from_verdicts(verdicts: Verdicts, undecided: Option<Undecided>) -> Self {
         Self {
             missing: verdicts.missing,
             undecided: (undecided == Some(Undecided::Publish)).then_some(verdicts.undecided),
@@ -48,7 +48,7 @@ pub(super) async fn publish_rows(
     writer: &mut ExistingRowsWriter<'_>,
     checkpoint: &mut Checkpoint,
 ) -> Result<(), RelayError> {
-    snapshot.read("*", true).await?;
+    snapshot.read("*", RowOrder::OldestFirst).await?;
     let parked_before = checkpoint.parking.rows;
     let (mut open_rows, mut open_bytes) = (0, 0);
     loop {
@@ -58,14 +58,14 @@ pub(super) async fn publish_rows(
         }
         let id = columns
             .iter()
-            .position(|(name, _)| *name == config.router.id_column)
+            .position(|(name, _)| *name == config.outbox.router.id_column)
             .context("the outbox table has no id")?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),
         };
         for row in rows {
-            let id = source::text(&row, id)?;
+            let id = text(&row, id)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
                 // Those of its key that stand before it go before it.
@@ -85,7 +85,7 @@ pub(super) async fn publish_rows(
         if open_rows >= TRANSACTION_ROWS || open_bytes >= TRANSACTION_BYTES {
             (open_rows, open_bytes) = (0, 0);
             checkpoint.lineage.partitions.clone_from(&writer.lineage().partitions);
-            commit(writer.publisher(), config, checkpoint).await?;
+            commit_checkpoint(writer.publisher(), config, checkpoint).await?;
             if writer.publisher().is_disturbed() {
                 // librdkafka may have sent the EndTxn twice, and the late one could end the next transaction.
                 return Err(anyhow::anyhow!("the connection to kafka was disturbed; run recover again").into());

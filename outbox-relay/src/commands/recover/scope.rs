@@ -20,7 +20,7 @@ use service::clock::now_us;
 
 use crate::continuity::comparison::CLOCKS_DIFFER_MS;
 use crate::intake::existing_rows::OutboxSnapshot;
-use crate::outbox::source;
+use crate::outbox::rows::first_row;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::RecoverOptions;
 use pg_replication::Lsn;
@@ -43,7 +43,10 @@ impl Scope {
     ///
     /// # Errors
     /// One of them with a table that has no `created_at`; the connection broke.
-    pub(super) async fn of(snapshot: &mut OutboxSnapshot, operator_since_ms: Option<i64>) -> Result<Self, RelayError> {
+    pub(super) async fn choose(
+        snapshot: &mut OutboxSnapshot,
+        operator_since_ms: Option<i64>,
+    ) -> Result<Self, RelayError> {
         if let Some(since_ms) = operator_since_ms {
             if !snapshot.has_created_at() {
                 return Err(Stop::Config {
@@ -148,23 +151,22 @@ pub(super) fn ensure_is_published(options: &RecoverOptions, highest_published: O
 async fn parse_since(connection: &mut Connection, since: Option<&str>) -> Result<Option<i64>, RelayError> {
     let Some(text) = since else { return Ok(None) };
     let sql = format!(
-        "select floor(extract(epoch from {}::timestamptz) * 1000)::bigint",
+        "select floor(extract(epoch from {}::timestamptz) * 1000)::bigint as since_ms",
         quote_literal(text)
     );
     let refused = |what: String| Stop::Config {
         what: format!("--since `{text}`: {what}; expected a moment like 2026-11-28 09:30+01"),
     };
-    let rows = match connection.rows(&sql).await {
-        Ok(rows) => rows,
+    let answer = match connection.query(&sql).await {
+        Ok(answer) => answer,
         // Class 22: what was given cannot be converted.
         Err(err) if PgError::code_of(&err).is_some_and(|code| code.starts_with("22")) => {
             return Err(refused(format!("{err:#}")).into());
         }
         Err(err) => return Err(err.into()),
     };
-    let since_ms: i64 = source::text(rows.first().context("no answer")?, 0)?
-        .parse()
-        .context("--since")?;
+    let row = first_row(&answer).context("no answer")?;
+    let since_ms: i64 = row.parse("since_ms").context("--since")?;
     if since_ms > now_us() / 1_000 {
         return Err(refused("it is in the future".to_owned()).into());
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kafka_client::Quiet;
+use kafka_client::ReaderContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
@@ -13,7 +13,7 @@ const SERVE_EVENTS: Duration = Duration::from_millis(50);
 
 /// Asks Kafka by a reader that has no partitions assigned, for up to `patience`; a refusal ends it at once. Blocks.
 pub(in crate::kafka) fn ask<T>(
-    reader: &BaseConsumer<Quiet>,
+    reader: &BaseConsumer<ReaderContext>,
     patience: Duration,
     question: impl Fn(Duration) -> KafkaResult<T>,
 ) -> anyhow::Result<T> {

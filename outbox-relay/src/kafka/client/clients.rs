@@ -1,6 +1,6 @@
 //! Makes librdkafka's clients.
 
-use kafka_client::Quiet;
+use kafka_client::ReaderContext;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::consumer::BaseConsumer;
@@ -18,7 +18,7 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// A wrong setting ([`crate::process::stop::Stop::Config`]), or a token that cannot be used now.
-    pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<Quiet>, RelayError> {
+    pub fn open_reader(&self, isolation_level: &str) -> Result<BaseConsumer<ReaderContext>, RelayError> {
         self.make_reader(|settings| settings.reader(isolation_level))
     }
 
@@ -26,11 +26,14 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
-    pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<Quiet>, RelayError> {
+    pub(in crate::kafka) fn open_patient_reader(&self) -> Result<BaseConsumer<ReaderContext>, RelayError> {
         self.make_reader(Self::patient_reader)
     }
 
-    fn make_reader(&self, config: impl FnOnce(&Self) -> ClientConfig) -> Result<BaseConsumer<Quiet>, RelayError> {
+    fn make_reader(
+        &self,
+        config: impl FnOnce(&Self) -> ClientConfig,
+    ) -> Result<BaseConsumer<ReaderContext>, RelayError> {
         let made = self
             .with_files_read()
             .and_then(|settings| settings.client.open_reader(&config(&settings)));
@@ -53,7 +56,7 @@ impl KafkaSettings {
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
-    pub fn open_admin(&self) -> Result<AdminClient<Quiet>, RelayError> {
+    pub fn open_admin(&self) -> Result<AdminClient<ReaderContext>, RelayError> {
         let made = self
             .with_files_read()
             .and_then(|settings| settings.client.open_admin(&settings.reader("read_committed")));

@@ -7,9 +7,9 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::checkpoint_reading::{Reading, StoredCheckpoint};
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::progress::Published;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::kafka::topics::{wait_until_committed, wait_until_nothing_is_open};
@@ -25,24 +25,12 @@ pub struct CheckpointLog<'a> {
     pub topic: &'a str,
 }
 
-/// What the topic holds for one relay.
-#[derive(Clone, Debug)]
-pub struct Found {
-    pub checkpoint: Checkpoint,
-    pub offset: i64,
-    /// When it was written, by the relay's clock, in milliseconds since 1970.
-    pub written_ms: Option<i64>,
-}
-
-/// What a pass over the topic found for one relay. The last record counts, as it does for the topic's compaction.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// The last checkpoint, where it can be read.
-    pub last: Option<Found>,
-    /// The furthest checkpoint since the last tombstone, also where a later record cannot be read or is older.
-    pub furthest: Option<Found>,
-    /// Why the last record is not to be gone on from.
-    pub trouble: Option<Stop>,
+/// Where a pass over the topic begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// Near the topic's end, and at its beginning only where there is no record of the key.
+    TailFirst,
+    Beginning,
 }
 
 /// How much of the topic's end is read first: the last checkpoint of a relay that ran lately is there.
@@ -51,7 +39,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A reader that sees what is committed and one that sees all.
-pub struct Readers(Option<(BaseConsumer<Quiet>, BaseConsumer<Quiet>)>);
+pub struct Readers(Option<(BaseConsumer<ReaderContext>, BaseConsumer<ReaderContext>)>);
 
 impl Readers {
     /// Those of `names` that exist. Blocks.
@@ -104,7 +92,7 @@ impl CheckpointLog<'_> {
         key: &str,
         delivery: Delivery,
         gives_up: &dyn Fn() -> bool,
-    ) -> Result<Option<Found>, RelayError> {
+    ) -> Result<Option<StoredCheckpoint>, RelayError> {
         self.last_by(&self.open()?, key, delivery, gives_up)
     }
 
@@ -118,8 +106,10 @@ impl CheckpointLog<'_> {
         key: &str,
         delivery: Delivery,
         gives_up: &dyn Fn() -> bool,
-    ) -> Result<Option<Found>, RelayError> {
-        Ok(self.read_by(readers, key, true, gives_up)?.checkpoint(delivery)?)
+    ) -> Result<Option<StoredCheckpoint>, RelayError> {
+        Ok(self
+            .read_by(readers, key, ReadFrom::TailFirst, gives_up)?
+            .into_usable(delivery)?)
     }
 
     /// Opens the readers, connected. They have read nothing yet, so this may come before fencing and beside it: connecting is what takes time.
@@ -127,7 +117,7 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// Worth another try.
     pub fn open(&self) -> Result<Readers, RelayError> {
-        let connected = |isolation_level: &str| -> Result<BaseConsumer<Quiet>, RelayError> {
+        let connected = |isolation_level: &str| -> Result<BaseConsumer<ReaderContext>, RelayError> {
             let reader = self.settings.open_reader(isolation_level)?;
             self.exists(&reader)?;
             Ok(reader)
@@ -140,13 +130,12 @@ impl CheckpointLog<'_> {
         Ok(Readers(Some((committed?, uncommitted?))))
     }
 
-    /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error. `tail_first` reads only the topic's end
-    /// where that holds a record of the key.
+    /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error.
     ///
     /// # Errors
     /// Worth another try.
-    pub fn read(&self, key: &str, tail_first: bool, gives_up: &dyn Fn() -> bool) -> Result<Reading, RelayError> {
-        self.read_by(&self.open()?, key, tail_first, gives_up)
+    pub fn read(&self, key: &str, from: ReadFrom, gives_up: &dyn Fn() -> bool) -> Result<Reading, RelayError> {
+        self.read_by(&self.open()?, key, from, gives_up)
     }
 
     /// The last checkpoint of `key` before the offset `end`, behind which a transaction may hide the others.
@@ -159,21 +148,21 @@ impl CheckpointLog<'_> {
         key: &str,
         end: i64,
         gives_up: &dyn Fn() -> bool,
-    ) -> Result<Option<Found>, RelayError> {
+    ) -> Result<Option<StoredCheckpoint>, RelayError> {
         let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
         let (low, _) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
             uncommitted.fetch_watermarks(self.topic, 0, timeout)
         })
         .context("cannot read the end of the checkpoint topic")?;
         let reading = self.scan(reader, key, low, end, gives_up)?;
-        Ok(reading.checkpoint(Delivery::ExactlyOnce)?)
+        Ok(reading.into_usable(Delivery::ExactlyOnce)?)
     }
 
     fn read_by(
         &self,
         readers: &Readers,
         key: &str,
-        tail_first: bool,
+        from: ReadFrom,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Reading, RelayError> {
         let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
@@ -185,9 +174,9 @@ impl CheckpointLog<'_> {
         })
         .context("cannot read the end of the checkpoint topic")?;
         wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
-        if tail_first && end - TAIL_OFFSETS > low {
+        if from == ReadFrom::TailFirst && end - TAIL_OFFSETS > low {
             let reading = self.scan(reader, key, end - TAIL_OFFSETS, end, gives_up)?;
-            if reading.last.is_some() || reading.trouble.is_some() {
+            if reading.last.is_some() || reading.unusable.is_some() {
                 return Ok(reading);
             }
         }
@@ -227,7 +216,7 @@ impl CheckpointLog<'_> {
     /// Hands the records from `start` to `end` to `see`, and may go on behind `end`.
     fn for_each_record(
         &self,
-        reader: &BaseConsumer<Quiet>,
+        reader: &BaseConsumer<ReaderContext>,
         start: i64,
         end: i64,
         gives_up: &dyn Fn() -> bool,
@@ -264,7 +253,7 @@ impl CheckpointLog<'_> {
         }
     }
 
-    fn exists(&self, reader: &BaseConsumer<Quiet>) -> Result<bool, RelayError> {
+    fn exists(&self, reader: &BaseConsumer<ReaderContext>) -> Result<bool, RelayError> {
         let metadata = ask(reader, REQUEST_TIMEOUT, |timeout| {
             reader.fetch_metadata(Some(self.topic), timeout)
         })
@@ -290,7 +279,7 @@ impl CheckpointLog<'_> {
 
     fn scan(
         &self,
-        reader: &BaseConsumer<Quiet>,
+        reader: &BaseConsumer<ReaderContext>,
         key: &str,
         start: i64,
         end: i64,
@@ -300,127 +289,12 @@ impl CheckpointLog<'_> {
         self.for_each_record(reader, start, end, gives_up, |record| {
             if record.key() == Some(key.as_bytes()) {
                 let before = std::mem::take(&mut reading);
-                reading = before.next(self.topic, key, record.offset(), record.value());
+                reading = before.with_next_record(self.topic, key, record.offset(), record.value());
                 if let Some(last) = reading.last.as_mut().filter(|last| last.offset == record.offset()) {
                     last.written_ms = record.timestamp_ms();
                 }
             }
         })?;
         Ok(reading)
-    }
-}
-
-impl Reading {
-    /// The checkpoint to go on from.
-    ///
-    /// # Errors
-    /// Why there is none that is certain. Without transactions a relay that was held up writes an older checkpoint behind its successor's, and
-    /// the furthest one stays true; with them only a stranger can.
-    pub fn checkpoint(self, delivery: Delivery) -> Result<Option<Found>, Stop> {
-        match self.trouble {
-            None => Ok(self.last),
-            Some(Stop::CheckpointWentBack { .. }) if delivery == Delivery::AtLeastOnce => Ok(self.furthest),
-            Some(stop) => Err(stop),
-        }
-    }
-
-    /// What is known once the key's next record is read.
-    fn next(self, topic: &str, key: &str, offset: i64, value: Option<&[u8]>) -> Self {
-        // A tombstone is how an operator deletes a checkpoint.
-        let Some(value) = value else { return Self::default() };
-        let checkpoint = match Checkpoint::from_json(value) {
-            Ok(checkpoint) => checkpoint,
-            Err(what) => {
-                let trouble = Some(Stop::CheckpointGarbled {
-                    key: key.to_owned(),
-                    topic: topic.to_owned(),
-                    offset,
-                    what,
-                });
-                return Self { trouble, ..self };
-            }
-        };
-        let found = Found {
-            checkpoint,
-            offset,
-            written_ms: None,
-        };
-        match self.furthest {
-            Some(furthest) if found.place() < furthest.place() => Self {
-                trouble: Some(Stop::CheckpointWentBack {
-                    key: key.to_owned(),
-                    topic: topic.to_owned(),
-                    offset,
-                    expected: furthest.checkpoint.published.lsn,
-                    found: found.checkpoint.published.lsn,
-                }),
-                last: Some(found),
-                furthest: Some(furthest),
-            },
-            _ => Self {
-                last: Some(found.clone()),
-                furthest: Some(found),
-                trouble: None,
-            },
-        }
-    }
-}
-
-impl Found {
-    /// What ascends from one checkpoint to the next.
-    fn place(&self) -> (u64, Published) {
-        (self.checkpoint.generation, self.checkpoint.published)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Reading;
-    use crate::continuity::checkpoint::{Checkpoint, tests::example};
-    use pg_replication::Lsn;
-
-    fn at(lsn: u64, generation: u64) -> Option<String> {
-        let mut checkpoint = Checkpoint {
-            generation,
-            ..example()
-        };
-        checkpoint.published.lsn = Lsn(lsn);
-        checkpoint.published.partial = None;
-        Some(checkpoint.to_json())
-    }
-
-    /// LSNs of the last and the furthest checkpoint, and the exit code.
-    fn read(values: &[Option<String>]) -> (Option<u64>, Option<u64>, Option<u8>) {
-        let reading = (0..).zip(values).fold(Reading::default(), |reading, (offset, value)| {
-            reading.next("checkpoints", "d/s", offset, value.as_deref().map(str::as_bytes))
-        });
-        (
-            reading.last.map(|found| found.checkpoint.published.lsn.0),
-            reading.furthest.map(|found| found.checkpoint.published.lsn.0),
-            reading.trouble.map(|stop| stop.exit_code()),
-        )
-    }
-
-    #[test]
-    fn the_last_checkpoint_counts() {
-        assert_eq!(read(&[]), (None, None, None));
-        assert_eq!(read(&[at(1, 0), at(2, 0), at(2, 0)]), (Some(2), Some(2), None));
-        assert_eq!(read(&[at(1, 0), None]), (None, None, None), "a tombstone deletes");
-        assert_eq!(read(&[at(9, 0), None, at(1, 0)]), (Some(1), Some(1), None));
-    }
-
-    #[test]
-    fn a_last_checkpoint_that_is_no_good_is_told_and_the_furthest_is_kept() {
-        let garbage = Some("garbage".to_owned());
-        assert_eq!(read(&[at(1, 0), garbage.clone()]), (Some(1), Some(1), Some(15)));
-        assert_eq!(read(&[at(1, 0), garbage, at(2, 0)]), (Some(2), Some(2), None));
-        assert_eq!(read(&[at(5, 0), at(3, 0)]), (Some(3), Some(5), Some(21)));
-        assert_eq!(read(&[at(5, 0), at(3, 0), at(6, 0)]), (Some(6), Some(6), None));
-    }
-
-    #[test]
-    fn only_an_operator_sets_a_checkpoint_back() {
-        assert_eq!(read(&[at(5, 0), at(3, 1), at(4, 1)]), (Some(4), Some(4), None));
-        assert_eq!(read(&[at(5, 1), at(6, 0)]), (Some(6), Some(5), Some(21)));
     }
 }

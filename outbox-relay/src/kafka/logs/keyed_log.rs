@@ -6,7 +6,7 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::kafka::client::KafkaSettings;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::topics::wait_until_committed;
 use crate::process::faults::{self, Bug};
@@ -69,11 +69,11 @@ impl KeyedLog<'_> {
         }
     }
 
-    fn open(&self, isolation_level: &str) -> anyhow::Result<BaseConsumer<Quiet>> {
+    fn open(&self, isolation_level: &str) -> anyhow::Result<BaseConsumer<ReaderContext>> {
         Ok(self.settings.open_reader(isolation_level)?)
     }
 
-    fn watermarks(&self, reader: &BaseConsumer<Quiet>) -> anyhow::Result<(i64, i64)> {
+    fn watermarks(&self, reader: &BaseConsumer<ReaderContext>) -> anyhow::Result<(i64, i64)> {
         ask(reader, REQUEST_TIMEOUT, |timeout| {
             reader.fetch_watermarks(self.topic, 0, timeout)
         })

@@ -11,7 +11,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::kafka::publish::flush;
@@ -136,7 +136,7 @@ impl PauseLog {
         Ok(())
     }
 
-    fn assign(&self, reader: &BaseConsumer<Quiet>, offset: i64) -> anyhow::Result<()> {
+    fn assign(&self, reader: &BaseConsumer<ReaderContext>, offset: i64) -> anyhow::Result<()> {
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&self.topic, 0, Offset::Offset(offset))

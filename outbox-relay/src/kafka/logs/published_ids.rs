@@ -12,7 +12,7 @@ use service::clock::now_us;
 
 use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::kafka::client::KafkaSettings;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::topics::describe_topic;
 use crate::kafka::topics::wait_until_committed;
 use crate::process::faults::{self, Bug};
@@ -176,7 +176,7 @@ pub fn read_ids(
 
 /// The offset of the partition's first record that is not older than `since_ms`; every younger record stands behind it. `None` where all are older.
 fn first_offset_since(
-    reader: &BaseConsumer<Quiet>,
+    reader: &BaseConsumer<ReaderContext>,
     topic: &str,
     partition: i32,
     since_ms: i64,

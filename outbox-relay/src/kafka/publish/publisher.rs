@@ -190,7 +190,7 @@ impl Publisher {
         }
     }
 
-    /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::progressed`] tells the outcome.
+    /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::next_commit_step`] tells the outcome.
     ///
     /// # Errors
     /// Kafka's client refused to begin; worth another try from the checkpoint.
@@ -226,7 +226,7 @@ impl Publisher {
     ///
     /// # Errors
     /// The transaction's fate is unknown or it was refused: this publisher must not be used again.
-    pub async fn progressed(&mut self) -> Result<Option<Committed>, RelayError> {
+    pub async fn next_commit_step(&mut self) -> Result<Option<Committed>, RelayError> {
         if self.ending.is_empty() {
             return std::future::pending().await;
         }
@@ -249,11 +249,11 @@ impl Publisher {
     /// Waits until no transaction is being ended, and tells how the last one went.
     ///
     /// # Errors
-    /// As [`Publisher::progressed`].
-    pub async fn committed(&mut self) -> Result<Committed, RelayError> {
+    /// As [`Publisher::next_commit_step`].
+    pub async fn wait_for_commits(&mut self) -> Result<Committed, RelayError> {
         let mut last = None;
         while !self.ending.is_empty() {
-            last = self.progressed().await?.or(last);
+            last = self.next_commit_step().await?.or(last);
         }
         Ok(last.context("no transaction was being ended")?)
     }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::kafka::client::KafkaSettings;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::process::stop::{RelayError, Stop};
 use kafka_client::ends_by;
@@ -47,7 +47,7 @@ impl KafkaSettings {
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
 pub(in crate::kafka) fn wait_until_committed(
     settings: &KafkaSettings,
-    committed: &BaseConsumer<Quiet>,
+    committed: &BaseConsumer<ReaderContext>,
     topic: &str,
     partition: i32,
     end: i64,
@@ -76,7 +76,7 @@ pub(in crate::kafka) fn wait_until_committed(
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
 pub(in crate::kafka) fn wait_until_nothing_is_open(
     settings: &KafkaSettings,
-    client: &BaseConsumer<Quiet>,
+    client: &BaseConsumer<ReaderContext>,
     partitions: &BTreeMap<String, i32>,
     gives_up: &dyn Fn() -> bool,
 ) -> Result<(), RelayError> {

@@ -8,11 +8,11 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::open_transactions::wait_until_nothing_is_open;
 use crate::kafka::client::KafkaSettings;
-use crate::kafka::client::Quiet;
+use crate::kafka::client::ReaderContext;
 use crate::process::stop::RelayError;
 
 /// The client that asks; it may be kept and asked again.
-pub struct TopicAsker(BaseConsumer<Quiet>);
+pub struct TopicAsker(BaseConsumer<ReaderContext>);
 
 impl TopicAsker {
     /// Makes a client. It connects when it is asked.

@@ -99,7 +99,7 @@ impl Parking {
 
 impl Streaming<'_> {
     /// The next row cannot be published: parks it where that is wanted.
-    pub(super) async fn poison(&mut self, stop: Stop) -> Result<(), RelayError> {
+    pub(super) async fn handle_poison_row(&mut self, stop: Stop) -> Result<(), RelayError> {
         let reason = stop.row_reason();
         let is_ordered = stop
             .row_position()
@@ -117,7 +117,7 @@ impl Streaming<'_> {
     }
 
     /// The next row is to be parked, whether or not it could be published.
-    pub(super) async fn claimed(&mut self, claim: Claim) -> Result<(), RelayError> {
+    pub(super) async fn handle_claimed_row(&mut self, claim: Claim) -> Result<(), RelayError> {
         match claim {
             Claim::Behind(first) => {
                 self.park(Because::Behind, format!("the row at {first} of its key is parked"))
@@ -192,11 +192,12 @@ impl Streaming<'_> {
                 }
                 faults::point("park.before")?;
                 if faults::is_planted(Bug::ParkOutsideTransaction) {
-                    self.publisher.send_outside(&self.config.parking_topic, &key, &value)?;
+                    self.publisher
+                        .send_outside(&self.config.sink.parking_topic, &key, &value)?;
                     Sent::Queued
                 } else {
                     let outgoing = Outgoing {
-                        topic: &self.config.parking_topic,
+                        topic: &self.config.sink.parking_topic,
                         partition: 0,
                         key: Some(key.as_bytes()),
                         value: Some(value.as_bytes()),
@@ -216,7 +217,7 @@ impl Streaming<'_> {
             Sent::TooLarge => {
                 let what = format!(
                     "it does not fit into topic `{}` even without its values; raise that topic's max.message.bytes and start again",
-                    self.config.parking_topic
+                    self.config.sink.parking_topic
                 );
                 return Err(Stop::TooManyParked { position, what }.into());
             }

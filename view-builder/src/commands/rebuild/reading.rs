@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error};
-use kafka_client::{Next, Quiet, Record, TopicReader};
+use kafka_client::{Next, ReaderContext, Record, TopicReader};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -36,7 +36,7 @@ const SHORT_END_MAX: Duration = Duration::from_secs(30);
 /// A topic that is read.
 pub(super) struct Reading<'c> {
     topic: &'c str,
-    reader: TopicReader<'c, Quiet>,
+    reader: TopicReader<'c, ReaderContext>,
     /// The partitions that are not at their limits.
     open: BTreeSet<i32>,
     /// Those of them whose end is said to be below the limit: where, and since when.

@@ -12,12 +12,12 @@ use crate::tokens::Tokens;
 
 /// What librdkafka says on the side is logged for debugging only, since the calls themselves fail as well.
 #[derive(Clone, Debug, Default)]
-pub struct Quiet {
+pub struct ReaderContext {
     reasons: Reasons,
     tokens: Tokens,
 }
 
-impl Quiet {
+impl ReaderContext {
     /// Of a client that logs in with these tokens.
     #[must_use]
     pub fn with(tokens: Tokens) -> Self {
@@ -34,7 +34,7 @@ impl Quiet {
     }
 }
 
-impl ClientContext for Quiet {
+impl ClientContext for ReaderContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
@@ -51,4 +51,4 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for ReaderContext {}

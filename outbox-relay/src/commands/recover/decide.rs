@@ -1,0 +1,98 @@
+//! Goes through the rows in their order, where some topic may have removed records: a row that no topic has may have been published.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+
+use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
+use crate::intake::existing_rows::{OutboxSnapshot, RowOrder, columns_of};
+use crate::outbox::rows::text;
+use crate::process::row_name::{RowName, RowPlace};
+use crate::process::stop::{RelayError, Stop};
+use crate::settings::Config;
+use outbox_router::{Plan, RowScratch, partition_of_key};
+use pg_replication::Answer;
+use pg_replication::pgoutput::Tuple;
+
+/// Column that is added to a row's own, for the comparison.
+const CREATED_MS: &str = "relay_created_ms";
+
+/// Decides for each of the rows in `absent` whether it was published, from what the topics remember. Goes through all rows in their order.
+///
+/// # Errors
+/// A row cannot be routed; anything else is worth another try.
+pub(super) async fn decide_row_by_row(
+    config: &Config,
+    snapshot: &mut OutboxSnapshot,
+    absent: &EventIds,
+    topic_of_route: &BTreeMap<String, String>,
+    index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
+    mut memories: Vec<Memory>,
+) -> Result<Verdicts, RelayError> {
+    // Rows of a topic that does not exist yet: it has removed nothing.
+    let no_topic = memories.len();
+    memories.push(Memory::default());
+    let created_ms = if snapshot.has_created_at() {
+        "coalesce(floor(extract(epoch from created_at) * 1000)::bigint, 0)"
+    } else {
+        "0::bigint"
+    };
+    snapshot
+        .read(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
+        .await?;
+    let mut comparison = Comparison::new(&memories);
+    let mut scratch = RowScratch::default();
+    loop {
+        let answer = snapshot.fetch().await?;
+        if answer.rows.is_empty() {
+            return Ok(comparison.finish());
+        }
+        let plan = plan_of_columns(config, &answer)?;
+        let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
+        for row in &answer.rows {
+            let created_ms = text(row, row.len() - 1)?.parse().context("created_at")?;
+            let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            let bytes = Tuple::encode(&values);
+            let tuple = Tuple::from_encoded(column_count, &bytes);
+            plan.route(&tuple, &mut scratch, |routed, _| {
+                let topic = topic_of_route
+                    .get(routed.route)
+                    .and_then(|topic| index_of_topic.get(topic));
+                let (topic, counts) = topic.map_or((no_topic, [1].as_slice()), |(topic, counts)| (*topic, counts));
+                let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
+                let partitions: Vec<i32> = match routed.partition {
+                    Some(partition) => vec![partition],
+                    None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
+                };
+                comparison.row(
+                    Row {
+                        id: routed.id,
+                        topic,
+                        partitions: &partitions,
+                        key: routed.key.as_deref(),
+                        created_ms,
+                        is_tombstone: routed.value.is_none(),
+                    },
+                    absent,
+                );
+            })
+            .map_err(|err| Stop::Row {
+                row: name_of_table_row(plan.id_of(&tuple)),
+                what: err.to_string(),
+            })?;
+        }
+    }
+}
+
+/// The router's plan for a table with these columns.
+pub(super) fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, Stop> {
+    Plan::new(&config.outbox.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
+}
+
+/// What a row of the table is called in a [`Stop`].
+pub(super) fn name_of_table_row(id: Option<&str>) -> RowName {
+    RowName {
+        place: RowPlace::Table,
+        id: id.map(str::to_owned),
+    }
+}

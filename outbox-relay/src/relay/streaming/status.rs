@@ -1,0 +1,130 @@
+//! What the loop does by the clock: it tells the server that we live and what is published, and looks whether server and Kafka live.
+
+use std::time::Duration;
+
+use service::Readiness;
+use tokio::time::Instant;
+
+use super::Streaming;
+use crate::process::faults;
+use crate::process::stop::RelayError;
+use crate::relay::keepalive::STATUS_INTERVAL;
+use pg_replication::Lsn;
+use pg_replication::StandbyStatus;
+
+/// Confirmations come at most this often.
+pub(super) const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
+/// With nothing to publish, the server's position is checkpointed and confirmed this often, or after this much WAL.
+const IDLE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+const IDLE_CHECKPOINT_BYTES: u64 = 16 << 20;
+/// A silent server is asked whether it lives, and then given up.
+const PING_AFTER: Duration = Duration::from_secs(20);
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// A commit that takes longer makes the relay not ready.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// With nothing to commit, Kafka is asked this often whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
+
+impl Streaming<'_> {
+    /// Sends the server a status when one is due, and looks whether server, guard, topics and Kafka are as they should be.
+    pub(super) async fn do_what_is_due(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
+        let now = Instant::now();
+        let silence = now - self.last_heard_at;
+        if silence > DEAD_AFTER {
+            return Err(anyhow::anyhow!("the server has been silent for {} s", DEAD_AFTER.as_secs()).into());
+        }
+        if now >= self.status_due || self.intake.reply_requested {
+            self.intake.progress.verify_up_to(self.guard.verified()?);
+            self.topics.ensure_as_pinned()?;
+            self.send_status(silence > PING_AFTER).await?;
+            self.metrics
+                .skipped
+                .increment(std::mem::take(&mut self.intake.rows_skipped));
+            self.metrics
+                .unconfirmed_bytes
+                .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);
+            // A paused relay needs no Kafka, which may be away on purpose; its producers are looked at before they are used again.
+            if self.pause.is_open() {
+                self.check_kafka(readiness).await?;
+            } else {
+                self.publisher.poll();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that Kafka is reachable even when there is nothing to publish, so that `/readyz` is right.
+    async fn check_kafka(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
+        self.publisher.poll();
+        // Also while a commit is under way: its producer would be replaced after it anyway, and nothing says how long librdkafka tries.
+        // The next start ends the transaction either way, and the checkpoint tells which.
+        if self.publisher.is_disturbed() {
+            readiness.not_ready("kafka", "the connection is disturbed");
+            return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
+        }
+        if let Some(since) = self.publisher.ending_since() {
+            if since.elapsed() > STALLED_AFTER {
+                let waited_s = since.elapsed().as_secs();
+                readiness.not_ready("kafka", format!("a transaction has not committed for {waited_s} s"));
+            }
+            return Ok(());
+        }
+        if let Some(probe) = self.probe.take_if(|probe| probe.is_finished())
+            // A probe that panicked has no answer either.
+            && !probe.await.unwrap_or(false)
+        {
+            readiness.not_ready("kafka", "it does not answer");
+            return Err(anyhow::anyhow!("kafka does not answer: the producers are replaced").into());
+        }
+        readiness.ready("kafka");
+        let is_calm = self.checkpointed_at.elapsed() > PROBE_INTERVAL && self.probed_at.elapsed() > PROBE_INTERVAL;
+        if self.probe.is_none() && is_calm {
+            self.probed_at = Instant::now();
+            self.probe = Some(tokio::task::spawn_blocking(
+                self.publisher.probe(&self.config.sink.checkpoint_topic),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Confirms what is newly published. A status without news confirms nothing: a server that shuts down would otherwise wait for us.
+    pub(super) async fn send_status(&mut self, reply_requested: bool) -> Result<(), RelayError> {
+        let confirmed = self.intake.progress.confirm().unwrap_or(Lsn::INVALID);
+        let status = StandbyStatus {
+            received: self.intake.received,
+            confirmed,
+            reply_requested,
+        };
+        if confirmed != Lsn::INVALID {
+            faults::point("confirm.before")?;
+        }
+        self.stream.send_status(status).await?;
+        if confirmed != Lsn::INVALID {
+            faults::point("confirm.after")?;
+        }
+        if self.intake.reply_requested {
+            // A server that asks may be about to stop: let it forget what it can.
+            self.intake.reply_requested = false;
+            self.checkpointed_at = self
+                .checkpointed_at
+                .checked_sub(IDLE_CHECKPOINT_INTERVAL)
+                .unwrap_or(self.checkpointed_at);
+        }
+        self.status_at = Instant::now();
+        // A status that confirms something is followed soon by one that does not: until then a server that shuts down waits for us.
+        self.status_due = self.status_at
+            + if confirmed == Lsn::INVALID {
+                STATUS_INTERVAL
+            } else {
+                CONFIRM_INTERVAL
+            };
+        Ok(())
+    }
+
+    pub(super) fn idle_checkpoint_is_due(&self) -> bool {
+        let idle_bytes = self.intake.progress.idle_bytes();
+        self.intake.batch.is_empty()
+            && idle_bytes > 0
+            && (idle_bytes >= IDLE_CHECKPOINT_BYTES || self.checkpointed_at.elapsed() >= IDLE_CHECKPOINT_INTERVAL)
+    }
+}
