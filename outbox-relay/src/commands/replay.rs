@@ -26,7 +26,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::commands::confirm::{ask_for_yes, print_now};
 use crate::continuity::checkpoint::{Lineage, State};
-use crate::intake::existing_rows::{ExistingRowsWriter, FETCH_ROWS, OutboxSnapshot, RowOrder};
+use crate::intake::existing_rows::ExistingRowsWriter;
+use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder};
 use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
 use crate::outbox::rows::text;
 use crate::outbox::source;

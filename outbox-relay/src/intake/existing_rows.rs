@@ -1,4 +1,4 @@
-//! The rows of the outbox table in one snapshot, read in the order of their insert, and written to Kafka as records.
+//! Writes rows of the outbox table to Kafka as records, which did not come from the stream.
 //!
 //! Their commits are not in the table: `created_at` is the order that comes nearest. The events of a key keep the order of their commits as long
 //! as two transactions do not write the same key at the same time, which the writer's lock on the key's own row sees to.
@@ -10,285 +10,19 @@ use events::Position;
 use service::clock::now_us;
 
 use crate::continuity::checkpoint::Lineage;
+use crate::intake::outbox_snapshot::columns_of;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
-use crate::outbox::rows::first_row;
-use crate::outbox::table::table_name;
 use crate::parking::behind::ParksBehind;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use crate::topics::destination;
-use outbox_router::{Column, Plan, RowScratch};
+use outbox_router::{Plan, RowScratch};
+use pg_replication::Answer;
 use pg_replication::Lsn;
 use pg_replication::pgoutput::Tuple;
-use pg_replication::{Answer, Connection, Mode, quote_identifier, quote_literal};
-
-/// Rows that are fetched at once, and about how many bytes: rows differ, so that it is judged by those that were fetched before.
-pub(crate) const FETCH_ROWS: usize = 1_000;
-const FETCH_BYTES: usize = 4 << 20;
-/// Before any row is known.
-const FIRST_FETCH_ROWS: usize = 100;
-
-/// The transactions that a snapshot sees, by their ids of 64 bits, with the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TransactionsSeen {
-    /// Every transaction with a lower id had ended.
-    pub(crate) ended_below: u64,
-    /// No transaction with this id or a higher one had begun.
-    pub(crate) none_began_from: u64,
-}
-
-/// In which order rows are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RowOrder {
-    OldestFirst,
-    Any,
-}
-
-/// The outbox as one transaction sees it.
-pub(crate) struct OutboxSnapshot {
-    connection: Connection,
-    /// The outbox table, and what retention has detached from it and not dropped yet.
-    tables: Vec<String>,
-    columns: Vec<Column>,
-    /// What a row has to fulfil to be read, as SQL.
-    condition: String,
-    is_open: bool,
-    /// Bytes of the largest row of late; 0 before the first fetch.
-    row_bytes_max: usize,
-}
-
-impl OutboxSnapshot {
-    /// Opens the snapshot `exported` by another session, or one of its own; `detached` are further tables that hold rows of the outbox.
-    ///
-    /// # Errors
-    /// The table cannot be read, or the connection broke.
-    pub(crate) async fn open(
-        config: &Config,
-        exported: Option<&str>,
-        detached: Vec<String>,
-    ) -> Result<Self, RelayError> {
-        let mut connection = Connection::open(&config.source.target, Mode::Sql).await?;
-        connection
-            .rows("begin transaction isolation level repeatable read, read only")
-            .await?;
-        if let Some(snapshot) = exported {
-            connection
-                .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
-                .await?;
-        }
-        // A row-level security policy that hides rows is an error then, instead of rows that are never published.
-        connection.rows("set local row_security = off").await?;
-        let mut tables = vec![own_rows(&mut connection, config).await?];
-        tables.extend(detached);
-        let answer = connection
-            .query(&format!("select * from {} limit 0", tables[0]))
-            .await
-            .context("cannot read the outbox table")?;
-        let columns = columns_of(&answer);
-        Ok(Self {
-            connection,
-            tables,
-            columns,
-            condition: "true".to_owned(),
-            is_open: false,
-            row_bytes_max: 0,
-        })
-    }
-
-    /// Whether the table has `created_at`, by which its rows are put in order.
-    #[must_use]
-    pub(crate) fn has_created_at(&self) -> bool {
-        self.columns.iter().any(|column| column.name == "created_at")
-    }
-
-    /// From now on only rows whose `created_at` is not older are read, in milliseconds since 1970, and those without one; `None` for all.
-    pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
-        self.condition = since_ms.map_or("true".to_owned(), |since_ms| {
-            format!("(created_at is null or extract(epoch from created_at) * 1000 >= {since_ms})")
-        });
-    }
-
-    /// One value of one row: `expression` over all rows.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn value(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
-        let sql = format!("select {expression} from {}", self.all_rows());
-        let rows = self.connection.rows(&sql).await?;
-        Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
-    }
-
-    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn read(&mut self, expressions: &str, order: RowOrder) -> Result<(), RelayError> {
-        if self.is_open {
-            self.close_cursor("existing").await?;
-        }
-        self.open_cursor("existing", expressions, "true", order).await?;
-        self.is_open = true;
-        Ok(())
-    }
-
-    /// Opens the cursor `name` for `expressions`, as [`OutboxSnapshot::read`] does, of the rows for which `condition` holds. Cursors with the
-    /// same condition have the same rows in the same order, where that is asked for.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn open_cursor(
-        &mut self,
-        name: &str,
-        expressions: &str,
-        condition: &str,
-        order: RowOrder,
-    ) -> Result<(), RelayError> {
-        let columns = self
-            .columns
-            .iter()
-            .map(|column| quote_identifier(&column.name))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let expressions = expressions.replacen('*', &columns, 1);
-        let order = match (order, self.has_created_at()) {
-            (RowOrder::Any, _) => "",
-            (RowOrder::OldestFirst, true) => "order by created_at, relay_table, relay_place",
-            (RowOrder::OldestFirst, false) => "order by relay_table, relay_place",
-        };
-        let sql = format!(
-            "declare {name} no scroll cursor for select {expressions} from {} where {condition} {order}",
-            self.all_rows()
-        );
-        self.connection.rows(&sql).await?;
-        Ok(())
-    }
-
-    /// Closes the cursor `name`.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn close_cursor(&mut self, name: &str) -> Result<(), RelayError> {
-        self.connection.rows(&format!("close {name}")).await?;
-        Ok(())
-    }
-
-    /// The next rows of the cursor `name`, at most `rows_max`; none at the end.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn fetch_from(&mut self, name: &str, rows_max: usize) -> Result<Answer, RelayError> {
-        let rows = match self.row_bytes_max {
-            0 => FIRST_FETCH_ROWS,
-            bytes => (FETCH_BYTES / bytes).clamp(1, FETCH_ROWS),
-        };
-        let answer = self
-            .connection
-            .query(&format!("fetch {} from {name}", rows.min(rows_max)))
-            .await?;
-        let bytes = |row: &pg_replication::Row| row.iter().flatten().map(String::len).sum::<usize>();
-        let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
-        // Forgotten slowly, so that a few large rows do not slow down the rest.
-        self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);
-        Ok(answer)
-    }
-
-    /// Which transactions the snapshot sees.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn transactions_seen(&mut self) -> Result<TransactionsSeen, RelayError> {
-        let sql = "select pg_snapshot_xmin(pg_current_snapshot()) as ended_below, pg_snapshot_xmax(pg_current_snapshot()) as none_began_from";
-        let answer = self.connection.query(sql).await?;
-        let row = first_row(&answer).context("the snapshot has no bounds")?;
-        Ok(TransactionsSeen {
-            ended_below: row.parse("ended_below")?,
-            none_began_from: row.parse("none_began_from")?,
-        })
-    }
-
-    /// The next rows; none at the end.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn fetch(&mut self) -> Result<Answer, RelayError> {
-        self.fetch_from("existing", FETCH_ROWS).await
-    }
-
-    /// `expressions` over the rows for which `condition` holds, grouped or ordered by what `tail` says.
-    ///
-    /// # Errors
-    /// A value in the condition is none of its column's type; the connection broke.
-    pub(crate) async fn summary(
-        &mut self,
-        expressions: &str,
-        condition: &str,
-        tail: &str,
-    ) -> Result<Answer, RelayError> {
-        let sql = format!("select {expressions} from {} where {condition} {tail}", self.all_rows());
-        Ok(self.connection.query(&sql).await?)
-    }
-
-    /// The table's columns.
-    #[must_use]
-    pub(crate) fn columns(&self) -> &[Column] {
-        &self.columns
-    }
-
-    /// Ends the transaction.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub(crate) async fn close(mut self) -> Result<(), RelayError> {
-        self.connection.rows("commit").await?;
-        Ok(())
-    }
-
-    fn all_rows(&self) -> String {
-        let selects: Vec<String> = self
-            .tables
-            .iter()
-            .map(|table| {
-                let columns: Vec<String> = self
-                    .columns
-                    .iter()
-                    .map(|column| quote_identifier(&column.name))
-                    .collect();
-                format!(
-                    "select {}, tableoid as relay_table, ctid as relay_place, xmin as relay_xmin from {table} where {}",
-                    columns.join(", "),
-                    self.condition
-                )
-            })
-            .collect();
-        format!("({}) as existing_rows", selects.join(" union all "))
-    }
-}
-
-/// The outbox' own rows as SQL names them: those of a table that inherits it come in no stream either. A partitioned table's own rows are its
-/// partitions'.
-async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
-    let table = table_name(config);
-    let sql = format!(
-        "select from pg_class where oid = to_regclass({}) and relkind = 'p'",
-        quote_literal(&table)
-    );
-    let is_partitioned = !connection.rows(&sql).await?.is_empty();
-    Ok(if is_partitioned { table } else { format!("only {table}") })
-}
-
-pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
-    answer
-        .columns
-        .iter()
-        .map(|(name, type_oid)| Column {
-            name: name.clone(),
-            type_oid: *type_oid,
-        })
-        .collect()
-}
 
 /// Makes records of rows that do not come from the stream.
 pub(crate) struct ExistingRowsWriter<'a> {
@@ -336,7 +70,7 @@ impl<'a> ExistingRowsWriter<'a> {
     ) -> Self {
         Self {
             config,
-            record: RecordWriter::of_table_rows(config, lineage.positions_raised_by),
+            record: RecordWriter::for_table_rows(config, lineage.positions_raised_by),
             lineage,
             publisher,
             topics: Topics::default(),
@@ -356,7 +90,7 @@ impl<'a> ExistingRowsWriter<'a> {
         replay: &str,
     ) -> Self {
         let mut writer = Self::new(config, lineage, publisher, Lsn::INVALID);
-        writer.record = RecordWriter::of_replay(config, replay);
+        writer.record = RecordWriter::for_replay(config, replay);
         writer
     }
 

@@ -2,36 +2,34 @@
 
 pub mod batch;
 pub mod existing_rows;
+pub(crate) mod outbox_snapshot;
 mod paused;
 pub(crate) mod poison;
+mod record_writer;
 
 use std::collections::HashMap;
 
 use anyhow::Context;
 use events::Position;
-use rdkafka::message::OwnedHeaders;
 
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::progress::{Progress, RowFate};
 use crate::intake::batch::Batch;
-use crate::intake::poison::Judge;
-use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
+use crate::kafka::{Publisher, Topics};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::publication;
 use crate::process::faults::{self, Bug};
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
-use outbox_router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch, partition_of_key};
+use outbox_router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch};
 use pg_replication::Lsn;
 use pg_replication::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
 use pg_replication::{Frame, Frames, POSTGRES_EPOCH_US};
 
 pub use self::paused::Claim;
 pub(crate) use self::paused::Claims;
-
-/// Name of the header of a record whose row was parked, and which therefore stands behind later rows than its position says.
-const PARKED_HEADER: &str = "parked";
+pub use self::record_writer::{REPLAY_HEADER, RecordWriter, Written};
 
 /// Why decoding paused.
 #[derive(Debug)]
@@ -94,189 +92,6 @@ pub struct Intake {
     said_truncated: bool,
 }
 
-/// Name of the record header that carries a replay's id.
-pub const REPLAY_HEADER: &str = "replay";
-
-/// Turns routed rows into Kafka records; also used for rows that are not from the stream.
-#[derive(Debug)]
-pub struct RecordWriter {
-    position_header: Option<String>,
-    /// See [`crate::continuity::checkpoint::Lineage::positions_raised_by`].
-    positions_raised_by: u64,
-    position: HeaderText,
-    /// The id of the replay that the records are of.
-    replay: Option<String>,
-    judge: Judge,
-    /// The rows were parked: their records say so.
-    is_retry: bool,
-}
-
-/// What became of a row.
-#[derive(Debug)]
-pub enum Written {
-    Sent,
-    QueueFull,
-    UnknownTopic { route: String, topic: String },
-}
-
-impl RecordWriter {
-    /// For the rows of the stream.
-    #[must_use]
-    pub fn new(config: &Config, positions_raised_by: u64) -> Self {
-        Self {
-            positions_raised_by,
-            ..Self::by(config, Judge::new(config, false))
-        }
-    }
-
-    /// For the rows of the outbox table.
-    #[must_use]
-    pub fn of_table_rows(config: &Config, positions_raised_by: u64) -> Self {
-        Self {
-            positions_raised_by,
-            ..Self::by(config, Judge::new(config, true))
-        }
-    }
-
-    /// For records that are published again: without a position, with the replay's id as the header `replay`.
-    #[must_use]
-    pub fn of_replay(config: &Config, replay: &str) -> Self {
-        Self {
-            position_header: None,
-            replay: Some(replay.to_owned()),
-            ..Self::by(config, Judge::new(config, true))
-        }
-    }
-
-    fn by(config: &Config, judge: Judge) -> Self {
-        Self {
-            position_header: config.sink.position_header.clone(),
-            positions_raised_by: 0,
-            position: HeaderText::default(),
-            replay: None,
-            judge,
-            is_retry: false,
-        }
-    }
-
-    /// For parked rows, at the positions that they had in the stream.
-    #[must_use]
-    pub fn of_parked_rows(config: &Config) -> Self {
-        Self {
-            is_retry: true,
-            ..Self::new(config, 0)
-        }
-    }
-
-    /// Routes one row and hands it to the publisher.
-    ///
-    /// # Errors
-    /// The row cannot be a record ([`Stop::Row`], [`Stop::RecordTooLarge`]), or Kafka's client refused it.
-    pub fn write(
-        &mut self,
-        plan: &Plan,
-        tuple: &Tuple<'_>,
-        scratch: &mut RowScratch,
-        position: Position,
-        topics: &Topics,
-        publisher: &mut Publisher,
-    ) -> Result<Written, RelayError> {
-        let Self {
-            position_header,
-            positions_raised_by,
-            position: text,
-            replay,
-            judge,
-            is_retry,
-        } = self;
-        let published_position = Position {
-            commit_lsn: position.commit_lsn.saturating_add(*positions_raised_by),
-            ..position
-        };
-        let routed = plan.route(tuple, scratch, |routed, additional| {
-            let destination = match topics.get(routed.route) {
-                Some(Ok(destination)) => destination,
-                Some(Err(why)) => return Err(judge.nowhere(why, position, routed.id).into()),
-                None => {
-                    return Ok(Written::UnknownTopic {
-                        route: routed.route.to_owned(),
-                        topic: plan.topic(routed.route),
-                    });
-                }
-            };
-            let partitions = destination.partitions;
-            let partition = match (routed.partition, &routed.key) {
-                (Some(partition), _) if (0..partitions).contains(&partition) => partition,
-                (Some(partition), _) => {
-                    let topic = &destination.topic;
-                    return Err(Stop::Row {
-                        row: judge.name(position, Some(routed.id)),
-                        what: format!("partition {partition} is not one of the {partitions} of topic `{topic}`"),
-                    }
-                    .into());
-                }
-                (None, Some(key)) => partition_of_key(key, partitions),
-                // Any partition will do for a row without a key; the id spreads them evenly.
-                (None, None) => partition_of_key(routed.id.as_bytes(), partitions),
-            };
-            let mut headers = with_header(OwnedHeaders::new_with_capacity(4), "id", Some(routed.id.as_bytes()));
-            for (name, value) in additional {
-                headers = with_header(headers, name, value.as_deref());
-            }
-            if let Some(name) = position_header {
-                headers = with_header(headers, name, Some(text.write(&published_position)));
-            }
-            if let Some(replay) = replay {
-                headers = with_header(headers, REPLAY_HEADER, Some(replay.as_str()));
-            }
-            if *is_retry {
-                headers = with_header(headers, PARKED_HEADER, Some("retry"));
-            }
-            let bytes = routed.key.as_deref().map_or(0, <[u8]>::len) + routed.value.as_deref().map_or(0, <[u8]>::len);
-            let too_large = |judge: &Judge, limit: String| Stop::RecordTooLarge {
-                row: judge.name(position, Some(routed.id)),
-                topic: destination.topic.clone(),
-                size: bytes,
-                limit,
-            };
-            let batch_bytes_max = destination.batch_bytes_max;
-            // Counted exactly only where it may matter: headers are read back from C.
-            if bytes as u64 > batch_bytes_max / 2
-                && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
-                && !faults::is_planted(Bug::IgnoreDeliveryError)
-            {
-                let limit =
-                    format!("{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)");
-                return Err(too_large(judge, limit).into());
-            }
-            judge.allow(&routed, destination, position)?;
-            let outgoing = Outgoing {
-                topic: &destination.topic,
-                partition,
-                key: routed.key.as_deref(),
-                value: routed.value.as_deref(),
-                timestamp_ms: position.commit_timestamp_us / 1_000,
-            };
-            match publisher.send(outgoing, headers)? {
-                Sent::Queued => Ok(Written::Sent),
-                Sent::QueueFull => Ok(Written::QueueFull),
-                Sent::TooLarge => {
-                    let limit = publisher.message_bytes_max();
-                    Err(too_large(judge, format!("{limit} (message.max.bytes of --kafka-property)")).into())
-                }
-            }
-        });
-        match routed {
-            Ok(outcome) => outcome,
-            Err(err) => Err(Stop::Row {
-                row: self.judge.name(position, plan.id_of(tuple)),
-                what: err.to_string(),
-            }
-            .into()),
-        }
-    }
-}
-
 impl Intake {
     #[must_use]
     pub fn new(config: &Config, progress: Progress, lineage: &Lineage, transaction_bytes: u64) -> Self {
@@ -318,7 +133,7 @@ impl Intake {
                 return Ok((frames.consumed(), Pause::BufferUsed));
             };
             let pause = match frame {
-                Frame::Data(bytes) => self.message(bytes, publisher),
+                Frame::Data(bytes) => self.handle_message(bytes, publisher),
                 Frame::KeepAlive {
                     wal_end,
                     reply_requested,
@@ -328,7 +143,7 @@ impl Intake {
                     self.reply_requested |= reply_requested;
                     Ok(None)
                 }
-                Frame::Notice { code, message } => self.notice(code, message).map(|()| None),
+                Frame::Notice { code, message } => self.handle_notice(code, message).map(|()| None),
                 Frame::Error { code, message } => Err(server_error(&self.publication, code, message)),
                 Frame::Done => Err(anyhow::anyhow!("the server ended the stream").into()),
             };
@@ -343,12 +158,12 @@ impl Intake {
         }
     }
 
-    fn message(&mut self, bytes: &[u8], publisher: &mut Publisher) -> Result<Option<Pause>, RelayError> {
+    fn handle_message(&mut self, bytes: &[u8], publisher: &mut Publisher) -> Result<Option<Pause>, RelayError> {
         match pgoutput::decode(bytes).context("replication stream")? {
             Message::Insert { relation, tuple } => {
-                return self.row(Origin::Table(relation), &tuple, bytes.len(), publisher);
+                return self.handle_row(Origin::Table(relation), &tuple, bytes.len(), publisher);
             }
-            Message::Emitted(emitted) => return self.emitted(&emitted, publisher),
+            Message::Emitted(emitted) => return self.handle_emitted_message(&emitted, publisher),
             Message::Begin {
                 commit_lsn,
                 commit_timestamp,
@@ -363,16 +178,16 @@ impl Intake {
                     .context("replication stream")?;
                 self.received = self.received.max(end_lsn);
             }
-            Message::Relation(relation) => self.relation(&relation)?,
-            Message::Update { relation } => self.update(relation)?,
-            Message::Truncate(relations) => self.truncated(relations),
+            Message::Relation(relation) => self.learn_table(&relation)?,
+            Message::Update { relation } => self.handle_update(relation)?,
+            Message::Truncate(relations) => self.warn_of_truncation(relations),
             // A purge of the outbox: no event.
             Message::Delete { .. } | Message::Other => {}
         }
         Ok(None)
     }
 
-    fn row(
+    fn handle_row(
         &mut self,
         origin: Origin,
         tuple: &Tuple<'_>,
@@ -424,7 +239,7 @@ impl Intake {
     }
 
     /// A message with the outbox' prefix is a row of its transaction, in its place among the others.
-    fn emitted(
+    fn handle_emitted_message(
         &mut self,
         emitted: &EmittedMessage<'_>,
         publisher: &mut Publisher,
@@ -458,7 +273,7 @@ impl Intake {
             }
         }
         let tuple = Tuple::from_encoded(column_count, &values);
-        let pause = self.row(Origin::Message, &tuple, emitted.content.len(), publisher);
+        let pause = self.handle_row(Origin::Message, &tuple, emitted.content.len(), publisher);
         if let Some(outbox) = &mut self.messages {
             outbox.give_back(values);
         }
@@ -466,7 +281,7 @@ impl Intake {
     }
 
     /// Sent before a table's first row of a session and after each change of its columns.
-    fn relation(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
+    fn learn_table(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
         if relation.schema != self.schema || relation.name != self.table {
             if self.outbox_oid == Some(relation.oid) && !faults::is_planted(Bug::KnowOutboxByName) {
                 let name = format!("{}.{}", relation.schema, relation.name);
@@ -522,7 +337,7 @@ impl Intake {
         }
     }
 
-    fn update(&self, relation: u32) -> Result<(), RelayError> {
+    fn handle_update(&self, relation: u32) -> Result<(), RelayError> {
         let is_of_outbox = matches!(self.tables.get(&relation), Some(Table::Outbox(_)));
         // What an earlier run has gone past is nothing to stop at again.
         if !is_of_outbox || matches!(self.progress.row().context("replication stream")?, RowFate::Skip) {
@@ -544,7 +359,7 @@ impl Intake {
     }
 
     /// No event, and no loss: what was written before is in the stream before. Said once.
-    fn truncated(&mut self, relations: Relations<'_>) {
+    fn warn_of_truncation(&mut self, relations: Relations<'_>) {
         let is_outbox = |oid| matches!(self.tables.get(&oid), Some(Table::Outbox(_)));
         if !self.said_truncated && relations.iter().any(is_outbox) {
             self.said_truncated = true;
@@ -555,7 +370,7 @@ impl Intake {
     }
 
     /// PostgreSQL 18 skips a missing publication with a warning, and everything in it: silent loss, were it not looked at here.
-    fn notice(&self, code: &str, message: &str) -> Result<(), RelayError> {
+    fn handle_notice(&self, code: &str, message: &str) -> Result<(), RelayError> {
         if code == "55000" || message.contains("skipped loading publication") {
             return Err(Stop::Publication {
                 publication: self.publication.clone(),

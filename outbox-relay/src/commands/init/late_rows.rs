@@ -17,7 +17,7 @@ use service::Shutdown;
 use super::piece_writer::PieceWriter;
 use crate::continuity::checkpoint::ExistingRowsProgress;
 use crate::continuity::comparison::{EventIds, Memory};
-use crate::intake::existing_rows::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
+use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
 use crate::kafka::{TopicToRead, cleanup, read_ids};
 use crate::outbox::rows::text;
 use crate::process::faults;

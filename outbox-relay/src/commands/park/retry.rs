@@ -171,7 +171,7 @@ impl<'a> Retry<'a> {
             publisher,
             checkpoint,
             retried,
-            writer: RecordWriter::of_parked_rows(config),
+            writer: RecordWriter::for_parked_rows(config),
             topics: Topics::default(),
             scratch: RowScratch::default(),
             entry_bytes_max,

@@ -11,7 +11,7 @@ use super::situation::Situation;
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::comparison::{EventIds, Memory, Verdicts};
 use crate::continuity::positions::highest_position;
-use crate::intake::existing_rows::{OutboxSnapshot, RowOrder};
+use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
 use crate::parking::{log::read_entries_off_thread, record::Entry};
 use crate::process::row_name::RowPosition;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
-use crate::intake::existing_rows::{OutboxSnapshot, RowOrder, columns_of};
+use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
 use crate::outbox::rows::text;
 use crate::process::row_name::{RowName, RowPlace};
 use crate::process::stop::{RelayError, Stop};

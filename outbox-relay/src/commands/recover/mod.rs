@@ -22,7 +22,7 @@ use self::loss::named_for_recover;
 use self::plan::{ask_operator_to_confirm, ensure_every_row_is_decided, print_plan};
 use self::scope::{Scope, ensure_is_published, oldest_row_ms, since_ms};
 use self::situation::Situation;
-use crate::intake::existing_rows::OutboxSnapshot;
+use crate::intake::outbox_snapshot::OutboxSnapshot;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::destination;

@@ -4,7 +4,8 @@ use anyhow::Context;
 
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::comparison::{EventIds, Verdicts};
-use crate::intake::existing_rows::{ExistingRowsWriter, OutboxSnapshot, RowOrder};
+use crate::intake::existing_rows::ExistingRowsWriter;
+use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::outbox::rows::text;
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;

@@ -19,7 +19,7 @@ use anyhow::Context;
 use service::clock::now_us;
 
 use crate::continuity::comparison::CLOCKS_DIFFER_MS;
-use crate::intake::existing_rows::OutboxSnapshot;
+use crate::intake::outbox_snapshot::OutboxSnapshot;
 use crate::outbox::rows::first_row;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::RecoverOptions;
