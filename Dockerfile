@@ -1,9 +1,11 @@
 # One image for each program: docker build --target outbox-relay . (or user-api, post-api, view-builder).
 #
 # The builder and the base share Debian 12's glibc. The base has that, certificate authorities and time zones, no shell and no package manager;
-# its user is 65532. `--build-arg PROFILE=dist` builds slower for smaller programs.
+# its user is 65532. `--build-arg PROFILE=dist` builds slower for smaller programs. `--build-arg PROGRAMS_IMAGE=IMAGE` compiles nothing, and takes /programs
+# of that image.
 ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG PROGRAMS_IMAGE=build
 
 FROM ${RUST_IMAGE} AS build
 RUN apt-get update \
@@ -24,10 +26,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         strip --strip-debug -o "/programs/$program" "target/$PROFILE/$program"; \
     done
 
+FROM ${PROGRAMS_IMAGE} AS programs
+
 # SIGTERM goes to the program itself, as process 1; it ends cleanly and has no children.
 FROM ${BASE_IMAGE} AS user-api
 LABEL org.opencontainers.image.title="user-api" org.opencontainers.image.licenses="Apache-2.0 OR MIT"
-COPY --from=build /programs/user-api /usr/local/bin/
+COPY --from=programs /programs/user-api /usr/local/bin/
 USER 65532:65532
 ENV LISTEN=0.0.0.0:8081
 EXPOSE 8081
@@ -36,7 +40,7 @@ ENTRYPOINT ["/usr/local/bin/user-api"]
 
 FROM ${BASE_IMAGE} AS post-api
 LABEL org.opencontainers.image.title="post-api" org.opencontainers.image.licenses="Apache-2.0 OR MIT"
-COPY --from=build /programs/post-api /usr/local/bin/
+COPY --from=programs /programs/post-api /usr/local/bin/
 USER 65532:65532
 ENV LISTEN=0.0.0.0:8082
 EXPOSE 8082
@@ -45,7 +49,7 @@ ENTRYPOINT ["/usr/local/bin/post-api"]
 
 FROM ${BASE_IMAGE} AS outbox-relay
 LABEL org.opencontainers.image.title="outbox-relay" org.opencontainers.image.licenses="Apache-2.0 OR MIT"
-COPY --from=build /programs/outbox-relay /usr/local/bin/
+COPY --from=programs /programs/outbox-relay /usr/local/bin/
 USER 65532:65532
 ENV ADMIN_LISTEN=0.0.0.0:8083
 EXPOSE 8083
@@ -55,7 +59,7 @@ CMD ["run"]
 
 FROM ${BASE_IMAGE} AS view-builder
 LABEL org.opencontainers.image.title="view-builder" org.opencontainers.image.licenses="Apache-2.0 OR MIT"
-COPY --from=build /programs/view-builder /usr/local/bin/
+COPY --from=programs /programs/view-builder /usr/local/bin/
 COPY sql/views /usr/share/view-builder/views
 USER 65532:65532
 ENV ADMIN_LISTEN=0.0.0.0:8084 VIEWS=/usr/share/view-builder/views

@@ -1,13 +1,14 @@
 //! Ports on the loopback interface.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::random::Random;
+use crate::{cache, process};
 
 /// Free ports are taken from here: below Linux's usual range for outgoing connections (32768 and up), where a client that keeps
 /// trying to reach a part that is being restarted could be given that very port as its own.
@@ -34,27 +35,32 @@ impl Owned {
         }
     }
 
-    /// Takes a block that no process has; none is left: `false`.
-    fn take_block(&mut self) -> bool {
+    /// Takes a block that no process has.
+    ///
+    /// # Errors
+    /// None is left, or the locks cannot be made.
+    fn take_block(&mut self) -> anyhow::Result<()> {
         // Not always the first ones: a client of an earlier run that is just ending could still know their ports.
         let begin = Random::from_entropy().below(u64::from(BLOCKS));
         let begin = u16::try_from(begin).unwrap_or_default();
-        let mut blocks = (0..BLOCKS).map(|place| (begin + place) % BLOCKS);
-        let claimed = blocks.find_map(|block| Some((block, lock(block)?)));
-        let Some((block, lock)) = claimed else { return false };
-        let first = FIRST + block * BLOCK_PORTS;
-        self.ports.extend(first..first + BLOCK_PORTS);
-        self.locks.push(lock);
-        true
+        for block in (0..BLOCKS).map(|place| (begin + place) % BLOCKS) {
+            if let Some(lock) = lock(block)? {
+                let first = FIRST + block * BLOCK_PORTS;
+                self.ports.extend(first..first + BLOCK_PORTS);
+                self.locks.push(lock);
+                return Ok(());
+            }
+        }
+        bail!("no free port between {FIRST} and {}", FIRST + BLOCKS * BLOCK_PORTS - 1);
     }
 }
 
 /// The lock of a block; none: another process has it.
-fn lock(block: u16) -> Option<File> {
-    let path = std::env::temp_dir().join(format!("outbox-ports-{block}.lock"));
-    let file = File::options().create(true).append(true).open(path).ok()?;
-    file.try_lock().ok()?;
-    Some(file)
+fn lock(block: u16) -> anyhow::Result<Option<File>> {
+    let directory = cache::directory()?.join("ports");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let file = process::append(&directory.join(format!("{block}.lock")))?;
+    Ok(file.try_lock().is_ok().then_some(file))
 }
 
 /// Whether somebody could listen on 127.0.0.1:`port` right now.
@@ -66,7 +72,7 @@ pub fn is_free(port: u16) -> bool {
 /// A free port that this process has not handed out before, and that no other process hands out.
 ///
 /// # Errors
-/// All are taken.
+/// All are taken, or the cache is not writable.
 pub fn free() -> anyhow::Result<u16> {
     let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
@@ -75,9 +81,7 @@ pub fn free() -> anyhow::Result<u16> {
                 return Ok(port);
             }
         }
-        if !owned.take_block() {
-            bail!("no free port between {FIRST} and {}", FIRST + BLOCKS * BLOCK_PORTS - 1);
-        }
+        owned.take_block()?;
     }
 }
 
@@ -97,6 +101,9 @@ mod tests {
     fn a_block_belongs_to_one_process_at_a_time() {
         let port = free().expect("a port");
         let block = (port - FIRST) / BLOCK_PORTS;
-        assert!(lock(block).is_none(), "the block of port {port} is taken");
+        assert!(
+            lock(block).expect("a file").is_none(),
+            "the block of port {port} is taken"
+        );
     }
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# A container engine for `./test compose`: engine.sh start | images | clean | stop | remove.
+# A container engine for `./test compose`: engine.sh start | images | programs FOLDER | clean | stop | remove.
 #
 #   start   takes the engine that answers already; else starts one of its own, from Debian's or Ubuntu's packages, and the compose plugin
 #   images  pulls the images that the stack is made from; where no registry answers, builds stand-ins from Debian's packages, this machine's
 #           Rust and the servers that the other tests download. Prints the variables that name the stand-ins, for docker-compose.yml
+#   programs FOLDER  makes an image of the programs that are built in the folder already, and prints the variable that has docker-compose.yml take
+#           them; prints nothing where they would not start in the images, so that the engine compiles them
 #   clean   removes the containers, networks and volumes of a test that was interrupted
 #   stop    the same, and ends the engine that `start` started, and no other
 #   remove  removes what is kept of it for the next time: images, build cache
@@ -214,9 +216,34 @@ images() {
     echo BASE_IMAGE=outbox-test/base
 }
 
+# Debian 12 has this glibc, and the base of the images is Debian 12. A program that was linked with a newer one does not start there.
+glibc_of_the_base=2.36
+
+programs() {
+    local folder=$1 program newest
+    choose
+    newest=$(printf '%s\n' "$glibc_of_the_base" "$(getconf GNU_LIBC_VERSION | cut -d ' ' -f 2)" | sort -V | tail -n 1)
+    if [ "$newest" != "$glibc_of_the_base" ]; then
+        say "programs of this machine need glibc $newest, and the images have $glibc_of_the_base: the engine compiles its own"
+        return
+    fi
+    (
+        stage=$(mktemp -d)
+        trap 'rm -rf "$stage"' EXIT
+        mkdir "$stage/programs"
+        for program in user-api post-api outbox-relay view-builder; do
+            # As the Dockerfile does.
+            strip --strip-debug -o "$stage/programs/$program" "$folder/$program"
+        done
+        tar -C "$stage" --numeric-owner --owner=0 --group=0 -c programs | docker import - outbox-test/programs >/dev/null
+    )
+    echo PROGRAMS_IMAGE=outbox-test/programs
+}
+
 case ${1:-} in
 start) start ;;
 images) images ;;
+programs) programs "$2" ;;
 clean) clean ;;
 stop) stop ;;
 remove)

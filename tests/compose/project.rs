@@ -44,7 +44,7 @@ impl Stack {
         stack
     }
 
-    /// Everything up and healthy, built from the copy.
+    /// Everything up and healthy, with images that are made from the copy.
     pub(crate) fn up() -> Self {
         let stack = Self::copy();
         stack.run("deploy/docker/make-secrets.sh");
