@@ -5,7 +5,6 @@ pub mod replay_from;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use service::Secret;
@@ -15,7 +14,7 @@ use self::replay_from::ReplayFrom;
 use crate::contract::place::TopicPartition;
 use crate::kafka::servers::Kafka;
 use crate::postgres::server::ViewsDatabase;
-use crate::process::failure::EXIT_CODES;
+use crate::process::failure::{EXIT_CODES, Failure};
 
 /// Keeps SQL views in step with Kafka topics, exactly once.
 #[derive(Debug, Parser)]
@@ -306,11 +305,11 @@ pub struct VerifyConfig {
         hide_env_values = true,
         value_name = "TOPIC=URL"
     )]
-    pub sources: Vec<OfTopic>,
+    pub sources: Vec<Secret>,
     /// The replication slot of the relay that publishes a topic, where its database has several pgoutput slots, such as
     /// user-events=users_relay. Repeatable; in the variable one on each line.
     #[arg(long = "slot", env = "SLOTS", value_delimiter = '\n', value_name = "TOPIC=NAME")]
-    pub slots: Vec<OfTopic>,
+    pub slots: Vec<Secret>,
     /// Longest wait for events on their way, for each comparison. A relay without anything to publish confirms the
     /// log's end within 15 s; a shorter wait than that may leave a row undecided.
     #[arg(long, env = "VERIFY_WAIT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3_600))]
@@ -326,26 +325,34 @@ pub struct VerifyConfig {
     pub json: bool,
 }
 
-/// Something of a topic. It does not print, as it may be a URL with a password.
-#[derive(Clone, Debug)]
-pub struct OfTopic {
-    pub topic: String,
-    pub value: Secret,
+/// What `lines`, TOPIC=VALUE each, say of `topic`. They are not read by clap, which would print a wrong one: it may be a URL with a password.
+///
+/// # Errors
+/// Names the line of `setting` that is wrong.
+pub fn of_topic(setting: &str, lines: &[Secret], topic: &str) -> Result<Option<Secret>, Failure> {
+    let mut found = None;
+    for (index, line) in lines.iter().enumerate() {
+        let parts = line.reveal().split_once('=');
+        let (name, value) = parts
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .filter(|(name, value)| is_topic(name) && !value.is_empty())
+            .ok_or_else(|| {
+                Failure::Setting(format!(
+                    "{setting}, number {}: expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db",
+                    index + 1
+                ))
+            })?;
+        if name == topic && found.is_none() {
+            found = Some(Secret::from(value.to_owned()));
+        }
+    }
+    Ok(found)
 }
 
-impl FromStr for OfTopic {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('=').map(|(topic, value)| (topic.trim(), value.trim()));
-        let (topic, value) = parts
-            .filter(|(topic, value)| !topic.is_empty() && !value.is_empty())
-            .ok_or("expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db")?;
-        Ok(Self {
-            topic: topic.to_owned(),
-            value: value.to_owned().into(),
-        })
-    }
+/// Kafka's rule for the characters of a topic's name; a URL has others.
+fn is_topic(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.bytes().all(is_allowed)
 }
 
 /// Where the views' SQL is.
@@ -369,7 +376,9 @@ pub struct Servers {
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Cli, Command};
+    use service::Secret;
+
+    use super::{Cli, Command, of_topic};
 
     #[test]
     fn the_settings_are_consistent() {
@@ -415,6 +424,26 @@ mod tests {
             ],
         ] {
             let said = parsed(&arguments).map_or_else(|err| err, |cli| format!("{cli:?}"));
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_topic_is_found_and_a_wrong_line_is_told_by_its_number() {
+        let find = |lines: &[&str]| {
+            let lines: Vec<Secret> = lines.iter().map(|line| Secret::from((*line).to_owned())).collect();
+            let found = of_topic("SOURCES", &lines, "b").map_err(|err| err.to_string())?;
+            Ok::<_, String>(found.map(|value| value.reveal().to_owned()))
+        };
+        assert_eq!(find(&["a=1", " b = x=y "]), Ok(Some("x=y".to_owned())));
+        assert_eq!(find(&["a=1"]), Ok(None));
+        for wrong in [
+            "postgres://u:hunter2@h/d",
+            "postgres://u:hunter2@h/d?sslmode=require",
+            "b=",
+        ] {
+            let said = find(&["b=1", wrong]).expect_err(wrong);
+            assert!(said.starts_with("SOURCES, number 2: expected a topic"), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
     }
