@@ -19,7 +19,8 @@ pub(super) enum NewPosition {
     NewSlot,
 }
 
-/// How far an acceptance takes the relay away from its checkpoint. Where several things are accepted, the greatest counts.
+/// How far an acceptance takes the relay away from its checkpoint. Where several things are accepted, the one that takes it
+/// furthest away counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Departure {
     Stay,

@@ -105,8 +105,8 @@ async fn read_and_fence_former_clusters(
 impl FormerClusters {
     /// Keeps their relays from going on behind the new checkpoint, which is of this generation.
     ///
-    /// A relay that is fenced begins again at once, by the checkpoint that is there then: that of its own cluster, where it is faster than this
-    /// command. So each is fenced once more, and the producer that has fenced it writes the new checkpoint again. That fails where the relay has
+    /// A relay that is fenced begins again at once, by the checkpoint that it finds. Where it is faster than this command, that is still the one of its own
+    /// cluster. So each is fenced once more, and the producer that has fenced it writes the new checkpoint again. That fails where the relay has
     /// begun again meanwhile. Once it has succeeded, the relay finds another cluster's checkpoint at its next start, and stops.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! had committed. The same holds for a subtransaction, whose id is above its parent's. So such a row was seen, and is published.
 //!
 //! The other rows up to there are **late**: perhaps they were committed in between. Their ids are looked up in the topics, which is what recover
-//! does with all rows. So it does no harm that a row counts as late that is none: one whose `xmin` is from an earlier epoch (the
+//! does with all rows. So it does no harm where a row counts as late and is not: one whose `xmin` is from an earlier epoch (the
 //! column shows 32 bits, also of frozen rows), one that was updated, or the whole table after it was rewritten. The other mistake is not
 //! possible: the ids from the earlier snapshot's `xmin` on are fewer than 2^32, or else all rows count as late.
 //!

@@ -22,7 +22,7 @@ use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
 use pg_replication::Connection;
 
-/// Everything that it takes to make a slot: no relay of its name can publish any more, and there is no slot.
+/// What has to be true before a slot is made: no relay of this name can publish any more, and there is no slot.
 pub(crate) struct FencedInit {
     pub(crate) connection: Connection,
     /// Has fenced all earlier ones.

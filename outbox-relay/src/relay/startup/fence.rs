@@ -115,7 +115,16 @@ fn fence_and_read(
     };
     let stored = match read {
         Ok(stored) => stored,
-        Err(err) => return Err(end_start(config, &mut publisher, &readers, None, err, gives_up)),
+        Err(err) => {
+            return Err(mark_if_recover_is_needed(
+                config,
+                &mut publisher,
+                &readers,
+                None,
+                err,
+                gives_up,
+            ));
+        }
     };
     tracing::debug!("read the checkpoint");
     faults::point("start.checkpoint-read")?;
@@ -137,12 +146,20 @@ fn fence_and_read(
         }),
         Err(err) => {
             let known = Some(stored.checkpoint);
-            Err(end_start(config, &mut publisher, &readers, known, err, gives_up))
+            Err(mark_if_recover_is_needed(
+                config,
+                &mut publisher,
+                &readers,
+                known,
+                err,
+                gives_up,
+            ))
         }
     }
 }
 
-/// Raises the epoch of the relay's producers. The readers of step 3 only connect meanwhile, which is what takes a reader its time.
+/// Raises the epoch of the relay's producers. Meanwhile the readers of step 3 connect, and read nothing yet: connecting takes most of
+/// a reader's time.
 fn fence_while_readers_connect(
     config: &Config,
     log: &CheckpointLog<'_>,
@@ -188,8 +205,9 @@ fn read_topics_and_parked_rows(
     Ok((topics, parked))
 }
 
-/// Returns why the start ends. Where that is a transaction of this relay whose end Kafka has lost, every later start first has to wait for `recover`.
-fn end_start(
+/// Writes a checkpoint that makes every later start wait for `recover`, where the start ends because Kafka has lost the end of one of this relay's
+/// transactions. Returns why the start ends.
+fn mark_if_recover_is_needed(
     config: &Config,
     publisher: &mut Publisher,
     readers: &Readers,

@@ -32,8 +32,8 @@ use crate::settings::Config;
 ///    publish its rows a second time. Nor may a transaction be open in the topics that we write to: see
 ///    [`crate::topics::hanging_transaction`].
 /// 4. **Prove continuity**: the same cluster, timeline, publication, topics and partition counts; the slot not ahead of the checkpoint, the server
-///    not behind it. What cannot be proven stops the relay. Streaming before, we could confirm what was never published, and Postgres would
-///    remove it.
+///    not behind it. What cannot be proven stops the relay. If we streamed without the proof, we could confirm what was
+///    never published, and Postgres would remove it.
 /// 5. **Stream**, which is up to the caller, and skip every row at or below the checkpoint. The slot's own position only says what Postgres may
 ///    remove; it never says what is published.
 ///

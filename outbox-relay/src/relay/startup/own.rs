@@ -45,7 +45,8 @@ impl Owned {
         let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let config_of_server = config.pinned_to(&mut connection).await?;
         let system_at_connect = source::identify_server(&mut connection).await?;
-        // Before the slot: a publication that is missing has a stop of its own, and the stream would only break at the first row.
+        // The publication is looked at before the slot is waited for: a missing one has a stop of its own. Without this look the stream would break at
+        // the first row, with an error that does not say why.
         let publication = require_usable_publication(&mut connection, config).await?;
         readiness.ready("postgres");
         faults::point("start.connected")?;

@@ -77,8 +77,9 @@ impl Proven {
             ..
         } = owned;
 
-        // 4.1 Ask the server, in another session. Nobody else can move the slot any more. Asked before the checkpoint was read, the end of the WAL
-        // could lie behind a checkpoint that an earlier relay still committed, and a healthy server would look as if it were behind.
+        // 4.1 Ask the server, in another session. Nobody else can move the slot any more. If we asked before we read the checkpoint, an earlier
+        // relay could commit one more checkpoint in between. It would lie above the end of the WAL that we know, and a healthy server would look as if it
+        // had lost its end.
         let server = ServerAfterFence::ask(&config_of_server, &system_at_connect, walsender_pid).await?;
         let written_ms = stored.as_ref().and_then(|stored| stored.written_ms);
         let stored_checkpoint = stored.map(|stored| stored.checkpoint);

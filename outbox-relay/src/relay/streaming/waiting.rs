@@ -39,6 +39,13 @@ enum Socket {
     LeaveAlone,
 }
 
+/// Whether the relay was paused when the loop looked. It is not looked at a second time: a `resume` that comes between the two would go unnoticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    On,
+    Off,
+}
+
 impl Streaming<'_> {
     /// The buffer is used up: closes the batch, or reads more.
     pub(super) async fn read_or_close_batch(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
@@ -70,7 +77,7 @@ impl Streaming<'_> {
             Some(batch_due) => Instant::from_std(batch_due).min(self.next_tick()),
             None => self.next_tick(),
         };
-        self.wait(Socket::Read, until, shutdown).await
+        self.wait(Socket::Read, until, Pause::Off, shutdown).await
     }
 
     /// Nothing may be sent until Kafka has acknowledged, or committed, what is under way.
@@ -78,13 +85,14 @@ impl Streaming<'_> {
         let ordered_at = self.publisher.ending_since();
         let gathers = ordered_at.is_some_and(|ordered_at| ordered_at.elapsed() < GATHER);
         if gathers {
-            return self.wait(Socket::LeaveAlone, Instant::now() + GATHER, shutdown).await;
+            let until = Instant::now() + GATHER;
+            return self.wait(Socket::LeaveAlone, until, Pause::Off, shutdown).await;
         }
         if !self.may_read_ahead() {
             let until = Instant::now() + READ_AHEAD_IS_FULL;
-            return self.wait(Socket::LeaveAlone, until, shutdown).await;
+            return self.wait(Socket::LeaveAlone, until, Pause::Off, shutdown).await;
         }
-        self.wait(Socket::Read, self.next_tick(), shutdown).await
+        self.wait(Socket::Read, self.next_tick(), Pause::Off, shutdown).await
     }
 
     /// An operator has paused the relay: ends the transaction in hand, and then only listens, so that the slot stays its own.
@@ -97,21 +105,26 @@ impl Streaming<'_> {
         } else {
             Socket::LeaveAlone
         };
-        self.wait(socket, self.next_tick(), shutdown).await
+        self.wait(socket, self.next_tick(), Pause::On, shutdown).await
     }
 
     /// Waits for the first thing that happens, and takes note of it.
-    async fn wait(&mut self, socket: Socket, until: Instant, shutdown: &mut Shutdown) -> Result<(), RelayError> {
+    async fn wait(
+        &mut self,
+        socket: Socket,
+        until: Instant,
+        pause: Pause,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), RelayError> {
         if socket == Socket::LeaveAlone {
             // While we don't read the socket we can't see keepalives, so the silence must not count as a timeout.
             self.last_heard_at = Instant::now();
         }
-        let is_paused = !self.pause.is_open();
         tokio::select! {
             commit_step = self.publisher.next_commit_step() => self.note_commit_step(commit_step?)?,
             bytes = self.stream.read(), if socket == Socket::Read => self.note_read(bytes?),
             // The producers may have broken during the pause, so the next turn looks at them before it uses them.
-            () = self.pause.changed(), if is_paused => self.status_due = Instant::now(),
+            () = self.pause.changed(), if pause == Pause::On => self.status_due = Instant::now(),
             () = sleep_until(until) => {}
             () = shutdown.triggered() => {}
         }
