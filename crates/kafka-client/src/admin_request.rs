@@ -14,6 +14,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long librdkafka is waited for at a time; its errors and expiring tokens are served in between.
 const STEP: Duration = Duration::from_millis(100);
+/// Most events that are served at a time.
+const EVENTS_MAX: usize = 100;
 
 /// A request that is about to be made.
 pub(super) struct AdminRequest<'c, C: ConsumerContext> {
@@ -72,10 +74,7 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
         );
         let started = Instant::now();
         while started.elapsed() < ANSWER_TIMEOUT {
-            // Serves tokens that expire, and errors; the client reads no topic meanwhile.
-            if let Some(Err(err)) = self.client.poll(Duration::ZERO) {
-                tracing::debug!(error = %err, "kafka");
-            }
+            serve_events(self.client);
             let step_ms = i32::try_from(STEP.as_millis()).unwrap_or(i32::MAX);
             // SAFETY: the queue is valid, and the event is ours until it is destroyed.
             let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), step_ms) };
@@ -84,6 +83,19 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
             }
         }
         bail!("kafka does not answer")
+    }
+}
+
+/// Has librdkafka tell what it has to: a token that expires is replaced then, and an error is noted. Nobody else polls a client that only asks, and one
+/// whose token has expired gets no answer. The client reads no topic.
+pub(super) fn serve_events(client: &BaseConsumer<impl ConsumerContext>) {
+    // As many as may have gathered while nobody asked; each takes one poll.
+    for _ in 0..EVENTS_MAX {
+        match client.poll(Duration::ZERO) {
+            Some(Err(err)) => tracing::debug!(error = %err, "kafka"),
+            Some(Ok(_)) => {}
+            None => return,
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::reader_context::ReaderContext;
 /// Why there is no client. Nobody has spoken with Kafka yet.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// librdkafka does not know a property, or not its value.
-    #[error("Kafka client: {0} (--kafka-property)")]
+    /// librdkafka does not know a property, or not its value, which may be a secret and is not told.
+    #[error("Kafka client: {} (--kafka-property)", without_value(.0))]
     Properties(KafkaError),
     /// A property's file.
     #[error(transparent)]
@@ -86,6 +86,14 @@ impl ClientSettings {
     }
 }
 
+/// rdkafka's own text ends with the property's value.
+fn without_value(err: &KafkaError) -> String {
+    match err {
+        KafkaError::ClientConfig(_, reason, name, _) => format!("{reason} {name}"),
+        other => other.to_string(),
+    }
+}
+
 fn first_token(given: anyhow::Result<()>) -> Result<(), OpenError> {
     given.map_err(|err| OpenError::Token(format!("{err:#}")))
 }
@@ -101,10 +109,11 @@ mod tests {
         let mut config = settings.begin("a-test");
         config.set("group.id", "a-test");
         assert!(settings.open_reader(&config).is_ok());
-        config.set("nonsense", "1");
+        config.set("nonsense", "hunter2");
         let err = settings.open_reader(&config).map(drop).unwrap_err();
         assert!(matches!(err, OpenError::Properties(_)));
         assert!(err.to_string().contains("nonsense"), "{err}");
+        assert!(!err.to_string().contains("hunter2"), "{err}");
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub fn leaders_by<'t>(
     let topics: BTreeSet<&str> = topics.into_iter().collect();
     let mut led = BTreeMap::new();
     for name in topics {
+        serve_events(client);
         let metadata = client
             .fetch_metadata(Some(name), METADATA_TIMEOUT)
             .with_context(|| format!("kafka does not tell the partitions of {name}"))?;

@@ -43,6 +43,7 @@ pub fn facts_by<'n>(
         return Ok(BTreeMap::new());
     };
     // librdkafka sends DescribeTopics to the broker that it was last told to be the controller, and waits for that one also where it is away.
+    serve_events(client);
     client
         .fetch_metadata(Some(&first.to_string_lossy()), METADATA_TIMEOUT)
         .context("kafka does not tell which brokers there are")?;

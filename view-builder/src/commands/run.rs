@@ -11,7 +11,7 @@ use crate::builder::parting::Parting;
 use crate::builder::{lag, topics};
 use crate::commands::pause;
 use crate::kafka;
-use crate::kafka::GroupConsumer;
+use crate::kafka::{GroupConsumer, Observer};
 use crate::process::failure::Failure;
 use crate::process::measure;
 use crate::settings::Config;
@@ -21,6 +21,47 @@ use crate::views::view;
 /// Two processes with the same static name expel each other from the group, each with its next client: the one whose turn comes again
 /// within this time ends. A client that failed by itself is replaced, and goes on for longer.
 const REPLACEMENT_INTERVAL_MIN: Duration = Duration::from_secs(60);
+/// Pause before new clients are tried again where the files of their secrets are not complete yet: a certificate is there, and not its key.
+const SECRETS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What speaks with Kafka.
+struct Clients {
+    consumer: Arc<GroupConsumer>,
+    observer: Arc<Observer>,
+}
+
+impl Clients {
+    /// # Errors
+    /// A property or one of its files cannot be used.
+    fn open(config: &Config) -> Result<Self, Failure> {
+        let instance = config.group_instance_id.as_deref();
+        Ok(Self {
+            consumer: Arc::new(kafka::consumer(&config.servers.kafka, instance, config.batch_bytes)?),
+            observer: Arc::new(kafka::observer(&config.servers.kafka)?),
+        })
+    }
+
+    /// As [`Clients::open`], again and again until the files can be used; none at `shutdown`.
+    async fn open_once_secrets_are_whole(
+        config: &Config,
+        readiness: &Readiness,
+        shutdown: &mut Shutdown,
+    ) -> Option<Self> {
+        loop {
+            match Self::open(config) {
+                Ok(clients) => return Some(clients),
+                Err(err) => {
+                    tracing::warn!(error = %err, "no kafka client can be made of the replaced secrets yet");
+                    readiness.not_ready("kafka", &format!("the replaced secrets cannot be used: {err}"));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SECRETS_INTERVAL) => {}
+                () = shutdown.triggered() => return None,
+            }
+        }
+    }
+}
 
 /// Keeps the views until `shutdown`. Waits for Postgres, Kafka and the topics, for as long as it takes.
 ///
@@ -31,7 +72,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let readiness = Readiness::waiting_for("postgres");
     readiness.not_ready("kafka", "starting");
     let database = Database::new(&config.servers.database.0, views.clone(), readiness.clone());
-    let consumer = client(&config)?;
+    let clients = Clients::open(&config)?;
     let listener = std::net::TcpListener::bind(config.admin.admin_listen).map_err(|err| {
         Failure::Setting(format!(
             "cannot listen on {} (ADMIN_LISTEN): {err}",
@@ -42,7 +83,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     measure::describe();
     let admin = tokio::spawn(admin::serve_on(listener, readiness.clone(), metrics, shutdown.clone()));
 
-    let ended = keep(&config, &views, consumer, database, &readiness, &shutdown).await;
+    let ended = keep(&config, &views, clients, database, &readiness, &shutdown).await;
     admin.abort();
     ended
 }
@@ -51,33 +92,38 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
 async fn keep(
     config: &Config,
     views: &Arc<[view::View]>,
-    mut consumer: Arc<GroupConsumer>,
+    mut clients: Clients,
     mut database: Database,
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     let mut replaced_at: Option<Instant> = None;
     loop {
-        match attempt(config, views, consumer, database, readiness, shutdown.clone()).await {
+        clients = match attempt(config, views, clients, database, readiness, shutdown.clone()).await {
             Err(Failure::Client(code)) if replaced_at.is_none_or(|at| at.elapsed() > REPLACEMENT_INTERVAL_MIN) => {
                 tracing::warn!(error = %code, "the kafka client has failed for good: another one takes its place");
                 replaced_at = Some(Instant::now());
+                Clients::open(config)?
             }
             Err(outdated @ Failure::OutdatedClient) => {
                 tracing::warn!(error = %outdated, "another kafka client takes the place of this one");
+                let mut shutdown = shutdown.clone();
+                match Clients::open_once_secrets_are_whole(config, readiness, &mut shutdown).await {
+                    Some(clients) => clients,
+                    None => return Ok(()),
+                }
             }
             ended => return ended,
-        }
+        };
         readiness.not_ready("kafka", "starting again");
         database = Database::new(&config.servers.database.0, views.clone(), readiness.clone());
-        consumer = client(config)?;
     }
 }
 
 async fn attempt(
     config: &Config,
     views: &Arc<[view::View]>,
-    consumer: Arc<GroupConsumer>,
+    clients: Clients,
     mut database: Database,
     readiness: &Readiness,
     mut shutdown: Shutdown,
@@ -95,7 +141,7 @@ async fn attempt(
     }
 
     let watch = tokio::spawn(topics::watch(
-        Arc::downgrade(&consumer),
+        Arc::downgrade(&clients.consumer),
         view::topics(views),
         readiness.clone(),
     ));
@@ -103,11 +149,10 @@ async fn attempt(
         rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
         bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
     };
-    let observer = Arc::new(kafka::observer(&config.servers.kafka)?);
     let parting = Parting::new(config.servers.kafka.clone());
     let ended = Builder::new(
-        consumer,
-        observer,
+        clients.consumer,
+        clients.observer,
         parting,
         database,
         limits,
@@ -118,11 +163,6 @@ async fn attempt(
     .await;
     watch.abort();
     ended
-}
-
-fn client(config: &Config) -> Result<Arc<GroupConsumer>, Failure> {
-    let instance = config.group_instance_id.as_deref();
-    kafka::consumer(&config.servers.kafka, instance, config.batch_bytes).map(Arc::new)
 }
 
 /// Names this process to people who look at the positions.

@@ -51,14 +51,36 @@ impl Target {
     /// A session of tokio-postgres with the first of the hosts that will do. The files of password, certificates and keys are read now, for this
     /// session. `adjust` sets what a target does not have.
     ///
-    /// Without a path to a server of its own kind, tokio-postgres looks whether a session may write: [`SessionKind::Primary`] is taken for
-    /// [`SessionKind::ReadWrite`]. [`Target::pins_settings`] and [`Target::instance`] are for our own sessions alone.
+    /// [`Target::pins_settings`] and [`Target::instance`] are for our own sessions alone.
     ///
     /// # Errors
-    /// As tokio-postgres has them; what is wrong with a file or with TLS is a [`SessionError`] in them.
+    /// As tokio-postgres has them; what is wrong with a file or with TLS is a [`SessionError`] in them. Where none of the hosts is a primary, that is said
+    /// in the words for one that takes no writes.
     pub async fn open_tokio_postgres(
         &self,
-        adjust: impl FnOnce(&mut Config),
+        adjust: impl Fn(&mut Config),
+    ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
+        // tokio-postgres would ask whether a session may write, and a role may be kept from that on a primary.
+        if self.session == SessionKind::Primary {
+            for address in &self.addresses {
+                let one = Self {
+                    addresses: vec![address.clone()],
+                    session: SessionKind::Any,
+                    ..self.clone()
+                };
+                if let Ok((client, mut task)) = one.connect_tokio_postgres(&adjust).await
+                    && is_primary(&client, &mut task).await
+                {
+                    return Ok((client, task));
+                }
+            }
+        }
+        self.connect_tokio_postgres(&adjust).await
+    }
+
+    async fn connect_tokio_postgres(
+        &self,
+        adjust: &impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
         let mut config = self.tokio_postgres_config();
         let read = self.password.as_ref().map(|password| {
@@ -125,6 +147,14 @@ impl Target {
             config.options(options);
         }
         config
+    }
+}
+
+/// Whether the session is with a server that is no standby. Nobody else serves the session yet.
+async fn is_primary(client: &Client, task: &mut SessionTask) -> bool {
+    tokio::select! {
+        answer = client.query_one("select pg_is_in_recovery()", &[]) => answer.is_ok_and(|row| !row.get::<_, bool>(0)),
+        _ended = task => false,
     }
 }
 

@@ -33,6 +33,9 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
         };
         client.batch_execute(begin).await?;
         client.batch_execute(epochs::LOCK).await?;
+        // A start may have changed its SQL since it was looked at above: its tables are those that it has now.
+        let now = catalog::load(&client).await?;
+        let now = now.iter().find(|now| now.name == *view).unwrap_or(kept);
         catalog::remove(&client, view).await?;
         // Views before the tables that they show.
         for kind in ["v", "r"] {
@@ -40,7 +43,7 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
                 .query_one(
                     "select string_agg(oid::regclass::text, ', ') from pg_class
                      where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = $2",
-                    &[&kept.tables(), &kind],
+                    &[&now.tables(), &kind],
                 )
                 .await?;
             if let Some(names) = row.get::<_, Option<&str>>(0) {
@@ -48,9 +51,10 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
                 client.batch_execute(&format!("drop {what} {names}")).await?;
             }
         }
-        client.batch_execute("commit").await
+        client.batch_execute("commit").await?;
+        Ok(now.tables().join(", "))
     };
-    dropped.await.map_err(unanswered)?;
+    let tables = dropped.await.map_err(unanswered)?;
     tracing::warn!(view, tables, "an operator has dropped a view");
     Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
 }
