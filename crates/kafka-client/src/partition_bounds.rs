@@ -9,6 +9,7 @@ use anyhow::Context;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
+use crate::admin_request::serve_events;
 use crate::list_offsets::{Reader, list_offsets};
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);

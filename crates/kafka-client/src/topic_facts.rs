@@ -13,7 +13,7 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::admin_request::{AdminRequest, Answer, given_back, slice, text};
+use crate::admin_request::{AdminRequest, Answer, given_back, serve_events, slice, text};
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
