@@ -52,7 +52,7 @@ impl Clients {
                 Ok(clients) => return Some(clients),
                 Err(err) => {
                     tracing::warn!(error = %err, "no kafka client can be made of the replaced secrets yet");
-                    readiness.not_ready("kafka", &format!("the replaced secrets cannot be used: {err}"));
+                    readiness.not_ready("kafka", format!("the replaced secrets cannot be used: {err}"));
                 }
             }
             tokio::select! {
