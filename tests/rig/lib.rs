@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod half_open_proxy;
+pub mod item_view;
 pub mod kafka_proxy;
 pub mod lagging_proxy;
 pub mod ledger;

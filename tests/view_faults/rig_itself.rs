@@ -1,25 +1,9 @@
 //! The rig's own test: what is produced is applied, and told as the contract has it.
 
 use rig::ViewRig;
+pub(crate) use rig::item_view::{TABLE, apply};
 use rig::view_rig::{DEADLINE, Event};
 use serde_json::json;
-
-/// Every item as its latest event tells it, and how often it was applied.
-pub(crate) const TABLE: &str = "
-    create table if not exists item (id bigint primary key, version bigint not null, name text);";
-
-pub(crate) fn apply(topic: &str) -> String {
-    format!(
-        "-- Every item.
--- topics: {topic}
-insert into item as known (id, version, name)
-select key, version, entity ->> 'name'
-from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, key, version, type, entity)
-order by key
-on conflict (id) do update set version = excluded.version, name = excluded.name
-where known.version <= excluded.version"
-    )
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_produced_is_applied() {

@@ -2,26 +2,12 @@
 
 use std::time::Duration;
 
+use rig::item_view::{TABLE, apply};
 use rig::view_rig::{DEADLINE, Event, ViewRig};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
-
-const TABLE: &str = "create table if not exists item (id bigint primary key, version bigint not null, name text);";
-
-fn apply(topic: &str) -> String {
-    format!(
-        "-- Every item.
--- topics: {topic}
-insert into item as known (id, version, name)
-select key, version, entity ->> 'name'
-from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, key, version, type, entity)
-order by key
-on conflict (id) do update set version = excluded.version, name = excluded.name
-where known.version <= excluded.version"
-    )
-}
 
 /// A view of one topic with an event in it, and a builder that goes through the listener with these properties.
 async fn builder(secured: &Secured, name: &str, properties: &str) -> (ViewRig, String, Program) {
