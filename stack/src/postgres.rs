@@ -1,5 +1,6 @@
 //! A private PostgreSQL cluster: loopback only, no password, never as root.
 
+mod access;
 mod copy;
 mod standby;
 

@@ -1,7 +1,6 @@
 //! Servers that demand TLS, certificates, passwords and tokens, for the tests of connections.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +11,7 @@ use rig::servers::postgres_options;
 use rig::{Rig, Servers};
 use stack::scratch::Scratch;
 use stack::{KafkaOptions, Program};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 
 /// The password that is right everywhere. No other text has it, so that it can be looked for.
 pub(super) const PASSWORD: &str = "canary-kafka-password";
@@ -119,19 +118,11 @@ impl Secured {
 
     /// A role that must log in with `password` when it comes by TCP.
     pub(super) async fn create_role(&self, role: &str, password: &str) {
-        static RULES: Mutex<()> = Mutex::const_new(());
         let postgres = &self.servers.postgres;
-        let sql = |text: String| async move { postgres.query("postgres", &text).await.expect("SQL") };
-        sql(format!(
-            "create role {role} superuser login replication password '{password}'"
-        ))
-        .await;
-        let _alone = RULES.lock().await;
-        let rules = sql("show hba_file".to_owned()).await;
-        let rules = Path::new(rules[0][0].as_deref().expect("a path")).to_owned();
-        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-        std::fs::write(&rules, format!("host all {role} 127.0.0.1/32 scram-sha-256\n{before}")).expect("pg_hba.conf");
-        sql("select pg_reload_conf()".to_owned()).await;
+        let made = format!("create role {role} superuser login replication password '{password}'");
+        postgres.query("postgres", &made).await.expect("SQL");
+        let rules = format!("host all {role} 127.0.0.1/32 scram-sha-256");
+        postgres.put_access_rules_first(&rules).await.expect("rules");
     }
 
     /// Replaces what a file holds.

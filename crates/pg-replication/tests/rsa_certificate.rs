@@ -1,6 +1,5 @@
 //! Channel binding to a certificate with an RSA signature, as most that are bought have it; the server knows the right hash.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,21 +30,14 @@ impl Server {
         };
         server.write_key();
         server.certify("first", &PKCS_RSA_SHA256);
-        let file = |name: &str| server.path(name).display().to_string();
         server
             .sql("create role over_tls login replication password 'right'")
             .await;
-        for (setting, value) in [
-            ("ssl_cert_file", file("server.crt")),
-            ("ssl_key_file", file("server.key")),
-            ("ssl", "on".to_owned()),
-        ] {
-            server.sql(&format!("alter system set {setting} = '{value}'")).await;
-        }
-        let rules = server.sql("show hba_file").await.expect("a path");
-        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-        let own = "hostssl all over_tls 127.0.0.1/32 scram-sha-256\n";
-        std::fs::write(&rules, format!("{own}{before}")).expect("pg_hba.conf");
+        let postgres = &server.postgres;
+        let shown = postgres.set_certificate_of(server.files.path());
+        shown.await.expect("a certificate");
+        let rules = postgres.put_access_rules_first("hostssl all over_tls 127.0.0.1/32 scram-sha-256");
+        rules.await.expect("rules");
         server
     }
 
@@ -53,13 +45,10 @@ impl Server {
         self.files.path().join(name)
     }
 
-    /// Belongs to the server's user, who takes no key that others can read.
     fn write_key(&self) {
         let path = self.path("server.key");
         std::fs::write(&path, KEY).expect("a file");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
-        let owner = std::fs::metadata(self.postgres.socket_directory()).expect("the socket's directory");
-        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("an owner");
+        self.postgres.make_key_its_own(&path).expect("a key of the server's");
     }
 
     /// Gives the server a certificate that is signed so; as a root it vouches for no other name's.

@@ -1,6 +1,5 @@
 //! Authorities, certificates, keys and a password are replaced under a relay that runs, while all its connections break.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,9 +39,7 @@ impl Files {
     fn write_key(&self, name: &str, text: &str, owner: &Postgres) {
         let (new, file) = (self.path("new"), self.path(name));
         std::fs::write(&new, text).expect("a file");
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("permissions");
-        let owner = std::fs::metadata(owner.socket_directory()).expect("the socket's directory");
-        chown(&new, Some(owner.uid()), Some(owner.gid())).expect("an owner");
+        owner.make_key_its_own(&new).expect("a key of the server's");
         std::fs::rename(new, file).expect("a file");
     }
 }
@@ -129,20 +126,16 @@ async fn servers(files: &Files, first: &Generation) -> Arc<Servers> {
         async move { postgres.query("postgres", &text).await.expect("SQL") }
     };
     sql(format!("create role {ROLE} superuser login replication")).await;
-    for (setting, file) in [
-        ("ssl_cert_file", "server.crt"),
-        ("ssl_key_file", "server.key"),
-        ("ssl_ca_file", "trusted.pem"),
-    ] {
-        sql(format!("alter system set {setting} = '{}'", files.shown(file))).await;
-    }
-    sql("alter system set ssl = on".to_owned()).await;
-    let rules = sql("show hba_file".to_owned()).await;
-    let rules = PathBuf::from(rules[0][0].as_deref().expect("a path"));
-    let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-    let certified = format!("hostssl all {ROLE} 127.0.0.1/32 cert\n{before}");
-    std::fs::write(&rules, certified).expect("pg_hba.conf");
-    sql("select pg_reload_conf()".to_owned()).await;
+    sql(format!(
+        "alter system set ssl_ca_file = '{}'",
+        files.shown("trusted.pem")
+    ))
+    .await;
+    let postgres = &servers.postgres;
+    let shown = postgres.set_certificate_of(files.0.path());
+    shown.await.expect("a certificate");
+    let rules = format!("hostssl all {ROLE} 127.0.0.1/32 cert");
+    postgres.put_access_rules_first(&rules).await.expect("rules");
     Arc::new(servers)
 }
 

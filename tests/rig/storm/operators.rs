@@ -174,17 +174,9 @@ pub(super) async fn logs_in(mut rig: Rig) -> anyhow::Result<Rig> {
         password(0)
     );
     postgres.query("postgres", &role).await?;
-    let rules = postgres.query("postgres", "show hba_file").await?;
-    let rules = rules.first().and_then(|row| row.first().cloned().flatten());
-    let rules = rules.context("no path of pg_hba.conf")?;
-    let before = std::fs::read_to_string(&rules)?;
-    std::fs::write(
-        &rules,
-        format!(
-            "host all {ROLE} 127.0.0.1/32 scram-sha-256\nhost replication {ROLE} 127.0.0.1/32 scram-sha-256\n{before}"
-        ),
-    )?;
-    postgres.query("postgres", "select pg_reload_conf()").await?;
+    let rules =
+        format!("host all {ROLE} 127.0.0.1/32 scram-sha-256\nhost replication {ROLE} 127.0.0.1/32 scram-sha-256");
+    postgres.put_access_rules_first(&rules).await?;
     let url = format!(
         "postgres://{ROLE}@127.0.0.1:{}/{}?passwordfile={}",
         postgres.port(),

@@ -1,6 +1,5 @@
 //! The program on a PostgreSQL that takes it by TLS and a password alone. The same TLS is tested through and through in `crates/pg-replication`.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,20 +36,12 @@ impl Server {
             files: Scratch::temporary("view-builder-secured-").expect("a directory"),
         };
         server.issue_certificates();
-        let file = |name: &str| server.path(name).display().to_string();
-        for (setting, value) in [
-            ("ssl_cert_file", file("server.crt")),
-            ("ssl_key_file", file("server.key")),
-            ("ssl", "on".to_owned()),
-        ] {
-            server.sql(&format!("alter system set {setting} = '{value}'")).await;
-        }
-        let rules = server.sql("show hba_file").await.expect("a path");
-        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-        let own = "hostssl all +tls_only 127.0.0.1/32 scram-sha-256\nhostnossl all +tls_only all reject\n";
-        std::fs::write(&rules, format!("{own}{before}")).expect("pg_hba.conf");
         server.sql("create role tls_only").await;
-        server.sql("select pg_reload_conf()").await;
+        let postgres = &server.postgres;
+        let shown = postgres.set_certificate_of(server.files.path());
+        shown.await.expect("a certificate");
+        let rules = "hostssl all +tls_only 127.0.0.1/32 scram-sha-256\nhostnossl all +tls_only all reject";
+        postgres.put_access_rules_first(rules).await.expect("rules");
         server
     }
 
@@ -69,11 +60,8 @@ impl Server {
                 let certificate = params.signed_by(&key, &issuer).expect("a certificate");
                 self.write("server.crt", &certificate.pem());
                 self.write("server.key", &key.serialize_pem());
-                // Belongs to the server's user, who takes no key that others can read.
-                let key = self.path("server.key");
-                std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("permissions");
-                let owner = std::fs::metadata(self.postgres.socket_directory()).expect("the socket's directory");
-                chown(&key, Some(owner.uid()), Some(owner.gid())).expect("an owner");
+                let own = self.postgres.make_key_its_own(&self.path("server.key"));
+                own.expect("a key of the server's");
             }
         }
     }

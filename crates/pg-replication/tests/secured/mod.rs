@@ -4,8 +4,7 @@
 
 pub mod middle;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pg_replication::{Connection, Mode, Target};
@@ -88,14 +87,11 @@ impl Server {
         self.write(&format!("{name}.key"), &key.serialize_pem());
     }
 
-    /// Files belong to the server's user, who takes no key that others can read.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         std::fs::write(&path, text).expect("a file");
         if name == "server.key" {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
-            let owner = std::fs::metadata(self.postgres.socket_directory()).expect("the socket's directory");
-            chown(&path, Some(owner.uid()), Some(owner.gid())).expect("an owner");
+            self.postgres.make_key_its_own(&path).expect("a key of the server's");
         }
     }
 
@@ -112,21 +108,16 @@ impl Server {
             .await;
         sql("create table outbox (id uuid); create publication outbox for table outbox".to_owned()).await;
         sql("select pg_create_logical_replication_slot('over_tls', 'pgoutput')".to_owned()).await;
-        let file = |name: &str| self.path(name).display().to_string();
-        sql(format!("alter system set ssl_cert_file = '{}'", file("server.crt"))).await;
-        sql(format!("alter system set ssl_key_file = '{}'", file("server.key"))).await;
-        sql(format!("alter system set ssl_ca_file = '{}'", file("ca.crt"))).await;
-        sql("alter system set ssl = on".to_owned()).await;
-        let rules = sql("show hba_file".to_owned()).await;
-        let rules = Path::new(rules[0][0].as_deref().expect("a path")).to_owned();
-        let before = std::fs::read_to_string(&rules).expect("pg_hba.conf");
-        let own = "host all with_password 127.0.0.1/32 scram-sha-256\n\
+        let authority = self.path("ca.crt");
+        sql(format!("alter system set ssl_ca_file = '{}'", authority.display())).await;
+        let shown = self.postgres.set_certificate_of(self.files.path());
+        shown.await.expect("a certificate");
+        let rules = "host all with_password 127.0.0.1/32 scram-sha-256\n\
                    host all with_md5 127.0.0.1/32 md5\n\
                    hostssl all over_tls 127.0.0.1/32 scram-sha-256\n\
                    hostnossl all over_tls 127.0.0.1/32 reject\n\
                    hostssl all with_certificate 127.0.0.1/32 cert\n";
-        std::fs::write(&rules, format!("{own}{before}")).expect("pg_hba.conf");
-        sql("select pg_reload_conf()".to_owned()).await;
+        self.postgres.put_access_rules_first(rules).await.expect("rules");
         stack::eventually(Duration::from_secs(30), "the server speaks TLS", || async {
             self.open("over_tls:right", "localhost", "sslmode=require")
                 .await
