@@ -37,6 +37,8 @@ impl Secured {
             ("other-ca.crt", &certificates.other_ca),
             ("client.crt", &certificates.client.0),
             ("client.key", &certificates.client.1),
+            ("stranger.crt", &certificates.stranger.0),
+            ("stranger.key", &certificates.stranger.1),
             ("password", &format!("{PASSWORD}\n")),
             ("wrong-password", &"wrong".to_owned()),
             ("token", &token(Duration::from_secs(3600))),
@@ -170,14 +172,19 @@ impl Secured {
         format!("security.protocol=ssl\nssl.ca.location={}", self.path(authority))
     }
 
-    /// Properties for TLS with a client's certificate.
-    pub(super) fn mutual_tls(&self) -> String {
+    /// Properties for TLS with the certificate of a client, `NAME.crt` and `NAME.key`.
+    pub(super) fn mutual_tls_as(&self, name: &str) -> String {
         format!(
             "{}\nssl.certificate.location={}\nssl.key.location={}",
             self.tls("ca.crt"),
-            self.path("client.crt"),
-            self.path("client.key")
+            self.path(&format!("{name}.crt")),
+            self.path(&format!("{name}.key"))
         )
+    }
+
+    /// Has the file `to` hold what `from` holds.
+    pub(super) fn copy(&self, from: &str, to: &str) {
+        std::fs::copy(self.files.path().join(from), self.files.path().join(to)).expect("a copy");
     }
 
     /// Properties for a login over TLS.
@@ -210,6 +217,8 @@ struct Certificates {
     other_ca: String,
     server: (String, String),
     client: (String, String),
+    /// A client's, of the authority that nobody trusts.
+    stranger: (String, String),
 }
 
 impl Certificates {
@@ -223,18 +232,19 @@ impl Certificates {
             (pem, Issuer::new(params, key))
         };
         let (ca, issuer) = authority("ca");
-        let (other_ca, _) = authority("other-ca");
-        let issue = |name: &str, usage| {
+        let (other_ca, other_issuer) = authority("other-ca");
+        let issue = |issuer: &Issuer<'static, KeyPair>, name: &str, usage| {
             let key = KeyPair::generate().expect("a key");
             let mut params = CertificateParams::new([name.to_owned()]).expect("names");
             params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages.push(usage);
-            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+            let certificate = params.signed_by(&key, issuer).expect("a certificate");
             (certificate.pem(), key.serialize_pem())
         };
         Self {
-            server: issue("localhost", ExtendedKeyUsagePurpose::ServerAuth),
-            client: issue("relay", ExtendedKeyUsagePurpose::ClientAuth),
+            server: issue(&issuer, "localhost", ExtendedKeyUsagePurpose::ServerAuth),
+            client: issue(&issuer, "relay", ExtendedKeyUsagePurpose::ClientAuth),
+            stranger: issue(&other_issuer, "relay", ExtendedKeyUsagePurpose::ClientAuth),
             ca,
             other_ca,
         }

@@ -10,16 +10,25 @@ use super::rig_itself;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_is_dropped_beside_a_start_leaves_no_table() {
-    assert_eq!(tables_after_a_drop("drop_beside_start", "").await, "0");
+    assert_eq!(tables_after_a_drop("drop_beside_start", "", rig_itself::TABLE).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_a_start_adds_to_the_view_is_dropped_with_it() {
+    let added = format!(
+        "{}\ncreate table if not exists item_note (id bigint primary key);",
+        rig_itself::TABLE
+    );
+    assert_eq!(tables_after_a_drop("drop_beside_change", "", &added).await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drop_that_waits_for_no_start_is_caught() {
-    assert_eq!(tables_after_a_drop("planted_drop", "DropBesideStarts").await, "1");
+    assert_eq!(tables_after_a_drop("planted_drop", "DropBesideStarts", rig_itself::TABLE).await, "1");
 }
 
-/// How many tables of the view there are, after a drop that comes when a start has read which views there are.
-async fn tables_after_a_drop(name: &str, bug: &str) -> String {
+/// How many tables of the view there are, after a drop that comes when a start has read which views there are. The start brings `table_sql` along.
+async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 1, &[]).await.expect("a topic");
@@ -31,6 +40,7 @@ async fn tables_after_a_drop(name: &str, bug: &str) -> String {
     becomes(&rig, &builder, "select count(*) from item", "1").await;
     builder.stop().await.expect("a clean end");
 
+    rig.write_view("item", table_sql, &rig_itself::apply(&topic));
     let goes_on = rig.logs().join("goes_on");
     let starting = rig
         .faulty_builder("starting")
@@ -82,7 +92,7 @@ async fn tables_after_a_drop(name: &str, bug: &str) -> String {
     .await
     .expect("it installs");
     let tables = rig
-        .query("select count(*) from pg_class where relname = 'item' and relkind = 'r'")
+        .query("select count(*) from pg_class where relname in ('item', 'item_note') and relkind = 'r'")
         .await;
     tables.expect("an answer")[0][0].clone().expect("a number")
 }

@@ -150,3 +150,45 @@ async fn a_man_in_the_middle_whose_certificate_nobody_looks_at_is_found_out() {
     }
     assert!(middle.heard("SCRAM-SHA-256-PLUS"), "the binding is what was refused");
 }
+
+#[tokio::test]
+async fn of_several_hosts_the_primary_is_taken_also_by_a_role_that_may_only_read() {
+    let server = Server::get().await;
+    let primary = &server.postgres;
+    let made = "create role reader login; alter role reader set default_transaction_read_only = on";
+    primary.query("postgres", made).await.expect("SQL");
+    let rule = "host all reader 127.0.0.1/32 trust";
+    primary.put_access_rules_first(rule).await.expect("a rule");
+    let standby = primary.standby("tokio_postgres").await.expect("a standby");
+    let port_of = async |hosts: String, parameters: &str| {
+        let url = format!("postgres://reader@{hosts}/postgres?sslmode=disable{parameters}");
+        let target = Target::parse(&url).expect("a target");
+        let (client, connection) = target.open_tokio_postgres(|_config| {}).await?;
+        let served = tokio::spawn(connection);
+        let row = client.query_one("select inet_server_port()", &[]).await?;
+        drop(client);
+        served.await.expect("no panic")?;
+        Ok::<i32, tokio_postgres::Error>(row.get(0))
+    };
+    let (standby_port, primary_port) = (standby.port(), primary.port());
+    for hosts in [
+        format!("127.0.0.1:{standby_port},127.0.0.1:{primary_port}"),
+        format!("127.0.0.1:{primary_port},127.0.0.1:{standby_port}"),
+    ] {
+        let port = port_of(hosts.clone(), "").await.expect("a session");
+        assert_eq!(port, i32::from(primary_port), "{hosts}");
+    }
+    // One host alone is taken as it is, and so is the first one where any will do.
+    let standbys = format!("127.0.0.1:{standby_port}");
+    let port = port_of(standbys.clone(), "").await.expect("a session");
+    assert_eq!(port, i32::from(standby_port));
+    let any = "&target_session_attrs=any";
+    let port = port_of(format!("{standbys},127.0.0.1:{primary_port}"), any).await;
+    assert_eq!(port.expect("a session"), i32::from(standby_port));
+    // Where none is a primary, none is taken.
+    let none = port_of(format!("{standbys},{standbys}"), "").await;
+    none.expect_err("two standbys");
+    standby.stop_fast().await.expect("a clean end");
+    let dropped = "select pg_drop_replication_slot('tokio_postgres')";
+    primary.query("postgres", dropped).await.expect("SQL");
+}

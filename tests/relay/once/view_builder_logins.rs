@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rig::item_view::{TABLE, apply};
 use rig::view_rig::{DEADLINE, Event, ViewRig};
+use rustix::process::Signal;
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -85,6 +86,52 @@ async fn a_builder_reads_its_token_again_before_it_expires() {
         !log.contains("takes the place of this one") && !log.contains("refuses the connection"),
         "{log}"
     );
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
+    // See above. Meanwhile nobody takes the news from librdkafka that a token is needed, and the broker ends the session.
+    const LIFETIME: Duration = Duration::from_secs(16);
+    let secured = Secured::get().await;
+    secured.write("views-thawed-token", &token(LIFETIME));
+    let (rig, topic, builder) = builder(secured, "views_token_thawed", "").await;
+    let builder = secured
+        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
+        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-thawed-token"));
+    builder.start().expect("a start");
+    has_applied(&rig, &topic, &builder).await;
+    let process = builder.process().expect("it runs");
+    process.signal(Signal::STOP);
+    tokio::time::sleep(LIFETIME * 5 / 4).await;
+    secured.write("views-thawed-token", &token(Duration::from_secs(3_600)));
+    process.signal(Signal::CONT);
+
+    insert(&rig, &topic, 2).await;
+    has_applied(&rig, &topic, &builder).await;
+    // What only asks has answers again, too.
+    let is_ready = builder.wait_ready(DEADLINE).await;
+    is_ready.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
+    assert_eq!(builder.process().expect("it runs").id(), process.id(), "it is the same process");
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_builder_waits_for_the_key_where_only_the_certificate_is_replaced_yet() {
+    let secured = Secured::get().await;
+    secured.copy("stranger.crt", "views.crt");
+    secured.copy("stranger.key", "views.key");
+    let (rig, topic, builder) = builder(secured, "views_certificate", "").await;
+    let builder = secured.through(builder, "MTLS", &secured.mutual_tls_as("views"));
+    builder.start().expect("a start");
+    says(&rig, &builder, "kafka refuses the connection").await;
+    let process = builder.process().expect("it runs").id();
+
+    secured.copy("client.crt", "views.crt");
+    says(&rig, &builder, "the replaced secrets cannot be used").await;
+    secured.copy("client.key", "views.key");
+    has_applied(&rig, &topic, &builder).await;
+    assert_eq!(builder.process().expect("it runs").id(), process, "it is the same process");
     builder.stop().await.expect("a clean end");
 }
 
