@@ -31,11 +31,11 @@ pub struct TopicFacts {
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
-pub fn facts_by<'n>(
+pub fn facts_by(
     client: &BaseConsumer<impl ConsumerContext>,
-    names: impl IntoIterator<Item = &'n String>,
+    names: impl IntoIterator<Item = impl AsRef<str>>,
 ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
-    let names = names.into_iter().map(|name| CString::new(name.as_str()));
+    let names = names.into_iter().map(|name| CString::new(name.as_ref()));
     let names: Vec<CString> = names
         .collect::<Result<_, _>>()
         .context("a topic's name has a zero byte")?;

@@ -150,7 +150,7 @@ pub async fn ensure_all_rows_would_be_published(
     let found = read_outbox_table(connection, config).await?;
     if let Some(heir) = found.heirs.first() {
         return Err(Stop::Publication {
-            publication: config.source.publication.clone(),
+            publication: config.source.publication.to_string(),
             what: found.of_heir(heir),
         }
         .into());

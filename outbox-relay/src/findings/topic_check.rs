@@ -13,7 +13,7 @@ use crate::topics::identity::{self, Topics};
 pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -> Vec<Finding> {
     let lineage = checkpoint.map(|checkpoint| &checkpoint.lineage);
     let names = lineage.map_or_else(
-        || vec![config.sink.checkpoint_topic.clone()],
+        || vec![config.sink.checkpoint_topic.to_string()],
         |lineage| identity::names_of_topics(lineage, &config.sink.checkpoint_topic),
     );
     let topics = match topic_facts(&config.sink.kafka, names).await {
@@ -68,7 +68,7 @@ fn as_pinned(count: usize, topics: &Topics) -> Finding {
 
 fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &TopicSettings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if topic == config.sink.checkpoint_topic {
+    if topic == config.sink.checkpoint_topic.as_str() {
         findings.push(match settings.retention_danger() {
             Some(what) => Finding::Problem(compaction::checkpoint_topic_unsafe(config, what).to_string()),
             None if settings.is_compacted() => Finding::Good(format!("checkpoint topic {topic} is compacted")),

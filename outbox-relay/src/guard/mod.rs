@@ -246,7 +246,7 @@ impl Task {
         match looked.await {
             Err(RelayError::Stop(stop)) => stop,
             Ok(_) | Err(RelayError::Transient(_)) => Stop::PublicationChanged {
-                publication: self.config.source.publication.clone(),
+                publication: self.config.source.publication.to_string(),
                 what: format!(
                     "it was altered while the relay was streaming, after {}; nothing beyond is confirmed",
                     self.verdict.verified

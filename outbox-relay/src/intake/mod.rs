@@ -104,7 +104,7 @@ impl Intake {
             newest_commit_us: 0,
             rows_skipped: 0,
             claims: Claims::default(),
-            publication: config.source.publication.clone(),
+            publication: config.source.publication.to_string(),
             schema: config.outbox.schema.clone(),
             table: config.outbox.table.clone(),
             outbox_oid: lineage.outbox.as_deref().and_then(publication::outbox_oid),

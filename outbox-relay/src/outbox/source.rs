@@ -143,7 +143,7 @@ pub(crate) fn new_lineage(
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
         database: config.source.target.database.clone(),
-        slot: config.source.slot.clone(),
+        slot: config.source.slot.to_string(),
         publication_entry: publication.entry,
         publication_version: Some(publication.version.clone()),
         outbox: publication.outbox.clone(),

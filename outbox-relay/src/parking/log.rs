@@ -106,7 +106,7 @@ pub fn ensure_all_parked_rows_are_there(config: &Config, note: &ParkingNote, fou
         return Ok(());
     }
     Err(Stop::ParkedRowsMissing {
-        topic: config.sink.parking_topic.clone(),
+        topic: config.sink.parking_topic.to_string(),
         expected: note.rows,
         found,
     })

@@ -211,7 +211,7 @@ impl Task {
         hidden: &mut HiddenRecords,
     ) -> anyhow::Result<Finding> {
         let mut partitions = self.lineage().partitions;
-        partitions.insert(self.config.sink.checkpoint_topic.clone(), 1);
+        partitions.insert(self.config.sink.checkpoint_topic.to_string(), 1);
         let ends = self.ask(asker, move |asker| asker.ends(&partitions)).await?;
         let now = Instant::now();
         hidden.note(ends, now);
@@ -221,7 +221,7 @@ impl Task {
         let topic = &self.config.sink.checkpoint_topic;
         Ok(
             if hidden.lasted(topic, now) > self.config.sink.kafka.transactions_end_within() {
-                Finding::CheckpointHidden(topic.clone())
+                Finding::CheckpointHidden(topic.to_string())
             } else {
                 Finding::AsPinned
             },
@@ -239,7 +239,7 @@ impl Task {
     ) -> anyhow::Result<()> {
         let names = self.names();
         let settings = settings_of_topics(&self.config.sink.kafka, &names).await?;
-        if let Some(settings) = settings.get(&self.config.sink.checkpoint_topic) {
+        if let Some(settings) = settings.get(self.config.sink.checkpoint_topic.as_str()) {
             let is_unsafe = settings.retention_danger().is_some();
             metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
         }

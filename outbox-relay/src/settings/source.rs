@@ -3,6 +3,7 @@
 use clap::Args;
 use service::Secret;
 
+use super::names::{PublicationName, SlotName};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use pg_replication::{InvalidUrl, Password, Target};
@@ -16,18 +17,18 @@ pub struct SourceSettings {
     pub database_url: Secret,
     /// Logical replication slot; unique in its cluster. One relay reads one slot.
     #[arg(long, env = "OUTBOX_SLOT", default_value = "outbox_relay")]
-    pub slot: String,
+    pub slot: SlotName,
     /// Publication that has the inserts of the outbox table.
     #[arg(long, env = "OUTBOX_PUBLICATION", default_value = "outbox")]
-    pub publication: String,
+    pub publication: PublicationName,
 }
 
 /// [`SourceSettings`], checked.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
     pub target: Target,
-    pub slot: String,
-    pub publication: String,
+    pub slot: SlotName,
+    pub publication: PublicationName,
 }
 
 impl SourceSettings {
@@ -36,21 +37,6 @@ impl SourceSettings {
     /// # Errors
     /// [`Stop::Config`] names the setting that is wrong, and what would be right.
     pub fn check(&self) -> Result<SourceConfig, Stop> {
-        let slot_is_valid = (1..=63).contains(&self.slot.len())
-            && self
-                .slot
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-        if !slot_is_valid {
-            return Err(Stop::Config {
-                what: format!("--slot `{}`: expected 1 to 63 of a-z, 0-9 and _", self.slot),
-            });
-        }
-        if self.publication.is_empty() {
-            return Err(Stop::Config {
-                what: "--publication is empty".to_owned(),
-            });
-        }
         Ok(SourceConfig {
             target: parse_target(&self.database_url).map_err(|err| Stop::Config {
                 what: format!("DATABASE_URL: {err}"),

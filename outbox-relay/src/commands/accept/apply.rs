@@ -141,7 +141,7 @@ fn pin_partitions(lineage: &mut Lineage, pinned_before: &Lineage, topics: &Topic
 pub(super) fn log_acceptance(config: &Config, accepted: &[Acceptance], old: Option<Lsn>, new: Option<Lsn>) {
     let text = |lsn: Option<Lsn>, none: &str| lsn.map_or_else(|| none.to_owned(), |lsn| lsn.to_string());
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         accepted = join_flags(accepted),
         checkpoint.old_lsn = text(old, "none"),
         checkpoint.new_lsn = text(new, "of a new slot"),

@@ -57,7 +57,7 @@ pub(super) async fn adopt(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         checkpoint.new_lsn = %owned_slot.confirmed,
         "an operator hands over an existing slot: the relay goes on from its confirmed position"
     );

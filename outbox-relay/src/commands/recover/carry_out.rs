@@ -120,7 +120,7 @@ impl Recovery<'_> {
         let checkpoint = self.let_relays_go_on(marked, lineage, consistent_point).await?;
         stream.close().await;
         tracing::info!(
-            slot = config.source.slot,
+            slot = config.source.slot.as_str(),
             rows = rows.published,
             checkpoint.lsn = %consistent_point,
             positions_raised_by = checkpoint.lineage.positions_raised_by,

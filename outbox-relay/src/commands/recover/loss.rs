@@ -26,9 +26,9 @@ pub(super) fn find_losses(
     });
     if is_init_unfinished {
         return Err(Stop::NotInitialised {
-            slot: config.source.slot.clone(),
+            slot: config.source.slot.to_string(),
             database: config.source.target.database.clone(),
-            topic: config.sink.checkpoint_topic.clone(),
+            topic: config.sink.checkpoint_topic.to_string(),
         });
     }
     let is_unreadable = unreadable.is_some();
@@ -45,7 +45,7 @@ pub(super) fn find_losses(
     }
     match checkpoint {
         Some(checkpoint) if losses.is_empty() && !compare_anyway => Err(Stop::NothingToRecover {
-            slot: config.source.slot.clone(),
+            slot: config.source.slot.to_string(),
             checkpoint: checkpoint.published.lsn,
         }),
         _ => Ok(losses),

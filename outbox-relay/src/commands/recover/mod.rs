@@ -70,7 +70,8 @@ async fn look_ask_and_carry_out(
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
-    let topics = lineage.partitions.keys().chain([&config.sink.parking_topic]);
+    let topics = lineage.partitions.keys().map(String::as_str);
+    let topics = topics.chain([config.sink.parking_topic.as_str()]);
     destination::learn_batch_limits(config, topics).await;
     let recovery = Recovery {
         config,

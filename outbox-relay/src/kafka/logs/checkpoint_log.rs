@@ -46,9 +46,9 @@ impl Readers {
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn topic_facts<'n>(
+    pub fn topic_facts(
         &self,
-        names: impl IntoIterator<Item = &'n String>,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         let (committed, _) = self.0.as_ref().context("the readers are closed")?;
         facts_by(committed, names)

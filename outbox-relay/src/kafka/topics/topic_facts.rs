@@ -27,7 +27,10 @@ impl TopicAsker {
     ///
     /// # Errors
     /// Kafka does not answer, or refuses.
-    pub fn ask<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
+    pub fn ask(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         facts_by(&self.0, names)
     }
 

@@ -234,7 +234,7 @@ async fn follow_promotion(
     system: &System,
 ) -> Result<(), RelayError> {
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         timeline.from = checkpoint.lineage.timeline,
         timeline.to = system.timeline,
         checkpoint.lsn = %checkpoint.published.lsn,
