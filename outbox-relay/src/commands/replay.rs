@@ -29,7 +29,7 @@ use crate::continuity::checkpoint::{Lineage, State};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder};
 use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
-use crate::outbox::rows::text;
+use crate::outbox::rows::{first_row, named_rows};
 use crate::outbox::source;
 use crate::parking::log::read_entries_off_thread;
 use crate::process::faults::{self, Bug};
@@ -112,9 +112,11 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
 
 /// Where the next WAL record will be written. Every commit that a snapshot sees lies below, also one that is not flushed yet.
 async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayError> {
-    let rows = connection.rows("select pg_current_wal_insert_lsn()").await?;
-    let row = rows.first().context("the server does not tell where its WAL ends")?;
-    Ok(text(row, 0)?.parse().context("a position")?)
+    let answer = connection
+        .query("select pg_current_wal_insert_lsn() as wal_end")
+        .await?;
+    let row = first_row(&answer).context("the server does not tell where its WAL ends")?;
+    Ok(row.parse("wal_end")?)
 }
 
 /// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
@@ -177,16 +179,15 @@ struct Planned {
 async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> Result<Planned, RelayError> {
     let is_parked = is_parked(config).await?;
     let answer = snapshot
-        .summary("count(*)", &format!("{chosen} and {is_parked}"), "")
+        .summary("count(*) as rows", &format!("{chosen} and {is_parked}"), "")
         .await?;
-    let parked = answer.rows.first().context("no count")?;
-    let parked: u64 = text(parked, 0)?.parse().context("a count")?;
+    let parked: u64 = first_row(&answer).context("no count")?.parse("rows")?;
     let condition = &format!("{chosen} and not {is_parked}");
     let route = format!("{}::text", quote_identifier(&config.outbox.router.route_column));
     let key = format!("{}::text", quote_identifier(&config.outbox.router.key_column));
     let answer = snapshot
         .summary(
-            &format!("{route}, count(*), count(distinct {key})"),
+            &format!("{route} as route, count(*) as rows, count(distinct {key}) as keys"),
             condition,
             "group by 1 order by 1",
         )
@@ -200,12 +201,12 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
             "{parked} of the chosen rows are parked and left out: `outbox-relay parked retry` publishes them"
         );
     }
-    for row in &answer.rows {
-        let count: u64 = text(row, 1)?.parse().context("a count")?;
-        rows += count;
-        let (topic, keys) = (router.topic(text(row, 0)?), text(row, 2)?);
+    for row in named_rows(&answer) {
+        let rows_of_topic: u64 = row.parse("rows")?;
+        rows += rows_of_topic;
+        let (topic, keys) = (router.topic(row.text("route")?), row.text("keys")?);
         // Writing to a String cannot fail.
-        let _infallible = writeln!(text_of_plan, "{topic:<30} {count} rows of {keys} keys");
+        let _infallible = writeln!(text_of_plan, "{topic:<30} {rows_of_topic} rows of {keys} keys");
     }
     if rows == 0 {
         return Ok(Planned {
@@ -215,15 +216,15 @@ async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> R
     }
     let keys = snapshot
         .summary(
-            &format!("{key}, count(*)"),
+            &format!("{key} as key, count(*) as rows"),
             condition,
             &format!("group by 1 order by 2 desc, 1 limit {KEYS_SHOWN}"),
         )
         .await?;
     let _infallible = writeln!(text_of_plan, "keys with the most rows:");
-    for row in &keys.rows {
-        let key = row.first().cloned().flatten().unwrap_or_else(|| "(none)".to_owned());
-        let _infallible = writeln!(text_of_plan, "  {key}: {}", text(row, 1)?);
+    for row in named_rows(&keys) {
+        let key = row.nullable("key")?.unwrap_or("(none)");
+        let _infallible = writeln!(text_of_plan, "  {key}: {}", row.text("rows")?);
     }
     let _infallible = writeln!(
         text_of_plan,

@@ -35,12 +35,14 @@ pub fn is_possible(server_version_num: u32) -> Result<(), Stop> {
 /// # Errors
 /// The server refuses, as it does while a relay has the slot.
 pub async fn make_failover(connection: &mut Connection, slot: &str) -> anyhow::Result<()> {
-    let is_failover = format!(
-        "select failover from pg_replication_slots where slot_name = {}",
+    let sql = format!(
+        "select failover as is_failover from pg_replication_slots where slot_name = {}",
         quote_literal(slot)
     );
-    let rows = connection.rows(&is_failover).await?;
-    if rows.first().and_then(|row| row.first().cloned().flatten()).as_deref() == Some("t") {
+    let answer = connection.query(&sql).await?;
+    // Without a row there is no such slot, and the statement below says so.
+    let is_failover = first_row(&answer).map(|row| row.is_true("is_failover")).transpose()?;
+    if is_failover == Some(true) {
         return Ok(());
     }
     let alter = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quote_identifier(slot));

@@ -100,9 +100,10 @@ impl OutboxSnapshot {
     /// # Errors
     /// The connection broke.
     pub(crate) async fn value(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
-        let sql = format!("select {expression} from {}", self.all_rows());
-        let rows = self.connection.rows(&sql).await?;
-        Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
+        let sql = format!("select {expression} as value from {}", self.all_rows());
+        let answer = self.connection.query(&sql).await?;
+        let value = first_row(&answer).map(|row| row.nullable("value")).transpose()?;
+        Ok(value.flatten().map(str::to_owned))
     }
 
     /// Begins to read `expressions` (a first `*` for the table's columns) of all rows.

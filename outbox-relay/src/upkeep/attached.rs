@@ -11,11 +11,13 @@
 
 use std::collections::HashSet;
 
-use crate::outbox::rows::text;
+use anyhow::Context;
+
+use crate::outbox::rows::{NamedRow, first_row, named_rows};
 use crate::outbox::table::table_name;
 use crate::process::faults::{self, Bug};
 use crate::settings::Config;
-use pg_replication::{Connection, PgError, Row, quote_literal};
+use pg_replication::{Answer, Connection, PgError, quote_literal};
 
 /// A partition and the transaction that attached it, or what it is part of: the same table, attached again, is another one.
 type Attachment = (String, String);
@@ -45,25 +47,26 @@ impl Attached {
     /// There is no outbox table, a partition was locked (the others were looked at, and the next look tries this one again), or the connection
     /// broke.
     pub async fn warn_of_rows_attached(&mut self, connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
-        let found = connection.rows(&leaves_sql(config, self.catalog_xmin)).await?;
+        let found = connection.query(&leaves_sql(config, self.catalog_xmin)).await?;
         // Before any partition is looked at, which may fail: the next look would take those that are left for new.
         self.take_note(&found)?;
         let mut busy = None;
-        for row in &found {
+        for row in named_rows(&found) {
             if self.knows(row)? {
                 continue;
             }
-            let (name, xid, command) = (text(row, 1)?, text(row, 2)?, text(row, 3)?);
+            let (name, xid, command) = (row.text("name")?, row.text("xid")?, row.text("command")?);
             // The ages in one statement, so that they are counted at the same moment.
             let sql = format!(
                 "set local statement_timeout = '60s';
                  select exists (select from only {name} r
-                     where {row_age} > {age} or r.xmin = '{xid}'::xid and r.cmin::text::bigint < {command})",
+                     where {row_age} > {age} or r.xmin = '{xid}'::xid and r.cmin::text::bigint < {command})
+                     as has_older_rows",
                 row_age = age("r.xmin"),
                 age = age(&format!("'{xid}'::xid")),
             );
-            match connection.rows(&sql).await {
-                Ok(answer) if answer.first().map(|row| text(row, 0)).transpose()? == Some("t") => tracing::warn!(
+            match connection.query(&sql).await {
+                Ok(answer) if first_row(&answer).context("no answer")?.is_true("has_older_rows")? => tracing::warn!(
                     partition = name,
                     "a partition was attached with rows in it: no stream has them, so those that were not in the outbox before are not published; to publish them, detach it and insert its rows into the outbox"
                 ),
@@ -87,16 +90,18 @@ impl Attached {
     }
 
     /// Forgets what is not attached any more, and at the first look knows what was attached before.
-    fn take_note(&mut self, found: &[Row]) -> anyhow::Result<()> {
+    fn take_note(&mut self, found: &Answer) -> anyhow::Result<()> {
         let overlooks = faults::is_planted(Bug::OverlookPartitionsAtStart);
         if let Some(known) = &mut self.known {
-            let attached = found.iter().map(attachment).collect::<anyhow::Result<HashSet<_>>>()?;
+            let attached = named_rows(found)
+                .map(attachment)
+                .collect::<anyhow::Result<HashSet<_>>>()?;
             known.retain(|attachment| attached.contains(attachment));
             return Ok(());
         }
         let mut known = HashSet::new();
-        for row in found {
-            if text(row, 4)? == "t" || overlooks {
+        for row in named_rows(found) {
+            if row.is_true("was_there_before")? || overlooks {
                 known.insert(attachment(row)?);
             } else if faults::is_planted(Bug::ForgetPartitionsBehindANewOne) {
                 break;
@@ -106,21 +111,21 @@ impl Attached {
         Ok(())
     }
 
-    fn knows(&self, row: &Row) -> anyhow::Result<bool> {
+    fn knows(&self, row: NamedRow<'_>) -> anyhow::Result<bool> {
         let attachment = attachment(row)?;
         Ok(self.known.as_ref().is_some_and(|known| known.contains(&attachment)))
     }
 }
 
-fn attachment(row: &Row) -> anyhow::Result<Attachment> {
+fn attachment(row: NamedRow<'_>) -> anyhow::Result<Attachment> {
     let xid = match faults::is_planted(Bug::KnowPartitionsByOid) {
         true => "",
-        false => text(row, 2)?,
+        false => row.text("xid")?,
     };
-    Ok((text(row, 0)?.to_owned(), xid.to_owned()))
+    Ok((row.text("oid")?.to_owned(), xid.to_owned()))
 }
 
-/// The partitions that have rows: oid, name, transaction and command of the attachment, and whether that was before `catalog_xmin`. Of the
+/// The partitions that have rows: oid, name, transaction and command of the attachment, and whether that was there before `catalog_xmin`. Of the
 /// attachments by which a partition of a partition belongs to the outbox, the last one counts. From the catalog alone: `pg_partition_tree` waits
 /// for each partition's lock, so that one that is locked would hide all others.
 fn leaves_sql(config: &Config, catalog_xmin: Option<u32>) -> String {
@@ -137,7 +142,8 @@ fn leaves_sql(config: &Config, catalog_xmin: Option<u32>) -> String {
              from tree t join pg_inherits i on i.inhparent = t.oid and not i.inhdetachpending
                   cross join lateral (values (t.xid, t.command), (i.xmin, i.cmin::text::bigint)) a(xid, command)
          )
-         select distinct on (t.oid) t.oid, format('%I.%I', n.nspname, c.relname), t.xid, t.command, {is_before}
+         select distinct on (t.oid) t.oid as oid, format('%I.%I', n.nspname, c.relname) as name, t.xid as xid, t.command as command,
+                {is_before} as was_there_before
          from tree t join pg_class c on c.oid = t.oid join pg_namespace n on n.oid = c.relnamespace
          where c.relispartition and c.relkind <> 'p'
          order by t.oid, {age}, t.command desc",

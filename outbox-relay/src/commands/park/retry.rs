@@ -17,6 +17,7 @@ use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, RefusedRecord, Topics};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::partitions::detached_tables;
+use crate::outbox::rows::first_row;
 use crate::outbox::table::table_name;
 use crate::parking::keys::Lane;
 use crate::parking::log::read_entries_off_thread;
@@ -344,11 +345,13 @@ impl<'a> Retry<'a> {
                 quote_identifier(&self.config.outbox.router.id_column),
                 quote_literal(id)
             );
-            let rows = connection.rows(&sql).await.context("cannot read the outbox table")?;
-            let Some(row) = rows.into_iter().next() else { continue };
-            for (name, value) in omitted.iter().zip(row) {
+            let answer = connection.query(&sql).await.context("cannot read the outbox table")?;
+            // The row is in one of these tables at most.
+            let Some(row) = first_row(&answer) else { continue };
+            for name in &omitted {
                 let column = columns.iter_mut().find(|column| column.name == *name);
                 let column = column.context("a column vanished")?;
+                let value = row.nullable(name)?;
                 column.value = value.map_or_else(Default::default, |text| ParkedText::of(text.as_bytes()));
             }
             return Ok(Ok(()));

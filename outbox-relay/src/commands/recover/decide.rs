@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
-use crate::outbox::rows::text;
+use crate::outbox::rows::named_rows;
 use crate::process::row_name::{RowName, RowPlace};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -49,8 +49,8 @@ pub(super) async fn decide_row_by_row(
         }
         let plan = plan_of_columns(config, &answer)?;
         let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
-        for row in &answer.rows {
-            let created_ms = text(row, row.len() - 1)?.parse().context("created_at")?;
+        for (row, named) in answer.rows.iter().zip(named_rows(&answer)) {
+            let created_ms = named.parse(CREATED_MS)?;
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             let bytes = Tuple::encode(&values);
             let tuple = Tuple::from_encoded(column_count, &bytes);

@@ -1,12 +1,10 @@
 //! Publishes the rows that no topic has, in several Kafka transactions.
 
-use anyhow::Context;
-
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::comparison::{EventIds, Verdicts};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
-use crate::outbox::rows::text;
+use crate::outbox::rows::{column_place, text_at};
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
@@ -57,16 +55,13 @@ pub(super) async fn publish_rows(
         if rows.is_empty() {
             return Ok(());
         }
-        let id = columns
-            .iter()
-            .position(|(name, _)| *name == config.outbox.router.id_column)
-            .context("the outbox table has no id")?;
+        let id_place = column_place(&columns, &config.outbox.router.id_column)?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),
         };
         for row in rows {
-            let id = text(&row, id)?;
+            let id = text_at(&row, id_place)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
                 // Those of its key that stand before it go before it.
