@@ -329,7 +329,7 @@ mod tests {
 
     fn route(settings: &[&str], payload_type: u32, row: &[Option<&[u8]>]) -> Result<Flat, RouteError> {
         let plan = Plan::new(&RouterOptions::parse(settings).unwrap(), columns(payload_type)).unwrap();
-        let bytes = Tuple::encode(row);
+        let bytes = Tuple::encode(row).unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         plan.route(
             &Tuple::from_encoded(7, &bytes),

@@ -91,6 +91,11 @@ pub enum Value<'a> {
 #[error("the pgoutput message is garbled: {0}")]
 pub struct DecodeError(&'static str);
 
+/// A value that no message can carry, since its length does not fit into 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a value is longer than 4 GiB")]
+pub struct ValueTooLong;
+
 /// Decodes one message.
 ///
 /// # Errors
@@ -194,20 +199,23 @@ impl<'a> RelationMessage<'a> {
 
 impl<'a> Tuple<'a> {
     /// A row as the stream would carry it: for rows that come from elsewhere, and tests.
-    #[must_use]
-    pub fn encode(values: &[Option<&[u8]>]) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// A value is longer than a message can say. No value of Postgres is: they end at 1 GB.
+    pub fn encode(values: &[Option<&[u8]>]) -> Result<Vec<u8>, ValueTooLong> {
         let mut bytes = Vec::new();
         for value in values {
             match value {
                 None => bytes.push(b'n'),
                 Some(text) => {
+                    let length = u32::try_from(text.len()).map_err(|_| ValueTooLong)?;
                     bytes.push(b't');
-                    bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+                    bytes.extend_from_slice(&length.to_be_bytes());
                     bytes.extend_from_slice(text);
                 }
             }
         }
-        bytes
+        Ok(bytes)
     }
 
     /// The row whose values [`Tuple::encode`] wrote.
@@ -300,7 +308,7 @@ mod tests {
         bytes.extend_from_slice(&16_384_u32.to_be_bytes());
         bytes.push(b'N');
         bytes.extend_from_slice(&3_u16.to_be_bytes());
-        bytes.extend_from_slice(&Tuple::encode(&[Some("개발팀".as_bytes()), None, Some(b"")]));
+        bytes.extend_from_slice(&Tuple::encode(&[Some("개발팀".as_bytes()), None, Some(b"")]).unwrap());
         bytes
     }
 

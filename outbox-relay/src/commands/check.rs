@@ -258,6 +258,7 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
     if let Some(record) = pause::current(config).await? {
         lines.push(("paused", record.describe()));
     }
+    // There are lines always, so there is a longest name.
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     Ok(lines.iter().fold(String::new(), |text, (name, value)| {
         text + &format!("{name:width$}  {value}\n")

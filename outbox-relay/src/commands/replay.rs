@@ -292,6 +292,7 @@ async fn with_checked_partitions(config: &Config, lineage: Lineage) -> Result<Li
         .await
         .context("metadata task")??;
     for (topic, expected) in &lineage.partitions {
+        // A topic that is gone has no partitions.
         let found = counts.get(topic).copied().unwrap_or(0);
         if found != *expected {
             return Err(Stop::PartitionsChanged {

@@ -195,6 +195,7 @@ impl<'m> Comparison<'m> {
         if !compacted && !removed {
             return Verdict::Missing;
         }
+        // 0 stands before every place: without a key, or without such rows of its key, no row is known to have overtaken this one.
         let last = candidate
             .key
             .and_then(|key| self.keys.get(&key))

@@ -20,7 +20,7 @@ pub fn ensure_no_other_slot_publishes_outbox(
     names: Names<'_>,
 ) -> Result<(), Stop> {
     let own_key = key(database, names.slot);
-    // Its oid, kind and persistence stand behind its name, which may have spaces.
+    // Its oid, kind and persistence stand behind its name, which may have spaces. A text has a last part always.
     let table = |outbox: &str| outbox.rsplitn(4, ' ').last().unwrap_or_default().to_owned();
     let ours = outbox.map(table);
     let is_the_same = |lineage: &Lineage| {

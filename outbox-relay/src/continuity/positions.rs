@@ -20,6 +20,7 @@ pub(crate) fn highest_position(checkpoint: &Checkpoint) -> u64 {
         .map_or(below_lsn, |partial| partial.commit_lsn.0.max(below_lsn));
     let before_init = checkpoint.begun.and_then(|begun| begun.highest_position);
     let own = commit_lsn.saturating_add(checkpoint.lineage.positions_raised_by);
+    // Without an earlier init there are no records from before it.
     own.max(before_init.unwrap_or(0))
 }
 

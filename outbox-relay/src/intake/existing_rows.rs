@@ -116,7 +116,7 @@ impl<'a> ExistingRowsWriter<'a> {
             Plan::new(&self.config.outbox.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
         for row in &answer.rows {
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
+            let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
                 .await?;
         }

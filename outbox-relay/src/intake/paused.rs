@@ -101,6 +101,7 @@ impl Claims {
             })
         });
         let position = position.raised_by(self.positions_raised_by);
+        // A row that cannot be routed, or without a key, has no order to keep. Sending it says what is wrong with it.
         self.keys.before(lane.ok().flatten()?, position).map(Claim::Behind)
     }
 }
@@ -155,6 +156,7 @@ impl Intake {
                 paused.row = ParkedRow::Message(ParkedText::of(emitted.content));
                 let outbox = self.messages.as_ref().context("decoding paused at a message")?;
                 let mut values = Vec::new();
+                // Content that cannot be read has no id, topic or key to tell.
                 if let Ok(columns) = outbox.read(emitted.content, &mut values) {
                     paused.outline(outbox.plan(), &Tuple::from_encoded(columns, &values));
                 }

@@ -49,6 +49,8 @@ pub(crate) enum MessageError {
     NotText(String),
     #[error("the content names more than {} columns", u16::MAX)]
     TooManyColumns,
+    #[error(transparent)]
+    TooLong(#[from] ValueTooLong),
 }
 
 impl MessageOutbox {
@@ -137,7 +139,7 @@ impl MessageOutbox {
             });
         }
         let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
-        *row = Tuple::encode(&values);
+        *row = Tuple::encode(&values)?;
         u16::try_from(values.len()).map_err(|_| MessageError::TooManyColumns)
     }
 }

@@ -304,7 +304,8 @@ impl<'a> Retry<'a> {
                 let values: Vec<Option<Vec<u8>>> = values.collect::<Result<_, _>>()?;
                 let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
                 let count = u16::try_from(values.len()).map_err(|err| err.to_string())?;
-                Ok((plan, count, Tuple::encode(&values)))
+                let bytes = Tuple::encode(&values).map_err(|err| err.to_string())?;
+                Ok((plan, count, bytes))
             }
             ParkedRow::Message(content) => {
                 let outbox = MessageOutbox::of(self.config)

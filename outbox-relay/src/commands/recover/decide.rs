@@ -52,7 +52,7 @@ pub(super) async fn decide_row_by_row(
         for (row, named) in answer.rows.iter().zip(named_rows(&answer)) {
             let created_ms = named.parse(CREATED_MS)?;
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
+            let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             let tuple = Tuple::from_encoded(column_count, &bytes);
             plan.route(&tuple, &mut scratch, |routed, _| {
                 let topic = topic_of_route

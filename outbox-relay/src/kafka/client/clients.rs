@@ -42,7 +42,7 @@ impl KafkaSettings {
 
     fn patient_reader(&self) -> ClientConfig {
         let mut config = self.reader("read_uncommitted");
-        // An answer has to come well before the client gives its request up.
+        // An answer has to come well before the client gives its request up. librdkafka refuses a client with a timeout that is no number.
         let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
         let wait_ms = socket_timeout_ms.map_or(PATIENCE_MS, |timeout_ms: u32| PATIENCE_MS.min(timeout_ms / 2));
         config

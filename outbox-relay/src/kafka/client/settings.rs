@@ -138,6 +138,7 @@ impl KafkaSettings {
 
     /// Brokers refuse a producer with a longer timeout for transactions, and librdkafka one with a longer timeout for records than for those.
     fn allowed_ms(&self, timeout_ms: u64) -> String {
+        // The setting ends at a day.
         let allowed_ms = u64::try_from(self.transaction_max_timeout.as_millis()).unwrap_or(u64::MAX);
         timeout_ms.min(allowed_ms).to_string()
     }
@@ -235,7 +236,7 @@ impl KafkaSettings {
     }
 }
 
-/// The `batch.size` of a producer, in bytes.
+/// The `batch.size` of a producer, in bytes. librdkafka refuses a producer with one that is no number.
 fn batch_size(config: &ClientConfig) -> u64 {
     config
         .get("batch.size")

@@ -200,7 +200,8 @@ impl CheckpointLog<'_> {
         .context("cannot read the end of the checkpoint topic")?;
         wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
         self.for_each_record(reader, low, end, gives_up, |record| {
-            let Ok(key) = std::str::from_utf8(record.key().unwrap_or_default()) else {
+            // A relay's key is text. A record with another one, or with none, is no relay's.
+            let Some(Ok(key)) = record.key().map(std::str::from_utf8) else {
                 return;
             };
             match record.value().map(Checkpoint::from_json) {
@@ -270,7 +271,7 @@ impl CheckpointLog<'_> {
             None => Err(Stop::PartitionsChanged {
                 topic: self.topic.to_owned(),
                 expected: 1,
-                found: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
+                found: i32::try_from(topic.partitions().len()).context("too many partitions")?,
                 cure: CHECKPOINT_PARTITIONS_CURE,
             }
             .into()),

@@ -39,7 +39,7 @@ pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cl
     let config = describe_topic(settings, topic).await?;
     let value = |name: &str| config.get(name).and_then(|entry| entry.value.clone());
     let policy = value("cleanup.policy").context("the broker does not say cleanup.policy")?;
-    // Where it is not said, anything may be compacted.
+    // Where it is not said, or is no number, anything may be compacted.
     let lag_ms = value("min.compaction.lag.ms")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
@@ -131,10 +131,12 @@ pub fn read_ids(
             Next::Record(record) => {
                 moved_at = Instant::now();
                 let partition = record.partition();
+                // Behind the end that was asked for: no part of what is compared.
                 let Some(end) = ends.get(&partition).copied() else {
                     continue;
                 };
                 records += 1;
+                // Without a time the record says nothing of what was removed before it, so anything may have been.
                 let timestamp_ms = record.timestamp_ms().unwrap_or(i64::MAX);
                 if let Some(first_ms) = memory
                     .removed_before_ms
@@ -143,6 +145,7 @@ pub fn read_ids(
                 {
                     *first_ms = timestamp_ms;
                 }
+                // A record without an id, or without a position of ours, is not from a relay.
                 if let Some(id) = record.header(c"id").and_then(|id| std::str::from_utf8(id).ok()) {
                     absent.remove(id);
                 }

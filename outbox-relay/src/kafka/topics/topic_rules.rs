@@ -55,6 +55,7 @@ impl TopicRules {
                 .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
                 .await?;
             let resource = described.pop().transpose().map_err(anyhow::Error::msg)?;
+            // An answer without the topic tells nothing of it.
             Ok(resource.as_ref().map(Self::read).unwrap_or_default())
         };
         asked.await.unwrap_or_else(|err: anyhow::Error| {
@@ -76,6 +77,7 @@ impl TopicRules {
             let value = setting(name)?.parse::<i64>().ok()?;
             (value < i64::MAX).then_some(value)
         };
+        // One that is not told asks for no key.
         let policy = setting("cleanup.policy").unwrap_or_default();
         // The broker's own clock is the time stamp then, whatever the record says.
         let is_broker_time = setting("message.timestamp.type").as_deref() == Some("LogAppendTime");

@@ -111,7 +111,9 @@ impl Streaming<'_> {
             return Err(stop.into());
         }
         if !self.parking.limit.allows(now_us()) && !faults::is_planted(Bug::ParkWithoutLimit) {
-            return Err(self.too_many(&stop).into());
+            // A stop that names no row of the stream is told as it is.
+            let too_many = stop.row_position().map(|position| self.too_many(position, &stop));
+            return Err(too_many.unwrap_or(stop).into());
         }
         self.park(Because::Poison, reason).await
     }
@@ -124,6 +126,7 @@ impl Streaming<'_> {
                     .await
             }
             Claim::Ordered => {
+                // The order is part of what the checkpoint says of the stop, so there is one.
                 let stopped = self.checkpoint.parking.stopped.as_ref();
                 let reason = stopped.map_or_else(String::new, |stopped| stopped.reason.clone());
                 self.park(Because::Operator, reason).await
@@ -234,8 +237,8 @@ impl Streaming<'_> {
         if because != Because::Behind {
             tracing::warn!(
                 position = %parked_at,
-                id = entry.id.unwrap_or_default(),
-                topic = entry.topic.unwrap_or_default(),
+                id = entry.id.as_deref().unwrap_or("none"),
+                topic = entry.topic.as_deref().unwrap_or("none"),
                 omitted = entry.row.omitted().join(", "),
                 parked.because = because.as_str(),
                 reason = entry.reason,
@@ -245,8 +248,7 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    fn too_many(&self, cause: &Stop) -> Stop {
-        let position = cause.row_position().unwrap_or_default();
+    fn too_many(&self, position: RowPosition, cause: &Stop) -> Stop {
         Stop::TooManyParked {
             position,
             what: format!(

@@ -105,6 +105,7 @@ impl Streaming<'_> {
         if self.intake.reply_requested {
             // A server that asks may be about to stop: let it forget what it can.
             self.intake.reply_requested = false;
+            // A clock that began less than that ago has no such moment: then the checkpoint comes in its usual time.
             self.checkpointed_at = self
                 .checkpointed_at
                 .checked_sub(IDLE_CHECKPOINT_INTERVAL)

@@ -404,7 +404,7 @@ fn refused(error: PgError) -> anyhow::Error {
     error
 }
 
-/// `15.18 (Debian …)` → 150018, `18beta1` → 180000.
+/// `15.18 (Debian …)` → 150018, `18beta1` → 180000. What is no number counts as 0: a text that is no version is then one that is too old.
 fn version_num(text: &str) -> u32 {
     let mut parts = text
         .split(|c: char| !c.is_ascii_digit())
