@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::settings::Config;
 use outbox_router::{Additional, Column, Placement, Plan, RouterOptions};
-use pg_replication::pgoutput::{EmittedMessage, Tuple};
+use pg_replication::pgoutput::{EmittedMessage, Tuple, ValueTooLong};
 
 const TEXT: u32 = 25;
 const INT4: u32 = 23;

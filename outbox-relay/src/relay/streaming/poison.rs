@@ -18,6 +18,7 @@ use crate::parking::log::{Parked, TableNeeds, rows_max};
 use crate::parking::record::{Because, Entry, FORMAT};
 use crate::parking::topic;
 use crate::process::faults::{self, Bug};
+use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use crate::settings::poison::{PoisonOrder, PoisonPolicy};
