@@ -25,6 +25,7 @@ use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
 use crate::commands::confirm::{ask_for_yes, print_now};
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Lineage, State};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder};
@@ -32,7 +33,7 @@ use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
 use crate::outbox::rows::{first_row, named_rows};
 use crate::outbox::source;
 use crate::parking::log::read_entries_off_thread;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
 use crate::relay::survey::read_last_checkpoint;
@@ -138,11 +139,7 @@ async fn is_parked(config: &Config) -> Result<String, RelayError> {
 /// SQL for the chosen rows.
 fn condition(config: &Config, options: &ReplayOptions, has_created_at: bool) -> Result<String, Stop> {
     let mut terms = Vec::new();
-    let below = if faults::is_planted(Bug::ReplayToInclusive) {
-        "<="
-    } else {
-        "<"
-    };
+    let below = if planted::replays_to_inclusive() { "<=" } else { "<" };
     for (flag, operator, moment) in [("--from", ">=", &options.from), ("--to", below, &options.to)] {
         let Some(moment) = moment else { continue };
         if !has_created_at {
@@ -263,7 +260,7 @@ async fn wait_until_published(
         if let Some(StoredCheckpoint { checkpoint, .. }) = found
             && checkpoint.state == State::Running
             && checkpoint.lineage.system_identifier == system_identifier
-            && (checkpoint.published.lsn >= wal_end || faults::is_planted(Bug::ReplayUnpublished))
+            && (checkpoint.published.lsn >= wal_end || planted::replays_unpublished_rows())
         {
             return with_checked_partitions(config, checkpoint.lineage).await;
         }

@@ -4,9 +4,9 @@
 //! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
 //! looked for here, before anything is confirmed.
 
+use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
 use crate::continuity::timeline::{History, is_continued};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use pg_replication::Lsn;
 
@@ -263,7 +263,7 @@ fn ensure_usable(slot: &Slot, source: &Source, names: Names<'_>) -> Result<(), S
 /// # Errors
 /// [`Stop::SlotUnusable`].
 pub(crate) fn ensure_slot_is_usable(slot: &Slot, name: &str, database: &str) -> Result<(), Stop> {
-    let is_sent_once_committed = !slot.is_two_phase || faults::is_planted(Bug::TakeTwoPhaseSlots);
+    let is_sent_once_committed = !slot.is_two_phase || planted::takes_two_phase_slots();
     if slot.plugin == "pgoutput" && slot.database == database && is_sent_once_committed {
         return Ok(());
     }

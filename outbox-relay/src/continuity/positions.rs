@@ -5,8 +5,8 @@
 //! a reader would drop new events. So from then on the relay adds a number of bytes to every position that it writes into a header. It is
 //! part of the lineage that the checkpoint pins, and 0 for a relay that never went through this.
 
+use super::planted;
 use crate::continuity::checkpoint::Checkpoint;
-use crate::process::faults::{self, Bug};
 use pg_replication::Lsn;
 
 /// The highest position that a record of before `checkpoint` can have in its header.
@@ -28,10 +28,11 @@ pub(crate) fn highest_position(checkpoint: &Checkpoint) -> u64 {
 /// it. It stays as it was, `raised_by`, where that is enough.
 #[must_use]
 pub(crate) fn raise_above(highest_published: Option<u64>, raised_by: u64, start: Lsn) -> u64 {
+    if planted::lets_positions_go_back() {
+        return raised_by;
+    }
     match highest_published {
-        Some(highest) if start.0.saturating_add(raised_by) <= highest && !faults::is_planted(Bug::PositionsGoBack) => {
-            (highest + 1).saturating_sub(start.0)
-        }
+        Some(highest) if start.0.saturating_add(raised_by) <= highest => (highest + 1).saturating_sub(start.0),
         _ => raised_by,
     }
 }

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::faults::{self, Bug};
+use super::planted;
 use pg_replication::Lsn;
 
 /// Up to where everything is published. A relay's own ones only ascend.
@@ -96,8 +96,7 @@ impl Progress {
         }
         let skip = match self.decoded.partial {
             _ if commit_lsn < self.decoded.lsn => u64::MAX,
-            Some(partial) if partial.commit_lsn == commit_lsn && faults::is_planted(Bug::RowLsnDedupe) => u64::MAX,
-            Some(partial) if partial.commit_lsn == commit_lsn => partial.rows,
+            Some(partial) if partial.commit_lsn == commit_lsn => planted::rows_to_skip(partial.rows),
             _ => 0,
         };
         self.open = Some(OpenTransaction {
@@ -200,11 +199,8 @@ impl Progress {
 
     /// The position to confirm to Postgres now, if it has moved since the last one: what is published, and no further than verified.
     pub fn confirm(&mut self) -> Option<Lsn> {
-        let confirmable = match self.published.partial {
-            _ if faults::is_planted(Bug::ConfirmBeforeCommit) => self.decoded.lsn,
-            Some(partial) if faults::is_planted(Bug::ConfirmMidTransaction) => Lsn(partial.commit_lsn.0 + 1),
-            _ => self.published.lsn.min(self.verified),
-        };
+        let confirmable = self.published.lsn.min(self.verified);
+        let confirmable = self.planted_position().unwrap_or(confirmable);
         (confirmable > self.confirmed).then(|| {
             self.confirmed = confirmable;
             self.confirmed
@@ -227,6 +223,17 @@ impl Progress {
     #[must_use]
     pub fn open_rows(&self) -> u64 {
         self.open.map_or(0, |open| open.rows)
+    }
+}
+
+impl Progress {
+    /// What a relay with a planted bug confirms.
+    fn planted_position(&self) -> Option<Lsn> {
+        match self.published.partial {
+            _ if planted::confirms_before_commit() => Some(self.decoded.lsn),
+            Some(partial) if planted::confirms_mid_transaction() => Some(Lsn(partial.commit_lsn.0 + 1)),
+            _ => None,
+        }
     }
 }
 

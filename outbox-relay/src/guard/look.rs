@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::time::timeout;
 
+use super::planted;
 use crate::guard::retention::Retention;
 use crate::outbox::publication;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, Row, quote_literal};
@@ -64,7 +65,7 @@ pub(super) enum Finding {
 
 /// What the look says about the publication. Pure.
 pub(super) fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
-    if !faults::is_planted(Bug::GuardTrustsAnySlot) {
+    if !planted::trusts_any_slot() {
         if look.slot_reader != Some(pinned.walsender_pid) {
             return Finding::NotOurStream;
         }
@@ -75,7 +76,7 @@ pub(super) fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
     match &look.publication {
         None => Finding::Altered,
         Some(found) if found.version != pinned.publication => Finding::Altered,
-        Some(found) if found.outbox != pinned.outbox && !faults::is_planted(Bug::TrustAnyTable) => Finding::Altered,
+        Some(found) if found.outbox != pinned.outbox && !planted::trusts_any_table() => Finding::Altered,
         Some(found) if found.is_undecided => Finding::Undecided,
         Some(_) => Finding::Unaltered(look.wal_flushed),
     }

@@ -3,9 +3,9 @@
 use events::Position;
 use rdkafka::message::OwnedHeaders;
 
+use super::planted;
 use crate::intake::poison::Judge;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use outbox_router::{Plan, RowScratch, partition_of_key};
@@ -163,7 +163,7 @@ impl RecordWriter {
             // Counted exactly only where it may matter: headers are read back from C.
             if bytes as u64 > batch_bytes_max / 2
                 && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
-                && !faults::is_planted(Bug::IgnoreDeliveryError)
+                && !planted::ignores_batch_limit()
             {
                 let limit =
                     format!("{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)");

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use kafka_client::{ClientArgs, InvalidProperty, Tokens};
+use kafka_client::{ClientArgs, InvalidProperty};
 
 use super::names::TopicName;
+use super::planted;
 use crate::kafka::{Delivery, KafkaSettings, NewTopic, RESERVED};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 
 #[derive(Clone, Debug, Args)]
@@ -92,12 +92,7 @@ impl SinkSettings {
 
     fn kafka_settings(&self) -> Result<KafkaSettings, InvalidProperty> {
         let mut client = self.kafka.check(&RESERVED)?;
-        if faults::is_planted(Bug::KeepFirstKafkaSecrets)
-            && let Tokens::File(path) = &client.tokens
-            && let Ok(first) = std::fs::read_to_string(path)
-        {
-            client.tokens = Tokens::Given(first);
-        }
+        planted::spoil_client(&mut client);
         let mut kafka = KafkaSettings::from(client);
         kafka.transaction_max_timeout = Duration::from_millis(self.kafka_transaction_max_timeout_ms);
         Ok(kafka)

@@ -4,9 +4,9 @@ use clap::Args;
 use service::Secret;
 
 use super::names::{PublicationName, SlotName};
-use crate::process::faults::{self, Bug};
+use super::planted;
 use crate::process::stop::Stop;
-use pg_replication::{InvalidUrl, Password, Target};
+use pg_replication::{InvalidUrl, Target};
 
 #[derive(Clone, Debug, Args)]
 pub struct SourceSettings {
@@ -47,16 +47,9 @@ impl SourceSettings {
     }
 }
 
-/// Where Postgres is, read from a URL; with what planted bugs make of it.
+/// Where Postgres is, read from a URL.
 pub(super) fn parse_target(url: &Secret) -> Result<Target, InvalidUrl> {
     let mut target = Target::parse(url.reveal())?;
-    if faults::is_planted(Bug::PinNoSettings) {
-        target.pins_settings = false;
-    }
-    if faults::is_planted(Bug::KeepFirstPassword)
-        && let Some(Ok(first)) = target.password.as_ref().map(Password::reveal)
-    {
-        target.password = Some(Password::Given(first));
-    }
+    planted::spoil_target(&mut target);
     Ok(target)
 }

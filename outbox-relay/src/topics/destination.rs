@@ -1,10 +1,10 @@
 //! The topic of a route that comes for the first time.
 
+use super::planted;
 use crate::continuity::checkpoint::Lineage;
 use crate::kafka::{
     Destination, NewTopic, NoDestination, TopicError, TopicRules, create_missing, find_or_create, topic_facts,
 };
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowName;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -87,9 +87,10 @@ pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str)
 /// Whose topic it is where it is not for rows. A row in the checkpoint topic could be a checkpoint.
 #[must_use]
 pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static str> {
-    if faults::is_planted(Bug::PublishAnywhere) {
-        None
-    } else if config.own_topics().any(|own| own == topic) {
+    if planted::lets_rows_go_anywhere() {
+        return None;
+    }
+    if config.own_topics().any(|own| own == topic) {
         Some("the relay's own topic")
     } else if topic.starts_with("__") {
         Some("one of Kafka's internal topics")

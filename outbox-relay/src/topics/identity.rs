@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
 use crate::kafka::{TopicFacts, topic_facts};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{PARTITIONS_CURE, Stop};
 use crate::settings::Config;
 
@@ -41,7 +41,7 @@ pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
                 });
             };
             let found = facts.id.as_ref()?;
-            (found != expected && !faults::is_planted(Bug::KnowTopicsByName)).then(|| Stop::TopicRecreated {
+            (found != expected && !planted::knows_topics_by_name()).then(|| Stop::TopicRecreated {
                 topic: topic.clone(),
                 expected: expected.clone(),
                 found: found.clone(),

@@ -15,7 +15,6 @@ use anyhow::Context;
 
 use crate::outbox::rows::{NamedRow, first_row, named_rows};
 use crate::outbox::table::table_name;
-use crate::process::faults::{self, Bug};
 use crate::settings::Config;
 use pg_replication::{Answer, Connection, PgError, quote_literal};
 
@@ -91,7 +90,6 @@ impl Attached {
 
     /// Forgets what is not attached any more, and at the first look knows what was attached before.
     fn take_note(&mut self, found: &Answer) -> anyhow::Result<()> {
-        let overlooks = faults::is_planted(Bug::OverlookPartitionsAtStart);
         if let Some(known) = &mut self.known {
             let attached = named_rows(found)
                 .map(attachment)
@@ -101,9 +99,9 @@ impl Attached {
         }
         let mut known = HashSet::new();
         for row in named_rows(found) {
-            if row.is_true("was_there_before")? || overlooks {
+            if row.is_true("was_there_before")? || planted::overlooks_partitions_at_start() {
                 known.insert(attachment(row)?);
-            } else if faults::is_planted(Bug::ForgetPartitionsBehindANewOne) {
+            } else if planted::forgets_partitions_behind_a_new_one() {
                 break;
             }
         }
@@ -118,10 +116,10 @@ impl Attached {
 }
 
 fn attachment(row: NamedRow<'_>) -> anyhow::Result<Attachment> {
-    let xid = match faults::is_planted(Bug::KnowPartitionsByOid) {
-        true => "",
-        false => row.text("xid")?,
-    };
+    let mut xid = row.text("xid")?;
+    if planted::knows_partitions_by_oid() {
+        xid = "";
+    }
     Ok((row.text("oid")?.to_owned(), xid.to_owned()))
 }
 
@@ -157,4 +155,21 @@ fn leaves_sql(config: &Config, catalog_xmin: Option<u32>) -> String {
 /// that is older than 2^32 looks young again: that costs a look, and maybe a false word, at a start.
 fn age(xid: &str) -> String {
     format!("(age({xid}) + case when age({xid}) < 0 then 4294967296 else 0 end)")
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn overlooks_partitions_at_start() -> bool {
+        faults::is_planted(Bug::OverlookPartitionsAtStart)
+    }
+
+    pub(super) fn forgets_partitions_behind_a_new_one() -> bool {
+        faults::is_planted(Bug::ForgetPartitionsBehindANewOne)
+    }
+
+    pub(super) fn knows_partitions_by_oid() -> bool {
+        faults::is_planted(Bug::KnowPartitionsByOid)
+    }
 }

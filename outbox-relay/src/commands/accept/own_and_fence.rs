@@ -4,11 +4,11 @@ use service::Shutdown;
 
 use super::acceptance::Acceptance;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::kafka::{NewTopic, Publisher, Reading};
 use crate::outbox::publication::{Publication, create_publication, require_usable_publication};
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use crate::relay::survey::read_checkpoint_history;
 use crate::settings::Config;
@@ -93,7 +93,7 @@ async fn read_and_fence_former_clusters(
             .find(|cluster| *cluster != system_identifier && !former.contains(*cluster))
             .cloned();
         match unfenced {
-            Some(cluster) if accepts_cluster && !faults::is_planted(Bug::LeaveFormerClusterUnfenced) => {
+            Some(cluster) if accepts_cluster && !planted::leaves_former_cluster_unfenced() => {
                 drop(fence_relays_of_cluster(config, &cluster, shutdown).await?);
                 former.push(cluster);
             }

@@ -21,12 +21,12 @@ use service::clock::now_us;
 
 use super::late_rows::LateRows;
 use super::piece_writer::PieceWriter;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, ExistingRowsProgress, State};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::kafka::Publisher;
 use crate::outbox::rows::named_rows;
-use crate::process::faults::{self, Bug};
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
@@ -77,7 +77,7 @@ impl ExistingRowsJob<'_> {
         let writer = ExistingRowsWriter::new(self.config, &mut lineage, publisher, self.consistent_point);
         let mut pieces = PieceWriter::new(self.config, checkpoint, writer, progress, self.shutdown);
         if let Some(earlier) = &earlier
-            && !faults::is_planted(Bug::ContinueBehindLastRow)
+            && !planted::continues_behind_last_row()
         {
             let late = LateRows {
                 config: self.config,

@@ -16,6 +16,7 @@ use super::scope::Scope;
 use super::situation::Situation;
 use crate::commands::failed_command;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State};
 use crate::continuity::positions::raise_above;
 use crate::continuity::progress::Published;
@@ -25,7 +26,7 @@ use crate::kafka::{NewTopic, Publisher};
 use crate::outbox::slot::{Failover, NewSlot, create_slot, drop_slot, wait_until_slot_is_free};
 use crate::outbox::source::{self, System};
 use crate::parking::{behind::ParksBehind, send::send_entry};
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::stop::RelayError;
 use crate::relay::keepalive::{UntilShutdown, keep_stream_alive_during};
 use crate::settings::{Config, RecoverOptions};
@@ -271,7 +272,7 @@ impl Recovery<'_> {
 
 /// The planted bug of a `recover` that publishes what it found before it fenced.
 fn planted_comparison(planned: ComparedOutbox, compared: ComparedOutbox) -> ComparedOutbox {
-    if faults::is_planted(Bug::CompareBeforeFence) {
+    if planted::compares_before_fence() {
         return planned;
     }
     compared

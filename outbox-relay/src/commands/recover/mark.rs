@@ -4,12 +4,12 @@ use service::Shutdown;
 
 use super::situation::Situation;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, FORMAT, State};
 use crate::continuity::progress::Published;
 use crate::kafka::Publisher;
 use crate::outbox::source::System;
 use crate::parking::log::count_parked_rows;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::checkpoint_topic::commit_checkpoint;
@@ -66,7 +66,7 @@ pub(super) async fn mark_as_recovering(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     for former in &situation.former_clusters {
-        if faults::is_planted(Bug::LeaveFormerClusterUnfenced) {
+        if planted::leaves_former_cluster_unfenced() {
             continue;
         }
         drop(fence_relays_of_cluster(config, former, shutdown).await?);

@@ -10,7 +10,6 @@ use rdkafka::ClientConfig;
 
 use super::accepted::Accepted;
 use super::refused_records::RefusedRecords;
-use crate::process::faults::{self, Bug};
 
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -97,7 +96,7 @@ impl KafkaSettings {
     /// Names the file that cannot be read, and nothing of what is in it.
     pub(super) fn with_files_read(&self) -> Result<Self, OpenError> {
         let mut settings = self.clone();
-        if !faults::is_planted(Bug::KeepFirstKafkaSecrets) {
+        if !planted::keeps_first_secrets() {
             settings.client = self.client.with_files_read()?;
         }
         Ok(settings)
@@ -242,6 +241,15 @@ fn batch_size(config: &ClientConfig) -> u64 {
         .get("batch.size")
         .and_then(|size| size.parse().ok())
         .unwrap_or(BATCH_SIZE_DEFAULT)
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn keeps_first_secrets() -> bool {
+        faults::is_planted(Bug::KeepFirstKafkaSecrets)
+    }
 }
 
 #[cfg(test)]

@@ -10,12 +10,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use service::clock::now_us;
 
+use super::planted;
 use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::topics::describe_topic;
 use crate::kafka::topics::wait_until_committed;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};
 
@@ -124,7 +124,7 @@ pub fn read_ids(
             // Markers hold the last offsets, so an end may be told by the broker alone. One that lags behind tells it too early.
             Next::End { partition, offset } => {
                 let is_reached = ends.get(&partition).is_some_and(|end| offset >= *end);
-                if is_reached || faults::is_planted(Bug::BelievesAnyEnd) {
+                if is_reached || planted::believes_any_end() {
                     ends.remove(&partition);
                 }
             }

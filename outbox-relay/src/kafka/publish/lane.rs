@@ -12,11 +12,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::abandon::Abandoned;
 use super::events::serve_events;
 use super::flush::flush;
+use super::planted;
 use super::turn::FenceTurn;
 use super::undelivered::{explained, undelivered};
 use crate::kafka::client::Health;
 use crate::kafka::client::{Delivery, KafkaSettings};
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::stop::RelayError;
 
 /// How long a connection is waited for before the first question; longer gains nothing.
@@ -136,7 +137,7 @@ impl Work {
     }
 
     fn end_transaction(&self, order: Order) -> Result<Duration, RelayError> {
-        if faults::is_planted(Bug::CheckpointBeforeData) {
+        if planted::commits_checkpoint_before_data() {
             send_alone(&self.settings, &order.checkpoint)?;
         }
         if self.delivery == Delivery::ExactlyOnce {
@@ -148,7 +149,7 @@ impl Work {
         // Nobody listens where the publisher was given up; the commit's own outcome tells that as well.
         let _gone = self.events.send(Event::Flushed);
         if let Some(before) = order.after
-            && !faults::is_planted(Bug::SecondCommitsFirst)
+            && !planted::lets_second_commit_first()
         {
             before
                 .recv()

@@ -10,10 +10,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
 
 use super::events::serve_events;
+use super::planted;
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::RefusedRecord;
 use crate::kafka::client::{Failure, Failures, Health};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
 /// How long a record's report is waited for once the transaction is known to have failed by it: it comes at once.
@@ -61,7 +61,7 @@ pub(in crate::kafka) fn undelivered(health: &Health, settings: &KafkaSettings) -
         return Some(anyhow::anyhow!("a record for topic `{topic}` was not delivered: {code}").into());
     };
     settings.send_each_alone(false);
-    if !faults::is_planted(Bug::ForgetRefused) {
+    if !planted::forgets_refused_records() {
         settings.refused_records.note(refused);
     }
     Some(anyhow::Error::new(cause).into())

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 
 use crate::kafka::client::KafkaSettings;
-use crate::process::faults::{self, Bug};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,7 +44,7 @@ pub enum Breach {
 impl TopicRules {
     /// Asks the cluster, by DescribeConfigs. What it does not tell, as to a client that may not ask, is not ruled out.
     pub async fn ask(settings: &KafkaSettings, topic: &str) -> Self {
-        if faults::is_planted(Bug::AskNoSettings) || faults::is_planted(Bug::ForgetRefused) {
+        if planted::asks_for_no_settings() {
             return Self::default();
         }
         let asked = async {
@@ -112,6 +111,15 @@ impl TopicRules {
         let allowed_ms = self.newer_ms_max?;
         let ahead_ms = timestamp_ms.saturating_sub(now_ms);
         (ahead_ms > allowed_ms).then_some(Breach::TooNew { ahead_ms, allowed_ms })
+    }
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn asks_for_no_settings() -> bool {
+        faults::is_planted(Bug::AskNoSettings) || faults::is_planted(Bug::ForgetRefused)
     }
 }
 

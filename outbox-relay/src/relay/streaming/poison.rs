@@ -17,7 +17,7 @@ use crate::parking::keys::RateLimit;
 use crate::parking::log::{Parked, TableNeeds, rows_max};
 use crate::parking::record::{Because, Entry, FORMAT};
 use crate::parking::topic;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -111,7 +111,7 @@ impl Streaming<'_> {
         if self.config.poison.poison == PoisonPolicy::Stop {
             return Err(stop.into());
         }
-        if !self.parking.limit.allows(now_us()) && !faults::is_planted(Bug::ParkWithoutLimit) {
+        if !self.parking.limit.allows(now_us()) && !planted::parks_without_limit() {
             // A stop that names no row of the stream is told as it is.
             let too_many = stop.row_position().map(|position| self.too_many(position, &stop));
             return Err(too_many.unwrap_or(stop).into());
@@ -194,21 +194,7 @@ impl Streaming<'_> {
                 if entry.row.needs_table() {
                     self.parking.needs.add();
                 }
-                faults::point("park.before")?;
-                if faults::is_planted(Bug::ParkOutsideTransaction) {
-                    self.publisher
-                        .send_outside(&self.config.sink.parking_topic, &key, &value)?;
-                    Sent::Queued
-                } else {
-                    let outgoing = Outgoing {
-                        topic: &self.config.sink.parking_topic,
-                        partition: 0,
-                        key: Some(key.as_bytes()),
-                        value: Some(value.as_bytes()),
-                        timestamp_ms: parked_us / 1_000,
-                    };
-                    self.publisher.send(outgoing, OwnedHeaders::new())?
-                }
+                self.send_entry(&key, &value, parked_us / 1_000)?
             }
         };
         match sent {
@@ -249,6 +235,24 @@ impl Streaming<'_> {
         Ok(())
     }
 
+    /// Sends an entry of the parking topic in the open transaction.
+    fn send_entry(&mut self, key: &str, value: &str, timestamp_ms: i64) -> Result<Sent, RelayError> {
+        faults::point("park.before")?;
+        let topic = &self.config.sink.parking_topic;
+        if planted::parks_outside_transaction() {
+            self.publisher.send_outside(topic, key, value)?;
+            return Ok(Sent::Queued);
+        }
+        let outgoing = Outgoing {
+            topic,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            timestamp_ms,
+        };
+        self.publisher.send(outgoing, OwnedHeaders::new())
+    }
+
     fn too_many(&self, position: RowPosition, cause: &Stop) -> Stop {
         Stop::TooManyParked {
             position,
@@ -258,5 +262,18 @@ impl Streaming<'_> {
                 cause.row_reason()
             ),
         }
+    }
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn parks_without_limit() -> bool {
+        faults::is_planted(Bug::ParkWithoutLimit)
+    }
+
+    pub(super) fn parks_outside_transaction() -> bool {
+        faults::is_planted(Bug::ParkOutsideTransaction)
     }
 }
