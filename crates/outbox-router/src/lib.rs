@@ -31,7 +31,9 @@
 mod options;
 mod partition;
 mod plan;
+mod values;
 
 pub use options::{Additional, InvalidOperation, InvalidOption, Placement, RouterOptions};
 pub use partition::{murmur2, partition_of_key};
-pub use plan::{Column, Header, Plan, PlanError, RouteError, Routed, RowScratch};
+pub use plan::{Column, Header, Plan, PlanError, RouteError, Routed};
+pub use values::RowScratch;
