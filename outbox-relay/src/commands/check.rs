@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::continuity::lineage::{Slot, verify};
+use crate::continuity::lineage::verify;
 use crate::continuity::other_relays::ensure_written_for_this_server;
+use crate::continuity::source::Slot;
 use crate::findings::Finding;
 use crate::findings::failover;
 use crate::findings::outbox_check;

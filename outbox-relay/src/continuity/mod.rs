@@ -12,4 +12,5 @@ pub mod parking_note;
 mod planted;
 pub(crate) mod positions;
 pub mod progress;
+pub mod source;
 pub mod timeline;

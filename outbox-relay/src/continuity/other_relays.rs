@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, key};
-use crate::continuity::lineage::{Names, Source};
+use crate::continuity::lineage::Names;
+use crate::continuity::source::Source;
 use crate::process::stop::Stop;
 
 /// Fails where another slot publishes this outbox. `others` are the checkpoints of all relays by their keys; one of an earlier version does not
@@ -90,8 +91,8 @@ pub fn ensure_written_for_this_server(
 mod tests {
     use super::{ensure_no_other_slot_publishes_outbox, ensure_written_for_this_server};
     use crate::continuity::checkpoint::tests::example;
-    use crate::continuity::lineage::Source;
     use crate::continuity::lineage::tests::{NAMES, source};
+    use crate::continuity::source::Source;
 
     #[test]
     fn servers_of_one_history_follow_each_other() {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::publication::Publication;
 use super::rows::first_row;
 use crate::continuity::checkpoint::Lineage;
-use crate::continuity::lineage::{Slot, Source};
+use crate::continuity::source::{Slot, Source};
 use crate::continuity::timeline::History;
 use crate::settings::Config;
 use pg_replication::Lsn;

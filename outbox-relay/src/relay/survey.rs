@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::{Slot, Source};
 use crate::continuity::other_relays::ensure_no_other_slot_publishes_outbox;
+use crate::continuity::source::{Slot, Source};
 use crate::kafka::{ReadFrom, Reading, StoredCheckpoint};
 use crate::outbox::publication::Publication;
 use crate::outbox::source::{self, System};

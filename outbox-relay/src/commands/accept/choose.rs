@@ -2,8 +2,8 @@
 
 use super::acceptance::Acceptance;
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
-use crate::continuity::lineage::Source;
 use crate::continuity::progress::Published;
+use crate::continuity::source::Source;
 use pg_replication::Lsn;
 
 /// Where the relay goes on.
@@ -83,7 +83,7 @@ mod tests {
     use super::{NewPosition, choose_position};
     use crate::commands::accept::acceptance::Acceptance;
     use crate::continuity::checkpoint::{Checkpoint, tests::example};
-    use crate::continuity::lineage::Source;
+    use crate::continuity::source::Source;
     use pg_replication::Lsn;
 
     fn source(base: &Checkpoint) -> Source {

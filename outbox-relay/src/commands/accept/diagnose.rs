@@ -2,8 +2,9 @@
 
 use super::own_and_fence::OwnedAndFenced;
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, find_breaks};
+use crate::continuity::lineage::find_breaks;
 use crate::continuity::other_relays::ensure_written_for_this_server;
+use crate::continuity::source::Source;
 use crate::kafka::{Reading, topic_facts};
 use crate::outbox::source::{self, System};
 use crate::process::stop::{RelayError, Stop};

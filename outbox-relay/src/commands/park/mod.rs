@@ -4,6 +4,7 @@
 //! no relay runs meanwhile, and none that was held up can write behind its back. What it changes travels in one Kafka transaction with the
 //! checkpoint, whose position stays as it is.
 
+mod parked_row;
 pub mod retry;
 
 use std::collections::BTreeMap;

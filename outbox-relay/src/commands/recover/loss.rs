@@ -1,7 +1,8 @@
 //! What `recover` makes up for, and what it cannot help with.
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, find_breaks};
+use crate::continuity::lineage::find_breaks;
+use crate::continuity::source::Source;
 use crate::process::stop::{PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::loss::{ensure_other_partitions_are_accepted, find_losses, without_recreated_topics};
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
-use crate::continuity::lineage::Source;
+use crate::continuity::source::Source;
 use crate::kafka::{Delivery, Reading, StoredCheckpoint};
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::publication::{Publication, require_usable_publication};
