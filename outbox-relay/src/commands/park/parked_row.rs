@@ -32,7 +32,7 @@ pub(super) fn encode_row(config: &Config, row: &ParkedRow) -> Result<(Plan, u16,
         ParkedRow::Message(content) => {
             let outbox = MessageOutbox::of(config)
                 .ok_or("it is a message, and --message-prefix is not given to this command")?;
-            let content = content.bytes()?.unwrap_or_default();
+            let content = content.bytes()?.ok_or("it is a message, and its content is null")?;
             let mut values = Vec::new();
             let count = outbox
                 .read(&content, &mut values)
