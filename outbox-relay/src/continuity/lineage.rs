@@ -6,7 +6,7 @@
 
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
 use crate::continuity::source::{Slot, Source, ensure_slot_is_usable};
-use crate::continuity::timeline::is_continued;
+use crate::continuity::timeline::ensure_server_has_published;
 use crate::process::stop::Stop;
 
 /// Names for messages.
@@ -194,7 +194,7 @@ fn ensure_same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_
     if source.system_identifier != lineage.system_identifier {
         return Err(other_cluster(source, lineage, names));
     }
-    is_continued(
+    ensure_server_has_published(
         lineage.timeline,
         checkpoint.published,
         source.timeline,

@@ -119,7 +119,7 @@ async fn publish_rows_behind(
         )
         .await?;
     let total = snapshot
-        .value(&format!("count(*) filter (where {condition})"))
+        .aggregate(&format!("count(*) filter (where {condition})"))
         .await?
         .context("no count")?;
     let mut bar = RowsProgress::start("publishing existing rows", total.parse().context("a count")?);

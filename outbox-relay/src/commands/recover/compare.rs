@@ -159,7 +159,7 @@ async fn read_row_ids(
     let route = quote_identifier(&config.outbox.router.route_column);
     let mut read = RowIds::default();
     snapshot
-        .read(&format!("{id}::text as id, {route}::text as route"), RowOrder::Any)
+        .begin_reading(&format!("{id}::text as id, {route}::text as route"), RowOrder::Any)
         .await?;
     loop {
         let answer = snapshot.fetch().await?;
@@ -195,7 +195,7 @@ async fn topics_of_routes(
     snapshot: &mut OutboxSnapshot,
     routes: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, String>, RelayError> {
-    snapshot.read("*", RowOrder::Any).await?;
+    snapshot.begin_reading("*", RowOrder::Any).await?;
     let answer = snapshot.fetch().await?;
     let plan = plan_of_columns(config, &answer)?;
     Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())

@@ -38,7 +38,7 @@ pub(super) async fn decide_row_by_row(
         "0::bigint"
     };
     snapshot
-        .read(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
+        .begin_reading(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
         .await?;
     let mut comparison = Comparison::new(&memories);
     let mut scratch = RowScratch::default();

@@ -11,14 +11,14 @@ use crate::settings::{Config, Undecided};
 use crate::topics::checkpoint_topic::commit_checkpoint;
 use pg_replication::Answer;
 
-/// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
+/// Most rows and bytes of one Kafka transaction. They bound the memory of librdkafka's queue.
 const TRANSACTION_ROWS: usize = 5_000;
 const TRANSACTION_BYTES: usize = 16 << 20;
 
-/// The rows that are to be published.
+/// Ids of the rows to publish.
 pub(super) struct RowsToPublish {
     missing: EventIds,
-    /// The undecided ones, where the operator wants them published.
+    /// Rows that may have been published; `None` if the operator does not want them published.
     undecided: Option<EventIds>,
 }
 
@@ -35,8 +35,8 @@ impl RowsToPublish {
     }
 }
 
-/// Publishes the rows in their order, in transactions of bounded size, each of which ends with `checkpoint`. What is left open at the end is
-/// committed with the checkpoint that follows.
+/// Publishes the rows in their order, in Kafka transactions of bounded size. Each transaction ends with `checkpoint`, but for the last, which stays
+/// open: the caller commits it with its own checkpoint.
 ///
 /// # Errors
 /// A row cannot be a record; anything else is worth another try.
@@ -47,7 +47,7 @@ pub(super) async fn publish_rows(
     writer: &mut ExistingRowsWriter<'_>,
     checkpoint: &mut Checkpoint,
 ) -> Result<(), RelayError> {
-    snapshot.read("*", RowOrder::OldestFirst).await?;
+    snapshot.begin_reading("*", RowOrder::OldestFirst).await?;
     let parked_before = checkpoint.parking.rows;
     let (mut open_rows, mut open_bytes) = (0, 0);
     loop {
@@ -64,7 +64,7 @@ pub(super) async fn publish_rows(
             let id = text_at(&row, id_place)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
-                // Those of its key that stand before it go before it.
+                // Earlier rows of its key must be sent before it counts as passed: from then on, rows of its key are parked.
                 writer.write(&chosen).await?;
                 chosen.rows.clear();
                 if let Some(parks) = &mut writer.parks {

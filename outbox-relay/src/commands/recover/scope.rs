@@ -89,7 +89,7 @@ pub(super) async fn oldest_row_ms(snapshot: &mut OutboxSnapshot) -> Result<Optio
         return Ok(None);
     }
     let oldest = snapshot
-        .value("floor(extract(epoch from min(created_at)) * 1000)::bigint")
+        .aggregate("floor(extract(epoch from min(created_at)) * 1000)::bigint")
         .await?;
     Ok(oldest.map(|text| text.parse()).transpose().context("created_at")?)
 }
@@ -98,7 +98,7 @@ pub(super) async fn oldest_row_ms(snapshot: &mut OutboxSnapshot) -> Result<Optio
 async fn rows_without_a_past(snapshot: &mut OutboxSnapshot) -> Result<u64, RelayError> {
     let future_ms = now_us() / 1_000 + CLOCKS_DIFFER_MS;
     let count = snapshot
-        .value(&format!(
+        .aggregate(&format!(
             "count(*) filter (where created_at is null or extract(epoch from created_at) * 1000 > {future_ms})"
         ))
         .await?;
