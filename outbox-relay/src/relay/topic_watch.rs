@@ -243,7 +243,7 @@ impl Task {
             metrics::gauge!("relay_checkpoint_topic_unsafe").set(f64::from(u8::from(is_unsafe)));
         }
         let topics = self.ask(asker, move |asker| asker.ask(&names)).await?;
-        let dangers: BTreeSet<String> = topic_check::dangers(&self.config, &topics, &settings)
+        let dangers: BTreeSet<String> = topic_check::find_dangers(&self.config, &topics, &settings)
             .into_iter()
             .collect();
         metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);

@@ -117,7 +117,7 @@ async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayEr
     Ok(row.parse("wal_end")?)
 }
 
-/// Asks on a terminal; elsewhere `--yes` is the answer.
+/// Asks on the terminal, unless `--yes` was given.
 async fn ask_operator_to_confirm(options: &ReplayOptions) -> Result<(), RelayError> {
     if options.yes {
         return Ok(());

@@ -60,9 +60,9 @@ impl Streaming<'_> {
             self.last_read_bytes = 0;
         }
         let situation = Situation {
-            silent: read.is_none(),
-            between_transactions: self.intake.progress.between_transactions(),
-            behind: is_behind,
+            is_silent: read.is_none(),
+            is_between_transactions: self.intake.progress.between_transactions(),
+            is_behind,
         };
         if self.intake.batch.should_close(situation) {
             return self.close_batch();
@@ -73,7 +73,7 @@ impl Streaming<'_> {
         if self.idle_checkpoint_is_due() {
             return self.close_batch();
         }
-        let until = match self.intake.batch.due(is_behind) {
+        let until = match self.intake.batch.closes_at(is_behind) {
             Some(batch_due) => Instant::from_std(batch_due).min(self.next_tick()),
             None => self.next_tick(),
         };
