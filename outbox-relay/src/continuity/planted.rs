@@ -6,12 +6,12 @@ pub(super) fn takes_two_phase_slots() -> bool {
     faults::is_planted(Bug::TakeTwoPhaseSlots)
 }
 
-/// How many rows of a transaction to skip, of which so many are published. The bug skips all, since they share an LSN.
-pub(super) fn rows_to_skip(published_rows: u64) -> u64 {
+/// How many rows of a transaction are published. The bug takes all rows that share an LSN for published with the first.
+pub(super) fn published_rows(of_transaction: u64) -> u64 {
     if faults::is_planted(Bug::RowLsnDedupe) {
         return u64::MAX;
     }
-    published_rows
+    of_transaction
 }
 
 pub(super) fn confirms_before_commit() -> bool {

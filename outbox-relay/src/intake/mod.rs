@@ -136,7 +136,7 @@ impl Intake {
                     wal_end,
                     reply_requested,
                 } => {
-                    self.progress.keepalive(wal_end);
+                    self.progress.note_keepalive(wal_end);
                     self.received = self.received.max(wal_end);
                     self.reply_requested |= reply_requested;
                     Ok(None)
@@ -206,7 +206,7 @@ impl Intake {
                 None => return Ok(None),
             },
         };
-        match self.progress.row().context("replication stream")? {
+        match self.progress.fate_of_next_row().context("replication stream")? {
             RowFate::Skip => {
                 faults::point("skip")?;
                 self.rows_skipped += 1;
@@ -250,7 +250,7 @@ impl Intake {
         }
         let (mut values, mut column_count) = (outbox.take_buffer(), 0);
         // What is published already need not be understood again.
-        if let RowFate::Publish { index } = self.progress.row().context("replication stream")? {
+        if let RowFate::Publish { index } = self.progress.fate_of_next_row().context("replication stream")? {
             let position = RowPosition {
                 commit_lsn: self.commit_lsn,
                 index,

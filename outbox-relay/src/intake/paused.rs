@@ -128,7 +128,7 @@ impl Intake {
         let Some((Frame::Data(bytes), length)) = Frames::new(buffer).peek().context("replication stream")? else {
             return Err(anyhow::anyhow!("decoding paused at no row").into());
         };
-        let RowFate::Publish { index } = self.progress.row().context("replication stream")? else {
+        let RowFate::Publish { index } = self.progress.fate_of_next_row().context("replication stream")? else {
             return Err(anyhow::anyhow!("decoding paused at a row that is published already").into());
         };
         let position = Position {

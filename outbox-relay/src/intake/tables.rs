@@ -65,7 +65,7 @@ impl Intake {
     /// The outbox had another name when the next row was written to it, and that name is no outbox of ours: the row is to be published, and whatever
     /// had the outbox' name meanwhile (another table, a view of this one) may have rows that are in no stream.
     pub(super) fn refuse_row_under_former_name(&self, name: &str) -> Result<(), RelayError> {
-        match self.progress.row().context("replication stream")? {
+        match self.progress.fate_of_next_row().context("replication stream")? {
             RowFate::Skip => Ok(()),
             RowFate::Publish { .. } => Err(Stop::OutboxRenamed {
                 table: format!("{}.{}", self.schema, self.table),
@@ -79,7 +79,12 @@ impl Intake {
     pub(super) fn handle_update(&self, relation: u32) -> Result<(), RelayError> {
         let is_of_outbox = matches!(self.tables.get(&relation), Some(Table::Outbox(_)));
         // What an earlier run has gone past is nothing to stop at again.
-        if !is_of_outbox || matches!(self.progress.row().context("replication stream")?, RowFate::Skip) {
+        if !is_of_outbox
+            || matches!(
+                self.progress.fate_of_next_row().context("replication stream")?,
+                RowFate::Skip
+            )
+        {
             return Ok(());
         }
         match self.options.invalid_operation {

@@ -194,7 +194,7 @@ async fn ensure_server_can_do_it(
         return Err(Stop::Config { what }.into());
     }
     if options.failover {
-        failover::is_possible(connection.server_version_num())?;
+        failover::ensure_server_has_failover_slots(connection.server_version_num())?;
     }
     Ok(())
 }

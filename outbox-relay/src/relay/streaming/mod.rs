@@ -212,7 +212,7 @@ impl<'c> Streaming<'c> {
             .committing
             .pop_front()
             .context("kafka committed what was not ordered")?;
-        self.intake.progress.committed(transaction.published);
+        self.intake.progress.note_kafka_commit(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
         self.parking.committed(transaction.parked);
