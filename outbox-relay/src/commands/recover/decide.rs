@@ -50,7 +50,7 @@ pub(super) async fn decide_row_by_row(
         let plan = plan_of_columns(config, &answer)?;
         let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
         for (row, named) in answer.rows.iter().zip(named_rows(&answer)) {
-            let created_ms = named.parse(CREATED_MS)?;
+            let created_ms: i64 = named.parse(CREATED_MS)?;
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             let tuple = Tuple::from_encoded(column_count, &bytes);

@@ -88,8 +88,7 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Confirms what was published since the last status. Without news the status confirms no position, since a server that shuts down waits for us as
-    /// long as we repeat one.
+    /// Confirms what was published since the last status. Without news the status confirms no position; then a server that shuts down need not wait for us.
     pub(super) async fn send_status(&mut self, reply_requested: bool) -> Result<(), RelayError> {
         let confirmed = self.intake.progress.confirm().unwrap_or(Lsn::INVALID);
         let status = StandbyStatus {
