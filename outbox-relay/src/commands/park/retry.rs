@@ -10,7 +10,7 @@ use events::Position;
 use service::Shutdown;
 
 use super::parked_row::{complete_from_table, encode_row};
-use super::{Session, parked_at};
+use super::{Session, find_parked_row};
 use crate::commands::failed_command;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
@@ -183,7 +183,7 @@ impl<'a> Retry<'a> {
         let wanted: Vec<RowPosition> = match which {
             Which::All => self.entries.keys().copied().collect(),
             Which::One(position) => {
-                let entry = parked_at(&self.entries, position)?;
+                let entry = find_parked_row(&self.entries, position)?;
                 let mut before = self.entries.values().take_while(|other| other.position < position);
                 if let Some(first) = before.find(|other| other.lane.is_some() && other.lane == entry.lane) {
                     return Err(Stop::Config {
