@@ -217,8 +217,10 @@ impl Intake {
                     index,
                     commit_timestamp_us: self.newest_commit_us,
                 };
-                if self.claims.any
-                    && let Some(claim) = self.claims.on(plan, tuple, &mut self.scratch, &self.topics, position)
+                if self.claims.may_claim
+                    && let Some(claim) = self
+                        .claims
+                        .claim_on(plan, tuple, &mut self.scratch, &self.topics, position)
                 {
                     return Ok(Some(Pause::Claimed(claim)));
                 }

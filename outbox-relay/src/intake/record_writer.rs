@@ -116,7 +116,7 @@ impl RecordWriter {
         let routed = plan.route(tuple, scratch, |routed, additional| {
             let destination = match topics.get(routed.route) {
                 Some(Ok(destination)) => destination,
-                Some(Err(why)) => return Err(judge.nowhere(why, position, routed.id).into()),
+                Some(Err(why)) => return Err(judge.stop_of_no_destination(why, position, routed.id).into()),
                 None => {
                     return Ok(Written::UnknownTopic {
                         route: routed.route.to_owned(),
@@ -169,7 +169,7 @@ impl RecordWriter {
                     format!("{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)");
                 return Err(too_large(judge, limit).into());
             }
-            judge.allow(&routed, destination, position)?;
+            judge.ensure_may_be_sent(&routed, destination, position)?;
             let outgoing = Outgoing {
                 topic: &destination.topic,
                 partition,

@@ -30,7 +30,7 @@ use super::events::serve_events;
 use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone};
 use super::planted;
 use super::turn::{FenceTurn, Turn};
-use super::undelivered::explained;
+use super::undelivered::explain_refusal;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::process::faults;
 use crate::process::stop::RelayError;
@@ -180,7 +180,7 @@ impl Publisher {
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => Ok(Sent::TooLarge),
             Err(err) => {
                 let what = "kafka refused a record";
-                Err(explained(err, what, &lane.producer, &lane.health, &self.settings))
+                Err(explain_refusal(err, what, &lane.producer, &lane.health, &self.settings))
             }
         }
     }
