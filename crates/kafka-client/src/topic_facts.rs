@@ -31,11 +31,11 @@ pub struct TopicFacts {
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
-pub fn facts_by(
+pub fn facts_by<'n>(
     client: &BaseConsumer<impl ConsumerContext>,
-    names: impl IntoIterator<Item = impl AsRef<str>>,
+    names: impl IntoIterator<Item = &'n String>,
 ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
-    let names = names.into_iter().map(|name| CString::new(name.as_ref()));
+    let names = names.into_iter().map(|name| CString::new(name.as_str()));
     let names: Vec<CString> = names
         .collect::<Result<_, _>>()
         .context("a topic's name has a zero byte")?;

@@ -51,7 +51,8 @@ impl Readers {
         names: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         let (committed, _) = self.0.as_ref().context("the readers are closed")?;
-        facts_by(committed, names)
+        let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+        facts_by(committed, &names)
     }
 
     /// As [`crate::kafka::topics::wait_until_nothing_is_open`]. Blocks.

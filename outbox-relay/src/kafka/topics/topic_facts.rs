@@ -31,7 +31,8 @@ impl TopicAsker {
         &self,
         names: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
-        facts_by(&self.0, names)
+        let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+        facts_by(&self.0, &names)
     }
 
     /// Where the partitions end that are counted for each topic. Blocks.
