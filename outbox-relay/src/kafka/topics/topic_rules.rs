@@ -2,7 +2,7 @@
 //!
 //! The broker judges a whole batch and refuses all of it, and a refusal costs the Kafka transaction. So a row that breaks a rule is found
 //! before it is sent, by name. Where the cluster does not tell, nothing is ruled out here, and what the broker refuses is found by its
-//! delivery report (see [`crate::kafka::client::refused_records`]).
+//! delivery report (see `kafka::client::refused_records`).
 
 use std::time::Duration;
 
