@@ -9,11 +9,11 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT_MS: i32 = 10_000;
 /// librdkafka gives up by itself before; should it not, the call ends here.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long librdkafka is waited for at a time; its errors and expiring tokens are served in between.
-const STEP: Duration = Duration::from_millis(100);
+const STEP_MS: i32 = 100;
 /// Most events that are served at a time.
 const EVENTS_MAX: usize = 100;
 
@@ -41,10 +41,14 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
         // SAFETY: as above.
         let options = unsafe { native::rd_kafka_AdminOptions_new(native_client, op) };
         let options = Options(NonNull::new(options).context("kafka's client takes no options")?);
-        let timeout_ms = i32::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the options are valid; no text is wanted of an error, whose buffer may then be null and empty.
         let set = unsafe {
-            native::rd_kafka_AdminOptions_set_request_timeout(options.0.as_ptr(), timeout_ms, ptr::null_mut(), 0)
+            native::rd_kafka_AdminOptions_set_request_timeout(
+                options.0.as_ptr(),
+                REQUEST_TIMEOUT_MS,
+                ptr::null_mut(),
+                0,
+            )
         };
         ensure!(
             set == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
@@ -75,9 +79,8 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
         let started = Instant::now();
         while started.elapsed() < ANSWER_TIMEOUT {
             serve_events(self.client);
-            let step_ms = i32::try_from(STEP.as_millis()).unwrap_or(i32::MAX);
             // SAFETY: the queue is valid, and the event is ours until it is destroyed.
-            let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), step_ms) };
+            let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), STEP_MS) };
             if let Some(event) = NonNull::new(event) {
                 return Answer(event).without_error();
             }

@@ -193,8 +193,9 @@ impl ClientSettings {
     }
 
     fn has_tls(&self) -> bool {
-        let protocol = self.property("security.protocol").unwrap_or_default();
-        protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl")
+        let protocol = self.property("security.protocol");
+        protocol
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl"))
     }
 
     /// For TLS, or for a login's hashes.

@@ -48,6 +48,7 @@ impl Tokens {
             Self::None => return Err("there is no --kafka-oauth-token-file".into()),
             Self::File(path) => read(path),
             Self::Given(text) => token(text, "the OAuth token"),
+            // Without sasl.oauthbearer.config no pair is set, and `unsecured` says what is missing.
             Self::Unsecured => unsecured(config.unwrap_or_default(), now_ms()),
         };
         issued.map_err(|err| format!("{err:#}").into())
@@ -163,7 +164,7 @@ fn set<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> anyhow::Resul
     Ok(())
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970; 0 for a clock that is set before.
 fn now_ms() -> i64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)

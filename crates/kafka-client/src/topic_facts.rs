@@ -78,7 +78,7 @@ fn facts_in(answer: &Answer) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
             let code = native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(*topic));
             match RDKafkaErrorCode::from(code) {
                 RDKafkaErrorCode::NoError => {
-                    facts.insert(name, facts_of(*topic));
+                    facts.insert(name, facts_of(*topic)?);
                 }
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {}
                 code => bail!("topic `{name}`: {code}"),
@@ -91,7 +91,7 @@ fn facts_in(answer: &Answer) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
 /// # Safety
 /// The description has to be valid.
 #[expect(unsafe_code, reason = "the description is in librdkafka's memory")]
-unsafe fn facts_of(topic: *const native::rd_kafka_TopicDescription_t) -> TopicFacts {
+unsafe fn facts_of(topic: *const native::rd_kafka_TopicDescription_t) -> anyhow::Result<TopicFacts> {
     // SAFETY: the caller's; all that is read belongs to the description.
     unsafe {
         let id = native::rd_kafka_TopicDescription_topic_id(topic);
@@ -106,13 +106,15 @@ unsafe fn facts_of(topic: *const native::rd_kafka_TopicDescription_t) -> TopicFa
         let replicas = slice(partitions, count).iter().map(|partition| {
             let mut replicas = 0;
             native::rd_kafka_TopicPartitionInfo_replicas(*partition, &raw mut replicas);
-            i32::try_from(replicas).unwrap_or(i32::MAX)
+            replicas
         });
-        TopicFacts {
+        // A topic has a partition always; one without would have no replica either.
+        let replicas = replicas.min().unwrap_or(0);
+        Ok(TopicFacts {
             id: has_id.then(|| text(native::rd_kafka_Uuid_base64str(id))),
-            partitions: i32::try_from(count).unwrap_or(i32::MAX),
-            replicas: replicas.min().unwrap_or(0),
-        }
+            partitions: i32::try_from(count).context("too many partitions")?,
+            replicas: i32::try_from(replicas).context("too many replicas")?,
+        })
     }
 }
 

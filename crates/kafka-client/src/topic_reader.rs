@@ -92,6 +92,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
         if let Some(Err(err)) = without_lost_brokers(self.consumer.poll(Duration::ZERO)) {
             return Err(err.into());
         }
+        // A longer wait ends after 24 days, and the caller asks again.
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is valid, and the message is ours until it is destroyed.
         let message = unsafe { native::rd_kafka_consume_queue(self.queue.queue.as_ptr(), wait_ms) };

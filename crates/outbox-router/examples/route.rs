@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = Plan::new(&options, columns.to_vec())?;
 
     let values = row.map(|(_, value)| Some(value.as_bytes()));
-    let bytes = Tuple::encode(&values);
+    let bytes = Tuple::encode(&values)?;
     let tuple = Tuple::from_encoded(5, &bytes);
     plan.route(&tuple, &mut RowScratch::default(), |record, headers| {
         let text = |bytes: Option<&[u8]>| {

@@ -14,7 +14,7 @@
 //! let plan = Plan::new(&options, columns.to_vec())?;
 //!
 //! let row = ["1", "user", "7", "Created", "{}"].map(|text| Some(text.as_bytes()));
-//! let bytes = Tuple::encode(&row);
+//! let bytes = Tuple::encode(&row)?;
 //! let tuple = Tuple::from_encoded(5, &bytes);
 //! plan.route(&tuple, &mut RowScratch::default(), |record, _headers| {
 //!     assert_eq!(plan.topic(record.route), "user-events");
@@ -31,7 +31,9 @@
 mod options;
 mod partition;
 mod plan;
+mod values;
 
 pub use options::{Additional, InvalidOperation, InvalidOption, Placement, RouterOptions};
 pub use partition::{murmur2, partition_of_key};
-pub use plan::{Column, Header, Plan, PlanError, RouteError, Routed, RowScratch};
+pub use plan::{Column, Header, Plan, PlanError, RouteError, Routed};
+pub use values::RowScratch;

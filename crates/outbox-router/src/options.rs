@@ -156,6 +156,7 @@ impl Default for RouterOptions {
 impl Additional {
     fn parse(item: &str) -> Result<Self, String> {
         let mut parts = item.trim().split(':');
+        // A text has a first part always, and an empty one is refused below.
         let column = parts.next().unwrap_or_default().trim();
         let placement = match parts
             .next()

@@ -12,6 +12,7 @@ pub fn partition_of_key(key: &[u8], partition_count: i32) -> i32 {
 #[must_use]
 pub fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5BD1_E995;
+    // Kafka takes no key that long: its own length ends at 2 GiB.
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
     let mut hash = 0x9747_B28C ^ length;
     let mut words = data.chunks_exact(4);

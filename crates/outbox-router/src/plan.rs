@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use super::options::{Placement, RouterOptions};
+use super::values::{BYTEA, RowScratch, decode_bytea, plain_value};
 use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
-const BOOL: u32 = 16;
-const BYTEA: u32 = 17;
 const INT4: u32 = 23;
 
 /// A column of the outbox table.
@@ -73,28 +72,6 @@ pub struct Routed<'a> {
     pub value: Option<Cow<'a, [u8]>>,
     /// A partition that the row itself asks for.
     pub partition: Option<i32>,
-}
-
-/// The values of one row; kept from row to row, so that none of them allocates.
-#[derive(Debug, Default)]
-pub struct RowScratch(Vec<Value<'static>>);
-
-impl RowScratch {
-    /// The scratch for the values of `tuple`'s lifetime.
-    fn fill<'a>(&mut self, tuple: &Tuple<'a>) -> Result<Vec<Value<'a>>, DecodeError> {
-        let mut values: Vec<Value<'a>> = std::mem::take(&mut self.0);
-        values.clear();
-        for value in tuple.values() {
-            values.push(value?);
-        }
-        Ok(values)
-    }
-
-    fn keep(&mut self, mut values: Vec<Value<'_>>) {
-        values.clear();
-        // Empty, so no value's lifetime is left in it; the compiler collects this in place, without an allocation.
-        self.0 = values.into_iter().map(|_| Value::Null).collect();
-    }
 }
 
 impl Plan {
@@ -261,34 +238,10 @@ impl Plan {
     }
 }
 
-/// As Connect's text converters write it: text as it is, booleans as words.
-fn plain_value<'a>(value: &Value<'a>, type_oid: u32) -> Option<Cow<'a, [u8]>> {
-    match value {
-        Value::Text(b"t") if type_oid == BOOL => Some(Cow::Borrowed(b"true")),
-        Value::Text(b"f") if type_oid == BOOL => Some(Cow::Borrowed(b"false")),
-        Value::Text(bytes) => Some(Cow::Borrowed(bytes)),
-        Value::Null | Value::Unchanged => None,
-    }
-}
-
-/// Postgres' hex format of bytea: `\x00ff`.
-fn decode_bytea(text: &[u8]) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix(b"\\x")?;
-    let (pairs, rest) = digits.as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    pairs
-        .iter()
-        .map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Column, Plan, PlanError, RouteError, RowScratch};
-    use crate::RouterOptions;
+    use super::{Column, Plan, PlanError, RouteError};
+    use crate::{RouterOptions, RowScratch};
     use pg_replication::pgoutput::Tuple;
 
     fn columns(payload_type: u32) -> Vec<Column> {
@@ -329,7 +282,7 @@ mod tests {
 
     fn route(settings: &[&str], payload_type: u32, row: &[Option<&[u8]>]) -> Result<Flat, RouteError> {
         let plan = Plan::new(&RouterOptions::parse(settings).unwrap(), columns(payload_type)).unwrap();
-        let bytes = Tuple::encode(row);
+        let bytes = Tuple::encode(row).unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         plan.route(
             &Tuple::from_encoded(7, &bytes),

@@ -138,7 +138,7 @@ async fn run(case: &Case, url: &str, index: usize) -> Result<Vec<Record>, String
     let mut records = Vec::new();
     for row in &answer.rows {
         let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-        let bytes = Tuple::encode(&values);
+        let bytes = Tuple::encode(&values).expect("short values");
         let record = plan
             .route(
                 &Tuple::from_encoded(column_count, &bytes),

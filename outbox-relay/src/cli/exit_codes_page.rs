@@ -256,9 +256,12 @@ fn commands_in(text: &str) -> Vec<String> {
     quoted.filter(|quoted| quoted.starts_with("outbox-relay ")).collect()
 }
 
-/// Parses `outbox-relay …` as the program does; a moment in quotes is one word.
+/// Parses `outbox-relay …` as the program does. A moment in quotes is one word, and a name that the reader fills in gets an example.
 fn assert_parses(command: &str) {
     let words = command.replace("'2026-11-28 09:30+01'", "2026-11-28");
+    let words = words
+        .replace("--slot OTHER_NAME", "--slot other_name")
+        .replace("--slot NAME", "--slot name");
     let words = words.split(' ').chain(["--database-url", "postgres://u@h/d"]);
     if let Err(err) = Cli::try_parse_from(words) {
         panic!("`{command}` is no command: {err}");

@@ -1,9 +1,10 @@
-//! `check` and `status`: what stands in the way, and where the relay is. They change nothing and confirm nothing.
+//! `check` says what would keep the relay from running, and `status` how far it has published. Both change nothing and confirm nothing.
 
 use std::fmt::Write as _;
 
-use crate::continuity::lineage::{Slot, verify};
+use crate::continuity::lineage::verify;
 use crate::continuity::other_relays::ensure_written_for_this_server;
+use crate::continuity::source::Slot;
 use crate::findings::Finding;
 use crate::findings::failover;
 use crate::findings::outbox_check;
@@ -20,19 +21,20 @@ use crate::settings::Config;
 use outbox_router::{Column, Plan};
 use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
-/// Looks at everything that `run` needs. Never fails: what cannot be looked at is a problem, too.
+/// Looks at everything that `run` needs. It never fails: what cannot be looked at is reported as a problem.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(config.ids_may_meet().map(Finding::Warning));
     match Connection::open(&config.source.target, Mode::Replication).await {
         Ok(mut connection) => {
-            // In the order of `take_survey`, since a relay may be publishing.
+            // The slot first and then the checkpoint, as `take_survey` does: a relay may be publishing meanwhile, and the slot must not look ahead of
+            // the checkpoint.
             let slot = source::find_slot(&mut connection, &config.source.slot).await;
-            let kafka = read_last_checkpoint(config.clone()).await;
+            let last_checkpoint = read_last_checkpoint(config.clone()).await;
             if let Err(err) = check_server(&mut connection, config, &mut findings).await {
                 findings.push(Finding::Problem(format!("Postgres: {err:#}")));
             }
-            match &kafka {
+            match &last_checkpoint {
                 Ok(found) => {
                     findings.push(Finding::Good(format!(
                         "Kafka answers at {}",
@@ -147,7 +149,7 @@ async fn check_lineage(
     let system = source::identify_server(connection).await?;
     let publication = match require_usable_publication(connection, config).await {
         Ok(publication) => publication,
-        // Said already.
+        // `check_server` has reported it.
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
@@ -174,7 +176,7 @@ async fn check_lineage(
     Ok(())
 }
 
-/// The findings as lines for a person.
+/// The findings as text for a person, one a line.
 #[must_use]
 pub fn report(findings: &[Finding]) -> String {
     let mut text = String::new();
@@ -190,7 +192,7 @@ pub fn report(findings: &[Finding]) -> String {
     text
 }
 
-/// Slot, checkpoint and lag, aligned.
+/// Describes slot, checkpoint and lag, one fact a line.
 ///
 /// # Errors
 /// Postgres or Kafka does not answer.
@@ -258,6 +260,7 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
     if let Some(record) = pause::current(config).await? {
         lines.push(("paused", record.describe()));
     }
+    // There are lines always, so there is a longest name.
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     Ok(lines.iter().fold(String::new(), |text, (name, value)| {
         text + &format!("{name:width$}  {value}\n")

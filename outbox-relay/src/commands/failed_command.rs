@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::commands::planted;
 use crate::intake::poison;
 use crate::kafka::{Delivery, Publisher, RefusedRecord};
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::{RowName, RowPlace};
 use crate::process::stop::RelayError;
 use crate::settings::Config;
@@ -46,7 +46,7 @@ pub(crate) async fn end_failed_transaction(config: &Config, system_identifier: &
 
 /// Fences the producers of this command; why that failed, in words.
 async fn fence_own_producers(config: &Config, system_identifier: &str) -> Result<(), String> {
-    if faults::is_planted(Bug::LeaveFailedTransactionOpen) {
+    if planted::leaves_failed_transaction_open() {
         return Ok(());
     }
     let (settings, topic) = (config.sink.kafka.clone(), config.sink.checkpoint_topic.clone());

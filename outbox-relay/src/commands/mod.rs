@@ -9,5 +9,6 @@ mod failed_command;
 mod fence;
 pub mod init;
 pub mod park;
+mod planted;
 pub mod recover;
 pub mod replay;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::planted;
 use crate::continuity::format;
 use crate::continuity::parking_note::ParkingNote;
 use crate::continuity::progress::Published;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{PARTITIONS_CURE, Stop};
 
-/// Version of the format; a checkpoint of a later one is refused instead of half understood.
+/// Version of the format. A checkpoint of a later version is refused, since this program would understand only half of it.
 pub const FORMAT: u32 = 1;
 
 /// What the record's value holds, as JSON.
@@ -26,13 +26,13 @@ pub struct Checkpoint {
     pub published: Published,
     /// Which run of a relay wrote it.
     pub incarnation: String,
-    /// Counts the times that an operator set the position; within one of them positions only ascend.
+    /// How often an operator has set the position. Within one generation positions only ascend.
     #[serde(default)]
     pub generation: u64,
-    /// While `init` publishes the rows that were there in several Kafka transactions: which of them are published.
+    /// While `init` publishes the existing rows in several Kafka transactions: which of them are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_rows: Option<ExistingRowsProgress>,
-    /// While `init` is at work: what the one that goes on after it has to know.
+    /// While `init` is at work: what another `init` has to know that goes on with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunInit>,
     /// What is parked, and the row at which the relay stopped.
@@ -44,7 +44,7 @@ pub struct Checkpoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BegunInit {
-    /// The rows that were there are left where they are.
+    /// The existing rows are not published.
     pub skips_existing_rows: bool,
     /// The highest position that readers may have seen before it, see [`crate::continuity::positions`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,13 +84,13 @@ pub enum State {
     Behind,
 }
 
-/// What must not change between two runs for a position to keep its meaning.
+/// Where the positions come from and where the records went. If one of these changes, the checkpoint's position may mean something else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lineage {
-    /// Postgres' system identifier: which cluster.
+    /// Postgres' system identifier, which names the database cluster.
     pub system_identifier: String,
-    /// Which history of that cluster.
+    /// The timeline, which names a history of that cluster.
     pub timeline: u32,
     pub database: String,
     pub slot: String,
@@ -108,7 +108,7 @@ pub struct Lineage {
     pub server_started_us: Option<i64>,
     /// Partitions of each topic that was written to; a key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
-    /// Other numbers of partitions that a topic had before an operator accepted the one of now: its earlier records lie where those led.
+    /// Numbers of partitions that a topic had before an operator accepted the present one. They say in which partition an earlier record of a key may be.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub former_partitions: BTreeMap<String, BTreeSet<i32>>,
     /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
@@ -133,7 +133,7 @@ pub fn key(database: &str, slot: &str) -> String {
 }
 
 impl Lineage {
-    /// Holds a topic to the partition count that it has now.
+    /// Pins the partition count of a topic, if none is pinned yet.
     ///
     /// # Errors
     /// [`Stop::PartitionsChanged`] where it had another one before.
@@ -153,7 +153,7 @@ impl Lineage {
         }
     }
 
-    /// Holds a topic to the partition count that it has now, whatever it had before; 0 for one that is gone, which is pinned no more.
+    /// Pins the partition count that a topic has now, whatever it had before. With 0, for a topic that is gone, it is unpinned.
     pub fn repin(&mut self, topic: &str, partitions: i32) {
         if partitions == 0 {
             return self.unpin(topic);
@@ -167,14 +167,14 @@ impl Lineage {
         }
     }
 
-    /// Releases a topic: none of what was known of it holds any more.
+    /// Forgets everything about a topic.
     pub fn unpin(&mut self, topic: &str) {
         self.partitions.remove(topic);
         self.former_partitions.remove(topic);
         self.topic_ids.remove(topic);
     }
 
-    /// Every number of partitions that each topic had or has, as the former ones of a lineage that comes after this one.
+    /// All numbers of partitions that each topic has or had. For [`Lineage::former_partitions`] of a later lineage.
     #[must_use]
     pub fn all_partition_counts(&self) -> BTreeMap<String, BTreeSet<i32>> {
         let topics = self.partitions.keys().chain(self.former_partitions.keys());
@@ -183,13 +183,14 @@ impl Lineage {
             .collect()
     }
 
-    /// Every number of partitions by which a record of the topic may have been sent, that of now the first.
+    /// All numbers of partitions that the topic has or had, the present one first.
     #[must_use]
     pub fn partition_counts(&self, topic: &str) -> Vec<i32> {
         let now = self.partitions.get(topic).copied();
-        let former = self.former_partitions.get(topic);
-        let former = former.filter(|_| !faults::is_planted(Bug::ForgetFormerPartitions));
-        let former = former.into_iter().flatten().copied();
+        if planted::forgets_former_partitions() {
+            return now.into_iter().collect();
+        }
+        let former = self.former_partitions.get(topic).into_iter().flatten().copied();
         now.into_iter()
             .chain(former.filter(|former| Some(*former) != now))
             .collect()

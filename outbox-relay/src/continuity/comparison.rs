@@ -1,22 +1,23 @@
-//! Which rows of the outbox are in the topics, and what it means where a row is not. Pure.
+//! Decides for each row of the outbox that no topic has whether it was published. Asks no server.
 //!
-//! A topic forgets: compaction removes what a later record of the same key replaced, retention removes what is old. So a row without a record
-//! was either never published or is forgotten. The relay publishes in commit order, and that is what tells the two apart:
+//! A topic does not keep all records. Compaction removes a record when a later one of the same key replaces it, and retention removes old records. So
+//! a row without a record is one of two things. It is *missing* if it was never published. It is *forgotten* if it was published and Kafka has
+//! removed its record. The relay publishes in commit order, so these rules can tell the two apart:
 //!
-//! 1. A record that is too young to be forgotten would be there: its row is missing.
-//! 2. Where a later row of the same key has its record, this row had one, too: it is forgotten.
-//! 3. In a topic that is only compacted, the newest record of a key stays, unless it is a tombstone. So a row behind the key's last record
-//!    that is there is missing, unless a tombstone stands at or behind it, which may have wiped the key.
-//! 4. Where retention removed the beginning of a partition, a row that is newer than the first record left is missing; newer by more than clocks
-//!    and commits' stamps differ.
+//! 1. If the record would be too young to be removed already, the row is missing.
+//! 2. If a later row of the same key has its record, this row had one too: it is forgotten.
+//! 3. In a topic that is compacted and has no retention, the newest record of a key stays, unless it is a tombstone. So a row after the key's last
+//!    remaining record is missing, unless the row or a later row of the key is a tombstone, which may have removed all of them.
+//! 4. If retention has removed the beginning of a partition, a row that is newer than the first remaining record is missing. It has to be newer by
+//!    more than [`CLOCKS_DIFFER_MS`].
 //!
-//! What none of these decides is undecided, and the operator has to choose between a loss and a repeat.
+//! A row that no rule decides is *undecided*: the operator chooses whether it may be lost or may come twice.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-/// By how much moments may be wrong against each other, in milliseconds: the clocks of Postgres, Kafka and this machine, and the stamps of two
-/// commits, which are taken before the commits stand in the log, in whatever order. What is nearer is not told apart.
+/// How much two moments may differ by mistake, in milliseconds. Postgres, Kafka and this machine have clocks of their own. And two commits may stand in
+/// the log in another order than their timestamps say, since a timestamp is taken a little earlier. Nearer moments count as the same.
 pub const CLOCKS_DIFFER_MS: i64 = 10_000;
 
 /// A set of event ids: 16 bytes for each UUID, its text for any other.
@@ -34,7 +35,7 @@ impl EventIds {
         };
     }
 
-    /// Whether it was there.
+    /// Returns whether the id was there.
     pub fn remove(&mut self, id: &str) -> bool {
         match uuid::Uuid::try_parse(id) {
             Ok(uuid) => self.uuids.remove(&uuid.as_u128()),
@@ -61,29 +62,30 @@ impl EventIds {
     }
 }
 
-/// What a topic may have forgotten.
+/// Which records a topic may have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// For a compacted topic: records older than this, in milliseconds since 1970, may be replaced.
+    /// In a compacted topic, records older than this may be removed; in milliseconds since 1970.
     pub compacted_before_ms: Option<i64>,
     /// Timestamp of the first record of each partition whose beginning was removed, in milliseconds since 1970; `i64::MAX` where no record is left.
     pub removed_before_ms: HashMap<i32, i64>,
 }
 
 impl Memory {
-    /// Whether any row at all may be forgotten.
+    /// Whether the topic may have removed any record at all.
     #[must_use]
     pub fn forgets(&self) -> bool {
         self.compacted_before_ms.is_some() || !self.removed_before_ms.is_empty()
     }
 }
 
-/// A row of the outbox, as far as the comparison is concerned.
+/// What the comparison has to know of a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     pub id: &'a str,
+    /// Index of the row's topic.
     pub topic: usize,
-    /// The one where its record would be; several where the topic has had other numbers of partitions.
+    /// The partition where the row's record would be. Several, if the topic once had another number of partitions.
     pub partitions: &'a [i32],
     pub key: Option<&'a [u8]>,
     /// Milliseconds since 1970; 0 where the table does not say.
@@ -99,32 +101,36 @@ enum Verdict {
     Undecided,
 }
 
-/// Counts of a finished comparison.
+/// The result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Verdicts {
     /// Rows that were never published.
     pub missing: EventIds,
-    /// Rows of which nothing tells whether they were.
+    /// Rows that may have been published or not.
     pub undecided: EventIds,
-    /// Rows whose record was published and is forgotten.
+    /// How many rows were published and have no record any more.
     pub forgotten: u64,
 }
 
-/// Takes the rows in the order of the outbox, and decides about those in `absent`, which no record has.
+/// Is given all rows in the order of the outbox, and decides about those that have no record.
 #[derive(Debug)]
 pub struct Comparison<'m> {
     topics: &'m [Memory],
-    /// Of each key: the place of its last row that has a record, and of its last tombstone that may be wiped.
+    /// By the hash of topic and key.
     keys: HashMap<u64, LastOfKey>,
     hasher: RandomState,
+    /// The rows without a record.
     candidates: Vec<Candidate>,
+    /// How many rows were given: the first row stands at place 1.
     place: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct LastOfKey {
-    present: u64,
-    tombstone: u64,
+    /// Place of the key's last row that has a record.
+    with_record: u64,
+    /// Place of the key's last tombstone without a record, which compaction may have removed.
+    lost_tombstone: u64,
 }
 
 #[derive(Debug)]
@@ -150,19 +156,19 @@ impl<'m> Comparison<'m> {
         }
     }
 
-    /// The next row.
-    pub fn row(&mut self, row: Row<'_>, absent: &EventIds) {
+    /// Takes the next row. `absent` has the ids of all rows without a record.
+    pub fn add_row(&mut self, row: Row<'_>, absent: &EventIds) {
         self.place += 1;
         let memory = &self.topics[row.topic];
         let key = row.key.map(|key| self.hasher.hash_one((row.topic, key)));
         if !absent.contains(row.id) {
             if let Some(key) = key.filter(|_| memory.forgets()) {
-                self.keys.entry(key).or_default().present = self.place;
+                self.keys.entry(key).or_default().with_record = self.place;
             }
             return;
         }
         if let Some(key) = key.filter(|_| row.is_tombstone && may_be_compacted(memory, row.created_ms)) {
-            self.keys.entry(key).or_default().tombstone = self.place;
+            self.keys.entry(key).or_default().lost_tombstone = self.place;
         }
         self.candidates.push(Candidate {
             id: row.id.into(),
@@ -174,9 +180,9 @@ impl<'m> Comparison<'m> {
         });
     }
 
-    /// Decides, once every row was seen.
+    /// Decides, once all rows were added.
     #[must_use]
-    pub fn finish(self) -> Verdicts {
+    pub fn decide(self) -> Verdicts {
         let mut verdicts = Verdicts::default();
         for candidate in &self.candidates {
             match self.verdict(candidate) {
@@ -195,15 +201,16 @@ impl<'m> Comparison<'m> {
         if !compacted && !removed {
             return Verdict::Missing;
         }
+        // Place 0 is before all rows. It stands for a row without a key, and for a key without such rows.
         let last = candidate
             .key
             .and_then(|key| self.keys.get(&key))
             .copied()
             .unwrap_or_default();
-        if candidate.place < last.present {
+        if candidate.place < last.with_record {
             return Verdict::Forgotten;
         }
-        if removed || candidate.place <= last.tombstone {
+        if removed || candidate.place <= last.lost_tombstone {
             return Verdict::Undecided;
         }
         Verdict::Missing
@@ -247,7 +254,7 @@ mod tests {
         let mut comparison = Comparison::new(&topics);
         for (id, key, created_ms, is_tombstone) in rows.iter().copied() {
             let key = Some(key.as_bytes());
-            comparison.row(
+            comparison.add_row(
                 Row {
                     id,
                     topic: 0,
@@ -259,7 +266,7 @@ mod tests {
                 &ids,
             );
         }
-        let verdicts = comparison.finish();
+        let verdicts = comparison.decide();
         let those = |ids: &EventIds| {
             let ids = rows.iter().filter(|row| ids.contains(row.0));
             ids.map(|row| row.0.to_owned()).collect()

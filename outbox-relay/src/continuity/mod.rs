@@ -9,6 +9,8 @@ pub(crate) mod format;
 pub mod lineage;
 pub mod other_relays;
 pub mod parking_note;
+mod planted;
 pub(crate) mod positions;
 pub mod progress;
+pub mod source;
 pub mod timeline;

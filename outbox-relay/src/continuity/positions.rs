@@ -1,36 +1,38 @@
-//! Positions that only ascend, also where the server's own positions went back.
+//! Keeps the positions in the records' headers ascending, even when the server's own positions go back.
 //!
-//! Each record carries its position, and a reader may drop a record whose position is not above the last one that it saw: that is how it drops
-//! repeats. After a move to another cluster, or after a restore of an older backup, the server's new positions lie below published ones, and such
-//! a reader would drop new events. So from then on the relay adds a number of bytes to every position that it writes into a header. It is
-//! part of the lineage that the checkpoint pins, and 0 for a relay that never went through this.
+//! Each record carries its position. To drop repeats, a reader may drop each record whose position is not above the last one that it saw. After a
+//! move to another cluster, or after a restore of an older backup, the server's new positions lie below published ones, and such a reader would
+//! drop new events. So from then on the relay adds a number of bytes to every position that it writes into a header. The checkpoint keeps this
+//! number. It is 0 for a relay that never needed it.
 
+use super::planted;
 use crate::continuity::checkpoint::Checkpoint;
-use crate::process::faults::{self, Bug};
 use pg_replication::Lsn;
 
-/// The highest position that a record of before `checkpoint` can have in its header.
+/// The highest position that the header of a record up to `checkpoint` can have.
 #[must_use]
 pub(crate) fn highest_position(checkpoint: &Checkpoint) -> u64 {
     let published = checkpoint.published;
-    // Commits lie below `lsn`, except for the one of which a part is published.
+    // All published commits lie below `lsn`, except for a transaction of which only a part is published.
     let below_lsn = published.lsn.0.saturating_sub(1);
     let commit_lsn = published
         .partial
         .map_or(below_lsn, |partial| partial.commit_lsn.0.max(below_lsn));
     let before_init = checkpoint.begun.and_then(|begun| begun.highest_position);
     let own = commit_lsn.saturating_add(checkpoint.lineage.positions_raised_by);
+    // Without an earlier init there are no records from before it.
     own.max(before_init.unwrap_or(0))
 }
 
-/// What has to be added to the server's positions from `start` on, so that each of them is above `highest_published`, a position as readers saw
-/// it. It stays as it was, `raised_by`, where that is enough.
+/// How many bytes must be added to the server's positions from `start` on, so that each of them is above `highest_published`, the highest position
+/// that readers have seen. If the present number, `raised_by`, is enough, it stays.
 #[must_use]
 pub(crate) fn raise_above(highest_published: Option<u64>, raised_by: u64, start: Lsn) -> u64 {
+    if planted::lets_positions_go_back() {
+        return raised_by;
+    }
     match highest_published {
-        Some(highest) if start.0.saturating_add(raised_by) <= highest && !faults::is_planted(Bug::PositionsGoBack) => {
-            (highest + 1).saturating_sub(start.0)
-        }
+        Some(highest) if start.0.saturating_add(raised_by) <= highest => (highest + 1).saturating_sub(start.0),
         _ => raised_by,
     }
 }

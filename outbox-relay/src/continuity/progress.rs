@@ -1,19 +1,24 @@
 //! How far the relay is: pure bookkeeping, in which no position can overtake the one that it depends on.
 //!
-//! A row's place is (LSN of its transaction's commit record, index in the transaction): an LSN alone is no place, since the rows of
-//! one COPY share theirs, and rows of transactions that ran at the same time do not come in the order of their LSNs, while commits do.
+//! A row's place is a pair: the LSN of its transaction's commit record, and the row's index in the transaction. The row's own LSN would not do. All
+//! rows of one COPY have the same. And when transactions run at the same time, the stream does not send their rows in the order of the rows' LSNs. It
+//! sends transactions in the order of their commits.
 //!
-//! Three positions follow each other and are never confused: what was *decoded* (handed to the open Kafka transaction or an earlier
-//! one), what is *published* (in a committed Kafka transaction, together with the checkpoint that says so), and what is *confirmed*
-//! to Postgres. Confirming is garbage collection: after a crash the checkpoint in Kafka is the truth, and the slot may hand out again
-//! whatever it likes: rows at or below the checkpoint are skipped.
+//! There are three positions, and each one follows the one before it:
+//!
+//! - *decoded*: the rows up to here were handed to the open Kafka transaction, or to an earlier one;
+//! - *published*: the Kafka transaction with these rows has committed, and so has the checkpoint in it that says so;
+//! - *confirmed*: Postgres was told that it may forget the WAL up to here.
+//!
+//! Confirming only lets Postgres clean up. After a crash the checkpoint in Kafka decides: the slot may send old rows once more, and those at or below the
+//! checkpoint are skipped.
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::faults::{self, Bug};
+use super::planted;
 use pg_replication::Lsn;
 
-/// Up to where everything is published. A relay's own ones only ascend.
+/// Up to where everything is published. While a relay runs, it only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Published {
@@ -59,11 +64,11 @@ struct OpenTransaction {
     commit_lsn: Lsn,
     /// Rows decoded so far.
     rows: u64,
-    /// Rows at the beginning that are published already.
-    skip: u64,
+    /// How many of its first rows are published already.
+    published_rows: u64,
 }
 
-/// The relay's bookkeeping. See the module's page.
+/// The three positions, and the source transaction that is being read.
 #[derive(Debug)]
 pub struct Progress {
     decoded: Published,
@@ -94,41 +99,40 @@ impl Progress {
         if self.open.is_some() {
             return Err(ProtocolError::NestedBegin);
         }
-        let skip = match self.decoded.partial {
+        let published_rows = match self.decoded.partial {
             _ if commit_lsn < self.decoded.lsn => u64::MAX,
-            Some(partial) if partial.commit_lsn == commit_lsn && faults::is_planted(Bug::RowLsnDedupe) => u64::MAX,
-            Some(partial) if partial.commit_lsn == commit_lsn => partial.rows,
+            Some(partial) if partial.commit_lsn == commit_lsn => planted::published_rows(partial.rows),
             _ => 0,
         };
         self.open = Some(OpenTransaction {
             commit_lsn,
             rows: 0,
-            skip,
+            published_rows,
         });
         Ok(())
     }
 
-    /// A row of the open transaction is next; it counts once [`Progress::row_decoded`] is called.
+    /// What to do with the next row of the open transaction. It counts as decoded once [`Progress::row_decoded`] is called.
     ///
     /// # Errors
     /// No transaction is open.
-    pub fn row(&self) -> Result<RowFate, ProtocolError> {
+    pub fn fate_of_next_row(&self) -> Result<RowFate, ProtocolError> {
         let open = self.open.as_ref().ok_or(ProtocolError::OutsideTransaction)?;
-        Ok(if open.rows < open.skip {
+        Ok(if open.rows < open.published_rows {
             RowFate::Skip
         } else {
             RowFate::Publish { index: open.rows }
         })
     }
 
-    /// The row that [`Progress::row`] looked at was skipped or handed to the open Kafka transaction.
+    /// The row that [`Progress::fate_of_next_row`] looked at was skipped or handed to the open Kafka transaction.
     ///
     /// # Errors
     /// No transaction is open.
     pub fn row_decoded(&mut self) -> Result<(), ProtocolError> {
         let open = self.open.as_mut().ok_or(ProtocolError::OutsideTransaction)?;
         open.rows += 1;
-        if open.rows > open.skip {
+        if open.rows > open.published_rows {
             self.decoded.partial = Some(Partial {
                 commit_lsn: open.commit_lsn,
                 rows: open.rows,
@@ -140,7 +144,7 @@ impl Progress {
     /// The open transaction is complete.
     ///
     /// # Errors
-    /// None is open, or another one.
+    /// No transaction is open, or another one.
     pub fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<(), ProtocolError> {
         let open = self.open.take().ok_or(ProtocolError::OutsideTransaction)?;
         if open.commit_lsn != commit_lsn {
@@ -154,7 +158,7 @@ impl Progress {
     }
 
     /// The server has sent everything below `wal_end`.
-    pub fn keepalive(&mut self, wal_end: Lsn) {
+    pub fn note_keepalive(&mut self, wal_end: Lsn) {
         // Inside a transaction the server's position says nothing about the rows still to come.
         if self.open.is_none() {
             self.complete_up_to(wal_end);
@@ -171,7 +175,7 @@ impl Progress {
         }
     }
 
-    /// What a checkpoint that is written now has to say.
+    /// The position for a checkpoint that is written now.
     #[must_use]
     pub fn decoded(&self) -> Published {
         self.decoded
@@ -184,7 +188,7 @@ impl Progress {
     }
 
     /// The Kafka transaction whose checkpoint said `checkpoint` has committed.
-    pub fn committed(&mut self, checkpoint: Published) {
+    pub fn note_kafka_commit(&mut self, checkpoint: Published) {
         assert!(checkpoint.lsn >= self.published.lsn, "a checkpoint never goes back");
         assert!(
             checkpoint.lsn <= self.decoded.lsn,
@@ -200,11 +204,8 @@ impl Progress {
 
     /// The position to confirm to Postgres now, if it has moved since the last one: what is published, and no further than verified.
     pub fn confirm(&mut self) -> Option<Lsn> {
-        let confirmable = match self.published.partial {
-            _ if faults::is_planted(Bug::ConfirmBeforeCommit) => self.decoded.lsn,
-            Some(partial) if faults::is_planted(Bug::ConfirmMidTransaction) => Lsn(partial.commit_lsn.0 + 1),
-            _ => self.published.lsn.min(self.verified),
-        };
+        let confirmable = self.published.lsn.min(self.verified);
+        let confirmable = self.planted_position().unwrap_or(confirmable);
         (confirmable > self.confirmed).then(|| {
             self.confirmed = confirmable;
             self.confirmed
@@ -230,6 +231,17 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// What a relay with a planted bug confirms.
+    fn planted_position(&self) -> Option<Lsn> {
+        match self.published.partial {
+            _ if planted::confirms_before_commit() => Some(self.decoded.lsn),
+            Some(partial) if planted::confirms_mid_transaction() => Some(Lsn(partial.commit_lsn.0 + 1)),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Partial, Progress, ProtocolError, Published, RowFate};
@@ -247,7 +259,7 @@ mod tests {
         progress.begin(Lsn(commit)).unwrap();
         let mut published = Vec::new();
         for _ in 0..rows {
-            if let RowFate::Publish { index } = progress.row().unwrap() {
+            if let RowFate::Publish { index } = progress.fate_of_next_row().unwrap() {
                 published.push(index);
             }
             progress.row_decoded().unwrap();
@@ -283,7 +295,7 @@ mod tests {
                 })
             }
         );
-        progress.committed(cut);
+        progress.note_kafka_commit(cut);
         progress.verify_up_to(Lsn(1000));
         assert_eq!(progress.confirm(), Some(Lsn(100)), "a part is never confirmed");
 
@@ -299,7 +311,7 @@ mod tests {
             progress.begin(Lsn(200)).unwrap();
             let mut published = Vec::new();
             for index in 0..cut {
-                assert_eq!(progress.row().unwrap(), RowFate::Publish { index });
+                assert_eq!(progress.fate_of_next_row().unwrap(), RowFate::Publish { index });
                 progress.row_decoded().unwrap();
                 published.push(index);
             }
@@ -328,10 +340,10 @@ mod tests {
     fn a_keepalive_inside_a_transaction_says_nothing() {
         let mut progress = Progress::resume(at(100));
         progress.begin(Lsn(200)).unwrap();
-        progress.keepalive(Lsn(500));
+        progress.note_keepalive(Lsn(500));
         assert_eq!(progress.decoded(), at(100));
         progress.commit(Lsn(200), Lsn(210)).unwrap();
-        progress.keepalive(Lsn(500));
+        progress.note_keepalive(Lsn(500));
         assert_eq!(progress.decoded(), at(500));
     }
 
@@ -342,7 +354,7 @@ mod tests {
         assert_eq!(progress.confirm(), Some(Lsn(100)), "the checkpoint is published");
         feed(&mut progress, 200, 210, 1);
         assert_eq!(progress.confirm(), None);
-        progress.committed(at(210));
+        progress.note_kafka_commit(at(210));
         assert_eq!(progress.confirm(), Some(Lsn(210)));
         assert_eq!(progress.confirm(), None);
     }
@@ -352,7 +364,7 @@ mod tests {
         let mut progress = Progress::resume(at(100));
         assert_eq!(progress.confirm(), None, "nothing is verified yet");
         feed(&mut progress, 200, 210, 1);
-        progress.committed(at(210));
+        progress.note_kafka_commit(at(210));
         progress.verify_up_to(Lsn(150));
         assert_eq!(progress.confirm(), Some(Lsn(150)));
         progress.verify_up_to(Lsn(140));
@@ -368,7 +380,7 @@ mod tests {
     #[test]
     fn a_stream_that_contradicts_itself_is_refused() {
         let mut progress = Progress::resume(at(100));
-        assert_eq!(progress.row(), Err(ProtocolError::OutsideTransaction));
+        assert_eq!(progress.fate_of_next_row(), Err(ProtocolError::OutsideTransaction));
         progress.begin(Lsn(200)).unwrap();
         assert_eq!(progress.begin(Lsn(300)), Err(ProtocolError::NestedBegin));
         assert!(matches!(

@@ -1,13 +1,13 @@
-//! A promotion: whether the history that a new primary goes on with has everything that is published.
+//! A promotion: proves that a new primary has everything that is published.
 //!
 //! A promoted standby begins a new timeline at the end of the WAL that it had. Its history file says where each earlier timeline was
-//! left (<https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>). What was published and lies behind that
-//! point is in no table of the new primary; its positions will be used again, for other rows.
+//! left (<https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>). If we have published something that was written
+//! after that point, the new primary does not have it, and will use its positions again for other rows.
 
 use crate::continuity::progress::Published;
 use pg_replication::Lsn;
 
-/// The timelines that a server's timeline comes from, and where each was left.
+/// The earlier timelines of a server, and the position at which each was left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History(Vec<Fork>);
 
@@ -47,11 +47,16 @@ impl History {
     }
 }
 
-/// Proves that everything `published` on timeline `from` is part of timeline `to`, whose history is `history`.
+/// Proves that a server on timeline `to` has everything that was `published` from timeline `from`. `history` is that of timeline `to`.
 ///
 /// # Errors
-/// What is missing for the proof.
-pub fn is_continued(from: u32, published: Published, to: u32, history: Option<&History>) -> Result<(), String> {
+/// Says what the server lacks, or why it cannot be proven.
+pub fn ensure_server_has_published(
+    from: u32,
+    published: Published,
+    to: u32,
+    history: Option<&History>,
+) -> Result<(), String> {
     if to == from {
         return Ok(());
     }
@@ -70,7 +75,7 @@ pub fn is_continued(from: u32, published: Published, to: u32, history: Option<&H
             published.lsn
         ));
     }
-    // A record lies whole before the point or is not there, so its beginning tells.
+    // The new primary has a WAL record whole or not at all. So it is enough to compare the record's beginning.
     match published.partial {
         Some(partial) if partial.commit_lsn >= left_at => Err(format!(
             "the new primary left timeline {from} at {left_at}, but {} rows of the transaction at {} are published, which it lacks",
@@ -82,7 +87,7 @@ pub fn is_continued(from: u32, published: Published, to: u32, history: Option<&H
 
 #[cfg(test)]
 mod tests {
-    use super::{History, is_continued};
+    use super::{History, ensure_server_has_published};
     use crate::continuity::progress::{Partial, Published};
     use pg_replication::Lsn;
 
@@ -97,7 +102,7 @@ mod tests {
     }
 
     fn prove(from: u32, published: Published, to: u32) -> Result<(), String> {
-        is_continued(from, published, to, Some(&History::parse(HISTORY).unwrap()))
+        ensure_server_has_published(from, published, to, Some(&History::parse(HISTORY).unwrap()))
     }
 
     #[test]
@@ -105,7 +110,7 @@ mod tests {
         assert_eq!(prove(1, published(0x300_0000), 3), Ok(()));
         assert_eq!(prove(2, published(0x500_0000), 3), Ok(()));
         assert_eq!(
-            is_continued(1, published(9), 1, None),
+            ensure_server_has_published(1, published(9), 1, None),
             Ok(()),
             "the same timeline needs no proof"
         );
@@ -142,10 +147,10 @@ mod tests {
     fn a_former_primary_a_foreign_timeline_and_a_missing_history_prove_nothing() {
         assert!(prove(4, published(1), 3).unwrap_err().contains("former primary"));
         let other = History::parse("2\t0/5000000\tx").unwrap();
-        let foreign = is_continued(1, published(1), 3, Some(&other));
+        let foreign = ensure_server_has_published(1, published(1), 3, Some(&other));
         assert!(foreign.unwrap_err().contains("does not come from timeline 1"));
         assert!(
-            is_continued(1, published(1), 2, None)
+            ensure_server_has_published(1, published(1), 2, None)
                 .unwrap_err()
                 .contains("no history file")
         );

@@ -14,11 +14,11 @@ use pg_replication::{Connection, quote_identifier, quote_literal};
 /// The first version with failover slots, as `server_version_num` counts.
 const FIRST_VERSION: u32 = 170_000;
 
-/// Refuses a failover slot where the server has none.
+/// Fails if the server's version has no failover slots.
 ///
 /// # Errors
 /// [`Stop::Config`] before PostgreSQL 17.
-pub fn is_possible(server_version_num: u32) -> Result<(), Stop> {
+pub fn ensure_server_has_failover_slots(server_version_num: u32) -> Result<(), Stop> {
     if server_version_num >= FIRST_VERSION {
         return Ok(());
     }
@@ -35,12 +35,14 @@ pub fn is_possible(server_version_num: u32) -> Result<(), Stop> {
 /// # Errors
 /// The server refuses, as it does while a relay has the slot.
 pub async fn make_failover(connection: &mut Connection, slot: &str) -> anyhow::Result<()> {
-    let is_failover = format!(
-        "select failover from pg_replication_slots where slot_name = {}",
+    let sql = format!(
+        "select failover as is_failover from pg_replication_slots where slot_name = {}",
         quote_literal(slot)
     );
-    let rows = connection.rows(&is_failover).await?;
-    if rows.first().and_then(|row| row.first().cloned().flatten()).as_deref() == Some("t") {
+    let answer = connection.query(&sql).await?;
+    // Without a row there is no such slot, and the statement below says so.
+    let is_failover = first_row(&answer).map(|row| row.is_true("is_failover")).transpose()?;
+    if is_failover == Some(true) {
         return Ok(());
     }
     let alter = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quote_identifier(slot));
@@ -50,7 +52,7 @@ pub async fn make_failover(connection: &mut Connection, slot: &str) -> anyhow::R
     Ok(())
 }
 
-/// What stands between this slot and a promotion that the relay survives. Nothing is said on servers that nobody replicates.
+/// Says what would keep the relay from going on after a promotion. Says nothing on a server without standbys.
 ///
 /// # Errors
 /// The connection broke.
@@ -77,12 +79,12 @@ pub async fn findings(connection: &mut Connection, slot: &str) -> anyhow::Result
     Ok(judge(slot, row.is_true("is_failover")?, row.text("listed")?, &standbys))
 }
 
-/// A physical slot, as a standby streams from it.
+/// A physical slot. A standby streams from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Standby {
     slot: String,
     is_active: bool,
-    /// With `hot_standby_feedback` a physical slot holds back the catalog's vacuum.
+    /// The standby has `hot_standby_feedback`, so its slot keeps vacuum from removing rows of the catalog.
     gives_feedback: bool,
 }
 
@@ -100,7 +102,7 @@ async fn list_standbys(connection: &mut Connection) -> anyhow::Result<Vec<Standb
     named_rows(&answer).map(standby).collect()
 }
 
-fn judge(slot: &str, is_failover: bool, listed: &str, standbys: &[Standby]) -> Vec<Finding> {
+fn judge(slot: &str, is_failover: bool, synchronized_standby_slots: &str, standbys: &[Standby]) -> Vec<Finding> {
     if !is_failover {
         return if standbys.is_empty() {
             Vec::new()
@@ -111,7 +113,7 @@ fn judge(slot: &str, is_failover: bool, listed: &str, standbys: &[Standby]) -> V
         };
     }
     let mut findings = vec![Finding::Good(format!("slot {slot} is a failover slot"))];
-    let listed: Vec<&str> = listed
+    let listed: Vec<&str> = synchronized_standby_slots
         .split(',')
         .map(|name| name.trim().trim_matches('"'))
         .filter(|name| !name.is_empty())
@@ -141,7 +143,7 @@ fn judge(slot: &str, is_failover: bool, listed: &str, standbys: &[Standby]) -> V
 
 #[cfg(test)]
 mod tests {
-    use super::{Standby, is_possible, judge};
+    use super::{Standby, ensure_server_has_failover_slots, judge};
     use crate::findings::Finding;
 
     fn standby(is_active: bool, gives_feedback: bool) -> Standby {
@@ -180,11 +182,11 @@ mod tests {
     #[test]
     fn versions_without_failover_slots_refuse_by_name() {
         assert!(
-            is_possible(160_011)
+            ensure_server_has_failover_slots(160_011)
                 .unwrap_err()
                 .to_string()
                 .contains("--failover: PostgreSQL 16")
         );
-        assert_eq!(is_possible(170_000), Ok(()));
+        assert_eq!(ensure_server_has_failover_slots(170_000), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! What `check` says of the topics: whether they are those that the checkpoint knows, and whether their settings keep what is in them.
+//! What `check` says of the topics: whether they are those that the checkpoint knows, and whether their settings endanger the records in them.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::settings::Config;
 use crate::topics::compaction;
 use crate::topics::identity::{self, Topics};
 
-/// Looks at the topics of the checkpoint, and at that of the checkpoints.
+/// Looks at the topics that the checkpoint names, and at the topic that holds the checkpoints.
 pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -> Vec<Finding> {
     let lineage = checkpoint.map(|checkpoint| &checkpoint.lineage);
     let names = lineage.map_or_else(
-        || vec![config.sink.checkpoint_topic.clone()],
+        || vec![config.sink.checkpoint_topic.to_string()],
         |lineage| identity::names_of_topics(lineage, &config.sink.checkpoint_topic),
     );
     let topics = match topic_facts(&config.sink.kafka, names).await {
@@ -30,11 +30,11 @@ pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -
     if findings.is_empty()
         && let Some(lineage) = lineage
     {
-        findings.push(as_pinned(lineage.partitions.len(), &topics));
+        findings.push(topics_are_as_pinned(lineage.partitions.len(), &topics));
     }
     for (topic, facts) in &topics {
         match topic_settings(&config.sink.kafka, topic).await {
-            Ok(settings) => findings.extend(of_settings(config, topic, facts, &settings)),
+            Ok(settings) => findings.extend(judge_settings(config, topic, facts, &settings)),
             Err(err) => findings.push(Finding::Warning(format!(
                 "{err:#}; whether it keeps its records is not known"
             ))),
@@ -43,12 +43,16 @@ pub(crate) async fn findings(config: &Config, checkpoint: Option<&Checkpoint>) -
     findings
 }
 
-/// What the settings of such topics endanger; of a topic whose settings are not known, nothing.
-pub(crate) fn dangers(config: &Config, topics: &Topics, settings: &BTreeMap<String, TopicSettings>) -> Vec<String> {
+/// Says for each topic what its settings endanger. A topic whose settings are not in `settings` is left out.
+pub(crate) fn find_dangers(
+    config: &Config,
+    topics: &Topics,
+    settings: &BTreeMap<String, TopicSettings>,
+) -> Vec<String> {
     let known = topics
         .iter()
         .filter_map(|(topic, facts)| Some((topic, facts, settings.get(topic)?)));
-    let findings = known.flat_map(|(topic, facts, settings)| of_settings(config, topic, facts, settings));
+    let findings = known.flat_map(|(topic, facts, settings)| judge_settings(config, topic, facts, settings));
     findings
         .filter_map(|finding| match finding {
             Finding::Problem(what) | Finding::Warning(what) => Some(what),
@@ -57,7 +61,7 @@ pub(crate) fn dangers(config: &Config, topics: &Topics, settings: &BTreeMap<Stri
         .collect()
 }
 
-fn as_pinned(count: usize, topics: &Topics) -> Finding {
+fn topics_are_as_pinned(count: usize, topics: &Topics) -> Finding {
     if topics.values().any(|facts| facts.id.is_none()) {
         return Finding::Warning(
             "the cluster tells no topic ids: a topic that is deleted and made anew goes unnoticed".to_owned(),
@@ -66,9 +70,9 @@ fn as_pinned(count: usize, topics: &Topics) -> Finding {
     Finding::Good(format!("{count} topics of records are those that the checkpoint knows"))
 }
 
-fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &TopicSettings) -> Vec<Finding> {
+fn judge_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &TopicSettings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if topic == config.sink.checkpoint_topic {
+    if topic == config.sink.checkpoint_topic.as_str() {
         findings.push(match settings.retention_danger() {
             Some(what) => Finding::Problem(compaction::checkpoint_topic_unsafe(config, what).to_string()),
             None if settings.is_compacted() => Finding::Good(format!("checkpoint topic {topic} is compacted")),
@@ -94,7 +98,7 @@ fn of_settings(config: &Config, topic: &str, facts: &TopicFacts, settings: &Topi
 
 #[cfg(test)]
 mod tests {
-    use super::of_settings;
+    use super::judge_settings;
     use crate::findings::Finding;
     use crate::kafka::{TopicFacts, TopicSettings};
     use crate::settings::{Cli, Command, Config};
@@ -127,7 +131,7 @@ mod tests {
             retention_bytes: -1,
             min_insync_replicas,
         };
-        of_settings(&config(), topic, &facts, &settings)
+        judge_settings(&config(), topic, &facts, &settings)
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! One look of the guard's: what is asked, and what follows from the answer.
+//! One look of the guard: the question to the server, and what follows from its answer.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::time::timeout;
 
+use super::planted;
 use crate::guard::retention::Retention;
 use crate::outbox::publication;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, Row, quote_literal};
 
-/// A server that takes longer for its answer gets a new session.
+/// If the server takes longer to answer, the guard asks again in a new session.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What must be as it was when the stream began.
@@ -27,7 +28,7 @@ pub struct Pinned {
     pub walsender_pid: i32,
 }
 
-/// What one round trip brought.
+/// The server's answer.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     pub(super) wal_flushed: Lsn,
@@ -39,12 +40,12 @@ pub(super) struct Look {
     pub(super) retention: Option<Retention>,
 }
 
-/// The publication and the outbox table as a look shows them.
+/// What the answer says of the publication and the outbox table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PublicationLook {
     pub(super) version: String,
     pub(super) outbox: Option<String>,
-    /// An alteration of either has begun and is not over yet.
+    /// A transaction has begun to alter one of the two, and has not ended yet.
     pub(super) is_undecided: bool,
 }
 
@@ -56,7 +57,7 @@ pub(super) enum Finding {
     /// An alteration has begun and is neither committed nor rolled back.
     Undecided,
     Altered,
-    /// The slot that was looked at is not the one that streams to us, so nothing follows from the look.
+    /// The server's slot of our name is not the one that streams to us, so its answer says nothing about our stream.
     NotOurStream,
     /// The server is on this timeline now, and not on the one that the stream began on.
     OtherTimeline(u32),
@@ -64,7 +65,7 @@ pub(super) enum Finding {
 
 /// What the look says about the publication. Pure.
 pub(super) fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
-    if !faults::is_planted(Bug::GuardTrustsAnySlot) {
+    if !planted::trusts_any_slot() {
         if look.slot_reader != Some(pinned.walsender_pid) {
             return Finding::NotOurStream;
         }
@@ -75,7 +76,7 @@ pub(super) fn compare_with_pinned(look: &Look, pinned: &Pinned) -> Finding {
     match &look.publication {
         None => Finding::Altered,
         Some(found) if found.version != pinned.publication => Finding::Altered,
-        Some(found) if found.outbox != pinned.outbox && !faults::is_planted(Bug::TrustAnyTable) => Finding::Altered,
+        Some(found) if found.outbox != pinned.outbox && !planted::trusts_any_table() => Finding::Altered,
         Some(found) if found.is_undecided => Finding::Undecided,
         Some(_) => Finding::Unaltered(look.wal_flushed),
     }

@@ -19,6 +19,7 @@
 //! The loop that streams never waits for the guard: without it nothing is confirmed, and publishing goes on.
 
 mod look;
+mod planted;
 pub mod retention;
 
 use std::time::{Duration, Instant};
@@ -32,7 +33,6 @@ pub use crate::guard::look::Pinned;
 use crate::guard::look::{ANSWER_TIMEOUT, Finding, Look, Session, compare_with_pinned, look_once, look_sql};
 use crate::guard::retention::RetentionGauges;
 use crate::outbox::publication::require_usable_publication;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use pg_replication::Lsn;
@@ -220,7 +220,7 @@ impl Task {
                     "the server was promoted: it is on timeline {timeline}, and the stream began on timeline {}",
                     self.pinned.timeline
                 );
-                if !faults::is_planted(Bug::StreamOnAfterPromotion) {
+                if !planted::streams_on_after_promotion() {
                     self.verdict.begin_again = Some(reason.clone());
                 }
                 Some(reason)
@@ -246,7 +246,7 @@ impl Task {
         match looked.await {
             Err(RelayError::Stop(stop)) => stop,
             Ok(_) | Err(RelayError::Transient(_)) => Stop::PublicationChanged {
-                publication: self.config.source.publication.clone(),
+                publication: self.config.source.publication.to_string(),
                 what: format!(
                     "it was altered while the relay was streaming, after {}; nothing beyond is confirmed",
                     self.verdict.verified

@@ -1,7 +1,7 @@
-//! How much WAL the slot makes the server keep, and how near the slot is to being lost by it.
+//! How much WAL the server keeps for the slot, and how much more may be written before the slot is lost.
 //!
-//! A slot that falls behind either fills the server's disk or, with `max_slot_wal_keep_size`, is invalidated, and events with it. So both
-//! distances are measured while there is time.
+//! A slot that falls behind fills the server's disk. If `max_slot_wal_keep_size` sets a limit, Postgres invalidates the slot instead, and events are
+//! lost. So we measure both, and warn while there is time.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use pg_replication::Lsn;
 
 /// The slot is in danger when less than a tenth of `max_slot_wal_keep_size` is left.
 const MARGIN_DIVISOR: i64 = 10;
-/// And at least this much, in bytes: the server writes it in seconds. Never more than half of the limit.
+/// The slot is in danger when less than this is left, in bytes: a server writes it in seconds. With a small limit, half of the limit counts instead.
 const MARGIN_BYTES_MIN: i64 = 64 << 20;
 
-/// A look at `pg_replication_slots`; see <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
+/// What `pg_replication_slots` says of the slot's WAL; see <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub confirmed: Lsn,
@@ -74,7 +74,7 @@ impl ConfirmedAge {
     }
 
     /// The age at `now`; zero while everything up to `wal_end` is confirmed.
-    pub fn at(&mut self, now: Instant, confirmed: Lsn, wal_end: Lsn) -> Duration {
+    pub fn measure(&mut self, now: Instant, confirmed: Lsn, wal_end: Lsn) -> Duration {
         if confirmed != self.confirmed || confirmed >= wal_end {
             self.confirmed = confirmed;
             self.still_since = now;
@@ -83,7 +83,7 @@ impl ConfirmedAge {
     }
 }
 
-/// Where a [`Retention`] shows: metrics, and the part `wal` of readiness.
+/// Shows a [`Retention`] in the metrics and in the part `wal` of readiness.
 pub struct RetentionGauges {
     age: ConfirmedAge,
     retained_bytes: metrics::Gauge,
@@ -114,12 +114,12 @@ impl RetentionGauges {
         }
     }
 
-    /// Shows what was found.
+    /// Sets the metrics and the readiness.
     pub fn show(&mut self, retention: &Retention, wal_end: Lsn, readiness: &Readiness) {
         self.retained_bytes.set(retention.retained_bytes as f64);
         self.safe_bytes
             .set(retention.safe_bytes.map_or(f64::NAN, |bytes| bytes as f64));
-        let age = self.age.at(Instant::now(), retention.confirmed, wal_end);
+        let age = self.age.measure(Instant::now(), retention.confirmed, wal_end);
         self.confirmed_age_seconds.set(age.as_secs_f64());
         match retention.danger() {
             Some(danger) => readiness.not_ready("wal", danger),
@@ -189,10 +189,10 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut age = ConfirmedAge::new(start);
-        assert_eq!(age.at(after(5), Lsn(10), Lsn(20)), Duration::ZERO);
-        assert_eq!(age.at(after(9), Lsn(10), Lsn(30)), Duration::from_secs(4));
-        assert_eq!(age.at(after(10), Lsn(25), Lsn(30)), Duration::ZERO);
-        assert_eq!(age.at(after(20), Lsn(30), Lsn(30)), Duration::ZERO);
-        assert_eq!(age.at(after(30), Lsn(30), Lsn(30)), Duration::ZERO);
+        assert_eq!(age.measure(after(5), Lsn(10), Lsn(20)), Duration::ZERO);
+        assert_eq!(age.measure(after(9), Lsn(10), Lsn(30)), Duration::from_secs(4));
+        assert_eq!(age.measure(after(10), Lsn(25), Lsn(30)), Duration::ZERO);
+        assert_eq!(age.measure(after(20), Lsn(30), Lsn(30)), Duration::ZERO);
+        assert_eq!(age.measure(after(30), Lsn(30), Lsn(30)), Duration::ZERO);
     }
 }

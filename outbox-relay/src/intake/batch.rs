@@ -1,15 +1,15 @@
 //! When a Kafka transaction is closed: a pure decision, without a linger timer.
 //!
-//! A lone event goes at once; what arrives while a commit is under way goes with the next transaction. So latency is the broker's
-//! when it is calm, and transactions are large under load.
+//! A single event is committed at once. Events that arrive while Kafka commits are gathered in the next transaction. So the latency under little
+//! load is that of the broker, and under much load the transactions are large.
 
 use std::time::{Duration, Instant};
 
 /// Most rows of one transaction. More buy no throughput and cost memory.
 const ROWS_MAX: u64 = 5_000;
-/// How long a transaction stays open while more keeps coming, when the relay is up to date …
+/// How long a transaction may stay open while rows keep coming and the relay is up to date.
 const AGE_MAX: Duration = Duration::from_millis(5);
-/// … and when it is catching up.
+/// As [`AGE_MAX`], while the relay is behind and catches up.
 const AGE_MAX_BEHIND: Duration = Duration::from_millis(100);
 
 /// The rows of the open Kafka transaction.
@@ -23,15 +23,15 @@ pub struct Batch {
     pub newest_commit_us: i64,
 }
 
-/// What the reader sees when it has used up its buffer.
+/// What is known when everything that was read is decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {
-    /// The socket has nothing to read.
-    pub silent: bool,
+    /// Nothing can be read from the socket now.
+    pub is_silent: bool,
     /// No source transaction is open.
-    pub between_transactions: bool,
+    pub is_between_transactions: bool,
     /// The newest row committed more than a second ago.
-    pub behind: bool,
+    pub is_behind: bool,
 }
 
 impl Batch {
@@ -71,17 +71,20 @@ impl Batch {
         if self.is_empty() {
             return false;
         }
-        // Behind, silence only means that the server is slower than we are: larger transactions make up for it.
+        // While we are behind, a silent socket only means that the server sends more slowly than we read. Waiting makes the transactions larger, and we
+        // catch up sooner.
         self.is_full()
-            || (situation.silent && situation.between_transactions && !situation.behind)
-            || self.due(situation.behind).is_some_and(|due| due <= Instant::now())
+            || (situation.is_silent && situation.is_between_transactions && !situation.is_behind)
+            || self
+                .closes_at(situation.is_behind)
+                .is_some_and(|at| at <= Instant::now())
     }
 
-    /// When the transaction is closed at the latest.
+    /// The latest moment at which the transaction is closed; `None` while it is empty.
     #[must_use]
-    pub fn due(&self, behind: bool) -> Option<Instant> {
+    pub fn closes_at(&self, is_behind: bool) -> Option<Instant> {
         self.started
-            .map(|started| started + if behind { AGE_MAX_BEHIND } else { AGE_MAX })
+            .map(|started| started + if is_behind { AGE_MAX_BEHIND } else { AGE_MAX })
     }
 
     /// Starts the next transaction.
@@ -95,9 +98,9 @@ mod tests {
     use super::{AGE_MAX_BEHIND, Batch, ROWS_MAX, Situation};
 
     const CALM: Situation = Situation {
-        silent: true,
-        between_transactions: true,
-        behind: false,
+        is_silent: true,
+        is_between_transactions: true,
+        is_behind: false,
     };
 
     #[test]
@@ -113,13 +116,13 @@ mod tests {
         let mut batch = Batch::new(1_000);
         batch.add(10, 0);
         assert!(!batch.should_close(Situation {
-            between_transactions: false,
-            behind: true,
+            is_between_transactions: false,
+            is_behind: true,
             ..CALM
         }));
         assert!(!batch.should_close(Situation {
-            silent: false,
-            behind: true,
+            is_silent: false,
+            is_behind: true,
             ..CALM
         }));
     }
@@ -128,7 +131,10 @@ mod tests {
     fn behind_it_waits_for_more_but_not_for_long() {
         let mut batch = Batch::new(1_000);
         batch.add(10, 0);
-        let behind = Situation { behind: true, ..CALM };
+        let behind = Situation {
+            is_behind: true,
+            ..CALM
+        };
         assert!(!batch.should_close(behind));
         batch.started = batch.started.and_then(|started| started.checked_sub(AGE_MAX_BEHIND));
         assert!(batch.should_close(behind));

@@ -9,12 +9,12 @@ use anyhow::Context;
 use events::Position;
 use service::clock::now_us;
 
+use super::planted;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::outbox_snapshot::columns_of;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, Topics};
 use crate::parking::behind::ParksBehind;
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -54,7 +54,7 @@ pub(crate) struct ExistingRowsWriter<'a> {
 ///
 /// It takes one history of the WAL: after another cluster or a lost piece of the timeline was accepted, positions may come again.
 pub(crate) fn lsn_before(consistent_point: Lsn) -> Lsn {
-    if faults::is_planted(Bug::ExistingRowsAtConsistentPoint) {
+    if planted::puts_existing_rows_at_consistent_point() {
         return consistent_point;
     }
     Lsn(consistent_point.0.saturating_sub(1))
@@ -116,7 +116,7 @@ impl<'a> ExistingRowsWriter<'a> {
             Plan::new(&self.config.outbox.router, columns).map_err(|err| Stop::Config { what: err.to_string() })?;
         for row in &answer.rows {
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
+            let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             self.write_row(&plan, &Tuple::from_encoded(column_count, &bytes))
                 .await?;
         }

@@ -1,11 +1,16 @@
 //! From frames to records: decodes what was read, routes the rows, hands them to the open Kafka transaction.
+//!
+//! [`tables`] has what the stream says of tables, [`server_says`] its notices and errors. [`paused`] is the row at which decoding pauses.
 
 pub mod batch;
 pub mod existing_rows;
 pub(crate) mod outbox_snapshot;
 mod paused;
+mod planted;
 pub(crate) mod poison;
 mod record_writer;
+mod server_says;
+mod tables;
 
 use std::collections::HashMap;
 
@@ -18,18 +23,20 @@ use crate::intake::batch::Batch;
 use crate::kafka::{Publisher, Topics};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::publication;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
-use outbox_router::{Column, InvalidOperation, Plan, PlanError, RouterOptions, RowScratch};
+use outbox_router::{RouterOptions, RowScratch};
 use pg_replication::Lsn;
-use pg_replication::pgoutput::{self, EmittedMessage, Message, RelationMessage, Relations, Tuple};
+use pg_replication::pgoutput::{self, EmittedMessage, Message, Tuple};
 use pg_replication::{Frame, Frames, POSTGRES_EPOCH_US};
 
 pub use self::paused::Claim;
 pub(crate) use self::paused::Claims;
 pub use self::record_writer::{REPLAY_HEADER, RecordWriter, Written};
+pub(crate) use self::server_says::server_error;
+use self::tables::Table;
 
 /// Why decoding paused.
 #[derive(Debug)]
@@ -46,15 +53,6 @@ pub enum Pause {
     Poison(Stop),
     /// The next row is to be parked, whether or not it could be published.
     Claimed(Claim),
-}
-
-/// A table of the stream.
-#[derive(Debug)]
-enum Table {
-    Outbox(Box<Plan>),
-    /// The outbox under the name that it had when its rows were written.
-    Renamed(String),
-    Other,
 }
 
 /// Where an event comes from.
@@ -104,7 +102,7 @@ impl Intake {
             newest_commit_us: 0,
             rows_skipped: 0,
             claims: Claims::default(),
-            publication: config.source.publication.clone(),
+            publication: config.source.publication.to_string(),
             schema: config.outbox.schema.clone(),
             table: config.outbox.table.clone(),
             outbox_oid: lineage.outbox.as_deref().and_then(publication::outbox_oid),
@@ -138,7 +136,7 @@ impl Intake {
                     wal_end,
                     reply_requested,
                 } => {
-                    self.progress.keepalive(wal_end);
+                    self.progress.note_keepalive(wal_end);
                     self.received = self.received.max(wal_end);
                     self.reply_requested |= reply_requested;
                     Ok(None)
@@ -199,7 +197,7 @@ impl Intake {
                 Some(Table::Outbox(plan)) => plan,
                 Some(Table::Other) => return Ok(None),
                 Some(Table::Renamed(name)) => {
-                    return self.ensure_is_published(name).map(|()| None);
+                    return self.refuse_row_under_former_name(name).map(|()| None);
                 }
                 None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
             },
@@ -208,7 +206,7 @@ impl Intake {
                 None => return Ok(None),
             },
         };
-        match self.progress.row().context("replication stream")? {
+        match self.progress.fate_of_next_row().context("replication stream")? {
             RowFate::Skip => {
                 faults::point("skip")?;
                 self.rows_skipped += 1;
@@ -219,8 +217,10 @@ impl Intake {
                     index,
                     commit_timestamp_us: self.newest_commit_us,
                 };
-                if self.claims.any
-                    && let Some(claim) = self.claims.on(plan, tuple, &mut self.scratch, &self.topics, position)
+                if self.claims.may_claim
+                    && let Some(claim) = self
+                        .claims
+                        .claim_on(plan, tuple, &mut self.scratch, &self.topics, position)
                 {
                     return Ok(Some(Pause::Claimed(claim)));
                 }
@@ -252,7 +252,7 @@ impl Intake {
         }
         let (mut values, mut column_count) = (outbox.take_buffer(), 0);
         // What is published already need not be understood again.
-        if let RowFate::Publish { index } = self.progress.row().context("replication stream")? {
+        if let RowFate::Publish { index } = self.progress.fate_of_next_row().context("replication stream")? {
             let position = RowPosition {
                 commit_lsn: self.commit_lsn,
                 index,
@@ -279,121 +279,4 @@ impl Intake {
         }
         pause
     }
-
-    /// Sent before a table's first row of a session and after each change of its columns.
-    fn learn_table(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
-        if relation.schema != self.schema || relation.name != self.table {
-            if self.outbox_oid == Some(relation.oid) && !faults::is_planted(Bug::KnowOutboxByName) {
-                let name = format!("{}.{}", relation.schema, relation.name);
-                self.tables.insert(relation.oid, Table::Renamed(name));
-                return Ok(());
-            }
-            tracing::debug!(
-                table = relation.name,
-                "the publication has another table; its rows are ignored"
-            );
-            self.tables.insert(relation.oid, Table::Other);
-            return Ok(());
-        }
-        let columns: Result<Vec<Column>, _> = relation
-            .columns()
-            .map(|column| {
-                column.map(|column| Column {
-                    name: column.name.to_owned(),
-                    type_oid: column.type_oid,
-                })
-            })
-            .collect();
-        let plan = columns
-            .map_err(Into::into)
-            .and_then(|columns| Plan::new(&self.options, columns))
-            .map_err(|err: PlanError| self.unfit_table(&err))?;
-        self.tables.insert(relation.oid, Table::Outbox(Box::new(plan)));
-        Ok(())
-    }
-
-    /// The options do not fit the table as it was when a transaction wrote to it: they are wrong, or somebody has altered the table. Bringing a column
-    /// back changes nothing about what the write-ahead log has.
-    fn unfit_table(&self, err: &PlanError) -> Stop {
-        Stop::Config {
-            what: format!(
-                "{err}; that is how the transaction at {} found the table: correct the option and start again, or, where the table was altered, make it as it was, and `outbox-relay recover --compare-anyway` publishes what was written meanwhile",
-                self.commit_lsn
-            ),
-        }
-    }
-
-    /// The outbox had another name when the next row was written to it, and that name is no outbox of ours: the row is to be published, and whatever
-    /// had the outbox' name meanwhile (another table, a view of this one) may have rows that are in no stream.
-    fn ensure_is_published(&self, name: &str) -> Result<(), RelayError> {
-        match self.progress.row().context("replication stream")? {
-            RowFate::Skip => Ok(()),
-            RowFate::Publish { .. } => Err(Stop::OutboxRenamed {
-                table: format!("{}.{}", self.schema, self.table),
-                name: name.to_owned(),
-                commit_lsn: self.commit_lsn,
-            }
-            .into()),
-        }
-    }
-
-    fn handle_update(&self, relation: u32) -> Result<(), RelayError> {
-        let is_of_outbox = matches!(self.tables.get(&relation), Some(Table::Outbox(_)));
-        // What an earlier run has gone past is nothing to stop at again.
-        if !is_of_outbox || matches!(self.progress.row().context("replication stream")?, RowFate::Skip) {
-            return Ok(());
-        }
-        match self.options.invalid_operation {
-            InvalidOperation::Warn => {
-                tracing::warn!("an outbox row was updated; only inserts are events, so it is ignored")
-            }
-            InvalidOperation::Error => {
-                tracing::error!("an outbox row was updated; only inserts are events, so it is ignored")
-            }
-            InvalidOperation::Fatal => {
-                let commit_lsn = self.commit_lsn;
-                return Err(Stop::RowUpdated { commit_lsn }.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// No event, and no loss: what was written before is in the stream before. Said once.
-    fn warn_of_truncation(&mut self, relations: Relations<'_>) {
-        let is_outbox = |oid| matches!(self.tables.get(&oid), Some(Table::Outbox(_)));
-        if !self.said_truncated && relations.iter().any(is_outbox) {
-            self.said_truncated = true;
-            tracing::warn!(
-                "the outbox was truncated: every row that was committed before is published all the same, since it is in the stream; but should the slot be lost, `outbox-relay recover` would miss those rows"
-            );
-        }
-    }
-
-    /// PostgreSQL 18 skips a missing publication with a warning, and everything in it: silent loss, were it not looked at here.
-    fn handle_notice(&self, code: &str, message: &str) -> Result<(), RelayError> {
-        if code == "55000" || message.contains("skipped loading publication") {
-            return Err(Stop::Publication {
-                publication: self.publication.clone(),
-                what: message.to_owned(),
-            }
-            .into());
-        }
-        if !message.is_empty() {
-            tracing::info!(postgres.code = code, "the server says: {message}");
-        }
-        Ok(())
-    }
-}
-
-/// Why the server has ended a stream of `publication`, by its error.
-pub(crate) fn server_error(publication: &str, code: &str, message: &str) -> RelayError {
-    // The message may be in the server's language; it quotes the publication's name in any.
-    if code == "42704" && message.contains(publication) {
-        return Stop::Publication {
-            publication: publication.to_owned(),
-            what: format!("{message}: it is missing at the position that the slot is reading"),
-        }
-        .into();
-    }
-    anyhow::anyhow!("the server ended the stream: {message} (SQLSTATE {code})").into()
 }

@@ -9,10 +9,10 @@ use crate::settings::Config;
 use outbox_router::Column;
 use pg_replication::{Answer, Connection, Mode, quote_identifier, quote_literal};
 
-/// Rows that are fetched at once, and about how many bytes: rows differ, so that it is judged by those that were fetched before.
+/// Most rows that are fetched at once, and about how many bytes. How many rows these bytes are is guessed from the rows fetched before.
 pub(crate) const FETCH_ROWS: usize = 1_000;
 const FETCH_BYTES: usize = 4 << 20;
-/// Before any row is known.
+/// Rows of the first fetch, when no row's size is known yet.
 const FIRST_FETCH_ROWS: usize = 100;
 
 /// The transactions that a snapshot sees, by their ids of 64 bits, with the epoch.
@@ -31,7 +31,7 @@ pub(crate) enum RowOrder {
     Any,
 }
 
-/// The outbox as one transaction sees it.
+/// A read-only transaction that sees the outbox as it was at one moment.
 pub(crate) struct OutboxSnapshot {
     connection: Connection,
     /// The outbox table, and what retention has detached from it and not dropped yet.
@@ -40,7 +40,7 @@ pub(crate) struct OutboxSnapshot {
     /// What a row has to fulfil to be read, as SQL.
     condition: String,
     is_open: bool,
-    /// Bytes of the largest row of late; 0 before the first fetch.
+    /// Bytes of the largest row that was fetched lately; 0 before the first fetch.
     row_bytes_max: usize,
 }
 
@@ -65,7 +65,7 @@ impl OutboxSnapshot {
         }
         // A row-level security policy that hides rows is an error then, instead of rows that are never published.
         connection.rows("set local row_security = off").await?;
-        let mut tables = vec![own_rows(&mut connection, config).await?];
+        let mut tables = vec![own_rows_sql(&mut connection, config).await?];
         tables.extend(detached);
         let answer = connection
             .query(&format!("select * from {} limit 0", tables[0]))
@@ -88,28 +88,30 @@ impl OutboxSnapshot {
         self.columns.iter().any(|column| column.name == "created_at")
     }
 
-    /// From now on only rows whose `created_at` is not older are read, in milliseconds since 1970, and those without one; `None` for all.
+    /// From now on, rows whose `created_at` is before `since_ms` (milliseconds since 1970) are not read; `None` reads all. A row without `created_at`
+    /// is read in any case.
     pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
         self.condition = since_ms.map_or("true".to_owned(), |since_ms| {
             format!("(created_at is null or extract(epoch from created_at) * 1000 >= {since_ms})")
         });
     }
 
-    /// One value of one row: `expression` over all rows.
+    /// Computes one value over all rows: `expression` is an SQL aggregate.
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn value(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
-        let sql = format!("select {expression} from {}", self.all_rows());
-        let rows = self.connection.rows(&sql).await?;
-        Ok(rows.first().and_then(|row| row.first().cloned().flatten()))
+    pub(crate) async fn aggregate(&mut self, expression: &str) -> Result<Option<String>, RelayError> {
+        let sql = format!("select {expression} as value from {}", self.all_rows_sql());
+        let answer = self.connection.query(&sql).await?;
+        let value = first_row(&answer).map(|row| row.nullable("value")).transpose()?;
+        Ok(value.flatten().map(str::to_owned))
     }
 
-    /// Begins to read `expressions` (a first `*` for the table's columns) of all rows.
+    /// Begins to read all rows; [`OutboxSnapshot::fetch`] then gives them. A `*` in `expressions` stands for the table's columns.
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn read(&mut self, expressions: &str, order: RowOrder) -> Result<(), RelayError> {
+    pub(crate) async fn begin_reading(&mut self, expressions: &str, order: RowOrder) -> Result<(), RelayError> {
         if self.is_open {
             self.close_cursor("existing").await?;
         }
@@ -118,8 +120,8 @@ impl OutboxSnapshot {
         Ok(())
     }
 
-    /// Opens the cursor `name` for `expressions`, as [`OutboxSnapshot::read`] does, of the rows for which `condition` holds. Cursors with the
-    /// same condition have the same rows in the same order, where that is asked for.
+    /// Opens the cursor `name` on the rows for which `condition` holds. `expressions` are as for [`OutboxSnapshot::begin_reading`]. Two cursors with the same
+    /// condition give the same rows, and with [`RowOrder::OldestFirst`] also in the same order.
     ///
     /// # Errors
     /// The connection broke.
@@ -144,7 +146,7 @@ impl OutboxSnapshot {
         };
         let sql = format!(
             "declare {name} no scroll cursor for select {expressions} from {} where {condition} {order}",
-            self.all_rows()
+            self.all_rows_sql()
         );
         self.connection.rows(&sql).await?;
         Ok(())
@@ -173,8 +175,9 @@ impl OutboxSnapshot {
             .query(&format!("fetch {} from {name}", rows.min(rows_max)))
             .await?;
         let bytes = |row: &pg_replication::Row| row.iter().flatten().map(String::len).sum::<usize>();
+        // No rows come at the end, where nothing depends on their size any more.
         let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
-        // Forgotten slowly, so that a few large rows do not slow down the rest.
+        // Half of the former size stays: after a few large rows, the fetches grow again step by step.
         self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);
         Ok(answer)
     }
@@ -201,17 +204,20 @@ impl OutboxSnapshot {
         self.fetch_from("existing", FETCH_ROWS).await
     }
 
-    /// `expressions` over the rows for which `condition` holds, grouped or ordered by what `tail` says.
+    /// Computes `expressions` over the rows for which `condition` holds. `grouping` is the SQL behind that: `group by`, `order by`, `limit`.
     ///
     /// # Errors
-    /// A value in the condition is none of its column's type; the connection broke.
+    /// A value in the condition does not fit the type of its column; the connection broke.
     pub(crate) async fn summary(
         &mut self,
         expressions: &str,
         condition: &str,
-        tail: &str,
+        grouping: &str,
     ) -> Result<Answer, RelayError> {
-        let sql = format!("select {expressions} from {} where {condition} {tail}", self.all_rows());
+        let sql = format!(
+            "select {expressions} from {} where {condition} {grouping}",
+            self.all_rows_sql()
+        );
         Ok(self.connection.query(&sql).await?)
     }
 
@@ -230,7 +236,7 @@ impl OutboxSnapshot {
         Ok(())
     }
 
-    fn all_rows(&self) -> String {
+    fn all_rows_sql(&self) -> String {
         let selects: Vec<String> = self
             .tables
             .iter()
@@ -251,9 +257,9 @@ impl OutboxSnapshot {
     }
 }
 
-/// The outbox' own rows as SQL names them: those of a table that inherits it come in no stream either. A partitioned table's own rows are its
-/// partitions'.
-async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
+/// SQL for the table with the outbox' own rows. `only` leaves out the rows of a table that inherits the outbox, which come in no stream either. A
+/// partitioned table has no rows of its own: its partitions' rows are meant.
+async fn own_rows_sql(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
     let table = table_name(config);
     let sql = format!(
         "select from pg_class where oid = to_regclass({}) and relkind = 'p'",
@@ -263,6 +269,7 @@ async fn own_rows(connection: &mut Connection, config: &Config) -> anyhow::Resul
     Ok(if is_partitioned { table } else { format!("only {table}") })
 }
 
+/// The columns of an answer, as the router wants them.
 pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
     answer
         .columns

@@ -1,4 +1,4 @@
-//! Rows that park instead of being published: which ones, and the one that decoding paused at.
+//! Rows that are parked although they could be published, and the row at which decoding has paused.
 
 use anyhow::Context as _;
 use events::Position;
@@ -15,25 +15,25 @@ use pg_replication::Lsn;
 use pg_replication::pgoutput::{self, Message, Tuple};
 use pg_replication::{Frame, Frames};
 
-/// Which rows park although nothing may be wrong with them.
+/// Which rows are parked although nothing may be wrong with them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Claims {
     keys: ParkedKeys,
     ordered: Option<RowPosition>,
-    /// Positions of parked rows are as readers see them, see [`crate::continuity::positions`].
+    /// Added to a row's position before it is compared with those of parked rows: see [`crate::continuity::positions`].
     positions_raised_by: u64,
-    /// Rows of parked keys are published all the same.
+    /// Rows of a parked row's key are published all the same (`--poison-order skip`).
     skips: bool,
-    /// False where no row can be claimed, so that each row asks no more than this.
-    pub(super) any: bool,
+    /// False if no row can be claimed. Then this is all that is asked for each row.
+    pub(super) may_claim: bool,
 }
 
-/// Why a row that could be published parks.
+/// Why a row is parked that could be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// An operator said so.
+    /// An operator ordered it, by `outbox-relay park`.
     Ordered,
-    /// The first parked row of its key.
+    /// An earlier row of its key is parked. This is the position of the first.
     Behind(RowPosition),
 }
 
@@ -52,13 +52,13 @@ pub(crate) struct PausedRow {
 impl Claims {
     #[must_use]
     pub(crate) fn new(keys: ParkedKeys, ordered: Option<RowPosition>, skips: bool, positions_raised_by: u64) -> Self {
-        let any = ordered.is_some() || (!keys.is_empty() && !skips);
+        let may_claim = ordered.is_some() || (!keys.is_empty() && !skips);
         Self {
             keys,
             ordered,
             positions_raised_by,
             skips,
-            any,
+            may_claim,
         }
     }
 
@@ -73,12 +73,12 @@ impl Claims {
         if let Some(lane) = lane {
             self.keys.add(lane, position.raised_by(self.positions_raised_by));
         }
-        self.any = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips);
+        self.may_claim = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips);
     }
 
-    /// Whether a row parks although it might be published. A row that cannot be routed is nobody's here: it is found to be poison.
+    /// Why the row is to be parked; `None` if it is not. A row that cannot be routed gets `None`: it turns out to be poison when it is written.
     #[cold]
-    pub(super) fn on(
+    pub(super) fn claim_on(
         &self,
         plan: &Plan,
         tuple: &Tuple<'_>,
@@ -101,6 +101,7 @@ impl Claims {
             })
         });
         let position = position.raised_by(self.positions_raised_by);
+        // A row that cannot be routed, or has no key, has no order to keep.
         self.keys.before(lane.ok().flatten()?, position).map(Claim::Behind)
     }
 }
@@ -127,7 +128,7 @@ impl Intake {
         let Some((Frame::Data(bytes), length)) = Frames::new(buffer).peek().context("replication stream")? else {
             return Err(anyhow::anyhow!("decoding paused at no row").into());
         };
-        let RowFate::Publish { index } = self.progress.row().context("replication stream")? else {
+        let RowFate::Publish { index } = self.progress.fate_of_next_row().context("replication stream")? else {
             return Err(anyhow::anyhow!("decoding paused at a row that is published already").into());
         };
         let position = Position {
@@ -149,14 +150,15 @@ impl Intake {
                     return Err(anyhow::anyhow!("decoding paused at a row of another table").into());
                 };
                 paused.row = ParkedRow::of_table(plan.columns(), &tuple).context("replication stream")?;
-                paused.outline(plan, &tuple);
+                paused.read_id_topic_and_key(plan, &tuple);
             }
             Message::Emitted(emitted) => {
                 paused.row = ParkedRow::Message(ParkedText::of(emitted.content));
                 let outbox = self.messages.as_ref().context("decoding paused at a message")?;
                 let mut values = Vec::new();
+                // Content that cannot be read has no id, topic or key to tell.
                 if let Ok(columns) = outbox.read(emitted.content, &mut values) {
-                    paused.outline(outbox.plan(), &Tuple::from_encoded(columns, &values));
+                    paused.read_id_topic_and_key(outbox.plan(), &Tuple::from_encoded(columns, &values));
                 }
             }
             _ => return Err(anyhow::anyhow!("decoding paused at no row").into()),
@@ -175,7 +177,7 @@ impl Intake {
 }
 
 impl PausedRow {
-    fn outline(&mut self, plan: &Plan, tuple: &Tuple<'_>) {
+    fn read_id_topic_and_key(&mut self, plan: &Plan, tuple: &Tuple<'_>) {
         self.id = plan.id_of(tuple).map(str::to_owned);
         (self.topic, self.key) = plan.topic_and_key_of(tuple);
     }

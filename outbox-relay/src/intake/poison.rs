@@ -1,4 +1,4 @@
-//! Rows that Kafka will not take, found before they are sent and named: by the settings of their topic, and by what the broker refused before.
+//! Finds rows that Kafka would refuse before they are sent: by the settings of their topic, and by what the broker has refused before.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use crate::topics::destination;
 use outbox_router::Routed;
 use pg_replication::Lsn;
 
-/// Judges rows on their way to Kafka.
+/// Decides whether a row may be sent.
 #[derive(Debug)]
 pub(crate) struct Judge {
-    /// The rows are those of the outbox table, not of the stream.
+    /// The rows come from the outbox table and not from the stream.
     of_table: bool,
     key_column: String,
     route_column: String,
@@ -54,15 +54,20 @@ impl Judge {
 
     /// The stop of a row whose route leads nowhere.
     #[must_use]
-    pub(crate) fn nowhere(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
+    pub(crate) fn stop_of_no_destination(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
         destination::stop_of_no_destination(why, self.name(position, Some(id)), &self.route_column)
     }
 
-    /// Whether the row may be sent, as far as its topic's settings and earlier refusals tell. Its size is looked at elsewhere.
+    /// Fails if the topic's settings, or an earlier refusal, say that Kafka would refuse the row. Its size is checked elsewhere.
     ///
     /// # Errors
     /// The [`Stop`] that names it.
-    pub(crate) fn allow(&self, routed: &Routed<'_>, destination: &Destination, position: Position) -> Result<(), Stop> {
+    pub(crate) fn ensure_may_be_sent(
+        &self,
+        routed: &Routed<'_>,
+        destination: &Destination,
+        position: Position,
+    ) -> Result<(), Stop> {
         let timestamp_ms = position.commit_timestamp_us / 1_000;
         let (rules, has_key) = (&destination.rules, routed.key.is_some());
         if let Some(breach) = rules.breach(has_key, timestamp_ms, || now_us() / 1_000) {
@@ -74,7 +79,7 @@ impl Judge {
         if self.refused.is_empty() {
             return Ok(());
         }
-        self.refused_before(routed, destination, position)
+        self.ensure_not_refused_before(routed, destination, position)
     }
 
     #[cold]
@@ -98,12 +103,17 @@ impl Judge {
     }
 
     #[cold]
-    fn refused_before(&self, routed: &Routed<'_>, destination: &Destination, position: Position) -> Result<(), Stop> {
+    fn ensure_not_refused_before(
+        &self,
+        routed: &Routed<'_>,
+        destination: &Destination,
+        position: Position,
+    ) -> Result<(), Stop> {
         let Some(record) = self.refused.get(routed.id) else {
             return Ok(());
         };
         let is_it = record.topic == destination.topic
-            // Where the limit is known it was held against the row before.
+            // If the topic's limit is known, the row's size was compared with it before.
             && !(record.is_too_large && destination.batch_bytes_max < u64::MAX);
         if !is_it {
             return Ok(());

@@ -3,9 +3,9 @@
 use events::Position;
 use rdkafka::message::OwnedHeaders;
 
+use super::planted;
 use crate::intake::poison::Judge;
 use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use outbox_router::{Plan, RowScratch, partition_of_key};
@@ -116,7 +116,7 @@ impl RecordWriter {
         let routed = plan.route(tuple, scratch, |routed, additional| {
             let destination = match topics.get(routed.route) {
                 Some(Ok(destination)) => destination,
-                Some(Err(why)) => return Err(judge.nowhere(why, position, routed.id).into()),
+                Some(Err(why)) => return Err(judge.stop_of_no_destination(why, position, routed.id).into()),
                 None => {
                     return Ok(Written::UnknownTopic {
                         route: routed.route.to_owned(),
@@ -163,13 +163,13 @@ impl RecordWriter {
             // Counted exactly only where it may matter: headers are read back from C.
             if bytes as u64 > batch_bytes_max / 2
                 && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
-                && !faults::is_planted(Bug::IgnoreDeliveryError)
+                && !planted::ignores_batch_limit()
             {
                 let limit =
                     format!("{batch_bytes_max} (max.message.bytes of the topic, which counts headers and framing too)");
                 return Err(too_large(judge, limit).into());
             }
-            judge.allow(&routed, destination, position)?;
+            judge.ensure_may_be_sent(&routed, destination, position)?;
             let outgoing = Outgoing {
                 topic: &destination.topic,
                 partition,

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::settings::Config;
 use outbox_router::{Additional, Column, Placement, Plan, RouterOptions};
-use pg_replication::pgoutput::{EmittedMessage, Tuple};
+use pg_replication::pgoutput::{EmittedMessage, Tuple, ValueTooLong};
 
 const TEXT: u32 = 25;
 const INT4: u32 = 23;
@@ -49,6 +49,8 @@ pub(crate) enum MessageError {
     NotText(String),
     #[error("the content names more than {} columns", u16::MAX)]
     TooManyColumns,
+    #[error(transparent)]
+    TooLong(#[from] ValueTooLong),
 }
 
 impl MessageOutbox {
@@ -137,7 +139,7 @@ impl MessageOutbox {
             });
         }
         let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
-        *row = Tuple::encode(&values);
+        *row = Tuple::encode(&values)?;
         u16::try_from(values.len()).map_err(|_| MessageError::TooManyColumns)
     }
 }

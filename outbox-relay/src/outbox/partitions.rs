@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::table::table_name;
 use crate::outbox::days::{Detached, Partition, civil};
-use crate::outbox::rows::{first_row, named_rows, text};
+use crate::outbox::rows::{first_row, named_rows};
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, PgError, quote_identifier, quote_literal};
@@ -38,10 +38,12 @@ pub async fn begin_maintenance(connection: &mut Connection, config: &Config) -> 
         ))
         .await?;
     let lock = quote_literal(&format!("outbox-relay maintenance of {}", table_name(config)));
-    let rows = connection
-        .rows(&format!("select pg_try_advisory_lock(hashtextextended({lock}, 0))"))
+    let answer = connection
+        .query(&format!(
+            "select pg_try_advisory_lock(hashtextextended({lock}, 0)) as is_locked"
+        ))
         .await?;
-    Ok(text(rows.first().context("no answer")?, 0)? == "t")
+    first_row(&answer).context("no answer")?.is_true("is_locked")
 }
 
 /// Looks at the table.
@@ -81,10 +83,10 @@ pub async fn read_shape(connection: &mut Connection, config: &Config) -> anyhow:
 /// # Errors
 /// The connection broke.
 pub async fn server_time_s(connection: &mut Connection) -> anyhow::Result<i64> {
-    let rows = connection
-        .rows("select floor(extract(epoch from clock_timestamp()))::bigint")
+    let answer = connection
+        .query("select floor(extract(epoch from clock_timestamp()))::bigint as now_s")
         .await?;
-    text(rows.first().context("no answer")?, 0)?.parse().context("clock")
+    first_row(&answer).context("no answer")?.parse("now_s")
 }
 
 /// The partitions that the table has.
@@ -270,10 +272,10 @@ pub async fn read_positions(connection: &mut Connection, config: &Config) -> any
 pub async fn has_older(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<bool> {
     // Without an index on created_at it takes a scan.
     let sql = format!(
-        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s}))"
+        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s})) as has_older"
     );
-    let rows = connection.rows(&sql).await?;
-    Ok(text(rows.first().context("no answer")?, 0)? == "t")
+    let answer = connection.query(&sql).await?;
+    first_row(&answer).context("no answer")?.is_true("has_older")
 }
 
 /// Deletes some rows of `table` that are older than `before_s`; how many.
@@ -284,10 +286,10 @@ pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i6
     let sql = format!(
         "with gone as (delete from only {table} where ctid = any (array(
              select ctid from only {table} where created_at < to_timestamp({before_s}) limit {DELETE_ROWS})) returning 1)
-         select count(*) from gone"
+         select count(*) as deleted from gone"
     );
-    let rows = connection.rows(&sql).await?;
-    text(rows.first().context("no answer")?, 0)?.parse().context("count")
+    let answer = connection.query(&sql).await?;
+    first_row(&answer).context("no answer")?.parse("deleted")
 }
 
 /// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
@@ -296,13 +298,15 @@ pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i6
 /// The connection broke.
 pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname)
+        "select format('%I.%I', n.nspname, c.relname) as name
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
          where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
            and starts_with(d.description, {})
-         order by 1",
+         order by name",
         quote_literal(&detached_comment(config))
     );
-    let rows = connection.rows(&sql).await?;
-    rows.iter().map(|row| Ok(text(row, 0)?.to_owned())).collect()
+    let answer = connection.query(&sql).await?;
+    named_rows(&answer)
+        .map(|row| Ok(row.text("name")?.to_owned()))
+        .collect()
 }

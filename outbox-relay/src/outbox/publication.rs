@@ -195,7 +195,7 @@ pub async fn require_usable_publication(
         }
     };
     Err(Stop::Publication {
-        publication: config.source.publication.clone(),
+        publication: config.source.publication.to_string(),
         what,
     }
     .into())
@@ -229,6 +229,9 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
         .rows(&sql)
         .await
         .context("cannot create the publication (it takes the table's owner, and create on the database)")?;
-    tracing::info!(publication = config.source.publication, "created the publication");
+    tracing::info!(
+        publication = config.source.publication.as_str(),
+        "created the publication"
+    );
     Ok(())
 }

@@ -42,9 +42,9 @@ impl<'a> NamedRow<'a> {
     /// # Errors
     /// There is no such column.
     pub(crate) fn nullable(&self, column: &str) -> anyhow::Result<Option<&'a str>> {
-        let index = self.columns.iter().position(|(name, _)| name == column);
-        let value = index.and_then(|index| self.values.get(index));
-        let value = value.with_context(|| format!("column `{column}` of the answer is missing"))?;
+        let place = column_place(self.columns, column)?;
+        let value = self.values.get(place);
+        let value = value.with_context(|| format!("a row ends before its column `{column}`"))?;
         Ok(value.as_deref())
     }
 
@@ -90,14 +90,23 @@ where
         .with_context(|| format!("column `{column}` of the answer is `{text}`"))
 }
 
-/// The value of the column at this place. For answers whose columns have no names of their own.
+/// Where in each row the column of this name stands. For [`text_at`].
+///
+/// # Errors
+/// There is no such column.
+pub(crate) fn column_place(columns: &[(String, u32)], column: &str) -> anyhow::Result<usize> {
+    let place = columns.iter().position(|(name, _)| name == column);
+    place.with_context(|| format!("column `{column}` of the answer is missing"))
+}
+
+/// The text of the column at this place, where a row is taken out of its answer. [`NamedRow::text`] reads rows that stay there.
 ///
 /// # Errors
 /// It is missing, or null.
-pub(crate) fn text(row: &Row, index: usize) -> anyhow::Result<&str> {
-    row.get(index)
+pub(crate) fn text_at(row: &Row, place: usize) -> anyhow::Result<&str> {
+    row.get(place)
         .and_then(Option::as_deref)
-        .with_context(|| format!("column {index} of the answer is missing"))
+        .with_context(|| format!("the value at place {place} of a row is missing"))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub(crate) async fn create_slot(
     )?;
     let row = first_row(&answer).context("CREATE_REPLICATION_SLOT has no answer")?;
     let consistent_point = row.parse("consistent_point")?;
-    tracing::info!(slot = config.source.slot, lsn = %consistent_point, "created the slot");
+    tracing::info!(slot = config.source.slot.as_str(), lsn = %consistent_point, "created the slot");
     Ok(NewSlot {
         consistent_point,
         exported_snapshot: row.text("snapshot_name")?.to_owned(),

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::publication::Publication;
 use super::rows::first_row;
 use crate::continuity::checkpoint::Lineage;
-use crate::continuity::lineage::{Slot, Source};
+use crate::continuity::source::{Slot, Source};
 use crate::continuity::timeline::History;
 use crate::settings::Config;
 use pg_replication::Lsn;
@@ -143,7 +143,7 @@ pub(crate) fn new_lineage(
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
         database: config.source.target.database.clone(),
-        slot: config.source.slot.clone(),
+        slot: config.source.slot.to_string(),
         publication_entry: publication.entry,
         publication_version: Some(publication.version.clone()),
         outbox: publication.outbox.clone(),

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::keys::{Lane, ParkedKeys};
 use super::log::rows_max;
+use super::planted;
 use super::record::{Because, Entry, FORMAT, ParkedRow};
 use super::send::send_entry;
 use super::topic::entry_bytes_max;
 use crate::kafka::Publisher;
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -55,7 +55,7 @@ impl ParksBehind {
         }
         let has_none = keys.is_empty() && ahead.is_empty();
         let skips = config.poison.poison_order == PoisonOrder::Skip;
-        if has_none || skips || faults::is_planted(Bug::ForgetParkedKeys) {
+        if has_none || skips || planted::forgets_parked_keys() {
             return Ok(None);
         }
         Ok(Some(Self {

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use super::keys::ParkedKeys;
+use super::planted;
 use super::record::{Because, Entry};
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::parking_note::ParkingNote;
 use crate::kafka::{Delivery, KafkaSettings, KeyedLog, partition_counts};
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -22,7 +22,7 @@ const ROWS_MAX: u64 = 250_000;
 /// As many parked rows as one relay has room for.
 #[must_use]
 pub fn rows_max() -> u64 {
-    if faults::is_planted(Bug::RoomForTwoParkedRows) {
+    if planted::has_room_for_two_rows() {
         return 2;
     }
     ROWS_MAX
@@ -52,7 +52,7 @@ impl TableNeeds {
     /// Whether any row does.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.0.load(Ordering::Acquire) && !faults::is_planted(Bug::RemoveParkedRows)
+        self.0.load(Ordering::Acquire) && !planted::removes_parked_rows()
     }
 }
 
@@ -83,14 +83,15 @@ pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> b
         if *needs_table {
             parked.needs.add();
         }
-        if let Some(lane) = lane
-            && !faults::is_planted(Bug::ForgetParkedKeys)
-        {
+        if let Some(lane) = lane {
             parked.keys.add(*lane, *position);
         }
         if *because == Because::Poison {
             parked.poison_times_us.push(*parked_us);
         }
+    }
+    if planted::forgets_parked_keys() {
+        parked.keys = ParkedKeys::default();
     }
     parked.rows = found.len() as u64;
     Ok(parked)
@@ -102,11 +103,11 @@ pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> b
 /// [`Stop::ParkedRowsMissing`].
 pub fn ensure_all_parked_rows_are_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
     // Without transactions a relay, or a retry, that died between an entry and the checkpoint leaves another count.
-    if found >= note.rows || config.sink.delivery == Delivery::AtLeastOnce || faults::is_planted(Bug::MissParkedRows) {
+    if found >= note.rows || config.sink.delivery == Delivery::AtLeastOnce || planted::goes_on_without_lost_rows() {
         return Ok(());
     }
     Err(Stop::ParkedRowsMissing {
-        topic: config.sink.parking_topic.clone(),
+        topic: config.sink.parking_topic.to_string(),
         expected: note.rows,
         found,
     })

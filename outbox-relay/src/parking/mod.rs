@@ -13,6 +13,7 @@
 pub(crate) mod behind;
 pub mod keys;
 pub mod log;
+mod planted;
 pub mod position;
 pub mod record;
 pub(crate) mod send;

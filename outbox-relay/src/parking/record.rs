@@ -232,8 +232,7 @@ fn cut(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
     }
-    let end = (0..=bytes_max).rev().find(|index| text.is_char_boundary(*index));
-    format!("{}…", &text[..end.unwrap_or(0)])
+    format!("{}…", &text[..text.floor_char_boundary(bytes_max)])
 }
 
 impl Serialize for Lane {
@@ -267,7 +266,7 @@ mod tests {
                 type_oid: 25,
             })
             .to_vec();
-        let bytes = Tuple::encode(values);
+        let bytes = Tuple::encode(values).unwrap();
         Entry {
             format: FORMAT,
             position: RowPosition {

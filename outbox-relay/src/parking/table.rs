@@ -12,6 +12,7 @@ const WIDTH_MAX: usize = 48;
 pub fn table<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
     let mut lines = vec![HEADINGS.map(str::to_owned)];
     lines.extend(entries.map(line));
+    // There are headings always, so there is a longest text.
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADINGS.len() - 1).map(width).collect();
     let mut text = String::new();

@@ -23,9 +23,9 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     for name in destination::create_topics(config, &[NewTopic::compacted(topic)]).await? {
         tracing::info!(topic = name, "created the parking topic");
     }
-    let (settings, names) = (config.sink.kafka.clone(), [topic.clone()]);
+    let (settings, names) = (config.sink.kafka.clone(), [topic.to_string()]);
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
-    match counts.await.context("metadata task")??.get(topic) {
+    match counts.await.context("metadata task")??.get(topic.as_str()) {
         Some(1) => {}
         Some(partitions) => return Err(more_partitions(topic, *partitions).into()),
         None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),

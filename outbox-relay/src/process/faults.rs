@@ -2,6 +2,8 @@
 //!
 //! The crash tests have the relay die, fail or dawdle at each [`point`] of its protocol, and count every row afterwards. A test that
 //! never fails proves nothing, so the same tests are run against relays with a [`Bug`], each of which they have to find.
+//!
+//! Code that has a planted bug asks for it by a function of a module `planted` beside it, which is named for the mistake.
 
 use crate::process::stop::RelayError;
 

@@ -107,7 +107,7 @@ async fn cycle(
         return Ok(());
     };
     tracing::info!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         checkpoint.lsn = %proven.checkpoint.published.lsn,
         "streaming from the checkpoint"
     );

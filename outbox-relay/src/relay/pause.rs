@@ -16,13 +16,11 @@ use service::{Readiness, Shutdown};
 use tokio::sync::watch;
 
 use crate::kafka::PauseLog;
-use crate::process::faults::{self, Bug};
-use crate::process::stop::{RelayError, Stop};
-use crate::settings::Config;
+use crate::process::stop::RelayError;
+use crate::settings::{Config, PauseReason};
 
 /// Version of the record's format.
 const FORMAT: u32 = 1;
-const REASON_CHARS_MAX: usize = 500;
 /// After trouble with the topic.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -77,7 +75,7 @@ impl Wish {
 fn log_of(config: &Config) -> PauseLog {
     PauseLog {
         settings: config.sink.kafka.clone(),
-        topic: config.sink.checkpoint_topic.clone(),
+        topic: config.sink.checkpoint_topic.to_string(),
         key: format!("{}/pause", config.checkpoint_key()),
     }
 }
@@ -85,16 +83,9 @@ fn log_of(config: &Config) -> PauseLog {
 /// Has the relay stop publishing.
 ///
 /// # Errors
-/// [`Stop::Config`] for a reason that is none; Kafka does not take the record.
-pub async fn pause(config: &Config, reason: &str) -> Result<String, RelayError> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
-        return Err(Stop::Config {
-            what: format!("--reason: expected one line of 1 to {REASON_CHARS_MAX} characters"),
-        }
-        .into());
-    }
-    let text = serde_json::to_string(&PauseRecord::now(reason)).context("the record")?;
+/// Kafka does not take the record.
+pub async fn pause(config: &Config, reason: &PauseReason) -> Result<String, RelayError> {
+    let text = serde_json::to_string(&PauseRecord::now(&reason.to_string())).context("the record")?;
     write(config, Some(text)).await?;
     Ok(format!(
         "slot {}: a running relay stops publishing within a few seconds and keeps the slot, and one that starts stays paused; postgres keeps the WAL until `outbox-relay resume`\n",
@@ -190,7 +181,7 @@ impl PauseGate {
     /// Whether rows may be published. Cheap: it looks at memory.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(*self.0.borrow(), Wish::Run) || faults::is_planted(Bug::IgnorePause)
+        matches!(*self.0.borrow(), Wish::Run) || planted::ignores_pause()
     }
 
     /// Waits for news.
@@ -227,6 +218,15 @@ fn publish_wish(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish)
         _ => {}
     }
     sender.send_replace(wish);
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn ignores_pause() -> bool {
+        faults::is_planted(Bug::IgnorePause)
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::{Slot, Source};
 use crate::continuity::other_relays::ensure_no_other_slot_publishes_outbox;
+use crate::continuity::source::{Slot, Source};
 use crate::kafka::{ReadFrom, Reading, StoredCheckpoint};
 use crate::outbox::publication::Publication;
 use crate::outbox::source::{self, System};
@@ -23,9 +23,9 @@ pub(crate) struct Survey {
 
 /// Reads the slot, then the checkpoint, then the server.
 ///
-/// The order matters. A running relay confirms the slot only behind the checkpoint, and its checkpoint lies behind the end of the WAL. All three
-/// only grow, so what is read first can be behind what is read later, and never ahead of it. In another order a healthy relay would look as if its
-/// slot or its database did not fit its checkpoint.
+/// The order matters. While a relay runs, the slot's confirmed position is never above the checkpoint, and the checkpoint is never above the end of the
+/// WAL. All three only grow. So what we read first is never above what we read later. In another order the slot of a healthy relay could look as if it
+/// were ahead of the checkpoint, or the server as if it had lost the end of its WAL.
 ///
 /// # Errors
 /// A checkpoint that cannot be read; anything else is worth another try.

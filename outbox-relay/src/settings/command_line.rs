@@ -1,6 +1,8 @@
 //! The command line: one subcommand for each thing that a person, or a supervisor, wants done.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -58,7 +60,32 @@ pub struct PauseArgs {
     pub settings: Settings,
     /// Why, for those who find the relay paused: one line, up to 500 characters.
     #[arg(long, value_name = "TEXT")]
-    pub reason: String,
+    pub reason: PauseReason,
+}
+
+const REASON_CHARS_MAX: usize = 500;
+
+/// Why an operator pauses the relay: one line without control characters, 1 to 500 characters long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseReason(String);
+
+impl FromStr for PauseReason {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let line = text.trim();
+        if (1..=REASON_CHARS_MAX).contains(&line.chars().count()) && !line.chars().any(char::is_control) {
+            Ok(Self(line.to_owned()))
+        } else {
+            Err(format!("expected one line of 1 to {REASON_CHARS_MAX} characters"))
+        }
+    }
+}
+
+impl fmt::Display for PauseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -66,4 +93,22 @@ pub struct HealthArgs {
     /// Address of /livez, /readyz and /metrics.
     #[arg(long, env = "ADMIN_LISTEN", default_value = "127.0.0.1:8083")]
     pub admin_listen: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PauseReason;
+
+    #[test]
+    fn a_reason_to_pause_is_one_line() {
+        assert_eq!(
+            " a broker moves ".parse::<PauseReason>().unwrap().to_string(),
+            "a broker moves"
+        );
+        let (longest, too_long) = ("ü".repeat(500), "ü".repeat(501));
+        assert!(longest.parse::<PauseReason>().is_ok());
+        for wrong in ["", " ", "two\nlines", "a\u{7}bell", too_long.as_str()] {
+            assert!(wrong.parse::<PauseReason>().is_err(), "{wrong}");
+        }
+    }
 }

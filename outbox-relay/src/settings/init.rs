@@ -1,14 +1,15 @@
 //! What `init` asks for.
 
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 
 use super::Settings;
 use super::accept::AcceptOptions;
+use super::names::{TopicName, WrongName};
 use super::poison::PoisonOptions;
 use super::recover::Undecided;
-use super::sink::check_topic_name;
 use crate::kafka::NewTopic;
-use crate::process::stop::Stop;
 
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
@@ -32,9 +33,10 @@ pub struct InitOptions {
         long = "topic",
         env = "TOPICS",
         value_name = "NAME[:PARTITIONS]",
-        value_delimiter = '\n'
+        value_delimiter = '\n',
+        value_parser = parse_topic_line
     )]
-    pub topics: Vec<String>,
+    pub topics: Vec<Option<TopicToCreate>>,
     /// Continue an existing, inactive pgoutput slot of this database from its confirmed position, instead of making one.
     #[arg(long)]
     pub adopt_slot: bool,
@@ -59,38 +61,80 @@ pub enum ExistingRows {
     Skip,
 }
 
+/// A topic that `--topic` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicToCreate {
+    pub name: TopicName,
+    /// `None`: as many as `--topic-partitions` says.
+    pub partitions: Option<i32>,
+}
+
+impl FromStr for TopicToCreate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, partitions) = match text.split_once(':') {
+            None => (text, None),
+            Some((name, partitions)) => {
+                let count = partitions.parse().ok().filter(|count| (1..=10_000).contains(count));
+                let count = count.ok_or("partitions are a number from 1 to 10000")?;
+                (name, Some(count))
+            }
+        };
+        Ok(Self {
+            name: name.parse().map_err(|err: WrongName| err.to_string())?,
+            partitions,
+        })
+    }
+}
+
+/// One line of `TOPICS`; `None` for an empty one.
+fn parse_topic_line(line: &str) -> Result<Option<TopicToCreate>, String> {
+    match line.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
 impl InitOptions {
     /// The topics to create.
-    ///
-    /// # Errors
-    /// [`Stop::Config`] for a `--topic` that is none.
-    pub fn topics(&self, template: &NewTopic) -> Result<Vec<NewTopic>, Stop> {
-        let mut topics = Vec::new();
-        for text in self
-            .topics
-            .iter()
-            .map(|text| text.trim())
-            .filter(|text| !text.is_empty())
-        {
-            let (name, partitions) = match text.split_once(':') {
-                None => (text, template.partitions),
-                Some((name, partitions)) => {
-                    let count = partitions.parse().ok().filter(|count| (1..=10_000).contains(count));
-                    (
-                        name,
-                        count.ok_or_else(|| Stop::Config {
-                            what: format!("--topic `{text}`: partitions are a number from 1 to 10000"),
-                        })?,
-                    )
-                }
-            };
-            check_topic_name("--topic", name)?;
-            topics.push(NewTopic {
-                name: name.to_owned(),
-                partitions,
+    #[must_use]
+    pub fn topics(&self, template: &NewTopic) -> Vec<NewTopic> {
+        let named = self.topics.iter().flatten();
+        named
+            .map(|topic| NewTopic {
+                name: topic.name.to_string(),
+                partitions: topic.partitions.unwrap_or(template.partitions),
                 settings: template.settings.clone(),
-            });
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TopicToCreate, parse_topic_line};
+
+    #[test]
+    fn a_topic_is_named_with_or_without_its_partitions() {
+        let topic = |name: &str, partitions| TopicToCreate {
+            name: name.parse().unwrap(),
+            partitions,
+        };
+        assert_eq!(parse_topic_line("users"), Ok(Some(topic("users", None))));
+        assert_eq!(parse_topic_line(" users:12 "), Ok(Some(topic("users", Some(12)))));
+        assert_eq!(parse_topic_line(" "), Ok(None));
+        for wrong in [
+            "users:",
+            "users:0",
+            "users:10001",
+            "users:-1",
+            "users:1:2",
+            ":3",
+            "a b",
+            "..",
+        ] {
+            assert!(parse_topic_line(wrong).is_err(), "{wrong}");
         }
-        Ok(topics)
     }
 }

@@ -1,5 +1,6 @@
 //! How the relay keeps the outbox table in order.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +15,7 @@ use pg_replication::Target;
 pub struct MaintenanceOptions {
     /// Days after which a partition of the outbox is dropped, once everything in it is confirmed; `off` or 0 keeps everything.
     #[arg(long, env = "OUTBOX_RETAIN", value_name = "DAYS", default_value = "7")]
-    pub retain: String,
+    pub retain: Retain,
     /// Daily partitions of the outbox that are made ahead (0 to 366); 0 makes none.
     #[arg(long, env = "OUTBOX_PARTITIONS_AHEAD", value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u16).range(0..=366))]
     pub partitions_ahead: u16,
@@ -27,6 +28,41 @@ pub struct MaintenanceOptions {
     /// In an outbox without partitions, delete rows that are older than --retain, by created_at, once they are confirmed.
     #[arg(long, env = "OUTBOX_PURGE_ROWS", default_value_t = false, action = clap::ArgAction::Set)]
     pub purge_rows: bool,
+}
+
+/// How long rows stay in the outbox table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retain {
+    Everything,
+    /// 1 to 3650.
+    Days(u16),
+}
+
+impl Retain {
+    /// `None`: rows stay for ever.
+    #[must_use]
+    pub fn days(self) -> Option<u16> {
+        match self {
+            Self::Everything => None,
+            Self::Days(days) => Some(days),
+        }
+    }
+}
+
+impl FromStr for Retain {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if text == "off" {
+            return Ok(Self::Everything);
+        }
+        match text.parse() {
+            Ok(0) => Ok(Self::Everything),
+            Ok(days @ 1..=3_650) => Ok(Self::Days(days)),
+            _ => Err("expected days from 1 to 3650, or `off`"),
+        }
+    }
 }
 
 /// [`MaintenanceOptions`], checked.
@@ -60,22 +96,32 @@ impl MaintenanceOptions {
                 ),
             });
         }
-        let days = match self.retain.trim() {
-            "off" => 0,
-            text => text
-                .parse::<u16>()
-                .ok()
-                .filter(|days| *days <= 3_650)
-                .ok_or_else(|| Stop::Config {
-                    what: format!("--retain `{text}`: expected days from 1 to 3650, or `off`"),
-                })?,
-        };
         Ok(Maintenance {
             target,
-            retain_days: (days > 0).then_some(days),
+            retain_days: self.retain.days(),
             partitions_ahead: self.partitions_ahead,
             interval: Duration::from_secs(self.maintenance_interval.into()),
             purge_rows: self.purge_rows,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Retain;
+
+    #[test]
+    fn rows_are_retained_for_days_or_for_ever() {
+        for (text, expected) in [
+            ("7", Retain::Days(7)),
+            (" 3650 ", Retain::Days(3_650)),
+            ("off", Retain::Everything),
+            ("0", Retain::Everything),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for wrong in ["", "3651", "-1", "7d", "on", "1.5", "70000"] {
+            assert!(wrong.parse::<Retain>().is_err(), "{wrong}");
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! The relay's settings: each a flag and an environment variable, declared in the file of what it is asked of.
 //!
-//! [`source`] is Postgres, [`outbox`] the rows in it, [`sink`] is Kafka. Each command adds what it asks for: [`init`], [`accept`], [`run`],
+//! [`source`] is Postgres, [`outbox`] the rows in it, [`sink`] is Kafka; [`names`] are those of slot, publication and topics. Each command adds what it asks for: [`init`], [`accept`], [`run`],
 //! [`recover`], [`replay`], [`parking`].
 
 pub mod accept;
 pub mod command_line;
 pub mod init;
 pub mod maintenance;
+pub mod names;
 pub mod outbox;
 pub mod parking;
+mod planted;
 pub mod poison;
 pub mod recover;
 pub mod replay;
@@ -19,7 +21,7 @@ pub mod source;
 use clap::Args;
 
 pub use self::accept::AcceptOptions;
-pub use self::command_line::{Cli, Command};
+pub use self::command_line::{Cli, Command, PauseReason};
 pub use self::init::{ExistingRows, InitOptions};
 pub use self::maintenance::Maintenance;
 use self::outbox::{OutboxConfig, OutboxSettings};
@@ -27,13 +29,11 @@ use self::poison::PoisonOptions;
 pub use self::recover::{RecoverOptions, Undecided};
 pub use self::replay::ReplayOptions;
 pub use self::run::RunArgs;
-pub(crate) use self::sink::check_topic_name;
 use self::sink::{SinkConfig, SinkSettings};
 use self::source::{SourceConfig, SourceSettings};
 use crate::continuity::checkpoint::key;
 use crate::continuity::lineage::Names;
 use crate::kafka::CheckpointLog;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 use pg_replication::Connection;
 
@@ -91,7 +91,8 @@ impl Config {
     /// looks like such an end, and the other's slot is the end of that one's database: slot `2` of `shop-orders`, and slot `orders` of `shop`.
     #[must_use]
     pub fn ids_may_meet(&self) -> Option<String> {
-        let is_an_end = self.source.slot == "replay" || self.source.slot.bytes().all(|byte| byte.is_ascii_digit());
+        let is_an_end =
+            self.source.slot.as_str() == "replay" || self.source.slot.bytes().all(|byte| byte.is_ascii_digit());
         (is_an_end && self.source.target.database.contains('-')).then(|| {
             format!(
                 "--slot `{}` of database `{}`: the transactional ids may be those of another database's relay, and each would fence the other for ever; a slot's name with a letter in it, other than `replay`, is right where the database's name has a `-`",
@@ -106,7 +107,7 @@ impl Config {
     /// The connection broke.
     pub async fn pinned_to(&self, connection: &mut Connection) -> anyhow::Result<Self> {
         let mut pinned = self.clone();
-        if faults::is_planted(Bug::TrustAnyServer) {
+        if planted::trusts_any_server() {
             return Ok(pinned);
         }
         let instance = connection.instance().await?;
@@ -155,12 +156,14 @@ mod tests {
     use super::{Cli, Command};
 
     fn exit_message(arguments: &[&str]) -> String {
-        let base = ["outbox-relay", "check", "--database-url", "postgres://u:secret@h/d"];
-        let cli = Cli::try_parse_from(base.iter().chain(arguments)).unwrap();
-        let Command::Check(settings) = cli.command else {
-            panic!("no check")
-        };
-        settings.check().unwrap_err().to_string()
+        let base = ["outbox-relay", "init", "--database-url", "postgres://u:secret@h/d"];
+        match Cli::try_parse_from(base.iter().chain(arguments)) {
+            Err(refused) => refused.to_string(),
+            Ok(Cli {
+                command: Command::Init(args),
+            }) => args.settings.check().unwrap_err().to_string(),
+            Ok(other) => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -207,9 +210,20 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named() {
         for (arguments, named) in [
-            (["--slot", "Users"], "--slot `Users`"),
+            (["--slot", "Users"], "'Users' for '--slot <SLOT>': expected 1 to 63"),
+            (["--publication", ""], "'' for '--publication <PUBLICATION>'"),
             (["--table", "public."], "--table `public.`"),
-            (["--checkpoint-topic", "a b"], "--checkpoint-topic `a b`"),
+            (
+                ["--checkpoint-topic", "a b"],
+                "'a b' for '--checkpoint-topic <CHECKPOINT_TOPIC>'",
+            ),
+            (["--parking-topic", ".."], "'..' for '--parking-topic <PARKING_TOPIC>'"),
+            (
+                ["--parking-topic", "outbox-relay-checkpoints"],
+                "--parking-topic and --checkpoint-topic",
+            ),
+            (["--topic", "a b"], "'a b' for '--topic <NAME[:PARTITIONS]>'"),
+            (["--topic", "a:0"], "partitions are a number from 1 to 10000"),
             (["--set", "nonsense=1"], "router option `nonsense`"),
             (["--kafka-property", "acks=1"], "`acks`"),
             (["--topic-config", "x"], "--topic-config `x`"),

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use kafka_client::{ClientArgs, InvalidProperty, Tokens};
+use kafka_client::{ClientArgs, InvalidProperty};
 
+use super::names::TopicName;
+use super::planted;
 use crate::kafka::{Delivery, KafkaSettings, NewTopic, RESERVED};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::Stop;
 
 #[derive(Clone, Debug, Args)]
@@ -15,10 +16,10 @@ pub struct SinkSettings {
     pub kafka: ClientArgs,
     /// Topic of the checkpoints: compacted, one partition; several relays may share it.
     #[arg(long, env = "CHECKPOINT_TOPIC", default_value = "outbox-relay-checkpoints")]
-    pub checkpoint_topic: String,
+    pub checkpoint_topic: TopicName,
     /// Topic of parked rows: compacted, one partition; several relays may share it.
     #[arg(long, env = "PARKING_TOPIC", default_value = "outbox-relay-parked")]
-    pub parking_topic: String,
+    pub parking_topic: TopicName,
     /// The brokers' transaction.max.timeout.ms, in milliseconds (1000 to 86400000). A transaction that is open for longer has lost its end,
     /// and hides what lies behind it for ever: the relay then stops with exit code 36 (docs/exit-codes.md). No transaction of the relay's is
     /// allowed a longer time.
@@ -51,8 +52,8 @@ pub struct SinkSettings {
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
     pub kafka: KafkaSettings,
-    pub checkpoint_topic: String,
-    pub parking_topic: String,
+    pub checkpoint_topic: TopicName,
+    pub parking_topic: TopicName,
     pub delivery: Delivery,
     /// `None`: no such header.
     pub position_header: Option<String>,
@@ -67,8 +68,6 @@ impl SinkSettings {
     /// # Errors
     /// [`Stop::Config`] names the setting that is wrong, and what would be right.
     pub fn check(&self) -> Result<SinkConfig, Stop> {
-        check_topic_name("--checkpoint-topic", &self.checkpoint_topic)?;
-        check_topic_name("--parking-topic", &self.parking_topic)?;
         if self.parking_topic == self.checkpoint_topic {
             return Err(Stop::Config {
                 what: "--parking-topic and --checkpoint-topic are the same; give another one".to_owned(),
@@ -93,12 +92,7 @@ impl SinkSettings {
 
     fn kafka_settings(&self) -> Result<KafkaSettings, InvalidProperty> {
         let mut client = self.kafka.check(&RESERVED)?;
-        if faults::is_planted(Bug::KeepFirstKafkaSecrets)
-            && let Tokens::File(path) = &client.tokens
-            && let Ok(first) = std::fs::read_to_string(path)
-        {
-            client.tokens = Tokens::Given(first);
-        }
+        planted::spoil_client(&mut client);
         let mut kafka = KafkaSettings::from(client);
         kafka.transaction_max_timeout = Duration::from_millis(self.kafka_transaction_max_timeout_ms);
         Ok(kafka)
@@ -116,20 +110,4 @@ impl SinkSettings {
             })
             .collect()
     }
-}
-
-/// Kafka's rule for topic names.
-pub(crate) fn check_topic_name(flag: &str, name: &str) -> Result<(), Stop> {
-    let is_valid = (1..=249).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-        && name != "."
-        && name != "..";
-    if is_valid {
-        return Ok(());
-    }
-    Err(Stop::Config {
-        what: format!("{flag} `{name}`: a topic's name is 1 to 249 of a-z, A-Z, 0-9, dot, _ and -"),
-    })
 }

@@ -3,9 +3,10 @@
 use clap::Args;
 use service::Secret;
 
-use crate::process::faults::{self, Bug};
+use super::names::{PublicationName, SlotName};
+use super::planted;
 use crate::process::stop::Stop;
-use pg_replication::{InvalidUrl, Password, Target};
+use pg_replication::{InvalidUrl, Target};
 
 #[derive(Clone, Debug, Args)]
 pub struct SourceSettings {
@@ -16,18 +17,18 @@ pub struct SourceSettings {
     pub database_url: Secret,
     /// Logical replication slot; unique in its cluster. One relay reads one slot.
     #[arg(long, env = "OUTBOX_SLOT", default_value = "outbox_relay")]
-    pub slot: String,
+    pub slot: SlotName,
     /// Publication that has the inserts of the outbox table.
     #[arg(long, env = "OUTBOX_PUBLICATION", default_value = "outbox")]
-    pub publication: String,
+    pub publication: PublicationName,
 }
 
 /// [`SourceSettings`], checked.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
     pub target: Target,
-    pub slot: String,
-    pub publication: String,
+    pub slot: SlotName,
+    pub publication: PublicationName,
 }
 
 impl SourceSettings {
@@ -36,21 +37,6 @@ impl SourceSettings {
     /// # Errors
     /// [`Stop::Config`] names the setting that is wrong, and what would be right.
     pub fn check(&self) -> Result<SourceConfig, Stop> {
-        let slot_is_valid = (1..=63).contains(&self.slot.len())
-            && self
-                .slot
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-        if !slot_is_valid {
-            return Err(Stop::Config {
-                what: format!("--slot `{}`: expected 1 to 63 of a-z, 0-9 and _", self.slot),
-            });
-        }
-        if self.publication.is_empty() {
-            return Err(Stop::Config {
-                what: "--publication is empty".to_owned(),
-            });
-        }
         Ok(SourceConfig {
             target: parse_target(&self.database_url).map_err(|err| Stop::Config {
                 what: format!("DATABASE_URL: {err}"),
@@ -61,16 +47,9 @@ impl SourceSettings {
     }
 }
 
-/// Where Postgres is, read from a URL; with what planted bugs make of it.
+/// Where Postgres is, read from a URL.
 pub(super) fn parse_target(url: &Secret) -> Result<Target, InvalidUrl> {
     let mut target = Target::parse(url.reveal())?;
-    if faults::is_planted(Bug::PinNoSettings) {
-        target.pins_settings = false;
-    }
-    if faults::is_planted(Bug::KeepFirstPassword)
-        && let Some(Ok(first)) = target.password.as_ref().map(Password::reveal)
-    {
-        target.password = Some(Password::Given(first));
-    }
+    planted::spoil_target(&mut target);
     Ok(target)
 }

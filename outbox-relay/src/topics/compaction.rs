@@ -19,7 +19,7 @@ pub(crate) async fn ensure_checkpoint_topic_keeps_its_last_record(config: &Confi
 /// [`Stop::CheckpointTopicUnsafe`], because of `what`.
 pub(crate) fn checkpoint_topic_unsafe(config: &Config, what: String) -> Stop {
     Stop::CheckpointTopicUnsafe {
-        topic: config.sink.checkpoint_topic.clone(),
+        topic: config.sink.checkpoint_topic.to_string(),
         what,
         command: compact_command(config, &config.sink.checkpoint_topic),
     }
@@ -28,7 +28,7 @@ pub(crate) fn checkpoint_topic_unsafe(config: &Config, what: String) -> Stop {
 /// [`Stop::ParkingTopicUnsafe`], because of `what`.
 pub(crate) fn parking_topic_unsafe(config: &Config, what: String) -> Stop {
     Stop::ParkingTopicUnsafe {
-        topic: config.sink.parking_topic.clone(),
+        topic: config.sink.parking_topic.to_string(),
         what,
         command: compact_command(config, &config.sink.parking_topic),
     }

@@ -1,13 +1,14 @@
 //! The topic of a route that comes for the first time.
 
+use super::planted;
 use crate::continuity::checkpoint::Lineage;
 use crate::kafka::{
     Destination, NewTopic, NoDestination, TopicError, TopicRules, create_missing, find_or_create, topic_facts,
 };
-use crate::process::faults::{self, Bug};
 use crate::process::row_name::RowName;
 use crate::process::stop::{RelayError, Stop};
-use crate::settings::{Config, check_topic_name};
+use crate::settings::Config;
+use crate::settings::names::TopicName;
 use crate::topics::identity;
 
 /// Where the value `route` leads: to `topic`, which is created where it is missing and that is wanted; the lineage holds it to its partition
@@ -74,8 +75,8 @@ pub(crate) async fn create_topics(config: &Config, topics: &[NewTopic]) -> Resul
 #[must_use]
 pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str) -> Option<String> {
     let column = &config.outbox.router.route_column;
-    if let Err(stop) = check_topic_name("topic", topic) {
-        return Some(format!("column `{column}` is `{route}`, and {stop}"));
+    if let Err(err) = topic.parse::<TopicName>() {
+        return Some(format!("column `{column}` is `{route}`, and topic `{topic}`: {err}"));
     }
     let whose = is_not_for_rows(config, topic)?;
     Some(format!(
@@ -86,9 +87,10 @@ pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str)
 /// Whose topic it is where it is not for rows. A row in the checkpoint topic could be a checkpoint.
 #[must_use]
 pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static str> {
-    if faults::is_planted(Bug::PublishAnywhere) {
-        None
-    } else if config.own_topics().any(|own| own == topic) {
+    if planted::lets_rows_go_anywhere() {
+        return None;
+    }
+    if config.own_topics().any(|own| own == topic) {
         Some("the relay's own topic")
     } else if topic.starts_with("__") {
         Some("one of Kafka's internal topics")
@@ -141,9 +143,12 @@ fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestina
 
 /// Has producers that are made from now on send no larger batches than these topics take. A command that publishes once learns it before: it has
 /// no next start to make them smaller.
-pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = &String>) {
+pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = impl AsRef<str>>) {
     for topic in topics {
-        if let Some(limit) = TopicRules::ask(&config.sink.kafka, topic).await.batch_bytes_max {
+        if let Some(limit) = TopicRules::ask(&config.sink.kafka, topic.as_ref())
+            .await
+            .batch_bytes_max
+        {
             // No producer is there yet.
             let _made_smaller = config.sink.kafka.limit_batches(limit);
         }

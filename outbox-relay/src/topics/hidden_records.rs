@@ -1,4 +1,4 @@
-//! For how long an open transaction has hidden what lies behind it from the readers of a topic.
+//! Measures for how long an open Kafka transaction has hidden the records after it from the readers of a topic.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use crate::kafka::Ends;
 
-/// From then on it is said: the relay's own transactions last for a second at most.
+/// Records that are hidden for so long are logged. The relay's own transactions last for a second at most.
 const SAID_AFTER: Duration = Duration::from_secs(60);
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// What the looks have shown, partition by partition.
+/// The partitions that have hidden records.
 #[derive(Debug, Default)]
 pub struct HiddenRecords(BTreeMap<(String, i32), Hidden>);
 
-/// A partition that does not end where its readers' end is.
+/// A partition of which readers cannot read the end.
 #[derive(Clone, Debug)]
 struct Hidden {
     /// The offset of the first record that is hidden.
@@ -34,7 +34,7 @@ pub struct Longest {
 }
 
 impl HiddenRecords {
-    /// Takes in what a look has shown. A partition that was not asked for, or gave no answer, stays as it was.
+    /// Takes note of the partitions' ends. A partition that is not in `ends` stays as it was.
     pub fn note(&mut self, ends: Vec<Ends>, now: Instant) {
         for Ends {
             topic,
@@ -64,7 +64,7 @@ impl HiddenRecords {
         }
     }
 
-    /// `None` where nothing is hidden.
+    /// The partition whose records are hidden for the longest; `None` if no records are.
     #[must_use]
     pub fn longest(&self, now: Instant) -> Option<Longest> {
         let ((topic, partition), hidden) = self.0.iter().min_by_key(|(_, hidden)| hidden.since)?;

@@ -1,21 +1,21 @@
-//! Whether the topics are those that the checkpoint knows. Records are written to a topic by its name, and a topic that was deleted and made
-//! anew has the same name, and none of the events that had been published to it.
+//! Compares the topics with those that the checkpoint knows. Records are written to a topic by its name. A topic that was deleted and made anew has the
+//! same name, but none of the events that were published to the former one. Kafka's id of a topic shows the difference.
 
 use std::collections::BTreeMap;
 
+use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
 use crate::kafka::{TopicFacts, topic_facts};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{PARTITIONS_CURE, Stop};
 use crate::settings::Config;
 
 const CURE: &str = "`outbox-relay recover` publishes what is missing from the outbox table, or, where nothing is to be published again, `outbox-relay init --accept-topic-recreated` goes on with the topic as it is now";
 const CHECKPOINT_CURE: &str = "find out who did that; where the topic holds a checkpoint again, `outbox-relay init --accept-topic-recreated` goes on from it, and where it holds none, `outbox-relay init --accept-checkpoint-loss` goes on from the slot's confirmed position";
 
-/// What Kafka says of topics, by their names; those that are missing do not exist.
+/// What Kafka says of topics, by their names. A topic that does not exist is left out.
 pub type Topics = BTreeMap<String, TopicFacts>;
 
-/// Names of all topics that the lineage depends on, that of the checkpoints among them.
+/// Names of all topics that the lineage depends on. The topic of the checkpoints is one of them.
 #[must_use]
 pub fn names_of_topics(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String> {
     let mut names: Vec<String> = lineage.partitions.keys().cloned().collect();
@@ -25,8 +25,8 @@ pub fn names_of_topics(lineage: &Lineage, checkpoint_topic: &str) -> Vec<String>
     names
 }
 
-/// The topics that were deleted since the lineage pinned them, and those of them that were made anew: [`Stop::TopicGone`] and
-/// [`Stop::TopicRecreated`]. A topic whose id was not known then, or is not now, counts as the same.
+/// The topics that were deleted ([`Stop::TopicGone`]), or deleted and made anew ([`Stop::TopicRecreated`]), since the lineage pinned them. If the id was
+/// not known then, or is not known now, the topic counts as the same.
 #[must_use]
 pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let pinned = lineage.topic_ids.iter();
@@ -41,7 +41,7 @@ pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
                 });
             };
             let found = facts.id.as_ref()?;
-            (found != expected && !faults::is_planted(Bug::KnowTopicsByName)).then(|| Stop::TopicRecreated {
+            (found != expected && !planted::knows_topics_by_name()).then(|| Stop::TopicRecreated {
                 topic: topic.clone(),
                 expected: expected.clone(),
                 found: found.clone(),
@@ -51,8 +51,8 @@ pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
         .collect()
 }
 
-/// Everything that is not as it was pinned, the most telling first: topics that were deleted or made anew, then other numbers of partitions. A topic
-/// of records that is gone has 0 of them, where its id was never known.
+/// Everything that is not as the lineage pins it: first the topics that were deleted or made anew, then those with another number of partitions. If a topic
+/// is gone and its id was never known, it is reported as having 0 partitions.
 #[must_use]
 pub fn find_breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
@@ -108,7 +108,7 @@ pub(crate) fn is_recreated(recreated: &[Stop], name: &str) -> bool {
         .any(|stop| matches!(stop, Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } if topic == name))
 }
 
-/// Releases the lineage from topics that were made anew: none of what it knew of them holds any more.
+/// Forgets everything about topics that were deleted or made anew.
 pub(crate) fn release_recreated(lineage: &mut Lineage, recreated: &[Stop]) {
     for stop in recreated {
         if let Stop::TopicRecreated { topic, .. } | Stop::TopicGone { topic, .. } = stop {
@@ -117,7 +117,7 @@ pub(crate) fn release_recreated(lineage: &mut Lineage, recreated: &[Stop]) {
     }
 }
 
-/// Holds the lineage to the ids of its topics where it knew none yet, as that of an earlier version of this program.
+/// Pins the ids of those topics for which the lineage has none yet. An earlier version of this program pinned none.
 pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
     for (topic, facts) in topics {
         if let Some(id) = &facts.id {
@@ -126,7 +126,7 @@ pub fn pin_ids(lineage: &mut Lineage, topics: &Topics) {
     }
 }
 
-/// As [`pin_ids`], for all topics of the lineage and that of the checkpoints, which are asked for.
+/// As [`pin_ids`], for all topics of the lineage and that of the checkpoints. Asks Kafka for the ids.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.

@@ -9,3 +9,4 @@ pub(crate) mod destination;
 pub(crate) mod hanging_transaction;
 pub mod hidden_records;
 pub mod identity;
+mod planted;

@@ -23,7 +23,7 @@ use crate::outbox::table::table_name;
 use crate::parking::log::TableNeeds;
 use crate::process::faults;
 use crate::settings::{Config, Maintenance};
-use crate::upkeep::attached::Attached;
+use crate::upkeep::attached::KnownAttachments;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, PgError};
 
@@ -54,7 +54,7 @@ pub fn start_maintenance(config: &Config, parked: &TableNeeds, catalog_xmin: Opt
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = maintain_until_dropped(&config, &options, &parked, Attached::since(catalog_xmin)) => {}
+                        () = maintain_until_dropped(&config, &options, &parked, KnownAttachments::since(catalog_xmin)) => {}
                         _ = ended => {}
                     }
                 }),
@@ -104,7 +104,12 @@ impl Said {
     }
 }
 
-async fn maintain_until_dropped(config: &Config, options: &Maintenance, parked: &TableNeeds, mut attached: Attached) {
+async fn maintain_until_dropped(
+    config: &Config,
+    options: &Maintenance,
+    parked: &TableNeeds,
+    mut attached: KnownAttachments,
+) {
     let mut said = Said::default();
     loop {
         match maintain_once(config, options, parked, &mut said, &mut attached).await {
@@ -140,7 +145,7 @@ async fn maintain_once(
     options: &Maintenance,
     parked: &TableNeeds,
     said: &mut Said,
-    attached: &mut Attached,
+    attached: &mut KnownAttachments,
 ) -> anyhow::Result<()> {
     let mut connection = Connection::open(&options.target, Mode::Sql).await?;
     faults::point("maintenance.round")?;

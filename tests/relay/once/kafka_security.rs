@@ -100,7 +100,9 @@ async fn without_certificates_of_its_own_it_trusts_those_that_the_system_trusts(
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_without_one_nothing_goes() {
     let secured = Secured::get().await;
-    let rig = secured.rig("kafka_mtls", "MTLS", &secured.mutual_tls_as("client")).await;
+    let rig = secured
+        .rig("kafka_mtls", "MTLS", &secured.mutual_tls_as("client"))
+        .await;
     assert_publishes(&rig).await;
     let rig = secured.rig("kafka_mtls_without", "MTLS", &secured.tls("ca.crt")).await;
     assert_refused(&rig, "the client's certificate is missing or refused").await;

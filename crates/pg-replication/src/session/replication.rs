@@ -69,10 +69,12 @@ impl Connection {
         self.send(&out).await?;
         loop {
             if self.peek_tag().await? == b'W' {
-                while Frames::next_length(&self.input)?.is_none_or(|length| self.input.len() < length) {
-                    self.read_more().await?;
-                }
-                let length = Frames::next_length(&self.input)?.unwrap_or_default();
+                let length = loop {
+                    match Frames::next_length(&self.input)? {
+                        Some(length) if self.input.len() >= length => break length,
+                        _ => self.read_more().await?,
+                    }
+                };
                 self.input.advance(length);
                 return Ok(());
             }

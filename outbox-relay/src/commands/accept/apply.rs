@@ -1,4 +1,4 @@
-//! Step 4: write the new checkpoint, and do to the slot what it takes.
+//! Step 4 of `init --accept-…`: writes the new checkpoint, and moves the slot or makes it anew if the new position needs that.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ pub(super) async fn apply(
         NewPosition::Checkpoint(published) => published,
         NewPosition::SlotConfirmed(lsn) => whole_transactions_below(lsn),
         NewPosition::WalEnd(lsn) => {
-            // A slot that is read cannot be moved, so it is let go for that moment.
+            // Postgres does not move a slot that a session reads, so we let go of it for that moment.
             if let Some(owner) = slot_owner.take() {
                 owner.into_stream().close().await;
             }
@@ -98,7 +98,7 @@ pub(super) async fn apply(
         parking,
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
-    // Only now is there a checkpoint at which they stop.
+    // This needs the new checkpoint: it is what makes them stop.
     former.end_their_relays(config, generation, shutdown).await?;
     log_acceptance(config, accepted, old_lsn, Some(published.lsn));
     // Last: a relay that waits for the slot begins as soon as it is free, and has to find the new checkpoint.
@@ -141,7 +141,7 @@ fn pin_partitions(lineage: &mut Lineage, pinned_before: &Lineage, topics: &Topic
 pub(super) fn log_acceptance(config: &Config, accepted: &[Acceptance], old: Option<Lsn>, new: Option<Lsn>) {
     let text = |lsn: Option<Lsn>, none: &str| lsn.map_or_else(|| none.to_owned(), |lsn| lsn.to_string());
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         accepted = join_flags(accepted),
         checkpoint.old_lsn = text(old, "none"),
         checkpoint.new_lsn = text(new, "of a new slot"),

@@ -1,9 +1,9 @@
-//! Step 3: where the relay goes on. Pure.
+//! Step 3 of `init --accept-…`: chooses the position at which the relay goes on. Asks no server.
 
 use super::acceptance::Acceptance;
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
-use crate::continuity::lineage::Source;
 use crate::continuity::progress::Published;
+use crate::continuity::source::Source;
 use pg_replication::Lsn;
 
 /// Where the relay goes on.
@@ -15,7 +15,7 @@ pub(super) enum NewPosition {
     SlotConfirmed(Lsn),
     /// At the end of the WAL. The slot is moved there.
     WalEnd(Lsn),
-    /// Where the stream of a slot begins that is made anew.
+    /// Where the stream of a new slot begins.
     NewSlot,
 }
 
@@ -29,7 +29,7 @@ enum Departure {
     ToNewSlot,
 }
 
-/// Chooses the position. `base` is the checkpoint that can be gone on from, `source` the server as it is now.
+/// Chooses the position. `base` is the best checkpoint that can be read, `source` what the server says now.
 pub(super) fn choose_position(source: &Source, base: Option<&Checkpoint>, accepted: &[Acceptance]) -> NewPosition {
     let lineage = base.map(|base| &base.lineage);
     let departures = accepted
@@ -83,7 +83,7 @@ mod tests {
     use super::{NewPosition, choose_position};
     use crate::commands::accept::acceptance::Acceptance;
     use crate::continuity::checkpoint::{Checkpoint, tests::example};
-    use crate::continuity::lineage::Source;
+    use crate::continuity::source::Source;
     use pg_replication::Lsn;
 
     fn source(base: &Checkpoint) -> Source {

@@ -2,8 +2,9 @@
 
 use super::own_and_fence::OwnedAndFenced;
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, find_breaks};
+use crate::continuity::lineage::find_breaks;
 use crate::continuity::other_relays::ensure_written_for_this_server;
+use crate::continuity::source::Source;
 use crate::kafka::{Reading, topic_facts};
 use crate::outbox::source::{self, System};
 use crate::process::stop::{RelayError, Stop};
@@ -75,7 +76,7 @@ fn compare_with_last(source: &Source, reading: &Reading, config: &Config) -> (Op
         // It has the position that was known before `recover`. What is broken besides has to be accepted as well.
         recovering.state = State::Running;
         broken.push(Stop::RecoveryUnfinished {
-            slot: config.source.slot.clone(),
+            slot: config.source.slot.to_string(),
         });
     }
     broken.extend(find_breaks(source, base.as_ref(), config.names_for_messages()));
@@ -117,7 +118,7 @@ fn go_back_to_furthest(
 async fn read_topics(config: &Config, base: Option<&Checkpoint>) -> Result<Topics, RelayError> {
     let names = match base {
         Some(base) => identity::names_of_topics(&base.lineage, &config.sink.checkpoint_topic),
-        None => vec![config.sink.checkpoint_topic.clone()],
+        None => vec![config.sink.checkpoint_topic.to_string()],
     };
     Ok(topic_facts(&config.sink.kafka, names).await?)
 }

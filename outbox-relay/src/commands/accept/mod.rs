@@ -1,6 +1,7 @@
 //! `init --accept-…`: an operator takes responsibility for what the relay cannot prove.
 //!
-//! Each flag stands for one thing. All that is broken has to be accepted and nothing else may be, so that no flag is given for good measure.
+//! Each flag accepts one thing. The operator has to accept everything that is broken. A flag for something that is not broken is refused, so that
+//! nobody gives all flags at once.
 
 pub mod acceptance;
 mod apply;
@@ -22,7 +23,7 @@ use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, InitOptions};
 use pg_replication::{Connection, Mode};
 
-/// Sets a new checkpoint over everything that is broken, where exactly that is accepted.
+/// Writes a new checkpoint from which the relay can go on, if the operator accepts exactly what is broken.
 ///
 /// 1. **Own and fence.** Own the slot, fence earlier producers, and only then read the checkpoints. In another order a relay could publish or confirm
 ///    behind our back, and the new checkpoint would be wrong when it is written.
@@ -51,10 +52,10 @@ pub async fn accept(
         if partitions.is_empty() {
             return Err(unfinished.clone().into());
         }
-        // Other partitions are all that can be accepted of an init that did not finish. All the rest is for that init to see to.
+        // If an `init` did not finish, only other numbers of partitions can be accepted. The rest is repaired when that `init` goes on.
         ensure_operator_accepted_everything_found(accepted, &partitions)?;
         log_acceptance(config, accepted, diagnosis.base_lsn(), None);
-        // That init owns the slot and fences by itself.
+        // The `init` below owns the slot and fences by itself.
         drop(held);
         return init::init_with(config, options, OtherPartitions::Accepted, shutdown).await;
     }

@@ -1,14 +1,14 @@
-//! Step 1: nobody else can publish or confirm from here on.
+//! Step 1 of `init --accept-…`: owns the slot and fences, so that from here on nobody else can publish or confirm.
 
 use service::Shutdown;
 
 use super::acceptance::Acceptance;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::kafka::{NewTopic, Publisher, Reading};
 use crate::outbox::publication::{Publication, create_publication, require_usable_publication};
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use crate::relay::survey::read_checkpoint_history;
 use crate::settings::Config;
@@ -17,10 +17,10 @@ use crate::topics::destination;
 use anyhow::Context;
 use pg_replication::Connection;
 
-/// How often a relay of a former cluster may begin again while it is fenced.
+/// How often we fence a relay of a former cluster that begins again each time.
 const FENCE_TRIES: u32 = 10;
 
-/// The slot is owned where there is one to own, earlier producers are fenced, and this is what they have left.
+/// What step 1 has: the slot, if there is one that can be read, a producer that has fenced the earlier ones, and the checkpoints that those have written.
 pub(super) struct OwnedAndFenced {
     pub(super) connection: Connection,
     /// The session that has the slot. `None`: there is no slot, or none that a relay could read.
@@ -57,7 +57,7 @@ impl OwnedAndFenced {
         let can_be_owned = slot.as_ref().is_some_and(|slot| {
             slot.plugin == "pgoutput" && slot.database == config.source.target.database && slot.wal_status != "lost"
         });
-        // Before the fence: a relay that runs has the slot, and would begin again at once where it was only fenced.
+        // This comes before the fence: a relay that is fenced and still has the slot would begin again at once.
         let slot_owner = if can_be_owned {
             Some(take_over_slot(config).await?)
         } else {
@@ -93,7 +93,7 @@ async fn read_and_fence_former_clusters(
             .find(|cluster| *cluster != system_identifier && !former.contains(*cluster))
             .cloned();
         match unfenced {
-            Some(cluster) if accepts_cluster && !faults::is_planted(Bug::LeaveFormerClusterUnfenced) => {
+            Some(cluster) if accepts_cluster && !planted::leaves_former_cluster_unfenced() => {
                 drop(fence_relays_of_cluster(config, &cluster, shutdown).await?);
                 former.push(cluster);
             }
@@ -103,11 +103,11 @@ async fn read_and_fence_former_clusters(
 }
 
 impl FormerClusters {
-    /// Keeps their relays from going on behind the new checkpoint, which is of this generation.
+    /// Makes sure that the relays of the former clusters stop. `generation` is that of the new checkpoint.
     ///
-    /// A relay that is fenced begins again at once, by the checkpoint that it finds. Where it is faster than this command, that is still the one of its own
-    /// cluster. So each is fenced once more, and the producer that has fenced it writes the new checkpoint again. That fails where the relay has
-    /// begun again meanwhile. Once it has succeeded, the relay finds another cluster's checkpoint at its next start, and stops.
+    /// A relay that is fenced begins again at once, from the last checkpoint. If it is faster than this command, the last checkpoint is still one of its own
+    /// cluster. So we fence each relay once more, and write the new checkpoint again by the producer that has fenced it. That write fails if the
+    /// relay has begun again meanwhile. Once it succeeds, the relay's next start finds the checkpoint of another cluster, and stops.
     ///
     /// # Errors
     /// A relay begins again more often than [`FENCE_TRIES`]; anything else is worth another try.

@@ -6,8 +6,8 @@ use service::Shutdown;
 use super::Initialised;
 use crate::commands::fence::fence_relays_of_cluster;
 use crate::continuity::checkpoint::{Checkpoint, FORMAT, Lineage, State};
-use crate::continuity::lineage::{Slot, ensure_slot_is_usable};
 use crate::continuity::progress::Published;
+use crate::continuity::source::{Slot, ensure_slot_is_usable};
 use crate::outbox::slot::take_over_slot;
 use crate::outbox::source::{self, System};
 use crate::parking::log::count_parked_rows;
@@ -57,7 +57,7 @@ pub(super) async fn adopt(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         checkpoint.new_lsn = %owned_slot.confirmed,
         "an operator hands over an existing slot: the relay goes on from its confirmed position"
     );

@@ -19,11 +19,11 @@ use crate::continuity::checkpoint::ExistingRowsProgress;
 use crate::continuity::comparison::{EventIds, Memory};
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
 use crate::kafka::{TopicToRead, cleanup, read_ids};
-use crate::outbox::rows::text;
+use crate::outbox::rows::{column_place, named_rows, text_at};
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, Undecided};
-use pg_replication::{Answer, quote_identifier, quote_literal};
+use pg_replication::{quote_identifier, quote_literal};
 
 /// Late rows that are looked up in one pass over the topics; 16 bytes each.
 const LATE_ROWS_MAX: usize = 400_000;
@@ -56,9 +56,14 @@ impl LateRows<'_> {
         pieces: &mut PieceWriter<'_>,
     ) -> Result<(), RelayError> {
         let condition = late_rows_condition(self.earlier, self.transactions);
-        let id = format!("{}::text", quote_identifier(&self.config.outbox.router.id_column));
+        let id = quote_identifier(&self.config.outbox.router.id_column);
         snapshot
-            .open_cursor(IDS, &id, &condition, RowOrder::OldestFirst)
+            .open_cursor(
+                IDS,
+                &format!("{id}::text as relay_id"),
+                &condition,
+                RowOrder::OldestFirst,
+            )
             .await?;
         snapshot
             .open_cursor(ROWS, "*", &condition, RowOrder::OldestFirst)
@@ -97,10 +102,10 @@ impl LateRows<'_> {
                 return Err(anyhow::anyhow!("the snapshot has fewer rows than before").into());
             }
             left -= answer.rows.len();
-            let id_index = self.id_index(&answer)?;
+            let id_place = column_place(&answer.columns, &self.config.outbox.router.id_column)?;
             let mut kept = Vec::new();
             for row in std::mem::take(&mut answer.rows) {
-                if absent.contains(text(&row, id_index)?) {
+                if absent.contains(text_at(&row, id_place)?) {
                     kept.push(row);
                 }
             }
@@ -148,12 +153,6 @@ impl LateRows<'_> {
             .into()),
         }
     }
-
-    fn id_index(&self, answer: &Answer) -> anyhow::Result<usize> {
-        let id_column = &self.config.outbox.router.id_column;
-        let index = answer.columns.iter().position(|(name, _)| name == id_column);
-        index.context("the outbox table has no id")
-    }
 }
 
 /// The ids of the next late rows, and how many rows that are.
@@ -166,8 +165,8 @@ async fn fetch_ids(snapshot: &mut OutboxSnapshot) -> Result<(EventIds, usize), R
             break;
         }
         rows += answer.rows.len();
-        for row in &answer.rows {
-            ids.insert(text(row, 0)?);
+        for row in named_rows(&answer) {
+            ids.insert(row.text("relay_id")?);
         }
     }
     Ok((ids, rows))

@@ -85,7 +85,7 @@ pub(crate) async fn init_with(
     shutdown: &Shutdown,
 ) -> Result<Initialised, RelayError> {
     // Step 1.
-    let topics_for_rows = options.topics(&config.sink.topic_template)?;
+    let topics_for_rows = options.topics(&config.sink.topic_template);
     ensure_all_are_for_rows(config, &topics_for_rows)?;
     let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     ensure_server_can_do_it(&mut connection, config, options).await?;
@@ -143,7 +143,7 @@ pub(crate) async fn init_with(
     // Step 6.
     if slot.is_some() {
         tracing::info!(
-            slot = config.source.slot,
+            slot = config.source.slot.as_str(),
             "an earlier init did not finish: making its slot anew"
         );
         drop_slot(&mut connection, config).await?;
@@ -194,7 +194,7 @@ async fn ensure_server_can_do_it(
         return Err(Stop::Config { what }.into());
     }
     if options.failover {
-        failover::is_possible(connection.server_version_num())?;
+        failover::ensure_server_has_failover_slots(connection.server_version_num())?;
     }
     Ok(())
 }

@@ -10,16 +10,16 @@ use crate::settings::Config;
 use crate::topics::checkpoint_topic::commit_checkpoint;
 use pg_replication::Answer;
 
-/// Rows and bytes of one Kafka transaction. An outbox that has no more is published in one.
+/// Most rows and bytes of one Kafka transaction. A smaller outbox is published in a single one.
 const PIECE_ROWS: u64 = 5_000;
 const PIECE_BYTES: usize = 16 << 20;
 
-/// The Kafka transactions, which are the pieces, and the checkpoint that goes with each.
+/// Writes rows piece by piece. A piece is a Kafka transaction that ends with a checkpoint.
 pub(super) struct PieceWriter<'a> {
     config: &'a Config,
     checkpoint: &'a mut Checkpoint,
     writer: ExistingRowsWriter<'a>,
-    /// What is true once the open transaction has committed.
+    /// How far the rows are published once the open transaction has committed.
     pub(super) progress: ExistingRowsProgress,
     open_rows: u64,
     open_bytes: usize,
@@ -45,7 +45,7 @@ impl<'a> PieceWriter<'a> {
         }
     }
 
-    /// How many rows are written, by this attempt.
+    /// How many rows this attempt has written.
     pub(super) fn rows(&self) -> u64 {
         self.writer.rows
     }
@@ -56,12 +56,12 @@ impl<'a> PieceWriter<'a> {
         partitions.map(|(topic, partitions)| (topic, *partitions))
     }
 
-    /// Whether the open transaction is to be committed before another row is written.
+    /// Whether the open transaction must be committed before another row is written.
     pub(super) fn is_full(&self) -> bool {
         self.open_rows >= PIECE_ROWS || self.open_bytes >= PIECE_BYTES
     }
 
-    /// Writes rows. Commits the open transaction before them, where it is full.
+    /// Writes rows. If the open transaction is full, it is committed before them.
     ///
     /// # Errors
     /// A row cannot be a record; else as [`PieceWriter::commit_open`].
@@ -72,7 +72,7 @@ impl<'a> PieceWriter<'a> {
         self.write_into_open(answer).await
     }
 
-    /// Writes rows into the open transaction, however large it is.
+    /// Writes rows into the open transaction, even if it is full.
     ///
     /// # Errors
     /// A row cannot be a record; anything else is worth another try.
@@ -87,7 +87,7 @@ impl<'a> PieceWriter<'a> {
     /// Commits the open transaction, if there is one, with a checkpoint that says how far the rows are published.
     ///
     /// # Errors
-    /// Worth another try, which goes on behind this piece where it has committed.
+    /// Worth another try. If the piece has committed, that goes on behind it.
     pub(super) async fn commit_open(&mut self) -> Result<(), RelayError> {
         if self.open_rows == 0 {
             return Ok(());

@@ -21,17 +21,21 @@ use service::clock::now_us;
 
 use super::late_rows::LateRows;
 use super::piece_writer::PieceWriter;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, ExistingRowsProgress, State};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::kafka::Publisher;
-use crate::process::faults::{self, Bug};
+use crate::outbox::rows::named_rows;
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
 use pg_replication::Lsn;
-use pg_replication::{Row, quote_literal};
+use pg_replication::quote_literal;
 use service::Shutdown;
+
+/// Column that is added to a row's own: its `created_at` as text, or null.
+const CREATED_AT: &str = "relay_created_at";
 
 /// What an attempt to publish the existing rows works with.
 pub(crate) struct ExistingRowsJob<'a> {
@@ -73,7 +77,7 @@ impl ExistingRowsJob<'_> {
         let writer = ExistingRowsWriter::new(self.config, &mut lineage, publisher, self.consistent_point);
         let mut pieces = PieceWriter::new(self.config, checkpoint, writer, progress, self.shutdown);
         if let Some(earlier) = &earlier
-            && !faults::is_planted(Bug::ContinueBehindLastRow)
+            && !planted::continues_behind_last_row()
         {
             let late = LateRows {
                 config: self.config,
@@ -109,38 +113,33 @@ async fn publish_rows_behind(
     snapshot
         .open_cursor(
             "existing",
-            &format!("*, {created_at} as relay_created_at"),
+            &format!("*, {created_at} as {CREATED_AT}"),
             &condition,
             RowOrder::OldestFirst,
         )
         .await?;
     let total = snapshot
-        .value(&format!("count(*) filter (where {condition})"))
+        .aggregate(&format!("count(*) filter (where {condition})"))
         .await?
         .context("no count")?;
     let mut bar = RowsProgress::start("publishing existing rows", total.parse().context("a count")?);
     loop {
         let answer = snapshot.fetch().await?;
-        let (Some(first), Some(last)) = (answer.rows.first(), answer.rows.last()) else {
+        let (Some(first), Some(last)) = (named_rows(&answer).next(), named_rows(&answer).last()) else {
             break;
         };
         if pieces.is_full() {
             // Rows with the same `created_at` may come in two pieces, and the next attempt has to know.
-            pieces.progress.is_whole = created_at_of(first) != pieces.progress.last_created_at;
+            pieces.progress.is_whole = first.nullable(CREATED_AT)? != pieces.progress.last_created_at.as_deref();
             pieces.commit_open().await?;
         }
-        let last_created_at = created_at_of(last);
+        let last_created_at = last.nullable(CREATED_AT)?.map(str::to_owned);
         pieces.write_into_open(&answer).await?;
         pieces.progress.last_created_at = last_created_at;
         bar.advance(answer.rows.len() as u64);
     }
     bar.finish();
     Ok(())
-}
-
-/// The value of `relay_created_at`, which is the last column.
-fn created_at_of(row: &Row) -> Option<String> {
-    row.last().cloned().flatten()
 }
 
 /// SQL for the rows that no earlier attempt came to. Rows without a `created_at` are the last.

@@ -1,4 +1,4 @@
-//! What an init that did not finish has left for the one that goes on.
+//! What an `init` that did not finish has left for the `init` that goes on with it.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, ExistingRows, InitOptions};
 use crate::topics::identity;
 
-/// What the init that goes on has to know. Where there was no earlier one, everything is at its beginning.
+/// What this `init` takes over from an earlier one. If there was none, everything is at its beginning.
 #[derive(Debug)]
 pub(super) struct CarriedOver {
     pub(super) lineage: Lineage,
@@ -27,7 +27,7 @@ pub(super) struct CarriedOver {
 }
 
 impl CarriedOver {
-    /// `now` is the lineage of server and publication as they are now, without topics.
+    /// `now` is the lineage with what server and publication are now, and without topics.
     ///
     /// # Errors
     /// [`Stop::PartitionsChanged`] where a topic has other partitions and that is refused; anything else is worth another try.
@@ -46,7 +46,7 @@ impl CarriedOver {
                 progress: None,
             });
         };
-        // What had been published to topics that were made anew is gone, so they are pinned as they are now.
+        // A topic that was made anew has lost the records that the earlier init published there. So it counts as a new topic.
         let recreated = identity::find_recreated_now(config, Some(unfinished)).await?;
         let mut known = unfinished.lineage.clone();
         identity::release_recreated(&mut known, &recreated);
@@ -73,12 +73,13 @@ impl CarriedOver {
     }
 }
 
-/// Whether the checkpoint is that of an init of this cluster that did not come to its end.
+/// Whether an `init` of this cluster wrote the checkpoint and did not finish.
 pub(super) fn is_unfinished(checkpoint: &Checkpoint, system: &System) -> bool {
     checkpoint.state == State::Initialising && checkpoint.lineage.system_identifier == system.identifier
 }
 
-/// Fails where the earlier init was to leave the existing rows, and this one is to publish them: rows that come later may be published already.
+/// Fails if the earlier `init` was told to skip the existing rows and this one is told to publish them. Rows that came after the earlier one may be published
+/// already, and would come twice.
 ///
 /// # Errors
 /// [`Stop::Config`] names both ways to go on.
@@ -96,7 +97,7 @@ pub(super) fn ensure_same_choice(unfinished: &Checkpoint, options: &InitOptions)
 fn progress_of(unfinished: &Checkpoint, has_same_history: bool) -> Option<ExistingRowsProgress> {
     let mut progress = unfinished.existing_rows.clone()?;
     if !has_same_history {
-        // Another history may have given the same transaction ids to others, and another topic has none of the records: no id tells anything, and
+        // In another history the same transaction ids may belong to other transactions, and a new topic has none of the records. So the ids say nothing, and
         // all these rows are looked up.
         progress.snapshot_xmin = 0;
     }

@@ -1,9 +1,9 @@
 //! What an operator does about poison rows: `park`, `parked list`, `parked retry`, `parked discard`.
 //!
-//! A command that changes something owns the slot, fences earlier producers, and only then reads the checkpoint and the parked rows, as a start does:
-//! no relay runs meanwhile, and none that was held up can write behind its back. What it changes travels in one Kafka transaction with the
-//! checkpoint, whose position stays as it is.
+//! A command that changes something begins as the relay does: see [`Session::open`]. So no relay runs meanwhile, and a relay that was held up cannot write
+//! any more. Its changes and a checkpoint are in one Kafka transaction. The checkpoint's position stays as it is.
 
+mod parked_row;
 pub mod retry;
 
 use std::collections::BTreeMap;
@@ -35,18 +35,21 @@ use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
 use pg_replication::{Connection, Mode, ReplicationStream};
 
-/// What a command holds that changes something.
+/// What a command needs that changes something.
 pub(super) struct Session {
     /// Owns the slot.
     pub(super) stream: ReplicationStream,
-    /// Has fenced all earlier ones.
+    /// Has fenced all earlier producers of this relay.
     pub(super) publisher: Publisher,
     pub(super) checkpoint: Checkpoint,
     pub(super) system: System,
 }
 
 impl Session {
-    /// Owns the slot, fences, reads the checkpoint, and holds it against the source.
+    /// 1. Own the slot. If a relay runs, the command ends here, before it has changed anything.
+    /// 2. Fence earlier producers. A relay that was held up can write no checkpoint from here on.
+    /// 3. Read the checkpoint, the slot and the server, and prove that they fit, as a start does. Before the fence, the checkpoint might not be the last one.
+    /// 4. Check that the topics and the parked rows are as the checkpoint says.
     ///
     /// # Errors
     /// A relay runs, or the relay could not go on from the checkpoint either.
@@ -54,6 +57,7 @@ impl Session {
         let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
         let config = &config.pinned_to(&mut connection).await?;
         let publication = require_usable_publication(&mut connection, config).await?;
+        // Step 1.
         let owned = match source::find_slot(&mut connection, &config.source.slot).await? {
             Some(_) => Some(take_over_slot(config).await.map_err(|err| match err {
                 RelayError::Transient(err) => RelayError::Transient(
@@ -64,10 +68,12 @@ impl Session {
             None => None,
         };
         let system = source::identify_server(&mut connection).await?;
+        // Step 2.
         let publisher = match &owned {
             Some(_) => Some(fence_relays_of_cluster(config, &system.identifier, shutdown).await?),
             None => None,
         };
+        // Step 3.
         let found = read_last_checkpoint(config.clone()).await?;
         let slot = source::find_slot(&mut connection, &config.source.slot).await?;
         let system = source::identify_server(&mut connection).await?;
@@ -80,6 +86,7 @@ impl Session {
         )?;
         ensure_written_for_this_server(&source, checkpoint, written_ms)?;
         let mut checkpoint = checkpoint.clone();
+        // Step 4.
         let topics = topic_facts(
             &config.sink.kafka,
             identity::names_of_topics(&checkpoint.lineage, &config.sink.checkpoint_topic),
@@ -181,7 +188,7 @@ async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
 async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
     let position = args.position;
     let entries = read_entries_off_thread(config).await?;
-    let entry = parked_at(&entries, position)?;
+    let entry = find_parked_row(&entries, position)?;
     if !args.yes {
         let shown = table([entry].into_iter());
         ask_for_yes(
@@ -193,7 +200,7 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     }
     let mut session = Session::open(config, shutdown).await?;
     let entries = read_entries_off_thread(config).await?;
-    let entry = parked_at(&entries, position)?;
+    let entry = find_parked_row(&entries, position)?;
     send_entry(&mut session.publisher, config, position, None).await?;
     session.checkpoint.parking.rows = entries.len() as u64 - 1;
     session.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
@@ -215,8 +222,11 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     ))
 }
 
-/// The entry of a row, or why there is none.
-pub(super) fn parked_at(entries: &BTreeMap<RowPosition, Entry>, position: RowPosition) -> Result<&Entry, Stop> {
+/// Finds the entry of the row at `position`.
+///
+/// # Errors
+/// [`Stop::Config`]: no such row is parked.
+pub(super) fn find_parked_row(entries: &BTreeMap<RowPosition, Entry>, position: RowPosition) -> Result<&Entry, Stop> {
     entries.get(&position).ok_or_else(|| Stop::Config {
         what: format!(
             "nothing was changed: no row at {position} is parked; `outbox-relay parked list` shows those that are"

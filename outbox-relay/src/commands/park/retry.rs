@@ -6,21 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use events::Position;
 use service::Shutdown;
 
-use super::{Session, parked_at};
+use super::parked_row::{complete_from_table, encode_row};
+use super::{Session, find_parked_row};
 use crate::commands::failed_command;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{Publisher, RefusedRecord, Topics};
-use crate::outbox::messages::MessageOutbox;
-use crate::outbox::partitions::detached_tables;
-use crate::outbox::table::table_name;
 use crate::parking::keys::Lane;
 use crate::parking::log::read_entries_off_thread;
-use crate::parking::record::{Because, Entry, ParkedRow, ParkedText};
+use crate::parking::record::{Because, Entry};
 use crate::parking::send::send_entry;
 use crate::parking::topic::entry_bytes_max;
 use crate::process::row_name::RowPosition;
@@ -29,9 +26,8 @@ use crate::relay::keepalive::{UntilShutdown, keep_stream_alive_during};
 use crate::settings::Config;
 use crate::topics::checkpoint_topic::commit_checkpoint;
 use crate::topics::destination;
-use outbox_router::{Column, Plan, RowScratch};
+use outbox_router::RowScratch;
 use pg_replication::pgoutput::Tuple;
-use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 
 /// Rows and bytes of one Kafka transaction.
 const TRANSACTION_ROWS: usize = 500;
@@ -187,7 +183,7 @@ impl<'a> Retry<'a> {
         let wanted: Vec<RowPosition> = match which {
             Which::All => self.entries.keys().copied().collect(),
             Which::One(position) => {
-                let entry = parked_at(&self.entries, position)?;
+                let entry = find_parked_row(&self.entries, position)?;
                 let mut before = self.entries.values().take_while(|other| other.position < position);
                 if let Some(first) = before.find(|other| other.lane.is_some() && other.lane == entry.lane) {
                     return Err(Stop::Config {
@@ -254,10 +250,10 @@ impl<'a> Retry<'a> {
 
     /// Routes a row and hands it to the publisher: its bytes, or why it cannot be a record.
     async fn write(&mut self, entry: &mut Entry) -> Result<Result<usize, String>, RelayError> {
-        if let Err(reason) = self.complete(entry).await? {
+        if let Err(reason) = complete_from_table(self.config, entry).await? {
             return Ok(Err(reason));
         }
-        let (plan, column_count, bytes) = match self.row(&entry.row) {
+        let (plan, column_count, bytes) = match encode_row(self.config, &entry.row) {
             Ok(row) => row,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -288,74 +284,6 @@ impl<'a> Retry<'a> {
                 Err(err) => return Err(err),
             }
         }
-    }
-
-    /// The row as the stream had it, with the plan of its columns.
-    fn row(&self, row: &ParkedRow) -> Result<(Plan, u16, Vec<u8>), String> {
-        match row {
-            ParkedRow::Table(columns) => {
-                let described = columns.iter().map(|column| Column {
-                    name: column.name.clone(),
-                    type_oid: column.type_oid,
-                });
-                let plan = Plan::new(&self.config.outbox.router, described.collect()).map_err(|err| err.to_string())?;
-                let values = columns.iter().map(|column| column.value.bytes());
-                let values: Vec<Option<Vec<u8>>> = values.collect::<Result<_, _>>()?;
-                let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
-                let count = u16::try_from(values.len()).map_err(|err| err.to_string())?;
-                Ok((plan, count, Tuple::encode(&values)))
-            }
-            ParkedRow::Message(content) => {
-                let outbox = MessageOutbox::of(self.config)
-                    .ok_or("it is a message, and --message-prefix is not given to this command")?;
-                let content = content.bytes()?.unwrap_or_default();
-                let mut values = Vec::new();
-                let count = outbox
-                    .read(&content, &mut values)
-                    .map_err(|err| format!("it is a message, and {err}"))?;
-                Ok((outbox.plan().clone(), count, values))
-            }
-        }
-    }
-
-    /// Takes from the outbox table what was too large to be parked.
-    async fn complete(&self, entry: &mut Entry) -> Result<Result<(), String>, RelayError> {
-        let omitted: Vec<String> = entry.row.omitted().into_iter().map(str::to_owned).collect();
-        if omitted.is_empty() {
-            return Ok(Ok(()));
-        }
-        let names = omitted.join(", ");
-        let ParkedRow::Table(columns) = &mut entry.row else {
-            return Ok(Err("it is a message whose content was too large to be parked, so that it cannot be published from here; discard it".to_owned()));
-        };
-        let Some(id) = entry.id.as_ref() else {
-            return Ok(Err(format!(
-                "{names} was too large to be parked, and the row has no id to find it by"
-            )));
-        };
-        let mut connection = Connection::open(&self.config.source.target, Mode::Replication).await?;
-        let detached = detached_tables(&mut connection, self.config).await?;
-        let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
-        let selected: Vec<String> = omitted.iter().map(|name| quote_identifier(name)).collect();
-        for table in std::iter::once(table_name(self.config)).chain(detached) {
-            let sql = format!(
-                "select {} from {table} where {} = {}",
-                selected.join(", "),
-                quote_identifier(&self.config.outbox.router.id_column),
-                quote_literal(id)
-            );
-            let rows = connection.rows(&sql).await.context("cannot read the outbox table")?;
-            let Some(row) = rows.into_iter().next() else { continue };
-            for (name, value) in omitted.iter().zip(row) {
-                let column = columns.iter_mut().find(|column| column.name == *name);
-                let column = column.context("a column vanished")?;
-                column.value = value.map_or_else(Default::default, |text| ParkedText::of(text.as_bytes()));
-            }
-            return Ok(Ok(()));
-        }
-        Ok(Err(format!(
-            "{names} was too large to be parked, and the row with id `{id}` is in the outbox table no more; discard it"
-        )))
     }
 
     async fn commit(&mut self) -> Result<(), RelayError> {

@@ -16,6 +16,7 @@ use super::scope::Scope;
 use super::situation::Situation;
 use crate::commands::failed_command;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State};
 use crate::continuity::positions::raise_above;
 use crate::continuity::progress::Published;
@@ -25,7 +26,7 @@ use crate::kafka::{NewTopic, Publisher};
 use crate::outbox::slot::{Failover, NewSlot, create_slot, drop_slot, wait_until_slot_is_free};
 use crate::outbox::source::{self, System};
 use crate::parking::{behind::ParksBehind, send::send_entry};
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::stop::RelayError;
 use crate::relay::keepalive::{UntilShutdown, keep_stream_alive_during};
 use crate::settings::{Config, RecoverOptions};
@@ -39,7 +40,7 @@ use pg_replication::{Connection, ReplicationStream};
 pub(super) struct Recovery<'a> {
     pub(super) config: &'a Config,
     pub(super) options: &'a RecoverOptions,
-    /// As the operator names it, in milliseconds since 1970.
+    /// The moment of `--since` or `--since-position`, in milliseconds since 1970.
     pub(super) since_ms: Option<i64>,
     pub(super) shutdown: &'a Shutdown,
 }
@@ -51,16 +52,16 @@ struct SlotMadeAnew {
     consistent_point: Lsn,
 }
 
-/// Numbers of rows, for the operator.
+/// How many rows were written, for the report to the operator.
 struct RowsDone {
     published: u64,
-    /// They wait behind parked rows of their keys.
+    /// Rows that were parked, since an earlier row of their key is parked.
     parked: u64,
 }
 
 impl Recovery<'_> {
-    /// 2. **Fence.** `init_transactions` ends what an earlier relay, or an earlier `recover`, left open; from here on the topics hold still. A relay
-    ///    that has the slot would begin again at once, so the slot has to be free before.
+    /// 2. **Fence.** `init_transactions` ends the transactions that an earlier relay, or an earlier `recover`, left open. From here on nobody else writes to the
+    ///    topics. A relay that has the slot would begin again at once, so we wait until the slot is free before.
     /// 3. **Write a checkpoint that says `recovering`**: see [`mark_as_recovering`].
     /// 4. **Make the slot anew, and own it**: see [`Recovery::make_slot_anew`].
     /// 5. **Compare again, and publish what is missing**: see [`Recovery::publish_missing`].
@@ -69,7 +70,7 @@ impl Recovery<'_> {
     /// `planned` is what the comparison of step 1 found.
     ///
     /// # Errors
-    /// A relay runs, or a row cannot be published; anything else is worth another try. Whatever it is, no Kafka transaction is left open.
+    /// A relay runs, or a row cannot be published; anything else is worth another try. In no case is a Kafka transaction left open.
     pub(super) async fn carry_out(
         &self,
         mut connection: Connection,
@@ -120,7 +121,7 @@ impl Recovery<'_> {
         let checkpoint = self.let_relays_go_on(marked, lineage, consistent_point).await?;
         stream.close().await;
         tracing::info!(
-            slot = config.source.slot,
+            slot = config.source.slot.as_str(),
             rows = rows.published,
             checkpoint.lsn = %consistent_point,
             positions_raised_by = checkpoint.lineage.positions_raised_by,
@@ -129,14 +130,13 @@ impl Recovery<'_> {
         Ok(self.report(&rows, consistent_point))
     }
 
-    /// Step 4. The slot's snapshot is everything that the stream will not send. This is done also where the slot is good and the checkpoint is what is
-    /// broken: how much of what the slot would send is published already is not known then, and the comparison needs a snapshot that ends where a
-    /// stream begins.
+    /// Step 4. The new slot's snapshot has every row that its stream will not send. The slot is made anew even if only the checkpoint is broken: then nobody
+    /// knows how much of the old slot's stream is published, and the comparison needs a snapshot that ends where a stream begins.
     ///
     /// 1. Drop the old slot, whose name the new one has.
     /// 2. Make the new one, which exports its snapshot.
     /// 3. Open that snapshot in another session. The session that exported it must run nothing before that.
-    /// 4. Own the slot, which keeps a relay that starts meanwhile waiting.
+    /// 4. Own the slot, so that a relay that starts meanwhile has to wait.
     async fn make_slot_anew(
         &self,
         mut connection: Connection,
@@ -222,7 +222,7 @@ impl Recovery<'_> {
         })
     }
 
-    /// Step 6. Writes the checkpoint at the slot's beginning, in one Kafka transaction with the last rows: written before them, a relay could go on
+    /// Step 6. Writes the checkpoint at the new slot's beginning, in one Kafka transaction with the last rows. If it came before them, a relay could go on
     /// without them.
     async fn let_relays_go_on(
         &self,
@@ -238,7 +238,7 @@ impl Recovery<'_> {
             mut checkpoint,
         } = marked;
         checkpoint.state = State::Running;
-        // Within one generation positions ascend, and the new one may lie below the one that was known.
+        // Within one generation positions only ascend, and the new position may lie below the old one.
         checkpoint.generation += 1;
         checkpoint.lineage = Lineage {
             partitions: lineage.partitions,
@@ -271,7 +271,7 @@ impl Recovery<'_> {
 
 /// The planted bug of a `recover` that publishes what it found before it fenced.
 fn planted_comparison(planned: ComparedOutbox, compared: ComparedOutbox) -> ComparedOutbox {
-    if faults::is_planted(Bug::CompareBeforeFence) {
+    if planted::compares_before_fence() {
         return planned;
     }
     compared

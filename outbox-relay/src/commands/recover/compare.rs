@@ -13,6 +13,7 @@ use crate::continuity::comparison::{EventIds, Memory, Verdicts};
 use crate::continuity::positions::highest_position;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
+use crate::outbox::rows::named_rows;
 use crate::parking::{log::read_entries_off_thread, record::Entry};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RECOVER_PARTITIONS_CURE, RelayError, Stop};
@@ -158,17 +159,17 @@ async fn read_row_ids(
     let route = quote_identifier(&config.outbox.router.route_column);
     let mut read = RowIds::default();
     snapshot
-        .read(&format!("{id}::text, {route}::text"), RowOrder::Any)
+        .begin_reading(&format!("{id}::text as id, {route}::text as route"), RowOrder::Any)
         .await?;
     loop {
         let answer = snapshot.fetch().await?;
         if answer.rows.is_empty() {
             return Ok(read);
         }
-        for row in &answer.rows {
-            let id = require_value(row, 0, &config.outbox.router.id_column, None)?;
+        for row in named_rows(&answer) {
+            let id = require_value(row.nullable("id")?, &config.outbox.router.id_column, None)?;
             read.ids.insert(id);
-            let route = require_value(row, 1, &config.outbox.router.route_column, Some(id))?;
+            let route = require_value(row.nullable("route")?, &config.outbox.router.route_column, Some(id))?;
             if !read.routes.contains(route) {
                 read.routes.insert(route.to_owned());
             }
@@ -180,9 +181,8 @@ async fn read_row_ids(
     }
 }
 
-/// A value without which a row cannot be looked up; `id` names the row.
-fn require_value<'v>(row: &'v [Option<String>], index: usize, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
-    let value = row.get(index).and_then(Option::as_deref);
+/// The value of `column`, without which a row cannot be looked up; `id` names the row.
+fn require_value<'v>(value: Option<&'v str>, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
     value.ok_or_else(|| Stop::Row {
         row: name_of_table_row(id),
         what: format!("column `{column}` is null"),
@@ -195,7 +195,7 @@ async fn topics_of_routes(
     snapshot: &mut OutboxSnapshot,
     routes: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, String>, RelayError> {
-    snapshot.read("*", RowOrder::Any).await?;
+    snapshot.begin_reading("*", RowOrder::Any).await?;
     let answer = snapshot.fetch().await?;
     let plan = plan_of_columns(config, &answer)?;
     Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())

@@ -1,4 +1,4 @@
-//! Goes through the rows in their order, where some topic may have removed records: a row that no topic has may have been published.
+//! Goes through the rows in their order, if a topic may have removed records: then a row without a record may have been published all the same.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
-use crate::outbox::rows::text;
+use crate::outbox::rows::named_rows;
 use crate::process::row_name::{RowName, RowPlace};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
@@ -14,10 +14,10 @@ use outbox_router::{Plan, RowScratch, partition_of_key};
 use pg_replication::Answer;
 use pg_replication::pgoutput::Tuple;
 
-/// Column that is added to a row's own, for the comparison.
+/// Name of a column that is added to those of the table: `created_at` in milliseconds since 1970.
 const CREATED_MS: &str = "relay_created_ms";
 
-/// Decides for each of the rows in `absent` whether it was published, from what the topics remember. Goes through all rows in their order.
+/// Decides for each row in `absent` whether it was published: see [`crate::continuity::comparison`].
 ///
 /// # Errors
 /// A row cannot be routed; anything else is worth another try.
@@ -29,7 +29,7 @@ pub(super) async fn decide_row_by_row(
     index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
     mut memories: Vec<Memory>,
 ) -> Result<Verdicts, RelayError> {
-    // Rows of a topic that does not exist yet: it has removed nothing.
+    // For rows whose topic does not exist yet: it cannot have removed a record.
     let no_topic = memories.len();
     memories.push(Memory::default());
     let created_ms = if snapshot.has_created_at() {
@@ -38,21 +38,21 @@ pub(super) async fn decide_row_by_row(
         "0::bigint"
     };
     snapshot
-        .read(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
+        .begin_reading(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
         .await?;
     let mut comparison = Comparison::new(&memories);
     let mut scratch = RowScratch::default();
     loop {
         let answer = snapshot.fetch().await?;
         if answer.rows.is_empty() {
-            return Ok(comparison.finish());
+            return Ok(comparison.decide());
         }
         let plan = plan_of_columns(config, &answer)?;
         let column_count = u16::try_from(answer.columns.len()).context("too many columns")?;
-        for row in &answer.rows {
-            let created_ms = text(row, row.len() - 1)?.parse().context("created_at")?;
+        for (row, named) in answer.rows.iter().zip(named_rows(&answer)) {
+            let created_ms: i64 = named.parse(CREATED_MS)?;
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            let bytes = Tuple::encode(&values);
+            let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             let tuple = Tuple::from_encoded(column_count, &bytes);
             plan.route(&tuple, &mut scratch, |routed, _| {
                 let topic = topic_of_route
@@ -64,7 +64,7 @@ pub(super) async fn decide_row_by_row(
                     Some(partition) => vec![partition],
                     None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
                 };
-                comparison.row(
+                comparison.add_row(
                     Row {
                         id: routed.id,
                         topic,
@@ -89,7 +89,7 @@ pub(super) fn plan_of_columns(config: &Config, answer: &Answer) -> Result<Plan, 
     Plan::new(&config.outbox.router, columns_of(answer)).map_err(|err| Stop::Config { what: err.to_string() })
 }
 
-/// What a row of the table is called in a [`Stop`].
+/// How a [`Stop`] names a row of the table.
 pub(super) fn name_of_table_row(id: Option<&str>) -> RowName {
     RowName {
         place: RowPlace::Table,

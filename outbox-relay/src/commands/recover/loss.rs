@@ -1,21 +1,23 @@
-//! What `recover` makes up for, and what it cannot help with.
+//! Which losses `recover` can repair, and which it cannot.
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::continuity::lineage::{Source, find_breaks};
+use crate::continuity::lineage::find_breaks;
+use crate::continuity::source::Source;
 use crate::process::stop::{PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;
 
-/// Everything that is broken, the most telling first: the source, and what was found in topics other than the checkpoints', `elsewhere`.
-/// `unreadable` says why the last checkpoint cannot be gone on from.
+/// Lists everything that is broken. What says most comes first.
+///
+/// `unreadable` says why the last checkpoint cannot be used. `other_topics` is what was found broken in topics other than that of the checkpoints.
 ///
 /// # Errors
-/// The [`Stop`] that `recover` cannot help with, or [`Stop::NothingToRecover`].
+/// The [`Stop`] that `recover` cannot repair, or [`Stop::NothingToRecover`].
 pub(super) fn find_losses(
     source: &Source,
     checkpoint: Option<&Checkpoint>,
     unreadable: Option<Stop>,
-    elsewhere: &[Stop],
+    other_topics: &[Stop],
     config: &Config,
     compare_anyway: bool,
 ) -> Result<Vec<Stop>, Stop> {
@@ -26,33 +28,34 @@ pub(super) fn find_losses(
     });
     if is_init_unfinished {
         return Err(Stop::NotInitialised {
-            slot: config.source.slot.clone(),
+            slot: config.source.slot.to_string(),
             database: config.source.target.database.clone(),
-            topic: config.sink.checkpoint_topic.clone(),
+            topic: config.sink.checkpoint_topic.to_string(),
         });
     }
     let is_unreadable = unreadable.is_some();
-    let without_checkpoint = |stop: &Stop| matches!(stop, Stop::CheckpointMissing { .. } | Stop::NotInitialised { .. });
+    let says_checkpoint_is_missing =
+        |stop: &Stop| matches!(stop, Stop::CheckpointMissing { .. } | Stop::NotInitialised { .. });
     let broken = find_breaks(source, checkpoint, config.names_for_messages()).into_iter();
     let losses: Vec<Stop> = unreadable
         .into_iter()
-        // Where the checkpoint cannot be read, that it is missing is the same thing once more.
-        .chain(broken.filter(|stop| !(is_unreadable && without_checkpoint(stop))))
-        .chain(elsewhere.iter().cloned())
+        // If the checkpoint cannot be read, `unreadable` says so. That it is missing need not be said as well.
+        .chain(broken.filter(|stop| !(is_unreadable && says_checkpoint_is_missing(stop))))
+        .chain(other_topics.iter().cloned())
         .collect();
     if let Some(stop) = losses.iter().find(|stop| describe_loss(stop).is_none()) {
         return Err(stop.clone());
     }
     match checkpoint {
         Some(checkpoint) if losses.is_empty() && !compare_anyway => Err(Stop::NothingToRecover {
-            slot: config.source.slot.clone(),
+            slot: config.source.slot.to_string(),
             checkpoint: checkpoint.published.lsn,
         }),
         _ => Ok(losses),
     }
 }
 
-/// Leaves out the topics that were made anew: nothing is known of them any more, their numbers of partitions included.
+/// Leaves out the topics that were made anew: the checkpoint knows nothing of the new topic, not even how many partitions it should have.
 pub(super) fn without_recreated_topics(mut other_partitions: Vec<Stop>, recreated: &[Stop]) -> Vec<Stop> {
     other_partitions.retain(
         |stop| !matches!(stop, Stop::PartitionsChanged { topic, .. } if identity::is_recreated(recreated, topic)),
@@ -60,10 +63,10 @@ pub(super) fn without_recreated_topics(mut other_partitions: Vec<Stop>, recreate
     other_partitions
 }
 
-/// Fails for other numbers of partitions that the operator did not accept, and for an acceptance of what is not there.
+/// Fails if a topic has another number of partitions and the operator did not give `--accept-partitions`, and if it was given without need.
 ///
-/// `recover` makes up for what was lost, and the order of a key's events over another number of partitions is not among that: `--yes` does not stand for
-/// it, and the operator can let the readers come to the end of the topic first.
+/// `--yes` is not enough for this. `recover` cannot keep the order of a key's events when its later events go to another partition. The operator
+/// can keep it, by waiting until the readers have read the topic to its end.
 ///
 /// # Errors
 /// [`Stop::PartitionsChanged`] or [`Stop::Config`].
@@ -73,8 +76,8 @@ pub(super) fn ensure_other_partitions_are_accepted(
     options: &RecoverOptions,
 ) -> Result<(), Stop> {
     match other_partitions.first() {
-        Some(stop) if !options.accept_partitions => Err(named_for_recover(stop.clone())),
-        // One that was killed may have pinned them, and the same command goes on.
+        Some(stop) if !options.accept_partitions => Err(with_advice_for_recover(stop.clone())),
+        // A `recover` that was killed may have pinned the new numbers already, and the operator repeats the same command.
         None if options.accept_partitions
             && checkpoint.is_none_or(|checkpoint| checkpoint.state != State::Recovering) =>
         {
@@ -86,8 +89,8 @@ pub(super) fn ensure_other_partitions_are_accepted(
     }
 }
 
-/// The stop with the command that goes on where `recover` met it.
-pub(super) fn named_for_recover(stop: Stop) -> Stop {
+/// The same stop, with advice for an operator who runs `recover`.
+pub(super) fn with_advice_for_recover(stop: Stop) -> Stop {
     match stop {
         Stop::PartitionsChanged {
             topic,
@@ -104,7 +107,7 @@ pub(super) fn named_for_recover(stop: Stop) -> Stop {
     }
 }
 
-/// In a few words, what `recover` makes up for; `None` for what it cannot help with.
+/// Says in a few words what is lost, for the plan of `recover`; `None` if `recover` cannot repair it.
 pub(super) fn describe_loss(stop: &Stop) -> Option<String> {
     Some(match stop {
         Stop::NotInitialised { slot, topic, .. } => {

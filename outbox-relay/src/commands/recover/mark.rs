@@ -4,24 +4,24 @@ use service::Shutdown;
 
 use super::situation::Situation;
 use crate::commands::fence::fence_relays_of_cluster;
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Checkpoint, FORMAT, State};
 use crate::continuity::progress::Published;
 use crate::kafka::Publisher;
 use crate::outbox::source::System;
 use crate::parking::log::count_parked_rows;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use crate::settings::{Config, RecoverOptions};
 use crate::topics::checkpoint_topic::commit_checkpoint;
 use pg_replication::Connection;
 
-/// What step 2 leaves: the topics hold still.
+/// What step 2 leaves: nobody else writes to the topics.
 pub(super) struct Fenced {
     pub(super) publisher: Publisher,
     pub(super) system: System,
 }
 
-/// What step 3 leaves: no relay goes on before the last step.
+/// What step 3 leaves: no relay goes on until the last step is done.
 pub(super) struct Marked {
     pub(super) publisher: Publisher,
     pub(super) system: System,
@@ -31,12 +31,12 @@ pub(super) struct Marked {
     pub(super) checkpoint: Checkpoint,
 }
 
-/// Writes the checkpoint, in the next generation, so that it counts whatever position it has: no relay goes on from the new slot before it is complete.
+/// Writes the checkpoint that says `recovering`. It is of the next generation, so it counts even if its position is lower. From then on a relay that starts stops.
 ///
 /// 1. Look again. Before the fence an earlier relay could still have committed; only what is found now counts.
 /// 2. Write the checkpoint.
-/// 3. Only now fence the relays of the cluster that the database was moved from. One that still runs there and starts again finds this
-///    checkpoint, and stops. Fenced before, it could have started again in between.
+/// 3. Fence the relays of the cluster that the database was moved from. If such a relay starts again, it finds the checkpoint of step 2, and stops. If we
+///    fenced it before step 2, it could start again in between.
 ///
 /// # Errors
 /// Nothing is to be recovered any more; anything else is worth another try.
@@ -53,7 +53,7 @@ pub(super) async fn mark_as_recovering(
     let checkpoint = Checkpoint {
         format: FORMAT,
         state: State::Recovering,
-        // Still that of before, so that a `recover` which is killed here does not forget where the records came from.
+        // Still the old lineage: if this `recover` is killed here, the next one must know where the records came from.
         lineage: situation.lineage_to_go_on_from(config),
         published: situation
             .checkpoint()
@@ -66,7 +66,7 @@ pub(super) async fn mark_as_recovering(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     for former in &situation.former_clusters {
-        if faults::is_planted(Bug::LeaveFormerClusterUnfenced) {
+        if planted::leaves_former_cluster_unfenced() {
             continue;
         }
         drop(fence_relays_of_cluster(config, former, shutdown).await?);

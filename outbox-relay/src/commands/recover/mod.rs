@@ -18,7 +18,7 @@ use service::Shutdown;
 
 use self::carry_out::Recovery;
 use self::compare::compare_outbox_with_topics;
-use self::loss::named_for_recover;
+use self::loss::with_advice_for_recover;
 use self::plan::{ask_operator_to_confirm, ensure_every_row_is_decided, print_plan};
 use self::scope::{Scope, ensure_is_published, oldest_row_ms, since_ms};
 use self::situation::Situation;
@@ -36,7 +36,7 @@ pub async fn recover(config: &Config, options: &RecoverOptions, shutdown: &Shutd
     let recovered = look_ask_and_carry_out(config, options, shutdown).await;
     recovered.map_err(|err| match err {
         // The topic may also have come by partitions while this was at work.
-        RelayError::Stop(stop) => named_for_recover(stop).into(),
+        RelayError::Stop(stop) => with_advice_for_recover(stop).into(),
         transient => transient,
     })
 }
@@ -70,7 +70,8 @@ async fn look_ask_and_carry_out(
     print_plan(config, options, &situation, &compared, oldest_row_ms)?;
     ensure_every_row_is_decided(&compared.verdicts, options)?;
     ask_operator_to_confirm(options).await?;
-    let topics = lineage.partitions.keys().chain([&config.sink.parking_topic]);
+    let topics = lineage.partitions.keys().map(String::as_str);
+    let topics = topics.chain([config.sink.parking_topic.as_str()]);
     destination::learn_batch_limits(config, topics).await;
     let recovery = Recovery {
         config,

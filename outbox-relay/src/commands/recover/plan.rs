@@ -1,4 +1,4 @@
-//! What the operator sees and answers before anything is changed.
+//! The plan that the operator reads and confirms before `recover` changes anything.
 
 use std::fmt::Write as _;
 
@@ -145,7 +145,7 @@ pub(super) fn ensure_every_row_is_decided(verdicts: &Verdicts, options: &Recover
     })
 }
 
-/// Asks on a terminal; where there is none, `--yes` is the answer.
+/// Asks on the terminal, unless `--yes` was given.
 ///
 /// # Errors
 /// [`Stop::NotConfirmed`] for every answer but `yes`, and where there is neither a terminal nor `--yes`.

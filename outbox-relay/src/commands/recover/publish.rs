@@ -1,26 +1,24 @@
 //! Publishes the rows that no topic has, in several Kafka transactions.
 
-use anyhow::Context;
-
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::comparison::{EventIds, Verdicts};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
-use crate::outbox::rows::text;
+use crate::outbox::rows::{column_place, text_at};
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
 use crate::topics::checkpoint_topic::commit_checkpoint;
 use pg_replication::Answer;
 
-/// Rows of one Kafka transaction; what bounds the memory of librdkafka's queue.
+/// Most rows and bytes of one Kafka transaction. They bound the memory of librdkafka's queue.
 const TRANSACTION_ROWS: usize = 5_000;
 const TRANSACTION_BYTES: usize = 16 << 20;
 
-/// The rows that are to be published.
+/// Ids of the rows to publish.
 pub(super) struct RowsToPublish {
     missing: EventIds,
-    /// The undecided ones, where the operator wants them published.
+    /// Rows that may have been published; `None` if the operator does not want them published.
     undecided: Option<EventIds>,
 }
 
@@ -37,8 +35,8 @@ impl RowsToPublish {
     }
 }
 
-/// Publishes the rows in their order, in transactions of bounded size, each of which ends with `checkpoint`. What is left open at the end is
-/// committed with the checkpoint that follows.
+/// Publishes the rows in their order, in Kafka transactions of bounded size. Each transaction ends with `checkpoint`, but for the last, which stays
+/// open: the caller commits it with its own checkpoint.
 ///
 /// # Errors
 /// A row cannot be a record; anything else is worth another try.
@@ -49,7 +47,7 @@ pub(super) async fn publish_rows(
     writer: &mut ExistingRowsWriter<'_>,
     checkpoint: &mut Checkpoint,
 ) -> Result<(), RelayError> {
-    snapshot.read("*", RowOrder::OldestFirst).await?;
+    snapshot.begin_reading("*", RowOrder::OldestFirst).await?;
     let parked_before = checkpoint.parking.rows;
     let (mut open_rows, mut open_bytes) = (0, 0);
     loop {
@@ -57,19 +55,16 @@ pub(super) async fn publish_rows(
         if rows.is_empty() {
             return Ok(());
         }
-        let id = columns
-            .iter()
-            .position(|(name, _)| *name == config.outbox.router.id_column)
-            .context("the outbox table has no id")?;
+        let id_place = column_place(&columns, &config.outbox.router.id_column)?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),
         };
         for row in rows {
-            let id = text(&row, id)?;
+            let id = text_at(&row, id_place)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
-                // Those of its key that stand before it go before it.
+                // Earlier rows of its key must be sent before it counts as passed: from then on, rows of its key are parked.
                 writer.write(&chosen).await?;
                 chosen.rows.clear();
                 if let Some(parks) = &mut writer.parks {

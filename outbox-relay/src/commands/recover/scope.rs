@@ -1,19 +1,18 @@
-//! Which rows of the outbox are compared, and from which moment on the topics are read for it.
+//! Chooses which rows of the outbox `recover` compares, and from which moment on it reads the topics.
 //!
-//! The outbox keeps its rows for days, and a topic may be kept for years. A record's timestamp is its row's commit, and `created_at` is the insert
-//! before it: so no row that is still there can have a record that is older than the oldest row's `created_at`, and the topics need not
-//! be read from their beginning. Since `created_at` may be written by an application whose clock or time zone is wrong, the topics are read
-//! from [`CREATED_AT_TRUST_MS`] before; and wholly, where a row claims to come from the future.
+//! **Topics.** The outbox keeps its rows for days, and a topic may keep its records for years. A record's timestamp is the commit of its row, and
+//! `created_at` is the insert, which came before. So no record of a row that is still in the outbox is older than the oldest `created_at`, and the
+//! topics need not be read from their beginning. An application with a wrong clock or time zone may write `created_at`. So the topics are read from
+//! [`CREATED_AT_TRUST_MS`] earlier on, and from their beginning if a row claims to come from the future.
 //!
-//! The rows are a different thing. A transaction may have inserted its row long before it committed, and the checkpoint only says which *commits*
-//! are published. No moment can be derived from it before which every row is published; so all rows are compared unless the operator says
-//! `--since` or `--since-position`.
+//! **Rows.** All rows are compared, unless the operator gives `--since` or `--since-position`. The checkpoint only says which *commits* are published. A
+//! transaction may insert a row long before it commits, so no `created_at` can be derived from the checkpoint.
 //!
-//! No row knows its position, and the topics cannot be searched for one: in a partition positions need not ascend, since a retry of parked rows has
-//! the old ones, a replay has none, and `--delivery at-least-once` repeats some. So a position is given as a record's header has it, whole: with the
-//! time of its commit, whose offset Kafka finds in each partition by itself. The LSN adds what a time cannot tell: the relay publishes in the order
-//! of the commits, so what its stream had before a record that is in a topic is published or parked. A position above all that is known to be
-//! published was never a record's, and is refused.
+//! **A position.** A row does not know its position. The topics cannot be searched for one either, since positions need not ascend in a partition: a
+//! retry of parked rows writes old ones, a replay writes none, and `--delivery at-least-once` repeats some. So the operator copies the whole header of a
+//! record. It has the time of the commit, and Kafka finds the offset of a time. The LSN in it proves more than a time could: the relay publishes in the
+//! order of commits, so everything before a record that is in a topic is published or parked. A position above all that is known to be published
+//! cannot be from a record, so it is refused.
 
 use anyhow::Context;
 use service::clock::now_us;
@@ -29,20 +28,20 @@ use pg_replication::{Connection, PgError, quote_literal};
 /// By how much `created_at` may be ahead of the commit, in milliseconds: a day is more than any wrong time zone.
 const CREATED_AT_TRUST_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// Both moments in milliseconds since 1970; `None` is everything.
+/// Which rows are compared and which records are read. Both in milliseconds since 1970; `None` means all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
-    /// Rows with an older `created_at` are not compared: the operator says that they are published.
+    /// Rows with an older `created_at` are not compared, since the operator knows that they are published.
     pub(super) rows_since_ms: Option<i64>,
-    /// No record of a row that is compared is older.
+    /// Records that are older are not read: no compared row has such a record.
     pub(super) records_since_ms: Option<i64>,
 }
 
 impl Scope {
-    /// What the operator's `--since` or `--since-position` means, or what follows from the rows in `snapshot`.
+    /// Uses the operator's `--since` or `--since-position`. Without them, compares all rows of `snapshot`.
     ///
     /// # Errors
-    /// One of them with a table that has no `created_at`; the connection broke.
+    /// The operator gave one of them, and the table has no `created_at`; the connection broke.
     pub(super) async fn choose(
         snapshot: &mut OutboxSnapshot,
         operator_since_ms: Option<i64>,
@@ -61,7 +60,7 @@ impl Scope {
             rows_since_ms: None,
             records_since_ms: None,
         };
-        if !snapshot.has_created_at() || rows_without_a_past(snapshot).await? > 0 {
+        if !snapshot.has_created_at() || count_rows_with_impossible_created_at(snapshot).await? > 0 {
             return Ok(everything);
         }
         let oldest_ms = oldest_row_ms(snapshot).await?;
@@ -89,16 +88,16 @@ pub(super) async fn oldest_row_ms(snapshot: &mut OutboxSnapshot) -> Result<Optio
         return Ok(None);
     }
     let oldest = snapshot
-        .value("floor(extract(epoch from min(created_at)) * 1000)::bigint")
+        .aggregate("floor(extract(epoch from min(created_at)) * 1000)::bigint")
         .await?;
     Ok(oldest.map(|text| text.parse()).transpose().context("created_at")?)
 }
 
-/// How many rows have a `created_at` that cannot be the time of their insert.
-async fn rows_without_a_past(snapshot: &mut OutboxSnapshot) -> Result<u64, RelayError> {
+/// Counts the rows whose `created_at` is missing or lies in the future.
+async fn count_rows_with_impossible_created_at(snapshot: &mut OutboxSnapshot) -> Result<u64, RelayError> {
     let future_ms = now_us() / 1_000 + CLOCKS_DIFFER_MS;
     let count = snapshot
-        .value(&format!(
+        .aggregate(&format!(
             "count(*) filter (where created_at is null or extract(epoch from created_at) * 1000 > {future_ms})"
         ))
         .await?;

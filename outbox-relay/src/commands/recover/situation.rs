@@ -1,10 +1,10 @@
-//! What `recover` finds: the source as it is, and what the checkpoint topic says.
+//! What `recover` finds before it changes anything: what the server says, and what the checkpoint topic says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::loss::{ensure_other_partitions_are_accepted, find_losses, without_recreated_topics};
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
-use crate::continuity::lineage::Source;
+use crate::continuity::source::Source;
 use crate::kafka::{Delivery, Reading, StoredCheckpoint};
 use crate::outbox::partitions::detached_tables;
 use crate::outbox::publication::{Publication, require_usable_publication};
@@ -18,17 +18,17 @@ use pg_replication::Connection;
 
 /// What there is before anything is changed.
 pub(super) struct Situation {
-    /// Everything that is broken, the most telling first; `recover` makes up for each of them. Empty only with `--compare-anyway`.
+    /// Everything that is broken. `recover` can repair each of them. Empty only with `--compare-anyway`.
     pub(super) losses: Vec<Stop>,
-    /// The last checkpoint; where it cannot be gone on from, the furthest that can be read.
+    /// The last checkpoint. If it cannot be used, the furthest one that can be read.
     pub(super) known: Option<StoredCheckpoint>,
     /// Above the generation of every checkpoint that can be read.
     pub(super) next_generation: u64,
     /// System identifiers of other clusters, whose relays may still run.
     pub(super) former_clusters: BTreeSet<String>,
-    /// Those of the losses that are topics which were deleted and made anew.
+    /// The topics that were deleted and made anew. They are among the losses.
     pub(super) recreated: Vec<Stop>,
-    /// Those of the losses that are other numbers of partitions, which the operator accepts.
+    /// The topics with another number of partitions. If the operator accepts them, they are among the losses.
     pub(super) other_partitions: Vec<Stop>,
     pub(super) source: Source,
     pub(super) system: System,
@@ -38,22 +38,22 @@ pub(super) struct Situation {
 }
 
 impl Situation {
-    /// Reads everything. Owns nothing, so without a fence a relay may change it meanwhile.
+    /// Reads everything. If the caller has not fenced, a relay may change it meanwhile.
     ///
     /// # Errors
-    /// A [`Stop`] where there is nothing to recover, or where `recover` cannot help; anything else is worth another try.
+    /// A [`Stop`] if there is nothing to recover or `recover` cannot repair it; anything else is worth another try.
     pub(super) async fn read(
         connection: &mut Connection,
         config: &Config,
         options: &RecoverOptions,
     ) -> Result<Self, RelayError> {
         let publication = require_usable_publication(connection, config).await?;
-        // In the order of `take_survey`, since a relay may be publishing.
+        // The slot, then the checkpoint, then the server: the order of `take_survey`, since a relay may be publishing meanwhile.
         let slot = source::find_slot(connection, &config.source.slot).await?;
         let reading = read_checkpoint_history(config.clone()).await?;
         let system = source::identify_server(connection).await?;
         let next_generation = reading.next_generation();
-        // One of their relays may have gone on behind a checkpoint of this cluster.
+        // Also if the last checkpoint is of this cluster: a relay of another one may still run, and may write the next checkpoint.
         let former_clusters = reading
             .clusters()
             .filter(|cluster| **cluster != system.identifier)
@@ -62,7 +62,7 @@ impl Situation {
         let (known, unreadable) = known_checkpoint(reading, config.sink.delivery);
         let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
         let checkpoint = known.as_ref().map(|stored| &stored.checkpoint);
-        // A slot with a letter wrong looks like one that is lost together with its checkpoint.
+        // A mistyped slot name looks like a slot that is lost together with its checkpoint.
         if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {
             ensure_no_existing_slot_publishes(connection, config, &system, &source).await?;
         }
@@ -75,15 +75,15 @@ impl Situation {
             Some(checkpoint) => find_missing_parked_rows(config, checkpoint).await?,
             None => None,
         };
-        let mut elsewhere: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
+        let mut broken_topics: Vec<Stop> = recreated.iter().cloned().chain(parked_loss).collect();
         if options.accept_partitions {
-            elsewhere.extend(other_partitions.iter().cloned());
+            broken_topics.extend(other_partitions.iter().cloned());
         }
         let losses = find_losses(
             &source,
             checkpoint,
             unreadable,
-            &elsewhere,
+            &broken_topics,
             config,
             options.compare_anyway,
         )?;
@@ -102,13 +102,13 @@ impl Situation {
         })
     }
 
-    /// The checkpoint that is known, where there is one.
+    /// The checkpoint of [`Situation::known`].
     pub(super) fn checkpoint(&self) -> Option<&Checkpoint> {
         self.known.as_ref().map(|stored| &stored.checkpoint)
     }
 
-    /// The lineage that the last checkpoint pinned, also where it is broken: it knows the topics. Without one, nothing is pinned yet. Numbers of
-    /// partitions are those of now, where the operator accepts them.
+    /// The lineage of the last checkpoint, even if it is broken: it knows the topics. Without a checkpoint no topic is pinned. If the operator accepts
+    /// other numbers of partitions, those of now are pinned.
     pub(super) fn lineage_to_go_on_from(&self, config: &Config) -> Lineage {
         let mut lineage = match self.checkpoint() {
             Some(checkpoint) => Lineage {
@@ -126,11 +126,11 @@ impl Situation {
     }
 }
 
-/// The checkpoint that says most, and why a relay must not go on from the last one.
+/// The checkpoint to use, and why the last one cannot be used, if that is so.
 fn known_checkpoint(reading: Reading, delivery: Delivery) -> (Option<StoredCheckpoint>, Option<Stop>) {
     match reading.unusable {
         None => (reading.last, None),
-        // Without transactions a relay that was held up writes an older one behind its successor's, see `Reading::into_usable`.
+        // Without Kafka transactions, a relay that was held up may write an older checkpoint after its successor's: see `Reading::into_usable`.
         Some(Stop::CheckpointWentBack { .. }) if delivery == Delivery::AtLeastOnce => (reading.furthest, None),
         Some(stop) => (reading.furthest, Some(stop)),
     }

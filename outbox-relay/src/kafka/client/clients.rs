@@ -10,7 +10,7 @@ use super::health::Health;
 use super::settings::{Delivery, KafkaSettings};
 use crate::process::stop::RelayError;
 
-/// How late a record may be seen by a patient reader.
+/// How late a patient reader may see a record.
 const PATIENCE_MS: u32 = 2_000;
 
 impl KafkaSettings {
@@ -22,7 +22,7 @@ impl KafkaSettings {
         self.make_reader(|settings| settings.reader(isolation_level))
     }
 
-    /// A reader of a topic of which hardly a record matters: it takes what comes in large pieces, up to two seconds late.
+    /// A reader for a topic with many records of which few matter. It fetches large pieces, so it may see a record up to two seconds late.
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
@@ -42,7 +42,7 @@ impl KafkaSettings {
 
     fn patient_reader(&self) -> ClientConfig {
         let mut config = self.reader("read_uncommitted");
-        // An answer has to come well before the client gives its request up.
+        // An answer has to come well before the client gives its request up. librdkafka refuses a client with a timeout that is no number.
         let socket_timeout_ms = config.get("socket.timeout.ms").and_then(|text| text.parse().ok());
         let wait_ms = socket_timeout_ms.map_or(PATIENCE_MS, |timeout_ms: u32| PATIENCE_MS.min(timeout_ms / 2));
         config
@@ -52,7 +52,7 @@ impl KafkaSettings {
         config
     }
 
-    /// A client for topics.
+    /// A client that creates topics and asks for their settings.
     ///
     /// # Errors
     /// As [`KafkaSettings::open_reader`].
@@ -63,7 +63,7 @@ impl KafkaSettings {
         self.accepted_for_readers.judge(made)
     }
 
-    /// A producer, with what it reports on the side; transactional where `delivery` needs it.
+    /// A producer, and the [`Health`] to which it reports lost connections and undelivered records. It is transactional if `delivery` needs that.
     pub(in crate::kafka) fn open_producer(
         &self,
         delivery: Delivery,

@@ -27,7 +27,7 @@ pub struct Failure {
 pub(in crate::kafka) struct Failures {
     /// The first of all, whatever became of it.
     pub(in crate::kafka) first: Option<Failure>,
-    /// Those that the broker blames, or whose batch has one that it blames: see [`crate::kafka::publish::undelivered`].
+    /// Those that the broker blames, or whose batch has one that it blames: see `kafka::publish::undelivered`.
     pub(in crate::kafka) blamed: Vec<Failure>,
     /// Topic and partition of those that failed for another record of their batch.
     pub(in crate::kafka) beside_blamed: Vec<(String, i32)>,

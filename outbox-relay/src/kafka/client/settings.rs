@@ -10,7 +10,6 @@ use rdkafka::ClientConfig;
 
 use super::accepted::Accepted;
 use super::refused_records::RefusedRecords;
-use crate::process::faults::{self, Bug};
 
 /// What a reader of the topics is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -97,7 +96,7 @@ impl KafkaSettings {
     /// Names the file that cannot be read, and nothing of what is in it.
     pub(super) fn with_files_read(&self) -> Result<Self, OpenError> {
         let mut settings = self.clone();
-        if !faults::is_planted(Bug::KeepFirstKafkaSecrets) {
+        if !planted::keeps_first_secrets() {
             settings.client = self.client.with_files_read()?;
         }
         Ok(settings)
@@ -138,6 +137,7 @@ impl KafkaSettings {
 
     /// Brokers refuse a producer with a longer timeout for transactions, and librdkafka one with a longer timeout for records than for those.
     fn allowed_ms(&self, timeout_ms: u64) -> String {
+        // The setting ends at a day.
         let allowed_ms = u64::try_from(self.transaction_max_timeout.as_millis()).unwrap_or(u64::MAX);
         timeout_ms.min(allowed_ms).to_string()
     }
@@ -235,12 +235,21 @@ impl KafkaSettings {
     }
 }
 
-/// The `batch.size` of a producer, in bytes.
+/// The `batch.size` of a producer, in bytes. librdkafka refuses a producer with one that is no number.
 fn batch_size(config: &ClientConfig) -> u64 {
     config
         .get("batch.size")
         .and_then(|size| size.parse().ok())
         .unwrap_or(BATCH_SIZE_DEFAULT)
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn keeps_first_secrets() -> bool {
+        faults::is_planted(Bug::KeepFirstKafkaSecrets)
+    }
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::checkpoint_reading::{Reading, StoredCheckpoint};
+use super::planted;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::kafka::topics::{wait_until_committed, wait_until_nothing_is_open};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::{CHECKPOINT_PARTITIONS_CURE, RelayError, Stop};
 use kafka_client::{Next, Record, TopicReader};
 use kafka_client::{TopicFacts, facts_by};
@@ -46,12 +46,13 @@ impl Readers {
     ///
     /// # Errors
     /// Kafka does not answer.
-    pub fn topic_facts<'n>(
+    pub fn topic_facts(
         &self,
-        names: impl IntoIterator<Item = &'n String>,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
         let (committed, _) = self.0.as_ref().context("the readers are closed")?;
-        facts_by(committed, names)
+        let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+        facts_by(committed, &names)
     }
 
     /// As [`crate::kafka::topics::wait_until_nothing_is_open`]. Blocks.
@@ -200,7 +201,8 @@ impl CheckpointLog<'_> {
         .context("cannot read the end of the checkpoint topic")?;
         wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
         self.for_each_record(reader, low, end, gives_up, |record| {
-            let Ok(key) = std::str::from_utf8(record.key().unwrap_or_default()) else {
+            // A relay's key is text. A record with another one, or with none, is no relay's.
+            let Some(Ok(key)) = record.key().map(std::str::from_utf8) else {
                 return;
             };
             match record.value().map(Checkpoint::from_json) {
@@ -232,7 +234,7 @@ impl CheckpointLog<'_> {
             match next.context("cannot read the checkpoint topic")? {
                 // Markers hold the last offsets, so the end is what the broker says it is, never a count. A broker that lags behind says it too
                 // early: what it does not have yet would be no part of the history.
-                Next::End { offset, .. } if offset >= end || faults::is_planted(Bug::BelievesAnyEnd) => {
+                Next::End { offset, .. } if offset >= end || planted::believes_any_end() => {
                     return Ok(());
                 }
                 Next::End { offset, .. } => tracing::debug!(
@@ -270,7 +272,7 @@ impl CheckpointLog<'_> {
             None => Err(Stop::PartitionsChanged {
                 topic: self.topic.to_owned(),
                 expected: 1,
-                found: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
+                found: i32::try_from(topic.partitions().len()).context("too many partitions")?,
                 cure: CHECKPOINT_PARTITIONS_CURE,
             }
             .into()),

@@ -42,7 +42,7 @@ impl Reading {
             + 1
     }
 
-    /// By how many bytes positions are raised at most: see [`crate::continuity::positions`].
+    /// By how many bytes positions are raised at most: see [`crate::continuity::positions`]. 0 where no checkpoint can be read: none has raised them.
     #[must_use]
     pub fn positions_raised_by(&self) -> u64 {
         let raised = self.readable().map(|checkpoint| checkpoint.lineage.positions_raised_by);

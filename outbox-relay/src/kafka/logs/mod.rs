@@ -4,6 +4,7 @@ mod checkpoint_log;
 mod checkpoint_reading;
 mod keyed_log;
 mod pause_log;
+mod planted;
 mod published_ids;
 
 pub use checkpoint_log::{CheckpointLog, ReadFrom, Readers};

@@ -11,13 +11,13 @@ use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::planted;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::client::ask;
 use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::kafka::publish::flush;
 use crate::kafka::publish::serve_events;
 use crate::kafka::topics::partition_counts;
-use crate::process::faults::{self, Bug};
 use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ impl PauseLog {
         loop {
             match topic.next(POLL).context("cannot read the checkpoint topic")? {
                 // A broker that lags behind says too early where the topic ends.
-                Next::End { offset, .. } if offset >= end || faults::is_planted(Bug::BelievesAnyEnd) => {
+                Next::End { offset, .. } if offset >= end || planted::believes_any_end() => {
                     return Ok((value, end));
                 }
                 Next::End { .. } | Next::Nothing => anyhow::ensure!(

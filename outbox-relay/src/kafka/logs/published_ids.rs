@@ -10,12 +10,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use service::clock::now_us;
 
+use super::planted;
 use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::topics::describe_topic;
 use crate::kafka::topics::wait_until_committed;
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 use kafka_client::{Next, TopicReader};
 
@@ -39,7 +39,7 @@ pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cl
     let config = describe_topic(settings, topic).await?;
     let value = |name: &str| config.get(name).and_then(|entry| entry.value.clone());
     let policy = value("cleanup.policy").context("the broker does not say cleanup.policy")?;
-    // Where it is not said, anything may be compacted.
+    // Where it is not said, or is no number, anything may be compacted.
     let lag_ms = value("min.compaction.lag.ms")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
@@ -124,17 +124,19 @@ pub fn read_ids(
             // Markers hold the last offsets, so an end may be told by the broker alone. One that lags behind tells it too early.
             Next::End { partition, offset } => {
                 let is_reached = ends.get(&partition).is_some_and(|end| offset >= *end);
-                if is_reached || faults::is_planted(Bug::BelievesAnyEnd) {
+                if is_reached || planted::believes_any_end() {
                     ends.remove(&partition);
                 }
             }
             Next::Record(record) => {
                 moved_at = Instant::now();
                 let partition = record.partition();
+                // Behind the end that was asked for: no part of what is compared.
                 let Some(end) = ends.get(&partition).copied() else {
                     continue;
                 };
                 records += 1;
+                // Without a time the record says nothing of what was removed before it, so anything may have been.
                 let timestamp_ms = record.timestamp_ms().unwrap_or(i64::MAX);
                 if let Some(first_ms) = memory
                     .removed_before_ms
@@ -143,6 +145,7 @@ pub fn read_ids(
                 {
                     *first_ms = timestamp_ms;
                 }
+                // A record without an id, or without a position of ours, is not from a relay.
                 if let Some(id) = record.header(c"id").and_then(|id| std::str::from_utf8(id).ok()) {
                     absent.remove(id);
                 }

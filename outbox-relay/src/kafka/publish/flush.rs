@@ -13,6 +13,7 @@ use crate::kafka::client::Health;
 /// the last acknowledgement is in: at 2,000 rows/s that is the difference between 10 and 100 ms of latency.
 #[expect(unsafe_code, reason = "the safe wrapper's flush costs 100 ms a commit")]
 pub(in crate::kafka) fn flush(producer: &BaseProducer<Health>, wait: Duration) -> bool {
+    // A longer wait ends after 24 days.
     let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: the pointer is valid as long as the producer that is borrowed here, and rd_kafka_flush may be called from any thread.
     let outcome = unsafe { rdkafka::bindings::rd_kafka_flush(producer.client().native_ptr(), wait_ms) };

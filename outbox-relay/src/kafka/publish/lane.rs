@@ -12,11 +12,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::abandon::Abandoned;
 use super::events::serve_events;
 use super::flush::flush;
+use super::planted;
 use super::turn::FenceTurn;
-use super::undelivered::{explained, undelivered};
+use super::undelivered::{explain_refusal, find_undelivered};
 use crate::kafka::client::Health;
 use crate::kafka::client::{Delivery, KafkaSettings};
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::stop::RelayError;
 
 /// How long a connection is waited for before the first question; longer gains nothing.
@@ -136,7 +137,7 @@ impl Work {
     }
 
     fn end_transaction(&self, order: Order) -> Result<Duration, RelayError> {
-        if faults::is_planted(Bug::CheckpointBeforeData) {
+        if planted::commits_checkpoint_before_data() {
             send_alone(&self.settings, &order.checkpoint)?;
         }
         if self.delivery == Delivery::ExactlyOnce {
@@ -148,7 +149,7 @@ impl Work {
         // Nobody listens where the publisher was given up; the commit's own outcome tells that as well.
         let _gone = self.events.send(Event::Flushed);
         if let Some(before) = order.after
-            && !faults::is_planted(Bug::SecondCommitsFirst)
+            && !planted::lets_second_commit_first()
         {
             before
                 .recv()
@@ -182,7 +183,7 @@ impl Work {
                     self.fail_on_undelivered()?;
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err((err, _)) => return Err(self.explained(err, "kafka refused the checkpoint")),
+                Err((err, _)) => return Err(self.explain_refusal(err, "kafka refused the checkpoint")),
             }
         }
     }
@@ -213,18 +214,18 @@ impl Work {
                 Err(KafkaError::Transaction(err)) if err.is_retriable() && !self.abandoned.is_told() => {
                     tracing::debug!(error = %err.string(), "commit_transaction is tried again");
                 }
-                Err(err) => return Err(self.explained(err, "the kafka transaction did not commit")),
+                Err(err) => return Err(self.explain_refusal(err, "the kafka transaction did not commit")),
             }
         }
     }
 
     /// One lost record loses its transaction: librdkafka would refuse the commit as well, but says less.
     fn fail_on_undelivered(&self) -> Result<(), RelayError> {
-        undelivered(&self.health, &self.settings).map_or(Ok(()), Err)
+        find_undelivered(&self.health, &self.settings).map_or(Ok(()), Err)
     }
 
-    fn explained(&self, err: KafkaError, what: &'static str) -> RelayError {
-        explained(err, what, &self.producer, &self.health, &self.settings)
+    fn explain_refusal(&self, err: KafkaError, what: &'static str) -> RelayError {
+        explain_refusal(err, what, &self.producer, &self.health, &self.settings)
     }
 }
 

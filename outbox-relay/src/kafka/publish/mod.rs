@@ -6,6 +6,7 @@ mod abandon;
 mod events;
 mod flush;
 mod lane;
+mod planted;
 mod publisher;
 mod record_limit;
 mod turn;

@@ -28,10 +28,11 @@ use rdkafka::producer::{BaseRecord, Producer};
 use super::abandon::Abandon;
 use super::events::serve_events;
 use super::lane::{CheckpointRecord, Event, Lane, Order, send_alone};
+use super::planted;
 use super::turn::{FenceTurn, Turn};
-use super::undelivered::explained;
+use super::undelivered::explain_refusal;
 use crate::kafka::client::{Delivery, KafkaSettings};
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::stop::RelayError;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -171,21 +172,15 @@ impl Publisher {
             .headers(headers);
         record.key = outgoing.key;
         record.payload = outgoing.value;
-        match self.lanes[self.filling.lane()].producer.send(record) {
+        let lane = &self.lanes[self.filling.lane()];
+        let sent = lane.producer.send(record).map_err(|(err, _)| err);
+        match planted::take_for_sent(sent) {
             Ok(()) => Ok(Sent::Queued),
-            Err(_) if faults::is_planted(Bug::IgnoreDeliveryError) => Ok(Sent::Queued),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                Ok(if faults::is_planted(Bug::DropWhenQueueFull) {
-                    Sent::Queued
-                } else {
-                    Sent::QueueFull
-                })
-            }
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => Ok(Sent::TooLarge),
-            Err((err, _)) => {
-                let lane = &self.lanes[self.filling.lane()];
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Ok(Sent::QueueFull),
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => Ok(Sent::TooLarge),
+            Err(err) => {
                 let what = "kafka refused a record";
-                Err(explained(err, what, &lane.producer, &lane.health, &self.settings))
+                Err(explain_refusal(err, what, &lane.producer, &lane.health, &self.settings))
             }
         }
     }
@@ -309,7 +304,7 @@ impl Publisher {
     /// then, and a late first one could end the *next* transaction: such a publisher must not be used again.
     #[must_use]
     pub fn is_disturbed(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.health.is_disturbed()) && !faults::is_planted(Bug::ReuseProducer)
+        self.lanes.iter().any(|lane| lane.health.is_disturbed()) && !planted::reuses_disturbed_producers()
     }
 
     fn begin(&mut self) -> Result<(), RelayError> {

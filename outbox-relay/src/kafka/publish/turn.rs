@@ -25,7 +25,8 @@
 
 use std::sync::mpsc;
 
-use crate::process::faults::{self, Bug};
+use super::planted;
+use crate::process::faults;
 use crate::process::stop::RelayError;
 
 /// How many producers take turns. A later version may have more and never fewer: an earlier relay's last ones would not be fenced.
@@ -38,7 +39,7 @@ pub(in crate::kafka) struct Turn(usize);
 impl Turn {
     /// The turn of a publisher that has ordered no commit yet.
     pub(in crate::kafka) fn first() -> Self {
-        Self(usize::from(faults::is_planted(Bug::BeginsAtAnyLane)))
+        Self(usize::from(planted::begins_at_any_lane()))
     }
 
     /// Index of the lane, from 0.
@@ -86,7 +87,7 @@ impl FenceTurn {
                 Ok(())
             }
             Self::AfterFirst(first) => {
-                if !faults::is_planted(Bug::FencesInAnyOrder) && first.recv().is_err() {
+                if !planted::fences_in_any_order() && first.recv().is_err() {
                     return Err(anyhow::anyhow!("the first producer has not fenced earlier ones").into());
                 }
                 fence()

@@ -1,8 +1,8 @@
-//! Why a record was not delivered: what librdkafka reports of the whole transaction hides the first cause.
+//! Finds out why a record was not delivered. librdkafka only reports that the whole transaction failed, which hides the cause.
 //!
-//! The broker says which records of a batch are to blame (KIP-467). librdkafka 2.12 hands that on where there are several: the others of the
-//! batch have a code of their own. Where there is one, it gives all of the batch that one's code again, and the broker's words in memory that
-//! it has freed. So a single record to blame is looked for by sending each in a batch of its own, once.
+//! The broker says which records of a batch are to blame (KIP-467). If it blames several, librdkafka 2.12 passes this on: the other records of the
+//! batch get another code. If it blames a single one, librdkafka gives all records of the batch the same code. So then we send each record in a batch
+//! of its own, once, and see which one the broker refuses. (The broker's own words cannot be used: librdkafka has freed their memory.)
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,18 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
 
 use super::events::serve_events;
+use super::planted;
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::RefusedRecord;
 use crate::kafka::client::{Failure, Failures, Health};
-use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;
 
-/// How long a record's report is waited for once the transaction is known to have failed by it: it comes at once.
+/// How long we wait for the report about a record when the transaction has failed because of it. The report comes at once.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The error of a transaction that lost a record, as far as librdkafka's events were served; a record that the broker blames is remembered.
-pub(in crate::kafka) fn undelivered(health: &Health, settings: &KafkaSettings) -> Option<RelayError> {
+/// The error of a transaction that lost a record; `None` if no lost record was reported yet. Remembers a record that the broker blames, so that the
+/// next start finds it before it is sent.
+pub(in crate::kafka) fn find_undelivered(health: &Health, settings: &KafkaSettings) -> Option<RelayError> {
     if health.has_no_failure() {
         return None;
     }
@@ -61,13 +62,14 @@ pub(in crate::kafka) fn undelivered(health: &Health, settings: &KafkaSettings) -
         return Some(anyhow::anyhow!("a record for topic `{topic}` was not delivered: {code}").into());
     };
     settings.send_each_alone(false);
-    if !faults::is_planted(Bug::ForgetRefused) {
+    if !planted::forgets_refused_records() {
         settings.refused_records.note(refused);
     }
     Some(anyhow::Error::new(cause).into())
 }
 
-/// The records that are certainly to blame. A partition has one batch that fails so: the broker refuses those behind it for their sequence.
+/// The records that are certainly to blame. In each partition only one batch can fail like this: the broker refuses later batches because of their
+/// sequence numbers.
 fn to_blame<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterator<Item = &'f Failure> {
     let all_are_alone = settings.sends_each_alone();
     failures.blamed.iter().filter(move |failure| {
@@ -79,9 +81,9 @@ fn to_blame<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterat
     })
 }
 
-/// The error of a call that librdkafka refused. Once a record is lost it refuses everything, for the reason that its state is erroneous; the
-/// record's own report says more.
-pub(in crate::kafka) fn explained(
+/// The error of a call that librdkafka refused. Once a record is lost, librdkafka refuses every call and only says that its state is wrong. The report
+/// about the record says more, so we wait for it.
+pub(in crate::kafka) fn explain_refusal(
     err: KafkaError,
     what: &'static str,
     producer: &BaseProducer<Health>,
@@ -95,7 +97,7 @@ pub(in crate::kafka) fn explained(
     let waiting = Instant::now();
     while is_hidden && waiting.elapsed() <= REPORT_PATIENCE {
         serve_events(producer, health);
-        if let Some(cause) = undelivered(health, settings) {
+        if let Some(cause) = find_undelivered(health, settings) {
             return cause;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -179,10 +179,8 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
                     return Err(anyhow::Error::new(TopicError { topic, code }).context("cannot read topics' metadata"));
                 }
                 None => {
-                    counts.insert(
-                        name.clone(),
-                        i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
-                    );
+                    let count = i32::try_from(topic.partitions().len());
+                    counts.insert(name.clone(), count.context("too many partitions")?);
                 }
             }
         }

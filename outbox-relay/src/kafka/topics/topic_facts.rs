@@ -27,8 +27,12 @@ impl TopicAsker {
     ///
     /// # Errors
     /// Kafka does not answer, or refuses.
-    pub fn ask<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
-        facts_by(&self.0, names)
+    pub fn ask(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
+        let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+        facts_by(&self.0, &names)
     }
 
     /// Where the partitions end that are counted for each topic. Blocks.

@@ -2,14 +2,13 @@
 //!
 //! The broker judges a whole batch and refuses all of it, and a refusal costs the Kafka transaction. So a row that breaks a rule is found
 //! before it is sent, by name. Where the cluster does not tell, nothing is ruled out here, and what the broker refuses is found by its
-//! delivery report (see [`crate::kafka::client::refused_records`]).
+//! delivery report (see `kafka::client::refused_records`).
 
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 
 use crate::kafka::client::KafkaSettings;
-use crate::process::faults::{self, Bug};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,7 +44,7 @@ pub enum Breach {
 impl TopicRules {
     /// Asks the cluster, by DescribeConfigs. What it does not tell, as to a client that may not ask, is not ruled out.
     pub async fn ask(settings: &KafkaSettings, topic: &str) -> Self {
-        if faults::is_planted(Bug::AskNoSettings) || faults::is_planted(Bug::ForgetRefused) {
+        if planted::asks_for_no_settings() {
             return Self::default();
         }
         let asked = async {
@@ -55,6 +54,7 @@ impl TopicRules {
                 .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
                 .await?;
             let resource = described.pop().transpose().map_err(anyhow::Error::msg)?;
+            // An answer without the topic tells nothing of it.
             Ok(resource.as_ref().map(Self::read).unwrap_or_default())
         };
         asked.await.unwrap_or_else(|err: anyhow::Error| {
@@ -76,6 +76,7 @@ impl TopicRules {
             let value = setting(name)?.parse::<i64>().ok()?;
             (value < i64::MAX).then_some(value)
         };
+        // One that is not told asks for no key.
         let policy = setting("cleanup.policy").unwrap_or_default();
         // The broker's own clock is the time stamp then, whatever the record says.
         let is_broker_time = setting("message.timestamp.type").as_deref() == Some("LogAppendTime");
@@ -110,6 +111,15 @@ impl TopicRules {
         let allowed_ms = self.newer_ms_max?;
         let ahead_ms = timestamp_ms.saturating_sub(now_ms);
         (ahead_ms > allowed_ms).then_some(Breach::TooNew { ahead_ms, allowed_ms })
+    }
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn asks_for_no_settings() -> bool {
+        faults::is_planted(Bug::AskNoSettings) || faults::is_planted(Bug::ForgetRefused)
     }
 }
 

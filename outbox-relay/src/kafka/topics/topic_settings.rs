@@ -41,7 +41,7 @@ pub(in crate::kafka) async fn describe_topic(settings: &KafkaSettings, topic: &s
         .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))
 }
 
-/// Asks for the settings of several topics by one request; those that the broker does not tell are left out.
+/// Asks for the settings of several topics by one request; those that the broker does not tell, or not as numbers, are left out.
 ///
 /// # Errors
 /// Kafka does not answer.

@@ -53,7 +53,7 @@ impl Fenced {
             "fencing earlier producers and reading the checkpoint, for which open transactions are waited for",
         );
         tracing::info!(
-            slot = config.source.slot,
+            slot = config.source.slot.as_str(),
             "owns the slot; fencing earlier producers and reading the checkpoint"
         );
         let system_identifier = owned.system_at_connect.identifier.clone();

@@ -100,7 +100,7 @@ async fn start_stream_once_slot_is_free(
         if !is_standby {
             is_standby = true;
             tracing::info!(
-                slot = config.source.slot,
+                slot = config.source.slot.as_str(),
                 "another relay has the slot: waiting as a warm standby"
             );
             readiness.not_ready("slot", "another relay has it; this one is a warm standby");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::lineage::Source;
 use crate::continuity::progress::Published;
+use crate::continuity::source::Source;
 use crate::kafka::{CheckpointLog, Delivery, StoredCheckpoint};
 use crate::process::faults::{self, Bug};
 use crate::process::stop::RelayError;

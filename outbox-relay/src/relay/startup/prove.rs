@@ -9,8 +9,9 @@ use super::fence::Fenced;
 use super::own::Owned;
 use super::planted;
 use crate::continuity::checkpoint::{Checkpoint, Lineage, State};
-use crate::continuity::lineage::{Source, verify};
+use crate::continuity::lineage::verify;
 use crate::continuity::other_relays::ensure_written_for_this_server;
+use crate::continuity::source::Source;
 use crate::guard::{Guard, Pinned};
 use crate::intake::server_error;
 use crate::kafka::Publisher;
@@ -142,7 +143,7 @@ impl Proven {
         }))
     }
 
-    /// See [`crate::continuity::lineage::Slot::catalog_xmin`]: as it was before this relay confirmed anything.
+    /// See [`crate::continuity::source::Slot::catalog_xmin`]: as it was before this relay confirmed anything.
     #[must_use]
     pub fn catalog_xmin(&self) -> Option<u32> {
         self.catalog_xmin
@@ -234,7 +235,7 @@ async fn follow_promotion(
     system: &System,
 ) -> Result<(), RelayError> {
     tracing::warn!(
-        slot = config.source.slot,
+        slot = config.source.slot.as_str(),
         timeline.from = checkpoint.lineage.timeline,
         timeline.to = system.timeline,
         checkpoint.lsn = %checkpoint.published.lsn,

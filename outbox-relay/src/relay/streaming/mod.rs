@@ -1,8 +1,9 @@
 //! The loop: read, decode, publish, confirm.
 //!
-//! One task owns the socket, the decoder and the producers; transactions are ended by threads of their own. While one is being flushed and
-//! nothing may be sent, the socket is left alone for a moment, so that the kernel gathers what comes and the next read gets it in one
-//! piece; after that it is read into a bounded buffer, and Postgres is answered however long Kafka takes.
+//! One task owns the socket, the decoder and the producers. Each producer has a thread that ends its Kafka transactions.
+//!
+//! While a transaction is being flushed, nothing may be sent to Kafka. For the first moment the loop does not read the socket, so that the kernel gathers
+//! what comes and the next read gets it in one piece. After that it reads ahead into a bounded buffer. It answers Postgres however long Kafka takes.
 
 mod metrics;
 mod poison;
@@ -35,9 +36,9 @@ use pg_replication::ReplicationStream;
 
 /// librdkafka's queue is full: the same record is offered again after this time.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
-/// How long a stop waits for the transaction in hand.
+/// How long a stop waits until the open transaction has committed.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
-/// Longest wait for the guard at the end, in vain where Postgres is gone.
+/// How long a stop waits for the guard's last look. If Postgres is gone, there is none.
 const LAST_LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A running stream.
@@ -52,9 +53,9 @@ pub struct Streaming<'c> {
     pause: PauseGate,
     /// The transactions that are being committed, the oldest first.
     committing: VecDeque<Committing>,
-    /// Of the last look at the socket; 0 where it had nothing.
+    /// Bytes of the last read; 0 if there was nothing to read.
     last_read_bytes: usize,
-    /// When the server last sent something, or could not be heard.
+    /// When the server last sent something, or when we last did not read the socket and so could not know.
     last_heard_at: Instant,
     status_at: Instant,
     status_due: Instant,
@@ -65,12 +66,12 @@ pub struct Streaming<'c> {
     parking: Parking,
 }
 
-/// What a transaction that is being committed says.
+/// A Kafka transaction that is being committed.
 struct Committing {
     published: Published,
     rows: u64,
     parked: ParkedCounts,
-    /// Commit time of its newest row, microseconds since 1970; of an idle checkpoint none.
+    /// Commit time of its newest row, microseconds since 1970; `None` if it has a checkpoint and no row.
     newest_commit_us: Option<i64>,
 }
 
@@ -117,10 +118,10 @@ impl<'c> Streaming<'c> {
         // Without tokio's budget for a task: a forced yield would look like a silent socket, and close batches early.
         match tokio::task::unconstrained(self.stream_until_shutdown(readiness, shutdown)).await {
             Ok(()) => {}
-            // What is in hand would go to a topic that has lost what comes before it.
+            // Nothing more is committed: the rows in the open transaction would go to a topic that has lost the rows before them.
             Err(RelayError::Stop(stop @ Stop::TopicRecreated { .. })) => return Err(stop.into()),
             Err(RelayError::Stop(stop)) => {
-                // Where the publication was altered, a column that is missing in the stream may be the first that shows it.
+                // If a column is missing in the stream, somebody may have altered the publication. The guard knows.
                 let stop = match stop {
                     Stop::Config { .. } => self.guard.explain(stop).await,
                     other => other,
@@ -203,7 +204,7 @@ impl<'c> Streaming<'c> {
         Ok(())
     }
 
-    /// Takes note of a step of a commit. `None`: the transaction's records are acknowledged, and it has not committed yet.
+    /// Takes note of a step of the oldest commit: it has committed, or (`None`) only its records are acknowledged.
     fn note_commit_step(&mut self, step: Option<Committed>) -> Result<(), RelayError> {
         let Some(Committed { took }) = step else {
             return Ok(());
@@ -212,7 +213,7 @@ impl<'c> Streaming<'c> {
             .committing
             .pop_front()
             .context("kafka committed what was not ordered")?;
-        self.intake.progress.committed(transaction.published);
+        self.intake.progress.note_kafka_commit(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
         self.parking.committed(transaction.parked);
@@ -228,7 +229,7 @@ impl<'c> Streaming<'c> {
         Ok(())
     }
 
-    /// Finds the topic of a route that comes for the first time, and creates it where that is wanted.
+    /// Finds the topic of a route that is new to this stream, and creates it if `--create-topics` says so.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
         self.intake.topics.insert(route, found);
@@ -236,7 +237,7 @@ impl<'c> Streaming<'c> {
         Ok(())
     }
 
-    /// Commits and confirms what is in hand, within the patience of a stop.
+    /// Commits the open transaction and confirms what is published, or gives up after [`STOP_PATIENCE`].
     async fn commit_and_confirm_rest(&mut self) -> Result<(), RelayError> {
         let finished = tokio::time::timeout(STOP_PATIENCE, async {
             self.wait_for_commits().await?;
@@ -251,7 +252,7 @@ impl<'c> Streaming<'c> {
         match finished.await {
             Ok(outcome) => outcome,
             Err(_) => {
-                // Nothing of it is confirmed; the next start ends it and goes on from the checkpoint.
+                // Nothing of that transaction is confirmed. The next start aborts it and goes on from the checkpoint.
                 tracing::warn!("kafka did not answer in time; the transaction in hand is left to the next start");
                 Ok(())
             }

@@ -17,7 +17,8 @@ use crate::parking::keys::RateLimit;
 use crate::parking::log::{Parked, TableNeeds, rows_max};
 use crate::parking::record::{Because, Entry, FORMAT};
 use crate::parking::topic;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
+use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use crate::settings::poison::{PoisonOrder, PoisonPolicy};
@@ -110,8 +111,10 @@ impl Streaming<'_> {
         if self.config.poison.poison == PoisonPolicy::Stop {
             return Err(stop.into());
         }
-        if !self.parking.limit.allows(now_us()) && !faults::is_planted(Bug::ParkWithoutLimit) {
-            return Err(self.too_many(&stop).into());
+        if !self.parking.limit.allows(now_us()) && !planted::parks_without_limit() {
+            // A stop that names no row of the stream is told as it is.
+            let too_many = stop.row_position().map(|position| self.too_many(position, &stop));
+            return Err(too_many.unwrap_or(stop).into());
         }
         self.park(Because::Poison, reason).await
     }
@@ -124,6 +127,7 @@ impl Streaming<'_> {
                     .await
             }
             Claim::Ordered => {
+                // The order is part of what the checkpoint says of the stop, so there is one.
                 let stopped = self.checkpoint.parking.stopped.as_ref();
                 let reason = stopped.map_or_else(String::new, |stopped| stopped.reason.clone());
                 self.park(Because::Operator, reason).await
@@ -190,21 +194,7 @@ impl Streaming<'_> {
                 if entry.row.needs_table() {
                     self.parking.needs.add();
                 }
-                faults::point("park.before")?;
-                if faults::is_planted(Bug::ParkOutsideTransaction) {
-                    self.publisher
-                        .send_outside(&self.config.sink.parking_topic, &key, &value)?;
-                    Sent::Queued
-                } else {
-                    let outgoing = Outgoing {
-                        topic: &self.config.sink.parking_topic,
-                        partition: 0,
-                        key: Some(key.as_bytes()),
-                        value: Some(value.as_bytes()),
-                        timestamp_ms: parked_us / 1_000,
-                    };
-                    self.publisher.send(outgoing, OwnedHeaders::new())?
-                }
+                self.send_entry(&key, &value, parked_us / 1_000)?
             }
         };
         match sent {
@@ -234,8 +224,8 @@ impl Streaming<'_> {
         if because != Because::Behind {
             tracing::warn!(
                 position = %parked_at,
-                id = entry.id.unwrap_or_default(),
-                topic = entry.topic.unwrap_or_default(),
+                id = entry.id.as_deref().unwrap_or("none"),
+                topic = entry.topic.as_deref().unwrap_or("none"),
                 omitted = entry.row.omitted().join(", "),
                 parked.because = because.as_str(),
                 reason = entry.reason,
@@ -245,8 +235,25 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    fn too_many(&self, cause: &Stop) -> Stop {
-        let position = cause.row_position().unwrap_or_default();
+    /// Sends an entry of the parking topic in the open transaction.
+    fn send_entry(&mut self, key: &str, value: &str, timestamp_ms: i64) -> Result<Sent, RelayError> {
+        faults::point("park.before")?;
+        let topic = &self.config.sink.parking_topic;
+        if planted::parks_outside_transaction() {
+            self.publisher.send_outside(topic, key, value)?;
+            return Ok(Sent::Queued);
+        }
+        let outgoing = Outgoing {
+            topic,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            timestamp_ms,
+        };
+        self.publisher.send(outgoing, OwnedHeaders::new())
+    }
+
+    fn too_many(&self, position: RowPosition, cause: &Stop) -> Stop {
         Stop::TooManyParked {
             position,
             what: format!(
@@ -255,5 +262,18 @@ impl Streaming<'_> {
                 cause.row_reason()
             ),
         }
+    }
+}
+
+/// The planted bugs of this file. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn parks_without_limit() -> bool {
+        faults::is_planted(Bug::ParkWithoutLimit)
+    }
+
+    pub(super) fn parks_outside_transaction() -> bool {
+        faults::is_planted(Bug::ParkOutsideTransaction)
     }
 }

@@ -1,4 +1,4 @@
-//! What the loop does by the clock: it tells the server that we live and what is published, and looks whether server and Kafka live.
+//! What the loop does by the clock: it tells Postgres what is published, and checks that Postgres and Kafka still answer.
 
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ use pg_replication::StandbyStatus;
 
 /// Confirmations come at most this often.
 pub(super) const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
-/// With nothing to publish, the server's position is checkpointed and confirmed this often, or after this much WAL.
+/// While there is nothing to publish, the relay writes a checkpoint of the server's position and confirms it: this often, or after this much WAL.
 const IDLE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 const IDLE_CHECKPOINT_BYTES: u64 = 16 << 20;
-/// A silent server is asked whether it lives, and then given up.
+/// A server that is silent for so long is asked to answer.
 const PING_AFTER: Duration = Duration::from_secs(20);
+/// A server that is silent for so long is given up.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// A commit that takes longer makes the relay not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// With nothing to commit, Kafka is asked this often whether it is there.
+/// While there is nothing to commit, the relay asks Kafka this often whether it answers.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 
 impl Streaming<'_> {
@@ -56,8 +57,8 @@ impl Streaming<'_> {
     /// Checks that Kafka is reachable even when there is nothing to publish, so that `/readyz` is right.
     async fn check_kafka(&mut self, readiness: &Readiness) -> Result<(), RelayError> {
         self.publisher.poll();
-        // Also while a commit is under way: its producer would be replaced after it anyway, and nothing says how long librdkafka tries.
-        // The next start ends the transaction either way, and the checkpoint tells which.
+        // This does not wait for a commit that is under way. Its producer has to be replaced in any case, and librdkafka may try for long. The next
+        // start aborts the transaction, or finds that it has committed: the checkpoint tells which.
         if self.publisher.is_disturbed() {
             readiness.not_ready("kafka", "the connection is disturbed");
             return Err(anyhow::anyhow!("the connection to kafka was disturbed: the producers are replaced").into());
@@ -70,7 +71,7 @@ impl Streaming<'_> {
             return Ok(());
         }
         if let Some(probe) = self.probe.take_if(|probe| probe.is_finished())
-            // A probe that panicked has no answer either.
+            // A probe that panicked got no answer either.
             && !probe.await.unwrap_or(false)
         {
             readiness.not_ready("kafka", "it does not answer");
@@ -87,7 +88,7 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Confirms what is newly published. A status without news confirms nothing: a server that shuts down would otherwise wait for us.
+    /// Confirms what was published since the last status. Without news the status confirms no position; then a server that shuts down need not wait for us.
     pub(super) async fn send_status(&mut self, reply_requested: bool) -> Result<(), RelayError> {
         let confirmed = self.intake.progress.confirm().unwrap_or(Lsn::INVALID);
         let status = StandbyStatus {
@@ -103,8 +104,9 @@ impl Streaming<'_> {
             faults::point("confirm.after")?;
         }
         if self.intake.reply_requested {
-            // A server that asks may be about to stop: let it forget what it can.
+            // A server that asks may be about to stop. A checkpoint is due now, so that it can forget its WAL before.
             self.intake.reply_requested = false;
+            // On a machine that has just started the subtraction may fail. Then the checkpoint comes at its usual time.
             self.checkpointed_at = self
                 .checkpointed_at
                 .checked_sub(IDLE_CHECKPOINT_INTERVAL)

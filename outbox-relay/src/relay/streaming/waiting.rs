@@ -39,7 +39,7 @@ enum Socket {
     LeaveAlone,
 }
 
-/// Whether the relay was paused when the loop looked. It is not looked at a second time: a `resume` that comes between the two would go unnoticed.
+/// Whether the relay was paused when the loop asked. The wait does not ask a second time: it would not notice a `resume` that comes between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
     On,
@@ -47,7 +47,7 @@ enum Pause {
 }
 
 impl Streaming<'_> {
-    /// The buffer is used up: closes the batch, or reads more.
+    /// Everything that was read is decoded: closes the batch, or reads more.
     pub(super) async fn read_or_close_batch(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         self.stream.reserve_for_next_frame().context("replication stream")?;
         let is_behind = self.is_behind();
@@ -60,9 +60,9 @@ impl Streaming<'_> {
             self.last_read_bytes = 0;
         }
         let situation = Situation {
-            silent: read.is_none(),
-            between_transactions: self.intake.progress.between_transactions(),
-            behind: is_behind,
+            is_silent: read.is_none(),
+            is_between_transactions: self.intake.progress.between_transactions(),
+            is_behind,
         };
         if self.intake.batch.should_close(situation) {
             return self.close_batch();
@@ -73,18 +73,18 @@ impl Streaming<'_> {
         if self.idle_checkpoint_is_due() {
             return self.close_batch();
         }
-        let until = match self.intake.batch.due(is_behind) {
+        let until = match self.intake.batch.closes_at(is_behind) {
             Some(batch_due) => Instant::from_std(batch_due).min(self.next_tick()),
             None => self.next_tick(),
         };
         self.wait(Socket::Read, until, Pause::Off, shutdown).await
     }
 
-    /// Nothing may be sent until Kafka has acknowledged, or committed, what is under way.
+    /// Waits, since nothing may be sent before Kafka has acknowledged or committed what was sent.
     pub(super) async fn wait_for_kafka(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         let ordered_at = self.publisher.ending_since();
-        let gathers = ordered_at.is_some_and(|ordered_at| ordered_at.elapsed() < GATHER);
-        if gathers {
+        let kernel_gathers = ordered_at.is_some_and(|ordered_at| ordered_at.elapsed() < GATHER);
+        if kernel_gathers {
             let until = Instant::now() + GATHER;
             return self.wait(Socket::LeaveAlone, until, Pause::Off, shutdown).await;
         }
@@ -95,7 +95,7 @@ impl Streaming<'_> {
         self.wait(Socket::Read, self.next_tick(), Pause::Off, shutdown).await
     }
 
-    /// An operator has paused the relay: ends the transaction in hand, and then only listens, so that the slot stays its own.
+    /// Ends the open transaction of a relay that an operator has paused, and then only answers Postgres, so that the relay keeps the slot.
     pub(super) async fn wait_while_paused(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         if !self.intake.batch.is_empty() && self.publisher.can_send() {
             return self.close_batch();

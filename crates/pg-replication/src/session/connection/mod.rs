@@ -1,5 +1,9 @@
-//! A session with the server: start-up, authentication, SQL by the simple query protocol.
+//! A session with the server: start-up and SQL by the simple query protocol.
+//!
+//! [`authentication`] is the login, [`which_server`] tells servers apart, [`quoting`] is for names and texts in SQL.
 
+mod authentication;
+mod quoting;
 mod which_server;
 
 use std::fmt;
@@ -7,19 +11,18 @@ use std::io;
 
 use anyhow::Context;
 use bytes::{Buf, BytesMut};
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::session::address::Address;
-use crate::session::binding::tls_server_end_point;
 use crate::session::hosts::ServerState;
 use crate::session::pinned::{PINNED, pinned_since};
 use crate::session::stream::Stream;
-use crate::session::target::{Binding, Target};
+use crate::session::target::Target;
+
+pub use quoting::{quote_identifier, quote_literal};
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,109 +194,6 @@ impl Connection {
         Ok(connection)
     }
 
-    async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
-        let password = || {
-            let password = target.password.as_ref();
-            let password = password.context("the server wants a password, and the URL has none")?;
-            password
-                .reveal()
-                .with_context(|| format!("{} cannot be read", password.describe()))
-        };
-        let mut out = BytesMut::new();
-        let message = self.message().await?;
-        let is_bindable = matches!(message, Message::AuthenticationSasl(_) | Message::ErrorResponse(_));
-        anyhow::ensure!(
-            is_bindable || target.channel_binding != Binding::Require,
-            "channel_binding=require: the server asks for a login that is not bound to its certificate"
-        );
-        match message {
-            Message::AuthenticationOk => return Ok(()),
-            Message::AuthenticationCleartextPassword => frontend::password_message(password()?.as_bytes(), &mut out)?,
-            Message::AuthenticationMd5Password(body) => {
-                let hash = md5_hash(target.user.as_bytes(), password()?.as_bytes(), body.salt());
-                frontend::password_message(hash.as_bytes(), &mut out)?;
-            }
-            Message::AuthenticationSasl(body) => {
-                let mut mechanisms = body.mechanisms();
-                let (mut offers_plain, mut offers_plus) = (false, false);
-                while let Some(mechanism) = fallible_next(&mut mechanisms)? {
-                    offers_plain |= mechanism == SCRAM_SHA_256;
-                    offers_plus |= mechanism == SCRAM_SHA_256_PLUS;
-                }
-                let (mechanism, binding) = self.bind(target.channel_binding, offers_plus)?;
-                let offered = if mechanism == SCRAM_SHA_256_PLUS {
-                    offers_plus
-                } else {
-                    offers_plain
-                };
-                anyhow::ensure!(offered, "the server offers no {mechanism}");
-                return self.scram(mechanism, binding, password()?.as_bytes()).await;
-            }
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
-            _ => anyhow::bail!(
-                "the server asks for an authentication that is not supported (supported: SCRAM-SHA-256, SCRAM-SHA-256-PLUS, md5, password, trust, client certificate)"
-            ),
-        }
-        self.send(&out).await?;
-        self.expect_authentication_ok().await
-    }
-
-    /// Chooses mechanism and binding as libpq does.
-    fn bind(&self, wanted: Binding, offers_plus: bool) -> anyhow::Result<(&'static str, ChannelBinding)> {
-        let certificate = self.stream.server_certificate();
-        let data = match wanted {
-            Binding::Disable => None,
-            Binding::Prefer | Binding::Require => certificate.and_then(tls_server_end_point),
-        };
-        if wanted == Binding::Require {
-            anyhow::ensure!(certificate.is_some(), "channel_binding=require: the session has no TLS");
-            anyhow::ensure!(
-                offers_plus,
-                "channel_binding=require: the server offers no {SCRAM_SHA_256_PLUS}"
-            );
-            anyhow::ensure!(
-                data.is_some(),
-                "channel_binding=require: none is defined for the signature of the server's certificate"
-            );
-        }
-        Ok(match data {
-            Some(data) if offers_plus => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data)),
-            // Says that we could have bound, so that a server that offered it knows that somebody took the offer away.
-            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
-            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
-        })
-    }
-
-    async fn scram(&mut self, mechanism: &str, binding: ChannelBinding, password: &[u8]) -> anyhow::Result<()> {
-        let mut scram = ScramSha256::new(password, binding);
-        let mut out = BytesMut::new();
-        frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
-        self.send(&out).await?;
-        match self.message().await? {
-            Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
-            _ => anyhow::bail!("the server broke off the SCRAM exchange"),
-        }
-        out.clear();
-        frontend::sasl_response(scram.message(), &mut out)?;
-        self.send(&out).await?;
-        match self.message().await? {
-            // Proves that the server knows the password, too.
-            Message::AuthenticationSaslFinal(body) => scram.finish(body.data())?,
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
-            _ => anyhow::bail!("the server broke off the SCRAM exchange"),
-        }
-        self.expect_authentication_ok().await
-    }
-
-    async fn expect_authentication_ok(&mut self) -> anyhow::Result<()> {
-        match self.message().await? {
-            Message::AuthenticationOk => Ok(()),
-            Message::ErrorResponse(body) => Err(PgError::read(&body)?.into()),
-            _ => anyhow::bail!("the server did not answer the login"),
-        }
-    }
-
     /// The server's version as `server_version_num` counts it: 150018 is 15.18.
     #[must_use]
     pub fn server_version_num(&self) -> u32 {
@@ -404,7 +304,7 @@ fn refused(error: PgError) -> anyhow::Error {
     error
 }
 
-/// `15.18 (Debian …)` → 150018, `18beta1` → 180000.
+/// `15.18 (Debian …)` → 150018, `18beta1` → 180000. What is no number counts as 0: a text that is no version is then one that is too old.
 fn version_num(text: &str) -> u32 {
     let mut parts = text
         .split(|c: char| !c.is_ascii_digit())
@@ -412,38 +312,14 @@ fn version_num(text: &str) -> u32 {
     parts.next().unwrap_or(0) * 10_000 + parts.next().unwrap_or(0)
 }
 
-/// `name` as an SQL identifier.
-#[must_use]
-pub fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// `text` as an SQL literal.
-#[must_use]
-pub fn quote_literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{quote_identifier, quote_literal, version_num};
+    use super::version_num;
 
     #[test]
     fn versions_count_as_server_version_num_does() {
         assert_eq!(version_num("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
         assert_eq!(version_num("18.6"), 180_006);
         assert_eq!(version_num("19beta2"), 190_000);
-    }
-
-    #[test]
-    fn names_and_texts_cannot_end_their_quotes() {
-        assert_eq!(quote_identifier(r#"a"b"#), r#""a""b""#);
-        assert_eq!(quote_literal("it's"), "'it''s'");
-        assert_eq!(quote_literal(r"\'"), r" E'\\'''");
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>.
 
+mod reader;
+mod tuple;
+
+use self::reader::Reader;
+pub use self::tuple::{Tuple, Value, ValueTooLong};
 use crate::lsn::Lsn;
 
 /// A message. Row changes carry the oid of their relation, whose description came before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A transaction begins; all of it follows, since the server sends it after its commit.
+    /// A transaction begins. The server sends a transaction only after its commit, so all of it follows.
     Begin {
         /// LSN of the commit record.
         commit_lsn: Lsn,
@@ -34,14 +39,15 @@ pub enum Message<'a> {
     Truncate(Relations<'a>),
     /// What `pg_logical_emit_message` wrote; sent only where the stream was started with `messages 'true'`.
     Emitted(EmittedMessage<'a>),
-    /// Origins, types: nothing of an outbox.
+    /// Origin and Type messages. They carry no outbox row.
     Other,
 }
 
 /// A logical decoding message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmittedMessage<'a> {
-    /// Whether it is part of the transaction around it. One that is not comes between transactions, whether or not its own committed.
+    /// Whether it belongs to the transaction around it. A message that does not is sent between transactions, even if its own transaction was
+    /// rolled back.
     pub is_transactional: bool,
     /// In the database's encoding, which need not be UTF-8.
     pub prefix: &'a [u8],
@@ -69,24 +75,7 @@ pub struct ColumnMessage<'a> {
     pub type_oid: u32,
 }
 
-/// A row's values, in the order of the relation's columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple<'a> {
-    column_count: u16,
-    bytes: &'a [u8],
-}
-
-/// One value of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    Null,
-    /// In Postgres' text format.
-    Text(&'a [u8]),
-    /// A value that did not change and was not sent; never in an insert.
-    Unchanged,
-}
-
-/// Bytes that are no pgoutput message.
+/// The bytes are not a pgoutput message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the pgoutput message is garbled: {0}")]
 pub struct DecodeError(&'static str);
@@ -96,7 +85,7 @@ pub struct DecodeError(&'static str);
 /// # Errors
 /// Truncated or unknown bytes.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let mut reader = Reader(bytes);
+    let mut reader = Reader::new(bytes);
     Ok(match reader.u8()? {
         b'B' => {
             let commit_lsn = Lsn(reader.u64()?);
@@ -123,10 +112,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
             }
             Message::Insert {
                 relation,
-                tuple: Tuple {
-                    column_count: reader.u16()?,
-                    bytes: reader.0,
-                },
+                tuple: Tuple::from_encoded(reader.u16()?, reader.rest()),
             }
         }
         b'R' => {
@@ -139,7 +125,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
                 schema,
                 name,
                 column_count: reader.u16()?,
-                columns: reader.0,
+                columns: reader.rest(),
             })
         }
         b'U' => Message::Update {
@@ -158,7 +144,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'M' => {
             let is_transactional = reader.u8()? & 1 == 1;
             let _lsn = reader.u64()?;
-            let prefix = reader.terminated()?;
+            let prefix = reader.zero_terminated()?;
             let length = reader.u32()? as usize;
             Message::Emitted(EmittedMessage {
                 is_transactional,
@@ -181,7 +167,7 @@ impl Relations<'_> {
 impl<'a> RelationMessage<'a> {
     /// The table's columns, in order.
     pub fn columns(&self) -> impl Iterator<Item = Result<ColumnMessage<'a>, DecodeError>> + use<'a> {
-        let mut reader = Reader(self.columns);
+        let mut reader = Reader::new(self.columns);
         (0..self.column_count).map(move |_| {
             let _flags = reader.u8()?;
             let name = reader.text()?;
@@ -189,96 +175,6 @@ impl<'a> RelationMessage<'a> {
             let _type_modifier = reader.u32()?;
             Ok(ColumnMessage { name, type_oid })
         })
-    }
-}
-
-impl<'a> Tuple<'a> {
-    /// A row as the stream would carry it: for rows that come from elsewhere, and tests.
-    #[must_use]
-    pub fn encode(values: &[Option<&[u8]>]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for value in values {
-            match value {
-                None => bytes.push(b'n'),
-                Some(text) => {
-                    bytes.push(b't');
-                    bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-                    bytes.extend_from_slice(text);
-                }
-            }
-        }
-        bytes
-    }
-
-    /// The row whose values [`Tuple::encode`] wrote.
-    #[must_use]
-    pub fn from_encoded(column_count: u16, bytes: &'a [u8]) -> Self {
-        Self { column_count, bytes }
-    }
-
-    /// The row's values, in order.
-    pub fn values(&self) -> impl Iterator<Item = Result<Value<'a>, DecodeError>> + use<'a> {
-        let mut reader = Reader(self.bytes);
-        (0..self.column_count).map(move |_| match reader.u8()? {
-            b'n' => Ok(Value::Null),
-            b'u' => Ok(Value::Unchanged),
-            b't' => {
-                let length = reader.u32()? as usize;
-                reader.bytes(length).map(Value::Text)
-            }
-            _ => Err(DecodeError("unknown kind of value")),
-        })
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, tail) = self.0.split_at_checked(length).ok_or(DecodeError("cut short"))?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, tail) = self.0.split_first_chunk().ok_or(DecodeError("cut short"))?;
-        self.0 = tail;
-        Ok(*head)
-    }
-
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn i64(&mut self) -> Result<i64, DecodeError> {
-        self.array().map(i64::from_be_bytes)
-    }
-
-    fn terminated(&mut self) -> Result<&'a [u8], DecodeError> {
-        let end = self
-            .0
-            .iter()
-            .position(|byte| *byte == 0)
-            .ok_or(DecodeError("unterminated text"))?;
-        let bytes = &self.0[..end];
-        self.0 = &self.0[end + 1..];
-        Ok(bytes)
-    }
-
-    fn text(&mut self) -> Result<&'a str, DecodeError> {
-        std::str::from_utf8(self.terminated()?).map_err(|_| DecodeError("a name is not UTF-8"))
     }
 }
 
@@ -300,7 +196,7 @@ mod tests {
         bytes.extend_from_slice(&16_384_u32.to_be_bytes());
         bytes.push(b'N');
         bytes.extend_from_slice(&3_u16.to_be_bytes());
-        bytes.extend_from_slice(&Tuple::encode(&[Some("개발팀".as_bytes()), None, Some(b"")]));
+        bytes.extend_from_slice(&Tuple::encode(&[Some("개발팀".as_bytes()), None, Some(b"")]).unwrap());
         bytes
     }
 

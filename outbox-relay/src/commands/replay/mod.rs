@@ -15,8 +15,9 @@
 //! position**: it stands behind records with higher ones, and a reader that drops what its position has passed would drop it. Such a reader takes a
 //! record without a position, or with `replay`, as one to be processed again.
 
+mod choice;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,24 +25,23 @@ use serde::Serialize;
 use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
+use self::choice::{Planned, chosen_rows_condition, parked_rows_condition, plan};
 use crate::commands::confirm::{ask_for_yes, print_now};
+use crate::commands::planted;
 use crate::continuity::checkpoint::{Lineage, State};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder};
 use crate::kafka::{Delivery, Publisher, StoredCheckpoint, partition_counts};
-use crate::outbox::rows::text;
+use crate::outbox::rows::first_row;
 use crate::outbox::source;
-use crate::parking::log::read_entries_off_thread;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::process::progress_bar::RowsProgress;
 use crate::process::stop::{PARTITIONS_CURE, RelayError, Stop};
 use crate::relay::survey::read_last_checkpoint;
 use crate::settings::{Config, ReplayOptions};
 use crate::topics::destination;
 use crate::topics::hanging_transaction::wait_until_nothing_is_open;
-use outbox_router::Plan;
-use pg_replication::Lsn;
-use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
+use pg_replication::{Connection, Lsn, Mode};
 
 /// Rows of one Kafka transaction. Readers of the topics wait for its end.
 const TRANSACTION_ROWS: u64 = 1_000;
@@ -52,8 +52,6 @@ const MESSAGE_TIMEOUT_MS: u64 = 9_000;
 /// How long the relay may take until it has published the chosen rows; an idle one writes its checkpoint every 10 s.
 const RELAY_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Keys that the plan names.
-const KEYS_SHOWN: usize = 10;
 
 /// The marker of a replay, as JSON.
 #[derive(Debug, Serialize)]
@@ -72,7 +70,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
     let config = &config.pinned_to(&mut connection).await?;
     let mut snapshot = OutboxSnapshot::open(config, None, Vec::new()).await?;
-    let condition = condition(config, options, snapshot.has_created_at())?;
+    let condition = chosen_rows_condition(config, options, snapshot.has_created_at())?;
     // The first query takes the snapshot; the WAL's end is asked for after it.
     let planned = plan(config, &mut snapshot, &condition).await?;
     let system = source::identify_server(&mut connection).await?;
@@ -88,7 +86,7 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
     let lineage = wait_until_published(config, &system.identifier, written_up_to, shutdown).await?;
     destination::learn_batch_limits(config, lineage.partitions.keys()).await;
     // Those that were parked meanwhile, too.
-    let condition = format!("{condition} and not {}", is_parked(config).await?);
+    let condition = format!("{condition} and not {}", parked_rows_condition(config).await?);
     let id = uuid::Uuid::new_v4().to_string();
     let mut publisher = start_publisher(config, &system.identifier, shutdown).await?;
     wait_until_nothing_is_open(config, lineage.partitions.keys(), shutdown).await?;
@@ -112,130 +110,14 @@ pub async fn replay(config: &Config, options: &ReplayOptions, shutdown: &Shutdow
 
 /// Where the next WAL record will be written. Every commit that a snapshot sees lies below, also one that is not flushed yet.
 async fn wal_insert_position(connection: &mut Connection) -> Result<Lsn, RelayError> {
-    let rows = connection.rows("select pg_current_wal_insert_lsn()").await?;
-    let row = rows.first().context("the server does not tell where its WAL ends")?;
-    Ok(text(row, 0)?.parse().context("a position")?)
-}
-
-/// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
-async fn is_parked(config: &Config) -> Result<String, RelayError> {
-    let entries = read_entries_off_thread(config).await?;
-    let ids: Vec<String> = entries
-        .values()
-        .filter_map(|entry| entry.id.as_deref())
-        .map(quote_literal)
-        .collect();
-    if ids.is_empty() {
-        return Ok("false".to_owned());
-    }
-    let id = quote_identifier(&config.outbox.router.id_column);
-    // A list is hashed once; a row without an id is in none.
-    Ok(format!("coalesce({id}::text in ({}), false)", ids.join(", ")))
-}
-
-/// SQL for the chosen rows.
-fn condition(config: &Config, options: &ReplayOptions, has_created_at: bool) -> Result<String, Stop> {
-    let mut terms = Vec::new();
-    let below = if faults::is_planted(Bug::ReplayToInclusive) {
-        "<="
-    } else {
-        "<"
-    };
-    for (flag, operator, moment) in [("--from", ">=", &options.from), ("--to", below, &options.to)] {
-        let Some(moment) = moment else { continue };
-        if !has_created_at {
-            return Err(Stop::Config {
-                what: format!("{flag}: the outbox table has no column created_at to go by; choose by --key or --id"),
-            });
-        }
-        terms.push(format!("created_at {operator} {}::timestamptz", quote_literal(moment)));
-    }
-    for (values, column) in [
-        (&options.keys, &config.outbox.router.key_column),
-        (&options.ids, &config.outbox.router.id_column),
-    ] {
-        if values.is_empty() {
-            continue;
-        }
-        let values: Vec<String> = values.iter().map(|value| quote_literal(value)).collect();
-        terms.push(format!("{}::text in ({})", quote_identifier(column), values.join(", ")));
-    }
-    if terms.is_empty() {
-        return Err(Stop::Config {
-            what: "choose rows by --from, --to, --key or --id".to_owned(),
-        });
-    }
-    Ok(terms.join(" and "))
-}
-
-/// What will be published.
-struct Planned {
-    rows: u64,
-    text: String,
-}
-
-async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> Result<Planned, RelayError> {
-    let is_parked = is_parked(config).await?;
-    let answer = snapshot
-        .summary("count(*)", &format!("{chosen} and {is_parked}"), "")
+    let answer = connection
+        .query("select pg_current_wal_insert_lsn() as wal_end")
         .await?;
-    let parked = answer.rows.first().context("no count")?;
-    let parked: u64 = text(parked, 0)?.parse().context("a count")?;
-    let condition = &format!("{chosen} and not {is_parked}");
-    let route = format!("{}::text", quote_identifier(&config.outbox.router.route_column));
-    let key = format!("{}::text", quote_identifier(&config.outbox.router.key_column));
-    let answer = snapshot
-        .summary(
-            &format!("{route}, count(*), count(distinct {key})"),
-            condition,
-            "group by 1 order by 1",
-        )
-        .await?;
-    let router = Plan::new(&config.outbox.router, snapshot.columns().to_vec())
-        .map_err(|err| Stop::Config { what: err.to_string() })?;
-    let (mut rows, mut text_of_plan) = (0, String::new());
-    if parked > 0 {
-        let _infallible = writeln!(
-            text_of_plan,
-            "{parked} of the chosen rows are parked and left out: `outbox-relay parked retry` publishes them"
-        );
-    }
-    for row in &answer.rows {
-        let count: u64 = text(row, 1)?.parse().context("a count")?;
-        rows += count;
-        let (topic, keys) = (router.topic(text(row, 0)?), text(row, 2)?);
-        // Writing to a String cannot fail.
-        let _infallible = writeln!(text_of_plan, "{topic:<30} {count} rows of {keys} keys");
-    }
-    if rows == 0 {
-        return Ok(Planned {
-            rows,
-            text: text_of_plan,
-        });
-    }
-    let keys = snapshot
-        .summary(
-            &format!("{key}, count(*)"),
-            condition,
-            &format!("group by 1 order by 2 desc, 1 limit {KEYS_SHOWN}"),
-        )
-        .await?;
-    let _infallible = writeln!(text_of_plan, "keys with the most rows:");
-    for row in &keys.rows {
-        let key = row.first().cloned().flatten().unwrap_or_else(|| "(none)".to_owned());
-        let _infallible = writeln!(text_of_plan, "  {key}: {}", text(row, 1)?);
-    }
-    let _infallible = writeln!(
-        text_of_plan,
-        "they are published again, behind what is in the topics, in the order of the rows, without a position and with a header `replay`"
-    );
-    Ok(Planned {
-        rows,
-        text: text_of_plan,
-    })
+    let row = first_row(&answer).context("the server does not tell where its WAL ends")?;
+    Ok(row.parse("wal_end")?)
 }
 
-/// Asks on a terminal; elsewhere `--yes` is the answer.
+/// Asks on the terminal, unless `--yes` was given.
 async fn ask_operator_to_confirm(options: &ReplayOptions) -> Result<(), RelayError> {
     if options.yes {
         return Ok(());
@@ -262,7 +144,7 @@ async fn wait_until_published(
         if let Some(StoredCheckpoint { checkpoint, .. }) = found
             && checkpoint.state == State::Running
             && checkpoint.lineage.system_identifier == system_identifier
-            && (checkpoint.published.lsn >= wal_end || faults::is_planted(Bug::ReplayUnpublished))
+            && (checkpoint.published.lsn >= wal_end || planted::replays_unpublished_rows())
         {
             return with_checked_partitions(config, checkpoint.lineage).await;
         }
@@ -291,6 +173,7 @@ async fn with_checked_partitions(config: &Config, lineage: Lineage) -> Result<Li
         .await
         .context("metadata task")??;
     for (topic, expected) in &lineage.partitions {
+        // A topic that is gone has no partitions.
         let found = counts.get(topic).copied().unwrap_or(0);
         if found != *expected {
             return Err(Stop::PartitionsChanged {
