@@ -55,6 +55,9 @@ pub struct Parted {
     pub topic_id: Option<String>,
 }
 
+/// The first offset that each log gives behind what was read of it, unless the thread that asked has panicked.
+pub type Answer = Result<BTreeMap<TopicPartition, i64>, JoinError>;
+
 /// What came of a question.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Told {
@@ -209,7 +212,7 @@ impl Parting {
     }
 
     /// What the answer means.
-    pub fn told(&mut self, answered: Result<BTreeMap<TopicPartition, i64>, JoinError>) -> Told {
+    pub fn told(&mut self, answered: Answer) -> Told {
         self.answer = None;
         let mut told = Told::default();
         let firsts = match answered {
@@ -245,7 +248,7 @@ impl Parting {
 }
 
 /// Waits for the answer; for ever where there is no question.
-pub async fn answered(parting: &mut Parting) -> Result<BTreeMap<TopicPartition, i64>, JoinError> {
+pub async fn answered(parting: &mut Parting) -> Answer {
     match &mut parting.answer {
         Some(answer) => answer.await,
         None => std::future::pending().await,

@@ -17,11 +17,11 @@ impl Builder {
     /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
     pub(super) async fn stop(mut self) {
         faults::hold("stop.begun").await;
-        if let Some((job, _)) = self.job.take() {
-            let abort = job.abort_handle();
-            match tokio::time::timeout(STOP_BATCH_MAX, job).await {
+        if let Some(job) = self.job.take() {
+            let abort = job.task.abort_handle();
+            match tokio::time::timeout(STOP_BATCH_MAX, job.task).await {
                 Ok(ended) => {
-                    if let Err(failure) = self.ended(ended) {
+                    if let Err(failure) = self.job_ended(ended) {
                         tracing::warn!(error = %failure, "the job in hand failed");
                     }
                 }

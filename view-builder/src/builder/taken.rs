@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Builder;
 use crate::builder::lag;
-use crate::builder::parting::Told;
+use crate::builder::parting;
 use crate::builder::takeover::{Asking, TakenOver};
 use crate::contract::place::TopicPartition;
 
@@ -101,7 +101,8 @@ impl Builder {
     }
 
     /// Kafka has told whether logs have what was read of them. What was dropped of those that do is read again.
-    pub(super) fn told_of_logs(&mut self, told: Told) {
+    pub(super) fn kafka_told_of_logs(&mut self, answer: parting::Answer) {
+        let told = self.parting.told(answer);
         self.parted.extend(told.parted);
         if told.certain.is_empty() {
             return;
@@ -126,8 +127,11 @@ impl Builder {
 
     /// Says whom a job waits for that takes long.
     pub(super) fn tell_slow_job(&self) {
-        let is_slow = |since: &std::time::Instant| since.elapsed() > JOB_DURATION_MAX;
-        if !self.job.as_ref().is_some_and(|(_, since)| is_slow(since)) {
+        let is_slow = self
+            .job
+            .as_ref()
+            .is_some_and(|job| job.since.elapsed() > JOB_DURATION_MAX);
+        if !is_slow {
             return;
         }
         let seconds = JOB_DURATION_MAX.as_secs();
