@@ -1,9 +1,9 @@
 //! Writing down where claimed partitions begin, and which of them are paused.
 
-use crate::builder::claim::Claim;
-use crate::builder::claim::Start;
+use crate::builder::claim::{Claim, Start};
 use crate::continuity::start::{Lost, Topic};
 use crate::letters::{Known, store};
+use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
 /// Where a partition begins, and what is written down with that.
@@ -219,19 +219,23 @@ impl Claim {
     /// Where the partition begins in a topic that was made anew. Its letters are of the former topic, and no replay is known in it.
     #[must_use]
     pub fn starting_anew(self, next_offset: i64) -> Start {
-        let known = if crate::process::faults::is_planted(crate::process::faults::Bug::KeepFormerLetters) {
-            self.known
-        } else {
-            // As `begin_view_positions` counts it. Where an operator has counted it up meanwhile, they differ, and the letters are read again.
-            Known::at(self.known.version + 1)
-        };
         Start {
             place: self.place,
             epoch: self.epoch,
             next_offset,
             new_from: next_offset,
             group_offset: None,
-            known,
+            known: letters_of_topic_made_anew(self.known),
         }
+    }
+}
+
+/// None, at the version to which `begin_view_positions` counts up. Where an operator has counted it up meanwhile, the two differ, and the letters are
+/// read again. The planted bug keeps the letters of the former topic.
+fn letters_of_topic_made_anew(former: Known) -> Known {
+    if faults::is_planted(Bug::KeepFormerLetters) {
+        former
+    } else {
+        Known::at(former.version + 1)
     }
 }

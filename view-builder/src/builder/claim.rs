@@ -141,9 +141,7 @@ impl Database {
         loop {
             let client = &self.session().await.client;
             let attempt = async {
-                faults::point("claim.before").await?;
-                let claims = claim(client, places, owner).await?;
-                faults::point("claim.made").await?;
+                let claims = faults::around("claim.before", claim(client, places, owner), "claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
                 Ok((claims, Kept::load(client).await?))
             };

@@ -166,11 +166,7 @@ struct LowEnds(HashMap<TopicPartition, u32>);
 impl LowEnds {
     /// Takes note of ends; gives a partition whose end is below its position for certain.
     fn note(&mut self, read: &[(TopicPartition, i64)], ends: &HashMap<TopicPartition, i64>) -> Option<TopicPartition> {
-        let enough = if faults::is_planted(Bug::BelieveOneLaggingEnd) {
-            1
-        } else {
-            LOW_ENDS_MIN
-        };
+        let enough = low_ends_needed();
         let mut certain = None;
         for (place, position) in read {
             match ends.get(place) {
@@ -221,6 +217,15 @@ fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
         without_leader,
         offsets,
     })
+}
+
+/// How often in a row a low end has to be told; once is enough where that bug is planted.
+fn low_ends_needed() -> u32 {
+    if faults::is_planted(Bug::BelieveOneLaggingEnd) {
+        1
+    } else {
+        LOW_ENDS_MIN
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::continuity::start::{Lost, TopicIds, start, start_after_pause};
 use crate::contract::place::TopicPartition;
 use crate::kafka::{GroupConsumer, Observer, lock};
 use crate::process::failure::Failure;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::views::database::Database;
 
 /// Pause before Kafka is asked again.
@@ -93,10 +93,7 @@ impl Asking {
             }
             let (asking, asked) = (self.observer.clone(), places.to_vec());
             match tokio::task::spawn_blocking(move || offsets(&asking, &asked)).await {
-                Ok(Ok(offsets)) if offsets.is_partial() && began.elapsed() < PARTIAL_MAX => {}
-                Ok(Ok(offsets))
-                    if faults::is_planted(Bug::WaitForAllLeaders)
-                        && places.iter().any(|at| offsets.at(at).is_err()) => {}
+                Ok(Ok(offsets)) if is_worth_another_question(&offsets, places, began.elapsed()) => {}
                 Ok(Ok(offsets)) => return Some(offsets),
                 Ok(Err(err)) => {
                     let error = format!("{err:#}");
@@ -130,8 +127,7 @@ pub async fn take_over(
         let bounds = known.at(&claim.place).ok();
         bounds.is_some_and(|bounds| start(claim.known_by(bounds)).is_err())
     });
-    if is_any_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd) {
-        // A leader that was just elected may not know the end yet.
+    if needs_second_answer(is_any_lost) {
         tokio::time::sleep(RETRY_INTERVAL).await;
         match asking.ask(generation, places).await {
             Some(again) => known = again,
@@ -151,7 +147,7 @@ pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenO
     let is_doubtful = |waiting: &Waiting| {
         let bounds = found.offsets.at(&waiting.claim.place).ok();
         let is_lost = bounds.is_some_and(|bounds| start(waiting.claim.known_by(bounds)).is_err());
-        is_lost && !waiting.seemed_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd)
+        needs_second_answer(is_lost) && !waiting.seemed_lost
     };
     let (doubtful, certain): (Vec<Waiting>, Vec<Waiting>) = found.waiting.into_iter().partition(is_doubtful);
     let claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
@@ -186,10 +182,8 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
                     changed.push(beginning);
                 }
             }
-            Err(paused) if faults::is_planted(Bug::EndAllForOne) => {
-                return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
-            }
             Err(paused) => {
+                planted::end_all_for_one(&paused)?;
                 tracing::error!(place = %paused.claim.place, reason = paused.lost.advice(&paused.claim.place),
                     "the partition is not read; all others go on");
                 taken.paused.push(*paused);
@@ -197,9 +191,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
         }
     }
     if !changed.is_empty() {
-        faults::hold("begin.before").await;
-        database.begin(&changed).await;
-        faults::hold("begin.after").await;
+        planted::hold_around(database.begin(&changed)).await;
         // Those from a lost end on are put aside now: a new event at the offset of a discarded one is not to be dropped for it.
         let has_lost_end = |start: &&mut Start| {
             let mut changed = changed.iter().filter(|one| one.ended_at.is_some());
@@ -257,4 +249,44 @@ pub fn is_found(paused: &Paused, offsets: &Offsets) -> bool {
     };
     let decided: Result<i64, Lost> = start(paused.claim.known_by(bounds));
     decided.is_ok()
+}
+
+/// Whether Kafka is asked once more before those of which it does not tell wait, and the others begin.
+fn is_worth_another_question(offsets: &Offsets, places: &[TopicPartition], asked_for: Duration) -> bool {
+    (offsets.is_partial() && asked_for < PARTIAL_MAX) || planted::waits_for_all_leaders(offsets, places)
+}
+
+/// A leader that was just elected may not know the end yet. So an answer by which the position is not in the topic has to come twice.
+fn needs_second_answer(is_lost: bool) -> bool {
+    is_lost && !planted::believes_one_answer()
+}
+
+/// The planted bugs and the failpoints of a takeover. Without the feature `faults` none of them is there.
+mod planted {
+    use std::future::Future;
+
+    use super::{Offsets, Paused, TopicPartition};
+    use crate::process::failure::Failure;
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn waits_for_all_leaders(offsets: &Offsets, places: &[TopicPartition]) -> bool {
+        faults::is_planted(Bug::WaitForAllLeaders) && places.iter().any(|place| offsets.at(place).is_err())
+    }
+
+    pub(super) fn believes_one_answer() -> bool {
+        faults::is_planted(Bug::BelieveOneLaggingEnd)
+    }
+
+    pub(super) fn end_all_for_one(paused: &Paused) -> Result<(), Failure> {
+        if faults::is_planted(Bug::EndAllForOne) {
+            return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn hold_around(begin: impl Future<Output = ()>) {
+        faults::hold("begin.before").await;
+        begin.await;
+        faults::hold("begin.after").await;
+    }
 }

@@ -200,7 +200,7 @@ pub(crate) fn partitions_without(
     let facts = facts
         .get(&*place.topic)
         .with_context(|| format!("there is no topic {} in kafka", place.topic))?;
-    if place.partition < facts.partitions || faults::is_planted(Bug::KeepGonePartitions) {
+    if place.partition < facts.partitions || keeps_gone_partitions() {
         return Ok(None);
     }
     let told = facts.id.as_deref();
@@ -212,6 +212,11 @@ pub(crate) fn partitions_without(
         place.topic
     );
     Ok(Some(facts.partitions))
+}
+
+/// True only where that bug is planted.
+fn keeps_gone_partitions() -> bool {
+    faults::is_planted(Bug::KeepGonePartitions)
 }
 
 /// A partition that is gone, in words.

@@ -1,7 +1,6 @@
 //! Where a claimed partition begins to be read.
 
 use crate::contract::place::TopicPartition;
-use crate::process::faults::{self, Bug};
 
 /// What is known of a partition when it is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ impl TopicIds {
         let (Some(now), Some(told)) = (&self.now, told) else {
             return Topic::Same;
         };
-        if now == told || faults::is_planted(Bug::KnowTopicsByName) {
+        if now == told || planted::knows_topics_by_name() {
             Topic::Same
         } else if self.former.iter().any(|former| former == told) {
             Topic::Former
@@ -143,10 +142,8 @@ pub fn start(known: Known) -> Result<i64, Lost> {
             end: known.end,
         });
     }
-    if let Some(group) = known.group
-        && faults::is_planted(Bug::TrustTheGroup)
-    {
-        return Ok(group);
+    if let Some(offset) = planted::trusted_group_offset(&known) {
+        return Ok(offset);
     }
     let reset = match (known.group, known.group_recorded) {
         (Some(group), Some(recorded)) if group < recorded => Some(group.max(known.beginning)),
@@ -174,11 +171,29 @@ pub fn start(known: Known) -> Result<i64, Lost> {
 pub fn start_after_pause(known: Known, paused_end: Option<i64>) -> Result<(i64, Option<i64>), Lost> {
     let next_offset = start(known)?;
     match paused_end {
-        Some(lowest) if known.topic == Topic::Same && !faults::is_planted(Bug::ForgetPausedEnd) => {
+        Some(lowest) if known.topic == Topic::Same && !planted::forgets_paused_end() => {
             let lowest = lowest.min(known.end);
             Ok((next_offset.min(lowest).max(known.beginning), Some(lowest)))
         }
         _ => Ok((next_offset, None)),
+    }
+}
+
+/// The planted bugs of a start. Without the feature `faults` none of them is there.
+mod planted {
+    use super::Known;
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn knows_topics_by_name() -> bool {
+        faults::is_planted(Bug::KnowTopicsByName)
+    }
+
+    pub(super) fn trusted_group_offset(known: &Known) -> Option<i64> {
+        known.group.filter(|_| faults::is_planted(Bug::TrustTheGroup))
+    }
+
+    pub(super) fn forgets_paused_end() -> bool {
+        faults::is_planted(Bug::ForgetPausedEnd)
     }
 }
 

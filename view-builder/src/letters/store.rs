@@ -116,12 +116,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<HashMap<TopicPartition, Known>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    // Letters whose records are not in the topic any more are those of other offsets: they hold nobody up.
-    let letters = if faults::is_planted(Bug::KeepFormerLetters) {
-        WITH_FORMER
-    } else {
-        "only view_dead_letters"
-    };
+    let letters = letters_that_hold_up();
     let sql = format!(
         "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key, letter.discarded_at is not null
          from view_positions as held
@@ -204,4 +199,14 @@ pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -
         })
     });
     Ok(of_key.collect())
+}
+
+/// The table of the letters that later events wait behind. Letters of a former topic are at offsets of that topic, so nothing waits behind them,
+/// but where that bug is planted.
+fn letters_that_hold_up() -> &'static str {
+    if faults::is_planted(Bug::KeepFormerLetters) {
+        WITH_FORMER
+    } else {
+        "only view_dead_letters"
+    }
 }

@@ -206,27 +206,32 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
         client.batch_execute("rollback").await?;
         return Ok(if is_there { Written::Lacks } else { Written::ByOthers });
     }
-    let mut partitions = 0;
-    if !faults::is_planted(Bug::ResumeWithoutReplay) {
-        partitions = client
-            .execute(
-                "update view_positions as live
-                 set next_offset = paused.next_offset,
-                    group_offset = case when paused.next_offset is not null then live.group_offset end
-                 from view_positions as place
-                 join view_sources as source on source.topic = place.topic and source.view = $1
-                 left join view_pause_positions as paused
-                    on paused.view = $1 and paused.topic = place.topic and paused.partition = place.partition
-                 where live.topic = place.topic and live.partition = place.partition
-                    and live.next_offset > coalesce(paused.next_offset, 0)",
-                &[&view],
-            )
-            .await?;
-    }
+    let partitions = set_positions_back(client, view).await?;
     pauses::end(client, view).await?;
     faults::point("resume.made").await?;
     client.batch_execute("commit").await?;
     Ok(Written::Resumed { partitions })
+}
+
+/// Sets the positions back to where the view was paused; gives how many. The planted bug sets none back.
+async fn set_positions_back(client: &Client, view: &str) -> Result<u64, Error> {
+    if faults::is_planted(Bug::ResumeWithoutReplay) {
+        return Ok(0);
+    }
+    client
+        .execute(
+            "update view_positions as live
+             set next_offset = paused.next_offset,
+                group_offset = case when paused.next_offset is not null then live.group_offset end
+             from view_positions as place
+             join view_sources as source on source.topic = place.topic and source.view = $1
+             left join view_pause_positions as paused
+                on paused.view = $1 and paused.topic = place.topic and paused.partition = place.partition
+             where live.topic = place.topic and live.partition = place.partition
+                and live.next_offset > coalesce(paused.next_offset, 0)",
+            &[&view],
+        )
+        .await
 }
 
 /// Resumes the views whose pause Postgres was the reason of and whose SQL has changed since: that may have mended them. One that cannot be

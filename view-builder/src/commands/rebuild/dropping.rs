@@ -26,12 +26,7 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     }
     let dropped = async {
         client.batch_execute("set lock_timeout = '10s'").await?;
-        let begin = if faults::is_planted(Bug::DropBesideStarts) {
-            "begin"
-        } else {
-            install::TURN
-        };
-        client.batch_execute(begin).await?;
+        client.batch_execute(begin_statement()).await?;
         client.batch_execute(epochs::LOCK).await?;
         // A start may have changed its SQL since it was looked at above: its tables are those that it has now.
         let now = catalog::load(&client).await?;
@@ -57,4 +52,13 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     let tables = dropped.await.map_err(unanswered)?;
     tracing::warn!(view, tables, "an operator has dropped a view");
     Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
+}
+
+/// Begins a transaction once no builder starts. One that starts beside a drop would make the dropped tables again, as with the planted bug.
+fn begin_statement() -> &'static str {
+    if faults::is_planted(Bug::DropBesideStarts) {
+        "begin"
+    } else {
+        install::TURN
+    }
 }

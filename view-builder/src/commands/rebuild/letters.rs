@@ -22,7 +22,6 @@ use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::letters::{Known, store};
 use crate::postgres::refusal;
-use crate::process::faults::{self, Bug};
 
 /// As [`store::gather`] takes it, with one column more.
 const ALL: &str = "
@@ -92,7 +91,7 @@ impl Letters {
     /// Whether the live view has not applied this letter's event.
     fn counts(&self, place: &TopicPartition, offset: i64, was_applied_before: bool) -> bool {
         let is_applied = was_applied_before && !self.standing.contains(&(place.clone(), offset));
-        !is_applied || faults::is_planted(Bug::LetterIsNeverApplied)
+        !is_applied || planted::takes_no_letter_for_applied()
     }
 
     /// Notes the highest id up to which letters can be read. What is read from now on has all of them. Where a lock is not granted in time
@@ -128,10 +127,7 @@ impl Letters {
 
     /// Adds the letters that have come since all were read. False, and nothing is changed, where all have to be read again.
     pub(super) async fn add_new(&mut self, client: &Client) -> Result<bool, Error> {
-        let Some(known_to) = self
-            .known_to
-            .filter(|_| !faults::is_planted(Bug::ReadAllLettersEachTime))
-        else {
+        let Some(known_to) = self.known_to.filter(|_| !planted::reads_all_each_time()) else {
             return Ok(false);
         };
         let most = i64::try_from(NEW_MAX).unwrap_or(i64::MAX);
@@ -192,4 +188,17 @@ pub(super) async fn was_applied(client: &Client, place: &TopicPartition, offset:
         )
         .await?;
     Ok(row.get(0))
+}
+
+/// The planted bugs of these looks. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn takes_no_letter_for_applied() -> bool {
+        faults::is_planted(Bug::LetterIsNeverApplied)
+    }
+
+    pub(super) fn reads_all_each_time() -> bool {
+        faults::is_planted(Bug::ReadAllLettersEachTime)
+    }
 }

@@ -305,9 +305,7 @@ async fn begin(client: &Client, generation: &Generation) -> Result<(), Trouble> 
             &[&view.name, schema, &view.table.text, &view.apply.text],
         )
         .await?;
-    faults::point("rebuild.made").await?;
-    client.batch_execute("commit").await?;
-    faults::point("rebuild.begun").await?;
+    faults::around("rebuild.made", client.batch_execute("commit"), "rebuild.begun").await?;
     tracing::info!(
         view = view.name,
         schema,

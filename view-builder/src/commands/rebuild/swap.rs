@@ -51,9 +51,7 @@ pub(super) async fn attempt(
     let swapped = swap(client, session, generation, fill, compaction).await;
     let why = match swapped {
         Ok(None) => {
-            faults::point("swap.made").await?;
-            client.batch_execute("commit").await?;
-            faults::point("swap.committed").await?;
+            faults::around("swap.made", client.batch_execute("commit"), "swap.committed").await?;
             return Ok(Attempt::Done);
         }
         Ok(Some(why)) => why,
