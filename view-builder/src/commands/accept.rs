@@ -28,13 +28,13 @@ struct Held {
 impl Held {
     fn of(row: &Row) -> Self {
         Self {
-            next_offset: row.get(0),
-            highest_offset: row.get(1),
+            next_offset: row.get("next_offset"),
+            highest_offset: row.get("highest_offset"),
             ids: TopicIds {
-                now: row.get(2),
-                former: row.get(3),
+                now: row.get("topic_id"),
+                former: row.get("former_topic_ids"),
             },
-            is_paused: row.get(4),
+            is_paused: row.get("is_paused"),
         }
     }
 
@@ -64,7 +64,7 @@ pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
     client.batch_execute("begin").await.map_err(unanswered)?;
     let row = client
         .query_opt(
-            "select next_offset, highest_offset, topic_id, former_topic_ids, paused is not null from view_positions
+            "select next_offset, highest_offset, topic_id, former_topic_ids, paused is not null as is_paused from view_positions
              where topic = $1 and partition = $2 for update",
             &[&&*place.topic, &place.partition],
         )

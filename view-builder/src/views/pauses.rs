@@ -110,16 +110,16 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<Paused>, Error> {
     }
     let rows = client
         .query(
-            "select view, reason, to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), paused_by
+            "select view, reason, to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as since, paused_by
              from view_pauses order by view",
             &[],
         )
         .await?;
     let paused = rows.iter().map(|row| Paused {
-        view: row.get(0),
-        reason: row.get(1),
-        since: row.get(2),
-        by: row.get(3),
+        view: row.get("view"),
+        reason: row.get("reason"),
+        since: row.get("since"),
+        by: row.get("paused_by"),
     });
     Ok(paused.collect())
 }

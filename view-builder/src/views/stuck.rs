@@ -56,7 +56,7 @@ pub(crate) async fn lines(client: &Client) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             &format!(
-                "select owner, reason, extract(epoch from clock_timestamp() - since)::bigint from view_stuck_batches
+                "select owner, reason, extract(epoch from clock_timestamp() - since)::bigint as seconds from view_stuck_batches
                  where told_at > clock_timestamp() - {RECENT} order by owner"
             ),
             &[],
@@ -65,9 +65,9 @@ pub(crate) async fn lines(client: &Client) -> Result<Vec<String>, Error> {
     let line = |row: &tokio_postgres::Row| {
         format!(
             "a batch of {} fails again and again for {} s: {}",
-            row.get::<_, &str>(0),
-            row.get::<_, i64>(2),
-            row.get::<_, &str>(1)
+            row.get::<_, &str>("owner"),
+            row.get::<_, i64>("seconds"),
+            row.get::<_, &str>("reason")
         )
     };
     Ok(rows.iter().map(line).collect())

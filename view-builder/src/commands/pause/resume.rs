@@ -116,8 +116,8 @@ async fn check(client: Client, view: &View) -> Result<Client, Failure> {
 async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pause>, Error> {
     let rows = client
         .query(
-            "select live.topic, live.partition, live.next_offset, greatest(live.next_offset, live.highest_offset),
-                live.topic_id, live.former_topic_ids, paused.next_offset, coalesce(paused.lacks, false)
+            "select live.topic, live.partition, live.next_offset as live, greatest(live.next_offset, live.highest_offset) as reached,
+                live.topic_id, live.former_topic_ids, paused.next_offset as paused, coalesce(paused.lacks, false) as lacks
              from view_positions as live
              join view_sources as source on source.topic = live.topic and source.view = $1
              left join view_pause_positions as paused
@@ -126,18 +126,18 @@ async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pa
         )
         .await?;
     let pause = |row: &tokio_postgres::Row| Pause {
-        live: row.get(2),
-        reached: row.get(3),
+        live: row.get("live"),
+        reached: row.get("reached"),
         ids: TopicIds {
-            now: row.get(4),
-            former: row.get(5),
+            now: row.get("topic_id"),
+            former: row.get("former_topic_ids"),
         },
-        paused: row.get(6),
-        lacks: row.get(7),
+        paused: row.get("paused"),
+        lacks: row.get("lacks"),
     };
     Ok(rows
         .iter()
-        .map(|row| (place(row.get(0), row.get(1)), pause(row)))
+        .map(|row| (place(row.get("topic"), row.get("partition")), pause(row)))
         .collect())
 }
 
@@ -195,12 +195,12 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
     client.batch_execute(epochs::LOCK).await?;
     let pause = client
         .query_one(
-            "select exists (select from view_pauses where view = $1),
-                exists (select from view_pause_positions where view = $1 and lacks)",
+            "select exists (select from view_pauses where view = $1) as is_there,
+                exists (select from view_pause_positions where view = $1 and lacks) as lacks",
             &[&view],
         )
         .await?;
-    let (is_there, lacks): (bool, bool) = (pause.get(0), pause.get(1));
+    let (is_there, lacks): (bool, bool) = (pause.get("is_there"), pause.get("lacks"));
     // Without the pause there is nothing that says how far to set back, and the whole topics would be read again.
     if !is_there || lacks {
         client.batch_execute("rollback").await?;

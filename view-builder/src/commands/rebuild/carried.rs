@@ -293,9 +293,9 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
         .query(
             &format!(
                 "with pair as ({PAIRS})
-                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text, c.oid::regclass::text,
+                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text as owner, c.oid::regclass::text as name,
                     format('create or replace view %s%s as %s', c.oid::regclass,
-                        ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid))
+                        ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid)) as statement
                  from pair
                  join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
                  join pg_rewrite as r on r.oid = d.objid
@@ -309,9 +309,9 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
         )
         .await?;
     let views = rows.iter().map(|row| OthersView {
-        owner: row.get(0),
-        name: row.get(1),
-        statement: row.get(2),
+        owner: row.get("owner"),
+        name: row.get("name"),
+        statement: row.get("statement"),
     });
     Ok((grants, views.collect()))
 }

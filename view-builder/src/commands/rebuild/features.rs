@@ -107,13 +107,13 @@ impl Features {
     pub(super) async fn of(client: &Client, schema: &str) -> Result<Self, Error> {
         let rows = client.query(FEATURES, &[&schema]).await?;
         let features = rows.iter().filter_map(|row| {
-            let (kind, _) = KINDS.iter().find(|(_, text)| *text == row.get::<_, &str>(1))?;
+            let (kind, _) = KINDS.iter().find(|(_, text)| *text == row.get::<_, &str>("kind"))?;
             let feature = Feature {
                 kind: *kind,
-                table: row.get(0),
-                name: row.get(2),
+                table: row.get("of_table"),
+                name: row.get("name"),
             };
-            Some((feature, row.get(3)))
+            Some((feature, row.get("value")))
         });
         Ok(Self(features.collect()))
     }

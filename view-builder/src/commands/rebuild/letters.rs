@@ -26,7 +26,7 @@ use crate::postgres::refusal;
 /// As [`store::gather`] takes it, with one column more.
 const ALL: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
-        letter.discarded_at is not null, letter.applied_before
+        letter.discarded_at is not null as is_discarded, letter.applied_before
     from view_positions as held
     left join only view_dead_letters as letter using (topic, partition)
     where held.topic = any($1)";
@@ -43,7 +43,7 @@ const NEW: &str = "
     where held.topic = any($1)";
 
 /// So many new letters are not kept one by one: all letters are read again, which keeps 16 bytes of each.
-const NEW_MAX: usize = 10_000;
+const NEW_MAX: u16 = 10_000;
 /// Time that builders may be kept waiting for the look at the highest id.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 
@@ -119,7 +119,9 @@ impl Letters {
     pub(super) async fn read_all(&mut self, client: &Client) -> Result<(), Error> {
         self.known.clear();
         self.readings += 1;
-        let counts = |place: &TopicPartition, offset, row: &tokio_postgres::Row| self.counts(place, offset, row.get(6));
+        let counts = |place: &TopicPartition, offset, row: &tokio_postgres::Row| {
+            self.counts(place, offset, row.get("applied_before"))
+        };
         let all = store::gather(client, ALL, &[&self.topics], counts).await?;
         self.known = all.into_iter().collect();
         Ok(())
@@ -130,28 +132,31 @@ impl Letters {
         let Some(known_to) = self.known_to.filter(|_| !planted::reads_all_each_time()) else {
             return Ok(false);
         };
-        let most = i64::try_from(NEW_MAX).unwrap_or(i64::MAX);
-        let rows = client.query(NEW, &[&self.topics, &known_to, &most]).await?;
-        let letters = rows.iter().filter(|row| row.get::<_, Option<i64>>(3).is_some());
-        if letters.clone().count() >= NEW_MAX {
+        let rows = client
+            .query(NEW, &[&self.topics, &known_to, &i64::from(NEW_MAX)])
+            .await?;
+        let letters = rows
+            .iter()
+            .filter(|row| row.get::<_, Option<i64>>("record_offset").is_some());
+        if letters.clone().count() >= usize::from(NEW_MAX) {
             return Ok(false);
         }
         for row in &rows {
-            let known = self.known.get(&place(row.get(0), row.get(1)));
-            if known.is_none_or(|known| known.version != row.get::<_, i64>(2)) {
+            let known = self.known.get(&place(row.get("topic"), row.get("partition")));
+            if known.is_none_or(|known| known.version != row.get::<_, i64>("letters_version")) {
                 return Ok(false);
             }
         }
-        if letters.clone().any(|row| row.get(5)) {
+        if letters.clone().any(|row| row.get("is_discarded")) {
             // One that was discarded since counts the version up, but for one that no position is there for.
             return Ok(false);
         }
         for row in letters {
-            let (place, offset) = (place(row.get(0), row.get(1)), row.get(3));
-            if !self.counts(&place, offset, row.get(6)) {
+            let (place, offset) = (place(row.get("topic"), row.get("partition")), row.get("record_offset"));
+            if !self.counts(&place, offset, row.get("applied_before")) {
                 continue;
             }
-            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>(4), self.known.get_mut(&place)) {
+            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>("key"), self.known.get_mut(&place)) {
                 known.open(key, offset);
             }
         }
