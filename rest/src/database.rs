@@ -293,6 +293,7 @@ impl Failure {
         let constraint = database
             .and_then(|err| err.constraint())
             .and_then(|name| constraints.iter().find(|known| known.name == name));
+        // An error that is not the server's has no SQLSTATE, and is a fault of the program.
         let code = database.and_then(|err| err.code()).unwrap_or_default();
         match (&*code, constraint) {
             ("23505", Some(broken)) => Problem::conflict(broken.field, broken.message),

@@ -150,9 +150,10 @@ where
     let mut response = if is_whole {
         answer::json(format!("[{}]", first.items))
     } else {
-        let until = match page.limit {
-            Some(_) => first.last_candidate.unwrap_or(i64::MAX),
-            None => i64::MAX,
+        let until = match (page.limit, first.last_candidate) {
+            (Some(_), Some(last)) => last,
+            // The whole list. A page without any candidate is whole, and was answered above.
+            _ => i64::MAX,
         };
         answer::json(Body::from_stream(parts(page.after, until, batch_size, first, fetch)))
     };

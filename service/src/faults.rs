@@ -157,6 +157,7 @@ impl Failpoint {
             "error" => Action::Error,
             other => panic!("no action is called {other}"),
         };
+        // Before the first hit there is no file.
         let before = std::fs::read_to_string(&hits_file).unwrap_or_default();
         Self {
             name: name.to_owned(),
@@ -173,7 +174,7 @@ impl Failpoint {
             return false;
         }
         *hits += 1;
-        let lines = "hit\n".repeat(usize::try_from(*hits).unwrap_or_default());
+        let lines = "hit\n".repeat(*hits as usize);
         std::fs::write(&self.hits_file, lines).expect("a writable file for the hits");
         *hits == self.hit
     }

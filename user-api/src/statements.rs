@@ -80,7 +80,11 @@ pub(crate) const ANSWER_OF: &str = concat!(
 );
 
 /// $1 id; gives `id`, `version`, `body`: JSON text.
-pub(crate) const READ: &str = concat!("select u.id, u.version, ", user!(), " as body from users as u where u.id = $1");
+pub(crate) const READ: &str = concat!(
+    "select u.id, u.version, ",
+    user!(),
+    " as body from users as u where u.id = $1"
+);
 
 /// $1 to $5 a `rest::listing::Part`; gives a `rest::listing::Batch`.
 pub(crate) const LIST: &str = concat!(

@@ -149,7 +149,8 @@ impl Database {
         self.session().await;
         let (views, contracts) = (self.views.clone(), self.contracts.clone());
         let in_a_row = failed.view.as_ref().and_then(|view| self.refused_in_a_row.get(view));
-        facts.in_a_row = in_a_row.copied().unwrap_or_default() + 1;
+        // This one, and those before it.
+        facts.in_a_row = 1 + in_a_row.copied().unwrap_or(0);
         let session = self.session().await;
         let its_view = views.iter().position(|view| Some(&view.name) == failed.view.as_ref());
         let is_its = |at: usize| its_view.is_none_or(|view| view == at);

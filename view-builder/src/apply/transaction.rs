@@ -151,16 +151,16 @@ impl<'a> Moves<'a> {
 
 /// Parameters of a view's `apply.sql`, as [`crate::views::view`] documents them.
 #[derive(Default)]
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     topic: Vec<&'a str>,
-    key: Vec<i64>,
+    pub(super) key: Vec<i64>,
     version: Vec<i64>,
     event_type: Vec<&'a str>,
     entity: Vec<Option<Json<'a>>>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a Batch, view: &View, contracts: &'a Contracts) -> Self {
+    pub(super) fn of(batch: &'a Batch, view: &View, contracts: &'a Contracts) -> Self {
         let events = batch.latest(&view.topics);
         Self {
             topic: events.iter().map(|(place, _)| &*place.topic).collect(),
@@ -178,7 +178,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 5] {
         [&self.topic, &self.key, &self.version, &self.event_type, &self.entity]
     }
 }

@@ -43,6 +43,7 @@ impl Beginning {
     #[must_use]
     pub fn after_lost_end(claim: Claim, told: Option<&str>, next_offset: i64, ended_at: i64) -> Self {
         let place = &claim.place;
+        // Only a position can lie beyond an end, so there is one.
         let position = claim.next_offset.max(claim.highest_offset).unwrap_or(0);
         let notice = Notice {
             kind: "end-lost",
@@ -68,6 +69,7 @@ impl Beginning {
         let truncated = (is_anew || claim.next_offset.is_none()) && beginning > 0;
         let notice = if is_anew {
             let (former, now) = (claim.ids.now.as_deref().unwrap_or("-"), told.unwrap_or("-"));
+            // None: the whole topic was to be read again.
             let before = claim.next_offset.unwrap_or(0);
             Some(Notice {
                 kind: "made-anew",

@@ -123,6 +123,7 @@ impl Claim {
             place: self.place,
             epoch: self.epoch,
             next_offset,
+            // A partition that has never had a position has had no event.
             new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
             // As `begin` writes it down.
             group_offset: self

@@ -224,9 +224,11 @@ impl Parting {
         };
         for (place, read) in std::mem::take(&mut self.asked) {
             let (Some(log), Some(first)) = (self.logs.get_mut(&place), firsts.get(&place)) else {
+                // It is held no more, or Kafka did not tell of it: then it is asked of again.
                 continue;
             };
             let Some(Doubt::Since { epoch, .. }) = log.doubt else {
+                // It was taken over anew since it was asked of.
                 continue;
             };
             if *first < read.offset {

@@ -146,8 +146,8 @@ async fn attempt(
         readiness.clone(),
     ));
     let limits = Limits {
-        rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
-        bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
+        rows: config.batch_rows as usize,
+        bytes: config.batch_bytes as usize,
     };
     let parting = Parting::new(config.servers.kafka.clone());
     let ended = Builder::new(
@@ -167,6 +167,7 @@ async fn attempt(
 
 /// Names this process to people who look at the positions.
 fn owner() -> String {
+    // Where the host's name cannot be read, people see the process's number alone.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }

@@ -46,6 +46,7 @@ pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Le
     Letter {
         offset: record.offset(),
         key: waiting_key(record.key()).map(Bytes::copy_from_slice),
+        // A record without a value is no event, so it never becomes a letter.
         value: Bytes::copy_from_slice(record.payload().unwrap_or_default()),
         headers,
         record_time_us: record.timestamp().to_millis().map(|ms| ms.saturating_mul(1_000)),

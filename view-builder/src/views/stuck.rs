@@ -15,6 +15,7 @@ impl Database {
             "postgres refuses a batch again and again, which is tried on: {reason}"
         ));
         measure::stuck(true);
+        // Without a session `status` cannot be told now; the next attempt of the batch makes one.
         let Some(session) = &self.session else { return };
         let told = session
             .client
@@ -37,6 +38,7 @@ impl Database {
         }
         self.trouble.ends();
         measure::stuck(false);
+        // Without a session the line stays until it is too old for `status`.
         let Some(session) = &self.session else { return };
         let sql = "delete from view_stuck_batches where owner = $1 or told_at < clock_timestamp() - interval '1 day'";
         if let Err(err) = session.client.execute(sql, &[&self.owner]).await {

@@ -112,8 +112,8 @@ impl SqlFile {
     #[must_use]
     pub fn refused(&self, character: Option<u32>, message: &str) -> ViewError {
         let line = character.map(|character| {
-            let before = usize::try_from(character).unwrap_or(usize::MAX).saturating_sub(1);
-            1 + self.text.chars().take(before).filter(|&letter| letter == '\n').count()
+            let before = self.text.chars().zip(1..character);
+            1 + before.filter(|&(letter, _)| letter == '\n').count()
         });
         ViewError::new(&self.path, line, message)
     }
@@ -144,6 +144,7 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
 }
 
 fn load(folder: &Path) -> Result<View, ViewError> {
+    // A name that is no UTF-8 is refused below, as the empty one.
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let proper = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
@@ -217,6 +218,7 @@ impl View {
         };
         let apply = file("apply.sql", apply);
         Self {
+            // Only `views` prints it, which reads the directory. SQL of an earlier version may lack what a head needs today.
             summary: head(&apply).map(|(summary, _)| summary).unwrap_or_default(),
             topics,
             table: file("table.sql", table),

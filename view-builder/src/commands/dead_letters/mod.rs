@@ -148,10 +148,16 @@ fn show(row: &Row) -> String {
     if let Some(at) = row.get::<_, Option<&str>>("discarded_at") {
         line("discarded", at);
     }
-    let headers: Vec<(String, Option<String>)> = serde_json::from_str(row.get("headers")).unwrap_or_default();
-    for (name, value) in headers {
-        let bytes = value.as_deref().and_then(unhex);
-        line("header", &format!("{name}: {}", text(bytes.as_deref())));
+    let headers: &str = row.get("headers");
+    match serde_json::from_str::<Vec<(String, Option<String>)>>(headers) {
+        Ok(headers) => {
+            for (name, value) in headers {
+                let bytes = value.as_deref().and_then(unhex);
+                line("header", &format!("{name}: {}", text(bytes.as_deref())));
+            }
+        }
+        // Not as a builder writes them: somebody has edited the row.
+        Err(_) => line("headers", headers),
     }
     let value: &[u8] = row.get("value");
     line("value", &text(Some(value)));

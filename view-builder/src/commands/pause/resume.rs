@@ -173,6 +173,7 @@ fn lost(pause: &Pause, bounds: Result<&Bounds, Untold>) -> Option<String> {
             .has_missed_any()
             .then(|| "was made anew, and the view lacks events of the topic of before".to_owned());
     }
+    // The paused view has none of a partition without a pause position, so it needs all from the beginning.
     let from = pause.paused.unwrap_or(0);
     let live = pause.live?;
     if live <= from {

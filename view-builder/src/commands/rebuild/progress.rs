@@ -33,6 +33,7 @@ impl Progress {
     }
 
     pub(super) fn left(&self, events: u64) {
+        // The bar always has a length; it grows where events have come since.
         let all = self.bar.length().unwrap_or(0).max(events);
         self.bar.set_length(all);
         self.bar.set_position(all - events);

@@ -87,6 +87,7 @@ impl<'c> Reading<'c> {
                 Ok(Next::Record(record)) => {
                     let at = place(self.topic, record.partition());
                     let Some(filled) = partitions.get_mut(&at).filter(|_| self.open.contains(&at.partition)) else {
+                        // The partition is at its limit already, and Kafka still sends what lies behind.
                         continue;
                     };
                     self.short.remove(&at.partition);
@@ -106,6 +107,7 @@ impl<'c> Reading<'c> {
                 }
                 Ok(Next::End { partition, offset }) => {
                     let Some(filled) = partitions.get_mut(&place(self.topic, partition)) else {
+                        // Only partitions of the fill are asked for, so there is no other.
                         continue;
                     };
                     if is_believable_end(offset, filled) {
@@ -152,7 +154,7 @@ impl<'c> Reading<'c> {
             return Ok(());
         };
         let at = place(self.topic, *partition);
-        let limit = partitions.get(&at).map_or(0, |filled| filled.limit);
+        let limit = partitions[&at].limit;
         Err(Failure::Setting(format!(
             "{at} ends at offset {end}, below offset {limit} that the live view has reached: the broker lags behind, or the topic was made \
              anew or has lost its end; the live view is as it was: run rebuild again once kafka has the events, it goes on where it is"

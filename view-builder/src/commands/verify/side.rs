@@ -218,8 +218,11 @@ impl Side {
     }
 
     fn wrong(&self, query: &Query, reason: &str) -> ViewError {
-        let first = u32::try_from(query.sql.chars().take_while(|letter| letter.is_whitespace()).count()).unwrap_or(0);
-        self.file.refused(Some(query.characters_before + first + 1), reason)
+        let blank = (0..)
+            .zip(query.sql.chars())
+            .take_while(|(_, letter)| letter.is_whitespace());
+        let first = blank.last().map_or(1, |(index, _): (u32, _)| index + 2);
+        self.file.refused(Some(query.characters_before + first), reason)
     }
 
     fn refused(&self, query: &Query, err: &Error) -> Failure {

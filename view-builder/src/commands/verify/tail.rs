@@ -130,6 +130,7 @@ fn look(observer: &Observer, behind: Vec<(Place, i64, i64)>) -> anyhow::Result<B
                 }
             };
             let Some((position, end)) = open.get(&partition).copied() else {
+                // The partition has told already, and Kafka still sends what lies behind.
                 continue;
             };
             if offset < end && is_end {

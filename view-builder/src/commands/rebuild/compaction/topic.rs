@@ -65,6 +65,7 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
     let mut from = Vec::with_capacity(missing.len());
     for partition in missing.keys() {
         let Some(filled) = fill.partitions.get(&place(topic, *partition)) else {
+            // The partition is gone, so that its keys stay missing, and the rebuild is refused.
             continue;
         };
         let (beginning, _) = consumer
@@ -86,6 +87,7 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
             Next::Record(record) => {
                 let partition = record.partition();
                 let (Some(keys), Some(end)) = (missing.get_mut(&partition), open.get(&partition)) else {
+                    // All of this partition was read already, and Kafka still sends what lies behind.
                     continue;
                 };
                 let at = place(topic, partition);
