@@ -10,8 +10,8 @@ use crate::builder::assignment::Limits;
 use crate::builder::parting::Parting;
 use crate::builder::{lag, topics};
 use crate::commands::pause;
-use crate::kafka;
-use crate::kafka::{GroupConsumer, Observer};
+use crate::kafka::servers::Kafka;
+use crate::kafka::{self, GroupConsumer, Observer};
 use crate::process::failure::Failure;
 use crate::process::measure;
 use crate::settings::Config;
@@ -149,7 +149,7 @@ async fn attempt(
         rows: config.batch_rows as usize,
         bytes: config.batch_bytes as usize,
     };
-    let parting = Parting::new(config.servers.kafka.clone());
+    let parting = Parting::new(Kafka::clone(&config.servers.kafka));
     let ended = Builder::new(
         clients.consumer,
         clients.observer,

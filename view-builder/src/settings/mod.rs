@@ -14,6 +14,7 @@ use self::replay_from::ReplayFrom;
 use crate::contract::place::TopicPartition;
 use crate::kafka::servers::Kafka;
 use crate::postgres::server::ViewsDatabase;
+use crate::process::checked::Checked;
 use crate::process::failure::{EXIT_CODES, Failure};
 
 /// Keeps SQL views in step with Kafka topics, exactly once.
@@ -137,7 +138,7 @@ pub struct AcceptConfig {
 #[derive(Clone, Debug, Args)]
 pub struct DropConfig {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     /// The view's name. A builder that starts with it in its VIEWS would make it again: take the folder away first.
     pub view: String,
     /// Do not ask.
@@ -149,7 +150,7 @@ pub struct DropConfig {
 #[derive(Clone, Debug, Args)]
 pub struct PauseConfig {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     /// The view's name.
     pub view: String,
     /// Why, for the others who look at it.
@@ -171,7 +172,7 @@ pub struct ResumeConfig {
 pub struct ReplayConfig {
     /// Kafka, and which group is the views' own.
     #[command(flatten)]
-    pub servers: Kafka,
+    pub servers: Checked<Kafka>,
     /// The views' database, needed to set back the views' own group.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
@@ -210,7 +211,7 @@ pub enum LettersCommand {
 #[derive(Clone, Debug, Args)]
 pub struct ListLetters {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     /// Only those of this topic.
     #[arg(long)]
     pub topic: Option<String>,
@@ -229,7 +230,7 @@ pub struct ListLetters {
 #[derive(Clone, Debug, Args)]
 pub struct ShowLetter {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     /// Its id, as `list` prints it.
     pub id: i64,
 }
@@ -248,7 +249,7 @@ pub struct RetryLetters {
 #[derive(Clone, Debug, Args)]
 pub struct Letters {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     /// Their ids, as `list` prints them; each must be the first of its key.
     pub ids: Vec<i64>,
 }
@@ -367,9 +368,9 @@ pub struct ViewsFolder {
 #[derive(Clone, Debug, Args)]
 pub struct Servers {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     #[command(flatten)]
-    pub kafka: Kafka,
+    pub kafka: Checked<Kafka>,
 }
 
 #[cfg(test)]

@@ -218,10 +218,10 @@ impl Side {
     }
 
     fn wrong(&self, query: &Query, reason: &str) -> ViewError {
-        let blank = (0..)
-            .zip(query.sql.chars())
-            .take_while(|(_, letter)| letter.is_whitespace());
-        let first = blank.last().map_or(1, |(index, _): (u32, _)| index + 2);
+        let mut characters = (1_u32..).zip(query.sql.chars());
+        let first = characters.find(|(_, character)| !character.is_whitespace());
+        // No query is blank, so there is a first character.
+        let first = first.map_or(1, |(number, _)| number);
         self.file.refused(Some(query.characters_before + first), reason)
     }
 
