@@ -3,13 +3,14 @@
 use clap::Args;
 use kafka_client::{ClientArgs, ClientSettings};
 
+use crate::contract::name::GroupName;
 use crate::process::checked::Check;
 
 /// Where the events are.
 #[derive(Clone, Debug)]
 pub struct Kafka {
     pub client: ClientSettings,
-    pub group_id: String,
+    pub group_id: GroupName,
 }
 
 /// [`Kafka`] as the command line gives it.
@@ -19,7 +20,7 @@ pub struct KafkaArgs {
     client: ClientArgs,
     /// Consumer group; the processes of one group share the partitions.
     #[arg(long, env = "GROUP_ID", default_value = "view-builder")]
-    group_id: String,
+    group_id: GroupName,
 }
 
 /// Properties on which exactly-once rests, so that nobody sets them.

@@ -43,6 +43,7 @@ use std::path::{Path, PathBuf};
 use tokio_postgres::types::Type;
 
 use crate::contract::Contract;
+use crate::contract::name::is_view_name;
 
 /// Types of the parameters of every `apply.sql`.
 pub const PARAMETERS: [Type; 5] = [
@@ -146,11 +147,7 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
 fn load(folder: &Path) -> Result<View, ViewError> {
     // A name that is no UTF-8 is refused below, as the empty one.
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let proper = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
-    if !proper {
+    if !is_view_name(name) {
         return Err(ViewError::new(
             folder,
             None,

@@ -35,7 +35,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
                          where ($1 or discarded_at is null) and ($2::text is null or topic = $2) and ($3::bytea is null or key = $3)
                          order by topic, partition, record_offset limit $4"
                     ),
-                    &[&asked.discarded, &asked.topic, &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
+                    &[&asked.discarded, &asked.topic.as_deref(), &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
                 )
                 .await
                 .map_err(unanswered)?;

@@ -13,7 +13,7 @@ use crate::views::{catalog, epochs, install};
 /// # Errors
 /// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
 pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
-    let view = &config.view;
+    let view: &str = &config.view;
     let client = open(&config.database.0).await.map_err(given_up)?;
     own(&client, view).await.map_err(given_up)?;
     let kept = catalog::load(&client).await.map_err(unanswered)?;

@@ -112,11 +112,11 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// # Errors
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
-    let view = &config.view;
+    let view: &str = &config.view;
     let client = open(&config.servers.database.0).await.map_err(given_up)?;
     own(&client, view).await.map_err(given_up)?;
     let row = client
-        .query_opt("select generation from view_rebuilds where view = $1", &[view])
+        .query_opt("select generation from view_rebuilds where view = $1", &[&view])
         .await
         .map_err(unanswered)?;
     let Some(row) = row else {
@@ -139,7 +139,7 @@ fn given_up(trouble: Trouble) -> Failure {
 fn find(config: &RebuildConfig) -> Result<View, Failure> {
     let views = view::load_all(&config.folder.views)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-    let Some(view) = views.iter().find(|view| view.name == config.view) else {
+    let Some(view) = views.iter().find(|view| view.name == *config.view) else {
         return Err(Failure::Setting(format!(
             "{} has no view {}: there are {} (VIEWS)",
             config.folder.views.display(),

@@ -42,7 +42,7 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
     if !config.yes && !confirmed("Are you sure you want to continue?")? {
         return Ok(None);
     }
-    if group == config.servers.group_id {
+    if *group == *config.servers.group_id {
         let url = config.database_url.as_ref().ok_or_else(|| {
             Failure::Setting(format!(
                 "DATABASE_URL is needed: the positions of group {group} are in the views' database"
