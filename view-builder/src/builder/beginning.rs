@@ -1,7 +1,8 @@
 //! Writing down where claimed partitions begin, and which of them are paused.
 
 use crate::builder::claim::{Claim, Start};
-use crate::continuity::start::{Lost, Topic};
+use crate::continuity::start::Lost;
+use crate::continuity::topic_ids::Topic;
 use crate::letters::{Known, store};
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;

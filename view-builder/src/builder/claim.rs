@@ -5,7 +5,8 @@ use kafka_client::ReadUpTo;
 use tokio_postgres::{Client, Error};
 
 use crate::continuity::offsets::Bounds;
-use crate::continuity::start::{self, TopicIds};
+use crate::continuity::start;
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
 use crate::letters::{Known, OfKey, store};

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::builder::beginning::Paused;
 use crate::builder::takeover;
 use crate::continuity::offsets::{Offsets, names, offsets};
-use crate::continuity::start::{Topic, TopicIds};
+use crate::continuity::topic_ids::{Topic, TopicIds};
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Position;
 use crate::kafka::Observer;

@@ -109,7 +109,8 @@ mod tests {
     use super::told;
     use crate::builder::beginning::Paused;
     use crate::builder::claim::Claim;
-    use crate::continuity::start::{Lost, TopicIds};
+    use crate::continuity::start::Lost;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
     use crate::letters::Known;
 

@@ -216,7 +216,7 @@ mod tests {
     use super::{Waiting, WaitingPartitions, told};
     use crate::builder::claim::Claim;
     use crate::continuity::offsets::Untold;
-    use crate::continuity::start::TopicIds;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
     use crate::letters::Known;
 

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use tokio_postgres::{Client, Row};
 
 use crate::continuity::offsets::{Bounds, Untold, offsets};
-use crate::continuity::start::{Known, Lost, TopicIds, start};
+use crate::continuity::start::{Known, Lost, start};
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::kafka;
 use crate::postgres::connection::connect_for_command;

@@ -10,7 +10,7 @@ use kafka_client::{PartitionBounds, Reader, TopicFacts};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::continuity::start::{Topic, TopicIds};
+use crate::continuity::topic_ids::{Topic, TopicIds};
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
@@ -232,7 +232,7 @@ mod tests {
     use kafka_client::{PartitionBounds, TopicFacts};
 
     use super::{Untold, partitions_without, told};
-    use crate::continuity::start::TopicIds;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
 
     fn facts(id: Option<&str>) -> TopicFacts {

@@ -1,6 +1,7 @@
 //! `view-builder drop`: a view is kept no longer.
 
-use super::{given_up, open, own};
+use super::session::{open, own};
+use super::trouble::Trouble;
 use crate::commands::replay;
 use crate::postgres::connection::unanswered;
 use crate::process::failure::Failure;
@@ -14,8 +15,8 @@ use crate::views::{catalog, epochs, install};
 /// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
 pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
-    let client = open(&config.database.0).await.map_err(given_up)?;
-    own(&client, view).await.map_err(given_up)?;
+    let client = open(&config.database.0).await.map_err(Trouble::into_failure)?;
+    own(&client, view).await.map_err(Trouble::into_failure)?;
     let kept = catalog::load(&client).await.map_err(unanswered)?;
     let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
         return Err(Failure::Setting(format!("the database keeps no view {view}")));

@@ -16,6 +16,7 @@ mod applying;
 mod carried;
 mod compaction;
 mod dropping;
+mod feature_statement;
 mod features;
 mod fill;
 mod filled;
@@ -24,15 +25,14 @@ mod patience;
 mod progress;
 mod reached;
 mod reading;
+mod session;
 mod swap;
 mod trouble;
 
 use std::time::{Duration, Instant};
 
-use pg_replication::Target;
 use tokio_postgres::{Client, Error};
 
-use crate::postgres::connection;
 use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
@@ -47,13 +47,12 @@ use features::Features;
 use fill::Fill;
 use patience::Patience;
 use progress::Progress;
+pub(crate) use session::take_the_role;
+use session::{open, own};
 use swap::Attempt;
 use trouble::Trouble;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// How long another rebuild of the view may take to end.
-const OWN_MAX: Duration = Duration::from_secs(3);
-const OWN_INTERVAL: Duration = Duration::from_millis(100);
 /// A round that took less than this has brought the generation as far as it gets while events come.
 const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// How often somebody who is waited for is named.
@@ -113,8 +112,8 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
-    let client = open(&config.servers.database.0).await.map_err(given_up)?;
-    own(&client, view).await.map_err(given_up)?;
+    let client = open(&config.servers.database.0).await.map_err(Trouble::into_failure)?;
+    own(&client, view).await.map_err(Trouble::into_failure)?;
     let row = client
         .query_opt("select generation from view_rebuilds where view = $1", &[&view])
         .await
@@ -126,14 +125,6 @@ pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     Ok(format!(
         "the unfinished rebuild of {view} is dropped; the live view is as it was\n"
     ))
-}
-
-fn given_up(trouble: Trouble) -> Failure {
-    match trouble {
-        Trouble::Final(failure) => failure,
-        Trouble::Database(err) => unanswered(err),
-        Trouble::NotInTime | Trouble::Removed(_) | Trouble::Stands(..) => anyhow::anyhow!("not in time").into(),
-    }
 }
 
 fn find(config: &RebuildConfig) -> Result<View, Failure> {
@@ -216,66 +207,6 @@ async fn go_on(
     let mut compaction = Compaction::of(&config.servers.kafka, view, accepted.compacted).await;
     let swapper = open(&config.servers.database.0).await?;
     finish(&swapper, &session, &generation, &mut fill, &mut compaction).await
-}
-
-/// A session of the role that keeps the views.
-async fn open(target: &Target) -> Result<Client, Trouble> {
-    let client = connection::connect(target).await?;
-    as_owner(&client).await?;
-    Ok(client)
-}
-
-/// Makes the session one of the role that keeps the views.
-async fn as_owner(client: &Client) -> Result<(), Trouble> {
-    let owner = client
-        .query_opt(
-            "select relowner::regrole::text, relowner::regrole::text <> current_user from pg_class where oid = to_regclass('public.view_positions')",
-            &[],
-        )
-        .await?;
-    let Some(owner) = owner else {
-        return Err(Failure::Setting(
-            "no builder has run in this database yet: start view-builder run first".to_owned(),
-        )
-        .into());
-    };
-    if owner.get(1) {
-        client
-            .batch_execute(&format!("set role {}", owner.get::<_, &str>(0)))
-            .await?;
-    }
-    Ok(())
-}
-
-/// As `as_owner`, for another command.
-///
-/// # Errors
-/// No builder has run in this database yet, or Postgres does not answer.
-pub(crate) async fn take_the_role(client: &Client) -> Result<(), Failure> {
-    as_owner(client).await.map_err(given_up)
-}
-
-/// Makes this session the only one that rebuilds the view. A rebuild that has just ended may take moments to be gone from the server.
-async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
-    let began = Instant::now();
-    loop {
-        let row = client
-            .query_one(
-                "select pg_try_advisory_lock(hashtext('view-builder rebuild'), hashtext($1))",
-                &[&view],
-            )
-            .await?;
-        if row.get(0) {
-            return Ok(());
-        }
-        if began.elapsed() >= OWN_MAX {
-            return Err(Failure::Setting(format!(
-                "another rebuild of {view} is under way: let it end, or end it and run this again"
-            ))
-            .into());
-        }
-        tokio::time::sleep(OWN_INTERVAL).await;
-    }
 }
 
 fn search_path(generation: &Generation) -> String {

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::trouble::Trouble;
 use crate::continuity::offsets;
-use crate::continuity::start::TopicIds;
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::kafka::Observer;

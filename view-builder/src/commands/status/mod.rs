@@ -9,7 +9,7 @@ use service::clock;
 use tokio_postgres::{Client, Error, Row};
 
 use self::ahead::{Ahead, ahead};
-use crate::continuity::start::TopicIds;
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::{self, TopicPartition};
 use crate::kafka;
 use crate::postgres::{connection, refusal};

@@ -14,6 +14,8 @@
 //!
 //! Not seen is a log that has lost its end and has grown to just the position again, until its next record comes.
 
+mod log;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use anyhow::Context as _;
 use kafka_client::ReadUpTo;
 use tokio::task::{JoinError, JoinHandle};
 
+use self::log::{Doubt, Log};
 use crate::contract::place::{self, TopicPartition};
 use crate::kafka;
 use crate::kafka::servers::Kafka;
@@ -65,45 +68,6 @@ pub struct Told {
     pub certain: Vec<TopicPartition>,
     /// These do not.
     pub parted: Vec<Parted>,
-}
-
-/// Whether a log may be another one than that which was read.
-#[derive(Clone, Copy, Debug)]
-enum Doubt {
-    /// A leader with this epoch has not been asked.
-    Since { epoch: i32, at: Instant },
-    /// It is another one.
-    Parted,
-}
-
-#[derive(Debug)]
-struct Log {
-    read: Option<ReadUpTo>,
-    /// The epoch of a leader that is known to have what was read.
-    trusted: Option<i32>,
-    doubt: Option<Doubt>,
-    topic_id: Option<String>,
-}
-
-impl Log {
-    /// Whether a record at this offset, of this epoch, stands in the log that was read.
-    fn continues(&self, offset: i64, epoch: i32) -> bool {
-        match self.read {
-            None => true,
-            // A replay. No record before the last that was read can be of a later leader.
-            Some(read) if offset < read.offset => epoch <= read.epoch,
-            Some(read) => epoch == read.epoch || self.trusted == Some(epoch),
-        }
-    }
-
-    fn note(&mut self, offset: i64, epoch: i32) {
-        if self.read.is_none_or(|read| offset >= read.offset) {
-            self.read = Some(ReadUpTo {
-                offset: offset + 1,
-                epoch,
-            });
-        }
-    }
 }
 
 /// What was read of the partitions that are held, and the question whether their logs still have it.
@@ -313,42 +277,5 @@ impl Database {
                 Err(err) => self.wait(&err).await,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kafka_client::ReadUpTo;
-
-    use super::Log;
-
-    fn log(read: Option<(i64, i32)>) -> Log {
-        Log {
-            read: read.map(|(offset, epoch)| ReadUpTo { offset, epoch }),
-            trusted: None,
-            doubt: None,
-            topic_id: None,
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_epoch_continues_the_log_only_once_its_leader_is_trusted() {
-        assert!(log(None).continues(0, 3));
-        let mut read = log(Some((20, 3)));
-        let says = |log: &Log| [(20, 3), (25, 3), (20, 4), (20, 2)].map(|(offset, epoch)| log.continues(offset, epoch));
-        assert_eq!(says(&read), [true, true, false, false]);
-        read.trusted = Some(4);
-        assert_eq!(says(&read), [true, true, true, false]);
-        // What is noted of the trusted leader's is read as well, and the one after it is another again.
-        read.note(20, 4);
-        assert!(read.continues(21, 4) && !read.continues(21, 5));
-    }
-
-    #[test]
-    fn a_replay_takes_nothing_from_what_was_read_and_finds_no_later_leader_before_it() {
-        let mut read = log(Some((20, 3)));
-        assert!(read.continues(5, 1) && read.continues(5, 3) && !read.continues(5, 4));
-        read.note(5, 1);
-        assert_eq!(read.read, Some(ReadUpTo { offset: 20, epoch: 3 }));
     }
 }
