@@ -4,6 +4,7 @@
 //! positions from Postgres nothing is fetched, so no record from another offset can slip in. A revocation is obeyed at once.
 
 mod clients;
+mod end;
 mod group;
 pub mod servers;
 
@@ -20,8 +21,9 @@ use crate::process::faults;
 
 pub(crate) use clients::{admin, observer_of_group, observer_with, parting_observer, uncommitted_observer};
 pub use clients::{consumer, observer};
+pub use end::End;
+pub use group::GroupContext;
 pub(crate) use group::lock;
-pub use group::{End, GroupContext};
 
 /// Limit of each request that this program makes itself.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
