@@ -1,6 +1,5 @@
 //! At start: the positions' tables, the catalog of the views that are kept, and the SQL of those views that have changed or lack a table.
 
-use crate::views::epochs;
 use std::time::Duration;
 
 use tokio_postgres::error::ErrorPosition;
@@ -11,6 +10,7 @@ use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 use crate::views::catalog::{self, Kept};
 use crate::views::database::Database;
+use crate::views::epochs;
 use crate::views::view::{self, SqlFile, View};
 
 const POSITIONS: &str = include_str!("positions.sql");

@@ -36,7 +36,6 @@
 //! zone is UTC, dates have ISO's form; cast where the two tables' types differ. A further look asks for single keys, so the key
 //! should be a column with an index.
 
-use crate::process::failure::Failure;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +43,7 @@ use tokio_postgres::types::Type;
 
 use crate::contract::Contract;
 use crate::contract::name::is_view_name;
+use crate::process::failure::Failure;
 
 /// Types of the parameters of every `apply.sql`.
 pub const PARAMETERS: [Type; 5] = [

@@ -12,7 +12,6 @@
 //! id. Whoever writes a letter has changed a position in the same transaction before. So while the positions are locked no letter is under way, and all
 //! letters up to the highest id that is there then will ever be there.
 
-use crate::views::epochs;
 use std::collections::{BTreeMap, HashSet};
 
 use tokio_postgres::{Client, Error};
@@ -22,6 +21,7 @@ use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::letters::{Known, store};
 use crate::postgres::refusal;
+use crate::views::epochs;
 
 /// As [`store::gather`] takes it, with one column more.
 const ALL: &str = "

@@ -6,7 +6,6 @@
 //! also lets the triggers call them, so grants on them and what calls them stay. The old tables are dropped without `cascade`: should
 //! something depend on them that is not carried over, Postgres refuses, and everything is as before.
 
-use crate::views::epochs;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::process::failure::Failure;
 use crate::process::faults;
 use crate::views::catalog;
 use crate::views::database::Session;
+use crate::views::epochs;
 use crate::views::pauses;
 
 /// Time that builders may be kept waiting for a lock that somebody else holds.

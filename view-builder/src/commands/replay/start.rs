@@ -1,6 +1,5 @@
 //! Where a replay begins.
 
-use crate::settings::replay_from::ReplayFrom;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -8,6 +7,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
+use crate::settings::replay_from::ReplayFrom;
 
 /// First and last offset of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
