@@ -82,7 +82,7 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
     loop {
         match go_on(config, &view, &mut begun, &progress, &mut patience).await {
             Ok(()) => {
-                progress.ends();
+                progress.finish();
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
             }
             Err(Trouble::Final(failure)) => return Err(failure),
@@ -196,8 +196,9 @@ async fn go_on(
     if fill.resume(&session.client, view, accepted.truncated).await? {
         patience.passed_over();
     }
-    progress.of_all(fill.left());
-    fill.round(&session, view, None, |left| progress.left(left)).await?;
+    progress.set_total(fill.left());
+    fill.round(&session, view, None, |left| progress.show_left(left))
+        .await?;
     faults::point("rebuild.filled").await?;
     carry_over(&session.client, &generation).await?;
     for table in swap::tables(&session.client, &generation.schema).await? {
