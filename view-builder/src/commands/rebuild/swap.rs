@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::{Client, Error};
 
-use super::Generation;
 use super::carried::{self, Carried};
 use super::compaction::Compaction;
 use super::fill::Fill;
+use super::generation::Generation;
 use super::trouble::Trouble;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
