@@ -120,12 +120,12 @@ impl Database {
         let since = hunt.at_hand.get_or_insert_with(|| (Instant::now(), 0)).0;
         let mut facts = Facts {
             kind: failed.kind,
-            is_a_views: failed.view.is_some(),
+            fails_in_a_view: failed.view.is_some(),
             empty_fails: false,
             other_works: false,
-            compared: false,
+            another_fails: false,
             in_a_row: 1,
-            lasts: since.elapsed(),
+            failing_for: since.elapsed(),
             rest_works: false,
         };
         if failed.kind != Kind::Refused
@@ -177,7 +177,7 @@ impl Database {
             }
         }
         facts.other_works = comparison.works;
-        facts.compared = comparison.failed > 0;
+        facts.another_fails = comparison.failed > 0;
         facts.in_a_row += comparison.failed;
         let rest = if its_view.is_some() { single } else { &nothing };
         let is_rest = |at: usize| Some(at) != its_view;

@@ -85,7 +85,7 @@ impl Letters {
     pub(super) fn fate(&self, place: &TopicPartition, offset: i64, key: Option<&[u8]>) -> Fate {
         self.known
             .get(place)
-            .map_or(Fate::Applied, |known| known.fate_of_sound(offset, key))
+            .map_or(Fate::Applied, |known| known.fate_if_applicable(offset, key))
     }
 
     /// Whether the live view has not applied this letter's event.
