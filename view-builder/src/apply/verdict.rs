@@ -161,11 +161,11 @@ mod tests {
 
     #[test]
     fn a_full_server_never_costs_an_event() {
-        for lasts in [Duration::ZERO, PATIENCE] {
+        for failing_for in [Duration::ZERO, PATIENCE] {
             for other_works in [false, true] {
                 for rest_works in [false, true] {
                     let facts = Facts {
-                        lasts,
+                        failing_for,
                         other_works,
                         rest_works,
                         ..FULL

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use bytes::Bytes;
+use rdkafka::consumer::Consumer as _;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::Builder;
