@@ -1,6 +1,6 @@
 //! The SQL of posts and of the views.
 //!
-//! A change of a post can only be written by [`change!`], which writes its event in the same statement: one transaction, one
+//! A change of a post can only be written by `change!`, which writes its event in the same statement: one transaction, one
 //! round trip, and no post without its event. The event's version is the row's own. An update holds the row's lock until
 //! it has committed, so that a post's events commit, and thus are published, in the order of their versions.
 //!
@@ -8,7 +8,7 @@
 //! runs, so view-builder may swap a rebuilt one in at any time.
 //!
 //! A read that may ask for versions of users finds out in the same statement, and so in the same snapshot as its answer, whether the
-//! view has them: see [`behind!`].
+//! view has them: see `behind!`.
 
 /// The answer's post, from a row `p` and its author `a`.
 macro_rules! post {
