@@ -21,7 +21,7 @@ use crate::contract::position::Position;
 use crate::kafka::Observer;
 use crate::process::faults::{self, Bug};
 
-/// How often Kafka is asked.
+/// How often Kafka is asked. Topics are rarely made anew, and a client asks for all partitions each time.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A leader that was just elected may tell an end that is too low, for a moment: so often in a row it has to be told.
 const LOW_ENDS_MIN: u32 = 2;

@@ -8,7 +8,7 @@ use crate::builder::parting;
 use crate::builder::takeover::{Asking, TakenOver};
 use crate::contract::place::TopicPartition;
 
-/// A job under way for longer makes the program not ready.
+/// A job under way for longer makes the program not ready. A batch takes milliseconds, and a takeover some seconds while leaders change.
 const JOB_DURATION_MAX: Duration = Duration::from_secs(5);
 
 impl Builder {

@@ -25,9 +25,10 @@ use crate::process::failure::Failure;
 use crate::process::faults;
 use crate::views::database::Database;
 
-/// Pause before Kafka is asked again.
+/// Pause before Kafka is asked again. A leader that was just elected needs a moment to know its end.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin.
+/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin: all
+/// of them wait for these seconds.
 const PARTIAL_MAX: Duration = Duration::from_secs(2);
 
 /// The partitions of an assignment.

@@ -23,7 +23,7 @@ use crate::kafka::Observer;
 
 /// The part of `/readyz`.
 const PART: &str = "kafka-partitions";
-/// How often Kafka is asked.
+/// How often Kafka is asked. Events of these partitions wait for up to so long after Kafka has them again.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Of so many partitions the reasons are told; the others are counted.
 const TOLD_MAX: usize = 3;

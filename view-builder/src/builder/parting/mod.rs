@@ -30,11 +30,11 @@ use crate::kafka::servers::Kafka;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
-/// How long a leader has to tell.
+/// How long a leader has to tell. The question blocks a thread of its own, so nothing but the partition in doubt waits for it.
 const TOLD_MAX: Duration = Duration::from_secs(10);
-/// How often Kafka is asked again of a log that it has not told of.
+/// How often Kafka is asked again of a log that it has not told of. The partition's events wait meanwhile.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// A doubt that lasts longer is told to people.
+/// A doubt that lasts longer is told to people. Most end with the first answer.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// What a takeover knows of a partition's log.

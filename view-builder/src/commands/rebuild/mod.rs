@@ -53,6 +53,7 @@ use session::{open, own};
 use swap::Attempt;
 use trouble::Trouble;
 
+/// Pause before a rebuild that cannot go on now tries again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A round that took less than this has brought the generation as far as it gets while events come.
 const CAUGHT_UP: Duration = Duration::from_secs(1);

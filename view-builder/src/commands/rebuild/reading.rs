@@ -26,6 +26,7 @@ use crate::kafka::Observer;
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 
+/// How long one poll waits for a record. A batch that has records goes as soon as one poll finds none.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 /// Limits of one transaction.
 const BATCH_ROWS: usize = 10_000;

@@ -29,6 +29,7 @@ use crate::views::pauses;
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 /// Time that the last events may take.
 const LAST_EVENTS_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether older transactions have ended. Builders wait meanwhile, so it is short.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How an attempt ended.

@@ -16,6 +16,7 @@ use crate::contract::place::place;
 use crate::kafka::servers::Kafka;
 use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
 
+/// How long one poll waits for a record.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Those of the topics that Kafka says are not compacted.
