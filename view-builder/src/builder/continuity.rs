@@ -50,7 +50,7 @@ pub struct Watch {
     asked_at: Instant,
     answer: Option<JoinHandle<anyhow::Result<Answer>>>,
     ids: HashMap<TopicPartition, TopicIds>,
-    low: LowEnds,
+    low_ends: LowEnds,
     /// Those that are read and had no leader when Kafka was asked last.
     without_leader: Vec<TopicPartition>,
 }
@@ -63,7 +63,7 @@ impl Watch {
             asked_at: Instant::now(),
             answer: None,
             ids: HashMap::new(),
-            low: LowEnds::default(),
+            low_ends: LowEnds::default(),
             without_leader: Vec::new(),
         }
     }
@@ -82,7 +82,7 @@ impl Watch {
     /// The partitions that are read have these topics' ids from now on. What was asked before is forgotten.
     pub fn begin(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
         self.ids = ids.into_iter().collect();
-        self.low = LowEnds::default();
+        self.low_ends = LowEnds::default();
         self.without_leader.clear();
         self.answer = None;
         self.asked_at = Instant::now();
@@ -100,7 +100,7 @@ impl Watch {
     }
 
     /// Asks where it is time to; says why all has to be taken over anew, where an answer is there that says so.
-    pub fn look<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
+    pub fn ask_when_due<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
         if let Some(answer) = &mut self.answer {
             let answered = answer.now_or_never()?;
             self.answer = None;
@@ -141,7 +141,7 @@ impl Watch {
                 return Some(format!("the topic {} was made anew", place.topic));
             }
         }
-        if let Some(place) = self.low.note(&answer.asked.read, &answer.ends) {
+        if let Some(place) = self.low_ends.note(&answer.asked.read, &answer.ends) {
             return Some(format!("{place} ends below the view's position"));
         }
         let offsets = answer.offsets.as_ref()?;

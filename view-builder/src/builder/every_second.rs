@@ -13,14 +13,14 @@ impl Builder {
     /// Another Kafka client is needed, or the topics cannot be subscribed to.
     pub(super) fn look_at_everything(&mut self) -> Result<(), Failure> {
         self.ensure_client_is_up_to_date()?;
-        self.tell_whether_kafka_is_away();
-        self.tell_slow_job();
+        self.report_whether_kafka_is_away();
+        self.report_slow_job();
         self.measure_partitions();
         self.measure_lag();
         self.commit_group_offsets();
         self.rejoin_where_topics_changed();
-        self.look_for_waiting();
-        self.parting.ask();
+        self.ask_for_waiting_partitions();
+        self.parting.ask_when_due();
         self.subscribe_again_when_due()
     }
 
@@ -31,7 +31,7 @@ impl Builder {
         Ok(())
     }
 
-    fn tell_whether_kafka_is_away(&mut self) {
+    fn report_whether_kafka_is_away(&mut self) {
         match self.consumer.context().trouble() {
             Some(reason) => self.kafka.goes_on(reason),
             None => self.kafka.ends(),
@@ -55,7 +55,7 @@ impl Builder {
     fn rejoin_where_topics_changed(&mut self) {
         let found = self
             .watch
-            .look(self.assignment.positions(), self.paused_partitions.all());
+            .ask_when_due(self.assignment.positions(), self.paused_partitions.all());
         if let Some(reason) = found {
             tracing::warn!(reason, "joining the group again, to look at all positions anew");
             self.rejoin();

@@ -157,7 +157,7 @@ impl Builder {
     fn most_urgent_work(&mut self, database: &Database) -> Option<Work> {
         let generation = self.consumer.context().generation();
         if let Some((generation, places)) = self.claim.take() {
-            let (owner, asking) = (self.owner.clone(), self.asking());
+            let (owner, asking) = (self.owner.clone(), self.clients_to_ask());
             return Some(Work::TakeOver {
                 generation,
                 places,
@@ -204,8 +204,8 @@ impl Builder {
             Done::TakenOver {
                 generation,
                 taken: Some(taken),
-            } if generation == current => self.assign(generation, taken),
-            Done::Begun { generation, taken } if generation == current => self.assign_more(taken),
+            } if generation == current => self.hold_taken_over(generation, taken),
+            Done::Begun { generation, taken } if generation == current => self.hold_more(taken),
             Done::Letters { generation, keys } if generation == current => {
                 self.assignment.know(keys);
                 self.read_on();
@@ -216,12 +216,12 @@ impl Builder {
                 paused,
             } => {
                 // Which views are paused does not depend on the assignment.
-                self.tell_paused(paused);
+                self.report_paused_views(paused);
                 if generation == current {
-                    self.looked(look);
+                    self.act_on_look(look);
                 }
             }
-            Done::Applied(applied) => self.applied(applied),
+            Done::Applied(applied) => self.act_on_applied(applied),
             Done::TakenOver { .. } | Done::Begun { .. } | Done::Letters { .. } => {}
             Done::PartedNoted | Done::GroupOffsetsRecorded | Done::Reconnected => {}
         }
@@ -242,7 +242,7 @@ impl Builder {
         }
     }
 
-    fn applied(&mut self, applied: Applied) {
+    fn act_on_applied(&mut self, applied: Applied) {
         for (place, next_offset) in &applied.reached {
             self.assignment.committed(place, *next_offset);
         }
@@ -262,7 +262,7 @@ impl Builder {
                 self.read_on();
                 self.unsure_keys = keys;
             }
-            Some(GivenUp::Fenced) => self.fenced(),
+            Some(GivenUp::Fenced) => self.rejoin_since_fenced(),
         }
     }
 }

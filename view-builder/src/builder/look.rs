@@ -25,17 +25,17 @@ impl Builder {
             .collect()
     }
 
-    pub(super) fn looked(&mut self, look: Option<Look>) {
+    pub(super) fn act_on_look(&mut self, look: Option<Look>) {
         // Postgres did not answer. The next look comes in two seconds, and the next batch sooner.
         let Some(look) = look else { return };
-        self.tell_dead_letters(look.letters);
-        paused_partitions::notice(&self.readiness, &look.notices);
+        self.report_dead_letters(look.letters);
+        paused_partitions::report_notices(&self.readiness, &look.notices);
         if look.is_fenced {
-            self.fenced();
+            self.rejoin_since_fenced();
         }
     }
 
-    fn tell_dead_letters(&self, count: i64) {
+    fn report_dead_letters(&self, count: i64) {
         measure::letters(count);
         if count == 0 {
             self.readiness.fine("dead-letters");

@@ -53,12 +53,12 @@ impl Builder {
         }
         if places.is_empty() {
             self.paused_partitions.replace(Vec::new());
-            self.waiting_partitions.tell(&[], &[]);
+            self.waiting_partitions.report(&[], &[]);
         }
         self.claim = (!places.is_empty()).then_some((generation, places));
     }
 
-    pub(super) fn fenced(&mut self) {
+    pub(super) fn rejoin_since_fenced(&mut self) {
         measure::fenced();
         tracing::warn!("somebody has claimed a partition of this process or set it back: joining the group again");
         self.rejoin();

@@ -167,7 +167,7 @@ impl Builder {
                 () = shutdown.triggered() => return Ok(()),
                 ended = jobs::end_of(&mut self.job) => self.job_ended(ended)?,
                 () = consumer.context().changed() => self.assignment_changed(),
-                answer = parting::answered(&mut self.parting) => self.kafka_told_of_logs(answer),
+                answer = parting::answer_to(&mut self.parting) => self.kafka_told_of_logs(answer),
                 _ = second.tick() => self.look_at_everything()?,
                 Some(first) = records.next(), if self.assignment.has_room() => self.take_records(first, &mut records)?,
             }

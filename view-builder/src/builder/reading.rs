@@ -71,7 +71,7 @@ impl Builder {
             return;
         };
         let (offset, epoch) = (record.offset(), kafka_client::leader_epoch(record));
-        if !self.parting.takes(&self.places[index], offset, epoch) {
+        if !self.parting.may_take(&self.places[index], offset, epoch) {
             self.assignment.hold_back(&self.places[index], true);
             return;
         }

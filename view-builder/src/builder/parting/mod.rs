@@ -121,12 +121,12 @@ impl Parting {
             self.logs.insert(mark.place, log);
         }
         self.asked_at = None;
-        self.ask();
+        self.ask_when_due();
         doubtful
     }
 
     /// Whether a record may be taken. One that may not comes again once that is certain.
-    pub fn takes(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
+    pub fn may_take(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
         let (Some(log), Some(epoch)) = (self.logs.get_mut(place), epoch) else {
             return true;
         };
@@ -143,21 +143,21 @@ impl Parting {
             at: Instant::now(),
         });
         self.asked_at = None;
-        self.ask();
+        self.ask_when_due();
         false
     }
 
-    /// Those of which Kafka has not told for long.
+    /// The partitions in doubt of which Kafka has not told for long.
     #[must_use]
-    pub fn untold(&self) -> Vec<TopicPartition> {
+    pub fn unanswered_for_long(&self) -> Vec<TopicPartition> {
         let is_untold =
             |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
         let untold = self.logs.iter().filter(|(_, log)| is_untold(log));
         untold.map(|(place, _)| place.clone()).collect()
     }
 
-    /// Asks Kafka of the partitions in doubt, where there are any and it is time to.
-    pub fn ask(&mut self) {
+    /// Asks Kafka of the partitions in doubt, unless a question is under way or was asked just now.
+    pub fn ask_when_due(&mut self) {
         if self.answer.is_some() || self.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return;
         }
@@ -175,8 +175,8 @@ impl Parting {
         self.answer = Some(tokio::task::spawn_blocking(move || first_offsets(&servers, &asked)));
     }
 
-    /// What the answer means.
-    pub fn told(&mut self, answered: Answer) -> Told {
+    /// Ends the doubts that the answer ends.
+    pub fn act_on_answer(&mut self, answered: Answer) -> Told {
         self.answer = None;
         let mut told = Told::default();
         let firsts = match answered {
@@ -214,7 +214,7 @@ impl Parting {
 }
 
 /// Waits for the answer; for ever where there is no question.
-pub async fn answered(parting: &mut Parting) -> Answer {
+pub async fn answer_to(parting: &mut Parting) -> Answer {
     match &mut parting.answer {
         Some(answer) => answer.await,
         None => std::future::pending().await,
