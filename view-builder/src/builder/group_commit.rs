@@ -26,7 +26,7 @@ impl Builder {
             // panicked counts as one that Kafka has not acknowledged.
             self.group_acknowledged = acknowledged.unwrap_or_default();
             if self.group_acknowledged.is_empty() {
-                self.group_offsets.sent_in_vain();
+                self.group_offsets.send_all_again();
             }
         }
         // librdkafka keeps what it cannot send; a static member that has lost its session by then sends it under no name, and is
@@ -35,19 +35,19 @@ impl Builder {
             return;
         }
         self.group_sent_at = Instant::now();
-        let due = self.group_offsets_due();
+        let due = self.take_group_offsets_due();
         if !due.is_empty() {
             let consumer = self.consumer.clone();
             self.group_commit = Some(tokio::task::spawn_blocking(move || kafka::commit(&consumer, due)));
         }
     }
 
-    pub(super) fn group_offsets_due(&mut self) -> Vec<Reached> {
+    pub(super) fn take_group_offsets_due(&mut self) -> Vec<Reached> {
         let context = self.consumer.context();
         let held = self
             .assignment
             .positions()
             .map(|position| (position, context.end(position.place)));
-        self.group_offsets.due(held)
+        self.group_offsets.take_due(held)
     }
 }

@@ -63,7 +63,7 @@ impl Builder {
     /// Leaves the group. Gives the last offsets of the group, as far as Kafka has acknowledged them.
     async fn leave_group(mut self) -> Vec<Reached> {
         let farewell = tokio::task::spawn_blocking(move || {
-            let due = self.group_offsets_due();
+            let due = self.take_group_offsets_due();
             let sent = kafka::commit(&self.consumer, due);
             // The last handle to the consumer: dropping it leaves the group.
             drop(self);
