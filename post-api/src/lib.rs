@@ -1,7 +1,7 @@
 //! The posts' REST program: it owns the posts, and reads the views of users that view-builder keeps beside them.
 //!
-//! Every change of a post is an event, as with users. A post is joined with its author whenever it is read, so an author's
-//! change shows in every post, and a post whose author is unknown or gone has null author fields.
+//! Every change of a post writes an event. A post is joined with its author whenever it is read. So a change of the author shows in all of the
+//! author's posts, and a post whose author is unknown or deleted has null in the author's fields.
 //!
 //! Until view-builder has made its tables for the first time, every request is answered 503 and `/readyz` says why: a post
 //! without its author's name would look as if the author did not exist.

@@ -33,7 +33,7 @@ impl List {
         asked: MinVersions,
     ) -> Result<Response, Problem> {
         let part = Part::first(&page, self.batch_size);
-        let least = arrays(&asked);
+        let least = users_and_versions(&asked);
         let first = || self.query(part, least.clone(), department.clone());
         let row = reader.row(asked.wait, first).await?;
         let first = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Batch::of(&row));
@@ -65,6 +65,6 @@ impl List {
 }
 
 /// The users that are asked for, and the least version of each.
-pub(crate) fn arrays(asked: &MinVersions) -> (Vec<i64>, Vec<i64>) {
+pub(crate) fn users_and_versions(asked: &MinVersions) -> (Vec<i64>, Vec<i64>) {
     asked.versions.iter().map(|(user, version)| (*user, *version)).unzip()
 }

@@ -164,12 +164,12 @@ fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Answered, Problem> {
 
 fn maybe_answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
     let read = |row: PgRow| {
-        let (version, author_version): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        let (version, author_version): (i64, i64) = (row.try_get("version")?, row.try_get("author_version")?);
         Ok(Answered {
-            id: row.try_get(0)?,
+            id: row.try_get("id")?,
             version,
             tag: format!("{version}.{author_version}"),
-            body: row.try_get(3)?,
+            body: row.try_get("body")?,
         })
     };
     row.and_then(|row| row.map(read).transpose().map_err(Failure::Refused))

@@ -123,6 +123,7 @@ impl Reader {
 
     fn longest_pause(&self) -> Duration {
         let waiting = WAITING_MAX - self.places.available_permits();
+        // At most 4, as `WAITING_MAX` bounds it.
         let crowd = u32::try_from(waiting.div_ceil(CALM_MAX)).unwrap_or(u32::MAX);
         PAUSE_LAST * crowd.max(1)
     }
@@ -171,6 +172,7 @@ async fn look(database: &Database, statement: Query<'_, Postgres, PgArguments>) 
 
 /// 503 and not 504: the very same request is right, and may succeed in a moment, which is what `Retry-After` is for.
 fn problem(why: &str, arrived: Instant, behind: serde_json::Value) -> Problem {
+    // 64 bits hold the milliseconds of some hundred million years.
     let waited_ms = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
     Problem::unavailable(format!(
         "the view is not yet at the version that minVersion asks for, {why}"

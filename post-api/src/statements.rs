@@ -1,6 +1,6 @@
 //! The SQL of posts and of the views.
 //!
-//! A change of a post can only be written by [`change!`], which writes its event in the same statement: one transaction, one
+//! A change of a post can only be written by `change!`, which writes its event in the same statement: one transaction, one
 //! round trip, and no post without its event. The event's version is the row's own. An update holds the row's lock until
 //! it has committed, so that a post's events commit, and thus are published, in the order of their versions.
 //!
@@ -8,7 +8,7 @@
 //! runs, so view-builder may swap a rebuilt one in at any time.
 //!
 //! A read that may ask for versions of users finds out in the same statement, and so in the same snapshot as its answer, whether the
-//! view has them: see [`behind!`].
+//! view has them: see `behind!`.
 
 /// The answer's post, from a row `p` and its author `a`.
 macro_rules! post {
@@ -28,7 +28,7 @@ macro_rules! user {
     };
 }
 
-/// A change of one post, its event and its answer (`id`, `version`, the author's version or 0, JSON text); no row when there
+/// A change of one post, its event and its answer (`id`, `version`, `author_version`: that of the author or 0, `body`: JSON text); no row when there
 /// is no such post. `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
     ($event_type:literal, $event_id:literal, $post:literal, $change:literal) => {
@@ -39,8 +39,8 @@ macro_rules! change {
             event_id: $event_id,
             event_type: $event_type,
             state: $post,
-            answer: "select p.id, p.version, coalesce(a.version, 0), ", post!(),
-                " from p left join user_view as a on a.user_id = p.author_id",
+            answer: "select p.id, p.version, coalesce(a.version, 0) as author_version, ", post!(),
+                " as body from p left join user_view as a on a.user_id = p.author_id",
         )
     };
 }
@@ -85,8 +85,8 @@ macro_rules! batch {
                 select key from (
                     select key, sum(bytes) over (order by key) as bytes, row_number() over (order by key) as number from candidates
                 ) as sized where bytes <= $6 or number <= $7
-            ) select string_agg(body, ',' order by key), max(key), count(*),
-                (select count(*) from candidates), (select max(key) from candidates), ",
+            ) select string_agg(body, ',' order by key) as items, max(key) as last_key, count(*) as count,
+                (select count(*) from candidates) as candidates, (select max(key) from candidates) as last_candidate, ",
             behind_column!(),
             " from (",
             $($rows),+,
@@ -134,9 +134,9 @@ pub(crate) const DELETE: &str = change!(
 
 /// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
 pub(crate) const ANSWER_OF: &str = concat!(
-    "select (o.payload ->> 'postId')::bigint, p.version, coalesce(a.version, 0), ",
+    "select (o.payload ->> 'postId')::bigint as id, p.version, coalesce(a.version, 0) as author_version, ",
     post!(),
-    " from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'post', 'null'))
+    " as body from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'post', 'null'))
             as told(id bigint, title text, content text, \"authorId\" bigint, \"createdAt\" timestamp, \"updatedAt\" timestamp)
         ) as told on true
         cross join lateral (select told.id, told.title, told.content, told.\"authorId\" as author_id,
@@ -145,14 +145,14 @@ pub(crate) const ANSWER_OF: &str = concat!(
     where o.id = $1"
 );
 
-/// $1 id, $2 the author's least version, $3 most bytes that the post may have; gives `id`, `version`, the author's version or 0, JSON text, `behind`. The
-/// text is null when the author is behind, or the post is longer.
+/// $1 id, $2 the author's least version, $3 most bytes that the post may have; gives `id`, `version`, `author_version`, `body`, `behind`. The
+/// body is null when the author is behind, or the post is longer.
 pub(crate) const READ: &str = concat!(
     behind!("select author_id, $2::bigint from posts where id = $1"),
-    "select p.id, p.version, coalesce(a.version, 0),
+    "select p.id, p.version, coalesce(a.version, 0) as author_version,
         case when octet_length(p.content) <= $3 and not exists (select from behind) then ",
     post!(),
-    " end, ",
+    " end as body, ",
     behind_column!(),
     " from posts as p left join user_view as a on a.user_id = p.author_id where p.id = $1"
 );

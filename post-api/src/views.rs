@@ -1,4 +1,4 @@
-//! `/api/posts/users` and `/api/posts/department-stats`: what view-builder has made of the users' events.
+//! `/api/posts/users` and `/api/posts/department-stats`: the views that view-builder makes of the users' events.
 
 use axum::Router;
 use axum::extract::State;
@@ -48,24 +48,25 @@ async fn list_of_department(
 
 async fn read(State(reader): State<Reader>, Id(id): Id, asked: MinVersion) -> Result<Response, Problem> {
     let statement = || query(statements::READ_USER).bind(id).bind(asked.version);
-    text(reader.row(asked.wait, statement).await?)?
+    first_column(reader.row(asked.wait, statement).await?)?
         .map(answer::json)
         .ok_or_else(|| Problem::not_found("the view has no user with this id"))
 }
 
 async fn department_stats(State(reader): State<Reader>, asked: MinVersions) -> Result<Response, Problem> {
-    let (users, versions) = list::arrays(&asked);
+    let (users, versions) = list::users_and_versions(&asked);
     let statement = || {
         query(statements::READ_DEPARTMENT_STATS)
             .bind(users.clone())
             .bind(versions.clone())
     };
-    let items = text(reader.row(asked.wait, statement).await?)?;
-    Ok(answer::json(format!("[{}]", items.unwrap_or_default())))
+    // Null where there is no department.
+    let items = first_column(reader.row(asked.wait, statement).await?)?.unwrap_or_default();
+    Ok(answer::json(format!("[{items}]")))
 }
 
-/// The first column.
-fn text(row: Option<PgRow>) -> Result<Option<String>, Problem> {
+/// The text in the first column. `None`: there is no row, or it has null there.
+fn first_column(row: Option<PgRow>) -> Result<Option<String>, Problem> {
     row.map_or(Ok(None), |row| row.try_get(0))
         .map_err(|err| Failure::Refused(err).problem(&[]))
 }

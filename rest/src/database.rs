@@ -28,6 +28,7 @@ const GONE_CLIENT_CHECK: Duration = Duration::from_secs(1);
 const ANSWER_WAIT: Duration = Duration::from_secs(7);
 /// How long it may take to find out whether a change was made whose answer was lost.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
+/// Pause before that is asked again.
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 const TAKE_LOCK: &str = "select pg_advisory_lock($1)";
 /// As `pg_locks` shows a lock of one key: its halves.
@@ -293,6 +294,7 @@ impl Failure {
         let constraint = database
             .and_then(|err| err.constraint())
             .and_then(|name| constraints.iter().find(|known| known.name == name));
+        // An error that is not the server's has no SQLSTATE, and is a fault of the program.
         let code = database.and_then(|err| err.code()).unwrap_or_default();
         match (&*code, constraint) {
             ("23505", Some(broken)) => Problem::conflict(broken.field, broken.message),

@@ -88,7 +88,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Runs a statement `select string_agg(item, ',' order by key), max(key), count(*), candidates, last_candidate`.
+    /// Runs a statement `select string_agg(item, ',' order by key) as items, max(key) as last_key, count(*) as count, candidates, last_candidate`.
     ///
     /// # Errors
     /// The database gives no answer.
@@ -99,17 +99,18 @@ impl Batch {
             .map_err(Failure::Refused)
     }
 
-    /// The first five columns of `row`, as [`Batch::read`] has them.
+    /// The columns of `row` that [`Batch::read`] names.
     ///
     /// # Errors
     /// They are not there, or of other types.
     pub fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            items: row.try_get::<Option<String>, _>(0)?.unwrap_or_default(),
-            last_key: row.try_get(1)?,
-            count: row.try_get(2)?,
-            candidates: row.try_get(3)?,
-            last_candidate: row.try_get(4)?,
+            // Null where there are no items.
+            items: row.try_get::<Option<String>, _>("items")?.unwrap_or_default(),
+            last_key: row.try_get("last_key")?,
+            count: row.try_get("count")?,
+            candidates: row.try_get("candidates")?,
+            last_candidate: row.try_get("last_candidate")?,
         })
     }
 
@@ -149,9 +150,10 @@ where
     let mut response = if is_whole {
         answer::json(format!("[{}]", first.items))
     } else {
-        let until = match page.limit {
-            Some(_) => first.last_candidate.unwrap_or(i64::MAX),
-            None => i64::MAX,
+        let until = match (page.limit, first.last_candidate) {
+            (Some(_), Some(last)) => last,
+            // The whole list. A page without any candidate is whole, and was answered above.
+            _ => i64::MAX,
         };
         answer::json(Body::from_stream(parts(page.after, until, batch_size, first, fetch)))
     };

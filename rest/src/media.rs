@@ -26,7 +26,8 @@ pub(crate) fn accepts_json<'a>(mut accept: impl Iterator<Item = &'a HeaderValue>
 }
 
 fn essence(text: &str) -> &str {
-    text.split(';').next().unwrap_or_default().trim()
+    let essence = text.split_once(';').map_or(text, |(essence, _)| essence);
+    essence.trim()
 }
 
 fn names_json(essence: &str) -> bool {

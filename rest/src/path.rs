@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::Problem;
 
-/// An id as the path's only parameter: decimal digits. A negative number is none that could exist, so it is not found.
+/// An id as the path's only parameter: decimal digits. A negative number is taken as well: no row has it, so the answer is 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(pub i64);
 

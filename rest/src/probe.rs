@@ -1,4 +1,4 @@
-//! Whether the database can do the program's work, asked again and again, told by `/readyz` and once in the log.
+//! Asks the database every second whether it can do the program's work. `/readyz` tells the answer, and the log tells each change of it.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ pub const PART: &str = "postgres";
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long one look may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_MAX: Duration = Duration::from_secs(3);
 /// Time after which the log repeats what is still not ready.
-const REMINDER: Duration = Duration::from_secs(30);
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
-/// Something that must be there: a statement that fails without it and changes nothing, and what to do then.
+/// Something that must be there, such as a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Requirement {
+    /// Fails where it is not there. Changes nothing.
     pub statement: &'static str,
     /// What the operator should do when a table or a column is missing.
     pub remedy: &'static str,
@@ -33,32 +34,32 @@ pub async fn watch(
     mut shutdown: Shutdown,
 ) {
     let mut connection = None;
-    let mut last_said: Option<(String, Instant)> = None;
+    let mut last_logged: Option<(String, Instant)> = None;
     let mut was_ready = false;
     loop {
         let look = look(&options, requirements, connection.take());
-        let seen = tokio::select! {
-            seen = timeout(PATIENCE, look) => seen,
+        let answer = tokio::select! {
+            answer = timeout(LOOK_MAX, look) => answer,
             () = shutdown.triggered() => return,
         };
-        match seen.unwrap_or_else(|_| Err("postgres does not answer".to_owned())) {
-            Ok(alive) => {
-                connection = Some(alive);
+        match answer.unwrap_or_else(|_| Err("postgres does not answer".to_owned())) {
+            Ok(same_connection) => {
+                connection = Some(same_connection);
                 if !was_ready {
                     tracing::info!("postgres is ready");
                 }
                 was_ready = true;
-                last_said = None;
+                last_logged = None;
                 readiness.ready(PART);
             }
             Err(reason) => {
                 was_ready = false;
-                let is_news = last_said
+                let is_news = last_logged
                     .as_ref()
-                    .is_none_or(|(said, at)| *said != reason || at.elapsed() > REMINDER);
+                    .is_none_or(|(logged, at)| *logged != reason || at.elapsed() > REPEAT_AFTER);
                 if is_news {
                     tracing::warn!(reason, "waiting for postgres");
-                    last_said = Some((reason.clone(), Instant::now()));
+                    last_logged = Some((reason.clone(), Instant::now()));
                 }
                 readiness.not_ready(PART, reason);
             }
@@ -70,6 +71,7 @@ pub async fn watch(
     }
 }
 
+/// Gives the connection back, for the next look.
 async fn look(
     options: &PgConnectOptions,
     requirements: &[Requirement],

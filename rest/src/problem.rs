@@ -170,8 +170,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         let extra = self.0.header.take();
-        // Numbers and texts always serialize.
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let body = serde_json::to_vec(&self).expect("numbers and texts can be written as JSON");
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (self.0.status, [(header::CONTENT_TYPE, content_type)], body).into_response();
         if let Some((name, value)) = extra {

@@ -61,6 +61,7 @@ impl Room {
 
     /// Keeps only what so many bytes need.
     pub(crate) fn keep(&mut self, bytes: usize) {
+        // A short body takes no room.
         let Some(permit) = &mut self.0 else { return };
         let needed = if bytes > SHORT_BYTES { bytes.div_ceil(UNIT) } else { 0 };
         let more = permit.num_permits().saturating_sub(needed);

@@ -43,9 +43,10 @@ impl Config {
     }
 }
 
-/// Serves the routes that `routes` makes from the database, and `/livez`, `/readyz`, `/metrics`, `/actuator/health`,
-/// `/actuator/info`, until `shutdown`; then lets requests under way end. Listens before the database is there: what needs it
-/// is answered 503 meanwhile.
+/// Serves the routes that `routes` makes, and `/livez`, `/readyz`, `/metrics`, `/actuator/health`, `/actuator/info`. After `shutdown` it lets
+/// requests under way end.
+///
+/// It listens before the database is there. Until then a request that needs the database is answered 503.
 ///
 /// # Errors
 /// A setting is wrong, or the address cannot be listened on.
@@ -87,13 +88,13 @@ async fn serve(listener: TcpListener, app: Router, mut shutdown: Shutdown) -> an
     let serving = axum::serve(Clients::of(listener), app)
         .with_graceful_shutdown(async move { stop.triggered().await })
         .into_future();
-    let overtime = async {
+    let time_is_up = async {
         shutdown.triggered().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
     };
     tokio::select! {
         served = serving => served.context("serving failed"),
-        () = overtime => {
+        () = time_is_up => {
             tracing::warn!(drain.limit_s = DRAIN_LIMIT.as_secs(), "requests under way were broken off");
             Ok(())
         }

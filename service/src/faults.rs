@@ -1,7 +1,7 @@
 //! Places where a test can make trouble, and bugs that it can plant. Only builds with the feature `faults` have this module.
 //!
-//! A program keeps one [`Faults`] and calls [`Faults::point`] or [`Faults::point_async`] at each step of its protocol. Which step has which
-//! trouble is told by the environment, so that a test chooses it without compiling anew.
+//! A program keeps one [`Faults`] and calls [`Faults::point`] or [`Faults::point_async`] at each step of its protocol. Environment
+//! variables say which step has which trouble, so a test chooses it without a new build.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -11,9 +11,9 @@ use rustix::process::{Signal, getpid, kill_process};
 
 /// Exit code of a program that a failpoint ended.
 pub const EXIT_CODE: i32 = 77;
-/// Until SIGSTOP has reached all threads.
-const STANDS_STILL: Duration = Duration::from_millis(50);
-/// How often a file that is waited for is looked for.
+/// Time that SIGSTOP may take to reach all threads of the process.
+const SIGSTOP_MAX: Duration = Duration::from_millis(50);
+/// How often `until:PATH` looks whether the file is there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The step failed since a test wanted it.
@@ -44,7 +44,7 @@ enum Action {
     Exit,
     /// SIGKILL, after a while in which everything else goes on.
     Kill(Duration),
-    /// Holds up whoever came by.
+    /// Makes the thread or the task at the failpoint wait.
     Delay(Duration),
     /// As `Delay`, until there is such a file.
     Until(PathBuf),
@@ -73,7 +73,7 @@ impl Faults {
         }
     }
 
-    /// Makes the trouble that is asked for here, in the thread that came by.
+    /// Makes the trouble that is asked for at this failpoint. A wait blocks the thread.
     ///
     /// # Errors
     /// The action is `error`.
@@ -93,7 +93,7 @@ impl Faults {
         act(action, name)
     }
 
-    /// As [`Faults::point`], in a task: while it waits, the thread serves others.
+    /// As [`Faults::point`], for a task: while the task waits, its thread runs other tasks.
     ///
     /// # Errors
     /// The action is `error`.
@@ -113,7 +113,7 @@ impl Faults {
         act(action, name)
     }
 
-    /// Whether this bug is planted; several are, separated by commas.
+    /// Whether this bug is planted. The variable may name several bugs, with commas between.
     #[must_use]
     pub fn is_planted(&self, bug: &str) -> bool {
         let planted = self.bug.get_or_init(|| self.variable("BUG"));
@@ -157,6 +157,7 @@ impl Failpoint {
             "error" => Action::Error,
             other => panic!("no action is called {other}"),
         };
+        // Before the first hit there is no file.
         let before = std::fs::read_to_string(&hits_file).unwrap_or_default();
         Self {
             name: name.to_owned(),
@@ -173,7 +174,7 @@ impl Failpoint {
             return false;
         }
         *hits += 1;
-        let lines = "hit\n".repeat(usize::try_from(*hits).unwrap_or_default());
+        let lines = "hit\n".repeat(*hits as usize);
         std::fs::write(&self.hits_file, lines).expect("a writable file for the hits");
         *hits == self.hit
     }
@@ -187,7 +188,7 @@ fn act(action: Action, name: &'static str) -> Result<(), Failed> {
         Action::Freeze => {
             kill_process(getpid(), Signal::STOP).expect("a signal to ourselves");
             // Another thread may take the signal, and this one would go on until that has happened.
-            std::thread::sleep(STANDS_STILL);
+            std::thread::sleep(SIGSTOP_MAX);
         }
         Action::Delay(_) | Action::Until(_) => {}
         Action::Panic => panic!("failpoint {name}"),

@@ -14,7 +14,7 @@ macro_rules! user {
     };
 }
 
-/// A change of one user, its event and its answer (`id`, `version`, JSON text); no row when there is no such user.
+/// A change of one user, its event and its answer (`id`, `version`, `body`: JSON text); no row when there is no such user.
 /// `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
     ($event_type:literal, $event_id:literal, $user:literal, $change:literal) => {
@@ -25,7 +25,7 @@ macro_rules! change {
             event_id: $event_id,
             event_type: $event_type,
             state: $user,
-            answer: "select u.id, u.version, ", user!(), " from u",
+            answer: "select u.id, u.version, ", user!(), " as body from u",
         )
     };
 }
@@ -69,9 +69,9 @@ pub(crate) const DELETE: &str = change!(
 
 /// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
 pub(crate) const ANSWER_OF: &str = concat!(
-    "select (o.payload ->> 'userId')::bigint, u.version, ",
+    "select (o.payload ->> 'userId')::bigint as id, u.version, ",
     user!(),
-    " from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'user', 'null'))
+    " as body from outbox as o left join lateral (select * from jsonb_to_record(nullif(o.payload -> 'user', 'null'))
             as told(id bigint, name text, email text, department text, status text, \"createdAt\" timestamp, \"updatedAt\" timestamp)
         ) as told on true
         cross join lateral (select told.id, told.name, told.email, told.department, told.status,
@@ -79,8 +79,12 @@ pub(crate) const ANSWER_OF: &str = concat!(
     where o.id = $1"
 );
 
-/// $1 id; gives `id`, `version`, JSON text.
-pub(crate) const READ: &str = concat!("select u.id, u.version, ", user!(), " from users as u where u.id = $1");
+/// $1 id; gives `id`, `version`, `body`: JSON text.
+pub(crate) const READ: &str = concat!(
+    "select u.id, u.version, ",
+    user!(),
+    " as body from users as u where u.id = $1"
+);
 
 /// $1 to $5 a `rest::listing::Part`; gives a `rest::listing::Batch`.
 pub(crate) const LIST: &str = concat!(
@@ -92,7 +96,8 @@ pub(crate) const LIST: &str = concat!(
             select id, sum(bytes) over (order by id) as bytes, row_number() over (order by id) as number from candidates
         ) as sized where bytes <= $4 or number <= $5
     )
-    select string_agg(body, ',' order by id), max(id), count(*), (select count(*) from candidates), (select max(id) from candidates)
+    select string_agg(body, ',' order by id) as items, max(id) as last_key, count(*) as count,
+        (select count(*) from candidates) as candidates, (select max(id) from candidates) as last_candidate
     from (select u.id, ",
     user!(),
     " as body from users as u join chosen on chosen.id = u.id) as batch"

@@ -166,9 +166,9 @@ async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, 
 fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
     let read = |row: PgRow| {
         Ok(Answered {
-            id: row.try_get(0)?,
-            version: row.try_get(1)?,
-            body: row.try_get(2)?,
+            id: row.try_get("id")?,
+            version: row.try_get("version")?,
+            body: row.try_get("body")?,
         })
     };
     row.and_then(|row| row.map(read).transpose().map_err(Failure::Refused))

@@ -1,8 +1,5 @@
 //! `view-builder` with places where a test can make trouble; see `view_builder::process::faults`.
 
-#[path = "main.rs"]
-mod program;
-
 fn main() -> std::process::ExitCode {
-    program::main()
+    view_builder::cli::main()
 }

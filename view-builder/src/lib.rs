@@ -3,7 +3,7 @@
 //! Kafka's consumer group shares the partitions among the processes; Postgres holds the positions. Each batch is one
 //! transaction that moves the positions and applies the events, see [`apply`]. A view is a folder with SQL, see [`views::view`].
 //!
-//! The rooms, from the top: [`commands`] are what people type, [`builder`] joins Kafka and Postgres, [`apply`] is one batch's transaction,
+//! The rooms, from the top: [`cli`] reads the command line, [`commands`] are what people type, [`builder`] joins Kafka and Postgres, [`apply`] is one batch's transaction,
 //! [`views`] are the SQL and the connection that keeps it, [`letters`] the events that cannot be applied. [`settings`], [`continuity`], [`kafka`] and
 //! [`postgres`] stand below them, and at the bottom [`contract`], which makes events of bytes, and [`process`].
 
@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod builder;
+pub mod cli;
 pub mod commands;
 pub mod continuity;
 pub mod contract;

@@ -11,6 +11,8 @@ mod posts;
 mod read_your_writes;
 mod refusals;
 mod views;
+mod views_behind;
+mod waiting_reads;
 
 use rest_rig::{Executable, Program};
 use serde_json::{Value, json};

@@ -1,17 +1,14 @@
 //! A read that names a version is answered from a view that has it, or says that the view has not.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use reqwest::StatusCode;
-use rest_rig::{Answer, Program, eventually};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 
+use crate::views_behind::{AT_ONCE, behind, execute, until_requests_wait};
 use crate::{ids, post, ready};
-
-/// Far less than any wait here, far more than an answer takes.
-const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Reads that a change of user 2 to version 2 lets through. The list of R/D has user 3 alone and asks for user 2 all the same.
 const READS_OF_USER_2: [&str; 8] = [
@@ -24,39 +21,6 @@ const READS_OF_USER_2: [&str; 8] = [
     "/api/posts/users/department/R%2FD?minVersion=3%3A1%2C2%3A2",
     "/api/posts/department-stats?minVersion=2:2",
 ];
-
-/// Asserts that this says who is behind, and returns that.
-#[track_caller]
-fn behind(answer: &Answer) -> Value {
-    let problem = answer.problem(503);
-    assert_eq!(problem["type"], "urn:problem-type:view-behind");
-    assert_eq!(problem["title"], "View Behind");
-    assert_eq!(answer.header("retry-after"), "2");
-    problem["behind"].clone()
-}
-
-async fn sql(program: &Program, statement: &'static str) {
-    program.database().sql().await.execute(statement).await.unwrap();
-}
-
-/// Statements that wait for a lock.
-async fn hanging(program: &Program) -> i64 {
-    let statement =
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    let mut sql = program.database().sql().await;
-    sqlx::query_scalar(statement).fetch_one(&mut sql).await.unwrap()
-}
-
-async fn waiting(program: &Program, count: usize) {
-    eventually(&format!("{count} requests wait"), async || {
-        program
-            .get("/metrics")
-            .await
-            .text
-            .contains(&format!("\nview_waiting_requests {count}\n"))
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_view_that_has_the_version_answers_at_once() {
@@ -130,8 +94,8 @@ async fn a_waiting_read_is_answered_as_soon_as_the_view_catches_up() {
         async move { (path, program.get(&format!("{path}&wait=10000")).await) }
     }));
     let change = async {
-        waiting(&program, READS_OF_USER_2.len()).await;
-        sql(
+        until_requests_wait(&program, READS_OF_USER_2.len()).await;
+        execute(
             &program,
             "update user_view set name = '바뀐', department = 'R/D', version = 2 where user_id = 2",
         )
@@ -165,8 +129,8 @@ async fn a_deletion_that_the_view_has_seen_is_a_version_too() {
     let program = ready().await;
     program.post("/api/posts", &post(2)).await;
     let (gone, ()) = tokio::join!(program.get("/api/posts/users/2?minVersion=2&wait=10000"), async {
-        waiting(&program, 1).await;
-        sql(
+        until_requests_wait(&program, 1).await;
+        execute(
             &program,
             "begin; delete from user_view where user_id = 2; insert into user_view_deleted values (2, 2); commit",
         )
@@ -224,7 +188,7 @@ async fn a_user_on_the_way_from_one_table_to_the_other_is_never_missed() {
 #[tokio::test]
 async fn a_long_list_is_whole_behind_a_version() {
     let program = ready().await;
-    sql(
+    execute(
         &program,
         "insert into posts (title, content, author_id) select 't', 'c', 2 from generate_series(1, 250)",
     )
@@ -266,79 +230,4 @@ async fn parameters_that_cannot_be_taken_are_named() {
             );
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn waiting_reads_are_bounded_and_do_not_hold_up_the_others() {
-    let program = ready().await;
-    program.post("/api/posts", &post(2)).await;
-    let patient = join_all((0..256).map(|_| program.get("/api/posts/users/9?minVersion=1&wait=10000")));
-    let others = async {
-        waiting(&program, 256).await;
-        let refused = program.get("/api/posts/users/9?minVersion=1&wait=10000").await;
-        assert!(
-            refused.json()["detail"].as_str().unwrap().contains("256 requests wait"),
-            "{}",
-            refused.text
-        );
-        assert_eq!(behind(&refused)[0]["viewVersion"], Value::Null);
-        for _ in 0..50 {
-            let started = Instant::now();
-            assert_eq!(program.get("/api/posts/1?minVersion=1").await.status, 200);
-            assert_eq!(program.get("/api/posts/users").await.status, 200);
-            assert_eq!(program.put("/api/posts/1", &post(2)).await.status, 200);
-            assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
-        }
-        // Looks that hang, since they look where a lock is, leave connections for what does not read there.
-        let mut lock = program.database().sql().await;
-        let statement = "begin; lock table user_view_deleted in access exclusive mode";
-        lock.execute(statement).await.unwrap();
-        eventually("4 looks hang", async || hanging(&program).await == 4).await;
-        for _ in 0..50 {
-            assert_eq!(program.put("/api/posts/1", &post(2)).await.status, 200);
-        }
-        assert_eq!(hanging(&program).await, 4);
-        lock.execute("commit").await.unwrap();
-        sql(
-            &program,
-            "insert into user_view values (9, '나중', 'e', null, 'ACTIVE', now(), now(), 1, now())",
-        )
-        .await;
-    };
-    let (patient, ()) = tokio::join!(patient, others);
-    assert!(patient.iter().all(|read| read.status == 200));
-    waiting(&program, 0).await;
-}
-
-#[tokio::test]
-async fn a_client_that_goes_away_gives_its_place_back() {
-    let program = ready().await;
-    let request = program.request(reqwest::Method::GET, "/api/posts/users/9?minVersion=1&wait=10000");
-    let client = tokio::spawn(request.send());
-    waiting(&program, 1).await;
-    client.abort();
-    waiting(&program, 0).await;
-    let metrics = program.get("/metrics").await.text;
-    assert!(
-        metrics.contains("view_wait_seconds_count{outcome=\"left\"} 1"),
-        "{metrics}"
-    );
-}
-
-#[tokio::test]
-async fn a_program_that_is_to_stop_lets_nobody_wait() {
-    let mut program = ready().await;
-    let (read, ()) = tokio::join!(program.get("/api/posts/users/9?minVersion=1&wait=10000"), async {
-        waiting(&program, 1).await;
-        program.terminate().await;
-    });
-    assert_eq!(behind(&read)[0]["userId"], 9);
-    assert!(
-        read.json()["detail"].as_str().unwrap().contains("stopping"),
-        "{}",
-        read.text
-    );
-    let (status, took) = program.ended().await;
-    assert!(status.success(), "{status}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -17,17 +17,17 @@ pub struct OutboxRow<E> {
 impl Database {
     /// All rows of the outbox, oldest first.
     pub async fn outbox<E: DeserializeOwned>(&self) -> Vec<OutboxRow<E>> {
-        sqlx::query("select aggregatetype, aggregateid, type, payload::text from outbox order by created_at")
+        sqlx::query("select aggregatetype, aggregateid, type, payload::text as payload from outbox order by created_at")
             .fetch_all(&mut self.sql().await)
             .await
             .unwrap()
             .into_iter()
             .map(|row| {
-                let payload: String = row.get(3);
+                let payload: String = row.get("payload");
                 OutboxRow {
-                    aggregate_type: row.get(0),
-                    aggregate_id: row.get(1),
-                    event_type: row.get(2),
+                    aggregate_type: row.get("aggregatetype"),
+                    aggregate_id: row.get("aggregateid"),
+                    event_type: row.get("type"),
                     event: serde_json::from_str(&payload).expect("an event of the contract"),
                 }
             })

@@ -120,12 +120,12 @@ impl Database {
         let since = hunt.at_hand.get_or_insert_with(|| (Instant::now(), 0)).0;
         let mut facts = Facts {
             kind: failed.kind,
-            is_a_views: failed.view.is_some(),
+            fails_in_a_view: failed.view.is_some(),
             empty_fails: false,
             other_works: false,
-            compared: false,
+            another_fails: false,
             in_a_row: 1,
-            lasts: since.elapsed(),
+            failing_for: since.elapsed(),
             rest_works: false,
         };
         if failed.kind != Kind::Refused
@@ -149,7 +149,8 @@ impl Database {
         self.session().await;
         let (views, contracts) = (self.views.clone(), self.contracts.clone());
         let in_a_row = failed.view.as_ref().and_then(|view| self.refused_in_a_row.get(view));
-        facts.in_a_row = in_a_row.copied().unwrap_or_default() + 1;
+        // This one, and those before it.
+        facts.in_a_row = 1 + in_a_row.copied().unwrap_or(0);
         let session = self.session().await;
         let its_view = views.iter().position(|view| Some(&view.name) == failed.view.as_ref());
         let is_its = |at: usize| its_view.is_none_or(|view| view == at);
@@ -176,7 +177,7 @@ impl Database {
             }
         }
         facts.other_works = comparison.works;
-        facts.compared = comparison.failed > 0;
+        facts.another_fails = comparison.failed > 0;
         facts.in_a_row += comparison.failed;
         let rest = if its_view.is_some() { single } else { &nothing };
         let is_rest = |at: usize| Some(at) != its_view;

@@ -2,7 +2,8 @@
 
 use tokio_postgres::Error;
 
-use super::{Columns, Stumble};
+use super::Stumble;
+use super::transaction::Columns;
 use crate::contract::Contracts;
 use crate::contract::batch::Batch;
 use crate::views::database::Session;

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use crate::postgres::refusal::Passing;
 
-/// Transactions that lose against others do so by chance: more tries, and quicker ones.
+/// Tries of a transaction that loses against others. It loses by chance, so it is tried more often, and sooner.
 const CONFLICTS_MAX: u32 = 20;
+/// Tries of a transaction that fails for another reason that may pass.
 const OTHERS_MAX: u32 = 5;
 /// Tries of a part of a batch that is suspect already.
 const PIECE_MAX: u32 = 3;
 /// Lost connections in a row, while Postgres takes new ones.
 const LOST_MAX: u32 = 5;
 
+/// Before the second try.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// The pauses grow up to this. Whoever mends the server waits no longer than that for the next try.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Up to this after a conflict, which is over as soon as the other transaction ends.
 const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The tries of one transaction.
@@ -34,7 +38,7 @@ impl Tries {
         }
     }
 
-    /// It failed by what may pass: how long to wait before it is tried again; none where it is suspect now.
+    /// The transaction failed for a reason that may pass. Gives how long to wait before the next try; `None`: it is suspect now.
     pub(super) fn failed(&mut self, passing: Passing) -> Option<Duration> {
         self.failed += 1;
         let (most, growth, longest) = match passing {
@@ -45,7 +49,7 @@ impl Tries {
         (self.failed < most).then(|| pause(PAUSE_MIN, growth, self.failed - 1, longest))
     }
 
-    /// Its connection was lost: whether it is suspect now.
+    /// The transaction lost its connection. Gives whether it is suspect now.
     pub(super) fn lost(&mut self) -> bool {
         self.lost += 1;
         self.lost >= LOST_MAX

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::postgres::refusal::{Kind, Passing};
 
-/// Events of a view that may go to the dead letters one after the other, without one of it that works between, before the view is at fault.
+/// So many events of a view in a row that fail are taken for the view's fault. Fewer go to the dead letters.
 pub(super) const IN_A_ROW_MAX: u32 = 10;
 /// How long what may pass is waited for before a view is paused for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,17 +17,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Facts {
     pub(super) kind: Kind,
     /// A view's statement has failed, and not the server's part of the transaction.
-    pub(super) is_a_views: bool,
+    pub(super) fails_in_a_view: bool,
     /// The view's statement fails without any event as well.
     pub(super) empty_fails: bool,
     /// Another event of the view was applied since the failing began, or could be just now.
     pub(super) other_works: bool,
-    /// There was another event to compare with.
-    pub(super) compared: bool,
-    /// Events of the view in a row that failed in a way that says nothing, this one included.
+    /// Another event of the view fails in the same way.
+    pub(super) another_fails: bool,
+    /// Events of the view that failed one after the other, this one included. Each of these failures could be the event's fault or the view's.
     pub(super) in_a_row: u32,
     /// How long this event has been failing.
-    pub(super) lasts: Duration,
+    pub(super) failing_for: Duration,
     /// Postgres has room, and everything but the view works.
     pub(super) rest_works: bool,
 }
@@ -35,29 +35,29 @@ pub(super) struct Facts {
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It goes to the dead letters.
+    /// The event is at fault, and goes to the dead letters.
     Event,
-    /// It is paused.
+    /// The view is at fault, and is paused.
     View,
-    /// Nobody is, or nothing tells: it is tried again.
+    /// Neither is at fault, or it cannot be told yet. The event is tried again.
     Again,
 }
 
 pub(super) fn verdict(facts: Facts) -> Verdict {
-    let many = facts.in_a_row >= IN_A_ROW_MAX;
-    let waited = facts.lasts >= PATIENCE && facts.rest_works;
+    let too_many = facts.in_a_row >= IN_A_ROW_MAX;
+    let waited = facts.failing_for >= PATIENCE && facts.rest_works;
     match facts.kind {
         Kind::Refused => Verdict::Event,
-        Kind::Ambiguous if !facts.is_a_views => Verdict::Again,
+        Kind::Ambiguous if !facts.fails_in_a_view => Verdict::Again,
         Kind::Ambiguous if facts.empty_fails => Verdict::View,
-        Kind::Ambiguous if many && !facts.other_works => Verdict::View,
+        Kind::Ambiguous if too_many && !facts.other_works => Verdict::View,
         Kind::Ambiguous => Verdict::Event,
         // A full disk lets many a change through: that another event works proves nothing.
-        Kind::Passing(Passing::Server) if facts.is_a_views && waited => Verdict::View,
+        Kind::Passing(Passing::Server) if facts.fails_in_a_view && waited => Verdict::View,
         Kind::Passing(Passing::Server) => Verdict::Again,
-        Kind::Passing(_) if facts.is_a_views && facts.other_works => Verdict::Event,
-        Kind::Passing(_) if facts.is_a_views && waited => {
-            if facts.empty_fails || facts.compared || many {
+        Kind::Passing(_) if facts.fails_in_a_view && facts.other_works => Verdict::Event,
+        Kind::Passing(_) if facts.fails_in_a_view && waited => {
+            if facts.empty_fails || facts.another_fails || too_many {
                 Verdict::View
             } else {
                 Verdict::Event
@@ -78,12 +78,12 @@ mod tests {
 
     const FACTS: Facts = Facts {
         kind: Kind::Ambiguous,
-        is_a_views: true,
+        fails_in_a_view: true,
         empty_fails: false,
         other_works: false,
-        compared: false,
+        another_fails: false,
         in_a_row: 1,
-        lasts: Duration::ZERO,
+        failing_for: Duration::ZERO,
         rest_works: true,
     };
     const LIMIT: Facts = Facts {
@@ -99,7 +99,7 @@ mod tests {
     fn refused_data_is_the_events_fault() {
         let refused = Facts {
             kind: Kind::Refused,
-            is_a_views: false,
+            fails_in_a_view: false,
             ..FACTS
         };
         assert_eq!(verdict(refused), Verdict::Event);
@@ -139,11 +139,17 @@ mod tests {
         };
         assert_eq!(verdict(works), Verdict::Event);
         let long = Facts {
-            lasts: PATIENCE,
+            failing_for: PATIENCE,
             ..LIMIT
         };
         assert_eq!(verdict(long), Verdict::Event);
-        assert_eq!(verdict(Facts { compared: true, ..long }), Verdict::View);
+        assert_eq!(
+            verdict(Facts {
+                another_fails: true,
+                ..long
+            }),
+            Verdict::View
+        );
         assert_eq!(
             verdict(Facts {
                 rest_works: false,
@@ -155,11 +161,11 @@ mod tests {
 
     #[test]
     fn a_full_server_never_costs_an_event() {
-        for lasts in [Duration::ZERO, PATIENCE] {
+        for failing_for in [Duration::ZERO, PATIENCE] {
             for other_works in [false, true] {
                 for rest_works in [false, true] {
                     let facts = Facts {
-                        lasts,
+                        failing_for,
                         other_works,
                         rest_works,
                         ..FULL
@@ -169,7 +175,7 @@ mod tests {
             }
         }
         let elsewhere_full = Facts {
-            lasts: PATIENCE,
+            failing_for: PATIENCE,
             ..FULL
         };
         assert_eq!(verdict(elsewhere_full), Verdict::View);
@@ -180,8 +186,8 @@ mod tests {
         for kind in [Kind::Ambiguous, LIMIT.kind, FULL.kind] {
             let facts = Facts {
                 kind,
-                is_a_views: false,
-                lasts: PATIENCE,
+                fails_in_a_view: false,
+                failing_for: PATIENCE,
                 other_works: true,
                 ..FACTS
             };

@@ -1,9 +1,10 @@
 //! Writing down where claimed partitions begin, and which of them are paused.
 
-use crate::builder::claim::Claim;
-use crate::builder::claim::Start;
-use crate::continuity::start::{Lost, Topic};
+use crate::builder::claim::{Claim, Start};
+use crate::continuity::start::Lost;
+use crate::continuity::topic_ids::Topic;
 use crate::letters::{Known, store};
+use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
 /// Where a partition begins, and what is written down with that.
@@ -43,6 +44,7 @@ impl Beginning {
     #[must_use]
     pub fn after_lost_end(claim: Claim, told: Option<&str>, next_offset: i64, ended_at: i64) -> Self {
         let place = &claim.place;
+        // Only a position can lie beyond an end, so there is one.
         let position = claim.next_offset.max(claim.highest_offset).unwrap_or(0);
         let notice = Notice {
             kind: "end-lost",
@@ -68,6 +70,7 @@ impl Beginning {
         let truncated = (is_anew || claim.next_offset.is_none()) && beginning > 0;
         let notice = if is_anew {
             let (former, now) = (claim.ids.now.as_deref().unwrap_or("-"), told.unwrap_or("-"));
+            // None: the whole topic was to be read again.
             let before = claim.next_offset.unwrap_or(0);
             Some(Notice {
                 kind: "made-anew",
@@ -219,19 +222,23 @@ impl Claim {
     /// Where the partition begins in a topic that was made anew. Its letters are of the former topic, and no replay is known in it.
     #[must_use]
     pub fn starting_anew(self, next_offset: i64) -> Start {
-        let known = if crate::process::faults::is_planted(crate::process::faults::Bug::KeepFormerLetters) {
-            self.known
-        } else {
-            // As `begin_view_positions` counts it. Where an operator has counted it up meanwhile, they differ, and the letters are read again.
-            Known::at(self.known.version + 1)
-        };
         Start {
             place: self.place,
             epoch: self.epoch,
             next_offset,
             new_from: next_offset,
             group_offset: None,
-            known,
+            known: letters_of_topic_made_anew(self.known),
         }
+    }
+}
+
+/// None, at the version to which `begin_view_positions` counts up. Where an operator has counted it up meanwhile, the two differ, and the letters are
+/// read again. The planted bug keeps the letters of the former topic.
+fn letters_of_topic_made_anew(former: Known) -> Known {
+    if faults::is_planted(Bug::KeepFormerLetters) {
+        former
+    } else {
+        Known::at(former.version + 1)
     }
 }

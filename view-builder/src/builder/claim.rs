@@ -5,7 +5,8 @@ use kafka_client::ReadUpTo;
 use tokio_postgres::{Client, Error};
 
 use crate::continuity::offsets::Bounds;
-use crate::continuity::start::{self, TopicIds};
+use crate::continuity::start;
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
 use crate::letters::{Known, OfKey, store};
@@ -96,8 +97,8 @@ const CLAIM: &str = "
     order by topic, partition
     on conflict (topic, partition) do update set
         epoch = held.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids, paused is not null,
-        paused_end, read_to, read_epoch";
+    returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids,
+        paused is not null as was_paused, paused_end, read_to, read_epoch";
 
 /// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
 /// was only slow reconnects and finds that its transaction is gone.
@@ -123,6 +124,7 @@ impl Claim {
             place: self.place,
             epoch: self.epoch,
             next_offset,
+            // A partition that has never had a position has had no event.
             new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
             // As `begin` writes it down.
             group_offset: self
@@ -141,9 +143,7 @@ impl Database {
         loop {
             let client = &self.session().await.client;
             let attempt = async {
-                faults::point("claim.before").await?;
-                let claims = claim(client, places, owner).await?;
-                faults::point("claim.made").await?;
+                let claims = faults::around("claim.before", claim(client, places, owner), "claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
                 Ok((claims, Kept::load(client).await?))
             };
@@ -177,11 +177,11 @@ impl Database {
         let keys = Keys::of(held.iter().map(|held| (&held.place, held.epoch)));
         let row = client
             .query_one(
-                "select count(*) filter (where held.epoch = wanted.epoch),
+                "select count(*) filter (where held.epoch = wanted.epoch) as still_held,
                     (select count(*) from (
                         select from only view_dead_letters where discarded_at is null
                         union all select from view_former_dead_letters where discarded_at is null
-                        limit $4) as counted)
+                        limit $4) as counted) as letters
                  from view_positions as held
                  join unnest($1::text[], $2::integer[], $3::bigint[]) as wanted(topic, partition, epoch) using (topic, partition)",
                 &[&keys.topic, &keys.partition, &keys.epoch, &LETTERS_COUNTED],
@@ -197,11 +197,11 @@ impl Database {
             )
             .await
             .ok()?;
-        let all = i64::try_from(held.len()).unwrap_or(i64::MAX);
+        let still_held: i64 = row.get("still_held");
         Some(Look {
-            notices: notices.iter().map(|row| (row.get(0), row.get(1))).collect(),
-            is_fenced: row.get::<_, i64>(0) < all,
-            letters: row.get(1),
+            notices: notices.iter().map(|row| (row.get("kind"), row.get("notice"))).collect(),
+            is_fenced: usize::try_from(still_held) != Ok(held.len()),
+            letters: row.get("letters"),
         })
     }
 
@@ -254,23 +254,23 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
     Ok(rows
         .iter()
         .filter_map(|row| {
-            let place = place(row.get(0), row.get(1))?;
+            let place = place(row.get("topic"), row.get("partition"))?;
             Some(Claim {
                 known: known.remove(&place)?,
                 place,
-                epoch: row.get(2),
-                next_offset: row.get(3),
-                group_offset: row.get(4),
-                highest_offset: row.get(5),
+                epoch: row.get("epoch"),
+                next_offset: row.get("next_offset"),
+                group_offset: row.get("group_offset"),
+                highest_offset: row.get("highest_offset"),
                 ids: TopicIds {
-                    now: row.get(6),
-                    former: row.get(7),
+                    now: row.get("topic_id"),
+                    former: row.get("former_topic_ids"),
                 },
-                was_paused: row.get(8),
-                paused_end: row.get(9),
+                was_paused: row.get("was_paused"),
+                paused_end: row.get("paused_end"),
                 read: row
-                    .get::<_, Option<i64>>(10)
-                    .zip(row.get(11))
+                    .get::<_, Option<i64>>("read_to")
+                    .zip(row.get("read_epoch"))
                     .map(|(offset, epoch)| ReadUpTo { offset, epoch }),
             })
         })

@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use crate::builder::beginning::Paused;
 use crate::builder::takeover;
 use crate::continuity::offsets::{Offsets, names, offsets};
-use crate::continuity::start::{Topic, TopicIds};
+use crate::continuity::topic_ids::{Topic, TopicIds};
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Position;
 use crate::kafka::Observer;
 use crate::process::faults::{self, Bug};
 
-/// How often Kafka is asked.
+/// How often Kafka is asked. Topics are rarely made anew, and a client asks for all partitions each time.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A leader that was just elected may tell an end that is too low, for a moment: so often in a row it has to be told.
 const LOW_ENDS_MIN: u32 = 2;
@@ -50,7 +50,7 @@ pub struct Watch {
     asked_at: Instant,
     answer: Option<JoinHandle<anyhow::Result<Answer>>>,
     ids: HashMap<TopicPartition, TopicIds>,
-    low: LowEnds,
+    low_ends: LowEnds,
     /// Those that are read and had no leader when Kafka was asked last.
     without_leader: Vec<TopicPartition>,
 }
@@ -63,7 +63,7 @@ impl Watch {
             asked_at: Instant::now(),
             answer: None,
             ids: HashMap::new(),
-            low: LowEnds::default(),
+            low_ends: LowEnds::default(),
             without_leader: Vec::new(),
         }
     }
@@ -82,7 +82,7 @@ impl Watch {
     /// The partitions that are read have these topics' ids from now on. What was asked before is forgotten.
     pub fn begin(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
         self.ids = ids.into_iter().collect();
-        self.low = LowEnds::default();
+        self.low_ends = LowEnds::default();
         self.without_leader.clear();
         self.answer = None;
         self.asked_at = Instant::now();
@@ -100,7 +100,7 @@ impl Watch {
     }
 
     /// Asks where it is time to; says why all has to be taken over anew, where an answer is there that says so.
-    pub fn look<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
+    pub fn ask_when_due<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
         if let Some(answer) = &mut self.answer {
             let answered = answer.now_or_never()?;
             self.answer = None;
@@ -141,7 +141,7 @@ impl Watch {
                 return Some(format!("the topic {} was made anew", place.topic));
             }
         }
-        if let Some(place) = self.low.note(&answer.asked.read, &answer.ends) {
+        if let Some(place) = self.low_ends.note(&answer.asked.read, &answer.ends) {
             return Some(format!("{place} ends below the view's position"));
         }
         let offsets = answer.offsets.as_ref()?;
@@ -166,11 +166,7 @@ struct LowEnds(HashMap<TopicPartition, u32>);
 impl LowEnds {
     /// Takes note of ends; gives a partition whose end is below its position for certain.
     fn note(&mut self, read: &[(TopicPartition, i64)], ends: &HashMap<TopicPartition, i64>) -> Option<TopicPartition> {
-        let enough = if faults::is_planted(Bug::BelieveOneLaggingEnd) {
-            1
-        } else {
-            LOW_ENDS_MIN
-        };
+        let enough = low_ends_needed();
         let mut certain = None;
         for (place, position) in read {
             match ends.get(place) {
@@ -221,6 +217,15 @@ fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
         without_leader,
         offsets,
     })
+}
+
+/// How often in a row a low end has to be told; once is enough where that bug is planted.
+fn low_ends_needed() -> u32 {
+    if faults::is_planted(Bug::BelieveOneLaggingEnd) {
+        1
+    } else {
+        LOW_ENDS_MIN
+    }
 }
 
 #[cfg(test)]

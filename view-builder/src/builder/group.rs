@@ -1,14 +1,13 @@
 //! Which offsets the consumer group commits to Kafka, for tools that show its lag.
 //!
-//! They may lie behind the position, as transaction markers are counted where nothing else follows, and they never go back: an offset in
-//! Kafka that is earlier than the one written down in Postgres is an operator's wish for a replay, see [`crate::continuity::start`].
+//! They may be higher than the position: where only transaction markers follow the position, these count as applied. They never go back. So an
+//! offset in Kafka that is earlier than the one written down in Postgres says that an operator wants a replay, see [`crate::continuity::start`].
 
 use std::collections::HashMap;
 
 use crate::builder::claim::Start;
 use crate::contract::place::TopicPartition;
-use crate::contract::position::Position;
-use crate::contract::position::Reached;
+use crate::contract::position::{Position, Reached};
 use crate::kafka::End;
 
 /// The group's offsets of the partitions that this process holds.
@@ -19,7 +18,7 @@ pub struct GroupOffsets(HashMap<TopicPartition, Latest>);
 #[derive(Clone, Copy, Debug)]
 struct Latest {
     offset: i64,
-    /// By this process.
+    /// This process has sent it to Kafka.
     is_sent: bool,
 }
 
@@ -39,8 +38,8 @@ impl GroupOffsets {
         self.0.extend(starts.iter().filter_map(latest));
     }
 
-    /// The offsets that Kafka does not have yet; from now on they count as sent.
-    pub fn due<'a>(&mut self, held: impl Iterator<Item = (Position<'a>, Option<End>)>) -> Vec<Reached> {
+    /// The offsets that Kafka does not have yet. From now on they count as sent.
+    pub fn take_due<'a>(&mut self, held: impl Iterator<Item = (Position<'a>, Option<End>)>) -> Vec<Reached> {
         held.filter_map(|(position, end)| {
             let reached = end.map_or(position.next_offset, |end| end.applied_up_to(&position));
             let before = self.0.get(position.place);
@@ -63,7 +62,7 @@ impl GroupOffsets {
     }
 
     /// Kafka may not have what was sent: all of it is due again.
-    pub fn sent_in_vain(&mut self) {
+    pub fn send_all_again(&mut self) {
         for latest in self.0.values_mut() {
             latest.is_sent = false;
         }
@@ -110,7 +109,7 @@ mod tests {
             oldest_us: None,
         };
         let end = end.map(|(end, reached)| End { end, reached });
-        let due = offsets.due(std::iter::once((position, end)));
+        let due = offsets.take_due(std::iter::once((position, end)));
         due.first().map(|reached| reached.next_offset)
     }
 
@@ -142,7 +141,7 @@ mod tests {
     fn what_kafka_has_not_acknowledged_is_sent_again() {
         let mut offsets = beginning_with(None);
         assert_eq!(due(&mut offsets, 53, None), Some(53));
-        offsets.sent_in_vain();
+        offsets.send_all_again();
         assert_eq!(due(&mut offsets, 53, None), Some(53));
     }
 }

@@ -1,4 +1,4 @@
-//! Telling of paused views: a warning in `/readyz`, and a gauge for each.
+//! Reports paused views: a warning in `/readyz`, and a gauge for each.
 
 use super::Builder;
 use crate::process::measure;
@@ -8,8 +8,8 @@ use crate::views::pauses::Paused;
 const PART: &str = "paused-views";
 
 impl Builder {
-    /// These views are paused now; none where it is not known.
-    pub(super) fn tell_paused(&mut self, paused: Option<Vec<Paused>>) {
+    /// These views are paused now. `None`: Postgres did not tell.
+    pub(super) fn report_paused_views(&mut self, paused: Option<Vec<Paused>>) {
         let Some(paused) = paused else { return };
         for ended in self
             .paused

@@ -36,7 +36,7 @@ impl PausedPartitions {
         if self.paused.is_empty() {
             self.readiness.ready(PART);
         } else {
-            self.readiness.not_ready(PART, told(&self.paused));
+            self.readiness.not_ready(PART, describe(&self.paused));
         }
         let mut counts: BTreeMap<&str, u32> = REASONS.map(|reason| (reason, 0)).into();
         for paused in &self.paused {
@@ -73,7 +73,7 @@ impl PausedPartitions {
     }
 }
 
-fn told(paused: &[Paused]) -> String {
+fn describe(paused: &[Paused]) -> String {
     let reasons = paused.iter().take(TOLD_MAX);
     let reasons: Vec<String> = reasons.map(|paused| paused.lost.advice(&paused.claim.place)).collect();
     let mut told = reasons.join("; ");
@@ -84,7 +84,7 @@ fn told(paused: &[Paused]) -> String {
 }
 
 /// Tells what somebody has to know of partitions although they are read: kind and text.
-pub fn notice(readiness: &Readiness, notices: &[(String, String)]) {
+pub fn report_notices(readiness: &Readiness, notices: &[(String, String)]) {
     let mut counts: BTreeMap<&str, u32> = [("made-anew", 0), ("truncated", 0), ("end-lost", 0)].into();
     for (kind, _) in notices {
         *counts.entry(kind).or_default() += 1;
@@ -106,10 +106,11 @@ pub fn notice(readiness: &Readiness, notices: &[(String, String)]) {
 
 #[cfg(test)]
 mod tests {
-    use super::told;
+    use super::describe;
     use crate::builder::beginning::Paused;
     use crate::builder::claim::Claim;
-    use crate::continuity::start::{Lost, TopicIds};
+    use crate::continuity::start::Lost;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
     use crate::letters::Known;
 
@@ -133,10 +134,10 @@ mod tests {
 
     #[test]
     fn each_reason_names_its_partition_and_what_to_type_and_the_line_stays_short() {
-        let one = told(&[paused(2)]);
+        let one = describe(&[paused(2)]);
         assert!(one.contains("view-builder accept user-events/2 --from "), "{one}");
         let many: Vec<_> = (0..5).map(paused).collect();
-        let many = told(&many);
+        let many = describe(&many);
         assert!(many.ends_with("; and 2 more: view-builder status"), "{many}");
     }
 }

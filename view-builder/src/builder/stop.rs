@@ -3,67 +3,92 @@
 use std::time::Duration;
 
 use super::Builder;
+use crate::contract::position::Reached;
 use crate::kafka;
 use crate::process::faults;
+use crate::views::database::Database;
 
-/// Time that the batch in hand has to end after the wish to stop.
+/// Time that the batch in hand has to end after the wish to stop. A batch that is cut off is only repeated by the next holder.
 const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
-/// Time that Kafka has to take the last offsets and the farewell.
+/// Time that Kafka has to take the last offsets and the farewell. Without the farewell the group waits for the session's timeout.
 const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
-/// Time that Postgres has to take a note at the end.
+/// Time that one commit under way, and each note in Postgres, has at the end. No view rests on these, and the
+/// whole stop has to stay below five seconds.
 const STOP_NOTE_MAX: Duration = Duration::from_millis(300);
 
 impl Builder {
     /// Ends the batch in hand, tells Kafka the last positions, leaves the group.
     pub(super) async fn stop(mut self) {
         faults::hold("stop.begun").await;
-        if let Some((job, _)) = self.job.take() {
-            let abort = job.abort_handle();
-            match tokio::time::timeout(STOP_BATCH_MAX, job).await {
-                Ok(ended) => {
-                    if let Err(failure) = self.ended(ended) {
-                        tracing::warn!(error = %failure, "the job in hand failed");
-                    }
-                }
-                Err(_) => {
-                    tracing::warn!(
-                        "the batch in hand does not end: the next start asks the position whether it has committed"
-                    );
-                    abort.abort();
+        self.end_job_in_hand().await;
+        faults::hold("stop.batch-ended").await;
+        self.wait_for_group_commit().await;
+        let acknowledged = std::mem::take(&mut self.group_acknowledged);
+        let database = self.database.take();
+        let sent = self.leave_group().await;
+        faults::hold("stop.left").await;
+        if let Some(database) = database {
+            // In this order, since the last ones hold.
+            note(database, [acknowledged, sent]).await;
+        }
+    }
+
+    async fn end_job_in_hand(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        let abort = job.task.abort_handle();
+        match tokio::time::timeout(STOP_BATCH_MAX, job.task).await {
+            Ok(ended) => {
+                if let Err(failure) = self.job_ended(ended) {
+                    tracing::warn!(error = %failure, "the job in hand failed");
                 }
             }
+            Err(_) => {
+                tracing::warn!(
+                    "the batch in hand does not end: the next start asks the position whether it has committed"
+                );
+                abort.abort();
+            }
         }
-        faults::hold("stop.batch-ended").await;
-        // A commit that is under way is written down as well: a reset of the group is told by what was committed before.
+    }
+
+    /// A commit that is under way is written down as well: a reset of the group is told by what was committed before.
+    async fn wait_for_group_commit(&mut self) {
         if let Some(commit) = self.group_commit.take()
             && let Ok(Ok(acknowledged)) = tokio::time::timeout(STOP_NOTE_MAX, commit).await
         {
             self.group_acknowledged = acknowledged;
         }
-        let acknowledged = std::mem::take(&mut self.group_acknowledged);
-        let mut database = self.database.take();
+    }
+
+    /// Leaves the group. Gives the last offsets of the group, as far as Kafka has acknowledged them.
+    async fn leave_group(mut self) -> Vec<Reached> {
         let farewell = tokio::task::spawn_blocking(move || {
-            let due = self.group_offsets_due();
+            let due = self.take_group_offsets_due();
             let sent = kafka::commit(&self.consumer, due);
             // The last handle to the consumer: dropping it leaves the group.
             drop(self);
             sent
         });
-        let sent = match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
-            Ok(sent) => sent.unwrap_or_default(),
+        match tokio::time::timeout(STOP_KAFKA_MAX, farewell).await {
+            Ok(Ok(sent)) => sent,
+            Ok(Err(err)) => {
+                tracing::error!(error = %err, "leaving the group failed");
+                Vec::new()
+            }
             Err(_) => {
                 tracing::warn!("kafka does not answer the farewell: the group notices after its session timeout");
                 Vec::new()
             }
-        };
-        faults::hold("stop.left").await;
-        let Some(database) = &mut database else { return };
-        // In this order, since the last ones hold.
-        for offsets in [acknowledged, sent] {
-            let recorded = tokio::time::timeout(STOP_NOTE_MAX, database.record(&offsets));
-            if !offsets.is_empty() && recorded.await.is_err() {
-                tracing::debug!("the group's offsets are not written down");
-            }
+        }
+    }
+}
+
+/// Writes down what the group has committed to Kafka.
+async fn note(mut database: Database, commits: [Vec<Reached>; 2]) {
+    for offsets in commits {
+        let recorded = tokio::time::timeout(STOP_NOTE_MAX, database.record(&offsets));
+        if !offsets.is_empty() && recorded.await.is_err() {
+            tracing::debug!("the group's offsets are not written down");
         }
     }
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::Builder;
 use crate::builder::lag;
-use crate::builder::parting::Told;
+use crate::builder::parting;
 use crate::builder::takeover::{Asking, TakenOver};
 use crate::contract::place::TopicPartition;
 
-/// A job under way for longer makes the program not ready.
+/// A job under way for longer makes the program not ready. A batch takes milliseconds, and a takeover some seconds while leaders change.
 const JOB_DURATION_MAX: Duration = Duration::from_secs(5);
 
 impl Builder {
-    /// Whom a takeover asks.
-    pub(super) fn asking(&self) -> Asking {
+    /// The clients that a takeover asks.
+    pub(super) fn clients_to_ask(&self) -> Asking {
         Asking {
             consumer: self.consumer.clone(),
             observer: self.watch.observer(),
@@ -22,7 +22,7 @@ impl Builder {
     }
 
     /// Holds what was taken over, and nothing else.
-    pub(super) fn assign(&mut self, generation: u64, taken: TakenOver) {
+    pub(super) fn hold_taken_over(&mut self, generation: u64, taken: TakenOver) {
         let TakenOver {
             starts,
             paused,
@@ -38,7 +38,7 @@ impl Builder {
         );
         self.paused_partitions.replace(paused);
         self.waiting_partitions.replace(generation, waiting);
-        self.waiting_partitions.tell(&[], &[]);
+        self.waiting_partitions.report(&[], &[]);
         self.found = None;
         let doubtful = self.parting.begin(marks);
         self.watch.begin(ids);
@@ -53,7 +53,7 @@ impl Builder {
     }
 
     /// Holds these as well: Kafka has told of them since the takeover.
-    pub(super) fn assign_more(&mut self, taken: TakenOver) {
+    pub(super) fn hold_more(&mut self, taken: TakenOver) {
         let TakenOver {
             starts,
             paused,
@@ -80,7 +80,7 @@ impl Builder {
             self.read_on();
         }
         self.waiting_partitions
-            .tell(self.watch.without_leader(), &self.parting.untold());
+            .report(self.watch.without_leader(), &self.parting.unanswered_for_long());
     }
 
     /// Holds nothing any more.
@@ -101,33 +101,37 @@ impl Builder {
     }
 
     /// Kafka has told whether logs have what was read of them. What was dropped of those that do is read again.
-    pub(super) fn told_of_logs(&mut self, told: Told) {
-        self.parted.extend(told.parted);
-        if told.certain.is_empty() {
+    pub(super) fn kafka_told_of_logs(&mut self, answer: parting::Answer) {
+        let logs = self.parting.act_on_answer(answer);
+        self.parted.extend(logs.parted);
+        if logs.certain.is_empty() {
             return;
         }
-        for place in &told.certain {
+        for place in &logs.certain {
             self.assignment.hold_back(place, false);
         }
         self.read_on();
     }
 
-    /// Asks Kafka for the partitions that wait, and tells which wait.
-    pub(super) fn look_for_waiting(&mut self) {
+    /// Asks Kafka for the partitions that wait, and reports which of them wait.
+    pub(super) fn ask_for_waiting_partitions(&mut self) {
         if self.found.is_none() {
-            self.found = self.waiting_partitions.look(&self.watch.observer());
+            self.found = self.waiting_partitions.ask_when_due(&self.watch.observer());
         }
         // Between two assignments nobody knows.
         if self.assignment.positions().next().is_some() || !self.waiting_partitions.is_empty() {
             self.waiting_partitions
-                .tell(self.watch.without_leader(), &self.parting.untold());
+                .report(self.watch.without_leader(), &self.parting.unanswered_for_long());
         }
     }
 
-    /// Says whom a job waits for that takes long.
-    pub(super) fn tell_slow_job(&self) {
-        let is_slow = |since: &std::time::Instant| since.elapsed() > JOB_DURATION_MAX;
-        if !self.job.as_ref().is_some_and(|(_, since)| is_slow(since)) {
+    /// A job that takes long makes the program not ready: `/readyz` says whether it waits for Kafka or for Postgres.
+    pub(super) fn report_slow_job(&self) {
+        let is_slow = self
+            .job
+            .as_ref()
+            .is_some_and(|job| job.since.elapsed() > JOB_DURATION_MAX);
+        if !is_slow {
             return;
         }
         let seconds = JOB_DURATION_MAX.as_secs();

@@ -1,4 +1,10 @@
-//! From an assignment by the group to offsets to read from: claim in Postgres, look at Kafka, decide.
+//! Turns the partitions that Kafka's group assigned to this process into the offsets to start reading at.
+//!
+//! 1. Claim the partitions in Postgres. From then on no earlier holder can move their positions.
+//! 2. Ask Kafka where they begin and end. Asked before the claim, an earlier holder could still apply events beyond the end that Kafka told, and the
+//!    position would look as if it were not in the topic.
+//! 3. Decide for each partition: it is read, or paused, or it waits for Kafka.
+//! 4. Write down where they begin, before anything is read: a batch moves a position only from where Postgres has it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,16 +17,18 @@ use crate::builder::claim::{Claim, Start};
 use crate::builder::parting::Mark;
 use crate::builder::waiting::{Found, Waiting};
 use crate::continuity::offsets::{Bounds, Offsets, offsets};
-use crate::continuity::start::{Lost, TopicIds, start, start_after_pause};
+use crate::continuity::start::{Lost, start, start_after_pause};
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::kafka::{GroupConsumer, Observer, lock};
 use crate::process::failure::Failure;
-use crate::process::faults::{self, Bug};
+use crate::process::faults;
 use crate::views::database::Database;
 
-/// Pause before Kafka is asked again.
+/// Pause before Kafka is asked again. A leader that was just elected needs a moment to know its end.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin.
+/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin: all
+/// of them wait for these seconds.
 const PARTIAL_MAX: Duration = Duration::from_secs(2);
 
 /// The partitions of an assignment.
@@ -38,7 +46,7 @@ pub struct TakenOver {
     pub waiting: Vec<Waiting>,
 }
 
-/// Whom a takeover asks.
+/// The clients that a takeover asks.
 #[derive(Clone)]
 pub struct Asking {
     pub consumer: Arc<GroupConsumer>,
@@ -47,7 +55,7 @@ pub struct Asking {
     pub question: Arc<Question>,
 }
 
-/// A question to Kafka that a job has.
+/// Whether a job waits for an answer of Kafka.
 #[derive(Debug, Default)]
 pub struct Question {
     is_asked: AtomicBool,
@@ -77,27 +85,24 @@ impl Question {
 }
 
 impl Asking {
-    /// What Kafka tells of the partitions; none when the assignment has been revoked meanwhile. Waits for as long as Kafka is away.
+    /// Where Kafka says that the partitions begin and end. `None`: the assignment was revoked meanwhile. Waits for as long as Kafka is away.
     async fn ask(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
         self.question.begin();
-        let told = self.ask_until_told(generation, places).await;
+        let answer = self.ask_until_answered(generation, places).await;
         self.question.end();
-        told
+        answer
     }
 
-    async fn ask_until_told(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
+    async fn ask_until_answered(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
         let began = Instant::now();
         loop {
             if self.consumer.context().generation() != generation {
                 return None;
             }
-            let (asking, asked) = (self.observer.clone(), places.to_vec());
-            match tokio::task::spawn_blocking(move || offsets(&asking, &asked)).await {
-                Ok(Ok(offsets)) if offsets.is_partial() && began.elapsed() < PARTIAL_MAX => {}
-                Ok(Ok(offsets))
-                    if faults::is_planted(Bug::WaitForAllLeaders)
-                        && places.iter().any(|at| offsets.at(at).is_err()) => {}
-                Ok(Ok(offsets)) => return Some(offsets),
+            let (observer, asked_for) = (self.observer.clone(), places.to_vec());
+            match tokio::task::spawn_blocking(move || offsets(&observer, &asked_for)).await {
+                Ok(Ok(answer)) if is_worth_another_question(&answer, places, began.elapsed()) => {}
+                Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(err)) => {
                     let error = format!("{err:#}");
                     tracing::debug!(error, "kafka does not tell where the partitions begin and end");
@@ -110,8 +115,9 @@ impl Asking {
     }
 }
 
-/// Takes over the partitions of the assignment with this generation; none when it has been revoked meanwhile. Waits for as
-/// long as Postgres is away, or Kafka tells of no topic at all. A partition of which Kafka does not tell waits by itself.
+/// Takes over the partitions of the assignment with this generation. `None`: it was revoked meanwhile.
+///
+/// Waits for as long as Postgres is away, or Kafka tells of no topic at all. A partition of which Kafka does not tell waits by itself.
 ///
 /// # Errors
 /// A bug is planted: one partition without continuity ends all.
@@ -123,36 +129,29 @@ pub async fn take_over(
     owner: &str,
 ) -> Result<Option<TakenOver>, Failure> {
     let claims = database.claim(places, owner).await;
-    let Some(mut known) = asking.ask(generation, places).await else {
+    let Some(mut answer) = asking.ask(generation, places).await else {
         return Ok(None);
     };
-    let is_any_lost = claims.iter().any(|claim| {
-        let bounds = known.at(&claim.place).ok();
-        bounds.is_some_and(|bounds| start(claim.known_by(bounds)).is_err())
-    });
-    if is_any_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd) {
-        // A leader that was just elected may not know the end yet.
+    let is_any_lost = claims.iter().any(|claim| is_lost(claim, &answer));
+    if needs_second_answer(is_any_lost) {
         tokio::time::sleep(RETRY_INTERVAL).await;
         match asking.ask(generation, places).await {
-            Some(again) => known = again,
+            Some(second) => answer = second,
             None => return Ok(None),
         }
     }
     faults::hold("takeover.asked").await;
-    decide(database, claims, &known).await.map(Some)
+    decide(database, claims, &answer).await.map(Some)
 }
 
-/// Begins partitions that have waited for Kafka to tell of them. One whose position does not seem to be in the topic waits for a second answer
-/// that says so.
+/// Begins partitions that have waited for Kafka to tell of them. A partition whose position does not seem to be in the topic waits for a second
+/// answer that says so.
 ///
 /// # Errors
 /// As [`take_over`].
 pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenOver, Failure> {
-    let is_doubtful = |waiting: &Waiting| {
-        let bounds = found.offsets.at(&waiting.claim.place).ok();
-        let is_lost = bounds.is_some_and(|bounds| start(waiting.claim.known_by(bounds)).is_err());
-        is_lost && !waiting.seemed_lost && !faults::is_planted(Bug::BelieveOneLaggingEnd)
-    };
+    let is_doubtful =
+        |waiting: &Waiting| needs_second_answer(is_lost(&waiting.claim, &found.offsets)) && !waiting.seemed_lost;
     let (doubtful, certain): (Vec<Waiting>, Vec<Waiting>) = found.waiting.into_iter().partition(is_doubtful);
     let claims: Vec<Claim> = certain.into_iter().map(|waiting| waiting.claim).collect();
     let mut taken = decide(database, claims, &found.offsets).await?;
@@ -163,12 +162,18 @@ pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenO
     Ok(taken)
 }
 
-/// Decides by what Kafka tells where each claimed partition begins, and writes that down.
-async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) -> Result<TakenOver, Failure> {
+/// Whether the position of the claimed partition is not in the topic, as Kafka answers.
+fn is_lost(claim: &Claim, answer: &Offsets) -> bool {
+    let bounds = answer.at(&claim.place).ok();
+    bounds.is_some_and(|bounds| start(claim.known_by(bounds)).is_err())
+}
+
+/// Decides by Kafka's answer where each claimed partition begins, and writes that down.
+async fn decide(database: &mut Database, claims: Vec<Claim>, answer: &Offsets) -> Result<TakenOver, Failure> {
     let mut taken = TakenOver::default();
     let mut changed = Vec::new();
     for claim in claims {
-        let bounds = match known.at(&claim.place) {
+        let bounds = match answer.at(&claim.place) {
             Ok(bounds) => bounds,
             Err(untold) => {
                 taken.waiting.push(Waiting {
@@ -186,10 +191,8 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
                     changed.push(beginning);
                 }
             }
-            Err(paused) if faults::is_planted(Bug::EndAllForOne) => {
-                return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
-            }
             Err(paused) => {
+                planted::end_all_for_one(&paused)?;
                 tracing::error!(place = %paused.claim.place, reason = paused.lost.advice(&paused.claim.place),
                     "the partition is not read; all others go on");
                 taken.paused.push(*paused);
@@ -197,9 +200,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, known: &Offsets) ->
         }
     }
     if !changed.is_empty() {
-        faults::hold("begin.before").await;
-        database.begin(&changed).await;
-        faults::hold("begin.after").await;
+        planted::hold_around(database.begin(&changed)).await;
         // Those from a lost end on are put aside now: a new event at the offset of a discarded one is not to be dropped for it.
         let has_lost_end = |start: &&mut Start| {
             let mut changed = changed.iter().filter(|one| one.ended_at.is_some());
@@ -257,4 +258,44 @@ pub fn is_found(paused: &Paused, offsets: &Offsets) -> bool {
     };
     let decided: Result<i64, Lost> = start(paused.claim.known_by(bounds));
     decided.is_ok()
+}
+
+/// Whether Kafka is asked once more before those of which it does not tell wait, and the others begin.
+fn is_worth_another_question(answer: &Offsets, places: &[TopicPartition], waited: Duration) -> bool {
+    (answer.is_partial() && waited < PARTIAL_MAX) || planted::waits_for_all_leaders(answer, places)
+}
+
+/// A leader that was just elected may not know the end yet. So an answer by which the position is not in the topic has to come twice.
+fn needs_second_answer(is_lost: bool) -> bool {
+    is_lost && !planted::believes_one_answer()
+}
+
+/// The planted bugs and the failpoints of a takeover. Without the feature `faults` none of them is there.
+mod planted {
+    use std::future::Future;
+
+    use super::{Offsets, Paused, TopicPartition};
+    use crate::process::failure::Failure;
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn waits_for_all_leaders(answer: &Offsets, places: &[TopicPartition]) -> bool {
+        faults::is_planted(Bug::WaitForAllLeaders) && places.iter().any(|place| answer.at(place).is_err())
+    }
+
+    pub(super) fn believes_one_answer() -> bool {
+        faults::is_planted(Bug::BelieveOneLaggingEnd)
+    }
+
+    pub(super) fn end_all_for_one(paused: &Paused) -> Result<(), Failure> {
+        if faults::is_planted(Bug::EndAllForOne) {
+            return Err(anyhow::anyhow!(paused.lost.advice(&paused.claim.place)).into());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn hold_around(begin: impl Future<Output = ()>) {
+        faults::hold("begin.before").await;
+        begin.await;
+        faults::hold("begin.after").await;
+    }
 }

@@ -9,6 +9,7 @@ use service::Readiness;
 use crate::kafka::{GroupConsumer, REQUEST_TIMEOUT};
 use crate::postgres::outage::Outage;
 
+/// How often Kafka is asked. Somebody may be waiting at a terminal for a topic to be found.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Says which of the topics are missing until all are there. The consumer finds them by itself; this is for people.

@@ -23,7 +23,7 @@ use crate::kafka::Observer;
 
 /// The part of `/readyz`.
 const PART: &str = "kafka-partitions";
-/// How often Kafka is asked.
+/// How often Kafka is asked. Events of these partitions wait for up to so long after Kafka has them again.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Of so many partitions the reasons are told; the others are counted.
 const TOLD_MAX: usize = 3;
@@ -56,7 +56,7 @@ pub struct WaitingPartitions {
     asked_at: Instant,
     answer: Option<JoinHandle<anyhow::Result<Offsets>>>,
     /// What was told last, of partitions that are gone and of others, so that the log says each thing once.
-    said: (String, String),
+    last_report: (String, String),
 }
 
 impl WaitingPartitions {
@@ -68,7 +68,7 @@ impl WaitingPartitions {
             waiting: Vec::new(),
             asked_at: Instant::now(),
             answer: None,
-            said: <(String, String)>::default(),
+            last_report: <(String, String)>::default(),
         }
     }
 
@@ -109,7 +109,7 @@ impl WaitingPartitions {
     }
 
     /// Asks Kafka where it is time to. Gives those of which it tells, and holds them no longer.
-    pub fn look(&mut self, observer: &Arc<Observer>) -> Option<Found> {
+    pub fn ask_when_due(&mut self, observer: &Arc<Observer>) -> Option<Found> {
         if let Some(answer) = &mut self.answer {
             let answered = answer.now_or_never()?;
             self.answer = None;
@@ -160,7 +160,7 @@ impl WaitingPartitions {
 
     /// Tells of the partitions whose events wait in Kafka: those that wait to be begun, and these, which are read and have no leader, or whose leader
     /// does not tell whether its log has what was read.
-    pub fn tell(&mut self, without_leader: &[TopicPartition], in_doubt: &[TopicPartition]) {
+    pub fn report(&mut self, without_leader: &[TopicPartition], in_doubt: &[TopicPartition]) {
         let in_doubt = in_doubt.iter().map(|place| (place, Untold::NoAnswer));
         let begun = in_doubt.chain(without_leader.iter().map(|place| (place, Untold::NoLeader)));
         let waiting = self.waiting.iter().map(|one| (&one.claim.place, one.untold));
@@ -175,8 +175,8 @@ impl WaitingPartitions {
         // A partition that the topic does not have holds up no event.
         let is_gone = |untold: &Untold| matches!(untold, Untold::NoPartition { .. });
         let (gone, held_up): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, untold)| is_gone(untold));
-        let (gone, held_up) = (told(&gone), told(&held_up));
-        if self.said == (gone.clone(), held_up.clone()) {
+        let (gone, held_up) = (describe(&gone), describe(&held_up));
+        if self.last_report == (gone.clone(), held_up.clone()) {
             return;
         }
         if held_up.is_empty() {
@@ -195,11 +195,11 @@ impl WaitingPartitions {
         if gone.is_empty() && held_up.is_empty() {
             tracing::info!("kafka tells of all partitions again");
         }
-        self.said = (gone, held_up);
+        self.last_report = (gone, held_up);
     }
 }
 
-fn told(some: &[(&TopicPartition, Untold)]) -> String {
+fn describe(some: &[(&TopicPartition, Untold)]) -> String {
     let reasons = some.iter().take(TOLD_MAX);
     let reasons: Vec<String> = reasons.map(|(place, untold)| format!("{place} {untold}")).collect();
     let mut told = reasons.join("; ");
@@ -213,10 +213,10 @@ fn told(some: &[(&TopicPartition, Untold)]) -> String {
 mod tests {
     use service::Readiness;
 
-    use super::{Waiting, WaitingPartitions, told};
+    use super::{Waiting, WaitingPartitions, describe};
     use crate::builder::claim::Claim;
     use crate::continuity::offsets::Untold;
-    use crate::continuity::start::TopicIds;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
     use crate::letters::Known;
 
@@ -244,7 +244,7 @@ mod tests {
         let readiness = Readiness::default();
         let mut partitions = WaitingPartitions::new(readiness.clone());
         partitions.replace(3, vec![waiting(2)]);
-        partitions.tell(&[place("user-events", 5)], &[]);
+        partitions.report(&[place("user-events", 5)], &[]);
         let reasons = readiness.reasons();
         let text = &reasons["kafka-partitions"];
         for partition in [2, 5] {
@@ -259,7 +259,7 @@ mod tests {
             .collect();
         assert_eq!(held, [(2, 7)]);
         partitions.let_go();
-        partitions.tell(&[], &[]);
+        partitions.report(&[], &[]);
         assert!(readiness.reasons().is_empty());
         assert_eq!(partitions.claims().count(), 0);
     }
@@ -270,7 +270,7 @@ mod tests {
         let mut partitions = WaitingPartitions::new(readiness.clone());
         let untold = Untold::NoPartition { partitions: 4 };
         partitions.replace(3, vec![Waiting { untold, ..waiting(7) }]);
-        partitions.tell(&[], &[]);
+        partitions.report(&[], &[]);
         assert!(readiness.reasons().is_empty());
         let text = &readiness.warnings()["kafka-partitions"];
         assert!(
@@ -283,7 +283,7 @@ mod tests {
     fn the_line_stays_short() {
         let places: Vec<_> = (0..5).map(|partition| place("user-events", partition)).collect();
         let all: Vec<_> = places.iter().map(|place| (place, Untold::NoAnswer)).collect();
-        let text = told(&all);
+        let text = describe(&all);
         assert!(text.ends_with("; and 2 more"), "{text}");
     }
 }

@@ -10,8 +10,8 @@ use crate::builder::assignment::Limits;
 use crate::builder::parting::Parting;
 use crate::builder::{lag, topics};
 use crate::commands::pause;
-use crate::kafka;
-use crate::kafka::{GroupConsumer, Observer};
+use crate::kafka::servers::Kafka;
+use crate::kafka::{self, GroupConsumer, Observer};
 use crate::process::failure::Failure;
 use crate::process::measure;
 use crate::settings::Config;
@@ -146,10 +146,10 @@ async fn attempt(
         readiness.clone(),
     ));
     let limits = Limits {
-        rows: usize::try_from(config.batch_rows).unwrap_or(usize::MAX),
-        bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
+        rows: config.batch_rows as usize,
+        bytes: config.batch_bytes as usize,
     };
-    let parting = Parting::new(config.servers.kafka.clone());
+    let parting = Parting::new(Kafka::clone(&config.servers.kafka));
     let ended = Builder::new(
         clients.consumer,
         clients.observer,
@@ -167,6 +167,7 @@ async fn attempt(
 
 /// Names this process to people who look at the positions.
 fn owner() -> String {
+    // Where the host's name cannot be read, people see the process's number alone.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }

@@ -2,3 +2,4 @@
 
 pub mod offsets;
 pub mod start;
+pub mod topic_ids;

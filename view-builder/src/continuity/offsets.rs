@@ -10,7 +10,7 @@ use kafka_client::{PartitionBounds, Reader, TopicFacts};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::continuity::start::{Topic, TopicIds};
+use crate::continuity::topic_ids::{Topic, TopicIds};
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
@@ -200,7 +200,7 @@ pub(crate) fn partitions_without(
     let facts = facts
         .get(&*place.topic)
         .with_context(|| format!("there is no topic {} in kafka", place.topic))?;
-    if place.partition < facts.partitions || faults::is_planted(Bug::KeepGonePartitions) {
+    if place.partition < facts.partitions || keeps_gone_partitions() {
         return Ok(None);
     }
     let told = facts.id.as_deref();
@@ -212,6 +212,11 @@ pub(crate) fn partitions_without(
         place.topic
     );
     Ok(Some(facts.partitions))
+}
+
+/// True only where that bug is planted.
+fn keeps_gone_partitions() -> bool {
+    faults::is_planted(Bug::KeepGonePartitions)
 }
 
 /// A partition that is gone, in words.
@@ -227,7 +232,7 @@ mod tests {
     use kafka_client::{PartitionBounds, TopicFacts};
 
     use super::{Untold, partitions_without, told};
-    use crate::continuity::start::TopicIds;
+    use crate::continuity::topic_ids::TopicIds;
     use crate::contract::place::place;
 
     fn facts(id: Option<&str>) -> TopicFacts {

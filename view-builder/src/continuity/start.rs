@@ -1,7 +1,7 @@
 //! Where a claimed partition begins to be read.
 
+use crate::continuity::topic_ids::Topic;
 use crate::contract::place::TopicPartition;
-use crate::process::faults::{self, Bug};
 
 /// What is known of a partition when it is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,53 +18,6 @@ pub struct Known {
     pub beginning: i64,
     /// One past the last offset that a read_committed reader sees.
     pub end: i64,
-}
-
-/// The topic that Kafka tells of, against the one that a position is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
-    /// It is the same, or nothing says otherwise.
-    Same,
-    /// It was deleted and made anew: its offsets begin again, and every event in it is new.
-    MadeAnew,
-    /// It is one that another has replaced: the broker that answers lags behind.
-    Former,
-}
-
-/// The ids of the topics that a position was of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TopicIds {
-    /// The one that it is of; none where Kafka has never told an id.
-    pub now: Option<String>,
-    /// Those before, which never come back.
-    pub former: Vec<String>,
-}
-
-impl TopicIds {
-    /// What the id that Kafka tells, if any, means for the position.
-    #[must_use]
-    pub fn compare(&self, told: Option<&str>) -> Topic {
-        let (Some(now), Some(told)) = (&self.now, told) else {
-            return Topic::Same;
-        };
-        if now == told || faults::is_planted(Bug::KnowTopicsByName) {
-            Topic::Same
-        } else if self.former.iter().any(|former| former == told) {
-            Topic::Former
-        } else {
-            Topic::MadeAnew
-        }
-    }
-
-    /// The ids once the position is of the topic with the id that Kafka tells.
-    #[must_use]
-    pub fn followed_by(mut self, told: Option<&str>, is_anew: bool) -> Self {
-        if is_anew {
-            self.former.extend(self.now.take());
-        }
-        self.now = self.now.or_else(|| told.map(str::to_owned));
-        self
-    }
 }
 
 /// The events from the position on are not in the topic: nothing proves that the view can go on.
@@ -143,10 +96,8 @@ pub fn start(known: Known) -> Result<i64, Lost> {
             end: known.end,
         });
     }
-    if let Some(group) = known.group
-        && faults::is_planted(Bug::TrustTheGroup)
-    {
-        return Ok(group);
+    if let Some(offset) = planted::trusted_group_offset(&known) {
+        return Ok(offset);
     }
     let reset = match (known.group, known.group_recorded) {
         (Some(group), Some(recorded)) if group < recorded => Some(group.max(known.beginning)),
@@ -174,7 +125,7 @@ pub fn start(known: Known) -> Result<i64, Lost> {
 pub fn start_after_pause(known: Known, paused_end: Option<i64>) -> Result<(i64, Option<i64>), Lost> {
     let next_offset = start(known)?;
     match paused_end {
-        Some(lowest) if known.topic == Topic::Same && !faults::is_planted(Bug::ForgetPausedEnd) => {
+        Some(lowest) if known.topic == Topic::Same && !planted::forgets_paused_end() => {
             let lowest = lowest.min(known.end);
             Ok((next_offset.min(lowest).max(known.beginning), Some(lowest)))
         }
@@ -182,9 +133,24 @@ pub fn start_after_pause(known: Known, paused_end: Option<i64>) -> Result<(i64, 
     }
 }
 
+/// The planted bugs of a start. Without the feature `faults` none of them is there.
+mod planted {
+    use super::Known;
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn trusted_group_offset(known: &Known) -> Option<i64> {
+        known.group.filter(|_| faults::is_planted(Bug::TrustTheGroup))
+    }
+
+    pub(super) fn forgets_paused_end() -> bool {
+        faults::is_planted(Bug::ForgetPausedEnd)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Known, Lost, Topic, TopicIds, start, start_after_pause};
+    use super::{Known, Lost, start, start_after_pause};
+    use crate::continuity::topic_ids::Topic;
 
     const KNOWN: Known = Known {
         topic: Topic::Same,
@@ -311,17 +277,5 @@ mod tests {
             ..KNOWN
         };
         assert_eq!(start(former), Err(Lost::FormerTopic));
-    }
-
-    #[test]
-    fn a_topic_is_known_by_its_id_and_the_same_where_nobody_tells_one() {
-        let ids = TopicIds {
-            now: Some("b".to_owned()),
-            former: vec!["a".to_owned()],
-        };
-        let told = [Some("b"), None, Some("a"), Some("c")];
-        let expected = [Topic::Same, Topic::Same, Topic::Former, Topic::MadeAnew];
-        assert_eq!(told.map(|told| ids.compare(told)), expected);
-        assert_eq!(TopicIds::default().compare(Some("c")), Topic::Same);
     }
 }

@@ -111,7 +111,8 @@ fn without_values(err: &serde_json::Error) -> String {
     {
         cause
     } else {
-        cause.split([':', '`']).next().unwrap_or_default().trim_end()
+        let value_begins = cause.find([':', '`']).unwrap_or(cause.len());
+        cause[..value_begins].trim_end()
     };
     format!("{cause}{place}")
 }
@@ -127,11 +128,9 @@ fn check_entity(contract: &Contract, id: i64, entity: &str) -> Result<(), String
             let user: events::User = serde_json::from_str(entity).map_err(typed)?;
             check_length("name", &user.name, TEXT_CHARACTERS_MAX)?;
             check_length("email", &user.email, TEXT_CHARACTERS_MAX)?;
-            check_length(
-                "department",
-                user.department.as_deref().unwrap_or_default(),
-                TEXT_CHARACTERS_MAX,
-            )?;
+            if let Some(department) = &user.department {
+                check_length("department", department, TEXT_CHARACTERS_MAX)?;
+            }
             check_length("status", &user.status, STATUS_CHARACTERS_MAX)?;
             check_moments(&user.created_at, &user.updated_at)?;
             user.id

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod event;
 pub mod letter;
 pub mod moment;
+pub mod name;
 pub mod place;
 pub mod position;
 pub(crate) mod record;

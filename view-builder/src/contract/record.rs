@@ -1,4 +1,4 @@
-//! From Kafka's record to an event or to a dead letter.
+//! Makes an event, or a dead letter, of a record of Kafka.
 
 use bytes::Bytes;
 use events::{POSITION_HEADER, Position};
@@ -9,17 +9,18 @@ use crate::contract::Contract;
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::Letter;
 
-/// Longest key that can make its later events wait, in bytes. Ids have 20 characters at most; Postgres indexes no key of some thousand bytes.
+/// Longest key by which events wait for each other, in bytes. An id has 20 characters at most, and Postgres cannot index a key of some thousand
+/// bytes.
 const KEY_BYTES_MAX: usize = 1_024;
-/// The header under which a letter keeps a longer one.
+/// The header in which a letter keeps a key that is longer.
 const LONG_KEY_HEADER: &str = "(key)";
 
-/// The record's key, as its events wait for each other by it; none where it is too long to be one.
+/// The key by which later events wait for this record. `None`: it has no key, or one that is too long.
 pub(crate) fn waiting_key(key: Option<&[u8]>) -> Option<&[u8]> {
     key.filter(|key| key.len() <= KEY_BYTES_MAX)
 }
 
-/// The record's event; none for a null value, which Kafka's compaction leaves behind and which says nothing.
+/// The record's event. `None`: the record has no value. Kafka's compaction leaves such a record behind, and it tells nothing.
 ///
 /// # Errors
 /// The event cannot be applied.
@@ -30,7 +31,7 @@ pub(crate) fn event(contract: &Contract, record: &BorrowedMessage<'_>) -> Result
     Event::parse(contract, record.offset(), committed_us(record), record.key(), value).map(Some)
 }
 
-/// The record as it came, with the reason why it is none for the view.
+/// The record as it came, with the reason why it cannot be applied.
 pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Letter {
     let mut headers = record.headers().map_or_else(Vec::new, |headers| {
         let owned = headers
@@ -46,6 +47,7 @@ pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Le
     Letter {
         offset: record.offset(),
         key: waiting_key(record.key()).map(Bytes::copy_from_slice),
+        // A record without a value is no event, so it never becomes a letter.
         value: Bytes::copy_from_slice(record.payload().unwrap_or_default()),
         headers,
         record_time_us: record.timestamp().to_millis().map(|ms| ms.saturating_mul(1_000)),

@@ -21,7 +21,7 @@ pub fn consumer(servers: &Kafka, instance: Option<&str>, batch_bytes: u32) -> Re
     let settings = servers.client.with_files_read().map_err(|err| refused(err.into()))?;
     let mut config = client(&settings);
     config
-        .set("group.id", &servers.group_id)
+        .set("group.id", &*servers.group_id)
         .set("partition.assignment.strategy", "range")
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")

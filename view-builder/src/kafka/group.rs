@@ -15,8 +15,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
 
+use super::end::End;
 use crate::contract::place::{TopicPartition, place};
-use crate::contract::position::Position;
 
 /// State older than this says that nothing is known.
 const STATE_AGE_MAX: Duration = Duration::from_secs(8);
@@ -53,28 +53,6 @@ struct State {
     broker_up: bool,
     member: bool,
     ends: HashMap<TopicPartition, End>,
-}
-
-/// The end of a partition as of the last fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// One past the last offset that a read_committed reader sees, transaction markers included.
-    pub end: i64,
-    /// Everything before `end` has been handed to this program.
-    pub reached: bool,
-}
-
-impl End {
-    /// The offset that stands for "everything before is applied": the end, where all that was handed over is applied
-    /// (between the position and the end are transaction markers only), else the position.
-    #[must_use]
-    pub fn applied_up_to(&self, position: &Position<'_>) -> i64 {
-        if self.reached && position.settled {
-            self.end.max(position.next_offset)
-        } else {
-            position.next_offset
-        }
-    }
 }
 
 impl GroupContext {
@@ -199,8 +177,8 @@ impl ClientContext for GroupContext {
                 ends.insert(place, end);
             }
         }
-        // In microseconds.
-        let age = Duration::from_micros(u64::try_from(statistics.age).unwrap_or_default());
+        // In microseconds since the client was made, so never negative. If it were, 0 would make the state look old, and only delay what rests on it.
+        let age = Duration::from_micros(u64::try_from(statistics.age).unwrap_or(0));
         *lock(&self.state) = Some(State {
             at: Instant::now(),
             taken_at: self.made_at + age,
@@ -258,32 +236,7 @@ mod tests {
     use rdkafka::statistics::{Partition, Statistics, Topic};
 
     use super::{End, FORMER_READING_MAX, GroupContext};
-    use crate::contract::place::{TopicPartition, place};
-    use crate::contract::position::Position;
-
-    #[test]
-    fn transaction_markers_at_the_end_are_no_lag() {
-        let place = TopicPartition {
-            topic: "user-events".into(),
-            partition: 0,
-        };
-        let position = Position {
-            place: &place,
-            epoch: 1,
-            next_offset: 10,
-            settled: true,
-            oldest_us: None,
-        };
-        let end = End { end: 12, reached: true };
-        let reading = End { reached: false, ..end };
-        let applying = Position {
-            settled: false,
-            ..position
-        };
-        assert_eq!(end.applied_up_to(&position), 12);
-        assert_eq!(reading.applied_up_to(&position), 10);
-        assert_eq!(end.applied_up_to(&applying), 10);
-    }
+    use crate::contract::place::place;
 
     /// State that was taken so long after the client was made: everything before offset 12 is handed over.
     fn state(age: Duration) -> Statistics {

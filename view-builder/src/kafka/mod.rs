@@ -4,6 +4,7 @@
 //! positions from Postgres nothing is fetched, so no record from another offset can slip in. A revocation is obeyed at once.
 
 mod clients;
+mod end;
 mod group;
 pub mod servers;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use kafka_client::ReaderContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::contract::place::TopicPartition;
@@ -20,8 +21,9 @@ use crate::process::faults;
 
 pub(crate) use clients::{admin, observer_of_group, observer_with, parting_observer, uncommitted_observer};
 pub use clients::{consumer, observer};
+pub use end::End;
+pub use group::GroupContext;
 pub(crate) use group::lock;
-pub use group::{End, GroupContext};
 
 /// Limit of each request that this program makes itself.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,14 +56,15 @@ pub fn decline(consumer: &GroupConsumer) {
 /// Commits the group's offsets to Kafka and waits for the answer. Returns what Kafka has acknowledged.
 #[must_use]
 pub fn commit(consumer: &GroupConsumer, offsets: Vec<Reached>) -> Vec<Reached> {
-    if offsets.is_empty() || !faults::request("group-commit.before") {
+    if offsets.is_empty() {
         return Vec::new();
     }
-    let sent = list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))
-        .and_then(|list| consumer.commit(&list, CommitMode::Sync));
+    let sent = between_failpoints(|| {
+        let list = list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))?;
+        consumer.commit(&list, CommitMode::Sync)
+    });
     match sent {
-        Ok(()) if faults::request("group-commit.after") => offsets,
-        Ok(()) => Vec::new(),
+        Ok(()) => offsets,
         Err(err) => {
             tracing::debug!(error = %err, "the group's offsets are not committed to kafka");
             Vec::new()
@@ -79,4 +82,16 @@ pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Kaf
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
     }
     Ok(list)
+}
+
+/// Where a test has a failpoint fail, the request or its answer is lost.
+fn between_failpoints(commit: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
+    if !faults::request("group-commit.before") {
+        return Err(KafkaError::Canceled);
+    }
+    commit()?;
+    if !faults::request("group-commit.after") {
+        return Err(KafkaError::Canceled);
+    }
+    Ok(())
 }

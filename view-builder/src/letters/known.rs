@@ -9,8 +9,9 @@ use crate::contract::letter::Fate;
 
 /// The keys that wait in one partition, and the letters that were discarded.
 ///
-/// A million letters take 16 MB: of those that were there at the claim only a hash of the key is kept. Should two keys ever have the same
-/// hash, then the one that does not wait is found not to when it would be parked, and is known by its name from then on.
+/// A million letters take 16 MB: of those that were there at the claim only a hash of the key is kept. Two keys may have the same hash, and only one
+/// of them wait. Then an event of the other key would be parked. The statement that parks it finds that its key does not wait
+/// (`keep_view_letters`), and from then on the key is kept itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// The `letters_version` as of which this was read.
@@ -50,7 +51,8 @@ impl Known {
         }
     }
 
-    /// The first open letter of this key is at `first`, or it does not wait; and these ones of it were discarded.
+    /// This is what the table says of one key: its first open letter is at `first`, and these letters were discarded. Without an open letter the key
+    /// does not wait.
     pub fn correct(&mut self, key: Bytes, first: Option<i64>, discarded: &[i64]) {
         self.exact.insert(key, first);
         for offset in discarded {
@@ -92,29 +94,29 @@ impl Known {
         }
     }
 
-    /// What becomes of the record at `offset` with this key, where nothing is wrong with it and Postgres takes it.
+    /// What becomes of the record at `offset` with this key if its event can be applied.
     #[must_use]
-    pub fn fate_of_sound(&self, offset: i64, key: Option<&[u8]>) -> Fate {
+    pub fn fate_if_applicable(&self, offset: i64, key: Option<&[u8]>) -> Fate {
         if self.discarded.binary_search(&offset).is_ok() {
             return Fate::Dropped;
         }
         match key.and_then(|key| self.first(key)) {
-            // The first one that waits is read again by a replay: `retry` alone tries it.
+            // Also the first letter of the key, which a replay reads again. Only `retry` tries it.
             Some(first) if first <= offset => Fate::Parked,
             _ => Fate::Applied,
         }
     }
 
-    /// Decides about the record at `offset` with this key, which `trouble` makes unfit where it is there. A record that becomes a
-    /// dead letter makes its key wait.
+    /// Decides about the record at `offset` with this key. `trouble` says why its event cannot be applied. A record that becomes a dead letter makes
+    /// its key wait.
     pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
-        let waits = self.fate_of_sound(offset, key);
-        let is_behind = key.and_then(|key| self.first(key)).is_some_and(|first| first < offset);
-        if waits == Fate::Dropped || is_behind {
-            return waits;
+        let fate = self.fate_if_applicable(offset, key);
+        let is_behind_another = key.and_then(|key| self.first(key)).is_some_and(|first| first < offset);
+        if fate == Fate::Dropped || is_behind_another {
+            return fate;
         }
         let Some(reason) = trouble.or_else(|| self.refused.get(&offset).cloned()) else {
-            return waits;
+            return fate;
         };
         if let Some(key) = key {
             self.open(key, offset);
@@ -142,7 +144,7 @@ impl Waiting {
     }
 }
 
-/// The same for the same key in this process.
+/// A hash that is the same for the same key for as long as this process runs.
 pub(crate) fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

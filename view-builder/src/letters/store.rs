@@ -98,7 +98,7 @@ fn headers(headers: &[(String, Option<Bytes>)]) -> String {
         .collect();
     // Names with U+0000 are the one thing that jsonb cannot hold.
     serde_json::to_string(&pairs)
-        .unwrap_or_default()
+        .expect("a list of texts can be written as JSON")
         .replace("\\u0000", "\\ufffd")
 }
 
@@ -116,14 +116,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<HashMap<TopicPartition, Known>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    // Letters whose records are not in the topic any more are those of other offsets: they hold nobody up.
-    let letters = if faults::is_planted(Bug::KeepFormerLetters) {
-        WITH_FORMER
-    } else {
-        "only view_dead_letters"
-    };
+    let letters = letters_that_hold_up();
     let sql = format!(
-        "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key, letter.discarded_at is not null
+        "select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
+            letter.discarded_at is not null as is_discarded
          from view_positions as held
          join unnest($1::text[], $2::integer[]) as wanted(topic, partition) using (topic, partition)
          left join {letters} as letter using (topic, partition)"
@@ -131,7 +127,8 @@ pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<
     gather(client, &sql, &[&topic, &partition], |_, _, _| true).await
 }
 
-/// The letters that `sql` gives: topic, partition and version of the position, and of each letter offset, key, and whether it was discarded.
+/// The letters that `sql` gives: `topic`, `partition` and `letters_version` of the position; `record_offset`, `key` and `is_discarded` of each letter,
+/// which are null where the position has none.
 /// One statement, so that versions and letters are of one moment. Letters that `counts` says no to are passed over. They come one after the
 /// other: of a letter only what [`Known`] keeps is ever here.
 pub(crate) async fn gather(
@@ -145,21 +142,22 @@ pub(crate) async fn gather(
     let mut all: HashMap<TopicPartition, (i64, Waiting)> = HashMap::new();
     let mut place = place::place("", 0);
     while let Some(row) = rows.try_next().await? {
-        if *place.topic != *row.get::<_, &str>(0) || place.partition != row.get::<_, i32>(1) {
-            place = place::place(row.get(0), row.get(1));
+        let (topic, partition): (&str, i32) = (row.get("topic"), row.get("partition"));
+        if *place.topic != *topic || place.partition != partition {
+            place = place::place(topic, partition);
         }
-        if !all.contains_key(&place) {
-            all.insert(place.clone(), (row.get(2), Waiting::default()));
-        }
-        let (Some(offset), Some((_, waiting))) = (row.get::<_, Option<i64>>(3), all.get_mut(&place)) else {
+        let of_place = all.entry(place.clone());
+        let (_, waiting) = of_place.or_insert_with(|| (row.get("letters_version"), Waiting::default()));
+        let Some(offset) = row.get::<_, Option<i64>>("record_offset") else {
+            // The position has no letters.
             continue;
         };
         if !counts(&place, offset, &row) {
             continue;
         }
-        if row.get(5) {
+        if row.get("is_discarded") {
             waiting.discard(offset);
-        } else if let Some(key) = row.get::<_, Option<&[u8]>>(4) {
+        } else if let Some(key) = row.get::<_, Option<&[u8]>>("key") {
             waiting.open(key, offset);
         }
     }
@@ -185,23 +183,34 @@ pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -
     let key: Vec<&[u8]> = keys.iter().map(|(_, key)| &**key).collect();
     let rows = client
         .query(
-            "select wanted.number, min(record_offset) filter (where discarded_at is null),
-                coalesce(array_agg(record_offset) filter (where discarded_at is not null), '{}')
+            "select wanted.number, min(record_offset) filter (where discarded_at is null) as first,
+                coalesce(array_agg(record_offset) filter (where discarded_at is not null), '{}') as discarded
              from unnest($1::text[], $2::integer[], $3::bytea[]) with ordinality as wanted(topic, partition, key, number)
              left join only view_dead_letters as letter using (topic, partition, key)
              group by wanted.number",
             &[&topic, &partition, &key],
         )
         .await?;
-    let of_key = rows.iter().filter_map(|row| {
-        let at = usize::try_from(row.get::<_, i64>(0) - 1).ok()?;
-        let (place, key) = keys.get(at)?.clone();
-        Some(OfKey {
+    let of_key = rows.iter().map(|row| {
+        let number: i64 = row.get("number");
+        let index = usize::try_from(number - 1).expect("ordinality counts from 1");
+        let (place, key) = keys[index].clone();
+        OfKey {
             place,
             key,
-            first: row.get(1),
-            discarded: row.get(2),
-        })
+            first: row.get("first"),
+            discarded: row.get("discarded"),
+        }
     });
     Ok(of_key.collect())
+}
+
+/// The table of the letters that later events wait behind. Letters of a former topic are at offsets of that topic, so nothing waits behind them,
+/// but where that bug is planted.
+fn letters_that_hold_up() -> &'static str {
+    if faults::is_planted(Bug::KeepFormerLetters) {
+        WITH_FORMER
+    } else {
+        "only view_dead_letters"
+    }
 }

@@ -48,6 +48,7 @@ pub(crate) fn kind(err: &Error) -> Kind {
 
 /// What the SQLSTATE means: Appendix A of Postgres' manual, whose classes are the first two characters.
 fn kind_of(state: &str) -> Kind {
+    // Five ASCII characters, as the protocol has it; anything else is in no class.
     let class = state.get(..2).unwrap_or_default();
     match (class, state) {
         (_, FENCED) => Kind::Fenced,
@@ -60,9 +61,19 @@ fn kind_of(state: &str) -> Kind {
         ("53" | "57" | "HV", _) | (_, "55P03" | "55006") => Kind::Passing(Passing::Limit),
         // Cardinality, data exception, constraint, triggered data change, a function's own, check option, limit of the program, raised.
         ("20" | "21" | "22" | "23" | "27" | "38" | "44" | "54" | "P0", _) => Kind::Refused,
-        _ if faults::is_planted(Bug::UnknownStatesBlock) => Kind::Away,
-        (class, _) if !is_of_postgres(class) => Kind::Refused,
-        _ => Kind::Ambiguous,
+        (class, _) => kind_of_unlisted(class),
+    }
+}
+
+/// A state that is in no list above comes from an own class, which a view's function has raised, or it may tell of the view as well as of the event.
+/// The planted bug waits for ever.
+fn kind_of_unlisted(class: &str) -> Kind {
+    if faults::is_planted(Bug::UnknownStatesBlock) {
+        Kind::Away
+    } else if is_of_postgres(class) {
+        Kind::Ambiguous
+    } else {
+        Kind::Refused
     }
 }
 
@@ -109,13 +120,14 @@ fn is_wrong_sql_of(code: &str) -> bool {
 }
 
 fn remedy_of(code: &str) -> Remedy {
+    let is_of_class = |class: &&str| code.starts_with(*class);
     match code {
         // Shut down, starting, an idle session ended, no connection left, read-only as a standby.
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "53300" | "25006" => Remedy::Reconnect,
         _ if code.starts_with("08") => Remedy::Reconnect,
         _ if code.starts_with("40") => Remedy::Again(10),
         // Resources, a lock, a cancelled or too slow statement, system and internal errors.
-        _ if ["53", "55", "57", "58", "XX"].contains(&&code[..2]) => Remedy::Again(5),
+        _ if ["53", "55", "57", "58", "XX"].iter().any(is_of_class) => Remedy::Again(5),
         _ => Remedy::Mend,
     }
 }

@@ -1,18 +1,19 @@
 //! Where the views' database is, as the command line says.
 
-use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::Args;
 use pg_replication::Target;
 use service::Secret;
 
 use super::connection;
+use crate::process::checked::Check;
 
-/// The views' database. The URL is checked when the command line is read, and not by clap, which would print a wrong one with its password.
+/// The views' database. The URL is not checked by clap, which would print a wrong one with its password.
 #[derive(Clone, Debug)]
 pub struct ViewsDatabase(pub Target);
 
+/// [`ViewsDatabase`] as the command line gives it.
 #[derive(Args)]
-struct DatabaseArgs {
+pub struct DatabaseArgs {
     /// The views' database, such as postgres://view_builder@localhost:15432/materialized_view_db. Several hosts, HOST:PORT,HOST:PORT, are tried in
     /// their order until one takes writes. Parameters: target_session_attrs, sslmode, sslrootcert, sslcert, sslkey, channel_binding, passwordfile, host (a
     /// directory is a Unix socket), application_name, options.
@@ -20,27 +21,12 @@ struct DatabaseArgs {
     database_url: Secret,
 }
 
-impl FromArgMatches for ViewsDatabase {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let DatabaseArgs { database_url } = DatabaseArgs::from_arg_matches(matches)?;
-        match connection::target_of("DATABASE_URL", &database_url) {
-            Ok(target) => Ok(Self(target)),
-            Err(err) => Err(clap::Error::raw(ErrorKind::ValueValidation, format!("{err}\n"))),
-        }
-    }
+impl Check for ViewsDatabase {
+    type Given = DatabaseArgs;
 
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl Args for ViewsDatabase {
-    fn augment_args(command: Command) -> Command {
-        DatabaseArgs::augment_args(command)
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        DatabaseArgs::augment_args_for_update(command)
+    fn check(DatabaseArgs { database_url }: DatabaseArgs) -> Result<Self, String> {
+        connection::target_of("DATABASE_URL", &database_url)
+            .map(Self)
+            .map_err(|err| err.to_string())
     }
 }

@@ -75,13 +75,24 @@ pub enum Bug {
 }
 
 #[cfg(feature = "faults")]
-pub use armed::{hold, is_planted, keeping, moving, point, request};
+pub use armed::{around, hold, is_planted, keeping, moving, point, request};
 
 /// A step that Postgres may fail. Does nothing, and compiles to nothing.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn point(_name: &'static str) -> impl Future<Output = Result<(), Error>> {
     std::future::ready(Ok(()))
+}
+
+/// A step of Postgres between two places where a test can make trouble: here it is the step alone.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn around<T>(
+    _before: &'static str,
+    step: impl Future<Output = Result<T, Error>>,
+    _after: &'static str,
+) -> impl Future<Output = Result<T, Error>> {
+    step
 }
 
 /// A step that cannot fail. Does nothing, and compiles to nothing.
@@ -125,6 +136,8 @@ pub const fn keeping(right: &str) -> &str {
 
 #[cfg(feature = "faults")]
 mod armed {
+    use std::future::Future;
+
     use service::faults::Faults;
     use tokio_postgres::{Config, Error};
 
@@ -145,6 +158,21 @@ mod armed {
     /// The action is `error`: as a lost connection fails.
     pub async fn point(name: &'static str) -> Result<(), Error> {
         FAULTS.point_async(name).await.map_err(|_| lost())
+    }
+
+    /// The step, with a [`point`] before it and one after it.
+    ///
+    /// # Errors
+    /// The step's own, and those of the points.
+    pub async fn around<T>(
+        before: &'static str,
+        step: impl Future<Output = Result<T, Error>>,
+        after: &'static str,
+    ) -> Result<T, Error> {
+        point(before).await?;
+        let done = step.await?;
+        point(after).await?;
+        Ok(done)
     }
 
     /// As [`point`], where nothing can fail: `error` changes nothing.

@@ -1,7 +1,11 @@
 //! The settings; `--help` prints them as the manual.
 
+mod changes;
+mod letters;
 pub mod partition_argument;
 pub mod replay_from;
+pub mod sources;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,12 +13,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use service::Secret;
 
-use self::partition_argument::AcceptFrom;
+pub use self::changes::{AcceptConfig, DropConfig, PauseConfig, RebuildConfig, ResumeConfig};
+pub use self::letters::{Letters, LettersCommand, ListLetters, RetryLetters, ShowLetter};
 use self::replay_from::ReplayFrom;
-use crate::contract::place::TopicPartition;
+pub use self::verify::VerifyConfig;
+use crate::contract::name::{GroupName, TopicName};
 use crate::kafka::servers::Kafka;
 use crate::postgres::server::ViewsDatabase;
-use crate::process::failure::{EXIT_CODES, Failure};
+use crate::process::checked::Checked;
+use crate::process::failure::EXIT_CODES;
 
 /// Keeps SQL views in step with Kafka topics, exactly once.
 #[derive(Debug, Parser)]
@@ -99,87 +106,21 @@ pub struct HealthConfig {
     pub admin_listen: SocketAddr,
 }
 
-/// Settings of `view-builder rebuild`.
-#[derive(Clone, Debug, Args)]
-pub struct RebuildConfig {
-    #[command(flatten)]
-    pub servers: Servers,
-    #[command(flatten)]
-    pub folder: ViewsFolder,
-    /// The view: its folder's name.
-    pub view: String,
-    /// Begin at the topics' first offsets also where earlier events have been removed: rows that only those tell of will be missing. Counts until
-    /// this rebuild is done or abandoned, also for events that are removed while it fills.
-    #[arg(long)]
-    pub accept_truncated: bool,
-    /// Swap also where the topic has no event any more of a key with dead letters, since compaction has removed them: its row will be missing.
-    #[arg(long)]
-    pub accept_compacted: bool,
-    /// Drop what an unfinished rebuild has left, and do nothing else.
-    #[arg(long, conflicts_with_all = ["accept_truncated", "accept_compacted"])]
-    pub abandon: bool,
-}
-
-/// Settings of `view-builder accept`.
-#[derive(Clone, Debug, Args)]
-pub struct AcceptConfig {
-    #[command(flatten)]
-    pub servers: Servers,
-    /// The partition, such as user-events/3.
-    #[arg(value_name = "TOPIC/PARTITION", value_parser = self::partition_argument::partition)]
-    pub partition: TopicPartition,
-    /// Where a paused partition goes on: beginning, the topic's first offset; or an offset that the topic has.
-    #[arg(long, value_name = "beginning|OFFSET")]
-    pub from: Option<AcceptFrom>,
-}
-
-/// Settings of `view-builder drop`.
-#[derive(Clone, Debug, Args)]
-pub struct DropConfig {
-    #[command(flatten)]
-    pub database: ViewsDatabase,
-    /// The view's name. A builder that starts with it in its VIEWS would make it again: take the folder away first.
-    pub view: String,
-    /// Do not ask.
-    #[arg(long)]
-    pub yes: bool,
-}
-
-/// Settings of `view-builder pause`.
-#[derive(Clone, Debug, Args)]
-pub struct PauseConfig {
-    #[command(flatten)]
-    pub database: ViewsDatabase,
-    /// The view's name.
-    pub view: String,
-    /// Why, for the others who look at it.
-    #[arg(long, default_value = "an operator wants it")]
-    pub reason: String,
-}
-
-/// Settings of `view-builder resume`.
-#[derive(Clone, Debug, Args)]
-pub struct ResumeConfig {
-    #[command(flatten)]
-    pub servers: Servers,
-    /// The view's name.
-    pub view: String,
-}
-
 /// Settings of `view-builder replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayConfig {
     /// Kafka, and which group is the views' own.
     #[command(flatten)]
-    pub servers: Kafka,
+    pub servers: Checked<Kafka>,
     /// The views' database, needed to set back the views' own group.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
     /// The group that is to read again.
     #[arg(long)]
-    pub group: Option<String>,
+    pub group: Option<GroupName>,
+    /// The topic that is read again.
     #[arg(long, default_value = "user-events")]
-    pub topic: String,
+    pub topic: TopicName,
     /// Only this partition.
     #[arg(long)]
     pub partition: Option<i32>,
@@ -192,65 +133,6 @@ pub struct ReplayConfig {
     /// Do not ask.
     #[arg(long, requires = "group")]
     pub yes: bool,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub enum LettersCommand {
-    /// Print what waits, in the order of the topics. Ends with 6 where something does.
-    List(ListLetters),
-    /// Print one of them whole: place, reason, headers, value.
-    Show(ShowLetter),
-    /// Apply them again, each with those that wait behind it, up to the first that is still dead.
-    Retry(RetryLetters),
-    /// Give them up for good, also for replays, and apply what waits behind them.
-    Discard(Letters),
-}
-
-/// Settings of `view-builder dead-letters list`.
-#[derive(Clone, Debug, Args)]
-pub struct ListLetters {
-    #[command(flatten)]
-    pub database: ViewsDatabase,
-    /// Only those of this topic.
-    #[arg(long)]
-    pub topic: Option<String>,
-    /// Only those with this key.
-    #[arg(long)]
-    pub key: Option<String>,
-    /// Those that were discarded too.
-    #[arg(long)]
-    pub discarded: bool,
-    /// Most that are printed.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
-}
-
-/// Settings of `view-builder dead-letters show`.
-#[derive(Clone, Debug, Args)]
-pub struct ShowLetter {
-    #[command(flatten)]
-    pub database: ViewsDatabase,
-    /// Its id, as `list` prints it.
-    pub id: i64,
-}
-
-/// Settings of `view-builder dead-letters retry`.
-#[derive(Clone, Debug, Args)]
-pub struct RetryLetters {
-    #[command(flatten)]
-    pub letters: Letters,
-    /// The first of each key, and all behind them.
-    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
-    pub all: bool,
-}
-
-/// Some dead letters, and what applies them.
-#[derive(Clone, Debug, Args)]
-pub struct Letters {
-    #[command(flatten)]
-    pub database: ViewsDatabase,
-    /// Their ids, as `list` prints them; each must be the first of its key.
-    pub ids: Vec<i64>,
 }
 
 /// Settings of `view-builder run`.
@@ -289,72 +171,6 @@ pub struct ViewsConfig {
     pub folder: ViewsFolder,
 }
 
-/// Settings of `view-builder verify`.
-#[derive(Clone, Debug, Args)]
-pub struct VerifyConfig {
-    #[command(flatten)]
-    pub servers: Servers,
-    #[command(flatten)]
-    pub folder: ViewsFolder,
-    /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. A
-    /// primary, as its write-ahead log's end is asked. Repeatable; in the variable one on each line.
-    #[arg(
-        long = "source",
-        env = "SOURCES",
-        value_delimiter = '\n',
-        hide_env_values = true,
-        value_name = "TOPIC=URL"
-    )]
-    pub sources: Vec<Secret>,
-    /// The replication slot of the relay that publishes a topic, where its database has several pgoutput slots, such as
-    /// user-events=users_relay. Repeatable; in the variable one on each line.
-    #[arg(long = "slot", env = "SLOTS", value_delimiter = '\n', value_name = "TOPIC=NAME")]
-    pub slots: Vec<Secret>,
-    /// Longest wait for events on their way, for each comparison. A relay without anything to publish confirms the
-    /// log's end within 15 s; a shorter wait than that may leave a row undecided.
-    #[arg(long, env = "VERIFY_WAIT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3_600))]
-    pub wait: u32,
-    /// Most differing rows that are listed for each table; the others are counted.
-    #[arg(long, env = "VERIFY_LIMIT", value_name = "ROWS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=50_000))]
-    pub limit: u32,
-    /// Also list the buckets that are equal.
-    #[arg(long, env = "VERIFY_ALL")]
-    pub all: bool,
-    /// Print JSON.
-    #[arg(long, env = "VERIFY_JSON")]
-    pub json: bool,
-}
-
-/// What `lines`, TOPIC=VALUE each, say of `topic`. They are not read by clap, which would print a wrong one: it may be a URL with a password.
-///
-/// # Errors
-/// Names the line of `setting` that is wrong.
-pub fn of_topic(setting: &str, lines: &[Secret], topic: &str) -> Result<Option<Secret>, Failure> {
-    let mut found = None;
-    for (index, line) in lines.iter().enumerate() {
-        let parts = line.reveal().split_once('=');
-        let (name, value) = parts
-            .map(|(name, value)| (name.trim(), value.trim()))
-            .filter(|(name, value)| is_topic(name) && !value.is_empty())
-            .ok_or_else(|| {
-                Failure::Setting(format!(
-                    "{setting}, number {}: expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db",
-                    index + 1
-                ))
-            })?;
-        if name == topic && found.is_none() {
-            found = Some(Secret::from(value.to_owned()));
-        }
-    }
-    Ok(found)
-}
-
-/// Kafka's rule for the characters of a topic's name; a URL has others.
-fn is_topic(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    !name.is_empty() && name.bytes().all(is_allowed)
-}
-
 /// Where the views' SQL is.
 #[derive(Clone, Debug, Args)]
 pub struct ViewsFolder {
@@ -367,18 +183,16 @@ pub struct ViewsFolder {
 #[derive(Clone, Debug, Args)]
 pub struct Servers {
     #[command(flatten)]
-    pub database: ViewsDatabase,
+    pub database: Checked<ViewsDatabase>,
     #[command(flatten)]
-    pub kafka: Kafka,
+    pub kafka: Checked<Kafka>,
 }
 
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use service::Secret;
-
-    use super::{Cli, Command, of_topic};
+    use super::{Cli, Command};
 
     #[test]
     fn the_settings_are_consistent() {
@@ -391,6 +205,39 @@ mod tests {
     fn parsed(arguments: &[&str]) -> Result<Cli, String> {
         let parsed = Cli::try_parse_from([&["view-builder", "run"], arguments].concat());
         parsed.map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_right_is_refused_where_it_is_typed() {
+        for (arguments, argument, right) in [
+            (
+                &["pause", "--database-url", URL, "User-View"][..],
+                "<VIEW>",
+                "such as user_view",
+            ),
+            (&["drop", "--database-url", URL, ""], "<VIEW>", "such as user_view"),
+            (&["replay", "--topic", "user events"], "--topic", "such as user-events"),
+            (&["replay", "--group", ""], "--group", "such as view-builder"),
+            (
+                &["dead-letters", "list", "--database-url", URL, "--topic", "a/b"],
+                "--topic",
+                "such as user-events",
+            ),
+            (
+                &["run", "--database-url", URL, "--group-id", " "],
+                "--group-id",
+                "such as view-builder",
+            ),
+            (
+                &["accept", "--database-url", URL, "user-events/x"],
+                "<TOPIC/PARTITION>",
+                "such as user-events/3",
+            ),
+        ] {
+            let parsed = Cli::try_parse_from([&["view-builder"], arguments].concat());
+            let said = parsed.map(drop).map_err(|err| err.to_string()).expect_err(argument);
+            assert!(said.contains(argument) && said.contains(right), "{said}");
+        }
     }
 
     #[test]
@@ -424,26 +271,6 @@ mod tests {
             ],
         ] {
             let said = parsed(&arguments).map_or_else(|err| err, |cli| format!("{cli:?}"));
-            assert!(!said.contains("hunter2"), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_value_of_a_topic_is_found_and_a_wrong_line_is_told_by_its_number() {
-        let find = |lines: &[&str]| {
-            let lines: Vec<Secret> = lines.iter().map(|line| Secret::from((*line).to_owned())).collect();
-            let found = of_topic("SOURCES", &lines, "b").map_err(|err| err.to_string())?;
-            Ok::<_, String>(found.map(|value| value.reveal().to_owned()))
-        };
-        assert_eq!(find(&["a=1", " b = x=y "]), Ok(Some("x=y".to_owned())));
-        assert_eq!(find(&["a=1"]), Ok(None));
-        for wrong in [
-            "postgres://u:hunter2@h/d",
-            "postgres://u:hunter2@h/d?sslmode=require",
-            "b=",
-        ] {
-            let said = find(&["b=1", wrong]).expect_err(wrong);
-            assert!(said.starts_with("SOURCES, number 2: expected a topic"), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
     }

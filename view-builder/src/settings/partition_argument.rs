@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::contract::name::TopicName;
 use crate::contract::place::{TopicPartition, place};
 
 /// Where a partition goes on.
@@ -32,8 +33,9 @@ impl FromStr for AcceptFrom {
 pub fn partition(text: &str) -> Result<TopicPartition, String> {
     let parts = text.rsplit_once('/');
     let place = parts.and_then(|(topic, number)| {
+        let topic: TopicName = topic.parse().ok()?;
         let number: i32 = number.parse().ok().filter(|number| *number >= 0)?;
-        (!topic.is_empty()).then(|| place(topic, number))
+        Some(place(&topic, number))
     });
     place.ok_or_else(|| "expected a topic, `/` and a partition, such as user-events/3".to_owned())
 }
@@ -45,8 +47,15 @@ mod tests {
 
     #[test]
     fn a_partition_and_an_offset_are_read_as_the_messages_write_them() {
-        assert_eq!(partition("a/b-events/12"), Ok(place("a/b-events", 12)));
-        for wrong in ["user-events", "user-events/", "/1", "user-events/-1", "user-events/x"] {
+        assert_eq!(partition("user-events/12"), Ok(place("user-events", 12)));
+        for wrong in [
+            "user-events",
+            "user-events/",
+            "/1",
+            "user-events/-1",
+            "user-events/x",
+            "a/b-events/1",
+        ] {
             assert!(partition(wrong).is_err(), "{wrong}");
         }
         assert_eq!("beginning".parse(), Ok(AcceptFrom::Beginning));

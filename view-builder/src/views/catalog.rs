@@ -34,14 +34,19 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<View>, Error> {
     let rows = client
         .query(
             "select view, table_sql, apply_sql,
-                array(select topic from view_sources where view_sources.view = known.view order by topic)
+                array(select topic from view_sources where view_sources.view = known.view order by topic) as topics
              from view_definitions as known order by view",
             &[],
         )
         .await?;
-    let views = rows
-        .iter()
-        .map(|row| View::from_database(row.get(0), row.get(1), row.get(2), row.get(3)));
+    let views = rows.iter().map(|row| {
+        View::from_database(
+            row.get("view"),
+            row.get("table_sql"),
+            row.get("apply_sql"),
+            row.get("topics"),
+        )
+    });
     Ok(views.collect())
 }
 

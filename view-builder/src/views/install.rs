@@ -1,6 +1,5 @@
 //! At start: the positions' tables, the catalog of the views that are kept, and the SQL of those views that have changed or lack a table.
 
-use crate::views::epochs;
 use std::time::Duration;
 
 use tokio_postgres::error::ErrorPosition;
@@ -11,6 +10,7 @@ use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 use crate::views::catalog::{self, Kept};
 use crate::views::database::Database;
+use crate::views::epochs;
 use crate::views::view::{self, SqlFile, View};
 
 const POSITIONS: &str = include_str!("positions.sql");
@@ -119,7 +119,7 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Installed, Troub
         // The text from the directory, which has a path that means something to people.
         let view = views.iter().find(|view| view.has_sql_of(kept)).unwrap_or(kept);
         let is_changed = changed.iter().any(|changed| changed.name == view.name);
-        if is_changed || faults::is_planted(Bug::InstallEverything) || !has_tables(client, view).await? {
+        if is_changed || has_to_be_made(client, view).await? {
             run(client, view).await?;
         } else if let Some(err) = refused(client, view).await? {
             broken.push((view.clone(), err));
@@ -132,10 +132,13 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Installed, Troub
     {
         run(client, view).await?;
     }
-    faults::point("install.made").await?;
-    client.batch_execute("commit").await?;
-    faults::point("install.committed").await?;
+    faults::around("install.made", client.batch_execute("commit"), "install.committed").await?;
     Ok(Installed { kept, broken })
+}
+
+/// Whether a view whose SQL is as it was is made again all the same: its tables are not there, or that bug is planted.
+async fn has_to_be_made(client: &Client, view: &View) -> Result<bool, Error> {
+    Ok(faults::is_planted(Bug::InstallEverything) || !has_tables(client, view).await?)
 }
 
 /// Whether all tables are there that the view's `table.sql` makes.

@@ -71,17 +71,12 @@ pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Re
         client.batch_execute("rollback").await?;
         return Ok(false);
     }
-    // Where a position was set back, the lower one: the replay may be there to mend this very view.
-    let held = if faults::is_planted(Bug::PauseAtTheHighest) {
-        "greatest(next_offset, highest_offset)"
-    } else {
-        "next_offset"
-    };
+    let pause_offset = pause_offset();
     client
         .execute(
             &format!(
                 "insert into view_pause_positions (view, topic, partition, next_offset)
-                 select $1, topic, partition, {held} from view_positions
+                 select $1, topic, partition, {pause_offset} from view_positions
                  where topic in (select topic from view_sources where view = $1)"
             ),
             &[&view.name],
@@ -115,16 +110,16 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<Paused>, Error> {
     }
     let rows = client
         .query(
-            "select view, reason, to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), paused_by
+            "select view, reason, to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as since, paused_by
              from view_pauses order by view",
             &[],
         )
         .await?;
     let paused = rows.iter().map(|row| Paused {
-        view: row.get(0),
-        reason: row.get(1),
-        since: row.get(2),
-        by: row.get(3),
+        view: row.get("view"),
+        reason: row.get("reason"),
+        since: row.get("since"),
+        by: row.get("paused_by"),
     });
     Ok(paused.collect())
 }
@@ -157,4 +152,14 @@ async fn is_known(client: &Client) -> Result<bool, Error> {
         )
         .await?;
     Ok(row.get(0))
+}
+
+/// Where a position was set back, the view is paused at the lower one: the replay may be there to mend this very view. The planted bug takes the
+/// highest.
+fn pause_offset() -> &'static str {
+    if faults::is_planted(Bug::PauseAtTheHighest) {
+        "greatest(next_offset, highest_offset)"
+    } else {
+        "next_offset"
+    }
 }

@@ -15,6 +15,7 @@ impl Database {
             "postgres refuses a batch again and again, which is tried on: {reason}"
         ));
         measure::stuck(true);
+        // Without a session `status` cannot be told now; the next attempt of the batch makes one.
         let Some(session) = &self.session else { return };
         let told = session
             .client
@@ -37,6 +38,7 @@ impl Database {
         }
         self.trouble.ends();
         measure::stuck(false);
+        // Without a session the line stays until it is too old for `status`.
         let Some(session) = &self.session else { return };
         let sql = "delete from view_stuck_batches where owner = $1 or told_at < clock_timestamp() - interval '1 day'";
         if let Err(err) = session.client.execute(sql, &[&self.owner]).await {
@@ -56,7 +58,7 @@ pub(crate) async fn lines(client: &Client) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             &format!(
-                "select owner, reason, extract(epoch from clock_timestamp() - since)::bigint from view_stuck_batches
+                "select owner, reason, extract(epoch from clock_timestamp() - since)::bigint as seconds from view_stuck_batches
                  where told_at > clock_timestamp() - {RECENT} order by owner"
             ),
             &[],
@@ -65,9 +67,9 @@ pub(crate) async fn lines(client: &Client) -> Result<Vec<String>, Error> {
     let line = |row: &tokio_postgres::Row| {
         format!(
             "a batch of {} fails again and again for {} s: {}",
-            row.get::<_, &str>(0),
-            row.get::<_, i64>(2),
-            row.get::<_, &str>(1)
+            row.get::<_, &str>("owner"),
+            row.get::<_, i64>("seconds"),
+            row.get::<_, &str>("reason")
         )
     };
     Ok(rows.iter().map(line).collect())

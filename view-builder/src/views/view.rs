@@ -36,13 +36,14 @@
 //! zone is UTC, dates have ISO's form; cast where the two tables' types differ. A further look asks for single keys, so the key
 //! should be a column with an index.
 
-use crate::process::failure::Failure;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tokio_postgres::types::Type;
 
 use crate::contract::Contract;
+use crate::contract::name::is_view_name;
+use crate::process::failure::Failure;
 
 /// Types of the parameters of every `apply.sql`.
 pub const PARAMETERS: [Type; 5] = [
@@ -112,8 +113,8 @@ impl SqlFile {
     #[must_use]
     pub fn refused(&self, character: Option<u32>, message: &str) -> ViewError {
         let line = character.map(|character| {
-            let before = usize::try_from(character).unwrap_or(usize::MAX).saturating_sub(1);
-            1 + self.text.chars().take(before).filter(|&letter| letter == '\n').count()
+            let before = self.text.chars().zip(1..character);
+            1 + before.filter(|&(letter, _)| letter == '\n').count()
         });
         ViewError::new(&self.path, line, message)
     }
@@ -144,12 +145,9 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
 }
 
 fn load(folder: &Path) -> Result<View, ViewError> {
+    // A name that is no UTF-8 is refused below, as the empty one.
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let proper = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
-    if !proper {
+    if !is_view_name(name) {
         return Err(ViewError::new(
             folder,
             None,
@@ -217,6 +215,7 @@ impl View {
         };
         let apply = file("apply.sql", apply);
         Self {
+            // Only `views` prints it, which reads the directory. SQL of an earlier version may lack what a head needs today.
             summary: head(&apply).map(|(summary, _)| summary).unwrap_or_default(),
             topics,
             table: file("table.sql", table),

@@ -4,10 +4,27 @@ use super::support::lives::{Dice, Views, apply, builder, lives};
 use super::support::reference::Reference;
 use super::support::{TestDatabase, deletion, post, post_deletion, shipped_views, user};
 
-#[tokio::test]
-async fn each_kind_of_event_is_told_by_the_three_views() {
+const POST_STATS_OF_7: &str = "select posts, last_post_id from post_stats where author_id = 7";
+const USERS: &str = "select user_id, changes, posts, last_active from user_activity order by 1";
+const DEPARTMENTS: &str =
+    "select department, active_users, authors, posts, round(posts_per_user, 2) from department_performance order by 1";
+
+/// Users 7 and 8 of department a, user 9 of none; 7 has the posts 1 and 2, and 8 has post 3.
+async fn three_users_and_three_posts() -> Views {
     let mut views = Views::new().await;
-    // A post before its author: counted for the author, for no user and no department.
+    views.put(&[], &[post(1, 1, 7, 10, 10)]).await;
+    let users = [
+        user(7, 1, "n", Some("a"), "ACTIVE"),
+        user(8, 1, "n", Some("a"), "INACTIVE"),
+        user(9, 1, "n", None, "ACTIVE"),
+    ];
+    views.put(&users, &[post(2, 1, 7, 20, 20), post(3, 1, 8, 30, 30)]).await;
+    views
+}
+
+#[tokio::test]
+async fn a_post_before_its_author_counts_for_the_author_alone() {
+    let mut views = Views::new().await;
     views.put(&[], &[post(1, 1, 7, 10, 10)]).await;
     assert_eq!(
         views.rows("table post_stats").await,
@@ -15,21 +32,13 @@ async fn each_kind_of_event_is_told_by_the_three_views() {
     );
     assert!(views.rows("select 1 from user_activity").await.is_empty());
     assert!(views.rows("select 1 from department_performance").await.is_empty());
+}
 
-    views
-        .put(
-            &[
-                user(7, 1, "n", Some("a"), "ACTIVE"),
-                user(8, 1, "n", Some("a"), "INACTIVE"),
-                user(9, 1, "n", None, "ACTIVE"),
-            ],
-            &[post(2, 1, 7, 20, 20), post(3, 1, 8, 30, 30)],
-        )
-        .await;
+#[tokio::test]
+async fn a_post_counts_for_its_author_and_for_the_authors_department() {
+    let views = three_users_and_three_posts().await;
     assert_eq!(
-        views
-            .rows("select user_id, changes, posts, last_active from user_activity order by 1")
-            .await,
+        views.rows(USERS).await,
         [
             ["7", "1", "2", "2025-01-02 00:00:20"],
             ["8", "1", "1", "2025-01-02 00:00:30"],
@@ -37,56 +46,56 @@ async fn each_kind_of_event_is_told_by_the_three_views() {
         ]
     );
     assert_eq!(
-        views
-            .rows("select department, active_users, authors, posts, round(posts_per_user, 2) from department_performance order by 1")
-            .await,
+        views.rows(DEPARTMENTS).await,
         [["a", "1", "2", "3", "1.50"], ["∅", "1", "0", "0", "0.00"]]
     );
+}
 
-    // The last post moves to another author, then the first one goes.
+#[tokio::test]
+async fn a_post_that_changes_its_author_counts_for_the_new_one() {
+    let mut views = three_users_and_three_posts().await;
     views.put(&[], &[post(2, 2, 9, 20, 40)]).await;
+    assert_eq!(views.rows(POST_STATS_OF_7).await, [["1", "1"]]);
+}
+
+#[tokio::test]
+async fn an_author_whose_last_post_is_deleted_has_no_row() {
+    let mut views = three_users_and_three_posts().await;
+    views.put(&[], &[post_deletion(1, 2), post_deletion(2, 2)]).await;
+    assert!(views.rows(POST_STATS_OF_7).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_posts_of_a_deleted_user_stay_and_count_for_no_department() {
+    let mut views = three_users_and_three_posts().await;
+    views.put(&[deletion(7, 2)], &[]).await;
+    assert_eq!(views.rows(POST_STATS_OF_7).await, [["2", "2"]]);
     assert_eq!(
-        views
-            .rows("select posts, last_post_id from post_stats where author_id = 7")
-            .await,
-        [["1", "1"]]
+        views.rows(DEPARTMENTS).await,
+        [["a", "0", "1", "1", "1.00"], ["∅", "1", "0", "0", "0.00"]]
     );
+}
+
+#[tokio::test]
+async fn an_older_event_or_one_of_the_deletions_own_version_brings_nothing_back() {
+    let mut views = three_users_and_three_posts().await;
+    views.put(&[], &[post(2, 2, 9, 20, 40)]).await;
     views.put(&[], &[post_deletion(1, 2)]).await;
-    assert!(
-        views
-            .rows("select 1 from post_stats where author_id = 7")
-            .await
-            .is_empty()
-    );
-    // A user moves, another is deleted and leaves its posts without department.
     views.put(&[user(9, 2, "n", Some("b"), "INACTIVE")], &[]).await;
     views.put(&[deletion(8, 2)], &[]).await;
     views.put(&[deletion(9, 3)], &[]).await;
-    assert_eq!(
-        views
-            .rows("select department, active_users, authors, posts, posts_per_user from department_performance")
-            .await,
-        [["a", "1", "0", "0", "0.00000000000000000000"]]
-    );
-    assert_eq!(
-        views.rows("select 1 from post_stats").await.len(),
-        2,
-        "posts of deleted users stay"
-    );
-    // Older events bring nothing back.
+    let all = views.rows(ALL_ROWS).await;
+    let older_users = [
+        user(8, 1, "n", Some("a"), "INACTIVE"),
+        user(9, 2, "n", Some("b"), "INACTIVE"),
+    ];
     views
-        .put(
-            &[
-                user(8, 1, "n", Some("a"), "INACTIVE"),
-                user(9, 2, "n", Some("b"), "INACTIVE"),
-            ],
-            &[post(1, 1, 7, 10, 10), post(2, 1, 7, 20, 20)],
-        )
+        .put(&older_users, &[post(1, 1, 7, 10, 10), post(2, 1, 7, 20, 20)])
         .await;
-    // Nor does one that claims the deletion's own version.
     views
         .put(&[user(9, 3, "n", Some("b"), "ACTIVE")], &[post(1, 2, 7, 10, 10)])
         .await;
+    assert_eq!(views.rows(ALL_ROWS).await, all);
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ impl Desk {
         let mut letters = Vec::with_capacity(ids.len());
         for id in ids {
             let row = find(client, *id).await?;
-            if row.get::<_, Option<&str>>(11).is_some() {
+            if row.get::<_, Option<&str>>("discarded_at").is_some() {
                 return Err(Failure::Setting(format!("dead letter {id} was discarded already")));
             }
             let letter = Waiting::of(&row);

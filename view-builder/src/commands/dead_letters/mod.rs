@@ -35,7 +35,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
                          where ($1 or discarded_at is null) and ($2::text is null or topic = $2) and ($3::bytea is null or key = $3)
                          order by topic, partition, record_offset limit $4"
                     ),
-                    &[&asked.discarded, &asked.topic, &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
+                    &[&asked.discarded, &asked.topic.as_deref(), &asked.key.as_deref().map(str::as_bytes), &i64::from(asked.limit)],
                 )
                 .await
                 .map_err(unanswered)?;
@@ -92,22 +92,27 @@ fn list(rows: &[Row]) -> String {
         "id", "topic", "partition", "offset", "key", "reason"
     );
     for row in rows {
-        let reason = match (row.get::<_, Option<&str>>(11), row.get::<_, Option<&str>>(8)) {
+        let reason = match (
+            row.get::<_, Option<&str>>("discarded_at"),
+            row.get::<_, Option<&str>>("reason"),
+        ) {
             (Some(_), _) => "discarded",
             (None, Some(reason)) => reason,
             (None, None) => "waits behind an earlier one of its key",
         };
-        let former = row.get::<_, Option<&str>>(12).map_or("", |_| "of a former topic: ");
+        let former = row
+            .get::<_, Option<&str>>("former_topic_id")
+            .map_or("", |_| "of a former topic: ");
         let reason = former.to_owned() + reason;
         let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
         let _ = writeln!(
             table,
             "{:>8}  {:<24} {:>9} {:>12}  {:<20} {reason}",
-            row.get::<_, i64>(0),
-            row.get::<_, &str>(1),
-            row.get::<_, i32>(2),
-            row.get::<_, i64>(3),
-            text(row.get(4)),
+            row.get::<_, i64>("id"),
+            row.get::<_, &str>("topic"),
+            row.get::<_, i32>("partition"),
+            row.get::<_, i64>("record_offset"),
+            text(row.get("key")),
         );
     }
     table
@@ -118,37 +123,43 @@ fn show(row: &Row) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(shown, "{name:<12} {value}");
     };
-    line("id", &row.get::<_, i64>(0).to_string());
+    line("id", &row.get::<_, i64>("id").to_string());
     line(
         "place",
         &format!(
             "{}/{} offset {}",
-            row.get::<_, &str>(1),
-            row.get::<_, i32>(2),
-            row.get::<_, i64>(3)
+            row.get::<_, &str>("topic"),
+            row.get::<_, i32>("partition"),
+            row.get::<_, i64>("record_offset")
         ),
     );
-    if let Some(former) = row.get::<_, Option<&str>>(12) {
+    if let Some(former) = row.get::<_, Option<&str>>("former_topic_id") {
         line("former topic", former);
     }
-    line("key", &text(row.get(4)));
-    line("record time", row.get::<_, Option<&str>>(7).unwrap_or("-"));
-    line("arrived", row.get(9));
+    line("key", &text(row.get("key")));
+    line("record time", row.get::<_, Option<&str>>("record_time").unwrap_or("-"));
+    line("arrived", row.get("arrived_at"));
     line(
         "reason",
-        row.get::<_, Option<&str>>(8)
+        row.get::<_, Option<&str>>("reason")
             .unwrap_or("nothing is wrong with it: it waits behind an earlier one of its key"),
     );
-    line("retries", &row.get::<_, i32>(10).to_string());
-    if let Some(at) = row.get::<_, Option<&str>>(11) {
+    line("retries", &row.get::<_, i32>("retries").to_string());
+    if let Some(at) = row.get::<_, Option<&str>>("discarded_at") {
         line("discarded", at);
     }
-    let headers: Vec<(String, Option<String>)> = serde_json::from_str(row.get(6)).unwrap_or_default();
-    for (name, value) in headers {
-        let bytes = value.as_deref().and_then(unhex);
-        line("header", &format!("{name}: {}", text(bytes.as_deref())));
+    let headers: &str = row.get("headers");
+    match serde_json::from_str::<Vec<(String, Option<String>)>>(headers) {
+        Ok(headers) => {
+            for (name, value) in headers {
+                let bytes = value.as_deref().and_then(unhex);
+                line("header", &format!("{name}: {}", text(bytes.as_deref())));
+            }
+        }
+        // Not as a builder writes them: somebody has edited the row.
+        Err(_) => line("headers", headers),
     }
-    let value: &[u8] = row.get(5);
+    let value: &[u8] = row.get("value");
     line("value", &text(Some(value)));
     shown
 }

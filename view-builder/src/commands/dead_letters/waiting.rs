@@ -12,8 +12,8 @@ use crate::process::failure::Failure;
 
 /// What is read of each letter.
 pub(super) const COLUMNS: &str =
-    "id, topic, partition, record_offset, key, value, headers::text, record_time::text, reason,
-    arrived_at::text, retries, discarded_at::text, former_topic_id";
+    "id, topic, partition, record_offset, key, value, headers::text as headers, record_time::text as record_time, reason,
+    arrived_at::text as arrived_at, retries, discarded_at::text as discarded_at, former_topic_id";
 
 /// A letter that waits.
 #[derive(Clone)]
@@ -38,12 +38,12 @@ impl Waiting {
     /// Of a row with [`COLUMNS`].
     pub(super) fn of(row: &Row) -> Self {
         Self {
-            id: row.get(0),
-            place: place(row.get(1), row.get(2)),
-            offset: row.get(3),
-            key: row.get(4),
-            value: row.get(5),
-            former_topic_id: row.get(12),
+            id: row.get("id"),
+            place: place(row.get("topic"), row.get("partition")),
+            offset: row.get("record_offset"),
+            key: row.get("key"),
+            value: row.get("value"),
+            former_topic_id: row.get("former_topic_id"),
         }
     }
 
@@ -137,7 +137,7 @@ pub(super) async fn piece(
     });
     // The limit stands in the text, or the session's generic plan would read and sort the whole table.
     let sql = format!(
-        "select id, octet_length(value)::bigint, topic, partition, record_offset from only view_dead_letters
+        "select id, octet_length(value)::bigint as bytes, topic, partition, record_offset from only view_dead_letters
          where discarded_at is null and (topic, partition, record_offset) > ($1, $2, $3)
          order by topic, partition, record_offset limit {letters}"
     );
@@ -150,15 +150,18 @@ pub(super) async fn piece(
     let mut room = bytes;
     let fitting = next.iter().take_while(|row| {
         let fits = room > 0;
-        room -= row.get::<_, i64>(1);
+        room -= row.get::<_, i64>("bytes");
         fits
     });
     let fitting: Vec<&Row> = fitting.collect();
     let Some(last) = fitting.last() else {
         return Ok(None);
     };
-    let last = (place(last.get(2), last.get(3)), last.get(4));
-    let ids: Vec<i64> = fitting.iter().map(|row| row.get(0)).collect();
+    let last = (
+        place(last.get("topic"), last.get("partition")),
+        last.get("record_offset"),
+    );
+    let ids: Vec<i64> = fitting.iter().map(|row| row.get("id")).collect();
     let sql = "select * from only view_dead_letters where id = any($1)";
     let letters = read(client, sql, &[&ids]).await?;
     Ok(Some(Piece { letters, last }))

@@ -1,5 +1,6 @@
 //! `view-builder pause` and `view-builder resume`.
 
+mod lacking;
 mod resume;
 
 pub(crate) use self::resume::resume_changed;

@@ -24,14 +24,17 @@ pub(super) async fn accept(client: &Client, config: &RebuildConfig, view: &str) 
             &[&view, &config.accept_truncated, &config.accept_compacted],
         )
         .await?;
-    if faults::is_planted(Bug::ForgetAcceptance) {
-        return Ok(Accepted {
-            truncated: config.accept_truncated,
-            compacted: config.accept_compacted,
-        });
-    }
-    Ok(Accepted {
-        truncated: row.get(0),
-        compacted: row.get(1),
+    let accepted = Accepted {
+        truncated: row.get("accepts_truncated"),
+        compacted: row.get("accepts_compacted"),
+    };
+    Ok(forget_earlier_acceptance(config).unwrap_or(accepted))
+}
+
+/// What this command alone accepts, where that bug is planted.
+fn forget_earlier_acceptance(config: &RebuildConfig) -> Option<Accepted> {
+    faults::is_planted(Bug::ForgetAcceptance).then_some(Accepted {
+        truncated: config.accept_truncated,
+        compacted: config.accept_compacted,
     })
 }

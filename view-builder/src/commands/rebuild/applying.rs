@@ -57,10 +57,7 @@ impl Fill {
                 return Ok(None);
             };
             attempts += 1;
-            if faults::is_planted(Bug::RefusedByDataAlone) && refusal::kind(&err) != Kind::Refused {
-                return Err(err.into());
-            }
-            match refusal::remedy(&err) {
+            match remedy(&err) {
                 Remedy::Reconnect => return Err(err.into()),
                 Remedy::Again(most) if attempts < most => tokio::time::sleep(PAUSE * attempts).await,
                 Remedy::Again(_) | Remedy::Mend => return Ok(Some(err)),
@@ -107,4 +104,12 @@ async fn refused(session: &Session, view: &View, single: &Batch, err: &Error) ->
         refusal::without_values(err)
     );
     Ok(Trouble::Final(view.apply.refused(None, &message).into()))
+}
+
+/// What to do about the error. The planted bug takes all that is not refused by reason of its data for a lost connection.
+fn remedy(err: &Error) -> Remedy {
+    if faults::is_planted(Bug::RefusedByDataAlone) && refusal::kind(err) != Kind::Refused {
+        return Remedy::Reconnect;
+    }
+    refusal::remedy(err)
 }

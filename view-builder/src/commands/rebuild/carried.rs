@@ -3,10 +3,10 @@
 //! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
 //! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::{Client, Error};
 
-use super::features::{Change, Feature, Features, Kind};
+use super::feature_statement::{statement, takes_time};
+use super::features::{Change, Features, Kind};
 use super::trouble::Trouble;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
@@ -164,99 +164,6 @@ fn search_path(generation: &str) -> String {
     format!("set search_path = \"{generation}\", public, pg_temp")
 }
 
-/// Whether it is made on the generation before the swap, which must be short.
-fn takes_time(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Tablespace | Kind::Index | Kind::Constraint | Kind::IndexTablespace | Kind::NotNull
-    )
-}
-
-/// Has the table in `schema` be as somebody has made the live one; none for what is an obstacle or cannot be set.
-fn statement(feature: &Feature, change: &Change, schema: &str) -> Option<String> {
-    let (table, name) = (
-        format!("{schema}.{}", escape_identifier(&feature.table)),
-        escape_identifier(&feature.name),
-    );
-    let value = match change {
-        Change::Set(value) => Some(value.as_str()),
-        Change::Unset | Change::Overruled => None,
-    };
-    let or = |otherwise: &'static str| value.unwrap_or(otherwise);
-    let comment = |on: String| format!("comment on {on} is {}", value.map_or("null".to_owned(), escape_literal));
-    let alter = |what: String| format!("alter table {table} {what}");
-    Some(match feature.kind {
-        Kind::Table | Kind::Column | Kind::Identity | Kind::Unlogged | Kind::ForeignKey => return None,
-        Kind::Tablespace => alter(format!("set tablespace {}", escape_identifier(or("pg_default")))),
-        Kind::IndexTablespace => format!(
-            "alter index {schema}.{name} set tablespace {}",
-            escape_identifier(or("pg_default"))
-        ),
-        Kind::Index => {
-            let made = value?.replacen(" ON public.", &format!(" ON {schema}."), 1);
-            let made = made.replacen(" ON ONLY public.", &format!(" ON ONLY {schema}."), 1);
-            format!("drop index if exists {schema}.{name}; {made}")
-        }
-        Kind::Constraint => {
-            let gone = alter(format!("drop constraint if exists {name}"));
-            match value {
-                Some(value) => format!("{gone}; {}", alter(format!("add constraint {name} {value}"))),
-                None => gone,
-            }
-        }
-        Kind::NotNull => alter(format!(
-            "alter column {name} {} not null",
-            value.map_or("drop", |_| "set")
-        )),
-        Kind::Default => alter(match value {
-            Some(value) => format!("alter column {name} set default {value}"),
-            None => format!("alter column {name} drop default"),
-        }),
-        Kind::Statistics => alter(format!("alter column {name} set statistics {}", or("-1"))),
-        Kind::Storage => alter(format!("alter column {name} set storage {}", value?)),
-        Kind::Compression => alter(format!("alter column {name} set compression {}", or("default"))),
-        Kind::ColumnOption => alter(format!("alter column {name} set ({})", value?)),
-        Kind::IndexStatistics => format!("alter index {schema}.{name} {}", value?),
-        Kind::ExtendedStatistics => match value {
-            Some(value) => format!("drop statistics if exists {schema}.{name}; {value}"),
-            None => format!("drop statistics if exists {schema}.{name}"),
-        },
-        Kind::Option => alter(match value {
-            Some(value) => format!("set ({} = {})", feature.name, escape_literal(value)),
-            None => format!("reset ({})", feature.name),
-        }),
-        Kind::ReplicaIdentity => alter(format!("replica identity {}", or("default"))),
-        Kind::Cluster => alter(match value {
-            Some(index) => format!("cluster on {index}"),
-            None => "set without cluster".to_owned(),
-        }),
-        Kind::Trigger => {
-            let gone = format!("drop trigger if exists {name} on {table}");
-            value.map_or(gone.clone(), |value| format!("{gone}; {value}"))
-        }
-        Kind::TriggerState => alter(format!("{} trigger {name}", or("enable"))),
-        Kind::Policy => {
-            let gone = format!("drop policy if exists {name} on {table}");
-            value.map_or(gone.clone(), |value| {
-                format!("{gone}; create policy {name} on {table} {value}")
-            })
-        }
-        Kind::RowSecurity => alter(format!(
-            "{} row level security",
-            match (value, feature.name.as_str()) {
-                (Some(_), name) => name,
-                (None, "force") => "no force",
-                (None, _) => "disable",
-            }
-        )),
-        Kind::Comment => comment(format!("table {table}")),
-        Kind::ColumnComment => comment(format!("column {table}.{name}")),
-        Kind::IndexComment => comment(format!("index {schema}.{name}")),
-        Kind::ConstraintComment => comment(format!("constraint {name} on {table}")),
-        Kind::TriggerComment => comment(format!("trigger {name} on {table}")),
-    })
-}
-
 /// The live tables' privileges, no more and no fewer; and the views on them.
 async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
     let texts = |sql: String| async move {
@@ -293,9 +200,9 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
         .query(
             &format!(
                 "with pair as ({PAIRS})
-                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text, c.oid::regclass::text,
+                 select distinct on (c.oid) pg_get_userbyid(c.relowner)::text as owner, c.oid::regclass::text as name,
                     format('create or replace view %s%s as %s', c.oid::regclass,
-                        ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid))
+                        ' with (' || array_to_string(c.reloptions, ', ') || ')', pg_get_viewdef(c.oid)) as statement
                  from pair
                  join pg_depend as d on d.refobjid = old and d.refclassid = 'pg_class'::regclass and d.classid = 'pg_rewrite'::regclass
                  join pg_rewrite as r on r.oid = d.objid
@@ -309,69 +216,9 @@ async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<Stri
         )
         .await?;
     let views = rows.iter().map(|row| OthersView {
-        owner: row.get(0),
-        name: row.get(1),
-        statement: row.get(2),
+        owner: row.get("owner"),
+        name: row.get("name"),
+        statement: row.get("statement"),
     });
     Ok((grants, views.collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Change, Feature, Kind, statement};
-
-    fn made(kind: Kind, name: &str, value: Option<&str>) -> String {
-        let feature = Feature {
-            kind,
-            table: "item".to_owned(),
-            name: name.to_owned(),
-        };
-        let change = value.map_or(Change::Unset, |value| Change::Set(value.to_owned()));
-        statement(&feature, &change, "public").expect("a statement")
-    }
-
-    #[test]
-    fn names_and_texts_are_quoted() {
-        assert_eq!(
-            made(Kind::Comment, "", Some("it's \\ one")),
-            r#"comment on table public."item" is  E'it''s \\ one'"#
-        );
-        assert_eq!(
-            made(Kind::NotNull, "a \"b\"", Some("")),
-            r#"alter table public."item" alter column "a ""b""" set not null"#
-        );
-    }
-
-    #[test]
-    fn what_was_taken_away_is_taken_away_again() {
-        for (kind, name, expected) in [
-            (
-                Kind::Option,
-                "fillfactor",
-                r#"alter table public."item" reset (fillfactor)"#,
-            ),
-            (
-                Kind::Default,
-                "n",
-                r#"alter table public."item" alter column "n" drop default"#,
-            ),
-            (
-                Kind::RowSecurity,
-                "force",
-                r#"alter table public."item" no force row level security"#,
-            ),
-            (
-                Kind::TriggerState,
-                "t",
-                r#"alter table public."item" enable trigger "t""#,
-            ),
-            (
-                Kind::ColumnComment,
-                "n",
-                r#"comment on column public."item"."n" is null"#,
-            ),
-        ] {
-            assert_eq!(made(kind, name, None), expected);
-        }
-    }
 }

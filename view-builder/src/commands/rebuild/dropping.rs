@@ -1,6 +1,7 @@
 //! `view-builder drop`: a view is kept no longer.
 
-use super::{given_up, open, own};
+use super::session::{open, own};
+use super::trouble::Trouble;
 use crate::commands::replay;
 use crate::postgres::connection::unanswered;
 use crate::process::failure::Failure;
@@ -13,9 +14,9 @@ use crate::views::{catalog, epochs, install};
 /// # Errors
 /// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
 pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
-    let view = &config.view;
-    let client = open(&config.database.0).await.map_err(given_up)?;
-    own(&client, view).await.map_err(given_up)?;
+    let view: &str = &config.view;
+    let client = open(&config.database.0).await.map_err(Trouble::into_failure)?;
+    own(&client, view).await.map_err(Trouble::into_failure)?;
     let kept = catalog::load(&client).await.map_err(unanswered)?;
     let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
         return Err(Failure::Setting(format!("the database keeps no view {view}")));
@@ -26,12 +27,7 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     }
     let dropped = async {
         client.batch_execute("set lock_timeout = '10s'").await?;
-        let begin = if faults::is_planted(Bug::DropBesideStarts) {
-            "begin"
-        } else {
-            install::TURN
-        };
-        client.batch_execute(begin).await?;
+        client.batch_execute(begin_statement()).await?;
         client.batch_execute(epochs::LOCK).await?;
         // A start may have changed its SQL since it was looked at above: its tables are those that it has now.
         let now = catalog::load(&client).await?;
@@ -57,4 +53,13 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     let tables = dropped.await.map_err(unanswered)?;
     tracing::warn!(view, tables, "an operator has dropped a view");
     Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
+}
+
+/// Begins a transaction once no builder starts. One that starts beside a drop would make the dropped tables again, as with the planted bug.
+fn begin_statement() -> &'static str {
+    if faults::is_planted(Bug::DropBesideStarts) {
+        "begin"
+    } else {
+        install::TURN
+    }
 }

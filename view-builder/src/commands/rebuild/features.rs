@@ -106,14 +106,13 @@ impl Features {
     /// Those of the tables in `schema`. The session's search path must be `pg_catalog` alone, so that every name is written out in full.
     pub(super) async fn of(client: &Client, schema: &str) -> Result<Self, Error> {
         let rows = client.query(FEATURES, &[&schema]).await?;
-        let features = rows.iter().filter_map(|row| {
-            let (kind, _) = KINDS.iter().find(|(_, text)| *text == row.get::<_, &str>(1))?;
+        let features = rows.iter().map(|row| {
             let feature = Feature {
-                kind: *kind,
-                table: row.get(0),
-                name: row.get(2),
+                kind: kind_named(row.get("kind")),
+                table: row.get("of_table"),
+                name: row.get("name"),
             };
-            Some((feature, row.get(3)))
+            (feature, row.get("value"))
         });
         Ok(Self(features.collect()))
     }
@@ -160,6 +159,13 @@ impl Features {
         }
         changes
     }
+}
+
+/// A kind that was passed over would not be carried over to the new tables, and nobody would hear of it.
+fn kind_named(name: &str) -> Kind {
+    let known = KINDS.iter().find(|(_, known)| *known == name);
+    let (kind, _) = known.unwrap_or_else(|| panic!("features.sql gives the kind `{name}`, which KINDS lacks"));
+    *kind
 }
 
 impl Feature {

@@ -1,4 +1,4 @@
--- Everything about the tables of the schema $1 that a statement can set, as (table, kind, name, value). A kind says what statement; see
+-- Everything about the tables of the schema $1 that a statement can set, as (of_table, kind, name, value). A kind says what statement; see
 -- features.rs. What is as Postgres makes it by default has no row.
 with own_table as (
     select c.oid, c.relname as name, c.reltoastrelid, c.reloptions, c.relreplident, c.relrowsecurity, c.relforcerowsecurity,
@@ -108,4 +108,5 @@ feature(of_table, kind, name, value) as (
     union all
     select of_table, 'trigger comment', tgname, obj_description(oid, 'pg_trigger') from own_trigger
 )
-select of_table::text, kind, name::text, replace(value, $1 || '.', 'public.') from feature where value is not null
+select of_table::text as of_table, kind, name::text as name, replace(value, $1 || '.', 'public.') as value
+from feature where value is not null

@@ -112,13 +112,14 @@ impl Fill {
         let facts = tokio::task::block_in_place(|| kafka_client::facts_by(asking, self.consumers.keys()))?;
         let rows = client
             .query(
-                "select topic, topic_id, min(partition) from view_positions
+                "select topic, topic_id, min(partition) as partition from view_positions
                  where topic = any($1) and topic_id is not null group by topic, topic_id",
                 &[&view.topics],
             )
             .await?;
         for row in &rows {
-            let (topic, known, partition): (&str, &str, i32) = (row.get(0), row.get(1), row.get(2));
+            let (topic, known): (&str, &str) = (row.get("topic"), row.get("topic_id"));
+            let partition: i32 = row.get("partition");
             let facts = facts.get(topic);
             let id = facts.and_then(|facts| facts.id.as_deref());
             // Positions of partitions that are gone are of the topic of before, and stay so.
@@ -148,13 +149,13 @@ impl Fill {
             .iter()
             .map(|row| {
                 let filled = Filled {
-                    next: row.get(2),
-                    limit: row.get(2),
-                    letters_version: row.get(3),
-                    left_out_from: row.get(4),
-                    breaks: row.get(5),
+                    next: row.get("next_offset"),
+                    limit: row.get("next_offset"),
+                    letters_version: row.get("letters_version"),
+                    left_out_from: row.get("left_out_from"),
+                    breaks: row.get("breaks"),
                 };
-                (place(row.get(0), row.get(1)), filled)
+                (place(row.get("topic"), row.get("partition")), filled)
             })
             .collect();
         Ok(())

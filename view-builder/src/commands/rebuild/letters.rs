@@ -12,7 +12,6 @@
 //! id. Whoever writes a letter has changed a position in the same transaction before. So while the positions are locked no letter is under way, and all
 //! letters up to the highest id that is there then will ever be there.
 
-use crate::views::epochs;
 use std::collections::{BTreeMap, HashSet};
 
 use tokio_postgres::{Client, Error};
@@ -22,12 +21,12 @@ use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::letters::{Known, store};
 use crate::postgres::refusal;
-use crate::process::faults::{self, Bug};
+use crate::views::epochs;
 
 /// As [`store::gather`] takes it, with one column more.
 const ALL: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
-        letter.discarded_at is not null, letter.applied_before
+        letter.discarded_at is not null as is_discarded, letter.applied_before
     from view_positions as held
     left join only view_dead_letters as letter using (topic, partition)
     where held.topic = any($1)";
@@ -44,7 +43,7 @@ const NEW: &str = "
     where held.topic = any($1)";
 
 /// So many new letters are not kept one by one: all letters are read again, which keeps 16 bytes of each.
-const NEW_MAX: usize = 10_000;
+const NEW_MAX: u16 = 10_000;
 /// Time that builders may be kept waiting for the look at the highest id.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 
@@ -86,13 +85,13 @@ impl Letters {
     pub(super) fn fate(&self, place: &TopicPartition, offset: i64, key: Option<&[u8]>) -> Fate {
         self.known
             .get(place)
-            .map_or(Fate::Applied, |known| known.fate_of_sound(offset, key))
+            .map_or(Fate::Applied, |known| known.fate_if_applicable(offset, key))
     }
 
     /// Whether the live view has not applied this letter's event.
     fn counts(&self, place: &TopicPartition, offset: i64, was_applied_before: bool) -> bool {
         let is_applied = was_applied_before && !self.standing.contains(&(place.clone(), offset));
-        !is_applied || faults::is_planted(Bug::LetterIsNeverApplied)
+        !is_applied || planted::takes_no_letter_for_applied()
     }
 
     /// Notes the highest id up to which letters can be read. What is read from now on has all of them. Where a lock is not granted in time
@@ -120,7 +119,9 @@ impl Letters {
     pub(super) async fn read_all(&mut self, client: &Client) -> Result<(), Error> {
         self.known.clear();
         self.readings += 1;
-        let counts = |place: &TopicPartition, offset, row: &tokio_postgres::Row| self.counts(place, offset, row.get(6));
+        let counts = |place: &TopicPartition, offset, row: &tokio_postgres::Row| {
+            self.counts(place, offset, row.get("applied_before"))
+        };
         let all = store::gather(client, ALL, &[&self.topics], counts).await?;
         self.known = all.into_iter().collect();
         Ok(())
@@ -128,34 +129,34 @@ impl Letters {
 
     /// Adds the letters that have come since all were read. False, and nothing is changed, where all have to be read again.
     pub(super) async fn add_new(&mut self, client: &Client) -> Result<bool, Error> {
-        let Some(known_to) = self
-            .known_to
-            .filter(|_| !faults::is_planted(Bug::ReadAllLettersEachTime))
-        else {
+        let Some(known_to) = self.known_to.filter(|_| !planted::reads_all_each_time()) else {
             return Ok(false);
         };
-        let most = i64::try_from(NEW_MAX).unwrap_or(i64::MAX);
-        let rows = client.query(NEW, &[&self.topics, &known_to, &most]).await?;
-        let letters = rows.iter().filter(|row| row.get::<_, Option<i64>>(3).is_some());
-        if letters.clone().count() >= NEW_MAX {
+        let rows = client
+            .query(NEW, &[&self.topics, &known_to, &i64::from(NEW_MAX)])
+            .await?;
+        let letters = rows
+            .iter()
+            .filter(|row| row.get::<_, Option<i64>>("record_offset").is_some());
+        if letters.clone().count() >= usize::from(NEW_MAX) {
             return Ok(false);
         }
         for row in &rows {
-            let known = self.known.get(&place(row.get(0), row.get(1)));
-            if known.is_none_or(|known| known.version != row.get::<_, i64>(2)) {
+            let known = self.known.get(&place(row.get("topic"), row.get("partition")));
+            if known.is_none_or(|known| known.version != row.get::<_, i64>("letters_version")) {
                 return Ok(false);
             }
         }
-        if letters.clone().any(|row| row.get(5)) {
+        if letters.clone().any(|row| row.get("is_discarded")) {
             // One that was discarded since counts the version up, but for one that no position is there for.
             return Ok(false);
         }
         for row in letters {
-            let (place, offset) = (place(row.get(0), row.get(1)), row.get(3));
-            if !self.counts(&place, offset, row.get(6)) {
+            let (place, offset) = (place(row.get("topic"), row.get("partition")), row.get("record_offset"));
+            if !self.counts(&place, offset, row.get("applied_before")) {
                 continue;
             }
-            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>(4), self.known.get_mut(&place)) {
+            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>("key"), self.known.get_mut(&place)) {
                 known.open(key, offset);
             }
         }
@@ -192,4 +193,17 @@ pub(super) async fn was_applied(client: &Client, place: &TopicPartition, offset:
         )
         .await?;
     Ok(row.get(0))
+}
+
+/// The planted bugs of these looks. Without the feature `faults` none of them is there.
+mod planted {
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn takes_no_letter_for_applied() -> bool {
+        faults::is_planted(Bug::LetterIsNeverApplied)
+    }
+
+    pub(super) fn reads_all_each_time() -> bool {
+        faults::is_planted(Bug::ReadAllLettersEachTime)
+    }
 }

@@ -16,60 +16,51 @@ mod applying;
 mod carried;
 mod compaction;
 mod dropping;
+mod feature_statement;
 mod features;
 mod fill;
 mod filled;
+mod generation;
 mod letters;
 mod patience;
 mod progress;
 mod reached;
 mod reading;
+mod session;
 mod swap;
 mod trouble;
 
 use std::time::{Duration, Instant};
 
-use pg_replication::Target;
 use tokio_postgres::{Client, Error};
 
-use crate::postgres::connection;
 use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 use crate::process::faults;
 use crate::settings::RebuildConfig;
+use crate::views::catalog;
 use crate::views::database::Session;
 use crate::views::view::{self, View};
-use crate::views::{catalog, install};
 use compaction::Compaction;
 pub use dropping::drop_view;
-use features::Features;
 use fill::Fill;
+use generation::{Generation, Stage, begin_or_take_up, discard};
 use patience::Patience;
 use progress::Progress;
+pub(crate) use session::take_the_role;
+use session::{open, own};
 use swap::Attempt;
 use trouble::Trouble;
 
+/// Pause before a rebuild that cannot go on now tries again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// How long another rebuild of the view may take to end.
-const OWN_MAX: Duration = Duration::from_secs(3);
-const OWN_INTERVAL: Duration = Duration::from_millis(100);
 /// A round that took less than this has brought the generation as far as it gets while events come.
 const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// How often somebody who is waited for is named.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest view name: Postgres cuts off the schemas' names otherwise.
 const NAME_CHARACTERS_MAX: usize = 48;
-
-/// A generation that is filled.
-struct Generation {
-    view: View,
-    schema: String,
-    /// The tables as the live view's `table.sql` alone makes them; none for a view that is new.
-    own: Features,
-    /// The live view's tables.
-    own_tables: Vec<String>,
-}
 
 /// Makes the view anew and swaps it in; or adds it, where the database does not have it yet.
 ///
@@ -81,9 +72,9 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
     let progress = Progress::of(&view.name);
     let mut patience = Patience::default();
     loop {
-        match go_on(config, &view, &mut begun, &progress, &mut patience).await {
+        match carry_to_the_end(config, &view, &mut begun, &progress, &mut patience).await {
             Ok(()) => {
-                progress.ends();
+                progress.finish();
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
             }
             Err(Trouble::Final(failure)) => return Err(failure),
@@ -112,11 +103,11 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// # Errors
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
-    let view = &config.view;
-    let client = open(&config.servers.database.0).await.map_err(given_up)?;
-    own(&client, view).await.map_err(given_up)?;
+    let view: &str = &config.view;
+    let client = open(&config.servers.database.0).await.map_err(Trouble::into_failure)?;
+    own(&client, view).await.map_err(Trouble::into_failure)?;
     let row = client
-        .query_opt("select generation from view_rebuilds where view = $1", &[view])
+        .query_opt("select generation from view_rebuilds where view = $1", &[&view])
         .await
         .map_err(unanswered)?;
     let Some(row) = row else {
@@ -128,18 +119,10 @@ pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     ))
 }
 
-fn given_up(trouble: Trouble) -> Failure {
-    match trouble {
-        Trouble::Final(failure) => failure,
-        Trouble::Database(err) => unanswered(err),
-        Trouble::NotInTime | Trouble::Removed(_) | Trouble::Stands(..) => anyhow::anyhow!("not in time").into(),
-    }
-}
-
 fn find(config: &RebuildConfig) -> Result<View, Failure> {
     let views = view::load_all(&config.folder.views)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-    let Some(view) = views.iter().find(|view| view.name == config.view) else {
+    let Some(view) = views.iter().find(|view| view.name == *config.view) else {
         return Err(Failure::Setting(format!(
             "{} has no view {}: there are {} (VIEWS)",
             config.folder.views.display(),
@@ -155,8 +138,8 @@ fn find(config: &RebuildConfig) -> Result<View, Failure> {
     Ok(view.clone())
 }
 
-/// From wherever the rebuild is to its end; `begun` tells that an earlier call has begun it.
-async fn go_on(
+/// Carries the rebuild from wherever it is to its end. `begun`: an earlier call has begun it.
+async fn carry_to_the_end(
     config: &RebuildConfig,
     view: &View,
     begun: &mut bool,
@@ -165,39 +148,11 @@ async fn go_on(
 ) -> Result<(), Trouble> {
     let client = open(&config.servers.database.0).await?;
     own(&client, &view.name).await?;
-    let live = catalog::load(&client).await?;
-    let live = live.iter().find(|live| live.name == view.name);
-    let generation = Generation {
-        view: view.clone(),
-        schema: format!("{}_rebuild", view.name),
-        own: match live {
-            Some(live) => carried::own(&client, &view.name, &live.table.text).await?,
-            None => Features::default(),
-        },
-        own_tables: live.map_or_else(Vec::new, |live| live.tables().into_iter().map(str::to_owned).collect()),
-    };
-    let known = client
-        .query_opt(
-            "select table_sql = $2 and apply_sql = $3, generation from view_rebuilds where view = $1",
-            &[&view.name, &view.table.text, &view.apply.text],
-        )
-        .await?;
-    match known {
-        // The answer to the swap's commit was lost: it did happen.
-        None if *begun => return Ok(()),
-        Some(row) if row.get(0) => {
-            client.batch_execute(&search_path(&generation)).await?;
-            tracing::info!(view = view.name, "an unfinished rebuild goes on");
-        }
-        other => {
-            if let Some(row) = other {
-                tracing::info!(view = view.name, "an unfinished rebuild by other SQL is dropped");
-                discard(&client, &view.name, row.get(1)).await?;
-            }
-            begin(&client, &generation).await?;
-        }
+    let generation = Generation::of(&client, view).await?;
+    match begin_or_take_up(&client, &generation, *begun).await? {
+        Stage::Filling => *begun = true,
+        Stage::Swapped => return Ok(()),
     }
-    *begun = true;
     let accepted = accepted::accept(&client, config, &view.name).await?;
     refuse_obstacles(&client, &generation).await?;
     let session = Session::prepare(client, std::slice::from_ref(view)).await?;
@@ -205,126 +160,24 @@ async fn go_on(
     if fill.resume(&session.client, view, accepted.truncated).await? {
         patience.passed_over();
     }
-    progress.of_all(fill.left());
-    fill.round(&session, view, None, |left| progress.left(left)).await?;
+    progress.set_total(fill.left());
+    fill.round(&session, view, None, |left| progress.show_left(left))
+        .await?;
     faults::point("rebuild.filled").await?;
     carry_over(&session.client, &generation).await?;
-    for table in swap::tables(&session.client, &generation.schema).await? {
-        let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
-        session.client.batch_execute(&analyze).await?;
-    }
+    analyze(&session.client, &generation).await?;
     let mut compaction = Compaction::of(&config.servers.kafka, view, accepted.compacted).await;
     let swapper = open(&config.servers.database.0).await?;
-    finish(&swapper, &session, &generation, &mut fill, &mut compaction).await
+    swap_once_caught_up(&swapper, &session, &generation, &mut fill, &mut compaction).await
 }
 
-/// A session of the role that keeps the views.
-async fn open(target: &Target) -> Result<Client, Trouble> {
-    let client = connection::connect(target).await?;
-    as_owner(&client).await?;
-    Ok(client)
-}
-
-/// Makes the session one of the role that keeps the views.
-async fn as_owner(client: &Client) -> Result<(), Trouble> {
-    let owner = client
-        .query_opt(
-            "select relowner::regrole::text, relowner::regrole::text <> current_user from pg_class where oid = to_regclass('public.view_positions')",
-            &[],
-        )
-        .await?;
-    let Some(owner) = owner else {
-        return Err(Failure::Setting(
-            "no builder has run in this database yet: start view-builder run first".to_owned(),
-        )
-        .into());
-    };
-    if owner.get(1) {
-        client
-            .batch_execute(&format!("set role {}", owner.get::<_, &str>(0)))
-            .await?;
+/// Has Postgres count what the fill has written: it has no statistics of new tables.
+async fn analyze(client: &Client, generation: &Generation) -> Result<(), Error> {
+    for table in swap::tables(client, &generation.schema).await? {
+        let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
+        client.batch_execute(&analyze).await?;
     }
     Ok(())
-}
-
-/// As `as_owner`, for another command.
-///
-/// # Errors
-/// No builder has run in this database yet, or Postgres does not answer.
-pub(crate) async fn take_the_role(client: &Client) -> Result<(), Failure> {
-    as_owner(client).await.map_err(given_up)
-}
-
-/// Makes this session the only one that rebuilds the view. A rebuild that has just ended may take moments to be gone from the server.
-async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
-    let began = Instant::now();
-    loop {
-        let row = client
-            .query_one(
-                "select pg_try_advisory_lock(hashtext('view-builder rebuild'), hashtext($1))",
-                &[&view],
-            )
-            .await?;
-        if row.get(0) {
-            return Ok(());
-        }
-        if began.elapsed() >= OWN_MAX {
-            return Err(Failure::Setting(format!(
-                "another rebuild of {view} is under way: let it end, or end it and run this again"
-            ))
-            .into());
-        }
-        tokio::time::sleep(OWN_INTERVAL).await;
-    }
-}
-
-fn search_path(generation: &Generation) -> String {
-    format!("set search_path = \"{}\", public, pg_temp", generation.schema)
-}
-
-/// Makes the generation's empty tables, with the note that the rebuild has begun.
-async fn begin(client: &Client, generation: &Generation) -> Result<(), Trouble> {
-    let (view, schema) = (&generation.view, &generation.schema);
-    client.batch_execute("begin").await?;
-    client
-        .batch_execute(&format!("create schema \"{schema}\""))
-        .await
-        .map_err(|err| {
-            if err.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
-                let reason =
-                    "the views' role may not create schemas: grant create on this database to it, as the migrations do";
-                return Trouble::Final(Failure::Setting(reason.to_owned()));
-            }
-            err.into()
-        })?;
-    client.batch_execute(&search_path(generation)).await?;
-    install::run(client, view).await?;
-    client
-        .execute(
-            "insert into view_rebuilds (view, generation, table_sql, apply_sql) values ($1, $2, $3, $4)",
-            &[&view.name, schema, &view.table.text, &view.apply.text],
-        )
-        .await?;
-    faults::point("rebuild.made").await?;
-    client.batch_execute("commit").await?;
-    faults::point("rebuild.begun").await?;
-    tracing::info!(
-        view = view.name,
-        schema,
-        "the new generation is filled beside the live one"
-    );
-    Ok(())
-}
-
-async fn discard(client: &Client, view: &str, schema: &str) -> Result<(), Error> {
-    client.batch_execute("begin").await?;
-    client
-        .batch_execute(&format!("drop schema if exists \"{schema}\" cascade"))
-        .await?;
-    client
-        .execute("delete from view_rebuilds where view = $1", &[&view])
-        .await?;
-    client.batch_execute("commit").await
 }
 
 async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<(), Trouble> {
@@ -369,7 +222,7 @@ async fn carry_over(client: &Client, generation: &Generation) -> Result<(), Trou
 }
 
 /// Keeps up with the live view until the swap succeeds.
-async fn finish(
+async fn swap_once_caught_up(
     swapper: &Client,
     session: &Session,
     generation: &Generation,

@@ -27,8 +27,7 @@ impl Patience {
             Remedy::Again(most) => most,
             Remedy::Mend => 1,
         };
-        let code = err.code().map(|code| code.code().to_owned()).unwrap_or_default();
-        let count = self.refusals.entry(code).or_default();
+        let count = self.refusals.entry(refusal::state(err)).or_default();
         *count += 1;
         if *count < most {
             return Ok(());

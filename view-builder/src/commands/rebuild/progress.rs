@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+/// How often a line says how far it is, where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One rebuild's progress, in events.
 pub(super) struct Progress {
     bar: ProgressBar,
-    said: Cell<Instant>,
+    /// When the last line was written.
+    line_at: Cell<Instant>,
 }
 
 impl Progress {
@@ -23,27 +25,28 @@ impl Progress {
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         Self {
             bar: ProgressBar::new(0).with_style(style).with_prefix(view.to_owned()),
-            said: Cell::new(Instant::now()),
+            line_at: Cell::new(Instant::now()),
         }
     }
 
-    pub(super) fn of_all(&self, events: u64) {
+    pub(super) fn set_total(&self, events: u64) {
         self.bar.set_length(events);
         self.bar.reset();
     }
 
-    pub(super) fn left(&self, events: u64) {
+    pub(super) fn show_left(&self, events: u64) {
+        // The bar always has a length; it grows where events have come since.
         let all = self.bar.length().unwrap_or(0).max(events);
         self.bar.set_length(all);
         self.bar.set_position(all - events);
-        if !std::io::stderr().is_terminal() && self.said.get().elapsed() > LINE_INTERVAL {
-            self.said.set(Instant::now());
+        if !std::io::stderr().is_terminal() && self.line_at.get().elapsed() > LINE_INTERVAL {
+            self.line_at.set(Instant::now());
             let (done, eta) = (all - events, HumanDuration(self.bar.eta()).to_string());
             tracing::info!(done, of = all, eta, "filling the new generation");
         }
     }
 
-    pub(super) fn ends(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

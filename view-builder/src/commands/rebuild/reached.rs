@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::trouble::Trouble;
 use crate::continuity::offsets;
-use crate::continuity::start::TopicIds;
+use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::kafka::Observer;
@@ -18,8 +18,8 @@ use crate::process::faults::{self, Bug};
 
 /// Where the partitions have been. Greatest passes over nulls.
 const REACHED: &str = "
-    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0), coalesce(next_offset, 0), breaks,
-        topic_id, former_topic_ids
+    select topic, partition, coalesce(greatest(next_offset, highest_offset), 0) as furthest, coalesce(next_offset, 0) as position,
+        breaks, topic_id, former_topic_ids
     from view_positions where topic = any($1)";
 
 /// What the live view has reached of a partition.
@@ -52,17 +52,17 @@ impl Existing {
         topics: &[String],
     ) -> Result<BTreeMap<TopicPartition, Reached>, Trouble> {
         let rows = client.query(REACHED, &[&topics]).await?;
-        let column = if faults::is_planted(Bug::FillToPosition) { 3 } else { 2 };
+        let limit = limit_column();
         let all = rows.iter().map(|row| {
             let reached = Reached {
-                limit: row.get(column),
-                breaks: row.get(4),
+                limit: row.get(limit),
+                breaks: row.get("breaks"),
                 ids: TopicIds {
-                    now: row.get(5),
-                    former: row.get(6),
+                    now: row.get("topic_id"),
+                    former: row.get("former_topic_ids"),
                 },
             };
-            (place(row.get(0), row.get(1)), reached)
+            (place(row.get("topic"), row.get("partition")), reached)
         });
         let mut all: BTreeMap<TopicPartition, Reached> = all.collect();
         if all.iter().any(|(place, reached)| self.is_unknown(place, reached)) {
@@ -106,5 +106,15 @@ impl Existing {
         let counts = facts.into_iter().map(|(topic, facts)| (topic, facts.partitions));
         self.counts = counts.collect();
         Ok(())
+    }
+}
+
+/// The column of [`REACHED`] up to which a generation is filled. A position that was set back is lower, and a fill up to it, as the planted bug does
+/// it, would lack what the live view has.
+fn limit_column() -> &'static str {
+    if faults::is_planted(Bug::FillToPosition) {
+        "position"
+    } else {
+        "furthest"
     }
 }

@@ -26,6 +26,7 @@ use crate::kafka::Observer;
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
 
+/// How long one poll waits for a record. A batch that has records goes as soon as one poll finds none.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 /// Limits of one transaction.
 const BATCH_ROWS: usize = 10_000;
@@ -87,6 +88,7 @@ impl<'c> Reading<'c> {
                 Ok(Next::Record(record)) => {
                     let at = place(self.topic, record.partition());
                     let Some(filled) = partitions.get_mut(&at).filter(|_| self.open.contains(&at.partition)) else {
+                        // The partition is at its limit already, and Kafka still sends what lies behind.
                         continue;
                     };
                     self.short.remove(&at.partition);
@@ -106,9 +108,10 @@ impl<'c> Reading<'c> {
                 }
                 Ok(Next::End { partition, offset }) => {
                     let Some(filled) = partitions.get_mut(&place(self.topic, partition)) else {
+                        // Only partitions of the fill are asked for, so there is no other.
                         continue;
                     };
-                    if offset >= filled.limit || faults::is_planted(Bug::BelieveAnyEnd) {
+                    if is_believable_end(offset, filled) {
                         filled.next = filled.next.max(filled.limit);
                         self.open.remove(&partition);
                     } else {
@@ -152,13 +155,18 @@ impl<'c> Reading<'c> {
             return Ok(());
         };
         let at = place(self.topic, *partition);
-        let limit = partitions.get(&at).map_or(0, |filled| filled.limit);
+        let limit = partitions[&at].limit;
         Err(Failure::Setting(format!(
             "{at} ends at offset {end}, below offset {limit} that the live view has reached: the broker lags behind, or the topic was made \
              anew or has lost its end; the live view is as it was: run rebuild again once kafka has the events, it goes on where it is"
         ))
         .into())
     }
+}
+
+/// Below the limit only where that bug is planted: the live view has had what lies there, so it is the answer of a broker that lags behind.
+fn is_believable_end(offset: i64, filled: &Filled) -> bool {
+    offset >= filled.limit || faults::is_planted(Bug::BelieveAnyEnd)
 }
 
 fn has_removed(err: &Error) -> bool {

@@ -6,29 +6,30 @@
 //! also lets the triggers call them, so grants on them and what calls them stay. The old tables are dropped without `cascade`: should
 //! something depend on them that is not carried over, Postgres refuses, and everything is as before.
 
-use crate::views::epochs;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::{Client, Error};
 
-use super::Generation;
 use super::carried::{self, Carried};
 use super::compaction::Compaction;
 use super::fill::Fill;
+use super::generation::Generation;
 use super::trouble::Trouble;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 use crate::process::faults;
 use crate::views::catalog;
 use crate::views::database::Session;
+use crate::views::epochs;
 use crate::views::pauses;
 
 /// Time that builders may be kept waiting for a lock that somebody else holds.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 /// Time that the last events may take.
 const LAST_EVENTS_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether older transactions have ended. Builders wait meanwhile, so it is short.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How an attempt ended.
@@ -51,9 +52,7 @@ pub(super) async fn attempt(
     let swapped = swap(client, session, generation, fill, compaction).await;
     let why = match swapped {
         Ok(None) => {
-            faults::point("swap.made").await?;
-            client.batch_execute("commit").await?;
-            faults::point("swap.committed").await?;
+            faults::around("swap.made", client.batch_execute("commit"), "swap.committed").await?;
             return Ok(Attempt::Done);
         }
         Ok(Some(why)) => why,

@@ -3,6 +3,7 @@
 use tokio_postgres::Error;
 
 use crate::contract::place::TopicPartition;
+use crate::postgres::connection::unanswered;
 use crate::process::failure::Failure;
 use crate::views::install;
 
@@ -16,6 +17,17 @@ pub(super) enum Trouble {
     /// The generation refuses the event at this offset, which other views have applied and which has a dead letter: that stands.
     Stands(TopicPartition, i64),
     Final(Failure),
+}
+
+impl Trouble {
+    /// Ends a command that does not try again.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Final(failure) => failure,
+            Self::Database(err) => unanswered(err),
+            Self::NotInTime | Self::Removed(_) | Self::Stands(..) => anyhow::anyhow!("not in time").into(),
+        }
+    }
 }
 
 impl From<Error> for Trouble {

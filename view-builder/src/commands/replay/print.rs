@@ -14,6 +14,7 @@ use crate::kafka::{self, Observer};
 use crate::process::failure::Failure;
 use crate::settings::ReplayConfig;
 
+/// How long one poll waits for a record. What was printed is flushed then.
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Prints each record as `key: value`, in the order of each partition, up to the end that the topic has now; with `follow` for as long

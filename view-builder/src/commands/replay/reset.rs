@@ -42,7 +42,7 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
     if !config.yes && !confirmed("Are you sure you want to continue?")? {
         return Ok(None);
     }
-    if group == config.servers.group_id {
+    if *group == *config.servers.group_id {
         let url = config.database_url.as_ref().ok_or_else(|| {
             Failure::Setting(format!(
                 "DATABASE_URL is needed: the positions of group {group} are in the views' database"
@@ -102,7 +102,10 @@ async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, 
     if rows.is_empty() {
         return Err(anyhow!("nothing is set back: no position of topic {topic} is behind the offset asked for").into());
     }
-    let mut set: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut set: Vec<(i32, i64)> = rows
+        .iter()
+        .map(|row| (row.get("partition"), row.get("next_offset")))
+        .collect();
     set.sort_unstable();
     tracing::warn!(topic, partitions = set.len(), "an operator sets positions back");
     Ok(table(topic, &set))

@@ -1,6 +1,5 @@
 //! Where a replay begins.
 
-use crate::settings::replay_from::ReplayFrom;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -8,6 +7,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
+use crate::settings::replay_from::ReplayFrom;
 
 /// First and last offset of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +62,10 @@ fn partitions(consumer: &Observer, topic: &str, partition: Option<i32>) -> anyho
         .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
         .context("kafka does not answer (KAFKA_BOOTSTRAP_SERVERS)")?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let all: Vec<i32> = found
-        .filter(|found| found.error().is_none())
-        .map(|found| found.partitions().iter().map(|partition| partition.id()).collect())
-        .unwrap_or_default();
-    anyhow::ensure!(!all.is_empty(), "Topic '{topic}' does not exist");
+    let found = found
+        .filter(|found| found.error().is_none() && !found.partitions().is_empty())
+        .with_context(|| format!("Topic '{topic}' does not exist"))?;
+    let all: Vec<i32> = found.partitions().iter().map(|partition| partition.id()).collect();
     match partition {
         None => Ok(all),
         Some(one) if all.contains(&one) => Ok(vec![one]),

@@ -16,7 +16,6 @@ use crate::continuity::offsets;
 use crate::contract::place;
 use crate::kafka::Observer;
 use crate::process::failure::Failure;
-use crate::process::faults::{self, Bug};
 
 /// Time between two looks at a position.
 const POLL: Duration = Duration::from_millis(100);
@@ -36,12 +35,7 @@ const SLOTS: &str = "
 
 /// Offsets before which everything is applied; while a replay of a whole topic is ordered, nothing counts as applied.
 const POSITIONS: &str = "
-    select topic, partition, coalesce(next_offset, 0), topic_id from view_positions where topic = any($1::text[])";
-
-/// The same as a builder has told the group, which is wrong: see [`super::tail`].
-const GROUP_OFFSETS: &str = "
-    select topic, partition, case when next_offset is null then 0 else greatest(next_offset, group_offset) end, topic_id
-    from view_positions where topic = any($1::text[])";
+    select topic, partition, coalesce(next_offset, 0) as position, topic_id from view_positions where topic = any($1::text[])";
 
 /// Where events may still be on their way.
 pub trait Arrival {
@@ -141,20 +135,15 @@ impl Pipeline {
 
     /// The positions. Those of a topic that was made anew since are none in the one with this id.
     async fn positions(&self, ids: &BTreeMap<String, String>) -> Result<BTreeMap<Place, i64>, Failure> {
-        let sql = if faults::is_planted(Bug::TrustGroupOffset) {
-            GROUP_OFFSETS
-        } else {
-            POSITIONS
-        };
-        let rows = self.views.query(sql, &[&self.topics]).await;
+        let rows = self.views.query(planted::positions(), &[&self.topics]).await;
         let rows = rows.map_err(|err| failed("the views' positions", &err))?;
         Ok(rows
             .iter()
             .map(|row| {
-                let (topic, known): (String, Option<String>) = (row.get(0), row.get(3));
-                let is_other = known.is_some_and(|known| ids.get(&topic).is_some_and(|id| *id != known))
-                    && !faults::is_planted(Bug::KnowTopicsByName);
-                ((topic, row.get(1)), if is_other { 0 } else { row.get(2) })
+                let (topic, known): (String, Option<String>) = (row.get("topic"), row.get("topic_id"));
+                let is_other = known.is_some_and(|known| is_other_topic(ids.get(&topic), &known));
+                let position = if is_other { 0 } else { row.get("position") };
+                ((topic, row.get("partition")), position)
             })
             .collect())
     }
@@ -218,6 +207,34 @@ fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<Ends> {
 fn lag(ends: &BTreeMap<Place, i64>, positions: &BTreeMap<Place, i64>) -> u64 {
     let behind = |(place, end): (&Place, &i64)| (end - positions.get(place).unwrap_or(&0)).max(0).unsigned_abs();
     ends.iter().map(behind).sum()
+}
+
+/// Whether the topic has another id than the one that the position is of.
+fn is_other_topic(told: Option<&String>, known: &str) -> bool {
+    told.is_some_and(|told| told != known) && !planted::knows_topics_by_name()
+}
+
+/// The planted bugs of the wait. Without the feature `faults` none of them is there.
+mod planted {
+    use super::POSITIONS;
+    use crate::process::faults::{self, Bug};
+
+    /// [`POSITIONS`] as a builder has told the group, which is wrong: see [`crate::commands::verify::tail`].
+    const GROUP_OFFSETS: &str = "
+        select topic, partition, case when next_offset is null then 0 else greatest(next_offset, group_offset) end as position, topic_id
+        from view_positions where topic = any($1::text[])";
+
+    pub(super) fn positions() -> &'static str {
+        if faults::is_planted(Bug::TrustGroupOffset) {
+            GROUP_OFFSETS
+        } else {
+            POSITIONS
+        }
+    }
+
+    pub(super) fn knows_topics_by_name() -> bool {
+        faults::is_planted(Bug::KnowTopicsByName)
+    }
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ async fn look_again<A: Arrival>(
             outcome.behind = (!open.is_empty()).then_some(behind);
         }
         if open.is_empty() || !may_judge || Instant::now() >= deadline {
-            outcome.open = u64::try_from(open.len()).unwrap_or(u64::MAX);
+            outcome.open = open.len() as u64;
             outcome.differences.sort_by_key(|row| row.key);
             return Ok((outcome, open));
         }

@@ -130,6 +130,7 @@ fn query(file: &SqlFile, from: usize, line: usize) -> Result<Query, ViewError> {
     }
     Ok(Query {
         sql: sql.to_owned(),
+        // Postgres counts a statement's characters in 32 bits, too.
         characters_before: u32::try_from(file.text[..from].chars().count()).unwrap_or(u32::MAX),
     })
 }

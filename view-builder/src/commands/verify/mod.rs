@@ -53,7 +53,7 @@ use crate::commands::verify::tail::Tails;
 use crate::kafka;
 use crate::postgres::connection;
 use crate::process::failure::Failure;
-use crate::settings::{VerifyConfig, of_topic};
+use crate::settings::VerifyConfig;
 use crate::views::view::{SqlFile, View};
 use crate::views::{pauses, view};
 
@@ -113,7 +113,7 @@ async fn run(config: &VerifyConfig, view: &View, file: &SqlFile, comparison: Com
         Origin::Topic(topic) => Some(Pipeline {
             source: connect(&source_url).await?,
             source_topic: topic.clone(),
-            slot: of_topic("SLOTS", &config.slots, topic)?.map(|name| name.reveal().to_owned()),
+            slot: config.sources.slot_of(topic).map(str::to_owned),
             views: connect(&views_url).await?,
             observer: Arc::new(kafka::uncommitted_observer(&config.servers.kafka)?),
             tails: Tails::new(&config.servers.kafka)?,
@@ -136,14 +136,14 @@ fn views_database(config: &VerifyConfig) -> Place {
 }
 
 fn source_url(config: &VerifyConfig, topic: &str) -> Result<Place, Failure> {
-    let url = of_topic("SOURCES", &config.sources, topic)?.ok_or_else(|| {
+    let url = config.sources.url_of(topic).ok_or_else(|| {
         Failure::Setting(format!(
             "a view is compared with the tables that {topic} comes from: name their database as --source \
              {topic}=postgres://view_verifier@HOST:PORT/DATABASE (SOURCES)"
         ))
     })?;
     let name = format!("the source of {topic} (SOURCES)");
-    let target = connection::target_of(&name, &url)?;
+    let target = connection::target_of(&name, url)?;
     Ok((name, target))
 }
 

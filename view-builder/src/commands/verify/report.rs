@@ -35,7 +35,7 @@ impl Report {
     #[must_use]
     pub fn new(limit: u32, json: bool) -> Self {
         Self {
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            limit: limit as usize,
             json,
             compared: Vec::new(),
             unverified: Vec::new(),
@@ -150,7 +150,7 @@ impl Compared {
     }
 
     fn differences_more(&self, limit: usize) -> u64 {
-        u64::try_from(self.outcome.differences.len().saturating_sub(limit)).unwrap_or(u64::MAX)
+        self.outcome.differences.len().saturating_sub(limit) as u64
     }
 
     fn state_name(&self) -> &'static str {

@@ -130,22 +130,22 @@ impl Side {
         &self,
     ) -> Result<impl Stream<Item = Result<(Option<String>, Bucket), Failure>> + '_, Failure> {
         let sql = format!(
-            "select bucket::text, count(*), coalesce(sum({HASH}::numeric), 0)::text,
-                 count(*) filter (where key is null or version is null)
+            "select bucket::text as bucket, count(*) as rows, coalesce(sum({HASH}::numeric), 0)::text as hashes,
+                 count(*) filter (where key is null or version is null) as broken
              from {} group by bucket order by bucket collate \"C\" nulls first",
             self.table
         );
         let rows = self.stream(&sql, &[]).await?;
         Ok(rows.map(|row| {
             let row = row?;
-            if row.get::<_, i64>(3) > 0 {
+            if row.get::<_, i64>("broken") > 0 {
                 return Err(self.broken("a key or a version is null").into());
             }
             let bucket = Bucket {
-                rows: row.get(1),
-                hashes: row.get(2),
+                rows: row.get("rows"),
+                hashes: row.get("hashes"),
             };
-            Ok((row.get(0), bucket))
+            Ok((row.get("bucket"), bucket))
         }))
     }
 
@@ -204,11 +204,11 @@ impl Side {
     }
 
     fn row(&self, row: &SqlRow) -> Result<(i64, Row), Failure> {
-        let (Some(key), Some(version)) = (row.get(0), row.get(2)) else {
+        let (Some(key), Some(version)) = (row.get("key"), row.get("version")) else {
             return Err(self.broken("a key or a version is null").into());
         };
-        let bucket = row.get(1);
-        let hash = row.get(3);
+        let bucket = row.get("bucket");
+        let hash = row.get("hash");
         Ok((key, Row { bucket, version, hash }))
     }
 
@@ -218,8 +218,11 @@ impl Side {
     }
 
     fn wrong(&self, query: &Query, reason: &str) -> ViewError {
-        let first = u32::try_from(query.sql.chars().take_while(|letter| letter.is_whitespace()).count()).unwrap_or(0);
-        self.file.refused(Some(query.characters_before + first + 1), reason)
+        let mut characters = (1_u32..).zip(query.sql.chars());
+        let first = characters.find(|(_, character)| !character.is_whitespace());
+        // No query is blank, so there is a first character.
+        let first = first.map_or(1, |(number, _)| number);
+        self.file.refused(Some(query.characters_before + first), reason)
     }
 
     fn refused(&self, query: &Query, err: &Error) -> Failure {
@@ -254,5 +257,5 @@ pub(crate) fn failed(name: &str, err: &Error) -> Failure {
 
 /// The same on every little-endian server of version 15 to 18 whose encoding is UTF-8, whatever its locale.
 const HASH: &str = "hashtextextended(coalesce(content, '') collate \"C\", hashint8extended(key, version))";
-const ROW: &str = "key, bucket::text, version,
-    coalesce(hashtextextended(coalesce(content, '') collate \"C\", hashint8extended(key, version)), 0)";
+const ROW: &str = "key, bucket::text as bucket, version,
+    coalesce(hashtextextended(coalesce(content, '') collate \"C\", hashint8extended(key, version)), 0) as hash";

@@ -24,6 +24,7 @@ use crate::process::failure::Failure;
 
 /// Time that Kafka has to tell what follows the positions.
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How long one poll waits for a record.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Topic and partition.
@@ -130,6 +131,7 @@ fn look(observer: &Observer, behind: Vec<(Place, i64, i64)>) -> anyhow::Result<B
                 }
             };
             let Some((position, end)) = open.get(&partition).copied() else {
+                // The partition has told already, and Kafka still sends what lies behind.
                 continue;
             };
             if offset < end && is_end {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod comparison;
 pub mod lives;
 pub mod reference;
 
@@ -128,12 +129,12 @@ async fn connect(url: &Url) -> Client {
     client
 }
 
-/// The repository's own views.
 /// The way to the database that view-builder goes.
 pub fn target(url: &Url) -> Target {
     Target::parse(url.as_str()).expect("a URL of Postgres")
 }
 
+/// The repository's own views.
 pub fn shipped_views() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql/views")
 }
@@ -249,6 +250,11 @@ pub fn user(id: i64, version: i64, name: &str, department: Option<&str>, status:
             "createdAt": "2025-01-01T00:00:00", "updatedAt": "2025-01-01T00:00:00"},
     })
     .to_string()
+}
+
+/// User `id` as its first event makes it.
+pub fn new_user(id: i64) -> String {
+    user(id, 1, "n", Some("a"), "ACTIVE")
 }
 
 /// A deletion of user `id`.

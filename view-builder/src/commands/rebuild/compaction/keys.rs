@@ -27,10 +27,10 @@ pub(super) struct Key {
 impl Key {
     fn of(row: &Row) -> Self {
         Self {
-            place: place(row.get(0), row.get(1)),
-            key: row.get::<_, &[u8]>(2).to_vec(),
-            first: row.get(3),
-            last: row.get(4),
+            place: place(row.get("topic"), row.get("partition")),
+            key: row.get::<_, &[u8]>("key").to_vec(),
+            first: row.get("first"),
+            last: row.get("last"),
         }
     }
 
@@ -54,8 +54,8 @@ impl<'c> Pages<'c> {
         // A cursor takes no parameters. With hold, so that no transaction is open while a topic is read.
         let sql = format!(
             "declare letter_keys no scroll cursor with hold for
-             select topic, partition, key, min(record_offset),
-                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset))
+             select topic, partition, key, min(record_offset) as first,
+                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset)) as last
              from only view_dead_letters
              where id <= {known_to} and topic in ({}) and key is not null
              group by topic, partition, key
@@ -97,8 +97,8 @@ pub(super) async fn changed(client: &Client, topics: &[String], known_to: i64) -
                     where open.topic = new.topic and open.partition = new.partition and open.key = new.key
                         and open.record_offset < new.record_offset and open.discarded_at is null)
             )
-            select topic, partition, key, min(record_offset),
-                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset))
+            select topic, partition, key, min(record_offset) as first,
+                coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset)) as last
             from changed join only view_dead_letters as letter using (topic, partition, key)
             group by topic, partition, key",
             &[&topics, &known_to],
@@ -119,7 +119,7 @@ pub(super) async fn without_the_new_ones(
         topic.push(&*key.place.topic);
         partition.push(key.place.partition);
         offset.push(key.first);
-        at.push(i64::try_from(number).unwrap_or(i64::MAX));
+        at.push(i64::try_from(number).expect("there are fewer keys than 2^63"));
     }
     if at.is_empty() {
         return Ok(keys);
@@ -137,12 +137,8 @@ pub(super) async fn without_the_new_ones(
     let mut rows = pin!(rows);
     // One value after the other: together they may be larger than the memory.
     while let Some(row) = rows.try_next().await? {
-        let Some((number, key)) = usize::try_from(row.get::<_, i64>(0))
-            .ok()
-            .and_then(|number| Some((number, keys.get(number)?)))
-        else {
-            continue;
-        };
+        let number = usize::try_from(row.get::<_, i64>(0)).expect("a number that was asked with");
+        let key = &keys[number];
         let contract = contracts.get(&*key.place.topic);
         is_new[number] = contract.is_some_and(|contract| is_version_1(&contract.id, &key.key, row.get(1)));
     }

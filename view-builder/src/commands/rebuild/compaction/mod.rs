@@ -37,7 +37,6 @@ use super::fill::Fill;
 use super::trouble::Trouble;
 use crate::kafka::servers::Kafka;
 use crate::process::failure::Failure;
-use crate::process::faults::{self, Bug};
 use crate::views::view::View;
 use keys::{Key, Pages};
 
@@ -69,10 +68,7 @@ struct Doubtful {
 impl Compaction {
     /// Asks Kafka which topics are compacted; one of which it does not tell counts as such.
     pub(super) async fn of(servers: &Kafka, view: &View, accepts: bool) -> Self {
-        let mut compacted = view.topics.clone();
-        if faults::is_planted(Bug::IgnoreCompaction) {
-            compacted.clear();
-        }
+        let mut compacted = planted::topics_to_look_at(view);
         if !compacted.is_empty() {
             let plain = topic::not_compacted(servers, &view.topics).await.unwrap_or_else(|err| {
                 tracing::debug!(error = %err, "kafka does not tell the topics' settings: they are taken for compacted");
@@ -151,7 +147,7 @@ impl Compaction {
 
     /// The keys whose letters have changed since all were read, without those that are known to be safe.
     async fn changed(&self, client: &Client, known_to: i64) -> Result<Vec<Key>, Error> {
-        if faults::is_planted(Bug::NoLetterComesLater) {
+        if planted::ignores_later_letters() {
             return Ok(Vec::new());
         }
         let mut keys = keys::changed(client, &self.compacted, known_to).await?;
@@ -229,5 +225,22 @@ impl Doubtful {
             String::new()
         };
         format!("{}{more}", named.join(", "))
+    }
+}
+
+/// The planted bugs of this look. Without the feature `faults` none of them is there.
+mod planted {
+    use super::View;
+    use crate::process::faults::{self, Bug};
+
+    pub(super) fn topics_to_look_at(view: &View) -> Vec<String> {
+        if faults::is_planted(Bug::IgnoreCompaction) {
+            return Vec::new();
+        }
+        view.topics.clone()
+    }
+
+    pub(super) fn ignores_later_letters() -> bool {
+        faults::is_planted(Bug::NoLetterComesLater)
     }
 }

@@ -16,6 +16,7 @@ use crate::contract::place::place;
 use crate::kafka::servers::Kafka;
 use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
 
+/// How long one poll waits for a record.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Those of the topics that Kafka says are not compacted.
@@ -65,6 +66,7 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
     let mut from = Vec::with_capacity(missing.len());
     for partition in missing.keys() {
         let Some(filled) = fill.partitions.get(&place(topic, *partition)) else {
+            // The partition is gone, so that its keys stay missing, and the rebuild is refused.
             continue;
         };
         let (beginning, _) = consumer
@@ -86,6 +88,7 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
             Next::Record(record) => {
                 let partition = record.partition();
                 let (Some(keys), Some(end)) = (missing.get_mut(&partition), open.get(&partition)) else {
+                    // All of this partition was read already, and Kafka still sends what lies behind.
                     continue;
                 };
                 let at = place(topic, partition);

@@ -14,6 +14,8 @@
 //!
 //! Not seen is a log that has lost its end and has grown to just the position again, until its next record comes.
 
+mod log;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -21,17 +23,18 @@ use anyhow::Context as _;
 use kafka_client::ReadUpTo;
 use tokio::task::{JoinError, JoinHandle};
 
+use self::log::{Doubt, Log};
 use crate::contract::place::{self, TopicPartition};
 use crate::kafka;
 use crate::kafka::servers::Kafka;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
-/// How long a leader has to tell.
+/// How long a leader has to tell. The question blocks a thread of its own, so nothing but the partition in doubt waits for it.
 const TOLD_MAX: Duration = Duration::from_secs(10);
-/// How often Kafka is asked again of a log that it has not told of.
+/// How often Kafka is asked again of a log that it has not told of. The partition's events wait meanwhile.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// A doubt that lasts longer is told to people.
+/// A doubt that lasts longer is told to people. Most end with the first answer.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// What a takeover knows of a partition's log.
@@ -55,6 +58,9 @@ pub struct Parted {
     pub topic_id: Option<String>,
 }
 
+/// The first offset that each log gives behind what was read of it, unless the thread that asked has panicked.
+pub type Answer = Result<BTreeMap<TopicPartition, i64>, JoinError>;
+
 /// What came of a question.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Told {
@@ -62,45 +68,6 @@ pub struct Told {
     pub certain: Vec<TopicPartition>,
     /// These do not.
     pub parted: Vec<Parted>,
-}
-
-/// Whether a log may be another one than that which was read.
-#[derive(Clone, Copy, Debug)]
-enum Doubt {
-    /// A leader with this epoch has not been asked.
-    Since { epoch: i32, at: Instant },
-    /// It is another one.
-    Parted,
-}
-
-#[derive(Debug)]
-struct Log {
-    read: Option<ReadUpTo>,
-    /// The epoch of a leader that is known to have what was read.
-    trusted: Option<i32>,
-    doubt: Option<Doubt>,
-    topic_id: Option<String>,
-}
-
-impl Log {
-    /// Whether a record at this offset, of this epoch, stands in the log that was read.
-    fn continues(&self, offset: i64, epoch: i32) -> bool {
-        match self.read {
-            None => true,
-            // A replay. No record before the last that was read can be of a later leader.
-            Some(read) if offset < read.offset => epoch <= read.epoch,
-            Some(read) => epoch == read.epoch || self.trusted == Some(epoch),
-        }
-    }
-
-    fn note(&mut self, offset: i64, epoch: i32) {
-        if self.read.is_none_or(|read| offset >= read.offset) {
-            self.read = Some(ReadUpTo {
-                offset: offset + 1,
-                epoch,
-            });
-        }
-    }
 }
 
 /// What was read of the partitions that are held, and the question whether their logs still have it.
@@ -136,7 +103,7 @@ impl Parting {
         let mut doubtful = Vec::new();
         for mark in marks {
             let doubt = mark.read.zip(mark.leader_epoch).and_then(|(read, epoch)| {
-                let is_other = epoch != read.epoch && !faults::is_planted(Bug::TrustOffsetsAlone);
+                let is_other = epoch != read.epoch && looks_at_epochs();
                 is_other.then(|| Doubt::Since {
                     epoch,
                     at: Instant::now(),
@@ -154,19 +121,19 @@ impl Parting {
             self.logs.insert(mark.place, log);
         }
         self.asked_at = None;
-        self.ask();
+        self.ask_when_due();
         doubtful
     }
 
     /// Whether a record may be taken. One that may not comes again once that is certain.
-    pub fn takes(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
+    pub fn may_take(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
         let (Some(log), Some(epoch)) = (self.logs.get_mut(place), epoch) else {
             return true;
         };
         if log.doubt.is_some() {
             return false;
         }
-        if log.continues(offset, epoch) || faults::is_planted(Bug::TrustOffsetsAlone) {
+        if log.continues(offset, epoch) || !looks_at_epochs() {
             log.note(offset, epoch);
             return true;
         }
@@ -176,21 +143,21 @@ impl Parting {
             at: Instant::now(),
         });
         self.asked_at = None;
-        self.ask();
+        self.ask_when_due();
         false
     }
 
-    /// Those of which Kafka has not told for long.
+    /// The partitions in doubt of which Kafka has not told for long.
     #[must_use]
-    pub fn untold(&self) -> Vec<TopicPartition> {
+    pub fn unanswered_for_long(&self) -> Vec<TopicPartition> {
         let is_untold =
             |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
         let untold = self.logs.iter().filter(|(_, log)| is_untold(log));
         untold.map(|(place, _)| place.clone()).collect()
     }
 
-    /// Asks Kafka of the partitions in doubt, where there are any and it is time to.
-    pub fn ask(&mut self) {
+    /// Asks Kafka of the partitions in doubt, unless a question is under way or was asked just now.
+    pub fn ask_when_due(&mut self) {
         if self.answer.is_some() || self.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return;
         }
@@ -208,8 +175,8 @@ impl Parting {
         self.answer = Some(tokio::task::spawn_blocking(move || first_offsets(&servers, &asked)));
     }
 
-    /// What the answer means.
-    pub fn told(&mut self, answered: Result<BTreeMap<TopicPartition, i64>, JoinError>) -> Told {
+    /// Ends the doubts that the answer ends.
+    pub fn act_on_answer(&mut self, answered: Answer) -> Told {
         self.answer = None;
         let mut told = Told::default();
         let firsts = match answered {
@@ -221,9 +188,11 @@ impl Parting {
         };
         for (place, read) in std::mem::take(&mut self.asked) {
             let (Some(log), Some(first)) = (self.logs.get_mut(&place), firsts.get(&place)) else {
+                // It is held no more, or Kafka did not tell of it: then it is asked of again.
                 continue;
             };
             let Some(Doubt::Since { epoch, .. }) = log.doubt else {
+                // It was taken over anew since it was asked of.
                 continue;
             };
             if *first < read.offset {
@@ -245,7 +214,7 @@ impl Parting {
 }
 
 /// Waits for the answer; for ever where there is no question.
-pub async fn answered(parting: &mut Parting) -> Result<BTreeMap<TopicPartition, i64>, JoinError> {
+pub async fn answer_to(parting: &mut Parting) -> Answer {
     match &mut parting.answer {
         Some(answer) => answer.await,
         None => std::future::pending().await,
@@ -279,6 +248,11 @@ fn first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> B
     all
 }
 
+/// False only where the bug is planted that a builder trusts offsets alone.
+fn looks_at_epochs() -> bool {
+    !faults::is_planted(Bug::TrustOffsetsAlone)
+}
+
 impl Database {
     /// Writes down from where on these partitions have other records, and has whoever holds them take them over anew. One of another topic by
     /// now stays as it is. Waits for as long as Postgres is away.
@@ -303,42 +277,5 @@ impl Database {
                 Err(err) => self.wait(&err).await,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kafka_client::ReadUpTo;
-
-    use super::Log;
-
-    fn log(read: Option<(i64, i32)>) -> Log {
-        Log {
-            read: read.map(|(offset, epoch)| ReadUpTo { offset, epoch }),
-            trusted: None,
-            doubt: None,
-            topic_id: None,
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_epoch_continues_the_log_only_once_its_leader_is_trusted() {
-        assert!(log(None).continues(0, 3));
-        let mut read = log(Some((20, 3)));
-        let says = |log: &Log| [(20, 3), (25, 3), (20, 4), (20, 2)].map(|(offset, epoch)| log.continues(offset, epoch));
-        assert_eq!(says(&read), [true, true, false, false]);
-        read.trusted = Some(4);
-        assert_eq!(says(&read), [true, true, true, false]);
-        // What is noted of the trusted leader's is read as well, and the one after it is another again.
-        read.note(20, 4);
-        assert!(read.continues(21, 4) && !read.continues(21, 5));
-    }
-
-    #[test]
-    fn a_replay_takes_nothing_from_what_was_read_and_finds_no_later_leader_before_it() {
-        let mut read = log(Some((20, 3)));
-        assert!(read.continues(5, 1) && read.continues(5, 3) && !read.continues(5, 4));
-        read.note(5, 1);
-        assert_eq!(read.read, Some(ReadUpTo { offset: 20, epoch: 3 }));
     }
 }

@@ -1,0 +1,109 @@
+//! Where the tables are that feed each topic, as lines TOPIC=VALUE.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use service::Secret;
+
+use crate::contract::name::TopicName;
+use crate::process::checked::Check;
+
+/// The source of each topic, and its relay's slot. The lines are not checked by clap, which would print a wrong one: it may be a URL with a
+/// password.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    urls: BTreeMap<TopicName, Secret>,
+    slots: BTreeMap<TopicName, Secret>,
+}
+
+#[derive(Args)]
+pub struct SourcesArgs {
+    /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. A
+    /// primary, as its write-ahead log's end is asked. Repeatable; in the variable one on each line.
+    #[arg(
+        long = "source",
+        env = "SOURCES",
+        value_delimiter = '\n',
+        hide_env_values = true,
+        value_name = "TOPIC=URL"
+    )]
+    sources: Vec<Secret>,
+    /// The replication slot of the relay that publishes a topic, where its database has several pgoutput slots, such as
+    /// user-events=users_relay. Repeatable; in the variable one on each line.
+    #[arg(long = "slot", env = "SLOTS", value_delimiter = '\n', value_name = "TOPIC=NAME")]
+    slots: Vec<Secret>,
+}
+
+impl Check for Sources {
+    type Given = SourcesArgs;
+
+    fn check(SourcesArgs { sources, slots }: SourcesArgs) -> Result<Self, String> {
+        Ok(Self {
+            urls: by_topic("SOURCES", &sources)?,
+            slots: by_topic("SLOTS", &slots)?,
+        })
+    }
+}
+
+impl Sources {
+    /// The URL of the database whose outbox feeds the topic.
+    #[must_use]
+    pub fn url_of(&self, topic: &str) -> Option<&Secret> {
+        self.urls.get(topic)
+    }
+
+    /// The slot of the relay that publishes the topic.
+    #[must_use]
+    pub fn slot_of(&self, topic: &str) -> Option<&str> {
+        self.slots.get(topic).map(Secret::reveal)
+    }
+}
+
+/// The values by their topics. Where a topic comes twice, the first line counts.
+fn by_topic(setting: &str, lines: &[Secret]) -> Result<BTreeMap<TopicName, Secret>, String> {
+    let mut values = BTreeMap::new();
+    for (index, line) in lines.iter().enumerate() {
+        let (topic, value) = topic_and_value(line.reveal()).ok_or_else(|| {
+            format!(
+                "{setting}, number {}: expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db",
+                index + 1
+            )
+        })?;
+        values.entry(topic).or_insert(value);
+    }
+    Ok(values)
+}
+
+fn topic_and_value(line: &str) -> Option<(TopicName, Secret)> {
+    let (topic, value) = line.split_once('=')?;
+    let topic = topic.trim().parse().ok()?;
+    let value = value.trim();
+    (!value.is_empty()).then(|| (topic, Secret::from(value.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use service::Secret;
+
+    use super::by_topic;
+
+    #[test]
+    fn a_value_of_a_topic_is_found_and_a_wrong_line_is_told_by_its_number() {
+        let find = |lines: &[&str]| {
+            let lines: Vec<Secret> = lines.iter().map(|line| Secret::from((*line).to_owned())).collect();
+            let values = by_topic("SOURCES", &lines)?;
+            Ok::<_, String>(values.get("b").map(|value| value.reveal().to_owned()))
+        };
+        assert_eq!(find(&["a=1", " b = x=y ", "b=z"]), Ok(Some("x=y".to_owned())));
+        assert_eq!(find(&["a=1"]), Ok(None));
+        for wrong in [
+            "postgres://u:hunter2@h/d",
+            "postgres://u:hunter2@h/d?sslmode=require",
+            "b=",
+        ] {
+            let said = find(&["b=1", wrong]).expect_err(wrong);
+            assert!(said.starts_with("SOURCES, number 2: expected a topic"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}
