@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use stack::pipeline::{VIEWS_DATABASE, root};
-use stack::{PipelineBuilder, postgres};
+use stack::pipeline::VIEWS_DATABASE;
+use stack::{PipelineBuilder, checkout, postgres};
 use tokio_postgres::Client;
 
 use crate::arguments::ViewCost;
@@ -104,7 +104,7 @@ pub(crate) async fn install(client: &Client) -> anyhow::Result<Vec<View>> {
              create table batch (a1 text[], a2 bigint[], a3 bigint[], a4 text[], a5 jsonb[])",
         )
         .await?;
-    let directory = root().join("sql/views");
+    let directory = checkout::root().join("sql/views");
     let mut views = Vec::new();
     for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
         let folder = entry?.path();

@@ -4,6 +4,7 @@
 //! the process that asked for it: see [`warden`].
 
 pub mod cache;
+pub mod checkout;
 pub mod consumer;
 mod departments;
 pub mod eventually;

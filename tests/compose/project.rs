@@ -8,9 +8,8 @@ use rig::ledger::Row;
 use rig::rest::Rest;
 use rig::workload::Answered;
 use rig::{Isolation, Ledger, Record, topic};
-use stack::pipeline::root;
 use stack::scratch::Scratch;
-use stack::{eventually_ok, postgres};
+use stack::{checkout, eventually_ok, postgres};
 
 /// Where the volumes and containers belong: not to somebody's own stack.
 const PROJECT: &str = "outbox-test";
@@ -37,7 +36,7 @@ impl Stack {
         let stack = Self { directory };
         let copy = format!(
             "cd '{}' && git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read | tar -x -C '{}'",
-            root().display(),
+            checkout::root().display(),
             stack.path().display()
         );
         succeeded(&copy, &Command::new("bash").args(["-c", &copy]).output().expect("bash"));

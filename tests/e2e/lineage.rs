@@ -162,7 +162,7 @@ async fn other_cluster(pipeline: &Pipeline) -> Postgres {
     };
     let other = Postgres::start(options).await.expect("another cluster");
     other
-        .run_script(&stack::pipeline::root().join("sql/cluster.sql"))
+        .run_script(&stack::checkout::root().join("sql/cluster.sql"))
         .await
         .expect("the roles");
     let migrator = pipeline

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rig::Metrics;
-use stack::Program;
-use stack::pipeline::root;
+use stack::{Program, checkout};
 
 /// The page's table for each program, and where the program's source is.
 const PROGRAMS: [(&str, &[&str]); 4] = [
@@ -43,7 +42,7 @@ pub(crate) struct Page(BTreeMap<String, BTreeMap<String, Entry>>);
 
 impl Page {
     pub(crate) fn read() -> Self {
-        let file = root().join("docs/metrics.md");
+        let file = checkout::root().join("docs/metrics.md");
         let text = fs::read_to_string(&file).unwrap_or_else(|err| panic!("{}: {err}", file.display()));
         let (mut tables, mut program) = (BTreeMap::new(), String::new());
         for line in text.lines() {
@@ -154,7 +153,7 @@ fn the_page_names_the_metrics_of_the_sources_and_no_others() {
     for (program, directories) in PROGRAMS {
         let mut made = BTreeMap::new();
         for directory in directories {
-            in_source(&root().join(directory), &mut made);
+            in_source(&checkout::root().join(directory), &mut made);
         }
         assert!(!made.is_empty(), "{program} has no metrics");
         let named = page.0.get(program).unwrap_or_else(|| panic!("no table for {program}"));

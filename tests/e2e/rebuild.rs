@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stack::pipeline::{VIEWS_DATABASE, root};
-use stack::{Pipeline, Program, eventually_ok};
+use stack::pipeline::VIEWS_DATABASE;
+use stack::{Pipeline, Program, checkout, eventually_ok};
 use tokio::task::JoinHandle;
 
 use super::rows::{assert_view_equals_users, in_views, single, wait_for_view};
@@ -128,7 +128,7 @@ struct Views(PathBuf);
 impl Views {
     fn copy(pipeline: &Pipeline, name: &str) -> Self {
         let directory = pipeline.logs().join(name);
-        for view in std::fs::read_dir(root().join("sql/views")).expect("the shipped views") {
+        for view in std::fs::read_dir(checkout::root().join("sql/views")).expect("the shipped views") {
             let view = view.expect("a folder");
             let to = directory.join(view.file_name());
             std::fs::create_dir_all(&to).expect("a folder");
@@ -358,7 +358,7 @@ const DOMAINS_COUNTED: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_about_views_leads_to_a_view_and_nobody_is_restarted() {
-    let page = std::fs::read_to_string(root().join("docs/views.md")).expect("docs/views.md");
+    let page = std::fs::read_to_string(checkout::root().join("docs/views.md")).expect("docs/views.md");
     let pipeline = super::shared::builder().start().await.expect("a pipeline");
     let views = Views::copy(&pipeline, "views");
     let workload = busy(&pipeline, 200).await;

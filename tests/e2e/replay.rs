@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use stack::pipeline::{VIEWS_DATABASE, root};
-use stack::{Pipeline, eventually_ok};
+use stack::pipeline::VIEWS_DATABASE;
+use stack::{Pipeline, checkout, eventually_ok};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -36,13 +36,13 @@ async fn wait_for_all(pipeline: &Pipeline) {
 /// Exit code and standard output of the script, with `answer` on its standard input.
 pub(crate) async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
-    let mut child = Command::new(root().join("scripts/kafka-replay.sh"))
+    let mut child = Command::new(checkout::root().join("scripts/kafka-replay.sh"))
         .args(["-s", pipeline.bootstrap_servers()])
         .args(arguments)
         .env("DATABASE_URL", url)
         .env(
             "VIEW_BUILDER",
-            stack::pipeline::binaries().expect("binaries").join("view-builder"),
+            checkout::programs_directory().expect("binaries").join("view-builder"),
         )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

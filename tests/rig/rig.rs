@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use stack::scratch::Scratch;
-use stack::{Postgres, Program, pipeline, port};
+use stack::{Postgres, Program, checkout, port};
 use tokio_postgres::Client;
 
 use crate::ledger::{Ledger, Row};
@@ -57,7 +57,9 @@ impl Rig {
             .unwrap_or_else(|err| panic!("no outbox in {name}: {err:#}"));
         let logs = Scratch::temporary("outbox-rig-").expect("a directory for logs");
         let port = port::free().expect("a free port");
-        let binary = pipeline::binaries().expect("the programs").join("outbox-relay");
+        let binary = checkout::programs_directory()
+            .expect("the programs")
+            .join("outbox-relay");
         let relay = Program::new("relay", &binary, logs.path().join("relay.log"), port)
             .argument("run")
             .env("DATABASE_URL", &postgres.url("postgres", name))

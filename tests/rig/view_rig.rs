@@ -14,7 +14,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use stack::scratch::Scratch;
-use stack::{Program, eventually_ok, pipeline, port};
+use stack::{Program, checkout, eventually_ok, port};
 use tokio_postgres::Client;
 
 use crate::servers::Servers;
@@ -289,7 +289,7 @@ impl ViewRig {
 
     fn program(&self, binary: &str, name: &str) -> Program {
         let port = port::free().expect("a free port");
-        let binary = pipeline::binaries().expect("the programs").join(binary);
+        let binary = checkout::programs_directory().expect("the programs").join(binary);
         Program::new(name, &binary, self.logs.path().join(format!("{name}.log")), port)
             .argument("run")
             .env("DATABASE_URL", &self.servers.postgres.url("view_builder", &self.name))

@@ -10,7 +10,10 @@ use super::rig_itself;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_is_dropped_beside_a_start_leaves_no_table() {
-    assert_eq!(tables_after_a_drop("drop_beside_start", "", rig_itself::TABLE).await, "0");
+    assert_eq!(
+        tables_after_a_drop("drop_beside_start", "", rig_itself::TABLE).await,
+        "0"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +27,10 @@ async fn a_table_that_a_start_adds_to_the_view_is_dropped_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drop_that_waits_for_no_start_is_caught() {
-    assert_eq!(tables_after_a_drop("planted_drop", "DropBesideStarts", rig_itself::TABLE).await, "1");
+    assert_eq!(
+        tables_after_a_drop("planted_drop", "DropBesideStarts", rig_itself::TABLE).await,
+        "1"
+    );
 }
 
 /// How many tables of the view there are, after a drop that comes when a start has read which views there are. The start brings `table_sql` along.

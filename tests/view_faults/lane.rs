@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use stack::scratch::Scratch;
-use stack::{Program, pipeline, port};
+use stack::{Program, checkout, port};
 
 use super::oracle::{self, Complete};
 use super::positions;
@@ -63,7 +63,9 @@ impl Lane {
     pub(crate) fn builder(&self, name: &str, static_member: bool) -> Program {
         let port = port::free().expect("a free port");
         let bootstrap = self.site.pipeline.bootstrap_servers();
-        let binary = pipeline::binaries().expect("the programs").join("view-builder-faults");
+        let binary = checkout::programs_directory()
+            .expect("the programs")
+            .join("view-builder-faults");
         let url = self.site.pipeline.database_url(&self.name).expect("a URL");
         let url = url.replacen("postgres@", "view_builder@", 1);
         let rows = match self.complete {
@@ -197,7 +199,7 @@ impl Lane {
 /// The shipped views, and `applied_events` beside them.
 fn views() -> anyhow::Result<Scratch> {
     let directory = Scratch::temporary("outbox-views-")?;
-    let root = pipeline::root();
+    let root = checkout::root();
     let own = root.join("tests/view_faults/applied_events");
     std::os::unix::fs::symlink(own, directory.path().join("applied_events"))?;
     for entry in std::fs::read_dir(root.join("sql/views"))? {

@@ -100,7 +100,9 @@ async fn without_certificates_of_its_own_it_trusts_those_that_the_system_trusts(
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_without_one_nothing_goes() {
     let secured = Secured::get().await;
-    let rig = secured.rig("kafka_mtls", "MTLS", &secured.mutual_tls_as("client")).await;
+    let rig = secured
+        .rig("kafka_mtls", "MTLS", &secured.mutual_tls_as("client"))
+        .await;
     assert_publishes(&rig).await;
     let rig = secured.rig("kafka_mtls_without", "MTLS", &secured.tls("ca.crt")).await;
     assert_refused(&rig, "the client's certificate is missing or refused").await;
@@ -240,7 +242,9 @@ async fn no_program_frees_what_its_tls_connections_use_while_it_ends() {
     let library = secured.library("aborts_at_clean_up", ABORTS_AT_CLEAN_UP);
     rig.relay = rig.relay.env("LD_PRELOAD", &library);
     assert_publishes(&rig).await;
-    let binary = stack::pipeline::binaries().expect("the programs").join("view-builder");
+    let binary = stack::checkout::programs_directory()
+        .expect("the programs")
+        .join("view-builder");
     let views = Program::new("view-builder", &binary, rig.logs().join("view-builder.log"), 0);
     let views = secured.through(views, "TLS", &properties).env("LD_PRELOAD", &library);
     let replay = ["replay", "--topic", &rig.topic()];

@@ -112,7 +112,11 @@ async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
     // What only asks has answers again, too.
     let is_ready = builder.wait_ready(DEADLINE).await;
     is_ready.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
-    assert_eq!(builder.process().expect("it runs").id(), process.id(), "it is the same process");
+    assert_eq!(
+        builder.process().expect("it runs").id(),
+        process.id(),
+        "it is the same process"
+    );
     builder.stop().await.expect("a clean end");
 }
 
@@ -131,7 +135,11 @@ async fn a_builder_waits_for_the_key_where_only_the_certificate_is_replaced_yet(
     says(&rig, &builder, "the replaced secrets cannot be used").await;
     secured.copy("client.key", "views.key");
     has_applied(&rig, &topic, &builder).await;
-    assert_eq!(builder.process().expect("it runs").id(), process, "it is the same process");
+    assert_eq!(
+        builder.process().expect("it runs").id(),
+        process,
+        "it is the same process"
+    );
     builder.stop().await.expect("a clean end");
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
-use stack::Pipeline;
-use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE, binaries, root};
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::{Pipeline, checkout};
 
 use crate::load::Outcome;
 use crate::view::View;
@@ -69,9 +69,9 @@ fn verify(pipeline: &Pipeline) -> anyhow::Result<String> {
        --database-url {} \
        --source user-events={} --source post-events={}
 ",
-        binaries()?.join("view-builder").display(),
+        checkout::programs_directory()?.join("view-builder").display(),
         pipeline.bootstrap_servers(),
-        root().join("sql/views").display(),
+        checkout::root().join("sql/views").display(),
         pipeline.verifier_url(VIEWS_DATABASE)?,
         pipeline.verifier_url(USERS_DATABASE)?,
         pipeline.verifier_url(VIEWS_DATABASE)?,
