@@ -20,6 +20,7 @@ mod verify;
 mod view_cost;
 mod view_drain;
 mod view_scale;
+mod wal_files;
 
 use std::process::ExitCode;
 
@@ -50,16 +51,16 @@ fn main() -> ExitCode {
 async fn run(cli: &Cli) -> anyhow::Result<()> {
     let builder = pipeline(&cli.common);
     let report = match &cli.measurement {
-        Measurement::RelayDrain(asked) => relay_drain::measure(asked, builder).await?,
-        Measurement::Latency(asked) => latency::measure(asked, builder).await?,
-        Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
-        Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
-        Measurement::ViewScale(asked) => view_scale::measure(asked, builder).await?,
-        Measurement::DeadLetters(asked) => dead_letters::measure(asked, builder).await?,
-        Measurement::Init(asked) => init::measure(asked, builder).await?,
-        Measurement::Restart(asked) => restart::measure(asked, builder).await?,
-        Measurement::Verify(asked) => verify::measure(asked, builder).await?,
-        Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,
+        Measurement::RelayDrain(options) => relay_drain::measure(options, builder).await?,
+        Measurement::Latency(options) => latency::measure(options, builder).await?,
+        Measurement::Rest(options) => rest_rate::measure(options, builder).await?,
+        Measurement::ViewDrain(options) => view_drain::measure(options, builder).await?,
+        Measurement::ViewScale(options) => view_scale::measure(options, builder).await?,
+        Measurement::DeadLetters(options) => dead_letters::measure(options, builder).await?,
+        Measurement::Init(options) => init::measure(options, builder).await?,
+        Measurement::Restart(options) => restart::measure(options, builder).await?,
+        Measurement::Verify(options) => verify::measure(options, builder).await?,
+        Measurement::ViewCost(options) => view_cost::measure(options, builder).await?,
     };
     report.print();
     match &cli.common.json {

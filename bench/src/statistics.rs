@@ -14,16 +14,22 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Longer than any wait here; a longer latency would count as this one.
+/// Longer than any wait here. A longer latency counts as this one.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
-/// Latencies in microseconds, to three digits.
+/// An empty histogram for latencies in microseconds, with a precision of three digits.
 ///
 /// # Errors
 /// Never for these constants.
-pub(crate) fn latencies() -> anyhow::Result<Histogram<u64>> {
-    // With bounds: a histogram that grows by itself does not grow for `saturating_record`.
+pub(crate) fn latency_histogram() -> anyhow::Result<Histogram<u64>> {
+    // It has bounds, because a histogram that grows by itself does not grow for `saturating_record`.
     Ok(Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?)
+}
+
+/// Adds the latency between two times in microseconds. All clocks are this machine's, so the end is not before the begin unless the machine's
+/// clock was set back in between: such a latency counts as 0.
+pub(crate) fn record_latency(latencies_us: &mut Histogram<u64>, begin_us: i64, end_us: i64) {
+    latencies_us.saturating_record(u64::try_from(end_us - begin_us).unwrap_or(0));
 }
 
 /// A quantile of latencies in microseconds as milliseconds.
@@ -46,7 +52,7 @@ pub(crate) fn thousands(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{latencies, median, quantile_ms, thousands};
+    use super::{latency_histogram, median, quantile_ms, thousands};
 
     #[test]
     fn a_median_is_the_middle_or_between_the_two_in_the_middle() {
@@ -57,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_quantile_is_given_in_milliseconds() {
-        let mut histogram = latencies().unwrap();
+        let mut histogram = latency_histogram().unwrap();
         for us in 1..=1000 {
             histogram.saturating_record(us * 10);
         }
