@@ -4,7 +4,7 @@ use rig::{Isolation, Rig, topic};
 use stack::{Program, eventually};
 
 use super::super::tampering::{DEADLINE, assert_refused, retire, wait_until_confirmed};
-use super::parking::{assert_published_in_order, command, stop, wait_until_parked};
+use super::parking::{assert_command, assert_published_in_order, assert_retry_of_all, stop_relay, wait_until_parked};
 use super::topic_settings::{ROW, assert_published_before, assert_stops};
 
 /// Exit codes of `outbox-relay`.
@@ -66,7 +66,7 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
         rig.slot_is_free().await;
         let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
         let position = rest.split('`').next().expect("a position");
-        command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;
+        assert_command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;
         assert_published_before(&rig, 10).await;
     }
     rig.start().await;
@@ -74,10 +74,10 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
     let known = wait_until_parked(&rig, parked.len()).await;
     assert!(parked.iter().all(|(id, ..)| known.contains_key(id)), "{known:?}");
     wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    stop_relay(&rig).await;
     // Nor do they get there from the parking topic.
     let stays = ["0 rows are published, 5 stay parked"];
-    command(&rig.relay, &["parked", "retry", "--all"], 1, &stays).await;
+    assert_retry_of_all(&rig.relay, 1, &stays).await;
     assert_none_forged(&rig).await;
     rig.finish().await.expect("an end");
 }
@@ -95,7 +95,7 @@ async fn rows_for_the_relays_own_topics_and_kafkas_are_parked_where_poison_is() 
     rig.start().await;
     assert_published_in_order(&rig, 10).await;
     let known = wait_until_parked(&rig, ids.len()).await;
-    assert!(ids.iter().all(|id| known[id].0 == "poison"), "{known:?}");
+    assert!(ids.iter().all(|id| known[id].because == "poison"), "{known:?}");
     assert_none_forged(&rig).await;
     rig.finish().await.expect("an end");
 }
@@ -136,10 +136,10 @@ async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_ka
     rig.drop_slot().await;
     for (topic, whose) in never_a_destination(&rig) {
         let id = insert_for(&rig, &topic).await;
-        command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
+        assert_command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
-    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     assert_none_forged(&rig).await;
     rig.insert_each(3).await;
     rig.start().await;

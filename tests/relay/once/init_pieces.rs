@@ -11,7 +11,7 @@ use rig::{Isolation, Rig, memory};
 use stack::{Program, eventually_ok};
 
 use super::super::init_positions::position_mistakes;
-use super::parking::command;
+use super::parking::assert_command;
 
 pub(super) const ROWS: u32 = 30_000;
 /// Rows of an outbox that goes in one Kafka transaction.
@@ -224,8 +224,8 @@ async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_t
             "--undecided publish",
             "--undecided skip",
         ];
-        command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
-        command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
+        assert_command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
+        assert_command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
         rig.start().await;
         rig.insert_each(MORE_ROWS).await;
         let arrived = eventually_ok(DEADLINE, "what is to be published is there", || async {

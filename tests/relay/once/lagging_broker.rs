@@ -9,7 +9,10 @@ use rig::{Isolation, Rig, Servers, servers, topic};
 use stack::{KafkaOptions, eventually, eventually_ok, port};
 
 use super::super::tampering::{metric, publish_and_stop};
-use super::parking::{LARGE_BYTES, assert_published_in_order, command, insert, limit, stop, wait_until_parked};
+use super::parking::{
+    LARGE_BYTES, assert_command, assert_published_in_order, insert_row, limit_record_bytes, stop_relay,
+    wait_until_parked,
+};
 use super::topic_settings::assert_ends;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -165,7 +168,7 @@ async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy
     for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
         let rig = initialised(servers, &format!("lagging_pause_{is_right}"), address).await;
         let before = end_of(&rig, rig.checkpoint_topic()).await;
-        command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
+        assert_command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
         assert_eq!(end_of(&rig, rig.checkpoint_topic()).await, before + 1, "one record");
         let rig = with_bug(rig, bug);
         rig.insert_each(3).await;
@@ -181,7 +184,7 @@ async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy
             .await;
             let published = rig.records(Isolation::Uncommitted).await.expect("records");
             assert_eq!(published.len(), 0, "a paused relay publishes nothing");
-            command(&rig.relay, &["resume"], 0, &[]).await;
+            assert_command(&rig.relay, &["resume"], 0, &[]).await;
             rig.assert_exactly_once().await;
         } else {
             let unpaused = rig.settled(DEADLINE).await;
@@ -198,23 +201,23 @@ async fn parked_rows_are_not_missing(servers: &Arc<Servers>, proxy: &LaggingProx
     for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
         let mut rig = initialised(servers, &format!("lagging_parked_{is_right}"), address).await;
         rig.relay = rig.relay.env("OUTBOX_POISON", "park");
-        limit(&rig, 20_000).await;
-        insert(&rig, "parked", LARGE_BYTES).await;
+        limit_record_bytes(&rig, 20_000).await;
+        insert_row(&rig, "parked", LARGE_BYTES).await;
         rig.start().await;
         wait_until_parked(&rig, 1).await;
-        stop(&rig).await;
+        stop_relay(&rig).await;
         let hidden = end_of(&rig, rig.parking_topic()).await;
         // The checkpoint topic has the same partition. What is hidden of it must not matter.
         let before = end_of(&rig, rig.checkpoint_topic()).await;
         while end_of(&rig, rig.checkpoint_topic()).await < before + hidden {
-            command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
-            command(&rig.relay, &["resume"], 0, &[]).await;
+            assert_command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;
+            assert_command(&rig.relay, &["resume"], 0, &[]).await;
         }
         assert_eq!(end_of(&rig, rig.checkpoint_topic()).await, before + hidden);
         let rig = with_bug(rig, bug);
         let cut = proxy.lag_behind(0..=0, hidden);
-        insert(&rig, "parked", 10).await;
-        insert(&rig, "another", 10).await;
+        insert_row(&rig, "parked", 10).await;
+        insert_row(&rig, "another", 10).await;
         let logged = rig.relay.log_text().len();
         rig.relay.start().expect("a start");
         if is_right {

@@ -141,7 +141,7 @@ async fn a_row_newer_than_its_topic_takes_is_parked_where_poison_is() {
         .await;
     rig.start().await;
     let known = wait_until_parked(&rig, 1).await;
-    assert_eq!(known[&id].0, "poison");
+    assert_eq!(known[&id].because, "poison");
     assert_published_in_order(&rig, 10).await;
     rig.finish().await.expect("a clean end");
 }
