@@ -171,8 +171,8 @@ async fn rows_of_a_time_when_the_outbox_had_another_name_are_no_other_tables() {
         renamed_while_no_relay_runs(&rig).await;
         let says = ["was named public.former", "`outbox-relay recover --compare-anyway`"];
         rig.assert_stops(20, &says).await;
-        super::ways_out::recover(&rig, &["--compare-anyway"]).await;
-        assert_eq!(super::ways_out::goes_on(&rig).await.rows, 15);
+        super::ways_out::run_recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(super::ways_out::assert_goes_on(&rig).await.rows, 15);
     }
 }
 

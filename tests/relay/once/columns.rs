@@ -3,7 +3,7 @@
 use rig::Rig;
 
 use crate::relay::tampering::{DEADLINE, assert_ends, wait_until_confirmed};
-use crate::relay::ways_out::{goes_on, recover, told_between};
+use crate::relay::ways_out::{assert_goes_on, run_recover, text_in_log_between};
 
 /// Exit code of `Stop::Config`.
 const CONFIG: i32 = 2;
@@ -86,8 +86,8 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         rig.insert_each(2).await;
         rig.assert_stops(CONFIG, &["`aggregateid`", "`outbox-relay recover --compare-anyway`"])
             .await;
-        recover(&rig, &["--compare-anyway"]).await;
-        assert_eq!(goes_on(&rig).await.rows, 13);
+        run_recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(assert_goes_on(&rig).await.rows, 13);
     }
 }
 
@@ -121,7 +121,7 @@ async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_an
 
     // The slot sends all of it again.
     rig.relay = fatal;
-    goes_on(&rig).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -152,9 +152,9 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
 
     rig.assert_stops(PUBLICATION, &["it has a column list", "`outbox-relay recover`"])
         .await;
-    for statement in told_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
+    for statement in text_in_log_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
         rig.sql(statement).await;
     }
-    recover(&rig, &[]).await;
-    assert_eq!(goes_on(&rig).await.rows, 11);
+    run_recover(&rig, &[]).await;
+    assert_eq!(assert_goes_on(&rig).await.rows, 11);
 }

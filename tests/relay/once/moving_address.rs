@@ -8,7 +8,7 @@ use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, assert_ends, ids, publish_and_stop, retire, wait_until_confirmed};
-use crate::relay::ways_out::recover;
+use crate::relay::ways_out::run_recover;
 
 /// Exit code of `Stop::SlotAhead`.
 const SLOT_AHEAD: i32 = 13;
@@ -136,7 +136,7 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     .await;
     faulty.kill_hard().await;
     rig.slot_is_free().await;
-    recover(rig, &["--compare-anyway"]).await;
+    run_recover(rig, &["--compare-anyway"]).await;
 }
 
 /// A relay with the same settings on the copy: identifier, timeline, slot and checkpoint all fit.

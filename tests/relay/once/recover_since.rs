@@ -8,7 +8,7 @@ use rig::rig::PARTITIONS;
 use rig::{Isolation, Rig};
 
 use crate::relay::tampering::wait_until_confirmed;
-use crate::relay::ways_out::recover;
+use crate::relay::ways_out::run_recover;
 
 /// Exit code of a `recover` that nobody answered.
 const NOT_CONFIRMED: i32 = 41;
@@ -82,7 +82,7 @@ async fn topics_are_read_from_before_the_oldest_row_and_wholly_where_a_row_claim
         .await;
     let said = plan(&rig, &[]).await;
     assert_eq!(records_read(&said), OLD_RECORDS + 5, "{said}");
-    recover(&rig, &[]).await;
+    run_recover(&rig, &[]).await;
     rig.start().await;
     rig.insert_each(1).await;
     let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
@@ -119,7 +119,7 @@ async fn rows_from_before_since_count_as_published_and_all_others_are_compared()
         assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
         assert!(rig.relay.log_tail(2).contains(says), "{}", rig.relay.log_tail(2));
     }
-    recover(&rig, &["--since", &since]).await;
+    run_recover(&rig, &["--since", &since]).await;
     assert_goes_on_without_duplicates(&rig).await;
 }
 
@@ -180,6 +180,6 @@ async fn rows_from_before_a_records_commit_count_as_published_and_all_others_are
         assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
         assert!(rig.relay.log_tail(6).contains(says), "{}", rig.relay.log_tail(6));
     }
-    recover(&rig, &["--since-position", &since]).await;
+    run_recover(&rig, &["--since-position", &since]).await;
     assert_goes_on_without_duplicates(&rig).await;
 }

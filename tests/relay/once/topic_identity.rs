@@ -16,7 +16,7 @@ use super::super::tampering::{
     times_published, wait_until_confirmed, write_checkpoint,
 };
 
-use crate::relay::ways_out::{goes_on, recover};
+use crate::relay::ways_out::{assert_goes_on, run_recover};
 
 /// Exit codes of `outbox-relay`.
 const PARTITIONS_CHANGED: i32 = 19;
@@ -99,8 +99,8 @@ async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_i
     ];
     rig.assert_stops(TOPIC_RECREATED, &says).await;
     assert_check_says(&rig, "was deleted and made anew").await;
-    recover(&rig, &[]).await;
-    goes_on(&rig).await;
+    run_recover(&rig, &[]).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -128,8 +128,8 @@ async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publi
     rig.insert_each(2).await;
     rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
         .await;
-    recover(&rig, &[]).await;
-    goes_on(&rig).await;
+    run_recover(&rig, &[]).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -196,8 +196,8 @@ async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
         () = writes => {}
     }
     rig.slot_is_free().await;
-    recover(rig, &[]).await;
-    goes_on(rig).await;
+    run_recover(rig, &[]).await;
+    assert_goes_on(rig).await;
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ async fn a_generated_column_that_the_router_needs_is_named_before_anything_is_ma
     let words = ["column `shown` of table public.outbox is generated", "drop expression"];
     assert_command_says(&rig, "init", 2, &words).await;
     assert_command_says(&rig, "check", 1, &words).await;
-    // Both ways out work. The first one alters the publication, which has to be accepted. The second one alters the table.
+    // Both ways out work: the publication has generated columns, or the column is no longer generated. The second way alters the publication back,
+    // which has to be accepted.
     rig.sql("alter publication outbox set (publish_generated_columns = stored)")
         .await;
     rig.init(&[]).await;
