@@ -1,4 +1,4 @@
-//! Measures the built programs on real PostgreSQL and real Apache Kafka. docs/benchmarks.md says how and what came of it.
+//! Measures the built programs on real PostgreSQL and real Apache Kafka. docs/benchmarks.md says how, and has the results.
 
 mod arguments;
 mod backlog;
@@ -47,9 +47,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ctrl-C just ends this process: what it started is ended then by the shell that `stack` keeps for that.
+/// Ctrl-C ends this process at once. A shell that `stack` keeps for this purpose then ends the servers and programs.
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let builder = pipeline(&cli.common);
+    let builder = pipeline_builder(&cli.common);
     let report = match &cli.measurement {
         Measurement::RelayDrain(options) => relay_drain::measure(options, builder).await?,
         Measurement::Latency(options) => latency::measure(options, builder).await?,
@@ -69,13 +69,13 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The servers as the quick start has them, on free ports.
-fn pipeline(common: &Common) -> PipelineBuilder {
+/// A pipeline with the settings of the quick start, on free ports.
+fn pipeline_builder(common: &Common) -> PipelineBuilder {
     let options = PostgresOptions {
         version: Some(common.postgres),
         ..PostgresOptions::default()
     };
-    // The quick start's too: it tells when each row was committed.
+    // The quick start has this setting, too. It lets PostgreSQL tell when each row was committed.
     let builder = Pipeline::builder().postgres(options.setting("track_commit_timestamp", "on"));
     match &common.logs {
         Some(directory) => builder.logs(directory),

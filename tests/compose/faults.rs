@@ -7,7 +7,7 @@ use rig::Workload;
 use rig::rest::{id, user};
 use stack::{eventually, eventually_ok};
 
-use super::project::{PROGRAMS, RECOVERY, Stack, assert_answers_kept};
+use super::project::{PROGRAMS, RECOVERY, Stack, assert_answered_changes_are_in_outbox};
 
 const CHANGES_PER_SECOND: u32 = 300;
 
@@ -27,7 +27,7 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         // What is there stays. `--wait` would give up at once where something is unhealthy still.
         stack.run(&format!("docker compose up --detach --no-recreate {up}"));
-        stack.is_healthy().await;
+        stack.wait_until_healthy().await;
         flows(&format!("{service} was killed")).await;
         println!(
             "{service} was killed and is back: {:.1} s",
@@ -42,7 +42,7 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     flows("there are three builders").await;
     stack.run("docker compose kill --signal SIGKILL view-builder");
     stack.run("docker compose up --detach --no-recreate --scale view-builder=3");
-    stack.is_healthy().await;
+    stack.wait_until_healthy().await;
     flows("three builders were killed").await;
     stack.run("docker compose up --detach --wait --no-recreate --scale view-builder=1");
 
@@ -66,9 +66,11 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     assert!(workload.attempts() > unanswered, "the clients have gone on");
 
     let answers = workload.stop().await;
-    let rows = stack.assert_published("users_db", "user-events").await;
-    assert_answers_kept(&rows, &answers);
-    stack.assert_published("materialized_view_db", "post-events").await;
+    let rows = stack.assert_published_exactly_once("users_db", "user-events").await;
+    assert_answered_changes_are_in_outbox(&rows, &answers);
+    stack
+        .assert_published_exactly_once("materialized_view_db", "post-events")
+        .await;
     println!("{}", stack.run("docker compose run --rm verify"));
 }
 

@@ -115,7 +115,7 @@ async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
     rig.drop_slot().await;
     rig.sql(&made).await;
     rig.assert_stops(12, &["two_phase"]).await;
-    super::tampering::retire(&rig).await;
+    super::tampering::kill_and_drop_slot(&rig).await;
 }
 
 /// The test's own test: what such a slot sends is no transaction that the relay could read.
@@ -145,5 +145,5 @@ async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() 
     })
     .await;
     rig.sql(&format!("rollback prepared '{name}'")).await;
-    super::tampering::retire(&rig).await;
+    super::tampering::kill_and_drop_slot(&rig).await;
 }

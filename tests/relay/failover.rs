@@ -119,7 +119,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
     let process = rig.relay.process().expect("a running relay").id();
     let url = format!("{}?target_session_attrs=read-write", both(&rig, &standby));
     let load = Load::start(&rig, &url, 2, Duration::from_millis(5));
-    load.goes_on(300).await;
+    load.wait_for_more_rows(300).await;
     if !has_failover_slots() {
         load.stop().await;
         rig.assert_exactly_once().await;
@@ -138,7 +138,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
     })
     .await;
     println!("goes on {} ms after the promotion", promoted_at.elapsed().as_millis());
-    load.goes_on(300).await;
+    load.wait_for_more_rows(300).await;
     let told = load.stop().await;
     let rows = rig.rows_on(&standby).await;
     let ledger = eventually(DEADLINE, "every row is published", || async {

@@ -6,7 +6,9 @@ use rig::{Rig, Servers, servers};
 use stack::{KafkaOptions, eventually};
 use std::sync::Arc;
 
-use super::tampering::{DEADLINE, assert_ends, metric, published_and_stopped, retire, wait_until_confirmed};
+use super::tampering::{
+    DEADLINE, assert_ends, kill_and_drop_slot, metric, published_and_stopped, wait_until_confirmed,
+};
 
 /// What is done to the publication, and whether it is wrong even now or was set right again.
 const ALTERATIONS: [(&str, &str, &str); 8] = [
@@ -55,7 +57,7 @@ async fn an_altered_publication_stops_the_relay_at_its_start() {
         alter(&rig, alteration).await;
         rig.insert_each(2).await;
         rig.assert_stops(20, &[says]).await;
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 
@@ -78,7 +80,7 @@ async fn an_altered_publication_stops_the_relay_while_it_streams() {
         assert_eq!(rig.value(&order).await, "t", "{name}: {before} {confirmed} {after}");
         // And what it leaves stops the next start, too.
         rig.assert_stops(20, &[says]).await;
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 

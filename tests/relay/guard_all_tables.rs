@@ -3,7 +3,7 @@
 use rig::Rig;
 use stack::eventually;
 
-use super::tampering::{DEADLINE, assert_ends, retire, wait_until_confirmed};
+use super::tampering::{DEADLINE, assert_ends, kill_and_drop_slot, wait_until_confirmed};
 
 /// Debezium's own default.
 const ALL_TABLES: &str = "for all tables";
@@ -70,7 +70,7 @@ async fn assert_stopped_by(rig: &Rig, alteration: &str) {
     let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{}: {confirmed} {after}", rig.name());
     rig.assert_stops(20, &[]).await;
-    retire(rig).await;
+    kill_and_drop_slot(rig).await;
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn without_the_look_at_the_table_rows_are_confirmed_that_no_stream_has() {
     })
     .await;
     rig.relay.kill_hard().await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -190,5 +190,5 @@ async fn where_the_outbox_is_known_by_its_name_alone_rows_of_another_name_are_lo
     let ledger = rig.ledger(rig::Isolation::Committed).await.expect("a ledger");
     assert_eq!((ledger.lost.len(), ledger.rows), (5, 12), "{ledger}");
     rig.relay.stop().await.expect("a clean end");
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }

@@ -134,19 +134,20 @@ async fn a_commit_at_the_consistent_point_has_another_position_than_the_rows_bef
     rig.relay.stop().await.expect("a clean end");
     rig.drop_slot().await;
     make_slot_before_a_commit(&rig, &["init", "--accept-new-slot"]).await;
-    goes_on(&rig).await;
+    start_and_publish_more(&rig).await;
     rig.relay.kill_hard().await;
     rig.insert_each(10).await;
     rig.drop_slot().await;
     make_slot_before_a_commit(&rig, &["recover", "--yes"]).await;
-    goes_on(&rig).await;
+    start_and_publish_more(&rig).await;
     let records = rig.records(Isolation::Committed).await.expect("records");
     assert!(records.len() > rig.rows().await.len(), "rows were published again");
     assert_eq!(position_mistakes(&records), Vec::<String>::new());
     rig.finish().await.expect("an end");
 }
 
-async fn goes_on(rig: &Rig) {
+/// Starts the relay, and waits until all rows and five more are published.
+async fn start_and_publish_more(rig: &Rig) {
     rig.start().await;
     rig.insert_each(5).await;
     rig.settled(READY_DEADLINE).await.expect("everything is published");

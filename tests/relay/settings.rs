@@ -7,7 +7,7 @@ use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Record, Rig, servers};
 use stack::{eventually, eventually_ok};
 
-use super::tampering::{DEADLINE, metric, retire};
+use super::tampering::{DEADLINE, kill_and_drop_slot, metric};
 
 /// Each of these changes what a session writes or understands, or ends it in the middle of its work.
 const AWKWARD: [(&str, &str); 18] = [
@@ -153,7 +153,7 @@ async fn live(name: &str, set_by: SetBy) -> BTreeMap<String, (Option<Vec<u8>>, V
     rig.sql(&insert(&rig, 4_000, 4_000)).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.code(), Some(20), "{name}: {}", rig.relay.log_tail(10));
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
     records
 }
 
@@ -236,5 +236,5 @@ async fn without_the_pinned_settings_a_row_is_refused_or_published_with_other_by
     let waits = records["1"].1.iter().find(|(header, _)| header == "waits");
     let waits = waits.and_then(|(_, value)| value.clone()).expect("a value");
     assert_eq!(String::from_utf8_lossy(&waits), "+1-0 +1 +0:00:01.5");
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }

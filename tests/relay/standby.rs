@@ -6,7 +6,7 @@ use rig::Rig;
 use rustix::process::Signal;
 use stack::Program;
 
-use super::load::{DEADLINE, Load, metric, waits_as_standby};
+use super::load::{DEADLINE, Load, metric, wait_until_standby};
 
 /// How long a waiting standby is watched, where `WATCHED_S` does not say how long.
 const WATCHED: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ async fn a_standby_waits_without_load_without_a_snapshot_and_without_a_word_in_t
     rig.start().await;
     let standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
     let postgres = &rig.servers.postgres;
     let logged = std::fs::read_to_string(postgres.log()).expect("the server's log").len();
     let sessions = "select pid from pg_stat_activity where datname = 'waiting' and backend_type = 'walsender'
@@ -73,14 +73,14 @@ async fn take_overs_under_load_are_quick_and_exact() {
     let count = std::env::var("TAKE_OVERS").map_or(TAKE_OVERS, |text| text.parse().expect("TAKE_OVERS is a number"));
     let mut rig = Rig::initialised("take_overs").await;
     rig.start().await;
-    let load = Load::on(&rig);
+    let load = Load::start_on(&rig);
     let mut standby = rig.another_relay("standby");
     for (kind, max) in [(Signal::KILL, AFTER_KILL_MAX), (Signal::TERM, AFTER_STOP_MAX)] {
         let mut took = Vec::new();
         for _ in 0..count {
             standby.start().expect("a standby");
-            waits_as_standby(&standby).await;
-            load.goes_on(50).await;
+            wait_until_standby(&standby).await;
+            load.wait_for_more_rows(50).await;
             took.push(take_over(&rig.relay, &standby, kind).await);
             std::mem::swap(&mut rig.relay, &mut standby);
         }

@@ -35,7 +35,7 @@ struct World {
 impl World {
     /// A topic with one replica of each partition.
     async fn new(name: &str) -> Self {
-        let cluster = Cluster::take().await;
+        let cluster = Cluster::take_turn().await;
         let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
         let topic = rig.topic("order");
         let settings = [("min.insync.replicas", "1")];

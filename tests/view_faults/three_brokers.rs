@@ -81,7 +81,7 @@ async fn go_through(rig: &ViewRig, events: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_elections_and_kills_of_brokers_lose_and_repeat_nothing_in_the_views() {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = Arc::new(ViewRig::on(Arc::clone(&cluster.servers), "three_brokers").await);
     let topic = rig.topic("order");
     let settings = [("min.insync.replicas", "2")];

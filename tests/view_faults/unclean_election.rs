@@ -92,7 +92,7 @@ async fn lost_and_overgrown(cluster: &Cluster, rig: &ViewRig, builder: &Program,
 }
 
 async fn is_read_again(name: &str, meanwhile: Meanwhile) {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
     let builder = rig.builder("builder");
     lost_and_overgrown(&cluster, &rig, &builder, meanwhile).await;
@@ -122,7 +122,7 @@ async fn an_end_that_was_lost_under_a_builder_that_has_read_nothing_yet_is_read_
 }
 
 async fn is_caught(name: &str, meanwhile: Meanwhile) {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
     let builder = rig
         .faulty_builder("builder")

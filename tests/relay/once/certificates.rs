@@ -11,7 +11,7 @@ use stack::scratch::Scratch;
 
 use super::super::tampering::metric;
 use super::rotation::complains;
-use crate::relay::load::{DEADLINE, Load, publishes};
+use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
 
 /// Of Postgres by its certificate, and of Kafka by its password.
 const ROLE: &str = "certified";
@@ -204,14 +204,14 @@ async fn authorities_certificates_keys_and_a_password_are_replaced_under_load_wi
     rig.init(&[]).await;
     rig.start().await;
     let process = rig.relay.process().expect("it runs").id();
-    let load = Load::on(&rig);
-    publishes(&rig.relay, 50.0).await;
+    let load = Load::start_on(&rig);
+    wait_until_publishes(&rig.relay, 50.0).await;
 
     // The relay's files come last: until then both servers refuse it, and it them.
     change_servers(&rig, &files, &second).await;
     complains(&rig, &["certificate"]).await;
     second.give_to_relay(&files);
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
     // What watches for a pause has logged in anew as well, and is not refused again and again.
     let logged = rig.relay.log_text().len();

@@ -3,7 +3,7 @@
 use rig::{Isolation, Rig, topic};
 use stack::{Program, eventually};
 
-use super::super::tampering::{DEADLINE, assert_refused, retire, wait_until_confirmed};
+use super::super::tampering::{DEADLINE, assert_refused, kill_and_drop_slot, wait_until_confirmed};
 use super::parking::{assert_command, assert_published_in_order, assert_retry_of_all, stop_relay, wait_until_parked};
 use super::topic_settings::{ROW, assert_published_before, assert_stops};
 
@@ -173,7 +173,7 @@ async fn a_name_that_collides_with_another_topics_is_the_rows_fault_and_said() {
         1,
         "what stands before the row is published"
     );
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]

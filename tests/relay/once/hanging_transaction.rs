@@ -11,7 +11,7 @@ use rig::{Isolation, Rig, Servers};
 use rustix::process::Signal;
 use stack::{Kafka, KafkaCluster, KafkaOptions, Process, eventually, eventually_ok};
 
-use crate::relay::load::{DEADLINE, metric, publishes};
+use crate::relay::load::{DEADLINE, metric, wait_until_publishes};
 
 /// Loses the ends.
 const KAFKA: &str = "4.4.0";
@@ -180,7 +180,7 @@ async fn a_commit_whose_end_is_lost(servers: &Arc<Servers>, nodes: &KafkaCluster
     freeze_before_the_commit(&mut rig).await;
     let victim = freeze_the_victim(&rig, nodes).await;
     rig.relay.process().expect("a relay").signal(Signal::CONT);
-    publishes(&rig.relay, f64::from(ROWS)).await;
+    wait_until_publishes(&rig.relay, f64::from(ROWS)).await;
     wake_the_victim(&rig, &victim).await;
     let ledger = rig.ledger(Isolation::Committed).await.expect("a ledger");
     assert!(!ledger.lost.is_empty() && ledger.lost.len() < 100, "{ledger}");

@@ -7,7 +7,7 @@ use rig::{Isolation, Rig};
 use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
-use crate::relay::tampering::{DEADLINE, retire};
+use crate::relay::tampering::{DEADLINE, kill_and_drop_slot};
 
 /// A library that is loaded before the C library: of all that a program does, OpenSSL's clean-up alone deletes keys of thread-local storage,
 /// except for key 0, which Rust does not use and gives back.
@@ -204,7 +204,7 @@ async fn a_relay_that_keeps_the_first_token_is_caught() {
     said.await.unwrap_or_else(|err| panic!("{err:#}"));
     let records = rig.records(Isolation::Committed).await.expect("records");
     assert_eq!(records.len(), 5, "{}", rig.relay.log_tail(10));
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rig::servers::{kafka_options, postgres_options};
 use rig::{Isolation, Ledger, Rig, Servers};
 use stack::{Kafka, KafkaOptions, eventually_ok};
 
-use crate::relay::load::{DEADLINE, Load, publishes};
+use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
 use crate::relay::tampering::{accept, wait_until_confirmed};
 
 const OLDEST: &str = "3.9.2";
@@ -39,8 +39,8 @@ async fn assert_keeps_its_promise(rig: &Rig, broker: BrokerEnds) {
     rig.start().await;
     let load = match broker {
         BrokerEnds::Killed => {
-            let load = Load::on(rig);
-            publishes(&rig.relay, 100.0).await;
+            let load = Load::start_on(rig);
+            wait_until_publishes(&rig.relay, 100.0).await;
             rig.insert_together(900).await;
             rig.servers.kafka.kill_hard().await;
             load
@@ -50,15 +50,15 @@ async fn assert_keeps_its_promise(rig: &Rig, broker: BrokerEnds) {
             rig.assert_exactly_once().await;
             wait_until_confirmed(rig).await;
             rig.servers.kafka.stop().await.expect("a clean end");
-            Load::on(rig)
+            Load::start_on(rig)
         }
     };
     rig.servers.kafka.start_again().await.expect("a broker");
-    publishes(&rig.relay, 100.0).await;
+    wait_until_publishes(&rig.relay, 100.0).await;
     rig.insert_together(900).await;
     rig.relay.kill_hard().await;
     rig.start().await;
-    publishes(&rig.relay, 100.0).await;
+    wait_until_publishes(&rig.relay, 100.0).await;
     load.stop().await;
     let ledger = rig.assert_exactly_once().await;
     assert!(ledger.rows > 2_000, "{ledger}");

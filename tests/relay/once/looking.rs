@@ -18,7 +18,7 @@ async fn a_busy_relay_is_whole_for_whoever_looks_at_it() {
     let url = rig.servers.postgres.url("postgres", rig.name());
     let load = Load::start(&rig, &url, 4, Duration::from_millis(1));
     for _ in 0..ROUNDS {
-        load.goes_on(100).await;
+        load.wait_for_more_rows(100).await;
         rig.init(&[]).await;
         for command in ["check", "status"] {
             rig.relay.run(&[command]).await.unwrap_or_else(|err| panic!("{err:#}"));

@@ -7,7 +7,7 @@ use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
 use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
-use crate::relay::tampering::{DEADLINE, assert_ends, ids, publish_and_stop, retire, wait_until_confirmed};
+use crate::relay::tampering::{DEADLINE, assert_ends, ids, kill_and_drop_slot, publish_and_stop, wait_until_confirmed};
 use crate::relay::ways_out::run_recover;
 
 /// Exit code of `Stop::SlotAhead`.
@@ -77,7 +77,7 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     rig.slot_is_free().await;
     the_copy_is_accepted(&rig, &copy).await;
     without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(&rig, &copy).await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 /// The planted bug: all is asked of the original, and the copy's rows are published.

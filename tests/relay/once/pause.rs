@@ -8,7 +8,7 @@ use rig::servers::{kafka_options, postgres_options};
 use rig::{Isolation, Rig, Servers};
 use stack::{Program, eventually_ok};
 
-use super::super::load::{metric as metric_of, waits_as_standby};
+use super::super::load::{metric as metric_of, wait_until_standby};
 use super::super::tampering::{metric, wait_until_confirmed};
 
 const REASON: &str = "kafka is upgraded";
@@ -159,13 +159,13 @@ async fn a_standby_leaves_the_slot_to_a_paused_relay_and_stays_paused_when_it_ta
     wait_until_confirmed(&rig).await;
     let mut standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
     pause(&rig).await;
     wait_for_metric(&rig, "relay_paused", 1.0).await;
     // The slot's session stays the same.
     assert_is_paused(&rig).await;
     assert_eq!(metric_of(&standby, "relay_leader").await, Some(0.0));
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
 
     rig.relay.kill_hard().await;
     std::mem::swap(&mut rig.relay, &mut standby);

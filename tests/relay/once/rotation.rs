@@ -7,7 +7,7 @@ use rig::Rig;
 use stack::eventually;
 use stack::program::Readiness;
 
-use crate::relay::load::{Load, publishes};
+use crate::relay::load::{Load, wait_until_publishes};
 use crate::relay::secured::Secured;
 
 const ROLE: &str = "rotating";
@@ -149,8 +149,8 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     rig.init(&[]).await;
     rig.start().await;
     let process = rig.relay.process().expect("it runs").id();
-    let load = Load::on(&rig);
-    publishes(&rig.relay, 50.0).await;
+    let load = Load::start_on(&rig);
+    wait_until_publishes(&rig.relay, 50.0).await;
 
     // Both passwords at once, the files first.
     secured.write("rotating-pg", "canary-pg-2\n");
@@ -161,7 +161,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         .await
         .expect("another password");
     end_sessions(&rig).await;
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
     // The server first: the relay is refused until the file has it, also while there is no file.
     rig.sql(&format!("alter role {ROLE} password 'canary-pg-3'")).await;
@@ -171,7 +171,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     std::fs::remove_file(&file).expect("the file");
     complains(&rig, &[&file, "cannot be read"]).await;
     secured.write("rotating-pg", "canary-pg-3\n");
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
     // The same of Kafka's password; and the authority's file is away for a while.
     secured.write("rotating-kafka", "canary-wrong");
@@ -186,7 +186,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         end_sessions(&rig).await;
         complains(&rig, &[&file]).await;
         secured.write(name, text);
-        publishes(&rig.relay, 50.0).await;
+        wait_until_publishes(&rig.relay, 50.0).await;
     }
 
     load.stop().await;

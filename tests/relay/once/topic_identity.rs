@@ -12,7 +12,7 @@ use rig::{Rig, Servers};
 use stack::eventually;
 
 use super::super::tampering::{
-    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, retire,
+    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, kill_and_drop_slot, metric, published_and_stopped,
     times_published, wait_until_confirmed, write_checkpoint,
 };
 
@@ -170,7 +170,7 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     assert!(process.exit_status().is_none(), "{}", relay.log_tail(5));
     relay.kill_hard().await;
     for rig in [right, wrong] {
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 

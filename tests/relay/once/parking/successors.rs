@@ -4,7 +4,7 @@ use super::{
     assert_command, assert_published_in_order, assert_retry_of_all, insert_row, limit_record_bytes, read_parked,
     running_with_two_parked, stop_relay, stopped_with_two_parked, wait_until_parked,
 };
-use crate::relay::load::waits_as_standby;
+use crate::relay::load::wait_until_standby;
 use crate::relay::tampering::{wait_until_confirmed, write_checkpoint};
 
 /// The phases share one relay with parked rows, because it takes long to get there.
@@ -15,7 +15,7 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
     // A standby that takes over parks the next row of the key.
     let standby = rig.another_relay("standby");
     standby.start().expect("a start");
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
     rig.relay.kill_hard().await;
     rig.insert_each(7).await;
     assert_published_in_order(&rig, 12).await;
