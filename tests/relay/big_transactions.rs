@@ -44,7 +44,7 @@ async fn one_large_transaction_is_published_once_and_in_order_through_a_sigkill_
     rig.start().await;
     let deadline = Duration::from_secs(60 + rows as u64 / 2_000);
     stack::eventually(deadline, "all of it is published", || async {
-        let status = rig.confirmed().await;
+        let status = rig.confirmed_lsn().await;
         let sql = format!("select '{status}'::pg_lsn >= pg_current_wal_lsn() - 1000000");
         (rig.value(&sql).await == "t" && published(&rig).await >= rows).then_some(())
     })
@@ -154,7 +154,7 @@ async fn rows_of_copy_savepoints_and_two_phase_commits_are_published_if_and_only
         .await
         .expect("nothing");
     let ledger = rig
-        .settled(rig::rig::ARRIVAL_DEADLINE)
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
     assert!(ledger.is_exact(), "{ledger}");

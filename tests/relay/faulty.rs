@@ -152,7 +152,7 @@ impl FaultyRelay {
         let started = Instant::now();
         loop {
             self.restart_if_dead()?;
-            match self.rig.settled(Duration::ZERO).await {
+            match self.rig.wait_until_published(Duration::ZERO).await {
                 Ok(ledger) => return Ok(ledger),
                 Err(err) if started.elapsed() > self.deadline => {
                     bail!("{:?}: {err:#}\n{}", self.trouble, self.relay.log_tail(30))

@@ -74,7 +74,7 @@ async fn an_altered_publication_stops_the_relay_while_it_streams() {
         let after = rig.value("select pg_current_wal_insert_lsn()").await;
         rig.insert_each(2).await;
         assert_ends(&rig, 20, &[]).await;
-        let confirmed = rig.confirmed().await;
+        let confirmed = rig.confirmed_lsn().await;
         // The alteration lies between the two.
         let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
         assert_eq!(rig.value(&order).await, "t", "{name}: {before} {confirmed} {after}");
@@ -127,7 +127,7 @@ async fn while_an_alteration_is_undecided_nothing_is_confirmed_and_a_rollback_le
             .filter(|age| *age >= 3.0)
     })
     .await;
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn <= '{began}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{confirmed} {began}");
     altering.batch_execute("rollback").await.expect("a rollback");

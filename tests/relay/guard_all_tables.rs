@@ -66,7 +66,7 @@ async fn assert_stopped_by(rig: &Rig, alteration: &str) {
     let after = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(50).await;
     assert_ends(rig, 20, &[]).await;
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{}: {confirmed} {after}", rig.name());
     rig.assert_stops(20, &[]).await;
@@ -116,7 +116,7 @@ async fn without_the_look_at_the_table_rows_are_confirmed_that_no_stream_has() {
     rig.insert_each(5).await;
     let after = rig.value("select pg_switch_wal()").await;
     eventually(DEADLINE, "what is lost is confirmed", || async {
-        let order = format!("select '{}'::pg_lsn >= '{after}'::pg_lsn", rig.confirmed().await);
+        let order = format!("select '{}'::pg_lsn >= '{after}'::pg_lsn", rig.confirmed_lsn().await);
         (rig.value(&order).await == "t").then_some(())
     })
     .await;
@@ -153,7 +153,7 @@ async fn what_takes_no_row_out_of_the_stream_does_not_stop_the_relay() {
 /// The outbox has another name while the application writes by a view of the outbox' name, and its own again; nobody looks meanwhile.
 async fn renamed_while_no_relay_runs(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     alter(
         rig,
         "alter table outbox rename to former; create view outbox as select * from former",

@@ -109,7 +109,9 @@ async fn streamed_right_behind_a_slot(servers: &Arc<Servers>, name: &str, bug: &
         rig.insert_each(5).await;
         let hit = make_slot_before_a_commit(&rig, &["init"]).await;
         rig.start().await;
-        rig.settled(DEADLINE).await.expect("everything is published");
+        rig.wait_until_published(DEADLINE)
+            .await
+            .expect("everything is published");
         if hit {
             let records = rig.records(Isolation::Committed).await.expect("records");
             return (rig, records);
@@ -150,5 +152,7 @@ async fn a_commit_at_the_consistent_point_has_another_position_than_the_rows_bef
 async fn start_and_publish_more(rig: &Rig) {
     rig.start().await;
     rig.insert_each(5).await;
-    rig.settled(READY_DEADLINE).await.expect("everything is published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("everything is published");
 }

@@ -157,7 +157,9 @@ async fn an_old_day_goes_once_its_rows_are_confirmed_and_not_before() {
     client.batch_execute(&insert_old(&rig, 10, 9)).await.expect("old rows");
     rig.start().await;
     rig.insert_each(20).await;
-    rig.settled(DEADLINE).await.expect("new rows are published");
+    rig.wait_until_published(DEADLINE)
+        .await
+        .expect("new rows are published");
     // The writer holds its lock, so the rounds are postponed.
     let postponed = eventually_ok(DEADLINE, "a round is postponed", || async {
         let metrics = reqwest::get(rig.relay.url("/metrics")).await?.text().await?;
@@ -263,7 +265,7 @@ async fn rows_that_are_published_and_not_confirmed_stay() {
     client.batch_execute(alter).await.expect("an open transaction");
     rig.sql(&insert_old(&rig, 5, 9)).await;
     rig.sql(&insert_old(&rig, 20, 30)).await;
-    rig.settled(DEADLINE).await.expect("they are published");
+    rig.wait_until_published(DEADLINE).await.expect("they are published");
     // Several rounds.
     for _ in 0..50 {
         assert_eq!(

@@ -38,7 +38,7 @@ pub(crate) async fn publish_and_stop(rig: &Rig) {
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 /// Waits until everything that was written so far is confirmed.

@@ -35,7 +35,7 @@ async fn a_migration_under_load_loses_nothing_and_repeats_nothing() {
             writer.insert_each(20).await;
         }
     });
-    rig.settled(READY_DEADLINE).await.expect("it publishes");
+    rig.wait_until_published(READY_DEADLINE).await.expect("it publishes");
     let before = rig.rows().await.len();
     rig.sql(BY_DAY).await;
     let status = rig.relay.exited(READY_DEADLINE).await.expect("it stops by itself");

@@ -1,4 +1,4 @@
-//! A cluster of three brokers, which tests break in turn.
+//! A cluster of three brokers. One test after the other breaks it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! A proxy before a broker whose Fetch answers can lag behind, as those of a follower or of a leader that was just deposed do: the high
-//! watermark and the last stable offset lie lower than they are, and the records beyond them are missing. So can its ListOffsets answers to the
-//! view-builder. All else passes, other clients too.
+//! A proxy before a broker that can make the broker's Fetch answers lag behind, as those of a follower or of a former leader do. The high watermark
+//! and the last stable offset are then too low, and the records after them are missing. The proxy can also lower the ends in ListOffsets answers to
+//! the view-builder. Everything else passes unchanged, also for other clients.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -15,13 +15,13 @@ use crate::kafka_proxy::{Request, correlation_id, read_frame};
 
 /// API key, see <https://kafka.apache.org/protocol#protocol_api_keys>.
 const FETCH: i16 = 1;
-/// The versions whose answers are understood here; topics come by id from 13 on.
+/// The versions whose answers the proxy can read. From version 13 on, topics are named by their ids.
 const VERSIONS: RangeInclusive<i16> = 12..=17;
 const BY_ID: i16 = 13;
 const LIST_OFFSETS: i16 = 2;
-/// The versions whose answers are understood here.
+/// The versions whose answers the proxy can read.
 const LIST_OFFSETS_VERSIONS: RangeInclusive<i16> = 6..=11;
-/// The client that is told lower ends.
+/// The client whose ListOffsets answers have lower ends.
 const ASKING_CLIENT: &[u8] = b"view-builder";
 
 /// A listening proxy. Its connections end with the runtime.
@@ -30,7 +30,7 @@ pub struct LaggingProxy(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// The client that the broker lags behind for.
+    /// The client whose Fetch answers lag behind.
     client: &'static str,
     lag: Mutex<Option<Lag>>,
     cut: AtomicU64,
@@ -38,7 +38,7 @@ struct Shared {
     told: AtomicU64,
 }
 
-/// How much lower than they are the ends of these partitions are told, in how many answers.
+/// For these partitions, so many answers give ends that are lower by so many offsets.
 #[derive(Clone, Debug)]
 struct LowEnds {
     partitions: RangeInclusive<i32>,
@@ -46,7 +46,7 @@ struct LowEnds {
     answers_left: u64,
 }
 
-/// What is missing from the end of these partitions.
+/// These partitions lack so many offsets at their end.
 #[derive(Clone, Debug)]
 struct Lag {
     partitions: RangeInclusive<i32>,
@@ -54,7 +54,7 @@ struct Lag {
 }
 
 impl LaggingProxy {
-    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`, which can lag behind for the relay.
+    /// Starts a proxy on `port` of 127.0.0.1 for the broker on port `broker`. It can make answers to the relay lag behind.
     ///
     /// # Errors
     /// The port is taken.
@@ -62,7 +62,7 @@ impl LaggingProxy {
         Self::start_for(port, broker, "outbox-relay").await
     }
 
-    /// As [`LaggingProxy::start`], for the client with this id.
+    /// As [`LaggingProxy::start`], but for the client with this id.
     ///
     /// # Errors
     /// The port is taken.
@@ -86,19 +86,19 @@ impl LaggingProxy {
         Ok(Self(shared))
     }
 
-    /// From now on the client's Fetch answers lack the last `offsets` of the partitions with these numbers, whatever their topic. Returns
-    /// how many were cut before.
+    /// From now on the client's Fetch answers lack the last `offsets` offsets of the partitions with these numbers, whatever their topic. Returns how
+    /// many answers were cut before.
     pub fn lag_behind(&self, partitions: RangeInclusive<i32>, offsets: i64) -> u64 {
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lag { partitions, offsets });
         self.answers_cut()
     }
 
-    /// Answers are whole again.
+    /// From now on answers are complete again.
     pub fn catch_up(&self) {
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The next `answers` to the view-builder's ListOffsets tell ends of these partitions that are lower by `offsets`.
+    /// In the next `answers` ListOffsets answers to the view-builder, the ends of these partitions are lower by `offsets`.
     pub fn lower_ends(&self, partitions: RangeInclusive<i32>, offsets: i64, answers: u64) {
         *self.0.low.lock().unwrap_or_else(PoisonError::into_inner) = Some(LowEnds {
             partitions,
@@ -107,12 +107,12 @@ impl LaggingProxy {
         });
     }
 
-    /// Ends are told as they are.
+    /// From now on ListOffsets answers have the true ends again.
     pub fn tell_ends(&self) {
         *self.0.low.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// How many answers the view-builder has had to its ListOffsets.
+    /// How many ListOffsets answers the view-builder has got.
     #[must_use]
     pub fn ends_told(&self) -> u64 {
         self.0.told.load(Ordering::Acquire)
@@ -125,7 +125,7 @@ impl LaggingProxy {
     }
 }
 
-/// A connection's end is not an error here: the client makes another.
+/// Passes requests and answers on. When a connection ends, the client makes another, so that is not an error here.
 async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::Result<()> {
     let broker = TcpStream::connect(("127.0.0.1", broker)).await?;
     client.set_nodelay(true)?;
@@ -163,7 +163,7 @@ async fn serve(client: TcpStream, broker: u16, shared: Arc<Shared>) -> anyhow::R
 }
 
 impl Shared {
-    /// The ListOffsets answer, with lower ends where they are wanted.
+    /// Passes a ListOffsets answer on, with lower ends if they are wanted.
     fn tell(&self, frame: Vec<u8>, version: i16) -> anyhow::Result<Vec<u8>> {
         ensure!(
             LIST_OFFSETS_VERSIONS.contains(&version),
@@ -181,7 +181,7 @@ impl Shared {
     }
 }
 
-/// The ListOffsets answer with lower offsets. Its length stays.
+/// Copies a ListOffsets answer with lower offsets. The length stays the same.
 fn lower(frame: &[u8], low: &LowEnds) -> anyhow::Result<Vec<u8>> {
     let mut answer = Answer {
         rest: &frame[4..],
@@ -210,7 +210,7 @@ fn lower(frame: &[u8], low: &LowEnds) -> anyhow::Result<Vec<u8>> {
     Ok(answer.copy)
 }
 
-/// The Fetch answer without the end of the partitions that lag behind.
+/// Copies a Fetch answer without the end of the partitions that lag behind.
 fn cut(frame: &[u8], version: i16, lag: &Lag, times: &AtomicU64) -> anyhow::Result<Vec<u8>> {
     ensure!(VERSIONS.contains(&version), "Fetch version {version} is not known here");
     let mut answer = Answer {
@@ -237,7 +237,7 @@ fn cut(frame: &[u8], version: i16, lag: &Lag, times: &AtomicU64) -> anyhow::Resu
     Ok(answer.copy)
 }
 
-/// An answer that is copied, field by field.
+/// Copies an answer field by field.
 struct Answer<'a> {
     rest: &'a [u8],
     copy: Vec<u8>,
@@ -280,7 +280,7 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    /// The length of a compact array or string; 0 for null.
+    /// Copies the length of a compact array or string, and returns it; 0 for null.
     fn pass_count(&mut self) -> anyhow::Result<usize> {
         let count = self.take_varint()?;
         self.put_varint(count);
@@ -334,8 +334,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The batches that end below `end`, and the offset of the first that does not: base offset, length of the rest, …, and at byte 23 the last
-/// record's distance from the base.
+/// Splits record batches: returns the batches that end below `end`, and the offset of the first batch that does not. The fields of a batch are its
+/// base offset, the length of the rest, and so on; byte 23 has the distance of the last record from the base offset.
 fn batches_below(records: &[u8], end: i64) -> (&[u8], Option<i64>) {
     let mut kept = 0;
     while let Some(batch) = records.get(kept..).filter(|batch| batch.len() >= 27) {

@@ -12,18 +12,18 @@ use crate::ledger::{Ledger, Row};
 use crate::servers::Servers;
 use crate::topic::{self, Ends, Isolation, Record};
 
-/// Partitions of a rig's topic.
+/// How many partitions a rig's topic has.
 pub const PARTITIONS: i32 = 4;
-/// The outbox, with the defaults of Debezium's router.
+/// The outbox table, with the column names that Debezium's router expects by default.
 pub const OUTBOX: &str = "create table outbox (
     id uuid primary key default gen_random_uuid(), aggregatetype text not null, aggregateid text not null,
     type text not null, payload jsonb, created_at timestamptz not null default clock_timestamp())";
-/// From a relay's start until it must be ready.
+/// A relay must be ready so soon after its start.
 pub const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// Until rows that were written must be in the topic.
+/// Rows must be in the topic so soon after they were written.
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An outbox, and the relay that publishes it. The name is also the database's and the slot's: a-z, 0-9 and _.
+/// An outbox, and the relay that publishes it. The rig's name is also the name of its database and its slot: a-z, 0-9 and _.
 #[derive(Debug)]
 pub struct Rig {
     pub servers: Arc<Servers>,
@@ -41,7 +41,7 @@ impl Rig {
         Self::on(Servers::shared().await, name).await
     }
 
-    /// As [`Rig::new`], on servers of the test's own.
+    /// As [`Rig::new`], on servers that the test has for itself.
     ///
     /// # Panics
     /// The servers refuse.
@@ -106,7 +106,7 @@ impl Rig {
         &self.name
     }
 
-    /// The topic of the outbox' rows.
+    /// The topic for the rows of the outbox.
     #[must_use]
     pub fn topic(&self) -> String {
         format!("{}-events", self.name)
@@ -122,7 +122,7 @@ impl Rig {
         format!("{}-parked", self.name)
     }
 
-    /// A second relay of the same slot, with its own port and log.
+    /// A second relay for the same slot, with a port and a log of its own.
     ///
     /// # Panics
     /// There is no free port.
@@ -140,7 +140,7 @@ impl Rig {
         self.logs.path()
     }
 
-    /// Runs `sql` in the rig's database as the superuser; rows as text.
+    /// Runs `sql` in the rig's database as the superuser. Returns the rows as text.
     ///
     /// # Panics
     /// It fails.
@@ -149,7 +149,7 @@ impl Rig {
         rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"))
     }
 
-    /// The only value of `sql`'s answer.
+    /// Runs `sql`, which must give one value. Returns it as text.
     ///
     /// # Panics
     /// It fails, or gives no value.
@@ -159,7 +159,7 @@ impl Rig {
         value.unwrap_or_else(|| panic!("{sql}: no value"))
     }
 
-    /// A connection of one's own to the rig's database.
+    /// A new connection to the rig's database.
     ///
     /// # Panics
     /// The server refuses.
@@ -168,7 +168,8 @@ impl Rig {
         client.unwrap_or_else(|err| panic!("{err:#}"))
     }
 
-    /// The statement that writes `count` rows over `keys` keys. Each row's `n` is the next of a sequence, so the rows of one writer ascend.
+    /// The statement that writes `count` rows over `keys` keys. Each row's `n` is the next number of a sequence, so `n` ascends in the rows of one
+    /// writer.
     #[must_use]
     pub fn insert_statement(&self, count: u32, keys: u32) -> String {
         let topic = self.topic();
@@ -219,7 +220,7 @@ impl Rig {
         self.rows_on(&self.servers.postgres).await
     }
 
-    /// The rows of the outbox as another server has it: a standby that was promoted.
+    /// The rows of the outbox on another server, such as a promoted standby.
     ///
     /// # Panics
     /// The server refuses.
@@ -254,8 +255,8 @@ impl Rig {
         Ok(Ledger::compare(&self.rows().await, &self.records(isolation).await?))
     }
 
-    /// What open transactions hide in the topics of the rows and of the checkpoints, for a person.
-    pub async fn hidden(&self) -> String {
+    /// Says which records open transactions hide in the topics of the rows and of the checkpoints. The text is for people.
+    pub async fn describe_hidden_records(&self) -> String {
         let servers = self.servers.kafka.bootstrap_servers();
         let topics = [self.topic(), self.checkpoint_topic()];
         let asked = tokio::task::spawn_blocking(move || {
@@ -283,7 +284,7 @@ impl Rig {
     ///
     /// # Errors
     /// Records are still missing after `deadline`: the comparison is in the message.
-    pub async fn settled(&self, deadline: Duration) -> anyhow::Result<Ledger> {
+    pub async fn wait_until_published(&self, deadline: Duration) -> anyhow::Result<Ledger> {
         let rows = self.rows().await;
         let started = Instant::now();
         loop {
@@ -292,11 +293,11 @@ impl Rig {
                 return Ok(ledger);
             }
             if started.elapsed() >= deadline {
-                // Whoever looks again and again wants no more than the comparison.
+                // A caller who asks again and again needs only the comparison.
                 let hidden = if deadline.is_zero() {
                     String::new()
                 } else {
-                    self.hidden().await
+                    self.describe_hidden_records().await
                 };
                 bail!(
                     "still missing after {} s: {ledger}; {hidden}\n{}",
@@ -313,7 +314,7 @@ impl Rig {
     /// # Panics
     /// It is not so.
     pub async fn assert_exactly_once(&self) -> Ledger {
-        let ledger = self.settled(ARRIVAL_DEADLINE).await;
+        let ledger = self.wait_until_published(ARRIVAL_DEADLINE).await;
         let ledger = ledger.unwrap_or_else(|err| panic!("{}: {err:#}", self.name));
         assert!(
             ledger.is_exact(),
@@ -328,7 +329,7 @@ impl Rig {
     ///
     /// # Panics
     /// There is no such slot.
-    pub async fn confirmed(&self) -> String {
+    pub async fn confirmed_lsn(&self) -> String {
         let name = &self.name;
         self.value(&format!(
             "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{name}'"
@@ -336,11 +337,11 @@ impl Rig {
         .await
     }
 
-    /// Waits until no session has the slot: a walsender's end follows its client's.
+    /// Waits until no session reads the slot. A walsender ends a moment after its client.
     ///
     /// # Panics
     /// It stays in use.
-    pub async fn slot_is_free(&self) {
+    pub async fn wait_until_slot_is_free(&self) {
         let name = &self.name;
         let sql = format!("select 1 from pg_replication_slots where slot_name = '{name}' and active");
         let free = stack::eventually_ok(READY_DEADLINE, "the slot is free", || async {
@@ -350,17 +351,17 @@ impl Rig {
         free.await.unwrap_or_else(|err| panic!("{err:#}"));
     }
 
-    /// Drops the slot, once it is free.
+    /// Waits until no session reads the slot, and drops it.
     ///
     /// # Panics
     /// The server refuses.
     pub async fn drop_slot(&self) {
-        self.slot_is_free().await;
+        self.wait_until_slot_is_free().await;
         self.sql(&format!("select pg_drop_replication_slot('{}')", self.name))
             .await;
     }
 
-    /// Starts the relay, which must end by itself with this code and say `says`, having confirmed nothing.
+    /// Starts the relay. Asserts that it ends by itself with this exit code, says all of `says`, and confirms nothing.
     ///
     /// # Panics
     /// It goes on, or ends otherwise.

@@ -107,7 +107,7 @@ async fn kept(name: &str) -> (ViewRig, stack::Program, String) {
         )
     });
     rig.produce(&topic, events).await.expect("offsets");
-    rig.wait_applied(&topic)
+    rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     (rig, builder, topic)

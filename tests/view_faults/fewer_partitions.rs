@@ -34,7 +34,7 @@ async fn begun(name: &str) -> (ViewRig, String, Program) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..40, MANY)).await.expect("offsets");
-    rig.wait_applied(&topic)
+    rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
     (rig, topic, builder)

@@ -89,7 +89,7 @@ impl World {
     }
 
     /// Waits until every event but so many is applied, and looks that none is twice.
-    async fn wait_applied(&self, builders: &[&Program], missing: i64) {
+    async fn wait_until_applied(&self, builders: &[&Program], missing: i64) {
         let expected = (self.produced - missing).to_string();
         let applied = eventually_ok(DEADLINE, "events are applied", || async {
             let rows = self
@@ -148,9 +148,9 @@ async fn partitions_without_a_leader_wait_and_all_others_are_taken_over_and_appl
     let waiting = i64::try_from(2 * lost.len()).expect("a count");
     let builder = world.rig.builder("one");
     builder.start().expect("a start");
-    world.wait_applied(&[&builder], waiting).await;
+    world.wait_until_applied(&[&builder], waiting).await;
     world.produce(&led).await;
-    world.wait_applied(&[&builder], waiting).await;
+    world.wait_until_applied(&[&builder], waiting).await;
     world.wait_told(&builder, &lost).await;
     let (code, said) = world.rig.command(&["status"]).await.expect("a status");
     assert_eq!(code, Some(1), "{said}");
@@ -179,12 +179,12 @@ async fn partitions_without_a_leader_wait_and_all_others_are_taken_over_and_appl
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     world.produce(&led).await;
-    world.wait_applied(&[&builder, &second], waiting).await;
+    world.wait_until_applied(&[&builder, &second], waiting).await;
 
     world.cluster.start_again(BROKER).await;
-    world.wait_applied(&[&builder, &second], 0).await;
+    world.wait_until_applied(&[&builder, &second], 0).await;
     world.produce(&all).await;
-    world.wait_applied(&[&builder, &second], 0).await;
+    world.wait_until_applied(&[&builder, &second], 0).await;
     for builder in [&builder, &second] {
         world.wait_whole(builder).await;
         builder.stop().await.expect("a clean end");
@@ -198,11 +198,11 @@ async fn partitions_that_lose_their_leader_under_a_running_builder_are_told_and_
     let builder = world.rig.builder("one");
     builder.start().expect("a start");
     world.produce(&all).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     let (led, lost) = world.lose_broker().await;
     world.wait_told(&builder, &lost).await;
     world.produce(&led).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     world.cluster.start_again(BROKER).await;
     eventually_ok(DEADLINE, "all are led", || async {
         let (_, lost) = world.led().await?;
@@ -212,7 +212,7 @@ async fn partitions_that_lose_their_leader_under_a_running_builder_are_told_and_
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     world.produce(&all).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     world.wait_whole(&builder).await;
     builder.stop().await.expect("a clean end");
 }

@@ -26,7 +26,7 @@ async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
 /// Produces these items, and waits until the positions are behind them.
 async fn produce(rig: &ViewRig, topic: &str, builder: &Program, ids: std::ops::Range<i64>) {
     rig.produce(topic, items(topic, ids)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
@@ -61,7 +61,9 @@ async fn a_view_that_lacks_events_of_a_former_topic_is_not_resumed_before_a_buil
         "{said}"
     );
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let said = command(&rig, &["resume", "item"], 2).await;
     assert!(said.contains(refused), "{said}");
     command(&rig, &["rebuild", "item"], 0).await;
@@ -95,7 +97,9 @@ async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_
     rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
     command(&rig, &["resume", "item"], 0).await;
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "80");
     builder.stop().await.expect("a clean end");
 }
@@ -115,7 +119,9 @@ async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_no
     rig.create_topic(&topic, PARTITIONS, &[]).await.expect("another topic");
     rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let said = command(&rig, &["resume", "item"], 2).await;
     assert!(
         said.contains("/1 was made anew, and the view lacks events of the topic of before"),

@@ -130,7 +130,7 @@ async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
     let event = |version, name: &str| Event::of(&topic, 0, 7, version, Some(&json!({"name": name})));
     for (version, name) in [(1, "refused"), (2, "parked")] {
         rig.produce(&topic, [event(version, name)]).await.expect("an offset");
-        rig.wait_applied(&topic).await.expect("it is read");
+        rig.wait_until_applied(&topic).await.expect("it is read");
     }
     let letters = "select count(*) from view_dead_letters";
     assert_eq!(rig.value(letters).await.expect("a count"), "2");
@@ -140,7 +140,7 @@ async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
     assert_eq!(code, Some(0), "{said}");
     rig.produce(&topic, [event(3, "last")]).await.expect("an offset");
-    rig.wait_applied(&topic).await.expect("it is read");
+    rig.wait_until_applied(&topic).await.expect("it is read");
     let version = rig.value("select version from item").await.expect("a version");
     let letters = rig.value(letters).await.expect("a count");
     builder.stop().await.expect("a clean end");

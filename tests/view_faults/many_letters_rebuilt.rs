@@ -39,7 +39,7 @@ async fn with_letters(name: &str) -> (ViewRig, String) {
     rig.produce(&topic, events).await.expect("offsets");
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.expect("it is applied");
+    rig.wait_until_applied(&topic).await.expect("it is applied");
     builder.stop().await.expect("a clean end");
     let sql = format!(
         "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)

@@ -25,7 +25,7 @@ async fn removed_while_stopped(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.stop().await.expect("a clean end");
@@ -144,7 +144,7 @@ async fn idle(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.wait_ready(DEADLINE).await.expect("it is ready");

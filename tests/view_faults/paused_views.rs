@@ -163,7 +163,7 @@ async fn where_every_view_is_paused_positions_go_on_and_nothing_is_lost() {
     command(&rig, &["pause", "item"], 0).await;
     command(&rig, &["pause", "item"], 2).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("positions");
+    rig.wait_until_applied(&topic).await.expect("positions");
     becomes(&rig, &builder, ITEMS, "10").await;
     command(&rig, &["resume", "odd"], 0).await;
     becomes(&rig, &builder, ODD_ITEMS, "30").await;
@@ -280,7 +280,7 @@ async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
     );
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 10..20)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("positions");
+    rig.wait_until_applied(&topic).await.expect("positions");
     becomes(&rig, &builder, ITEMS, "20").await;
     becomes(&rig, &builder, ODD_ITEMS, "0").await;
     let resume = faulty.command_of("faulty-resume", &["resume", "odd"]);

@@ -35,7 +35,9 @@ end $$;",
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
     let letters = "select string_agg((reason is null)::text, ' ' order by record_offset) from view_dead_letters";
     assert_eq!(rig.value(letters).await.expect("letters"), "false true");

@@ -47,7 +47,7 @@ pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
 pub(crate) async fn apply_all(rig: &ViewRig, topic: &str) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    let done = rig.wait_applied(topic).await;
+    let done = rig.wait_until_applied(topic).await;
     done.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.stop().await.expect("a clean end");
 }
@@ -299,7 +299,9 @@ async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
         let (code, said) = rebuild(&rig, "item", "", &[]).await;
         assert_eq!(code, Some(0), "{said}");
     }
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let all = format!("select count(*) from item where version = {}", VERSIONS + 4);
     assert_eq!(rig.value(&all).await.expect("a count"), ITEMS.to_string());
     reader.end().unwrap_or_else(|err| panic!("{err:#}"));

@@ -36,14 +36,14 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     for (at, (name, sqlstate)) in OF_AN_EVENT.iter().enumerate() {
         let id = 100 + at as i64;
         let mut events = good(&topic, [1_000 + 10 * id, 1_001 + 10 * id]);
         events.push(item(&topic, id, name));
         events.extend(good(&topic, [1_002 + 10 * id, 1_003 + 10 * id]));
         rig.produce(&topic, events).await.expect("offsets");
-        rig.wait_applied(&topic)
+        rig.wait_until_applied(&topic)
             .await
             .unwrap_or_else(|err| panic!("{name}: {err:#}\n{}", builder.log_tail(30)));
         let reason = rig
@@ -78,7 +78,7 @@ async fn an_event_that_takes_longer_than_postgres_allows_waits_alone() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..4)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("alter role view_builder in database refused_as_too_slow set statement_timeout = '1s'")
         .await
         .expect("a setting");
@@ -104,7 +104,7 @@ async fn a_full_disk_is_told_and_waited_for_and_no_good_event_is_parked() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("insert into odd_switch values ('53100')")
         .await
         .expect("a full disk");
@@ -120,7 +120,7 @@ async fn a_full_disk_is_told_and_waited_for_and_no_good_event_is_parked() {
     rig.query("delete from odd_switch")
         .await
         .expect("a disk that is not full");
-    rig.wait_applied(&topic).await.expect("the waiting ones");
+    rig.wait_until_applied(&topic).await.expect("the waiting ones");
     for sql in ["select count(*) from item", "select count(*) from odd"] {
         becomes(&rig, &builder, sql, "30").await;
     }
@@ -135,7 +135,7 @@ async fn a_view_whose_disk_alone_stays_full_is_paused_and_the_others_go_on() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("insert into odd_switch values ('53100')")
         .await
         .expect("a full disk");
@@ -169,7 +169,7 @@ async fn waiting_for_ever_at_a_state_that_no_list_has_is_caught() {
         let builder = rig.faulty_builder("builder").with_env("VIEW_BUILDER_BUG", bug);
         builder.start().expect("a start");
         rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-        rig.wait_applied(&topic).await.expect("the good ones");
+        rig.wait_until_applied(&topic).await.expect("the good ones");
         rig.produce(&topic, [item(&topic, 12, "raise U0001"), item(&topic, 14, "good")])
             .await
             .expect("offsets");

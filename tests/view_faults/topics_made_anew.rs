@@ -60,8 +60,8 @@ async fn wait_new_items(rig: &ViewRig, builder: &Program, count: &str) {
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-async fn wait_applied(rig: &ViewRig, topic: &str, builder: &Program) {
-    rig.wait_applied(topic)
+async fn wait_until_applied(rig: &ViewRig, topic: &str, builder: &Program) {
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
@@ -72,7 +72,7 @@ async fn made_anew_while_stopped(rig: &ViewRig, topic: &str, bug: &str) -> Progr
     let builder = builder(rig, bug);
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..30)).await.expect("offsets");
-    wait_applied(rig, topic, &builder).await;
+    wait_until_applied(rig, topic, &builder).await;
     builder.stop().await.expect("a clean end");
     make_anew(rig, topic).await;
     rig.produce(topic, items(topic, 100..140)).await.expect("offsets");
@@ -125,7 +125,7 @@ async fn a_topic_that_was_made_anew_while_no_builder_ran_is_applied_from_its_beg
 async fn knowing_topics_by_name_is_caught() {
     let (rig, topic) = rig("anew_by_name").await;
     let builder = made_anew_while_stopped(&rig, &topic, "KnowTopicsByName").await;
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     assert_eq!(
         new_items(&rig).await,
         "10",
@@ -140,7 +140,7 @@ async fn a_topic_that_is_made_anew_under_a_running_builder_is_applied_from_its_b
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..30)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     make_anew(&rig, &topic).await;
     // More than before, so that no position lies behind the end.
     rig.produce(&topic, items(&topic, 100..150)).await.expect("offsets");
@@ -160,7 +160,7 @@ async fn letters_of_a_former_topic(rig: &ViewRig, topic: &str, bug: &str) -> Pro
     };
     let parked = Event::of(topic, 0, 100, 9, Some(&json!({"name": "former"})));
     rig.produce(topic, [broken, parked]).await.expect("offsets");
-    wait_applied(rig, topic, &builder).await;
+    wait_until_applied(rig, topic, &builder).await;
     builder.stop().await.expect("a clean end");
     make_anew(rig, topic).await;
     rig.produce(topic, items(topic, 98..104)).await.expect("offsets");
@@ -208,7 +208,7 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
 async fn keeping_former_letters_is_caught() {
     let (rig, topic) = rig("anew_keep").await;
     let builder = letters_of_a_former_topic(&rig, &topic, "KeepFormerLetters").await;
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     assert_eq!(
         new_items(&rig).await,
         "3",
@@ -254,7 +254,7 @@ async fn a_rebuild_that_was_begun_over_a_former_topic_does_not_go_on_over_the_ne
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..30)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     let hits = rig.logs().join("hits");
     let killed = rig
         .faulty_builder("rebuild")
@@ -288,7 +288,7 @@ async fn an_id_that_is_not_known_yet_is_written_down_and_one_that_was_replaced_i
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 100..120)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     builder.stop().await.expect("a clean end");
     let known = "select count(*) from view_positions where topic_id is not null and breaks = 0";
     assert_eq!(rig.value(known).await.expect("a count"), "2");
@@ -319,7 +319,7 @@ async fn an_id_that_is_not_known_yet_is_written_down_and_one_that_was_replaced_i
     let (code, said) = rig.command(&accept).await.expect("it");
     assert_eq!(code, Some(0), "{said}");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     let ids = "select (select array_agg(distinct topic_id) = array[max(topic_id)] from view_positions)::text || former_topic_ids::text
         from view_positions where partition = 0";
     assert_eq!(rig.value(ids).await.expect("ids"), "true{successor}");

@@ -42,7 +42,10 @@ async fn at_least_once_loses_nothing_and_keeps_the_order_through_kills() {
         rig.insert_each(50).await;
         rig.start().await;
     }
-    let ledger = rig.settled(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let ledger = rig
+        .wait_until_published(DEADLINE)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     assert!(ledger.is_at_least_once(), "{ledger}");
     // What comes again is a repetition of what came; without it, the order is the commits'.
     let mut seen = HashSet::new();

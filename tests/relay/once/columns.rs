@@ -75,7 +75,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
             &["`aggregateid`", "`outbox-relay recover --compare-anyway`"],
         )
         .await;
-        let confirmed = rig.confirmed().await;
+        let confirmed = rig.confirmed_lsn().await;
         let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
         assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {behind_one}");
 
@@ -146,7 +146,7 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
         "{}",
         rig.relay.log_tail(10)
     );
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{confirmed} {behind_one}");
 

@@ -63,7 +63,7 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
         let column = format!("column `aggregatetype` is `{topic}`");
         let says = [id.as_str(), &column, whose, "`outbox-relay park "];
         let said = assert_stops(&rig.relay, ROW, &says).await;
-        rig.slot_is_free().await;
+        rig.wait_until_slot_is_free().await;
         let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
         let position = rest.split('`').next().expect("a position");
         assert_command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;

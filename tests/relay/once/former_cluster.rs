@@ -68,7 +68,7 @@ async fn a_command_that_leaves_the_former_clusters_relay_unfenced_is_caught() {
     for (command, rows) in [(["init", "--accept-cluster"], 6), (["recover", "--yes"], 7)] {
         with_bug.run(&command).await.unwrap_or_else(|err| panic!("{err:#}"));
         rig.insert_each(1).await;
-        let ledger = rig.settled(DEADLINE).await;
+        let ledger = rig.wait_until_published(DEADLINE).await;
         let ledger = ledger.unwrap_or_else(|err| panic!("the former relay publishes behind the checkpoint: {err:#}"));
         assert_eq!(ledger.rows, rows, "{command:?}");
     }

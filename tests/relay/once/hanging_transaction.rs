@@ -162,7 +162,7 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     let kafka = &rig.servers.kafka;
     assert!(end_what_hangs(kafka, &topic).await > 0, "nothing hung");
     end_what_hangs(kafka, &rig.checkpoint_topic()).await;
-    let hidden = rig.hidden().await;
+    let hidden = rig.describe_hidden_records().await;
     assert!(hidden.starts_with("no open transaction"), "{hidden}");
     rig.assert_stops(RECOVERY_NEEDED, &["outbox-relay recover"]).await;
     let recovered = rig.relay.run(&["recover", "--compare-anyway", "--yes"]).await;

@@ -104,7 +104,7 @@ async fn an_init_that_is_killed_again_and_again_under_load_publishes_each_row_on
         kill_init_at(&rig, point, hit).await;
         insert_late_row(&rig, number).await;
         if point == "init.piece-committed" {
-            rig.slot_is_free().await;
+            rig.wait_until_slot_is_free().await;
             rig.assert_stops(UNFINISHED, &["run it again"]).await;
         }
     }

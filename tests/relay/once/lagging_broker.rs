@@ -113,8 +113,8 @@ async fn an_old_checkpoint_is_not_gone_on_from(servers: &Arc<Servers>, proxy: &L
         rig.insert_together(5).await;
         dying.start().expect("a start");
         dying.exited(DEADLINE).await.expect("it dies");
-        rig.settled(DEADLINE).await.expect("it has published");
-        rig.slot_is_free().await;
+        rig.wait_until_published(DEADLINE).await.expect("it has published");
+        rig.wait_until_slot_is_free().await;
         let lag = end_of(&rig, rig.checkpoint_topic()).await - before;
         let cut = proxy.lag_behind(0..=0, lag);
         rig.relay.start().expect("a start");
@@ -187,7 +187,7 @@ async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy
             assert_command(&rig.relay, &["resume"], 0, &[]).await;
             rig.assert_exactly_once().await;
         } else {
-            let unpaused = rig.settled(DEADLINE).await;
+            let unpaused = rig.wait_until_published(DEADLINE).await;
             unpaused.unwrap_or_else(|err| panic!("the wrong relay publishes: {err:#}"));
             proxy.catch_up();
         }

@@ -60,7 +60,7 @@ async fn forget(rig: &Rig, proxy: &HalfOpenProxy, bytes: u64) {
     })
     .await;
     proxy.leave_half_open();
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 async fn committed(rig: &Rig) -> usize {

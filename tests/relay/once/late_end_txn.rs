@@ -36,7 +36,7 @@ async fn with_late_end_txns(name: &str, bug: &str, times: usize, wait_for_rows: 
         .env("OUTBOX_RELAY_BUG", bug);
     relay.start().expect("a relay");
     rig.insert_each(20).await;
-    rig.settled(DEADLINE).await.expect("the relay publishes");
+    rig.wait_until_published(DEADLINE).await.expect("the relay publishes");
     let mut last = late_end_txn(&rig, &proxy, wait_for_rows).await;
     for _ in 1..times {
         if !last.1.is_exact() {
@@ -59,7 +59,7 @@ async fn late_end_txn(rig: &Rig, proxy: &KafkaProxy, wait_for_rows: Duration) ->
     })
     .await;
     rig.insert_each(20).await;
-    let ledger = match rig.settled(wait_for_rows).await {
+    let ledger = match rig.wait_until_published(wait_for_rows).await {
         Ok(ledger) => ledger,
         Err(_) => rig.ledger(Isolation::Committed).await.expect("a ledger"),
     };

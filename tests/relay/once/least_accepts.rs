@@ -23,7 +23,7 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     let said = assert_stops(&rig.relay, RECORD_TOO_LARGE, &["`outbox-relay park "]).await;
     let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
     let position = rest.split('`').next().expect("a position");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run(admin, &["park", position]).await;
     rig.start().await;
     eventually(DEADLINE, "the row is parked", || async {
@@ -31,7 +31,7 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     })
     .await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run(admin, &["parked", "discard", position, "--yes"]).await;
     rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     set_topic(rig, &[("max.message.bytes", "60000")]).await;

@@ -49,7 +49,7 @@ async fn starts_with_the_original(rig: &Rig, address: &MovingAddress, ports: &[u
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 #[tokio::test]
@@ -71,10 +71,10 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     starts_with_the_original(&rig, &address, &[original, original, copied, copied, copied]).await;
     the_copys_relay_stops(&rig, &copy).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     a_slot_that_lost_rows_is_not_covered_up_by_the_copys(&rig, &address, &copy).await;
     without_the_question_the_copys_rows_are_published(&rig, &address, &copy).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     the_copy_is_accepted(&rig, &copy).await;
     without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(&rig, &copy).await;
     kill_and_drop_slot(&rig).await;
@@ -120,7 +120,7 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     let log = rig.relay.log_text()[logged..].to_owned();
     assert!(log.contains("leads to another server"), "{log}");
 
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     let faulty = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -135,7 +135,7 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     })
     .await;
     faulty.kill_hard().await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run_recover(rig, &["--compare-anyway"]).await;
 }
 
@@ -183,7 +183,7 @@ async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig
             .await;
     }
     rig.assert_stops(24, &["a relay of another server publishes as"]).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     let faulty = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -202,7 +202,7 @@ async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig
     )
     .await;
     faulty.kill_hard().await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 /// The copy is the right one: its relay goes on with it.

@@ -71,7 +71,7 @@ async fn assert_is_paused(rig: &Rig) {
         records.expect("records").len(),
         "nothing is published"
     );
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{behind_the_first}'::pg_lsn");
     assert_eq!(
         rig.value(&order).await,
@@ -256,6 +256,8 @@ async fn a_relay_that_ignores_its_pause_is_caught() {
     pause(&rig).await;
     wait_for_metric(&rig, "relay_paused", 1.0).await;
     rig.insert_each(5).await;
-    rig.settled(READY_DEADLINE).await.expect("the wrong relay publishes");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the wrong relay publishes");
     rig.finish().await.expect("an end");
 }

@@ -89,7 +89,7 @@ async fn reading_the_checkpoint_before_fencing_is_caught() {
         // It has read the checkpoint by then, where it does so first, and waits for two seconds more.
         tokio::time::sleep(Duration::from_secs(2)).await;
         std::fs::write(&go_on, "").expect("a file");
-        let ledger = rig.settled(DEADLINE).await;
+        let ledger = rig.wait_until_published(DEADLINE).await;
         let ledger = ledger.unwrap_or_else(|err| panic!("{err:#}\n{}", second.log_tail(20)));
         assert_eq!(
             ledger.is_exact(),

@@ -22,7 +22,9 @@ const UNFINISHED: i32 = 42;
 async fn lose_the_slot(rig: &Rig, published: u32, pending: u32) {
     rig.start().await;
     rig.insert_each(published).await;
-    rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the first rows are published");
     rig.relay.kill_hard().await;
     rig.insert_together(pending).await;
     rig.drop_slot().await;
@@ -131,7 +133,7 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         }
         killed += 1;
         // Its sessions end, and a slot that was not whole yet goes with them.
-        rig.slot_is_free().await;
+        rig.wait_until_slot_is_free().await;
         // No relay goes on from a half-made slot.
         if !slots(&rig).await.is_empty() {
             rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
@@ -163,7 +165,9 @@ async fn a_slot_that_postgres_invalidated_loses_nothing_while_the_rows_are_there
     rig.init(&[]).await;
     rig.start().await;
     rig.insert_each(50).await;
-    rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the first rows are published");
     rig.relay.kill_hard().await;
     rig.insert_each(500).await;
     rig.sql("create table noise (filler text)").await;
@@ -196,7 +200,9 @@ async fn what_compaction_removed_is_not_published_again() {
     relay.run(&["init", "--topic", &topic]).await.expect("init");
     rig.start().await;
     rig.insert_each(300).await;
-    rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the first rows are published");
     let cleaned = eventually_ok(Duration::from_secs(90), "the topic is compacted", || async {
         // A segment rolls only when a record comes.
         roll_segments(&rig).await;
@@ -225,7 +231,9 @@ async fn pruned_by_retention(name: &str) -> Rig {
     relay.run(&["init", "--topic", &topic]).await.expect("init");
     rig.start().await;
     rig.insert_each(300).await;
-    rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the first rows are published");
     let before = rig.records(Isolation::Committed).await.expect("records");
     for partition in 0..PARTITIONS {
         let mut records = before.iter().filter(|record| record.partition == partition);
@@ -346,7 +354,9 @@ async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
         relay.run(&["init", "--topic", &topic]).await.expect("init");
         rig.start().await;
         rig.insert_each(300).await;
-        rig.settled(READY_DEADLINE).await.expect("the first rows are published");
+        rig.wait_until_published(READY_DEADLINE)
+            .await
+            .expect("the first rows are published");
         rig.relay.kill_hard().await;
         for partition in 0..PARTITIONS {
             let deleted = rig.servers.kafka.delete_records(&rig.topic(), partition, -1).await;

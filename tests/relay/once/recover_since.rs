@@ -85,7 +85,10 @@ async fn topics_are_read_from_before_the_oldest_row_and_wholly_where_a_row_claim
     run_recover(&rig, &[]).await;
     rig.start().await;
     rig.insert_each(1).await;
-    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    let ledger = rig
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
+        .await
+        .expect("all rows");
     // The old records have no id, and nothing else is there twice.
     assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
     assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
@@ -129,7 +132,10 @@ async fn assert_goes_on_without_duplicates(rig: &Rig) {
         .await;
     rig.start().await;
     rig.insert_each(1).await;
-    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    let ledger = rig
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
+        .await
+        .expect("all rows");
     // The old records have no id, and nothing else is there twice.
     assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
     assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");

@@ -24,7 +24,9 @@ pub(super) async fn published(name: &str, rows: u32) -> Rig {
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     rig.start().await;
     rig.insert_each(rows).await;
-    rig.settled(ARRIVAL_DEADLINE).await.expect("the rows are published");
+    rig.wait_until_published(ARRIVAL_DEADLINE)
+        .await
+        .expect("the rows are published");
     rig
 }
 

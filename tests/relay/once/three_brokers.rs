@@ -178,14 +178,14 @@ async fn with_two_brokers_killed_nothing_commits_and_the_relay_says_so_and_goes_
         let published = metric(&rig.relay, "relay_published_records_total").await;
         published.expect("a running relay")
     };
-    let (before, confirmed) = (published().await, rig.confirmed().await);
+    let (before, confirmed) = (published().await, rig.confirmed_lsn().await);
     load.wait_for_more_rows(100).await;
     tokio::time::sleep(STANDSTILL).await;
     assert!(
         (published().await - before).abs() < 0.5,
         "published with one replica of three"
     );
-    assert_eq!(rig.confirmed().await, confirmed);
+    assert_eq!(rig.confirmed_lsn().await, confirmed);
     let readiness = rig.relay.readiness(&client).await.expect("an answer");
     assert!(matches!(readiness, Readiness::NotReady(_)), "ready while it waits");
     cluster.start_again(3).await;

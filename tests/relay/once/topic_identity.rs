@@ -141,7 +141,7 @@ async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted
     make_anew(&rig, &rig.topic(), PARTITIONS).await;
     rig.insert_each(3).await;
     assert_ends(&rig, TOPIC_RECREATED, &["was deleted and made anew"]).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-topic-recreated"]).await;
     rig.start().await;
     let ids = ids(&rig).await;
@@ -195,7 +195,7 @@ async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
         () = assert_ends(rig, TOPIC_RECREATED, &["was deleted", "outbox-relay recover"]) => {}
         () = writes => {}
     }
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run_recover(rig, &[]).await;
     assert_goes_on(rig).await;
 }
@@ -222,7 +222,7 @@ async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
         &["was deleted and made anew", "--accept-checkpoint-loss"],
     )
     .await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-checkpoint-loss"]).await;
     rig.start().await;
     rig.insert_each(5).await;
@@ -246,7 +246,7 @@ async fn partitions_that_are_added_while_the_relay_runs_stop_it() {
         &["has 6 partitions and had 4", "--accept-partitions"],
     )
     .await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-partitions"]).await;
     rig.start().await;
     rig.finish().await.expect("a clean end");

@@ -27,7 +27,7 @@ async fn insert(rig: &ViewRig, topic: &str, id: i64) {
 }
 
 async fn has_applied(rig: &ViewRig, topic: &str, builder: &Program) {
-    let applied = rig.wait_applied(topic).await;
+    let applied = rig.wait_until_applied(topic).await;
     applied.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
 }
 

@@ -300,7 +300,7 @@ impl Schedule {
 
     /// Waits until everything is applied, and compares.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        self.world.wait_applied().await?;
+        self.world.wait_until_applied().await?;
         self.note("comparisons", String::new());
         self.world.compare(&self.state).await
     }

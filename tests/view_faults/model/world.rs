@@ -181,7 +181,7 @@ impl World {
     }
 
     /// Waits until every position is at its topic's end.
-    pub(super) async fn wait_applied(&self) -> anyhow::Result<()> {
+    pub(super) async fn wait_until_applied(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let rows = self

@@ -49,7 +49,7 @@ async fn park_where_the_relay_stops(rig: &Rig, exit_code: i32, another_position:
     let said = assert_stops(&rig.relay, exit_code, &["`outbox-relay park "]).await;
     let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
     let position = rest.split('`').next().expect("a position").to_owned();
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     assert_command(&rig.relay, &["park", another_position], 2, &["nothing was changed"]).await;
     let says = ["parks the row at", &position];
     assert_command(&rig.relay, &["park", &position], 0, &says).await;

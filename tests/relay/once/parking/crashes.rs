@@ -159,7 +159,7 @@ async fn a_retry_that_dies_leaves_each_row_published_or_parked() {
         limit_record_bytes(&rig, 60_000).await;
         let dying = dying_at(&rig, point);
         assert_command(&dying, &["parked", "retry", "--all"], FAILPOINT_EXIT, &[]).await;
-        rig.slot_is_free().await;
+        rig.wait_until_slot_is_free().await;
         assert_retry_of_all(&rig.relay, 0, &[left_for_the_next]).await;
         assert_published_in_order(&rig, 2).await;
         assert_eq!(read_parked(&rig).await.len(), 0);

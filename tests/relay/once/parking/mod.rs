@@ -160,5 +160,5 @@ pub(super) async fn assert_retry_of_all(relay: &Program, exit_code: i32, says: &
 /// Stops the relay, and waits until its slot is free.
 pub(super) async fn stop_relay(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }

@@ -28,7 +28,7 @@ async fn more_poison_rows_than_the_limit_in_a_minute_stop_the_relay() {
 
     // With a larger limit the relay goes on, and a retry publishes every row.
     rig.relay.kill_hard().await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     rig.relay = rig.relay.with_env("OUTBOX_POISON_LIMIT", "1000");
     rig.start().await;
     wait_until_parked(&rig, 4).await;

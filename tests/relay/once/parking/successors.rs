@@ -27,7 +27,7 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
     assert_command(&rig.relay, &["check"], 0, &["3 rows are parked and not published"]).await;
 
     // `recover` leaves the parked rows where they are.
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     rig.drop_slot().await;
     insert_row(&rig, "another", 10).await;
     rig.assert_stops(10, &["outbox-relay recover"]).await;

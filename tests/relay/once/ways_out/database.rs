@@ -117,7 +117,7 @@ async fn after_a_restore_of_an_older_backup_recover_goes_on_above_the_published_
 
 /// Asserts that the ledger is exact, apart from the records of rows that the restored database has lost.
 async fn assert_only_the_lost_rows_are_invented(rig: &Rig, lost_rows: usize) {
-    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await;
+    let ledger = rig.wait_until_published(rig::rig::ARRIVAL_DEADLINE).await;
     let mut ledger = ledger.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(ledger.invented.len(), lost_rows, "{ledger}");
     ledger.invented.clear();

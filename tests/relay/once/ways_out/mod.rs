@@ -42,5 +42,5 @@ pub(super) async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.code(), None, "{}", dies.log_tail(10));
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
