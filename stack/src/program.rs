@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::process::{Ending, Process};
 
-/// What the programs promise after SIGTERM, and a second for a busy machine.
+/// The programs promise to end so soon after SIGTERM. There is one second more, for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(6);
-/// For commands that do one thing and end, such as a migration.
+/// The time limit of commands that do one thing and end, such as a migration.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A program, its arguments and environment; running or not. Dropping it ends it.
+/// A program with its arguments and its environment. It may be running or not. Dropping it ends it.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -28,17 +28,17 @@ pub struct Program {
     process: Mutex<Option<Arc<Process>>>,
 }
 
-/// How a program answered for its readiness.
+/// The answer of a program's `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// With the answer's body, which has the reasons.
+    /// The text is the body of the answer, which has the reasons.
     NotReady(String),
 }
 
 impl Program {
-    /// The program `binary`, not started yet. `name` tells it from others of the same binary; `log` gets its output; `port` is
-    /// where it answers `/readyz`.
+    /// The program `binary`, not yet started. `name` distinguishes it from other programs of the same binary. Its output goes into `log`. It answers
+    /// `/readyz` on `port`.
     #[must_use]
     pub fn new(name: &str, binary: &Path, log: PathBuf, port: u16) -> Self {
         Self {
@@ -58,14 +58,14 @@ impl Program {
         self
     }
 
-    /// A later value for the same name wins.
+    /// Sets a variable. If the name is set already, the new value counts.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The same program with another name, log and port, not started: a second instance.
+    /// A second instance of the program, not yet started. It has another name, log and port.
     #[must_use]
     pub fn another(&self, name: &str, port: u16) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Program {
         }
     }
 
-    /// The same arguments, environment, log and port for the program `binary`, which stands beside this one; not started.
+    /// Another program in the same directory, not yet started. It has the same arguments, environment, log and port.
     #[must_use]
     pub fn with_binary(&self, binary: &str) -> Self {
         let mut other = self.another(&self.name, self.port);
@@ -88,7 +88,7 @@ impl Program {
         other
     }
 
-    /// The same program with one variable changed, not started.
+    /// The same program with one variable changed, not yet started.
     #[must_use]
     pub fn with_env(&self, name: &str, value: &str) -> Self {
         let mut other = self.another(&self.name, self.port).env(name, value);
@@ -96,7 +96,7 @@ impl Program {
         other
     }
 
-    /// The same program with other arguments, a log of its own and the same port, not started: a command that a test may kill.
+    /// A command of the same program, not yet started: other arguments, a log of its own, and the same port. A test may kill it.
     #[must_use]
     pub fn command_of(&self, name: &str, arguments: &[&str]) -> Self {
         let mut other = self.another(name, self.port);
@@ -109,13 +109,13 @@ impl Program {
         &self.name
     }
 
-    /// The port of `/livez`, `/readyz` and `/metrics`, and of the API where it has one.
+    /// The port of `/livez`, `/readyz` and `/metrics`, and of the API if the program has one.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `http://127.0.0.1:PORT` and `path`.
+    /// The URL `http://127.0.0.1:PORT` with `path`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
@@ -126,7 +126,7 @@ impl Program {
         &self.log
     }
 
-    /// All that it has logged, over all its starts; nothing before the first one.
+    /// Everything that the program has logged over all its starts. Before the first start this is empty.
     #[must_use]
     pub fn log_text(&self) -> String {
         match std::fs::read(&self.log) {
@@ -144,13 +144,13 @@ impl Program {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// The running process; none before the first start and after a stop.
+    /// The running process. None: the program was not started, or was stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts it, without waiting for anything.
+    /// Starts the program, and does not wait for anything.
     ///
     /// # Errors
     /// It cannot be run.
@@ -163,7 +163,7 @@ impl Program {
     /// Waits until `/readyz` answers 200.
     ///
     /// # Errors
-    /// It ended, or was not ready after `deadline`; the message has its reasons and last log lines.
+    /// The program ended, or was not ready after `deadline`. The message has its reasons and its last log lines.
     pub async fn wait_ready(&self, deadline: Duration) -> anyhow::Result<()> {
         let client = reqwest::Client::new();
         let start = tokio::time::Instant::now();
@@ -199,10 +199,10 @@ impl Program {
         }
     }
 
-    /// What `/readyz` answers right now.
+    /// The answer of `/readyz` right now.
     ///
     /// # Errors
-    /// It does not answer, or with another status than 200 and 503.
+    /// The program does not answer, or answers with another status than 200 and 503.
     pub async fn readiness(&self, client: &reqwest::Client) -> anyhow::Result<Readiness> {
         let answer = client
             .get(self.url("/readyz"))
@@ -216,17 +216,17 @@ impl Program {
         }
     }
 
-    /// SIGKILL; nothing where it does not run.
+    /// Kills the program by SIGKILL, if it runs.
     pub async fn kill_hard(&self) {
         if let Some(process) = self.take() {
             process.kill_hard().await;
         }
     }
 
-    /// SIGTERM, and waits for the end; nothing where it does not run.
+    /// Stops the program by SIGTERM, if it runs. Waits until it ends.
     ///
     /// # Errors
-    /// It did not end within 6 s (and was killed), or not with exit code 0.
+    /// The program did not end within 6 s, and was killed. Or its exit code was not 0.
     pub async fn stop(&self) -> anyhow::Result<()> {
         let Some(process) = self.take() else {
             return Ok(());
@@ -242,10 +242,10 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the program ends by itself.
     ///
     /// # Errors
-    /// It is not started, or still runs after `deadline`.
+    /// The program was not started, or still runs after `deadline`.
     pub async fn exited(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let process = self
             .process()
@@ -260,11 +260,11 @@ impl Program {
         })
     }
 
-    /// Runs the same binary with this environment and other arguments, and waits for its end: `migrate`, `init`, `check`.
-    /// Its output goes to the same log.
+    /// Runs a command of the same binary with this environment, such as `migrate`, `init` or `check`. Waits until it ends. Its output goes into the
+    /// same log.
     ///
     /// # Errors
-    /// It cannot be run, takes more than two minutes, or ends with another code than 0; the message has its last log lines.
+    /// The command cannot be run, takes more than two minutes, or ends with another code than 0. The message has its last log lines.
     pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let status = self.run_for_status(arguments).await?;
         if !status.success() {
@@ -278,7 +278,7 @@ impl Program {
         Ok(())
     }
 
-    /// As [`Program::run`], for a caller who wants to see the exit status.
+    /// As [`Program::run`], but returns the exit status, whatever it is.
     ///
     /// # Errors
     /// It cannot be run, or takes more than two minutes.
@@ -300,7 +300,7 @@ impl Program {
             })
     }
 
-    /// As [`Program::run_for_status`], on a terminal where somebody types `typed`; also gives what stood on the terminal.
+    /// As [`Program::run_for_status`], but on a terminal on which somebody types `typed`. Also returns what the terminal showed.
     ///
     /// # Errors
     /// `script` (of util-linux) is missing, or the program takes more than two minutes.
@@ -314,7 +314,7 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .context("cannot run script (on Debian and Ubuntu the package bsdutils)")?;
-        // Kept open: its end would be the terminal's.
+        // This stays open, because its end would end the terminal.
         let mut keyboard = terminal.stdin.take().context("no standard input")?;
         let screen = terminal.stdout.take().context("no standard output")?;
         keyboard.write_all(typed.as_bytes()).await?;

@@ -1,4 +1,4 @@
-//! The whole pipeline on one machine, from one command.
+//! Starts the whole pipeline on one machine, by one command.
 
 mod arguments;
 mod load;
@@ -64,7 +64,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     tracing::info!("\nending the programs, then Kafka, then PostgreSQL");
     let stopped = tokio::select! {
         stopped = pipeline.stop() => stopped,
-        // A second Ctrl-C: what still runs is killed.
+        // A second Ctrl-C kills what still runs.
         () = signals.received() => Ok(()),
     };
     if arguments.postgres.is_some() {
@@ -145,7 +145,7 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Ctrl-C, SIGTERM, and the terminal's end.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
