@@ -15,9 +15,9 @@ use crate::statistics::thousands;
 use crate::topic::Topic;
 use crate::usage;
 
-/// An aggregate type of its own, since the view-builder would try to apply a user's event.
+/// The topic of an aggregate type of its own, because view-builder would try to apply events of users.
 const TOPIC: &str = "bench-events";
-/// Rows that one statement writes.
+/// One statement writes so many rows.
 const FILL_ROWS: u64 = 1_000_000;
 const POLL: Duration = Duration::from_millis(200);
 const RUN_DEADLINE: Duration = Duration::from_secs(4 * 3600);

@@ -14,7 +14,7 @@ use crate::report::Report;
 use crate::statistics::{latency_histogram, quantile_ms, record_latency};
 use crate::topic::{Topic, now_us};
 
-/// An aggregate type of its own, since the view-builder would try to apply a user's event.
+/// The topic of an aggregate type of its own, because view-builder would try to apply events of users.
 const TOPIC: &str = "bench-events";
 const INSERT: &str =
     "insert into outbox (aggregatetype, aggregateid, type, payload) values ('bench', $1, 'BENCHED', '{}')";
@@ -54,7 +54,7 @@ pub(crate) async fn measure(options: &Restart, builder: PipelineBuilder) -> anyh
     Ok(report)
 }
 
-/// Ends the relay, commits a row, starts the relay, and waits until it has published the row: as often as asked for.
+/// As often as `restarts` says: ends the relay, commits a row, starts the relay, and waits until it has published the row.
 async fn measure_restarts(pipeline: &Pipeline, after: Ending, restarts: u32) -> anyhow::Result<Restarts> {
     let relay = &pipeline.users_relay;
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
@@ -70,7 +70,7 @@ async fn measure_restarts(pipeline: &Pipeline, after: Ending, restarts: u32) -> 
         relay.start()?;
         tokio::time::timeout(DEADLINE, wait_until_published(relay)).await??;
     }
-    // The counter counts what is committed, and the consumer is at most a fetch behind.
+    // The counter counts only what is committed, and the consumer is at most one fetch behind.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let arrivals = consumer.end()?;
     ensure!(

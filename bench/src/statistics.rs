@@ -1,8 +1,8 @@
-//! Medians, quantiles and how numbers are written.
+//! Medians, quantiles, and numbers as text.
 
 use hdrhistogram::Histogram;
 
-/// The middle value, or the mean of the two in the middle; 0 where there is none.
+/// The middle value, or the mean of the two middle values. It is 0 for no values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -14,7 +14,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Longer than any wait here. A longer latency counts as this one.
+/// No wait here is longer. A longer latency counts as this one.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
 /// An empty histogram for latencies in microseconds, with a precision of three digits.
@@ -32,12 +32,12 @@ pub(crate) fn record_latency(latencies_us: &mut Histogram<u64>, begin_us: i64, e
     latencies_us.saturating_record(u64::try_from(end_us - begin_us).unwrap_or(0));
 }
 
-/// A quantile of latencies in microseconds as milliseconds.
+/// A quantile of latencies in microseconds, given in milliseconds.
 pub(crate) fn quantile_ms(latencies_us: &Histogram<u64>, quantile: f64) -> f64 {
     latencies_us.value_at_quantile(quantile) as f64 / 1000.0
 }
 
-/// `126473.4` is `126,473`.
+/// Writes `126473.4` as `126,473`.
 pub(crate) fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut text = String::new();

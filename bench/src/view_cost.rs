@@ -1,4 +1,4 @@
-//! What a batch costs, in a view and in one ten times larger.
+//! How long a batch takes in a view, and in a view that is ten times larger.
 
 use std::fs;
 use std::time::Instant;
