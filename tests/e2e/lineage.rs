@@ -11,7 +11,7 @@ use rig::rest::user;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// StopReason a relay stops: its exit code, and the words of its last line.
+/// Why a relay stops: its exit code, and the words of its last line.
 struct StopReason {
     exit_code: i32,
     cause: &'static str,

@@ -1,4 +1,4 @@
-//! After each stop an operator can go on by a flag, and what is published then is what the flag's help says.
+//! After each stop an operator can go on by a flag. What is published then is what the help of the flag says.
 
 use rig::{Rig, servers};
 use stack::Postgres;
@@ -71,7 +71,7 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
 
 #[tokio::test]
 async fn another_timeline_is_accepted_from_the_checkpoint() {
-    // As a promotion leaves it: the server is on another timeline than the checkpoint.
+    // The server is on another timeline than the checkpoint, as after a promotion.
     let rig = published_and_stopped("accept_timeline").await;
     let mut elsewhere = last_checkpoint(&rig).await;
     elsewhere["lineage"]["timeline"] = 7.into();
@@ -88,8 +88,8 @@ async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_
     rig.insert_each(2).await;
     rig.assert_stops(18, &["--accept-older-database"]).await;
     accept(&rig, &["--accept-older-database"]).await;
-    // The five of the backup were confirmed before it was taken. The five after it are in the topic and in no outbox any more. Before
-    // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so that the slot gives the five once more.
+    // The five rows of the backup were confirmed before the backup. The five rows after it are in the topic, and no longer in any outbox. Before
+    // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so the slot sends the five of the backup once more.
     let of_the_backup = if servers::postgres_version() < 17 { 2 } else { 1 };
     let most = [
         of_the_backup,

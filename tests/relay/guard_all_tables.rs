@@ -1,15 +1,16 @@
-//! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of the outbox that would change with it: the table itself is watched.
+//! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of its own for the outbox that a change would alter. So the relay watches the
+//! table itself.
 
 use rig::Rig;
 use stack::eventually;
 
 use super::tampering::{DEADLINE, assert_ends, kill_and_drop_slot, wait_until_confirmed};
 
-/// Debezium's own default.
+/// Debezium makes such a publication by default.
 const ALL_TABLES: &str = "for all tables";
 const SCHEMA: &str = "for tables in schema public";
 
-/// What is done to the outbox table, so that what is written to it later is in no stream.
+/// Changes of the outbox table after which no stream has the rows that are written to it.
 const ALTERATIONS: [(&str, &str, &str); 6] = [
     (
         "all_copy",
@@ -60,7 +61,7 @@ async fn alter(rig: &Rig, alteration: &str) {
     }
 }
 
-/// The alteration must end the running relay and stop the next one, with nothing confirmed that was written after it.
+/// Makes the alteration. Asserts that it ends the running relay, stops the next one, and that nothing is confirmed that was written after it.
 async fn assert_stopped_by(rig: &Rig, alteration: &str) {
     alter(rig, alteration).await;
     let after = rig.value("select pg_current_wal_insert_lsn()").await;
@@ -150,7 +151,7 @@ async fn what_takes_no_row_out_of_the_stream_does_not_stop_the_relay() {
     rig.finish().await.expect("an end");
 }
 
-/// The outbox has another name while the application writes by a view of the outbox' name, and its own again; nobody looks meanwhile.
+/// Renames the outbox, lets the application write through a view that has the outbox' name, and renames the outbox back. No relay looks meanwhile.
 async fn renamed_while_no_relay_runs(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
     rig.wait_until_slot_is_free().await;

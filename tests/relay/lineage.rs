@@ -239,7 +239,7 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
     );
 }
 
-/// Writes WAL until the server gives the slot up.
+/// Writes WAL until the server invalidates the slot.
 pub(super) async fn invalidate_slot(rig: &Rig) {
     rig.sql("create table filler (t text)").await;
     let status = format!(
@@ -256,14 +256,14 @@ pub(super) async fn invalidate_slot(rig: &Rig) {
     .await;
 }
 
-/// A relay whose database has gone back to an older copy of its files.
+/// A rig whose database was set back to an older copy of its files.
 pub(super) async fn older_database(name: &str) -> Rig {
     let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let rig = Rig::on(Arc::new(servers.expect("servers")), name).await;
     rig.init(&[]).await;
     publish_and_stop(&rig).await;
     let newer = async {
-        // Far enough that a start and an end of the server do not make up for it.
+        // So much is written that a stop and a start of the server do not write as much.
         rig.sql(
             "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
         )
@@ -274,7 +274,7 @@ pub(super) async fn older_database(name: &str) -> Rig {
     rig
 }
 
-/// Lets all this happen, and then restores the database from a backup of before.
+/// Takes a backup, lets `newer` happen, and then restores the database from the backup.
 pub(crate) async fn restore_from_before(rig: &Rig, newer: impl Future<Output = ()>) {
     let postgres = &rig.servers.postgres;
     postgres.stop_fast().await.expect("an end");

@@ -1,15 +1,15 @@
-//! The outbox without a table: what `pg_logical_emit_message` writes.
+//! An outbox without a table: messages that `pg_logical_emit_message` writes.
 
 use std::time::Duration;
 
 use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Ledger, Record, Rig};
 
-/// A rig whose relay publishes the messages with prefix `outbox`; with or without an outbox table beside them.
+/// A rig whose relay publishes the messages with the prefix `outbox`, with or without an outbox table beside them.
 async fn rig(name: &str, has_table: bool) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.relay = rig.relay.env("OUTBOX_MESSAGE_PREFIX", "outbox");
-    // Written beside each message, so that there is something to hold the topic against.
+    // A row is written beside each message, so that the topic can be compared with something.
     rig.sql("create table emitted (id uuid primary key, aggregateid text, n bigint, payload text)")
         .await;
     rig.sql(&format!(
@@ -34,7 +34,7 @@ async fn rig(name: &str, has_table: bool) -> Rig {
     rig
 }
 
-/// Waits until as many records are there as messages and rows were committed, and compares them.
+/// Waits until there are as many records as committed messages and rows. Asserts that they are the same.
 async fn assert_exactly_once(rig: &Rig, and_rows: &str) {
     let sql = format!("select id, aggregateid, n, payload from emitted {and_rows}");
     let row = |row: Vec<Option<String>>| {
@@ -64,7 +64,7 @@ fn emission(rig: &Rig, transactional: bool, prefix: &str, id: &str, key: &str, p
     )
 }
 
-/// Waits for `count` committed records, which are all that there are.
+/// Waits for `count` committed records. Asserts that there are no more.
 async fn records(rig: &Rig, count: usize) -> Vec<Record> {
     stack::eventually(ARRIVAL_DEADLINE, "the records are published", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
@@ -82,13 +82,13 @@ async fn messages_are_published_once_and_in_order_through_kills() {
     rig.start().await;
     for _ in 0..3 {
         let emit = rig.sql("do $$ begin for i in 1..200 loop perform emit(1); commit; end loop; end $$");
-        // Somewhere in the middle; where does not matter.
+        // The kill comes somewhere in the middle. It does not matter where.
         let kill = async {
             tokio::time::sleep(Duration::from_millis(150)).await;
             rig.relay.kill_hard().await;
         };
         tokio::join!(emit, kill);
-        // One transaction that does not fit into one of Kafka's.
+        // One transaction of the database that does not fit into one Kafka transaction.
         rig.sql("select emit(6000)").await;
         rig.start().await;
     }
@@ -107,7 +107,7 @@ async fn messages_and_rows_of_one_transaction_keep_their_order() {
         ))
         .await;
     }
-    // The numbers of both ascend by key in the order in which they were written, which the ledger looks at.
+    // Messages and rows share one sequence of numbers. The ledger checks that the numbers ascend for each key.
     assert_exactly_once(
         &rig,
         "union all select id, aggregateid, (payload ->> 'n')::bigint, payload::text from outbox",
@@ -213,7 +213,7 @@ async fn without_a_table_check_and_a_second_init_find_everything_right() {
         log.contains("messages are the outbox") && log.contains("was initialised before"),
         "{log}"
     );
-    // Made anew, nobody knows what was missed meanwhile.
+    // The publication was made anew, so nobody knows what the stream has missed.
     let publication = "drop publication outbox; create publication outbox";
     rig.sql(publication).await;
     rig.assert_stops(20, &["made anew"]).await;

@@ -1,4 +1,4 @@
-//! Columns of the outbox that go or are renamed while the relay streams, and rows that are updated.
+//! Columns of the outbox are dropped or renamed while the relay streams, and rows are updated.
 
 use rig::Rig;
 
@@ -11,15 +11,15 @@ const CONFIG: i32 = 2;
 const PUBLICATION: i32 = 20;
 /// Exit code of `Stop::RowUpdated`.
 const ROW_UPDATED: i32 = 30;
-/// The rig's own, and that.
+/// The rig's own options, and `fatal` for rows that were updated.
 const FATAL: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
 const NUMBER: &str = "from (select nextval('numbers') as n) as numbered";
 
-/// What somebody does to the table while the relay streams.
+/// A change of the table while the relay streams.
 struct Alteration {
     name: &'static str,
     sql: &'static str,
-    /// Columns and values of a row meanwhile, beside its payload.
+    /// The columns and values, beside the payload, of a row that is written meanwhile.
     row: (&'static str, &'static str),
     taken_back: &'static [&'static str],
 }
@@ -79,7 +79,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
         assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {behind_one}");
 
-        // The log has what it has, also with the column back.
+        // The WAL keeps the rows without the column, even after the column is back.
         for statement in taken_back {
             rig.sql(statement).await;
         }
@@ -119,7 +119,7 @@ async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_an
     rig.relay.kill_hard().await;
     altering.batch_execute("rollback").await.expect("a rollback");
 
-    // The slot sends all of it again.
+    // The slot sends everything again.
     rig.relay = fatal;
     assert_goes_on(&rig).await;
 }
@@ -140,7 +140,7 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
     let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(2).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
-    // The stream's row or the guard's look, whichever is first.
+    // Either the row in the stream or the guard's look comes first.
     assert!(
         matches!(status.code(), Some(CONFIG | PUBLICATION)),
         "{}",

@@ -1,4 +1,4 @@
-//! Where rows may go, and where not: the relay's own topics, Kafka's, and topics that cannot be.
+//! Where rows may go and where not: not to the relay's own topics, not to Kafka's, and not to topics that cannot exist.
 
 use rig::{Isolation, Rig, topic};
 use stack::{Program, eventually};
@@ -11,7 +11,7 @@ use super::topic_settings::{ROW, assert_published_before, assert_stops};
 const TOPIC_MISSING: i32 = 32;
 const TOPIC_REFUSED: i32 = 34;
 
-/// Writes a row that routes to `topic`, and has the key of this relay's checkpoint; its id.
+/// Writes a row that routes to `topic` and has the key of this relay's checkpoint. Returns its id.
 async fn insert_for(rig: &Rig, topic: &str) -> String {
     let key = format!("{0}/{0}", rig.name());
     rig.value(&format!(
@@ -21,7 +21,7 @@ async fn insert_for(rig: &Rig, topic: &str) -> String {
     .await
 }
 
-/// The topics that are never a destination, and whose they are.
+/// The topics that no row may go to, and whose topics they are.
 fn never_a_destination(rig: &Rig) -> [(String, &'static str); 5] {
     const OWN: &str = "the relay's own topic";
     const INTERNAL: &str = "one of Kafka's internal topics";
@@ -34,14 +34,14 @@ fn never_a_destination(rig: &Rig) -> [(String, &'static str); 5] {
     ]
 }
 
-/// Asserts that none of those topics has a record of a row.
+/// Asserts that none of these topics has a record of a row.
 async fn assert_none_forged(rig: &Rig) {
     for (topic, _) in never_a_destination(rig) {
         assert!(!has_forged(rig, &topic).await, "a row is in {topic}");
     }
 }
 
-/// Whether a topic, which need not exist, has a record of one of the rig's rows.
+/// Whether a topic has a record of one of the rig's rows. The topic need not exist.
 async fn has_forged(rig: &Rig, name: &str) -> bool {
     let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), name.to_owned());
     let records = tokio::task::spawn_blocking(move || topic::read(&servers, &topic, Isolation::Committed)).await;
@@ -75,7 +75,7 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
     assert!(parked.iter().all(|(id, ..)| known.contains_key(id)), "{known:?}");
     wait_until_confirmed(&rig).await;
     stop_relay(&rig).await;
-    // Nor do they get there from the parking topic.
+    // A retry of parked rows does not bring them there either.
     let stays = ["0 rows are published, 5 stay parked"];
     assert_retry_of_all(&rig.relay, 1, &stays).await;
     assert_none_forged(&rig).await;

@@ -1,5 +1,5 @@
-//! `init` and `recover` meet a row that cannot be published: they name it at once, leave nothing behind that others wait for, and go on once the
-//! row is mended.
+//! `init` and `recover` meet a row that cannot be published. They name it at once, leave nothing behind that others would have to wait for, and go on
+//! once the row is mended.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use stack::Program;
 
 use super::topic_settings::{ROW, assert_each_once, insert_keyless};
 
-/// Far below the fifteen minutes for which a transaction of `init` may stay open.
+/// This is far less than the fifteen minutes for which a transaction of `init` may stay open.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
-/// Runs a command, which must name the row.
+/// Runs a command, and asserts that it names the row.
 async fn assert_names(relay: &Program, arguments: &[&str], id: &str) {
     let (logged, started) = (relay.log_text().len(), Instant::now());
     let status = relay.run_for_status(arguments).await.expect("it runs");
@@ -34,7 +34,7 @@ async fn delete(rig: &Rig, id: &str) {
 
 #[tokio::test]
 async fn an_init_that_meets_a_row_without_a_key_names_it_and_nobody_waits_for_it() {
-    // The broker itself refuses the row where its topic's settings are not told.
+    // With the bug, the relay does not know the topic's settings, so the broker itself refuses the row.
     for (name, bug) in [("init_keyless", ""), ("init_keyless_untold", "AskNoSettings")] {
         let rig = Rig::new(name).await;
         let relay = rig

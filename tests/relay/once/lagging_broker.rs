@@ -1,4 +1,4 @@
-//! A broker whose answers lag behind gives a topic a false end. What the relay reads up to such an end is no history to go on from.
+//! A broker whose answers lag behind gives a topic a false end. The relay must not go on from what it has read up to such an end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use super::topic_settings::assert_ends;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Exit code of `outbox-relay`.
 const PARKED_ROWS_MISSING: i32 = 35;
-/// By then a reader that believes the broker has long ended.
+/// After so many answers, a reader that believes the broker has ended long ago.
 const ANSWERS: u64 = 20;
 
-/// Servers whose clients all reach the broker through a proxy, and the address of that.
+/// Servers whose clients all reach the broker through a proxy. Returns the proxy, and its address.
 async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy, String) {
     let (own, proxied) = (port::free().expect("a port"), port::free().expect("a port"));
     let mut options = KafkaOptions {
         port: own,
         ..servers::kafka_options()
     };
-    // Clients go where the broker says it is.
+    // Clients connect to the address that the broker advertises.
     let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
     options.settings.push(("advertised.listeners".to_owned(), advertised));
     let proxy = LaggingProxy::start(proxied, own).await.expect("a proxy");
@@ -40,7 +40,7 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy, String) {
     )
 }
 
-/// A rig whose relay has published and confirmed a few rows, and was stopped; its further commands have the bug.
+/// A rig whose relay has published and confirmed a few rows, and was stopped. Its further commands have the bug.
 async fn published(servers: &Arc<Servers>, name: &str, address: &str, bug: &str) -> Rig {
     let rig = initialised(servers, name, address).await;
     publish_and_stop(&rig).await;
@@ -71,8 +71,8 @@ async fn has_duplicates(rig: &Rig) {
     doubled.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// The end of a topic's first partition once no transaction is open in it. Kafka writes the markers that end a transaction one partition after the
-/// other, and the checkpoints' may come after those of the records.
+/// Waits until no transaction is open in the topic's first partition. Returns the partition's end. Kafka writes the markers that end a transaction
+/// one partition after the other, and the marker of the checkpoints may come after those of the records.
 async fn end_of(rig: &Rig, topic: String) -> i64 {
     eventually(DEADLINE, "the topic has no open transaction", || async {
         let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), topic.clone());
@@ -83,7 +83,7 @@ async fn end_of(rig: &Rig, topic: String) -> i64 {
     .await
 }
 
-/// Waits until enough answers were cut since there were `before`.
+/// Waits until enough answers were cut since the count was `before`.
 async fn answers_are_cut(proxy: &LaggingProxy, before: u64) {
     eventually(DEADLINE, "the relay reads answers that are cut", || {
         std::future::ready((proxy.answers_cut() >= before + ANSWERS).then_some(()))
@@ -104,7 +104,7 @@ async fn an_old_checkpoint_is_not_gone_on_from(servers: &Arc<Servers>, proxy: &L
     for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
         let rig = published(servers, &format!("lagging_checkpoint_{is_right}"), address, bug).await;
         let before = end_of(&rig, rig.checkpoint_topic()).await;
-        // It dies with a transaction committed that the slot will send again.
+        // The relay dies after it has committed a transaction that the slot will send again.
         let hits = rig.logs().join("hits");
         let dying = rig
             .another_relay("dying")
@@ -141,7 +141,8 @@ async fn records_are_not_missing_for_recover(servers: &Arc<Servers>, proxy: &Lag
             records.iter().any(|record| record.partition > 0),
             "there are records to hide"
         );
-        // The last record and its transaction's marker, in all partitions but the one that the checkpoints' topic has, too.
+        // This cuts the last record and the marker of its transaction, in all partitions except partition 0, which the topic of the checkpoints has,
+        // too.
         let cut = proxy.lag_behind(1..=3, 2);
         if is_right {
             let caught_up = async {
@@ -163,7 +164,7 @@ async fn records_are_not_missing_for_recover(servers: &Arc<Servers>, proxy: &Lag
     }
 }
 
-/// The last record of the checkpoint topic is the one that pauses the relay.
+/// The last record of the checkpoint topic pauses the relay.
 async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
     for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
         let rig = initialised(servers, &format!("lagging_pause_{is_right}"), address).await;
@@ -196,7 +197,7 @@ async fn a_pause_is_not_passed_over(servers: &Arc<Servers>, proxy: &LaggingProxy
     }
 }
 
-/// What the parking topic has at its end is the entry of a row, whose key's later rows belong behind it.
+/// The last record of the parking topic is the entry of a row. Later rows of its key belong behind that row.
 async fn parked_rows_are_not_missing(servers: &Arc<Servers>, proxy: &LaggingProxy, address: &str) {
     for (bug, is_right) in [("", true), ("BelievesAnyEnd", false)] {
         let mut rig = initialised(servers, &format!("lagging_parked_{is_right}"), address).await;
@@ -207,7 +208,7 @@ async fn parked_rows_are_not_missing(servers: &Arc<Servers>, proxy: &LaggingProx
         wait_until_parked(&rig, 1).await;
         stop_relay(&rig).await;
         let hidden = end_of(&rig, rig.parking_topic()).await;
-        // The checkpoint topic has the same partition. What is hidden of it must not matter.
+        // The checkpoint topic also has partition 0. It must not matter what is hidden there.
         let before = end_of(&rig, rig.checkpoint_topic()).await;
         while end_of(&rig, rig.checkpoint_topic()).await < before + hidden {
             assert_command(&rig.relay, &["pause", "--reason", "a test"], 0, &[]).await;

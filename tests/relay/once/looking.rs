@@ -1,4 +1,4 @@
-//! The commands that only look, beside a relay that is publishing: what they read one after the other must not look like a broken lineage.
+//! Commands that only read, beside a relay that publishes. They read three places one after the other, and this must not look like a broken lineage.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::relay::load::Load;
 
 /// Each round reads slot, checkpoint and server in the middle of some hundred commits.
 const ROUNDS: u32 = 10;
-/// `NothingToRecover`.
+/// Exit code of `Stop::NothingToRecover`.
 const NOTHING_TO_RECOVER: i32 = 40;
 
 #[tokio::test]

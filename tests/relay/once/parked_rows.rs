@@ -1,4 +1,4 @@
-//! What becomes of parked rows when something else happens: to their topic, to the outbox table, to the database.
+//! What happens to parked rows when their topic, the outbox table or the database changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ const TOPIC_UNSAFE: i32 = 25;
 const TOO_MANY_PARKED: i32 = 33;
 const PARKED_ROWS_MISSING: i32 = 35;
 const UNFINISHED: i32 = 42;
-/// Rounds of maintenance, one a second, in which nothing may be removed.
+/// For so long nothing may be removed. Maintenance runs once a second.
 const ROUNDS: Duration = Duration::from_secs(4);
 
-/// A relay that was stopped with two parked rows, which are gone from their topic since.
+/// A rig whose relay was stopped with two parked rows. Then the parking topic was deleted.
 async fn emptied(name: &str) -> Rig {
     let rig = stopped_with_two_parked(name).await;
     delete(&rig, &rig.parking_topic()).await;
@@ -97,7 +97,7 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
         .unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
     wait_until_parked(&rig, 1).await;
-    // Six of these, of other keys, are published, and one is parked behind it.
+    // Six of these rows have other keys and are published. One is parked behind the parked row.
     rig.insert_each(7).await;
     assert_published_in_order(&rig, 6).await;
     wait_until_parked(&rig, 2).await;
@@ -110,7 +110,7 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
     rig.finish().await.expect("a clean end");
 }
 
-/// A relay that removes old rows from its table, and has parked one whose payload only the table has.
+/// A rig whose relay removes old rows from the table, and has parked a row whose payload only the table has.
 async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
     let mut rig = rig_that_parks(name).await;
     set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
@@ -211,7 +211,7 @@ async fn recover_names_a_row_that_it_cannot_look_up_and_goes_on_without_it() {
     rig.finish().await.expect("a clean end");
 }
 
-/// The server's positions go back; a row of a parked key stands behind it all the same.
+/// The server's positions go back. A later row of a parked key is parked all the same.
 #[tokio::test]
 async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
     let started = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
@@ -253,7 +253,7 @@ async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
     rig.finish().await.expect("a clean end");
 }
 
-/// Has what is parked published, now that the topic takes it; all `rows` must be there in order.
+/// Publishes the parked rows, now that the topic takes them. Asserts that all `rows` are there in order.
 async fn assert_retried_in_order(rig: &Rig, rows: usize) {
     limit_record_bytes(rig, 60_000).await;
     assert_retry_of_all(&rig.relay, 0, &[]).await;
@@ -289,7 +289,7 @@ async fn recover_parks_what_it_finds_missing_behind_a_parked_row_and_publishes_t
     rig.finish().await.expect("a clean end");
 }
 
-/// `recover` finds no room for a row behind a parked one, and neither can room be made before it is done.
+/// `recover` finds no room for a row behind a parked row. And no room can be made before `recover` is done.
 #[tokio::test]
 async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_does_without() {
     let mut rig = stopped_with_two_parked("parked_full").await;

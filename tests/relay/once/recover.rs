@@ -1,4 +1,4 @@
-//! `recover`: the slot is lost, the outbox is there.
+//! `recover`: the slot is lost, and the outbox is there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const NOTHING_TO_RECOVER: i32 = 40;
 const NOT_CONFIRMED: i32 = 41;
 const UNFINISHED: i32 = 42;
 
-/// Publishes `published` rows, kills the relay, writes `pending` more, and drops the slot.
+/// Publishes so many rows, kills the relay, writes so many more, and drops the slot.
 async fn lose_the_slot(rig: &Rig, published: u32, pending: u32) {
     rig.start().await;
     rig.insert_each(published).await;
@@ -132,9 +132,9 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
             break;
         }
         killed += 1;
-        // Its sessions end, and a slot that was not whole yet goes with them.
+        // The sessions of the killed command end, and a slot that was not finished goes with them.
         rig.wait_until_slot_is_free().await;
-        // No relay goes on from a half-made slot.
+        // No relay goes on from an unfinished slot.
         if !slots(&rig).await.is_empty() {
             rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
             unfinished += 1;
@@ -204,7 +204,7 @@ async fn what_compaction_removed_is_not_published_again() {
         .await
         .expect("the first rows are published");
     let cleaned = eventually_ok(Duration::from_secs(90), "the topic is compacted", || async {
-        // A segment rolls only when a record comes.
+        // Kafka begins a new segment only when a record comes.
         roll_segments(&rig).await;
         let ids = rig.records(Isolation::Committed).await?.into_iter();
         let left = ids.filter(|record| record.header("id").is_some()).count();
@@ -223,7 +223,7 @@ async fn what_retention_removed_is_not_published_again() {
     assert_recovers_only_what_is_missing(&rig, left).await;
 }
 
-/// A relay that runs, and has published 300 rows, of which the first half of each partition's are removed.
+/// A rig whose relay runs and has published 300 rows. The first half of each partition's records are removed.
 async fn pruned_by_retention(name: &str) -> Rig {
     let rig = Rig::new(name).await;
     let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
@@ -244,13 +244,14 @@ async fn pruned_by_retention(name: &str) -> Rig {
     }
     let left = rig.records(Isolation::Committed).await.expect("records").len();
     assert!(left < 200, "{left} of {} records are left", before.len());
-    // Well behind the first records left, as with any real retention.
+    // The rows are much older than the first records that are left, as with any real retention.
     rig.sql("alter table outbox alter created_at set default clock_timestamp() + interval '1 minute'")
         .await;
     rig
 }
 
-/// A former number of partitions led to where the records of the first rows were, and the partitions of now have removed nothing.
+/// With a former number of partitions, the records of the first rows were in partitions that have removed records. The partitions of the current
+/// number have removed nothing.
 #[tokio::test]
 async fn what_retention_removed_before_partitions_were_added_is_not_published_again() {
     let rig = pruned_by_retention("recover_pruned_added").await;
@@ -277,7 +278,7 @@ async fn what_retention_removed_before_partitions_were_added_is_not_published_ag
     assert_eq!(recover_code(&rig, &["--accept-partitions"]).await, NOT_CONFIRMED);
     assert!(is_told(&rig.relay.log_text()), "{}", rig.relay.log_text());
     assert_eq!(recover_code(&rig, &["--accept-partitions", "--yes"]).await, 0);
-    // The next one, with the partitions accepted long ago.
+    // This is the next `recover`, long after the partitions were accepted.
     rig.drop_slot().await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0);
     let said = rig.relay.log_text();
@@ -288,7 +289,8 @@ async fn what_retention_removed_before_partitions_were_added_is_not_published_ag
     assert_goes_on(&rig).await;
 }
 
-/// Loses the slot with 40 rows that are in no topic, which has only `left` of the records before: `recover` publishes those 40.
+/// Loses the slot with 40 rows that no topic has. The topic has only `left` of the earlier records. Asserts that `recover` publishes exactly those 40
+/// rows.
 async fn assert_recovers_only_what_is_missing(rig: &Rig, left: usize) {
     rig.relay.kill_hard().await;
     rig.insert_each(40).await;
@@ -302,7 +304,7 @@ async fn assert_recovers_only_what_is_missing(rig: &Rig, left: usize) {
     assert_goes_on(rig).await;
 }
 
-/// The relay publishes the newest row, and no event of those that are in the topic is there twice.
+/// Asserts that the relay publishes a new row, and that no event of the topic is there twice.
 async fn assert_goes_on(rig: &Rig) {
     rig.start().await;
     rig.insert_each(10).await;
@@ -323,7 +325,7 @@ async fn assert_goes_on(rig: &Rig) {
     rig.finish().await.expect("a clean end");
 }
 
-/// A record without an id in each partition.
+/// Writes a record without an id into each partition.
 async fn roll_segments(rig: &Rig) {
     let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), rig.topic());
     tokio::task::spawn_blocking(move || {
@@ -343,7 +345,7 @@ async fn roll_segments(rig: &Rig) {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
-/// Without an age nothing tells whether a topic has removed a row's record or never had it: the operator says what to do.
+/// These rows have no age. Nothing tells whether a topic has removed a row's record or never had it. The operator decides.
 #[tokio::test]
 async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
     for (answer, published) in [("publish", 340), ("skip", 0)] {

@@ -1,4 +1,4 @@
-//! The tests' own test: a `recover` with a bug in it is found out by what the right one survives.
+//! Tests of the tests: a `recover` with a planted bug does not survive what the right one survives.
 
 use std::time::Duration;
 

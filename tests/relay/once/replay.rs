@@ -1,4 +1,4 @@
-//! `replay`: chosen rows come a second time, marked, and nothing else changes.
+//! `replay`: chosen rows are published a second time, with a mark, and nothing else changes.
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
@@ -18,7 +18,7 @@ const WRONG_SETTING: i32 = 2;
 const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
-/// A relay that runs and has published `rows` rows.
+/// A rig whose relay runs and has published so many rows.
 pub(super) async fn published(name: &str, rows: u32) -> Rig {
     let mut rig = Rig::initialised(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
@@ -36,7 +36,7 @@ async fn replay_code(rig: &Rig, arguments: &[&str]) -> i32 {
     status.code().expect("replay ends by itself")
 }
 
-/// The records without and with the mark of a replay, in each partition's order.
+/// The records without the mark of a replay, and those with it. The records of each partition are in their order.
 pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
     let records = rig.records(Isolation::Committed).await.expect("records");
     records
@@ -44,7 +44,8 @@ pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>)
         .partition(|record| record.header("replay").is_none())
 }
 
-/// Asserts that each of `chosen` has one marked record, behind its first one and in the order of its key, and that the marked ones are no others.
+/// Asserts that each of `chosen` has one marked record, which comes after its first record and in the order of its key, and that there are no other
+/// marked records.
 pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     let (unmarked, marked) = unmarked_and_marked(rig).await;
     let ledger = Ledger::compare(chosen, &marked);
@@ -61,7 +62,7 @@ pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     }
 }
 
-/// The rows that the relay publishes are there once and in order, whatever is replayed.
+/// Asserts that the rows that the relay publishes are there once and in order, whatever is replayed.
 async fn assert_relay_is_undisturbed(rig: &Rig) {
     rig.insert_each(10).await;
     eventually_ok(ARRIVAL_DEADLINE, "the relay publishes each row once", || async {
@@ -201,7 +202,7 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
     replay.start().expect("a start");
     let status = replay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.signal(), Some(SIGKILL), "{}", replay.log_tail(10));
-    // The next replay ends what the killed one left open.
+    // The next replay ends what the killed one has left open.
     assert_eq!(replay_code(&rig, &["--key", "k0", "--yes"]).await, 0);
     let (_, marked) = unmarked_and_marked(&rig).await;
     let of_key = rig.rows().await.iter().filter(|row| row.key == "k0").count();

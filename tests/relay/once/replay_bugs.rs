@@ -1,4 +1,4 @@
-//! The bounds of a `replay`, and the tests' own test: a replay with a bug in it is found out.
+//! The limits of a `replay`. And tests of the tests: a replay with a planted bug is caught.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use stack::eventually;
 
 use super::replay::{assert_replayed, published, unmarked_and_marked};
 
-/// Replays with this bug, beside the rig's relay.
+/// Runs a replay with this bug, beside the rig's relay.
 async fn replay_with(rig: &Rig, bug: &str, arguments: &[&str]) {
     let all: Vec<&str> = ["replay", "--yes"].iter().chain(arguments).copied().collect();
     let replay = rig.relay.with_env("OUTBOX_RELAY_BUG", bug);
@@ -45,7 +45,7 @@ async fn the_row_of_the_very_moment_of_from_is_replayed_and_that_of_to_is_not() 
     }
 }
 
-/// What `a_row_is_not_replayed_before_it_is_published` asserts of the right one.
+/// Here a replay with a bug fails what `a_row_is_not_replayed_before_it_is_published` asserts.
 #[tokio::test]
 async fn a_replay_that_does_not_wait_for_the_relay_is_caught() {
     let rig = published("replay_bug_waits", 5).await;

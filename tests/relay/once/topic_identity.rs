@@ -1,4 +1,4 @@
-//! A topic is known by its id: one that was deleted and made anew under its name is another, and has none of the events.
+//! The relay knows a topic by its id. A topic that was deleted and made anew has the same name, but is another topic without the events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn create(rig: &Rig, topic: &NewTopic<'_>) {
     .await;
 }
 
-/// Deletes a topic, and waits until the broker knows that.
+/// Deletes a topic, and waits until the broker knows of it.
 pub(super) async fn delete(rig: &Rig, topic: &str) {
     let admin = admin(rig);
     let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
@@ -50,7 +50,7 @@ pub(super) async fn delete(rig: &Rig, topic: &str) {
     .await;
 }
 
-/// Whether the broker tells partitions of the topic. What it tells comes a moment after what the controller has answered.
+/// Whether the broker knows partitions of the topic. The broker hears of a deletion a moment after the controller has answered.
 fn is_known(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Option<bool> {
     let known = admin.inner().fetch_metadata(None, DEADLINE).ok()?;
     Some(known.topics().iter().any(|known| known.name() == topic))
@@ -72,7 +72,7 @@ async fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
     set.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Runs `outbox-relay check`, which must find a problem and say `says`.
+/// Runs `outbox-relay check`. Asserts that it finds a problem and says `says`.
 async fn assert_check_says(rig: &Rig, says: &str) {
     let logged = rig.relay.log_text().len();
     let status = rig.relay.run_for_status(&["check"]).await.expect("a check");
@@ -161,7 +161,7 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     wrong.assert_exactly_once().await;
     wait_until_confirmed(&wrong).await;
     make_anew(&wrong, &wrong.topic(), PARTITIONS).await;
-    // The right relay starts after that, so what its watch has found by its end, the other's would have found as well.
+    // The right relay starts after that. By the end its watch has found the change, and the watch of the other relay would have found it as well.
     let right = Rig::initialised("topic_watched").await;
     right.start().await;
     make_anew(&right, &right.topic(), PARTITIONS).await;
@@ -174,8 +174,8 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     }
 }
 
-/// Whether brokers make topics that a client asks for or not: what was written meanwhile is confirmed only where it is published, so that `recover`
-/// finds everything that is missing.
+/// It does not matter whether brokers create topics that a client asks for. What was written meanwhile is confirmed only if it is published. So
+/// `recover` finds everything that is missing.
 async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
     rig.init(&[]).await;
     rig.start().await;

@@ -1,4 +1,4 @@
-//! Relays that are frozen and wake up after another has taken their place, and relays that race for it.
+//! Relays that are frozen and wake up after another relay has taken their place, and relays that compete for the slot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use stack::{KafkaOptions, Program, eventually};
 
 use crate::relay::load::{DEADLINE, Load, metric, wait_until_publishes, wait_until_standby};
 
-/// Short, so that the server gives a frozen relay's slot away soon.
+/// The timeout is short, so that the server soon gives the slot of a frozen relay away.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(3);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// Frozen for so long, a relay has outlived both timeouts.
+/// After so long a frozen relay has outlived both timeouts.
 const FROZEN: Duration = Duration::from_secs(6);
 
-/// A rig whose relays are given up after short timeouts.
+/// A rig with short timeouts, after which its relays lose the slot.
 async fn impatient(servers: Arc<Servers>, name: &str) -> Rig {
     let mut rig = Rig::on(servers, name).await;
     let url = rig.servers.postgres.url("postgres", name);
@@ -41,7 +41,7 @@ fn signal(relay: &Program, signal: Signal) {
     relay.process().expect("a running relay").signal(signal);
 }
 
-/// Freezes the leader, has the standby take over, wakes the zombie, and swaps them.
+/// Freezes the leader, lets the standby take over, wakes the former leader, and swaps the two.
 async fn freeze_past_its_time(rig: &mut Rig, standby: &mut Program) {
     signal(&rig.relay, Signal::STOP);
     let frozen_at = Instant::now();
@@ -66,7 +66,7 @@ async fn a_zombie_that_wakes_up_publishes_nothing_and_becomes_the_standby() {
     let load = Load::start_on(&rig);
     load.wait_for_more_rows(100).await;
     for round in 0..3 {
-        // Many rows at once: the relay is frozen with a transaction in hand.
+        // Many rows are written at once, so that the relay is frozen in the middle of a transaction.
         rig.insert_together(20_000 + round).await;
         wait_until_publishes(&rig.relay, 1.0).await;
         freeze_past_its_time(&mut rig, &mut standby).await;
@@ -92,7 +92,7 @@ async fn a_zombie_frozen_in_the_middle_of_a_commit_publishes_nothing_twice() {
         wait_until_publishes(&rig.relay, 1.0).await;
         let broker = rig.servers.kafka.process().expect("a running broker");
         broker.signal(Signal::STOP);
-        // More than one transaction's worth is written meanwhile, so one is on its way and has no answer.
+        // More than one transaction's rows are written meanwhile, so one transaction was sent and has no answer yet.
         load.wait_for_more_rows(50).await;
         signal(&rig.relay, Signal::STOP);
         broker.signal(Signal::CONT);
