@@ -1,4 +1,4 @@
-//! What an operator has set on a view's tables is as it was after a rebuild, exactly; or it is named.
+//! What an operator has set on the tables of a view is exactly the same after a rebuild. Or the rebuild names what it cannot keep.
 
 use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::rig_itself::apply;
 
-/// The view's own tables: names that are parts of an operator's names, and the other way round.
+/// The view's own tables. Some of their names are parts of an operator's names, and the other way round.
 const TABLE: &str = "
     create table if not exists item (
         id      bigint primary key,
@@ -20,7 +20,7 @@ const TABLE: &str = "
     create or replace function stamp() returns trigger language plpgsql as 'begin return new; end';
     create or replace trigger own_trigger before update on item for each row execute function stamp();";
 
-/// Everything that Postgres lets people set on a table without changing what its rows are.
+/// Everything that Postgres lets people set on a table without changing the contents of its rows.
 const SET: &str = "
     create unique index item_unique on item (id, name);
     create index idx_item_name on item (name, id);
@@ -61,7 +61,7 @@ const SET: &str = "
     create policy visible on item for select to reporter, auditor using (name <> 'hidden');
     create policy changed on item as restrictive for update to public using (id > 0) with check (version > 0);";
 
-/// What is set, told by the catalog in other words than the program's.
+/// What is set, read from the catalog in another way than the program reads it.
 const IS_SET: &str = "
     select string_agg(line, chr(10) order by line) from (
         select 'index ' || indexdef from pg_indexes where schemaname = 'public' and tablename = 'item'
@@ -176,7 +176,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
         assert!(said.contains(named), "{make}: {said}");
         rig.query(unmake).await.expect(unmake);
     }
-    // A table that happens to have the name of one of a new view's.
+    // A table that happens to have the same name as a table of a new view.
     rig.query("create table precious (id bigint); insert into precious values (7)")
         .await
         .expect("a table");

@@ -1,4 +1,4 @@
-//! A builder that starts looks which tables its views lack, and makes them. One that an operator drops meanwhile must not come back.
+//! A builder that starts looks which tables its views lack, and makes them. If an operator drops a view meanwhile, its tables must not come back.
 
 use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
@@ -33,7 +33,8 @@ async fn a_drop_that_waits_for_no_start_is_caught() {
     );
 }
 
-/// How many tables of the view there are, after a drop that comes when a start has read which views there are. The start brings `table_sql` along.
+/// A start reads which views there are, and then an operator drops the view. Returns how many tables of the view there are afterwards. The start
+/// brings `table_sql` with it.
 async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -43,7 +44,7 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     builder.start().expect("a start");
     let event = Event::of(&topic, 0, 1, 1, Some(&json!({"name": "n"})));
     rig.produce(&topic, [event]).await.expect("an offset");
-    becomes(&rig, &builder, "select count(*) from item", "1").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "1").await;
     builder.stop().await.expect("a clean end");
 
     rig.write_view("item", table_sql, &rig_itself::apply(&topic));

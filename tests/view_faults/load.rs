@@ -1,4 +1,4 @@
-//! Clients that create, change and delete users and posts at a steady, small rate, until they are told to pause.
+//! Clients that create, change and delete users and posts at a small, steady rate, until they are told to pause.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +11,12 @@ use stack::random::Random;
 use rig::rest::{Rest, Unexpected, id, user};
 
 const CLIENTS: u64 = 6;
-/// Between two changes of one client.
+/// The time between two changes of one client.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Users or posts of one client from which on it deletes as often as it creates.
+/// If a client has so many users or posts, it deletes as often as it creates.
 const OWN_MAX: usize = 15;
 
-/// Running clients, on a thread of their own: the tests that share them have a runtime each.
+/// Running clients. They have a thread of their own, because each of the tests that share them has its own runtime.
 pub(crate) struct Load {
     shared: Arc<Shared>,
 }
@@ -24,14 +24,14 @@ pub(crate) struct Load {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// How many want quiet.
+    /// How many tests want a pause.
     pauses: AtomicU64,
-    /// How many changes are under way.
+    /// How many changes are being made.
     busy: AtomicU64,
     changes: AtomicU64,
 }
 
-/// While one of these is there, nothing changes.
+/// As long as one of these exists, nothing changes.
 pub(crate) struct Pause<'a>(&'a Shared);
 
 impl Load {
@@ -53,7 +53,7 @@ impl Load {
         self.shared.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits until no change is under way; none begins before the pause is dropped.
+    /// Waits until no change is being made. No change begins before the returned value is dropped.
     pub(crate) async fn pause(&self) -> Pause<'_> {
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         let pause = Pause(&self.shared);
@@ -79,7 +79,7 @@ impl Drop for Pause<'_> {
 struct Client {
     rest: Rest,
     random: Random,
-    /// With the body that was written last.
+    /// Each user with the body that was written last.
     users: Vec<(i64, serde_json::Value)>,
     posts: Vec<i64>,
 }
@@ -97,7 +97,7 @@ impl Client {
     async fn run(mut self, shared: Arc<Shared>) {
         while !shared.stop.load(Ordering::SeqCst) {
             tokio::time::sleep(INTERVAL).await;
-            // In this order: whoever pauses looks at `busy` after raising `pauses`.
+            // This order matters: whoever pauses first raises `pauses`, and then reads `busy`.
             shared.busy.fetch_add(1, Ordering::SeqCst);
             if shared.pauses.load(Ordering::SeqCst) == 0 && self.change().await.is_ok() {
                 shared.changes.fetch_add(1, Ordering::SeqCst);
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Makes one change. One whose answer is lost may have happened: the tables know.
+    /// Makes one change. If the answer is lost, the change may have been made; the tables show that.
     async fn change(&mut self) -> anyhow::Result<()> {
         match self.random.below(20) {
             0..6 => self.change_users().await,
@@ -158,7 +158,7 @@ impl Client {
             return Ok(());
         }
         let index = self.any(self.posts.len());
-        // Forgotten in any case: it is gone, or nobody knows.
+        // The client forgets the post in any case: it is gone, or nobody knows.
         let post = self.posts.swap_remove(index);
         self.rest.delete_post(post).await
     }
@@ -167,7 +167,7 @@ impl Client {
         usize::try_from(self.random.below(count as u64)).unwrap_or_default()
     }
 
-    /// A deletion whose answer was lost has happened all the same.
+    /// Forgets a user or post whose deletion was made although its answer was lost.
     fn forget_if_gone(&mut self, answer: &anyhow::Result<()>, forget: impl FnOnce(&mut Self)) {
         let refused = answer.as_ref().err().and_then(|err| err.downcast_ref::<Unexpected>());
         if refused.is_some_and(|answer| answer.status == StatusCode::NOT_FOUND) {

@@ -1,5 +1,5 @@
-//! A rebuild gives a view exactly what it has had, wherever the positions are: a replay is ordered, is under way or comes later, a builder adds
-//! a view, the group was set back in Kafka. A reader looks all the time.
+//! A rebuild gives a view exactly what it had, wherever the positions are: somebody wants a replay, a replay is running or comes later, a builder
+//! adds a view, or the group was set back in Kafka. A reader looks all the time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ pub(crate) fn item(topic: &str, id: i64, version: i64) -> Event {
     Event::of(topic, (id % i64::from(PARTITIONS)) as i32, id, version, Some(&entity))
 }
 
-/// A rig whose builder has applied every version of every item, the older ones first, and was stopped.
+/// A rig whose builder has applied every version of every item, the older versions first, and was stopped.
 pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -43,7 +43,7 @@ pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
     (rig, topic)
 }
 
-/// Has a builder apply all that is in the topic, and end.
+/// Starts a builder, waits until it has applied everything in the topic, and stops it.
 pub(crate) async fn apply_all(rig: &ViewRig, topic: &str) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
@@ -52,7 +52,7 @@ pub(crate) async fn apply_all(rig: &ViewRig, topic: &str) {
     builder.stop().await.expect("a clean end");
 }
 
-/// Rebuilds with this bug planted, or none; exit code and what it said.
+/// Runs a rebuild with this planted bug, or without one. Returns its exit code and what it said.
 pub(crate) async fn rebuild(rig: &ViewRig, view: &str, bug: &str, flags: &[&str]) -> (Option<i32>, String) {
     let arguments = [&["rebuild", view], flags].concat();
     let program = if bug.is_empty() {
@@ -75,7 +75,7 @@ async fn order_replay(rig: &ViewRig, topic: &str) {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// A builder that applies some small batches and dies.
+/// Starts a builder that applies some small batches and dies.
 async fn apply_a_part(rig: &ViewRig, topic: &str) {
     let hits = rig.logs().join("part-hits");
     let _ = std::fs::remove_file(&hits);
@@ -101,7 +101,7 @@ async fn apply_a_part(rig: &ViewRig, topic: &str) {
     );
 }
 
-/// Looks at the items all the time. No look may have an item that was there at an earlier one no more, or at an older version.
+/// Looks at the items all the time. An item that was there once must be there at each later look, and never at an older version.
 pub(crate) struct Reader {
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
@@ -131,10 +131,10 @@ impl Reader {
         Self { seen, task }
     }
 
-    /// Ends it.
+    /// Ends the reader.
     ///
     /// # Errors
-    /// It saw something go back.
+    /// The reader has seen something go back.
     pub(crate) fn end(self) -> anyhow::Result<()> {
         ensure!(!self.task.is_finished(), "the reader could not read");
         self.task.abort();
@@ -160,7 +160,7 @@ impl Seen {
     }
 }
 
-/// The view is as it was, once it is rebuilt and once a builder has applied again whatever it wants to.
+/// Rebuilds the view, and lets a builder apply again what it wants to. Returns whether the view is as it was after both.
 async fn is_exact_after_a_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
     let reader = Reader::start(rig).await;
@@ -204,7 +204,7 @@ async fn a_rebuild_while_a_builder_adds_another_view_gives_what_the_view_has_had
     apply_a_part(&rig, &topic).await;
     let things = "select count(*) from thing where version = 3";
     assert_eq!(rig.value(things).await.expect("a count"), "0");
-    // The one that is new becomes whole at once by a rebuild.
+    // A rebuild makes the new view complete at once.
     let (code, said) = rebuild(&rig, "thing", "", &[]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rig.value(things).await.expect("a count"), ITEMS.to_string());
@@ -223,7 +223,7 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     };
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    // The offsets of its predecessor are noted already.
+    // The offsets of the builder before are noted already.
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     eventually_ok(DEADLINE, "the group's offsets are noted", noted)
         .await
@@ -238,7 +238,7 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     assert_exact(&rig, &topic).await;
 }
 
-/// As Kafka's own tools do it, which is refused while the group has members.
+/// Sets the group's offsets back as Kafka's own tools do. Kafka refuses this while the group has members.
 fn set_group_back(rig: &ViewRig, topic: &str) -> anyhow::Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
@@ -368,7 +368,7 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
     assert!(status.success(), "{}", command.log_tail(20));
 }
 
-/// Where a topic was made anew, an operator deletes the rows of its positions: a generation begun before has events of the former topic.
+/// After a topic was made anew, an operator deletes the rows of its positions. A generation that was begun before has events of the former topic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
     let (rig, topic) = applied("positions_deleted").await;

@@ -1,4 +1,4 @@
-//! The builder that people run has nothing of the fault tests in it.
+//! The program that people run contains nothing of the fault tests.
 
 #[test]
 fn the_released_program_has_no_failpoints_and_no_planted_bugs() {

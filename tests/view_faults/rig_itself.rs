@@ -1,4 +1,4 @@
-//! The rig's own test: what is produced is applied, and told as the contract has it.
+//! Tests of the rig: what it produces is applied, and its events are as the contract says.
 
 use rig::ViewRig;
 pub(crate) use rig::item_view::{TABLE, apply};

@@ -1,5 +1,5 @@
-//! A builder freezes for longer than its session's timeout, another one takes its partitions, and it wakes up in the middle of what it was
-//! doing: nothing of its is visible.
+//! A builder freezes for longer than its session's timeout. Another builder takes its partitions. Then the first one wakes up in the middle of its
+//! work, and nothing of that work may become visible.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::oracle::Complete::LatestOfEachKey;
 use super::site::Site;
 use super::trouble::{Reach::Working, Trouble, hits_in};
 
-/// The session's timeout, the group's rebalance, and the wait for the lock of the frozen transaction.
+/// This includes the session's timeout, the rebalance of the group, and the wait for the lock of the frozen transaction.
 const TAKEN_OVER: Duration = Duration::from_secs(90);
 
-/// A zombie that has just been woken, and who has taken its place.
+/// A builder that was frozen and has just woken up, and the builder that has taken its place.
 pub(crate) struct Awake {
     pub zombie: Program,
     pub successor: Program,
 }
 
-/// Lets a builder freeze at `point`, another one take over and go on, and the first one wake up.
+/// Lets a builder freeze at `point`, lets another builder take over and go on, and lets the first one wake up.
 pub(crate) async fn wake_behind_a_successor(lane: &Lane, point: &'static str) -> anyhow::Result<Awake> {
     let (zombie, successor) = (lane.builder("zombie", false), lane.builder("successor", false));
     let trouble = Trouble {
@@ -43,7 +43,7 @@ pub(crate) async fn wake_behind_a_successor(lane: &Lane, point: &'static str) ->
         (!rows.is_empty()).then_some(())
     })
     .await;
-    // It goes on: what the zombie holds is old when it wakes up.
+    // The successor goes on. So what the frozen builder holds is old when it wakes up.
     let before = applied(lane).await?;
     eventually(TAKEN_OVER, "the successor applies events", || async {
         (applied(lane).await.ok()? > before + 15).then_some(())
@@ -73,7 +73,7 @@ async fn is_fenced(name: &str, point: &'static str) {
     })
     .await;
     lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
-    // Both are members now and share the partitions.
+    // Now both are members of the group, and share the partitions.
     successor.stop().await.expect("a clean end");
     lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     zombie.stop().await.expect("a clean end");

@@ -1,4 +1,4 @@
-//! The real thing: topics that are compacted all the time, two views of them, and builders that are killed.
+//! The real parts: topics that are compacted all the time, two views of them, and builders that are killed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use super::state::{Body, Key, Letter, Row, State, Told};
 pub(super) const TOPICS: usize = 2;
 const PARTITIONS: i32 = 2;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// Between two looks of the reader that watches all the time.
+/// The time between two looks of the reader that watches the view all the time.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(30);
-/// Closes a piece of the topic's log, and has it compacted, within moments.
+/// With these settings, a piece of the topic's log is closed and compacted within moments.
 const COMPACTED: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
     ("segment.ms", "300"),
@@ -51,7 +51,7 @@ const ITEMS: &str = "
     $$;
     create or replace trigger refuse_forbidden after insert or update on item for each row execute function refuse_forbidden();";
 
-/// Counts by differences, so that an event applied twice, or left out, shows for ever.
+/// This view counts differences. So an event that was applied twice, or left out, shows for ever.
 const APPLY_ITEMS: &str = "
 with event as materialized (
     select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, id, version, type, entity)
@@ -94,13 +94,13 @@ pub(super) struct World {
     pub(super) builders: [Program; 2],
     pub(super) running: [bool; 2],
     client: Client,
-    /// One past the last offset of each partition.
+    /// The end of each partition: one after its last offset.
     ends: [[i64; PARTITIONS as usize]; TOPICS],
     produced: u64,
     reader: Reader,
 }
 
-/// A reader who looks at the view all the time.
+/// A reader that looks at the view all the time.
 struct Reader {
     stop: Arc<AtomicBool>,
     task: JoinHandle<anyhow::Result<u64>>,
@@ -138,7 +138,7 @@ impl World {
         })
     }
 
-    /// Produces the event, and the tombstone that Kafka's compaction takes for the end of the key behind a deletion where it is asked for.
+    /// Produces the event. If it is a deletion and a tombstone is asked for, a tombstone follows, which lets Kafka's compaction remove the key.
     pub(super) async fn tell(&mut self, key: Key, version: i64, body: Body) -> anyhow::Result<Told> {
         let (topic, id) = (&self.topics[key.0], key.1);
         let partition = i32::try_from(id)? % PARTITIONS;
@@ -180,7 +180,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until every position is at its topic's end.
+    /// Waits until every position is at the end of its partition.
     pub(super) async fn wait_until_applied(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Holds everything against the model, in one snapshot.
+    /// Compares everything with the model, in one snapshot.
     pub(super) async fn compare(&self, state: &State) -> anyhow::Result<()> {
         self.client
             .batch_execute("begin isolation level repeatable read read only")
@@ -311,7 +311,7 @@ impl World {
         Ok(row.get(0))
     }
 
-    /// How many records compaction has removed, and how many times the reader has looked.
+    /// Ends the world. Returns how many records compaction has removed, and how often the reader has looked.
     pub(super) async fn end(self) -> anyhow::Result<(u64, u64)> {
         for builder in &self.builders {
             builder.stop().await?;
