@@ -5,7 +5,7 @@ use rig::view_rig::{DEADLINE, Event};
 use serde_json::json;
 use stack::eventually_ok;
 
-use super::odd::becomes;
+use super::odd::wait_until_value_is;
 use super::rig_itself;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
