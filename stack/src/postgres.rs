@@ -1,6 +1,8 @@
 //! A private PostgreSQL cluster. It listens only on the loopback interface, has no password, and never runs as root.
 
 mod access;
+mod backends;
+mod client;
 mod copy;
 mod standby;
 
@@ -11,14 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use rustix::process::{Signal, kill_process};
+use tokio_postgres::Client;
 
 use crate::port;
 use crate::postgres_binaries::Binaries;
 use crate::process::{Ending, Process};
 use crate::scratch::Scratch;
 use crate::unprivileged::{self, User};
+use backends::{children_of, is_alive};
+use client::psql;
+
+pub use client::{connect, query, run_script};
 
 /// A start takes a second, and longer after a crash, because the server then recovers.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -305,64 +311,6 @@ impl Postgres {
     }
 }
 
-/// Connects to `url`, without TLS.
-///
-/// # Errors
-/// The server does not answer or refuses.
-pub async fn connect(url: &str) -> anyhow::Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .context("cannot connect to postgres")?;
-    // If the connection fails, the client's next statement fails.
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// Runs `sql`, which may have several statements. Returns the rows of the last result as text; null is `None`.
-///
-/// # Errors
-/// A statement failed.
-pub async fn query(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
-    let mut rows = Vec::new();
-    for message in client.simple_query(sql).await? {
-        match message {
-            SimpleQueryMessage::RowDescription(_) => rows.clear(),
-            SimpleQueryMessage::Row(row) => rows.push(
-                (0..row.len())
-                    .map(|column| row.get(column).map(str::to_owned))
-                    .collect(),
-            ),
-            _ => {}
-        }
-    }
-    Ok(rows)
-}
-
-/// Runs the psql script `file` on the database of `url`. Stops at the first error.
-///
-/// # Errors
-/// psql is missing, or a statement failed.
-pub async fn run_script(url: &str, file: &Path) -> anyhow::Result<()> {
-    let file = file.to_string_lossy();
-    psql(url, &["--quiet", "--file", &file]).await.map(drop)
-}
-
-async fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = tokio::process::Command::new("psql")
-        .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", url])
-        .args(arguments)
-        // A script may run twice, so notices that something exists already are hidden.
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("cannot run psql (on Debian and Ubuntu the package postgresql-client)")?;
-    if !output.status.success() {
-        bail!("psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
-}
-
 /// `cp` keeps owners and modes, because PostgreSQL demands certain ones.
 fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
@@ -376,28 +324,4 @@ fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
         .context("cannot run cp")?;
     anyhow::ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())
-}
-
-fn children_of(parent: u32) -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| stat_of(*pid).is_some_and(|(_, its_parent)| its_parent == parent))
-        .filter_map(Pid::from_raw)
-        .collect()
-}
-
-/// Whether the process still holds anything. A zombie does not.
-fn is_alive(pid: Pid) -> bool {
-    stat_of(pid.as_raw_nonzero().get()).is_some_and(|(state, _)| state != 'Z')
-}
-
-/// State and parent of a process. In the file they follow the name in parentheses (proc_pid_stat(5)).
-fn stat_of(pid: i32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.next()?.parse().ok()?))
 }

@@ -70,7 +70,7 @@ impl Process {
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot run {} as {name}", command.get_program().to_string_lossy()))?;
-        warden::watch(child.id(), ending.signal_name());
+        warden::end_group_with_us(child.id(), ending.signal_name());
         Ok(Self {
             name,
             pid: Pid::from_child(&child),
@@ -165,7 +165,7 @@ impl Process {
     fn reap(&self, child: &mut Child) -> Option<ExitStatus> {
         let status = child.try_wait().ok().flatten();
         if status.is_some() {
-            warden::forget(self.id());
+            warden::forget_group(self.id());
         }
         status
     }

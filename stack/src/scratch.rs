@@ -28,7 +28,7 @@ impl Scratch {
             .prefix(prefix)
             .tempdir()
             .context("cannot make a temporary directory")?;
-        warden::remove_at_end(directory.path());
+        warden::remove_with_us(directory.path());
         traversable(directory.path())?;
         Ok(Self::Temporary(directory))
     }

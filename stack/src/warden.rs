@@ -46,17 +46,17 @@ done
 static WARDEN: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
 
 /// Once this process is gone, the process group `pgid` gets `signal`, a name that `kill -s` knows: `KILL`, `QUIT`.
-pub fn watch(pgid: u32, signal: &str) {
+pub fn end_group_with_us(pgid: u32, signal: &str) {
     tell(&format!("group {signal} {pgid}\n"));
 }
 
 /// Takes the process group off the list, because it has ended and its id may soon belong to another group.
-pub fn forget(pgid: u32) {
+pub fn forget_group(pgid: u32) {
     tell(&format!("forget {pgid}\n"));
 }
 
 /// Once this process is gone, `directory` is removed.
-pub fn remove_at_end(directory: &Path) {
+pub fn remove_with_us(directory: &Path) {
     tell(&format!("directory {}\n", directory.display()));
 }
 

@@ -17,7 +17,7 @@ const LIMITS: [(&str, u64); 5] = [
 ];
 
 #[test]
-fn images_are_small() {
+fn images_are_small_and_their_programs_run_as_an_ordinary_user() {
     let stack = Stack::copy();
     stack.run("docker compose build");
     for image in IMAGES {

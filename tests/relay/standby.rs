@@ -76,27 +76,27 @@ async fn take_overs_under_load_are_quick_and_exact() {
     let load = Load::start_on(&rig);
     let mut standby = rig.another_relay("standby");
     for (kind, max) in [(Signal::KILL, AFTER_KILL_MAX), (Signal::TERM, AFTER_STOP_MAX)] {
-        let mut took = Vec::new();
+        let mut times = Vec::new();
         for _ in 0..count {
             standby.start().expect("a standby");
             wait_until_standby(&standby).await;
             load.wait_for_more_rows(50).await;
-            took.push(take_over(&rig.relay, &standby, kind).await);
+            times.push(take_over(&rig.relay, &standby, kind).await);
             std::mem::swap(&mut rig.relay, &mut standby);
         }
-        took.sort_unstable();
+        times.sort_unstable();
         // By the nearest rank: with fewer than a hundred take-overs, the p99 is the slowest one.
-        let at = |share: usize| took[(took.len() * share).div_ceil(100) - 1].as_millis();
+        let time_at = |share: usize| times[(times.len() * share).div_ceil(100) - 1].as_millis();
         println!(
             "{} take-overs after {kind:?}: p50 {} ms, p99 {} ms, max {} ms",
-            took.len(),
-            at(50),
-            at(99),
-            at(100)
+            times.len(),
+            time_at(50),
+            time_at(99),
+            time_at(100)
         );
         assert!(
-            took.iter().all(|took| *took <= max),
-            "{kind:?}: {took:?}\n{}",
+            times.iter().all(|time| *time <= max),
+            "{kind:?}: {times:?}\n{}",
             rig.relay.log_tail(20)
         );
     }

@@ -2,6 +2,8 @@
 //!
 //! The producer uses no transactions, so no offset is a transaction's marker. A position that has reached a topic's end equals the end.
 
+mod event;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,14 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
-use serde_json::{Value, json};
 use stack::scratch::Scratch;
 use stack::{Program, checkout, eventually_ok, port};
 use tokio_postgres::Client;
 
 use crate::servers::Servers;
 use crate::topic;
+
+pub use event::Event;
 
 /// Events must be applied, and commands must have ended, so soon.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -39,50 +42,6 @@ pub struct ViewRig {
     producer: FutureProducer,
     logs: Scratch,
     views: Scratch,
-}
-
-/// A record to produce.
-#[derive(Clone, Debug)]
-pub struct Event {
-    pub partition: i32,
-    pub key: Option<String>,
-    /// None: a tombstone.
-    pub value: Option<String>,
-}
-
-impl Event {
-    /// The event of `topic` that describes a change. `entity` is what the entity is after the change; none: it was deleted. The names in the event
-    /// follow from the topic's name, as docs/views.md describes: `order-line-events` carries `orderLine`, `orderLineId` and `ORDER_LINE_CREATED`.
-    #[must_use]
-    pub fn of(topic: &str, partition: i32, id: i64, version: i64, entity: Option<&Value>) -> Self {
-        let aggregate = topic.strip_suffix("-events").unwrap_or(topic);
-        let mut name = String::new();
-        for (at, word) in aggregate.split('-').enumerate() {
-            let (first, rest) = word.split_at(1);
-            name += &if at == 0 {
-                first.to_owned()
-            } else {
-                first.to_uppercase()
-            };
-            name += rest;
-        }
-        let change = match (entity, version) {
-            (None, _) => "DELETED",
-            (Some(_), 1) => "CREATED",
-            (Some(_), _) => "UPDATED",
-        };
-        let value = json!({
-            "eventType": format!("{}_{change}", aggregate.replace('-', "_").to_uppercase()),
-            format!("{name}Id"): id,
-            name: entity,
-            "version": version,
-        });
-        Self {
-            partition,
-            key: Some(id.to_string()),
-            value: Some(value.to_string()),
-        }
-    }
 }
 
 impl ViewRig {

@@ -82,14 +82,14 @@ async fn survives(name: &str, complete: Complete, points: &[Point]) {
         }
     }
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }
 
 /// Makes the trouble. Leaves the builder dead.
 async fn meet(lane: &Lane, trouble: Trouble, builder: &Program) -> anyhow::Result<()> {
     let met = trouble.meet(lane, builder).await?;
-    lane.is_in_order().await?;
+    lane.check_order().await?;
     met.kill_hard().await;
     Ok(())
 }

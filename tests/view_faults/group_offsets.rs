@@ -24,25 +24,25 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     let lane = Lane::new(&site, "group_offsets", LatestOfEachKey).await;
     let builder = lane.builder("builder", false);
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     // The new offsets are after the positions. There are events between them.
     stop_and_change(&lane, &builder).await;
     let ahead = set_offsets(&lane, |_, end| end).await.expect("an empty group");
     assert!(ahead > 0, "the offsets are ahead of the positions");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     // The new offsets are after the ends of the topics.
     stop_and_change(&lane, &builder).await;
     set_offsets(&lane, |_, end| end + 1_000).await.expect("an empty group");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     stop_and_change(&lane, &builder).await;
     delete_group(&lane).await.expect("an empty group");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     // The new offsets are before the positions: first in the middle, then at the beginning.
     let left_out = replay(&lane, &builder, |position| position / 2).await;
@@ -73,7 +73,9 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
     })
     .await;
     let _pause = lane.site.load.pause().await;
-    lane.settle().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.wait_until_views_are_right()
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let again = format!("applied_events where id > {before}");
     let doubled =
         format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");
@@ -95,8 +97,8 @@ async fn number(lane: &Lane, sql: &str) -> i64 {
     value.parse().expect("a number")
 }
 
-async fn exact(lane: &Lane) {
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+async fn assert_exact(lane: &Lane) {
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Stops the builder, which leaves its group. Waits until more is published than the builder has applied.

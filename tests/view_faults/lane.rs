@@ -111,16 +111,16 @@ impl Lane {
     ///
     /// # Errors
     /// One of these is not true.
-    pub(crate) async fn is_exact(&self) -> anyhow::Result<()> {
+    pub(crate) async fn check_exact(&self) -> anyhow::Result<()> {
         // This comes before the pause, because a pause makes the other lanes wait.
         let start = Instant::now();
         while start.elapsed() < BEHIND_WAIT && self.behind().await.is_none_or(|behind| behind > BEHIND_MAX) {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         let _pause = self.site.load.pause().await;
-        self.is_in_order().await?;
-        self.settle().await?;
-        self.is_in_order().await?;
+        self.check_order().await?;
+        self.wait_until_views_are_right().await?;
+        self.check_order().await?;
         let samples = self.sampler.verdict()?;
         ensure!(samples > 10, "{}: only {samples} samples", self.name);
         Ok(())
@@ -130,7 +130,7 @@ impl Lane {
     ///
     /// # Errors
     /// An event was.
-    pub(crate) async fn is_in_order(&self) -> anyhow::Result<()> {
+    pub(crate) async fn check_order(&self) -> anyhow::Result<()> {
         let disorder = oracle::disorder(&self.site, &self.name).await?;
         ensure!(disorder.is_empty(), "{}: {disorder:?}\n{}", self.name, self.log_tails());
         Ok(())
@@ -140,7 +140,7 @@ impl Lane {
     ///
     /// # Errors
     /// The views still differ after every event has been applied, or not every event was applied in time.
-    pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+    pub(crate) async fn wait_until_views_are_right(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut at_end_since: Option<Instant> = None;
         loop {

@@ -14,7 +14,7 @@ const CLIENTS: u64 = 6;
 /// The time between two changes of one client.
 const INTERVAL: Duration = Duration::from_millis(400);
 /// If a client has so many users or posts, it deletes as often as it creates.
-const OWN_MAX: usize = 15;
+const DELETES_FROM: usize = 15;
 
 /// Running clients. They have a thread of their own, because each of the tests that share them has its own runtime.
 pub(crate) struct Load {
@@ -27,7 +27,7 @@ struct Shared {
     /// How many tests want a pause.
     pauses: AtomicU64,
     /// How many changes are being made.
-    busy: AtomicU64,
+    under_way: AtomicU64,
     changes: AtomicU64,
 }
 
@@ -57,7 +57,7 @@ impl Load {
     pub(crate) async fn pause(&self) -> Pause<'_> {
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         let pause = Pause(&self.shared);
-        while self.shared.busy.load(Ordering::SeqCst) > 0 {
+        while self.shared.under_way.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         pause
@@ -97,12 +97,12 @@ impl Client {
     async fn run(mut self, shared: Arc<Shared>) {
         while !shared.stop.load(Ordering::SeqCst) {
             tokio::time::sleep(INTERVAL).await;
-            // This order matters: whoever pauses first raises `pauses`, and then reads `busy`.
-            shared.busy.fetch_add(1, Ordering::SeqCst);
+            // This order matters: whoever pauses first raises `pauses`, and then reads `under_way`.
+            shared.under_way.fetch_add(1, Ordering::SeqCst);
             if shared.pauses.load(Ordering::SeqCst) == 0 && self.change().await.is_ok() {
                 shared.changes.fetch_add(1, Ordering::SeqCst);
             }
-            shared.busy.fetch_sub(1, Ordering::SeqCst);
+            shared.under_way.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -111,7 +111,7 @@ impl Client {
         match self.random.below(20) {
             0..6 => self.change_users().await,
             6..11 if !self.users.is_empty() => {
-                let index = self.any(self.users.len());
+                let index = self.random_index(self.users.len());
                 let (id, body) = &mut self.users[index];
                 body["department"] = self.random.choose(&["개발팀", "기획팀", "Sales"]).into();
                 body["status"] = self.random.choose(&["ACTIVE", "INACTIVE"]).into();
@@ -121,7 +121,7 @@ impl Client {
             }
             11..16 => self.change_posts().await,
             _ if !self.posts.is_empty() => {
-                let index = self.any(self.posts.len());
+                let index = self.random_index(self.posts.len());
                 let post = self.posts[index];
                 let author = self.users.first().map_or(1, |(id, _)| *id);
                 self.rest.update_post(post, "고친 글", author).await.map(drop)
@@ -131,14 +131,14 @@ impl Client {
     }
 
     async fn change_users(&mut self) -> anyhow::Result<()> {
-        if self.users.len() < OWN_MAX || self.random.below(2) == 0 {
+        if self.users.len() < DELETES_FROM || self.random.below(2) == 0 {
             let department = self.random.choose(&["개발팀", "기획팀", "Sales"]);
             let body = user("강감찬", department, "ACTIVE");
             let answer = self.rest.create_user(&body).await?;
             self.users.push((id(&answer), body));
             return Ok(());
         }
-        let index = self.any(self.users.len());
+        let index = self.random_index(self.users.len());
         let answer = self.rest.delete_user(self.users[index].0).await;
         if answer.is_ok() {
             self.users.swap_remove(index);
@@ -149,7 +149,7 @@ impl Client {
     }
 
     async fn change_posts(&mut self) -> anyhow::Result<()> {
-        if self.posts.len() < OWN_MAX || self.random.below(2) == 0 {
+        if self.posts.len() < DELETES_FROM || self.random.below(2) == 0 {
             let Some((author, _)) = self.users.first() else {
                 return self.change_users().await;
             };
@@ -157,13 +157,14 @@ impl Client {
             self.posts.push(id(&answer));
             return Ok(());
         }
-        let index = self.any(self.posts.len());
+        let index = self.random_index(self.posts.len());
         // The client forgets the post in any case: it is gone, or nobody knows.
         let post = self.posts.swap_remove(index);
         self.rest.delete_post(post).await
     }
 
-    fn any(&mut self, count: usize) -> usize {
+    /// A random index of a list with `count` entries.
+    fn random_index(&mut self, count: usize) -> usize {
         usize::try_from(self.random.below(count as u64)).unwrap_or_default()
     }
 

@@ -66,7 +66,7 @@ async fn lane(bug: &str, planted: &str) -> Lane {
 }
 
 async fn assert_outcome(lane: &Lane, bug: &str, planted: &str, finding: &str) {
-    match (planted.is_empty(), lane.is_exact().await) {
+    match (planted.is_empty(), lane.check_exact().await) {
         (true, Err(err)) => panic!("the right builder does not survive: {err:#}"),
         (false, Ok(())) => panic!("{bug} goes unnoticed\n{}", lane.log_tails()),
         (true, Ok(())) => {}

@@ -64,7 +64,7 @@ async fn builders_that_come_and_go_apply_each_event_once() {
         wait_until_shared_by(&lane, &builders).await;
         wait_for_changes(&lane).await;
     }
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builders[0].stop().await.expect("a clean end");
 }
 
@@ -104,7 +104,7 @@ async fn a_builder_that_is_fenced_while_it_is_given_partitions_comes_back() {
     .await;
     let builders = [first, second];
     wait_until_shared_by(&lane, &builders).await;
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     for builder in builders {
         builder.stop().await.expect("a clean end");
     }

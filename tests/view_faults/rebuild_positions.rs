@@ -1,8 +1,6 @@
 //! A rebuild gives a view exactly what it had, wherever the positions are: somebody wants a replay, a replay is running or comes later, a builder
 //! adds a view, or the group was set back in Kafka. A reader looks all the time.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -13,8 +11,8 @@ use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
 use serde_json::json;
 use stack::{Program, eventually_ok};
-use tokio::task::JoinHandle;
 
+use super::item_reader::ItemReader;
 use super::rig_itself::{TABLE, apply};
 
 pub(crate) const ITEMS: i64 = 200;
@@ -101,69 +99,10 @@ async fn apply_a_part(rig: &ViewRig, topic: &str) {
     );
 }
 
-/// Looks at the items all the time. An item that was there once must be there at each later look, and never at an older version.
-pub(crate) struct Reader {
-    seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Seen {
-    looks: u64,
-    versions: BTreeMap<i64, i64>,
-    violations: Vec<String>,
-}
-
-impl Reader {
-    pub(crate) async fn start(rig: &ViewRig) -> Self {
-        let client = rig.client().await.expect("a connection");
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let writing = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                let rows = client.query("select id, version from item", &[]).await;
-                let rows = rows.expect("the view is there");
-                let now: BTreeMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-                writing.lock().unwrap_or_else(PoisonError::into_inner).take(now);
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        Self { seen, task }
-    }
-
-    /// Ends the reader.
-    ///
-    /// # Errors
-    /// The reader has seen something go back.
-    pub(crate) fn end(self) -> anyhow::Result<()> {
-        ensure!(!self.task.is_finished(), "the reader could not read");
-        self.task.abort();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(seen.looks > 5, "only {} looks", seen.looks);
-        let shown = &seen.violations[..seen.violations.len().min(5)];
-        ensure!(shown.is_empty(), "{} times: {shown:?}", seen.violations.len());
-        Ok(())
-    }
-}
-
-impl Seen {
-    fn take(&mut self, now: BTreeMap<i64, i64>) {
-        self.looks += 1;
-        for (id, version) in &self.versions {
-            let shown = now.get(id);
-            if shown.is_none_or(|shown| shown < version) {
-                self.violations
-                    .push(format!("item {id} at {shown:?} after version {version}"));
-            }
-        }
-        self.versions = now;
-    }
-}
-
 /// Rebuilds the view, and lets a builder apply again what it wants to. Returns whether the view is as it was after both.
 async fn is_exact_after_a_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
-    let reader = Reader::start(rig).await;
+    let reader = ItemReader::start(rig).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (code, said) = rebuild(rig, "item", bug, &[]).await;
     ensure!(code == Some(0), "{code:?} {said}");
@@ -283,7 +222,7 @@ async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
     let builder = rig.builder("builder").env("BATCH_ROWS", "10");
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    let reader = Reader::start(&rig).await;
+    let reader = ItemReader::start(&rig).await;
     let moved = format!("select coalesce(min(next_offset), 0) > 0 from view_positions where topic = '{topic}'");
     for turn in 0..4 {
         eventually_ok(DEADLINE, "there is something to set back", || async {
@@ -328,7 +267,7 @@ async fn two_views_are_rebuilt_at_once() {
     apply_all(&rig, &topic).await;
     let builder: Program = rig.builder("builder");
     builder.start().expect("a start");
-    let reader = Reader::start(&rig).await;
+    let reader = ItemReader::start(&rig).await;
     let (item, thing) = tokio::join!(rebuild(&rig, "item", "", &[]), rebuild(&rig, "thing", "", &[]));
     for (code, said) in [item, thing] {
         assert_eq!(code, Some(0), "{said}");

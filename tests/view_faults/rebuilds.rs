@@ -61,7 +61,7 @@ async fn meet(lane: &Lane, trouble: Trouble) -> anyhow::Result<()> {
         ensure!(!status.success(), "{status}\n{}", armed.log_tail(20));
         let is_swapped = generation(lane).await? != before;
         ensure!(is_swapped == (trouble.point == SWAPPED), "swapped: {is_swapped}");
-        lane.is_in_order().await?;
+        lane.check_order().await?;
         command.start()?;
         let status = command.exited(ENDED).await?;
         ensure!(status.success(), "{status}\n{}", command.log_tail(20));
@@ -81,7 +81,7 @@ async fn a_rebuild_that_dies_or_fails_anywhere_leaves_the_old_view_and_goes_on()
     let lane = Lane::new(&site, "rebuilds", LatestOfEachKey).await;
     let builder = lane.builder("builder", true);
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     for point in POINTS {
         for action in ["kill", "error"] {
             let trouble = Trouble {
@@ -94,6 +94,6 @@ async fn a_rebuild_that_dies_or_fails_anywhere_leaves_the_old_view_and_goes_on()
             met.unwrap_or_else(|err| panic!("{err:#}"));
         }
     }
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }

@@ -23,10 +23,10 @@ async fn a_builder_that_is_expelled_goes_on_with_another_client_and_ends_where_t
     let lane = Lane::new(&site, "expelled", LatestOfEachKey).await;
     let builder = lane.builder(NAME, true);
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 
     expel(&lane, builder.log(), "another one takes its place").await;
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 
     expel(&lane, builder.log(), "give each its own").await;
     let status = eventually(EXPELLED, "the builder ends", || {
@@ -36,7 +36,7 @@ async fn a_builder_that_is_expelled_goes_on_with_another_client_and_ends_where_t
     assert_eq!(status.code(), Some(1), "{}", builder.log_tail(10));
 
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }
 

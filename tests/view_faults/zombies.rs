@@ -72,10 +72,10 @@ async fn is_fenced(name: &str, point: &'static str) {
         std::future::ready(noticed.then_some(()))
     })
     .await;
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     // Now both are members of the group, and share the partitions.
     successor.stop().await.expect("a clean end");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     zombie.stop().await.expect("a clean end");
 }
 

@@ -32,6 +32,7 @@ mod poison_rows;
 mod promoted_slot;
 mod recover;
 mod recover_bugs;
+mod recover_removed;
 mod recover_since;
 mod refused_records;
 mod release_build;

@@ -3,6 +3,7 @@
 //! A seed decides the schedule. It cannot decide how the programs run beside each other. `MODEL_SEED` and `MODEL_STEPS` give another or a longer
 //! schedule.
 
+mod reader;
 mod schedule;
 mod state;
 mod world;

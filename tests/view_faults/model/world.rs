@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -11,16 +10,14 @@ use rig::view_rig::{DEADLINE, Event, ViewRig};
 use rig::{Isolation, Servers, topic};
 use serde_json::json;
 use stack::Program;
-use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+use super::reader::Reader;
 use super::state::{Body, Key, Letter, Row, State, Told};
 
 pub(super) const TOPICS: usize = 2;
 const PARTITIONS: i32 = 2;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// The time between two looks of the reader that watches the view all the time.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(30);
 /// With these settings, a piece of the topic's log is closed and compacted within moments.
 const COMPACTED: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
@@ -98,12 +95,6 @@ pub(super) struct World {
     ends: [[i64; PARTITIONS as usize]; TOPICS],
     produced: u64,
     reader: Reader,
-}
-
-/// A reader that looks at the view all the time.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<anyhow::Result<u64>>,
 }
 
 impl World {
@@ -220,7 +211,7 @@ impl World {
         let compared = self.compare_in_snapshot(state).await;
         self.client.batch_execute("commit").await?;
         compared?;
-        ensure!(!self.reader.task.is_finished(), "the reader has seen the impossible");
+        ensure!(!self.reader.has_failed(), "the reader has seen the impossible");
         Ok(())
     }
 
@@ -316,8 +307,7 @@ impl World {
         for builder in &self.builders {
             builder.stop().await?;
         }
-        self.reader.stop.store(true, Ordering::Relaxed);
-        let looks = self.reader.task.await??;
+        let looks = self.reader.end().await?;
         let (bootstrap, topics) = (self.rig.servers.kafka.bootstrap_servers(), self.topics.clone());
         let left = tokio::task::spawn_blocking(move || {
             let mut left = 0;
@@ -335,46 +325,5 @@ impl World {
             .iter()
             .map(|builder| format!("--- {}\n{}\n", builder.name(), builder.log_tail(30)));
         tails.collect()
-    }
-}
-
-impl Reader {
-    fn start(client: Client) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let mut seen = std::collections::HashMap::new();
-            let mut looks = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                client
-                    .batch_execute("begin isolation level repeatable read read only")
-                    .await?;
-                let rows = client.query("select topic, id, version from item", &[]).await?;
-                let counted = client
-                    .query_one(
-                        "select (select coalesce(sum(items), 0)::bigint from kind_count) - (select count(*) from item where kind is not null)",
-                        &[],
-                    )
-                    .await?;
-                client.batch_execute("commit").await?;
-                let difference: i64 = counted.get(0);
-                ensure!(difference == 0, "the counts are {difference} off");
-                ensure!(
-                    rows.len() >= seen.len(),
-                    "{} rows, there were {}",
-                    rows.len(),
-                    seen.len()
-                );
-                for row in &rows {
-                    let (key, version): ((String, i64), i64) = ((row.get(0), row.get(1)), row.get(2));
-                    let before = seen.insert(key.clone(), version).unwrap_or(0);
-                    ensure!(before <= version, "{key:?} went back from {before} to {version}");
-                }
-                looks += 1;
-                tokio::time::sleep(SAMPLE_INTERVAL).await;
-            }
-            Ok(looks)
-        });
-        Self { stop, task }
     }
 }
