@@ -66,7 +66,8 @@ pub(crate) async fn measure(options: &Init, builder: PipelineBuilder) -> anyhow:
 async fn create_topic(pipeline: &Pipeline) -> anyhow::Result<()> {
     let partitions = events::PARTITIONS.to_string();
     let create = ["--create", "--topic", TOPIC, "--partitions", &partitions];
-    pipeline.kafka()?.topic_tool(&create).await
+    pipeline.kafka()?.topic_tool(&create).await?;
+    Ok(())
 }
 
 /// The command has another slot and another topic of checkpoints than the pipeline's own relay, which is initialised already.

@@ -42,7 +42,7 @@ impl Load {
     }
 
     /// Starts two clients on the rig's own server. They write some hundred rows per second.
-    pub(crate) fn on(rig: &Rig) -> Self {
+    pub(crate) fn start_on(rig: &Rig) -> Self {
         let url = rig.servers.postgres.url("postgres", rig.name());
         Self::start(rig, &url, 2, Duration::from_millis(5))
     }

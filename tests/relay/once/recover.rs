@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rig::rig::{PARTITIONS, READY_DEADLINE};
+use rig::rig::READY_DEADLINE;
 use rig::servers::postgres_options;
 use rig::{Isolation, Rig, Servers};
 use stack::{KafkaOptions, eventually_ok};

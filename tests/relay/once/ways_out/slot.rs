@@ -1,7 +1,5 @@
 //! After the slot was lost, or another slot has its name.
 
-use rig::Rig;
-
 use super::delete_checkpoint_topic;
 use crate::relay::tampering::{published_and_stopped, recreate_slot};
 use crate::relay::ways_out::{assert_goes_on, assert_recovers_after, run_recover, text_in_log_between};
