@@ -184,7 +184,7 @@ impl Kafka {
 
     /// As [`Kafka::start_again`], with further arguments for Java.
     async fn start_with(&self, java_arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = self.java("logging.properties", self.memory());
+        let mut command = self.java_command("logging.properties", self.heap_arguments());
         command
             .args(java_arguments)
             .arg("kafka.Kafka")
@@ -215,7 +215,7 @@ impl Kafka {
     }
 
     /// Java's arguments for the heap. The brokers of a cluster share the machine and its load, so each gets less.
-    fn memory(&self) -> &'static [&'static str] {
+    fn heap_arguments(&self) -> &'static [&'static str] {
         match self.layout.node_count() {
             1 => &["-Xms256m", "-Xmx512m"],
             _ => &["-Xms128m", "-Xmx256m"],
@@ -226,7 +226,7 @@ impl Kafka {
         if self.directory.path().join("data/meta.properties").exists() {
             return Ok(());
         }
-        let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
+        let mut command = self.java_command("tool-logging.properties", &["-Xmx256m"]);
         command
             .args(["kafka.tools.StorageTool", "format", "-t", &self.layout.cluster_id, "-c"])
             .arg(self.configuration())
@@ -234,7 +234,8 @@ impl Kafka {
         tools::run(command, "StorageTool").await.map(drop)
     }
 
-    fn java(&self, logging: &str, memory: &[&str]) -> Command {
+    /// The beginning of a command that runs one of Kafka's classes. `logging` is the file of its logging configuration.
+    fn java_command(&self, logging: &str, memory: &[&str]) -> Command {
         let mut command = Command::new(release::java_program());
         command.args(memory);
         if logging.starts_with("tool") {

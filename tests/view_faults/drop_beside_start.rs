@@ -48,12 +48,12 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     builder.stop().await.expect("a clean end");
 
     rig.write_view("item", table_sql, &rig_itself::apply(&topic));
-    let goes_on = rig.logs().join("goes_on");
+    let release_file = rig.logs().join("goes_on");
     let starting = rig
         .faulty_builder("starting")
         .env(
             "VIEW_BUILDER_FAILPOINT",
-            &format!("install.read=until:{}@1", goes_on.display()),
+            &format!("install.read=until:{}@1", release_file.display()),
         )
         .env(
             "VIEW_BUILDER_FAILPOINT_HITS",
@@ -67,27 +67,27 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     .await
     .expect("the failpoint");
     let arguments = ["drop", "item", "--yes"];
-    let drops = rig
+    let drop_command = rig
         .faulty_builder("drops")
         .env("VIEW_BUILDER_BUG", bug)
         .command_of("drops", &arguments);
-    drops.start().expect("a drop");
+    drop_command.start().expect("a drop");
     eventually_ok(DEADLINE, "the drop waits, or is over", || async {
         let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and database =
             (select oid from pg_database where datname = current_database())";
         let waits = rig.query(waiting).await?[0][0].as_deref() == Some("1");
         anyhow::ensure!(
-            waits || drops.log_text().contains("is kept no longer"),
+            waits || drop_command.log_text().contains("is kept no longer"),
             "{}",
-            drops.log_tail(9)
+            drop_command.log_tail(9)
         );
         Ok(())
     })
     .await
     .expect("a drop");
-    std::fs::write(&goes_on, "").expect("a file");
-    let status = drops.exited(DEADLINE).await.expect("an end");
-    assert!(status.success(), "{}", drops.log_tail(9));
+    std::fs::write(&release_file, "").expect("a file");
+    let status = drop_command.exited(DEADLINE).await.expect("an end");
+    assert!(status.success(), "{}", drop_command.log_tail(9));
     eventually_ok(DEADLINE, "the start has installed", || async {
         anyhow::ensure!(
             starting.log_text().contains("the views are installed"),

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// For so long the test watches the rebuild while it waits.
 const WATCHED: Duration = Duration::from_secs(10);
 /// By then a rebuild has read its topic, and looks only at letters.
-const REACHES_THE_LETTERS: Duration = Duration::from_secs(30);
+const READS_TOPIC_WITHIN: Duration = Duration::from_secs(30);
 const COUNT: &str = "select count(*) from item";
 
 /// A rig with a compacted topic. The letters have negative offsets, so that the topic need not have as many records.
@@ -69,22 +69,22 @@ fn id_field(name: &str) -> String {
 }
 
 /// How many rows of letters the statements have read so far.
-async fn read(rig: &ViewRig) -> i64 {
+async fn letters_read(rig: &ViewRig) -> i64 {
     let sql = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'view_dead_letters'";
     rig.value(sql).await.expect("statistics").parse().expect("a number")
 }
 
 /// How many letters are read while a rebuild does nothing but wait.
-async fn read_while_watched(rig: &ViewRig) -> i64 {
+async fn letters_read_while_watched(rig: &ViewRig) -> i64 {
     // Postgres shows what a session has read with up to a second's delay.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = read(rig).await;
+    let before = letters_read(rig).await;
     tokio::time::sleep(WATCHED).await;
-    read(rig).await - before
+    letters_read(rig).await - before
 }
 
 /// Begins a transaction that the swap has to wait for.
-async fn old_transaction(rig: &ViewRig) -> Client {
+async fn begin_transaction(rig: &ViewRig) -> Client {
     let old = rig.client().await.expect("a connection");
     old.batch_execute("begin isolation level repeatable read; select count(*) from item")
         .await
@@ -96,7 +96,7 @@ async fn old_transaction(rig: &ViewRig) -> Client {
 async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
     let (rig, topic) = with_letters("many_letters_rebuilt").await;
     let before = rig.value(COUNT).await.expect("a count");
-    let old = old_transaction(&rig).await;
+    let old = begin_transaction(&rig).await;
     let command = rig.builder("rebuild").command_of("rebuild-item", &["rebuild", "item"]);
     command.start().expect("a start");
     eventually_ok(PATIENCE, "the rebuild waits for the transaction", || async {
@@ -107,7 +107,7 @@ async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    let (read, peak) = (read_while_watched(&rig).await, peak_mb(&command));
+    let (read, peak) = (letters_read_while_watched(&rig).await, peak_mb(&command));
     // At the last moment two letters come: one of a new item, and one of an item that has an earlier letter.
     rig.query(&format!(
         "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
@@ -131,15 +131,15 @@ async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_all_letters_at_each_look_is_caught() {
     let (rig, _) = with_letters("all_letters_each_time").await;
-    let old = old_transaction(&rig).await;
+    let old = begin_transaction(&rig).await;
     let program = rig
         .faulty_builder("rebuild")
         .env("VIEW_BUILDER_BUG", "ReadAllLettersEachTime");
     let command = program.command_of("rebuild-item", &["rebuild", "item"]);
     command.start().expect("a start");
     // It may not even come so far that it waits. It has never caught up, because each look takes longer than events may take.
-    tokio::time::sleep(REACHES_THE_LETTERS).await;
-    let read = read_while_watched(&rig).await;
+    tokio::time::sleep(READS_TOPIC_WITHIN).await;
+    let read = letters_read_while_watched(&rig).await;
     assert!(read > NEW, "the bug goes unnoticed: {read} letters were read");
     command.kill_hard().await;
     old.batch_execute("commit").await.expect("it ends");

@@ -18,7 +18,7 @@ const POM: &str = include_str!("pom.xml");
 pub(super) struct Release {
     pub(super) version: String,
     pub(super) jars: PathBuf,
-    /// The file with the classes as Java prepares them at a start, see [`classes`](super::classes). None: Java loads the classes from the jars.
+    /// The file with the classes as Java prepares them at a start, see [`classes`]. None: Java loads the classes from the jars.
     pub(super) classes: Option<PathBuf>,
 }
 

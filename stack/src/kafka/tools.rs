@@ -27,7 +27,7 @@ impl Kafka {
     /// It cannot be run.
     pub fn consumer(&self, topic: &str, isolation: Isolation) -> anyhow::Result<Consumer> {
         Consumer::start(
-            self.java("tool-logging.properties", &["-Xmx256m"]),
+            self.java_command("tool-logging.properties", &["-Xmx256m"]),
             &self.bootstrap_servers(),
             topic,
             isolation,
@@ -189,7 +189,7 @@ impl Kafka {
     }
 
     async fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
+        let mut command = self.java_command("tool-logging.properties", &["-Xmx256m"]);
         command
             .arg(class)
             .args(["--bootstrap-server", &self.bootstrap_servers()])

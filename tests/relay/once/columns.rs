@@ -12,7 +12,7 @@ const PUBLICATION: i32 = 20;
 /// Exit code of `Stop::RowUpdated`.
 const ROW_UPDATED: i32 = 30;
 /// The rig's own options, and `fatal` for rows that were updated.
-const FATAL: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
+const FATAL_ON_UPDATE: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
 const NUMBER: &str = "from (select nextval('numbers') as n) as numbered";
 
 /// A change of the table while the relay streams.
@@ -21,7 +21,8 @@ struct Alteration {
     sql: &'static str,
     /// The columns and values, beside the payload, of a row that is written meanwhile.
     row: (&'static str, &'static str),
-    taken_back: &'static [&'static str],
+    /// The statements that bring the column back.
+    repair: &'static [&'static str],
 }
 
 const ALTERATIONS: [Alteration; 2] = [
@@ -29,13 +30,13 @@ const ALTERATIONS: [Alteration; 2] = [
         name: "column_renamed",
         sql: "alter table outbox rename aggregateid to former",
         row: ("former, type", "'k' || n % 7, 'Changed'"),
-        taken_back: &["alter table outbox rename former to aggregateid"],
+        repair: &["alter table outbox rename former to aggregateid"],
     },
     Alteration {
         name: "column_dropped",
         sql: "alter table outbox drop column aggregateid",
         row: ("type", "'Changed'"),
-        taken_back: &[
+        repair: &[
             "alter table outbox add column aggregateid text",
             "update outbox set aggregateid = 'k' || (payload ->> 'n')::int % 7",
         ],
@@ -48,7 +49,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         name,
         sql,
         row: (columns, values),
-        taken_back,
+        repair,
     } in ALTERATIONS
     {
         let rig = Rig::new(name).await;
@@ -65,7 +66,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
             "insert into outbox (aggregatetype, {columns}, payload) select '{topic}', {values}, jsonb_build_object('n', n) {NUMBER}"
         );
         rig.sql(&insert).await;
-        let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+        let lsn_after_first_row = rig.value("select pg_current_wal_insert_lsn()").await;
         for _ in 0..2 {
             rig.sql(&insert).await;
         }
@@ -76,11 +77,15 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         )
         .await;
         let confirmed = rig.confirmed_lsn().await;
-        let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
-        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {behind_one}");
+        let order = format!("select '{confirmed}'::pg_lsn < '{lsn_after_first_row}'::pg_lsn");
+        assert_eq!(
+            rig.value(&order).await,
+            "t",
+            "{name}: {confirmed} {lsn_after_first_row}"
+        );
 
         // The WAL keeps the rows without the column, even after the column is back.
-        for statement in taken_back {
+        for statement in repair {
             rig.sql(statement).await;
         }
         rig.insert_each(2).await;
@@ -95,7 +100,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
 async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_and_no_more_once_it_is_published() {
     let mut rig = Rig::new("row_updated").await;
     rig.sql("create publication outbox for table outbox").await;
-    let fatal = rig.relay.with_env("ROUTER_OPTIONS", FATAL);
+    let fatal = rig.relay.with_env("ROUTER_OPTIONS", FATAL_ON_UPDATE);
     let tolerant = std::mem::replace(&mut rig.relay, fatal);
     rig.init(&[]).await;
     rig.start().await;
@@ -137,7 +142,7 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
     rig.sql("alter publication outbox set table outbox (id, aggregatetype, type, payload)")
         .await;
     rig.insert_each(1).await;
-    let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+    let lsn_after_first_row = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(2).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     // Either the row in the stream or the guard's look comes first.
@@ -147,8 +152,8 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
         rig.relay.log_tail(10)
     );
     let confirmed = rig.confirmed_lsn().await;
-    let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
-    assert_eq!(rig.value(&order).await, "t", "{confirmed} {behind_one}");
+    let order = format!("select '{confirmed}'::pg_lsn < '{lsn_after_first_row}'::pg_lsn");
+    assert_eq!(rig.value(&order).await, "t", "{confirmed} {lsn_after_first_row}");
 
     rig.assert_stops(PUBLICATION, &["it has a column list", "`outbox-relay recover`"])
         .await;

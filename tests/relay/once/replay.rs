@@ -19,7 +19,7 @@ const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
 /// A rig whose relay runs and has published so many rows.
-pub(super) async fn published(name: &str, rows: u32) -> Rig {
+pub(super) async fn rig_with_published_rows(name: &str, rows: u32) -> Rig {
     let mut rig = Rig::initialised(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     rig.start().await;
@@ -78,7 +78,7 @@ async fn assert_relay_is_undisturbed(rig: &Rig) {
 
 #[tokio::test]
 async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
-    let rig = published("replay_small", 14).await;
+    let rig = rig_with_published_rows("replay_small", 14).await;
     set_topic(&rig, &[("max.message.bytes", "20000")]).await;
     let end = "select confirmed_flush_lsn >= pg_current_wal_flush_lsn() from pg_replication_slots where slot_name = 'replay_small'";
     stack::eventually(DEADLINE, "all is confirmed", || async {
@@ -99,7 +99,7 @@ async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
 
 #[tokio::test]
 async fn rows_of_a_key_are_replayed_beside_a_running_relay() {
-    let rig = Arc::new(published("replay_key", 700).await);
+    let rig = Arc::new(rig_with_published_rows("replay_key", 700).await);
     let chosen: Vec<Row> = rig.rows().await.into_iter().filter(|row| row.key == "k3").collect();
     let topic = rig.topic();
     let writer = Arc::clone(&rig);
@@ -129,7 +129,7 @@ async fn rows_of_a_key_are_replayed_beside_a_running_relay() {
 
 #[tokio::test]
 async fn rows_are_chosen_by_time_and_by_id() {
-    let rig = published("replay_time", 30).await;
+    let rig = rig_with_published_rows("replay_time", 30).await;
     let from = rig.value("select clock_timestamp()").await;
     rig.insert_each(3_000).await;
     let to = rig.value("select clock_timestamp()").await;
@@ -155,7 +155,7 @@ async fn rows_are_chosen_by_time_and_by_id() {
 
 #[tokio::test]
 async fn nothing_is_replayed_without_a_choice_or_an_answer() {
-    let rig = published("replay_asks", 20).await;
+    let rig = rig_with_published_rows("replay_asks", 20).await;
     assert_eq!(replay_code(&rig, &["--yes"]).await, WRONG_SETTING);
     assert_eq!(replay_code(&rig, &["--key", "k1"]).await, NOT_CONFIRMED);
     let answered = rig.relay.run_on_a_terminal(&["replay", "--key", "k1"], "no\n").await;
@@ -169,7 +169,7 @@ async fn nothing_is_replayed_without_a_choice_or_an_answer() {
 
 #[tokio::test]
 async fn a_row_is_not_replayed_before_it_is_published() {
-    let rig = published("replay_waits", 20).await;
+    let rig = rig_with_published_rows("replay_waits", 20).await;
     rig.relay.kill_hard().await;
     rig.insert_each(50).await;
     let rows = rig.rows().await;
@@ -192,7 +192,7 @@ async fn a_row_is_not_replayed_before_it_is_published() {
 
 #[tokio::test]
 async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_relay() {
-    let rig = published("replay_killed", 5_000).await;
+    let rig = rig_with_published_rows("replay_killed", 5_000).await;
     let hits = rig.logs().join("replay-hits");
     let replay = rig
         .relay
@@ -216,7 +216,7 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
 
 #[tokio::test]
 async fn a_terminal_shows_a_bar_while_rows_are_replayed_and_a_file_gets_nothing_of_it() {
-    let rig = published("replay_bar", 5_000).await;
+    let rig = rig_with_published_rows("replay_bar", 5_000).await;
     let arguments = ["replay", "--from", "2000-01-01", "--yes"];
     let shown = rig.relay.run_on_a_terminal(&arguments, "").await;
     let (status, screen) = shown.expect("replay runs");
