@@ -1,2 +1,2 @@
-//! The repository itself: what has to agree between files that no compiler holds against each other.
+//! Tests of the repository itself: files that have to agree, and that no compiler compares.
 mod house;

@@ -1,4 +1,4 @@
-//! The view-builder under faults, on real PostgreSQL and real Apache Kafka. Every test's name begins with `view_faults::`, by which
-//! `./test` tells them from the others.
+//! Tests of view-builder with faults, on real PostgreSQL and real Apache Kafka. The name of every test begins with `view_faults::`, so that `./test`
+//! can tell them from the others.
 
 mod view_faults;

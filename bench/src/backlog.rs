@@ -1,4 +1,4 @@
-//! A backlog in the outbox that nobody has read yet, and slots that begin before it.
+//! A backlog: rows in the outbox that nobody has read yet, and slots that begin before them.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -11,11 +11,11 @@ use stack::{Pipeline, eventually_ok, postgres};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-/// The slot that keeps the backlog's WAL; every run reads a copy of it.
+/// The slot that keeps the WAL of the backlog. Every run reads a copy of this slot.
 const BASE_SLOT: &str = "bench_base";
-/// Connections that write the one-row transactions.
+/// So many connections write the one-row transactions.
 const WRITERS: u64 = 4;
-/// One outbox row: a payload of about 440 bytes, a random key.
+/// The values of one outbox row. It has a payload of about 440 bytes and a random key.
 const ROW: &str = "'user', (random() * 1e9)::bigint::text, 'USER_CREATED',
     jsonb_build_object('eventType', 'USER_CREATED', 'userId', (random() * 1e9)::bigint, 'version', 1,
         'note', repeat(md5(random()::text), 11))";
@@ -25,9 +25,9 @@ const SLOT_RELEASE_DEADLINE: Duration = Duration::from_secs(20);
 /// How the rows are spread over transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// One row each.
+    /// Each row has a transaction of its own.
     Singles,
-    /// All rows in one.
+    /// All rows are in one transaction.
     Bulk,
 }
 
@@ -46,9 +46,9 @@ pub(crate) struct Backlog {
     client: Client,
     pub rows: u64,
     pub shape: Shape,
-    /// Mean length of a payload as text.
+    /// The mean length of a payload as text.
     pub payload_bytes: f64,
-    /// Everything is at or before it.
+    /// The end of the backlog: every row is at or before this LSN.
     pub end_lsn: String,
 }
 
@@ -106,7 +106,7 @@ impl Backlog {
         })
     }
 
-    /// A new slot `name` that begins where the base slot does.
+    /// Makes a new slot `name` that begins where the base slot begins.
     ///
     /// # Errors
     /// PostgreSQL refuses.
@@ -118,7 +118,7 @@ impl Backlog {
             .map(drop)
     }
 
-    /// Waits until nobody reads a slot any more.
+    /// Waits until nobody reads the slot.
     ///
     /// # Errors
     /// It stays in use.
@@ -132,7 +132,7 @@ impl Backlog {
         .await
     }
 
-    /// Drops a slot as soon as nobody reads it any more.
+    /// Waits until nobody reads the slot, and drops it.
     ///
     /// # Errors
     /// It stays in use.
@@ -148,16 +148,16 @@ impl Backlog {
     }
 
     /// # Errors
-    /// Unless `published` has every outbox id exactly once and nothing else.
+    /// `published` does not have every outbox id exactly once, or has something else.
     pub(crate) async fn check_exactly_once(&self, published: Vec<Uuid>) -> anyhow::Result<()> {
         check_exactly_once(&self.client, published).await
     }
 }
 
 /// # Errors
-/// Unless `published` has every id of the outbox exactly once and nothing else.
+/// `published` does not have every id of the outbox exactly once, or has something else.
 pub(crate) async fn check_exactly_once(client: &Client, mut published: Vec<Uuid>) -> anyhow::Result<()> {
-    // As a copy, a row a message, since there may be many millions.
+    // This is a COPY, which sends one row after the other, because there may be many millions of rows.
     let mut rows = pin!(client.copy_out("copy (select id from outbox) to stdout").await?);
     let mut wanted = Vec::with_capacity(published.len());
     while let Some(row) = rows.try_next().await? {
@@ -176,10 +176,11 @@ pub(crate) async fn check_exactly_once(client: &Client, mut published: Vec<Uuid>
     Ok(())
 }
 
-/// A program that comes with PostgreSQL: the newest of Debian's directories, whose commands on the PATH are slower wrappers, else the PATH's.
+/// Finds a program that comes with PostgreSQL. It prefers Debian's directory of the newest version, because the commands in the PATH are slower
+/// wrappers there.
 ///
 /// # Errors
-/// There is none; the message names the package.
+/// There is no such program. The message names the package.
 pub(crate) fn client_program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
     let version = |directory: &PathBuf| directory.file_name()?.to_str()?.parse::<u32>().ok();
     let mut directories: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
@@ -201,7 +202,7 @@ pub(crate) fn client_program(name: &str, package: &str) -> anyhow::Result<PathBu
 
 async fn write_singles(url: &str, rows: u64) -> anyhow::Result<()> {
     let client = postgres::connect(url).await?;
-    // Asynchronous commit: the backlog's making is not what is measured.
+    // Commits are asynchronous, because the making of the backlog is not measured.
     client
         .batch_execute("set synchronous_commit = off; set timezone = 'UTC'")
         .await?;
@@ -217,7 +218,7 @@ async fn write_singles(url: &str, rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What one of the writers writes of `rows`.
+/// How many of `rows` this writer writes.
 fn share(rows: u64, writer: u64) -> u64 {
     rows / WRITERS + u64::from(writer < rows % WRITERS)
 }

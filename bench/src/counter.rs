@@ -1,10 +1,10 @@
-//! A program's counters, as its `/metrics` tells them (Prometheus' text format).
+//! Reads a program's counters from its `/metrics` (Prometheus' text format).
 
 use stack::Program;
 
 use crate::http::Connection;
 
-/// Reads one counter over a connection that is kept, so that asking costs the program little.
+/// One counter. It is read over a connection that stays open, so that asking costs the program little.
 #[derive(Debug)]
 pub(crate) struct Counter<'a> {
     program: &'a Program,
@@ -21,7 +21,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    /// The counter's sum over all its labels; 0 while the program does not answer yet.
+    /// The sum of the counter over all its labels. It is 0 as long as the program does not answer yet.
     ///
     /// # Errors
     /// The program has ended.

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection that is kept open: as little client as possible, since it shares the processors with what is measured.
+//! One HTTP/1.1 connection that stays open. The client is as small as possible, because it shares the processors with what is measured.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Longer than any answer takes; then the server is stuck.
+/// No answer takes longer, unless the server is stuck.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-/// More than any answer here has.
+/// No answer here is longer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     port: u16,
-    /// The last answer, kept for its room.
+    /// The last answer. The buffer is used again for the next one.
     buffer: Vec<u8>,
 }
 
-/// Status, and where head and body end in the bytes read so far.
+/// The status of an answer, and where its head and its body end in the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
@@ -44,7 +44,7 @@ impl Connection {
         })
     }
 
-    /// The body of a 200.
+    /// Sends a GET. Returns the body of the answer, whose status must be 200.
     ///
     /// # Errors
     /// The connection broke, or the server answered another status.
@@ -55,7 +55,7 @@ impl Connection {
         Ok(String::from_utf8_lossy(body).into_owned())
     }
 
-    /// Sends `json`; the answer has to be 201.
+    /// Sends `json` by a POST. The status of the answer must be 201.
     ///
     /// # Errors
     /// The connection broke, or the server answered another status.
@@ -96,7 +96,7 @@ impl Connection {
     }
 }
 
-/// None until the whole head is there.
+/// Parses the head of an answer. None: the head is not complete yet.
 fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);

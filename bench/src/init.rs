@@ -1,11 +1,11 @@
-//! How long the relay's first publishing takes, of an outbox that has been filled for years, and whether a killed one goes on.
+//! How long `outbox-relay init` takes to publish an outbox that has been filled for years, and whether a second `init` goes on where a killed one ended.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use stack::pipeline::USERS_DATABASE;
-use stack::{PipelineBuilder, Program, postgres};
+use stack::{Pipeline, PipelineBuilder, Program, postgres};
 use tokio_postgres::Client;
 
 use crate::arguments::Init;
@@ -15,9 +15,9 @@ use crate::statistics::thousands;
 use crate::topic::Topic;
 use crate::usage;
 
-/// An aggregate type of its own, since the view-builder would try to apply a user's event.
+/// The topic of an aggregate type of its own, because view-builder would try to apply events of users.
 const TOPIC: &str = "bench-events";
-/// Rows that one statement writes.
+/// One statement writes so many rows.
 const FILL_ROWS: u64 = 1_000_000;
 const POLL: Duration = Duration::from_millis(200);
 const RUN_DEADLINE: Duration = Duration::from_secs(4 * 3600);
@@ -26,79 +26,85 @@ const RUN_DEADLINE: Duration = Duration::from_secs(4 * 3600);
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     seconds: f64,
-    /// Records that the topic got, the ends of transactions included.
+    /// Offsets that the topic has got: records, and the ends of transactions.
     offsets: u64,
     peak_memory_mb: f64,
     cpu_seconds: f64,
 }
 
+const HEADINGS: [&str; 6] = ["init", "s", "offsets", "offsets/s", "CPU us/offset", "peak RSS MB"];
+
 /// # Errors
-/// A part failed, or the topic has not every row exactly once.
-pub(crate) async fn measure(asked: &Init, builder: PipelineBuilder) -> anyhow::Result<Report> {
+/// A part failed, or the topic does not have every row exactly once.
+pub(crate) async fn measure(options: &Init, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pipeline = builder.prepare().await?;
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
-    fill(&client, asked.rows).await?;
+    fill(&client, options.rows).await?;
+    create_topic(&pipeline).await?;
     let topic = Topic::new(pipeline.bootstrap_servers(), TOPIC);
-    pipeline
-        .kafka()?
-        .topic_tool(&[
-            "--create",
-            "--topic",
-            TOPIC,
-            "--partitions",
-            &events::PARTITIONS.to_string(),
-        ])
-        .await?;
-    // Beside the pipeline's own relay, which is initialised already: another slot, and another topic of checkpoints.
-    let init = pipeline
-        .users_relay
-        .command_of("init", &["init"])
-        .env("DATABASE_URL", &pipeline.database_url(USERS_DATABASE)?)
-        .env("OUTBOX_SLOT", "bench_init")
-        .env("CHECKPOINT_TOPIC", "bench-checkpoints")
-        .env("ROUTER_OPTIONS", &format!("route.topic.replacement={TOPIC}"));
-    let mut report = Report::begin(
-        &pipeline,
-        &["init", "s", "offsets", "offsets/s", "CPU us/offset", "peak RSS MB"],
-    )
-    .await?;
-    report.notes = vec![format!(
-        "{} rows; afterwards every outbox id was in the topic exactly once.",
-        thousands(asked.rows as f64)
-    )];
-    let mut row = |what: &str, attempt: Attempt| {
-        let Attempt {
-            seconds,
-            offsets,
-            peak_memory_mb,
-            cpu_seconds,
-        } = attempt;
-        let rate = offsets as f64 / seconds;
-        tracing::info!(
-            "{what}: {seconds:.0} s, {} offsets/s, {peak_memory_mb:.1} MB",
-            thousands(rate)
-        );
-        report.table.row(vec![
-            what.to_owned(),
-            format!("{seconds:.1}"),
-            thousands(offsets as f64),
-            thousands(rate),
-            format!("{:.2}", cpu_seconds * 1e6 / offsets.max(1) as f64),
-            format!("{peak_memory_mb:.1}"),
-        ]);
-        report.runs.push(json!({
-            "init": what, "seconds": seconds, "offsets": offsets, "cpu_seconds": cpu_seconds, "peak_memory_mb": peak_memory_mb,
-        }));
-    };
-    let half = asked.rows / 2;
-    row("killed (-9) at half of it", attempt(&init, &topic, Some(half)).await?);
-    row("the next one, to the end", attempt(&init, &topic, None).await?);
+    let init = init_command(&pipeline)?;
+    let mut report = Report::begin(&pipeline, &HEADINGS).await?;
+    let half = options.rows / 2;
+    let (killed, next) = ("killed (-9) at half of it", "the next one, to the end");
+    let attempts = [
+        (killed, attempt(killed, &init, &topic, Some(half)).await?),
+        (next, attempt(next, &init, &topic, None).await?),
+    ];
     check_exactly_once(&client, topic.event_ids().await?).await?;
     pipeline.stop().await?;
+    report.notes = vec![format!(
+        "{} rows; afterwards every outbox id was in the topic exactly once.",
+        thousands(options.rows as f64)
+    )];
+    for (what, attempt) in attempts {
+        report.table.add_row(attempt.table_row(what));
+        report.runs.push(attempt.json(what));
+    }
     Ok(report)
 }
 
-/// Writes the rows. The key's index is made afterwards: random ids in a large one take longer than all the rest.
+async fn create_topic(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let partitions = events::PARTITIONS.to_string();
+    let create = ["--create", "--topic", TOPIC, "--partitions", &partitions];
+    pipeline.kafka()?.topic_tool(&create).await?;
+    Ok(())
+}
+
+/// The command has another slot and another topic of checkpoints than the pipeline's own relay, which is initialised already.
+fn init_command(pipeline: &Pipeline) -> anyhow::Result<Program> {
+    let command = pipeline.users_relay.command_of("init", &["init"]);
+    Ok(command
+        .env("DATABASE_URL", &pipeline.database_url(USERS_DATABASE)?)
+        .env("OUTBOX_SLOT", "bench_init")
+        .env("CHECKPOINT_TOPIC", "bench-checkpoints")
+        .env("ROUTER_OPTIONS", &format!("route.topic.replacement={TOPIC}")))
+}
+
+impl Attempt {
+    fn offsets_per_second(&self) -> f64 {
+        self.offsets as f64 / self.seconds
+    }
+
+    fn table_row(&self, what: &str) -> Vec<String> {
+        vec![
+            what.to_owned(),
+            format!("{:.1}", self.seconds),
+            thousands(self.offsets as f64),
+            thousands(self.offsets_per_second()),
+            format!("{:.2}", self.cpu_seconds * 1e6 / self.offsets.max(1) as f64),
+            format!("{:.1}", self.peak_memory_mb),
+        ]
+    }
+
+    fn json(&self, what: &str) -> Value {
+        json!({
+            "init": what, "seconds": self.seconds, "offsets": self.offsets, "cpu_seconds": self.cpu_seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        })
+    }
+}
+
+/// Writes the rows. The index of the primary key is made afterwards, because random ids in a large index take longer than all the rest.
 async fn fill(client: &Client, rows: u64) -> anyhow::Result<()> {
     client
         .batch_execute("set synchronous_commit = off; alter table outbox drop constraint outbox_pkey")
@@ -129,8 +135,8 @@ async fn fill(client: &Client, rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `init` until it ends, or kills it once the topic has this many offsets more.
-async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> anyhow::Result<Attempt> {
+/// Runs `init` until it ends, or kills it once the topic has `killed_after` more offsets than before.
+async fn attempt(what: &str, init: &Program, topic: &Topic, killed_after: Option<u64>) -> anyhow::Result<Attempt> {
     let before = topic.offsets()?;
     let start = Instant::now();
     init.start()?;
@@ -141,7 +147,7 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
         if process.exit_status().is_some() {
             break false;
         }
-        // It may end in between.
+        // The process may have ended since the line above; then the last values stay.
         peak_memory_mb = usage::peak_memory_mb(&process)
             .unwrap_or(peak_memory_mb)
             .max(peak_memory_mb);
@@ -168,10 +174,15 @@ async fn attempt(init: &Program, topic: &Topic, killed_after: Option<u64>) -> an
         is_killed == killed_after.is_some(),
         "init ended before it could be killed; ask for more rows"
     );
-    Ok(Attempt {
+    let attempt = Attempt {
         seconds,
         offsets: topic.offsets()? - before,
         peak_memory_mb,
         cpu_seconds,
-    })
+    };
+    tracing::info!(
+        "{what}: {seconds:.0} s, {} offsets/s, {peak_memory_mb:.1} MB",
+        thousands(attempt.offsets_per_second())
+    );
+    Ok(attempt)
 }

@@ -1,4 +1,4 @@
-//! Measures the built programs on real PostgreSQL and real Apache Kafka. docs/benchmarks.md says how and what came of it.
+//! Measures the built programs on real PostgreSQL and real Apache Kafka. docs/benchmarks.md says how, and has the results.
 
 mod arguments;
 mod backlog;
@@ -20,6 +20,7 @@ mod verify;
 mod view_cost;
 mod view_drain;
 mod view_scale;
+mod wal_files;
 
 use std::process::ExitCode;
 
@@ -46,20 +47,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ctrl-C just ends this process: what it started is ended then by the shell that `stack` keeps for that.
+/// Ctrl-C ends this process at once. A shell that `stack` keeps for this purpose then ends the servers and programs.
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let builder = pipeline(&cli.common);
+    let builder = pipeline_builder(&cli.common);
     let report = match &cli.measurement {
-        Measurement::RelayDrain(asked) => relay_drain::measure(asked, builder).await?,
-        Measurement::Latency(asked) => latency::measure(asked, builder).await?,
-        Measurement::Rest(asked) => rest_rate::measure(asked, builder).await?,
-        Measurement::ViewDrain(asked) => view_drain::measure(asked, builder).await?,
-        Measurement::ViewScale(asked) => view_scale::measure(asked, builder).await?,
-        Measurement::DeadLetters(asked) => dead_letters::measure(asked, builder).await?,
-        Measurement::Init(asked) => init::measure(asked, builder).await?,
-        Measurement::Restart(asked) => restart::measure(asked, builder).await?,
-        Measurement::Verify(asked) => verify::measure(asked, builder).await?,
-        Measurement::ViewCost(asked) => view_cost::measure(asked, builder).await?,
+        Measurement::RelayDrain(options) => relay_drain::measure(options, builder).await?,
+        Measurement::Latency(options) => latency::measure(options, builder).await?,
+        Measurement::Rest(options) => rest_rate::measure(options, builder).await?,
+        Measurement::ViewDrain(options) => view_drain::measure(options, builder).await?,
+        Measurement::ViewScale(options) => view_scale::measure(options, builder).await?,
+        Measurement::DeadLetters(options) => dead_letters::measure(options, builder).await?,
+        Measurement::Init(options) => init::measure(options, builder).await?,
+        Measurement::Restart(options) => restart::measure(options, builder).await?,
+        Measurement::Verify(options) => verify::measure(options, builder).await?,
+        Measurement::ViewCost(options) => view_cost::measure(options, builder).await?,
     };
     report.print();
     match &cli.common.json {
@@ -68,13 +69,13 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The servers as the quick start has them, on free ports.
-fn pipeline(common: &Common) -> PipelineBuilder {
+/// A pipeline with the settings of the quick start, on free ports.
+fn pipeline_builder(common: &Common) -> PipelineBuilder {
     let options = PostgresOptions {
         version: Some(common.postgres),
         ..PostgresOptions::default()
     };
-    // The quick start's too: it tells when each row was committed.
+    // The quick start has this setting, too. It lets PostgreSQL tell when each row was committed.
     let builder = Pipeline::builder().postgres(options.setting("track_commit_timestamp", "on"));
     match &common.logs {
         Some(directory) => builder.logs(directory),

@@ -1,16 +1,16 @@
-//! An open loop: changes are due at fixed times, whether or not the ones before have been answered.
+//! Makes changes at a fixed rate. Each change has a time at which it is due, whether or not the changes before it have been answered.
 
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
-/// Makes `rate` changes a second for `seconds`, shared among `clients` in turn, and gives back how many a second it came to. A client
-/// whose last change is not answered yet when its next one is due makes that one at once afterwards.
+/// Makes `rate` changes per second for `seconds`; the clients take turns. Returns how many changes per second were made. If a client still
+/// waits for an answer when its next change is due, it makes that change as soon as the answer is there.
 ///
 /// # Errors
 /// The first change that failed.
-pub(crate) async fn keep<C>(
+pub(crate) async fn change_at_rate<C>(
     clients: &mut [C],
     rate: u32,
     seconds: u32,
@@ -27,12 +27,12 @@ pub(crate) async fn keep<C>(
         anyhow::Ok(())
     });
     try_join_all(turns).await?;
-    // The last one was due one interval before the end.
+    // The last change was due one interval before the end of the time.
     let elapsed = start.elapsed().max(Duration::from_secs(u64::from(seconds)));
     Ok(total as f64 / elapsed.as_secs_f64())
 }
 
-/// When the change `index` is due, counted from the start.
+/// How long after the start the change number `index` is due. The first change has the number 0.
 fn due(index: u64, rate: u32) -> Duration {
     let rate = u64::from(rate);
     Duration::from_secs(index / rate) + Duration::from_nanos(index % rate * 1_000_000_000 / rate)
@@ -43,7 +43,7 @@ mod tests {
     use std::cell::RefCell;
     use std::time::Duration;
 
-    use super::{due, keep};
+    use super::{change_at_rate, due};
 
     #[test]
     fn changes_are_due_at_equal_intervals() {
@@ -56,7 +56,7 @@ mod tests {
     async fn every_change_is_made_once() {
         let made = RefCell::new(Vec::new());
         let mut clients = [(), (), ()];
-        let rate = keep(&mut clients, 100, 1, async |(), index| {
+        let rate = change_at_rate(&mut clients, 100, 1, async |(), index| {
             made.borrow_mut().push(index);
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 use stack::DEPARTMENTS;
 
-/// The body of a `POST /api/users`; `run` and `index` make the address unique.
+/// The body of a `POST /api/users`. `run` and `index` make the address unique.
 pub(crate) fn person(run: &str, index: u64) -> String {
     let department = DEPARTMENTS[usize::try_from(index).unwrap_or(0) % DEPARTMENTS.len()];
     format!(

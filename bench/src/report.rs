@@ -1,4 +1,4 @@
-//! What a measurement ends with: one table, and a JSON file where one was asked for.
+//! The result of a measurement: one table, and a JSON file if the command line asks for one.
 #![expect(clippy::print_stdout, reason = "the table is what the command is for")]
 
 use std::fs;
@@ -8,18 +8,18 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 use stack::Pipeline;
 
-/// Under what conditions was measured, every run, and the table.
+/// The conditions of a measurement, every run of it, and the table.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub conditions: Value,
-    /// One object a run, in the order in which they ran.
+    /// One object for each run, in the order in which they ran.
     pub runs: Vec<Value>,
     pub table: Table,
     /// Sentences below the table.
     pub notes: Vec<String>,
 }
 
-/// Rows of as many cells as there are headings.
+/// Each row has as many cells as there are headings.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     headings: Vec<&'static str>,
@@ -34,11 +34,11 @@ impl Table {
         }
     }
 
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn add_row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    /// The first column's text begins at the left, all others end at the right.
+    /// The table as lines of text. The first column is aligned left, all others right.
     fn lines(&self) -> Vec<String> {
         let headings = self.headings.iter().map(|&heading| heading.to_owned()).collect();
         let all: Vec<&Vec<String>> = std::iter::once(&headings).chain(&self.rows).collect();
@@ -69,8 +69,8 @@ impl Table {
 }
 
 impl Report {
-    /// A report without runs, whose table has these headings. To be made before the measurement: the load average in it is that of
-    /// what else runs here.
+    /// A report without runs, whose table has these headings. Make it before the measurement: it notes the load average, which should show
+    /// only what else runs on this machine.
     ///
     /// # Errors
     /// PostgreSQL does not answer.
@@ -146,8 +146,8 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new(&["what", "rows/s"]);
-        table.row(vec!["pg_recvlogical".to_owned(), "103,000".to_owned()]);
-        table.row(vec!["relay".to_owned(), "9".to_owned()]);
+        table.add_row(vec!["pg_recvlogical".to_owned(), "103,000".to_owned()]);
+        table.add_row(vec!["relay".to_owned(), "9".to_owned()]);
         assert_eq!(
             table.lines(),
             [

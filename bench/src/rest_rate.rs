@@ -24,85 +24,126 @@ use crate::{people, usage};
 
 const WARM_UP_SECONDS: u32 = 3;
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// Threads of pgbench.
-const PGBENCH_THREADS: u32 = 2;
+/// pgbench has at most so many threads.
+const PGBENCH_THREADS_MAX: u32 = 2;
+
+const HEADINGS: [&str; 6] = [
+    "connections",
+    "pgbench users/s",
+    "REST users/s",
+    "ratio",
+    "user-api cores",
+    "user-api peak RSS MB",
+];
+
+/// One run of pgbench, and one through REST directly after it.
+struct Pair {
+    pgbench_rate: f64,
+    rest: RestRun,
+}
+
+/// One run through REST.
+struct RestRun {
+    /// Users per second.
+    rate: f64,
+    /// Processors that user-api kept busy.
+    user_api_cores: f64,
+}
+
+/// All runs with one number of connections.
+struct Series {
+    connections: u32,
+    pairs: Vec<Pair>,
+    user_api_peak_memory_mb: f64,
+}
 
 /// # Errors
 /// A part failed, or a user could not be created.
-pub(crate) async fn measure(asked: &Rest, builder: PipelineBuilder) -> anyhow::Result<Report> {
+pub(crate) async fn measure(options: &Rest, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pgbench = client_program("pgbench", "postgresql")?;
     let pipeline = builder.prepare().await?;
     pipeline.user_api.start()?;
     pipeline.user_api.wait_ready(READY_DEADLINE).await?;
-    let scripts = Scratch::temporary("outbox-bench-")?;
-    let mut comparison = Comparison {
+    let comparison = Comparison {
         pipeline: &pipeline,
         pgbench,
-        scripts,
+        scripts: Scratch::temporary("outbox-bench-")?,
     };
-    let mut report = Report::begin(
-        &pipeline,
-        &[
-            "connections",
-            "pgbench users/s",
-            "REST users/s",
-            "ratio",
-            "user-api cores",
-            "user-api peak RSS MB",
-        ],
-    )
-    .await?;
+    let mut report = Report::begin(&pipeline, &HEADINGS).await?;
+    tracing::info!("warming up");
+    comparison.run_rest(options.connections[0], WARM_UP_SECONDS).await?;
+    comparison.run_pgbench(options.connections[0], WARM_UP_SECONDS).await?;
+    let mut all_series = Vec::new();
+    for &connections in &options.connections {
+        all_series.push(comparison.measure(connections, options).await?);
+    }
+    pipeline.stop().await?;
+    write_into_report(&mut report, &all_series);
+    Ok(report)
+}
+
+fn write_into_report(report: &mut Report, all_series: &[Series]) {
     report.notes = vec![
         "Medians; ratio: of the medians, REST to pgbench. pgbench sends user-api's own statement, prepared, as the same role. The relays and \
          the view-builder are not running."
             .to_owned(),
     ];
-    tracing::info!("warming up");
-    comparison.rest(asked.connections[0], WARM_UP_SECONDS).await?;
-    comparison.pgbench(asked.connections[0], WARM_UP_SECONDS).await?;
-    for &connections in &asked.connections {
-        let (mut theirs, mut ours, mut cores) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 1..=asked.runs {
-            theirs.push(comparison.pgbench(connections, asked.seconds).await?);
-            let (rate, used) = comparison.rest(connections, asked.seconds).await?;
-            ours.push(rate);
-            cores.push(used);
-            let (pgbench_rate, rest_rate) = (median(&theirs[theirs.len() - 1..]), rate);
-            tracing::info!(
-                "  {connections} connections, run {number}: pgbench {}, REST {} users/s",
-                thousands(pgbench_rate),
-                thousands(rest_rate)
-            );
+    for series in all_series {
+        for pair in &series.pairs {
             report.runs.push(json!({
-                "connections": connections,
-                "pgbench_users_per_second": pgbench_rate,
-                "rest_users_per_second": rest_rate,
-                "user_api_cores": used,
+                "connections": series.connections,
+                "pgbench_users_per_second": pair.pgbench_rate,
+                "rest_users_per_second": pair.rest.rate,
+                "user_api_cores": pair.rest.user_api_cores,
             }));
         }
-        let process = pipeline.user_api.process().context("user-api is not running")?;
-        report.table.row(vec![
-            connections.to_string(),
-            thousands(median(&theirs)),
-            thousands(median(&ours)),
-            format!("{:.2}", median(&ours) / median(&theirs)),
-            format!("{:.2}", median(&cores)),
-            format!("{:.1}", usage::peak_memory_mb(&process)?),
+        let median_of = |value: fn(&Pair) -> f64| median(&series.pairs.iter().map(value).collect::<Vec<_>>());
+        let (pgbench_rate, rest_rate) = (median_of(|pair| pair.pgbench_rate), median_of(|pair| pair.rest.rate));
+        report.table.add_row(vec![
+            series.connections.to_string(),
+            thousands(pgbench_rate),
+            thousands(rest_rate),
+            format!("{:.2}", rest_rate / pgbench_rate),
+            format!("{:.2}", median_of(|pair| pair.rest.user_api_cores)),
+            format!("{:.1}", series.user_api_peak_memory_mb),
         ]);
     }
-    pipeline.stop().await?;
-    Ok(report)
 }
 
+/// What both are run with.
 struct Comparison<'a> {
     pipeline: &'a Pipeline,
     pgbench: PathBuf,
+    /// The directory of pgbench's script.
     scripts: Scratch,
 }
 
 impl Comparison<'_> {
-    /// Users per second, and the processors that user-api kept busy.
-    async fn rest(&mut self, connections: u32, seconds: u32) -> anyhow::Result<(f64, f64)> {
+    /// Runs both in turn with this number of connections.
+    async fn measure(&self, connections: u32, options: &Rest) -> anyhow::Result<Series> {
+        let mut pairs = Vec::new();
+        for number in 1..=options.runs {
+            let pair = Pair {
+                pgbench_rate: self.run_pgbench(connections, options.seconds).await?,
+                rest: self.run_rest(connections, options.seconds).await?,
+            };
+            tracing::info!(
+                "  {connections} connections, run {number}: pgbench {}, REST {} users/s",
+                thousands(pair.pgbench_rate),
+                thousands(pair.rest.rate)
+            );
+            pairs.push(pair);
+        }
+        let process = self.pipeline.user_api.process().context("user-api is not running")?;
+        Ok(Series {
+            connections,
+            pairs,
+            user_api_peak_memory_mb: usage::peak_memory_mb(&process)?,
+        })
+    }
+
+    /// Creates users through REST for so many seconds.
+    async fn run_rest(&self, connections: u32, seconds: u32) -> anyhow::Result<RestRun> {
         let process = self.pipeline.user_api.process().context("user-api is not running")?;
         let run: Arc<str> = format!("{:x}", now_us()).into();
         let next = Arc::new(AtomicU64::new(0));
@@ -131,18 +172,20 @@ impl Comparison<'_> {
             created += worker??;
         }
         let elapsed = start.elapsed().as_secs_f64();
-        let cores = (usage::cpu_seconds(&process)? - cpu_before) / elapsed;
-        Ok((created as f64 / elapsed, cores))
+        Ok(RestRun {
+            rate: created as f64 / elapsed,
+            user_api_cores: (usage::cpu_seconds(&process)? - cpu_before) / elapsed,
+        })
     }
 
-    /// Users per second; connecting does not count.
-    async fn pgbench(&mut self, connections: u32, seconds: u32) -> anyhow::Result<f64> {
+    /// Lets pgbench create users for so many seconds. Returns the users per second; the time to connect does not count.
+    async fn run_pgbench(&self, connections: u32, seconds: u32) -> anyhow::Result<f64> {
         let script = self.scripts.path().join("create.sql");
         std::fs::write(&script, script_text()?)?;
         let postgres = self.pipeline.postgres()?;
-        let before = count_users(self.pipeline).await?;
+        let last_before = last_user(self.pipeline).await?;
         let output = tokio::process::Command::new(&self.pgbench)
-            .args(arguments(&script, connections, seconds))
+            .args(pgbench_arguments(&script, connections, seconds))
             .arg(postgres.url("user_api", USERS_DATABASE))
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -156,15 +199,15 @@ impl Comparison<'_> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         ensure!(
-            count_users(self.pipeline).await? > before,
+            last_user(self.pipeline).await? > last_before,
             "pgbench has created no users: {text}"
         );
         parse_rate(&text).with_context(|| format!("pgbench tells no rate: {text}"))
     }
 }
 
-fn arguments(script: &Path, connections: u32, seconds: u32) -> Vec<String> {
-    let threads = connections.min(PGBENCH_THREADS);
+fn pgbench_arguments(script: &Path, connections: u32, seconds: u32) -> Vec<String> {
+    let threads = connections.min(PGBENCH_THREADS_MAX);
     let mut arguments: Vec<String> = ["--no-vacuum", "--protocol=prepared"].map(str::to_owned).to_vec();
     arguments.push(format!("--file={}", script.display()));
     arguments.push(format!("--client={connections}"));
@@ -173,7 +216,7 @@ fn arguments(script: &Path, connections: u32, seconds: u32) -> Vec<String> {
     arguments
 }
 
-/// user-api's statement, with what its parameters are given. A random number of 60 bits makes the address unique.
+/// The script for pgbench: user-api's statement with values in place of its parameters. A random number of 60 bits makes each address unique.
 fn script_text() -> anyhow::Result<String> {
     let mut statement = statements::CREATE.to_owned();
     for (parameter, value) in [
@@ -192,13 +235,14 @@ fn script_text() -> anyhow::Result<String> {
     Ok(format!("\\set number random(1, 1000000000000000000)\n{statement};\n"))
 }
 
-async fn count_users(pipeline: &Pipeline) -> anyhow::Result<i64> {
+/// The highest id of a user; 0 where there is no user.
+async fn last_user(pipeline: &Pipeline) -> anyhow::Result<i64> {
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     let row = client.query_one("select coalesce(max(id), 0) from users", &[]).await?;
     Ok(row.get(0))
 }
 
-/// `tps = 1234.567890 (without initial connection time)`.
+/// Reads the rate from pgbench's line `tps = 1234.567890 (without initial connection time)`.
 fn parse_rate(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("tps = "))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! Reads a topic as any other consumer does: read_committed, and no line of ours but this file.
+//! Reads a topic with an ordinary consumer, which uses no code of ours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +14,11 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-/// For one request to the broker.
+/// The time limit of one request to the broker.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// A broker that is silent for so long has nothing more, or hangs.
+/// If the broker is silent for so long, it has nothing more, or it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How often a reading thread looks whether it is to end.
+/// How often a reading thread asks whether it has to end.
 const POLL: Duration = Duration::from_millis(100);
 
 /// A topic of [`PARTITIONS`] partitions.
@@ -31,12 +31,12 @@ pub(crate) struct Topic {
 /// A record that a live consumer received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// Microseconds since 1970, by the database's clock, which is this machine's.
+    /// The commit's time in microseconds since 1970, by the clock of the database, which is this machine's.
     pub committed_us: i64,
     pub received_us: i64,
 }
 
-/// Receives records in a thread of its own until it is told to end.
+/// Receives records in a thread of its own, until it is told to end.
 #[derive(Debug)]
 pub(crate) struct LiveConsumer {
     thread: JoinHandle<anyhow::Result<Vec<Arrival>>>,
@@ -51,7 +51,7 @@ impl Topic {
         }
     }
 
-    /// Waits until no transaction is open in any partition: then a read_committed consumer is shown all that there is.
+    /// Waits until no transaction is open in any partition. From then on a read_committed consumer sees every record.
     ///
     /// # Errors
     /// The broker does not answer, or a transaction stays open for 30 s.
@@ -75,7 +75,7 @@ impl Topic {
         Ok(())
     }
 
-    /// How many offsets its partitions have in all: records, and the ends of transactions.
+    /// How many offsets all partitions together have: records, and the ends of transactions.
     ///
     /// # Errors
     /// The broker does not answer.
@@ -121,13 +121,14 @@ impl Topic {
         Ok(ids)
     }
 
-    /// Receives what comes from now on.
+    /// Starts a consumer that receives the records that come from now on.
     ///
     /// # Errors
     /// The consumer cannot be made.
     pub(crate) fn receive(&self) -> anyhow::Result<LiveConsumer> {
         let consumer = self.consumer("read_committed")?;
-        // "From the end on" is wherever the end is once the consumer has asked for it, and a quick program may have written by then.
+        // The consumer gets the offsets of the current ends. If it asked Kafka for "the end", the end might have moved by the time of the answer,
+        // because a quick program may have written meanwhile.
         let mut partitions = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             let (_, end) = consumer.fetch_watermarks(&self.name, partition, REQUEST_DEADLINE)?;
@@ -177,7 +178,7 @@ impl Topic {
 }
 
 impl LiveConsumer {
-    /// All that came, in the order of its coming.
+    /// Ends the consumer. Returns all records that came, in the order in which they came.
     ///
     /// # Errors
     /// The broker failed, or a record has no position.
@@ -190,7 +191,7 @@ impl LiveConsumer {
     }
 }
 
-/// Microseconds since 1970.
+/// The current time in microseconds since 1970.
 pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! What a process has used, as Linux counts it in /proc (proc_pid_stat(5)).
+//! The resources that a process has used, as Linux counts them in /proc (proc_pid_stat(5)).
 
 use std::fs;
 
@@ -8,13 +8,13 @@ use stack::Process;
 /// `/proc/PID/stat` counts in hundredths of a second on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One process of `/proc/PID/stat`.
+/// A part of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
     /// User and system time of the process, in ticks.
     own_ticks: u64,
-    /// The same of its children that have ended.
+    /// User and system time of the process's children that have ended, in ticks.
     ended_children_ticks: u64,
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn cpu_seconds(process: &Process) -> anyhow::Result<f64> {
     Ok(stat.own_ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// As [`cpu_seconds`], with all children, also those that have ended: PostgreSQL has a process a connection.
+/// As [`cpu_seconds`], including all children, also those that have ended. PostgreSQL has a process for each connection.
 ///
 /// # Errors
 /// It has ended.
@@ -44,7 +44,7 @@ pub(crate) fn cpu_seconds_with_children(process: &Process) -> anyhow::Result<f64
     Ok((stat.own_ticks + stat.ended_children_ticks + children) as f64 / TICKS_PER_SECOND)
 }
 
-/// As [`cpu_seconds`], of this process.
+/// As [`cpu_seconds`], for this process.
 ///
 /// # Errors
 /// There is no /proc.
@@ -80,11 +80,11 @@ fn stat_of(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The fields follow the name in parentheses, which may itself hold blanks and parentheses.
+/// The fields follow the name in parentheses. The name itself may contain blanks and parentheses.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // Fields are numbered from 1 in the manual: the first one here is number 3.
+    // The manual numbers the fields from 1. The first field after the name has the number 3.
     let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use stack::{Pipeline, PipelineBuilder, Program, port, postgres};
 use tokio_postgres::Client;
 
@@ -13,106 +13,129 @@ use crate::counter::Counter;
 use crate::report::Report;
 use crate::statistics::{median, thousands};
 use crate::usage;
-use crate::view_drain::{POLL, READY_DEADLINE, RUN_DEADLINE, check_equality, create_users, wait_for};
+use crate::view_drain::{POLL, READY_DEADLINE, RUN_DEADLINE, check_equality, create_users, wait_until_counted};
 
-/// What one drain took.
+const HEADINGS: [&str; 6] = [
+    "builders",
+    "rows/s",
+    "ratio",
+    "summed peak RSS MB",
+    "builders' CPU s",
+    "PostgreSQL CPU s",
+];
+
+/// One run: so many builders have applied all users to a new view.
 struct Run {
     builders: u32,
+    users: u64,
     seconds: f64,
     /// Events that each process applied.
     applied: Vec<u64>,
-    /// Of all processes: the sum of what each had at most.
+    /// The sum of the processes' peak memory.
     memory_mb: f64,
+    /// CPU time of all processes.
     cpu_s: f64,
     postgres_cpu_s: f64,
 }
 
 /// # Errors
 /// A part failed, or a view differs from the users.
-pub(crate) async fn measure(asked: &ViewScale, builder: PipelineBuilder) -> anyhow::Result<Report> {
+pub(crate) async fn measure(options: &ViewScale, builder: PipelineBuilder) -> anyhow::Result<Report> {
     let pipeline = builder.prepare().await?;
-    let mut report = Report::begin(
-        &pipeline,
-        &[
-            "builders",
-            "rows/s",
-            "ratio",
-            "summed peak RSS MB",
-            "builders' CPU s",
-            "PostgreSQL CPU s",
-        ],
-    )
-    .await?;
-    report.notes = vec![format!(
-        "Medians of {} runs, in turns, of {} users each. The clock runs from the start of the processes until the last transaction has \
-         committed. After each run user_view was equal to users.",
-        asked.runs,
-        thousands(asked.users as f64)
-    )];
-    pipeline.users_relay.start()?;
-    pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
-    tracing::info!("creating {} users, and publishing them", thousands(asked.users as f64));
-    create_users(&pipeline, 0, asked.users).await?;
-    wait_for(
-        &mut Counter::new(&pipeline.users_relay, "relay_published_records_total"),
-        asked.users,
-    )
-    .await?;
-    pipeline.users_relay.stop().await?;
-    let client = postgres::connect(&pipeline.database_url("postgres")?).await?;
-    tracing::info!("warming up");
-    drain(&pipeline, &client, "scale_warm_up", asked.users, 1).await?;
-    let mut runs = Vec::new();
-    for number in 1..=asked.runs {
-        for &builders in &asked.builders {
-            let name = format!("scale_{number}_{builders}");
-            let run = drain(&pipeline, &client, &name, asked.users, builders).await?;
-            let rate = asked.users as f64 / run.seconds;
-            tracing::info!(
-                "  run {number}, builders {builders}: {:.2} s, {} rows/s; user_view equals users",
-                run.seconds,
-                thousands(rate)
-            );
-            report.runs.push(json!({
-                "builders": builders,
-                "users": asked.users,
-                "seconds": run.seconds,
-                "rows_per_second": rate,
-                "events_applied": run.applied,
-                "builders_peak_memory_mb": run.memory_mb,
-                "builders_cpu_seconds": run.cpu_s,
-                "postgres_cpu_seconds": run.postgres_cpu_s,
-            }));
-            runs.push(run);
-        }
-    }
-    let mut first = None;
-    for &builders in &asked.builders {
-        let of = |value: fn(&Run) -> f64| {
-            let values = runs.iter().filter(|run| run.builders == builders).map(value);
-            median(&values.collect::<Vec<_>>())
-        };
-        let rate = asked.users as f64 / of(|run| run.seconds);
-        report.table.row(vec![
-            builders.to_string(),
-            thousands(rate),
-            format!("{:.2}", rate / *first.get_or_insert(rate)),
-            format!("{:.1}", of(|run| run.memory_mb)),
-            format!("{:.2}", of(|run| run.cpu_s)),
-            format!("{:.2}", of(|run| run.postgres_cpu_s)),
-        ]);
-    }
-    drop(client);
+    let mut report = Report::begin(&pipeline, &HEADINGS).await?;
+    publish_users(&pipeline, options.users).await?;
+    let runs = measure_runs(&pipeline, options).await?;
     pipeline.stop().await?;
+    write_into_report(&mut report, options, &runs);
     Ok(report)
 }
 
-/// Has so many new builders take all users into a new database; `name` is its and the group's.
+/// Creates the users, and waits until the topic has them.
+async fn publish_users(pipeline: &Pipeline, users: u64) -> anyhow::Result<()> {
+    pipeline.users_relay.start()?;
+    pipeline.users_relay.wait_ready(READY_DEADLINE).await?;
+    tracing::info!("creating {} users, and publishing them", thousands(users as f64));
+    create_users(pipeline, 0, users).await?;
+    let mut published = Counter::new(&pipeline.users_relay, "relay_published_records_total");
+    wait_until_counted(&mut published, users).await?;
+    pipeline.users_relay.stop().await
+}
+
+/// Measures each number of builders as often as asked for; the numbers take turns.
+async fn measure_runs(pipeline: &Pipeline, options: &ViewScale) -> anyhow::Result<Vec<Run>> {
+    let client = postgres::connect(&pipeline.database_url("postgres")?).await?;
+    tracing::info!("warming up");
+    drain(pipeline, &client, "scale_warm_up", options.users, 1).await?;
+    let mut runs = Vec::new();
+    for number in 1..=options.runs {
+        for &builders in &options.builders {
+            let name = format!("scale_{number}_{builders}");
+            let run = drain(pipeline, &client, &name, options.users, builders).await?;
+            tracing::info!(
+                "  run {number}, builders {builders}: {:.2} s, {} rows/s; user_view equals users",
+                run.seconds,
+                thousands(run.rate())
+            );
+            runs.push(run);
+        }
+    }
+    Ok(runs)
+}
+
+fn write_into_report(report: &mut Report, options: &ViewScale, runs: &[Run]) {
+    report.notes = vec![format!(
+        "Medians of {} runs, in turns, of {} users each. The clock runs from the start of the processes until the last transaction has \
+         committed. After each run user_view was equal to users.",
+        options.runs,
+        thousands(options.users as f64)
+    )];
+    report.runs = runs.iter().map(Run::json).collect();
+    let mut first_rate = None;
+    for &builders in &options.builders {
+        let median_of = |value: fn(&Run) -> f64| {
+            let values = runs.iter().filter(|run| run.builders == builders).map(value);
+            median(&values.collect::<Vec<_>>())
+        };
+        let rate = options.users as f64 / median_of(|run| run.seconds);
+        report.table.add_row(vec![
+            builders.to_string(),
+            thousands(rate),
+            format!("{:.2}", rate / *first_rate.get_or_insert(rate)),
+            format!("{:.1}", median_of(|run| run.memory_mb)),
+            format!("{:.2}", median_of(|run| run.cpu_s)),
+            format!("{:.2}", median_of(|run| run.postgres_cpu_s)),
+        ]);
+    }
+}
+
+impl Run {
+    /// Rows per second.
+    fn rate(&self) -> f64 {
+        self.users as f64 / self.seconds
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "builders": self.builders,
+            "users": self.users,
+            "seconds": self.seconds,
+            "rows_per_second": self.rate(),
+            "events_applied": self.applied,
+            "builders_peak_memory_mb": self.memory_mb,
+            "builders_cpu_seconds": self.cpu_s,
+            "postgres_cpu_seconds": self.postgres_cpu_s,
+        })
+    }
+}
+
+/// Starts so many new builders, and waits until they have applied all users to the views of a new database. `name` is the name of the database and
+/// of the consumer group.
 async fn drain(pipeline: &Pipeline, client: &Client, name: &str, users: u64, builders: u32) -> anyhow::Result<Run> {
     client
         .batch_execute(&format!("create database {name} owner view_builder"))
         .await?;
-    // One by one: there is none in a transaction. Each run begins with as little to write as the one before.
+    // Each run begins with as little to write as the one before. (Two statements in one call would be one transaction, in which no database
+    // can be made.)
     client.batch_execute("checkpoint").await?;
     let url = pipeline.database_url(name)?.replacen("postgres@", "view_builder@", 1);
     let mut programs = Vec::new();
@@ -150,6 +173,7 @@ async fn drain(pipeline: &Pipeline, client: &Client, name: &str, users: u64, bui
         .await?;
     Ok(Run {
         builders,
+        users,
         seconds,
         applied,
         memory_mb,
@@ -158,7 +182,7 @@ async fn drain(pipeline: &Pipeline, client: &Client, name: &str, users: u64, bui
     })
 }
 
-/// Waits until these builders have applied all users between them; how many each has.
+/// Waits until the builders together have applied all users. Returns how many each has applied.
 async fn wait_for_all(programs: &[Program], users: u64) -> anyhow::Result<Vec<u64>> {
     let counter = |program| Counter::new(program, "view_events_applied_total");
     let mut counters: Vec<Counter<'_>> = programs.iter().map(counter).collect();

@@ -1,7 +1,7 @@
-//! Where downloaded parts stay between runs.
+//! Keeps downloaded parts between runs.
 //!
-//! An entry is made in a directory beside its final name and renamed when it is whole, under a lock: an interrupted
-//! download leaves nothing that looks finished, and two runs at once download once.
+//! An entry is made in a directory beside its final place, under a lock. When it is complete, it is renamed. So an interrupted download leaves
+//! nothing that looks complete, and two runs at once download only once.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 const FOLDER: &str = "transactional-outbox";
-/// How often a lock that another run holds is tried again.
+/// How often to try again to take a lock that another run holds.
 const LOCK_POLL: Duration = Duration::from_millis(200);
-/// Longer than any download takes; then the other run hangs.
+/// No download takes longer, unless the other run hangs.
 const LOCK_DEADLINE: Duration = Duration::from_secs(900);
 
 /// What [`look_up`] found.
 #[derive(Debug)]
 pub enum Entry {
     Present(PathBuf),
-    /// The caller has to make it; others wait meanwhile.
+    /// There is no entry, and the caller has to make it. Others wait meanwhile.
     Missing(Claim),
 }
 
-/// The right to make an entry, and the directory to make it in. Dropped unfinished, it leaves nothing.
+/// The right to make an entry, and the directory to make it in. If it is dropped before [`Claim::finish`], nothing is left.
 #[derive(Debug)]
 pub struct Claim {
     unfinished: PathBuf,
@@ -31,8 +31,8 @@ pub struct Claim {
     _lock: File,
 }
 
-/// The cache: `$XDG_CACHE_HOME`, else `/var/cache` for root (whose home the user that PostgreSQL runs as cannot
-/// reach), else `~/.cache`; the folder in it is ours.
+/// The directory of the cache. It is our folder in `$XDG_CACHE_HOME`; by default in `~/.cache`, or for root in `/var/cache`, because the user that
+/// PostgreSQL runs as cannot reach root's home.
 ///
 /// # Errors
 /// `HOME` is not set.
@@ -47,7 +47,7 @@ pub fn directory() -> anyhow::Result<PathBuf> {
     Ok(home.join(".cache").join(FOLDER))
 }
 
-/// The entry `name`, or the right to make it. Waits for another run that is making one.
+/// Returns the entry `name`, or the right to make it. If another run is making it, this waits.
 ///
 /// # Errors
 /// The cache is not writable.
@@ -63,7 +63,7 @@ pub async fn look_up(name: &str) -> anyhow::Result<Entry> {
         return Ok(Entry::Present(path));
     }
     let unfinished = cache.join(format!("{name}.unfinished"));
-    // Whoever left it here is gone, or the lock would not be ours.
+    // The run that has left this directory is gone. Otherwise it would hold the lock.
     remove(&unfinished)?;
     fs::create_dir(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
     Ok(Entry::Missing(Claim {
@@ -74,13 +74,13 @@ pub async fn look_up(name: &str) -> anyhow::Result<Entry> {
 }
 
 impl Claim {
-    /// Where to make the entry.
+    /// The directory to make the entry in.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.unfinished
     }
 
-    /// The entry is whole; gives back its final path.
+    /// Declares the entry complete. Returns its final path.
     ///
     /// # Errors
     /// It cannot be renamed.
@@ -98,7 +98,7 @@ impl Drop for Claim {
     }
 }
 
-/// One lock for all entries, since Maven's own repository bears only one writer at a time.
+/// There is one lock for all entries, because Maven's own repository allows only one writer at a time.
 async fn lock(path: &Path) -> anyhow::Result<File> {
     let file = crate::process::append(path)?;
     let waiting = async {

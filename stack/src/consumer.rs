@@ -1,4 +1,4 @@
-//! What a topic holds, as Kafka's own console consumer prints it: a reader that shares no line with ours.
+//! Reads a topic by Kafka's own console consumer, which shares no code with ours.
 
 use std::fs::{self, File};
 use std::process::Command;
@@ -9,17 +9,17 @@ use anyhow::{Context, bail};
 use crate::process::{Ending, Process};
 use crate::scratch::Scratch;
 
-/// What the console consumer prints for a null key or value: U+2400, which no JSON of ours contains.
+/// The console consumer prints this for a null key or value: U+2400, which our JSON never contains.
 const NULL: &str = "\u{2400}";
-/// How long the consumer may take to its first record where the caller knows that there is one.
+/// If the caller knows that the topic has a record, the consumer must print one within this time.
 const FIRST_RECORD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Which records a consumer is shown.
+/// Which records a consumer sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Those of committed transactions.
+    /// Records of committed transactions.
     Committed,
-    /// All, also those of aborted and open transactions.
+    /// All records, also those of aborted and open transactions.
     Uncommitted,
 }
 
@@ -30,14 +30,14 @@ pub struct Record {
     pub offset: i64,
     /// Milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Names and values, in their order.
+    /// Names and values, in the order of the record.
     pub headers: Vec<(String, String)>,
     pub key: Option<String>,
     pub value: Option<String>,
 }
 
 impl Record {
-    /// The first header of that name.
+    /// The value of the first header with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(header, _)| header == name);
@@ -91,25 +91,26 @@ impl Consumer {
     /// All records that it has printed so far.
     ///
     /// # Errors
-    /// The consumer has ended, or printed what is no record.
+    /// The consumer has ended, or has printed something that is not a record.
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
         if let Some(status) = self.process.exit_status() {
             bail!("the console consumer ended ({status}): {}", self.process.log_tail(5));
         }
         let text = fs::read(self.directory.path().join("records"))?;
         let text = String::from_utf8(text).context("the console consumer printed no UTF-8")?;
-        // The last line may be half written.
+        // The last line may not be complete yet.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(parse).collect()
     }
 
-    /// All records, when none has come for `quiet`. An empty topic takes a minute: the consumer's own start cannot be told from it.
+    /// Waits until no record has come for `quiet`, and returns all records. For an empty topic this takes a minute, because the consumer might still
+    /// be starting.
     ///
     /// # Errors
     /// As [`Consumer::records`].
     pub async fn read_until_quiet(&self, quiet: Duration) -> anyhow::Result<Vec<Record>> {
         let start = Instant::now();
-        // The length tells of news: parsing a large topic again and again would take longer than reading it.
+        // The length of the output shows whether records have come. Parsing a large topic again and again would take longer than reading it.
         let (mut printed, mut last_news) = (0, start);
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -125,7 +126,7 @@ impl Consumer {
     }
 }
 
-/// `CreateTime:1795344833217\tPartition:0\tOffset:5\tid:…,eventType:…\tKEY\tVALUE`.
+/// Parses a line such as `CreateTime:1795344833217\tPartition:0\tOffset:5\tid:…,eventType:…\tKEY\tVALUE`.
 fn parse(line: &str) -> anyhow::Result<Record> {
     let wrong = || format!("no record of the console consumer: {line}");
     let mut fields = line.splitn(6, '\t');

@@ -1,6 +1,6 @@
-//! Where made-up people work.
+//! The departments of made-up people.
 
-/// The departments of the quick start's and the benchmarks' users, where nobody asks for others.
+/// The default departments for the users of the quick start and of the benchmarks.
 pub const DEPARTMENTS: [&str; 8] = [
     "개발팀",
     "기획팀",

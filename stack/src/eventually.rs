@@ -1,4 +1,4 @@
-//! Waiting for what is true soon, without guessing how soon.
+//! Waits until something is true, without guessing how long that takes.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use anyhow::Context;
 /// How often [`eventually`] asks again.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Asks again and again until the answer is `Some`, and gives it back.
+/// Asks again and again until the answer is `Some`. Returns the value in it.
 ///
 /// # Panics
 /// When `deadline` has passed; the message is `what`.
@@ -31,7 +31,7 @@ where
     }
 }
 
-/// As [`eventually`], for a question that may fail until it succeeds.
+/// As [`eventually`], but for a question that fails until it succeeds.
 ///
 /// # Errors
 /// The last failure, when `deadline` has passed.

@@ -24,22 +24,22 @@ use crate::process::{Ending, Process};
 use crate::scratch::Scratch;
 use crate::{metadata, port};
 
-/// A start takes 3 s on a quiet machine; after a crash, recovery comes on top. For each node.
+/// For one node. A start takes 3 s on a quiet machine, and longer after a crash, because the node then recovers its logs.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How to start a [`Kafka`].
 #[derive(Clone, Debug, Default)]
 pub struct KafkaOptions {
-    /// The release, such as `4.1.1`; none: [`VERSION`].
+    /// The release, such as `4.1.1`. None: [`VERSION`].
     pub version: Option<String>,
-    /// 0: a free one.
+    /// The port; 0 is a free one.
     pub port: u16,
-    /// Kept there, and continued when it holds a node's data already; none: a temporary directory.
+    /// The directory of the data, which is kept. If it has a node's data already, the node continues from it. None: a temporary directory.
     pub data: Option<PathBuf>,
     /// Further lines for `server.properties`, by name and value.
     pub settings: Vec<(String, String)>,
-    /// Further listeners on free ports of `localhost`, by name and security protocol; what they demand is in `settings`.
+    /// Further listeners on free ports of `localhost`: name and security protocol of each. `settings` says what they demand.
     pub listeners: Vec<(String, String)>,
     /// Further arguments for the tool that formats the storage, such as `--add-scram`.
     pub format_arguments: Vec<String>,
@@ -54,21 +54,21 @@ impl KafkaOptions {
     }
 }
 
-/// A broker on 127.0.0.1: alone, or one of a [`KafkaCluster`](crate::KafkaCluster). Dropping it kills the broker and removes a temporary data directory.
+/// A broker on 127.0.0.1, alone or in a [`KafkaCluster`](crate::KafkaCluster). Dropping it kills the broker, and removes a temporary data directory.
 #[derive(Debug)]
 pub struct Kafka {
-    // Before `directory`, so that the broker has ended when its directory is removed.
+    // This field stands before `directory`, so that the broker has ended when its directory is removed.
     process: Mutex<Option<Arc<Process>>>,
     release: Release,
     layout: Layout,
-    /// From 1.
+    /// The number of the node, from 1.
     id: usize,
     listeners: Vec<Listener>,
     directory: Scratch,
 }
 
 impl Kafka {
-    /// Formats the storage where there is none yet, and starts the node, which is alone in its cluster.
+    /// Starts a node that is alone in its cluster. Formats its storage first, if it has none yet.
     ///
     /// # Errors
     /// Kafka could not be obtained, Java is missing or too old, or the node does not start; the message has its last log lines.
@@ -79,7 +79,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Formats the storage of the node `id` of a cluster where there is none yet, and does not start it; its port is the layout's.
+    /// Formats the storage of node `id` of a cluster, if it has none yet. Does not start the node. Its port comes from the layout.
     pub(crate) async fn format_in(layout: Layout, id: usize, options: KafkaOptions) -> anyhow::Result<Self> {
         let release = Release::get(options.version.as_deref().unwrap_or(VERSION)).await?;
         Self::format_release(release, layout, id, options).await
@@ -126,39 +126,39 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port())
     }
 
-    /// `HOST:PORT` of each of the cluster's nodes for clients, with commas; this node's is the first.
+    /// `HOST:PORT` of each node of the cluster for clients, separated by commas. This node comes first.
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
         self.layout.bootstrap_servers(self.id)
     }
 
-    /// `HOST:PORT` of a further listener; its host is `localhost`.
+    /// `HOST:PORT` of a further listener. The host is `localhost`.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<String> {
         let listener = self.listeners.iter().find(|listener| listener.name == name)?;
         Some(format!("localhost:{}", listener.port))
     }
 
-    /// The broker's process, none while it is stopped.
+    /// The broker's process. None: it is stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the broker logs.
+    /// The file that the broker logs into.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.directory.path().join("kafka.log")
     }
 
-    /// SIGKILL.
+    /// Kills the broker by SIGKILL.
     pub async fn kill_hard(&self) {
         if let Some(process) = self.take() {
             process.kill_hard().await;
         }
     }
 
-    /// Kafka's controlled shutdown.
+    /// Stops the broker by Kafka's controlled shutdown.
     ///
     /// # Errors
     /// It did not end in time, and was killed.
@@ -169,12 +169,12 @@ impl Kafka {
         Ok(())
     }
 
-    /// The nodes of a cluster need each other, and share the machine.
+    /// The nodes of a cluster need each other and share the machine, so each gets more time.
     fn deadline(&self, of_one_node: Duration) -> Duration {
         of_one_node * u32::try_from(self.layout.node_count()).unwrap_or(1)
     }
 
-    /// Starts the node on the same data and port, and waits until it answers for its metadata.
+    /// Starts the node again with its data and port. Waits until it answers a request for its metadata.
     ///
     /// # Errors
     /// It does not come up.
@@ -184,7 +184,7 @@ impl Kafka {
 
     /// As [`Kafka::start_again`], with further arguments for Java.
     async fn start_with(&self, java_arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = self.java("logging.properties", self.memory());
+        let mut command = self.java_command("logging.properties", self.heap_arguments());
         command
             .args(java_arguments)
             .arg("kafka.Kafka")
@@ -214,8 +214,8 @@ impl Kafka {
         }
     }
 
-    /// Arguments for Java's heap. The brokers of a cluster share the machine, and the load among them.
-    fn memory(&self) -> &'static [&'static str] {
+    /// Java's arguments for the heap. The brokers of a cluster share the machine and its load, so each gets less.
+    fn heap_arguments(&self) -> &'static [&'static str] {
         match self.layout.node_count() {
             1 => &["-Xms256m", "-Xmx512m"],
             _ => &["-Xms128m", "-Xmx256m"],
@@ -226,7 +226,7 @@ impl Kafka {
         if self.directory.path().join("data/meta.properties").exists() {
             return Ok(());
         }
-        let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
+        let mut command = self.java_command("tool-logging.properties", &["-Xmx256m"]);
         command
             .args(["kafka.tools.StorageTool", "format", "-t", &self.layout.cluster_id, "-c"])
             .arg(self.configuration())
@@ -234,11 +234,12 @@ impl Kafka {
         tools::run(command, "StorageTool").await.map(drop)
     }
 
-    fn java(&self, logging: &str, memory: &[&str]) -> Command {
+    /// The beginning of a command that runs one of Kafka's classes. `logging` is the file of its logging configuration.
+    fn java_command(&self, logging: &str, memory: &[&str]) -> Command {
         let mut command = Command::new(release::java_program());
         command.args(memory);
         if logging.starts_with("tool") {
-            // A tool lives for seconds: compile little, collect with one thread.
+            // A tool runs only for seconds, so Java should compile little, and collect garbage in one thread.
             command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         }
         command.args(classes::arguments(self.release.classes.as_deref()));

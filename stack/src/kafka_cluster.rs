@@ -1,4 +1,4 @@
-//! A cluster of real Apache Kafka: nodes that are broker and controller each, so that a majority of them is needed for both.
+//! A cluster of real Apache Kafka. Each node is a broker and a controller, so both need a majority of the nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use crate::kafka::{Kafka, KafkaOptions, Layout};
 use crate::{eventually_ok, metadata};
 
 const TOGETHER_DEADLINE: Duration = Duration::from_secs(60);
-/// A broker that was killed is taken for dead, and its partitions get other leaders, after this time. Kafka's own default is 9 s.
+/// After this time without a sign of life, a broker counts as dead, and its partitions get other leaders. Kafka's own default is 9 s.
 const SESSION_TIMEOUT_MS: &str = "3000";
 const HEARTBEAT_INTERVAL_MS: &str = "500";
 
-/// Running nodes. Topics, those of Kafka's own too, have three replicas by default, of which two must have a record (`min.insync.replicas`).
+/// A running cluster. By default each topic has three replicas, Kafka's own topics too, and two of them must have a record (`min.insync.replicas`).
 #[derive(Debug)]
 pub struct KafkaCluster {
     nodes: Vec<Arc<Kafka>>,
 }
 
 impl KafkaCluster {
-    /// Starts `node_count` nodes at once, each with these options, and waits until they know each other.
+    /// Starts `node_count` nodes at once, all with these options. Waits until they know each other.
     ///
     /// # Errors
-    /// As [`Kafka::start`]; a port or a directory is given, which the nodes cannot share.
+    /// As [`Kafka::start`]. Or the options have a port or a directory, which the nodes cannot share.
     pub async fn start(node_count: usize, options: KafkaOptions) -> anyhow::Result<Self> {
         ensure!(
             options.port == 0 && options.data.is_none(),
@@ -42,7 +42,7 @@ impl KafkaCluster {
         let options = KafkaOptions { settings, ..options };
         let formatted = (1..=node_count).map(|id| Kafka::format_in(layout.clone(), id, options.clone()));
         let nodes = try_join_all(formatted).await?;
-        // None answers before a majority of them runs.
+        // No node answers before a majority of them runs.
         try_join_all(nodes.iter().map(Kafka::start_again)).await?;
         let cluster = Self {
             nodes: nodes.into_iter().map(Arc::new).collect(),
@@ -51,7 +51,7 @@ impl KafkaCluster {
         Ok(cluster)
     }
 
-    /// The node `id`, from 1.
+    /// The node with this id. Ids count from 1.
     ///
     /// # Panics
     /// There is no such node.
@@ -68,7 +68,7 @@ impl KafkaCluster {
         (1..).take(self.nodes.len()).collect()
     }
 
-    /// Waits until each node knows all of them as brokers.
+    /// Waits until each node knows all nodes as brokers.
     ///
     /// # Errors
     /// They do not come together within a minute.

@@ -1,9 +1,10 @@
-//! Obtains, starts and ends real parts: PostgreSQL, Apache Kafka, and the pipeline's own programs as child processes.
+//! Obtains, starts and ends PostgreSQL, Apache Kafka, and the pipeline's own programs, all as child processes.
 //!
-//! The quick start, the end-to-end tests and the benchmarks all run on what this crate starts. Nothing that it starts outlives
-//! the process that asked for it: see [`warden`].
+//! The quick start, the end-to-end tests and the benchmarks run on what this crate starts. Nothing that it starts outlives the process that asked for
+//! it: see [`warden`].
 
 pub mod cache;
+pub mod checkout;
 pub mod consumer;
 mod departments;
 pub mod eventually;

@@ -1,4 +1,4 @@
-//! Fetching from Maven Central by its ordinary client.
+//! Downloads from Maven Central by its ordinary client.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::bail;
 
 use crate::process::{Ending, Process};
 
-/// The dependency plugin, pinned so that a newer one changes nothing unseen.
+/// The dependency plugin. Its version is fixed, so that a new version changes nothing unnoticed.
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 
 /// Runs `goal` of Maven's dependency plugin in `directory`. A wrong checksum is a failure.

@@ -1,6 +1,6 @@
-//! Asks a Kafka broker for the cluster's metadata: an open port is not a ready broker.
+//! Asks a Kafka broker for the cluster's metadata, because an open port does not mean that the broker is ready.
 //!
-//! One request of Kafka's protocol, written out: Metadata version 1 (api key 3), which every broker from 0.10 on answers.
+//! It sends one request of Kafka's protocol, byte by byte: Metadata version 1 (API key 3), which every broker since 0.10 answers.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const DEADLINE: Duration = Duration::from_secs(3);
-/// An answer without topics is some hundred bytes; more is no Kafka broker.
+/// An answer without topics has some hundred bytes. If there are more, it is not a Kafka broker.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const CORRELATION_ID: i32 = 7;
 
-/// The number of brokers that the one at `address` (`HOST:PORT`) knows.
+/// How many brokers the broker at `address` (`HOST:PORT`) knows.
 ///
 /// # Errors
 /// Nobody answers within 3 s, or not as a Kafka broker does.
@@ -51,7 +51,7 @@ fn request() -> Vec<u8> {
     body.extend(CORRELATION_ID.to_be_bytes());
     body.extend(i16::try_from(client.len()).unwrap_or(0).to_be_bytes());
     body.extend(client);
-    // An empty list of topics: none of them.
+    // An empty list asks for no topic.
     body.extend(0_i32.to_be_bytes());
     let mut request = i32::try_from(body.len()).unwrap_or(0).to_be_bytes().to_vec();
     request.extend(body);

@@ -10,20 +10,20 @@ use anyhow::{Context, bail};
 use crate::random::Random;
 use crate::{cache, process};
 
-/// Free ports are taken from here: below Linux's usual range for outgoing connections (32768 and up), where a client that keeps
-/// trying to reach a part that is being restarted could be given that very port as its own.
+/// Free ports are taken from here on. They are below the range that Linux usually uses for outgoing connections (32768 and up). A client that keeps
+/// trying to reach a part that is being restarted could otherwise get that very port as its own.
 const FIRST: u16 = 20_000;
 const BLOCKS: u16 = 60;
-/// A process takes ports block by block, and has its blocks to itself. Otherwise another process could take the port of a part that is being restarted.
+/// A process takes whole blocks of ports, so that no other process can take the port of a part that is being restarted.
 const BLOCK_PORTS: u16 = 200;
 
 static OWNED: Mutex<Owned> = Mutex::new(Owned::nothing());
 
 /// The blocks of this process.
 struct Owned {
-    /// Those that were not handed out yet.
+    /// The ports that were not handed out yet.
     ports: VecDeque<u16>,
-    /// One for each block, for as long as the process lives.
+    /// The lock of each block. It is held as long as the process lives.
     locks: Vec<File>,
 }
 
@@ -35,12 +35,12 @@ impl Owned {
         }
     }
 
-    /// Takes a block that no process has.
+    /// Takes a block that no other process has.
     ///
     /// # Errors
     /// None is left, or the locks cannot be made.
     fn take_block(&mut self) -> anyhow::Result<()> {
-        // Not always the first ones: a client of an earlier run that is just ending could still know their ports.
+        // The search begins at a random block. The first blocks may still be known to a client of an earlier run that is just ending.
         let begin = Random::from_entropy().below(u64::from(BLOCKS));
         let begin = u16::try_from(begin).unwrap_or_default();
         for block in (0..BLOCKS).map(|place| (begin + place) % BLOCKS) {
@@ -55,7 +55,7 @@ impl Owned {
     }
 }
 
-/// The lock of a block; none: another process has it.
+/// Tries to lock a block. None: another process has it.
 fn lock(block: u16) -> anyhow::Result<Option<File>> {
     let directory = cache::directory()?.join("ports");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -63,7 +63,7 @@ fn lock(block: u16) -> anyhow::Result<Option<File>> {
     Ok(file.try_lock().is_ok().then_some(file))
 }
 
-/// Whether somebody could listen on 127.0.0.1:`port` right now.
+/// Whether a program could listen on 127.0.0.1:`port` right now.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
@@ -85,7 +85,7 @@ pub fn free() -> anyhow::Result<u16> {
     }
 }
 
-/// `wanted`, or a free port where `wanted` is 0.
+/// Returns `wanted`, or a free port if `wanted` is 0.
 ///
 /// # Errors
 /// None is free.

@@ -1,6 +1,8 @@
-//! A private PostgreSQL cluster: loopback only, no password, never as root.
+//! A private PostgreSQL cluster. It listens only on the loopback interface, has no password, and never runs as root.
 
 mod access;
+mod backends;
+mod client;
 mod copy;
 mod standby;
 
@@ -11,29 +13,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use rustix::process::{Signal, kill_process};
+use tokio_postgres::Client;
 
 use crate::port;
 use crate::postgres_binaries::Binaries;
 use crate::process::{Ending, Process};
 use crate::scratch::Scratch;
 use crate::unprivileged::{self, User};
+use backends::{children_of, is_alive};
+use client::psql;
 
-/// A start takes a second; after a crash, recovery comes on top.
+pub use client::{connect, query, run_script};
+
+/// A start takes a second, and longer after a crash, because the server then recovers.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
-/// Longest path of a Unix socket's directory, so that `/.s.PGSQL.12345` still fits into 107 bytes.
+/// The longest path for the directory of a Unix socket, so that `/.s.PGSQL.12345` still fits into 107 bytes.
 const SOCKET_DIRECTORY_BYTES_MAX: usize = 90;
 
 /// How to start a [`Postgres`].
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
-    /// A major version to download (15 to 18); none: the newest of 15-18 that this machine has, else a download.
+    /// The major version to download (15 to 18). None: the newest of 15-18 on this machine, otherwise a download.
     pub version: Option<u32>,
-    /// 0: a free one.
+    /// The port; 0 is a free one.
     pub port: u16,
-    /// Kept there, and continued when it holds a cluster already; none: a temporary directory.
+    /// The data directory, which is kept. If it has a cluster already, the server continues from it. None: a temporary directory.
     pub data: Option<PathBuf>,
     /// Further lines for `postgresql.conf`, by name and value.
     pub settings: Vec<(String, String)>,
@@ -48,10 +54,10 @@ impl PostgresOptions {
     }
 }
 
-/// A cluster with superuser `postgres`, logical replication on. Dropping it ends the server and removes a temporary data directory.
+/// A cluster with logical replication, whose superuser is `postgres`. Dropping it ends the server, and removes a temporary data directory.
 #[derive(Debug)]
 pub struct Postgres {
-    // Before `directory`, so that the server has ended when its directory is removed.
+    // This field stands before `directory`, so that the server has ended when its directory is removed.
     process: Mutex<Option<Arc<Process>>>,
     binaries: Binaries,
     user: Option<User>,
@@ -61,7 +67,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes the cluster where there is none yet, and starts it.
+    /// Starts the cluster. Makes it first, if the data directory has none yet.
     ///
     /// # Errors
     /// PostgreSQL could not be obtained, or does not start; the message has its last log lines.
@@ -94,13 +100,13 @@ impl Postgres {
         self.binaries.version
     }
 
-    /// The server's process, none while it is stopped.
+    /// The server's process. None: it is stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A connection URL; no password is needed.
+    /// The URL for a connection. It needs no password.
     #[must_use]
     pub fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
@@ -117,7 +123,7 @@ impl Postgres {
         }
     }
 
-    /// What the server logs.
+    /// The file that the server logs into.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.directory.path().join("postgres.log")
@@ -131,7 +137,7 @@ impl Postgres {
         connect(&self.url(user, database)).await
     }
 
-    /// Runs `sql`, any number of statements, as the superuser on `database`; the last result's rows as text, null as `None`.
+    /// Runs `sql`, which may have several statements, on `database` as the superuser. Returns the rows of the last result as text; null is `None`.
     ///
     /// # Errors
     /// The server is not there or the statement failed.
@@ -140,7 +146,7 @@ impl Postgres {
         query(&client, sql).await
     }
 
-    /// Runs the psql script `file` as the superuser on database `postgres`, and stops at its first error.
+    /// Runs the psql script `file` on the database `postgres` as the superuser. Stops at the first error.
     ///
     /// # Errors
     /// psql is missing, or a statement failed.
@@ -148,7 +154,7 @@ impl Postgres {
         run_script(&self.url("postgres", "postgres"), file).await
     }
 
-    /// Runs `sql` by the command `psql` as its user would; what it prints, unaligned and without headings.
+    /// Runs `sql` by the command `psql`. Returns what it prints, unaligned and without headings.
     ///
     /// # Errors
     /// psql is missing, or a statement failed.
@@ -160,10 +166,10 @@ impl Postgres {
         .await
     }
 
-    /// SIGKILL to the server and all its backends, as a crash of the machine's memory would end them.
+    /// Kills the server and all its backends by SIGKILL, so that nothing of them is left in memory.
     pub async fn kill_hard(&self) {
         let Some(process) = self.take() else { return };
-        // Stopped first, so that it starts no new backend while they are being listed.
+        // The server is stopped first, so that it starts no new backend while the backends are listed.
         process.signal(Signal::STOP);
         let backends = children_of(process.id());
         process.signal(Signal::KILL);
@@ -173,13 +179,13 @@ impl Postgres {
             }
         }
         process.exited().await;
-        // A backend that still held the shared memory would keep the next start from succeeding.
+        // The next start would fail as long as a backend holds the shared memory.
         while backends.iter().any(|backend| is_alive(*backend)) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// PostgreSQL's fast shutdown: connections are cut, data is written.
+    /// Stops the server by PostgreSQL's fast shutdown: it cuts the connections and writes its data.
     ///
     /// # Errors
     /// It did not end in time, and was killed.
@@ -190,7 +196,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts the server on the same data and port, and waits until it answers.
+    /// Starts the server again with its data and port. Waits until it answers.
     ///
     /// # Errors
     /// It does not come up.
@@ -217,7 +223,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Copies the data directory of the stopped server aside, as a cold backup does; one copy is kept.
+    /// Copies the data directory of the stopped server, as a cold backup does. Only one copy is kept.
     ///
     /// # Errors
     /// It cannot be copied.
@@ -225,7 +231,7 @@ impl Postgres {
         replace_directory(&self.data(), &self.saved_data())
     }
 
-    /// Puts the copy of [`Postgres::save_data`] back; the server must be stopped.
+    /// Puts the copy of [`Postgres::save_data`] back. The server must be stopped.
     ///
     /// # Errors
     /// There is none, or it cannot be copied.
@@ -261,14 +267,15 @@ impl Postgres {
             }
             return Ok(());
         }
-        // Made under another name and renamed when whole, since an interrupted initdb leaves something that looks like a cluster.
+        // The data directory is made under another name and renamed at the end, because an interrupted initdb leaves something that looks like a
+        // cluster.
         let unfinished = self.directory.path().join("data.unfinished");
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
         }
         unprivileged::make_directory(&unfinished, self.user.as_ref())?;
         let mut command = Command::new(self.binaries.program("initdb"));
-        // Locale C sorts by code points, the same on every machine.
+        // The locale C sorts by code points, which is the same on every machine.
         command
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8"])
             .args(["--no-locale", "--no-sync", "--pgdata"])
@@ -282,7 +289,7 @@ impl Postgres {
         fs::rename(&unfinished, &data).with_context(|| format!("cannot make {}", data.display()))
     }
 
-    /// By name and value. On the command line they win over whatever a kept cluster's files say.
+    /// All settings by name and value. They are given on the command line, where they win over the files of a kept cluster.
     fn all_settings(&self) -> Vec<(String, String)> {
         let socket_directory = self.socket_directory().display().to_string();
         let port = self.port.to_string();
@@ -304,65 +311,7 @@ impl Postgres {
     }
 }
 
-/// A connection to `url`, without TLS.
-///
-/// # Errors
-/// The server does not answer or refuses.
-pub async fn connect(url: &str) -> anyhow::Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .context("cannot connect to postgres")?;
-    // Its failure shows as an error of the client's next statement.
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// Runs `sql`, any number of statements; the last result's rows as text, null as `None`.
-///
-/// # Errors
-/// A statement failed.
-pub async fn query(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
-    let mut rows = Vec::new();
-    for message in client.simple_query(sql).await? {
-        match message {
-            SimpleQueryMessage::RowDescription(_) => rows.clear(),
-            SimpleQueryMessage::Row(row) => rows.push(
-                (0..row.len())
-                    .map(|column| row.get(column).map(str::to_owned))
-                    .collect(),
-            ),
-            _ => {}
-        }
-    }
-    Ok(rows)
-}
-
-/// Runs the psql script `file` against `url`, and stops at its first error.
-///
-/// # Errors
-/// psql is missing, or a statement failed.
-pub async fn run_script(url: &str, file: &Path) -> anyhow::Result<()> {
-    let file = file.to_string_lossy();
-    psql(url, &["--quiet", "--file", &file]).await.map(drop)
-}
-
-async fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = tokio::process::Command::new("psql")
-        .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", url])
-        .args(arguments)
-        // Notices that something exists already are no news in a script that may run twice.
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("cannot run psql (on Debian and Ubuntu the package postgresql-client)")?;
-    if !output.status.success() {
-        bail!("psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
-}
-
-/// `cp` keeps owners and modes, on which PostgreSQL insists.
+/// `cp` keeps owners and modes, because PostgreSQL demands certain ones.
 fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
         fs::remove_dir_all(to).with_context(|| format!("cannot remove {}", to.display()))?;
@@ -375,28 +324,4 @@ fn replace_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
         .context("cannot run cp")?;
     anyhow::ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())
-}
-
-fn children_of(parent: u32) -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| stat_of(*pid).is_some_and(|(_, its_parent)| its_parent == parent))
-        .filter_map(Pid::from_raw)
-        .collect()
-}
-
-/// A zombie holds nothing any more.
-fn is_alive(pid: Pid) -> bool {
-    stat_of(pid.as_raw_nonzero().get()).is_some_and(|(state, _)| state != 'Z')
-}
-
-/// State and parent, which follow the name in parentheses (proc_pid_stat(5)).
-fn stat_of(pid: i32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.next()?.parse().ok()?))
 }

@@ -1,9 +1,9 @@
-//! PostgreSQL's own programs: found on the machine, or downloaded.
+//! Finds PostgreSQL's own programs on the machine, or downloads them.
 //!
-//! The download is `io.zonky.test.postgres:embedded-postgres-binaries-linux-*` from Maven Central: 15 MB, holding `initdb`,
-//! `pg_ctl`, `postgres` and all of `lib` (so `pgoutput` too), built against an old glibc with its libraries beside it. It runs on
-//! any Linux with glibc and needs no package but the Maven that Kafka needs anyway, and `xz`. A package of the distribution would
-//! bring one version only, and on Debian start a server of its own as a side effect.
+//! The download is `io.zonky.test.postgres:embedded-postgres-binaries-linux-*` from Maven Central. It has 15 MB: `initdb`, `pg_ctl`, `postgres` and
+//! all of `lib`, which includes `pgoutput`. It is built against an old glibc, and has its libraries with it, so it runs on any Linux with glibc. It
+//! needs no packages except `xz` and Maven, which Kafka needs anyway. A package of the distribution would have only one version, and on Debian it
+//! would also start a server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use crate::maven;
 
 /// The major versions that the pipeline supports.
 pub const SUPPORTED: std::ops::RangeInclusive<u32> = 15..=18;
-/// What is downloaded, by major version.
+/// The release to download for each major version.
 const RELEASES: [(u32, &str); 4] = [(15, "15.15.0"), (16, "16.11.0"), (17, "17.7.0"), (18, "18.1.0")];
-/// Downloaded where none was asked for and none was found.
+/// This version is downloaded if none was asked for and none was found.
 const DEFAULT_VERSION: u32 = 18;
 
-/// A directory with `initdb` and `postgres`, and their major version.
+/// A directory with `initdb` and `postgres`, and the major version of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binaries {
     pub directory: PathBuf,
@@ -29,13 +29,13 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// The program `name`.
+    /// The path of the program `name`.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// The newest supported PostgreSQL of this machine, else a download.
+    /// The newest supported PostgreSQL on this machine, or a download.
     ///
     /// # Errors
     /// None was found and the download failed.
@@ -46,11 +46,11 @@ impl Binaries {
         }
     }
 
-    /// The download of this major version, from the cache after the first time. Always the same release on every machine, so
-    /// that a test's result does not depend on what is installed.
+    /// The download of this major version. It is downloaded the first time, and comes from the cache later. It is the same release on every machine,
+    /// so that the result of a test does not depend on what is installed.
     ///
     /// # Errors
-    /// There is no download for `version` or this processor, or it failed.
+    /// There is no download for `version` or for this processor, or the download failed.
     pub async fn downloaded(version: u32) -> anyhow::Result<Self> {
         let Some((_, release)) = RELEASES.iter().find(|(major, _)| *major == version) else {
             bail!("no download for PostgreSQL {version}: there are 15 to 18");
@@ -106,7 +106,7 @@ async fn download(release: &str, directory: &Path) -> anyhow::Result<()> {
             bail!("{artifact} lacks {needed}");
         }
     }
-    // The user that PostgreSQL runs as has to read it, whatever root's umask is.
+    // The user that PostgreSQL runs as must be able to read the files, whatever root's umask is.
     let readable = Command::new("chmod")
         .args(["-R", "a+rX"])
         .arg(directory)
@@ -118,7 +118,7 @@ async fn download(release: &str, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Debian keeps each version's programs off the PATH, in a directory of their own.
+/// Looks for installed programs. Debian keeps the programs of each version in a directory of their own, which is not in the PATH.
 fn found() -> Option<Binaries> {
     let debian = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -141,7 +141,7 @@ fn version_of(postgres: &Path) -> Option<u32> {
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)` is 15.
+/// Reads the major version: `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)` is 15.
 fn parse_version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("(PostgreSQL) ")?;
     let digits = version.find(|c: char| !c.is_ascii_digit())?;

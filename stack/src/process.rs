@@ -1,4 +1,4 @@
-//! One child process in a process group of its own, its output in a file.
+//! One child process, in a process group of its own. Its output goes into a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -13,13 +13,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::warden;
 
-/// How often an end is looked for. The standard library's child is polled, since tokio's belongs to the runtime that spawned it
-/// and a part shared by several tests outlives each of their runtimes.
+/// How often to ask whether a process has ended. This uses the standard library's child. Tokio's child belongs to the runtime that spawned it, and a
+/// part that several tests share outlives the runtime of each.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a dropped process may take over its ending before SIGKILL.
+/// A dropped process has so long to end before it gets SIGKILL.
 const DROP_DEADLINE: Duration = Duration::from_secs(6);
 
-/// A running (or ended) child. Dropping it ends the child; so does the death of this process.
+/// A child process, running or ended. Dropping it ends the child. The child also ends when this process dies.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -29,18 +29,18 @@ pub struct Process {
     ending: Ending,
 }
 
-/// What ends a process when nobody is there any more to end it with care.
+/// The signal that ends a process when it is dropped, or when this process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// SIGKILL: for what recovers by itself.
+    /// SIGKILL: for a program that recovers by itself.
     Kill,
-    /// SIGQUIT, PostgreSQL's immediate shutdown: SIGKILL would leave its backends behind for a while.
+    /// SIGQUIT, PostgreSQL's immediate shutdown. SIGKILL would leave its backends behind for a while.
     Quit,
 }
 
 impl Process {
-    /// Starts `command` in a process group of its own, so that a terminal's Ctrl-C reaches only us and we end the parts in order.
-    /// Its standard output and error are appended to `log`.
+    /// Starts `command` in a process group of its own. So a Ctrl-C on the terminal reaches only us, and we end the parts in their order. Standard
+    /// output and standard error are appended to `log`.
     ///
     /// # Errors
     /// The log cannot be opened or the program cannot be run.
@@ -54,7 +54,7 @@ impl Process {
         Self::spawn_with_stdout(name, command.stderr(output), log, ending)
     }
 
-    /// As [`Process::spawn`], but the caller has said where standard output and error go; `log` is what [`Process::log_tail`] reads.
+    /// As [`Process::spawn`], but the caller has set standard output and standard error. `log` is the file that [`Process::log_tail`] reads.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -70,7 +70,7 @@ impl Process {
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot run {} as {name}", command.get_program().to_string_lossy()))?;
-        warden::watch(child.id(), ending.signal_name());
+        warden::end_group_with_us(child.id(), ending.signal_name());
         Ok(Self {
             name,
             pid: Pid::from_child(&child),
@@ -85,19 +85,19 @@ impl Process {
         &self.name
     }
 
-    /// The operating system's number of the process, which is also its group's.
+    /// The id of the process, which is also the id of its group.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Where its output goes.
+    /// The file that the output goes into.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// How it ended, or none while it runs.
+    /// How the process ended. None: it still runs.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.reap(&mut self.child())
@@ -108,10 +108,10 @@ impl Process {
         self.exit_status().is_none()
     }
 
-    /// Sends `signal` to the whole group; nothing once the process has ended.
+    /// Sends `signal` to the whole group, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         let mut child = self.child();
-        // Under the lock nobody reaps it, so the number cannot have gone to another process.
+        // Nobody reaps the child while we hold the lock. So the id cannot belong to another process yet.
         if self.reap(&mut child).is_none()
             && let Err(err) = kill_process_group(self.pid, signal)
         {
@@ -119,7 +119,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end. Cancel-safe.
+    /// Waits until the process ends. This is cancel-safe.
     pub async fn exited(&self) -> ExitStatus {
         loop {
             if let Some(status) = self.exit_status() {
@@ -129,16 +129,16 @@ impl Process {
         }
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL, and waits until the process ends.
     pub async fn kill_hard(&self) -> ExitStatus {
         self.signal(Signal::KILL);
         self.exited().await
     }
 
-    /// Sends `signal` and waits for the end.
+    /// Sends `signal`, and waits until the process ends.
     ///
     /// # Errors
-    /// It was still running after `deadline`; it has been killed then.
+    /// The process still ran after `deadline`. It has been killed then.
     pub async fn stop(&self, signal: Signal, deadline: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(signal);
         if let Ok(status) = tokio::time::timeout(deadline, self.exited()).await {
@@ -152,7 +152,7 @@ impl Process {
         )
     }
 
-    /// The last `lines` lines of its output, as text.
+    /// The last `lines` lines of the output.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
         tail(&self.log, lines).unwrap_or_else(|err| format!("(no log: {err})"))
@@ -165,7 +165,7 @@ impl Process {
     fn reap(&self, child: &mut Child) -> Option<ExitStatus> {
         let status = child.try_wait().ok().flatten();
         if status.is_some() {
-            warden::forget(self.id());
+            warden::forget_group(self.id());
         }
         status
     }
@@ -203,7 +203,7 @@ impl Ending {
     }
 }
 
-/// Opens `path` for appending, and makes it where it does not exist.
+/// Opens a file for appending. Makes the file if there is none.
 ///
 /// # Errors
 /// The file cannot be opened.

@@ -1,22 +1,21 @@
 //! One of the pipeline's own programs as a child process.
 
+mod commands;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::process::{Ending, Process};
 
-/// What the programs promise after SIGTERM, and a second for a busy machine.
+/// The programs promise to end so soon after SIGTERM. There is one second more, for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(6);
-/// For commands that do one thing and end, such as a migration.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A program, its arguments and environment; running or not. Dropping it ends it.
+/// A program with its arguments and its environment. It may be running or not. Dropping it ends it.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -28,17 +27,17 @@ pub struct Program {
     process: Mutex<Option<Arc<Process>>>,
 }
 
-/// How a program answered for its readiness.
+/// The answer of a program's `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// With the answer's body, which has the reasons.
+    /// The text is the body of the answer, which has the reasons.
     NotReady(String),
 }
 
 impl Program {
-    /// The program `binary`, not started yet. `name` tells it from others of the same binary; `log` gets its output; `port` is
-    /// where it answers `/readyz`.
+    /// The program `binary`, not yet started. `name` distinguishes it from other programs of the same binary. Its output goes into `log`. It answers
+    /// `/readyz` on `port`.
     #[must_use]
     pub fn new(name: &str, binary: &Path, log: PathBuf, port: u16) -> Self {
         Self {
@@ -58,14 +57,14 @@ impl Program {
         self
     }
 
-    /// A later value for the same name wins.
+    /// Sets a variable. If the name is set already, the new value counts.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The same program with another name, log and port, not started: a second instance.
+    /// A second instance of the program, not yet started. It has another name, log and port.
     #[must_use]
     pub fn another(&self, name: &str, port: u16) -> Self {
         Self {
@@ -79,7 +78,7 @@ impl Program {
         }
     }
 
-    /// The same arguments, environment, log and port for the program `binary`, which stands beside this one; not started.
+    /// Another program in the same directory, not yet started. It has the same arguments, environment, log and port.
     #[must_use]
     pub fn with_binary(&self, binary: &str) -> Self {
         let mut other = self.another(&self.name, self.port);
@@ -88,7 +87,7 @@ impl Program {
         other
     }
 
-    /// The same program with one variable changed, not started.
+    /// The same program with one variable changed, not yet started.
     #[must_use]
     pub fn with_env(&self, name: &str, value: &str) -> Self {
         let mut other = self.another(&self.name, self.port).env(name, value);
@@ -96,7 +95,7 @@ impl Program {
         other
     }
 
-    /// The same program with other arguments, a log of its own and the same port, not started: a command that a test may kill.
+    /// A command of the same program, not yet started: other arguments, a log of its own, and the same port. A test may kill it.
     #[must_use]
     pub fn command_of(&self, name: &str, arguments: &[&str]) -> Self {
         let mut other = self.another(name, self.port);
@@ -109,13 +108,13 @@ impl Program {
         &self.name
     }
 
-    /// The port of `/livez`, `/readyz` and `/metrics`, and of the API where it has one.
+    /// The port of `/livez`, `/readyz` and `/metrics`, and of the API if the program has one.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `http://127.0.0.1:PORT` and `path`.
+    /// The URL `http://127.0.0.1:PORT` with `path`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
@@ -126,7 +125,7 @@ impl Program {
         &self.log
     }
 
-    /// All that it has logged, over all its starts; nothing before the first one.
+    /// Everything that the program has logged over all its starts. Before the first start this is empty.
     #[must_use]
     pub fn log_text(&self) -> String {
         match std::fs::read(&self.log) {
@@ -144,13 +143,13 @@ impl Program {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// The running process; none before the first start and after a stop.
+    /// The running process. None: the program was not started, or was stopped.
     #[must_use]
     pub fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts it, without waiting for anything.
+    /// Starts the program, and does not wait for anything.
     ///
     /// # Errors
     /// It cannot be run.
@@ -163,7 +162,7 @@ impl Program {
     /// Waits until `/readyz` answers 200.
     ///
     /// # Errors
-    /// It ended, or was not ready after `deadline`; the message has its reasons and last log lines.
+    /// The program ended, or was not ready after `deadline`. The message has its reasons and its last log lines.
     pub async fn wait_ready(&self, deadline: Duration) -> anyhow::Result<()> {
         let client = reqwest::Client::new();
         let start = tokio::time::Instant::now();
@@ -199,10 +198,10 @@ impl Program {
         }
     }
 
-    /// What `/readyz` answers right now.
+    /// The answer of `/readyz` right now.
     ///
     /// # Errors
-    /// It does not answer, or with another status than 200 and 503.
+    /// The program does not answer, or answers with another status than 200 and 503.
     pub async fn readiness(&self, client: &reqwest::Client) -> anyhow::Result<Readiness> {
         let answer = client
             .get(self.url("/readyz"))
@@ -216,17 +215,17 @@ impl Program {
         }
     }
 
-    /// SIGKILL; nothing where it does not run.
+    /// Kills the program by SIGKILL, if it runs.
     pub async fn kill_hard(&self) {
         if let Some(process) = self.take() {
             process.kill_hard().await;
         }
     }
 
-    /// SIGTERM, and waits for the end; nothing where it does not run.
+    /// Stops the program by SIGTERM, if it runs. Waits until it ends.
     ///
     /// # Errors
-    /// It did not end within 6 s (and was killed), or not with exit code 0.
+    /// The program did not end within 6 s, and was killed. Or its exit code was not 0.
     pub async fn stop(&self) -> anyhow::Result<()> {
         let Some(process) = self.take() else {
             return Ok(());
@@ -242,10 +241,10 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the program ends by itself.
     ///
     /// # Errors
-    /// It is not started, or still runs after `deadline`.
+    /// The program was not started, or still runs after `deadline`.
     pub async fn exited(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let process = self
             .process()
@@ -258,74 +257,6 @@ impl Program {
                 self.log_tail(15)
             )
         })
-    }
-
-    /// Runs the same binary with this environment and other arguments, and waits for its end: `migrate`, `init`, `check`.
-    /// Its output goes to the same log.
-    ///
-    /// # Errors
-    /// It cannot be run, takes more than two minutes, or ends with another code than 0; the message has its last log lines.
-    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let status = self.run_for_status(arguments).await?;
-        if !status.success() {
-            bail!(
-                "{} {} failed ({status}); its last log lines:\n{}",
-                self.binary.display(),
-                arguments.join(" "),
-                self.log_tail(15)
-            );
-        }
-        Ok(())
-    }
-
-    /// As [`Program::run`], for a caller who wants to see the exit status.
-    ///
-    /// # Errors
-    /// It cannot be run, or takes more than two minutes.
-    pub async fn run_for_status(&self, arguments: &[&str]) -> anyhow::Result<ExitStatus> {
-        let mut command = Command::new(&self.binary);
-        command
-            .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let name = format!("{} {}", self.name, arguments.join(" "));
-        let process = Process::spawn(&name, &mut command, &self.log, Ending::Kill)?;
-        tokio::time::timeout(COMMAND_DEADLINE, process.exited())
-            .await
-            .with_context(|| {
-                format!(
-                    "{name} took more than {} s; its last log lines:\n{}",
-                    COMMAND_DEADLINE.as_secs(),
-                    self.log_tail(15)
-                )
-            })
-    }
-
-    /// As [`Program::run_for_status`], on a terminal where somebody types `typed`; also gives what stood on the terminal.
-    ///
-    /// # Errors
-    /// `script` (of util-linux) is missing, or the program takes more than two minutes.
-    pub async fn run_on_a_terminal(&self, arguments: &[&str], typed: &str) -> anyhow::Result<(ExitStatus, String)> {
-        let command = format!("{} {}", self.binary.display(), arguments.join(" "));
-        let mut terminal = tokio::process::Command::new("script")
-            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot run script (on Debian and Ubuntu the package bsdutils)")?;
-        // Kept open: its end would be the terminal's.
-        let mut keyboard = terminal.stdin.take().context("no standard input")?;
-        let screen = terminal.stdout.take().context("no standard output")?;
-        keyboard.write_all(typed.as_bytes()).await?;
-        let read = async {
-            let mut text = Vec::new();
-            BufReader::new(screen).read_to_end(&mut text).await?;
-            anyhow::Ok((terminal.wait().await?, String::from_utf8_lossy(&text).into_owned()))
-        };
-        tokio::time::timeout(COMMAND_DEADLINE, read)
-            .await
-            .with_context(|| format!("{command} took more than {} s", COMMAND_DEADLINE.as_secs()))?
     }
 
     fn command(&self) -> Command {

@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats: SplitMix64 (Steele, Lea, Flood 2014). Good for choosing names and ports, not for secrets.
+//! Random numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014). They are good for choosing names and ports, and not for secrets.
 
 use std::collections::hash_map::RandomState;
 use std::fs::File;
@@ -11,13 +11,13 @@ use anyhow::Context;
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same numbers, on every machine.
+    /// A generator whose numbers depend only on the seed, on every machine.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Different numbers every time.
+    /// A generator that gives other numbers each time.
     #[must_use]
     pub fn from_entropy() -> Self {
         Self(RandomState::new().build_hasher().finish())
@@ -31,7 +31,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 to `bound` - 1; `bound` must not be 0.
+    /// A number from 0 to `bound` - 1. `bound` must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64() % bound
     }

@@ -1,4 +1,4 @@
-//! Directories for the parts: temporary ones that vanish with this process, or the caller's own, which stay.
+//! Directories for the parts. A temporary one is removed with this process; the caller's own one stays.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +12,9 @@ use crate::warden;
 /// A directory that one part writes into.
 #[derive(Debug)]
 pub enum Scratch {
-    /// Removed when dropped, and by the warden when this process dies.
+    /// Removed when it is dropped, and by the warden when this process dies.
     Temporary(TempDir),
-    /// Stays.
+    /// A directory that stays.
     Kept(PathBuf),
 }
 
@@ -28,12 +28,12 @@ impl Scratch {
             .prefix(prefix)
             .tempdir()
             .context("cannot make a temporary directory")?;
-        warden::remove_at_end(directory.path());
+        warden::remove_with_us(directory.path());
         traversable(directory.path())?;
         Ok(Self::Temporary(directory))
     }
 
-    /// `path`, made where it does not exist, or a temporary directory where none is given.
+    /// `path`, which is made if it does not exist. If no path is given, a temporary directory.
     ///
     /// # Errors
     /// The directory cannot be made.
@@ -58,7 +58,7 @@ impl Scratch {
     }
 }
 
-/// PostgreSQL may run as another user (see [`crate::unprivileged`]), who has to reach its own directory inside this one.
+/// PostgreSQL may run as another user (see [`crate::unprivileged`]). That user must be able to reach its own directory inside this one.
 fn traversable(path: &Path) -> anyhow::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))

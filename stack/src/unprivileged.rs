@@ -1,4 +1,4 @@
-//! The operating system's user that PostgreSQL runs as: it refuses to run as root.
+//! The user of the operating system that PostgreSQL runs as, because it refuses to run as root.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -15,8 +15,8 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Whom PostgreSQL must run as: nobody else (`None`) unless this process is root; then `postgres`, which Debian's packages
-/// make, or as the last resort `nobody`, who exists everywhere.
+/// The user that PostgreSQL must run as. `None`: this process is not root, so PostgreSQL runs as the same user. For root it is `postgres`, which
+/// Debian's packages make, or else `nobody`, who exists everywhere.
 ///
 /// # Errors
 /// This process is root and neither user exists.
@@ -31,14 +31,14 @@ pub fn user() -> anyhow::Result<Option<User>> {
     }
 }
 
-/// Has `command` run as `user`. The standard library drops root's supplementary groups with it.
+/// Makes `command` run as `user`. The standard library also drops root's supplementary groups.
 pub fn run_as(command: &mut Command, user: Option<&User>) {
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
 }
 
-/// Makes `directory`, readable for its owner alone, and gives it to `user`.
+/// Makes a directory that only its owner can read, and gives it to `user`.
 ///
 /// # Errors
 /// The directory cannot be made or given away, or `user` could not reach it.

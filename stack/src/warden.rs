@@ -1,9 +1,9 @@
 //! A small shell that ends what is left when this process has died, however it died.
 //!
-//! A destructor does not run when a process is killed by SIGKILL or ends by `exit`, and Linux's parent-death signal follows
-//! the *thread* that forked, which in a test or a thread pool ends long before the process. So one shell, in a process group
-//! of its own, reads what to clean up from a pipe. When this process is gone the kernel closes the pipe; then the
-//! shell signals every process group that it was told of, waits for their ends, and removes the temporary directories.
+//! A destructor does not run if the process is killed by SIGKILL or calls `exit`. Linux's parent-death signal does not help: it follows the *thread*
+//! that forked, and in a test or a thread pool this thread ends long before the process. So one shell, in a process group of its own, reads from a
+//! pipe what it has to clean up. When this process is gone, the kernel closes the pipe. Then the shell sends a signal to every process group that it
+//! was told of, waits until they have ended, and removes the temporary directories.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Reads `group SIGNAL PGID`, `forget PGID` and `directory PATH` until the pipe closes; then cleans up, for 10 s at most before SIGKILL.
+/// Reads `group SIGNAL PGID`, `forget PGID` and `directory PATH` until the pipe closes. Then it cleans up. After 10 s it sends SIGKILL.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 groups=
@@ -45,18 +45,18 @@ done
 
 static WARDEN: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
 
-/// Has the process group `pgid` ended by `signal` (a name that `kill -s` knows: `KILL`, `QUIT`) once this process is gone.
-pub fn watch(pgid: u32, signal: &str) {
+/// Once this process is gone, the process group `pgid` gets `signal`, a name that `kill -s` knows: `KILL`, `QUIT`.
+pub fn end_group_with_us(pgid: u32, signal: &str) {
     tell(&format!("group {signal} {pgid}\n"));
 }
 
-/// The process group has ended: its number may belong to somebody else from now on.
-pub fn forget(pgid: u32) {
+/// Takes the process group off the list, because it has ended and its id may soon belong to another group.
+pub fn forget_group(pgid: u32) {
     tell(&format!("forget {pgid}\n"));
 }
 
-/// Has `directory` removed once this process is gone.
-pub fn remove_at_end(directory: &Path) {
+/// Once this process is gone, `directory` is removed.
+pub fn remove_with_us(directory: &Path) {
     tell(&format!("directory {}\n", directory.display()));
 }
 
@@ -70,7 +70,7 @@ fn tell(line: &str) {
     });
     if let Some(pipe) = warden {
         let mut pipe = pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        // A warden that somebody ended takes only the guarantee for a crash with it; destructors still do their part.
+        // If somebody has ended the warden, nothing is cleaned up after a crash. Destructors still work.
         if let Err(err) = pipe.write_all(line.as_bytes()) {
             tracing::debug!(error = %err, "the shell that cleans up after a crash is gone");
         }

@@ -1,4 +1,4 @@
-//! PostgreSQL and Kafka as the crate starts, kills and restarts them.
+//! How the crate starts, kills and restarts PostgreSQL and Kafka.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -77,7 +77,7 @@ fn nothing_outlives_a_parent_that_is_killed() {
     });
 }
 
-/// The data directory stands in the server's command line, behind `-D`.
+/// Finds the data directory in the server's command line, where it follows `-D`.
 fn data_of_server_on(port: u16) -> PathBuf {
     let setting = format!("port={port}");
     let processes = std::fs::read_dir("/proc").expect("/proc");
@@ -93,7 +93,7 @@ fn data_of_server_on(port: u16) -> PathBuf {
         .expect("a server with that port")
 }
 
-/// A zombie is gone too: its new parent has only not looked yet.
+/// A zombie counts as gone. Its new parent has only not collected it yet.
 fn is_gone(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.map_or(true, |stat| {

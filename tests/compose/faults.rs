@@ -1,5 +1,5 @@
-//! Containers are killed, scaled, taken down and brought back while clients change users: nothing is lost, doubled or out of order, and
-//! no container needs more memory than it has.
+//! Containers are killed, scaled, taken down and brought back while clients change users. Nothing is lost, doubled or out of order, and no container
+//! needs more memory than it has.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rig::Workload;
 use rig::rest::{id, user};
 use stack::{eventually, eventually_ok};
 
-use super::project::{PROGRAMS, RECOVERY, Stack, assert_answers_kept};
+use super::project::{PROGRAMS, RECOVERY, Stack, assert_answered_changes_are_in_outbox};
 
 const CHANGES_PER_SECOND: u32 = 300;
 
@@ -18,17 +18,17 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     for (service, up) in PROGRAMS
         .map(|program| (program, format!("--no-deps {program}")))
         .into_iter()
-        // With all jobs, beside relays that go on.
+        // `up` runs all jobs again, beside relays that go on running.
         .chain(["kafka", "postgres"].map(|server| (server, String::new())))
     {
         let begin = Instant::now();
-        answered(&workload, 200).await;
+        wait_for_answers(&workload, 200).await;
         stack.run(&format!("docker compose kill {service}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        // What is there stays. `--wait` would give up at once where something is unhealthy still.
+        // Running containers stay. `--wait` would give up at once if a container is still unhealthy.
         stack.run(&format!("docker compose up --detach --no-recreate {up}"));
-        stack.is_healthy().await;
-        flows(&format!("{service} was killed")).await;
+        stack.wait_until_healthy().await;
+        assert_new_user_reaches_view(&format!("{service} was killed")).await;
         println!(
             "{service} was killed and is back: {:.1} s",
             begin.elapsed().as_secs_f64()
@@ -37,13 +37,13 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
 
     stack.run("docker compose up --detach --wait --no-recreate --scale view-builder=3");
     assert_eq!(stack.containers("view-builder").len(), 3);
-    answered(&workload, 300).await;
-    shared_by(&stack, 3).await;
-    flows("there are three builders").await;
+    wait_for_answers(&workload, 300).await;
+    wait_until_shared_by(&stack, 3).await;
+    assert_new_user_reaches_view("there are three builders").await;
     stack.run("docker compose kill --signal SIGKILL view-builder");
     stack.run("docker compose up --detach --no-recreate --scale view-builder=3");
-    stack.is_healthy().await;
-    flows("three builders were killed").await;
+    stack.wait_until_healthy().await;
+    assert_new_user_reaches_view("three builders were killed").await;
     stack.run("docker compose up --detach --wait --no-recreate --scale view-builder=1");
 
     let peaks = stack.run(&format!(
@@ -62,13 +62,15 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     stack.run("docker compose down");
     let unanswered = workload.attempts();
     stack.run("docker compose up --detach --wait");
-    flows("everything was down").await;
+    assert_new_user_reaches_view("everything was down").await;
     assert!(workload.attempts() > unanswered, "the clients have gone on");
 
     let answers = workload.stop().await;
-    let rows = stack.assert_published("users_db", "user-events").await;
-    assert_answers_kept(&rows, &answers);
-    stack.assert_published("materialized_view_db", "post-events").await;
+    let rows = stack.assert_published_exactly_once("users_db", "user-events").await;
+    assert_answered_changes_are_in_outbox(&rows, &answers);
+    stack
+        .assert_published_exactly_once("materialized_view_db", "post-events")
+        .await;
     println!("{}", stack.run("docker compose run --rm verify"));
 }
 
@@ -78,7 +80,7 @@ async fn programs_are_confined_started_again_when_they_die_and_end_well_when_tol
     super::images::assert_confined(&stack);
     for service in PROGRAMS {
         let pid = stack.inspect(service, "{{.State.Pid}}");
-        // From outside, so that the engine takes it for a crash and not for an order.
+        // The kill comes from outside the engine, so that the engine takes it for a crash and not for an order.
         stack.run(&format!("kill -KILL {pid}"));
         eventually(
             RECOVERY,
@@ -90,7 +92,7 @@ async fn programs_are_confined_started_again_when_they_die_and_end_well_when_tol
         )
         .await;
     }
-    flows("each has crashed").await;
+    assert_new_user_reaches_view("each has crashed").await;
     stack.run("docker compose stop");
     for service in PROGRAMS {
         assert_eq!(
@@ -105,8 +107,8 @@ fn ids(stack: &Stack) -> String {
     PROGRAMS.map(|service| stack.containers(service).join(" ")).join(" ")
 }
 
-/// Waits for so many further answers.
-async fn answered(workload: &Workload, count: usize) {
+/// Waits until the clients have got so many more answers.
+async fn wait_for_answers(workload: &Workload, count: usize) {
     let before = workload.answered();
     eventually(RECOVERY, "the clients are answered", || {
         std::future::ready((workload.answered() >= before + count).then_some(()))
@@ -114,8 +116,8 @@ async fn answered(workload: &Workload, count: usize) {
     .await;
 }
 
-/// A user who is created now reaches the view.
-pub(crate) async fn flows(when: &str) {
+/// Creates a user, and waits until the user is in the view.
+pub(crate) async fn assert_new_user_reaches_view(when: &str) {
     let rest = Stack::rest();
     let created = eventually_ok(RECOVERY, "user-api takes a user", async || {
         rest.create_user(&user("유관순", "확인", "ACTIVE")).await
@@ -126,8 +128,8 @@ pub(crate) async fn flows(when: &str) {
     seen.await.unwrap_or_else(|err| panic!("{when}: {err:#}"));
 }
 
-/// Waits until so many members of the group have partitions, by Kafka's own tool.
-async fn shared_by(stack: &Stack, members: usize) {
+/// Asks Kafka's own tool until so many members of the group have partitions.
+async fn wait_until_shared_by(stack: &Stack, members: usize) {
     let line = "docker exec kafka kafka-consumer-groups --bootstrap-server localhost:9092 --group view-builder --describe --members";
     eventually(RECOVERY, "the builders share the partitions", async || {
         let table = stack.run(line);

@@ -1,13 +1,13 @@
-//! What the images are, and what the containers may do.
+//! What the images contain, and what the containers may do.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::project::Stack;
 
 const IMAGES: [&str; 4] = ["user-api", "post-api", "outbox-relay", "view-builder"];
-/// Base and program; a debug build or a forgotten toolchain is several times larger.
+/// The size of the base image and a program. A debug build or a forgotten toolchain is several times larger.
 const IMAGE_MB_MAX: f64 = 60.0;
-/// What a container may occupy at most, in MiB.
+/// The memory that a container may use, in MiB.
 const LIMITS: [(&str, u64); 5] = [
     ("user-api", 64),
     ("post-api", 64),
@@ -17,7 +17,7 @@ const LIMITS: [(&str, u64); 5] = [
 ];
 
 #[test]
-fn images_are_small() {
+fn images_are_small_and_their_programs_run_as_an_ordinary_user() {
     let stack = Stack::copy();
     stack.run("docker compose build");
     for image in IMAGES {
@@ -41,10 +41,10 @@ fn the_engine_makes_an_image_from_the_source_and_a_change_compiles_one_program()
     println!("built from the source in {:.1} s", begin.elapsed().as_secs_f64());
     let usage = stack.run("docker run --rm outbox-test/user-api-draft --help");
     assert!(usage.contains("Usage: user-api"), "{usage}");
-    // A change of a program compiles that program, and no dependency.
+    // After a change in a program, that program is compiled, and no dependency.
     let source = stack.path().join("user-api/src/main.rs");
     let text = std::fs::read_to_string(&source).expect("a source");
-    // One that no earlier run made: the engine would have its image still.
+    // The text is new in each run. Otherwise the engine would still have the image of an earlier run.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
     std::fs::write(&source, format!("{text}\n// A change, {}.\n", now.as_nanos())).expect("a change");
     let begin = Instant::now();
@@ -60,7 +60,8 @@ fn the_engine_makes_an_image_from_the_source_and_a_change_compiles_one_program()
     }
 }
 
-/// Whatever runs can write nothing, become nothing and occupy no more than its share; it is told no password, and nobody else's machine reaches it.
+/// Asserts that no container can write a file, get more rights, or use more memory than its limit. Asserts also that no password is in an
+/// environment, and that no port is open to other machines.
 pub(crate) fn assert_confined(stack: &Stack) {
     for (service, mebibytes) in LIMITS {
         let host = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.Memory}}";

@@ -1,10 +1,10 @@
-//! What docs/docker.md has an operator do: commands in the stack's own images, and servers from elsewhere.
+//! What docs/docker.md tells an operator to do: commands in the stack's own images, and servers from elsewhere.
 
 use rig::rest::user;
 
 use super::project::{PROGRAMS, Stack};
 
-/// What it prints, by its line.
+/// Commands of the page, each with a text that it must print.
 const COMMANDS: [(&str, &str); 7] = [
     (
         "docker compose run --rm users-relay-init check",
@@ -31,14 +31,14 @@ async fn commands_run_in_the_images_and_servers_may_be_somebody_elses() {
     rest.create_user(&user("장보고", "해운", "ACTIVE"))
         .await
         .expect("a user");
-    super::faults::flows("everything is up").await;
+    super::faults::assert_new_user_reaches_view("everything is up").await;
     for (line, wanted) in COMMANDS {
         let answer = stack.run(line);
         println!("$ {line}\n{answer}");
         assert!(answer.contains(wanted), "{line} printed no {wanted}:\n{answer}");
     }
 
-    // The servers that are up are nobody's of this project from now on: the files leave them out.
+    // From now on the running servers belong to nobody in this project, because the compose files leave them out.
     stack.run(&format!("docker compose rm --stop --force {}", PROGRAMS.join(" ")));
     std::fs::write(stack.secret("kafka_password"), "").expect("an empty password");
     let files = "-f docker-compose.yml -f deploy/docker/own-postgres.yml -f deploy/docker/own-kafka.yml";
@@ -50,5 +50,5 @@ async fn commands_run_in_the_images_and_servers_may_be_somebody_elses() {
         "{services}"
     );
     stack.run(&format!("docker compose {files} up --detach --wait"));
-    super::faults::flows("the servers are somebody else's").await;
+    super::faults::assert_new_user_reaches_view("the servers are somebody else's").await;
 }

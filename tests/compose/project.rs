@@ -1,4 +1,4 @@
-//! A stack of containers, made from a copy of the checkout, so that its secrets, settings and volumes are nobody else's.
+//! The stack of docker-compose.yml, started from a copy of the checkout. So it has secrets, settings and volumes of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -8,16 +8,16 @@ use rig::ledger::Row;
 use rig::rest::Rest;
 use rig::workload::Answered;
 use rig::{Isolation, Ledger, Record, topic};
-use stack::pipeline::root;
 use stack::scratch::Scratch;
-use stack::{eventually_ok, postgres};
+use stack::{checkout, eventually_ok, postgres};
 
-/// Where the volumes and containers belong: not to somebody's own stack.
+/// The name of the compose project. Its volumes and containers are not those of a stack that somebody has started by hand.
 const PROJECT: &str = "outbox-test";
 pub(crate) const KAFKA: &str = "localhost:9092";
-/// What a program is named, and where it answers.
+/// The names of the services that are our programs.
 pub(crate) const PROGRAMS: [&str; 5] = ["user-api", "post-api", "users-relay", "posts-relay", "view-builder"];
-/// For everything to be in its topic or view after a fault: Kafka's transactions of a killed relay, its own restart.
+/// After a fault, everything must be in its topic or view by then. The longest waits are for Kafka to end the transactions of a killed relay, and
+/// for a container to start again.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Dropping it removes the containers, the networks and the volumes.
@@ -26,7 +26,7 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// A copy of what git has or would take; nothing is started.
+    /// Copies the files that git tracks or would add. Starts nothing.
     pub(crate) fn copy() -> Self {
         let version = Command::new("docker").args(["compose", "version"]).output();
         assert!(
@@ -37,14 +37,14 @@ impl Stack {
         let stack = Self { directory };
         let copy = format!(
             "cd '{}' && git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read | tar -x -C '{}'",
-            root().display(),
+            checkout::root().display(),
             stack.path().display()
         );
-        succeeded(&copy, &Command::new("bash").args(["-c", &copy]).output().expect("bash"));
+        expect_success(&copy, &Command::new("bash").args(["-c", &copy]).output().expect("bash"));
         stack
     }
 
-    /// Everything up and healthy, with images that are made from the copy.
+    /// Builds the images from a copy, starts everything, and waits until everything is healthy.
     pub(crate) fn up() -> Self {
         let stack = Self::copy();
         stack.run("deploy/docker/make-secrets.sh");
@@ -56,15 +56,15 @@ impl Stack {
         self.directory.path()
     }
 
-    /// What the command line prints, run by bash in the copy; it has to succeed.
+    /// Runs a command line by bash in the copy. Panics if it fails. Returns what it printed.
     pub(crate) fn run(&self, line: &str) -> String {
-        succeeded(line, &self.command(line).output().expect("bash"))
+        expect_success(line, &self.command(line).output().expect("bash"))
     }
 
-    /// As [`Stack::run`], on a terminal, as `docker exec -it` demands it.
+    /// As [`Stack::run`], but on a terminal, which `docker exec -it` demands.
     pub(crate) fn run_on_a_terminal(&self, script: &str) -> String {
         let file = self.path().join("script.sh");
-        // A terminal that is large enough for psql to do without its pager.
+        // The terminal is so large that psql does not start a pager.
         std::fs::write(&file, format!("stty rows 500 columns 250\n{script}")).expect("a script");
         self.run("script --quiet --return --command 'bash -e script.sh' /dev/null")
     }
@@ -75,7 +75,7 @@ impl Stack {
             .args(["-c", line])
             .current_dir(self.path())
             .env("COMPOSE_PROJECT_NAME", PROJECT)
-            // The plugin's bars would be drawn over what the commands print.
+            // Without this, the plugin draws progress bars over the output of the commands.
             .env("COMPOSE_PROGRESS", "plain")
             .stdin(Stdio::null());
         command
@@ -87,8 +87,8 @@ impl Stack {
         ids.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until every container says of itself that it is healthy, or has done its job.
-    pub(crate) async fn is_healthy(&self) {
+    /// Waits until every container is healthy, or has done its job and ended.
+    pub(crate) async fn wait_until_healthy(&self) {
         eventually_ok(RECOVERY, "all containers are healthy", async || {
             let states =
                 self.run("docker compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}'");
@@ -102,7 +102,7 @@ impl Stack {
         .unwrap_or_else(|err| panic!("{err:#}"));
     }
 
-    /// A field of what the engine knows of a service's only container, by its Go template.
+    /// Asks the engine about the only container of a service. `template` is the Go template of the answer.
     pub(crate) fn inspect(&self, service: &str, template: &str) -> String {
         let [container] = &self.containers(service)[..] else {
             panic!("{service} has several containers or none");
@@ -115,8 +115,8 @@ impl Stack {
         Rest::at("http://localhost:8081", "http://localhost:8082")
     }
 
-    /// A session of the superuser, by the published port.
-    pub(crate) async fn database(&self, name: &str) -> tokio_postgres::Client {
+    /// Connects to a database as the superuser, through the published port.
+    pub(crate) async fn connect(&self, name: &str) -> tokio_postgres::Client {
         let password = std::fs::read_to_string(self.secret("postgres")).expect("the superuser's password");
         let url = format!("postgres://postgres:{password}@localhost:15432/{name}");
         eventually_ok(RECOVERY, "postgres answers", async || postgres::connect(&url).await)
@@ -128,12 +128,12 @@ impl Stack {
         self.path().join("secrets").join(role)
     }
 
-    /// Waits until the topic has every row of the outbox, then holds them against each other.
-    pub(crate) async fn assert_published(&self, database: &str, topic: &'static str) -> Vec<Row> {
-        let rows = self.outbox(database).await;
+    /// Waits until the topic has as many records as the outbox has rows. Asserts that each row is there exactly once. Returns the rows.
+    pub(crate) async fn assert_published_exactly_once(&self, database: &str, topic: &'static str) -> Vec<Row> {
+        let rows = self.outbox_rows(database).await;
         let wanted = rows.len();
         let records = eventually_ok(RECOVERY, "every row is published", async || {
-            let records = read(topic).await?;
+            let records = read_topic(topic).await?;
             anyhow::ensure!(
                 records.len() >= wanted,
                 "{} of {wanted} rows are in {topic}",
@@ -143,9 +143,9 @@ impl Stack {
         })
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
-        // One that is published twice may still be on its way.
+        // If a row is published twice, the second record may come a moment later.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let later = read(topic).await.expect("records");
+        let later = read_topic(topic).await.expect("records");
         assert_eq!(later.len(), records.len(), "records that came later in {topic}");
         let ledger = Ledger::compare(&rows, &later);
         println!("{topic}: {ledger}");
@@ -153,9 +153,9 @@ impl Stack {
         rows
     }
 
-    async fn outbox(&self, database: &str) -> Vec<Row> {
+    async fn outbox_rows(&self, database: &str) -> Vec<Row> {
         let sql = "select id::text, aggregateid, (payload ->> 'version')::bigint, payload::text from outbox";
-        let rows = self.database(database).await.query(sql, &[]).await.expect("the outbox");
+        let rows = self.connect(database).await.query(sql, &[]).await.expect("the outbox");
         rows.iter()
             .map(|row| Row {
                 id: row.get(0),
@@ -167,8 +167,8 @@ impl Stack {
     }
 }
 
-/// Each change that a client was told of is one row of the outbox.
-pub(crate) fn assert_answers_kept(rows: &[Row], answers: &[Answered]) {
+/// Asserts that each change whose client got an answer is one row of the outbox.
+pub(crate) fn assert_answered_changes_are_in_outbox(rows: &[Row], answers: &[Answered]) {
     assert!(!answers.is_empty(), "nobody was answered");
     for answer in answers {
         let found = rows.iter().filter(|row| match answer {
@@ -179,7 +179,7 @@ pub(crate) fn assert_answers_kept(rows: &[Row], answers: &[Answered]) {
     }
 }
 
-async fn read(topic: &'static str) -> anyhow::Result<Vec<Record>> {
+async fn read_topic(topic: &'static str) -> anyhow::Result<Vec<Record>> {
     tokio::task::spawn_blocking(move || topic::read(KAFKA, topic, Isolation::Committed)).await?
 }
 
@@ -189,28 +189,33 @@ impl Drop for Stack {
             let logs = self
                 .command("docker compose ps --all; docker compose logs --no-color --tail 15")
                 .output();
-            println!("{}", logs.map_or_else(|err| err.to_string(), |output| text(&output)));
+            println!(
+                "{}",
+                logs.map_or_else(|err| err.to_string(), |output| output_text(&output))
+            );
         }
         let line = "docker compose --profile '*' down --volumes --remove-orphans --timeout 10";
         match self.command(line).output() {
             Ok(output) if output.status.success() => {}
-            Ok(output) => println!("{line}: {}", text(&output)),
+            Ok(output) => println!("{line}: {}", output_text(&output)),
             Err(err) => println!("{line}: {err}"),
         }
     }
 }
 
-fn succeeded(line: &str, output: &Output) -> String {
+/// Panics if the command failed. Returns what it printed.
+fn expect_success(line: &str, output: &Output) -> String {
     assert!(
         output.status.success(),
         "{line} ended with {}:\n{}",
         output.status,
-        text(output)
+        output_text(output)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn text(output: &Output) -> String {
+/// Both what a command printed and its errors.
+fn output_text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

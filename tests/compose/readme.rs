@@ -1,10 +1,10 @@
-//! README's section on docker, word for word.
+//! Runs the commands of README's section on docker, word for word.
 
 use super::project::Stack;
 
 const HEADING: &str = "## Start it with docker";
 
-/// Each command with what it has to print, in README's order; all of its commands are run.
+/// The beginnings of commands, in README's order, each with a text that the command must print. The other commands are run as well.
 const EXPECTED: [(&str, &str); 7] = [
     ("curl -X POST http://localhost:8081/api/users", "홍길동"),
     ("curl 'http://localhost:8082/api/posts/users/1?minVersion=1'", "개발팀"),
@@ -16,7 +16,7 @@ const EXPECTED: [(&str, &str); 7] = [
 ];
 
 #[test]
-fn its_commands_do_what_it_says() {
+fn the_commands_of_readme_do_what_it_says() {
     let stack = Stack::copy();
     let readme = std::fs::read_to_string(stack.path().join("README.md")).expect("README.md");
     let (_, section) = readme.split_once(HEADING).expect("the section");
@@ -36,7 +36,7 @@ fn its_commands_do_what_it_says() {
     );
 }
 
-/// The commands of all blocks of shell; a line that ends with a backslash goes on.
+/// The commands in all blocks of shell. A line that ends with a backslash continues on the next line.
 fn commands(section: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let mut command = String::new();

@@ -1,4 +1,4 @@
-//! PostgreSQL or Kafka is not there: each program waits and says so, comes up when the server does, and tells the truth meanwhile.
+//! PostgreSQL or Kafka is not there. Each program waits and says so, and comes up when the server does.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{rows, shared};
 use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// How soon readiness has to tell that a server is gone, and what a busy machine adds.
+/// By then a program must say that a server is gone. It includes time for a busy machine.
 const TRUTH_DEADLINE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     kafka.start_again().await.expect("a start");
     assert_works(&pipeline).await;
 
-    // The same while they run.
+    // The same is true when a server goes away while the programs run.
     kafka.kill_hard().await;
     for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
         assert_waits_for("kafka", program, TRUTH_DEADLINE).await;
@@ -64,7 +64,7 @@ fn start(pipeline: &Pipeline) {
     }
 }
 
-/// 503 with a reason that names the server, from a process that goes on running.
+/// Asserts that the program answers 503 with a reason that names the server, and goes on running.
 async fn assert_waits_for(server: &str, program: &Program, deadline: Duration) {
     let client = reqwest::Client::new();
     let what = format!("it waits for {server}");
@@ -86,7 +86,7 @@ async fn assert_waits_for(server: &str, program: &Program, deadline: Duration) {
     );
 }
 
-/// Every program is ready, and a user arrives in the view.
+/// Asserts that every program is ready, and that a new user arrives in the view.
 async fn assert_works(pipeline: &Pipeline) {
     for program in pipeline.programs() {
         program

@@ -1,18 +1,18 @@
-//! Every part is killed while users change; nothing is lost, doubled or out of order.
+//! Every part is killed while users change. Nothing is lost, doubled or out of order.
 
 use std::time::Duration;
 
 use stack::{Pipeline, eventually};
 
-use super::ledger::{Outbox, assert_answers_kept, assert_published};
+use super::ledger::{Outbox, assert_answered_changes_are_in_outbox, assert_published};
 use super::{rows, shared};
 use rig::Workload;
 use rig::rest::{Rest, id, user};
 
 const CHANGES_PER_SECOND: u32 = 200;
-/// How many changes are tried while a part is away.
+/// So many changes are tried while a part is away.
 const ATTEMPTS_WHILE_AWAY: u64 = 150;
-/// From a part's restart until a new user is in the view again.
+/// A new user must be in the view so soon after a part's restart.
 const RECOVERY: Duration = Duration::from_secs(90);
 
 #[tokio::test]
@@ -21,15 +21,15 @@ async fn sigkill_of_each_program_loses_and_doubles_nothing() {
     let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     for round in 0..2 {
         for program in pipeline.programs() {
-            tried(&workload, 50).await;
+            wait_for_attempts(&workload, 50).await;
             program.kill_hard().await;
-            tried(&workload, if round == 0 { ATTEMPTS_WHILE_AWAY } else { 1 }).await;
+            wait_for_attempts(&workload, if round == 0 { ATTEMPTS_WHILE_AWAY } else { 1 }).await;
             program.start().expect("a restart");
             program
                 .wait_ready(RECOVERY)
                 .await
                 .unwrap_or_else(|err| panic!("{err:#}"));
-            assert_flowing(&pipeline).await;
+            assert_new_user_reaches_view(&pipeline).await;
         }
     }
     assert_exact(&pipeline, workload).await;
@@ -41,17 +41,17 @@ async fn sigkill_of_postgres_and_of_kafka_loses_and_doubles_nothing() {
     let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
     for _ in 0..2 {
-        tried(&workload, ATTEMPTS_WHILE_AWAY).await;
+        wait_for_attempts(&workload, ATTEMPTS_WHILE_AWAY).await;
         postgres.kill_hard().await;
-        tried(&workload, 20).await;
+        wait_for_attempts(&workload, 20).await;
         postgres.start_again().await.expect("a restart");
-        assert_flowing(&pipeline).await;
+        assert_new_user_reaches_view(&pipeline).await;
 
-        tried(&workload, ATTEMPTS_WHILE_AWAY).await;
+        wait_for_attempts(&workload, ATTEMPTS_WHILE_AWAY).await;
         kafka.kill_hard().await;
-        tried(&workload, ATTEMPTS_WHILE_AWAY).await;
+        wait_for_attempts(&workload, ATTEMPTS_WHILE_AWAY).await;
         kafka.start_again().await.expect("a restart");
-        assert_flowing(&pipeline).await;
+        assert_new_user_reaches_view(&pipeline).await;
     }
     assert_exact(&pipeline, workload).await;
 }
@@ -62,7 +62,7 @@ async fn start() -> Pipeline {
 }
 
 /// Waits until the clients have tried `count` more changes.
-async fn tried(workload: &Workload, count: u64) {
+async fn wait_for_attempts(workload: &Workload, count: u64) {
     let before = workload.attempts();
     eventually(Duration::from_secs(120), "the clients go on", || {
         std::future::ready((workload.attempts() >= before + count).then_some(()))
@@ -70,8 +70,8 @@ async fn tried(workload: &Workload, count: u64) {
     .await;
 }
 
-/// Waits until a user who is created now is in the view.
-async fn assert_flowing(pipeline: &Pipeline) {
+/// Creates a user, and waits until the user is in the view.
+async fn assert_new_user_reaches_view(pipeline: &Pipeline) {
     let rest = Rest::of(pipeline);
     let created = stack::eventually_ok(RECOVERY, "user-api takes a user", || async {
         rest.create_user(&user("유관순", "확인", "ACTIVE")).await
@@ -103,7 +103,7 @@ async fn assert_exact(pipeline: &Pipeline, workload: Workload) {
             program.log_tail(10)
         );
     }
-    assert_answers_kept(pipeline, &answers).await;
+    assert_answered_changes_are_in_outbox(pipeline, &answers).await;
     rows::assert_view_equals_users(pipeline, RECOVERY).await;
     assert_published(pipeline, Outbox::Users, RECOVERY).await;
     assert_published(pipeline, Outbox::Posts, RECOVERY).await;

@@ -1,4 +1,4 @@
-//! Events that cannot be applied: none is lost, none is applied out of order, and the others do not notice.
+//! Some events cannot be applied. None is lost, none is applied out of order, and all other events are applied as usual.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: i64 = 1_000;
 const VERSIONS: i64 = 10;
 const NEW_KEY_INTERVAL: Duration = Duration::from_micros(500);
-/// Exit code of `view-builder dead-letters` where events wait.
+/// Exit code of `view-builder dead-letters` while events wait.
 const WAITING: i32 = 6;
 
-/// One record to produce.
+/// One record that the test produces.
 struct Sent {
     key: i64,
     version: i64,
@@ -36,7 +36,7 @@ fn event(key: i64, version: i64) -> serde_json::Value {
     })
 }
 
-/// An event with something wrong, another thing for each `kind`.
+/// An event that cannot be applied. Each `kind` has another mistake.
 fn poison(key: i64, version: i64, kind: u64) -> Vec<u8> {
     let mut event = event(key, version);
     match kind {
@@ -56,7 +56,7 @@ fn poison(key: i64, version: i64, kind: u64) -> Vec<u8> {
     event.to_string().into_bytes()
 }
 
-/// Ten versions of a thousand users, the users in turn, one in a hundred of the events with something wrong.
+/// Ten versions of a thousand users. The users take turns, and one in a hundred events has a mistake.
 fn workload() -> Vec<Sent> {
     let mut random = Random::seeded(20_261_125);
     let versions = (1..=VERSIONS).flat_map(|version| (1..=KEYS).map(move |key| (key, version)));
@@ -113,7 +113,7 @@ async fn rows(pipeline: &Pipeline, sql: &str) -> Vec<Vec<Option<String>>> {
     postgres.query(VIEWS_DATABASE, sql).await.expect("an answer")
 }
 
-/// What the view has of each user.
+/// The version of each user in the view.
 async fn versions(pipeline: &Pipeline) -> BTreeMap<i64, i64> {
     let rows = rows(pipeline, "select user_id, version from user_view").await;
     let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse().ok()).expect("a number");
@@ -163,13 +163,13 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     .await
     .expect("the builder takes all");
 
-    // Every key has its events up to the first dead one, and that one and all behind it as letters.
+    // The view must have the events of each key up to the first dead one. This one and all later ones of the key must be letters.
     let mut wanted = BTreeMap::new();
     let mut parked: BTreeMap<i64, Vec<(i64, bool)>> = BTreeMap::new();
     for sent in &records {
         let waits = parked.entry(sent.key).or_default();
         if sent.is_poison || !waits.is_empty() {
-            // Only the first is known to be dead: what stands behind it has not been tried.
+            // Only the first letter is known to be dead. The letters behind it have not been tried.
             waits.push((sent.version, waits.is_empty()));
         } else {
             wanted.insert(sent.key, sent.version);
@@ -202,7 +202,7 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     );
     assert_eq!(versions(&pipeline).await, wanted, "a retry in vain changes nothing");
 
-    // A parked one cannot overtake.
+    // A parked letter cannot be applied before the letters in front of it.
     let (key, waits) = parked
         .iter()
         .find(|(_, waits)| waits.len() > 1)
@@ -216,8 +216,8 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     assert_eq!(letters(&pipeline, &["retry", &second]).await, 2);
     assert_eq!(letters_of(&pipeline, *key).await.len(), waits.len());
 
-    // Giving up the dead ones lets the parked ones go, in order, while new events come, of the same keys and of new ones: an event of
-    // a new key that is passed over would never come again.
+    // When the dead letters are given up, the parked ones are applied in their order. Meanwhile new events come, of the same keys and of new ones. If
+    // an event of a new key were left out, it would never come again.
     let later = |key, version| Sent {
         key,
         version,
@@ -232,7 +232,7 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     let steady = tokio::task::spawn_blocking(move || {
         let producer = producer(&servers);
         let mut last: BTreeMap<i64, i64> = (1..=KEYS).map(|key| (key, VERSIONS + 1)).collect();
-        // In turns a new key, and one whose letters may have been given up since the builder learnt of them.
+        // One event of a new key, and one of a key whose letters may have been given up since the builder learnt of them, take turns.
         for turn in 1.. {
             if told.load(Ordering::Relaxed) {
                 break;

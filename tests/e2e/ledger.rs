@@ -1,4 +1,4 @@
-//! Compares what was written with what was published: outbox rows against topic records, one by one.
+//! Compares what was written with what was published, row by row and record by record.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -38,8 +38,8 @@ struct Event {
     payload: String,
 }
 
-/// Waits until every outbox row is in its topic, then asserts: every row exactly once with its key, type and payload; nothing else;
-/// each key in one partition with versions 1, 2, 3… in the partition's order.
+/// Waits until every outbox row is in its topic. Asserts that every row is there exactly once with its key, type and payload, and nothing else; and
+/// that each key is in one partition, with the versions 1, 2, 3… in this order.
 pub(crate) async fn assert_published(pipeline: &Pipeline, outbox: Outbox, deadline: Duration) -> Vec<Record> {
     let events = events(pipeline, outbox).await;
     let consumer = consume(pipeline, outbox);
@@ -54,7 +54,7 @@ pub(crate) async fn assert_published(pipeline: &Pipeline, outbox: Outbox, deadli
         std::future::ready((seen >= events.len()).then_some(()))
     })
     .await;
-    // A row published twice would come late: read on until nothing more comes.
+    // If a row was published twice, the second record could come late. So this reads until nothing more comes.
     let records = consumer
         .read_until_quiet(Duration::from_secs(2))
         .await
@@ -64,8 +64,8 @@ pub(crate) async fn assert_published(pipeline: &Pipeline, outbox: Outbox, deadli
     records
 }
 
-/// Asserts that each answered change is an outbox row: nothing that a client was promised is missing.
-pub(crate) async fn assert_answers_kept(pipeline: &Pipeline, answers: &[Answered]) {
+/// Asserts that each change that was answered is an outbox row, so that nothing is missing that a client was promised.
+pub(crate) async fn assert_answered_changes_are_in_outbox(pipeline: &Pipeline, answers: &[Answered]) {
     let sql = "select aggregateid, payload ->> 'version', type from outbox";
     let rows = Outbox::Users.query(pipeline, sql).await;
     let mut versions: HashMap<(i64, i64), u32> = HashMap::new();
@@ -89,7 +89,7 @@ pub(crate) async fn assert_answers_kept(pipeline: &Pipeline, answers: &[Answered
     }
 }
 
-/// A console consumer of the outbox's topic, which sees committed records only.
+/// A console consumer of the outbox's topic. It sees only committed records.
 pub(crate) fn consume(pipeline: &Pipeline, outbox: Outbox) -> Consumer {
     let kafka = pipeline.kafka().expect("our own kafka");
     kafka
@@ -97,7 +97,7 @@ pub(crate) fn consume(pipeline: &Pipeline, outbox: Outbox) -> Consumer {
         .expect("a console consumer")
 }
 
-/// What the consumer has read so far.
+/// The records that the consumer has read so far.
 pub(crate) fn records(consumer: &Consumer) -> Vec<Record> {
     consumer.records().expect("records")
 }

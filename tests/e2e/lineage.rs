@@ -11,30 +11,30 @@ use rig::rest::user;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Why a relay stops, as `outbox-relay --help` and its last line tell.
-struct Why {
+/// Why a relay stops: its exit code, and the words of its last line.
+struct StopReason {
     exit_code: i32,
     cause: &'static str,
     remedy: &'static str,
 }
 
-const SLOT_AHEAD: Why = Why {
+const SLOT_AHEAD: StopReason = StopReason {
     exit_code: 13,
     cause: "ahead of the checkpoint",
     remedy: "publishes what is missing",
 };
-const CHECKPOINT_MISSING: Why = Why {
+const CHECKPOINT_MISSING: StopReason = StopReason {
     exit_code: 14,
     cause: "has no checkpoint",
     remedy: "`outbox-relay recover`",
 };
-const OTHER_CLUSTER: Why = Why {
+const OTHER_CLUSTER: StopReason = StopReason {
     exit_code: 16,
     cause: "is from database cluster",
     remedy: "give another --checkpoint-topic",
 };
 
-/// A pipeline without running relays; each test brings a relay, slot and checkpoint topic of its own.
+/// A pipeline whose relays do not run. Each test brings a relay, a slot and a checkpoint topic of its own.
 async fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceCell<Pipeline> = OnceCell::const_new();
     PIPELINE
@@ -81,7 +81,7 @@ async fn a_checkpoint_from_another_cluster_stops_the_relay() {
     let relay = published_once(pipeline, "foreign").await;
     let other = other_cluster(pipeline).await;
     let relay = relay.with_env("DATABASE_URL", &other.url("outbox_relay", USERS_DATABASE));
-    // The other cluster's own checkpoint goes elsewhere, so that the relay finds the first cluster's.
+    // The relay of the other cluster writes its first checkpoint into another topic. So it then finds the checkpoint of the first cluster.
     let elsewhere = relay
         .with_env("DATABASE_URL", &other.url("postgres", USERS_DATABASE))
         .env("CHECKPOINT_TOPIC", "checkpoints-elsewhere");
@@ -94,7 +94,7 @@ async fn a_checkpoint_from_another_cluster_stops_the_relay() {
     assert_eq!(confirmed_position(&other, "foreign").await, confirmed);
 }
 
-/// A relay with the slot `name` and the topic `checkpoints-name`, which has published what there was and was stopped.
+/// A relay with the slot `name` and the topic `checkpoints-name`. It has published all rows, and was stopped.
 async fn published_once(pipeline: &Pipeline, name: &str) -> Program {
     let port = port::free().expect("a port");
     let relay = pipeline
@@ -127,7 +127,7 @@ async fn change_users(pipeline: &Pipeline) {
     }
 }
 
-async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program, slot: &str, why: &Why) {
+async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program, slot: &str, why: &StopReason) {
     let postgres = pipeline.postgres().expect("postgres");
     let confirmed = confirmed_position(postgres, slot).await;
     assert_stops(relay, why).await;
@@ -138,7 +138,7 @@ async fn assert_stops_and_confirms_nothing(pipeline: &Pipeline, relay: &Program,
     );
 }
 
-async fn assert_stops(relay: &Program, why: &Why) {
+async fn assert_stops(relay: &Program, why: &StopReason) {
     let logged = relay.log_text().len();
     relay.start().expect("a start");
     let status = relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
@@ -162,7 +162,7 @@ async fn other_cluster(pipeline: &Pipeline) -> Postgres {
     };
     let other = Postgres::start(options).await.expect("another cluster");
     other
-        .run_script(&stack::pipeline::root().join("sql/cluster.sql"))
+        .run_script(&stack::checkout::root().join("sql/cluster.sql"))
         .await
         .expect("the roles");
     let migrator = pipeline

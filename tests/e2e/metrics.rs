@@ -1,4 +1,4 @@
-//! What `/metrics` says of latency and lag: each event once, from its commit, and the truth while the views cannot be written.
+//! `/metrics` tells latency and lag: each event counts once, from its commit, also while the views cannot be written.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ const READ_TO_VIEW: &str = "view_read_to_view_seconds";
 const COMMIT_TO_VIEW: &str = "view_commit_to_view_seconds";
 const LAG_EVENTS: &str = "view_partition_lag_events";
 const LAG_SECONDS: &str = "view_partition_lag_seconds";
-/// How long the views cannot be written, at least.
+/// The views cannot be written for at least so long.
 const HELD: Duration = Duration::from_secs(3);
-/// Sums are of many small numbers.
+/// Sums are made of many small numbers, so they are not exact.
 const ROUNDING: f64 = 1e-6;
 
 async fn scrape(pipeline: &Pipeline) -> Metrics {
@@ -32,12 +32,12 @@ fn of_topic(metrics: &Metrics, name: &str, topic: &str) -> f64 {
     metrics.value(name, Some(("topic", topic)))
 }
 
-/// As many as there are, to compare counts by.
+/// The count of a histogram, as a whole number.
 fn count(metrics: &Metrics, name: &str, topic: &str) -> u64 {
     of_topic(metrics, name, topic) as u64
 }
 
-/// Waits until so many events of each topic were applied.
+/// Waits until so many events of each topic were applied. Returns the metrics.
 async fn wait_for_applied(pipeline: &Pipeline, wanted: [u64; 2]) -> Metrics {
     eventually_ok(DEADLINE, "all events are applied", || async {
         let metrics = Metrics::of(&pipeline.view_builder).await?;
@@ -50,7 +50,7 @@ async fn wait_for_applied(pipeline: &Pipeline, wanted: [u64; 2]) -> Metrics {
     scrape(pipeline).await
 }
 
-/// Each histogram has so many events of each topic, and the two stages make up the whole.
+/// Asserts that each histogram has so many events of each topic, and that the two stages add up to the whole.
 fn assert_each_event_once(metrics: &Metrics, wanted: [u64; 2]) {
     for (topic, wanted) in TOPICS.into_iter().zip(wanted) {
         for name in [COMMIT_TO_READ, READ_TO_VIEW, COMMIT_TO_VIEW] {
@@ -71,7 +71,7 @@ fn assert_each_event_once(metrics: &Metrics, wanted: [u64; 2]) {
     }
 }
 
-/// What every partition that is held lags behind, of both gauges.
+/// The lag of every partition that the builder has, by one of the two gauges.
 fn lags(metrics: &Metrics, name: &str) -> Vec<f64> {
     let places: BTreeSet<(&str, &str)> = metrics
         .series(name)
@@ -105,7 +105,7 @@ async fn wait_for_no_lag(pipeline: &Pipeline) {
     .expect("the lag goes");
 }
 
-/// Waits until the builder is behind by more events than `events` and by more seconds than `seconds`.
+/// Waits until the builder is behind by more than `events` events and more than `seconds` seconds.
 async fn wait_for_lag(pipeline: &Pipeline, events: f64, seconds: f64) -> (f64, f64) {
     eventually_ok(DEADLINE, "the lag grows", || async {
         let metrics = Metrics::of(&pipeline.view_builder).await?;
@@ -158,7 +158,7 @@ async fn latency_counts_each_event_once_from_its_commit_and_the_lag_is_the_truth
     }
     wait_for_no_lag(&pipeline).await;
 
-    // The views cannot be written: what is committed meanwhile lags, by events and by its age, and counts when it is there.
+    // The views cannot be written now. What is committed meanwhile shows as a lag in events and in seconds, and counts once it is applied.
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
     let holder = postgres::connect(&url).await.expect("a session");
     holder
@@ -197,7 +197,7 @@ async fn latency_counts_each_event_once_from_its_commit_and_the_lag_is_the_truth
     );
     wait_for_no_lag(&pipeline).await;
 
-    // A replay, while everything runs, is applied and has no latency; what is new after it has.
+    // Events of a replay are applied and have no latency. Later events have one again.
     let replay = ["-t", "user-events", "-r", "view-builder", "-y"];
     let (code, said) = replay::script(&pipeline, &replay, "").await;
     assert_eq!(code, Some(0), "{said}");
@@ -206,7 +206,7 @@ async fn latency_counts_each_event_once_from_its_commit_and_the_lag_is_the_truth
     assert_each_event_once(&wait_for_applied(&pipeline, [101, 20]).await, [51, 20]);
     wait_for_no_lag(&pipeline).await;
 
-    // The same by Kafka's own tool; the process begins to count anew.
+    // The same replay by Kafka's own tool. The new process begins to count at 0.
     pipeline.view_builder.stop().await.expect("a clean end");
     let reset = [
         "--group",

@@ -5,17 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rig::Metrics;
-use stack::Program;
-use stack::pipeline::root;
+use stack::{Program, checkout};
 
-/// The page's table for each program, and where the program's source is.
+/// For each program, the heading of its table on the page, and the folders of its source.
 const PROGRAMS: [(&str, &[&str]); 4] = [
     ("outbox-relay", &["outbox-relay/src"]),
     ("view-builder", &["view-builder/src"]),
     ("user-api", &["user-api/src", "rest/src"]),
     ("post-api", &["post-api/src", "rest/src"]),
 ];
-/// Their series begin when it happens for the first time, or with an option.
+/// These series begin when something happens for the first time, or only with an option.
 const NOT_IN_EVERY_RUN: [&str; 12] = [
     "relay_ignored_messages_total",
     "relay_outbox_partitions_dropped_total",
@@ -31,19 +30,19 @@ const NOT_IN_EVERY_RUN: [&str; 12] = [
     "view_paused",
 ];
 
-/// What the page says of a metric.
+/// What the page says about a metric.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     kind: String,
     labels: Vec<String>,
 }
 
-/// The tables, by program and metric.
+/// The tables of the page, by program and metric.
 pub(crate) struct Page(BTreeMap<String, BTreeMap<String, Entry>>);
 
 impl Page {
     pub(crate) fn read() -> Self {
-        let file = root().join("docs/metrics.md");
+        let file = checkout::root().join("docs/metrics.md");
         let text = fs::read_to_string(&file).unwrap_or_else(|err| panic!("{}: {err}", file.display()));
         let (mut tables, mut program) = (BTreeMap::new(), String::new());
         for line in text.lines() {
@@ -72,8 +71,8 @@ impl Page {
         Self(tables)
     }
 
-    /// Holds the table against what the running program exports: each metric is in it, with its type and its labels, and is
-    /// described; and each of the table's metrics is exported.
+    /// Compares the table with the metrics of the running program. Each metric must be in the table with its type and its labels, and must have a
+    /// help text. Each metric of the table must be exported.
     pub(crate) async fn assert_names_all(&self, program: &Program) {
         let metrics = Metrics::of(program).await.expect("metrics");
         let (name, _) = PROGRAMS
@@ -105,7 +104,7 @@ impl Page {
     }
 }
 
-/// Names and types of the metrics that the source under `directory` makes.
+/// Names and types of the metrics in the source code below `directory`.
 fn in_source(directory: &Path, found: &mut BTreeMap<String, String>) {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(directory).expect("a directory of source") {
@@ -136,7 +135,7 @@ fn in_source(directory: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The text that is given, directly or by a constant of the file; none where it is a variable.
+/// The text of the first argument: a literal, or a constant of the file. None: it is a variable.
 fn first_argument<'t>(arguments: &'t str, file: &'t str) -> Option<&'t str> {
     let arguments = arguments.trim_start();
     let literal = |text: &'t str| Some(text.strip_prefix('"')?.split_once('"')?.0);
@@ -154,7 +153,7 @@ fn the_page_names_the_metrics_of_the_sources_and_no_others() {
     for (program, directories) in PROGRAMS {
         let mut made = BTreeMap::new();
         for directory in directories {
-            in_source(&root().join(directory), &mut made);
+            in_source(&checkout::root().join(directory), &mut made);
         }
         assert!(!made.is_empty(), "{program} has no metrics");
         let named = page.0.get(program).unwrap_or_else(|| panic!("no table for {program}"));

@@ -1,4 +1,4 @@
-//! The quick start as a person runs it.
+//! Runs the quick start as a person does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ struct QuickStart {
 impl QuickStart {
     fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        // PostgreSQL's user has to reach its data in there.
+        // The user that PostgreSQL runs as must be able to reach its data in this directory.
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), everybody).expect("permissions");
         let mut command = Command::new(program());
@@ -69,7 +69,7 @@ impl QuickStart {
             .code()
     }
 
-    /// Processes whose command line or environment names the temporary directory: all that it started.
+    /// All processes that the quick start has started: their command line or their environment names its temporary directory.
     fn left(&self) -> Vec<String> {
         let own = self.directory.path().to_string_lossy().into_owned();
         let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
@@ -89,7 +89,7 @@ impl QuickStart {
             "all that it started has ended, and its files are gone",
             || {
                 let files = fs::read_dir(self.directory.path()).expect("the directory").count();
-                // The output's file is the test's own.
+                // The one file that is left is the output, which belongs to the test.
                 std::future::ready((self.left().is_empty() && files == 1).then_some(()))
             },
         )
@@ -193,7 +193,7 @@ async fn kept_data_is_continued_the_next_time() {
     );
 }
 
-/// Beside the tests' directory, where Cargo puts the programs.
+/// The path of the program. Cargo puts it beside the directory of the tests.
 fn program() -> PathBuf {
     let own = std::env::current_exe().expect("this test");
     let directory = own.ancestors().nth(2).expect("the target directory");
@@ -205,7 +205,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// The process of `name` whose environment names `directory`.
+/// The id of the process `name` whose environment names `directory`.
 fn pid_of(name: &str, directory: &str) -> u32 {
     let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     let found = processes.filter_map(|entry| {

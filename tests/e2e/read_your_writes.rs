@@ -1,4 +1,4 @@
-//! A client that reads with the version that its write was answered with reads its own write, always.
+//! A client that reads with the version in the answer to its write always reads its own write.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use stack::random::Random;
 use super::{rows, shared};
 use rig::rest::{Rest, id, user};
 
-/// Connections; the users that one changes are its own, so what a read must show is what that one wrote last.
+/// So many clients. Each changes only its own users, so it knows what a read must show: what it wrote last.
 const CLIENTS: u64 = 16;
 const PAIRS: u64 = 10_000;
-/// Enough for stale reads to occur by the hundred.
+/// With so many pairs, hundreds of stale reads occur.
 const PLAIN_PAIRS: u64 = 2_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,7 +45,7 @@ struct Tally {
     stale: u64,
 }
 
-/// `pairs` writes, each with a read behind it, that names the write's version where `names_version`.
+/// Makes `pairs` writes, each followed by a read. If `names_version`, the read names the version of the write.
 async fn run(pipeline: &Pipeline, pairs: u64, names_version: bool) -> Tally {
     let clients = (0..CLIENTS).map(|number| {
         let client = Client {
@@ -71,13 +71,13 @@ struct Client {
     rest: Rest,
     random: Random,
     department: String,
-    /// Users that are there, with the body that was written last.
+    /// The users that should exist, each with the body that was written last.
     users: Vec<(i64, Value)>,
-    /// A post of the first user, who is never deleted.
+    /// A post of the first user. This user is never deleted.
     post: Option<i64>,
 }
 
-/// A user that was just written, at `version`; without a body it was deleted.
+/// A user that was just written, with the version of that write. Without a body the user was deleted.
 struct Written {
     id: i64,
     version: i64,
@@ -134,7 +134,7 @@ impl Client {
         })
     }
 
-    /// Whether a read shows what was written: of the user, of the list of its department, or of its post.
+    /// Whether a read shows what was written. It reads the user, the list of the user's department, or the user's post.
     async fn shows(&mut self, written: &Written, names_version: bool) -> anyhow::Result<bool> {
         let Written { id, version, body } = written;
         let query = |least: String| {

@@ -1,4 +1,4 @@
-//! The relay may be away for as long as it likes: clients do not notice, and nothing is lost.
+//! The relay may be away for any time. Clients do not notice, and nothing is lost.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::{rows, shared};
 use rig::rest::{Rest, id, user};
 
 const USERS: i64 = 300;
-/// An answer that waited for the relay, Kafka or the view would take longer.
+/// An answer that waits for the relay, Kafka or the view would take longer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[tokio::test]

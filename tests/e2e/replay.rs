@@ -1,10 +1,10 @@
-//! Replays: the views end right, nobody stops, and events can be looked at without touching anything.
+//! Replays: in the end the views are right, and no program stops. And events can be looked at without changing anything.
 
 use std::process::Stdio;
 use std::time::Duration;
 
-use stack::pipeline::{VIEWS_DATABASE, root};
-use stack::{Pipeline, eventually_ok};
+use stack::pipeline::VIEWS_DATABASE;
+use stack::{Pipeline, checkout, eventually_ok};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -33,16 +33,16 @@ async fn wait_for_all(pipeline: &Pipeline) {
     .expect("the view is whole");
 }
 
-/// Exit code and standard output of the script, with `answer` on its standard input.
+/// Runs the replay script with `answer` on its standard input. Returns its exit code and its standard output.
 pub(crate) async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
-    let mut child = Command::new(root().join("scripts/kafka-replay.sh"))
+    let mut child = Command::new(checkout::root().join("scripts/kafka-replay.sh"))
         .args(["-s", pipeline.bootstrap_servers()])
         .args(arguments)
         .env("DATABASE_URL", url)
         .env(
             "VIEW_BUILDER",
-            stack::pipeline::binaries().expect("binaries").join("view-builder"),
+            checkout::programs_directory().expect("binaries").join("view-builder"),
         )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -51,7 +51,7 @@ pub(crate) async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str
         .spawn()
         .expect("the script starts");
     let mut stdin = child.stdin.take().expect("a pipe");
-    // One that needs no answer may have ended already.
+    // If the script needs no answer, it may have ended already.
     let _ = stdin.write_all(answer.as_bytes()).await;
     drop(stdin);
     let output = child.wait_with_output().await.expect("it ends");
@@ -69,7 +69,7 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
     }
     wait_for_all(&pipeline).await;
 
-    // Looking touches nothing.
+    // Looking at events changes nothing.
     let positions = "select topic, partition, next_offset, epoch from view_positions order by 1, 2";
     let before = sql(&pipeline, positions).await;
     let (code, printed) = script(&pipeline, &[], "").await;
@@ -81,7 +81,7 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
     assert_eq!(value["userId"].to_string(), key);
     assert_eq!(sql(&pipeline, positions).await, before);
 
-    // What was deleted by hand comes back, without anything being stopped.
+    // Rows that were deleted by hand come back, and no program is stopped.
     sql(&pipeline, "delete from user_view").await;
     assert_eq!(
         script(&pipeline, &["-r", "view-builder"], "n").await,
@@ -93,7 +93,7 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
     assert!(said.contains("NEW-OFFSET") && said.contains("Reset complete"), "{said}");
     wait_for_all(&pipeline).await;
 
-    // The documented procedure: stop, reset the group with Kafka's own tool, start.
+    // The documented procedure: stop, reset the group by Kafka's own tool, start.
     sql(&pipeline, "update user_view set name = 'x' where user_id % 2 = 0").await;
     eventually_ok(DEADLINE, "the group has committed", || async {
         let kafka = pipeline.kafka()?;
@@ -118,7 +118,7 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
     pipeline.view_builder.start().expect("a start");
     wait_for_all(&pipeline).await;
 
-    // What cannot be done is said, with no success line and another exit code than 0.
+    // If a replay cannot be done, the script says so. It prints no line of success, and its exit code is not 0.
     let (code, said) = script(&pipeline, &["-t", "no-events", "-r", "view-builder", "-y"], "").await;
     assert_eq!((code, said.contains("complete")), (Some(1), false), "{said}");
     let (code, _) = script(&pipeline, &["-t"], "").await;

@@ -1,4 +1,4 @@
-//! The two databases' rows, as psql shows them.
+//! The rows of the two databases, as psql shows them.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn query(pipeline: &Pipeline, database: &str, sql: &str) -> Vec<Row> {
     rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"))
 }
 
-/// The single value that `sql` gives.
+/// The only value in `rows`, which must be one row with one column.
 pub(crate) fn single(rows: &[Row]) -> &str {
     match rows {
         [row] if row.len() == 1 => row[0].as_deref().expect("a value that is not null"),
@@ -31,13 +31,13 @@ pub(crate) fn single(rows: &[Row]) -> &str {
     }
 }
 
-/// Every user's own row.
+/// The row of every user.
 pub(crate) async fn users(pipeline: &Pipeline) -> Vec<Row> {
     let columns = "name, email, department, status, created_at, updated_at, version";
     in_users(pipeline, &format!("select id, {columns} from users order by id")).await
 }
 
-/// The same columns of the view.
+/// The same columns of the view's rows.
 pub(crate) async fn user_view(pipeline: &Pipeline) -> Vec<Row> {
     let columns = "name, email, department, status, created_at, updated_at, version";
     in_views(
@@ -47,8 +47,8 @@ pub(crate) async fn user_view(pipeline: &Pipeline) -> Vec<Row> {
     .await
 }
 
-/// Waits until `user_view` equals `users` row by row, then compares `department_stats` with what the view's rows say, and
-/// the other views with what users and posts say.
+/// Waits until `user_view` equals `users` row by row. Asserts then that `department_stats` equals what the view's rows give, and that the other views
+/// equal what users and posts give.
 pub(crate) async fn assert_view_equals_users(pipeline: &Pipeline, deadline: Duration) {
     let start = std::time::Instant::now();
     loop {
@@ -153,7 +153,7 @@ pub(crate) async fn wait_for_view(pipeline: &Pipeline, id: i64, version: i64, de
     .await;
 }
 
-/// The last lines of every program, for a failure's message.
+/// The last lines of every program's log, for the message of a failure.
 pub(crate) fn logs(pipeline: &Pipeline) -> String {
     let programs = pipeline.programs();
     let tails = programs.map(|program| format!("--- {}\n{}", program.name(), program.log_tail(8)));

@@ -1,4 +1,4 @@
-//! Several builders share the partitions, and Kafka's own tools show how far each is.
+//! Several builders share the partitions, and Kafka's own tools show how far each of them is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Line {
     consumer: String,
 }
 
-/// What Kafka's tool says of each partition of the group.
+/// What Kafka's tool says about each partition of the group.
 async fn describe(pipeline: &Pipeline) -> anyhow::Result<BTreeMap<(String, String), Line>> {
     let told = pipeline
         .kafka()?
@@ -72,7 +72,7 @@ async fn wait_until_caught_up(pipeline: &Pipeline) -> BTreeMap<(String, String),
     .expect("both have caught up")
 }
 
-/// What `view-builder status` prints.
+/// The output of `view-builder status`.
 async fn status(pipeline: &Pipeline) -> String {
     let command = pipeline
         .view_builder
@@ -85,7 +85,7 @@ async fn status(pipeline: &Pipeline) -> String {
     text
 }
 
-/// The only lag that the builders export, as topic, partition and value; none where nothing lags.
+/// The only lag that the builders export: topic, partition and value. None: nothing lags.
 async fn exported_lag(builders: [&Program; 2], name: &str) -> anyhow::Result<Option<(String, String, f64)>> {
     let mut lags = Vec::new();
     for builder in builders {
@@ -135,7 +135,7 @@ async fn kafkas_group_tool_and_the_status_command_show_the_lag_of_two_builders()
     let said = status(&pipeline).await;
     assert!(said.contains("lag in all: 0, oldest: 0.0 s"), "{said}");
 
-    // One of them cannot write: what it has taken is behind, and nothing of the other one is.
+    // One builder cannot write. What it has taken is behind, and nothing of the other builder is.
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
     let holder = postgres::connect(&url).await.expect("a session");
     holder
@@ -158,7 +158,7 @@ async fn kafkas_group_tool_and_the_status_command_show_the_lag_of_two_builders()
     let place = (topic, partition);
     for (other, line) in &held {
         if *other == place {
-            // The builder counts from the position in Postgres, which is before the markers of what was applied.
+            // The builder counts from its position in Postgres, and that is before the markers of the applied transactions.
             assert!(line.lag > 0 && line.lag as f64 <= events, "{line:?}, exported {events}");
             assert_eq!(
                 line.current, before[other].current,

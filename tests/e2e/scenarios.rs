@@ -66,7 +66,7 @@ async fn a_post_shows_its_authors_name_and_is_found_by_department() {
     assert_eq!(post["title"], "안녕하세요");
     assert_author(&post, &author);
     assert_author(&rest.post(id(&post)).await.expect("the post"), &author);
-    // A slash in a department's name travels percent-encoded, the Korean letters as they are.
+    // The path has the slash of a department's name percent-encoded, and the Korean letters as they are.
     let found = rest.get_posts("/by-department/기획%2F전략팀").await.expect("posts");
     assert_eq!(ids(&found), [id(&post)]);
 }
@@ -151,7 +151,7 @@ async fn posts_of_authors_who_move_and_go_are_told_by_all_views() {
     );
 }
 
-/// The user's row of the view, as post-api answers it, once it is there.
+/// Waits until the user is in the view. Returns the row as post-api answers it.
 async fn in_view(pipeline: &Pipeline, user: &Value) -> Value {
     let rest = Rest::of(pipeline);
     let path = format!("/users/{}", id(user));

@@ -1,4 +1,4 @@
-//! Two relays for one outbox: the second waits, and takes over when the first dies.
+//! Two relays for one outbox: the second one waits, and takes over when the first one dies.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! An event is published if and only if its transaction committed, in the transaction's order.
+//! An event is published if and only if its transaction committed, and in the order of the transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{rows, shared};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Writes users and their events as a person with psql would: numbers `first` to `last`, with `kind` in their names.
+/// The SQL that writes users and their events, as a person with psql would. The users have the numbers 1 to `count`, and `kind` in their names.
 fn insert_users(kind: &str, count: u32) -> String {
     format!(
         "with number as (select n from generate_series(1, {count}) as n order by n),
@@ -37,7 +37,7 @@ async fn a_rolled_back_transaction_publishes_nothing() {
         &format!("begin; {}; rollback", insert_users("rolled-back", 100)),
     )
     .await;
-    // What commits later is published later: once it is there, the rolled back events would be too.
+    // This transaction commits later, so it is published later. Once it is there, the rolled-back events would be there, too.
     rows::in_users(&pipeline, &insert_users("committed-after", 1)).await;
     let of_department = |department: &str| of_department(&records(&consumer), department);
     eventually(DEADLINE, "the later transaction is published", || {
@@ -111,7 +111,7 @@ fn of_department(records: &[Record], department: &str) -> Vec<Record> {
     records.iter().filter(has).cloned().collect()
 }
 
-/// Commit position and index in the transaction: `16/B374D848:0:1795344833217210`.
+/// The commit position, and the index in the transaction, of a header such as `16/B374D848:0:1795344833217210`.
 fn position(record: &Record) -> (&str, u64) {
     let text = record.header("position").expect("a position header");
     let mut parts = text.split(':');

@@ -1,4 +1,4 @@
-//! `view-builder verify` beside the running pipeline, as the role that may only read.
+//! Runs `view-builder verify` beside the running pipeline, as a role that may only read.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use rig::Workload;
 use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// As `view-builder --help` documents them.
+/// Exit codes, as `view-builder --help` documents them.
 const EQUAL: i32 = 0;
 const DIFFERENT: i32 = 10;
 const LAGGING: i32 = 11;
 
-/// Exit code and output of one run.
+/// Runs `verify` once. Returns its exit code and its output.
 async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!("verify-{}", NEXT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Imports run downwards: ARCHITECTURE.md writes the order of each program's rooms, and this holds the code against it.
+//! Imports run downwards. ARCHITECTURE.md has the order of each program's rooms, and this test checks the code against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::image_context::repository;
 use super::imports::{Imports, Module};
 
-/// Where ARCHITECTURE.md writes it: lines of `FOLDER  ROOM > ROOM > …`, the uppermost first.
+/// Below this heading, ARCHITECTURE.md has lines `FOLDER  ROOM > ROOM > …`. The uppermost room comes first.
 const HEADING: &str = "## Rooms";
 
 #[test]
@@ -83,7 +83,7 @@ fn a_circle_is_found_and_so_is_the_way_around_it() {
     assert_eq!(found, ["b", "c", "b"]);
 }
 
-/// The crates whose folders have no circles: all that people run, and what they stand on.
+/// The folders in which no modules may import each other in a circle: those of all programs, and of the crates that they use.
 fn sources() -> Vec<String> {
     let programs = [
         "outbox-relay",
@@ -111,7 +111,7 @@ fn orders(architecture: &str) -> Vec<(&str, Vec<&str>)> {
         .collect()
 }
 
-/// The part of the folder with this prefix that a module lies in.
+/// The folder or file directly below `prefix` that has the module.
 fn child<'m>(module: &'m Module, prefix: &Module) -> Option<&'m str> {
     module.strip_prefix(prefix.as_slice())?.first().map(String::as_str)
 }
@@ -121,7 +121,7 @@ fn place(module: &Module, prefix: &Module, rooms: &[&str]) -> Option<usize> {
     rooms.iter().position(|known| *known == room)
 }
 
-/// The files by which a program is entered stand above all rooms.
+/// The files with which a program begins. They are above all rooms.
 fn is_entrance(module: &Module) -> bool {
     module.len() == 1 && matches!(module[0].as_str(), "faulty" | "bin")
 }
@@ -138,7 +138,7 @@ fn siblings(imports: &Imports, folder: &Module) -> BTreeMap<String, BTreeSet<Str
     graph
 }
 
-/// A way from a module back to itself.
+/// A way along imports from a module back to itself.
 fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut done = BTreeSet::new();
     graph

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// cargo refuses a workspace of which a member is missing, so that an image could not be built.
+/// cargo refuses a workspace that lacks a member. Then no image could be built.
 #[test]
 fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
     let root = repository();
@@ -19,7 +19,7 @@ fn every_member_of_the_workspace_is_in_the_context_of_the_images() {
     }
 }
 
-/// The engine compiles in a folder that has only what .dockerignore lets in. cargo must find there all that it needs before it compiles.
+/// The engine compiles in a folder that has only what .dockerignore lets in. cargo must find everything there that it needs before it compiles.
 #[test]
 fn cargo_finds_a_whole_workspace_in_the_context_of_the_images() {
     let root = repository();
@@ -27,7 +27,7 @@ fn cargo_finds_a_whole_workspace_in_the_context_of_the_images() {
     for path in let_in(&root) {
         symlink(root.join(&path), context.path().join(&path)).expect("a link");
     }
-    // It says how the programs are linked. Without it cargo would link them in another way, and say nothing.
+    // This file says how the programs are linked. Without it cargo would link them in another way, and say nothing.
     assert!(
         context.path().join(".cargo/config.toml").is_file(),
         ".dockerignore leaves .cargo/config.toml out"

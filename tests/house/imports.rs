@@ -1,4 +1,4 @@
-//! Which module of a crate imports which, read from its source.
+//! Finds out from the source of a crate which module imports which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
-/// A module's path in its crate; empty for the crate's root.
+/// The path of a module in its crate. It is empty for the crate's root.
 pub(crate) type Module = Vec<String>;
 
-/// The modules of a crate, and for each what it imports of the others.
+/// The modules of a crate, and for each module the other modules that it imports.
 #[derive(Debug, Default)]
 pub(crate) struct Imports(BTreeMap<Module, BTreeSet<Module>>);
 
 impl Imports {
-    /// Reads every source file below `source`. What only tests import counts for nothing.
+    /// Reads every source file below `source`. Imports of tests do not count.
     pub(crate) fn of(source: &Path) -> Self {
         let files = files(source);
         let modules: BTreeSet<Module> = files.iter().map(|file| module(source, file)).collect();
@@ -44,7 +44,7 @@ impl Imports {
         self.0.keys()
     }
 
-    /// Each import: who, and whom.
+    /// Each import, as a pair: the module that imports, and the module that it imports.
     pub(crate) fn arrows(&self) -> impl Iterator<Item = (&Module, &Module)> {
         self.0
             .iter()
@@ -67,7 +67,7 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `kafka/publish/mod.rs` is `kafka::publish`.
+/// The module of a file: `kafka/publish/mod.rs` is `kafka::publish`.
 fn module(source: &Path, file: &Path) -> Module {
     let relative = file
         .strip_prefix(source)
@@ -83,7 +83,7 @@ fn module(source: &Path, file: &Path) -> Module {
     module
 }
 
-/// The module that a path leads to or into.
+/// The module that a path names, or the module of the item that it names.
 fn longest_module(path: &[String], modules: &BTreeSet<Module>) -> Option<Module> {
     (1..=path.len())
         .rev()
@@ -91,7 +91,7 @@ fn longest_module(path: &[String], modules: &BTreeSet<Module>) -> Option<Module>
         .find(|prefix| modules.contains(prefix))
 }
 
-/// Collects the paths that a file names, from the crate's root.
+/// Collects the paths that a file names, as paths from the crate's root.
 struct Paths {
     module: Module,
     found: BTreeSet<Module>,
@@ -150,7 +150,7 @@ impl<'ast> Visit<'ast> for Paths {
         visit::visit_path(self, path);
     }
 
-    /// What stands inside a macro's parentheses is not parsed; its words are enough to find paths.
+    /// The arguments of a macro are not parsed. Their words are enough to find paths.
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         let words = call.tokens.to_string().replace(" :: ", "::");
         for word in words.split(|char: char| !(char.is_alphanumeric() || char == '_' || char == ':')) {

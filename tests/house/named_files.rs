@@ -1,12 +1,12 @@
-//! Files that the pages name are there.
+//! The files that the pages name exist.
 
 use std::fs;
 
 use super::image_context::repository;
 
-/// Pages that lead readers through the code.
+/// The pages that lead readers through the code.
 const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
-/// Beginnings of the paths that are looked for.
+/// A text that begins with one of these is a path.
 const FOLDERS: [&str; 13] = [
     "outbox-relay/",
     "view-builder/",
@@ -37,7 +37,7 @@ fn a_file_that_a_page_names_is_there() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
-/// What stands between backquotes or in a link's parentheses and begins like a path.
+/// The texts between backquotes, and in the parentheses of links, that begin like a path.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let pieces = text.split(['`', '(', ')', '#', ' ', '\n', ',']);
     pieces.filter(|piece| {

@@ -1,4 +1,4 @@
-//! After each stop an operator can go on by a flag, and what is published then is what the flag's help says.
+//! After each stop an operator can go on by a flag. What is published then is what the help of the flag says.
 
 use rig::{Rig, servers};
 use stack::Postgres;
@@ -19,7 +19,7 @@ async fn a_slot_gap_is_accepted_without_the_events_in_it() {
     rig.assert_stops(13, &["--accept-slot-gap"]).await;
     assert_refused(&rig, &["--accept-new-slot"], 13, "--accept-slot-gap").await;
     accept(&rig, &["--accept-slot-gap"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0, 1, 1, 1]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0, 1, 1, 1]).await;
 }
 
 #[tokio::test]
@@ -28,13 +28,13 @@ async fn a_new_slot_is_accepted_and_the_rows_that_are_there_are_left_or_publishe
     rig.drop_slot().await;
     rig.insert_each(2).await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
 
     let rig = published_and_stopped("accept_new_publish").await;
     rig.drop_slot().await;
     rig.insert_each(2).await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "publish"]).await;
-    goes_on(&rig, &[2, 2, 2, 2, 2, 1, 1]).await;
+    assert_times_published(&rig, &[2, 2, 2, 2, 2, 1, 1]).await;
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_lost_checkpoint_is_accepted_and_the_slots_position_counts() {
     deleted.expect("a deletion");
     rig.insert_each(2).await;
     accept(&rig, &["--accept-checkpoint-loss"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_garbled_checkpoint_is_accepted_and_the_last_readable_one_counts() {
     write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
     rig.insert_each(2).await;
     accept(&rig, &["--accept-garbled-checkpoint"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 1, 1]).await;
 }
 
 #[tokio::test]
@@ -66,12 +66,12 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
     rig.insert_each(2).await;
     assert_refused(&rig, &["--accept-checkpoint-loss"], 21, "--accept-garbled-checkpoint").await;
     accept(&rig, &["--accept-garbled-checkpoint"]).await;
-    goes_on(&rig, &[1; 12]).await;
+    assert_times_published(&rig, &[1; 12]).await;
 }
 
 #[tokio::test]
 async fn another_timeline_is_accepted_from_the_checkpoint() {
-    // As a promotion leaves it: the server is on another timeline than the checkpoint.
+    // The server is on another timeline than the checkpoint, as after a promotion.
     let rig = published_and_stopped("accept_timeline").await;
     let mut elsewhere = last_checkpoint(&rig).await;
     elsewhere["lineage"]["timeline"] = 7.into();
@@ -79,7 +79,7 @@ async fn another_timeline_is_accepted_from_the_checkpoint() {
     rig.insert_each(2).await;
     rig.assert_stops(17, &["--accept-timeline"]).await;
     accept(&rig, &["--accept-timeline"]).await;
-    goes_on(&rig, &[1; 7]).await;
+    assert_times_published(&rig, &[1; 7]).await;
 }
 
 #[tokio::test]
@@ -88,8 +88,8 @@ async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_
     rig.insert_each(2).await;
     rig.assert_stops(18, &["--accept-older-database"]).await;
     accept(&rig, &["--accept-older-database"]).await;
-    // The five of the backup were confirmed before it was taken. The five after it are in the topic and in no outbox any more. Before
-    // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so that the slot gives the five once more.
+    // The five rows of the backup were confirmed before the backup. The five rows after it are in the topic, and no longer in any outbox. Before
+    // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so the slot sends the five of the backup once more.
     let of_the_backup = if servers::postgres_version() < 17 { 2 } else { 1 };
     let most = [
         of_the_backup,
@@ -100,7 +100,7 @@ async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_
         1,
         1,
     ];
-    goes_on_between(&rig, &[1; 7], &most).await;
+    assert_times_published_between(&rig, &[1; 7], &most).await;
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn more_partitions_are_accepted_from_the_checkpoint() {
     altered.expect("more partitions");
     rig.insert_each(2).await;
     accept(&rig, &["--accept-partitions"]).await;
-    goes_on(&rig, &[1; 7]).await;
+    assert_times_published(&rig, &[1; 7]).await;
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn an_altered_publication_is_accepted_without_what_it_hid() {
     rig.insert_each(1).await;
     rig.assert_stops(20, &["--accept-publication"]).await;
     accept(&rig, &["--accept-publication"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 1, 0, 0, 1]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 1, 0, 0, 1]).await;
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_publication_that_was_dropped_is_accepted_and_the_stream_goes_on_from_
     rig.insert_each(2).await;
     rig.assert_stops(20, &["it does not exist"]).await;
     accept(&rig, &["--accept-publication"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0, 0]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0, 0]).await;
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn where_nothing_is_broken_nothing_is_accepted() {
         assert_refused(&rig, &[flag], 2, "there is nothing of the kind to accept").await;
     }
     assert_eq!(checkpoints(&rig).await.len(), before, "no checkpoint was written");
-    goes_on(&rig, &[1; 5]).await;
+    assert_times_published(&rig, &[1; 5]).await;
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn two_breaks_take_two_flags() {
     assert_refused(&rig, &["--accept-slot-gap"], 20, "--accept-publication").await;
     assert_refused(&rig, &["--accept-publication"], 13, "--accept-slot-gap").await;
     accept(&rig, &["--accept-slot-gap", "--accept-publication"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 0]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 0]).await;
 }
 
 #[tokio::test]
@@ -239,36 +239,36 @@ async fn an_invalidated_slot_is_replaced_when_that_is_accepted() {
     rig.insert_each(2).await;
     rig.assert_stops(11, &["--accept-new-slot"]).await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
-    goes_on(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
+    assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
 }
 
-/// Starts the relay and writes three more rows: they and the `expected` earlier ones must have been published so many times.
-async fn goes_on(rig: &Rig, expected: &[usize]) {
-    goes_on_between(rig, expected, expected).await;
+/// Starts the relay, and writes three more rows. Asserts how many times each earlier row was published, and that the three were published once.
+async fn assert_times_published(rig: &Rig, expected: &[usize]) {
+    assert_times_published_between(rig, expected, expected).await;
 }
 
-/// As [`goes_on`], with the fewest and the most times.
-async fn goes_on_between(rig: &Rig, expected: &[usize], at_most: &[usize]) {
+/// As [`assert_times_published`], with the fewest and the most times of each earlier row.
+async fn assert_times_published_between(rig: &Rig, at_least: &[usize], at_most: &[usize]) {
     rig.start().await;
     let earlier = ids(rig).await;
-    assert_eq!(earlier.len(), expected.len());
+    assert_eq!(earlier.len(), at_least.len());
     rig.insert_each(3).await;
     let ids = ids(rig).await;
     let awaited: Vec<String> = (0..)
         .zip(&ids)
-        .filter(|(index, _)| expected.get(*index).is_none_or(|times| *times > 0))
+        .filter(|(index, _)| at_least.get(*index).is_none_or(|times| *times > 0))
         .map(|(_, id)| id.clone())
         .collect();
     let times = times_published(rig, &ids, &awaited).await;
     let is_right = times
         .iter()
-        .zip(expected.iter().zip(at_most))
+        .zip(at_least.iter().zip(at_most))
         .all(|(times, (low, high))| (low..=high).contains(&times));
     assert!(
         is_right,
-        "{}: {times:?}, expected {expected:?} to {at_most:?}",
+        "{}: {times:?}, expected {at_least:?} to {at_most:?}",
         rig.name()
     );
-    assert_eq!(times[expected.len()..], [1, 1, 1], "{}", rig.name());
+    assert_eq!(times[at_least.len()..], [1, 1, 1], "{}", rig.name());
     rig.finish().await.expect("an end");
 }

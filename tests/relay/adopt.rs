@@ -14,7 +14,7 @@ async fn an_adopted_slot_is_continued_from_its_confirmed_position() {
     rig.insert_each(3).await;
     make_slot(&rig, "pgoutput").await;
     rig.insert_each(2).await;
-    // Its first owner has read these two, and no more.
+    // The first owner of the slot has read these two rows, and no more.
     let name = rig.name();
     rig.sql(&format!(
         "select pg_logical_slot_get_binary_changes('{name}', null, null, 'proto_version', '1', 'publication_names', 'outbox')"
@@ -76,7 +76,7 @@ async fn make_slot(rig: &Rig, plugin: &str) {
     .await;
 }
 
-/// First letters of what a slot would send by protocol version 1.
+/// The first letters of the messages that a slot would send by protocol version 1.
 async fn would_send(rig: &Rig) -> String {
     let name = rig.name();
     rig.value(&format!(
@@ -109,16 +109,16 @@ async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
     assert!(status.code() == Some(1) && said.contains("two_phase"), "{said}");
     rig.sql(&format!("rollback prepared '{name}'")).await;
 
-    // A relay whose slot was made anew like that stops before it reads from it.
+    // If a slot was made anew like that, its relay stops before it reads from the slot.
     rig.drop_slot().await;
     rig.init(&[]).await;
     rig.drop_slot().await;
     rig.sql(&made).await;
     rig.assert_stops(12, &["two_phase"]).await;
-    super::tampering::retire(&rig).await;
+    super::tampering::kill_and_drop_slot(&rig).await;
 }
 
-/// The test's own test: what such a slot sends is no transaction that the relay could read.
+/// A test of the test: what such a slot sends is not a transaction that the relay can read.
 #[tokio::test]
 async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() {
     let mut rig = Rig::new("adopt_two_phase_planted").await;
@@ -145,5 +145,5 @@ async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() 
     })
     .await;
     rig.sql(&format!("rollback prepared '{name}'")).await;
-    super::tampering::retire(&rig).await;
+    super::tampering::kill_and_drop_slot(&rig).await;
 }

@@ -1,4 +1,4 @@
-//! Large transactions, large rows, and the kinds of transactions that are not one plain commit.
+//! Large transactions, large rows, and transactions that do more than one plain commit.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use rig::{Isolation, Rig, memory, topic};
 
 const MEMORY_MB_MAX: f64 = 96.0;
 
-/// Rows of the one large transaction.
+/// How many rows the one large transaction has.
 fn big_rows() -> usize {
     std::env::var("RELAY_BIG_TRANSACTION_ROWS").map_or(300_000, |text| {
         text.parse().expect("RELAY_BIG_TRANSACTION_ROWS is a number")
     })
 }
 
-/// Committed records of the topic now.
+/// How many committed records the topic has now.
 async fn published(rig: &Rig) -> usize {
     let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), rig.topic());
     let counted = tokio::task::spawn_blocking(move || {
@@ -32,7 +32,7 @@ async fn one_large_transaction_is_published_once_and_in_order_through_a_sigkill_
         .await;
     let started = Instant::now();
     rig.start().await;
-    // Its first part is visible and its last is not.
+    // The first part of the transaction is visible, and the last part is not.
     stack::eventually(Duration::from_secs(300), "a part is published", || async {
         (published(&rig).await > 0).then_some(())
     })
@@ -44,7 +44,7 @@ async fn one_large_transaction_is_published_once_and_in_order_through_a_sigkill_
     rig.start().await;
     let deadline = Duration::from_secs(60 + rows as u64 / 2_000);
     stack::eventually(deadline, "all of it is published", || async {
-        let status = rig.confirmed().await;
+        let status = rig.confirmed_lsn().await;
         let sql = format!("select '{status}'::pg_lsn >= pg_current_wal_lsn() - 1000000");
         (rig.value(&sql).await == "t" && published(&rig).await >= rows).then_some(())
     })
@@ -55,7 +55,7 @@ async fn one_large_transaction_is_published_once_and_in_order_through_a_sigkill_
         "{rows} rows, killed after {at_kill}: {took:.1} s, {:.0} rows/s, {peak:.1} MB at most",
         rows as f64 / took
     );
-    // Rows are numbered in their order: each number once, ascending in each partition.
+    // The rows are numbered in their order. Each number comes once, and the numbers ascend in each partition.
     let (servers, name) = (rig.servers.kafka.bootstrap_servers(), rig.topic());
     let (mut seen, mut last) = (vec![false; rows + 1], [0_usize; 16]);
     let read = tokio::task::spawn_blocking(move || {
@@ -106,7 +106,7 @@ async fn rows_of_copy_savepoints_and_two_phase_commits_are_published_if_and_only
     let rig = Rig::initialised("kinds_of_transactions").await;
     rig.start().await;
     let (topic, client) = (rig.topic(), rig.connect().await);
-    // COPY: many rows share one LSN.
+    // With COPY, many rows share one LSN.
     let copy = "copy outbox (aggregatetype, aggregateid, type, payload) from stdin";
     let mut sink = std::pin::pin!(client.copy_in::<_, Bytes>(copy).await.expect("a copy"));
     for n in 1..=12_000 {
@@ -132,7 +132,7 @@ async fn rows_of_copy_savepoints_and_two_phase_commits_are_published_if_and_only
         .await
         .expect("savepoints");
 
-    // A prepared transaction is nothing until it is committed, and then it is there before what commits later.
+    // A prepared transaction is published only once it is committed, and then before everything that commits later.
     let (kept, dropped) = (format!("{}_kept", rig.name()), format!("{}_dropped", rig.name()));
     for name in [&kept, &dropped] {
         client
@@ -154,7 +154,7 @@ async fn rows_of_copy_savepoints_and_two_phase_commits_are_published_if_and_only
         .await
         .expect("nothing");
     let ledger = rig
-        .settled(rig::rig::ARRIVAL_DEADLINE)
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
     assert!(ledger.is_exact(), "{ledger}");

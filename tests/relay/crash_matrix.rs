@@ -1,5 +1,5 @@
-//! The relay dies, fails or dawdles at each step of its protocol, at the first, second and tenth time that it comes by; after each, every row is
-//! in the topic exactly once, in order.
+//! The relay dies, fails or is delayed at each step of its protocol: when it comes there for the first, the second and the tenth time. Afterwards
+//! every row is in the topic exactly once, in order.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use rig::{Rig, servers};
 use super::faulty::Reach::{self, Publishing, Repeating, Starting};
 use super::faulty::{FaultyRelay, Trouble};
 
-/// The delay is longer than the transaction timeout that these relays have, and than the broker's interval to look for it.
+/// The delay is longer than the transaction timeout of these relays, and longer than the interval in which the broker looks for timeouts.
 const ACTIONS: [&str; 4] = ["exit", "kill", "delay:3000", "error"];
 
-/// All of them on the newest PostgreSQL. The relay's steps are the same on the others, so that each of those takes one of the three.
+/// The newest PostgreSQL gets all three. The relay's steps are the same on the older ones, so each of them gets one of the three.
 fn hits() -> &'static [u32] {
     match servers::postgres_version() {
         15 => &[1],

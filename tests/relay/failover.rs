@@ -1,4 +1,4 @@
-//! A primary that dies, and a standby that takes its place.
+//! The primary dies, and a standby takes its place.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use stack::{KafkaOptions, Postgres, eventually};
 
 use super::load::{DEADLINE, Load};
 
-/// From the end of the promotion until the first record of a row that was written after it.
+/// The time from the end of the promotion until the first record of a row that was written after it.
 const RESUMED_MAX: Duration = Duration::from_secs(15);
 const STANDBY_SLOT: &str = "standby";
 /// The first version with failover slots.
 const FAILOVER_SLOTS_SINCE: u32 = 17;
 
-/// A primary, a standby of it, and a relay that knows both; its slot is a failover slot where there are such.
+/// A primary, a standby, and a relay that knows both. The relay's slot is a failover slot if this version has such slots.
 async fn replicated(name: &str) -> (Rig, Postgres) {
     let servers = Servers::start(postgres_options(), KafkaOptions::default()).await;
     let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
@@ -48,14 +48,14 @@ fn has_failover_slots() -> bool {
     postgres_version() >= FAILOVER_SLOTS_SINCE
 }
 
-/// The primary and the standby in one URL.
+/// A URL with both servers, the primary and the standby.
 fn both(rig: &Rig, standby: &Postgres) -> String {
     let (first, second, name) = (rig.servers.postgres.port(), standby.port(), rig.name());
     format!("postgres://postgres@127.0.0.1:{first},127.0.0.1:{second}/{name}")
 }
 
-/// Waits until the standby's copy of the slot would outlive a promotion. A copy is kept once the standby has reached where the slot's
-/// decoding begins, so the primary is made to move that on.
+/// Waits until the standby's copy of the slot would survive a promotion. The standby keeps a copy once it has reached the point where the slot's
+/// decoding begins. So this makes the primary move that point on.
 async fn has_the_slot(rig: &Rig, standby: &Postgres) {
     let copy = format!(
         "select 1 from pg_replication_slots where slot_name = '{}' and synced and not temporary",
@@ -69,7 +69,7 @@ async fn has_the_slot(rig: &Rig, standby: &Postgres) {
     .await;
 }
 
-/// Waits until the standby has replayed all that the primary has written.
+/// Waits until the standby has replayed everything that the primary has written.
 async fn has_everything(rig: &Rig, standby: &Postgres) {
     let written = rig.value("select pg_current_wal_lsn()").await;
     let replayed = format!("select 1 where pg_last_wal_replay_lsn() >= '{written}'");
@@ -84,7 +84,7 @@ async fn committed(rig: &Rig) -> Vec<rig::Record> {
     rig.records(Isolation::Committed).await.expect("the topic")
 }
 
-/// The relay ends by itself with this code, says `says`, and has confirmed nothing on `postgres`.
+/// Waits until the relay ends by itself. Asserts that it ends with this exit code, has said all of `says`, and has confirmed nothing on `postgres`.
 async fn assert_ends(rig: &Rig, postgres: &Postgres, exit_code: i32, says: &str, confirmed: &[Vec<Option<String>>]) {
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     let log = rig.relay.log_tail(15);
@@ -119,7 +119,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
     let process = rig.relay.process().expect("a running relay").id();
     let url = format!("{}?target_session_attrs=read-write", both(&rig, &standby));
     let load = Load::start(&rig, &url, 2, Duration::from_millis(5));
-    load.goes_on(300).await;
+    load.wait_for_more_rows(300).await;
     if !has_failover_slots() {
         load.stop().await;
         rig.assert_exactly_once().await;
@@ -138,7 +138,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
     })
     .await;
     println!("goes on {} ms after the promotion", promoted_at.elapsed().as_millis());
-    load.goes_on(300).await;
+    load.wait_for_more_rows(300).await;
     let told = load.stop().await;
     let rows = rig.rows_on(&standby).await;
     let ledger = eventually(DEADLINE, "every row is published", || async {
@@ -164,7 +164,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
         "{log}"
     );
 
-    // The former primary comes back where it was, and the new one is away.
+    // The former primary comes back with its old data, and the new primary is away.
     rig.servers.postgres.start_again().await.expect("a former primary");
     let confirmed = confirmed_on(&rig, &rig.servers.postgres).await;
     standby.stop_fast().await.expect("a stop");

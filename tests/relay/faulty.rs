@@ -1,4 +1,4 @@
-//! A relay with a failpoint or a planted bug in it, restarted whenever it dies, as a supervisor would.
+//! A relay with a failpoint or a planted bug. It is started again whenever it dies, as a supervisor would do.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -14,28 +14,28 @@ use stack::Program;
 /// The exit code of a relay that a failpoint ended.
 const FAILPOINT_EXIT: i32 = 77;
 const SIGKILL: i32 = 9;
-/// The exit code of a relay in which something panicked.
+/// The exit code of a relay that panicked.
 const PANIC_EXIT: i32 = 70;
-/// Rows of the transaction that is cut into several Kafka transactions: some 300 go into one of the smallest size.
+/// How many rows the transaction has that becomes several Kafka transactions. About 300 rows go into a Kafka transaction of the smallest size.
 const LARGE_TRANSACTION_ROWS: u32 = 900;
-/// Long enough to start and publish something.
+/// For so long a relay lives before it is killed. That is enough to start and to publish something.
 const LIFE_WHILE_REPEATING: Duration = Duration::from_millis(1_500);
 const DEADLINE: Duration = Duration::from_secs(90);
-/// A relay with a bug may wait for ever.
+/// A relay with a bug may wait for ever, so the test waits no longer than this.
 const DEADLINE_WITH_BUG: Duration = Duration::from_secs(12);
 
-/// How a relay comes by a point again and again.
+/// What makes the relay come to a failpoint again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// By publishing.
+    /// It publishes.
     Publishing,
-    /// By starting: it is killed whenever it has come by.
+    /// It starts. It is killed each time after it has come to the point.
     Starting,
-    /// By repeating what it had published: it is killed again and again while rows flow.
+    /// It repeats what it has published, because it is killed again and again while rows are written.
     Repeating,
 }
 
-/// One trouble: where, what, and the how manieth time.
+/// One trouble: the failpoint, what happens there, and the how many-th time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub point: &'static str,
@@ -44,7 +44,7 @@ pub(crate) struct Trouble {
     pub hit: u32,
 }
 
-/// A relay that meets a trouble, and the rows that it has to publish all the same.
+/// A relay that meets a trouble, and the rows that it has to publish nevertheless.
 pub(crate) struct FaultyRelay {
     rig: Arc<Rig>,
     relay: Program,
@@ -56,7 +56,7 @@ pub(crate) struct FaultyRelay {
 }
 
 impl FaultyRelay {
-    /// `bug` is planted where it is not empty.
+    /// If `bug` is not empty, the relay has this planted bug.
     pub(crate) fn new(rig: &Arc<Rig>, trouble: Trouble, bug: &str) -> Self {
         let Trouble { point, action, hit, .. } = trouble;
         let hits = rig.logs().join(format!("{point}-{}-{hit}", action.replace(':', "-")));
@@ -82,13 +82,13 @@ impl FaultyRelay {
         }
     }
 
-    /// A further setting of the relay.
+    /// Sets a further setting of the relay.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.relay = self.relay.with_env(name, value);
         self
     }
 
-    /// Writes rows until the trouble has come, and some more, and waits until all of them are published; then the relay has to end in order.
+    /// Writes rows until the trouble has come, and then some more. Waits until all of them are published. Then the relay has to end in order.
     ///
     /// # Errors
     /// The relay stopped for good, rows are missing after a minute, or they are doubled or out of order.
@@ -120,13 +120,13 @@ impl FaultyRelay {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if self.trouble.action == "panic" && self.panics() == 0 {
-            // Its end is part of the trouble, and a busy machine prints a backtrace slowly.
+            // The trouble includes its end, and a busy machine prints a backtrace slowly.
             self.relay.exited(self.deadline).await?;
         }
         self.rig.insert_each(10).await;
         let ledger = self.settle().await?;
         self.restart_if_dead()?;
-        // A process that has only just begun does not listen to SIGTERM yet.
+        // A process that has just begun does not react to SIGTERM yet.
         self.relay.wait_ready(READY_DEADLINE).await?;
         self.relay.stop().await?;
         ensure!(
@@ -138,12 +138,12 @@ impl FaultyRelay {
         Ok(ledger)
     }
 
-    /// How often it ended since something panicked.
+    /// How many relays ended because something panicked.
     pub(crate) fn panics(&self) -> u32 {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// SIGKILL, where a test is done with a relay that did not survive.
+    /// Kills the relay. This is for a test that is done with a relay that did not survive.
     pub(crate) async fn kill(&self) {
         self.relay.kill_hard().await;
     }
@@ -152,7 +152,7 @@ impl FaultyRelay {
         let started = Instant::now();
         loop {
             self.restart_if_dead()?;
-            match self.rig.settled(Duration::ZERO).await {
+            match self.rig.wait_until_published(Duration::ZERO).await {
                 Ok(ledger) => return Ok(ledger),
                 Err(err) if started.elapsed() > self.deadline => {
                     bail!("{:?}: {err:#}\n{}", self.trouble, self.relay.log_tail(30))

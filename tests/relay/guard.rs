@@ -1,4 +1,4 @@
-//! A publication that hides rows stops the relay, also one that was set right again before anybody looked.
+//! A publication that hides rows stops the relay, even if it was set right again before anybody looked.
 
 use std::time::Duration;
 
@@ -6,9 +6,11 @@ use rig::{Rig, Servers, servers};
 use stack::{KafkaOptions, eventually};
 use std::sync::Arc;
 
-use super::tampering::{DEADLINE, assert_ends, metric, published_and_stopped, retire, wait_until_confirmed};
+use super::tampering::{
+    DEADLINE, assert_ends, kill_and_drop_slot, metric, published_and_stopped, wait_until_confirmed,
+};
 
-/// What is done to the publication, and whether it is wrong even now or was set right again.
+/// A statement that alters the publication, what is wrong then, and a statement that sets it right again if there is one.
 const ALTERATIONS: [(&str, &str, &str); 8] = [
     ("pub_dropped", "drop publication outbox", "it does not exist"),
     (
@@ -55,7 +57,7 @@ async fn an_altered_publication_stops_the_relay_at_its_start() {
         alter(&rig, alteration).await;
         rig.insert_each(2).await;
         rig.assert_stops(20, &[says]).await;
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 
@@ -72,13 +74,13 @@ async fn an_altered_publication_stops_the_relay_while_it_streams() {
         let after = rig.value("select pg_current_wal_insert_lsn()").await;
         rig.insert_each(2).await;
         assert_ends(&rig, 20, &[]).await;
-        let confirmed = rig.confirmed().await;
-        // The alteration lies between the two.
+        let confirmed = rig.confirmed_lsn().await;
+        // The alteration was made between these two positions.
         let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
         assert_eq!(rig.value(&order).await, "t", "{name}: {before} {confirmed} {after}");
-        // And what it leaves stops the next start, too.
+        // The next start stops, too, because of what the alteration has left.
         rig.assert_stops(20, &[says]).await;
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 
@@ -118,14 +120,14 @@ async fn while_an_alteration_is_undecided_nothing_is_confirmed_and_a_rollback_le
     let began = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(50).await;
     rig.assert_exactly_once().await;
-    // Three more rounds of the guard, which the age of the confirmed position counts.
+    // The guard has looked three more times. The age of the confirmed position counts these looks.
     eventually(DEADLINE, "the confirmed position ages", || async {
         metric(&rig, "relay_confirmed_age_seconds")
             .await
             .filter(|age| *age >= 3.0)
     })
     .await;
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn <= '{began}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{confirmed} {began}");
     altering.batch_execute("rollback").await.expect("a rollback");
@@ -184,14 +186,14 @@ async fn the_wal_that_the_slot_retains_is_measured_and_danger_shows_in_readiness
             .await
             .is_some_and(|bytes| bytes < 64e6)
     );
-    // A transaction that stays open keeps the slot's restart position where it is.
+    // An open transaction keeps the slot's restart position where it is.
     let open = rig.connect().await;
     open.batch_execute("begin; select pg_current_xact_id()")
         .await
         .expect("a transaction");
     rig.sql("create table filler (t text)").await;
     let reasons = eventually(DEADLINE, "readiness tells of the danger", || async {
-        // Less than the margin at a time, and looked at each time: so the danger is seen before the slot is lost.
+        // Each step writes less than the margin, and the guard looks after each. So it sees the danger before the slot is lost.
         let before = metric(&rig, "relay_slot_safe_bytes").await;
         rig.sql("insert into filler select repeat('x', 1000) from generate_series(1, 25000)")
             .await;

@@ -1,15 +1,16 @@
-//! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of the outbox that would change with it: the table itself is watched.
+//! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of its own for the outbox that a change would alter. So the relay watches the
+//! table itself.
 
 use rig::Rig;
 use stack::eventually;
 
-use super::tampering::{DEADLINE, assert_ends, retire, wait_until_confirmed};
+use super::tampering::{DEADLINE, assert_ends, kill_and_drop_slot, wait_until_confirmed};
 
-/// Debezium's own default.
+/// Debezium makes such a publication by default.
 const ALL_TABLES: &str = "for all tables";
 const SCHEMA: &str = "for tables in schema public";
 
-/// What is done to the outbox table, so that what is written to it later is in no stream.
+/// Changes of the outbox table after which no stream has the rows that are written to it.
 const ALTERATIONS: [(&str, &str, &str); 6] = [
     (
         "all_copy",
@@ -60,17 +61,17 @@ async fn alter(rig: &Rig, alteration: &str) {
     }
 }
 
-/// The alteration must end the running relay and stop the next one, with nothing confirmed that was written after it.
+/// Makes the alteration. Asserts that it ends the running relay, stops the next one, and that nothing is confirmed that was written after it.
 async fn assert_stopped_by(rig: &Rig, alteration: &str) {
     alter(rig, alteration).await;
     let after = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(50).await;
     assert_ends(rig, 20, &[]).await;
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{}: {confirmed} {after}", rig.name());
     rig.assert_stops(20, &[]).await;
-    retire(rig).await;
+    kill_and_drop_slot(rig).await;
 }
 
 #[tokio::test]
@@ -116,12 +117,12 @@ async fn without_the_look_at_the_table_rows_are_confirmed_that_no_stream_has() {
     rig.insert_each(5).await;
     let after = rig.value("select pg_switch_wal()").await;
     eventually(DEADLINE, "what is lost is confirmed", || async {
-        let order = format!("select '{}'::pg_lsn >= '{after}'::pg_lsn", rig.confirmed().await);
+        let order = format!("select '{}'::pg_lsn >= '{after}'::pg_lsn", rig.confirmed_lsn().await);
         (rig.value(&order).await == "t").then_some(())
     })
     .await;
     rig.relay.kill_hard().await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -150,10 +151,10 @@ async fn what_takes_no_row_out_of_the_stream_does_not_stop_the_relay() {
     rig.finish().await.expect("an end");
 }
 
-/// The outbox has another name while the application writes by a view of the outbox' name, and its own again; nobody looks meanwhile.
+/// Renames the outbox, lets the application write through a view that has the outbox' name, and renames the outbox back. No relay looks meanwhile.
 async fn renamed_while_no_relay_runs(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     alter(
         rig,
         "alter table outbox rename to former; create view outbox as select * from former",
@@ -171,8 +172,8 @@ async fn rows_of_a_time_when_the_outbox_had_another_name_are_no_other_tables() {
         renamed_while_no_relay_runs(&rig).await;
         let says = ["was named public.former", "`outbox-relay recover --compare-anyway`"];
         rig.assert_stops(20, &says).await;
-        super::ways_out::recover(&rig, &["--compare-anyway"]).await;
-        assert_eq!(super::ways_out::goes_on(&rig).await.rows, 15);
+        super::ways_out::run_recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(super::ways_out::assert_goes_on(&rig).await.rows, 15);
     }
 }
 
@@ -190,5 +191,5 @@ async fn where_the_outbox_is_known_by_its_name_alone_rows_of_another_name_are_lo
     let ledger = rig.ledger(rig::Isolation::Committed).await.expect("a ledger");
     assert_eq!((ledger.lost.len(), ledger.rows), (5, 12), "{ledger}");
     rig.relay.stop().await.expect("a clean end");
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }

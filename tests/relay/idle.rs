@@ -1,4 +1,4 @@
-//! An outbox without events in a busy database retains no WAL, and the relay writes nothing to find that out.
+//! If the outbox has no events and its database is busy, no WAL is retained, and the relay writes nothing for that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use stack::KafkaOptions;
 const RETAINED_MB_MAX: u64 = 32;
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// WAL that other tables write, in MB.
+/// How much WAL other tables write, in MB.
 fn foreign_wal_mb() -> u64 {
     std::env::var("RELAY_IDLE_WAL_MB").map_or(300, |text| text.parse().expect("RELAY_IDLE_WAL_MB is a number"))
 }
@@ -19,7 +19,7 @@ async fn wal_of_other_tables_is_let_go_of_by_a_role_that_cannot_write() {
     let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let mut rig = Rig::on(Arc::new(servers.expect("the servers")), "idle").await;
     rig.init(&[]).await;
-    // It may replicate and look at catalogs; it owns nothing, may write to no table and make none, nor write a message into the WAL.
+    // This role may replicate and read catalogs. It owns nothing, may not write to any table or make one, and may not write a message into the WAL.
     rig.sql(
         "create role reader login replication;
          revoke all on schema public from public; revoke temporary on database idle from public;
@@ -76,7 +76,7 @@ async fn wal_of_other_tables_is_let_go_of_by_a_role_that_cannot_write() {
         "0",
         "the relay writes no row"
     );
-    // The slot is still a good one.
+    // The slot still works.
     rig.insert_each(10).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");

@@ -1,4 +1,4 @@
-//! The positions of a relay's records are unique and ascend: those of the rows that were there before a slot, and those of what the slot sends.
+//! The positions of a relay's records are unique and ascend. This holds for rows that were there before a slot, and for rows that the slot sends.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use stack::eventually;
 use tokio_postgres::Client;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A record of the server's own may come between the consistent point and the commit that is to follow it.
+/// A test tries again at most so often, because the server may write a record of its own between the consistent point and the commit that is to
+/// follow it.
 const ATTEMPTS_MAX: u32 = 10;
 
-/// LSN and index of the `position` header.
+/// LSN and index from the header `position`.
 fn place(record: &Record) -> (u64, u64) {
     let text = record.header("position").expect("a position");
     rig::ledger::place(text).unwrap_or_else(|| panic!("`{text}` is no position"))
 }
 
-/// What is wrong with the positions of `records`, which are in each partition's order.
+/// Lists what is wrong with the positions of `records`. The records of each partition must be in their order.
 pub(super) fn position_mistakes(records: &[Record]) -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut seen = HashSet::new();
@@ -37,11 +38,11 @@ pub(super) fn position_mistakes(records: &[Record]) -> Vec<String> {
     mistakes
 }
 
-/// Runs `command`, which makes a slot, while transactions come and go such that the commit record of the last one is the first record behind the
-/// slot's consistent point; false where the server wrote something in between.
+/// Runs `command`, which makes a slot. Meanwhile transactions begin and end in such a way that the commit record of the last one is the first record
+/// after the slot's consistent point. Returns false if the server wrote something in between.
 ///
-/// A slot becomes consistent in two steps, each of which waits for the transactions that run when it begins. The third transaction begins after
-/// the second step did: it is still running in the slot's snapshot.
+/// A slot becomes consistent in two steps. Each step waits for the transactions that run when it begins. The third transaction begins after the
+/// second step did, so it still runs in the slot's snapshot.
 async fn make_slot_before_a_commit(rig: &Rig, command: &[&str]) -> bool {
     let (first, second, third) = (rig.connect().await, rig.connect().await, rig.connect().await);
     begin(rig, &first).await;
@@ -78,7 +79,7 @@ async fn begin(rig: &Rig, client: &Client) {
         .expect("a transaction");
 }
 
-/// Waits until the making of the slot waits for this client's transaction.
+/// Waits until the command that makes the slot waits for this client's transaction.
 async fn slot_waits_for(rig: &Rig, client: &Client) {
     let row = client.query_one("select pg_backend_pid()", &[]).await.expect("a row");
     let pid: i32 = row.get(0);
@@ -90,7 +91,7 @@ async fn slot_waits_for(rig: &Rig, client: &Client) {
 }
 
 async fn servers() -> Arc<Servers> {
-    // Nothing but the test writes WAL: no other database, no vacuum, no checkpoint.
+    // Nothing but the test writes WAL: there is no other database, no vacuum and no checkpoint.
     let postgres = postgres_options()
         .setting("autovacuum", "off")
         .setting("checkpoint_timeout", "1h")
@@ -98,7 +99,7 @@ async fn servers() -> Arc<Servers> {
     Arc::new(Servers::start(postgres, kafka_options()).await.expect("servers"))
 }
 
-/// A rig on `servers` whose slot was made right before a commit, with that commit's row streamed; and the records.
+/// A rig on `servers` whose slot was made directly before a commit, and whose relay has streamed the row of that commit. Returns the records, too.
 async fn streamed_right_behind_a_slot(servers: &Arc<Servers>, name: &str, bug: &str) -> (Rig, Vec<Record>) {
     for attempt in 1..=ATTEMPTS_MAX {
         let mut rig = Rig::on(Arc::clone(servers), &format!("{name}_{attempt}")).await;
@@ -109,7 +110,9 @@ async fn streamed_right_behind_a_slot(servers: &Arc<Servers>, name: &str, bug: &
         rig.insert_each(5).await;
         let hit = make_slot_before_a_commit(&rig, &["init"]).await;
         rig.start().await;
-        rig.settled(DEADLINE).await.expect("everything is published");
+        rig.wait_until_published(DEADLINE)
+            .await
+            .expect("everything is published");
         if hit {
             let records = rig.records(Isolation::Committed).await.expect("records");
             return (rig, records);
@@ -130,24 +133,27 @@ async fn a_commit_at_the_consistent_point_has_another_position_than_the_rows_bef
 
     let (rig, records) = streamed_right_behind_a_slot(&servers, "positions", "").await;
     assert_eq!(position_mistakes(&records), Vec::<String>::new());
-    // Slots that are made again: what was published before lies below, also where the same rows come again.
+    // The slot is made again several times. What was published before has lower positions, also when the same rows come again.
     rig.relay.stop().await.expect("a clean end");
     rig.drop_slot().await;
     make_slot_before_a_commit(&rig, &["init", "--accept-new-slot"]).await;
-    goes_on(&rig).await;
+    start_and_publish_more(&rig).await;
     rig.relay.kill_hard().await;
     rig.insert_each(10).await;
     rig.drop_slot().await;
     make_slot_before_a_commit(&rig, &["recover", "--yes"]).await;
-    goes_on(&rig).await;
+    start_and_publish_more(&rig).await;
     let records = rig.records(Isolation::Committed).await.expect("records");
     assert!(records.len() > rig.rows().await.len(), "rows were published again");
     assert_eq!(position_mistakes(&records), Vec::<String>::new());
     rig.finish().await.expect("an end");
 }
 
-async fn goes_on(rig: &Rig) {
+/// Starts the relay, and waits until all rows and five more are published.
+async fn start_and_publish_more(rig: &Rig) {
     rig.start().await;
     rig.insert_each(5).await;
-    rig.settled(READY_DEADLINE).await.expect("everything is published");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("everything is published");
 }

@@ -5,8 +5,8 @@ use stack::KafkaOptions;
 use std::sync::Arc;
 
 use super::tampering::{
-    checkpoints, last_checkpoint, publish_and_stop, published_and_stopped, published_and_stopped_with_little_wal,
-    recreate_slot, retire, write_checkpoint,
+    checkpoints, kill_and_drop_slot, last_checkpoint, publish_and_stop, published_and_stopped,
+    published_and_stopped_with_little_wal, recreate_slot, write_checkpoint,
 };
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_slot_that_was_made_again_stops_the_relay() {
     recreate_slot(&rig).await;
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_slot_that_was_advanced_stops_the_relay() {
     .await;
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_slot_that_somebody_else_has_read_stops_the_relay() {
     assert_ne!(read[0][0].as_deref(), Some("0"), "somebody else has read the rows");
     rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_checkpoint_topic_that_is_deleted_while_the_relay_streams_stops_it() {
     deleted.expect("a deletion");
     rig.insert_each(2).await;
     super::tampering::assert_ends(&rig, 14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_checkpoint_under_a_tombstone_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_checkpoint_topic_that_was_emptied_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_checkpoint_of_a_later_format_stops_the_relay() {
     later["format"] = 2.into();
     write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
     rig.assert_stops(15, &["format 2", "--accept-garbled-checkpoint"]).await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_checkpoint_that_went_back_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_topic_with_more_partitions_than_before_stops_the_relay() {
     rig.insert_each(2).await;
     rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"])
         .await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
     );
 }
 
-/// Writes WAL until the server gives the slot up.
+/// Writes WAL until the server invalidates the slot.
 pub(super) async fn invalidate_slot(rig: &Rig) {
     rig.sql("create table filler (t text)").await;
     let status = format!(
@@ -256,14 +256,14 @@ pub(super) async fn invalidate_slot(rig: &Rig) {
     .await;
 }
 
-/// A relay whose database has gone back to an older copy of its files.
+/// A rig whose database was set back to an older copy of its files.
 pub(super) async fn older_database(name: &str) -> Rig {
     let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let rig = Rig::on(Arc::new(servers.expect("servers")), name).await;
     rig.init(&[]).await;
     publish_and_stop(&rig).await;
     let newer = async {
-        // Far enough that a start and an end of the server do not make up for it.
+        // So much is written that a stop and a start of the server do not write as much.
         rig.sql(
             "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
         )
@@ -274,7 +274,7 @@ pub(super) async fn older_database(name: &str) -> Rig {
     rig
 }
 
-/// Lets all this happen, and then restores the database from a backup of before.
+/// Takes a backup, lets `newer` happen, and then restores the database from the backup.
 pub(crate) async fn restore_from_before(rig: &Rig, newer: impl Future<Output = ()>) {
     let postgres = &rig.servers.postgres;
     postgres.stop_fast().await.expect("an end");

@@ -1,4 +1,4 @@
-//! Clients that write while a test does its worst, and what a relay says of itself meanwhile.
+//! Clients that write into an outbox while a test breaks something, and what a relay says of itself meanwhile.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 
 use rig::Rig;
 
-/// For everything that must happen at all, also while three brokers share the machine with other tests.
+/// For everything that a test waits for. It is long enough when three brokers share the machine with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Clients of an outbox, each with keys of its own, so that the rows of a key are committed in the order of their `n`.
+/// Clients that write into an outbox. Each has keys of its own, so the rows of a key are committed in the order of their `n`.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<()>>,
@@ -25,11 +25,11 @@ pub(crate) struct Load {
 struct Shared {
     is_over: AtomicBool,
     /// Ids of the rows whose commit was answered.
-    told: Mutex<HashSet<String>>,
+    committed: Mutex<HashSet<String>>,
 }
 
 impl Load {
-    /// `clients` connections to `url` (several hosts are tried in turn), each of which writes a row and then pauses.
+    /// Starts so many clients. Each connects to `url` (which may have several hosts), and writes a row and pauses in turn.
     pub(crate) fn start(rig: &Rig, url: &str, clients: usize, pause: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let clients = (0..clients)
@@ -41,39 +41,47 @@ impl Load {
         Self { shared, clients }
     }
 
-    /// Against the rig's own server: some hundred rows a second.
-    pub(crate) fn on(rig: &Rig) -> Self {
+    /// Starts two clients on the rig's own server. They write some hundred rows per second.
+    pub(crate) fn start_on(rig: &Rig) -> Self {
         let url = rig.servers.postgres.url("postgres", rig.name());
         Self::start(rig, &url, 2, Duration::from_millis(5))
     }
 
-    /// Ids of the rows that a client was told are committed.
-    pub(crate) fn told(&self) -> HashSet<String> {
-        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Ids of the rows whose commit was answered.
+    pub(crate) fn committed_ids(&self) -> HashSet<String> {
+        self.shared
+            .committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    /// Waits until `more` further rows are committed.
-    pub(crate) async fn goes_on(&self, more: usize) {
-        let before = self.told().len();
+    /// Waits until the clients have committed so many more rows.
+    pub(crate) async fn wait_for_more_rows(&self, more: usize) {
+        let before = self.committed_ids().len();
         eventually(DEADLINE, "the clients write", || {
-            std::future::ready((self.told().len() >= before + more).then_some(()))
+            std::future::ready((self.committed_ids().len() >= before + more).then_some(()))
         })
         .await;
     }
 
-    /// Has the clients end after the row in hand.
+    /// Lets each client finish its row, and ends it. Returns the ids of all rows whose commit was answered.
     pub(crate) async fn stop(self) -> HashSet<String> {
         self.shared.is_over.store(true, Ordering::Release);
         for client in self.clients {
             client.await.expect("a client");
         }
-        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl Shared {
     fn add(&self, id: String) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 }
 
@@ -91,7 +99,7 @@ async fn write(client: usize, url: &str, topic: &str, pause: Duration, shared: &
                  values ('{topic}', 'c{client}-{}', 'Changed', jsonb_build_object('n', {n})) returning id",
                 n % 5
             );
-            // Without an answer nobody knows whether it is committed; the next row has another number in any case.
+            // Without an answer nobody knows whether the row is committed. The next row has another number in either case.
             let Ok(rows) = stack::postgres::query(&session, &sql).await else {
                 break;
             };
@@ -102,7 +110,7 @@ async fn write(client: usize, url: &str, topic: &str, pause: Duration, shared: &
     }
 }
 
-/// A metric of a running relay; 0 where it has not been counted yet.
+/// A metric of a running relay. It is 0 as long as the relay has not counted anything for it.
 pub(crate) async fn metric(relay: &Program, name: &str) -> Option<f64> {
     let answer = reqwest::get(relay.url("/metrics")).await.ok()?.text().await.ok()?;
     let value = answer
@@ -111,8 +119,8 @@ pub(crate) async fn metric(relay: &Program, name: &str) -> Option<f64> {
     Some(value.unwrap_or(0.0))
 }
 
-/// Waits until `relay` has published `more` further records.
-pub(crate) async fn publishes(relay: &Program, more: f64) {
+/// Waits until `relay` has published so many more records.
+pub(crate) async fn wait_until_publishes(relay: &Program, more: f64) {
     const PUBLISHED: &str = "relay_published_records_total";
     let before = metric(relay, PUBLISHED).await.unwrap_or(0.0);
     let what = format!("{} publishes", relay.name());
@@ -128,8 +136,8 @@ pub(crate) async fn publishes(relay: &Program, more: f64) {
     published.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Waits until `relay` says that it is a warm standby.
-pub(crate) async fn waits_as_standby(relay: &Program) {
+/// Waits until `relay` says that it waits as a warm standby.
+pub(crate) async fn wait_until_standby(relay: &Program) {
     let client = reqwest::Client::new();
     let what = format!("{} is a warm standby", relay.name());
     eventually(DEADLINE, &what, || async {

@@ -1,15 +1,15 @@
-//! The outbox without a table: what `pg_logical_emit_message` writes.
+//! An outbox without a table: messages that `pg_logical_emit_message` writes.
 
 use std::time::Duration;
 
 use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Ledger, Record, Rig};
 
-/// A rig whose relay publishes the messages with prefix `outbox`; with or without an outbox table beside them.
-async fn rig(name: &str, has_table: bool) -> Rig {
+/// A rig whose relay publishes the messages with the prefix `outbox`, with or without an outbox table beside them.
+async fn rig_with_messages(name: &str, has_table: bool) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.relay = rig.relay.env("OUTBOX_MESSAGE_PREFIX", "outbox");
-    // Written beside each message, so that there is something to hold the topic against.
+    // A row is written beside each message, so that the topic can be compared with something.
     rig.sql("create table emitted (id uuid primary key, aggregateid text, n bigint, payload text)")
         .await;
     rig.sql(&format!(
@@ -34,7 +34,7 @@ async fn rig(name: &str, has_table: bool) -> Rig {
     rig
 }
 
-/// Waits until as many records are there as messages and rows were committed, and compares them.
+/// Waits until there are as many records as committed messages and rows. Asserts that they are the same.
 async fn assert_exactly_once(rig: &Rig, and_rows: &str) {
     let sql = format!("select id, aggregateid, n, payload from emitted {and_rows}");
     let row = |row: Vec<Option<String>>| {
@@ -56,7 +56,7 @@ async fn assert_exactly_once(rig: &Rig, and_rows: &str) {
 }
 
 /// The statement that emits one message.
-fn emission(rig: &Rig, transactional: bool, prefix: &str, id: &str, key: &str, payload: &str) -> String {
+fn emit_statement(rig: &Rig, transactional: bool, prefix: &str, id: &str, key: &str, payload: &str) -> String {
     let topic = rig.topic();
     format!(
         "select pg_logical_emit_message({transactional}, '{prefix}',
@@ -64,8 +64,8 @@ fn emission(rig: &Rig, transactional: bool, prefix: &str, id: &str, key: &str, p
     )
 }
 
-/// Waits for `count` committed records, which are all that there are.
-async fn records(rig: &Rig, count: usize) -> Vec<Record> {
+/// Waits for `count` committed records. Asserts that there are no more.
+async fn wait_for_records(rig: &Rig, count: usize) -> Vec<Record> {
     stack::eventually(ARRIVAL_DEADLINE, "the records are published", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
         (records.len() >= count).then_some(())
@@ -78,17 +78,17 @@ async fn records(rig: &Rig, count: usize) -> Vec<Record> {
 
 #[tokio::test]
 async fn messages_are_published_once_and_in_order_through_kills() {
-    let rig = rig("messages_killed", false).await;
+    let rig = rig_with_messages("messages_killed", false).await;
     rig.start().await;
     for _ in 0..3 {
         let emit = rig.sql("do $$ begin for i in 1..200 loop perform emit(1); commit; end loop; end $$");
-        // Somewhere in the middle; where does not matter.
+        // The kill comes somewhere in the middle. It does not matter where.
         let kill = async {
             tokio::time::sleep(Duration::from_millis(150)).await;
             rig.relay.kill_hard().await;
         };
         tokio::join!(emit, kill);
-        // One transaction that does not fit into one of Kafka's.
+        // One transaction of the database that does not fit into one Kafka transaction.
         rig.sql("select emit(6000)").await;
         rig.start().await;
     }
@@ -98,7 +98,7 @@ async fn messages_are_published_once_and_in_order_through_kills() {
 
 #[tokio::test]
 async fn messages_and_rows_of_one_transaction_keep_their_order() {
-    let rig = rig("messages_mixed", true).await;
+    let rig = rig_with_messages("messages_mixed", true).await;
     rig.start().await;
     let insert = rig.insert_statement(1, 7);
     for _ in 0..20 {
@@ -107,7 +107,7 @@ async fn messages_and_rows_of_one_transaction_keep_their_order() {
         ))
         .await;
     }
-    // The numbers of both ascend by key in the order in which they were written, which the ledger looks at.
+    // Messages and rows share one sequence of numbers. The ledger checks that the numbers ascend for each key.
     assert_exactly_once(
         &rig,
         "union all select id, aggregateid, (payload ->> 'n')::bigint, payload::text from outbox",
@@ -118,9 +118,9 @@ async fn messages_and_rows_of_one_transaction_keep_their_order() {
 
 #[tokio::test]
 async fn only_committed_transactional_messages_of_the_prefix_are_events() {
-    let rig = rig("messages_ignored", false).await;
+    let rig = rig_with_messages("messages_ignored", false).await;
     rig.start().await;
-    let emit = |transactional, prefix: &str, id: &str| emission(&rig, transactional, prefix, id, "k", "{}");
+    let emit = |transactional, prefix: &str, id: &str| emit_statement(&rig, transactional, prefix, id, "k", "{}");
     let statements = [
         format!("begin; {}; rollback", emit(true, "outbox", "rolled-back")),
         emit(true, "outbox2", "other-prefix"),
@@ -136,7 +136,7 @@ async fn only_committed_transactional_messages_of_the_prefix_are_events() {
     for statement in statements {
         rig.sql(&statement).await;
     }
-    let ids: Vec<String> = records(&rig, 2)
+    let ids: Vec<String> = wait_for_records(&rig, 2)
         .await
         .iter()
         .filter_map(|record| record.header("id").map(str::to_owned))
@@ -152,7 +152,7 @@ async fn only_committed_transactional_messages_of_the_prefix_are_events() {
 
 #[tokio::test]
 async fn a_payload_arrives_byte_by_byte_and_a_string_without_its_quotes() {
-    let rig = rig("messages_payload", false).await;
+    let rig = rig_with_messages("messages_payload", false).await;
     rig.start().await;
     let topic = rig.topic();
     for (n, (payload, value)) in [
@@ -169,7 +169,7 @@ async fn a_payload_arrives_byte_by_byte_and_a_string_without_its_quotes() {
                  '{{\"payload\": {payload}, \"id\": {n}, \"aggregatetype\": \"{topic}\", \"aggregateid\": 7, \"unknown\": {{}}}}')"
         ))
         .await;
-        let records = records(&rig, n + 1).await;
+        let records = wait_for_records(&rig, n + 1).await;
         let last = records.iter().max_by_key(|record| record.offset).expect("a record");
         assert_eq!(last.value.as_deref(), value.map(str::as_bytes), "{payload}");
         assert_eq!(
@@ -182,12 +182,12 @@ async fn a_payload_arrives_byte_by_byte_and_a_string_without_its_quotes() {
 
 #[tokio::test]
 async fn a_malformed_message_stops_the_relay_behind_what_came_before_it() {
-    let rig = rig("messages_malformed", false).await;
+    let rig = rig_with_messages("messages_malformed", false).await;
     rig.start().await;
-    rig.sql(&emission(&rig, true, "outbox", "good", "k", "{}")).await;
-    records(&rig, 1).await;
+    rig.sql(&emit_statement(&rig, true, "outbox", "good", "k", "{}")).await;
+    wait_for_records(&rig, 1).await;
     let malformed =
-        emission(&rig, true, "outbox", "bad", "k", "{\"canary\": 1}").replace("\"aggregateid\"", "\"other\"");
+        emit_statement(&rig, true, "outbox", "bad", "k", "{\"canary\": 1}").replace("\"aggregateid\"", "\"other\"");
     rig.sql(&malformed).await;
     let status = rig.relay.exited(ARRIVAL_DEADLINE).await.expect("it stops");
     assert_eq!(status.code(), Some(30));
@@ -198,14 +198,14 @@ async fn a_malformed_message_stops_the_relay_behind_what_came_before_it() {
     );
     assert!(!log.contains("canary"), "{log}");
     rig.assert_stops(30, &["the content has no `aggregateid`"]).await;
-    records(&rig, 1).await;
+    wait_for_records(&rig, 1).await;
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");
 }
 
 #[tokio::test]
 async fn without_a_table_check_and_a_second_init_find_everything_right() {
-    let rig = rig("messages_check", false).await;
+    let rig = rig_with_messages("messages_check", false).await;
     rig.relay.run(&["check"]).await.expect("no problem");
     rig.init(&["--table", ""]).await;
     let log = rig.relay.log_text();
@@ -213,7 +213,7 @@ async fn without_a_table_check_and_a_second_init_find_everything_right() {
         log.contains("messages are the outbox") && log.contains("was initialised before"),
         "{log}"
     );
-    // Made anew, nobody knows what was missed meanwhile.
+    // The publication was made anew, so nobody knows what the stream has missed.
     let publication = "drop publication outbox; create publication outbox";
     rig.sql(publication).await;
     rig.assert_stops(20, &["made anew"]).await;

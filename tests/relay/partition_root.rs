@@ -1,4 +1,5 @@
-//! A partitioned outbox whose publication forgets its root: every row would come under another table's name, and none be taken for an event.
+//! A partitioned outbox whose publication does not publish via the root. Every row comes under the name of another table, so none would count as an
+//! event.
 
 use rig::Rig;
 

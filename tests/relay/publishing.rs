@@ -1,4 +1,4 @@
-//! Without any fault.
+//! Publishing without any fault.
 
 use rig::Rig;
 

@@ -1,4 +1,4 @@
-//! The outbox cleans itself.
+//! The relay removes old rows from the outbox.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::ensure;
 use rig::{Isolation, Ledger, Rig};
 use stack::{Program, eventually_ok};
 
-/// Rounds of maintenance come every second here; a confirmation may take ten.
+/// Maintenance runs every second here, and a confirmation may take ten seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 const BY_DAY: &str = "drop table outbox; create table outbox (
     id uuid not null default gen_random_uuid(), aggregatetype text not null, aggregateid text not null,
@@ -14,7 +14,7 @@ const BY_DAY: &str = "drop table outbox; create table outbox (
     ) partition by range (created_at);
     create table outbox_default partition of outbox default";
 
-/// A rig whose outbox is partitioned by day, with these further settings of the relay.
+/// A rig whose outbox is partitioned by day. `settings` are further settings of the relay.
 async fn by_day(name: &str, settings: &[(&str, &str)]) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.sql(BY_DAY).await;
@@ -41,7 +41,7 @@ async fn add_day(rig: &Rig, name: &str, days_ago: i32) {
     .await;
 }
 
-/// Rows of so many days ago, within the partition of that day.
+/// The statement that inserts rows of so many days ago. They belong into the partition of that day.
 fn insert_old(rig: &Rig, count: u32, days_ago: i32) -> String {
     let topic = rig.topic();
     format!(
@@ -125,7 +125,7 @@ async fn a_day_that_is_made_under_its_writers_fails_no_insert() {
     let rig = by_day("retention_today", &[]).await;
     rig.sql("create table stop (id int)").await;
     let insert = rig.insert_statement(1, 7);
-    // Rows go to the default partition and away at once, so that today can be made while it is written.
+    // Each row goes into the default partition and is deleted at once. So the partition of today can be made while rows are written.
     let write = format!(
         "do $$ begin while not exists (select from stop) loop {insert}; delete from outbox; commit; end loop; end $$"
     );
@@ -151,21 +151,23 @@ async fn an_old_day_goes_once_its_rows_are_confirmed_and_not_before() {
     let rig = by_day("retention_drop", &[]).await;
     add_day(&rig, "day9", 9).await;
     add_day(&rig, "day3", 3).await;
-    // A writer that has not committed: what it wrote is not published, and the day has to stay.
+    // A writer has not committed. Its row is not published, so its day has to stay.
     let client = rig.connect().await;
     client.batch_execute("begin").await.expect("begin");
     client.batch_execute(&insert_old(&rig, 10, 9)).await.expect("old rows");
     rig.start().await;
     rig.insert_each(20).await;
-    rig.settled(DEADLINE).await.expect("new rows are published");
-    // The writer holds its lock, so the rounds are postponed.
+    rig.wait_until_published(DEADLINE)
+        .await
+        .expect("new rows are published");
+    // The writer holds its lock, so maintenance is postponed.
     let postponed = eventually_ok(DEADLINE, "a round is postponed", || async {
         let metrics = reqwest::get(rig.relay.url("/metrics")).await?.text().await?;
         ensure!(metrics.contains("relay_outbox_maintenance_failing 1"), "{metrics}");
         Ok(())
     });
     postponed.await.unwrap_or_else(|err| panic!("{err:#}"));
-    // Several rounds.
+    // Maintenance runs several times meanwhile.
     for _ in 0..30 {
         assert!(exists(&rig, "day9").await, "a day with unconfirmed rows stays");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -188,13 +190,13 @@ async fn a_day_stays_while_its_rows_cannot_be_confirmed_and_a_detached_one_waits
     let rig = by_day("retention_waits", &[]).await;
     add_day(&rig, "day9", 9).await;
     rig.sql(&insert_old(&rig, 10, 9)).await;
-    // As a relay leaves it that was killed in between, with a position that is far from confirmed.
+    // A relay was killed between detaching and dropping, and has left this table. Its position is far from being confirmed.
     rig.sql("create table leftover (like outbox)").await;
     rig.sql(
         "comment on table leftover is 'detached from \"public\".\"outbox\" by outbox-relay; to be dropped once the slot has confirmed FFFF/0'",
     )
     .await;
-    // Without a relay nothing happens; with one, day9 goes and the leftover stays.
+    // Without a relay nothing happens. With a relay, day9 is dropped and the leftover stays.
     rig.start().await;
     gone(&rig, "day9").await;
     assert!(exists(&rig, "leftover").await, "its position is not confirmed");
@@ -257,14 +259,14 @@ async fn rows_that_are_published_and_not_confirmed_stay() {
     let rig = by_day("retention_unconfirmed", &[]).await;
     add_day(&rig, "day9", 9).await;
     rig.start().await;
-    // While a change of the publication is undecided the relay publishes and confirms nothing.
+    // While a change of the publication is open, the relay publishes, but confirms nothing.
     let client = rig.connect().await;
     let alter = "begin; alter publication outbox set (publish = 'insert, update')";
     client.batch_execute(alter).await.expect("an open transaction");
     rig.sql(&insert_old(&rig, 5, 9)).await;
     rig.sql(&insert_old(&rig, 20, 30)).await;
-    rig.settled(DEADLINE).await.expect("they are published");
-    // Several rounds.
+    rig.wait_until_published(DEADLINE).await.expect("they are published");
+    // Maintenance runs several times meanwhile.
     for _ in 0..50 {
         assert_eq!(
             count(&rig, "select count(*) from outbox").await,
@@ -300,7 +302,7 @@ async fn copied_rows_and_rows_deleted_by_their_own_transaction_are_published() {
         "do $$ begin for i in 1..50 loop {insert}; delete from outbox; commit; end loop; end $$"
     ))
     .await;
-    // COPY, from a program of the server's own.
+    // The rows come by COPY from a program that the server runs.
     rig.sql(&format!(
         "copy outbox (aggregatetype, aggregateid, type, payload) from program 'seq 200 | sed s/.*/{}:copied:Changed:{{}}/' (delimiter ':')",
         rig.topic()

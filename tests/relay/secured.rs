@@ -13,17 +13,17 @@ use stack::scratch::Scratch;
 use stack::{KafkaOptions, Program};
 use tokio::sync::OnceCell;
 
-/// The password that is right everywhere. No other text has it, so that it can be looked for.
+/// The right password everywhere. No other text contains it, so a test can search for it.
 pub(super) const PASSWORD: &str = "canary-kafka-password";
 
-/// A Kafka with a listener for each way in, and files for them. AGAIN ends a session with its token.
+/// A Kafka with a listener for each kind of login, and the files for them. On the listener AGAIN a session ends with its token.
 pub(super) struct Secured {
     pub(super) servers: Arc<Servers>,
     files: Scratch,
 }
 
 impl Secured {
-    /// Shared by the tests of this process; it ends with the process.
+    /// The one that all tests of this process share. It ends with the process.
     pub(super) async fn get() -> &'static Self {
         static SECURED: OnceCell<Secured> = OnceCell::const_new();
         SECURED.get_or_init(Self::start).await
@@ -113,12 +113,12 @@ impl Secured {
         }
     }
 
-    /// Path of one of the files.
+    /// The path of one of the files.
     pub(super) fn path(&self, name: &str) -> String {
         self.files.path().join(name).display().to_string()
     }
 
-    /// A role that must log in with `password` when it comes by TCP.
+    /// Creates a role that must log in with `password` if it connects by TCP.
     pub(super) async fn create_role(&self, role: &str, password: &str) {
         let postgres = &self.servers.postgres;
         let made = format!("create role {role} superuser login replication password '{password}'");
@@ -127,12 +127,12 @@ impl Secured {
         postgres.put_access_rules_first(&rules).await.expect("rules");
     }
 
-    /// Replaces what a file holds.
+    /// Replaces the contents of a file.
     pub(super) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.files.path().join(name), text).expect("a file");
     }
 
-    /// Compiles a shared library from C, and gives its path.
+    /// Compiles a shared library from C. Returns its path.
     pub(super) fn library(&self, name: &str, source: &str) -> String {
         let library = self.path(&format!("{name}.so"));
         self.write(&format!("{name}.c"), source);
@@ -151,28 +151,28 @@ impl Secured {
         library
     }
 
-    /// A rig whose relay goes through a listener with these properties, one a line.
+    /// A rig whose relay connects through a listener, with these properties, one on each line.
     pub(super) async fn rig(&self, name: &str, listener: &str, properties: &str) -> Rig {
         let mut rig = Rig::on(Arc::clone(&self.servers), name).await;
         rig.relay = self.through(rig.relay, listener, properties);
         rig
     }
 
-    /// The program, which goes through a listener with these properties, one a line.
+    /// The program, changed to connect through a listener with these properties, one on each line.
     pub(super) fn through(&self, program: Program, listener: &str, properties: &str) -> Program {
         let address = self.servers.kafka.listener(listener).expect("a listener");
         program
             .env("KAFKA_BOOTSTRAP_SERVERS", &address)
-            // The broker listens at one of localhost's addresses only.
+            // The broker listens only on the IPv4 address of localhost.
             .env("KAFKA_PROPERTIES", &format!("broker.address.family=v4\n{properties}"))
     }
 
-    /// Properties for TLS that trust `authority`.
+    /// Properties for TLS that trust the certificate authority in this file.
     pub(super) fn tls(&self, authority: &str) -> String {
         format!("security.protocol=ssl\nssl.ca.location={}", self.path(authority))
     }
 
-    /// Properties for TLS with the certificate of a client, `NAME.crt` and `NAME.key`.
+    /// Properties for TLS with a client's certificate: `NAME.crt` and `NAME.key`.
     pub(super) fn mutual_tls_as(&self, name: &str) -> String {
         format!(
             "{}\nssl.certificate.location={}\nssl.key.location={}",
@@ -182,7 +182,7 @@ impl Secured {
         )
     }
 
-    /// Has the file `to` hold what `from` holds.
+    /// Copies the contents of the file `from` into the file `to`.
     pub(super) fn copy(&self, from: &str, to: &str) {
         std::fs::copy(self.files.path().join(from), self.files.path().join(to)).expect("a copy");
     }
@@ -196,7 +196,7 @@ impl Secured {
     }
 }
 
-/// An unsecured JWT (RFC 7519, section 6) of the relay, which ends after `lifetime`.
+/// An unsecured JWT (RFC 7519, section 6) for the relay. It expires after `lifetime`.
 pub(super) fn token(lifetime: Duration) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     let claims = format!(
@@ -211,13 +211,13 @@ fn in_one_line(pem: &str) -> String {
     pem.replace('\r', "").replace('\n', "\\n")
 }
 
-/// PEM texts; a pair is a certificate and its key.
+/// Certificates and keys as PEM texts. A pair has a certificate and its key.
 struct Certificates {
     ca: String,
     other_ca: String,
     server: (String, String),
     client: (String, String),
-    /// A client's, of the authority that nobody trusts.
+    /// A client's certificate from an authority that nobody trusts.
     stranger: (String, String),
 }
 

@@ -1,4 +1,4 @@
-//! What somebody has set for a role or a database changes nothing: not a byte of a record, not whether the relay goes on, not how it stops.
+//! Settings that somebody has made for a role or a database change nothing: no byte of a record, not whether the relay goes on, and not how it stops.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Record, Rig, servers};
 use stack::{eventually, eventually_ok};
 
-use super::tampering::{DEADLINE, metric, retire};
+use super::tampering::{DEADLINE, kill_and_drop_slot, metric};
 
-/// Each of these changes what a session writes or understands, or ends it in the middle of its work.
+/// Each of these settings changes what a session writes or understands, or ends the session in the middle of its work.
 const AWKWARD: [(&str, &str); 18] = [
     ("bytea_output", "escape"),
     ("client_min_messages", "error"),
@@ -21,7 +21,7 @@ const AWKWARD: [(&str, &str); 18] = [
     ("idle_session_timeout", "200"),
     ("statement_timeout", "30"),
     ("lock_timeout", "1"),
-    // What a view there shows is nobody's slot; and its function is a better match than Postgres' own.
+    // A view there shows slots that nobody has, and a function there matches a call better than Postgres' own function.
     ("search_path", "trap, pg_catalog, public"),
     ("quote_all_identifiers", "on"),
     ("row_security", "off"),
@@ -31,9 +31,9 @@ const AWKWARD: [(&str, &str); 18] = [
     ("xmloption", "document"),
     ("exit_on_error", "on"),
 ];
-/// Ends a transaction of this many milliseconds; PostgreSQL 17 and later.
+/// Ends each transaction after so many milliseconds; PostgreSQL 17 and later.
 const TRANSACTION_TIMEOUT: &str = "300";
-/// Decoding them takes longer than that.
+/// Decoding so many rows takes longer than that.
 const LARGE_TRANSACTION_ROWS: u32 = 150_000;
 
 const COLUMNS: &str = "
@@ -47,13 +47,13 @@ const COLUMNS: &str = "
 const HEADERS: &str = "route.topic.replacement=${routedByValue}\ntable.fields.additional.placement=type:header,due:header,waits:header,\
     ratio:header,part:header,price:header,digest:header,day:header,document:header";
 
-/// How the relay's sessions come by the settings.
+/// How the settings reach the relay's sessions.
 #[derive(Clone, Copy, Debug)]
 enum SetBy {
     Nobody,
     Role,
     Database,
-    /// The URL's `options`.
+    /// By `options` in the URL.
     Options,
 }
 
@@ -74,7 +74,7 @@ async fn rig(name: &str, set_by: SetBy) -> Rig {
                 rig.sql(&format!("alter role {name} set {setting} = {value}")).await;
             }
             SetBy::Database => {
-                // The test's own sessions are spared: what is set for a role in a database outranks what is set for the database.
+                // The test's own sessions do not get the settings, because a setting for a role in a database wins over a setting for the database.
                 rig.sql(&format!(
                     "alter role postgres in database {name} set {setting} from current; alter database {name} set {setting} = {value}"
                 ))
@@ -96,7 +96,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Rows with a value of each type that a setting can change.
+/// The statement that inserts rows with a value of each type whose text a setting can change.
 fn insert(rig: &Rig, from: u32, to: u32) -> String {
     let topic = rig.topic();
     format!(
@@ -108,7 +108,7 @@ fn insert(rig: &Rig, from: u32, to: u32) -> String {
     )
 }
 
-/// What is published of the first rows, by key: value and headers, without what is each row's and each rig's own.
+/// The values and headers of the first rows' records, by key. What differs from row to row and from rig to rig is left out.
 async fn published(rig: &Rig, rows: usize) -> BTreeMap<String, (Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>)> {
     let records: Vec<Record> = eventually_ok(ARRIVAL_DEADLINE, "all rows are published", || async {
         let records = rig.records(Isolation::Committed).await?;
@@ -132,7 +132,8 @@ async fn published(rig: &Rig, rows: usize) -> BTreeMap<String, (Option<Vec<u8>>,
     records.into_iter().map(plain).collect()
 }
 
-/// Existing rows, rows of the stream, the guard's confirmations, and the end by an altered publication.
+/// Lets the relay publish existing rows and new rows, lets the guard confirm, and stops the relay by an altered publication. Returns what was
+/// published.
 async fn live(name: &str, set_by: SetBy) -> BTreeMap<String, (Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>)> {
     let rig = rig(name, set_by).await;
     rig.sql(&insert(&rig, 1, 3_000)).await;
@@ -148,12 +149,12 @@ async fn live(name: &str, set_by: SetBy) -> BTreeMap<String, (Option<Vec<u8>>, V
         "{name}: {restarts} restarts\n{}",
         rig.relay.log_tail(20)
     );
-    // Nothing that a hidden warning would have told of goes by.
+    // The publication is dropped. The relay must find out, although a setting hides warnings.
     rig.sql("drop publication outbox").await;
     rig.sql(&insert(&rig, 4_000, 4_000)).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.code(), Some(20), "{name}: {}", rig.relay.log_tail(10));
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
     records
 }
 
@@ -212,7 +213,7 @@ async fn a_large_transaction_outlasts_the_timeouts_that_are_set_for_the_role() {
     rig.finish().await.expect("a clean end");
 }
 
-/// Without them a column of bytes reaches the router in another notation, and an interval a consumer in other words.
+/// Without the pinned settings, the router gets a column of bytes in another notation, and a consumer gets an interval in other words.
 #[tokio::test]
 async fn without_the_pinned_settings_a_row_is_refused_or_published_with_other_bytes() {
     let mut rig = Rig::new("settings_planted").await;
@@ -236,5 +237,5 @@ async fn without_the_pinned_settings_a_row_is_refused_or_published_with_other_by
     let waits = records["1"].1.iter().find(|(header, _)| header == "waits");
     let waits = waits.and_then(|(_, value)| value.clone()).expect("a value");
     assert_eq!(String::from_utf8_lossy(&waits), "+1-0 +1 +0:00:01.5");
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }

@@ -1,4 +1,4 @@
-//! A second relay of the same slot: how it waits, and how fast it takes over.
+//! A second relay for the same slot: how it waits, and how fast it takes over.
 
 use std::time::{Duration, Instant};
 
@@ -6,16 +6,16 @@ use rig::Rig;
 use rustix::process::Signal;
 use stack::Program;
 
-use super::load::{DEADLINE, Load, metric, waits_as_standby};
+use super::load::{DEADLINE, Load, metric, wait_until_standby};
 
-/// How long a waiting standby is watched, where `WATCHED_S` does not say how long.
+/// A waiting standby is watched for so long, unless `WATCHED_S` says otherwise.
 const WATCHED: Duration = Duration::from_secs(5);
-/// Of the processor, at most, in the standby's session of the server.
+/// The standby's session on the server uses at most this part of a processor.
 const WAITING_CORES_MAX: f64 = 0.05;
-/// From the death of the leader to the first record of its successor, with room for a machine that runs other tests.
+/// The time from the death of the leader to the first record of its successor. It includes time for a machine that runs other tests.
 const AFTER_KILL_MAX: Duration = Duration::from_secs(5);
 const AFTER_STOP_MAX: Duration = Duration::from_millis(2_500);
-/// Take-overs of each kind, where `TAKE_OVERS` does not say how many.
+/// How many take-overs of each kind there are, unless `TAKE_OVERS` says otherwise.
 const TAKE_OVERS: usize = 3;
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_standby_waits_without_load_without_a_snapshot_and_without_a_word_in_t
     rig.start().await;
     let standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
     let postgres = &rig.servers.postgres;
     let logged = std::fs::read_to_string(postgres.log()).expect("the server's log").len();
     let sessions = "select pid from pg_stat_activity where datname = 'waiting' and backend_type = 'walsender'
@@ -58,7 +58,7 @@ async fn a_standby_waits_without_load_without_a_snapshot_and_without_a_word_in_t
     rig.finish().await.expect("a clean end");
 }
 
-/// User and system time of a process (proc_pid_stat(5)); a tick is 10 ms.
+/// User and system time of a process (proc_pid_stat(5)). A tick is 10 ms.
 fn processor_seconds(pid: &str) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the session's process");
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
@@ -67,36 +67,36 @@ fn processor_seconds(pid: &str) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// `TAKE_OVERS=20 cargo test --release --workspace --test relay -- --nocapture take_overs` prints the figures of 20 take-overs of each kind.
+/// `TAKE_OVERS=20 cargo test --release --workspace --test relay -- --nocapture take_overs` prints the times of 20 take-overs of each kind.
 #[tokio::test]
 async fn take_overs_under_load_are_quick_and_exact() {
     let count = std::env::var("TAKE_OVERS").map_or(TAKE_OVERS, |text| text.parse().expect("TAKE_OVERS is a number"));
     let mut rig = Rig::initialised("take_overs").await;
     rig.start().await;
-    let load = Load::on(&rig);
+    let load = Load::start_on(&rig);
     let mut standby = rig.another_relay("standby");
     for (kind, max) in [(Signal::KILL, AFTER_KILL_MAX), (Signal::TERM, AFTER_STOP_MAX)] {
-        let mut took = Vec::new();
+        let mut times = Vec::new();
         for _ in 0..count {
             standby.start().expect("a standby");
-            waits_as_standby(&standby).await;
-            load.goes_on(50).await;
-            took.push(take_over(&rig.relay, &standby, kind).await);
+            wait_until_standby(&standby).await;
+            load.wait_for_more_rows(50).await;
+            times.push(take_over(&rig.relay, &standby, kind).await);
             std::mem::swap(&mut rig.relay, &mut standby);
         }
-        took.sort_unstable();
-        // By nearest rank, so of fewer than a hundred the p99 is the slowest.
-        let at = |share: usize| took[(took.len() * share).div_ceil(100) - 1].as_millis();
+        times.sort_unstable();
+        // By the nearest rank: with fewer than a hundred take-overs, the p99 is the slowest one.
+        let time_at = |share: usize| times[(times.len() * share).div_ceil(100) - 1].as_millis();
         println!(
             "{} take-overs after {kind:?}: p50 {} ms, p99 {} ms, max {} ms",
-            took.len(),
-            at(50),
-            at(99),
-            at(100)
+            times.len(),
+            time_at(50),
+            time_at(99),
+            time_at(100)
         );
         assert!(
-            took.iter().all(|took| *took <= max),
-            "{kind:?}: {took:?}\n{}",
+            times.iter().all(|time| *time <= max),
+            "{kind:?}: {times:?}\n{}",
             rig.relay.log_tail(20)
         );
     }
@@ -105,7 +105,7 @@ async fn take_overs_under_load_are_quick_and_exact() {
     rig.finish().await.expect("a clean end");
 }
 
-/// From the signal to the leader until its successor has published its first record.
+/// Sends `signal` to the leader. Returns the time until the successor has published its first record.
 async fn take_over(leader: &Program, successor: &Program, signal: Signal) -> Duration {
     let process = leader.process().expect("a running leader");
     let since = Instant::now();

@@ -1,4 +1,4 @@
-//! What goes wrong outside of the relay: hands on its slot, its checkpoint topic, its publication.
+//! Changes that somebody makes behind the relay's back: to its slot, its checkpoint topic, its publication. And steps that such tests share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) async fn published_and_stopped(name: &str) -> Rig {
     rig
 }
 
-/// The same on servers of its own, on which Postgres gives a slot up that retains more than 16 MB.
+/// As [`published_and_stopped`], on servers of its own, where Postgres invalidates a slot that retains more than 16 MB.
 pub(super) async fn published_and_stopped_with_little_wal(name: &str) -> Rig {
     let options = servers::postgres_options()
         .setting("max_slot_wal_keep_size", "16MB")
@@ -38,7 +38,7 @@ pub(crate) async fn publish_and_stop(rig: &Rig) {
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 /// Waits until everything that was written so far is confirmed.
@@ -52,7 +52,7 @@ pub(super) async fn wait_until_confirmed(rig: &Rig) {
     .await;
 }
 
-/// Waits until the relay, which runs, ends by itself with this code and says `says`; it must have confirmed nothing beyond `before`.
+/// Waits until the running relay ends by itself. Asserts that it ends with this exit code and has said all of `says`.
 pub(super) async fn assert_ends(rig: &Rig, exit_code: i32, says: &[&str]) {
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     let log = rig.relay.log_text();
@@ -62,13 +62,13 @@ pub(super) async fn assert_ends(rig: &Rig, exit_code: i32, says: &[&str]) {
     }
 }
 
-/// The end of a rig whose relay has stopped for good.
-pub(super) async fn retire(rig: &Rig) {
+/// Kills the rig's relay if it still runs, and drops the slot.
+pub(super) async fn kill_and_drop_slot(rig: &Rig) {
     rig.relay.kill_hard().await;
     rig.finish().await.expect("an end");
 }
 
-/// Runs `outbox-relay init` with these flags, which must be refused with this code, and say `says`.
+/// Runs `outbox-relay init` with these flags. Asserts that it is refused with this exit code and says `says`.
 pub(super) async fn assert_refused(rig: &Rig, flags: &[&str], exit_code: i32, says: &str) {
     let logged = rig.relay.log_text().len();
     let arguments: Vec<&str> = ["init"].iter().chain(flags).copied().collect();
@@ -78,7 +78,7 @@ pub(super) async fn assert_refused(rig: &Rig, flags: &[&str], exit_code: i32, sa
     assert!(log.contains(says), "{flags:?} says `{says}`: {log}");
 }
 
-/// Runs `outbox-relay init` with these flags, which must log one line of what is accepted.
+/// Runs `outbox-relay init` with these `--accept-…` flags. Asserts that it succeeds and logs one line, which names the flags.
 pub(super) async fn accept(rig: &Rig, flags: &[&str]) {
     let logged = rig.relay.log_text().len();
     let arguments: Vec<&str> = ["init"].iter().chain(flags).copied().collect();
@@ -98,7 +98,7 @@ pub(super) async fn ids(rig: &Rig) -> Vec<String> {
     rows.into_iter().map(|row| row.id).collect()
 }
 
-/// How often each of `ids` is in the topic, once all of `awaited` are there.
+/// Waits until each of `awaited` is in the topic. Returns how often each of `ids` is there.
 pub(super) async fn times_published(rig: &Rig, ids: &[String], awaited: &[String]) -> Vec<usize> {
     let records = eventually(DEADLINE, "what must be published is", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
@@ -119,13 +119,13 @@ pub(super) async fn checkpoints(rig: &Rig) -> Vec<Record> {
     records.expect("a reader").expect("the checkpoint topic")
 }
 
-/// What the last checkpoint holds.
+/// The last checkpoint in the topic.
 pub(super) async fn last_checkpoint(rig: &Rig) -> Value {
     let last = checkpoints(rig).await.pop().and_then(|record| record.value);
     serde_json::from_slice(&last.expect("a checkpoint")).expect("JSON")
 }
 
-/// A rogue producer's record under the relay's key; `None` is a tombstone.
+/// Writes a checkpoint under the relay's key, as a strange producer could. `None` writes a tombstone.
 pub(super) async fn write_checkpoint(rig: &Rig, value: Option<Vec<u8>>) {
     let (servers, name) = (rig.servers.kafka.bootstrap_servers(), rig.checkpoint_topic());
     let key = format!("{0}/{0}", rig.name());
@@ -139,7 +139,7 @@ pub(super) async fn write_checkpoint(rig: &Rig, value: Option<Vec<u8>>) {
     written.await.expect("a producer").expect("a record");
 }
 
-/// The slot as it would be had somebody dropped and made it again.
+/// Drops the slot and makes it again, as somebody could by mistake.
 pub(super) async fn recreate_slot(rig: &Rig) {
     rig.drop_slot().await;
     let name = rig.name();
@@ -149,7 +149,7 @@ pub(super) async fn recreate_slot(rig: &Rig) {
     .await;
 }
 
-/// A metric's value, as the relay's admin port tells it.
+/// A metric of the running relay. None: it does not answer, or has no such metric.
 pub(super) async fn metric(rig: &Rig, name: &str) -> Option<f64> {
     let answer = reqwest::get(rig.relay.url("/metrics")).await.ok()?.text().await.ok()?;
     let line = answer.lines().find(|line| line.split(' ').next() == Some(name))?;

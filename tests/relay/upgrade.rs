@@ -1,4 +1,4 @@
-//! An outbox of before there were days is migrated while its relay runs and its writers write.
+//! An outbox from before there were partitions is migrated while its relay runs and its writers write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rig::Rig;
 use rig::rig::READY_DEADLINE;
 
-/// An outbox without partitions, as users_db had it first.
+/// The first outbox of users_db, which has no partitions.
 const BEFORE: &str = include_str!("../../sql/users/0002_outbox.sql");
 const BY_DAY: &str = include_str!("../../sql/users/0003_outbox_by_day.sql");
 /// Exit code of `outbox-relay`.
@@ -17,7 +17,7 @@ const ROLES: [&str; 3] = ["user_api", "outbox_relay", "outbox_maintainer"];
 async fn a_migration_under_load_loses_nothing_and_repeats_nothing() {
     let rig = Arc::new(Rig::new("upgrade_by_day").await);
     for role in ROLES {
-        // The cluster is shared: another test may have made it.
+        // The tests share the cluster, so another test may have made the role.
         rig.sql(&format!(
             "do $$ begin create role {role}; exception when duplicate_object or unique_violation then null; end $$"
         ))
@@ -35,7 +35,7 @@ async fn a_migration_under_load_loses_nothing_and_repeats_nothing() {
             writer.insert_each(20).await;
         }
     });
-    rig.settled(READY_DEADLINE).await.expect("it publishes");
+    rig.wait_until_published(READY_DEADLINE).await.expect("it publishes");
     let before = rig.rows().await.len();
     rig.sql(BY_DAY).await;
     let status = rig.relay.exited(READY_DEADLINE).await.expect("it stops by itself");

@@ -1,4 +1,4 @@
-//! A cluster of three brokers, which tests break in turn.
+//! A cluster of three brokers. One test after the other breaks it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use crate::partitions::{Partition, partitions};
 use crate::servers::{Servers, kafka_options, postgres_options};
 
 pub const BROKERS: usize = 3;
-/// Until the cluster must be as it is wanted.
+/// By then the cluster must be in the state that a test waits for.
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// The cluster, which one test at a time may break.
+/// The cluster. Only the test that has this value may break it.
 pub struct Cluster {
     pub servers: Arc<Servers>,
     pub nodes: MutexGuard<'static, KafkaCluster>,
 }
 
 impl Cluster {
-    /// Waits for its turn; whatever an earlier test left broken is whole again then.
+    /// Waits until no other test has the cluster. Starts the brokers that an earlier test has left stopped.
     ///
     /// # Panics
     /// The servers do not start.
-    pub async fn take() -> Self {
+    pub async fn take_turn() -> Self {
         static CLUSTER: OnceCell<(Arc<Servers>, Mutex<KafkaCluster>)> = OnceCell::const_new();
         let (servers, nodes) = CLUSTER
             .get_or_init(|| async {
@@ -56,7 +56,7 @@ impl Cluster {
         started.unwrap_or_else(|err| panic!("broker {id}: {err:#}"));
     }
 
-    /// Where the topics' partitions are.
+    /// The partitions of the topics, with their leaders and replicas.
     ///
     /// # Errors
     /// The cluster does not answer.
@@ -70,10 +70,10 @@ impl Cluster {
         asked.await?
     }
 
-    /// Waits until every broker has every record of these topics, so that the next broker may go.
+    /// Waits until every broker has every record of these topics, so that the next broker may be stopped.
     ///
     /// # Panics
-    /// They are not, in time.
+    /// That takes too long.
     pub async fn wait_until_in_sync(&self, topics: &[&str]) {
         let in_sync = eventually_ok(DEADLINE, "all replicas are in sync", || async {
             for partition in self.partitions(topics).await? {
@@ -87,10 +87,10 @@ impl Cluster {
         in_sync.await.unwrap_or_else(|err| panic!("{err:#}"));
     }
 
-    /// Has another broker lead each partition of these topics, and waits until it does.
+    /// Makes another broker the leader of each partition of these topics, and waits until it leads.
     ///
     /// # Panics
-    /// None does, in time.
+    /// That takes too long.
     pub async fn move_leaders(&self, topics: &[&str]) {
         let before = self.partitions(topics).await.expect("partitions");
         let wanted = before.iter().map(|partition| {

@@ -1,5 +1,5 @@
-//! A proxy before PostgreSQL that can leave connections half open, as a firewall that forgets them does: the server has ended its side, and
-//! the client neither hears of it nor meets an error when it writes. What the server had sent before still arrives.
+//! A proxy before PostgreSQL that can leave connections half open, as a firewall does when it forgets them. The server has ended its side. The client
+//! hears nothing of it, and its writes meet no error. What the server had sent before still arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, watch};
 /// A listening proxy. Its connections end with the runtime.
 #[derive(Debug)]
 pub struct HalfOpenProxy {
-    /// Counts how often the connections were left half open.
+    /// How often the connections were left half open.
     cuts: watch::Sender<u64>,
     from_server: Arc<AtomicU64>,
     port: u16,
 }
 
 impl HalfOpenProxy {
-    /// Listens on a free port of 127.0.0.1 for a server on port `server`.
+    /// Starts a proxy on a free port of 127.0.0.1 for the server on port `server`.
     ///
     /// # Errors
     /// There is no free port.
@@ -46,12 +46,12 @@ impl HalfOpenProxy {
         self.port
     }
 
-    /// Ends the server's side of every connection that there is now; later ones are whole.
+    /// Ends the server's side of every connection that there is now. Later connections are not affected.
     pub fn leave_half_open(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Bytes that the server has sent.
+    /// How many bytes the server has sent.
     #[must_use]
     pub fn bytes_from_server(&self) -> u64 {
         self.from_server.load(Ordering::Acquire)
@@ -67,14 +67,14 @@ async fn serve(
     let server = TcpStream::connect(("127.0.0.1", server)).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut server_reads, mut to_server) = server.into_split();
-    // Unbounded, so that what the server has sent before a cut has left it.
+    // The channel has no limit, so that everything that the server has sent before a cut has left the server.
     let (sent, mut to_be_passed) = mpsc::unbounded_channel::<Vec<u8>>();
     let (ended, mut is_ended) = watch::channel(false);
     tokio::spawn(async move {
         while let Some(bytes) = to_be_passed.recv().await {
             to_client.write_all(&bytes).await?;
         }
-        // Only where the server itself ended the connection; one that is half open stays.
+        // This ends the client's side if the server itself ended the connection. A half-open connection stays.
         if *is_ended.wait_for(|_| true).await? {
             to_client.shutdown().await?;
         } else {
@@ -104,7 +104,7 @@ async fn serve(
         }
     }
     drop((server_reads, to_server));
-    // The client writes into the void.
+    // The connection is half open: what the client writes is read and thrown away.
     while matches!(from_client.read(&mut more).await, Ok(1..)) {}
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! A view of one topic, for tests that only need one.
+//! A view of one topic, for tests that need a view and do not care which.
 
-/// Every item as its latest event tells it: its `table.sql`.
+/// The `table.sql` of the view. It has each item as the item's latest event describes it.
 pub const TABLE: &str = "
     create table if not exists item (id bigint primary key, version bigint not null, name text);";
 
-/// Its `apply.sql`.
+/// The `apply.sql` of the view.
 #[must_use]
 pub fn apply(topic: &str) -> String {
     format!(

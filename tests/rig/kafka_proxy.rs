@@ -1,8 +1,8 @@
-//! A proxy before a broker that knows where one request ends and the next begins: it can hold one back, as a network can, and let
-//! it arrive when nobody expects it any more.
+//! A proxy before a broker that knows where one request ends and the next begins. It can hold a request back, as a network can, and let it arrive
+//! when nobody expects it any more.
 //!
-//! The case that it is for: an EndTxn is on its way, the connection breaks, the client sends it again by another one and is answered, begins
-//! its next transaction, and now the first EndTxn arrives and ends that one.
+//! It is made for this case. An EndTxn is on its way, and the connection breaks. The client sends the EndTxn again over another connection, gets its
+//! answer, and begins its next transaction. Now the first EndTxn arrives, and ends that next transaction.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,27 +14,27 @@ use tokio::sync::watch;
 
 /// API keys, see <https://kafka.apache.org/protocol#protocol_api_keys>.
 const PRODUCE: i16 = 0;
-/// The first version of it that is flexible (KIP-482).
+/// The first flexible version of Produce (KIP-482).
 const PRODUCE_FLEXIBLE: i16 = 9;
 const ADD_PARTITIONS_TO_TXN: i16 = 24;
-/// Its first version that brokers speak among themselves, and clients do not (KIP-890).
+/// From this version on, only brokers send AddPartitionsToTxn, and clients do not (KIP-890).
 const ADD_PARTITIONS_OF_BROKERS: i16 = 4;
 const END_TXN: i16 = 26;
 
-/// How far the held EndTxn is.
+/// How far the proxy is with the EndTxn that it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Requests pass.
     Nothing,
-    /// The next EndTxn is to be held back.
+    /// The next EndTxn will be held back.
     Wanted,
-    /// That of this transactional id is held back, and its connection is cut.
+    /// An EndTxn of this transactional id is held back, and its connection was cut.
     Back(String),
-    /// The client has sent it again.
+    /// The client has sent the EndTxn again.
     Repeated(String),
-    /// The next transaction of the id has begun; its first records are waited for, not the other producer's.
+    /// The next transaction of the id has begun. The proxy waits for its first records, and not for those of another producer.
     NextBegan(String),
-    /// It has arrived behind the first records of the next transaction; the broker's error code, 0 for none.
+    /// The held EndTxn has arrived after the first records of the next transaction. The number is the broker's error code, 0 for none.
     Arrived(i16),
 }
 
@@ -50,7 +50,7 @@ struct Shared {
     broker: u16,
     held: watch::Sender<Held>,
     request: Mutex<Option<HeldRequest>>,
-    /// Records, partitions and ends of transactions pass one at a time, so that what is held arrives between two of them.
+    /// Records, partitions and ends of transactions pass one at a time, so that the held EndTxn arrives between two of them.
     pass: tokio::sync::Mutex<()>,
 }
 
@@ -62,7 +62,7 @@ struct HeldRequest {
 }
 
 impl KafkaProxy {
-    /// Listens on `port` of 127.0.0.1 for a broker on port `broker`.
+    /// Starts a proxy on `port` of 127.0.0.1 for the broker on port `broker`.
     ///
     /// # Errors
     /// The port is taken.
@@ -86,19 +86,19 @@ impl KafkaProxy {
         Ok(Self { held, shared })
     }
 
-    /// Holds the next EndTxn back, until the transaction after it has sent its first records.
+    /// Holds the next EndTxn back until the transaction after it has sent its first records.
     pub fn hold_next_end_txn(&self) {
         self.shared.held.send_replace(Held::Wanted);
     }
 
-    /// How far the held EndTxn is.
+    /// How far the proxy is with the EndTxn that it holds.
     #[must_use]
     pub fn held(&self) -> Held {
         self.held.borrow().clone()
     }
 }
 
-/// A connection's end is not an error here: the client makes another.
+/// Passes requests and answers on. When a connection ends, the client makes another, so that is not an error here.
 async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
     let broker = TcpStream::connect(("127.0.0.1", shared.broker)).await?;
     client.set_nodelay(true)?;
@@ -107,10 +107,10 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
     let (mut from_broker, mut to_broker) = broker.into_split();
     let (cut, mut is_cut) = watch::channel(false);
     let (answered, mut answers_seen) = watch::channel(None);
-    // Answers are passed on by this task, so that the broker's side can be taken from it when a request is held.
+    // A task of its own passes the answers on, so that the broker's side can be taken from it when a request is held.
     let answers = tokio::spawn(async move {
         loop {
-            // A cut loses what it has read of an answer: none is under way before an EndTxn, on the connection to the coordinator.
+            // A cut loses the part of an answer that was read already. On the connection to the coordinator no answer is under way before an EndTxn.
             let frame = tokio::select! {
                 frame = read_frame(&mut from_broker) => frame,
                 _ = is_cut.changed() => return from_broker,
@@ -127,7 +127,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
     while let Some(frame) = read_frame(&mut from_client).await? {
         let request = Request::read(&frame);
         let (key, transactional_id) = (request.key, request.transactional_id());
-        // The broker talks to itself through its advertised address, too: what it asks there must not wait.
+        // The broker also talks to itself through its advertised address. These requests must not wait.
         let adds_partitions = key == ADD_PARTITIONS_TO_TXN && request.version < ADD_PARTITIONS_OF_BROKERS;
         let _turn = if adds_partitions || key == PRODUCE || key == END_TXN {
             Some(shared.pass.lock().await)
@@ -158,13 +158,13 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
         to_broker.write_all(&frame).await?;
         let sent = correlation_id(&frame, 8);
         if adds_partitions {
-            // The coordinator refuses an EndTxn while it writes this down (CONCURRENT_TRANSACTIONS).
+            // The coordinator needs a moment to write this down, and refuses an EndTxn until then (CONCURRENT_TRANSACTIONS).
             answers_seen.wait_for(|answered| *answered == sent).await?;
         }
         if key == PRODUCE && held == Held::NextBegan(transactional_id) {
             let request = shared.request.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(request) = request {
-                // The records are in the log when the broker has answered.
+                // Once the broker has answered, the records are in the log.
                 answers_seen.wait_for(|answered| *answered == sent).await?;
                 let error = request.arrive().await?;
                 shared.held.send_replace(Held::Arrived(error));
@@ -175,17 +175,17 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
 }
 
 impl HeldRequest {
-    /// Lets it arrive; the error code of the broker's answer.
+    /// Lets the held request arrive. Returns the error code of the broker's answer.
     async fn arrive(mut self) -> anyhow::Result<i16> {
         self.to_broker.write_all(&self.frame).await?;
         let answer = read_frame(&mut self.from_broker).await?.context("the broker hung up")?;
-        // Length, correlation id, throttle time, error code (EndTxn version 0 and 1).
+        // The answer has a length, a correlation id, a throttle time and an error code (EndTxn version 0 and 1).
         let code = answer.get(12..14).context("a short answer")?;
         Ok(i16::from_be_bytes([code[0], code[1]]))
     }
 }
 
-/// A request with its length before it; `None` at the connection's end.
+/// Reads a request with its length before it. `None`: the connection has ended.
 pub(crate) async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     if from.read_exact(&mut length).await.is_err() {
@@ -197,7 +197,7 @@ pub(crate) async fn read_frame(from: &mut OwnedReadHalf) -> anyhow::Result<Optio
     Ok(Some(frame))
 }
 
-/// What names a request and its answer on a connection, at `at`.
+/// The correlation id, which begins at byte `at`. A request and its answer have the same one.
 pub(crate) fn correlation_id(frame: &[u8], at: usize) -> Option<[u8; 4]> {
     frame.get(at..at + 4)?.try_into().ok()
 }
@@ -226,8 +226,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The body's first field, in the versions that librdkafka speaks: that of AddPartitionsToTxn and EndTxn is a string with a length of
-    /// two bytes; Produce is flexible, with a byte for no tagged fields and one for the length and 1 (a longer name than 126 has two).
+    /// The first field of the body, for the versions that librdkafka speaks. AddPartitionsToTxn and EndTxn have a string with a length of two bytes.
+    /// Produce is flexible: one byte for no tagged fields, and one byte for the length plus 1 (two bytes if the name is longer than 126).
     fn transactional_id(&self) -> String {
         let length = match self.body.get(..2) {
             Some(&[_, length]) if self.key == PRODUCE && self.version >= PRODUCE_FLEXIBLE => {

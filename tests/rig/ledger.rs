@@ -1,4 +1,4 @@
-//! Holds what was published against what was written, row by row.
+//! Compares what was published with what was written, row by row.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,30 +10,30 @@ use crate::topic::Record;
 pub struct Row {
     pub id: String,
     pub key: String,
-    /// Counts the rows of a key, ascending in the order of their commits.
+    /// Counts the rows of a key. It ascends in the order of their commits.
     pub n: i64,
     pub payload: String,
 }
 
-/// What the comparison found. All counts but `rows` and `records` are 0 where the relay kept its promise.
+/// What the comparison found. If the relay kept its promise, all numbers except `rows` and `records` are 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     pub rows: usize,
     pub records: usize,
-    /// Rows that no record has.
+    /// Rows without a record.
     pub lost: Vec<String>,
-    /// Rows that more than one record has.
+    /// Rows with more than one record.
     pub duplicates: Vec<String>,
-    /// Records that no row has.
+    /// Records without a row.
     pub invented: Vec<String>,
-    /// Records that stand behind a later one of their key, or of their partition by the position in their header.
+    /// Records that come after a later record of their key, or, by the position in their header, after a later record of their partition.
     pub reordered: Vec<String>,
-    /// Records whose key or value is not their row's, or keys that are in several partitions.
+    /// Records whose key or value differs from their row, and keys that are in several partitions.
     pub altered: Vec<String>,
 }
 
 impl Ledger {
-    /// Compares `rows` with the `records` of their topic, which are in each partition's order.
+    /// Compares the rows with the records of their topic. The records of each partition must be in their order.
     #[must_use]
     pub fn compare(rows: &[Row], records: &[Record]) -> Self {
         let mut ledger = Self {
@@ -52,7 +52,7 @@ impl Ledger {
             if *times == 2 {
                 ledger.duplicates.push(id.to_owned());
             }
-            // A row that was parked keeps the position that it had.
+            // A row that was parked keeps its old position.
             let position = record.header("position").filter(|_| !record.is_of_a_retry());
             if let Some(place) = position.and_then(place) {
                 let last = last_of_partition.insert(record.partition, place);
@@ -82,20 +82,20 @@ impl Ledger {
         ledger
     }
 
-    /// Whether every row is there once, in order, and nothing else.
+    /// Whether every row is there once, in order, and nothing else is there.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.is_at_least_once() && self.duplicates.is_empty() && self.reordered.is_empty()
     }
 
-    /// Whether every row is there, unaltered, and nothing else.
+    /// Whether every row is there unaltered, and nothing else is there.
     #[must_use]
     pub fn is_at_least_once(&self) -> bool {
         self.lost.is_empty() && self.invented.is_empty() && self.altered.is_empty()
     }
 }
 
-/// Commit LSN and index of a `position` header, like `16/B374D848:0:1795344833217210`; `None` where it is none.
+/// Commit LSN and index of a `position` header such as `16/B374D848:0:1795344833217210`. `None`: the text is not a position.
 #[must_use]
 pub fn place(text: &str) -> Option<(u64, u64)> {
     let mut parts = text.split(':');

@@ -1,6 +1,6 @@
-//! What the relay's tests stand on: servers that they share, and for each test an outbox, a slot, a topic and a relay of its own.
+//! What the tests share: servers, and for each test an outbox, a slot, a topic and a relay of its own.
 //!
-//! Nothing here is the relay's own code: the topic is read by a consumer that knows nothing of it, and held against the outbox table.
+//! This crate uses no code of the relay. It reads the topic with an ordinary consumer, and compares the topic with the outbox table.
 
 pub mod cluster;
 pub mod half_open_proxy;

@@ -1,8 +1,8 @@
-//! What a process holds in physical memory (proc_pid_status(5)).
+//! The physical memory of a process (proc_pid_status(5)).
 
 use stack::Program;
 
-/// The most that a running program has held at once since its start, in MB (10⁶ bytes).
+/// The most memory that a running program has had since its start, in MB (10⁶ bytes).
 ///
 /// # Panics
 /// It does not run.

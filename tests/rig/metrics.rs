@@ -1,24 +1,24 @@
-//! What a program's `/metrics` says, in Prometheus' text format.
+//! Reads a program's `/metrics`, in Prometheus' text format.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use stack::Program;
 
-/// All that one answer says.
+/// One answer of `/metrics`.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     samples: Vec<Sample>,
-    /// `counter`, `gauge` or `histogram`, by name.
+    /// The type of each metric by name: `counter`, `gauge` or `histogram`.
     pub types: BTreeMap<String, String>,
-    /// What each is, by name.
+    /// The help text of each metric, by name.
     pub helps: BTreeMap<String, String>,
 }
 
-/// One line.
+/// One line of the answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// With `_bucket`, `_sum` or `_count` where it belongs to a histogram.
+    /// For a line of a histogram, the name ends with `_bucket`, `_sum` or `_count`.
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub value: f64,
@@ -54,12 +54,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The series of this name.
+    /// All series of this metric.
     pub fn series(&self, name: &str) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| sample.name == name)
     }
 
-    /// The value of the only series of this name with this label; 0 where there is none yet.
+    /// The value of the only series with this name and this label. It is 0 if there is no such series yet.
     ///
     /// # Panics
     /// There are several.
@@ -73,7 +73,7 @@ impl Metrics {
         found.first().map_or(0.0, |sample| sample.value)
     }
 
-    /// The names of the labels that the metric has, without a bucket's `le`.
+    /// The names of the metric's labels, without the `le` of a bucket.
     #[must_use]
     pub fn labels(&self, name: &str) -> Vec<&str> {
         let is_of = |sample: &&Sample| {
@@ -107,7 +107,7 @@ impl Sample {
     }
 }
 
-/// `a="b",c="d"`; no value here has a quotation mark in it.
+/// Parses `a="b",c="d"`. No value here contains a quotation mark.
 fn parse_labels(text: &str) -> Option<BTreeMap<String, String>> {
     let (mut labels, mut rest) = (BTreeMap::new(), text);
     while !rest.is_empty() {

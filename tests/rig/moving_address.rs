@@ -1,12 +1,12 @@
-//! An address that leads to one server now and to another one later, as a name in DNS, a proxy or a load balancer does.
+//! An address that leads to one server now and to another server later, as a name in DNS, a proxy or a load balancer can.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Listens on a port of 127.0.0.1 and passes each connection on to the server that the address leads to when it is made. Connections that
-/// are there stay with their server. Dropping it does not cut them: they end with the runtime.
+/// Listens on a port of 127.0.0.1. It passes each new connection on to the server that the address leads to at that moment. Existing connections stay
+/// with their server. Dropping it does not cut them: they end with the runtime.
 #[derive(Debug)]
 pub struct MovingAddress {
     port: u16,
@@ -15,7 +15,7 @@ pub struct MovingAddress {
 
 #[derive(Debug)]
 struct Plan {
-    /// Where the next connections lead, one each; then `port`.
+    /// The next connections go to the servers on these ports, one each. After that, connections go to `port`.
     next: Vec<u16>,
     port: u16,
     passed: usize,
@@ -58,7 +58,7 @@ impl MovingAddress {
         });
     }
 
-    /// The next connections lead to the servers on these ports, one each; later ones to the server on `port`.
+    /// The next connections lead to the servers on these ports, one each. Later connections lead to the server on `port`.
     pub fn move_after(&self, next: &[u16], port: u16) {
         self.change(|plan| {
             plan.next = next.to_vec();
@@ -88,7 +88,7 @@ impl Plan {
     }
 }
 
-/// A server that is not there closes the client's connection, as a proxy does.
+/// If the server is not there, this closes the client's connection, as a proxy does.
 async fn pass_on(mut client: TcpStream, port: u16) -> anyhow::Result<()> {
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
     client.set_nodelay(true)?;

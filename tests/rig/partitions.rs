@@ -1,4 +1,4 @@
-//! Where a topic's partitions are, as the cluster's metadata tells.
+//! The partitions of topics, from the cluster's metadata.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Partition {
     pub topic: String,
     pub id: i32,
-    /// -1: none.
+    /// The broker that leads the partition; -1 if none does.
     pub leader: i32,
     /// In their order of preference.
     pub replicas: Vec<i32>,
     pub in_sync: Vec<i32>,
 }
 
-/// The partitions of `topics`. Blocks.
+/// The partitions of `topics`. This call blocks its thread.
 ///
 /// # Errors
 /// The cluster does not answer.

@@ -1,4 +1,4 @@
-//! Users and posts as a client of the APIs sees them.
+//! A client of user-api and post-api.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use stack::Pipeline;
 
-/// Longer than any answer takes, also from a server whose database is just coming back.
+/// A limit that no answer reaches, even while a server's database is just coming back.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client of both APIs.
@@ -25,7 +25,7 @@ impl Rest {
         Self::at(&pipeline.user_api.url(""), &pipeline.post_api.url(""))
     }
 
-    /// Of the programs at these URLs, such as `http://localhost:8081`.
+    /// A client of the programs at these URLs, such as `http://localhost:8081`.
     pub fn at(user_api: &str, post_api: &str) -> Self {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
         Self {
@@ -35,7 +35,7 @@ impl Rest {
         }
     }
 
-    /// The new user, as answered.
+    /// Creates a user. Returns the answer.
     pub async fn create_user(&self, body: &Value) -> anyhow::Result<Value> {
         self.send(Method::POST, &self.users, Some(body), StatusCode::CREATED)
             .await
@@ -53,7 +53,7 @@ impl Rest {
             .map(drop)
     }
 
-    /// The new post, as answered.
+    /// Creates a post. Returns the answer.
     pub async fn create_post(&self, title: &str, author: i64) -> anyhow::Result<Value> {
         let body = json!({"title": title, "content": "내용", "authorId": author});
         self.send(Method::POST, &self.posts, Some(&body), StatusCode::CREATED)
@@ -77,13 +77,13 @@ impl Rest {
         self.get_posts(&format!("/{id}")).await
     }
 
-    /// What `GET /api/posts` and `path` answers.
+    /// The answer to `GET /api/posts` and `path`.
     pub async fn get_posts(&self, path: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, &format!("{}{path}", self.posts), None, StatusCode::OK)
             .await
     }
 
-    /// Changes users by `method` at `/api/users` and `path`; what is answered, and the version of the event that it wrote.
+    /// Changes users by `method` at `/api/users` and `path`. Returns the answer, and the version of the event that the change wrote.
     pub async fn change_users(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(Value, i64)> {
         let url = format!("{}{path}", self.users);
         let (status, headers, text) = self.exchange(method.clone(), &url, body).await?;
@@ -98,7 +98,7 @@ impl Rest {
         Ok((body, version))
     }
 
-    /// What `GET /api/posts` and `path` answers, whatever its status.
+    /// The status and the answer of `GET /api/posts` and `path`, whatever the status is.
     pub async fn ask_posts(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
         let url = format!("{}{path}", self.posts);
         let (status, _, text) = self.exchange(Method::GET, &url, None).await?;
@@ -135,7 +135,7 @@ impl Rest {
     }
 }
 
-/// An answer with another status than the one that the test wants.
+/// The error for an answer that has another status than the test wants.
 #[derive(Debug)]
 pub struct Unexpected {
     pub status: StatusCode,

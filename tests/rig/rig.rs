@@ -1,29 +1,29 @@
 //! One relay with a database, outbox, slot and topic of its own.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod published;
 
-use anyhow::{Context, bail, ensure};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use stack::scratch::Scratch;
-use stack::{Postgres, Program, pipeline, port};
+use stack::{Program, checkout, port};
 use tokio_postgres::Client;
 
-use crate::ledger::{Ledger, Row};
 use crate::servers::Servers;
-use crate::topic::{self, Ends, Isolation, Record};
 
-/// Partitions of a rig's topic.
+/// How many partitions a rig's topic has.
 pub const PARTITIONS: i32 = 4;
-/// The outbox, with the defaults of Debezium's router.
+/// The outbox table, with the column names that Debezium's router expects by default.
 pub const OUTBOX: &str = "create table outbox (
     id uuid primary key default gen_random_uuid(), aggregatetype text not null, aggregateid text not null,
     type text not null, payload jsonb, created_at timestamptz not null default clock_timestamp())";
-/// From a relay's start until it must be ready.
+/// A relay must be ready so soon after its start.
 pub const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// Until rows that were written must be in the topic.
+/// Rows must be in the topic so soon after they were written.
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An outbox, and the relay that publishes it. The name is also the database's and the slot's: a-z, 0-9 and _.
+/// An outbox, and the relay that publishes it. The rig's name is also the name of its database and its slot: a-z, 0-9 and _.
 #[derive(Debug)]
 pub struct Rig {
     pub servers: Arc<Servers>,
@@ -41,7 +41,7 @@ impl Rig {
         Self::on(Servers::shared().await, name).await
     }
 
-    /// As [`Rig::new`], on servers of the test's own.
+    /// As [`Rig::new`], on servers that the test has for itself.
     ///
     /// # Panics
     /// The servers refuse.
@@ -57,7 +57,9 @@ impl Rig {
             .unwrap_or_else(|err| panic!("no outbox in {name}: {err:#}"));
         let logs = Scratch::temporary("outbox-rig-").expect("a directory for logs");
         let port = port::free().expect("a free port");
-        let binary = pipeline::binaries().expect("the programs").join("outbox-relay");
+        let binary = checkout::programs_directory()
+            .expect("the programs")
+            .join("outbox-relay");
         let relay = Program::new("relay", &binary, logs.path().join("relay.log"), port)
             .argument("run")
             .env("DATABASE_URL", &postgres.url("postgres", name))
@@ -104,7 +106,7 @@ impl Rig {
         &self.name
     }
 
-    /// The topic of the outbox' rows.
+    /// The topic for the rows of the outbox.
     #[must_use]
     pub fn topic(&self) -> String {
         format!("{}-events", self.name)
@@ -120,7 +122,7 @@ impl Rig {
         format!("{}-parked", self.name)
     }
 
-    /// A second relay of the same slot, with its own port and log.
+    /// A second relay for the same slot, with a port and a log of its own.
     ///
     /// # Panics
     /// There is no free port.
@@ -138,7 +140,7 @@ impl Rig {
         self.logs.path()
     }
 
-    /// Runs `sql` in the rig's database as the superuser; rows as text.
+    /// Runs `sql` in the rig's database as the superuser. Returns the rows as text.
     ///
     /// # Panics
     /// It fails.
@@ -147,7 +149,7 @@ impl Rig {
         rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"))
     }
 
-    /// The only value of `sql`'s answer.
+    /// Runs `sql`, which must give one value. Returns it as text.
     ///
     /// # Panics
     /// It fails, or gives no value.
@@ -157,7 +159,7 @@ impl Rig {
         value.unwrap_or_else(|| panic!("{sql}: no value"))
     }
 
-    /// A connection of one's own to the rig's database.
+    /// A new connection to the rig's database.
     ///
     /// # Panics
     /// The server refuses.
@@ -166,7 +168,8 @@ impl Rig {
         client.unwrap_or_else(|err| panic!("{err:#}"))
     }
 
-    /// The statement that writes `count` rows over `keys` keys. Each row's `n` is the next of a sequence, so the rows of one writer ascend.
+    /// The statement that writes `count` rows over `keys` keys. Each row's `n` is the next number of a sequence, so `n` ascends in the rows of one
+    /// writer.
     #[must_use]
     pub fn insert_statement(&self, count: u32, keys: u32) -> String {
         let topic = self.topic();
@@ -209,124 +212,11 @@ impl Rig {
             .unwrap_or_else(|err| panic!("{err:#}"));
     }
 
-    /// The rows of the outbox.
-    ///
-    /// # Panics
-    /// The server refuses.
-    pub async fn rows(&self) -> Vec<Row> {
-        self.rows_on(&self.servers.postgres).await
-    }
-
-    /// The rows of the outbox as another server has it: a standby that was promoted.
-    ///
-    /// # Panics
-    /// The server refuses.
-    pub async fn rows_on(&self, postgres: &Postgres) -> Vec<Row> {
-        let sql = "select id, aggregateid, payload ->> 'n', payload from outbox";
-        let rows = postgres.query(&self.name, sql).await;
-        let rows = rows.unwrap_or_else(|err| panic!("{sql}: {err:#}"));
-        let row = |row: Vec<Option<String>>| {
-            let [Some(id), Some(key), Some(n), Some(payload)] = <[_; 4]>::try_from(row).expect("four columns") else {
-                panic!("an outbox row with a null");
-            };
-            let n = n.parse().expect("a number");
-            Row { id, key, n, payload }
-        };
-        rows.into_iter().map(row).collect()
-    }
-
-    /// The records of the topic.
-    ///
-    /// # Errors
-    /// It does not exist or Kafka does not answer.
-    pub async fn records(&self, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
-        let (servers, topic) = (self.servers.kafka.bootstrap_servers(), self.topic());
-        tokio::task::spawn_blocking(move || topic::read(&servers, &topic, isolation)).await?
-    }
-
-    /// The rows that are committed, compared with the records that are in the topic now.
-    ///
-    /// # Errors
-    /// As [`records`](Self::records).
-    pub async fn ledger(&self, isolation: Isolation) -> anyhow::Result<Ledger> {
-        Ok(Ledger::compare(&self.rows().await, &self.records(isolation).await?))
-    }
-
-    /// What open transactions hide in the topics of the rows and of the checkpoints, for a person.
-    pub async fn hidden(&self) -> String {
-        let servers = self.servers.kafka.bootstrap_servers();
-        let topics = [self.topic(), self.checkpoint_topic()];
-        let asked = tokio::task::spawn_blocking(move || {
-            let mut hidden = String::new();
-            for topic in &topics {
-                for Ends { partition, stable, all } in topic::ends(&servers, topic)? {
-                    if stable < all {
-                        hidden.push_str(&format!(
-                            "{topic}/{partition} ends at {all}, and is stable up to {stable}; "
-                        ));
-                    }
-                }
-            }
-            anyhow::Ok(hidden)
-        });
-        match asked.await {
-            Ok(Ok(hidden)) if hidden.is_empty() => "no open transaction hides a record".to_owned(),
-            Ok(Ok(hidden)) => hidden,
-            Ok(Err(err)) => format!("what is hidden is not known: {err:#}"),
-            Err(err) => format!("what is hidden is not known: {err}"),
-        }
-    }
-
-    /// Waits until there are as many committed records as rows, and compares them.
-    ///
-    /// # Errors
-    /// Records are still missing after `deadline`: the comparison is in the message.
-    pub async fn settled(&self, deadline: Duration) -> anyhow::Result<Ledger> {
-        let rows = self.rows().await;
-        let started = Instant::now();
-        loop {
-            let ledger = Ledger::compare(&rows, &self.records(Isolation::Committed).await?);
-            if ledger.lost.is_empty() {
-                return Ok(ledger);
-            }
-            if started.elapsed() >= deadline {
-                // Whoever looks again and again wants no more than the comparison.
-                let hidden = if deadline.is_zero() {
-                    String::new()
-                } else {
-                    self.hidden().await
-                };
-                bail!(
-                    "still missing after {} s: {ledger}; {hidden}\n{}",
-                    deadline.as_secs(),
-                    self.relay.log_tail(20)
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Asserts that every row is in the topic exactly once, in order, and nothing else.
-    ///
-    /// # Panics
-    /// It is not so.
-    pub async fn assert_exactly_once(&self) -> Ledger {
-        let ledger = self.settled(ARRIVAL_DEADLINE).await;
-        let ledger = ledger.unwrap_or_else(|err| panic!("{}: {err:#}", self.name));
-        assert!(
-            ledger.is_exact(),
-            "{}: {ledger}\n{}",
-            self.name,
-            self.relay.log_tail(20)
-        );
-        ledger
-    }
-
     /// The slot's `confirmed_flush_lsn`.
     ///
     /// # Panics
     /// There is no such slot.
-    pub async fn confirmed(&self) -> String {
+    pub async fn confirmed_lsn(&self) -> String {
         let name = &self.name;
         self.value(&format!(
             "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{name}'"
@@ -334,11 +224,11 @@ impl Rig {
         .await
     }
 
-    /// Waits until no session has the slot: a walsender's end follows its client's.
+    /// Waits until no session reads the slot. A walsender ends a moment after its client.
     ///
     /// # Panics
     /// It stays in use.
-    pub async fn slot_is_free(&self) {
+    pub async fn wait_until_slot_is_free(&self) {
         let name = &self.name;
         let sql = format!("select 1 from pg_replication_slots where slot_name = '{name}' and active");
         let free = stack::eventually_ok(READY_DEADLINE, "the slot is free", || async {
@@ -348,17 +238,17 @@ impl Rig {
         free.await.unwrap_or_else(|err| panic!("{err:#}"));
     }
 
-    /// Drops the slot, once it is free.
+    /// Waits until no session reads the slot, and drops it.
     ///
     /// # Panics
     /// The server refuses.
     pub async fn drop_slot(&self) {
-        self.slot_is_free().await;
+        self.wait_until_slot_is_free().await;
         self.sql(&format!("select pg_drop_replication_slot('{}')", self.name))
             .await;
     }
 
-    /// Starts the relay, which must end by itself with this code and say `says`, having confirmed nothing.
+    /// Starts the relay. Asserts that it ends by itself with this exit code, says all of `says`, and confirms nothing.
     ///
     /// # Panics
     /// It goes on, or ends otherwise.

@@ -1,4 +1,4 @@
-//! PostgreSQL and Kafka for many rigs.
+//! PostgreSQL and Kafka, which many rigs share.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use tokio::sync::OnceCell;
 #[derive(Debug)]
 pub struct Servers {
     pub postgres: Arc<Postgres>,
-    /// The only broker, or one of a cluster's: its bootstrap servers are all of them.
+    /// One broker. If it belongs to a cluster, its bootstrap servers are all brokers of the cluster.
     pub kafka: Arc<Kafka>,
 }
 
 impl Servers {
-    /// The servers that all tests of this process share: nobody stops, kills or reconfigures them. They end with the process, see `stack::warden`.
+    /// The servers that all tests of this process share. No test may stop, kill or reconfigure them. They end with the process, see `stack::warden`.
     ///
     /// # Panics
     /// They do not start.
@@ -29,7 +29,7 @@ impl Servers {
             .clone()
     }
 
-    /// Servers of one's own, for a test that stops or kills them.
+    /// New servers for a test that stops or kills them.
     ///
     /// # Errors
     /// One of them could not be obtained or does not start.
@@ -70,7 +70,7 @@ pub fn postgres_version() -> u32 {
     std::env::var("E2E_POSTGRES").map_or(18, |text| text.parse().expect("E2E_POSTGRES is a number from 15 to 18"))
 }
 
-/// PostgreSQL of [`postgres_version`] with room for many slots.
+/// Options for a PostgreSQL of [`postgres_version`] with room for many slots.
 #[must_use]
 pub fn postgres_options() -> PostgresOptions {
     let options = PostgresOptions {
@@ -78,7 +78,7 @@ pub fn postgres_options() -> PostgresOptions {
         ..PostgresOptions::default()
     };
     options
-        // What is killed here is a process, never the machine: what the kernel has is safe.
+        // The tests kill processes, never the machine. So what the kernel has got is safe without fsync.
         .setting("fsync", "off")
         .setting("max_replication_slots", "200")
         .setting("max_wal_senders", "200")
@@ -86,13 +86,14 @@ pub fn postgres_options() -> PostgresOptions {
         .setting("max_prepared_transactions", "10")
 }
 
-/// The release in `E2E_KAFKA`, where the options name none.
+/// Sets the release in `E2E_KAFKA`, unless the options name one.
 fn with_version(options: KafkaOptions) -> KafkaOptions {
     let version = options.version.or_else(|| std::env::var("E2E_KAFKA").ok());
     KafkaOptions { version, ..options }
 }
 
-/// Kafka that looks for transactions past their timeout often, so that a test that outlasts one need not wait for ten seconds more.
+/// Options for a Kafka that looks often for transactions past their timeout. Otherwise a test that waits for such a timeout would wait ten seconds
+/// more.
 #[must_use]
 pub fn kafka_options() -> KafkaOptions {
     KafkaOptions::default().setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200")

@@ -1,4 +1,4 @@
-//! Reads a whole topic as any other consumer does.
+//! Reads a whole topic, as any consumer does.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use stack::Isolation;
 
-/// For one request to the broker.
+/// The time limit of one request to the broker.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// A broker that is silent for so long has nothing more, or hangs.
+/// If the broker is silent for so long, it has nothing more, or it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// A record as a consumer sees it.
@@ -28,14 +28,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// The value of a header, where it is there, not null and text.
+    /// The value of a header. None: there is no such header, it is null, or it is not text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
         std::str::from_utf8(value.as_deref()?).ok()
     }
 
-    /// Whether its row was parked, and an operator had it published.
+    /// Whether the record's row was parked, and an operator has published it.
     #[must_use]
     pub fn is_of_a_retry(&self) -> bool {
         self.header("parked") == Some("retry")
@@ -62,16 +62,16 @@ impl From<stack::Record> for Record {
     }
 }
 
-/// Where a partition ends.
+/// The ends of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     pub partition: i32,
-    /// For a read_committed reader: an open transaction hides what lies behind.
+    /// The end for a read_committed reader: an open transaction hides everything after it.
     pub stable: i64,
     pub all: i64,
 }
 
-/// Where the partitions of `topic` end now. Blocks.
+/// The ends of the topic's partitions now. This call blocks its thread.
 ///
 /// # Errors
 /// The topic does not exist or the broker does not answer.
@@ -94,20 +94,20 @@ pub fn ends(bootstrap_servers: &str, topic: &str) -> anyhow::Result<Vec<Ends>> {
     ends.collect()
 }
 
-/// All records of `topic` from its beginning to the end that this isolation level has now, one partition after the other, each in
-/// its order. Blocks.
+/// All records of `topic`, from its beginning to the end that it has now for this isolation level. They come one partition after the other, each in
+/// its order. This call blocks its thread.
 ///
 /// # Errors
 /// The topic does not exist or the broker does not answer.
 pub fn read(bootstrap_servers: &str, topic: &str, isolation: Isolation) -> anyhow::Result<Vec<Record>> {
     let mut records = Vec::new();
     for_each(bootstrap_servers, topic, isolation, |record| records.push(record))?;
-    // A consumer mixes the partitions as their answers come; the sort is stable, so that it leaves the order within each.
+    // A consumer gets the records of different partitions mixed. The sort is stable, so each partition keeps its order.
     records.sort_by_key(|record| record.partition);
     Ok(records)
 }
 
-/// As [`read`], one record at a time and with the partitions mixed, for topics that are too large to be held. Blocks.
+/// As [`read`], but one record at a time and with the partitions mixed, for topics that are too large for the memory. This call blocks its thread.
 ///
 /// # Errors
 /// As [`read`].
@@ -168,7 +168,7 @@ pub fn for_each(
                 });
             }
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
-            // One of several brokers is down: another one has the partition, or will have it soon.
+            // One of several brokers is down. Another broker leads the partition, or will do so soon.
             Some(Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
             ))) => {}

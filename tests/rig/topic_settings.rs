@@ -1,4 +1,4 @@
-//! The settings of a topic, changed while it is in use.
+//! Changes the settings of a topic while it is in use.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use stack::eventually_ok;
 
 const KNOWN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Gives `topic` these settings, and no others of its own; returns once the broker knows them.
+/// Gives the topic these settings and no others of its own. Returns once the broker knows them.
 ///
 /// # Errors
 /// The broker is away, or refuses.

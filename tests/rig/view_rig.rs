@@ -1,6 +1,8 @@
-//! One view-builder's world: a database of views, topics of its own whose events the test itself produces, and builders that keep them.
+//! A rig for view-builder: a database of views, topics whose events the test itself produces, and builders that apply them.
 //!
-//! The producer makes no transactions, so that no offset is a marker's: a position that has reached a topic's end equals it.
+//! The producer uses no transactions, so no offset is a transaction's marker. A position that has reached a topic's end equals the end.
+
+mod event;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +14,16 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
-use serde_json::{Value, json};
 use stack::scratch::Scratch;
-use stack::{Program, eventually_ok, pipeline, port};
+use stack::{Program, checkout, eventually_ok, port};
 use tokio_postgres::Client;
 
 use crate::servers::Servers;
 use crate::topic;
 
-/// Until events that are in the topics must be applied, and until a command must have ended.
+pub use event::Event;
+
+/// Events must be applied, and commands must have ended, so soon.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The role that keeps the views, as in `sql/cluster.sql`.
 const ROLE: &str = "
@@ -31,7 +34,7 @@ const ROLE: &str = "
         when duplicate_object or unique_violation then null;
     end $$";
 
-/// A database of views, and what fills it. The name is also the database's and the group's: a-z, 0-9 and _.
+/// A database of views, and everything that fills it. The rig's name is also the name of its database and its consumer group: a-z, 0-9 and _.
 pub struct ViewRig {
     pub servers: Arc<Servers>,
     name: String,
@@ -39,50 +42,6 @@ pub struct ViewRig {
     producer: FutureProducer,
     logs: Scratch,
     views: Scratch,
-}
-
-/// A record to produce.
-#[derive(Clone, Debug)]
-pub struct Event {
-    pub partition: i32,
-    pub key: Option<String>,
-    /// None: a tombstone.
-    pub value: Option<String>,
-}
-
-impl Event {
-    /// The event of `topic` that tells this change: what the entity is after it, or none where it was deleted. The names in it are told by
-    /// the topic's, as docs/views.md has it: `order-line-events` carries `orderLine`, `orderLineId` and `ORDER_LINE_CREATED`.
-    #[must_use]
-    pub fn of(topic: &str, partition: i32, id: i64, version: i64, entity: Option<&Value>) -> Self {
-        let aggregate = topic.strip_suffix("-events").unwrap_or(topic);
-        let mut name = String::new();
-        for (at, word) in aggregate.split('-').enumerate() {
-            let (first, rest) = word.split_at(1);
-            name += &if at == 0 {
-                first.to_owned()
-            } else {
-                first.to_uppercase()
-            };
-            name += rest;
-        }
-        let change = match (entity, version) {
-            (None, _) => "DELETED",
-            (Some(_), 1) => "CREATED",
-            (Some(_), _) => "UPDATED",
-        };
-        let value = json!({
-            "eventType": format!("{}_{change}", aggregate.replace('-', "_").to_uppercase()),
-            format!("{name}Id"): id,
-            name: entity,
-            "version": version,
-        });
-        Self {
-            partition,
-            key: Some(id.to_string()),
-            value: Some(value.to_string()),
-        }
-    }
 }
 
 impl ViewRig {
@@ -94,7 +53,7 @@ impl ViewRig {
         Self::on(Servers::shared().await, name).await
     }
 
-    /// As [`ViewRig::new`], on servers of the test's own.
+    /// As [`ViewRig::new`], on servers that the test has for itself.
     ///
     /// # Panics
     /// The servers refuse.
@@ -127,18 +86,18 @@ impl ViewRig {
         &self.name
     }
 
-    /// A topic's name of this rig alone: `some_rig` and `order` give `some-rig-order-events`. Not made yet.
+    /// A name for a topic that no other rig uses: `some_rig` and `order` give `some-rig-order-events`. The topic is not created.
     #[must_use]
     pub fn topic(&self, aggregate: &str) -> String {
         format!("{}-{aggregate}-events", self.name.replace('_', "-"))
     }
 
-    /// Makes a topic, and waits until the broker has it.
+    /// Creates a topic, and waits until the broker has it.
     ///
     /// # Errors
     /// The broker refuses.
     pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        // -1: as many replicas as the broker makes by itself.
+        // -1: as many replicas as the broker makes by default.
         self.create_topic_with_replicas(topic, partitions, -1, settings).await
     }
 
@@ -201,7 +160,7 @@ impl ViewRig {
         Ok(())
     }
 
-    /// What `/readyz` of this builder answers: the status and the text.
+    /// The answer of the builder's `/readyz`: status and text.
     ///
     /// # Errors
     /// It does not answer.
@@ -210,7 +169,7 @@ impl ViewRig {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// Where the topic's partitions end now.
+    /// The ends of the topic's partitions now.
     ///
     /// # Errors
     /// The broker does not answer, or has no such topic.
@@ -219,7 +178,7 @@ impl ViewRig {
         tokio::task::spawn_blocking(move || topic::ends(&servers, &topic)).await?
     }
 
-    /// Produces these records in their order; returns their offsets.
+    /// Produces these records in their order. Returns their offsets.
     ///
     /// # Errors
     /// The broker refuses one.
@@ -246,7 +205,7 @@ impl ViewRig {
         Ok(offsets)
     }
 
-    /// Writes a view, or writes it anew, into the directory that the builders of this rig are given.
+    /// Writes the files of a view into the directory that the rig's builders read.
     ///
     /// # Panics
     /// The directory is not writable.
@@ -257,19 +216,19 @@ impl ViewRig {
         std::fs::write(folder.join("apply.sql"), apply_sql).expect("apply.sql");
     }
 
-    /// The directory that the builders of this rig are given.
+    /// The directory of views that the rig's builders read.
     #[must_use]
     pub fn views(&self) -> &Path {
         self.views.path()
     }
 
-    /// A directory for logs, removed with the rig.
+    /// A directory for logs. It is removed with the rig.
     #[must_use]
     pub fn logs(&self) -> &Path {
         self.logs.path()
     }
 
-    /// A builder, not started. A restart takes its partitions over at once, since it is a static member under its name.
+    /// A builder, not yet started. It is a static member under its name, so after a restart it takes its partitions over at once.
     ///
     /// # Panics
     /// The programs are not built.
@@ -278,7 +237,7 @@ impl ViewRig {
         self.program("view-builder", name)
     }
 
-    /// As [`ViewRig::builder`], the one with failpoints and planted bugs.
+    /// As [`ViewRig::builder`], but the program with failpoints and planted bugs.
     ///
     /// # Panics
     /// The programs are not built.
@@ -289,7 +248,7 @@ impl ViewRig {
 
     fn program(&self, binary: &str, name: &str) -> Program {
         let port = port::free().expect("a free port");
-        let binary = pipeline::binaries().expect("the programs").join(binary);
+        let binary = checkout::programs_directory().expect("the programs").join(binary);
         Program::new(name, &binary, self.logs.path().join(format!("{name}.log")), port)
             .argument("run")
             .env("DATABASE_URL", &self.servers.postgres.url("view_builder", &self.name))
@@ -301,7 +260,8 @@ impl ViewRig {
             .env("LOG_FORMAT", "text")
     }
 
-    /// Runs `view-builder` with these arguments; returns its exit code and what it printed and logged in this run. Commands take turns.
+    /// Runs `view-builder` with these arguments. Returns its exit code, and what it printed and logged in this run. Commands of one rig run one after
+    /// the other.
     ///
     /// # Errors
     /// It cannot be run, or does not end.
@@ -330,7 +290,7 @@ impl ViewRig {
         self.servers.postgres.query(&self.name, sql).await
     }
 
-    /// The only value of `sql`'s answer.
+    /// Runs `sql`, which must give one value. Returns it as text.
     ///
     /// # Errors
     /// As [`ViewRig::query`], or there is none.
@@ -339,11 +299,11 @@ impl ViewRig {
         value.with_context(|| format!("{sql}: no value"))
     }
 
-    /// Waits until everything that is in the topic now is applied.
+    /// Waits until everything that the topic has now is applied.
     ///
     /// # Errors
     /// It is not, in time.
-    pub async fn wait_applied(&self, topic: &str) -> anyhow::Result<()> {
+    pub async fn wait_until_applied(&self, topic: &str) -> anyhow::Result<()> {
         let ends = self.ends(topic).await?;
         eventually_ok(DEADLINE, "everything is applied", || async {
             for end in &ends {

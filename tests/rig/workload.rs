@@ -11,13 +11,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::rest::{Rest, Unexpected, id, user};
 
-/// Clients; each changes only its own users, one change after the other, so that a user's changes have an order.
+/// How many clients there are. Each changes only its own users, one change after the other, so the changes of a user have an order.
 const CLIENTS: u32 = 20;
 
 /// A change that a client was told has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answered {
-    /// Created or updated, with the version in the answer.
+    /// Created or updated. `version` is the version in the answer.
     Written {
         id: i64,
         version: i64,
@@ -43,12 +43,12 @@ struct Shared {
 struct Client {
     rest: Rest,
     random: Random,
-    /// Users that should be there, with the body that was written last.
+    /// The users that should exist, each with the body that was written last.
     users: Vec<(i64, serde_json::Value)>,
 }
 
 impl Workload {
-    /// Starts clients that together make `per_second` changes a second.
+    /// Starts clients that together make `per_second` changes per second.
     pub fn start(rest: &Rest, per_second: u32) -> Self {
         let shared = Arc::new(Shared::default());
         let interval = Duration::from_secs(1) * CLIENTS / per_second;
@@ -65,17 +65,17 @@ impl Workload {
         Self { clients, shared }
     }
 
-    /// How many changes were tried so far, answered or not.
+    /// How many changes were tried so far, whether or not they were answered.
     pub fn attempts(&self) -> u64 {
         self.shared.attempts.load(Ordering::Relaxed)
     }
 
-    /// How many were answered with success so far.
+    /// How many changes were answered with success so far.
     pub fn answered(&self) -> usize {
         self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Ends the clients; the changes of users that were answered with success.
+    /// Ends the clients. Returns the changes of users that were answered with success.
     pub async fn stop(self) -> Vec<Answered> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -103,7 +103,7 @@ impl Client {
         }
     }
 
-    /// Makes one change; none where it failed, was of a post, or nobody knows.
+    /// Makes one change. None: it failed, nobody knows whether it was made, or it was a change of a post.
     async fn change(&mut self) -> Option<Answered> {
         let choice = self.random.below(20);
         if self.users.is_empty() || choice < 8 {
@@ -114,7 +114,7 @@ impl Client {
             8..15 => self.update(index).await,
             15..17 => self.delete(index).await,
             _ => {
-                // Its answer is not needed: the posts' ledger is their outbox.
+                // The answer is not needed, because the test compares the posts with their outbox.
                 drop(self.rest.create_post("부하 시험", self.users[index].0).await);
                 None
             }
@@ -161,7 +161,7 @@ impl Client {
         }
     }
 
-    /// A deletion whose answer was lost has happened all the same.
+    /// Forgets a user whose deletion was made although its answer was lost.
     fn forget_if_gone(&mut self, index: usize, err: &anyhow::Error) {
         let status = err.downcast_ref::<Unexpected>().map(|answer| answer.status);
         if status == Some(StatusCode::NOT_FOUND) {

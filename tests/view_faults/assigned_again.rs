@@ -1,5 +1,5 @@
-//! Partitions that are assigned again at once, as the builder does where an operator takes letters away: librdkafka aborts the whole process
-//! where it is asked for that too early.
+//! Partitions are assigned again at once, as the builder does when an operator takes letters away. If librdkafka is asked for that too early, it
+//! aborts the whole process.
 
 use std::env;
 use std::process::Command;
@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::site::Site;
 
-/// Names the servers for the process that assigns, and says how.
+/// Gives the process that assigns the address of the servers, and says how to assign.
 const SERVERS: &str = "ASSIGN_AGAIN_AT";
 const BARE: &str = "ASSIGN_AGAIN_BARE";
 const NAME: &str = "view_faults::assigned_again::partitions_are_assigned_a_thousand_times_in_a_row";
@@ -34,7 +34,7 @@ fn partitions_are_assigned_a_thousand_times_in_a_row() {
     );
 }
 
-/// In a process of its own: an abort ends that one alone.
+/// Runs in a process of its own, so that an abort ends only that process.
 fn ends_well(servers: &str, bare: bool) -> bool {
     let mut assigning = Command::new(env::current_exe().expect("this test"));
     assigning.args(["--exact", NAME, "--nocapture"]).env(SERVERS, servers);

@@ -1,4 +1,4 @@
-//! What an operator has set on a view's tables is as it was after a rebuild, exactly; or it is named.
+//! What an operator has set on the tables of a view is exactly the same after a rebuild. Or the rebuild names what it cannot keep.
 
 use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::rig_itself::apply;
 
-/// The view's own tables: names that are parts of an operator's names, and the other way round.
+/// The view's own tables. Some of their names are parts of an operator's names, and the other way round.
 const TABLE: &str = "
     create table if not exists item (
         id      bigint primary key,
@@ -20,8 +20,8 @@ const TABLE: &str = "
     create or replace function stamp() returns trigger language plpgsql as 'begin return new; end';
     create or replace trigger own_trigger before update on item for each row execute function stamp();";
 
-/// Everything that Postgres lets people set on a table without changing what its rows are.
-const SET: &str = "
+/// Everything that Postgres lets people set on a table without changing the contents of its rows.
+const SET_EVERYTHING: &str = "
     create unique index item_unique on item (id, name);
     create index idx_item_name on item (name, id);
     create index expression on item (lower(name));
@@ -61,8 +61,8 @@ const SET: &str = "
     create policy visible on item for select to reporter, auditor using (name <> 'hidden');
     create policy changed on item as restrictive for update to public using (id > 0) with check (version > 0);";
 
-/// What is set, told by the catalog in other words than the program's.
-const IS_SET: &str = "
+/// What is set, read from the catalog in another way than the program reads it.
+const WHAT_IS_SET: &str = "
     select string_agg(line, chr(10) order by line) from (
         select 'index ' || indexdef from pg_indexes where schemaname = 'public' and tablename = 'item'
         union all select 'index column ' || c.relname || ' ' || attnum || ' ' || attstattarget from pg_index join pg_class as c on c.oid = indexrelid
@@ -90,7 +90,8 @@ fn with_notes(topic: &str) -> String {
         .replace("entity ->> 'name'", "entity ->> 'name', entity ->> 'note'")
 }
 
-async fn kept(name: &str) -> (ViewRig, stack::Program, String) {
+/// A rig with the view, its running builder, which has applied ten events, and the view's topic.
+async fn rig_with_builder(name: &str) -> (ViewRig, stack::Program, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 1, &[]).await.expect("a topic");
@@ -107,7 +108,7 @@ async fn kept(name: &str) -> (ViewRig, stack::Program, String) {
         )
     });
     rig.produce(&topic, events).await.expect("offsets");
-    rig.wait_applied(&topic)
+    rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     (rig, builder, topic)
@@ -115,20 +116,20 @@ async fn kept(name: &str) -> (ViewRig, stack::Program, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
-    let (rig, builder, _) = kept("carried").await;
-    let owned = format!("set role view_builder; {}", SET);
+    let (rig, builder, _) = rig_with_builder("carried").await;
+    let as_owner = format!("set role view_builder; {SET_EVERYTHING}");
     rig.query("create role reporter; create role auditor")
         .await
         .expect("roles");
-    rig.query(&owned).await.expect("what an operator sets");
-    let before = rig.value(IS_SET).await.expect("what is set");
-    for said in ["item_later", "deferred_audit", "toast"] {
-        assert!(before.contains(said), "{said}: {before}");
+    rig.query(&as_owner).await.expect("what an operator sets");
+    let before = rig.value(WHAT_IS_SET).await.expect("what is set");
+    for name in ["item_later", "deferred_audit", "toast"] {
+        assert!(before.contains(name), "{name}: {before}");
     }
     for round in 1..=2 {
         let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
         assert_eq!(code, Some(0), "{said}");
-        let after = rig.value(IS_SET).await.expect("what is set");
+        let after = rig.value(WHAT_IS_SET).await.expect("what is set");
         assert_eq!(before, after, "round {round}");
         assert!(!said.contains("not carried over"), "{said}");
     }
@@ -142,7 +143,7 @@ async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
-    let (rig, builder, _) = kept("carried_obstacles").await;
+    let (rig, builder, _) = rig_with_builder("carried_obstacles").await;
     for (make, unmake, named) in [
         (
             "alter table item add column mine text",
@@ -176,7 +177,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
         assert!(said.contains(named), "{make}: {said}");
         rig.query(unmake).await.expect(unmake);
     }
-    // A table that happens to have the name of one of a new view's.
+    // A table that happens to have the same name as a table of a new view.
     rig.query("create table precious (id bigint); insert into precious values (7)")
         .await
         .expect("a table");

@@ -1,4 +1,4 @@
-//! The builder dies or fails at each step of its protocol, at the first and third time that it comes by; after each, no event was applied
+//! The builder dies or fails at each step of its protocol, when it comes there for the first and the third time. Afterwards no event was applied
 //! twice, and in the end every view is what its sources give. Each lane goes on with the database that the trouble before has left.
 
 use stack::Program;
@@ -9,10 +9,10 @@ use super::site::Site;
 use super::trouble::Reach::{self, BadEvents, CutOff, Letters, Starting, Stopping, Working};
 use super::trouble::Trouble;
 
-/// Name, how it is reached, and what happens there.
+/// The name of the failpoint, how a builder comes there, and what happens there.
 type Point = (&'static str, Reach, &'static [&'static str]);
 
-/// Only where a position has none yet, which is once in a database's life.
+/// These are reached only while a position does not exist yet, which is once in a database's life.
 const BEGINNING: [Point; 2] = [
     ("begin.before", Starting, &["kill"]),
     ("begin.after", Starting, &["kill"]),
@@ -28,7 +28,7 @@ const STARTING: [Point; 7] = [
     ("look.before", Working, &["kill"]),
 ];
 
-/// With `kill:20` what was sent is done before the death, with `kill` it may not even have been sent.
+/// With `kill:20`, what was sent is done before the death. With `kill`, it may not even have been sent.
 const BATCHES: [Point; 6] = [
     ("batch.before", Working, &["kill", "error"]),
     ("positions.sent", Working, &["kill", "kill:20", "error"]),
@@ -44,7 +44,7 @@ const LETTERS: [Point; 3] = [
     ("settle.before", CutOff, &["kill", "error"]),
 ];
 
-/// One commit in three seconds: the third hit of each takes its time.
+/// The builder commits once in three seconds, so the third hit of each takes some time.
 const GROUP_COMMITS: [Point; 2] = [
     ("group-commit.before", Working, &["kill", "error"]),
     ("group-commit.after", Working, &["kill", "error"]),
@@ -82,14 +82,14 @@ async fn survives(name: &str, complete: Complete, points: &[Point]) {
         }
     }
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }
 
-/// Leaves the builder dead.
+/// Makes the trouble. Leaves the builder dead.
 async fn meet(lane: &Lane, trouble: Trouble, builder: &Program) -> anyhow::Result<()> {
     let met = trouble.meet(lane, builder).await?;
-    lane.is_in_order().await?;
+    lane.check_order().await?;
     met.kill_hard().await;
     Ok(())
 }

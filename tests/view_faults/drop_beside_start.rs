@@ -1,11 +1,11 @@
-//! A builder that starts looks which tables its views lack, and makes them. One that an operator drops meanwhile must not come back.
+//! A builder that starts looks which tables its views lack, and makes them. If an operator drops a view meanwhile, its tables must not come back.
 
 use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
 use serde_json::json;
 use stack::eventually_ok;
 
-use super::odd::becomes;
+use super::odd::wait_until_value_is;
 use super::rig_itself;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +33,8 @@ async fn a_drop_that_waits_for_no_start_is_caught() {
     );
 }
 
-/// How many tables of the view there are, after a drop that comes when a start has read which views there are. The start brings `table_sql` along.
+/// A start reads which views there are, and then an operator drops the view. Returns how many tables of the view there are afterwards. The start
+/// brings `table_sql` with it.
 async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -43,16 +44,16 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     builder.start().expect("a start");
     let event = Event::of(&topic, 0, 1, 1, Some(&json!({"name": "n"})));
     rig.produce(&topic, [event]).await.expect("an offset");
-    becomes(&rig, &builder, "select count(*) from item", "1").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "1").await;
     builder.stop().await.expect("a clean end");
 
     rig.write_view("item", table_sql, &rig_itself::apply(&topic));
-    let goes_on = rig.logs().join("goes_on");
+    let release_file = rig.logs().join("goes_on");
     let starting = rig
         .faulty_builder("starting")
         .env(
             "VIEW_BUILDER_FAILPOINT",
-            &format!("install.read=until:{}@1", goes_on.display()),
+            &format!("install.read=until:{}@1", release_file.display()),
         )
         .env(
             "VIEW_BUILDER_FAILPOINT_HITS",
@@ -66,27 +67,27 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     .await
     .expect("the failpoint");
     let arguments = ["drop", "item", "--yes"];
-    let drops = rig
+    let drop_command = rig
         .faulty_builder("drops")
         .env("VIEW_BUILDER_BUG", bug)
         .command_of("drops", &arguments);
-    drops.start().expect("a drop");
+    drop_command.start().expect("a drop");
     eventually_ok(DEADLINE, "the drop waits, or is over", || async {
         let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and database =
             (select oid from pg_database where datname = current_database())";
         let waits = rig.query(waiting).await?[0][0].as_deref() == Some("1");
         anyhow::ensure!(
-            waits || drops.log_text().contains("is kept no longer"),
+            waits || drop_command.log_text().contains("is kept no longer"),
             "{}",
-            drops.log_tail(9)
+            drop_command.log_tail(9)
         );
         Ok(())
     })
     .await
     .expect("a drop");
-    std::fs::write(&goes_on, "").expect("a file");
-    let status = drops.exited(DEADLINE).await.expect("an end");
-    assert!(status.success(), "{}", drops.log_tail(9));
+    std::fs::write(&release_file, "").expect("a file");
+    let status = drop_command.exited(DEADLINE).await.expect("an end");
+    assert!(status.success(), "{}", drop_command.log_tail(9));
     eventually_ok(DEADLINE, "the start has installed", || async {
         anyhow::ensure!(
             starting.log_text().contains("the views are installed"),

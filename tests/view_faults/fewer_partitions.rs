@@ -1,4 +1,4 @@
-//! A topic that is made anew with fewer partitions leaves positions of partitions that are gone. They hold up nobody and come to life never.
+//! A topic is made anew with fewer partitions. Positions of the missing partitions are left. They must delay nobody, and never be used again.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use stack::{Program, eventually_ok};
 
 use super::rig_itself::{TABLE, apply};
 
-/// Longer than it takes a builder to notice by itself.
-const NOTICED: Duration = Duration::from_secs(45);
+/// This is longer than a builder takes to notice by itself.
+const NOTICE_DEADLINE: Duration = Duration::from_secs(45);
 const MANY: i32 = 8;
 const FEW: i32 = 4;
 
@@ -25,7 +25,7 @@ fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
     ids.map(event).collect()
 }
 
-/// A rig with one view of one topic of eight partitions, and a builder that has applied 5 events of each.
+/// A rig with one view of one topic of eight partitions. Its builder has applied 5 events of each partition.
 async fn begun(name: &str) -> (ViewRig, String, Program) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -34,7 +34,7 @@ async fn begun(name: &str) -> (ViewRig, String, Program) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..40, MANY)).await.expect("offsets");
-    rig.wait_applied(&topic)
+    rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
     (rig, topic, builder)
@@ -47,7 +47,7 @@ async fn make_anew(rig: &ViewRig, topic: &str, partitions: i32) {
 
 async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
     let sql = format!("select count(*) from item where id >= {from}");
-    eventually_ok(NOTICED, "the new topic's events are applied", || async {
+    eventually_ok(NOTICE_DEADLINE, "the new topic's events are applied", || async {
         let found = rig.value(&sql).await?;
         ensure!(found == count, "{found} of {count}");
         Ok(())
@@ -56,14 +56,14 @@ async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// Runs the command, which has to end with this code; what it says.
+/// Runs a command. Asserts that it ends with this exit code. Returns what it says.
 async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
     let (ended, said) = rig.command(arguments).await.expect("a command");
     assert_eq!(ended, Some(code), "{arguments:?}: {said}");
     said
 }
 
-/// Has every command work with positions of partitions that are gone.
+/// Asserts that every command works while there are positions of missing partitions.
 async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
     let said = command(rig, &["status"], 0).await;
     for partition in FEW..MANY {
@@ -84,7 +84,7 @@ async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
     let said = command(rig, &["accept", &gone, "--from", "beginning"], 2).await;
     assert!(said.contains("the topic has 4 partitions now"), "{said}");
     command(rig, &["rebuild", "item"], 0).await;
-    // What only the former topic told is in nobody's hands any more.
+    // The view no longer has what only the former topic had.
     wait_items(rig, builder, 0, "20").await;
     wait_items(rig, builder, 100, "20").await;
 }
@@ -102,7 +102,7 @@ async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_w
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "60");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     commands_work(&rig, &topic, &builder).await;
-    // As many events as the gone partitions had, so that none lies behind their positions.
+    // The new partitions get as many events as the missing ones had, so that no event is after their old positions.
     builder.stop().await.expect("a clean end");
     make_anew(&rig, &topic, MANY).await;
     rig.produce(&topic, items(&topic, 200..240, MANY))
@@ -123,7 +123,7 @@ async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
-    builder.wait_ready(NOTICED).await.expect("it is ready");
+    builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
     let said = command(&rig, &["status"], 0).await;
     assert!(
         said.contains(&format!("{topic}/7 is gone: the topic has 4 partitions now")),
@@ -158,7 +158,7 @@ async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
-    builder.wait_ready(NOTICED).await.expect("it is ready");
+    builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
     let said = command(&rig, &["status"], 0).await;
     assert!(!said.contains("is paused"), "{said}");
     builder.stop().await.expect("a clean end");

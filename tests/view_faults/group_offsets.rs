@@ -1,5 +1,5 @@
-//! What becomes of the consumer group's offsets in Kafka never loses or doubles an event: the positions are the truth, and only an offset
-//! that is earlier than the one this group has committed is a wish, for a replay.
+//! Changes of the consumer group's offsets in Kafka never lose or double an event. The positions in Postgres are the truth. Only an offset that is
+//! lower than the one that this group has committed means something: somebody wants a replay.
 
 use std::time::Duration;
 
@@ -24,27 +24,27 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     let lane = Lane::new(&site, "group_offsets", LatestOfEachKey).await;
     let builder = lane.builder("builder", false);
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
-    // Ahead of the positions: events lie between them.
+    // The new offsets are after the positions. There are events between them.
     stop_and_change(&lane, &builder).await;
     let ahead = set_offsets(&lane, |_, end| end).await.expect("an empty group");
     assert!(ahead > 0, "the offsets are ahead of the positions");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
-    // Ahead of the topics' ends.
+    // The new offsets are after the ends of the topics.
     stop_and_change(&lane, &builder).await;
     set_offsets(&lane, |_, end| end + 1_000).await.expect("an empty group");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     stop_and_change(&lane, &builder).await;
     delete_group(&lane).await.expect("an empty group");
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
-    // Earlier ones: to a middle, then to the beginning.
+    // The new offsets are before the positions: first in the middle, then at the beginning.
     let left_out = replay(&lane, &builder, |position| position / 2).await;
     assert!(left_out > 0, "what is before the middle is not applied again");
     let left_out = replay(&lane, &builder, |_| 0).await;
@@ -54,8 +54,8 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     builder.stop().await.expect("a clean end");
 }
 
-/// Sets the group back and lets the builder replay. What is applied again must be applied only once more. How many keys were not
-/// applied again: of one that has changed meanwhile only the latest event is.
+/// Sets the group back, and lets the builder replay. Asserts that each event is applied again only once. Returns how many keys were not applied
+/// again. If a key has changed meanwhile, only its latest event is applied again.
 async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> i64 {
     builder.stop().await.expect("a clean end");
     let before = number(lane, "select max(id) from applied_events").await;
@@ -64,7 +64,7 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
         distance.expect("an empty group") < 0,
         "the offsets are behind the positions"
     );
-    // Before that the positions are still at the topics' ends.
+    // Until the builder takes its partitions over, the positions are still at the ends of the topics.
     let taken_over = || builder.log_text().matches("partitions are taken over").count();
     let starts = taken_over();
     builder.start().expect("a start");
@@ -73,7 +73,9 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
     })
     .await;
     let _pause = lane.site.load.pause().await;
-    lane.settle().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.wait_until_views_are_right()
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let again = format!("applied_events where id > {before}");
     let doubled =
         format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");
@@ -95,11 +97,11 @@ async fn number(lane: &Lane, sql: &str) -> i64 {
     value.parse().expect("a number")
 }
 
-async fn exact(lane: &Lane) {
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+async fn assert_exact(lane: &Lane) {
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Ends the builder, which leaves its group, and waits until more has been published than it has applied.
+/// Stops the builder, which leaves its group. Waits until more is published than the builder has applied.
 async fn stop_and_change(lane: &Lane, builder: &Program) {
     builder.stop().await.expect("a clean end");
     let before = lane.site.load.changes();
@@ -109,7 +111,8 @@ async fn stop_and_change(lane: &Lane, builder: &Program) {
     .await;
 }
 
-/// Sets the group's offset of each partition by its position and its end; how far they are from the positions, in all.
+/// Sets the group's offset of each partition to a value that depends on its position and its end. Returns the sum of the distances from the
+/// positions.
 async fn set_offsets(lane: &Lane, offset: impl Fn(i64, i64) -> i64) -> anyhow::Result<i64> {
     let (servers, group) = (lane.bootstrap(), lane.name.clone());
     let mut list = TopicPartitionList::new();
@@ -119,7 +122,7 @@ async fn set_offsets(lane: &Lane, offset: impl Fn(i64, i64) -> i64) -> anyhow::R
         distance += wanted - place.position;
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(wanted))?;
     }
-    // A group may still have its last member for a moment.
+    // The group may still have its last member for a moment.
     stack::eventually_ok(TIMEOUT, "the group takes the offsets", || {
         let (servers, group, list) = (servers.clone(), group.clone(), list.clone());
         async move {

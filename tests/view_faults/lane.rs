@@ -1,4 +1,5 @@
-//! One database with the shipped views and `applied_events`, one consumer group, and the builders that keep them, with failpoints.
+//! A lane: one database with the shipped views and `applied_events`, one consumer group, and the builders that keep the views. The builders have
+//! failpoints.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,28 +7,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use stack::scratch::Scratch;
-use stack::{Program, pipeline, port};
+use stack::{Program, checkout, port};
 
 use super::oracle::{self, Complete};
 use super::positions;
 use super::sampler::Sampler;
 use super::site::Site;
 
-/// Until the builders must have applied what is published.
+/// By then the builders must have applied everything that is published.
 const CAUGHT_UP: Duration = Duration::from_secs(90);
-/// How many offsets they may be behind when the load begins to pause, in all, and how long that is waited for.
+/// Before the load pauses, the builders should be behind by at most so many offsets. The test waits for that only so long.
 const BEHIND_MAX: i64 = 60;
 const BEHIND_WAIT: Duration = Duration::from_secs(10);
-/// The positions have been at the topics' ends for so long, and the views still differ: they always will. Longer than what is written
-/// takes to be published.
+/// If the positions are at the ends of the topics for so long, and the views still differ, they always will. This is longer than a row takes to be
+/// published.
 const AT_END: Duration = Duration::from_secs(10);
-/// Each look costs the servers something.
+/// The time between two looks, because each look costs the servers something.
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 
 pub(crate) struct Lane {
     pub site: Arc<Site>,
     pub sampler: Sampler,
-    /// The database's and the group's.
+    /// The name of the database and of the group.
     pub name: String,
     complete: Complete,
     bug: String,
@@ -36,7 +37,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// `name`: a-z, 0-9 and _.
+    /// Makes a lane. `name` may have a-z, 0-9 and _.
     pub(crate) async fn new(site: &Arc<Site>, name: &str, complete: Complete) -> Self {
         let sql = format!("create database {name} owner view_builder");
         site.query("postgres", &sql).await.expect("a database");
@@ -52,18 +53,20 @@ impl Lane {
         }
     }
 
-    /// With this bug in all its builders.
+    /// Sets a planted bug for all builders of the lane.
     pub(crate) fn bug(mut self, bug: &str) -> Self {
         bug.clone_into(&mut self.bug);
         self
     }
 
-    /// A builder, not started. With `static_member` a restart takes its partitions over at once; without, a death is noticed after the
-    /// session's timeout and an end in order is a rebalance.
+    /// A builder, not yet started. A static member takes its partitions over at once after a restart. Without `static_member`, Kafka notices a death
+    /// only after the session's timeout, and an end in order causes a rebalance.
     pub(crate) fn builder(&self, name: &str, static_member: bool) -> Program {
         let port = port::free().expect("a free port");
         let bootstrap = self.site.pipeline.bootstrap_servers();
-        let binary = pipeline::binaries().expect("the programs").join("view-builder-faults");
+        let binary = checkout::programs_directory()
+            .expect("the programs")
+            .join("view-builder-faults");
         let url = self.site.pipeline.database_url(&self.name).expect("a URL");
         let url = url.replacen("postgres@", "view_builder@", 1);
         let rows = match self.complete {
@@ -87,7 +90,7 @@ impl Lane {
         }
     }
 
-    /// The directory of logs and of hits.
+    /// The directory of the logs and of the files that count hits.
     pub(crate) fn directory(&self) -> &Path {
         self.logs.path()
     }
@@ -96,48 +99,48 @@ impl Lane {
         self.site.query(&self.name, sql).await
     }
 
-    /// The only value of `sql`'s answer.
+    /// Runs `sql`, which must give one value. Returns it as text.
     pub(crate) async fn value(&self, sql: &str) -> anyhow::Result<String> {
         let rows = self.query(sql).await?;
         let value = rows.into_iter().flatten().flatten().next();
         value.with_context(|| format!("{sql}: no value"))
     }
 
-    /// The load pauses; the views must become what their sources give, with each event applied once and in order, and the sampler must
-    /// have seen nothing wrong.
+    /// Pauses the load, and waits until the views are what their sources give. Checks that each event was applied once and in order, and that the
+    /// sampler has seen nothing wrong.
     ///
     /// # Errors
-    /// It is not so.
-    pub(crate) async fn is_exact(&self) -> anyhow::Result<()> {
-        // Before the pause, which holds up the other lanes.
+    /// One of these is not true.
+    pub(crate) async fn check_exact(&self) -> anyhow::Result<()> {
+        // This comes before the pause, because a pause makes the other lanes wait.
         let start = Instant::now();
         while start.elapsed() < BEHIND_WAIT && self.behind().await.is_none_or(|behind| behind > BEHIND_MAX) {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         let _pause = self.site.load.pause().await;
-        self.is_in_order().await?;
-        self.settle().await?;
-        self.is_in_order().await?;
+        self.check_order().await?;
+        self.wait_until_views_are_right().await?;
+        self.check_order().await?;
         let samples = self.sampler.verdict()?;
         ensure!(samples > 10, "{}: only {samples} samples", self.name);
         Ok(())
     }
 
-    /// No event was applied twice or too late.
+    /// Checks that no event was applied twice or too late.
     ///
     /// # Errors
-    /// One was.
-    pub(crate) async fn is_in_order(&self) -> anyhow::Result<()> {
+    /// An event was.
+    pub(crate) async fn check_order(&self) -> anyhow::Result<()> {
         let disorder = oracle::disorder(&self.site, &self.name).await?;
         ensure!(disorder.is_empty(), "{}: {disorder:?}\n{}", self.name, self.log_tails());
         Ok(())
     }
 
-    /// Waits until the views are what their sources give; the load must pause.
+    /// Waits until the views are what their sources give. The load must pause.
     ///
     /// # Errors
-    /// They still differ although every event has been applied, or that has not come to pass in time.
-    pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+    /// The views still differ after every event has been applied, or not every event was applied in time.
+    pub(crate) async fn wait_until_views_are_right(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut at_end_since: Option<Instant> = None;
         loop {
@@ -166,7 +169,7 @@ impl Lane {
         }
     }
 
-    /// How many offsets are not applied; none where nobody knows.
+    /// How many offsets are not applied yet. None: this cannot be found out now.
     pub(crate) async fn behind(&self) -> Option<i64> {
         let places = positions::places(self).await.ok()?;
         Some(places.iter().map(|place| place.end - place.position).sum())
@@ -176,7 +179,7 @@ impl Lane {
         self.site.pipeline.bootstrap_servers().to_owned()
     }
 
-    /// The last lines of all builders.
+    /// The last lines of the logs of all builders.
     pub(crate) fn log_tails(&self) -> String {
         let entries = std::fs::read_dir(self.logs.path()).into_iter().flatten();
         let logs = entries.filter_map(Result::ok).map(|entry| entry.path());
@@ -194,10 +197,10 @@ impl Lane {
     }
 }
 
-/// The shipped views, and `applied_events` beside them.
+/// A directory with the shipped views and `applied_events`.
 fn views() -> anyhow::Result<Scratch> {
     let directory = Scratch::temporary("outbox-views-")?;
-    let root = pipeline::root();
+    let root = checkout::root();
     let own = root.join("tests/view_faults/applied_events");
     std::os::unix::fs::symlink(own, directory.path().join("applied_events"))?;
     for entry in std::fs::read_dir(root.join("sql/views"))? {

@@ -1,4 +1,5 @@
-//! Partitions without a leader: the brokers that have their events are away. All others go on, and these as soon as a leader is there.
+//! Partitions without a leader, because the brokers that have their events are away. All other partitions go on, and these go on as soon as they have
+//! a leader.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use serde_json::json;
 use stack::{Program, eventually_ok};
 
 const PARTITIONS: i32 = 6;
-/// The broker that goes away.
+/// The broker that will be away.
 const BROKER: i32 = 3;
 
-/// Every event is of a key of its own, so that each must be here, and once. Not what a view should be like: it cannot be replayed.
+/// Every event has a key of its own, so each must be in this table once. A real view should not be like this, because it cannot be replayed.
 const TABLE: &str = "create table if not exists applied (seq bigint generated always as identity, id bigint not null);";
 
 fn apply(topic: &str) -> String {
@@ -35,7 +36,7 @@ struct World {
 impl World {
     /// A topic with one replica of each partition.
     async fn new(name: &str) -> Self {
-        let cluster = Cluster::take().await;
+        let cluster = Cluster::take_turn().await;
         let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
         let topic = rig.topic("order");
         let settings = [("min.insync.replicas", "1")];
@@ -66,7 +67,7 @@ impl World {
         self.rig.produce(&self.topic, events).await.expect("offsets");
     }
 
-    /// The partitions that are led by a broker, and those that are not.
+    /// The partitions that have a leader, and those that have none.
     async fn led(&self) -> anyhow::Result<(BTreeSet<i32>, BTreeSet<i32>)> {
         let partitions = self.cluster.partitions(&[&self.topic]).await?;
         let ids = |is_led: bool| {
@@ -76,7 +77,7 @@ impl World {
         Ok((ids(true), ids(false)))
     }
 
-    /// Kills the broker; the partitions that are led then, and those that are not.
+    /// Kills the broker. Returns the partitions that have a leader then, and those that have none.
     async fn lose_broker(&self) -> (BTreeSet<i32>, BTreeSet<i32>) {
         self.cluster.nodes.node(BROKER).kill_hard().await;
         eventually_ok(DEADLINE, "partitions have no leader", || async {
@@ -88,8 +89,8 @@ impl World {
         .unwrap_or_else(|err| panic!("{err:#}"))
     }
 
-    /// Waits until every event but so many is applied, and looks that none is twice.
-    async fn wait_applied(&self, builders: &[&Program], missing: i64) {
+    /// Waits until all events except `missing` are applied. Asserts that none is applied twice.
+    async fn wait_until_applied(&self, builders: &[&Program], missing: i64) {
         let expected = (self.produced - missing).to_string();
         let applied = eventually_ok(DEADLINE, "events are applied", || async {
             let rows = self
@@ -113,7 +114,7 @@ impl World {
         applied.await.unwrap_or_else(|err| panic!("{err:#}\n{}", logs()));
     }
 
-    /// Waits until the builder says of these partitions that Kafka has no leader for them, and blames nobody else.
+    /// Waits until the builder says that these partitions have no leader in Kafka, and says nothing else.
     async fn wait_told(&self, builder: &Program, lost: &BTreeSet<i32>) {
         eventually_ok(DEADLINE, "it is told", || async {
             let (status, text) = self.rig.readiness(builder).await?;
@@ -148,9 +149,9 @@ async fn partitions_without_a_leader_wait_and_all_others_are_taken_over_and_appl
     let waiting = i64::try_from(2 * lost.len()).expect("a count");
     let builder = world.rig.builder("one");
     builder.start().expect("a start");
-    world.wait_applied(&[&builder], waiting).await;
+    world.wait_until_applied(&[&builder], waiting).await;
     world.produce(&led).await;
-    world.wait_applied(&[&builder], waiting).await;
+    world.wait_until_applied(&[&builder], waiting).await;
     world.wait_told(&builder, &lost).await;
     let (code, said) = world.rig.command(&["status"]).await.expect("a status");
     assert_eq!(code, Some(1), "{said}");
@@ -165,7 +166,7 @@ async fn partitions_without_a_leader_wait_and_all_others_are_taken_over_and_appl
         );
     }
 
-    // A second builder takes some of them over, while nobody can read them.
+    // A second builder takes some of these partitions over while nobody can read them.
     let second = world.rig.builder("two");
     second.start().expect("a start");
     eventually_ok(DEADLINE, "both hold partitions", || async {
@@ -179,12 +180,12 @@ async fn partitions_without_a_leader_wait_and_all_others_are_taken_over_and_appl
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     world.produce(&led).await;
-    world.wait_applied(&[&builder, &second], waiting).await;
+    world.wait_until_applied(&[&builder, &second], waiting).await;
 
     world.cluster.start_again(BROKER).await;
-    world.wait_applied(&[&builder, &second], 0).await;
+    world.wait_until_applied(&[&builder, &second], 0).await;
     world.produce(&all).await;
-    world.wait_applied(&[&builder, &second], 0).await;
+    world.wait_until_applied(&[&builder, &second], 0).await;
     for builder in [&builder, &second] {
         world.wait_whole(builder).await;
         builder.stop().await.expect("a clean end");
@@ -198,11 +199,11 @@ async fn partitions_that_lose_their_leader_under_a_running_builder_are_told_and_
     let builder = world.rig.builder("one");
     builder.start().expect("a start");
     world.produce(&all).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     let (led, lost) = world.lose_broker().await;
     world.wait_told(&builder, &lost).await;
     world.produce(&led).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     world.cluster.start_again(BROKER).await;
     eventually_ok(DEADLINE, "all are led", || async {
         let (_, lost) = world.led().await?;
@@ -212,7 +213,7 @@ async fn partitions_that_lose_their_leader_under_a_running_builder_are_told_and_
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     world.produce(&all).await;
-    world.wait_applied(&[&builder], 0).await;
+    world.wait_until_applied(&[&builder], 0).await;
     world.wait_whole(&builder).await;
     builder.stop().await.expect("a clean end");
 }

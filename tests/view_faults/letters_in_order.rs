@@ -1,11 +1,11 @@
-//! No command on dead letters has a letter overtake another one of its key.
+//! No command on dead letters applies a letter before an earlier letter of the same key.
 
 use rig::ViewRig;
 
 use super::rebuild_positions::apply_all;
 use super::rig_itself::{TABLE, apply};
 
-/// Letters of item 1 at offsets 0, 1, ...: those that are events can be applied, the others cannot.
+/// A rig with letters of item 1 at the offsets 0, 1, and so on. A letter that is an event can be applied, and the others cannot.
 async fn with_letters(name: &str, aggregate: &str, are_events: &[bool]) -> (ViewRig, Vec<String>) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -59,7 +59,7 @@ async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
         said.contains(&format!("{} of the same key stands before it", ids[0])),
         "{said}"
     );
-    // In order, both go.
+    // In their order, both can be applied.
     let (code, said) = rig
         .command(&["dead-letters", "discard", &ids[0]])
         .await

@@ -1,16 +1,16 @@
-//! A command on dead letters that Postgres fails in the middle says what it has done, and what not.
+//! Postgres fails in the middle of a command on dead letters. The command says what it has done and what it has not done.
 
 use rig::ViewRig;
 
 use super::rebuild_positions::apply_all;
 use super::rig_itself::{TABLE, apply};
 
-/// More letters than one transaction of `retry --all` has.
+/// One transaction of `retry --all` has fewer letters than this.
 const LETTERS: i64 = 700;
-/// The item at which the disk is full.
+/// The disk is full at this item.
 const FULL_AT: i64 = 650;
 
-/// Letters of items 1 to [`LETTERS`], and a table that is full at one of them.
+/// A rig with letters of the items 1 to [`LETTERS`]. Its table fails at one of them as if the disk were full.
 async fn with_letters(name: &str, field: &str) -> ViewRig {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");

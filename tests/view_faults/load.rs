@@ -1,4 +1,4 @@
-//! Clients that create, change and delete users and posts at a steady, small rate, until they are told to pause.
+//! Clients that create, change and delete users and posts at a small, steady rate, until they are told to pause.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +11,12 @@ use stack::random::Random;
 use rig::rest::{Rest, Unexpected, id, user};
 
 const CLIENTS: u64 = 6;
-/// Between two changes of one client.
+/// The time between two changes of one client.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Users or posts of one client from which on it deletes as often as it creates.
-const OWN_MAX: usize = 15;
+/// If a client has so many users or posts, it deletes as often as it creates.
+const DELETES_FROM: usize = 15;
 
-/// Running clients, on a thread of their own: the tests that share them have a runtime each.
+/// Running clients. They have a thread of their own, because each of the tests that share them has its own runtime.
 pub(crate) struct Load {
     shared: Arc<Shared>,
 }
@@ -24,14 +24,14 @@ pub(crate) struct Load {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// How many want quiet.
+    /// How many tests want a pause.
     pauses: AtomicU64,
-    /// How many changes are under way.
-    busy: AtomicU64,
+    /// How many changes are being made.
+    under_way: AtomicU64,
     changes: AtomicU64,
 }
 
-/// While one of these is there, nothing changes.
+/// As long as one of these exists, nothing changes.
 pub(crate) struct Pause<'a>(&'a Shared);
 
 impl Load {
@@ -53,11 +53,11 @@ impl Load {
         self.shared.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits until no change is under way; none begins before the pause is dropped.
+    /// Waits until no change is being made. No change begins before the returned value is dropped.
     pub(crate) async fn pause(&self) -> Pause<'_> {
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         let pause = Pause(&self.shared);
-        while self.shared.busy.load(Ordering::SeqCst) > 0 {
+        while self.shared.under_way.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         pause
@@ -79,7 +79,7 @@ impl Drop for Pause<'_> {
 struct Client {
     rest: Rest,
     random: Random,
-    /// With the body that was written last.
+    /// Each user with the body that was written last.
     users: Vec<(i64, serde_json::Value)>,
     posts: Vec<i64>,
 }
@@ -97,21 +97,21 @@ impl Client {
     async fn run(mut self, shared: Arc<Shared>) {
         while !shared.stop.load(Ordering::SeqCst) {
             tokio::time::sleep(INTERVAL).await;
-            // In this order: whoever pauses looks at `busy` after raising `pauses`.
-            shared.busy.fetch_add(1, Ordering::SeqCst);
+            // This order matters: whoever pauses first raises `pauses`, and then reads `under_way`.
+            shared.under_way.fetch_add(1, Ordering::SeqCst);
             if shared.pauses.load(Ordering::SeqCst) == 0 && self.change().await.is_ok() {
                 shared.changes.fetch_add(1, Ordering::SeqCst);
             }
-            shared.busy.fetch_sub(1, Ordering::SeqCst);
+            shared.under_way.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    /// Makes one change. One whose answer is lost may have happened: the tables know.
+    /// Makes one change. If the answer is lost, the change may have been made; the tables show that.
     async fn change(&mut self) -> anyhow::Result<()> {
         match self.random.below(20) {
             0..6 => self.change_users().await,
             6..11 if !self.users.is_empty() => {
-                let index = self.any(self.users.len());
+                let index = self.random_index(self.users.len());
                 let (id, body) = &mut self.users[index];
                 body["department"] = self.random.choose(&["개발팀", "기획팀", "Sales"]).into();
                 body["status"] = self.random.choose(&["ACTIVE", "INACTIVE"]).into();
@@ -121,7 +121,7 @@ impl Client {
             }
             11..16 => self.change_posts().await,
             _ if !self.posts.is_empty() => {
-                let index = self.any(self.posts.len());
+                let index = self.random_index(self.posts.len());
                 let post = self.posts[index];
                 let author = self.users.first().map_or(1, |(id, _)| *id);
                 self.rest.update_post(post, "고친 글", author).await.map(drop)
@@ -131,14 +131,14 @@ impl Client {
     }
 
     async fn change_users(&mut self) -> anyhow::Result<()> {
-        if self.users.len() < OWN_MAX || self.random.below(2) == 0 {
+        if self.users.len() < DELETES_FROM || self.random.below(2) == 0 {
             let department = self.random.choose(&["개발팀", "기획팀", "Sales"]);
             let body = user("강감찬", department, "ACTIVE");
             let answer = self.rest.create_user(&body).await?;
             self.users.push((id(&answer), body));
             return Ok(());
         }
-        let index = self.any(self.users.len());
+        let index = self.random_index(self.users.len());
         let answer = self.rest.delete_user(self.users[index].0).await;
         if answer.is_ok() {
             self.users.swap_remove(index);
@@ -149,7 +149,7 @@ impl Client {
     }
 
     async fn change_posts(&mut self) -> anyhow::Result<()> {
-        if self.posts.len() < OWN_MAX || self.random.below(2) == 0 {
+        if self.posts.len() < DELETES_FROM || self.random.below(2) == 0 {
             let Some((author, _)) = self.users.first() else {
                 return self.change_users().await;
             };
@@ -157,17 +157,18 @@ impl Client {
             self.posts.push(id(&answer));
             return Ok(());
         }
-        let index = self.any(self.posts.len());
-        // Forgotten in any case: it is gone, or nobody knows.
+        let index = self.random_index(self.posts.len());
+        // The client forgets the post in any case: it is gone, or nobody knows.
         let post = self.posts.swap_remove(index);
         self.rest.delete_post(post).await
     }
 
-    fn any(&mut self, count: usize) -> usize {
+    /// A random index of a list with `count` entries.
+    fn random_index(&mut self, count: usize) -> usize {
         usize::try_from(self.random.below(count as u64)).unwrap_or_default()
     }
 
-    /// A deletion whose answer was lost has happened all the same.
+    /// Forgets a user or post whose deletion was made although its answer was lost.
     fn forget_if_gone(&mut self, answer: &anyhow::Result<()>, forget: impl FnOnce(&mut Self)) {
         let refused = answer.as_ref().err().and_then(|err| err.downcast_ref::<Unexpected>());
         if refused.is_some_and(|answer| answer.status == StatusCode::NOT_FOUND) {

@@ -1,4 +1,4 @@
-//! A topic that was made anew while a view, or a partition, was paused.
+//! A topic was made anew while a view or a partition was paused.
 
 use anyhow::ensure;
 use rig::ViewRig;
@@ -15,7 +15,7 @@ fn items(topic: &str, ids: std::ops::Range<i64>) -> Vec<Event> {
     ids.map(event).collect()
 }
 
-/// A rig with one view of one topic, and a builder that has applied 10 events of each partition.
+/// Starts the builder, which applies 10 events of each partition.
 async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.create_topic(topic, PARTITIONS, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(topic));
@@ -23,10 +23,10 @@ async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
     produce(rig, topic, builder, 0..20).await;
 }
 
-/// Produces these items, and waits until the positions are behind them.
+/// Produces these items, and waits until the positions are after them.
 async fn produce(rig: &ViewRig, topic: &str, builder: &Program, ids: std::ops::Range<i64>) {
     rig.produce(topic, items(topic, ids)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
@@ -37,8 +37,8 @@ async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
     said
 }
 
-/// The view was paused after 10 events of each partition. Then the topic had 10 more, and was made anew with 30 while no builder ran, so that
-/// its offsets tell nothing.
+/// The view was paused after 10 events of each partition. Then the topic got 10 more events. While no builder ran, it was made anew with 30 events,
+/// so that its offsets do not show the change.
 async fn paused_and_made_anew(rig: &ViewRig, topic: &str, builder: &Program) {
     begun(rig, topic, builder).await;
     command(rig, &["pause", "item"], 0).await;
@@ -61,7 +61,9 @@ async fn a_view_that_lacks_events_of_a_former_topic_is_not_resumed_before_a_buil
         "{said}"
     );
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let said = command(&rig, &["resume", "item"], 2).await;
     assert!(said.contains(refused), "{said}");
     command(&rig, &["rebuild", "item"], 0).await;
@@ -95,7 +97,9 @@ async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_
     rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
     command(&rig, &["resume", "item"], 0).await;
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "80");
     builder.stop().await.expect("a clean end");
 }
@@ -106,7 +110,7 @@ async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_no
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
     begun(&rig, &topic, &builder).await;
     command(&rig, &["pause", "item"], 0).await;
-    // As where the partition was added after the pause: all others have been told nothing of it.
+    // This partition was added after the pause, so nothing is noted for it.
     rig.query("delete from view_pause_positions where partition = 1")
         .await
         .expect("a deletion");
@@ -115,7 +119,9 @@ async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_no
     rig.create_topic(&topic, PARTITIONS, &[]).await.expect("another topic");
     rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let said = command(&rig, &["resume", "item"], 2).await;
     assert!(
         said.contains("/1 was made anew, and the view lacks events of the topic of before"),
@@ -124,7 +130,7 @@ async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_no
     builder.stop().await.expect("a clean end");
 }
 
-/// A view of the same topic, which is new when the partition is paused.
+/// A second view of the same topic. It is new when the partition is paused.
 fn other_apply(topic: &str) -> String {
     apply(topic)
         .replace("Every item", "Every other item")
@@ -137,7 +143,7 @@ async fn a_view_that_comes_while_a_broker_tells_of_a_former_topic_gets_the_event
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
     begun(&rig, &topic, &builder).await;
     builder.stop().await.expect("a clean end");
-    // As if the answer came from a broker that does not know of the topic's successor yet.
+    // This is as if a broker had answered that does not know the new topic yet.
     let successor =
         "update view_positions set topic_id = 'successor', former_topic_ids = array[topic_id] where partition = 0";
     rig.query(successor).await.expect("an update");
@@ -161,7 +167,7 @@ async fn a_view_that_comes_while_a_broker_tells_of_a_former_topic_gets_the_event
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
-    // The broker knows.
+    // Now the broker knows the new topic.
     let knows = "update view_positions set topic_id = former_topic_ids[1], former_topic_ids = '{}', epoch = epoch + 1 where partition = 0";
     rig.query(knows).await.expect("an update");
     eventually_ok(DEADLINE, "the new view has all", || async {

@@ -1,5 +1,5 @@
-//! A million dead letters: builders start, apply what comes, and stay small; and retrying them holds up nobody. A builder that knows only from
-//! its claim which keys wait parks none that waits no longer.
+//! A million dead letters. Builders start, apply new events, and need little memory. Retrying the letters delays nobody. A builder learns which keys
+//! wait when it claims its partitions. If a key no longer waits, the builder must not park its events.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use stack::{Program, eventually_ok};
 use super::rig_itself::{TABLE, apply};
 
 const LETTERS: i64 = 1_000_000;
-/// What the builder's container has, in MB.
+/// The memory of the builder's container, in MB.
 const MEMORY_MAX_MB: f64 = 128.0;
-/// While letters are retried a new event is in the view within this time; it takes some milliseconds, and tens of seconds where each letter
-/// makes the builder read all of them.
+/// While letters are retried, a new event must be in the view within this time. It takes some milliseconds. It would take tens of seconds if each
+/// letter made the builder read all of them.
 const APPLIED_WITHIN: Duration = Duration::from_secs(3);
 
-/// A million letters of as many keys, in partition 0, as one batch of bad events after the other would have left them.
+/// Inserts a million letters of as many keys, all in partition 0, as many batches of bad events would have left them.
 async fn fill(rig: &ViewRig, topic: &str) {
     let entity = topic.trim_end_matches("-events");
     let kind = entity.replace('-', "_").to_uppercase();
@@ -40,7 +40,7 @@ async fn fill(rig: &ViewRig, topic: &str) {
     rig.query(&sql).await.expect("letters");
 }
 
-/// Produces an event, and tells how long it takes until it is in the view.
+/// Produces an event. Returns how long it takes until the event is in the view.
 async fn takes(rig: &ViewRig, topic: &str, id: i64) -> Duration {
     let began = Instant::now();
     rig.produce(topic, [Event::of(topic, 1, id, 1, Some(&json!({"name": "new"})))])
@@ -105,7 +105,7 @@ async fn a_million_letters_fill_no_memory_and_their_retry_holds_nobody_up() {
         LETTERS - after
     );
 
-    // Stopped in the middle, it goes on; the rest is made few, so that the test ends.
+    // A retry that was stopped in the middle goes on. The test deletes most of the rest, so that it ends.
     rig.query(&format!("delete from view_dead_letters where record_offset < {LETTERS} - 2000 and record_offset <> 500000 and reason is not null"))
         .await
         .expect("fewer letters");
@@ -115,7 +115,8 @@ async fn a_million_letters_fill_no_memory_and_their_retry_holds_nobody_up() {
     builder.stop().await.expect("a clean end");
 }
 
-/// An item that is refused at first, and one more event of it once its letter was retried; how many letters there are then, and its version.
+/// An item is refused at first. After its letter was retried, one more event of it comes. Returns how many letters there are then, and the item's
+/// version.
 async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -130,7 +131,7 @@ async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
     let event = |version, name: &str| Event::of(&topic, 0, 7, version, Some(&json!({"name": name})));
     for (version, name) in [(1, "refused"), (2, "parked")] {
         rig.produce(&topic, [event(version, name)]).await.expect("an offset");
-        rig.wait_applied(&topic).await.expect("it is read");
+        rig.wait_until_applied(&topic).await.expect("it is read");
     }
     let letters = "select count(*) from view_dead_letters";
     assert_eq!(rig.value(letters).await.expect("a count"), "2");
@@ -140,7 +141,7 @@ async fn after_a_retry(name: &str, bug: &str) -> (String, String) {
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
     assert_eq!(code, Some(0), "{said}");
     rig.produce(&topic, [event(3, "last")]).await.expect("an offset");
-    rig.wait_applied(&topic).await.expect("it is read");
+    rig.wait_until_applied(&topic).await.expect("it is read");
     let version = rig.value("select version from item").await.expect("a version");
     let letters = rig.value(letters).await.expect("a count");
     builder.stop().await.expect("a clean end");

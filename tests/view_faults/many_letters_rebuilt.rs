@@ -1,4 +1,4 @@
-//! A million dead letters, and a rebuild of the view: it stays small, it reads the letters once and not at each look, and it swaps.
+//! A rebuild of a view with a million dead letters. It needs little memory, it reads the letters once and not at each look, and it swaps the tables.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use tokio_postgres::Client;
 
 use super::rig_itself::{TABLE, apply};
 
-/// Letters of new items, which never had an event before.
+/// So many letters are of new items, which never had an event before.
 const NEW: i64 = 1_000_000;
-/// So many of them have a value of 10 kB: 500 MB in all.
+/// So many of them have a value of 10 kB; together 500 MB.
 const LARGE: i64 = 50_000;
-/// Letters of items that have a later event in the topic.
+/// So many letters are of items that have a later event in the topic.
 const SUPERSEDED: i64 = 45_000;
-/// What the program's container has, in MB.
+/// The memory of the program's container, in MB.
 const MEMORY_MAX_MB: f64 = 128.0;
-/// For a million letters.
+/// The time limit for a million letters.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// How long the rebuild is watched while it waits.
+/// For so long the test watches the rebuild while it waits.
 const WATCHED: Duration = Duration::from_secs(10);
-/// Until a rebuild has read its topic and looks at letters alone.
-const REACHES_THE_LETTERS: Duration = Duration::from_secs(30);
+/// By then a rebuild has read its topic, and looks only at letters.
+const READS_TOPIC_WITHIN: Duration = Duration::from_secs(30);
 const COUNT: &str = "select count(*) from item";
 
-/// A compacted topic whose letters have offsets below 0, so that the topic need not have as many records.
+/// A rig with a compacted topic. The letters have negative offsets, so that the topic need not have as many records.
 async fn with_letters(name: &str) -> (ViewRig, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -39,7 +39,7 @@ async fn with_letters(name: &str) -> (ViewRig, String) {
     rig.produce(&topic, events).await.expect("offsets");
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    rig.wait_applied(&topic).await.expect("it is applied");
+    rig.wait_until_applied(&topic).await.expect("it is applied");
     builder.stop().await.expect("a clean end");
     let sql = format!(
         "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
@@ -58,7 +58,7 @@ async fn with_letters(name: &str) -> (ViewRig, String) {
     (rig, topic)
 }
 
-/// The field of the item's id in the events of this rig's topic.
+/// The name of the field that has the item's id in the events of this rig's topic.
 fn id_field(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default().to_owned();
@@ -68,23 +68,23 @@ fn id_field(name: &str) -> String {
     })
 }
 
-/// Rows of letters that statements have read so far.
-async fn read(rig: &ViewRig) -> i64 {
+/// How many rows of letters the statements have read so far.
+async fn letters_read(rig: &ViewRig) -> i64 {
     let sql = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'view_dead_letters'";
     rig.value(sql).await.expect("statistics").parse().expect("a number")
 }
 
-/// How many letters are read while a rebuild has nothing to do but wait.
-async fn read_while_watched(rig: &ViewRig) -> i64 {
-    // Sessions tell what they have read with up to a second's delay.
+/// How many letters are read while a rebuild does nothing but wait.
+async fn letters_read_while_watched(rig: &ViewRig) -> i64 {
+    // Postgres shows what a session has read with up to a second's delay.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = read(rig).await;
+    let before = letters_read(rig).await;
     tokio::time::sleep(WATCHED).await;
-    read(rig).await - before
+    letters_read(rig).await - before
 }
 
-/// A transaction for which the swap has to wait.
-async fn old_transaction(rig: &ViewRig) -> Client {
+/// Begins a transaction that the swap has to wait for.
+async fn begin_transaction(rig: &ViewRig) -> Client {
     let old = rig.client().await.expect("a connection");
     old.batch_execute("begin isolation level repeatable read; select count(*) from item")
         .await
@@ -96,7 +96,7 @@ async fn old_transaction(rig: &ViewRig) -> Client {
 async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
     let (rig, topic) = with_letters("many_letters_rebuilt").await;
     let before = rig.value(COUNT).await.expect("a count");
-    let old = old_transaction(&rig).await;
+    let old = begin_transaction(&rig).await;
     let command = rig.builder("rebuild").command_of("rebuild-item", &["rebuild", "item"]);
     command.start().expect("a start");
     eventually_ok(PATIENCE, "the rebuild waits for the transaction", || async {
@@ -107,8 +107,8 @@ async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    let (read, peak) = (read_while_watched(&rig).await, peak_mb(&command));
-    // A letter of one more new item, and one of an item that has an earlier letter, come at the last moment.
+    let (read, peak) = (letters_read_while_watched(&rig).await, peak_mb(&command));
+    // At the last moment two letters come: one of a new item, and one of an item that has an earlier letter.
     rig.query(&format!(
         "insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
          values ('{topic}', 0, -20000000, '{0}', '{{\"{1}\":{0},\"version\":1}}', '[]', 'was refused'),
@@ -131,15 +131,15 @@ async fn a_rebuild_with_a_million_letters_stays_small_and_reads_them_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_all_letters_at_each_look_is_caught() {
     let (rig, _) = with_letters("all_letters_each_time").await;
-    let old = old_transaction(&rig).await;
+    let old = begin_transaction(&rig).await;
     let program = rig
         .faulty_builder("rebuild")
         .env("VIEW_BUILDER_BUG", "ReadAllLettersEachTime");
     let command = program.command_of("rebuild-item", &["rebuild", "item"]);
     command.start().expect("a start");
-    // It may not even get so far that it waits: it has never caught up, since each look takes longer than events may take.
-    tokio::time::sleep(REACHES_THE_LETTERS).await;
-    let read = read_while_watched(&rig).await;
+    // It may not even come so far that it waits. It has never caught up, because each look takes longer than events may take.
+    tokio::time::sleep(READS_TOPIC_WITHIN).await;
+    let read = letters_read_while_watched(&rig).await;
     assert!(read > NEW, "the bug goes unnoticed: {read} letters were read");
     command.kill_hard().await;
     old.batch_execute("commit").await.expect("it ends");

@@ -4,6 +4,7 @@ mod crash_matrix;
 mod drop_beside_start;
 mod fewer_partitions;
 mod group_offsets;
+mod item_reader;
 mod lane;
 mod leaderless;
 mod letters_in_order;

@@ -1,4 +1,4 @@
-//! Two views of one topic: `item`, in which nothing goes wrong, and `odd`, whose trigger fails for the events whose name says so.
+//! Two views of one topic. In `item` nothing goes wrong. In `odd` a trigger fails for certain events, which their names choose.
 
 use anyhow::ensure;
 use rig::ViewRig;
@@ -8,11 +8,11 @@ use stack::{Program, eventually_ok};
 
 use super::rig_itself;
 
-/// Two partitions, so that one partition's trouble is seen to leave the other one alone.
+/// There are two partitions, so that one can see that trouble in one leaves the other alone.
 pub(crate) const PARTITIONS: i32 = 2;
 
-/// `name` of an item tells what its trigger does: `raise XXXXX` raises this SQLSTATE, the others really do it. A row of `odd_switch` makes
-/// every row fail with its SQLSTATE, as a full disk does.
+/// The `name` of an item chooses what its trigger does. `raise XXXXX` raises this SQLSTATE; the other names cause a real error. A row in `odd_switch`
+/// makes every row fail with its SQLSTATE, as a full disk does.
 const ODD_TABLE: &str = "
 create table if not exists odd (id bigint primary key, version bigint not null, name text);
 create table if not exists odd_switch (state text primary key);
@@ -56,7 +56,7 @@ pub(crate) fn odd_apply(topic: &str) -> String {
         .replace("insert into item as known", "insert into odd as known")
 }
 
-/// A rig with both views and a topic for them; no builder runs yet.
+/// A rig with both views and a topic for them. No builder runs yet.
 pub(crate) async fn rig(name: &str) -> (ViewRig, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -70,7 +70,7 @@ pub(crate) fn write_views(rig: &ViewRig, topic: &str) {
     rig.write_view("odd", ODD_TABLE, &odd_apply(topic));
 }
 
-/// The first event of item `id`, with this name; its partition is told by the id.
+/// The first event of item `id`, with this name. The id decides the partition.
 pub(crate) fn item(topic: &str, id: i64, name: &str) -> Event {
     let partition = (id % i64::from(PARTITIONS)) as i32;
     Event::of(topic, partition, id, 1, Some(&json!({"name": name})))
@@ -81,7 +81,7 @@ pub(crate) fn good(topic: &str, ids: impl IntoIterator<Item = i64>) -> Vec<Event
 }
 
 /// Waits until `sql` gives this value.
-pub(crate) async fn becomes(rig: &ViewRig, builder: &Program, sql: &str, wanted: &str) {
+pub(crate) async fn wait_until_value_is(rig: &ViewRig, builder: &Program, sql: &str, wanted: &str) {
     eventually_ok(DEADLINE, sql, || async {
         let value = rig.value(sql).await?;
         ensure!(value == wanted, "{value} and not {wanted}");
@@ -91,8 +91,8 @@ pub(crate) async fn becomes(rig: &ViewRig, builder: &Program, sql: &str, wanted:
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// Waits until `/readyz` says this somewhere, and returns what it says.
-pub(crate) async fn readyz_says(builder: &Program, wanted: &[&str]) -> String {
+/// Waits until `/readyz` has all these words. Returns its text.
+pub(crate) async fn wait_until_readyz_says(builder: &Program, wanted: &[&str]) -> String {
     let asked = eventually_ok(DEADLINE, "readyz says it", || async {
         let text = reqwest::get(builder.url("/readyz")).await?.text().await?;
         for part in wanted {

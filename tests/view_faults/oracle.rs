@@ -1,11 +1,11 @@
-//! What the views must be: recomputed from `users` and `posts` by plain SQL, row by row; and what must have been applied: each event of the
-//! outboxes once, in the order of its key.
+//! Knows what the views must be: it computes them from `users` and `posts` by plain SQL, row by row. It also knows what must have been applied: each
+//! event of the outboxes once, in the order of its key.
 
 use tokio_postgres::Client;
 
 use super::site::Site;
 
-/// Each view's name, and the query that computes it. Its columns are the view's.
+/// The name of each view, and the query that computes it. Its columns are those of the view.
 const VIEWS: [(&str, &str); 5] = [
     ("user_view", include_str!("../../sql/reference/user_view.sql")),
     (
@@ -20,7 +20,7 @@ const VIEWS: [(&str, &str); 5] = [
     ),
 ];
 
-/// The tables with the truth, for one connection.
+/// The tables with the true data, as temporary tables of one connection.
 const REFERENCE: &str = "
     create temp table reference_user (
         id bigint, name varchar, email varchar, department varchar, status varchar, created_at timestamp, updated_at timestamp,
@@ -29,13 +29,14 @@ const REFERENCE: &str = "
         id bigint, version bigint, author_id bigint, created_at timestamp, updated_at timestamp);
     create temp table published (topic text, key bigint, version bigint)";
 
-/// Events of all tables that can be applied. Those that no view can apply have no version.
+/// All events that can be applied. An event that no view can apply has no version.
 const EVENTS: &str =
     "select aggregatetype || '-events' as topic, aggregateid::bigint as key, (payload ->> 'version')::bigint as version
     from outbox where payload ->> 'version' is not null";
 const BAD_EVENTS: &str = "select 1 from outbox where payload ->> 'version' is null";
 
-/// Events that were applied again although nobody had asked for it, or in the wrong order. True at each moment, also amidst faults.
+/// Events that were applied again although nobody wanted a replay, or that were applied in the wrong order. There must be none at any moment, also
+/// during faults.
 pub(crate) const DISORDER: &str = "
     select topic, key, version, earlier from (
         select topic, key, version, lag(version) over (partition by topic, key order by id) as earlier from applied_events
@@ -43,16 +44,16 @@ pub(crate) const DISORDER: &str = "
     where version <= earlier
     limit 5";
 
-/// How far the applied events have to be complete.
+/// Which events must have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Complete {
-    /// Each event: the builder applies one in a transaction.
+    /// Each event. The builder applies one event in a transaction.
     EachEvent,
-    /// The latest of each key: earlier ones of the same batch are not handed to the views.
+    /// The latest event of each key. The views do not get earlier events of the same batch.
     LatestOfEachKey,
 }
 
-/// What is wrong with the views in `database` now; empty where all is right.
+/// What is wrong with the views in `database` now. It is empty if everything is right.
 ///
 /// # Errors
 /// A server does not answer, or the views are not there.
@@ -122,7 +123,7 @@ async fn write_reference(site: &Site, client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The names of the columns that `query` gives, with commas between.
+/// The names of the columns that `query` gives, separated by commas.
 async fn columns(client: &Client, query: &str) -> anyhow::Result<String> {
     let statement = client.prepare(query).await?;
     let names: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();

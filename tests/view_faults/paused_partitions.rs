@@ -1,5 +1,5 @@
-//! A partition whose topic does not have the events at the view's position is paused; all others go on, and what the message says to type
-//! has it go on, too.
+//! If the topic no longer has the events at the view's position, the partition is paused. All other partitions go on. The message says what to type,
+//! and then this partition goes on, too.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use stack::{KafkaOptions, Program, eventually_ok, port};
 
 use super::rig_itself::{TABLE, apply};
 
-/// Items of partition 0 have even ids, those of partition 1 odd ones.
+/// Items with even ids are in partition 0, those with odd ids in partition 1.
 fn items(topic: &str, ids: std::ops::Range<i64>) -> Vec<Event> {
     let event = |id: i64| Event::of(topic, (id % 2) as i32, id, 1, Some(&json!({"name": format!("n{id}")})));
     ids.map(event).collect()
 }
 
-/// The view has 10 events of each partition and the builder was stopped; then there are 20, and the first 15 of partition 0 are removed.
+/// The view has 10 events of each partition, and the builder was stopped. Then there are 20 events, and the first 15 of partition 0 are removed.
 async fn removed_while_stopped(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.create_topic(topic, 2, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.stop().await.expect("a clean end");
@@ -45,7 +45,7 @@ async fn wait_count(rig: &ViewRig, builder: &Program, sql: &str, count: &str) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// What `/readyz` says while the partition is paused.
+/// Waits until `/readyz` says that the partition is paused. Returns its text.
 async fn paused(rig: &ViewRig, builder: &Program, place: &str) -> String {
     let text = eventually_ok(DEADLINE, "the partition is paused", || async {
         let (status, text) = rig.readiness(builder).await?;
@@ -57,7 +57,7 @@ async fn paused(rig: &ViewRig, builder: &Program, place: &str) -> String {
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)))
 }
 
-/// The arguments of the first command that the text says to type, up to the given word.
+/// The arguments of the first command that the text tells to type, up to the given word.
 fn advised(text: &str) -> anyhow::Result<Vec<&str>> {
     let (_, typed) = text.split_once("view-builder ").context("no command")?;
     Ok(typed
@@ -89,7 +89,7 @@ async fn a_partition_whose_events_were_removed_pauses_alone_until_the_command_th
         code == Some(4) && said.contains(&format!("{place} is paused: ")),
         "{said}"
     );
-    // Nothing is done without a word where to go on, nor from where nothing is.
+    // The command does nothing unless it is told where to go on, and nothing for a place where no events are.
     let (code, said) = rig.command(&["accept", &place]).await.expect("it");
     assert!(code == Some(2) && said.contains("--from"), "{said}");
     let (code, said) = rig.command(&["accept", &place, "--from", "12"]).await.expect("it");
@@ -130,7 +130,7 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy) {
         port: own,
         ..servers::kafka_options()
     };
-    // Clients go where the broker says it is.
+    // Clients connect to the address that the broker advertises.
     let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
     options.settings.push(("advertised.listeners".to_owned(), advertised));
     let proxy = LaggingProxy::start(proxied, own).await.expect("a proxy");
@@ -138,19 +138,19 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy) {
     (Arc::new(servers.expect("servers")), proxy)
 }
 
-/// A builder that has applied 10 events of each partition.
+/// Starts a builder, which applies 10 events of each partition.
 async fn idle(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.create_topic(topic, 2, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(topic)
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.wait_ready(DEADLINE).await.expect("it is ready");
 }
 
-/// Waits until the builder has had `answers` more answers to its question where partitions end.
+/// Waits until the broker has answered the builder `answers` more times where partitions end.
 async fn wait_told(proxy: &LaggingProxy, answers: u64) {
     let before = proxy.ends_told();
     eventually_ok(DEADLINE, "kafka is asked", || async {
@@ -174,7 +174,7 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
     let place = format!("{topic}/0");
     let epochs = rig.value(EPOCHS).await.expect("epochs");
     proxy.lower_ends(0..=0, 3, 1);
-    // Each look asks twice: for what is committed, then for all.
+    // Each look asks twice: for the end of what is committed, and for the end of everything.
     wait_told(&proxy, 4).await;
     assert!(
         builder.log_text().contains("ends below the position"),
@@ -191,7 +191,7 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
     paused(&rig, &builder, &place).await;
     rig.produce(&topic, items(&topic, 21..22)).await.expect("offsets");
     wait_count(&rig, &builder, ODD, "11").await;
-    // Where the end is there again, so is the partition, without anybody's doing.
+    // Once the true end is told again, the partition goes on without anybody's doing.
     proxy.tell_ends();
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     wait_count(&rig, &builder, END_LOST, "1").await;
@@ -211,8 +211,8 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
 
 const END_LOST: &str = "select count(*) from view_notices where kind = 'end-lost' and partition = 0";
 
-/// The end of partition 0 is told as 7 instead of 10; then the topic has 5 more events, so that the end that is told is 12, and the view lacks
-/// those from 7 to 9, as if they were others. A letter is before the end that was told, one that was discarded behind it.
+/// The proxy tells 7 as the end of partition 0 instead of 10. Then the topic gets 5 more events, so that the told end is 12. To the builder it looks
+/// as if the events from 7 to 9 were other events. One letter is before the told end, and a discarded one is after it.
 async fn lost_and_grown(rig: &ViewRig, proxy: &LaggingProxy, topic: &str, builder: &Program) {
     idle(rig, topic, builder).await;
     proxy.lower_ends(0..=0, 3, u64::MAX);

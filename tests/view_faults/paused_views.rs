@@ -1,25 +1,25 @@
-//! A view that cannot be kept is paused: it stays as it is, all others go on, and its pause ends without a loss.
+//! A view that cannot be kept is paused. It stays as it is, and all other views go on. When the pause ends, nothing is lost.
 
 use rig::ViewRig;
 use rig::metrics::Metrics;
 use rig::view_rig::DEADLINE;
 use stack::Program;
 
-use super::odd::{self, becomes, good, item, readyz_says};
+use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
 
 const ITEMS: &str = "select count(*) from item";
 const ODD_ITEMS: &str = "select count(*) from odd";
 const PAUSES: &str = "select count(*) from view_pauses where view = 'odd'";
 const DEAD_LETTERS: &str = "select count(*) from view_dead_letters";
 
-/// A builder of both views that has applied ten events.
+/// A rig with both views, and a builder that has applied ten events.
 async fn begun(name: &str) -> (ViewRig, String, Program) {
     let (rig, topic) = odd::rig(name).await;
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    becomes(&rig, &builder, ODD_ITEMS, "10").await;
-    becomes(&rig, &builder, ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "10").await;
     (rig, topic, builder)
 }
 
@@ -29,7 +29,7 @@ async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
     said
 }
 
-/// As a superuser.
+/// Runs SQL as the superuser.
 async fn sql(rig: &ViewRig, sql: &str) {
     rig.client()
         .await
@@ -52,11 +52,11 @@ async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
     let (rig, topic, builder) = begun("paused_for_rights").await;
     sql(&rig, "alter table odd owner to postgres").await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(&rig, &builder, PAUSES, "1").await;
-    becomes(&rig, &builder, ITEMS, "30").await;
-    becomes(&rig, &builder, DEAD_LETTERS, "0").await;
-    becomes(&rig, &builder, ODD_ITEMS, "10").await;
-    readyz_says(&builder, &["view odd is paused", "42501", "view-builder resume odd"]).await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, DEAD_LETTERS, "0").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
+    wait_until_readyz_says(&builder, &["view odd is paused", "42501", "view-builder resume odd"]).await;
     builder.wait_ready(DEADLINE).await.expect("it is ready all the same");
     let metrics = Metrics::of(&builder).await.expect("metrics");
     assert!(metrics.value("view_paused", Some(("view", "odd"))) >= 1.0);
@@ -72,8 +72,8 @@ async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
     assert!(said.contains("odd stays paused"), "{said}");
     sql(&rig, "alter table odd owner to view_builder").await;
     command(&rig, &["resume", "odd"], 0).await;
-    becomes(&rig, &builder, ODD_ITEMS, "30").await;
-    becomes(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     command(&rig, &["status"], 0).await;
     let fine = stack::eventually_ok(DEADLINE, "the warning is gone", || async {
         let text = reqwest::get(builder.url("/readyz")).await?.text().await?;
@@ -90,12 +90,12 @@ async fn a_view_whose_statement_cannot_be_prepared_is_paused() {
     sql(&rig, "alter table odd rename column name to title").await;
     end_sessions(&rig).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(&rig, &builder, PAUSES, "1").await;
-    becomes(&rig, &builder, ITEMS, "30").await;
-    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
     sql(&rig, "alter table odd rename column title to name").await;
     command(&rig, &["resume", "odd"], 0).await;
-    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -104,8 +104,8 @@ async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
     let (rig, topic, builder) = begun("paused_for_a_trigger").await;
     sql(&rig, "insert into odd_switch values ('42P01')").await;
     rig.produce(&topic, good(&topic, 10..50)).await.expect("offsets");
-    becomes(&rig, &builder, PAUSES, "1").await;
-    becomes(&rig, &builder, ITEMS, "50").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "50").await;
     let parked: i64 = rig
         .value(DEAD_LETTERS)
         .await
@@ -118,7 +118,7 @@ async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
     if parked > 0 {
         command(&rig, &["dead-letters", "retry", "--all"], 0).await;
     }
-    becomes(&rig, &builder, ODD_ITEMS, "50").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "50").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -127,9 +127,9 @@ async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning
     let (rig, topic, builder) = begun("resumed_twice").await;
     command(&rig, &["pause", "odd"], 0).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
-    // Both have seen the pause by the time that the first may write.
+    // Both builders have seen the pause by the time that the first one may write.
     let locked = rig.client().await.expect("a client");
     locked
         .batch_execute("begin; lock table view_positions in share row exclusive mode")
@@ -152,7 +152,7 @@ async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning
         "select string_agg(coalesce(next_offset::text, 'null'), ',' order by partition) from view_positions";
     assert_eq!(rig.value(positions).await.expect("positions"), "5,5");
     builder.start().expect("a start");
-    becomes(&rig, &builder, ODD_ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -163,20 +163,20 @@ async fn where_every_view_is_paused_positions_go_on_and_nothing_is_lost() {
     command(&rig, &["pause", "item"], 0).await;
     command(&rig, &["pause", "item"], 2).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("positions");
-    becomes(&rig, &builder, ITEMS, "10").await;
+    rig.wait_until_applied(&topic).await.expect("positions");
+    wait_until_value_is(&rig, &builder, ITEMS, "10").await;
     command(&rig, &["resume", "odd"], 0).await;
-    becomes(&rig, &builder, ODD_ITEMS, "30").await;
-    becomes(&rig, &builder, ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "10").await;
     command(&rig, &["rebuild", "item"], 0).await;
-    becomes(&rig, &builder, ITEMS, "30").await;
-    becomes(&rig, &builder, "select count(*) from view_pauses", "0").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from view_pauses", "0").await;
     rig.produce(&topic, good(&topic, 30..40)).await.expect("offsets");
-    becomes(&rig, &builder, ODD_ITEMS, "40").await;
-    becomes(&rig, &builder, ITEMS, "40").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "40").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "40").await;
     command(&rig, &["pause", "odd"], 0).await;
     command(&rig, &["drop", "odd", "--yes"], 0).await;
-    becomes(&rig, &builder, "select count(*) from view_pause_positions", "0").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from view_pause_positions", "0").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -185,14 +185,14 @@ async fn a_builder_with_mended_sql_resumes_the_view_by_itself() {
     let (rig, topic, builder) = begun("paused_mended_sql").await;
     sql(&rig, "alter table odd rename column name to title").await;
     end_sessions(&rig).await;
-    becomes(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
-    // As it is, the view stays paused, and the start does not stumble over it.
+    // Without a change, the view stays paused, and a start works all the same.
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    becomes(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     builder.stop().await.expect("a clean end");
     let table = std::fs::read_to_string(rig.views().join("odd/table.sql")).expect("table.sql");
     let table = table.replace(
@@ -207,8 +207,8 @@ async fn a_builder_with_mended_sql_resumes_the_view_by_itself() {
         .replace("name = excluded.name", "title = excluded.title");
     rig.write_view("odd", &table, &apply);
     builder.start().expect("a start");
-    becomes(&rig, &builder, ODD_ITEMS, "30").await;
-    becomes(&rig, &builder, PAUSES, "0").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "0").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -222,19 +222,19 @@ async fn no_dead_letter_is_retried_past_a_paused_view() {
     )
     .await;
     rig.produce(&topic, [item(&topic, 20, "good")]).await.expect("offsets");
-    becomes(&rig, &builder, DEAD_LETTERS, "1").await;
+    wait_until_value_is(&rig, &builder, DEAD_LETTERS, "1").await;
     rig.produce(&topic, good(&topic, 21..30)).await.expect("offsets");
-    becomes(&rig, &builder, ODD_ITEMS, "19").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "19").await;
     command(&rig, &["pause", "odd"], 0).await;
     sql(&rig, "drop trigger no_20 on item").await;
     let said = command(&rig, &["dead-letters", "retry", "--all"], 2).await;
     assert!(said.contains("view odd is paused and reads this topic"), "{said}");
     assert_eq!(rig.value(DEAD_LETTERS).await.expect("a count"), "1");
     command(&rig, &["resume", "odd"], 0).await;
-    becomes(&rig, &builder, ODD_ITEMS, "19").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "19").await;
     command(&rig, &["dead-letters", "retry", "--all"], 0).await;
-    becomes(&rig, &builder, ITEMS, "20").await;
-    becomes(&rig, &builder, ODD_ITEMS, "20").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "20").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "20").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -243,22 +243,22 @@ async fn where_the_events_since_the_pause_were_removed_resume_says_to_rebuild() 
     let (rig, topic, builder) = begun("paused_too_long").await;
     command(&rig, &["pause", "odd"], 0).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(&rig, &builder, ITEMS, "30").await;
+    wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     rig.delete_records_before(&topic, 0, 8).await.expect("removed records");
     let said = command(&rig, &["resume", "odd"], 2).await;
     assert!(said.contains("view-builder rebuild odd"), "{said}");
-    becomes(&rig, &builder, PAUSES, "1").await;
-    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, PAUSES, "1").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
     builder.stop().await.expect("a clean end");
 }
 
-/// Pauses a view while a replay is to mend it, and resumes it; whether the view is whole afterwards.
+/// Pauses a view while a replay is to mend it, and resumes it. Returns whether the view is complete afterwards.
 async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
     let (rig, topic) = odd::rig(name).await;
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    becomes(&rig, &builder, ODD_ITEMS, "10").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
     builder.stop().await.expect("a clean end");
     // Rows were lost, and a replay is to bring them back.
     sql(&rig, "delete from odd").await;
@@ -280,9 +280,9 @@ async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
     );
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 10..20)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("positions");
-    becomes(&rig, &builder, ITEMS, "20").await;
-    becomes(&rig, &builder, ODD_ITEMS, "0").await;
+    rig.wait_until_applied(&topic).await.expect("positions");
+    wait_until_value_is(&rig, &builder, ITEMS, "20").await;
+    wait_until_value_is(&rig, &builder, ODD_ITEMS, "0").await;
     let resume = faulty.command_of("faulty-resume", &["resume", "odd"]);
     resume.start().expect("a resume");
     assert!(
@@ -290,10 +290,10 @@ async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
         "{}",
         resume.log_tail(9)
     );
-    // In both partitions behind everything that is read again.
+    // In both partitions these events come after everything that is read again.
     rig.produce(&topic, good(&topic, [100, 101])).await.expect("offsets");
     for id in [100, 101] {
-        becomes(
+        wait_until_value_is(
             &rig,
             &builder,
             &format!("select count(*) from odd where id = {id}"),

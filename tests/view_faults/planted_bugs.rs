@@ -1,5 +1,5 @@
-//! The tests' own test: a builder with a bug in it does not survive what the right one survives. Each bug meets the trouble that it is a
-//! mistake about; it is caught where an event is applied twice, in the wrong order or not at all, or where the sampler sees the impossible.
+//! Tests of the tests: a builder with a planted bug does not survive what the right one survives. Each bug meets the trouble for which it is a
+//! mistake. It is caught if an event is applied twice, in the wrong order or not at all, or if the sampler sees something impossible.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::site::Site;
 use super::trouble::{Reach::Working, Trouble};
 use super::zombies::wake_behind_a_successor;
 
-/// Until each partition has had another event.
+/// By then each partition has had another event.
 const MOVED: Duration = Duration::from_secs(90);
-/// How the oracle says that an event is not in the views, and that it was applied twice or too late.
+/// The oracle's words for an event that is not in the views, and for one that was applied twice or too late.
 const LOST: &str = "not applied: ";
 const AGAIN: &str = " applied after ";
 
-/// The first batch has all that was published before, so that nothing hides what is done to it. Runs the trouble without the bug, which the
-/// builder must survive, and with it, which it must not.
+/// Makes the trouble without the bug, which the builder must survive, and with the bug, which it must not survive. The first batch has everything
+/// that was published before, so that nothing hides what is done to it.
 async fn assert_caught(
     bug: &str,
     point: &'static str,
@@ -36,14 +36,14 @@ async fn assert_caught(
         };
         let met = trouble.meet(&lane, &builder).await;
         let met = met.unwrap_or_else(|err| panic!("{planted}: {err:#}"));
-        every_partition_moves(&lane).await;
+        wait_until_every_partition_moves(&lane).await;
         assert_outcome(&lane, bug, planted, finding).await;
         met.kill_hard().await;
     }
 }
 
-/// Waits until events of each partition were applied after now: where some were skipped, their position shows it from then on only.
-async fn every_partition_moves(lane: &Lane) {
+/// Waits until a new event of each partition was applied. If events were skipped, the position of their partition shows it only then.
+async fn wait_until_every_partition_moves(lane: &Lane) {
     lane.query("create table moves_from as select topic, partition, next_offset from view_positions")
         .await
         .expect("positions");
@@ -66,7 +66,7 @@ async fn lane(bug: &str, planted: &str) -> Lane {
 }
 
 async fn assert_outcome(lane: &Lane, bug: &str, planted: &str, finding: &str) {
-    match (planted.is_empty(), lane.is_exact().await) {
+    match (planted.is_empty(), lane.check_exact().await) {
         (true, Err(err)) => panic!("the right builder does not survive: {err:#}"),
         (false, Ok(())) => panic!("{bug} goes unnoticed\n{}", lane.log_tails()),
         (true, Ok(())) => {}
@@ -97,7 +97,7 @@ async fn moving_the_position_after_the_views_is_caught() {
 
 #[tokio::test]
 async fn trusting_the_groups_offset_is_caught() {
-    // The group has an offset from its first commit, and the positions are beyond it, or there would be no second one.
+    // The group has an offset from its first commit. The positions are after it, because otherwise there would be no second commit.
     assert_caught(
         "TrustTheGroup",
         "group-commit.before",

@@ -1,4 +1,4 @@
-//! How far a lane's positions are from the ends of their topics.
+//! Compares the positions of a lane with the ends of their topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use super::lane::Lane;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 
-/// A partition, as Postgres and Kafka have it.
+/// A partition, as Postgres and Kafka know it.
 pub(crate) struct Place {
     pub topic: String,
     pub partition: i32,
-    /// The next offset to apply.
+    /// The offset of the next event to apply.
     pub position: i64,
-    /// One past the last offset.
+    /// The end of the partition: one after its last offset.
     pub end: i64,
 }
 
@@ -48,8 +48,8 @@ pub(crate) async fn places(lane: &Lane) -> anyhow::Result<Vec<Place>> {
     .context("asking kafka")?
 }
 
-/// Whether a consumer that begins at the positions gets nothing. Offsets do not tell: behind the last event there are the markers of its
-/// transaction and of aborted ones.
+/// Whether a consumer that begins at the positions gets nothing. Offsets alone do not show this, because transactions leave markers after the last
+/// event.
 ///
 /// # Errors
 /// As [`places`].
@@ -57,7 +57,7 @@ pub(crate) async fn is_all_applied(lane: &Lane) -> anyhow::Result<bool> {
     let positions = positions(lane).await?;
     let (servers, group) = (lane.bootstrap(), lane.name.clone());
     tokio::task::spawn_blocking(move || {
-        // The end of a partition is told without its topic, hence one topic after the other.
+        // Kafka's client reports the end of a partition without the name of its topic. So this asks for one topic after the other.
         let mut topics: BTreeMap<&str, TopicPartitionList> = BTreeMap::new();
         for (topic, partition, position) in &positions {
             let list = topics.entry(topic).or_default();
@@ -80,7 +80,7 @@ pub(crate) async fn is_all_applied(lane: &Lane) -> anyhow::Result<bool> {
     .context("asking kafka")?
 }
 
-/// Whether each of the `partitions` that are assigned has no event.
+/// Whether no event comes from any of the assigned `partitions`.
 fn is_at_end(consumer: &BaseConsumer, partitions: usize) -> anyhow::Result<bool> {
     let (start, mut ended) = (Instant::now(), BTreeSet::new());
     while ended.len() < partitions {
@@ -114,7 +114,7 @@ async fn positions(lane: &Lane) -> anyhow::Result<Vec<(String, i32, i64)>> {
     rows.into_iter().map(position).collect()
 }
 
-/// For a consumer that bears the group's name and is no member of it.
+/// The configuration of a consumer that uses the group's name but is not a member of the group.
 pub(crate) fn outsider(servers: &str, group: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config

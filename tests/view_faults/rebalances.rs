@@ -1,4 +1,4 @@
-//! Builders come and go under load.
+//! Builders start and stop under load.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::trouble::{Reach::Working, Trouble, hits_in};
 const REBALANCED: Duration = Duration::from_secs(90);
 
 /// Waits until these builders share all partitions, and each has some.
-async fn shared_by(lane: &Lane, builders: &[Program]) {
+async fn wait_until_shared_by(lane: &Lane, builders: &[Program]) {
     let owners: Vec<String> = builders
         .iter()
         .map(|builder| builder.process().expect("a started builder").id().to_string())
@@ -32,8 +32,8 @@ async fn shared_by(lane: &Lane, builders: &[Program]) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()));
 }
 
-/// Waits until some more changes were made.
-async fn changed(lane: &Lane) {
+/// Waits until the clients have made some more changes.
+async fn wait_for_changes(lane: &Lane) {
     let before = lane.site.load.changes();
     eventually(REBALANCED, "the clients go on", || {
         std::future::ready((lane.site.load.changes() > before + 30).then_some(()))
@@ -50,10 +50,10 @@ async fn builders_that_come_and_go_apply_each_event_once() {
         let builder = lane.builder(name, false);
         builder.start().expect("a start");
         builders.push(builder);
-        shared_by(&lane, &builders).await;
-        changed(&lane).await;
+        wait_until_shared_by(&lane, &builders).await;
+        wait_for_changes(&lane).await;
     }
-    // The oldest one leaves in order, the next is killed, the third leaves again.
+    // The oldest builder stops in order, the next one is killed, and the third one stops in order.
     for is_killed in [false, true, false] {
         let leaving = builders.remove(0);
         if is_killed {
@@ -61,14 +61,14 @@ async fn builders_that_come_and_go_apply_each_event_once() {
         } else {
             leaving.stop().await.expect("a clean end");
         }
-        shared_by(&lane, &builders).await;
-        changed(&lane).await;
+        wait_until_shared_by(&lane, &builders).await;
+        wait_for_changes(&lane).await;
     }
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builders[0].stop().await.expect("a clean end");
 }
 
-/// librdkafka waits for an answer to each assignment: one that is dropped without would be the builder's last.
+/// librdkafka waits for an answer to each assignment. If an assignment is dropped without an answer, the builder does nothing more.
 #[tokio::test]
 async fn a_builder_that_is_fenced_while_it_is_given_partitions_comes_back() {
     let site = Site::shared().await;
@@ -103,8 +103,8 @@ async fn a_builder_that_is_fenced_while_it_is_given_partitions_comes_back() {
     })
     .await;
     let builders = [first, second];
-    shared_by(&lane, &builders).await;
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    wait_until_shared_by(&lane, &builders).await;
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     for builder in builders {
         builder.stop().await.expect("a clean end");
     }

@@ -1,4 +1,4 @@
-//! A dead letter that comes while a rebuild of a compacted topic waits for its swap.
+//! A dead letter comes while a rebuild of a compacted topic waits for its swap.
 
 use rig::ViewRig;
 use stack::eventually_ok;
@@ -9,7 +9,8 @@ use rig::view_rig::DEADLINE;
 const SETTING: i32 = 2;
 const ROW: &str = "select count(*) from item where id = 200";
 
-/// What a rebuild with this bug planted, or none, says where item 200 gets a letter while the swap waits. The live view alone has this item.
+/// Item 200 gets a letter while the swap waits, and only the live view has this item. Runs a rebuild with this planted bug, or without one. Returns
+/// the rig, and the exit code and text of the rebuild.
 async fn with_a_late_letter(name: &str, bug: &str) -> (ViewRig, Option<i32>, String) {
     let (rig, topic) = compacted(name).await;
     rig.query("delete from view_dead_letters; insert into item (id, version) values (200, 1)")

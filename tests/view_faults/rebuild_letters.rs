@@ -1,4 +1,4 @@
-//! Events that one view refuses in a replay, after the others have applied them long ago.
+//! In a replay, one view refuses events that the other views have applied long ago.
 
 use stack::eventually_ok;
 
@@ -9,7 +9,7 @@ use rig::view_rig::DEADLINE;
 
 const STRICT: &str = "select string_agg(id || ':' || version, ' ' order by id) from strict";
 
-/// A builder has added a view that refuses later versions of item 5, so that they are dead letters now.
+/// A rig whose builder has added a view that refuses later versions of item 5. So these versions are dead letters now.
 async fn refused_in_a_replay(name: &str) -> ViewRig {
     let (rig, topic) = applied(name).await;
     let table = format!(
@@ -25,7 +25,7 @@ end $$;",
         .replace("into item", "into strict")
         .replace("select key, version", "select checked(key, version), version");
     rig.write_view("strict", &table, &statement);
-    // Batches so small that each version comes in one of its own.
+    // The batches are so small that each version comes in a batch of its own.
     let builder = rig.builder("builder").env("BATCH_ROWS", "20");
     builder.start().expect("a start");
     eventually_ok(DEADLINE, "both views take part", || async {
@@ -35,7 +35,9 @@ end $$;",
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
     let letters = "select string_agg((reason is null)::text, ' ' order by record_offset) from view_dead_letters";
     assert_eq!(rig.value(letters).await.expect("letters"), "false true");

@@ -1,8 +1,6 @@
-//! A rebuild gives a view exactly what it has had, wherever the positions are: a replay is ordered, is under way or comes later, a builder adds
-//! a view, the group was set back in Kafka. A reader looks all the time.
+//! A rebuild gives a view exactly what it had, wherever the positions are: somebody wants a replay, a replay is running or comes later, a builder
+//! adds a view, or the group was set back in Kafka. A reader looks all the time.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -13,8 +11,8 @@ use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
 use serde_json::json;
 use stack::{Program, eventually_ok};
-use tokio::task::JoinHandle;
 
+use super::item_reader::ItemReader;
 use super::rig_itself::{TABLE, apply};
 
 pub(crate) const ITEMS: i64 = 200;
@@ -30,7 +28,7 @@ pub(crate) fn item(topic: &str, id: i64, version: i64) -> Event {
     Event::of(topic, (id % i64::from(PARTITIONS)) as i32, id, version, Some(&entity))
 }
 
-/// A rig whose builder has applied every version of every item, the older ones first, and was stopped.
+/// A rig whose builder has applied every version of every item, the older versions first, and was stopped.
 pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -43,16 +41,16 @@ pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
     (rig, topic)
 }
 
-/// Has a builder apply all that is in the topic, and end.
+/// Starts a builder, waits until it has applied everything in the topic, and stops it.
 pub(crate) async fn apply_all(rig: &ViewRig, topic: &str) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    let done = rig.wait_applied(topic).await;
+    let done = rig.wait_until_applied(topic).await;
     done.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     builder.stop().await.expect("a clean end");
 }
 
-/// Rebuilds with this bug planted, or none; exit code and what it said.
+/// Runs a rebuild with this planted bug, or without one. Returns its exit code and what it said.
 pub(crate) async fn rebuild(rig: &ViewRig, view: &str, bug: &str, flags: &[&str]) -> (Option<i32>, String) {
     let arguments = [&["rebuild", view], flags].concat();
     let program = if bug.is_empty() {
@@ -75,7 +73,7 @@ async fn order_replay(rig: &ViewRig, topic: &str) {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// A builder that applies some small batches and dies.
+/// Starts a builder that applies some small batches and dies.
 async fn apply_a_part(rig: &ViewRig, topic: &str) {
     let hits = rig.logs().join("part-hits");
     let _ = std::fs::remove_file(&hits);
@@ -101,69 +99,10 @@ async fn apply_a_part(rig: &ViewRig, topic: &str) {
     );
 }
 
-/// Looks at the items all the time. No look may have an item that was there at an earlier one no more, or at an older version.
-pub(crate) struct Reader {
-    seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Seen {
-    looks: u64,
-    versions: BTreeMap<i64, i64>,
-    violations: Vec<String>,
-}
-
-impl Reader {
-    pub(crate) async fn start(rig: &ViewRig) -> Self {
-        let client = rig.client().await.expect("a connection");
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let writing = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                let rows = client.query("select id, version from item", &[]).await;
-                let rows = rows.expect("the view is there");
-                let now: BTreeMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-                writing.lock().unwrap_or_else(PoisonError::into_inner).take(now);
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        Self { seen, task }
-    }
-
-    /// Ends it.
-    ///
-    /// # Errors
-    /// It saw something go back.
-    pub(crate) fn end(self) -> anyhow::Result<()> {
-        ensure!(!self.task.is_finished(), "the reader could not read");
-        self.task.abort();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(seen.looks > 5, "only {} looks", seen.looks);
-        let shown = &seen.violations[..seen.violations.len().min(5)];
-        ensure!(shown.is_empty(), "{} times: {shown:?}", seen.violations.len());
-        Ok(())
-    }
-}
-
-impl Seen {
-    fn take(&mut self, now: BTreeMap<i64, i64>) {
-        self.looks += 1;
-        for (id, version) in &self.versions {
-            let shown = now.get(id);
-            if shown.is_none_or(|shown| shown < version) {
-                self.violations
-                    .push(format!("item {id} at {shown:?} after version {version}"));
-            }
-        }
-        self.versions = now;
-    }
-}
-
-/// The view is as it was, once it is rebuilt and once a builder has applied again whatever it wants to.
+/// Rebuilds the view, and lets a builder apply again what it wants to. Returns whether the view is as it was after both.
 async fn is_exact_after_a_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
-    let reader = Reader::start(rig).await;
+    let reader = ItemReader::start(rig).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (code, said) = rebuild(rig, "item", bug, &[]).await;
     ensure!(code == Some(0), "{code:?} {said}");
@@ -204,7 +143,7 @@ async fn a_rebuild_while_a_builder_adds_another_view_gives_what_the_view_has_had
     apply_a_part(&rig, &topic).await;
     let things = "select count(*) from thing where version = 3";
     assert_eq!(rig.value(things).await.expect("a count"), "0");
-    // The one that is new becomes whole at once by a rebuild.
+    // A rebuild makes the new view complete at once.
     let (code, said) = rebuild(&rig, "thing", "", &[]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rig.value(things).await.expect("a count"), ITEMS.to_string());
@@ -223,7 +162,7 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     };
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    // The offsets of its predecessor are noted already.
+    // The offsets of the builder before are noted already.
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     eventually_ok(DEADLINE, "the group's offsets are noted", noted)
         .await
@@ -238,7 +177,7 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     assert_exact(&rig, &topic).await;
 }
 
-/// As Kafka's own tools do it, which is refused while the group has members.
+/// Sets the group's offsets back as Kafka's own tools do. Kafka refuses this while the group has members.
 fn set_group_back(rig: &ViewRig, topic: &str) -> anyhow::Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
@@ -283,7 +222,7 @@ async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
     let builder = rig.builder("builder").env("BATCH_ROWS", "10");
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    let reader = Reader::start(&rig).await;
+    let reader = ItemReader::start(&rig).await;
     let moved = format!("select coalesce(min(next_offset), 0) > 0 from view_positions where topic = '{topic}'");
     for turn in 0..4 {
         eventually_ok(DEADLINE, "there is something to set back", || async {
@@ -299,7 +238,9 @@ async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
         let (code, said) = rebuild(&rig, "item", "", &[]).await;
         assert_eq!(code, Some(0), "{said}");
     }
-    rig.wait_applied(&topic).await.unwrap_or_else(|err| panic!("{err:#}"));
+    rig.wait_until_applied(&topic)
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}"));
     let all = format!("select count(*) from item where version = {}", VERSIONS + 4);
     assert_eq!(rig.value(&all).await.expect("a count"), ITEMS.to_string());
     reader.end().unwrap_or_else(|err| panic!("{err:#}"));
@@ -326,7 +267,7 @@ async fn two_views_are_rebuilt_at_once() {
     apply_all(&rig, &topic).await;
     let builder: Program = rig.builder("builder");
     builder.start().expect("a start");
-    let reader = Reader::start(&rig).await;
+    let reader = ItemReader::start(&rig).await;
     let (item, thing) = tokio::join!(rebuild(&rig, "item", "", &[]), rebuild(&rig, "thing", "", &[]));
     for (code, said) in [item, thing] {
         assert_eq!(code, Some(0), "{said}");
@@ -366,7 +307,7 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
     assert!(status.success(), "{}", command.log_tail(20));
 }
 
-/// Where a topic was made anew, an operator deletes the rows of its positions: a generation begun before has events of the former topic.
+/// After a topic was made anew, an operator deletes the rows of its positions. A generation that was begun before has events of the former topic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
     let (rig, topic) = applied("positions_deleted").await;

@@ -1,4 +1,4 @@
-//! A rebuild whose SQL refuses events, whatever the SQLSTATE: it ends and says where, and the live view stays.
+//! The SQL of a rebuild refuses events. Whatever the SQLSTATE is, the rebuild ends and says where, and the live view stays.
 
 use anyhow::ensure;
 use rig::ViewRig;
@@ -8,10 +8,10 @@ use stack::eventually_ok;
 use super::rebuild_positions::{CONTENT, ITEMS, applied, rebuild};
 use super::rig_itself::{TABLE, apply};
 
-/// Exit code of a view that Postgres refuses.
+/// Exit code for a view that Postgres refuses.
 const VIEW: i32 = 3;
 
-/// A statement that fails with this SQLSTATE at item 7, otherwise as the right one.
+/// A statement that fails at item 7 with this SQLSTATE, and is otherwise right.
 fn failing(topic: &str, code: &str) -> (String, String) {
     let table = format!(
         "{TABLE}
@@ -69,7 +69,8 @@ end $$;"
         .unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Two events of one batch may be refused together and be right one by one: a builder applies them so, and a rebuild has to.
+/// Two events of a batch may be refused together, although each alone is right. Then a builder applies them one by one, and a rebuild has to do the
+/// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_are_refused_together_and_not_one_by_one_are_applied() {
     let (rig, topic) = applied("refusing_batches").await;

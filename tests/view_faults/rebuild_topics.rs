@@ -1,4 +1,4 @@
-//! A rebuild and topics that do not give what they gave: a broker that lags behind, retention, compaction.
+//! A rebuild while a topic does not give what it gave before: a broker lags behind, or retention or compaction has removed records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use super::rebuild_positions::{CONTENT, ITEMS, applied, apply_all, item, rebuild
 use super::rig_itself::{TABLE, apply};
 
 const BUG: &str = "VIEW_BUILDER_BUG";
-/// Exit code of a wrong setting, and of what cannot be done now.
+/// Exit code for a wrong setting, and for something that cannot be done now.
 const SETTING: i32 = 2;
-/// Longer than a rebuild waits for the end of a topic.
+/// This is longer than a rebuild waits for the end of a topic.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Servers whose clients all reach the broker through a proxy.
@@ -26,7 +26,7 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy) {
         port: own,
         ..servers::kafka_options()
     };
-    // Clients go where the broker says it is.
+    // Clients connect to the address that the broker advertises.
     let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
     options.settings.push(("advertised.listeners".to_owned(), advertised));
     let proxy = LaggingProxy::start_for(proxied, own, "view-builder")
@@ -36,13 +36,13 @@ async fn behind_a_proxy() -> (Arc<Servers>, LaggingProxy) {
     (Arc::new(servers.expect("servers")), proxy)
 }
 
-/// A rig on these servers whose view has all items, at version 1, and whose builder has ended.
+/// A rig on these servers. Its view has all items at version 1, and its builder was stopped.
 async fn one_each(servers: &Arc<Servers>, name: &str) -> (ViewRig, String) {
     let rig = ViewRig::on(Arc::clone(servers), name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 2, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(&topic));
-    // Two batches of the producer at least, as a broker that lags behind leaves out whole ones.
+    // The records are in at least two batches of the producer, because a broker that lags behind leaves out whole batches.
     for half in [1..=ITEMS / 2, ITEMS / 2 + 1..=ITEMS] {
         rig.produce(&topic, half.map(|id| item(&topic, id, 1)))
             .await
@@ -100,7 +100,7 @@ async fn an_end_that_stays_below_what_the_view_has_reached_ends_the_rebuild() {
     assert_eq!(rig.value(CONTENT).await.expect("the view"), before);
 }
 
-/// A rebuild that is killed after its first batch of each topic is committed, or that goes on once there is the file.
+/// A rebuild that is killed after its first batch of each topic is committed, or that waits there until a file exists.
 fn held(rig: &ViewRig, action: &str, flags: &[&str], bug: &str) -> Program {
     let hits = rig.logs().join(format!("hits-{}", action.len()));
     let arguments = [&["rebuild", "item"], flags].concat();
@@ -126,7 +126,7 @@ async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
     let (code, said) = rebuild(&rig, "item", "", &["--accept-truncated"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "200");
-    // Once it has ended, nothing is accepted any more.
+    // The rebuild has ended, and what was accepted then does not count any more.
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
     assert_eq!(code, Some(SETTING), "{said}");
 }
@@ -150,8 +150,8 @@ async fn what_was_accepted_as_gone_stays_accepted_when_a_rebuild_goes_on_and_ret
     }
 }
 
-/// A topic of one partition with more than one batch of a fill, of which retention takes the part that comes next while the first batch is
-/// committed. Records are large, so that they cannot be fetched beforehand.
+/// The topic has one partition, with more than one batch of a fill. While the first batch is committed, retention removes the part that comes next.
+/// The records are large, so that they cannot be fetched before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_retention_takes_while_a_generation_is_filled_are_refused_or_accepted() {
     for is_accepted in [true, false] {
@@ -194,7 +194,7 @@ async fn events_that_retention_takes_while_a_generation_is_filled_are_refused_or
     }
 }
 
-/// Settings under which a topic is compacted within seconds, and one under which it keeps deletions long enough.
+/// With these settings a topic is compacted within seconds. With the last one it keeps deletions long enough.
 const COMPACTED: [(&str, &str); 5] = [
     ("cleanup.policy", "compact"),
     ("segment.ms", "100"),
@@ -203,8 +203,8 @@ const COMPACTED: [(&str, &str); 5] = [
     ("min.compaction.lag.ms", "0"),
 ];
 
-/// Items 1 to 5 with versions 1 and 2, a dead letter of item 1 as its latest record, a discarded one of item 2, a whole event of item 3 behind a
-/// discarded one, a broken first version of item 9, and a record whose key is no number; compacted.
+/// A rig with a compacted topic. It has the items 1 to 5 with versions 1 and 2. The latest record of item 1 is a dead letter, and one of item 2 is
+/// discarded. Item 3 has a good event after a discarded one. The first version of item 9 is broken. One record has a key that is not a number.
 pub(crate) async fn compacted(name: &str) -> (ViewRig, String) {
     let quick = KafkaOptions {
         settings: vec![("log.cleaner.backoff.ms".to_owned(), "100".to_owned())],
@@ -269,7 +269,7 @@ pub(crate) async fn compacted(name: &str) -> (ViewRig, String) {
     (rig, topic)
 }
 
-/// Waits until each earlier record is gone. Only closed segments are compacted, and a segment is closed by the next record.
+/// Waits until each earlier record is removed. Kafka compacts only closed segments, and the next record closes a segment.
 async fn wait_compacted(rig: &ViewRig, topic: &str) {
     let (mut version, address) = (2, rig.servers.kafka.bootstrap_servers());
     eventually_ok(PATIENCE, "the topic is compacted", || {
@@ -285,7 +285,7 @@ async fn wait_compacted(rig: &ViewRig, topic: &str) {
                 tokio::task::spawn_blocking(move || topic::read(&address, &name, topic::Isolation::Committed));
             let records = records.await??;
             let earlier = records.iter().filter(|record| record.offset < 10).count();
-            // Of items 4 and 5 the second version stays.
+            // The second versions of items 4 and 5 stay.
             ensure!(earlier == 2, "{earlier} of the first records are there");
             Ok(())
         }

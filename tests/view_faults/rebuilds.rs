@@ -1,4 +1,4 @@
-//! A rebuild dies or fails at each of its steps, under load and beside the sampler: the old generation stays, and the next command goes on.
+//! A rebuild dies or fails at each of its steps, under load and beside the sampler. The old generation stays, and the next command goes on.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use super::trouble::{Reach::Working, Trouble, hits_in};
 const SIGKILL: i32 = 9;
 const ENDED: Duration = Duration::from_secs(90);
 const VIEW: &str = "user_view";
-/// Other tests make letters of keys that never had a row; nobody can tell those from keys whose events were compacted away.
+/// Other tests make letters of keys that never had a row. Such keys look like keys whose events were compacted away.
 const REBUILD: [&str; 3] = ["rebuild", VIEW, "--accept-compacted"];
-/// In the order in which a rebuild comes by.
+/// The failpoints of a rebuild, in the order in which it comes to them.
 const POINTS: [&str; 9] = [
     "rebuild.made",
     "rebuild.begun",
@@ -27,17 +27,17 @@ const POINTS: [&str; 9] = [
     "swap.made",
     SWAPPED,
 ];
-/// What fails here is not tried again.
+/// If a rebuild fails at one of these, it does not try again.
 const UNBEGUN: [&str; 2] = ["rebuild.made", "rebuild.begun"];
-/// From here on the new generation is the live one.
+/// From this point on the new generation is the live one.
 const SWAPPED: &str = "swap.committed";
 
-/// What tells one generation of the view from another.
+/// Something that differs between two generations of the view.
 async fn generation(lane: &Lane) -> anyhow::Result<String> {
     lane.value(&format!("select '{VIEW}'::regclass::oid")).await
 }
 
-/// Rebuilds the view with this trouble, and once more where it died of it.
+/// Rebuilds the view with this trouble. If the rebuild died of it, rebuilds once more.
 async fn meet(lane: &Lane, trouble: Trouble) -> anyhow::Result<()> {
     let before = generation(lane).await?;
     let name = format!("rebuild-{}-{}", trouble.point, trouble.action);
@@ -56,12 +56,12 @@ async fn meet(lane: &Lane, trouble: Trouble) -> anyhow::Result<()> {
         "{status}\n{}",
         armed.log_tail(20)
     );
-    // A rebuild that has begun waits for a database that went away; before, it says that there is none.
+    // A rebuild that has begun waits for a database that is away. A rebuild that has not begun says that the database is away, and ends.
     if is_killed || UNBEGUN.contains(&trouble.point) {
         ensure!(!status.success(), "{status}\n{}", armed.log_tail(20));
         let is_swapped = generation(lane).await? != before;
         ensure!(is_swapped == (trouble.point == SWAPPED), "swapped: {is_swapped}");
-        lane.is_in_order().await?;
+        lane.check_order().await?;
         command.start()?;
         let status = command.exited(ENDED).await?;
         ensure!(status.success(), "{status}\n{}", command.log_tail(20));
@@ -81,7 +81,7 @@ async fn a_rebuild_that_dies_or_fails_anywhere_leaves_the_old_view_and_goes_on()
     let lane = Lane::new(&site, "rebuilds", LatestOfEachKey).await;
     let builder = lane.builder("builder", true);
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     for point in POINTS {
         for action in ["kill", "error"] {
             let trouble = Trouble {
@@ -94,6 +94,6 @@ async fn a_rebuild_that_dies_or_fails_anywhere_leaves_the_old_view_and_goes_on()
             met.unwrap_or_else(|err| panic!("{err:#}"));
         }
     }
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }

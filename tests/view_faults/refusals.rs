@@ -1,16 +1,16 @@
-//! What a refusal by Postgres means: the event waits as a dead letter, or the server is waited for; every other key and view goes on.
+//! If Postgres refuses an event, the event becomes a dead letter, or the builder waits for the server. Every other key and view goes on.
 
 use std::time::Duration;
 
 use rig::metrics::Metrics;
 use rig::view_rig::DEADLINE;
 
-use super::odd::{self, becomes, good, item, readyz_says};
+use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
 
-/// A builder that has not parked the event by then never does.
+/// If the builder has not parked the event by then, it never does.
 const BLOCKED: Duration = Duration::from_secs(15);
 
-/// The kinds of refusal that are about one event, as its name makes them, with the SQLSTATE that its dead letter names.
+/// Refusals that are about one event. Each has the event's name, which causes it, and the SQLSTATE that the dead letter names.
 const OF_AN_EVENT: &[(&str, &str)] = &[
     ("raise 0A000", "0A000"),
     ("21000", "21000"),
@@ -36,14 +36,14 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..20)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     for (at, (name, sqlstate)) in OF_AN_EVENT.iter().enumerate() {
         let id = 100 + at as i64;
         let mut events = good(&topic, [1_000 + 10 * id, 1_001 + 10 * id]);
         events.push(item(&topic, id, name));
         events.extend(good(&topic, [1_002 + 10 * id, 1_003 + 10 * id]));
         rig.produce(&topic, events).await.expect("offsets");
-        rig.wait_applied(&topic)
+        rig.wait_until_applied(&topic)
             .await
             .unwrap_or_else(|err| panic!("{name}: {err:#}\n{}", builder.log_tail(30)));
         let reason = rig
@@ -55,7 +55,7 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
         assert!(reason.contains(sqlstate), "{name}: {reason}");
     }
     let dead = OF_AN_EVENT.len();
-    becomes(
+    wait_until_value_is(
         &rig,
         &builder,
         "select count(*) from view_dead_letters",
@@ -64,7 +64,7 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
     .await;
     let applied = (20 + 4 * dead).to_string();
     for view in ["item", "odd"] {
-        becomes(&rig, &builder, &format!("select count(*) from {view}"), &applied).await;
+        wait_until_value_is(&rig, &builder, &format!("select count(*) from {view}"), &applied).await;
     }
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     let metrics = Metrics::of(&builder).await.expect("metrics");
@@ -78,7 +78,7 @@ async fn an_event_that_takes_longer_than_postgres_allows_waits_alone() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..4)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("alter role view_builder in database refused_as_too_slow set statement_timeout = '1s'")
         .await
         .expect("a setting");
@@ -88,8 +88,8 @@ async fn an_event_that_takes_longer_than_postgres_allows_waits_alone() {
     events.push(item(&topic, 12, "slow"));
     events.extend(good(&topic, [14, 15]));
     rig.produce(&topic, events).await.expect("offsets");
-    becomes(&rig, &builder, "select count(*) from item", "8").await;
-    becomes(&rig, &builder, "select count(*) from odd", "8").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "8").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from odd", "8").await;
     let dead = rig
         .value("select reason from view_dead_letters")
         .await
@@ -104,12 +104,12 @@ async fn a_full_disk_is_told_and_waited_for_and_no_good_event_is_parked() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("insert into odd_switch values ('53100')")
         .await
         .expect("a full disk");
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    readyz_says(&builder, &["53100", "refuses a batch"]).await;
+    wait_until_readyz_says(&builder, &["53100", "refuses a batch"]).await;
     let answer = reqwest::get(builder.url("/readyz")).await.expect("an answer");
     assert_eq!(answer.status(), 503, "it is not ready");
     let (_, said) = rig.command(&["status"]).await.expect("a status");
@@ -120,12 +120,12 @@ async fn a_full_disk_is_told_and_waited_for_and_no_good_event_is_parked() {
     rig.query("delete from odd_switch")
         .await
         .expect("a disk that is not full");
-    rig.wait_applied(&topic).await.expect("the waiting ones");
+    rig.wait_until_applied(&topic).await.expect("the waiting ones");
     for sql in ["select count(*) from item", "select count(*) from odd"] {
-        becomes(&rig, &builder, sql, "30").await;
+        wait_until_value_is(&rig, &builder, sql, "30").await;
     }
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    becomes(&rig, &builder, "select count(*) from view_dead_letters", "0").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from view_dead_letters", "0").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -135,27 +135,27 @@ async fn a_view_whose_disk_alone_stays_full_is_paused_and_the_others_go_on() {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-    rig.wait_applied(&topic).await.expect("the good ones");
+    rig.wait_until_applied(&topic).await.expect("the good ones");
     rig.query("insert into odd_switch values ('53100')")
         .await
         .expect("a full disk");
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
-    becomes(
+    wait_until_value_is(
         &rig,
         &builder,
         "select count(*) from view_pauses where sqlstate = '53100'",
         "1",
     )
     .await;
-    becomes(&rig, &builder, "select count(*) from item", "30").await;
-    becomes(&rig, &builder, "select count(*) from odd", "10").await;
-    becomes(&rig, &builder, "select count(*) from view_dead_letters", "0").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "30").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from odd", "10").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from view_dead_letters", "0").await;
     rig.query("delete from odd_switch")
         .await
         .expect("a disk that is not full");
     let (code, said) = rig.command(&["resume", "odd"]).await.expect("a command");
     assert_eq!(code, Some(0), "{said}");
-    becomes(&rig, &builder, "select count(*) from odd", "30").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from odd", "30").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -169,7 +169,7 @@ async fn waiting_for_ever_at_a_state_that_no_list_has_is_caught() {
         let builder = rig.faulty_builder("builder").with_env("VIEW_BUILDER_BUG", bug);
         builder.start().expect("a start");
         rig.produce(&topic, good(&topic, 0..10)).await.expect("offsets");
-        rig.wait_applied(&topic).await.expect("the good ones");
+        rig.wait_until_applied(&topic).await.expect("the good ones");
         rig.produce(&topic, [item(&topic, 12, "raise U0001"), item(&topic, 14, "good")])
             .await
             .expect("offsets");

@@ -1,4 +1,4 @@
-//! The rig's own test: what is produced is applied, and told as the contract has it.
+//! Tests of the rig: what it produces is applied, and its events are as the contract says.
 
 use rig::ViewRig;
 pub(crate) use rig::item_view::{TABLE, apply};
@@ -16,7 +16,7 @@ async fn what_is_produced_is_applied() {
     let events = (0..10).map(|id| Event::of(&topic, (id % 2) as i32, id, 1, Some(&json!({"name": format!("n{id}")}))));
     let offsets = rig.produce(&topic, events).await.expect("offsets");
     assert_eq!(offsets, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
-    rig.wait_applied(&topic)
+    rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     let (code, said) = rig.command(&["status"]).await.expect("a status");

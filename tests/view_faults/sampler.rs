@@ -1,4 +1,4 @@
-//! A reader who looks at the views every 50 ms, each time in one snapshot, and must never see what no sequence of events gives.
+//! A reader that looks at the views every 50 ms, each time in one snapshot. It must never see something that no sequence of events gives.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +19,13 @@ pub(crate) struct Sampler {
 #[derive(Default)]
 struct Seen {
     samples: u64,
-    /// The newest version of each user, deleted ones included.
+    /// The newest version of each user that was seen, including deleted users.
     versions: HashMap<i64, i64>,
     violations: Vec<String>,
 }
 
 impl Sampler {
-    /// Samples the database at `url`, through whatever happens to the server.
+    /// Looks at the database at `url`, whatever happens to the server.
     pub(crate) fn start(url: String) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let writing = Arc::clone(&seen);
@@ -40,7 +40,7 @@ impl Sampler {
                     None => stack::postgres::connect(&url).await,
                 };
                 let Ok(connected) = connected else { continue };
-                // Before the views are made, and while the server is away, there is nothing to see.
+                // Nothing can be seen before the views are made, or while the server is away.
                 if let Ok(sample) = sample(&connected).await {
                     let mut seen = writing.lock().unwrap_or_else(PoisonError::into_inner);
                     seen.take(sample);
@@ -51,10 +51,10 @@ impl Sampler {
         Self { seen, task }
     }
 
-    /// How many samples there are.
+    /// How many samples were taken.
     ///
     /// # Errors
-    /// One of them was impossible.
+    /// A sample showed something impossible.
     pub(crate) fn verdict(&self) -> anyhow::Result<u64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = &seen.violations[..seen.violations.len().min(5)];
@@ -115,7 +115,7 @@ impl Seen {
 mod tests {
     use super::{Sample, Seen};
 
-    /// Rows of `user_view`, users in `department_stats`, versions by user.
+    /// How many rows `user_view` has, how many users `department_stats` has, and the version of each user.
     type Seeing<'a> = (i64, i64, &'a [(i64, i64)]);
 
     fn seen(samples: &[Seeing<'_>]) -> usize {

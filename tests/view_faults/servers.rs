@@ -1,4 +1,4 @@
-//! The servers go down under the builder: PostgreSQL in the middle of COMMIT, with both outcomes, and Kafka.
+//! Servers go down while the builder works: PostgreSQL in the middle of a COMMIT, with both outcomes, and Kafka.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use super::site::Site;
 
 const RECOVERY: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 3;
-/// Offsets that the builder must be behind, so that it surely has events to apply.
-const BEHIND: i64 = 100;
-/// What the builder says of a COMMIT whose answer it never got.
+/// The builder must be behind by so many offsets, so that it surely has events to apply.
+const BEHIND_MIN: i64 = 100;
+/// What the builder says about a COMMIT whose answer it never got.
 const HAPPENED: &str = "the connection was lost, and the batch has been committed";
 const NOTHING_HAPPENED: &str = "the connection was lost, and nothing of the batch has been committed";
 
@@ -25,42 +25,42 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
     let lane = Lane::new(&site, "restarts", EachEvent).await;
     let builder = lane.builder("builder", true);
     builder.start().expect("a start");
-    exact(&lane).await;
+    assert_exact(&lane).await;
     let postgres = site.pipeline.postgres().expect("our own postgres");
-    let said = |words: &str| builder.log_text().matches(words).count();
+    let times_said = |words: &str| builder.log_text().matches(words).count();
 
     for round in 1..=ROUNDS {
-        // COMMIT stands before its record: the transaction is gone after the restart.
+        // The COMMIT has not written its record yet. After the restart the transaction is gone.
         lane.query("insert into slow_commits values (30)").await.expect("a row");
         wait_for_commit(&lane, "PgSleep").await;
         lane.query("delete from slow_commits").await.expect("no row");
-        restart_at_once(postgres).await;
-        flows_again(&lane).await;
-        assert_eq!(said(NOTHING_HAPPENED), round, "{}", builder.log_tail(20));
+        restart_immediately(postgres).await;
+        wait_until_applied_again(&lane).await;
+        assert_eq!(times_said(NOTHING_HAPPENED), round, "{}", builder.log_tail(20));
     }
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     for round in 1..=ROUNDS {
-        // COMMIT has written its record, and waits for a standby that never comes: the transaction is there after the restart.
-        // The clients wait as well, so there must be events already.
+        // The COMMIT has written its record, and waits for a standby that never comes. After the restart the transaction is there. The clients wait
+        // as well, so there must be events before.
         lane.query("insert into slow_commits values (1)").await.expect("a row");
         let behind = "the builder is behind";
         eventually(RECOVERY, behind, || async {
-            (lane.behind().await? > BEHIND).then_some(())
+            (lane.behind().await? > BEHIND_MIN).then_some(())
         })
         .await;
-        sync_standby(postgres, "set synchronous_standby_names = 'nobody'").await;
+        alter_system(postgres, "set synchronous_standby_names = 'nobody'").await;
         lane.query("set synchronous_commit = local; delete from slow_commits")
             .await
             .expect("no row");
         wait_for_commit(&lane, "SyncRep").await;
         let alter = "alter system reset synchronous_standby_names";
         site.query("postgres", alter).await.expect("a setting");
-        restart_at_once(postgres).await;
-        flows_again(&lane).await;
-        assert_eq!(said(HAPPENED), round, "{}", builder.log_tail(20));
+        restart_immediately(postgres).await;
+        wait_until_applied_again(&lane).await;
+        assert_eq!(times_said(HAPPENED), round, "{}", builder.log_tail(20));
     }
-    exact(&lane).await;
+    assert_exact(&lane).await;
 
     let kafka = site.pipeline.kafka().expect("our own kafka");
     for is_killed in [true, false] {
@@ -70,18 +70,18 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
             kafka.stop().await.expect("a clean end");
         }
         kafka.start_again().await.expect("a restart");
-        flows_again(&lane).await;
+        wait_until_applied_again(&lane).await;
     }
-    exact(&lane).await;
+    assert_exact(&lane).await;
     builder.stop().await.expect("a clean end");
     site.pipeline.stop().await.expect("a clean end");
 }
 
-async fn exact(lane: &Lane) {
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+async fn assert_exact(lane: &Lane) {
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Waits until the builder's COMMIT is under way, at this wait of PostgreSQL's.
+/// Waits until the builder's COMMIT waits at this wait event of PostgreSQL.
 async fn wait_for_commit(lane: &Lane, wait_event: &str) {
     let what = format!("the builder's COMMIT is under way, at {wait_event}");
     let sql = format!(
@@ -95,7 +95,8 @@ async fn wait_for_commit(lane: &Lane, wait_event: &str) {
     .await;
 }
 
-async fn sync_standby(postgres: &Postgres, setting: &str) {
+/// Changes a setting of the server by `alter system`.
+async fn alter_system(postgres: &Postgres, setting: &str) {
     let client = postgres.connect("postgres", "postgres").await.expect("a connection");
     client
         .batch_execute(&format!("alter system {setting}"))
@@ -104,16 +105,16 @@ async fn sync_standby(postgres: &Postgres, setting: &str) {
     client.batch_execute("select pg_reload_conf()").await.expect("a reload");
 }
 
-/// PostgreSQL's immediate shutdown, and its recovery.
-async fn restart_at_once(postgres: &Postgres) {
+/// Stops PostgreSQL by its immediate shutdown, and starts it again.
+async fn restart_immediately(postgres: &Postgres) {
     let process = postgres.process().expect("a running server");
     process.signal(Signal::QUIT);
     process.exited().await;
     postgres.start_again().await.expect("a restart");
 }
 
-/// Waits until the builder applies events of changes that are made from now on.
-async fn flows_again(lane: &Lane) {
+/// Waits until the clients have made some changes, and the builder has applied new events.
+async fn wait_until_applied_again(lane: &Lane) {
     let site = &lane.site;
     let changes = site.load.changes();
     eventually(RECOVERY, "the clients go on", || {

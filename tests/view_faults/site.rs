@@ -1,4 +1,4 @@
-//! Servers, relays, APIs and a load, which the tests share; each has builders, a group and a database for the views of its own.
+//! What the tests share: servers, relays, APIs and a load. Each test has its own builders, its own group, and its own database for the views.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,18 +9,18 @@ use tokio::sync::OnceCell;
 
 use super::load::Load;
 
-/// Ids of users that no table has: their events cannot be applied.
+/// The next id of a user that no table has. Events of such users cannot be applied.
 static NEXT_BAD_KEY: AtomicI64 = AtomicI64::new(1_000_000_000_001);
 
-/// A running pipeline, whose own view-builder is stopped.
+/// A running pipeline. Its own view-builder is stopped.
 pub(crate) struct Site {
-    // Dropped first, since it needs the others.
+    // This field is dropped first, because the load needs the pipeline.
     pub load: Load,
     pub pipeline: Pipeline,
 }
 
 impl Site {
-    /// The one whose servers nobody stops. It ends with the process, see `stack::warden`.
+    /// The site whose servers no test stops. It ends with the process, see `stack::warden`.
     pub(crate) async fn shared() -> Arc<Self> {
         static SHARED: OnceCell<Arc<Site>> = OnceCell::const_new();
         SHARED
@@ -34,7 +34,7 @@ impl Site {
             version: Some(rig::servers::postgres_version()),
             ..PostgresOptions::default()
         };
-        // What is killed here is a process, never the machine: what the kernel has is safe.
+        // The tests kill processes, never the machine. So what the kernel has got is safe without fsync.
         let options = options.setting("fsync", "off").setting("max_connections", "300");
         let pipeline = Pipeline::builder().postgres(options).start().await;
         let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
@@ -50,14 +50,14 @@ impl Site {
         self.pipeline.postgres()?.query(database, sql).await
     }
 
-    /// Publishes an event that no view can apply; returns its key.
+    /// Publishes an event that no view can apply. Returns its key.
     pub(crate) async fn write_bad_event(&self) -> i64 {
         let key = NEXT_BAD_KEY.fetch_add(1, Ordering::Relaxed);
         self.write_bad_event_of(key).await;
         key
     }
 
-    /// As [`Site::write_bad_event`], of this key.
+    /// As [`Site::write_bad_event`], for this key.
     pub(crate) async fn write_bad_event_of(&self, key: i64) {
         let sql = format!(
             "insert into outbox (aggregatetype, aggregateid, type, payload)
@@ -68,7 +68,7 @@ impl Site {
             .expect("an outbox that takes a row");
     }
 
-    /// All rows of `relation` in the users' or the posts' database as JSON.
+    /// All rows of `relation` as JSON, from the users' database or from the posts' database.
     pub(crate) async fn json(&self, of_users: bool, relation: &str) -> anyhow::Result<String> {
         let database = if of_users { USERS_DATABASE } else { VIEWS_DATABASE };
         let sql = format!("select coalesce(json_agg(row_to_json(r)), '[]')::text from ({relation}) as r");

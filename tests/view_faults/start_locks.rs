@@ -1,4 +1,4 @@
-//! Starts, changed SQL and rebuilds beside somebody who reads a view for long: nobody else waits for more than a moment.
+//! Somebody reads a view for a long time. Starts, changed SQL and rebuilds run beside this reader, and nobody else waits for more than a moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,21 +11,21 @@ use stack::Program;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use super::odd::{becomes, readyz_says};
+use super::odd::{wait_until_readyz_says, wait_until_value_is};
 use super::rig_itself;
 
-/// Longest time that a reader may wait.
+/// A reader may wait at most so long.
 const READ_MAX: Duration = Duration::from_secs(2);
-/// Time in which a builder is ready where it has to wait for nobody.
+/// A builder that waits for nobody is ready within this time.
 const READY_MAX: Duration = Duration::from_secs(20);
 const READ: &str = "select count(*) from item_names";
 
-/// A table and a plain view of it, which `create or replace` locks against everybody.
+/// A table and a plain view of it. `create or replace` locks the plain view against everybody.
 fn table_sql(names: &str) -> String {
     format!("{}\ncreate or replace view item_names as {names};\n", rig_itself::TABLE)
 }
 
-/// Reads all the time, until it is stopped; tells the longest wait.
+/// Reads all the time until it is stopped, and remembers the longest wait.
 struct Readers {
     stops: Arc<AtomicBool>,
     task: JoinHandle<Duration>,
@@ -34,7 +34,7 @@ struct Readers {
 impl Readers {
     async fn begin(rig: &ViewRig) -> Self {
         let client = rig.client().await.expect("a client");
-        // One who waits for longer than this waits for ever.
+        // A reader that waits for longer than this waits for ever.
         client
             .batch_execute("set statement_timeout = '10s'")
             .await
@@ -60,7 +60,7 @@ impl Readers {
     }
 }
 
-/// A builder that has applied ten events and was stopped, and a transaction that has read its view and stays open.
+/// A builder that has applied ten events and was stopped, and a transaction that has read the builder's view and stays open.
 async fn begun(name: &str) -> (ViewRig, String, Client) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
@@ -69,7 +69,7 @@ async fn begun(name: &str) -> (ViewRig, String, Client) {
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     produce(&rig, &topic, 0..10).await;
-    becomes(&rig, &builder, "select count(*) from item", "10").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "10").await;
     builder.stop().await.expect("a clean end");
     let reader = rig.client().await.expect("a client");
     reader
@@ -95,7 +95,7 @@ async fn is_ready_beside_a_reader(name: &str, starts: impl Fn(&ViewRig) -> Progr
     reader.batch_execute("commit").await.expect("an end");
     builder.wait_ready(DEADLINE).await.expect("it is ready now");
     produce(&rig, &topic, 10..20).await;
-    becomes(&rig, &builder, "select count(*) from item", "20").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "20").await;
     builder.stop().await.expect("a clean end");
     is_ready
 }
@@ -125,12 +125,12 @@ async fn changed_sql_waits_in_the_open_and_keeps_no_reader_waiting() {
     );
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    readyz_says(&builder, &["waits for a lock"]).await;
+    wait_until_readyz_says(&builder, &["waits for a lock"]).await;
     reader.batch_execute("commit").await.expect("an end");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     let longest = readers.longest_wait().await;
     assert!(longest < READ_MAX, "a reader has waited for {longest:?}");
-    becomes(&rig, &builder, "select count(id) from item_names", "10").await;
+    wait_until_value_is(&rig, &builder, "select count(id) from item_names", "10").await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -144,11 +144,12 @@ async fn a_table_that_was_dropped_by_hand_is_made_again_at_the_next_start() {
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     produce(&rig, &topic, 10..20).await;
-    becomes(&rig, &builder, READ, "20").await;
+    wait_until_value_is(&rig, &builder, READ, "20").await;
     builder.stop().await.expect("a clean end");
 }
 
-/// A reader locks a view first, and then what it shows; a swap in the other order would have Postgres end one of the two.
+/// A reader first locks a view, and then the tables that the view shows. If a swap took the locks in the other order, Postgres would end one of the
+/// two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
     const READERS: usize = 4;
@@ -198,7 +199,7 @@ async fn a_rebuild_beside_a_long_reader_keeps_no_other_waiting() {
     .await
     .expect("it waits");
     produce(&rig, &topic, 10..20).await;
-    becomes(&rig, &builder, "select count(*) from item", "20").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "20").await;
     reader.batch_execute("commit").await.expect("an end");
     assert!(
         rebuild.exited(DEADLINE).await.expect("an end").success(),
@@ -207,6 +208,6 @@ async fn a_rebuild_beside_a_long_reader_keeps_no_other_waiting() {
     );
     let longest = readers.longest_wait().await;
     assert!(longest < READ_MAX, "a reader has waited for {longest:?}");
-    becomes(&rig, &builder, "select count(*) from item", "20").await;
+    wait_until_value_is(&rig, &builder, "select count(*) from item", "20").await;
     builder.stop().await.expect("a clean end");
 }

@@ -1,5 +1,5 @@
-//! A builder with a static name in its group, which Kafka expels when another client joins under that name. librdkafka then refuses to go
-//! on with its client.
+//! A builder that is a static member of its group. Kafka expels it when another client joins under the same name. librdkafka then refuses to go on
+//! with its client.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,10 +23,10 @@ async fn a_builder_that_is_expelled_goes_on_with_another_client_and_ends_where_t
     let lane = Lane::new(&site, "expelled", LatestOfEachKey).await;
     let builder = lane.builder(NAME, true);
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 
     expel(&lane, builder.log(), "another one takes its place").await;
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 
     expel(&lane, builder.log(), "give each its own").await;
     let status = eventually(EXPELLED, "the builder ends", || {
@@ -36,11 +36,11 @@ async fn a_builder_that_is_expelled_goes_on_with_another_client_and_ends_where_t
     assert_eq!(status.code(), Some(1), "{}", builder.log_tail(10));
 
     builder.start().expect("a start");
-    lane.is_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
+    lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
     builder.stop().await.expect("a clean end");
 }
 
-/// Joins the group under the builder's name, again whenever the builder expels it in turn, until the builder says `words`.
+/// Joins the group under the builder's name. Joins again whenever the builder expels it in turn, until the builder says `words`.
 async fn expel(lane: &Lane, log: &Path, words: &'static str) {
     let mut config = positions::outsider(&lane.bootstrap(), &lane.name);
     config

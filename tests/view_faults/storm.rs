@@ -1,5 +1,5 @@
-//! The storm: kills, rebuilds, replays, drops, dead letters, and builders that come and go, while clients write; after each round
-//! `view-builder verify` must find every view equal to its source. `VIEW_STORM_ROUNDS` and `VIEW_STORM_SEED` make a longer or another one.
+//! The storm: kills, rebuilds, replays, drops, dead letters, and builders that start and stop, while clients write. After each round `view-builder
+//! verify` must find that every view equals its source. `VIEW_STORM_ROUNDS` and `VIEW_STORM_SEED` make a longer or another storm.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::site::Site;
 const ROUNDS: u64 = 12;
 const SEED: u64 = 1;
 const ENDED: Duration = Duration::from_secs(120);
-/// Changes that clients make in each round, beside what is done to the builders.
+/// Clients make so many changes in each round, beside what is done to the builders.
 const CHANGES: u64 = 12;
-/// Exit code where dead letters are left.
+/// Exit code if dead letters are left.
 const DEAD_LETTERS: i32 = 6;
 const REBUILD_POINTS: [&str; 5] = [
     "rebuild.begun",
@@ -40,7 +40,7 @@ struct Storm {
 }
 
 impl Storm {
-    /// One thing that an operator does, or that breaks.
+    /// Makes one trouble: an operator does something, or something breaks.
     async fn trouble(&mut self) -> anyhow::Result<()> {
         match self.random.below(9) {
             0 | 1 => self.kill().await,
@@ -87,7 +87,7 @@ impl Storm {
         let at = 1 + usize::try_from(self.random.below(2))?;
         let (builder, runs) = &mut self.builders[at];
         if *runs {
-            // One that was started a moment ago knows no signals yet, and would die of it.
+            // A process that was started a moment ago does not handle signals yet, and would die of one.
             let client = reqwest::Client::new();
             eventually_ok(ENDED, "the builder has begun", || async {
                 builder.readiness(&client).await.map(drop)
@@ -102,7 +102,7 @@ impl Storm {
         Ok(())
     }
 
-    /// The letters are of keys that have no rows: nothing that is accepted is lost, as `verify` shows.
+    /// The letters are of keys that have no rows. So nothing is lost by accepting them, as `verify` shows.
     async fn rebuild(&mut self, dies_at: Option<&str>) -> anyhow::Result<()> {
         let view = self.random.choose(&["user_view", "activity"]).to_owned();
         self.done.push(format!("rebuild of {view}, dies at {dies_at:?}"));
@@ -129,7 +129,7 @@ impl Storm {
         Ok(())
     }
 
-    /// A builder that starts later may have made the view again by then: it is in its VIEWS.
+    /// A builder that starts later may have made the view again by then, because the view is in its VIEWS.
     async fn drop_and_add(&mut self) -> anyhow::Result<()> {
         self.done.push("activity dropped and added".to_owned());
         let (code, said) = self.command(&["drop", "activity", "--yes"], None).await?;
@@ -141,7 +141,7 @@ impl Storm {
         Ok(())
     }
 
-    /// An event that cannot be applied comes, is tried again in vain, and is given up.
+    /// An event that cannot be applied comes, is retried without success, and is discarded.
     async fn letters(&mut self) -> anyhow::Result<()> {
         self.done.push("a dead letter".to_owned());
         let open = "select count(*) from view_dead_letters where discarded_at is null";
@@ -170,7 +170,7 @@ impl Storm {
         relay.start()
     }
 
-    /// The clients pause, and every view must be what its source says.
+    /// Lets the clients pause. Every view must equal its source.
     async fn verify(&self, round: u64) -> anyhow::Result<()> {
         let _pause = self.lane.site.load.pause().await;
         let command = self

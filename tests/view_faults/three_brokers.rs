@@ -1,4 +1,4 @@
-//! A cluster of three brokers that loses some of them, and moves leaders and coordinators, while two builders keep a view.
+//! A cluster of three brokers loses some of them, and moves leaders and coordinators, while two builders keep a view.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,15 +11,15 @@ use serde_json::json;
 use stack::eventually_ok;
 
 const PARTITIONS: i32 = 4;
-/// Events that are produced together.
+/// So many events are produced at a time.
 const TOGETHER: i64 = 20;
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Events that must come through between two troubles.
+/// So many events must come through between two troubles.
 const THROUGH: i64 = 200;
-/// Kafka's own topic that holds the groups' offsets; who leads a partition of it coordinates its groups.
+/// Kafka's own topic that holds the offsets of groups. The leader of one of its partitions coordinates the groups there.
 const OFFSETS: &str = "__consumer_offsets";
 
-/// Every event is of a key of its own, so that each must be here, and once. Not what a view should be like: it cannot be replayed.
+/// Every event has a key of its own, so each must be in this table once. A real view should not be like this, because it cannot be replayed.
 const TABLE: &str = "create table if not exists applied (seq bigint generated always as identity, id bigint not null);";
 
 fn apply(topic: &str) -> String {
@@ -65,7 +65,7 @@ impl Load {
 }
 
 /// Waits until so many more events are in the view.
-async fn go_through(rig: &ViewRig, events: i64) {
+async fn wait_until_applied_more(rig: &ViewRig, events: i64) {
     let count = || async {
         let count = rig.value("select count(*) from applied").await?;
         anyhow::Ok(count.parse::<i64>()?)
@@ -81,7 +81,7 @@ async fn go_through(rig: &ViewRig, events: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_elections_and_kills_of_brokers_lose_and_repeat_nothing_in_the_views() {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = Arc::new(ViewRig::on(Arc::clone(&cluster.servers), "three_brokers").await);
     let topic = rig.topic("order");
     let settings = [("min.insync.replicas", "2")];
@@ -93,22 +93,22 @@ async fn restarts_elections_and_kills_of_brokers_lose_and_repeat_nothing_in_the_
         builder.wait_ready(DEADLINE).await.expect("it is ready");
     }
     let load = Load::start(&rig, &topic);
-    go_through(&rig, THROUGH).await;
+    wait_until_applied_more(&rig, THROUGH).await;
     let topics = [topic.as_str(), OFFSETS];
 
     for id in cluster.nodes.ids() {
         cluster.nodes.node(id).stop().await.expect("a clean end");
         cluster.start_again(id).await;
         cluster.wait_until_in_sync(&topics).await;
-        go_through(&rig, THROUGH).await;
+        wait_until_applied_more(&rig, THROUGH).await;
     }
     for _ in 0..3 {
         cluster.move_leaders(&topics).await;
-        go_through(&rig, THROUGH).await;
+        wait_until_applied_more(&rig, THROUGH).await;
     }
     for id in cluster.nodes.ids() {
         cluster.nodes.node(id).kill_hard().await;
-        go_through(&rig, THROUGH).await;
+        wait_until_applied_more(&rig, THROUGH).await;
         cluster.start_again(id).await;
         cluster.wait_until_in_sync(&topics).await;
     }
@@ -116,9 +116,9 @@ async fn restarts_elections_and_kills_of_brokers_lose_and_repeat_nothing_in_the_
     cluster.nodes.node(1).kill_hard().await;
     builders[0].kill_hard().await;
     builders[0].start().expect("a start");
-    go_through(&rig, THROUGH).await;
+    wait_until_applied_more(&rig, THROUGH).await;
     cluster.start_again(1).await;
-    go_through(&rig, THROUGH).await;
+    wait_until_applied_more(&rig, THROUGH).await;
 
     let produced = load.end().await;
     let counted = eventually_ok(DEADLINE, "every event is there", || async {

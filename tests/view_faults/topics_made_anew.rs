@@ -1,4 +1,4 @@
-//! A topic that is deleted and made anew has the same name, other events and offsets that begin again.
+//! A topic that is deleted and made anew has the same name, other events, and offsets that begin at 0 again.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use stack::{Program, eventually_ok};
 
 use super::rig_itself::{TABLE, apply};
 
-/// Longer than it takes a builder to notice by itself.
-const NOTICED: Duration = Duration::from_secs(45);
+/// This is longer than a builder takes to notice by itself.
+const NOTICE_DEADLINE: Duration = Duration::from_secs(45);
 const PARTITIONS: i32 = 2;
 
 /// A rig with one view of one topic.
@@ -43,15 +43,15 @@ async fn make_anew(rig: &ViewRig, topic: &str) {
     rig.create_topic(topic, PARTITIONS, &[]).await.expect("another topic");
 }
 
-/// How many items there are with ids from 100 on: those of the new topic.
+/// How many items of the new topic there are. Their ids begin at 100.
 async fn new_items(rig: &ViewRig) -> String {
     rig.value("select count(*) from item where id >= 100")
         .await
         .expect("a count")
 }
 
-async fn wait_new_items(rig: &ViewRig, builder: &Program, count: &str) {
-    let all = eventually_ok(NOTICED, "the new topic's events are applied", || async {
+async fn wait_for_new_items(rig: &ViewRig, builder: &Program, count: &str) {
+    let all = eventually_ok(NOTICE_DEADLINE, "the new topic's events are applied", || async {
         let found = rig.value("select count(*) from item where id >= 100").await?;
         ensure!(found == count, "{found} of {count}");
         Ok(())
@@ -60,19 +60,19 @@ async fn wait_new_items(rig: &ViewRig, builder: &Program, count: &str) {
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-async fn wait_applied(rig: &ViewRig, topic: &str, builder: &Program) {
-    rig.wait_applied(topic)
+async fn wait_until_applied(rig: &ViewRig, topic: &str, builder: &Program) {
+    rig.wait_until_applied(topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// The view has 15 events of each partition, then the topic is made anew with 20 in each while no builder runs. Returns a builder that has read
-/// up to the new ends.
+/// The view has 15 events of each partition. Then the topic is made anew with 20 events in each, while no builder runs. Returns a builder that was
+/// started afterwards.
 async fn made_anew_while_stopped(rig: &ViewRig, topic: &str, bug: &str) -> Program {
     let builder = builder(rig, bug);
     builder.start().expect("a start");
     rig.produce(topic, items(topic, 0..30)).await.expect("offsets");
-    wait_applied(rig, topic, &builder).await;
+    wait_until_applied(rig, topic, &builder).await;
     builder.stop().await.expect("a clean end");
     make_anew(rig, topic).await;
     rig.produce(topic, items(topic, 100..140)).await.expect("offsets");
@@ -84,7 +84,7 @@ async fn made_anew_while_stopped(rig: &ViewRig, topic: &str, bug: &str) -> Progr
 async fn a_topic_that_was_made_anew_while_no_builder_ran_is_applied_from_its_beginning_and_that_is_told() {
     let (rig, topic) = rig("anew_stopped").await;
     let builder = made_anew_while_stopped(&rig, &topic, "").await;
-    wait_new_items(&rig, &builder, "40").await;
+    wait_for_new_items(&rig, &builder, "40").await;
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "70");
     let told = format!("{topic}/1: the topic was deleted and made anew");
     eventually_ok(DEADLINE, "the warning", || async {
@@ -111,12 +111,12 @@ async fn a_topic_that_was_made_anew_while_no_builder_ran_is_applied_from_its_beg
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    // The new topic is known from now on: another start repeats nothing.
+    // From now on the builder knows the new topic, so another start repeats nothing.
     let epoch_of_breaks = "select sum(breaks) from view_positions";
     builder.stop().await.expect("a clean end");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 140..142)).await.expect("offsets");
-    wait_new_items(&rig, &builder, "42").await;
+    wait_for_new_items(&rig, &builder, "42").await;
     assert_eq!(rig.value(epoch_of_breaks).await.expect("a sum"), "2");
     builder.stop().await.expect("a clean end");
 }
@@ -125,7 +125,7 @@ async fn a_topic_that_was_made_anew_while_no_builder_ran_is_applied_from_its_beg
 async fn knowing_topics_by_name_is_caught() {
     let (rig, topic) = rig("anew_by_name").await;
     let builder = made_anew_while_stopped(&rig, &topic, "KnowTopicsByName").await;
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     assert_eq!(
         new_items(&rig).await,
         "10",
@@ -140,16 +140,17 @@ async fn a_topic_that_is_made_anew_under_a_running_builder_is_applied_from_its_b
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..30)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     make_anew(&rig, &topic).await;
-    // More than before, so that no position lies behind the end.
+    // There are more events than before, so that no position is after the end.
     rig.produce(&topic, items(&topic, 100..150)).await.expect("offsets");
-    wait_new_items(&rig, &builder, "50").await;
+    wait_for_new_items(&rig, &builder, "50").await;
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     builder.stop().await.expect("a clean end");
 }
 
-/// A topic with a record that is no event and, parked behind it, one of the same item; then the topic is made anew with events of that item.
+/// A topic gets a record that is not an event, and then an event of the same item, which is parked behind it. Then the topic is made anew with events
+/// of that item.
 async fn letters_of_a_former_topic(rig: &ViewRig, topic: &str, bug: &str) -> Program {
     let builder = builder(rig, bug);
     builder.start().expect("a start");
@@ -160,7 +161,7 @@ async fn letters_of_a_former_topic(rig: &ViewRig, topic: &str, bug: &str) -> Pro
     };
     let parked = Event::of(topic, 0, 100, 9, Some(&json!({"name": "former"})));
     rig.produce(topic, [broken, parked]).await.expect("offsets");
-    wait_applied(rig, topic, &builder).await;
+    wait_until_applied(rig, topic, &builder).await;
     builder.stop().await.expect("a clean end");
     make_anew(rig, topic).await;
     rig.produce(topic, items(topic, 98..104)).await.expect("offsets");
@@ -172,11 +173,11 @@ async fn letters_of_a_former_topic(rig: &ViewRig, topic: &str, bug: &str) -> Pro
 async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_still_the_operators() {
     let (rig, topic) = rig("anew_letters").await;
     let builder = letters_of_a_former_topic(&rig, &topic, "").await;
-    wait_new_items(&rig, &builder, "4").await;
+    wait_for_new_items(&rig, &builder, "4").await;
     let (code, said) = rig.command(&["dead-letters", "list"]).await.expect("a list");
     assert_eq!(code, Some(6), "{said}");
     assert_eq!(said.matches("of a former topic: ").count(), 2, "{said}");
-    // All of them: none of a former topic, each of which has to be asked for.
+    // `--all` means all letters of current topics. Each letter of a former topic has to be named.
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
     assert!(code == Some(0) && said.contains("no dead letters"), "{said}");
     assert!(
@@ -197,7 +198,7 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     assert!(code == Some(0) && !said.contains("applied"), "{said}");
     let name = "select name from item where id = 100";
     assert_eq!(rig.value(name).await.expect("a name"), "n100");
-    // Of the operator's own will, and with the version that the former topic gave it.
+    // The operator wants this event, so it is applied with the version that it had in the former topic.
     let (code, said) = rig.command(&["dead-letters", "retry", &second]).await.expect("a retry");
     assert!(code == Some(0) && said.contains("applied"), "{said}");
     assert_eq!(rig.value(name).await.expect("a name"), "former");
@@ -208,7 +209,7 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
 async fn keeping_former_letters_is_caught() {
     let (rig, topic) = rig("anew_keep").await;
     let builder = letters_of_a_former_topic(&rig, &topic, "KeepFormerLetters").await;
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     assert_eq!(
         new_items(&rig).await,
         "3",
@@ -226,7 +227,7 @@ async fn a_view_that_begins_behind_removed_events_says_so_until_somebody_knows_i
         .expect("records that are gone");
     let builder = builder(&rig, "");
     builder.start().expect("a start");
-    wait_new_items(&rig, &builder, "16").await;
+    wait_for_new_items(&rig, &builder, "16").await;
     let told = format!("the view of {topic}/0 begins at offset 4: ");
     eventually_ok(DEADLINE, "the warning", || async {
         let (status, text) = rig.readiness(&builder).await?;
@@ -254,7 +255,7 @@ async fn a_rebuild_that_was_begun_over_a_former_topic_does_not_go_on_over_the_ne
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 0..30)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     let hits = rig.logs().join("hits");
     let killed = rig
         .faulty_builder("rebuild")
@@ -267,7 +268,7 @@ async fn a_rebuild_that_was_begun_over_a_former_topic_does_not_go_on_over_the_ne
     make_anew(&rig, &topic).await;
     rig.produce(&topic, items(&topic, 100..140)).await.expect("offsets");
     builder.start().expect("a start");
-    wait_new_items(&rig, &builder, "40").await;
+    wait_for_new_items(&rig, &builder, "40").await;
     let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
     assert!(
         code == Some(2) && said.contains("view-builder rebuild item --abandon"),
@@ -288,20 +289,20 @@ async fn an_id_that_is_not_known_yet_is_written_down_and_one_that_was_replaced_i
     let builder = builder(&rig, "");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 100..120)).await.expect("offsets");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     builder.stop().await.expect("a clean end");
     let known = "select count(*) from view_positions where topic_id is not null and breaks = 0";
     assert_eq!(rig.value(known).await.expect("a count"), "2");
-    // As an earlier version leaves it.
+    // An earlier version of view-builder leaves the table like this.
     rig.query("update view_positions set topic_id = null")
         .await
         .expect("an update");
     builder.start().expect("a start");
     rig.produce(&topic, items(&topic, 120..140)).await.expect("offsets");
-    wait_new_items(&rig, &builder, "40").await;
+    wait_for_new_items(&rig, &builder, "40").await;
     assert_eq!(rig.value(known).await.expect("a count"), "2");
     builder.stop().await.expect("a clean end");
-    // As if the answer came from a broker that does not know of the topic's successor yet.
+    // This is as if a broker had answered that does not know the new topic yet.
     let successor =
         "update view_positions set topic_id = 'successor', former_topic_ids = array[topic_id] where partition = 0";
     rig.query(successor).await.expect("an update");
@@ -319,7 +320,7 @@ async fn an_id_that_is_not_known_yet_is_written_down_and_one_that_was_replaced_i
     let (code, said) = rig.command(&accept).await.expect("it");
     assert_eq!(code, Some(0), "{said}");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
-    wait_applied(&rig, &topic, &builder).await;
+    wait_until_applied(&rig, &topic, &builder).await;
     let ids = "select (select array_agg(distinct topic_id) = array[max(topic_id)] from view_positions)::text || former_topic_ids::text
         from view_positions where partition = 0";
     assert_eq!(rig.value(ids).await.expect("ids"), "true{successor}");

@@ -1,4 +1,4 @@
-//! A builder that meets a trouble at a failpoint, restarted whenever it dies, as a supervisor would.
+//! A builder that meets a trouble at a failpoint. It is started again whenever it dies, as a supervisor would do.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -10,29 +10,29 @@ use stack::Program;
 use super::lane::Lane;
 
 const SIGKILL: i32 = 9;
-/// Until a failpoint must have acted.
+/// By then a failpoint must have acted.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Between two interventions.
+/// The time between two actions of the test.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// How a builder comes by a point again and again.
+/// What makes the builder come to a failpoint again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// By keeping the views.
+    /// It applies events.
     Working,
-    /// By starting: it is killed whenever it has come by.
+    /// It starts. It is killed each time after it has come to the point.
     Starting,
-    /// By ending: it is told to end, and started again.
+    /// It ends. It is stopped and started again.
     Stopping,
-    /// By losing its connection in the middle of a COMMIT.
+    /// It loses its connection in the middle of a COMMIT.
     CutOff,
-    /// By events that cannot be applied.
+    /// It gets events that cannot be applied.
     BadEvents,
-    /// By an operator who changes dead letters.
+    /// An operator changes dead letters.
     Letters,
 }
 
-/// One trouble: where, what, and the how manieth time.
+/// One trouble: the failpoint, what happens there, and the how many-th time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub point: &'static str,
@@ -42,7 +42,7 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    /// The environment of `program` that makes this trouble, and where the hits are counted.
+    /// The program with the environment that makes this trouble, and the file that counts the hits.
     pub(crate) fn arm(&self, lane: &Lane, program: &Program) -> (Program, PathBuf) {
         let Self { point, action, hit, .. } = self;
         let hits = lane
@@ -54,8 +54,8 @@ impl Trouble {
         (armed, hits)
     }
 
-    /// Lets a builder of `lane` meet this trouble. It runs when this returns, in the state in which the trouble has left it, or started anew
-    /// where it died.
+    /// Lets a builder of `lane` meet this trouble. When this returns, the builder runs: it is in the state that the trouble has left, or it was
+    /// started again after it died.
     ///
     /// # Errors
     /// The point was not reached, or the builder ended by itself.
@@ -80,7 +80,7 @@ impl Trouble {
             );
             match self.reach {
                 Reach::Working => {}
-                // It acts right now.
+                // The failpoint acts right now.
                 _ if count >= self.hit => {}
                 Reach::Starting if count > hits_before => {
                     builder.kill_hard().await;
@@ -115,7 +115,7 @@ impl Trouble {
     }
 }
 
-/// An operator gives up a dead letter, and another event of its key comes before the builder can know.
+/// An operator discards a dead letter, and another event of its key comes before the builder can know.
 async fn take_a_letter_away(lane: &Lane) -> anyhow::Result<()> {
     let key = lane.site.write_bad_event().await;
     let discard = format!(
@@ -136,10 +136,10 @@ pub(crate) fn hits_in(path: &PathBuf) -> usize {
     std::fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
-/// Starts it again where it was killed, and tells whether it was.
+/// Starts the builder again if it was killed. Returns whether it was.
 ///
 /// # Errors
-/// It ended in another way.
+/// The builder ended in another way.
 fn restart_if_dead(builder: &Program) -> anyhow::Result<bool> {
     let status = builder.process().and_then(|process| process.exit_status());
     let Some(status) = status else { return Ok(false) };
@@ -152,7 +152,7 @@ fn restart_if_dead(builder: &Program) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// It has claimed its partitions: an end before that would say nothing.
+/// Whether the builder has claimed its partitions. An end before that would show nothing.
 async fn is_working(lane: &Lane, builder: &Program) -> bool {
     let Some(process) = builder.process() else { return false };
     let owner = format!("%/{}", process.id());
@@ -160,7 +160,7 @@ async fn is_working(lane: &Lane, builder: &Program) -> bool {
     lane.value(&sql).await.is_ok_and(|count| count != "0")
 }
 
-/// Ends the builder's connection where its COMMIT is under way, which it is for long.
+/// Ends the builder's connection during its COMMIT, which takes long here.
 async fn cut_off_in_commit(lane: &Lane) -> anyhow::Result<()> {
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity
         where datname = current_database() and usename = 'view_builder' and wait_event = 'PgSleep'";

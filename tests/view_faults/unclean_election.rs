@@ -1,4 +1,4 @@
-//! A leader that lacks the end of the log is elected, and the log grows beyond the views' position before anybody looks at its end.
+//! A broker that lacks the end of the log is elected as the leader. The log then grows beyond the views' position before anybody looks at its end.
 
 use std::sync::Arc;
 
@@ -33,11 +33,11 @@ async fn wait_count(rig: &ViewRig, builder: &Program, sql: &str, count: &str) {
 enum Meanwhile {
     Runs,
     IsStopped,
-    /// It runs, and has read nothing since it began.
+    /// It runs, and has read nothing since its start.
     HasJustBegun,
 }
 
-/// The builder has 20 events. Then a broker that has the first 10 of them leads the partition, and 30 others come at once.
+/// The builder has 20 events. Then a broker that has only the first 10 of them leads the partition, and 30 other events come at once.
 async fn lost_and_overgrown(cluster: &Cluster, rig: &ViewRig, builder: &Program, meanwhile: Meanwhile) {
     let topic = rig.topic("item");
     let settings = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
@@ -77,7 +77,7 @@ async fn lost_and_overgrown(cluster: &Cluster, rig: &ViewRig, builder: &Program,
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    // By a producer that knows nothing of before.
+    // A new producer is used, which knows nothing of the records before.
     let later = ViewRig::on(Arc::clone(&cluster.servers), &format!("{}_later", rig.name())).await;
     let offsets = later.produce(&topic, items(&topic, 100..130)).await.expect("offsets");
     assert_eq!(
@@ -92,7 +92,7 @@ async fn lost_and_overgrown(cluster: &Cluster, rig: &ViewRig, builder: &Program,
 }
 
 async fn is_read_again(name: &str, meanwhile: Meanwhile) {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
     let builder = rig.builder("builder");
     lost_and_overgrown(&cluster, &rig, &builder, meanwhile).await;
@@ -122,7 +122,7 @@ async fn an_end_that_was_lost_under_a_builder_that_has_read_nothing_yet_is_read_
 }
 
 async fn is_caught(name: &str, meanwhile: Meanwhile) {
-    let cluster = Cluster::take().await;
+    let cluster = Cluster::take_turn().await;
     let rig = ViewRig::on(Arc::clone(&cluster.servers), name).await;
     let builder = rig
         .faulty_builder("builder")

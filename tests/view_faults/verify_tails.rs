@@ -1,4 +1,4 @@
-//! What `verify` takes for applied: positions, and the topic itself about what stands behind them.
+//! How `verify` finds out that everything is applied: from the positions, and from what the topic has after them.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use super::rebuild_positions::{apply_all, item};
 use super::rig_itself::{TABLE, apply};
 
 const ITEMS: i64 = 20;
-/// As `view-builder --help` documents them.
+/// Exit codes, as `view-builder --help` documents them.
 const EQUAL: i32 = 0;
 const DIFFERENT: i32 = 10;
 const LAGGING: i32 = 11;
 
-/// A view with all items, and a source that has them too, with a slot that follows the log's end.
+/// A view with all items, and a source that has them as well. A slot of the source follows the end of the WAL.
 struct Site {
     rig: ViewRig,
     topic: String,
@@ -101,7 +101,7 @@ impl Site {
         (status.code(), command.log_text())
     }
 
-    /// Ends the sessions of the slot, and drops that.
+    /// Ends the sessions that read the slot, and drops the slot.
     async fn end(self) {
         self.relay.abort();
         let _ = self.relay.await;
@@ -114,7 +114,7 @@ impl Site {
     }
 }
 
-/// As a builder leaves it that dies between its statistics and the batch that it had given up and read again.
+/// A builder leaves this if it dies at a certain moment: it has given a batch up and will read it again, and has already written its statistics.
 const AHEAD: &str = "update view_positions set group_offset = next_offset + 1 where partition = 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +149,7 @@ async fn a_transaction_marker_at_the_end_is_no_event_that_waits() {
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     builder.kill_hard().await;
-    // A row that its events do not explain is told as such only where everything is known to be applied.
+    // `verify` reports a row that its events do not explain only if it knows that everything is applied.
     site.rig
         .query("update item set name = 'edited' where id = 7")
         .await
@@ -201,7 +201,7 @@ async fn events_of_a_topic_that_was_made_anew_and_that_no_builder_has_read_are_l
     site.rig.delete_topic(&site.topic).await.expect("a topic that is gone");
     site.rig.create_topic(&site.topic, 2, &[]).await.expect("another topic");
     site.change(7, 2).await;
-    // As many as before, so that no position lies before an end.
+    // There are as many events as before, so that no position is before an end.
     let events = (1..=ITEMS).map(|id| item(&site.topic, id, if id == 7 { 2 } else { 1 }));
     site.rig.produce(&site.topic, events).await.expect("offsets");
     let (code, said) = site.verify("").await;

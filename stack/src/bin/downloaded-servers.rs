@@ -1,4 +1,4 @@
-//! Downloads the servers of the tests, where that has not been done, and prints where they are: for the images of `./test compose`.
+//! Downloads the servers of the tests if that was not done before, and prints where they are. `./test compose` builds images from them.
 
 use anyhow::Context;
 use stack::kafka;

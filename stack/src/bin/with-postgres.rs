@@ -1,6 +1,6 @@
 //! Runs a command with a throw-away PostgreSQL: `with-postgres 18 cargo test`.
 //!
-//! The command finds a superuser's URL in `TEST_DATABASE_URL`; the server and its data are gone when the command has ended.
+//! The command finds a superuser's URL in `TEST_DATABASE_URL`. When the command ends, the server and its data are removed.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         version: Some(arguments.version),
         ..PostgresOptions::default()
     };
-    // A test's crash is a process's, not the machine's: what the kernel has is safe.
+    // A test may kill a process, but not the machine. So what the kernel has got is safe without fsync.
     let postgres = Postgres::start(options.setting("fsync", "off")).await?;
     let (program, rest) = arguments.command.split_first().context("no command given")?;
     let mut command = Command::new(program);

@@ -1,7 +1,7 @@
-//! Java's archive of Kafka's classes.
+//! An archive of Kafka's classes for Java, so that brokers and tools start faster.
 //!
-//! Most of what a broker or a tool computes at its start is reading, checking and linking some thousand classes. Java can keep the result in a file and
-//! map it the next time (`-XX:ArchiveClassesAtExit`, `-XX:SharedArchiveFile`: JEP 350). Kafka's own images do the same (KIP-975).
+//! When a broker or a tool starts, Java reads, checks and links some thousand classes, and this is most of the work. Java can keep the result in a
+//! file and map the file at the next start (`-XX:ArchiveClassesAtExit`, `-XX:SharedArchiveFile`: JEP 350). Kafka's own images do the same (KIP-975).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use crate::cache::{self, Entry};
 
 const FILE: &str = "classes.jsa";
 
-/// The archive for this release and this Java, from the cache after the first time. None: there is none, and Kafka starts without.
+/// The archive for this release and this Java. It is made the first time, and comes from the cache later. None: it cannot be made, and Kafka starts
+/// without it.
 pub(super) async fn archive(release: &Release, java: &str) -> Option<PathBuf> {
     match get(release, java).await {
         Ok(path) => Some(path),
@@ -40,7 +41,7 @@ async fn get(release: &Release, java: &str) -> anyhow::Result<PathBuf> {
     Ok(directory.join(FILE))
 }
 
-/// Starts a broker, which writes the classes that it has loaded when it ends.
+/// Makes the archive: starts a broker, which writes the classes that it has loaded into the file when it ends.
 async fn write(release: &Release, archive: &Path) -> anyhow::Result<()> {
     tracing::info!(
         "keeping the classes of Apache Kafka {} for its next starts (once)",
@@ -54,7 +55,7 @@ async fn write(release: &Release, archive: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What Java needs to use the archive. Where the archive does not fit, Java goes on without: nothing of that may stand in a tool's answer.
+/// The arguments that make Java use the archive. If the archive does not fit, Java goes on without it, and must not say so in a tool's output.
 pub(super) fn arguments(archive: Option<&Path>) -> Vec<OsString> {
     let Some(archive) = archive else { return Vec::new() };
     let mut file = OsString::from("-XX:SharedArchiveFile=");
@@ -62,7 +63,7 @@ pub(super) fn arguments(archive: Option<&Path>) -> Vec<OsString> {
     vec![file, "-Xlog:disable".into(), "-Xlog:all=error:stderr".into()]
 }
 
-/// The build of Java, as a part of a file's name: another one cannot read the archive.
+/// The build of Java, as a part of a file's name. Another build cannot read the archive.
 fn build(java: &str) -> String {
     let line = java.lines().find(|line| line.contains("build ")).unwrap_or(java);
     let (_, build) = line.rsplit_once("build ").unwrap_or(("", line));

@@ -1,4 +1,4 @@
-//! The files that a node is started with, and where it stands in its cluster.
+//! The configuration files of a node, and its place in the cluster.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,13 +24,13 @@ appender.err.target = SYSTEM_ERR
 appender.err.layout.type = PatternLayout
 appender.err.layout.pattern = %p %m%n
 ";
-/// The log cleaner takes this from the heap when a broker starts. Kafka's own 128 MiB is half the heap of a cluster's node,
-/// and such a node did not always start again ("Java heap space"). It is still enough for 600,000 records of a segment.
+/// The log cleaner takes so much of the heap when a broker starts. Kafka's default of 128 MiB is half the heap of a cluster's node, and such a node
+/// did not always start again ("Java heap space"). This is still enough for 600,000 records of a segment.
 const CLEANER_BYTES: u32 = 16 * 1024 * 1024;
-/// Internal topics have as many replicas, where there are as many brokers.
+/// Internal topics have so many replicas, if there are so many brokers.
 const REPLICAS_MAX: usize = 3;
 
-/// The nodes of a cluster, each of which is a broker and a controller, before any of them runs. A node's id counts from 1.
+/// The plan of a cluster, made before any node runs. Each node is a broker and a controller. The ids of the nodes count from 1.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(super) cluster_id: String,
@@ -52,7 +52,7 @@ pub(super) struct Listener {
 }
 
 impl Layout {
-    /// A cluster whose nodes have these ports for clients; 0: a free one.
+    /// Plans a cluster whose nodes have these ports for clients; 0 is a free port.
     ///
     /// # Errors
     /// No port is free.
@@ -74,19 +74,19 @@ impl Layout {
         self.nodes.len()
     }
 
-    /// The port for clients of the node `id`.
+    /// The port of node `id` for clients.
     pub(super) fn client_port(&self, id: usize) -> u16 {
         self.nodes[id - 1].client
     }
 
-    /// `HOST:PORT` of every node for clients, that of the node `id` first.
+    /// `HOST:PORT` of every node for clients. Node `id` comes first.
     pub(super) fn bootstrap_servers(&self, id: usize) -> String {
         let count = self.nodes.len();
         let addresses = (0..count).map(|place| format!("127.0.0.1:{}", self.nodes[(id - 1 + place) % count].client));
         addresses.collect::<Vec<_>>().join(",")
     }
 
-    /// The text of `server.properties` for the node `id`; a later line of `settings` wins.
+    /// The text of `server.properties` for node `id`. If a name comes twice, the later line of `settings` counts.
     pub(super) fn server_properties(
         &self,
         id: usize,
@@ -134,7 +134,7 @@ log.cleaner.dedupe.buffer.size={CLEANER_BYTES}
     }
 }
 
-/// Writes the configurations of log4j for the node and for the command line tools.
+/// Writes the log4j configurations for the node and for the command line tools.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -143,7 +143,7 @@ pub(super) fn write_logging(directory: &Path) -> anyhow::Result<()> {
     write(&directory.join("tool-logging.properties"), TOOL_LOGGING)
 }
 
-/// 128 random bits in URL-safe base64 without padding, as Kafka writes its ids: the 22nd digit holds only two of them.
+/// A new cluster id: 128 random bits in URL-safe base64 without padding, as Kafka writes ids. The 22nd digit has only two of the bits.
 fn cluster_id() -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = Random::from_entropy();
@@ -151,7 +151,7 @@ fn cluster_id() -> String {
         let index = usize::try_from(random.below(bound)).unwrap_or(0) * step;
         char::from(DIGITS[index])
     };
-    // A leading dash would be taken for a flag.
+    // The first digit must not be a dash, because a tool would take the id for a flag.
     let mut id = String::from(digit(52, 1));
     id.extend((0..20).map(|_| digit(64, 1)));
     id.push(digit(4, 16));

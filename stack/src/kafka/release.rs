@@ -1,4 +1,4 @@
-//! A release of Apache Kafka as Maven Central has it, and the Java that runs it.
+//! Downloads a release of Apache Kafka from Maven Central, and finds the Java that runs it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use super::{classes, write};
 use crate::cache::{self, Entry};
 use crate::maven;
 
-/// The release that is used where no other is asked for.
+/// The release that is used by default.
 pub const VERSION: &str = "4.1.1";
 const POM: &str = include_str!("pom.xml");
 
@@ -18,12 +18,12 @@ const POM: &str = include_str!("pom.xml");
 pub(super) struct Release {
     pub(super) version: String,
     pub(super) jars: PathBuf,
-    /// What Java builds of the classes at a start, kept: see [`classes`](super::classes). None: they are loaded from the jars.
+    /// The file with the classes as Java prepares them at a start, see [`classes`]. None: Java loads the classes from the jars.
     pub(super) classes: Option<PathBuf>,
 }
 
 impl Release {
-    /// The release `version`, such as `4.1.1`; from the cache after the first time.
+    /// The release `version`, such as `4.1.1`. It is downloaded the first time, and comes from the cache later.
     ///
     /// # Errors
     /// Java is missing or too old, `version` is no version, or the download failed.
@@ -34,14 +34,14 @@ impl Release {
             jars: jars(version).await?,
             classes: None,
         };
-        // Of the others too few are started to be worth it.
+        // Brokers of other releases are started so seldom that such a file would not pay for itself.
         if version == VERSION {
             release.classes = classes::archive(&release, &java).await;
         }
         Ok(release)
     }
 
-    /// The class of a command line tool that moved between releases: `org.apache.kafka.tools` has it in newer ones, `kafka.admin` in older ones.
+    /// The full name of a command line tool's class. It is in `org.apache.kafka.tools` in newer releases, and in `kafka.admin` in older ones.
     ///
     /// # Errors
     /// The jar of the tools cannot be read.
@@ -50,8 +50,8 @@ impl Release {
         let bytes = std::fs::read(&jar).with_context(|| format!("cannot read {}", jar.display()))?;
         // A jar lists the names of its files uncompressed.
         let file = format!("org/apache/kafka/tools/{name}.class");
-        let has_it = bytes.windows(file.len()).any(|window| window == file.as_bytes());
-        Ok(if has_it {
+        let is_newer = bytes.windows(file.len()).any(|window| window == file.as_bytes());
+        Ok(if is_newer {
             format!("org.apache.kafka.tools.{name}")
         } else {
             format!("kafka.admin.{name}")
@@ -59,7 +59,7 @@ impl Release {
     }
 }
 
-/// The directory of a release's jars, from the cache after the first time.
+/// The directory of a release's jars. They are downloaded the first time, and come from the cache later.
 ///
 /// # Errors
 /// `version` is no version, or the download failed.
@@ -89,7 +89,7 @@ pub(super) fn java_program() -> PathBuf {
     }
 }
 
-/// What Java says of its version, which has to be new enough.
+/// Refuses a Java that is too old. Returns what Java says about its version.
 async fn check_java() -> anyhow::Result<String> {
     let mut command = Command::new(java_program());
     command.arg("-version");
@@ -104,7 +104,7 @@ async fn check_java() -> anyhow::Result<String> {
     }
 }
 
-/// `openjdk version "17.0.15" 2025-04-15` is 17; `"1.8.0_292"` is 1.
+/// Reads the major version: `openjdk version "17.0.15" 2025-04-15` is 17, and `"1.8.0_292"` is 1.
 fn java_version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("version \"")?;
     let end = version.find(|c: char| !c.is_ascii_digit())?;

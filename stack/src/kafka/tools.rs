@@ -10,7 +10,7 @@ use super::{Kafka, write};
 use crate::consumer::{Consumer, Isolation, Record};
 use crate::random::Random;
 
-/// A transactional id, as its coordinator knows it.
+/// What the coordinator of a transactional id knows about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
     pub transactional_id: String,
@@ -21,20 +21,20 @@ pub struct Transaction {
 }
 
 impl Kafka {
-    /// Kafka's own console consumer, from the beginning of `topic` and on until it is dropped.
+    /// Starts Kafka's own console consumer. It reads `topic` from the beginning, until it is dropped.
     ///
     /// # Errors
     /// It cannot be run.
     pub fn consumer(&self, topic: &str, isolation: Isolation) -> anyhow::Result<Consumer> {
         Consumer::start(
-            self.java("tool-logging.properties", &["-Xmx256m"]),
+            self.java_command("tool-logging.properties", &["-Xmx256m"]),
             &self.bootstrap_servers(),
             topic,
             isolation,
         )
     }
 
-    /// All records of `topic`, by Kafka's own console consumer: it has read to the end when nothing came for 5 s.
+    /// All records of `topic`, by Kafka's own console consumer. The consumer is at the end when nothing has come for 5 s.
     ///
     /// # Errors
     /// The consumer failed.
@@ -52,7 +52,7 @@ impl Kafka {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Kafka's `kafka-topics` with these arguments; what it prints.
+    /// Runs Kafka's `kafka-topics` with these arguments. Returns what it prints.
     ///
     /// # Errors
     /// The tool failed.
@@ -60,7 +60,7 @@ impl Kafka {
         self.tool("org.apache.kafka.tools.TopicCommand", arguments).await
     }
 
-    /// Kafka's `kafka-consumer-groups` with these arguments; what it prints.
+    /// Runs Kafka's `kafka-consumer-groups` with these arguments. Returns what it prints.
     ///
     /// # Errors
     /// The tool failed.
@@ -69,7 +69,7 @@ impl Kafka {
             .await
     }
 
-    /// Kafka's `kafka-configs` with these arguments; what it prints.
+    /// Runs Kafka's `kafka-configs` with these arguments. Returns what it prints.
     ///
     /// # Errors
     /// The tool failed.
@@ -78,10 +78,10 @@ impl Kafka {
             .await
     }
 
-    /// Deletes the records of a partition before `offset`; -1: all of them.
+    /// Deletes the records of a partition before `offset`; -1 deletes all.
     ///
     /// # Errors
-    /// The tool failed, or the broker refused: it deletes no records of a topic that is only compacted.
+    /// The tool failed, or the broker refused: it deletes no records from a topic that is only compacted.
     pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
         let file = self.file_for_a_tool("delete-records");
         write(
@@ -95,7 +95,7 @@ impl Kafka {
         let file = file.to_string_lossy();
         let class = "org.apache.kafka.tools.DeleteRecordsCommand";
         let printed = self.tool(class, &["--offset-json-file", &file]).await?;
-        // The tool ends with 0 all the same.
+        // The tool ends with exit code 0 even if the broker refused.
         ensure!(
             printed.contains("low_watermark"),
             "kafka deletes no records of {topic}: {printed}"
@@ -103,7 +103,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Gives a user a password for SCRAM-SHA-256, or another one.
+    /// Sets or replaces a user's password for SCRAM-SHA-256.
     ///
     /// # Errors
     /// The tool failed.
@@ -121,7 +121,7 @@ impl Kafka {
         self.configs_tool(&arguments).await.map(drop)
     }
 
-    /// Kafka's `kafka-acls` with these arguments; what it prints.
+    /// Runs Kafka's `kafka-acls` with these arguments. Returns what it prints.
     ///
     /// # Errors
     /// The tool failed.
@@ -129,7 +129,7 @@ impl Kafka {
         self.tool(&self.release.class_of_tool("AclCommand")?, arguments).await
     }
 
-    /// Kafka's `kafka-transactions` with these arguments; what it prints.
+    /// Runs Kafka's `kafka-transactions` with these arguments. Returns what it prints.
     ///
     /// # Errors
     /// The tool failed.
@@ -137,10 +137,10 @@ impl Kafka {
         self.tool("org.apache.kafka.tools.TransactionsCommand", arguments).await
     }
 
-    /// The transactional ids that the cluster knows, by Kafka's `kafka-transactions`.
+    /// The transactional ids that the cluster knows, from Kafka's `kafka-transactions`.
     ///
     /// # Errors
-    /// The tool failed, or printed what is no list of them.
+    /// The tool failed, or printed something that is not a list of them.
     pub async fn transactions(&self) -> anyhow::Result<Vec<Transaction>> {
         let text = self.transactions_tool(&["list"]).await?;
         let lines = text.lines().skip(1).filter(|line| !line.trim().is_empty());
@@ -159,7 +159,7 @@ impl Kafka {
             .collect()
     }
 
-    /// Puts the replicas of partitions, which stay the same nodes, into these orders, and has the first of each elected as leader.
+    /// Sets the order of the replicas of partitions, and has the first replica of each elected as the leader. The replicas stay on the same nodes.
     ///
     /// # Errors
     /// A tool failed.
@@ -182,14 +182,14 @@ impl Kafka {
         self.tool(elect, &arguments).await.map(drop)
     }
 
-    /// A file of one tool's own: several may run at the same time.
+    /// A file that only one call uses, because several tools may run at the same time.
     fn file_for_a_tool(&self, name: &str) -> PathBuf {
         let number = Random::from_entropy().next_u64();
         self.directory.path().join(format!("{name}-{number:016x}.json"))
     }
 
     async fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.java("tool-logging.properties", &["-Xmx256m"]);
+        let mut command = self.java_command("tool-logging.properties", &["-Xmx256m"]);
         command
             .arg(class)
             .args(["--bootstrap-server", &self.bootstrap_servers()])

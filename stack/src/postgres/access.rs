@@ -1,4 +1,4 @@
-//! Who may log in, and how the server shows who it is.
+//! Sets who may log in, and the server's certificate.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -10,12 +10,12 @@ use tokio::sync::Mutex;
 use super::Postgres;
 
 impl Postgres {
-    /// Puts these rules, a line each, before all others of `pg_hba.conf`, and has the server read its settings again.
+    /// Puts these rules, one on each line, before all other rules of `pg_hba.conf`. Makes the server read its settings again.
     ///
     /// # Errors
     /// The server does not answer, or its file cannot be written.
     pub async fn put_access_rules_first(&self, rules: &str) -> anyhow::Result<()> {
-        // Tests share servers: nobody may overwrite what another has just put there.
+        // Tests share servers, so nobody may overwrite the rules that another test has just put there.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let _alone = ONE_AT_A_TIME.lock().await;
         let shown = self.query("postgres", "show hba_file").await?;
@@ -27,7 +27,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Has the server speak TLS by `server.crt` and `server.key` of this folder once it reads its settings again. The key has to be the server's, see
+    /// Makes the server use the certificate `server.crt` and the key `server.key` of this folder. The key must belong to the server's user, see
     /// [`Postgres::make_key_its_own`].
     ///
     /// # Errors
@@ -44,10 +44,10 @@ impl Postgres {
         Ok(())
     }
 
-    /// Gives the key to the server's user, who takes none that others can read.
+    /// Gives the key file to the server's user. PostgreSQL refuses a key that others can read.
     ///
     /// # Errors
-    /// There is no such file, or this user may not.
+    /// There is no such file, or this process may not change it.
     pub fn make_key_its_own(&self, key: &Path) -> anyhow::Result<()> {
         fs::set_permissions(key, fs::Permissions::from_mode(0o600))?;
         let owner = fs::metadata(self.socket_directory())?;

@@ -1,5 +1,5 @@
-//! A second server on a copy of a cluster's files, as a restored backup or a cloned disk is one: the same system identifier, the same
-//! timeline, and the same slots.
+//! A second server on a copy of a cluster's files, such as a restored backup or a cloned disk. It has the same system identifier, the same timeline,
+//! and the same slots.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use crate::port;
 use crate::scratch::Scratch;
 
 impl Postgres {
-    /// Copies the files of the stopped cluster, slots included, and starts a server on the copy.
+    /// Copies the files of the stopped cluster with its slots, and starts a server on the copy.
     ///
     /// # Errors
     /// The server is not stopped, the files cannot be copied, or the copy does not come up.

@@ -1,7 +1,7 @@
-//! A streaming standby of a running cluster, and its promotion.
+//! Makes a streaming standby of a running cluster, and promotes it.
 //!
-//! It is made as `pg_basebackup` makes one, by the SQL functions of the low-level backup interface, since the downloaded PostgreSQL has no
-//! such program. See <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP>.
+//! It works as `pg_basebackup` does, by the SQL functions of the low-level backup interface, because the downloaded PostgreSQL has no such program.
+//! See <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP>.
 
 use std::fs;
 use std::io;
@@ -16,14 +16,15 @@ use crate::port;
 use crate::scratch::Scratch;
 use crate::unprivileged::User;
 
-/// Directories whose contents belong to the copied server alone: its slots, and the WAL, which the standby gets by streaming.
+/// The contents of these directories are not copied. They are the slots, which belong to the copied server alone, and the WAL, which the standby gets
+/// by streaming.
 const NOT_COPIED: [&str; 3] = ["pg_replslot", "pg_wal", "pg_stat_tmp"];
 /// The first version that keeps copies of failover slots.
 const FAILOVER_SLOTS_SINCE: u32 = 17;
 
 impl Postgres {
-    /// Makes and starts a standby that streams by the physical slot `slot`, which is made too. From PostgreSQL 17 on it keeps copies of the
-    /// failover slots.
+    /// Makes the physical slot `slot`, and starts a standby that streams by it. From PostgreSQL 17 on, the standby keeps copies of the failover
+    /// slots.
     ///
     /// # Errors
     /// The server refuses, the copy fails, or the standby does not come up.
@@ -59,7 +60,7 @@ impl Postgres {
             .context("cannot copy the data directory")?;
         let stopped = query(&client, "select labelfile from pg_backup_stop(false)").await?;
         let label = stopped.first().and_then(|row| row.first().cloned().flatten());
-        // Not on the command line, so that a test can change it while the standby runs.
+        // The setting is in the file, not on the command line, so that a test can change it while the standby runs.
         let primary = format!(
             "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'\n",
             self.port
@@ -78,7 +79,7 @@ impl Postgres {
         Ok(standby)
     }
 
-    /// Ends the streaming of a standby, which stays what it is.
+    /// Ends the streaming of a standby, which stays a standby.
     ///
     /// # Errors
     /// The server is not there.
@@ -100,7 +101,7 @@ impl Postgres {
     }
 }
 
-/// Copies a directory of a running server: what vanishes meanwhile was temporary, what changes is mended by the WAL.
+/// Copies a directory of a running server. A file that vanishes meanwhile was temporary. For a file that changes meanwhile, the WAL repairs the copy.
 fn copy(from: &Path, to: &Path, user: Option<&User>, is_top: bool) -> io::Result<()> {
     fs::create_dir(to)?;
     give(to, user, 0o700)?;

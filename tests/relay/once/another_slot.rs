@@ -1,10 +1,10 @@
-//! One outbox is published by one slot, unless somebody says otherwise: a slot with a letter wrong would publish everything again.
+//! Only one slot publishes an outbox, unless an operator wants more. Otherwise a slot name with a wrong letter would publish everything again.
 
 use rig::{Isolation, Rig};
 
 use crate::relay::tampering::{DEADLINE, ids, times_published};
 
-/// A relay with another slot's name, as by a mistake in its settings.
+/// A relay whose slot has another name, as after a mistake in its settings.
 fn mistyped(rig: &Rig) -> stack::Program {
     rig.another_relay("mistyped")
         .env("OUTBOX_SLOT", &format!("{}x", rig.name()))
@@ -28,7 +28,7 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
     rig.insert_each(10).await;
     rig.assert_exactly_once().await;
     let other = mistyped(&rig);
-    // Rows that are not published yet are in no topic: a recovery would publish them, and so would the relay.
+    // These rows are not published yet, so no topic has them. A recovery would publish them, and the relay would publish them, too.
     rig.relay
         .run(&["pause", "--reason", "another slot"])
         .await

@@ -1,4 +1,4 @@
-//! Authorities, certificates, keys and a password are replaced under a relay that runs, while all its connections break.
+//! Authorities, certificates, keys and a password are replaced while a relay runs and all its connections break.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use stack::scratch::Scratch;
 
 use super::super::tampering::metric;
 use super::rotation::complains;
-use crate::relay::load::{DEADLINE, Load, publishes};
+use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
 
-/// Of Postgres by its certificate, and of Kafka by its password.
+/// The role logs in to Postgres by its certificate, and to Kafka by its password.
 const ROLE: &str = "certified";
 
-/// What the servers and the relay read.
+/// The files that the servers and the relay read.
 struct Files(Scratch);
 
 impl Files {
@@ -28,14 +28,14 @@ impl Files {
         self.path(name).display().to_string()
     }
 
-    /// Replaces a file; readers see the one or the other.
+    /// Replaces a file in one step. A reader sees either the old or the new contents.
     fn write(&self, name: &str, text: &str) {
         let (new, file) = (self.path("new"), self.path(name));
         std::fs::write(&new, text).expect("a file");
         std::fs::rename(new, file).expect("a file");
     }
 
-    /// As [`Files::write`], of a key for a server whose user takes none that others can read.
+    /// As [`Files::write`], for a key. Gives it to the server's user, because the server refuses a key that others can read.
     fn write_key(&self, name: &str, text: &str, owner: &Postgres) {
         let (new, file) = (self.path("new"), self.path(name));
         std::fs::write(&new, text).expect("a file");
@@ -44,7 +44,7 @@ impl Files {
     }
 }
 
-/// One generation of certificates, of an authority of its own, and of the password. Pairs are a certificate and its key.
+/// One generation of secrets: an authority, certificates, and a password. A pair has a certificate and its key.
 struct Generation {
     authority: String,
     server: (String, String),
@@ -77,7 +77,7 @@ impl Generation {
         }
     }
 
-    /// What Kafka shows and whom both servers trust.
+    /// Gives Kafka its certificate, and the authority that both servers trust.
     fn give_to_kafka(&self, files: &Files) {
         let (certificate, key) = &self.server;
         files.write("broker.pem", &format!("{key}{certificate}"));
@@ -98,7 +98,7 @@ impl Generation {
     }
 }
 
-/// Servers that take nobody without a certificate; Kafka wants a password as well.
+/// Servers that refuse everybody without a certificate. Kafka wants a password as well.
 async fn servers(files: &Files, first: &Generation) -> Arc<Servers> {
     first.give_to_kafka(files);
     let mut kafka = kafka_options();
@@ -139,7 +139,7 @@ async fn servers(files: &Files, first: &Generation) -> Arc<Servers> {
     Arc::new(servers)
 }
 
-/// A relay that logs in everywhere by what the files hold.
+/// A rig whose relay logs in everywhere by the contents of the files.
 async fn certified(servers: &Arc<Servers>, files: &Files, name: &str) -> Rig {
     let mut rig = Rig::on(Arc::clone(servers), name).await;
     let (ca, certificate, key) = (
@@ -169,7 +169,7 @@ ssl.ca.location={ca}\nssl.certificate.location={certificate}\nssl.key.location={
     rig
 }
 
-/// Every connection of the relay breaks, and from then on the servers take the next generation alone.
+/// Breaks every connection of the relay. From then on the servers accept only the next generation.
 async fn change_servers(rig: &Rig, files: &Files, next: &Generation) {
     next.give_to_kafka(files);
     next.give_to_postgres(files, &rig.servers.postgres);
@@ -204,16 +204,16 @@ async fn authorities_certificates_keys_and_a_password_are_replaced_under_load_wi
     rig.init(&[]).await;
     rig.start().await;
     let process = rig.relay.process().expect("it runs").id();
-    let load = Load::on(&rig);
-    publishes(&rig.relay, 50.0).await;
+    let load = Load::start_on(&rig);
+    wait_until_publishes(&rig.relay, 50.0).await;
 
-    // The relay's files come last: until then both servers refuse it, and it them.
+    // The relay's files are replaced last. Until then both servers refuse the relay, and the relay refuses them.
     change_servers(&rig, &files, &second).await;
     complains(&rig, &["certificate"]).await;
     second.give_to_relay(&files);
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
-    // What watches for a pause has logged in anew as well, and is not refused again and again.
+    // The task that watches for a pause has logged in anew, too. It is not refused again and again.
     let logged = rig.relay.log_text().len();
     for (command, paused) in [(&["pause", "--reason", "a test"][..], 1.0), (&["resume"], 0.0)] {
         rig.relay.run(command).await.unwrap_or_else(|err| panic!("{err:#}"));

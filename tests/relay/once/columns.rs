@@ -1,9 +1,9 @@
-//! Columns of the outbox that go or are renamed while the relay streams, and rows that are updated.
+//! Columns of the outbox are dropped or renamed while the relay streams, and rows are updated.
 
 use rig::Rig;
 
 use crate::relay::tampering::{DEADLINE, assert_ends, wait_until_confirmed};
-use crate::relay::ways_out::{goes_on, recover, told_between};
+use crate::relay::ways_out::{assert_goes_on, run_recover, text_in_log_between};
 
 /// Exit code of `Stop::Config`.
 const CONFIG: i32 = 2;
@@ -11,17 +11,18 @@ const CONFIG: i32 = 2;
 const PUBLICATION: i32 = 20;
 /// Exit code of `Stop::RowUpdated`.
 const ROW_UPDATED: i32 = 30;
-/// The rig's own, and that.
-const FATAL: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
+/// The rig's own options, and `fatal` for rows that were updated.
+const FATAL_ON_UPDATE: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
 const NUMBER: &str = "from (select nextval('numbers') as n) as numbered";
 
-/// What somebody does to the table while the relay streams.
+/// A change of the table while the relay streams.
 struct Alteration {
     name: &'static str,
     sql: &'static str,
-    /// Columns and values of a row meanwhile, beside its payload.
+    /// The columns and values, beside the payload, of a row that is written meanwhile.
     row: (&'static str, &'static str),
-    taken_back: &'static [&'static str],
+    /// The statements that bring the column back.
+    repair: &'static [&'static str],
 }
 
 const ALTERATIONS: [Alteration; 2] = [
@@ -29,13 +30,13 @@ const ALTERATIONS: [Alteration; 2] = [
         name: "column_renamed",
         sql: "alter table outbox rename aggregateid to former",
         row: ("former, type", "'k' || n % 7, 'Changed'"),
-        taken_back: &["alter table outbox rename former to aggregateid"],
+        repair: &["alter table outbox rename former to aggregateid"],
     },
     Alteration {
         name: "column_dropped",
         sql: "alter table outbox drop column aggregateid",
         row: ("type", "'Changed'"),
-        taken_back: &[
+        repair: &[
             "alter table outbox add column aggregateid text",
             "update outbox set aggregateid = 'k' || (payload ->> 'n')::int % 7",
         ],
@@ -48,7 +49,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         name,
         sql,
         row: (columns, values),
-        taken_back,
+        repair,
     } in ALTERATIONS
     {
         let rig = Rig::new(name).await;
@@ -65,7 +66,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
             "insert into outbox (aggregatetype, {columns}, payload) select '{topic}', {values}, jsonb_build_object('n', n) {NUMBER}"
         );
         rig.sql(&insert).await;
-        let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+        let lsn_after_first_row = rig.value("select pg_current_wal_insert_lsn()").await;
         for _ in 0..2 {
             rig.sql(&insert).await;
         }
@@ -75,19 +76,23 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
             &["`aggregateid`", "`outbox-relay recover --compare-anyway`"],
         )
         .await;
-        let confirmed = rig.confirmed().await;
-        let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
-        assert_eq!(rig.value(&order).await, "t", "{name}: {confirmed} {behind_one}");
+        let confirmed = rig.confirmed_lsn().await;
+        let order = format!("select '{confirmed}'::pg_lsn < '{lsn_after_first_row}'::pg_lsn");
+        assert_eq!(
+            rig.value(&order).await,
+            "t",
+            "{name}: {confirmed} {lsn_after_first_row}"
+        );
 
-        // The log has what it has, also with the column back.
-        for statement in taken_back {
+        // The WAL keeps the rows without the column, even after the column is back.
+        for statement in repair {
             rig.sql(statement).await;
         }
         rig.insert_each(2).await;
         rig.assert_stops(CONFIG, &["`aggregateid`", "`outbox-relay recover --compare-anyway`"])
             .await;
-        recover(&rig, &["--compare-anyway"]).await;
-        assert_eq!(goes_on(&rig).await.rows, 13);
+        run_recover(&rig, &["--compare-anyway"]).await;
+        assert_eq!(assert_goes_on(&rig).await.rows, 13);
     }
 }
 
@@ -95,7 +100,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
 async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_and_no_more_once_it_is_published() {
     let mut rig = Rig::new("row_updated").await;
     rig.sql("create publication outbox for table outbox").await;
-    let fatal = rig.relay.with_env("ROUTER_OPTIONS", FATAL);
+    let fatal = rig.relay.with_env("ROUTER_OPTIONS", FATAL_ON_UPDATE);
     let tolerant = std::mem::replace(&mut rig.relay, fatal);
     rig.init(&[]).await;
     rig.start().await;
@@ -119,9 +124,9 @@ async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_an
     rig.relay.kill_hard().await;
     altering.batch_execute("rollback").await.expect("a rollback");
 
-    // The slot sends all of it again.
+    // The slot sends everything again.
     rig.relay = fatal;
-    goes_on(&rig).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -137,24 +142,24 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
     rig.sql("alter publication outbox set table outbox (id, aggregatetype, type, payload)")
         .await;
     rig.insert_each(1).await;
-    let behind_one = rig.value("select pg_current_wal_insert_lsn()").await;
+    let lsn_after_first_row = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(2).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
-    // The stream's row or the guard's look, whichever is first.
+    // Either the row in the stream or the guard's look comes first.
     assert!(
         matches!(status.code(), Some(CONFIG | PUBLICATION)),
         "{}",
         rig.relay.log_tail(10)
     );
-    let confirmed = rig.confirmed().await;
-    let order = format!("select '{confirmed}'::pg_lsn < '{behind_one}'::pg_lsn");
-    assert_eq!(rig.value(&order).await, "t", "{confirmed} {behind_one}");
+    let confirmed = rig.confirmed_lsn().await;
+    let order = format!("select '{confirmed}'::pg_lsn < '{lsn_after_first_row}'::pg_lsn");
+    assert_eq!(rig.value(&order).await, "t", "{confirmed} {lsn_after_first_row}");
 
     rig.assert_stops(PUBLICATION, &["it has a column list", "`outbox-relay recover`"])
         .await;
-    for statement in told_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
+    for statement in text_in_log_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
         rig.sql(statement).await;
     }
-    recover(&rig, &[]).await;
-    assert_eq!(goes_on(&rig).await.rows, 11);
+    run_recover(&rig, &[]).await;
+    assert_eq!(assert_goes_on(&rig).await.rows, 11);
 }

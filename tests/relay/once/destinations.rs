@@ -1,18 +1,18 @@
-//! Where rows may go, and where not: the relay's own topics, Kafka's, and topics that cannot be.
+//! Where rows may go and where not: not to the relay's own topics, not to Kafka's, and not to topics that cannot exist.
 
 use rig::{Isolation, Rig, topic};
 use stack::{Program, eventually};
 
-use super::super::tampering::{DEADLINE, assert_refused, retire, wait_until_confirmed};
-use super::parking::{assert_published_in_order, command, stop, wait_until_parked};
+use super::super::tampering::{DEADLINE, assert_refused, kill_and_drop_slot, wait_until_confirmed};
+use super::parking::{assert_command, assert_published_in_order, assert_retry_of_all, stop_relay, wait_until_parked};
 use super::topic_settings::{ROW, assert_published_before, assert_stops};
 
 /// Exit codes of `outbox-relay`.
 const TOPIC_MISSING: i32 = 32;
 const TOPIC_REFUSED: i32 = 34;
 
-/// Writes a row that routes to `topic`, and has the key of this relay's checkpoint; its id.
-async fn insert_for(rig: &Rig, topic: &str) -> String {
+/// Writes a row that routes to `topic` and has the key of this relay's checkpoint. Returns its id.
+async fn insert_row_for_topic(rig: &Rig, topic: &str) -> String {
     let key = format!("{0}/{0}", rig.name());
     rig.value(&format!(
         "insert into outbox (aggregatetype, aggregateid, type, payload)
@@ -21,8 +21,8 @@ async fn insert_for(rig: &Rig, topic: &str) -> String {
     .await
 }
 
-/// The topics that are never a destination, and whose they are.
-fn never_a_destination(rig: &Rig) -> [(String, &'static str); 5] {
+/// The topics that no row may go to, and whose topics they are.
+fn forbidden_topics(rig: &Rig) -> [(String, &'static str); 5] {
     const OWN: &str = "the relay's own topic";
     const INTERNAL: &str = "one of Kafka's internal topics";
     [
@@ -34,14 +34,14 @@ fn never_a_destination(rig: &Rig) -> [(String, &'static str); 5] {
     ]
 }
 
-/// Asserts that none of those topics has a record of a row.
+/// Asserts that none of these topics has a record of a row.
 async fn assert_none_forged(rig: &Rig) {
-    for (topic, _) in never_a_destination(rig) {
+    for (topic, _) in forbidden_topics(rig) {
         assert!(!has_forged(rig, &topic).await, "a row is in {topic}");
     }
 }
 
-/// Whether a topic, which need not exist, has a record of one of the rig's rows.
+/// Whether a topic has a record of one of the rig's rows. The topic need not exist.
 async fn has_forged(rig: &Rig, name: &str) -> bool {
     let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), name.to_owned());
     let records = tokio::task::spawn_blocking(move || topic::read(&servers, &topic, Isolation::Committed)).await;
@@ -55,18 +55,18 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
     let rig = Rig::initialised("destination_own").await;
     rig.insert_each(10).await;
     let mut parked = Vec::new();
-    for (topic, whose) in never_a_destination(&rig) {
-        parked.push((insert_for(&rig, &topic).await, topic, whose));
+    for (topic, whose) in forbidden_topics(&rig) {
+        parked.push((insert_row_for_topic(&rig, &topic).await, topic, whose));
     }
     rig.insert_each(10).await;
     for (id, topic, whose) in &parked {
         let column = format!("column `aggregatetype` is `{topic}`");
         let says = [id.as_str(), &column, whose, "`outbox-relay park "];
         let said = assert_stops(&rig.relay, ROW, &says).await;
-        rig.slot_is_free().await;
+        rig.wait_until_slot_is_free().await;
         let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
         let position = rest.split('`').next().expect("a position");
-        command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;
+        assert_command(&rig.relay, &["park", position], 0, &["parks the row at"]).await;
         assert_published_before(&rig, 10).await;
     }
     rig.start().await;
@@ -74,10 +74,10 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
     let known = wait_until_parked(&rig, parked.len()).await;
     assert!(parked.iter().all(|(id, ..)| known.contains_key(id)), "{known:?}");
     wait_until_confirmed(&rig).await;
-    stop(&rig).await;
-    // Nor do they get there from the parking topic.
+    stop_relay(&rig).await;
+    // A retry of parked rows does not bring them there either.
     let stays = ["0 rows are published, 5 stay parked"];
-    command(&rig.relay, &["parked", "retry", "--all"], 1, &stays).await;
+    assert_retry_of_all(&rig.relay, 1, &stays).await;
     assert_none_forged(&rig).await;
     rig.finish().await.expect("an end");
 }
@@ -88,14 +88,14 @@ async fn rows_for_the_relays_own_topics_and_kafkas_are_parked_where_poison_is() 
     rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
     rig.insert_each(5).await;
     let mut ids = Vec::new();
-    for (topic, _) in never_a_destination(&rig) {
-        ids.push(insert_for(&rig, &topic).await);
+    for (topic, _) in forbidden_topics(&rig) {
+        ids.push(insert_row_for_topic(&rig, &topic).await);
     }
     rig.insert_each(5).await;
     rig.start().await;
     assert_published_in_order(&rig, 10).await;
     let known = wait_until_parked(&rig, ids.len()).await;
-    assert!(ids.iter().all(|id| known[id].0 == "poison"), "{known:?}");
+    assert!(ids.iter().all(|id| known[id].because == "poison"), "{known:?}");
     assert_none_forged(&rig).await;
     rig.finish().await.expect("an end");
 }
@@ -103,12 +103,12 @@ async fn rows_for_the_relays_own_topics_and_kafkas_are_parked_where_poison_is() 
 #[tokio::test]
 async fn a_relay_that_publishes_anywhere_is_caught() {
     let rig = Rig::initialised("planted_anywhere").await;
-    let bug = rig.relay.with_binary("outbox-relay-faults");
-    let bug = bug.env("OUTBOX_RELAY_BUG", "PublishAnywhere");
+    let relay_with_bug = rig.relay.with_binary("outbox-relay-faults");
+    let relay_with_bug = relay_with_bug.env("OUTBOX_RELAY_BUG", "PublishAnywhere");
     for topic in [rig.parking_topic(), rig.checkpoint_topic()] {
-        insert_for(&rig, &topic).await;
+        insert_row_for_topic(&rig, &topic).await;
     }
-    bug.start().expect("a start");
+    relay_with_bug.start().expect("a start");
     for (topic, becomes) in [
         (rig.parking_topic(), "the row is among the parked ones"),
         (rig.checkpoint_topic(), "the row has become a checkpoint"),
@@ -118,15 +118,15 @@ async fn a_relay_that_publishes_anywhere_is_caught() {
         })
         .await;
     }
-    bug.kill_hard().await;
+    relay_with_bug.kill_hard().await;
     rig.finish().await.expect("an end");
 }
 
 #[tokio::test]
 async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_kafkas() {
     let rig = Rig::new("destination_internal").await;
-    for (topic, whose) in never_a_destination(&rig) {
-        let id = insert_for(&rig, &topic).await;
+    for (topic, whose) in forbidden_topics(&rig) {
+        let id = insert_row_for_topic(&rig, &topic).await;
         assert_refused(&rig, &[], ROW, &format!("column `aggregatetype` is `{topic}`")).await;
         assert_refused(&rig, &["--topic", &topic], 2, &format!("--topic `{topic}`")).await;
         assert_refused(&rig, &["--topic", &topic], 2, whose).await;
@@ -134,12 +134,12 @@ async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_ka
     }
     rig.init(&[]).await;
     rig.drop_slot().await;
-    for (topic, whose) in never_a_destination(&rig) {
-        let id = insert_for(&rig, &topic).await;
-        command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
+    for (topic, whose) in forbidden_topics(&rig) {
+        let id = insert_row_for_topic(&rig, &topic).await;
+        assert_command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
-    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     assert_none_forged(&rig).await;
     rig.insert_each(3).await;
     rig.start().await;
@@ -147,8 +147,8 @@ async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_ka
     rig.finish().await.expect("an end");
 }
 
-/// The values of `n` in a topic.
-async fn numbers_in(rig: &Rig, name: &str) -> usize {
+/// How many records a topic has. It is 0 if there is no such topic.
+async fn count_records(rig: &Rig, name: &str) -> usize {
     let (servers, name) = (rig.servers.kafka.bootstrap_servers(), name.to_owned());
     let records = tokio::task::spawn_blocking(move || topic::read(&servers, &name, Isolation::Committed));
     records.await.expect("a reader").map_or(0, |records| records.len())
@@ -158,8 +158,8 @@ async fn numbers_in(rig: &Rig, name: &str) -> usize {
 async fn a_name_that_collides_with_another_topics_is_the_rows_fault_and_said() {
     let rig = Rig::initialised("destination_collides").await;
     let (there, collides) = ("destination_collides.a_b", "destination_collides.a.b");
-    insert_for(&rig, there).await;
-    let id = insert_for(&rig, collides).await;
+    insert_row_for_topic(&rig, there).await;
+    let id = insert_row_for_topic(&rig, collides).await;
     let column = format!("column `aggregatetype` is `{collides}`");
     let says = [
         id.as_str(),
@@ -169,11 +169,11 @@ async fn a_name_that_collides_with_another_topics_is_the_rows_fault_and_said() {
     ];
     assert_stops(&rig.relay, ROW, &says).await;
     assert_eq!(
-        numbers_in(&rig, there).await,
+        count_records(&rig, there).await,
         1,
         "what stands before the row is published"
     );
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_topic_that_cannot_be_created_is_said_and_created_once_it_can_be() {
     let rig = Rig::initialised("destination_refused").await;
     let new = "destination_refused-new";
     rig.insert_each(5).await;
-    let id = insert_for(&rig, new).await;
+    let id = insert_row_for_topic(&rig, new).await;
     let refused = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=nonsense");
     assert_stops(&refused, TOPIC_REFUSED, &[new, &id, "correct --topic-config"]).await;
     let missing = rig.relay.with_env("CREATE_TOPICS", "false");
@@ -198,7 +198,7 @@ async fn a_topic_that_cannot_be_created_is_said_and_created_once_it_can_be() {
     let relay: &Program = &rig.relay;
     rig.start().await;
     eventually(DEADLINE, "the row is in its topic", || async {
-        (numbers_in(&rig, new).await == 1).then_some(())
+        (count_records(&rig, new).await == 1).then_some(())
     })
     .await;
     relay.stop().await.expect("a clean end");

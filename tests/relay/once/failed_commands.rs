@@ -1,5 +1,5 @@
-//! `init` and `recover` meet a row that cannot be published: they name it at once, leave nothing behind that others wait for, and go on once the
-//! row is mended.
+//! `init` and `recover` meet a row that cannot be published. They name it at once, leave nothing behind that others would have to wait for, and go on
+//! once the row is mended.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use stack::Program;
 
 use super::topic_settings::{ROW, assert_each_once, insert_keyless};
 
-/// Far below the fifteen minutes for which a transaction of `init` may stay open.
+/// This is far less than the fifteen minutes for which a transaction of `init` may stay open.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
-/// Runs a command, which must name the row.
-async fn assert_names(relay: &Program, arguments: &[&str], id: &str) {
+/// Runs a command, and asserts that it names the row.
+async fn assert_command_names_row(relay: &Program, arguments: &[&str], id: &str) {
     let (logged, started) = (relay.log_text().len(), Instant::now());
     let status = relay.run_for_status(arguments).await.expect("it runs");
     let log = relay.log_text()[logged..].to_owned();
@@ -22,31 +22,31 @@ async fn assert_names(relay: &Program, arguments: &[&str], id: &str) {
 }
 
 /// A relay of another database that keeps its checkpoints in the same topic.
-async fn neighbour(rig: &Rig, name: &str) -> Rig {
+async fn neighbour_of(rig: &Rig, name: &str) -> Rig {
     let mut neighbour = Rig::new(name).await;
     neighbour.relay = neighbour.relay.env("CHECKPOINT_TOPIC", &rig.checkpoint_topic());
     neighbour
 }
 
-async fn delete(rig: &Rig, id: &str) {
+async fn delete_row(rig: &Rig, id: &str) {
     rig.sql(&format!("delete from outbox where id = '{id}'")).await;
 }
 
 #[tokio::test]
 async fn an_init_that_meets_a_row_without_a_key_names_it_and_nobody_waits_for_it() {
-    // The broker itself refuses the row where its topic's settings are not told.
+    // With the bug, the relay does not know the topic's settings, so the broker itself refuses the row.
     for (name, bug) in [("init_keyless", ""), ("init_keyless_untold", "AskNoSettings")] {
         let rig = Rig::new(name).await;
         let relay = rig
             .relay
             .with_binary("outbox-relay-faults")
             .env("OUTBOX_RELAY_BUG", bug);
-        let neighbour = neighbour(&rig, &format!("{name}_neighbour")).await;
+        let neighbour = neighbour_of(&rig, &format!("{name}_neighbour")).await;
         neighbour.init(&[]).await;
         rig.insert_together(20).await;
         let id = insert_keyless(&rig).await;
         rig.insert_together(20).await;
-        assert_names(&relay, &["init"], &id).await;
+        assert_command_names_row(&relay, &["init"], &id).await;
 
         let started = Instant::now();
         neighbour.start().await;
@@ -59,8 +59,8 @@ async fn an_init_that_meets_a_row_without_a_key_names_it_and_nobody_waits_for_it
         );
         neighbour.finish().await.expect("a clean end");
 
-        assert_names(&relay, &["init"], &id).await;
-        delete(&rig, &id).await;
+        assert_command_names_row(&relay, &["init"], &id).await;
+        delete_row(&rig, &id).await;
         rig.init(&[]).await;
         rig.start().await;
         rig.insert_together(5).await;
@@ -79,8 +79,8 @@ async fn a_recover_that_meets_a_row_without_a_key_names_it_and_goes_on_once_it_i
     rig.insert_together(10).await;
     let id = insert_keyless(&rig).await;
     rig.drop_slot().await;
-    assert_names(&rig.relay, &["recover", "--yes"], &id).await;
-    assert_names(&rig.relay, &["recover", "--yes"], &id).await;
+    assert_command_names_row(&rig.relay, &["recover", "--yes"], &id).await;
+    assert_command_names_row(&rig.relay, &["recover", "--yes"], &id).await;
     rig.sql(&format!("update outbox set aggregateid = 'k1' where id = '{id}'"))
         .await;
     rig.relay
@@ -95,15 +95,15 @@ async fn a_recover_that_meets_a_row_without_a_key_names_it_and_goes_on_once_it_i
 #[tokio::test]
 async fn an_init_that_leaves_its_transaction_open_is_caught() {
     let rig = Rig::new("init_left_open").await;
-    let neighbour = neighbour(&rig, "init_left_open_neighbour").await;
+    let neighbour = neighbour_of(&rig, "init_left_open_neighbour").await;
     neighbour.init(&[]).await;
     rig.insert_together(20).await;
     let id = insert_keyless(&rig).await;
-    let wrong = rig
+    let relay_with_bug = rig
         .relay
         .with_binary("outbox-relay-faults")
         .env("OUTBOX_RELAY_BUG", "AskNoSettings,LeaveFailedTransactionOpen");
-    assert_names(&wrong, &["init"], &id).await;
+    assert_command_names_row(&relay_with_bug, &["init"], &id).await;
     neighbour.relay.start().expect("a start");
     stack::eventually(AT_ONCE, "the neighbour waits for the transaction", || async {
         let log = neighbour.relay.log_text();

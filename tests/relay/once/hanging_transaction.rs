@@ -1,5 +1,5 @@
-//! A transaction that Kafka calls complete and has not ended in all its partitions. Brokers of 4.2 to 4.4 make one where a partition has no
-//! leader while the ends are written (KAFKA-20734).
+//! A transaction that Kafka calls complete, although it has not ended in all its partitions. Brokers of 4.2 to 4.4 make such a transaction if a
+//! partition has no leader while they write the ends (KAFKA-20734).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use rig::{Isolation, Rig, Servers};
 use rustix::process::Signal;
 use stack::{Kafka, KafkaCluster, KafkaOptions, Process, eventually, eventually_ok};
 
-use crate::relay::load::{DEADLINE, metric, publishes};
+use crate::relay::load::{DEADLINE, metric, wait_until_publishes};
 
-/// Loses the ends.
+/// A release that loses the ends of transactions.
 const KAFKA: &str = "4.4.0";
 const BROKERS: usize = 3;
-/// Has the only replica of what hangs.
+/// The node with the only replica of the partitions in which the transaction does not end.
 const VICTIM: i32 = 3;
 /// Kafka's own topic that holds the state of transactions.
 const TRANSACTION_STATE: &str = "__transaction_state";
-/// Brokers of these tests allow no longer transactions.
+/// The brokers of these tests allow transactions of at most so long.
 const TRANSACTION_MAX_TIMEOUT_MS: &str = "15000";
-/// What a relay logs that has fenced and read its checkpoint.
+/// A relay logs this after it has fenced and read its checkpoint.
 const STREAMS: &str = "streaming from the checkpoint";
-/// Shorter than the controllers' patience with a broker.
+/// This is shorter than the time after which the controllers give a broker up.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
 const ROWS: u32 = 100;
 const HANGS: i32 = 36;
@@ -35,7 +35,7 @@ async fn partitions_of(servers: &Servers, topic: &str) -> anyhow::Result<Vec<Par
     tokio::task::spawn_blocking(move || partitions(&bootstrap_servers, &[&topic])).await?
 }
 
-/// Makes a topic with the only replica of each partition on the node that is given for it.
+/// Creates a topic. `nodes` says which node has the only replica of each partition.
 async fn create_topic(servers: &Servers, topic: &str, nodes: &str) {
     let arguments = [
         "--create",
@@ -52,7 +52,7 @@ async fn create_topic(servers: &Servers, topic: &str, nodes: &str) {
     created.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Has no transaction coordinated by the victim.
+/// Makes sure that the victim coordinates no transactions.
 async fn spare_the_coordinators(servers: &Servers) {
     let spared = eventually_ok(DEADLINE, "another node coordinates", || async {
         let led = partitions_of(servers, TRANSACTION_STATE).await?;
@@ -81,7 +81,7 @@ async fn rig_on(servers: &Arc<Servers>, name: &str) -> Rig {
     rig
 }
 
-/// Starts a relay that sends a Kafka transaction of all rows, and stands still before it orders its commit.
+/// Starts a relay that sends all rows in one Kafka transaction. The relay then stands still before it commits.
 async fn freeze_before_the_commit(rig: &mut Rig) {
     rig.init(&[]).await;
     spare_the_coordinators(&rig.servers).await;
@@ -100,7 +100,7 @@ async fn freeze_before_the_commit(rig: &mut Rig) {
     .await;
 }
 
-/// Has the victim answer nobody, so that what it alone has has no leader.
+/// Freezes the victim, so that partitions that only the victim has have no leader.
 async fn freeze_the_victim(rig: &Rig, nodes: &KafkaCluster) -> Arc<Process> {
     let victim = nodes.node(VICTIM).process().expect("a broker");
     victim.signal(Signal::STOP);
@@ -113,7 +113,7 @@ async fn wake_the_victim(rig: &Rig, victim: &Process) {
     wait_for_leader(rig, VICTIM).await;
 }
 
-/// Waits until this node leads the first partition of the rows; -1: none.
+/// Waits until this node leads the first partition of the rows; -1: no node does.
 async fn wait_for_leader(rig: &Rig, leader: i32) {
     let waited = eventually_ok(DEADLINE, "the victim's partitions change their leader", || async {
         let found = partitions_of(&rig.servers, &rig.topic()).await?;
@@ -123,7 +123,7 @@ async fn wait_for_leader(rig: &Rig, leader: i32) {
     waited.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Ends all that hangs in `topic`, as the relay's last line says; how many transactions that were.
+/// Ends all transactions that hang in `topic`, as the relay's last line says. Returns how many there were.
 async fn end_what_hangs(kafka: &Kafka, topic: &str) -> usize {
     let arguments = ["find-hanging", "--topic", topic, "--max-transaction-timeout", "0"];
     let found = kafka.transactions_tool(&arguments).await;
@@ -141,7 +141,7 @@ async fn end_what_hangs(kafka: &Kafka, topic: &str) -> usize {
     ended
 }
 
-/// Goes the way out that the relay tells: nothing is lost then, or there twice.
+/// Takes the way out that the relay names. Asserts that nothing is lost, and nothing is there twice.
 async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     let topic = rig.topic();
     let says = [
@@ -151,7 +151,7 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     ];
     let says = says.each_ref().map(String::as_str);
     rig.assert_stops(HANGS, &says).await;
-    // Whatever supervises it starts it again, before and after an operator has come. A broker that does not answer, and leads still, tells nothing.
+    // A supervisor starts the relay again, before and after an operator has come. A broker that does not answer but still leads tells nothing.
     let victim = nodes.node(VICTIM).process().expect("a broker");
     victim.signal(Signal::STOP);
     tokio::spawn(async move {
@@ -162,7 +162,7 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     let kafka = &rig.servers.kafka;
     assert!(end_what_hangs(kafka, &topic).await > 0, "nothing hung");
     end_what_hangs(kafka, &rig.checkpoint_topic()).await;
-    let hidden = rig.hidden().await;
+    let hidden = rig.describe_hidden_records().await;
     assert!(hidden.starts_with("no open transaction"), "{hidden}");
     rig.assert_stops(RECOVERY_NEEDED, &["outbox-relay recover"]).await;
     let recovered = rig.relay.run(&["recover", "--compare-anyway", "--yes"]).await;
@@ -174,13 +174,13 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
     rig.finish().await.expect("a clean end");
 }
 
-/// Half of it can be read, and the relay has been told that all of it can.
+/// Half of the transaction can be read, and Kafka has told the relay that all of it can.
 async fn a_commit_whose_end_is_lost(servers: &Arc<Servers>, nodes: &KafkaCluster) {
     let mut rig = rig_on(servers, "hanging_commit").await;
     freeze_before_the_commit(&mut rig).await;
     let victim = freeze_the_victim(&rig, nodes).await;
     rig.relay.process().expect("a relay").signal(Signal::CONT);
-    publishes(&rig.relay, f64::from(ROWS)).await;
+    wait_until_publishes(&rig.relay, f64::from(ROWS)).await;
     wake_the_victim(&rig, &victim).await;
     let ledger = rig.ledger(Isolation::Committed).await.expect("a ledger");
     assert!(!ledger.lost.is_empty() && ledger.lost.len() < 100, "{ledger}");
@@ -196,13 +196,13 @@ async fn a_commit_whose_end_is_lost(servers: &Arc<Servers>, nodes: &KafkaCluster
     assert_is_told_and_made_good(&rig, nodes).await;
 }
 
-/// Waits until a successor has fenced, so that what its predecessor left open has ended.
+/// Waits until a successor has fenced. What its predecessor left open has ended then.
 async fn wait_until_fenced(rig: &Rig) {
     let fenced = eventually_ok(DEADLINE, "the successor fences", || async {
         let known = rig.servers.kafka.transactions().await?;
         let ours = known.iter().filter(|known| known.transactional_id.contains(rig.name()));
         let others: Vec<_> = ours.filter(|known| known.state != "Empty").collect();
-        // A careless one has begun its own by then, as its predecessor had.
+        // By then a relay with the bug has begun its own transaction, as its predecessor had.
         let streams = rig.relay.log_text().matches(STREAMS).count() > 1;
         ensure!(streams || others.is_empty(), "{others:?}");
         Ok(())
@@ -210,7 +210,7 @@ async fn wait_until_fenced(rig: &Rig) {
     fenced.await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// A relay died before its commit, and what its successor has aborted does not end on the victim, which comes back later.
+/// A relay died before its commit. Its successor aborts the transaction, but the end does not reach the victim, which comes back later.
 async fn an_abort_whose_end_is_lost(
     servers: &Arc<Servers>,
     nodes: &KafkaCluster,

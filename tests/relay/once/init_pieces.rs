@@ -1,4 +1,4 @@
-//! `init` of an outbox with many rows: it goes in pieces, and an `init` after a kill goes on.
+//! `init` of an outbox with many rows publishes them in pieces. If it is killed, the next `init` goes on.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -11,32 +11,33 @@ use rig::{Isolation, Rig, memory};
 use stack::{Program, eventually_ok};
 
 use super::super::init_positions::position_mistakes;
-use super::parking::command;
+use super::parking::assert_command;
 
 pub(super) const ROWS: u32 = 30_000;
-/// Rows of an outbox that goes in one Kafka transaction.
+/// An outbox with so many rows goes into one Kafka transaction.
 const FEW_ROWS: u32 = 5_000;
 const DEADLINE: Duration = Duration::from_secs(120);
 const SIGKILL: i32 = 9;
 /// Exit code of an init that is not finished.
 const UNFINISHED: i32 = 3;
-/// What a container of the relay has.
+/// The memory of a container for the relay.
 const MEMORY_MB: f64 = 96.0;
 
-/// Kills an init at each of these, one after the other: the point, and at which time that it comes by. Each attempt goes on behind the one before.
+/// An `init` is killed at each of these, one after the other: at this failpoint, when it comes there for this time. Each attempt goes on after the
+/// one before.
 const KILLS: [(&str, u32); 8] = [
     ("init.begun", 1),
     ("init.slot-made", 1),
     ("init.piece-written", 1),
     ("init.piece-committed", 1),
-    // The first commit of an attempt is that of the checkpoint that says `initialising`.
+    // The first commit of an attempt writes the checkpoint that says `initialising`.
     ("commit.before", 3),
     ("commit.after", 2),
     ("init.late-rows-compared", 1),
     ("init.before-end", 1),
 ];
 
-/// A rig with `rows` rows in its outbox and nothing else yet; the outbox is altered by `alter` before.
+/// A rig with so many rows in its outbox. The SQL `alter` has changed the outbox before, and `init` was not run.
 pub(super) async fn rig_with_rows(name: &str, alter: &str, rows: u32) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
@@ -69,7 +70,7 @@ pub(super) async fn kill_init_at(rig: &Rig, point: &str, hit: u32) {
     );
 }
 
-/// A row that is committed now and says that it was made long ago.
+/// Inserts a row that is committed now, with a `created_at` of long ago.
 async fn insert_late_row(rig: &Rig, key: usize) {
     let topic = rig.topic();
     rig.sql(&format!(
@@ -79,7 +80,7 @@ async fn insert_late_row(rig: &Rig, key: usize) {
     .await;
 }
 
-/// Ends the init, and asserts that each row is published once and in order, with those that the relay streams.
+/// Runs `init` to its end. Asserts that each row is published once and in order, including the rows that the relay streams.
 pub(super) async fn assert_each_row_once(rig: &Rig) {
     rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
@@ -104,7 +105,7 @@ async fn an_init_that_is_killed_again_and_again_under_load_publishes_each_row_on
         kill_init_at(&rig, point, hit).await;
         insert_late_row(&rig, number).await;
         if point == "init.piece-committed" {
-            rig.slot_is_free().await;
+            rig.wait_until_slot_is_free().await;
             rig.assert_stops(UNFINISHED, &["run it again"]).await;
         }
     }
@@ -113,7 +114,7 @@ async fn an_init_that_is_killed_again_and_again_under_load_publishes_each_row_on
     assert_each_row_once(&rig).await;
 }
 
-/// Nothing tells these rows apart by their age: what an earlier attempt has published is found in the topic.
+/// The age of these rows does not tell them apart. What an earlier attempt has published is found in the topic.
 #[tokio::test]
 async fn rows_of_the_same_age_or_of_unknown_age_are_published_once() {
     let same_age = "alter table outbox alter created_at set default now()";
@@ -133,7 +134,7 @@ async fn rows_of_the_same_age_or_of_unknown_age_are_published_once() {
     }
 }
 
-/// An update gives a row another inserting transaction, a rewrite of the table all of them: they look new and are not.
+/// After an update, a row has another inserting transaction. After a rewrite of the table, all rows have. They look new although they are not.
 #[tokio::test]
 async fn rows_that_were_updated_between_two_attempts_are_published_once() {
     let rig = rig_with_rows("pieces_updated", "", ROWS).await;
@@ -178,7 +179,7 @@ async fn an_init_of_many_rows_stays_within_its_memory() {
     rig.finish().await.expect("an end");
 }
 
-/// The test's own test: an init that goes on behind the last row that it published loses the rows that were committed late.
+/// A test of the test: an `init` that goes on after the last row that it has published loses the rows that were committed late.
 #[tokio::test]
 async fn forgetting_late_rows_is_caught() {
     let rig = rig_with_rows("pieces_planted", "", ROWS).await;
@@ -202,7 +203,7 @@ async fn forgetting_late_rows_is_caught() {
     rig.finish().await.expect("an end");
 }
 
-/// What it has published is gone from the topic, so nothing tells which rows those were: the operator says it.
+/// The topic no longer has what the earlier `init` published. So nothing tells which rows those were, and the operator has to decide.
 #[tokio::test]
 async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_the_operators_to_decide() {
     const NOT_CONFIRMED: i32 = 41;
@@ -224,8 +225,8 @@ async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_t
             "--undecided publish",
             "--undecided skip",
         ];
-        command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
-        command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
+        assert_command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
+        assert_command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
         rig.start().await;
         rig.insert_each(MORE_ROWS).await;
         let arrived = eventually_ok(DEADLINE, "what is to be published is there", || async {

@@ -1,4 +1,4 @@
-//! An `init` that did not finish, and what changed before the next one.
+//! An `init` did not finish, and something changes before the next one.
 
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rig::rig::ARRIVAL_DEADLINE;
@@ -37,10 +37,10 @@ async fn a_topic_that_is_made_anew_before_the_next_init_gets_what_it_lost() {
     kill_init_at(&rig, "init.piece-committed", 3).await;
     let topic = rig.topic();
     delete(&rig, &topic).await;
-    // Not compacted: what it lacks was never in it.
+    // The topic is not compacted. So if it lacks a record, the record was never in it.
     let create = ["--create", "--topic", &topic, "--partitions", "4"];
     rig.servers.kafka.topic_tool(&create).await.expect("a topic");
-    // The next one is killed as well, with some of it published again.
+    // The next `init` is killed as well, after it has published some rows again.
     kill_init_at(&rig, "init.piece-committed", 2).await;
     assert_each_row_once(&rig).await;
 }
@@ -62,7 +62,7 @@ async fn partitions_that_are_added_before_the_next_init_are_accepted_by_it() {
     rig.finish().await.expect("a clean end");
 }
 
-/// As exactly once, but for the order of rows whose partition is another one now.
+/// Asserts that each row is there exactly once. It does not check the order, because some rows belong to another partition now.
 async fn assert_none_lost_or_doubled(rig: &Rig) {
     let ledger = stack::eventually_ok(ARRIVAL_DEADLINE, "all rows are published", || async {
         let ledger = rig.ledger(Isolation::Committed).await?;

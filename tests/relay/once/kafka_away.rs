@@ -1,4 +1,4 @@
-//! Kafka hangs or is gone: the relay keeps answering Postgres, keeps its memory, says so, and goes on by itself.
+//! Kafka hangs or is gone. The relay keeps answering Postgres, keeps within its memory, says that Kafka is away, and goes on by itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use stack::KafkaOptions;
 use stack::program::Readiness;
 
-/// How long Kafka is away, in seconds; several times the server's patience with a silent walsender.
+/// How long Kafka is away. This is several times as long as the server waits for a silent walsender.
 fn outage() -> Duration {
     let seconds = std::env::var("RELAY_OUTAGE_SECONDS")
         .map_or(20, |text| text.parse().expect("RELAY_OUTAGE_SECONDS is a number"));
@@ -16,10 +16,10 @@ fn outage() -> Duration {
 }
 
 const MEMORY_MB_MAX: f64 = 96.0;
-/// Until the relay must say that Kafka is away.
+/// By then the relay must say that Kafka is away.
 const SAYS_SO_WITHIN: Duration = Duration::from_secs(10);
 
-/// A relay with `wal_sender_timeout` of 4 s on servers of its own, which has published something.
+/// A rig on servers of its own with a `wal_sender_timeout` of 4 s. Its relay has published something.
 async fn running(name: &str) -> Rig {
     let servers = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let mut rig = Rig::on(Arc::new(servers.expect("the servers")), name).await;
@@ -34,11 +34,11 @@ async fn running(name: &str) -> Rig {
     rig
 }
 
-/// Kafka is away now: for the outage's time a backlog of over 100 MB grows, and the relay bears it.
+/// Kafka is away now. Writes a backlog of over 100 MB during the outage, and asserts that the relay survives it.
 async fn assert_bears_outage(rig: &Rig) {
     let away = Instant::now();
     let topic = rig.topic();
-    // In pieces, so that rows also come late in the outage.
+    // The backlog comes in pieces, so that rows come late in the outage, too.
     for _ in 0..12 {
         rig.sql(&format!(
             "insert into outbox (aggregatetype, aggregateid, type, payload)
@@ -66,7 +66,7 @@ async fn assert_bears_outage(rig: &Rig) {
     );
     let mut without_slot_since = None;
     while away.elapsed() < outage() {
-        // A new session takes the slot over within a moment; for longer nobody may be without it.
+        // A new session takes the slot over within a moment. The slot must not be without a session for longer.
         if rig.value(&status).await == "t" {
             without_slot_since = None;
         } else {
@@ -95,7 +95,7 @@ async fn assert_bears_outage(rig: &Rig) {
     );
 }
 
-/// Returns the most memory that the relay has held, in MB.
+/// Asserts that the relay goes on. Returns the most memory that it has used, in MB.
 async fn assert_goes_on(rig: &Rig) -> f64 {
     let ready = rig.relay.wait_ready(Duration::from_secs(60)).await;
     ready.unwrap_or_else(|err| panic!("{err:#}"));

@@ -7,14 +7,14 @@ use rig::{Isolation, Rig};
 use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
-use crate::relay::tampering::{DEADLINE, retire};
+use crate::relay::tampering::{DEADLINE, kill_and_drop_slot};
 
-/// A library that is loaded before the C library: of all that a program does, OpenSSL's clean-up alone deletes keys of thread-local storage,
-/// except for key 0, which Rust does not use and gives back.
+/// A library that is loaded before the C library. It aborts when a key of thread-local storage is deleted. In these programs only OpenSSL's clean-up
+/// deletes such keys. Key 0 is an exception: Rust does not use it, and gives it back.
 const ABORTS_AT_CLEAN_UP: &str =
     "#include <stdlib.h>\nint pthread_key_delete(unsigned key) { if (key != 0) abort(); return 0; }\n";
 
-/// A library that shows a program another file where it looks first for the system's certificates.
+/// A library that shows a program another file in the place where the program looks first for the system's certificates.
 const OTHER_SYSTEM_CA: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,10 +34,10 @@ int stat(const char *path, struct stat *found) {
 }
 "#;
 
-/// A refused connection is told within this time.
+/// The relay must report a refused connection within this time.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Publishes through the rig's listener, from `init` to the last row.
+/// Asserts that the relay publishes through the rig's listener, from `init` to the last row.
 async fn assert_publishes(rig: &Rig) {
     rig.insert_each(5).await;
     rig.init(&[]).await;
@@ -47,7 +47,7 @@ async fn assert_publishes(rig: &Rig) {
     rig.finish().await.expect("a clean end");
 }
 
-/// `check` says that Kafka refuses and why, `init` ends with it, and a relay that runs says so in its readiness.
+/// Asserts that `check` says that Kafka refuses and why, that `init` ends with this reason, and that a running relay has it in its readiness.
 async fn assert_refused(rig: &Rig, reason: &str) {
     for command in ["check", "init"] {
         let (logged, started) = (rig.relay.log_text().len(), Instant::now());
@@ -148,10 +148,10 @@ async fn a_token_from_a_file_logs_in_and_an_expired_one_does_not() {
     assert_publishes(&rig).await;
 }
 
-/// Long enough for an `init` and a start while other tests run.
+/// This is long enough for an `init` and a start while other tests run.
 const SHORT_LIFETIME: Duration = Duration::from_secs(20);
 
-/// A relay that has published five rows, whose token's file holds another token since, and whose first token has expired.
+/// A rig whose relay has published five rows. Then the file got another token, and the first token has expired.
 async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: Option<&str>) -> Rig {
     let write = |token: &str| secured.write(name, token);
     write(&token(SHORT_LIFETIME));
@@ -170,7 +170,7 @@ async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: O
     rig.assert_exactly_once().await;
     write(&token(Duration::from_secs(3600)));
     tokio::time::sleep(SHORT_LIFETIME + Duration::from_secs(1)).await;
-    // A connection outlives its token where the broker has no connections.max.reauth.ms; the next one does not.
+    // If the broker has no connections.max.reauth.ms, a connection lives longer than its token. The next connection needs a new one.
     rig.sql(&format!(
         "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{name}' and active_pid is not null"
     ))
@@ -180,7 +180,7 @@ async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: O
 
 #[tokio::test]
 async fn a_token_is_read_again_before_it_expires() {
-    // A broker without connections.max.reauth.ms refuses a new login on an open connection, and the relay starts again from the checkpoint then.
+    // A broker without connections.max.reauth.ms refuses a new login on an open connection. Then the relay starts again from the checkpoint.
     let rig = behind_the_end_of_the_first_token(Secured::get().await, "kafka_token_renewed", None).await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
@@ -204,12 +204,13 @@ async fn a_relay_that_keeps_the_first_token_is_caught() {
     said.await.unwrap_or_else(|err| panic!("{err:#}"));
     let records = rig.records(Isolation::Committed).await.expect("records");
     assert_eq!(records.len(), 5, "{}", rig.relay.log_tail(10));
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
 async fn where_the_broker_wants_a_new_login_on_an_open_connection_the_relay_goes_on_without_a_restart() {
-    // A broker takes one login a second on a connection: librdkafka has one when the token is four fifths old, one at nine tenths.
+    // A broker accepts one login per second on a connection. librdkafka logs in when the token has used up four fifths of its life, and again at nine
+    // tenths.
     const LIFETIME: Duration = Duration::from_secs(16);
     let secured = Secured::get().await;
     let renew = || secured.write("renewed-token", &token(LIFETIME));
@@ -222,7 +223,7 @@ async fn where_the_broker_wants_a_new_login_on_an_open_connection_the_relay_goes
     renew();
     rig.start().await;
     let started = Instant::now();
-    // Longer than two tokens last; who did not log in again would have been cut off.
+    // This is longer than two tokens live. A client that did not log in again would have been cut off.
     while started.elapsed() < LIFETIME * 9 / 4 {
         renew();
         rig.insert_each(1).await;
@@ -242,7 +243,9 @@ async fn no_program_frees_what_its_tls_connections_use_while_it_ends() {
     let library = secured.library("aborts_at_clean_up", ABORTS_AT_CLEAN_UP);
     rig.relay = rig.relay.env("LD_PRELOAD", &library);
     assert_publishes(&rig).await;
-    let binary = stack::pipeline::binaries().expect("the programs").join("view-builder");
+    let binary = stack::checkout::programs_directory()
+        .expect("the programs")
+        .join("view-builder");
     let views = Program::new("view-builder", &binary, rig.logs().join("view-builder.log"), 0);
     let views = secured.through(views, "TLS", &properties).env("LD_PRELOAD", &library);
     let replay = ["replay", "--topic", &rig.topic()];
@@ -256,7 +259,7 @@ async fn a_relay_that_is_refused_says_so_in_its_readiness_and_goes_on_once_it_is
     let mut rig = secured.rig("kafka_late", "LOGIN", &properties).await;
     let files = format!("sasl.password={}", secured.path("password"));
     let kafka = &secured.servers.kafka;
-    // `init` by the other way in, as by an operator with more rights.
+    // `init` uses the other listener, as an operator with more rights would.
     rig.relay = rig.relay.env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap_servers());
     rig.relay = rig.relay.env("KAFKA_PROPERTIES", "");
     rig.init(&[]).await;

@@ -1,4 +1,4 @@
-//! The oldest and the newest release of Kafka that the relay is promised to work with, and a move from the one to the other.
+//! The oldest and the newest release of Kafka that the relay promises to work with, and an upgrade from one to the other.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use rig::servers::{kafka_options, postgres_options};
 use rig::{Isolation, Ledger, Rig, Servers};
 use stack::{Kafka, KafkaOptions, eventually_ok};
 
-use crate::relay::load::{DEADLINE, Load, publishes};
+use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
 use crate::relay::tampering::{accept, wait_until_confirmed};
 
 const OLDEST: &str = "3.9.2";
 const NEWEST: &str = "4.4.0";
-/// What the relay does step by step, for whoever reads why it has not gone on.
+/// The relay logs each of its steps, so that one can see why it has not gone on.
 const LOG: &str = "outbox_relay=debug";
 const PAGE: &str = include_str!("../../../docs/operations.md");
 
@@ -23,24 +23,25 @@ fn options(version: &str) -> KafkaOptions {
     }
 }
 
-/// How a broker ends.
+/// How a broker is ended.
 #[derive(Clone, Copy)]
 enum BrokerEnds {
     Killed,
-    /// The newest one loses the end of a transaction that is under way, also where it is stopped in order: see `hanging_transaction.rs`.
+    /// In order, while no records are written. The newest release loses the end of an open transaction, even if it is stopped in order: see
+    /// `hanging_transaction.rs`.
     InOrderAtRest,
 }
 
-/// Runs every command against the rig's broker, which ends and comes back; the relay is killed under load.
+/// Runs every command against the rig's broker. The broker ends and comes back, and the relay is killed under load.
 async fn assert_keeps_its_promise(rig: &Rig, broker: BrokerEnds) {
     rig.insert_each(5).await;
-    // The topic of the rows is created when the first of them comes.
+    // The topic for the rows is created when the first row comes.
     rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
     let load = match broker {
         BrokerEnds::Killed => {
-            let load = Load::on(rig);
-            publishes(&rig.relay, 100.0).await;
+            let load = Load::start_on(rig);
+            wait_until_publishes(&rig.relay, 100.0).await;
             rig.insert_together(900).await;
             rig.servers.kafka.kill_hard().await;
             load
@@ -50,15 +51,15 @@ async fn assert_keeps_its_promise(rig: &Rig, broker: BrokerEnds) {
             rig.assert_exactly_once().await;
             wait_until_confirmed(rig).await;
             rig.servers.kafka.stop().await.expect("a clean end");
-            Load::on(rig)
+            Load::start_on(rig)
         }
     };
     rig.servers.kafka.start_again().await.expect("a broker");
-    publishes(&rig.relay, 100.0).await;
+    wait_until_publishes(&rig.relay, 100.0).await;
     rig.insert_together(900).await;
     rig.relay.kill_hard().await;
     rig.start().await;
-    publishes(&rig.relay, 100.0).await;
+    wait_until_publishes(&rig.relay, 100.0).await;
     load.stop().await;
     let ledger = rig.assert_exactly_once().await;
     assert!(ledger.rows > 2_000, "{ledger}");

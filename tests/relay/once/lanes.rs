@@ -1,6 +1,6 @@
-//! Two relays whose starts overlap, since a connection to PostgreSQL is half open: the server has given the slot away, and the relay at
-//! the other end still starts, and publishes what its socket holds. Which of them fences first, at which of the transactional ids, is up to the
-//! broker. Both rules of the relay's `turn.rs` have to hold for every event to be published once.
+//! Two relays whose starts overlap, because a connection to PostgreSQL is half open. The server has given the slot to the second relay. The first
+//! relay still starts, and publishes what its socket holds. The broker decides which relay fences first at which transactional id. Every event is
+//! published once only if both rules of the relay's `turn.rs` hold.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::super::tampering::checkpoints;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The file that a failpoint waits for.
+/// The file that a waiting failpoint looks for.
 fn signal(rig: &Rig, relay: &str) -> PathBuf {
     rig.logs().join(format!("{relay}-may-go-on"))
 }
@@ -22,7 +22,7 @@ fn go_on(rig: &Rig, relay: &str) {
     std::fs::write(signal(rig, relay), "").expect("a writable directory");
 }
 
-/// A relay that stands still at a point, the how manieth time, until it may go on.
+/// A relay that stands still when it comes to this point for the `hit`-th time, until the test lets it go on.
 fn halting(rig: &Rig, relay: Program, name: &str, point: &str, hit: u32) -> Program {
     let hits = rig.logs().join(format!("{name}-hits"));
     relay
@@ -44,7 +44,7 @@ async fn halts(rig: &Rig, name: &str, hit: usize) {
     .await;
 }
 
-/// The relay reaches PostgreSQL through the proxy.
+/// The relay, changed to reach PostgreSQL through a proxy.
 async fn through_a_proxy(rig: &Rig, relay: Program) -> (Program, HalfOpenProxy) {
     let port = rig.servers.postgres.port();
     let proxy = HalfOpenProxy::start(port).await.expect("a proxy");
@@ -53,21 +53,22 @@ async fn through_a_proxy(rig: &Rig, relay: Program) -> (Program, HalfOpenProxy) 
     (relay.with_env("DATABASE_URL", &url), proxy)
 }
 
-/// Waits until the server has sent so much, and lets it forget the relay.
+/// Waits until the server has sent so many bytes. Then makes the server forget the relay.
 async fn forget(rig: &Rig, proxy: &HalfOpenProxy, bytes: u64) {
     eventually(DEADLINE, "the server has sent rows", || {
         std::future::ready((proxy.bytes_from_server() > bytes).then_some(()))
     })
     .await;
     proxy.leave_half_open();
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 async fn committed(rig: &Rig) -> usize {
     rig.records(Isolation::Committed).await.expect("records").len()
 }
 
-/// The wrong relay is caught by what it has published twice; the right ones go on, exactly once.
+/// If `is_right` is false, asserts that the relay has published something twice. Otherwise asserts that both relays go on, and that every row is
+/// there exactly once.
 async fn assert_outcome(rig: &Rig, is_right: bool) {
     if is_right {
         rig.insert_each(3).await;
@@ -81,7 +82,8 @@ async fn assert_outcome(rig: &Rig, is_right: bool) {
     }
 }
 
-/// The first fences the first lane, then the second fences all, then the first fences the others: each has a lane that is its own.
+/// The first relay fences the first id. Then the second relay fences all ids. Then the first relay fences the other ids. So each relay has an id of
+/// its own.
 #[tokio::test]
 async fn beginning_at_any_lane_is_caught() {
     for (bug, is_right) in [("TrustAnyReader", true), ("TrustAnyReader,BeginsAtAnyLane", false)] {
@@ -111,8 +113,9 @@ async fn beginning_at_any_lane_is_caught() {
     }
 }
 
-/// The first fences the other lanes, the second fences all and commits its first transaction, and the first fences the first lane: the second's
-/// next transaction, on another lane, is not seen by the first. (Unless it waits for open transactions, as it does for another reason.)
+/// The first relay fences the other ids. The second relay fences all ids, and commits its first transaction. Then the first relay fences the first
+/// id. It does not see the next transaction of the second relay, which uses another id. (It would see that transaction if it waited for open
+/// transactions, as it does for another reason.)
 #[tokio::test]
 async fn fencing_in_any_order_is_caught() {
     for (bug, is_right) in [
@@ -134,7 +137,7 @@ async fn fencing_in_any_order_is_caught() {
             .await;
         }
         forget(&rig, &proxy, 200_000).await;
-        // A transaction takes some 300 rows, so this is in the middle of its second.
+        // About 300 rows go into one transaction, so the relay is in the middle of its second transaction.
         let second = halting(&rig, rig.another_relay("second"), "second", "produce", 500);
         second.start().expect("a second relay");
         halts(&rig, "second", 500).await;
@@ -146,7 +149,7 @@ async fn fencing_in_any_order_is_caught() {
         .await;
         let before = committed(&rig).await;
         assert!(before < 500, "{before} rows are in the first transaction");
-        // What the first commits stands behind the second's open transaction, so only its checkpoint can be seen.
+        // The records of the first relay are hidden behind the second relay's open transaction. So only its checkpoint can be seen.
         let checkpoints_before = checkpoints(&rig).await.len();
         go_on(&rig, "first");
         eventually(DEADLINE, "the first relay commits some of what it holds", || async {

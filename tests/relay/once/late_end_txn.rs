@@ -1,5 +1,5 @@
-//! An EndTxn that arrives late ends nothing: the producer whose connection broke is replaced, and its epoch with it (KIP-890 tells of the
-//! case; librdkafka has no client side of that).
+//! An EndTxn that arrives late ends nothing, because the relay replaces a producer whose connection broke, and the new one has another epoch.
+//! (KIP-890 describes the case. librdkafka has no client side of it.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use rig::{Ledger, Rig, Servers, servers};
 use stack::{Isolation, KafkaOptions, eventually, port};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A relay that works has long published all by then; what one with the bug lost never comes.
+/// By then a relay without the bug has published everything. What a relay with the bug has lost never comes.
 const LOST_AFTER: Duration = Duration::from_secs(15);
 
-/// At most `times` an EndTxn that arrives late, until one does harm; the broker's error code for the last, and what is in the topic after
-/// it: `wait_for_rows` at most until all is there.
+/// Lets an EndTxn arrive late, at most `times` times, until it does harm. Returns the broker's error code for the last one, and the records of the
+/// topic. It waits for all rows, but at most `wait_for_rows`.
 async fn with_late_end_txns(name: &str, bug: &str, times: usize, wait_for_rows: Duration) -> (i16, Ledger) {
     let (own, proxied) = (port::free().expect("a port"), port::free().expect("a port"));
     let mut options = KafkaOptions {
         port: own,
         ..servers::kafka_options()
     };
-    // Clients go where the broker says it is.
+    // Clients connect to the address that the broker advertises.
     let advertised = format!("PLAINTEXT://127.0.0.1:{proxied}");
     options.settings.push(("advertised.listeners".to_owned(), advertised));
     let proxy = KafkaProxy::start(proxied, own).await.expect("a proxy");
@@ -36,7 +36,7 @@ async fn with_late_end_txns(name: &str, bug: &str, times: usize, wait_for_rows: 
         .env("OUTBOX_RELAY_BUG", bug);
     relay.start().expect("a relay");
     rig.insert_each(20).await;
-    rig.settled(DEADLINE).await.expect("the relay publishes");
+    rig.wait_until_published(DEADLINE).await.expect("the relay publishes");
     let mut last = late_end_txn(&rig, &proxy, wait_for_rows).await;
     for _ in 1..times {
         if !last.1.is_exact() {
@@ -59,7 +59,7 @@ async fn late_end_txn(rig: &Rig, proxy: &KafkaProxy, wait_for_rows: Duration) ->
     })
     .await;
     rig.insert_each(20).await;
-    let ledger = match rig.settled(wait_for_rows).await {
+    let ledger = match rig.wait_until_published(wait_for_rows).await {
         Ok(ledger) => ledger,
         Err(_) => rig.ledger(Isolation::Committed).await.expect("a ledger"),
     };
@@ -76,9 +76,9 @@ async fn an_end_txn_that_arrives_late_is_refused_and_ends_nothing() {
     assert!(ledger.is_exact(), "{ledger}");
 }
 
-/// What the late EndTxn ends is the next transaction: sometimes it commits half of one that is then sent again, sometimes it aborts one
-/// that the relay takes for committed. About one in forty falls between two partitions, neither of which has records on the other side:
-/// what was one transaction is then two, and both commit.
+/// The late EndTxn ends the next transaction. Sometimes it commits half of a transaction, which the relay then sends again. Sometimes it aborts a
+/// transaction that the relay takes for committed. About one in forty arrives between two partitions whose records do not overlap. Then one
+/// transaction becomes two, and both commit.
 #[tokio::test]
 async fn reusing_a_producer_after_a_disturbed_commit_is_caught() {
     let (error_code, ledger) = with_late_end_txns("late_end_txn_reused", "ReuseProducer", 5, LOST_AFTER).await;

@@ -1,4 +1,4 @@
-//! What [`super::least_privileges`] has its roles do beyond the usual: parking by hand, going on after each kind of stop, and other slots.
+//! Less common commands that [`super::least_privileges`] runs with its roles: parking by hand, going on after each kind of stop, and other slots.
 
 use rig::Rig;
 use rig::rig::READY_DEADLINE;
@@ -10,7 +10,7 @@ use super::topic_settings::{RECORD_TOO_LARGE, assert_stops, set_topic};
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, checkpoints, recreate_slot, write_checkpoint};
 
-/// A row at which the relay stopped is put aside by hand, and given up.
+/// Parks a row at which the relay has stopped by hand, and gives it up.
 pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     set_topic(rig, &[("max.message.bytes", "20000")]).await;
     let topic = rig.topic();
@@ -23,7 +23,7 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     let said = assert_stops(&rig.relay, RECORD_TOO_LARGE, &["`outbox-relay park "]).await;
     let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
     let position = rest.split('`').next().expect("a position");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run(admin, &["park", position]).await;
     rig.start().await;
     eventually(DEADLINE, "the row is parked", || async {
@@ -31,13 +31,13 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
     })
     .await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     run(admin, &["parked", "discard", position, "--yes"]).await;
     rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     set_topic(rig, &[("max.message.bytes", "60000")]).await;
 }
 
-/// What becomes of a checkpoint; the text is the topic of the rows.
+/// Changes a checkpoint. The text is the topic of the rows.
 type Change = fn(&mut Value, &str);
 
 /// Writes the last checkpoint once more, with a change.
@@ -52,7 +52,7 @@ async fn write_changed(rig: &Rig, change: impl FnOnce(&mut Value)) {
     write_checkpoint(rig, Some(checkpoint.to_string().into_bytes())).await;
 }
 
-/// Breaks one thing after the other, each of which `admin` accepts by its flag. No row is between the checkpoint and the slot.
+/// Breaks one thing after the other. For each, `admin` goes on by a flag. No row is between the checkpoint and the slot.
 pub(super) async fn accept_each(rig: &Rig, admin: &Program) {
     let accept = async |flag: &str| run(admin, &["init", flag]).await;
     rig.sql("select pg_logical_emit_message(false, 'of nobody', 'moves the end of the WAL')")
@@ -92,7 +92,7 @@ pub(super) async fn accept_each(rig: &Rig, admin: &Program) {
     }
 }
 
-/// A failover slot, a second slot, and one that somebody else has made.
+/// Makes a failover slot, a second slot, and adopts a slot that somebody else has made.
 pub(super) async fn make_other_slots(rig: &Rig, admin: &Program) {
     if rig.servers.postgres.version() >= 17 {
         run(admin, &["init", "--failover"]).await;

@@ -1,4 +1,4 @@
-//! Every command runs with the privileges that docs/operations.md lists, and no more. The test reads them out of the page.
+//! Every command runs with the privileges that docs/operations.md lists, and no more. The test reads them from the page.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, publish_and_stop, wait_until_confirmed};
 
 const PAGE: &str = include_str!("../../../docs/operations.md");
-/// The names that the page uses.
+/// These names are examples on the page.
 const DATABASE: &str = "shop";
 const OWNER: &str = "shop_owner";
 /// The user of `check`, `status` and `run`.
@@ -21,7 +21,7 @@ const RUN: &str = "relay_run";
 const ADMIN: &str = "relay_admin";
 const PASSWORD: &str = "secret";
 
-/// The page's block in this language and of this name.
+/// The block of code on the page with this language and this name.
 fn block(language: &str, name: &str) -> &'static str {
     let (_, rest) = PAGE
         .split_once(&format!("```{language} {name}\n"))
@@ -29,7 +29,7 @@ fn block(language: &str, name: &str) -> &'static str {
     rest.split_once("```").expect("the block's end").0
 }
 
-/// A Kafka whose listener LOGIN knows the two users, who may do nothing yet. Whoever comes by the other listener may do everything.
+/// A Kafka whose listener LOGIN knows the two users, who have no rights yet. Clients of the other listener have all rights.
 fn kafka_with_authorizer() -> KafkaOptions {
     let users = format!(
         "org.apache.kafka.common.security.plain.PlainLoginModule required user_{RUN}=\"{PASSWORD}\" user_{ADMIN}=\"{PASSWORD}\";"
@@ -49,7 +49,7 @@ fn kafka_with_authorizer() -> KafkaOptions {
         .setting("super.users", "User:ANONYMOUS")
 }
 
-/// The page's roles in Postgres. What everybody may do by default is revoked first.
+/// Gives the page's roles their privileges in Postgres. First it revokes what everybody may do by default.
 async fn grant_in_postgres(postgres: &Postgres) {
     let as_superuser = async |sql: &str| {
         let done = postgres.query(DATABASE, sql).await;
@@ -68,7 +68,7 @@ async fn grant_in_postgres(postgres: &Postgres) {
     }
 }
 
-/// The page's ACLs in Kafka.
+/// Gives the page's users their rights (ACLs) in Kafka.
 async fn grant_in_kafka(servers: &Servers, blocks: &[&str]) {
     for name in blocks {
         for line in block("sh", name).lines() {
@@ -82,7 +82,7 @@ async fn grant_in_kafka(servers: &Servers, blocks: &[&str]) {
     }
 }
 
-/// The relay as this user, in Postgres and in Kafka.
+/// The relay, changed to log in as this user to Postgres and to Kafka.
 fn as_user(rig: &Rig, user: &str) -> Program {
     let kafka = &rig.servers.kafka;
     let properties = format!(
@@ -128,7 +128,7 @@ async fn park_and_retry(rig: &mut Rig, admin: &Program) {
     rig.relay.stop().await.expect("a clean end");
 }
 
-/// As the rig's, without what was replayed.
+/// Asserts that each row is there once, without counting replays.
 async fn assert_each_row_once(rig: &Rig) {
     let ledger = eventually(DEADLINE, "all rows are published", || async {
         let mut records = rig.records(Isolation::Committed).await.ok()?;
@@ -155,7 +155,7 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     let said = runner.log_text();
     assert_eq!(refused.expect("an init").code(), Some(34), "{said}");
     assert!(said.contains("TopicAuthorizationFailed"), "{said}");
-    // What the page grants lets the relay see a topic that would lose its checkpoints.
+    // With the page's rights, the relay can see that a topic would lose its checkpoints.
     let create = ["--create", "--topic", &rig.checkpoint_topic(), "--partitions", "1"];
     servers.kafka.topic_tool(&create).await.expect("a topic");
     let refused = admin.run_for_status(&["init", "--topic", &topic]).await;
@@ -178,7 +178,7 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     rig.insert_together(50).await;
     publish_and_stop(&rig).await;
 
-    // What is behind the slot's end is lost to the stream, and still in the outbox.
+    // The stream has lost what comes after the slot's end. The outbox still has it.
     rig.drop_slot().await;
     rig.insert_each(5).await;
     rig.assert_stops(10, &["outbox-relay recover"]).await;

@@ -1,4 +1,4 @@
-//! The commands that only look, beside a relay that is publishing: what they read one after the other must not look like a broken lineage.
+//! Commands that only read, beside a relay that publishes. They read three places one after the other, and this must not look like a broken lineage.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::relay::load::Load;
 
 /// Each round reads slot, checkpoint and server in the middle of some hundred commits.
 const ROUNDS: u32 = 10;
-/// `NothingToRecover`.
+/// Exit code of `Stop::NothingToRecover`.
 const NOTHING_TO_RECOVER: i32 = 40;
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn a_busy_relay_is_whole_for_whoever_looks_at_it() {
     let url = rig.servers.postgres.url("postgres", rig.name());
     let load = Load::start(&rig, &url, 4, Duration::from_millis(1));
     for _ in 0..ROUNDS {
-        load.goes_on(100).await;
+        load.wait_for_more_rows(100).await;
         rig.init(&[]).await;
         for command in ["check", "status"] {
             rig.relay.run(&[command]).await.unwrap_or_else(|err| panic!("{err:#}"));

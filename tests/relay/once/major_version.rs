@@ -1,7 +1,8 @@
-//! A new major version of Postgres, step by step as docs/operations.md has it: the test reads SQL and commands out of the page.
+//! Moves an outbox to a new major version of Postgres. The test takes the steps of docs/operations.md, and reads the SQL and the commands out of
+//! that page.
 //!
-//! It goes by a dump, since `pg_upgrade` needs the programs of both versions in the form that a distribution installs. For the relay the two are the same
-//! from 15 and 16 on: another system identifier, role and publication, and no slot.
+//! It moves the data by a dump, because `pg_upgrade` needs the installed programs of both versions. For the relay a dump is the same as `pg_upgrade`
+//! from version 15 or 16: afterwards the system identifier is another one, the role and the publication are there, and the slot is gone.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,27 +14,27 @@ use stack::{Postgres, PostgresOptions, eventually};
 use crate::relay::tampering::DEADLINE;
 
 const PAGE: &str = include_str!("../../../docs/operations.md");
-/// Of the server that is left.
+/// Version of the server that the outbox leaves.
 const OLD_VERSION: u32 = 15;
 /// Exit code of `outbox-relay`.
 const OTHER_CLUSTER: i32 = 16;
 
-/// The page's part about this.
-fn part() -> &'static str {
-    let (_, part) = PAGE
+/// The section of the page about a new major version.
+fn section() -> &'static str {
+    let (_, section) = PAGE
         .split_once("\n## A new major version of Postgres\n")
-        .expect("the page's part");
-    part.split_once("\n## ").expect("the next part").0
+        .expect("the section");
+    section.split_once("\n## ").expect("the next section").0
 }
 
-/// The first block of `language` behind `after`.
-fn block(language: &str, after: &str) -> String {
-    let (_, rest) = part().split_once(after).unwrap_or_else(|| panic!("no `{after}`"));
+/// The first block of code in `language` that follows the text `after`.
+fn code_block(language: &str, after: &str) -> String {
+    let (_, rest) = section().split_once(after).unwrap_or_else(|| panic!("no `{after}`"));
     let (_, rest) = rest.split_once(&format!("```{language}\n")).expect("a block");
     rest.split_once("```").expect("the block's end").0.trim().to_owned()
 }
 
-/// All of the old cluster into the new one.
+/// Copies all databases and roles of the old cluster into the new one.
 async fn dump_and_restore(old: &Postgres, new: &Postgres) {
     let (from, to) = (old.url("postgres", "postgres"), new.url("postgres", "postgres"));
     let copied = tokio::task::spawn_blocking(move || {
@@ -43,7 +44,7 @@ async fn dump_and_restore(old: &Postgres, new: &Postgres) {
             .spawn()
             .expect("pg_dumpall (on Debian and Ubuntu the package postgresql-client)");
         let dumped = dump.stdout.take().expect("its output");
-        // Goes on after the error that the role postgres is there already.
+        // psql goes on after an error, and one is expected: the role postgres is there already.
         let restored = Command::new("psql")
             .args(["--quiet", "--dbname", &to])
             .stdin(dumped)
@@ -62,7 +63,7 @@ async fn dump_and_restore(old: &Postgres, new: &Postgres) {
     assert!(unexpected.is_empty(), "{said}");
 }
 
-/// A rig on a server of the old version, with rows that are published and confirmed, whose relay is stopped.
+/// A rig on a server of the old version. Its relay has published and confirmed every row, and was stopped.
 async fn published_on_the_old_version(name: &str) -> Rig {
     let options = PostgresOptions {
         version: Some(OLD_VERSION),
@@ -79,7 +80,7 @@ async fn published_on_the_old_version(name: &str) -> Rig {
     rig.insert_each(20).await;
     rig.insert_together(30).await;
     rig.assert_exactly_once().await;
-    let is_confirmed = block("sql", "\n2. ").replace("'shop'", &format!("'{name}'"));
+    let is_confirmed = code_block("sql", "\n2. ").replace("'shop'", &format!("'{name}'"));
     eventually(DEADLINE, "all is confirmed", || async {
         (rig.value(&is_confirmed).await == "t").then_some(())
     })
@@ -107,7 +108,7 @@ async fn where_the_slot_does_not_come_along_every_row_from_before_and_after_is_p
     rig.relay = rig.relay.with_env("DATABASE_URL", &new.url("postgres", rig.name()));
     let status = rig.relay.run_for_status(&["run"]).await.expect("an end");
     assert_eq!(status.code(), Some(OTHER_CLUSTER), "{}", rig.relay.log_tail(5));
-    let command = block("sh", "Where it is gone.");
+    let command = code_block("sh", "Where it is gone.");
     let arguments: Vec<&str> = command.strip_prefix("outbox-relay ").expect("one").split(' ').collect();
     rig.relay.run(&arguments).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_check_finds_no_problem(&rig).await;

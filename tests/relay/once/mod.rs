@@ -1,4 +1,4 @@
-//! What does not depend on PostgreSQL's version: it depends on Kafka, or on the relay alone. It is run on the newest PostgreSQL only.
+//! Tests that depend on Kafka, or on the relay alone. They do not depend on PostgreSQL's version, so they run on the newest PostgreSQL only.
 
 mod another_slot;
 mod at_least_once;
@@ -32,6 +32,7 @@ mod poison_rows;
 mod promoted_slot;
 mod recover;
 mod recover_bugs;
+mod recover_removed;
 mod recover_since;
 mod refused_records;
 mod release_build;

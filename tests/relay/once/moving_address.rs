@@ -1,4 +1,4 @@
-//! An address that leads to another server than before: what is checked on one server says nothing of what another one streams.
+//! The address leads to another server than before. What the relay checks on one server says nothing about the stream of another.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
 use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
-use crate::relay::tampering::{DEADLINE, assert_ends, ids, publish_and_stop, retire, wait_until_confirmed};
-use crate::relay::ways_out::recover;
+use crate::relay::tampering::{DEADLINE, assert_ends, ids, kill_and_drop_slot, publish_and_stop, wait_until_confirmed};
+use crate::relay::ways_out::run_recover;
 
 /// Exit code of `Stop::SlotAhead`.
 const SLOT_AHEAD: i32 = 13;
@@ -32,8 +32,8 @@ pub(super) async fn insert_each_on(postgres: &Postgres, rig: &Rig, count: u32) {
     postgres.query(rig.name(), &sql).await.expect("rows");
 }
 
-/// Starts the relay while the sessions of its start lead to the servers on `ports`, one after the other, and all later ones to the
-/// original; it must publish what the original has, once, and nothing of the copy.
+/// Starts the relay. The sessions of its start lead to the servers on `ports`, one after the other, and all later ones to the original. Asserts that
+/// the relay publishes the rows of the original once, and nothing of the copy.
 async fn starts_with_the_original(rig: &Rig, address: &MovingAddress, ports: &[u16]) {
     let original = rig.servers.postgres.port();
     address.move_after(ports, original);
@@ -49,7 +49,7 @@ async fn starts_with_the_original(rig: &Rig, address: &MovingAddress, ports: &[u
     rig.assert_exactly_once().await;
     wait_until_confirmed(rig).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
 #[tokio::test]
@@ -63,24 +63,24 @@ async fn a_start_whose_sessions_reach_two_servers_streams_from_neither() {
     let (original, copied) = (rig.servers.postgres.port(), copy.port());
     insert_each_on(&copy, &rig, 40).await;
     rig.insert_each(20).await;
-    // The stream would be the copy's, and everything else is asked of the original.
+    // The stream would come from the copy, and all questions would go to the original.
     starts_with_the_original(&rig, &address, &[copied]).await;
-    // The stream is the original's, and the slot would be looked at on the copy.
+    // The stream comes from the original, and the state of the slot would be read on the copy.
     starts_with_the_original(&rig, &address, &[original, copied]).await;
-    // The sessions beside the stream, the guard's among them, would be with the copy.
+    // The other sessions, such as the guard's, would be with the copy.
     starts_with_the_original(&rig, &address, &[original, original, copied, copied, copied]).await;
     the_copys_relay_stops(&rig, &copy).await;
     rig.relay.stop().await.expect("a clean end");
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     a_slot_that_lost_rows_is_not_covered_up_by_the_copys(&rig, &address, &copy).await;
     without_the_question_the_copys_rows_are_published(&rig, &address, &copy).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     the_copy_is_accepted(&rig, &copy).await;
     without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(&rig, &copy).await;
-    retire(&rig).await;
+    kill_and_drop_slot(&rig).await;
 }
 
-/// The planted bug: all is asked of the original, and the copy's rows are published.
+/// With the planted bug, all questions go to the original, and the copy's rows are published.
 async fn without_the_question_the_copys_rows_are_published(rig: &Rig, address: &MovingAddress, copy: &Postgres) {
     insert_each_on(copy, rig, 40).await;
     let relay = rig
@@ -102,8 +102,8 @@ async fn without_the_question_the_copys_rows_are_published(rig: &Rig, address: &
     relay.kill_hard().await;
 }
 
-/// The original's slot was made anew, and rows were written before. Only the first session of a start is with the original: the slot is looked at
-/// on the copy, whose WAL has gone further and where it is whole.
+/// The original's slot was made anew, and rows were written before that. Only the first session of a start is with the original. The slot's state is
+/// read on the copy, where the slot is whole and the WAL is further.
 async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address: &MovingAddress, copy: &Postgres) {
     let original = rig.servers.postgres.port();
     rig.insert_each(10).await;
@@ -120,7 +120,7 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     let log = rig.relay.log_text()[logged..].to_owned();
     assert!(log.contains("leads to another server"), "{log}");
 
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     let faulty = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -135,11 +135,11 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     })
     .await;
     faulty.kill_hard().await;
-    rig.slot_is_free().await;
-    recover(rig, &["--compare-anyway"]).await;
+    rig.wait_until_slot_is_free().await;
+    run_recover(rig, &["--compare-anyway"]).await;
 }
 
-/// A relay with the same settings on the copy: identifier, timeline, slot and checkpoint all fit.
+/// A relay with the same settings runs on the copy. Identifier, timeline, slot and checkpoint all match.
 async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
     let since_start = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time()) > 11";
     eventually(
@@ -157,7 +157,7 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
     let others = rig
         .another_relay("copys")
         .with_env("DATABASE_URL", &copy.url("postgres", rig.name()));
-    // The copy's WAL ends behind the checkpoint, and then ahead of it.
+    // At first the copy's WAL ends before the checkpoint, and then after it.
     for rows in [0, 3_000] {
         insert_each_on(copy, rig, rows).await;
         let logged = others.log_text().len();
@@ -171,7 +171,8 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
     }
 }
 
-/// The checkpoint is the copy's by now. The original's relay stops; with the planted bug it goes on, and skips its own rows below that checkpoint.
+/// By now the copy's relay has written the checkpoint. The original's relay stops. With the planted bug it goes on, and skips its own rows below that
+/// checkpoint.
 async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig, copy: &Postgres) {
     rig.insert_each(5).await;
     let end = copy.query("postgres", "select pg_current_wal_lsn()").await;
@@ -183,7 +184,7 @@ async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig
             .await;
     }
     rig.assert_stops(24, &["a relay of another server publishes as"]).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     let faulty = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -202,10 +203,10 @@ async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig
     )
     .await;
     faulty.kill_hard().await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
 }
 
-/// The copy is the right one: its relay goes on with it.
+/// The operator decides that the copy is the right server, and its relay goes on.
 async fn the_copy_is_accepted(rig: &Rig, copy: &Postgres) {
     let accepted = rig
         .another_relay("accepted")
@@ -232,8 +233,7 @@ async fn the_copy_is_accepted(rig: &Rig, copy: &Postgres) {
     accepted.stop().await.expect("a clean end");
 }
 
-/// A relay streams from a primary whose standby is promoted, and its address leads to that one; the former primary takes 30 more rows, the new
-/// one 50.
+/// A relay streams from a primary. A standby is promoted, and the address leads to it. The former primary gets 30 more rows, and the new one 50.
 async fn promoted_while_the_primary_lives(name: &str, bugs: Option<&str>) -> (Rig, Postgres) {
     let (mut rig, address) = with_address(name).await;
     if let Some(bugs) = bugs {
@@ -257,7 +257,7 @@ async fn promoted_while_the_primary_lives(name: &str, bugs: Option<&str>) -> (Ri
     .await;
     standby.promote().await.expect("a promotion");
     address.move_to(standby.port());
-    // The former primary still takes rows, and the relay publishes them until it notices.
+    // The former primary still accepts rows. The relay publishes them until it notices.
     rig.insert_each(30).await;
     insert_each_on(&standby, &rig, 50).await;
     (rig, standby)

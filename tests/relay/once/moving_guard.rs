@@ -1,4 +1,4 @@
-//! The guard's session is with another server than the stream: what it sees there says nothing of the stream's publication.
+//! The guard's session is with another server than the stream. What it sees there says nothing about the publication of the stream.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::relay::tampering::{DEADLINE, wait_until_confirmed};
 const GUARDS_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity
      where datname = current_database() and application_name = 'outbox-relay' and backend_type = 'client backend'";
 
-/// A relay that streams, and a copy of its server, whose WAL has gone further.
+/// A rig whose relay streams, and a copy of its server, whose WAL is further.
 async fn beside_a_copy(name: &str, bugs: Option<&str>) -> (Rig, MovingAddress, Postgres) {
     let (mut rig, address) = with_address(name).await;
     rig.relay = rig.relay.with_env("LOG", "outbox_relay=debug");
@@ -33,7 +33,7 @@ async fn beside_a_copy(name: &str, bugs: Option<&str>) -> (Rig, MovingAddress, P
     (rig, address, copy)
 }
 
-/// Has the guard make its next session with the copy, and hides five rows of the original's; the position behind them.
+/// Makes the guard open its next session on the copy, and hides five rows of the original. Returns the position after these rows.
 async fn hide_rows_behind_the_guards_back(rig: &Rig, address: &MovingAddress, copy: &Postgres) -> String {
     address.move_to(copy.port());
     eventually(DEADLINE, "the guard's session is there", || async {
@@ -48,7 +48,7 @@ async fn hide_rows_behind_the_guards_back(rig: &Rig, address: &MovingAddress, co
 }
 
 async fn is_confirmed(rig: &Rig, lsn: &str) -> bool {
-    // What the relay is sent, so that there is something to confirm.
+    // This is sent to the relay, so that there is something to confirm.
     rig.sql("select pg_logical_emit_message(true, 'test', 'beyond')").await;
     rig.value(&format!(
         "select confirmed_flush_lsn >= '{lsn}' from pg_replication_slots where slot_name = '{}'",
@@ -58,7 +58,7 @@ async fn is_confirmed(rig: &Rig, lsn: &str) -> bool {
         == "t"
 }
 
-/// Neither the guard nor anything else confirms what lies behind the alteration, and the relay says these words.
+/// Asserts that nothing is confirmed that comes after the alteration, and that the relay says these words.
 async fn assert_not_confirmed(rig: &Rig, hidden: &str, words: &str) {
     eventually(DEADLINE, words, || {
         std::future::ready(rig.relay.log_text().contains(words).then_some(()))

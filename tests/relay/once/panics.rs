@@ -1,4 +1,4 @@
-//! A panic in any thread or task ends the relay at once, and the next one goes on: nothing lost, nothing twice.
+//! A panic in any thread or task ends the relay at once, and the next relay goes on. Nothing is lost, and nothing comes twice.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use stack::program::Readiness;
 use crate::relay::faulty::Reach::Publishing;
 use crate::relay::faulty::{FaultyRelay, Trouble};
 
-/// From the failpoint's line in the log to the end.
+/// The time from the failpoint's line in the log to the end of the process.
 const END_DEADLINE: Duration = Duration::from_secs(2);
-/// Looks of the guard that would have come meanwhile.
+/// For so long readiness stays green. The guard would have looked several times.
 const STAYS_GREEN: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_panic_in_any_thread_or_task_ends_the_relay_and_its_successor_goes_on() {
     let points = [
-        // The loop that streams, a commit thread, a thread of the runtime's that starts on Kafka, the guard's task, two threads of their own.
+        // The loop that streams, a commit thread, a thread of the runtime that starts on Kafka, the guard's task, and two threads of their own.
         ("produce", 20),
         ("commit.before", 2),
         ("start.fenced", 1),

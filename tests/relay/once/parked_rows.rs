@@ -1,4 +1,4 @@
-//! What becomes of parked rows when something else happens: to their topic, to the outbox table, to the database.
+//! What happens to parked rows when their topic, the outbox table or the database changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use rig::{Rig, Servers, servers};
 use stack::{KafkaOptions, eventually};
 
 use super::parking::{
-    LARGE_BYTES, assert_published_in_order, command, insert, limit, parked, parking_rig, records, stop,
-    stopped_with_two_parked, wait_until_parked, with_two_parked,
+    LARGE_BYTES, assert_command, assert_published_in_order, assert_retry_of_all, committed_records, insert_row,
+    limit_record_bytes, read_parked, rig_that_parks, running_with_two_parked, stop_relay, stopped_with_two_parked,
+    wait_until_parked,
 };
 use super::topic_identity::delete;
 use super::topic_settings::{ROW, set_topic};
@@ -23,10 +24,10 @@ const TOPIC_UNSAFE: i32 = 25;
 const TOO_MANY_PARKED: i32 = 33;
 const PARKED_ROWS_MISSING: i32 = 35;
 const UNFINISHED: i32 = 42;
-/// Rounds of maintenance, one a second, in which nothing may be removed.
+/// For so long nothing may be removed. Maintenance runs once a second.
 const ROUNDS: Duration = Duration::from_secs(4);
 
-/// A relay that was stopped with two parked rows, which are gone from their topic since.
+/// A rig whose relay was stopped with two parked rows. Then the parking topic was deleted.
 async fn emptied(name: &str) -> Rig {
     let rig = stopped_with_two_parked(name).await;
     delete(&rig, &rig.parking_topic()).await;
@@ -42,9 +43,9 @@ async fn a_parking_topic_that_was_deleted_stops_the_relay_and_recover_publishes_
         "--accept-parked-loss",
     ];
     rig.assert_stops(PARKED_ROWS_MISSING, &says).await;
-    command(&rig.relay, &["parked", "retry", "--all"], PARKED_ROWS_MISSING, &says).await;
-    limit(&rig, 60_000).await;
-    command(&rig.relay, &["recover", "--yes"], 0, &["has 0 of 2 parked rows"]).await;
+    assert_retry_of_all(&rig.relay, PARKED_ROWS_MISSING, &says).await;
+    limit_record_bytes(&rig, 60_000).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &["has 0 of 2 parked rows"]).await;
     rig.start().await;
     rig.insert_each(7).await;
     assert_published_in_order(&rig, 15).await;
@@ -75,7 +76,7 @@ async fn another_parking_topic_stops_the_relay_and_one_that_does_not_count_lets_
         .env("PARKING_TOPIC", "mistyped")
         .env("OUTBOX_RELAY_BUG", "MissParkedRows");
     careless.start().expect("a start");
-    let overtakes = insert(&rig, "k1", 10).await;
+    let overtakes = insert_row(&rig, "k1", 10).await;
     assert!(assert_published_in_order(&rig, 7).await.contains(&overtakes));
     careless.stop().await.expect("a clean end");
     rig.finish().await.expect("a clean end");
@@ -83,11 +84,11 @@ async fn another_parking_topic_stops_the_relay_and_one_that_does_not_count_lets_
 
 #[tokio::test]
 async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
-    let rig = parking_rig("parked_unsafe").await;
+    let rig = rig_that_parks("parked_unsafe").await;
     let topic = rig.parking_topic();
     let create = ["--create", "--topic", &topic, "--partitions", "1"];
     rig.servers.kafka.topic_tool(&create).await.expect("a topic");
-    insert(&rig, "k1", LARGE_BYTES).await;
+    insert_row(&rig, "k1", LARGE_BYTES).await;
     let says = ["may lose parked rows", "cleanup.policy=compact"];
     rig.assert_stops(TOPIC_UNSAFE, &says).await;
     let servers = rig.servers.kafka.bootstrap_servers();
@@ -96,22 +97,22 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
         .unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
     wait_until_parked(&rig, 1).await;
-    // Six of these, of other keys, are published, and one is parked behind it.
+    // Six of these rows have other keys and are published. One is parked behind the parked row.
     rig.insert_each(7).await;
     assert_published_in_order(&rig, 6).await;
     wait_until_parked(&rig, 2).await;
     wait_until_confirmed(&rig).await;
-    stop(&rig).await;
-    limit(&rig, 60_000).await;
-    command(&rig.relay, &["parked", "retry", "--all"], 0, &["2 rows are published"]).await;
+    stop_relay(&rig).await;
+    limit_record_bytes(&rig, 60_000).await;
+    assert_retry_of_all(&rig.relay, 0, &["2 rows are published"]).await;
     let published = assert_published_in_order(&rig, 8).await;
     assert_eq!(published.len(), 8, "each row once");
     rig.finish().await.expect("a clean end");
 }
 
-/// A relay that removes old rows from its table, and has parked one whose payload only the table has.
+/// A rig whose relay removes old rows from the table, and has parked a row whose payload only the table has.
 async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
-    let mut rig = parking_rig(name).await;
+    let mut rig = rig_that_parks(name).await;
     set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
     for (name, value) in [
         ("OUTBOX_RETAIN", "7"),
@@ -122,7 +123,7 @@ async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
         rig.relay = rig.relay.with_env(name, value);
     }
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
-    let large = insert(&rig, "k1", 1_010_000).await;
+    let large = insert_row(&rig, "k1", 1_010_000).await;
     rig.insert_each(2).await;
     rig.sql("update outbox set created_at = now() - interval '30 days'")
         .await;
@@ -156,13 +157,13 @@ async fn nothing_is_removed_from_the_table_while_a_parked_row_needs_it() {
     .await;
     tokio::time::sleep(ROUNDS).await;
     assert_eq!(rows_in_the_table(&rig).await, 3);
-    stop(&rig).await;
+    stop_relay(&rig).await;
     rig.start().await;
     tokio::time::sleep(ROUNDS).await;
     assert_eq!(rows_in_the_table(&rig).await, 3, "also after a restart");
-    stop(&rig).await;
+    stop_relay(&rig).await;
     rig.relay = rig.relay.with_env("KAFKA_PROPERTIES", "message.max.bytes=1040000");
-    command(&rig.relay, &["parked", "retry", "--all"], 0, &["1 rows are published"]).await;
+    assert_retry_of_all(&rig.relay, 0, &["1 rows are published"]).await;
     assert!(assert_published_in_order(&rig, 3).await.contains(&large));
     rig.start().await;
     wait_until_removed(&rig).await;
@@ -178,45 +179,45 @@ async fn removing_what_a_parked_row_needs_is_caught() {
 
 #[tokio::test]
 async fn parked_rows_are_not_replayed() {
-    let rig = with_two_parked("parked_replay").await;
+    let rig = running_with_two_parked("parked_replay").await;
     let says = [
         "2 of the chosen rows are parked and left out",
         "6 rows are published again",
     ];
-    command(&rig.relay, &["replay", "--from", "2000-01-01", "--yes"], 0, &says).await;
-    assert_eq!(records(&rig).await.len(), 12);
-    assert_eq!(parked(&rig).await.len(), 2);
+    assert_command(&rig.relay, &["replay", "--from", "2000-01-01", "--yes"], 0, &says).await;
+    assert_eq!(committed_records(&rig).await.len(), 12);
+    assert_eq!(read_parked(&rig).await.len(), 2);
     rig.finish().await.expect("a clean end");
 }
 
 #[tokio::test]
 async fn recover_names_a_row_that_it_cannot_look_up_and_goes_on_without_it() {
-    let rig = parking_rig("parked_routeless").await;
+    let rig = rig_that_parks("parked_routeless").await;
     rig.sql("alter table outbox alter aggregatetype drop not null").await;
     rig.sql("insert into outbox (aggregateid, type, payload) values ('k2', 'Poison', '{}')")
         .await;
     rig.start().await;
     wait_until_parked(&rig, 1).await;
     wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    stop_relay(&rig).await;
     rig.drop_slot().await;
-    insert(&rig, "k1", 10).await;
+    insert_row(&rig, "k1", 10).await;
     let id = rig.value("select id from outbox where aggregatetype is null").await;
     let says = ["column `aggregatetype` is null", &id, "delete or mend the row"];
-    command(&rig.relay, &["recover", "--yes"], ROW, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], ROW, &says).await;
     rig.sql("delete from outbox where aggregatetype is null").await;
-    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     assert_published_in_order(&rig, 1).await;
     rig.finish().await.expect("a clean end");
 }
 
-/// The server's positions go back; a row of a parked key stands behind it all the same.
+/// The server's positions go back. A later row of a parked key is parked all the same.
 #[tokio::test]
 async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
     let started = Servers::start(servers::postgres_options(), KafkaOptions::default()).await;
     let mut rig = Rig::on(Arc::new(started.expect("servers")), "parked_restored").await;
     rig.init(&[]).await;
-    limit(&rig, 20_000).await;
+    limit_record_bytes(&rig, 20_000).await;
     rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
     publish_and_stop(&rig).await;
     let newer = async {
@@ -225,24 +226,24 @@ async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
         )
         .await;
         rig.start().await;
-        insert(&rig, "parked", LARGE_BYTES).await;
-        insert(&rig, "parked", 10).await;
+        insert_row(&rig, "parked", LARGE_BYTES).await;
+        insert_row(&rig, "parked", 10).await;
         wait_until_parked(&rig, 2).await;
         wait_until_confirmed(&rig).await;
-        stop(&rig).await;
+        stop_relay(&rig).await;
     };
     restore_from_before(&rig, newer).await;
     rig.assert_stops(SERVER_BEHIND, &["`outbox-relay recover`"]).await;
-    command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     rig.start().await;
-    let after = insert(&rig, "parked", 10).await;
+    let after = insert_row(&rig, "parked", 10).await;
     let known = wait_until_parked(&rig, 3).await;
-    assert_eq!(known[&after].0, "behind");
-    stop(&rig).await;
-    limit(&rig, 60_000).await;
+    assert_eq!(known[&after].because, "behind");
+    stop_relay(&rig).await;
+    limit_record_bytes(&rig, 60_000).await;
     let says = ["3 rows are published, 0 stay parked"];
-    command(&rig.relay, &["parked", "retry", "--all"], 0, &says).await;
-    let retried = records(&rig).await;
+    assert_retry_of_all(&rig.relay, 0, &says).await;
+    let retried = committed_records(&rig).await;
     let retried: Vec<_> = retried
         .iter()
         .filter(|record| record.header("parked").is_some())
@@ -252,13 +253,13 @@ async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
     rig.finish().await.expect("a clean end");
 }
 
-/// Has what is parked published, now that the topic takes it; all `rows` must be there in order.
+/// Publishes the parked rows, now that the topic takes them. Asserts that all `rows` are there in order.
 async fn assert_retried_in_order(rig: &Rig, rows: usize) {
-    limit(rig, 60_000).await;
-    command(&rig.relay, &["parked", "retry", "--all"], 0, &[]).await;
+    limit_record_bytes(rig, 60_000).await;
+    assert_retry_of_all(&rig.relay, 0, &[]).await;
     assert_published_in_order(rig, rows).await;
     rig.start().await;
-    insert(rig, "k1", 10).await;
+    insert_row(rig, "k1", 10).await;
     assert_published_in_order(rig, rows + 1).await;
     rig.finish().await.expect("a clean end");
 }
@@ -267,28 +268,28 @@ async fn assert_retried_in_order(rig: &Rig, rows: usize) {
 async fn recover_parks_what_it_finds_missing_behind_a_parked_row_and_publishes_the_rest() {
     let rig = stopped_with_two_parked("parked_recover").await;
     rig.drop_slot().await;
-    insert(&rig, "k1", 10).await;
-    insert(&rig, "another", 10).await;
+    insert_row(&rig, "k1", 10).await;
+    insert_row(&rig, "another", 10).await;
     let says = ["1 rows that were missing are published, and 1 are parked behind parked rows"];
-    command(&rig.relay, &["recover", "--yes"], 0, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &says).await;
     rig.start().await;
-    insert(&rig, "k1", 10).await;
+    insert_row(&rig, "k1", 10).await;
     wait_until_parked(&rig, 4).await;
     assert_published_in_order(&rig, 7).await;
-    stop(&rig).await;
+    stop_relay(&rig).await;
     assert_retried_in_order(&rig, 11).await;
 
     let rig = stopped_with_two_parked("parked_recover_skips").await;
     rig.drop_slot().await;
-    let overtakes = insert(&rig, "k1", 10).await;
+    let overtakes = insert_row(&rig, "k1", 10).await;
     let says = ["1 rows that were missing are published;"];
-    command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &says).await;
     assert!(assert_published_in_order(&rig, 7).await.contains(&overtakes));
-    assert_eq!(parked(&rig).await.len(), 2);
+    assert_eq!(read_parked(&rig).await.len(), 2);
     rig.finish().await.expect("a clean end");
 }
 
-/// `recover` finds no room for a row behind a parked one, and neither can room be made before it is done.
+/// `recover` finds no room for a row behind a parked row. And no room can be made before `recover` is done.
 #[tokio::test]
 async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_does_without() {
     let mut rig = stopped_with_two_parked("parked_full").await;
@@ -297,25 +298,19 @@ async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_doe
         .with_binary("outbox-relay-faults")
         .with_env("OUTBOX_RELAY_BUG", "RoomForTwoParkedRows");
     rig.drop_slot().await;
-    let overtakes = insert(&rig, "k1", 10).await;
-    insert(&rig, "another", 10).await;
+    let overtakes = insert_row(&rig, "k1", 10).await;
+    insert_row(&rig, "another", 10).await;
     let says = ["2 rows are parked", "`outbox-relay recover --poison-order skip`"];
-    command(&rig.relay, &["recover", "--yes"], TOO_MANY_PARKED, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], TOO_MANY_PARKED, &says).await;
     let unfinished = ["`outbox-relay recover` of slot"];
-    command(&rig.relay, &["parked", "retry", "--all"], UNFINISHED, &unfinished).await;
-    command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &[]).await;
+    assert_retry_of_all(&rig.relay, UNFINISHED, &unfinished).await;
+    assert_command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &[]).await;
     assert!(assert_published_in_order(&rig, 8).await.contains(&overtakes));
-    insert(&rig, "k1", 10).await;
+    insert_row(&rig, "k1", 10).await;
     let says = ["`outbox-relay parked retry --all`", "`outbox-relay parked discard`"];
     rig.assert_stops(TOO_MANY_PARKED, &says).await;
-    limit(&rig, 1_000_000).await;
-    command(
-        &rig.relay,
-        &["parked", "retry", "--all"],
-        0,
-        &["2 rows are published, 0 stay parked"],
-    )
-    .await;
+    limit_record_bytes(&rig, 1_000_000).await;
+    assert_retry_of_all(&rig.relay, 0, &["2 rows are published, 0 stay parked"]).await;
     rig.start().await;
     let ids = ids(&rig).await;
     assert_eq!(times_published(&rig, &ids, &ids).await, [1; 11]);
@@ -324,18 +319,18 @@ async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_doe
 
 #[tokio::test]
 async fn recover_publishes_again_what_stood_before_a_parked_row_and_is_gone_with_its_topic() {
-    let rig = parking_rig("parked_topic_gone").await;
+    let rig = rig_that_parks("parked_topic_gone").await;
     rig.start().await;
-    insert(&rig, "k1", 10).await;
-    insert(&rig, "k1", LARGE_BYTES).await;
-    insert(&rig, "k1", 10).await;
+    insert_row(&rig, "k1", 10).await;
+    insert_row(&rig, "k1", LARGE_BYTES).await;
+    insert_row(&rig, "k1", 10).await;
     wait_until_parked(&rig, 2).await;
     wait_until_confirmed(&rig).await;
-    stop(&rig).await;
+    stop_relay(&rig).await;
     delete(&rig, &rig.topic()).await;
     rig.assert_stops(TOPIC_DELETED, &["outbox-relay recover"]).await;
     let says = ["1 rows that were missing are published;"];
-    command(&rig.relay, &["recover", "--yes"], 0, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], 0, &says).await;
     assert_published_in_order(&rig, 1).await;
     assert_retried_in_order(&rig, 3).await;
 }

@@ -1,4 +1,4 @@
-//! `pause` and `resume`: the relay keeps the slot, and publishes and confirms nothing.
+//! `pause` and `resume`: a paused relay keeps the slot, and publishes and confirms nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use rig::servers::{kafka_options, postgres_options};
 use rig::{Isolation, Rig, Servers};
 use stack::{Program, eventually_ok};
 
-use super::super::load::{metric as metric_of, waits_as_standby};
+use super::super::load::{metric as metric_of, wait_until_standby};
 use super::super::tampering::{metric, wait_until_confirmed};
 
 const REASON: &str = "kafka is upgraded";
-/// What a relay says that could not read the topic yet.
+/// A relay says this if it could not read the topic yet.
 const UNKNOWN: &str = "whether an operator has paused the relay is not known";
 /// For so long a paused relay must publish nothing.
 const STAYS_PAUSED_S: u32 = 3;
@@ -40,7 +40,7 @@ async fn wait_for_metric(rig: &Rig, name: &str, value: f64) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", rig.relay.log_tail(20)));
 }
 
-/// Waits until the relay has answered Postgres for some seconds more, by one and the same session.
+/// Waits until the relay has answered Postgres for some seconds more, in the same session.
 async fn answers_for_a_while(rig: &Rig) {
     let name = rig.name();
     let session = format!("select active_pid from pg_replication_slots where slot_name = '{name}' and active");
@@ -58,11 +58,11 @@ async fn answers_for_a_while(rig: &Rig) {
     assert_eq!(rig.value(&session).await, pid, "the slot stays in the same hands");
 }
 
-/// Rows are written, and neither published nor confirmed.
+/// Writes rows. Asserts that they are neither published nor confirmed.
 async fn assert_is_paused(rig: &Rig) {
     let records = rig.records(Isolation::Committed).await;
     rig.insert_each(1).await;
-    // What is confirmed until then may be what other databases have written.
+    // Positions up to here may be confirmed, because other databases may have written them.
     let behind_the_first = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(19).await;
     answers_for_a_while(rig).await;
@@ -71,7 +71,7 @@ async fn assert_is_paused(rig: &Rig) {
         records.expect("records").len(),
         "nothing is published"
     );
-    let confirmed = rig.confirmed().await;
+    let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{behind_the_first}'::pg_lsn");
     assert_eq!(
         rig.value(&order).await,
@@ -159,13 +159,13 @@ async fn a_standby_leaves_the_slot_to_a_paused_relay_and_stays_paused_when_it_ta
     wait_until_confirmed(&rig).await;
     let mut standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
     pause(&rig).await;
     wait_for_metric(&rig, "relay_paused", 1.0).await;
     // The slot's session stays the same.
     assert_is_paused(&rig).await;
     assert_eq!(metric_of(&standby, "relay_leader").await, Some(0.0));
-    waits_as_standby(&standby).await;
+    wait_until_standby(&standby).await;
 
     rig.relay.kill_hard().await;
     std::mem::swap(&mut rig.relay, &mut standby);
@@ -178,13 +178,13 @@ async fn a_standby_leaves_the_slot_to_a_paused_relay_and_stays_paused_when_it_ta
     rig.finish().await.expect("a clean end");
 }
 
-/// What `/readyz` answers: its status, and the body.
+/// The answer of `/readyz`: status and body.
 async fn ready(relay: &Program) -> anyhow::Result<(u16, serde_json::Value)> {
     let answer = reqwest::get(relay.url("/readyz")).await?;
     Ok((answer.status().as_u16(), answer.json().await?))
 }
 
-/// A relay that starts while Kafka does not answer is not ready, since it does not know whether it is paused.
+/// Starts a relay while Kafka does not answer. It is not ready, because it does not know whether it is paused.
 async fn start_without_knowing(rig: &Rig) -> Program {
     let relay = rig.another_relay("unknowing");
     relay.start().expect("a start");
@@ -244,7 +244,7 @@ async fn a_pause_needs_a_reason_of_one_line() {
     rig.finish().await.expect("an end");
 }
 
-/// The test's own test.
+/// A test of the test.
 #[tokio::test]
 async fn a_relay_that_ignores_its_pause_is_caught() {
     let mut rig = Rig::initialised("pause_planted").await;
@@ -256,6 +256,8 @@ async fn a_relay_that_ignores_its_pause_is_caught() {
     pause(&rig).await;
     wait_for_metric(&rig, "relay_paused", 1.0).await;
     rig.insert_each(5).await;
-    rig.settled(READY_DEADLINE).await.expect("the wrong relay publishes");
+    rig.wait_until_published(READY_DEADLINE)
+        .await
+        .expect("the wrong relay publishes");
     rig.finish().await.expect("an end");
 }

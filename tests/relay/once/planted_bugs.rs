@@ -1,5 +1,5 @@
-//! The tests' own test: a relay with a bug in it does not survive what the right one survives. Each bug meets the trouble that it is a
-//! mistake about; it is caught where rows are lost, doubled or out of order, or where the relay itself finds that it cannot go on.
+//! Tests of the tests: a relay with a planted bug does not survive what the right relay survives. Each bug meets the trouble for which it is a
+//! mistake. It is caught if rows are lost, doubled or out of order, or if the relay itself finds that it cannot go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Exit code of `Stop::RecordTooLarge`.
 const RECORD_TOO_LARGE: i32 = 31;
 
-/// Runs the trouble without the bug, which the relay must survive, and with it, which it must not.
+/// Makes the trouble without the bug, which the relay must survive, and with the bug, which it must not survive.
 async fn assert_caught(bug: &str, (point, action, hit): (&'static str, &'static str, u32), settings: &[(&str, &str)]) {
     let trouble = Trouble {
         point,
@@ -50,7 +50,8 @@ async fn confirming_in_the_middle_of_a_transaction_is_caught() {
     assert_caught("ConfirmMidTransaction", ("commit.before", "kill:400", 3), &[]).await;
 }
 
-/// The first relay dawdles in the middle of a transaction and loses the slot; the second has read the checkpoint when the first commits.
+/// The first relay is delayed in the middle of a transaction, and loses the slot. The second relay has read the checkpoint when the first one
+/// commits.
 #[tokio::test]
 async fn reading_the_checkpoint_before_fencing_is_caught() {
     for (bug, is_right) in [("", true), ("CheckpointBeforeFence", false)] {
@@ -86,10 +87,10 @@ async fn reading_the_checkpoint_before_fencing_is_caught() {
             std::future::ready(second.log_text().contains("owns the slot").then_some(()))
         })
         .await;
-        // It has read the checkpoint by then, where it does so first, and waits for two seconds more.
+        // A relay with the bug has read the checkpoint by then, and waits for two seconds more.
         tokio::time::sleep(Duration::from_secs(2)).await;
         std::fs::write(&go_on, "").expect("a file");
-        let ledger = rig.settled(DEADLINE).await;
+        let ledger = rig.wait_until_published(DEADLINE).await;
         let ledger = ledger.unwrap_or_else(|err| panic!("{err:#}\n{}", second.log_tail(20)));
         assert_eq!(
             ledger.is_exact(),
@@ -127,7 +128,7 @@ async fn ignoring_a_delivery_error_is_caught() {
             .with_binary("outbox-relay-faults")
             .env("OUTBOX_RELAY_BUG", bug);
         rig.insert_each(5).await;
-        // More than a record may have.
+        // The payload is larger than a record may be.
         let topic = rig.topic();
         rig.sql(&format!(
             "insert into outbox (aggregatetype, aggregateid, type, payload)

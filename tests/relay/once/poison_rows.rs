@@ -1,4 +1,4 @@
-//! Rows that their topic's settings rule out: named before they are sent, and what the relay says to do about it works.
+//! Rows that the settings of their topic exclude. The relay names them before it sends them, and what it says to do helps.
 
 use rig::{Isolation, Rig};
 
@@ -26,7 +26,7 @@ async fn a_row_without_a_key_is_named_where_its_topic_is_compacted_and_goes_wher
     set_topic(&rig, &[("cleanup.policy", "delete")]).await;
     rig.start().await;
     assert_each_once(&rig, &rig.relay).await;
-    // Now that it is published, its record tells where it stood.
+    // Now the row is published. The position in its record is where the row stood.
     let records = rig.records(Isolation::Committed).await.expect("the topic");
     let record = records.iter().find(|record| record.header("id") == Some(&id));
     let position = record.and_then(|record| record.header("position")).expect("a position");
@@ -84,7 +84,8 @@ async fn old_rows_go_to_a_topic_whose_time_stamps_are_the_brokers() {
     rig.finish().await.expect("a clean end");
 }
 
-/// Writes a row whose transaction's time of commit is an hour ahead, as one that comes by logical replication from a server whose clock is; its id.
+/// Writes a row whose transaction's commit time is an hour ahead, as if it came by logical replication from a server with a wrong clock. Returns its
+/// id.
 async fn insert_from_the_future(rig: &Rig) -> String {
     let (client, topic, name) = (rig.connect().await, rig.topic(), rig.name());
     let sql = format!(
@@ -104,7 +105,7 @@ async fn insert_from_the_future(rig: &Rig) -> String {
     rig.value("select id from outbox where type = 'Ahead'").await
 }
 
-/// The broker refuses the record: the relay does not rule it out by its own clock, which may be behind.
+/// The broker refuses the record. The relay does not judge the row by its own clock, which may be behind.
 #[tokio::test]
 async fn a_row_newer_than_its_topic_takes_is_named_and_goes_once_it_takes_it() {
     let rig = Rig::initialised("poison_new").await;
@@ -141,7 +142,7 @@ async fn a_row_newer_than_its_topic_takes_is_parked_where_poison_is() {
         .await;
     rig.start().await;
     let known = wait_until_parked(&rig, 1).await;
-    assert_eq!(known[&id].0, "poison");
+    assert_eq!(known[&id].because, "poison");
     assert_published_in_order(&rig, 10).await;
     rig.finish().await.expect("a clean end");
 }

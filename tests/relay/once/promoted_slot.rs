@@ -1,4 +1,4 @@
-//! A slot on a standby that is promoted while the relay streams from it: the walsender goes on, on another timeline.
+//! The relay streams from a slot on a standby, and the standby is promoted. The walsender goes on, on another timeline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use stack::{KafkaOptions, Postgres, eventually_ok};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A relay that reads from a slot on a standby, and has published five rows.
+/// A rig whose relay reads from a slot on a standby, and has published five rows.
 async fn on_a_standby(name: &str, bug: Option<&str>) -> (Rig, Postgres) {
     let servers = Servers::start(postgres_options(), KafkaOptions::default()).await;
     let servers = Arc::new(servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}")));
     let mut rig = Rig::on(servers, name).await;
-    // A standby makes neither a publication nor partitions.
+    // A standby can make neither a publication nor partitions.
     rig.sql("create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)")
         .await;
     let standby = rig.servers.postgres.standby("standby").await;
@@ -29,7 +29,7 @@ async fn on_a_standby(name: &str, bug: Option<&str>) -> (Rig, Postgres) {
             .with_binary("outbox-relay-faults")
             .with_env("OUTBOX_RELAY_BUG", bug);
     }
-    // A slot on a standby begins at a record that the primary writes.
+    // A slot on a standby begins at a certain record, which the primary writes.
     let snapshots = async {
         loop {
             rig.sql("select pg_log_standby_snapshot()").await;

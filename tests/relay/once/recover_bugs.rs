@@ -1,4 +1,4 @@
-//! The tests' own test: a `recover` with a bug in it is found out by what the right one survives.
+//! Tests of the tests: a `recover` with a planted bug does not survive what the right one survives.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn positions_that_go_back_are_caught() {
     let recover = with_bug(&rig, "PositionsGoBack");
     recover.run(&["recover", "--yes"]).await.expect("recover runs");
     rig.start().await;
-    let ledger = rig.settled(ARRIVAL_DEADLINE).await.expect("all rows");
+    let ledger = rig.wait_until_published(ARRIVAL_DEADLINE).await.expect("all rows");
     assert!(!ledger.reordered.is_empty(), "it goes unnoticed: {ledger}");
     rig.finish().await.expect("a clean end");
 }

@@ -1,4 +1,4 @@
-//! `recover` need not read topics from their beginning.
+//! With `--since`, `recover` need not read the topics from their beginning.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use rig::rig::PARTITIONS;
 use rig::{Isolation, Rig};
 
 use crate::relay::tampering::wait_until_confirmed;
-use crate::relay::ways_out::recover;
+use crate::relay::ways_out::run_recover;
 
 /// Exit code of a `recover` that nobody answered.
 const NOT_CONFIRMED: i32 = 41;
 const OLD_RECORDS: usize = 40;
 
-/// Records of long ago, older than any row.
+/// Writes records that are older than any row.
 async fn write_old_records(rig: &Rig, age: Duration) {
     let (servers, topic) = (rig.servers.kafka.bootstrap_servers(), rig.topic());
     let written_at = std::time::SystemTime::now() - age;
@@ -51,14 +51,14 @@ async fn publish_five_and_stop(rig: &Rig) {
     rig.relay.stop().await.expect("a clean end");
 }
 
-/// How many records of the topic a plan says to have been read. Of a partition without a young record it is the end.
+/// How many records of the topic `recover` has read, by its plan. A partition without a young record is read from its end.
 fn records_read(plan: &str) -> usize {
     let line = plan.lines().find(|line| line.starts_with("topics"));
     let count = line.and_then(|line| line.split('(').nth(1)?.split(' ').next()?.parse().ok());
     count.unwrap_or_else(|| panic!("no topic's records: {plan}"))
 }
 
-/// What `recover` says that it would do.
+/// Runs `recover` without an answer. Returns its plan.
 async fn plan(rig: &Rig, arguments: &[&str]) -> String {
     let logged = rig.relay.log_text().len();
     let all: Vec<&str> = ["recover"].iter().chain(arguments).copied().collect();
@@ -82,10 +82,13 @@ async fn topics_are_read_from_before_the_oldest_row_and_wholly_where_a_row_claim
         .await;
     let said = plan(&rig, &[]).await;
     assert_eq!(records_read(&said), OLD_RECORDS + 5, "{said}");
-    recover(&rig, &[]).await;
+    run_recover(&rig, &[]).await;
     rig.start().await;
     rig.insert_each(1).await;
-    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    let ledger = rig
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
+        .await
+        .expect("all rows");
     // The old records have no id, and nothing else is there twice.
     assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
     assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
@@ -95,7 +98,7 @@ async fn topics_are_read_from_before_the_oldest_row_and_wholly_where_a_row_claim
 #[tokio::test]
 async fn rows_from_before_since_count_as_published_and_all_others_are_compared() {
     let rig = Rig::new("since_told").await;
-    // Of another system, say, that published them to a topic which is gone.
+    // These rows could be another system's, which published them to a topic that is gone.
     rig.insert_each(3).await;
     rig.sql("update outbox set created_at = created_at - interval '3 hours'")
         .await;
@@ -119,24 +122,27 @@ async fn rows_from_before_since_count_as_published_and_all_others_are_compared()
         assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
         assert!(rig.relay.log_tail(2).contains(says), "{}", rig.relay.log_tail(2));
     }
-    recover(&rig, &["--since", &since]).await;
+    run_recover(&rig, &["--since", &since]).await;
     assert_goes_on_without_duplicates(&rig).await;
 }
 
-/// Of the rows that are younger than the old records, and of one that is written now, each is published once.
+/// Asserts that each row younger than the old records, and a row that is written now, is published once.
 async fn assert_goes_on_without_duplicates(rig: &Rig) {
     rig.sql("delete from outbox where created_at < now() - interval '1 hour'")
         .await;
     rig.start().await;
     rig.insert_each(1).await;
-    let ledger = rig.settled(rig::rig::ARRIVAL_DEADLINE).await.expect("all rows");
+    let ledger = rig
+        .wait_until_published(rig::rig::ARRIVAL_DEADLINE)
+        .await
+        .expect("all rows");
     // The old records have no id, and nothing else is there twice.
     assert_eq!((ledger.rows, ledger.records), (8, OLD_RECORDS + 8), "{ledger}");
     assert_eq!(ledger.duplicates, ["(none)"], "{ledger}");
     rig.finish().await.expect("a clean end");
 }
 
-/// The header `position` of the record with the row `n`.
+/// The header `position` of the record whose row has the number `n`.
 async fn position_of(rig: &Rig, n: &str) -> String {
     let id = rig
         .value(&format!("select id from outbox where payload ->> 'n' = '{n}'"))
@@ -180,6 +186,6 @@ async fn rows_from_before_a_records_commit_count_as_published_and_all_others_are
         assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
         assert!(rig.relay.log_tail(6).contains(says), "{}", rig.relay.log_tail(6));
     }
-    recover(&rig, &["--since-position", &since]).await;
+    run_recover(&rig, &["--since-position", &since]).await;
     assert_goes_on_without_duplicates(&rig).await;
 }

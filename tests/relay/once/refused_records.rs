@@ -1,5 +1,5 @@
-//! What the broker refuses although nothing that it told spoke against it: the row that is to blame is found, what stands before it is
-//! published once, and nothing from it on is.
+//! The broker refuses a record although its settings did not exclude it. The relay finds the row that is to blame. Everything before it is published
+//! once, and nothing from it on is.
 
 use rig::Rig;
 use rig::rig::READY_DEADLINE;
@@ -13,7 +13,7 @@ use super::topic_settings::{
 const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 const NOT_COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "delete")];
 
-/// The relay as one that may not read its topics' settings.
+/// The relay, changed so that it may not read the settings of its topics.
 fn blind(rig: &Rig) -> Program {
     with_bug(rig, "AskNoSettings")
 }
@@ -27,7 +27,7 @@ fn with_bug(rig: &Rig, bug: &str) -> Program {
 async fn a_row_that_the_broker_refuses_in_the_middle_of_a_batch_is_named_and_goes_once_it_is_taken() {
     let rig = Rig::initialised("refused_middle").await;
     let relay = blind(&rig);
-    // All in one Kafka transaction, and in one batch where they share a partition.
+    // All rows are in one Kafka transaction, and those of a partition are in one batch.
     rig.insert_together(40).await;
     let id = insert_keyless(&rig).await;
     rig.insert_together(40).await;

@@ -1,4 +1,4 @@
-//! `replay`: chosen rows come a second time, marked, and nothing else changes.
+//! `replay`: chosen rows are published a second time, with a mark, and nothing else changes.
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
@@ -18,13 +18,15 @@ const WRONG_SETTING: i32 = 2;
 const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
-/// A relay that runs and has published `rows` rows.
-pub(super) async fn published(name: &str, rows: u32) -> Rig {
+/// A rig whose relay runs and has published so many rows.
+pub(super) async fn rig_with_published_rows(name: &str, rows: u32) -> Rig {
     let mut rig = Rig::initialised(name).await;
     rig.relay = rig.relay.with_binary("outbox-relay-faults");
     rig.start().await;
     rig.insert_each(rows).await;
-    rig.settled(ARRIVAL_DEADLINE).await.expect("the rows are published");
+    rig.wait_until_published(ARRIVAL_DEADLINE)
+        .await
+        .expect("the rows are published");
     rig
 }
 
@@ -34,7 +36,7 @@ async fn replay_code(rig: &Rig, arguments: &[&str]) -> i32 {
     status.code().expect("replay ends by itself")
 }
 
-/// The records without and with the mark of a replay, in each partition's order.
+/// The records without the mark of a replay, and those with it. The records of each partition are in their order.
 pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>) {
     let records = rig.records(Isolation::Committed).await.expect("records");
     records
@@ -42,7 +44,8 @@ pub(super) async fn unmarked_and_marked(rig: &Rig) -> (Vec<Record>, Vec<Record>)
         .partition(|record| record.header("replay").is_none())
 }
 
-/// Asserts that each of `chosen` has one marked record, behind its first one and in the order of its key, and that the marked ones are no others.
+/// Asserts that each of `chosen` has one marked record, which comes after its first record and in the order of its key, and that there are no other
+/// marked records.
 pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     let (unmarked, marked) = unmarked_and_marked(rig).await;
     let ledger = Ledger::compare(chosen, &marked);
@@ -59,7 +62,7 @@ pub(super) async fn assert_replayed(rig: &Rig, chosen: &[Row]) {
     }
 }
 
-/// The rows that the relay publishes are there once and in order, whatever is replayed.
+/// Asserts that the rows that the relay publishes are there once and in order, whatever is replayed.
 async fn assert_relay_is_undisturbed(rig: &Rig) {
     rig.insert_each(10).await;
     eventually_ok(ARRIVAL_DEADLINE, "the relay publishes each row once", || async {
@@ -75,7 +78,7 @@ async fn assert_relay_is_undisturbed(rig: &Rig) {
 
 #[tokio::test]
 async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
-    let rig = published("replay_small", 14).await;
+    let rig = rig_with_published_rows("replay_small", 14).await;
     set_topic(&rig, &[("max.message.bytes", "20000")]).await;
     let end = "select confirmed_flush_lsn >= pg_current_wal_flush_lsn() from pg_replication_slots where slot_name = 'replay_small'";
     stack::eventually(DEADLINE, "all is confirmed", || async {
@@ -96,7 +99,7 @@ async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
 
 #[tokio::test]
 async fn rows_of_a_key_are_replayed_beside_a_running_relay() {
-    let rig = Arc::new(published("replay_key", 700).await);
+    let rig = Arc::new(rig_with_published_rows("replay_key", 700).await);
     let chosen: Vec<Row> = rig.rows().await.into_iter().filter(|row| row.key == "k3").collect();
     let topic = rig.topic();
     let writer = Arc::clone(&rig);
@@ -126,7 +129,7 @@ async fn rows_of_a_key_are_replayed_beside_a_running_relay() {
 
 #[tokio::test]
 async fn rows_are_chosen_by_time_and_by_id() {
-    let rig = published("replay_time", 30).await;
+    let rig = rig_with_published_rows("replay_time", 30).await;
     let from = rig.value("select clock_timestamp()").await;
     rig.insert_each(3_000).await;
     let to = rig.value("select clock_timestamp()").await;
@@ -152,7 +155,7 @@ async fn rows_are_chosen_by_time_and_by_id() {
 
 #[tokio::test]
 async fn nothing_is_replayed_without_a_choice_or_an_answer() {
-    let rig = published("replay_asks", 20).await;
+    let rig = rig_with_published_rows("replay_asks", 20).await;
     assert_eq!(replay_code(&rig, &["--yes"]).await, WRONG_SETTING);
     assert_eq!(replay_code(&rig, &["--key", "k1"]).await, NOT_CONFIRMED);
     let answered = rig.relay.run_on_a_terminal(&["replay", "--key", "k1"], "no\n").await;
@@ -166,7 +169,7 @@ async fn nothing_is_replayed_without_a_choice_or_an_answer() {
 
 #[tokio::test]
 async fn a_row_is_not_replayed_before_it_is_published() {
-    let rig = published("replay_waits", 20).await;
+    let rig = rig_with_published_rows("replay_waits", 20).await;
     rig.relay.kill_hard().await;
     rig.insert_each(50).await;
     let rows = rig.rows().await;
@@ -189,7 +192,7 @@ async fn a_row_is_not_replayed_before_it_is_published() {
 
 #[tokio::test]
 async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_relay() {
-    let rig = published("replay_killed", 5_000).await;
+    let rig = rig_with_published_rows("replay_killed", 5_000).await;
     let hits = rig.logs().join("replay-hits");
     let replay = rig
         .relay
@@ -199,7 +202,7 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
     replay.start().expect("a start");
     let status = replay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.signal(), Some(SIGKILL), "{}", replay.log_tail(10));
-    // The next replay ends what the killed one left open.
+    // The next replay ends what the killed one has left open.
     assert_eq!(replay_code(&rig, &["--key", "k0", "--yes"]).await, 0);
     let (_, marked) = unmarked_and_marked(&rig).await;
     let of_key = rig.rows().await.iter().filter(|row| row.key == "k0").count();
@@ -213,7 +216,7 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
 
 #[tokio::test]
 async fn a_terminal_shows_a_bar_while_rows_are_replayed_and_a_file_gets_nothing_of_it() {
-    let rig = published("replay_bar", 5_000).await;
+    let rig = rig_with_published_rows("replay_bar", 5_000).await;
     let arguments = ["replay", "--from", "2000-01-01", "--yes"];
     let shown = rig.relay.run_on_a_terminal(&arguments, "").await;
     let (status, screen) = shown.expect("replay runs");

@@ -1,4 +1,4 @@
-//! The bounds of a `replay`, and the tests' own test: a replay with a bug in it is found out.
+//! The limits of a `replay`. And tests of the tests: a replay with a planted bug is caught.
 
 use std::collections::HashSet;
 
@@ -7,9 +7,9 @@ use rig::ledger::Row;
 use rig::rig::ARRIVAL_DEADLINE;
 use stack::eventually;
 
-use super::replay::{assert_replayed, published, unmarked_and_marked};
+use super::replay::{assert_replayed, rig_with_published_rows, unmarked_and_marked};
 
-/// Replays with this bug, beside the rig's relay.
+/// Runs a replay with this bug, beside the rig's relay.
 async fn replay_with(rig: &Rig, bug: &str, arguments: &[&str]) {
     let all: Vec<&str> = ["replay", "--yes"].iter().chain(arguments).copied().collect();
     let replay = rig.relay.with_env("OUTBOX_RELAY_BUG", bug);
@@ -28,7 +28,7 @@ async fn the_row_of_the_very_moment_of_from_is_replayed_and_that_of_to_is_not() 
         ("replay_bounds", "", true),
         ("replay_bug_bounds", "ReplayToInclusive", false),
     ] {
-        let rig = published(name, 20).await;
+        let rig = rig_with_published_rows(name, 20).await;
         let mut rows = rig.rows().await;
         rows.sort_by_key(|row| row.n);
         let (from, to) = (created_at(&rig, &rows[5]).await, created_at(&rig, &rows[10]).await);
@@ -45,10 +45,10 @@ async fn the_row_of_the_very_moment_of_from_is_replayed_and_that_of_to_is_not() 
     }
 }
 
-/// What `a_row_is_not_replayed_before_it_is_published` asserts of the right one.
+/// Here a replay with a bug fails what `a_row_is_not_replayed_before_it_is_published` asserts.
 #[tokio::test]
 async fn a_replay_that_does_not_wait_for_the_relay_is_caught() {
-    let rig = published("replay_bug_waits", 5).await;
+    let rig = rig_with_published_rows("replay_bug_waits", 5).await;
     rig.relay.kill_hard().await;
     let before = rig.rows().await;
     rig.insert_each(20).await;

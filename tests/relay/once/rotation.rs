@@ -1,5 +1,5 @@
-//! Passwords, and the authority's certificate, are replaced while the relay runs: it reads their files again, and needs no restart. The servers'
-//! certificates and the relay's own change in [`super::certificates`].
+//! Passwords, and the certificate of the authority, are replaced while the relay runs. The relay reads their files again, and needs no restart.
+//! [`super::certificates`] replaces the certificates of the servers and of the relay.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use rig::Rig;
 use stack::eventually;
 use stack::program::Readiness;
 
-use crate::relay::load::{Load, publishes};
+use crate::relay::load::{Load, wait_until_publishes};
 use crate::relay::secured::Secured;
 
 const ROLE: &str = "rotating";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Ends every session of the relay, which makes new ones, to Kafka too.
+/// Ends every session of the relay, also those with Kafka. The relay makes new ones.
 async fn end_sessions(rig: &Rig) {
     rig.sql(&format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{ROLE}'"
@@ -21,7 +21,7 @@ async fn end_sessions(rig: &Rig) {
     .await;
 }
 
-/// Waits until readiness has all of these words.
+/// Waits until the relay's readiness has all of these words.
 pub(super) async fn complains(rig: &Rig, words: &[&str]) {
     let client = reqwest::Client::new();
     eventually(DEADLINE, &format!("it says {words:?}"), || async {
@@ -53,7 +53,7 @@ async fn a_relay_that_keeps_the_first_password_is_refused_for_good() {
     rig.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotating_planted'")
         .await;
     complains(&rig, &["password authentication failed"]).await;
-    // Where the file is read again there is not even a second try.
+    // If the relay read the file again, there would not even be a second refusal.
     eventually(DEADLINE, "it is refused again and again", || async {
         let refused = rig.relay.log_text().matches("password authentication failed").count();
         (refused >= 5).then_some(())
@@ -89,7 +89,7 @@ async fn a_relay_that_keeps_the_first_secrets_of_kafka_is_refused_for_good() {
     )
     .await;
     complains(&rig, &["kafka refuses the connection"]).await;
-    // Where the files are read for each client there is not even a second try.
+    // If the relay read the files for each client, there would not even be a second refusal.
     eventually(DEADLINE, "it is refused again and again", || async {
         let refused = rig.relay.log_text().matches("kafka refuses the connection").count();
         (refused >= 4).then_some(())
@@ -133,7 +133,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
             "KAFKA_PROPERTY_FILES",
             &format!("sasl.password={}", secured.path("rotating-kafka")),
         );
-    // A path that is wrong from the beginning is a setting that is wrong.
+    // A path that was wrong from the beginning is a wrong setting.
     for (variable, value) in [
         ("DATABASE_URL", wrong.as_str()),
         ("MAINTENANCE_DATABASE_URL", wrong.as_str()),
@@ -149,10 +149,10 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     rig.init(&[]).await;
     rig.start().await;
     let process = rig.relay.process().expect("it runs").id();
-    let load = Load::on(&rig);
-    publishes(&rig.relay, 50.0).await;
+    let load = Load::start_on(&rig);
+    wait_until_publishes(&rig.relay, 50.0).await;
 
-    // Both passwords at once, the files first.
+    // Both passwords are replaced at once, first in the files.
     secured.write("rotating-pg", "canary-pg-2\n");
     secured.write("rotating-kafka", "canary-kafka-2\n");
     rig.sql(&format!("alter role {ROLE} password 'canary-pg-2'")).await;
@@ -161,9 +161,9 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         .await
         .expect("another password");
     end_sessions(&rig).await;
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
-    // The server first: the relay is refused until the file has it, also while there is no file.
+    // The password is replaced on the server first. The relay is refused until the file has it, also while there is no file.
     rig.sql(&format!("alter role {ROLE} password 'canary-pg-3'")).await;
     end_sessions(&rig).await;
     complains(&rig, &["password authentication failed"]).await;
@@ -171,9 +171,9 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
     std::fs::remove_file(&file).expect("the file");
     complains(&rig, &[&file, "cannot be read"]).await;
     secured.write("rotating-pg", "canary-pg-3\n");
-    publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, 50.0).await;
 
-    // The same of Kafka's password; and the authority's file is away for a while.
+    // The same for Kafka's password. The file of the authority is away for a while, too.
     secured.write("rotating-kafka", "canary-wrong");
     end_sessions(&rig).await;
     complains(&rig, &["kafka refuses the connection"]).await;
@@ -186,7 +186,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         end_sessions(&rig).await;
         complains(&rig, &[&file]).await;
         secured.write(name, text);
-        publishes(&rig.relay, 50.0).await;
+        wait_until_publishes(&rig.relay, 50.0).await;
     }
 
     load.stop().await;

@@ -1,4 +1,4 @@
-//! No password, token, key or row value leaves the relay by a log or a metric, whatever it logs and whatever goes wrong.
+//! No password, token, key or value of a row leaves the relay by a log or a metric, whatever it logs and whatever goes wrong.
 //!
 //! Every secret and every value of a row here begins with `canary-`, so one search finds them all.
 
@@ -10,11 +10,11 @@ use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use crate::relay::secured::{PASSWORD, Secured, token};
 
 const CANARY: &str = "canary-";
-/// Of the Postgres role, with what has a meaning in URLs; and as a URL has it.
+/// The password of the Postgres role, with characters that have a meaning in URLs. And the same password as a URL writes it.
 const DATABASE_PASSWORD: &str = "canary-pg@:/?#%1 ä";
 const DATABASE_PASSWORD_IN_URL: &str = "canary-pg%40%3A%2F%3F%23%251%20%C3%A4";
 
-/// A rig that logs in everywhere by secrets and logs all that it can.
+/// A rig whose relay uses a secret for each login, and logs as much as it can.
 async fn rig(secured: &Secured, name: &str, properties: &str) -> Rig {
     let properties = format!("{properties}\ndebug=all\nssl.key.password=canary-key-password");
     let mut rig = secured.rig(name, "LOGIN", &properties).await;
@@ -49,7 +49,7 @@ async fn insert(rig: &Rig, payload: &str, shard: &str) {
 
 const PAYLOAD: &str = r#"'{"id": "canary-id", "text": "canary-payload"}'"#;
 
-/// What the relay says at its port.
+/// Everything that the relay's admin port says.
 async fn scraped(rig: &Rig) -> String {
     let mut text = String::new();
     for path in ["/metrics", "/readyz", "/livez"] {
@@ -90,12 +90,12 @@ async fn a_full_trace_of_a_life_with_failures_tells_no_secret_and_no_row_value()
     })
     .await;
     let mut seen = scraped(&rig).await;
-    // The command line holds only what the caller put there, and that is the command.
+    // The command line has only what the caller wrote there, and that is the command.
     let pid = rig.relay.process().expect("it runs").id();
     let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("a command line");
     seen += &String::from_utf8_lossy(&command_line);
 
-    // Too large for librdkafka: the row's id is told, and nothing else of it.
+    // The row is too large for librdkafka. The relay says the row's id, and nothing else about it.
     insert(
         &rig,
         "json_build_object('text', 'canary-' || repeat('x', 2000000))",
@@ -159,7 +159,7 @@ async fn a_refused_login_and_a_wrong_setting_are_told_without_the_secret() {
     );
     rig.relay = rig.relay.env("KAFKA_PROPERTIES", &properties);
     run(&rig, "a wrong password of Kafka").await;
-    // The file's name is no secret, and is told where it cannot be used.
+    // The name of the file is not secret. The relay says it if it cannot use the file.
     let log = rig.relay.log_text().replace(&secured.path("canary-token"), "");
     let claims = token_text.split('.').nth(1).expect("claims");
     assert_silent("the log", &log, &[claims]);

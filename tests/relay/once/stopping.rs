@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rig::Rig;
 use rustix::process::Signal;
 
-/// What the relay promises after SIGTERM.
+/// The relay promises to stop within this time after SIGTERM.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,7 +17,7 @@ async fn sigterm_in_the_middle_of_a_batch_ends_in_time_with_code_0_and_loses_not
         rig.insert_each(300).await;
         let process = rig.relay.process().expect("a relay");
         let told = Instant::now();
-        // A second one changes nothing.
+        // A second SIGTERM changes nothing.
         for _ in 0..signals {
             process.signal(Signal::TERM);
         }

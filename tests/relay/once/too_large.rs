@@ -1,11 +1,11 @@
-//! A row that cannot be a record stops the relay by name; what stands before it is published, nothing from it on is confirmed.
+//! A row that cannot be a record stops the relay, which names the row. Everything before it is published, and nothing from it on is confirmed.
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rig::{Isolation, Rig};
 
-/// Sets the topic's largest batch.
+/// Sets how large a batch of the topic may be.
 async fn limit_topic(rig: &Rig, bytes: u32) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
@@ -22,7 +22,7 @@ async fn limit_topic(rig: &Rig, bytes: u32) {
     }
 }
 
-/// A row with a payload of about this many bytes; its id.
+/// Writes a row with a payload of about this many bytes. Returns its id.
 async fn insert_large(rig: &Rig, bytes: u32) -> String {
     let topic = rig.topic();
     rig.value(&format!(
@@ -32,7 +32,7 @@ async fn insert_large(rig: &Rig, bytes: u32) -> String {
     .await
 }
 
-/// Starts the relay, which must stop at a row, with 30 rows before it published and nothing from it on confirmed.
+/// Starts the relay. Asserts that it stops at a row, that the 30 rows before are published, and that nothing from the row on is confirmed.
 async fn assert_stops_at(rig: &Rig, before: &str, code: i32, says: &[&str]) {
     rig.relay.start().expect("a start");
     let status = rig.relay.exited(rig::rig::READY_DEADLINE).await.expect("an end");
@@ -126,7 +126,7 @@ async fn a_row_without_a_destination_stops_every_start_and_what_stands_before_it
     rig.insert_each(10).await;
     assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
     assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
-    // It has ended by itself, and not with 0.
+    // The relay has ended by itself, and not with 0.
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");
 }

@@ -1,4 +1,4 @@
-//! A topic is known by its id: one that was deleted and made anew under its name is another, and has none of the events.
+//! The relay knows a topic by its id. A topic that was deleted and made anew has the same name, but is another topic without the events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use rig::{Rig, Servers};
 use stack::eventually;
 
 use super::super::tampering::{
-    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, metric, published_and_stopped, retire,
+    DEADLINE, accept, assert_ends, assert_refused, checkpoints, ids, kill_and_drop_slot, metric, published_and_stopped,
     times_published, wait_until_confirmed, write_checkpoint,
 };
 
-use crate::relay::ways_out::{goes_on, recover};
+use crate::relay::ways_out::{assert_goes_on, run_recover};
 
 /// Exit codes of `outbox-relay`.
 const PARTITIONS_CHANGED: i32 = 19;
@@ -39,7 +39,7 @@ async fn create(rig: &Rig, topic: &NewTopic<'_>) {
     .await;
 }
 
-/// Deletes a topic, and waits until the broker knows that.
+/// Deletes a topic, and waits until the broker knows of it.
 pub(super) async fn delete(rig: &Rig, topic: &str) {
     let admin = admin(rig);
     let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
@@ -50,7 +50,7 @@ pub(super) async fn delete(rig: &Rig, topic: &str) {
     .await;
 }
 
-/// Whether the broker tells partitions of the topic. What it tells comes a moment after what the controller has answered.
+/// Whether the broker knows partitions of the topic. The broker hears of a deletion a moment after the controller has answered.
 fn is_known(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Option<bool> {
     let known = admin.inner().fetch_metadata(None, DEADLINE).ok()?;
     Some(known.topics().iter().any(|known| known.name() == topic))
@@ -72,7 +72,7 @@ async fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
     set.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Runs `outbox-relay check`, which must find a problem and say `says`.
+/// Runs `outbox-relay check`. Asserts that it finds a problem and says `says`.
 async fn assert_check_says(rig: &Rig, says: &str) {
     let logged = rig.relay.log_text().len();
     let status = rig.relay.run_for_status(&["check"]).await.expect("a check");
@@ -99,8 +99,8 @@ async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_i
     ];
     rig.assert_stops(TOPIC_RECREATED, &says).await;
     assert_check_says(&rig, "was deleted and made anew").await;
-    recover(&rig, &[]).await;
-    goes_on(&rig).await;
+    run_recover(&rig, &[]).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -128,8 +128,8 @@ async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publi
     rig.insert_each(2).await;
     rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
         .await;
-    recover(&rig, &[]).await;
-    goes_on(&rig).await;
+    run_recover(&rig, &[]).await;
+    assert_goes_on(&rig).await;
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted
     make_anew(&rig, &rig.topic(), PARTITIONS).await;
     rig.insert_each(3).await;
     assert_ends(&rig, TOPIC_RECREATED, &["was deleted and made anew"]).await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-topic-recreated"]).await;
     rig.start().await;
     let ids = ids(&rig).await;
@@ -161,7 +161,7 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     wrong.assert_exactly_once().await;
     wait_until_confirmed(&wrong).await;
     make_anew(&wrong, &wrong.topic(), PARTITIONS).await;
-    // The right relay starts after that, so what its watch has found by its end, the other's would have found as well.
+    // The right relay starts after that. By the end its watch has found the change, and the watch of the other relay would have found it as well.
     let right = Rig::initialised("topic_watched").await;
     right.start().await;
     make_anew(&right, &right.topic(), PARTITIONS).await;
@@ -170,12 +170,12 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     assert!(process.exit_status().is_none(), "{}", relay.log_tail(5));
     relay.kill_hard().await;
     for rig in [right, wrong] {
-        retire(&rig).await;
+        kill_and_drop_slot(&rig).await;
     }
 }
 
-/// Whether brokers make topics that a client asks for or not: what was written meanwhile is confirmed only where it is published, so that `recover`
-/// finds everything that is missing.
+/// It does not matter whether brokers create topics that a client asks for. What was written meanwhile is confirmed only if it is published. So
+/// `recover` finds everything that is missing.
 async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
     rig.init(&[]).await;
     rig.start().await;
@@ -195,9 +195,9 @@ async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
         () = assert_ends(rig, TOPIC_RECREATED, &["was deleted", "outbox-relay recover"]) => {}
         () = writes => {}
     }
-    rig.slot_is_free().await;
-    recover(rig, &[]).await;
-    goes_on(rig).await;
+    rig.wait_until_slot_is_free().await;
+    run_recover(rig, &[]).await;
+    assert_goes_on(rig).await;
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
         &["was deleted and made anew", "--accept-checkpoint-loss"],
     )
     .await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-checkpoint-loss"]).await;
     rig.start().await;
     rig.insert_each(5).await;
@@ -246,7 +246,7 @@ async fn partitions_that_are_added_while_the_relay_runs_stop_it() {
         &["has 6 partitions and had 4", "--accept-partitions"],
     )
     .await;
-    rig.slot_is_free().await;
+    rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-partitions"]).await;
     rig.start().await;
     rig.finish().await.expect("a clean end");

@@ -1,4 +1,4 @@
-//! Topics with other settings, and what the tests of rows that Kafka does not take have in common.
+//! Changes the settings of topics. And steps that the tests of rows share that Kafka does not take.
 
 use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use rig::{Isolation, Rig};
@@ -8,7 +8,7 @@ use stack::{Program, eventually};
 pub(super) const ROW: i32 = 30;
 pub(super) const RECORD_TOO_LARGE: i32 = 31;
 
-/// Gives the rig's topic these settings, and no others of its own; returns once the broker knows them.
+/// Gives the rig's topic these settings and no others of its own. Returns once the broker knows them.
 pub(super) async fn set_topic(rig: &Rig, settings: &[(&str, &str)]) {
     let bootstrap_servers = rig.servers.kafka.bootstrap_servers();
     let set = rig::topic_settings::set(&bootstrap_servers, &rig.topic(), settings).await;
@@ -25,7 +25,7 @@ pub(super) async fn wait_until_older_than(rig: &Rig, milliseconds: u32) {
     .await;
 }
 
-/// Writes a row without a key; its id.
+/// Writes a row without a key. Returns its id.
 pub(super) async fn insert_keyless(rig: &Rig) -> String {
     let topic = rig.topic();
     rig.sql("alter table outbox alter aggregateid drop not null").await;
@@ -36,7 +36,8 @@ pub(super) async fn insert_keyless(rig: &Rig) -> String {
     .await
 }
 
-/// Waits until the relay, which was started, ends by itself with this code and says `says` from byte `logged` of its log on; what it said.
+/// Waits until the running relay ends by itself. Asserts that it ends with this exit code, and that its log says all of `says` after the byte
+/// `logged`. Returns that part of the log.
 pub(super) async fn assert_ends(relay: &Program, logged: usize, code: i32, says: &[&str]) -> String {
     let status = relay
         .exited(READY_DEADLINE)
@@ -50,7 +51,7 @@ pub(super) async fn assert_ends(relay: &Program, logged: usize, code: i32, says:
     log
 }
 
-/// Starts the relay, which must end by itself, see [`assert_ends`].
+/// Starts the relay, and asserts that it ends by itself as [`assert_ends`] says.
 pub(super) async fn assert_stops(relay: &Program, code: i32, says: &[&str]) -> String {
     let logged = relay.log_text().len();
     relay.start().expect("a start");
@@ -68,7 +69,7 @@ pub(super) async fn published_ids(rig: &Rig) -> Vec<String> {
     ids
 }
 
-/// Waits until the topic has as many records as the outbox has rows, and asserts that each row is there once; also for rows without a key.
+/// Waits until the topic has as many records as the outbox has rows. Asserts that each row is there once, also the rows without a key.
 pub(super) async fn assert_each_once(rig: &Rig, relay: &Program) {
     let rows = rig.sql("select id::text from outbox order by id::text").await;
     let rows: Vec<String> = rows
@@ -83,7 +84,7 @@ pub(super) async fn assert_each_once(rig: &Rig, relay: &Program) {
     assert_eq!(published_ids(rig).await, rows, "{}", relay.log_tail(20));
 }
 
-/// Asserts that what the topic has are the first `count` rows, by their numbers.
+/// Asserts that the topic has exactly the first `count` rows, in the order of their numbers.
 pub(super) async fn assert_published_before(rig: &Rig, count: usize) {
     let sql = format!(
         "select id::text from (select id from outbox order by (payload ->> 'n')::int limit {count}) as first order by 1"

@@ -1,4 +1,4 @@
-//! view-builder logs in to Kafka by the settings of the relay, and takes up replaced secrets while it runs.
+//! view-builder uses the relay's settings to log in to Kafka, and uses replaced secrets while it runs.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
 
-/// A view of one topic with an event in it, and a builder that goes through the listener with these properties.
+/// A rig with a view of one topic that has an event, and a builder that connects through the listener with these properties.
 async fn builder(secured: &Secured, name: &str, properties: &str) -> (ViewRig, String, Program) {
     let rig = ViewRig::on(std::sync::Arc::clone(&secured.servers), name).await;
     let topic = rig.topic("item");
@@ -27,11 +27,11 @@ async fn insert(rig: &ViewRig, topic: &str, id: i64) {
 }
 
 async fn has_applied(rig: &ViewRig, topic: &str, builder: &Program) {
-    let applied = rig.wait_applied(topic).await;
+    let applied = rig.wait_until_applied(topic).await;
     applied.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
 }
 
-/// Waits until its readiness has this text.
+/// Waits until the builder's readiness has this text.
 async fn says(rig: &ViewRig, builder: &Program, text: &str) {
     let said = eventually_ok(DEADLINE, text, || async {
         let (_, reasons) = rig.readiness(builder).await?;
@@ -63,7 +63,7 @@ async fn a_builder_logs_in_by_a_token_from_a_file_and_an_expired_one_is_told() {
 
 #[tokio::test]
 async fn a_builder_reads_its_token_again_before_it_expires() {
-    // A broker takes one login a second on a connection: librdkafka has one when the token is four fifths old.
+    // A broker accepts one login per second on a connection. librdkafka logs in when the token has used up four fifths of its life.
     const LIFETIME: Duration = Duration::from_secs(16);
     let secured = Secured::get().await;
     secured.write("views-renewed-token", &token(LIFETIME));
@@ -73,7 +73,7 @@ async fn a_builder_reads_its_token_again_before_it_expires() {
         .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-renewed-token"));
     builder.start().expect("a start");
     has_applied(&rig, &topic, &builder).await;
-    // Longer than two tokens last; who did not log in again would be cut off.
+    // This is longer than two tokens live. A client that did not log in again would be cut off.
     let started = std::time::Instant::now();
     while started.elapsed() < LIFETIME * 9 / 4 {
         secured.write("views-renewed-token", &token(LIFETIME));
@@ -91,7 +91,7 @@ async fn a_builder_reads_its_token_again_before_it_expires() {
 
 #[tokio::test]
 async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
-    // See above. Meanwhile nobody takes the news from librdkafka that a token is needed, and the broker ends the session.
+    // See above. Meanwhile nobody reads librdkafka's event that a token is needed, so the broker ends the session.
     const LIFETIME: Duration = Duration::from_secs(16);
     let secured = Secured::get().await;
     secured.write("views-thawed-token", &token(LIFETIME));
@@ -109,7 +109,7 @@ async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
 
     insert(&rig, &topic, 2).await;
     has_applied(&rig, &topic, &builder).await;
-    // What only asks has answers again, too.
+    // The client that only asks questions gets answers again, too.
     let is_ready = builder.wait_ready(DEADLINE).await;
     is_ready.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
     assert_eq!(

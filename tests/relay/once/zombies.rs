@@ -1,4 +1,4 @@
-//! Relays that are frozen and wake up after another has taken their place, and relays that race for it.
+//! Relays that are frozen and wake up after another relay has taken their place, and relays that compete for the slot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use rig::{Isolation, Rig, Servers};
 use rustix::process::Signal;
 use stack::{KafkaOptions, Program, eventually};
 
-use crate::relay::load::{DEADLINE, Load, metric, publishes, waits_as_standby};
+use crate::relay::load::{DEADLINE, Load, metric, wait_until_publishes, wait_until_standby};
 
-/// Short, so that the server gives a frozen relay's slot away soon.
+/// The timeout is short, so that the server soon gives the slot of a frozen relay away.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(3);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// Frozen for so long, a relay has outlived both timeouts.
+/// After so long a frozen relay has outlived both timeouts.
 const FROZEN: Duration = Duration::from_secs(6);
 
-/// A rig whose relays are given up after short timeouts.
+/// A rig with short timeouts, after which its relays lose the slot.
 async fn impatient(servers: Arc<Servers>, name: &str) -> Rig {
     let mut rig = Rig::on(servers, name).await;
     let url = rig.servers.postgres.url("postgres", name);
@@ -41,18 +41,18 @@ fn signal(relay: &Program, signal: Signal) {
     relay.process().expect("a running relay").signal(signal);
 }
 
-/// Freezes the leader, has the standby take over, wakes the zombie, and swaps them.
+/// Freezes the leader, lets the standby take over, wakes the former leader, and swaps the two.
 async fn freeze_past_its_time(rig: &mut Rig, standby: &mut Program) {
     signal(&rig.relay, Signal::STOP);
     let frozen_at = Instant::now();
-    publishes(standby, 20.0).await;
+    wait_until_publishes(standby, 20.0).await;
     eventually(DEADLINE, "the zombie has slept past every timeout", || {
         std::future::ready((frozen_at.elapsed() > FROZEN).then_some(()))
     })
     .await;
     signal(&rig.relay, Signal::CONT);
-    waits_as_standby(&rig.relay).await;
-    publishes(standby, 20.0).await;
+    wait_until_standby(&rig.relay).await;
+    wait_until_publishes(standby, 20.0).await;
     std::mem::swap(&mut rig.relay, standby);
 }
 
@@ -62,13 +62,13 @@ async fn a_zombie_that_wakes_up_publishes_nothing_and_becomes_the_standby() {
     rig.start().await;
     let mut standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
-    let load = Load::on(&rig);
-    load.goes_on(100).await;
+    wait_until_standby(&standby).await;
+    let load = Load::start_on(&rig);
+    load.wait_for_more_rows(100).await;
     for round in 0..3 {
-        // Many rows at once: the relay is frozen with a transaction in hand.
+        // Many rows are written at once, so that the relay is frozen in the middle of a transaction.
         rig.insert_together(20_000 + round).await;
-        publishes(&rig.relay, 1.0).await;
+        wait_until_publishes(&rig.relay, 1.0).await;
         freeze_past_its_time(&mut rig, &mut standby).await;
     }
     load.stop().await;
@@ -85,15 +85,15 @@ async fn a_zombie_frozen_in_the_middle_of_a_commit_publishes_nothing_twice() {
     rig.start().await;
     let mut standby = rig.another_relay("standby");
     standby.start().expect("a standby");
-    waits_as_standby(&standby).await;
-    let load = Load::on(&rig);
+    wait_until_standby(&standby).await;
+    let load = Load::start_on(&rig);
     for _ in 0..2 {
-        load.goes_on(100).await;
-        publishes(&rig.relay, 1.0).await;
+        load.wait_for_more_rows(100).await;
+        wait_until_publishes(&rig.relay, 1.0).await;
         let broker = rig.servers.kafka.process().expect("a running broker");
         broker.signal(Signal::STOP);
-        // More than one transaction's worth is written meanwhile, so one is on its way and has no answer.
-        load.goes_on(50).await;
+        // More than one transaction's rows are written meanwhile, so one transaction was sent and has no answer yet.
+        load.wait_for_more_rows(50).await;
         signal(&rig.relay, Signal::STOP);
         broker.signal(Signal::CONT);
         freeze_past_its_time(&mut rig, &mut standby).await;
@@ -116,7 +116,7 @@ async fn ten_relays_that_race_have_one_leader_and_fence_nobody_for_nothing() {
     for other in &others {
         other.start().expect("a relay");
     }
-    let load = Load::on(&rig);
+    let load = Load::start_on(&rig);
     for round in 0..4 {
         let leader = eventually(DEADLINE, "one leads", || async {
             if is_leader(&rig.relay).await {
@@ -133,7 +133,7 @@ async fn ten_relays_that_race_have_one_leader_and_fence_nobody_for_nothing() {
         if let Some(other) = others.get_mut(leader) {
             std::mem::swap(&mut rig.relay, other);
         }
-        publishes(&rig.relay, 20.0).await;
+        wait_until_publishes(&rig.relay, 20.0).await;
         if round < 3 {
             rig.relay.kill_hard().await;
             rig.relay.start().expect("a restart in the middle of the race");

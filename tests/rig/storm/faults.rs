@@ -1,4 +1,4 @@
-//! Kills the parts as the schedule says. Each part has a task of its own, so that one is killed while another is coming back.
+//! Kills the parts as the schedule says. Each part has a task of its own, so one part can be killed while another is coming back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,18 @@ use super::relays::Relays;
 use super::schedule::{Kill, Part, Schedule};
 
 const POLL: Duration = Duration::from_millis(10);
-/// A server that is up again stays up at least this long.
+/// A server that is up again stays up for at least so long.
 const UP_FOR_MIN: Duration = Duration::from_secs(4);
 
-/// A kill that hit.
+/// A kill that was carried out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fired {
     pub(super) part: Part,
-    /// Since the storm's start.
+    /// The time since the storm's start.
     pub(super) at: Duration,
 }
 
-/// What was killed so far.
+/// The kills so far.
 #[derive(Debug)]
 pub(super) struct Faults {
     relays: Arc<Relays>,
@@ -30,7 +30,7 @@ pub(super) struct Faults {
     given_up: AtomicBool,
 }
 
-/// Carries the schedule out and waits until the storm's time is over; every server is up then.
+/// Carries the schedule out, and waits until the storm's time is over. Every server is up then.
 ///
 /// # Errors
 /// A server does not come back.
@@ -40,7 +40,7 @@ pub(super) async fn carry_out(faults: Arc<Faults>, schedule: Schedule, duration:
         .map(|part| {
             let (faults, kills) = (Arc::clone(&faults), schedule.of(part));
             tokio::spawn(async move {
-                // A part that came back late is given a moment, or kills that were due meanwhile would never let anything through.
+                // A part that came back late gets a moment. Otherwise the kills that were due meanwhile would never let anything through.
                 let mut earliest = Duration::ZERO;
                 for kill in kills {
                     let at = kill.at.max(earliest);
@@ -77,12 +77,12 @@ impl Faults {
         self.fired.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Nothing more is killed.
+    /// Stops the killing.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// False when the storm was given up before.
+    /// False: the storm was given up before that time.
     async fn wait_until(&self, at: Duration) -> bool {
         loop {
             let left = at.saturating_sub(self.start.elapsed());
@@ -118,7 +118,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Ends the session that has the slot, as soon as one has it.
+    /// Ends the session that reads the slot, as soon as there is one.
     async fn terminate_walsender(&self) {
         let rig = self.relays.rig();
         let sql = format!(
@@ -126,7 +126,7 @@ impl Faults {
             rig.name()
         );
         while !self.given_up.load(Ordering::Relaxed) {
-            // While Postgres itself is away there is no walsender to end.
+            // While Postgres itself is away, there is no walsender to end.
             if let Ok(rows) = rig.servers.postgres.query("postgres", &sql).await
                 && !rows.is_empty()
             {

@@ -1,8 +1,8 @@
-//! The kill storm: clients write, everything is killed at random, and in the end the ledgers are compared.
+//! The kill storm: clients write, and everything is killed at random. In the end the ledgers are compared.
 //!
-//! Four ledgers: what each client was told, what the outbox holds, what a read_committed consumer sees, and what a read_uncommitted
-//! one sees. Both consumers are Kafka's own. The seed decides what is written and what is killed when; how the processes
-//! interleave it cannot decide.
+//! There are four ledgers: what each client was told, what the outbox holds, what a read_committed consumer sees, and what a read_uncommitted
+//! consumer sees. Both consumers are ordinary Kafka consumers. The seed decides what is written, and what is killed when. It cannot decide how the
+//! processes run beside each other.
 
 mod faults;
 mod operators;
@@ -35,31 +35,31 @@ use writer::{Answer, Common, Diary, Writer};
 
 /// Clients that write at the same time.
 const WRITERS: u32 = 10;
-/// From the last kill until everything that was written must be visible.
+/// Everything that was written must be visible so soon after the last kill.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(180);
 
-/// What storm to make.
+/// The options of a storm.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub seed: u64,
-    /// How long parts are killed.
+    /// For so long parts are killed.
     pub duration: Duration,
-    /// Rows a second, of all writers together; at least 1.
+    /// Rows per second of all writers together; at least 1.
     pub rate: u32,
-    /// What is killed.
+    /// The parts that are killed.
     pub parts: Vec<Part>,
-    /// A second relay waits for the slot, and is killed as often as the first.
+    /// Whether a second relay waits for the slot. It is killed as often as the first.
     pub standby: bool,
-    /// Some rows are larger than their topic takes: the relay parks them, and an operator publishes them again, with the rows behind them.
+    /// Whether some rows are larger than their topic takes. The relay parks them, and an operator publishes them again, with the rows behind them.
     pub parking: bool,
-    /// An operator replaces the passwords of PostgreSQL and Kafka.
+    /// Whether an operator replaces the passwords of PostgreSQL and Kafka.
     pub rotation: bool,
     pub postgres_version: u32,
     /// A directory that gets the logs of relays and servers at the end.
     pub logs: Option<PathBuf>,
 }
 
-/// How far a storm is, for whoever watches.
+/// How far a storm is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
     pub elapsed: Duration,
@@ -68,10 +68,10 @@ pub struct Progress {
     pub published: u64,
 }
 
-/// Makes the storm on servers of its own; `progress` is told ten times a second.
+/// Makes the storm on new servers. It calls `progress` ten times a second.
 ///
 /// # Errors
-/// A server does not start, or the comparison cannot be made. What the relay did wrong is no error but in the [`Outcome`].
+/// A server does not start, or the comparison cannot be made. If the relay did something wrong, the [`Outcome`] says so, and there is no error.
 pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progress)) -> anyhow::Result<Outcome> {
     let mut postgres = postgres_options();
     postgres.version = Some(options.postgres_version);
@@ -143,7 +143,7 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
             ended = &mut killing => break ended.context("the killer")?,
             Some(stop) = supervisors.stops.recv() => {
                 definite_stop = Some(stop);
-                // The servers must be up for the comparison: the kill under way ends with its restart.
+                // The comparison needs the servers, so the last kill ends with a restart.
                 faults.give_up();
                 break killing.await.context("the killer")?;
             }
@@ -241,7 +241,7 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     })
 }
 
-/// A broker that was killed may register again only when its session has timed out; the default of 9 s would be most of the storm.
+/// A broker that was killed can register again only after its session has timed out. The default of 9 s would be most of the storm.
 fn kafka_options() -> KafkaOptions {
     let settings = [
         ("broker.session.timeout.ms", "2000"),
@@ -272,7 +272,7 @@ fn count(diaries: &[Diary], asked: Answer) -> usize {
     answers.filter(|(_, answer)| *answer == asked).count()
 }
 
-/// Rows that were committed and are not there, or that were not and are.
+/// Rows that were committed and are missing, and rows that were not committed and are there.
 fn broken_answers(diaries: &[Diary], rows: &[crate::ledger::Row]) -> Vec<String> {
     let there: std::collections::HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let answers = diaries.iter().flat_map(|diary| &diary.answers);

@@ -1,4 +1,4 @@
-//! What people do while a storm goes on: one replaces passwords, the other publishes again what was parked.
+//! Two operators work while a storm goes on. One replaces passwords. The other publishes parked rows again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,28 +13,28 @@ use super::relays::Relays;
 use crate::rig::Rig;
 use crate::topic_settings;
 
-/// The largest record that the topic takes while poison may come.
+/// While poison may come, the topic takes records up to this size.
 const RECORD_BYTES_MAX: &str = "100000";
-/// The largest record that it takes while parked rows are published.
+/// While parked rows are published, the topic takes records up to this size.
 const RECORD_BYTES_MAX_OF_A_RETRY: &str = "1000000";
-/// What a poison row has in its payload.
+/// The size of a poison row's payload.
 pub(super) const POISON_BYTES: usize = 150_000;
 
 /// Between two retries the relays run for so long.
 const RETRY_INTERVAL: Duration = Duration::from_secs(45);
-/// A retry that is killed is killed within this time.
+/// If a retry is to be killed, it is killed within this time.
 const RETRY_KILLED_WITHIN_MS: u64 = 3_000;
-/// From the last kill until what an operator does must be done.
+/// An operator's work must be done so soon after the last kill.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 const ROLE: &str = "rotating";
 const LISTENER: &str = "LOGIN";
-/// Kafka's tool takes seconds, so a password lasts longer than that.
+/// The time between two changes of a password. Kafka's tool takes seconds, so a password must last longer than that.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(8);
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// The environment of relays that park poison.
+/// Sets the environment of a relay that parks poison.
 pub(super) fn parks(relay: Program) -> Program {
     relay.env("OUTBOX_POISON", "park").env("OUTBOX_POISON_LIMIT", "1000000")
 }
@@ -52,7 +52,7 @@ async fn limit(rig: &Rig, bytes: &str) -> anyhow::Result<()> {
     topic_settings::set(&servers, &rig.topic(), &[("max.message.bytes", bytes)]).await
 }
 
-/// Publishes what was parked again, now and then.
+/// Publishes parked rows again from time to time.
 #[derive(Debug)]
 pub(super) struct Retries {
     relays: Arc<Relays>,
@@ -69,7 +69,7 @@ impl Retries {
         }
     }
 
-    /// Retries until it is told to stop, and then once more, after which nothing is parked and nothing will be; how often it did.
+    /// Retries until it is told to stop, and then a last time. After that nothing is parked. Returns how often it did.
     ///
     /// # Errors
     /// A retry was not done within [`DEADLINE`].
@@ -91,7 +91,7 @@ impl Retries {
         }
     }
 
-    /// The first of two retries is killed on its way.
+    /// Runs two retries, and kills the first one on its way.
     async fn retry(&mut self, is_last: bool, stopping: &AtomicBool) -> anyhow::Result<()> {
         let relays = Arc::clone(&self.relays);
         let rig = relays.rig();
@@ -111,7 +111,7 @@ impl Retries {
     }
 }
 
-/// Servers are killed until `stopping`, and then they are up.
+/// Repeats an action until it succeeds. Servers may be killed until `stopping`; after that they are up.
 async fn until_it_succeeds<F: Future<Output = anyhow::Result<()>>>(
     stopping: &AtomicBool,
     mut act: impl FnMut() -> F,
@@ -126,7 +126,7 @@ async fn until_it_succeeds<F: Future<Output = anyhow::Result<()>>>(
     }
 }
 
-/// The options of a Kafka that relays log in to.
+/// Adds a listener that relays log in to.
 pub(super) fn with_login(mut options: KafkaOptions) -> KafkaOptions {
     options
         .listeners
@@ -184,7 +184,7 @@ pub(super) async fn logs_in(mut rig: Rig) -> anyhow::Result<Rig> {
         file_of(&rig, "postgres").display()
     );
     let listener = rig.servers.kafka.listener(LISTENER).context("no listener")?;
-    // Batches that the topic takes from the beginning: a relay that has to learn its limit begins a second time.
+    // The batches are small enough for the topic from the beginning. A relay that has to learn the topic's limit starts a second time.
     let properties = format!(
         "batch.size={RECORD_BYTES_MAX}\nbroker.address.family=v4\nsecurity.protocol=sasl_plaintext\nsasl.mechanism=SCRAM-SHA-256\nsasl.username={ROLE}"
     );
@@ -207,12 +207,12 @@ impl Rotations {
         }
     }
 
-    /// Counts the passwords that were replaced.
+    /// How many passwords were replaced.
     pub(super) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }
 
-    /// Replaces passwords until it is told to stop; file and server have the same one then.
+    /// Replaces passwords until it is told to stop. Then the file and the server have the same password.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -229,7 +229,7 @@ impl Rotations {
                     self.write(server, number)?;
                     tokio::time::sleep(gap).await;
                 }
-                // As long as the storm lasts.
+                // The server may be down. It comes back as long as the storm lasts.
                 while self.change(server, number).await.is_err() {
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
@@ -258,7 +258,7 @@ impl Rotations {
     }
 }
 
-/// Ends a program in order; it may just have been killed.
+/// Stops a program in order. It may just have been killed.
 pub(super) async fn end(program: &Program) {
     if let Some(process) = program.process() {
         process.signal(Signal::TERM);

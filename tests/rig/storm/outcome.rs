@@ -1,4 +1,4 @@
-//! What a storm has shown.
+//! The result of a storm.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use super::Options;
 use super::schedule::Part;
 use crate::ledger::Ledger;
 
-/// One kill, and how long nothing newer came through.
+/// One kill, and how long it took until newer rows came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
     pub part: Part,
-    /// From the kill until a row that was written after it was visible to a read_committed consumer; `None`: never.
+    /// From the kill until a read_committed consumer saw a row that was written after it. `None`: it saw none.
     pub took: Option<Duration>,
 }
 
@@ -19,35 +19,35 @@ pub struct Recovery {
 #[derive(Debug)]
 pub struct Outcome {
     pub options: Options,
-    /// From the first write until the comparison.
+    /// The time from the first write to the comparison.
     pub elapsed: Duration,
     pub transactions: u64,
-    /// Rows by what the clients were told.
+    /// How many rows the clients were told are committed.
     pub committed: usize,
     pub failed: usize,
     pub unknown: usize,
-    /// Rows whose answer the database did not keep.
+    /// Rows that differ from what their client was told.
     pub broken_answers: Vec<String>,
     pub ledger: Ledger,
-    /// Records that a read_uncommitted consumer sees and a read_committed one does not.
+    /// Records that a read_uncommitted consumer sees, and a read_committed consumer does not.
     pub aborted_copies: usize,
     pub recoveries: Vec<Recovery>,
-    /// Starts of relays after they had ended.
+    /// How often relays were started again.
     pub restarts: u64,
     pub drained_in: Duration,
-    /// Rows that a topic had only as a retry of what was parked.
+    /// Rows whose only record is a retry of a parked row.
     pub parked: usize,
-    /// How often an operator published again what was parked.
+    /// How often an operator published parked rows again.
     pub retries: u64,
-    /// Passwords that were replaced.
+    /// How many passwords were replaced.
     pub rotations: u64,
-    /// A relay that stopped for good, a drain that was not done, a panic.
+    /// A relay that stopped for good, rows that were not all published in time, or a panic.
     pub trouble: Vec<String>,
-    /// Their versions.
+    /// The versions of the servers.
     pub servers: String,
 }
 
-/// What to make of it.
+/// What the result means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Everything is there once, in order, and every part was killed.
@@ -80,7 +80,7 @@ impl Outcome {
         kills.filter(|kill| of.is_none_or(|part| part == kill.part)).count()
     }
 
-    /// Recovery times of the kills of one part, or of all, ascending.
+    /// How long it took to recover from the kills of one part, or of all parts, in ascending order.
     fn recoveries(&self, of: Option<Part>) -> Vec<Duration> {
         let kills = self.recoveries.iter();
         let mut times: Vec<Duration> = kills
@@ -92,7 +92,7 @@ impl Outcome {
     }
 }
 
-/// The value below which this part in a hundred of the ascending `times` lie.
+/// The value that `percent` percent of the ascending `times` are below.
 fn percentile(times: &[Duration], percent: usize) -> String {
     let index = (times.len() * percent).div_ceil(100).clamp(1, times.len().max(1)) - 1;
     times
@@ -100,7 +100,7 @@ fn percentile(times: &[Duration], percent: usize) -> String {
         .map_or("-".to_owned(), |time| format!("{:.2} s", time.as_secs_f64()))
 }
 
-/// `1234567` as `1,234,567`.
+/// Writes `1234567` as `1,234,567`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The relays of a storm, and who starts them again, as an init system would.
+//! The relays of a storm. They are started again after each end, as an init system would do.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::rig::Rig;
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// One relay, or two of which one waits.
+/// One relay, or two, of which one waits as a standby.
 #[derive(Debug)]
 pub(super) struct Relays {
     rig: Rig,
     standby: Option<Program>,
     restarts: AtomicU64,
-    /// An operator has ended them, and they are not to be started.
+    /// Whether an operator has stopped them. Then they are not started again.
     held: AtomicBool,
 }
 
-/// Whoever starts the relays again.
+/// The tasks that start the relays again.
 #[derive(Debug)]
 pub(super) struct Supervisors {
     tasks: Vec<JoinHandle<()>>,
-    /// Relays that ended otherwise than by a kill or a passing error.
+    /// The relays that did not end by a kill or by a passing error.
     pub(super) stops: mpsc::UnboundedReceiver<String>,
 }
 
@@ -60,7 +60,7 @@ impl Relays {
         std::iter::once(&self.rig.relay).chain(&self.standby).collect()
     }
 
-    /// SIGKILL to one of them, as soon as it runs.
+    /// Sends SIGKILL to one relay, as soon as it runs.
     pub(super) async fn kill(&self, victim: usize) {
         let all = self.all();
         let program = all[victim % all.len()];
@@ -73,7 +73,7 @@ impl Relays {
         process.signal(Signal::KILL);
     }
 
-    /// Ends them by SIGTERM.
+    /// Stops the relays by SIGTERM.
     ///
     /// # Errors
     /// One does not end in order.
@@ -84,10 +84,10 @@ impl Relays {
         Ok(())
     }
 
-    /// Ends them by SIGTERM, and keeps them from being started again.
+    /// Stops the relays by SIGTERM, and keeps them from being started again.
     pub(super) async fn hold(&self) {
         self.held.store(true, Ordering::SeqCst);
-        // One may just have been started.
+        // A relay may just have been started, so this is done twice.
         for _ in 0..2 {
             for program in self.all() {
                 operators::end(program).await;
@@ -96,7 +96,7 @@ impl Relays {
         }
     }
 
-    /// They are started again.
+    /// Lets the relays be started again.
     pub(super) fn release(&self) {
         self.held.store(false, Ordering::SeqCst);
     }
@@ -105,7 +105,7 @@ impl Relays {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// A panic of a thread that the process survived would be a half life.
+    /// The lines of the logs that tell of a panic. No process may live on after a panic.
     pub(super) fn log_lines_of_panics(&self) -> Vec<String> {
         let logs = self.all().into_iter().map(Program::log_text);
         logs.flat_map(|log| {
@@ -120,7 +120,7 @@ impl Relays {
     }
 }
 
-/// Starts each relay again when it was killed or ended with exit code 1.
+/// Starts each relay again after it was killed or ended with exit code 1.
 pub(super) fn supervise(relays: &Arc<Relays>) -> Supervisors {
     let (tell, stops) = mpsc::unbounded_channel();
     let tasks = (0..relays.all().len())
@@ -141,7 +141,7 @@ pub(super) fn supervise(relays: &Arc<Relays>) -> Supervisors {
                     let started = if passes { program.start() } else { Ok(()) };
                     if !passes || started.is_err() {
                         let tail = program.log_tail(10);
-                        // Nobody listens once the storm is over.
+                        // Once the storm is over, nobody receives this.
                         drop(tell.send(format!("{} ended ({status}): {tail}", program.name())));
                         return;
                     }
@@ -153,7 +153,7 @@ pub(super) fn supervise(relays: &Arc<Relays>) -> Supervisors {
 }
 
 impl Supervisors {
-    /// Nobody starts a relay again from here on.
+    /// From here on no relay is started again.
     pub(super) fn end(&self) {
         for task in &self.tasks {
             task.abort();

@@ -1,16 +1,16 @@
-//! When to kill what: made from a seed before anything starts, so that the same seed gives the same schedule.
+//! Which part is killed when. The schedule is made from a seed before anything starts, so the same seed gives the same schedule.
 
 use std::fmt;
 use std::time::Duration;
 
 use stack::random::Random;
 
-/// What can be killed.
+/// A part that can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Part {
     /// SIGKILL of a relay.
     Relay,
-    /// `pg_terminate_backend` of the session that has the slot.
+    /// `pg_terminate_backend` of the session that reads the slot.
     Walsender,
     /// SIGKILL of the server and all its backends.
     Postgres,
@@ -21,7 +21,7 @@ pub enum Part {
 impl Part {
     pub const ALL: [Self; 4] = [Self::Relay, Self::Walsender, Self::Postgres, Self::Kafka];
 
-    /// The name as it is written on the command line.
+    /// The part's name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -32,8 +32,8 @@ impl Part {
         }
     }
 
-    /// How often this part is killed, beside others. A broker takes seconds to come back, so it is killed least; and only what comes back
-    /// within a second is killed more often in haste, or else nothing would be published any more.
+    /// How often this part is killed, compared with the others. A broker takes seconds to come back, so it is killed least. With haste, only the
+    /// parts that come back within a second are killed more often. Otherwise nothing would be published any more.
     fn weight(self, haste: u64) -> u64 {
         match self {
             Self::Relay => 7 * haste,
@@ -47,23 +47,23 @@ impl Part {
 /// One kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
-    /// From the storm's start. A part that is still down then is killed a little after it is up again.
+    /// The time since the storm's start. If the part is still down then, it is killed a little after it is up again.
     pub at: Duration,
     pub part: Part,
-    /// Which of several relays: this number modulo their count.
+    /// Which of several relays is killed: this number modulo their count.
     pub victim: usize,
 }
 
-/// All kills of a storm, in their order.
+/// All kills of a storm, in the order of their times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(pub Vec<Kill>);
 
-/// Before the first kill everything flows.
+/// Before the first kill, everything runs for so long.
 const CALM_MS: u64 = 2_000;
 
 impl Schedule {
-    /// The kills of `parts` within `duration`. Every part comes once before any comes twice; a quarter of the kills follow the one before within a
-    /// second, while it is being recovered from. Relays and walsenders are killed `haste` times as often.
+    /// The kills of `parts` within `duration`. Every part is killed once before any is killed twice. A quarter of the kills follow the kill before
+    /// within a second, while the relay still recovers from it. Relays and walsenders are killed `haste` times as often.
     #[must_use]
     pub fn materialise(seed: u64, duration: Duration, parts: &[Part], haste: u64) -> Self {
         let (haste, mut random) = (haste.max(1), Random::seeded(seed));

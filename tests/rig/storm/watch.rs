@@ -1,4 +1,4 @@
-//! A read_committed consumer that follows the topic through the storm: it tells when what was written after a kill became visible.
+//! A read_committed consumer that follows the topic through the storm. It notes when a row became visible that was written after a kill.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,17 +19,18 @@ pub(super) struct Watch {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What it saw.
+/// What the consumer has seen.
 #[derive(Debug, Default)]
 struct Seen {
     records: u64,
-    /// When a row was visible that was written later than all before it: (visible, written), both since the storm's start, ascending.
+    /// Each time a row became visible that was written later than all rows before it: (visible, written). Both times count from the storm's start,
+    /// and ascend.
     frontier: Vec<(Duration, Duration)>,
     barriers: HashSet<String>,
 }
 
 impl Watch {
-    /// Follows all `partitions` of `topic` from their beginning.
+    /// Follows all `partitions` of `topic` from their beginnings.
     ///
     /// # Errors
     /// The client's configuration is refused.
@@ -54,7 +55,7 @@ impl Watch {
             .name("storm-watch".to_owned())
             .spawn(move || {
                 while !told.load(Ordering::Relaxed) {
-                    // A broker that is away is what the storm is about: the client comes back by itself.
+                    // In a storm the broker is often away. The client connects again by itself.
                     if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) {
                         let mut seen = for_thread.lock().unwrap_or_else(PoisonError::into_inner);
                         seen.look_at(&message, start.elapsed());
@@ -69,20 +70,20 @@ impl Watch {
         })
     }
 
-    /// Records that were visible so far.
+    /// How many records have become visible.
     #[must_use]
     pub(super) fn records(&self) -> u64 {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).records
     }
 
-    /// Whether all of these barrier rows are visible.
+    /// Whether all these barrier rows are visible.
     #[must_use]
     pub(super) fn has_all(&self, barriers: &[String]) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         barriers.iter().all(|id| seen.barriers.contains(id))
     }
 
-    /// From `killed` until a row was visible that was written after it; `None` where there was none.
+    /// How long after the kill a row became visible that was written after it. `None`: none did.
     #[must_use]
     pub(super) fn recovery(&self, killed: Duration) -> Option<Duration> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::operators::POISON_BYTES;
 
-/// Keys of each writer; nobody else writes them, so the order of a key's rows is the order of its `n`.
+/// How many keys each writer has. Nobody else writes these keys, so the rows of a key are committed in the order of their `n`.
 const KEYS: usize = 4;
-/// After an outage a writer makes up for at most this much.
+/// After an outage a writer catches up with at most so much.
 const BACKLOG_MAX: Duration = Duration::from_secs(1);
 /// One row in so many is poison.
 const ROWS_A_POISON: u64 = 4_000;
@@ -23,11 +23,11 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 /// What the client knows of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The server said that it is committed.
+    /// The server has answered that the row is committed.
     Committed,
-    /// It was rolled back, or its COMMIT was never sent, or the server refused it.
+    /// The row was rolled back, its COMMIT was never sent, or the server refused it.
     Failed,
-    /// The connection died during its COMMIT.
+    /// The connection broke during the row's COMMIT.
     Unknown,
 }
 
@@ -36,21 +36,21 @@ pub(super) enum Answer {
 pub(super) struct Common {
     pub(super) url: String,
     pub(super) topic: String,
-    /// The storm's start: rows carry the time since then.
+    /// The storm's start. Each row carries the time since then.
     pub(super) start: Instant,
     pub(super) stopping: AtomicBool,
-    /// Rows that were written, whatever came of them.
+    /// How many rows were written, whether or not they were committed.
     pub(super) changes: AtomicU64,
-    /// Now and then a row is larger than its topic takes.
+    /// Whether some rows are larger than their topic takes.
     pub(super) with_poison: bool,
 }
 
-/// All that one writer did.
+/// Everything that one writer did.
 #[derive(Debug)]
 pub(super) struct Diary {
     pub(super) answers: Vec<(Uuid, Answer)>,
     pub(super) transactions: u64,
-    /// The last row of each of its keys: once they are published, everything is.
+    /// The last row of each of the writer's keys. Once these rows are published, all rows are.
     pub(super) barriers: Vec<Uuid>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Writer {
     number: usize,
     next_n: [i64; KEYS],
     random: Random,
-    /// Between two rows.
+    /// The time between two rows.
     interval: Duration,
     diary: Diary,
 }
@@ -81,7 +81,7 @@ impl Writer {
             common,
             number,
             next_n: [1; KEYS],
-            // Mixed once: neighbouring seeds of the generator give the same numbers, shifted.
+            // The seed is mixed once. For neighbouring seeds the generator gives the same numbers, only shifted.
             random: Random::seeded(Random::seeded(seed.wrapping_add(number as u64)).next_u64()),
             interval,
             diary: Diary {
@@ -92,7 +92,7 @@ impl Writer {
         }
     }
 
-    /// Writes until told to stop, and then the barrier rows.
+    /// Writes until it is told to stop. Then writes the barrier rows.
     pub(super) async fn run(mut self) -> Diary {
         let mut client = self.connect().await;
         let mut due = Instant::now();
@@ -115,7 +115,7 @@ impl Writer {
         }
     }
 
-    /// One transaction of a random shape; the number of its rows.
+    /// Writes one transaction of a random shape. Returns how many rows it has.
     async fn transaction(&mut self, client: &Client) -> u32 {
         let (shape, count) = (self.random.below(10), 2 + self.random.below(8));
         self.diary.transactions += 1;
@@ -141,7 +141,7 @@ impl Writer {
         u32::try_from(rows.len()).unwrap_or(1)
     }
 
-    /// One statement that is its own transaction: whatever breaks it may break its commit.
+    /// Writes the rows by one statement without a transaction around it. If the connection breaks, the commit may have been under way.
     async fn alone(&mut self, client: &Client, rows: &[NewRow]) {
         let ended = client.batch_execute(&self.insert(rows)).await;
         self.answered(rows, answer(ended));
@@ -152,7 +152,7 @@ impl Writer {
         self.commit(client, begun.is_ok(), rows).await
     }
 
-    /// COPY: its rows share one WAL record, and so one LSN.
+    /// Writes the rows by COPY. They share one WAL record, and so one LSN.
     async fn copied(&mut self, client: &Client, rows: &[NewRow]) {
         let begun = self.copy(client, rows).await;
         self.commit(client, begun.is_ok(), rows).await;
@@ -171,7 +171,7 @@ impl Writer {
     }
 
     async fn rolled_back(&mut self, client: &Client, rows: &[NewRow]) {
-        // Whether the server heard of the ROLLBACK does not matter: it never heard of a COMMIT.
+        // It does not matter whether the server got the ROLLBACK, because it never got a COMMIT.
         drop(
             client
                 .batch_execute(&format!("begin; {}; rollback", self.insert(rows)))
@@ -180,7 +180,7 @@ impl Writer {
         self.answered(rows, Answer::Failed);
     }
 
-    /// The first row of three stays, the second is rolled back to a savepoint, the third stays.
+    /// Writes three rows. The first one stays, the second one is rolled back to a savepoint, and the third one stays.
     async fn with_savepoint(&mut self, client: &Client, rows: &[NewRow]) {
         let third = rows.len().div_ceil(3);
         let (first, rest) = rows.split_at(third);
@@ -202,7 +202,7 @@ impl Writer {
         let answer = if begun {
             answer(client.batch_execute("commit").await)
         } else {
-            // A session that survived the failure is still inside the transaction.
+            // If the session survived the failure, it is still inside the transaction.
             drop(client.batch_execute("rollback").await);
             Answer::Failed
         };
@@ -256,7 +256,7 @@ impl Writer {
     }
 }
 
-/// What the end of a COMMIT tells. Only an error that left the session alive proves that nothing is committed.
+/// Says what the end of a COMMIT means. Only an error after which the session lives on proves that nothing is committed.
 fn answer(ended: Result<(), tokio_postgres::Error>) -> Answer {
     match ended {
         Ok(()) => Answer::Committed,

@@ -1,7 +1,9 @@
-//! A generated schedule of events, replays, rebuilds, dead letters, kills and compaction, held against a model.
+//! A generated schedule of events, replays, rebuilds, dead letters, kills and compaction. The result is compared with a model.
 //!
-//! A seed decides the schedule; how the programs interleave it cannot decide. `MODEL_SEED` and `MODEL_STEPS` make another or a longer one.
+//! A seed decides the schedule. It cannot decide how the programs run beside each other. `MODEL_SEED` and `MODEL_STEPS` give another or a longer
+//! schedule.
 
+mod reader;
 mod schedule;
 mod state;
 mod world;

@@ -1,4 +1,4 @@
-//! One step after the other.
+//! Takes one step after the other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -11,14 +11,14 @@ use stack::random::Random;
 use super::state::{Body, Key, State};
 use super::world::{TOPICS, World};
 
-/// Ids of each topic.
+/// How many ids each topic has.
 const IDS: u64 = 40;
-/// Steps that a failure shows.
+/// So many of the last steps are shown after a failure.
 const STEPS_SHOWN: usize = 60;
 /// Exit codes of `view-builder`.
 const SETTING: i32 = 2;
 const DEAD_LETTERS: i32 = 6;
-/// Where a rebuild may die.
+/// The failpoints at which a rebuild may die.
 const REBUILD_POINTS: [&str; 8] = [
     "rebuild.made",
     "rebuild.begun",
@@ -114,7 +114,7 @@ impl Schedule {
         let told = self.world.tell(key, *version, body).await?;
         self.note("events", format!("{key:?} {told:?}"));
         self.state.told(key, told);
-        // Each event of a key that waits has a letter of its own, if it is read before compaction has only the next one left.
+        // Each event of a key that waits becomes a letter of its own, if it is read before compaction has removed it.
         if self.state.first_letter(key).is_some() {
             self.settle().await?;
         }
@@ -131,14 +131,15 @@ impl Schedule {
         self.tell(key, body).await
     }
 
-    /// A record that is no event. What came before it is applied already: compaction would have it go for this one.
+    /// Produces a record that is not an event. Everything before it is applied already. Otherwise compaction could remove an earlier event of the key
+    /// because of this record.
     async fn garbage(&mut self) -> anyhow::Result<()> {
         let key = self.any_key();
         self.settle().await?;
         self.tell(key, Body::Garbage).await
     }
 
-    /// An event that a trigger refuses. It is alone: of two events of a key in one batch only the later one is applied.
+    /// Produces an event that a trigger refuses. It comes alone, because of two events of a key in one batch only the later one is applied.
     async fn forbidden(&mut self) -> anyhow::Result<()> {
         let (key, body) = (self.any_key(), self.kept());
         if let Body::Kept { name, .. } = &body {
@@ -223,7 +224,7 @@ impl Schedule {
     }
 
     fn rebuilt(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
-        // What waits, or was given up, may have been the last that the compacted topic had of its key.
+        // An event that waits or was given up may have been the last record of its key that the compacted topic had.
         let is_refused = code == Some(SETTING) && said.contains("compact");
         if is_refused {
             self.note("refused rebuilds", String::new());
@@ -237,7 +238,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// A rebuild that dies, and then goes on or is abandoned.
+    /// A rebuild dies, and then goes on or is abandoned.
     async fn killed_rebuild(&mut self) -> anyhow::Result<()> {
         let (view, point) = (self.any_view(), self.random.choose(&REBUILD_POINTS).to_owned());
         self.note("killed rebuilds", format!("{view} at {point}"));
@@ -285,7 +286,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// The second builder comes or goes.
+    /// The second builder starts or stops.
     async fn come_or_go(&mut self) -> anyhow::Result<()> {
         let second = &self.world.builders[1];
         if self.world.running[1] {
@@ -298,9 +299,9 @@ impl Schedule {
         Ok(())
     }
 
-    /// Waits until everything is applied, and compares.
+    /// Waits until everything is applied, and compares everything with the model.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        self.world.wait_applied().await?;
+        self.world.wait_until_applied().await?;
         self.note("comparisons", String::new());
         self.world.compare(&self.state).await
     }

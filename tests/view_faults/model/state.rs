@@ -1,24 +1,24 @@
-//! What the views and the dead letters must be, computed one event after the other.
+//! Computes what the views and the dead letters must be, one event after the other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// An entity: its topic's number and its id.
+/// An entity: the number of its topic, and its id.
 pub(super) type Key = (usize, i64);
 
-/// What an event says.
+/// The contents of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// The item is as told.
+    /// The item exists and has these values.
     Kept {
         name: String,
         group: String,
     },
     Deleted,
-    /// No event at all.
+    /// Something that is not an event.
     Garbage,
 }
 
-/// An event as it lies in its topic.
+/// An event with its place in its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) partition: i32,
@@ -27,7 +27,7 @@ pub(super) struct Told {
     pub(super) body: Body,
 }
 
-/// A row of the view; the name is none where the item was deleted.
+/// A row of the view. The name is none if the item was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {
     pub(super) key: Key,
@@ -36,7 +36,7 @@ pub(super) struct Row {
     pub(super) group: Option<String>,
 }
 
-/// A dead letter: topic's number, partition, offset.
+/// A dead letter: the number of its topic, its partition and its offset.
 pub(super) type Letter = (usize, i32, i64);
 
 #[derive(Debug, Default)]
@@ -45,11 +45,11 @@ struct Item {
     letters: VecDeque<Told>,
 }
 
-/// The views as they must be once everything is applied.
+/// The views and dead letters as they must be once everything is applied.
 #[derive(Debug, Default)]
 pub(super) struct State {
     items: BTreeMap<Key, Item>,
-    /// Names that a trigger of the view refuses.
+    /// The names that a trigger of the view refuses.
     forbidden: BTreeSet<String>,
     discarded: BTreeSet<Letter>,
 }
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// An operator has every dead letter tried again.
+    /// An operator retries every dead letter.
     pub(super) fn retry_all(&mut self) {
         let keys: Vec<Key> = self.items.keys().copied().collect();
         for key in keys {
@@ -100,7 +100,7 @@ impl State {
         }
     }
 
-    /// An operator gives up the key's first dead letter.
+    /// An operator discards the first dead letter of the key.
     pub(super) fn discard(&mut self, key: Key) {
         if let Some(first) = self.items.entry(key).or_default().letters.pop_front() {
             self.discarded.insert((key.0, first.partition, first.offset));
@@ -112,7 +112,7 @@ impl State {
         self.items.get(&key)?.letters.front()
     }
 
-    /// Keys with dead letters.
+    /// The keys that have dead letters.
     pub(super) fn waiting(&self) -> Vec<Key> {
         let waiting = self.items.iter().filter(|(_, item)| !item.letters.is_empty());
         waiting.map(|(key, _)| *key).collect()
@@ -122,7 +122,7 @@ impl State {
         self.items.values().filter_map(|item| item.row.clone()).collect()
     }
 
-    /// Open dead letters, and those that were discarded.
+    /// The open dead letters, and the discarded ones.
     pub(super) fn letters(&self) -> (BTreeSet<Letter>, BTreeSet<Letter>) {
         let open = self.items.iter().flat_map(|(key, item)| {
             item.letters

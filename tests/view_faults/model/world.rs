@@ -1,8 +1,7 @@
-//! The real thing: topics that are compacted all the time, two views of them, and builders that are killed.
+//! The real parts: topics that are compacted all the time, two views of them, and builders that are killed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -11,17 +10,15 @@ use rig::view_rig::{DEADLINE, Event, ViewRig};
 use rig::{Isolation, Servers, topic};
 use serde_json::json;
 use stack::Program;
-use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+use super::reader::Reader;
 use super::state::{Body, Key, Letter, Row, State, Told};
 
 pub(super) const TOPICS: usize = 2;
 const PARTITIONS: i32 = 2;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// Between two looks of the reader that watches all the time.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(30);
-/// Closes a piece of the topic's log, and has it compacted, within moments.
+/// With these settings, a piece of the topic's log is closed and compacted within moments.
 const COMPACTED: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
     ("segment.ms", "300"),
@@ -51,7 +48,7 @@ const ITEMS: &str = "
     $$;
     create or replace trigger refuse_forbidden after insert or update on item for each row execute function refuse_forbidden();";
 
-/// Counts by differences, so that an event applied twice, or left out, shows for ever.
+/// This view counts differences. So an event that was applied twice, or left out, shows for ever.
 const APPLY_ITEMS: &str = "
 with event as materialized (
     select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::jsonb[]) as event(topic, id, version, type, entity)
@@ -94,16 +91,10 @@ pub(super) struct World {
     pub(super) builders: [Program; 2],
     pub(super) running: [bool; 2],
     client: Client,
-    /// One past the last offset of each partition.
+    /// The end of each partition: one after its last offset.
     ends: [[i64; PARTITIONS as usize]; TOPICS],
     produced: u64,
     reader: Reader,
-}
-
-/// A reader who looks at the view all the time.
-struct Reader {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<anyhow::Result<u64>>,
 }
 
 impl World {
@@ -138,7 +129,7 @@ impl World {
         })
     }
 
-    /// Produces the event, and the tombstone that Kafka's compaction takes for the end of the key behind a deletion where it is asked for.
+    /// Produces the event. If it is a deletion and a tombstone is asked for, a tombstone follows, which lets Kafka's compaction remove the key.
     pub(super) async fn tell(&mut self, key: Key, version: i64, body: Body) -> anyhow::Result<Told> {
         let (topic, id) = (&self.topics[key.0], key.1);
         let partition = i32::try_from(id)? % PARTITIONS;
@@ -180,8 +171,8 @@ impl World {
         Ok(())
     }
 
-    /// Waits until every position is at its topic's end.
-    pub(super) async fn wait_applied(&self) -> anyhow::Result<()> {
+    /// Waits until every position is at the end of its partition.
+    pub(super) async fn wait_until_applied(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let rows = self
@@ -212,7 +203,7 @@ impl World {
         }
     }
 
-    /// Holds everything against the model, in one snapshot.
+    /// Compares everything with the model, in one snapshot.
     pub(super) async fn compare(&self, state: &State) -> anyhow::Result<()> {
         self.client
             .batch_execute("begin isolation level repeatable read read only")
@@ -220,7 +211,7 @@ impl World {
         let compared = self.compare_in_snapshot(state).await;
         self.client.batch_execute("commit").await?;
         compared?;
-        ensure!(!self.reader.task.is_finished(), "the reader has seen the impossible");
+        ensure!(!self.reader.has_failed(), "the reader has seen the impossible");
         Ok(())
     }
 
@@ -311,13 +302,12 @@ impl World {
         Ok(row.get(0))
     }
 
-    /// How many records compaction has removed, and how many times the reader has looked.
+    /// Ends the world. Returns how many records compaction has removed, and how often the reader has looked.
     pub(super) async fn end(self) -> anyhow::Result<(u64, u64)> {
         for builder in &self.builders {
             builder.stop().await?;
         }
-        self.reader.stop.store(true, Ordering::Relaxed);
-        let looks = self.reader.task.await??;
+        let looks = self.reader.end().await?;
         let (bootstrap, topics) = (self.rig.servers.kafka.bootstrap_servers(), self.topics.clone());
         let left = tokio::task::spawn_blocking(move || {
             let mut left = 0;
@@ -335,46 +325,5 @@ impl World {
             .iter()
             .map(|builder| format!("--- {}\n{}\n", builder.name(), builder.log_tail(30)));
         tails.collect()
-    }
-}
-
-impl Reader {
-    fn start(client: Client) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let mut seen = std::collections::HashMap::new();
-            let mut looks = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                client
-                    .batch_execute("begin isolation level repeatable read read only")
-                    .await?;
-                let rows = client.query("select topic, id, version from item", &[]).await?;
-                let counted = client
-                    .query_one(
-                        "select (select coalesce(sum(items), 0)::bigint from kind_count) - (select count(*) from item where kind is not null)",
-                        &[],
-                    )
-                    .await?;
-                client.batch_execute("commit").await?;
-                let difference: i64 = counted.get(0);
-                ensure!(difference == 0, "the counts are {difference} off");
-                ensure!(
-                    rows.len() >= seen.len(),
-                    "{} rows, there were {}",
-                    rows.len(),
-                    seen.len()
-                );
-                for row in &rows {
-                    let (key, version): ((String, i64), i64) = ((row.get(0), row.get(1)), row.get(2));
-                    let before = seen.insert(key.clone(), version).unwrap_or(0);
-                    ensure!(before <= version, "{key:?} went back from {before} to {version}");
-                }
-                looks += 1;
-                tokio::time::sleep(SAMPLE_INTERVAL).await;
-            }
-            Ok(looks)
-        });
-        Self { stop, task }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load")]
     pub users: u64,
 
-    /// With --users: requests under way at a time, each on a connection of its own.
+    /// With --users: how many requests run at a time, each on a connection of its own.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Load")]
     pub connections: u16,
 
@@ -88,7 +88,7 @@ impl Arguments {
         }
     }
 
-    /// Refuses a port that somebody else listens on, before anything is started.
+    /// Refuses a port that another program listens on, before anything is started.
     pub(crate) fn check_ports(&self) -> anyhow::Result<()> {
         let mut wanted = vec![
             (self.user_api_port, "--user-api-port"),

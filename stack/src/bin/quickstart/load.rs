@@ -1,4 +1,4 @@
-//! Creates users through user-api, as its clients do, over many connections at once.
+//! Creates users through user-api over many connections at once, as its clients do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::arguments::Arguments;
 use crate::people::person;
 use crate::progress::Progress;
 
-/// Longer than any answer takes; then the server is stuck.
+/// No answer takes longer, unless the server is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub created: u64,
-    /// Smallest and largest id that was answered.
+    /// The smallest and the largest id in the answers.
     pub ids: Option<(i64, i64)>,
     /// How many requests failed, by reason.
     pub failures: BTreeMap<String, u64>,
     pub elapsed: Duration,
-    /// From a request's start to its answer, in microseconds.
+    /// The time from a request's start to its answer, in microseconds.
     pub request_us: Histogram<u64>,
 }
 
@@ -35,7 +35,7 @@ struct Created {
     id: i64,
 }
 
-/// For latencies from 1 microsecond to an hour, exact to a thousandth; a longer one counts as an hour.
+/// An empty histogram for latencies from 1 microsecond to an hour, exact to a thousandth. A longer latency counts as an hour.
 pub(crate) fn latencies_us() -> anyhow::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).context("cannot make a histogram")
 }
@@ -81,7 +81,7 @@ impl Outcome {
     }
 }
 
-/// Creates `arguments.users` users at `url`; a failed request is counted and not repeated.
+/// Creates `arguments.users` users at `url`. A failed request is counted, and not repeated.
 pub(crate) async fn create_users(url: &str, arguments: &Arguments) -> anyhow::Result<Outcome> {
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(usize::from(arguments.connections))

@@ -1,4 +1,4 @@
-//! The whole pipeline on one machine, from one command.
+//! Starts the whole pipeline on one machine, by one command.
 
 mod arguments;
 mod load;
@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::Arguments;
 
-/// The shell's exit status for what Ctrl-C ended.
+/// The exit status that a shell gives to a command that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -56,15 +56,15 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let ended = tokio::select! {
         ended = work(&pipeline, arguments) => ended,
         () = signals.received() => Ok(ExitCode::SUCCESS),
-        death = pipeline.death() => Err(anyhow::anyhow!(
+        ended = pipeline.unexpected_end() => Err(anyhow::anyhow!(
             "{} ended by itself ({}), so everything ends; its last log lines:\n{}",
-            death.name, death.status, death.log_tail
+            ended.name, ended.status, ended.log_tail
         )),
     };
     tracing::info!("\nending the programs, then Kafka, then PostgreSQL");
     let stopped = tokio::select! {
         stopped = pipeline.stop() => stopped,
-        // A second Ctrl-C: what still runs is killed.
+        // A second Ctrl-C kills what still runs.
         () = signals.received() => Ok(()),
     };
     if arguments.postgres.is_some() {
@@ -73,12 +73,12 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
              select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name in ('users_relay', 'posts_relay')"
         );
     }
-    // Why it ended comes before how well.
+    // The reason for the end matters more than an error while stopping.
     let code = ended?;
     stopped.map(|()| code)
 }
 
-/// The load if one is asked for; then nothing until somebody ends us.
+/// Creates users if `--users` asks for them. Then waits until somebody ends us, unless `--exit` is set.
 async fn work(pipeline: &Pipeline, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     if arguments.users > 0 {
@@ -118,7 +118,7 @@ fn builder(arguments: &Arguments) -> PipelineBuilder {
                 data: data("postgres"),
                 ..PostgresOptions::default()
             };
-            // For the table's latencies: when each row was committed.
+            // The report's latencies need the time of each commit.
             builder.postgres(options.setting("track_commit_timestamp", "on"))
         }
     };
@@ -132,7 +132,7 @@ fn builder(arguments: &Arguments) -> PipelineBuilder {
     }
 }
 
-/// Two quick starts must not write the same data.
+/// Takes the lock of the data directory, because two quick starts must not write the same data.
 fn lock(data: &Path) -> anyhow::Result<File> {
     std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
     let file = stack::process::append(&data.join("lock"))?;
@@ -145,7 +145,7 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Ctrl-C, SIGTERM, and the terminal's end.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,

@@ -1,9 +1,9 @@
-//! Made-up people: Korean names, a department, a status, and an address that no other run uses.
+//! Made-up people. Each has a Korean name, a department, a status, and an address that no other run uses.
 
 use serde::Serialize;
 use stack::random::Random;
 
-/// The commonest family names, in Korean and Latin letters; the first ones are repeated since they are much commoner than the rest.
+/// The most common family names, in Korean and in Latin letters. The first ones are repeated, because they are much more common than the others.
 const FAMILY: [(&str, &str); 24] = [
     ("김", "kim"),
     ("김", "kim"),
@@ -70,9 +70,9 @@ pub(crate) struct Person<'a> {
     pub status: &'static str,
 }
 
-/// The `index`th person. All but the address depends on `seed` and `index` alone; `run` makes the address unique.
+/// The person with the number `index`. `run` makes the address unique; everything else depends only on `seed` and `index`.
 pub(crate) fn person<'a>(seed: u64, run: &str, index: u64, departments: &'a [String]) -> Person<'a> {
-    // Seed and index go through the generator one after the other, so that neighbours do not resemble each other.
+    // Seed and index go through the generator one after the other, so that neighbouring persons differ.
     let start = Random::seeded(seed).next_u64() ^ index;
     let mut random = Random::seeded(start);
     let mut below = |count: usize| usize::try_from(random.below(count as u64)).unwrap_or(0);

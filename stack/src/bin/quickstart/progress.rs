@@ -1,4 +1,4 @@
-//! How far a count has come: a bar on a terminal, a plain line every few seconds elsewhere.
+//! Shows how far a count is: by a bar on a terminal, otherwise by a plain line every few seconds.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let style = style.with_key("rate", |state: &ProgressState, line: &mut dyn std::fmt::Write| {
-                // A terminal that cannot be written to shows no rate.
+                // If the terminal cannot be written to, it shows no rate.
                 let _ = write!(line, "{}/s", HumanCount(state.per_sec() as u64));
             });
             ProgressBar::new(total)

@@ -1,12 +1,12 @@
-//! What the quick start prints: where everything is, and what a load came to.
+//! What the quick start prints: the addresses of everything, and the results of a load.
 #![expect(clippy::print_stdout, reason = "this is what the command is for")]
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
-use stack::Pipeline;
-use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE, binaries, root};
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::{Pipeline, checkout};
 
 use crate::load::Outcome;
 use crate::view::View;
@@ -59,7 +59,7 @@ Lines to paste into another terminal:
     Ok(())
 }
 
-/// The line that compares the views with what they are made from. The roles' passwords on somebody else's server are not shown.
+/// The command line that compares the views with their source. It is left out if the server is not ours, because it would show the roles' passwords.
 fn verify(pipeline: &Pipeline) -> anyhow::Result<String> {
     if pipeline.postgres().is_err() {
         return Ok(String::new());
@@ -69,9 +69,9 @@ fn verify(pipeline: &Pipeline) -> anyhow::Result<String> {
        --database-url {} \
        --source user-events={} --source post-events={}
 ",
-        binaries()?.join("view-builder").display(),
+        checkout::programs_directory()?.join("view-builder").display(),
         pipeline.bootstrap_servers(),
-        root().join("sql/views").display(),
+        checkout::root().join("sql/views").display(),
         pipeline.verifier_url(VIEWS_DATABASE)?,
         pipeline.verifier_url(USERS_DATABASE)?,
         pipeline.verifier_url(VIEWS_DATABASE)?,
@@ -131,7 +131,7 @@ fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> String {
     format!("{:.1} ms", histogram.value_at_quantile(quantile) as f64 / 1000.0)
 }
 
-/// Names in one column, values in the next.
+/// Prints names in one column and values in the next.
 fn table(rows: &[(&str, String)]) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {

@@ -1,4 +1,4 @@
-//! Waits until the view has what was created, and measures how long each row took from its commit to there.
+//! Waits until the view has the created users, and measures how long each row took from its commit to the view.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,25 +12,25 @@ use stack::postgres;
 use crate::load::latencies_us;
 use crate::progress::Progress;
 
-/// How often the view is counted.
+/// How often the rows of the view are counted.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// A view that has not moved for so long will not.
+/// If no row has come for so long, none will come.
 const STANDSTILL: Duration = Duration::from_secs(60);
-/// More rows than this are sampled evenly for the latencies.
+/// If there are more rows, so many of them are taken for the latencies, evenly spread.
 const SAMPLES_MAX: i64 = 200_000;
 
-/// What the wait for the view ended with.
+/// The state of the view after the wait.
 #[derive(Debug)]
 pub(crate) struct View {
-    /// Rows that were expected and are there.
+    /// How many of the expected rows are there.
     pub rows: u64,
-    /// From `start` until the last of them was there.
+    /// The time from `start` until the last of them was there.
     pub elapsed: Duration,
-    /// From the commit of a user's row to the commit of its row in the view, in microseconds; none where the server does not keep commit times.
+    /// The time from the commit of a user's row to the commit of its row in the view, in microseconds. None: the server does not keep commit times.
     pub commit_to_view_us: Option<Histogram<u64>>,
 }
 
-/// Waits for `created` rows with ids in `ids`, or until the view has stood still for a minute.
+/// Waits until the view has `created` rows with ids in `ids`, or until no row has come for a minute.
 pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, start: Instant) -> anyhow::Result<View> {
     let client = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
     let mut progress = Progress::start("rows in the view", created);
@@ -62,7 +62,7 @@ pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, sta
     })
 }
 
-/// Both databases live in one cluster, whose commit times come from one clock.
+/// Both databases are in one cluster, so their commit times come from one clock.
 async fn commit_to_view(
     pipeline: &Pipeline,
     views: &tokio_postgres::Client,
@@ -87,7 +87,7 @@ async fn commit_to_view(
     Ok(Some(histogram))
 }
 
-/// Microseconds since 1970 by id, of every `step`th row.
+/// The commit time of every `step`th row by id, in microseconds since 1970.
 async fn commit_times(
     client: &tokio_postgres::Client,
     table: &str,
