@@ -5,8 +5,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// How often [`eventually`] asks again.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// Pauses between two questions. They grow by half each time: what is soon true is soon seen, and a long wait costs little. Each question may
+/// cost a new process of PostgreSQL's or a new consumer, and many tests wait at the same time.
+struct Pauses(Duration);
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(20);
+    const LONGEST: Duration = Duration::from_millis(200);
+
+    fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 3 / 2).min(Self::LONGEST);
+    }
+}
 
 /// Asks again and again until the answer is `Some`. Returns the value in it.
 ///
@@ -18,6 +33,7 @@ where
     Fut: Future<Output = Option<T>>,
 {
     let start = Instant::now();
+    let mut pauses = Pauses::new();
     loop {
         if let Some(answer) = ask().await {
             return answer;
@@ -27,7 +43,7 @@ where
             "still not so after {} s: {what}",
             deadline.as_secs()
         );
-        tokio::time::sleep(INTERVAL).await;
+        pauses.pause().await;
     }
 }
 
@@ -41,13 +57,14 @@ where
     Fut: Future<Output = anyhow::Result<T>>,
 {
     let start = Instant::now();
+    let mut pauses = Pauses::new();
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
             Err(err) if start.elapsed() >= deadline => {
                 return Err(err).with_context(|| format!("still not so after {} s: {what}", deadline.as_secs()));
             }
-            Err(_) => tokio::time::sleep(INTERVAL).await,
+            Err(_) => pauses.pause().await,
         }
     }
 }
