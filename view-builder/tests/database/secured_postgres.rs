@@ -148,11 +148,9 @@ async fn views_are_made_where_only_tls_is_taken_and_a_replaced_password_is_read(
     server.sql(&format!("select pg_terminate_backend({session})")).await;
     server.session("by_tls", &session).await;
     program.stop().await.expect("a clean end");
+    // Between the change of the role and that of the file a session with the old password may be refused. The next one reads the file again.
     let log = program.log_text();
-    assert!(
-        !log.contains("canary-") && !log.contains("password authentication failed"),
-        "{log}"
-    );
+    assert!(!log.contains("canary-"), "{log}");
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod publication;
 mod settings;
 mod slot;
 
+use std::time::Duration;
+
 use rig::Rig;
 use rig::rig::READY_DEADLINE;
 
@@ -26,6 +28,9 @@ async fn assert_recover_stops(rig: &Rig, arguments: &[&str], exit_code: i32, say
     assert!(log.contains(says), "it says `{says}`: {log}");
 }
 
+/// A minute is the transactions' timeout, and Kafka looks for those that are past it every ten seconds.
+const KAFKA_ENDS_A_TRANSACTION_WITHIN: Duration = Duration::from_secs(75);
+
 /// Runs `outbox-relay recover --yes`, and kills it when it has published everything but has not ended its last transaction, which has the checkpoint
 /// of the new slot.
 pub(super) async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments: &[&str]) {
@@ -37,8 +42,9 @@ pub(super) async fn kill_recover_before_its_end(rig: &Rig, name: &str, arguments
         .with_env("OUTBOX_RELAY_FAILPOINT_HITS", &rig.logs().join(name).to_string_lossy())
         .command_of(name, &all);
     dies.start().expect("a start");
+    // Its comparison comes before it fences anybody. Where an earlier recover was killed in a transaction, the comparison waits until Kafka ends that one.
     let status = dies
-        .exited(READY_DEADLINE)
+        .exited(READY_DEADLINE + KAFKA_ENDS_A_TRANSACTION_WITHIN)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
     assert_eq!(status.code(), None, "{}", dies.log_tail(10));

@@ -27,6 +27,9 @@ use crate::views::database::Session;
 use crate::views::pauses;
 use crate::views::view::View;
 
+/// Most letters that `discard` applies in one transaction.
+const LETTERS_TOGETHER: usize = 100;
+
 /// A connection with which letters can be applied.
 pub(super) struct Desk {
     pub(super) session: Session,
@@ -119,36 +122,79 @@ impl Desk {
             tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
             report.discarded(&letter.described());
         }
+        let mut next: Vec<Waiting> = Vec::new();
         for letter in &letters {
             // What stood behind one of a former topic is older than what the view has got since: it is applied on demand alone.
-            if letter.former_topic_id.is_none()
-                && let Some(next) = letter.behind(&self.session.client).await?
-            {
-                self.go_through(next, report).await?;
+            if letter.former_topic_id.is_some() {
+                continue;
+            }
+            let Some(behind) = letter.behind(&self.session.client).await? else {
+                continue;
+            };
+            // Of two letters of a key the first leads to the other.
+            match next.iter_mut().find(|known| known.is_of_key_of(&behind)) {
+                Some(known) if known.offset > behind.offset => *known = behind,
+                Some(_) => {}
+                None => next.push(behind),
             }
         }
+        while !next.is_empty() {
+            // As a builder would apply them.
+            next.sort_by(|one, other| (&one.place, one.offset).cmp(&(&other.place, other.offset)));
+            let mut further = Vec::new();
+            for some in next.chunks(LETTERS_TOGETHER) {
+                further.extend(self.go_a_step(some, report).await?);
+            }
+            next = further;
+        }
         Ok(())
+    }
+
+    /// Applies these letters, of which no two are of one key. Returns the letters that stand behind those that were applied.
+    ///
+    /// They are applied in one transaction where that can be done: each transaction waits for the builder's batch under way, so beside a busy builder
+    /// one for each letter would take minutes.
+    async fn go_a_step(&self, letters: &[Waiting], report: &mut Report) -> Result<Vec<Waiting>, Failure> {
+        let mut behind = Vec::new();
+        let is_applied = self.retry_together(letters).await?;
+        for letter in letters {
+            if is_applied {
+                report.applied(&letter.described());
+            } else if !self.goes_on_after(letter, report).await? {
+                continue;
+            }
+            behind.extend(letter.behind(&self.session.client).await?);
+        }
+        Ok(behind)
     }
 
     /// Applies this letter and those behind it, up to the first that is still dead.
     async fn go_through(&mut self, first: Waiting, report: &mut Report) -> Result<(), Failure> {
         let mut next = Some(first);
         while let Some(letter) = next {
-            match self.retry_one(&letter).await? {
-                Outcome::Ended => report.applied(&letter.described()),
-                Outcome::Dead(reason) => {
-                    report.still_dead(&letter.described(), &reason);
-                    return Ok(());
-                }
-                Outcome::Behind(first) => {
-                    report.behind(&letter.described(), first);
-                    return Ok(());
-                }
-                Outcome::Gone | Outcome::Paused(_) => {}
+            if !self.goes_on_after(&letter, report).await? {
+                return Ok(());
             }
             next = letter.behind(&self.session.client).await?;
         }
         Ok(())
+    }
+
+    /// Applies this letter; false: it is still dead, or stands behind one that is.
+    async fn goes_on_after(&self, letter: &Waiting, report: &mut Report) -> Result<bool, Failure> {
+        match self.retry_one(letter).await? {
+            Outcome::Ended => report.applied(&letter.described()),
+            Outcome::Dead(reason) => {
+                report.still_dead(&letter.described(), &reason);
+                return Ok(false);
+            }
+            Outcome::Behind(first) => {
+                report.behind(&letter.described(), first);
+                return Ok(false);
+            }
+            Outcome::Gone | Outcome::Paused(_) => {}
+        }
+        Ok(true)
     }
 
     /// The letters with these ids, each the first of its key.

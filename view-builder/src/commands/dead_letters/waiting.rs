@@ -52,6 +52,11 @@ impl Waiting {
         format!("{} ({} offset {})", self.id, self.place, self.offset)
     }
 
+    /// Whether both wait for the same letter: both are of one key of one partition.
+    pub(super) fn is_of_key_of(&self, other: &Self) -> bool {
+        self.key.is_some() && self.key == other.key && self.place == other.place
+    }
+
     /// The table that has it.
     pub(super) const fn table(&self) -> &'static str {
         match self.former_topic_id {
