@@ -4,7 +4,7 @@
 //! the events or gives the letters up; it counts up `letters_version`, which makes a rebuild look again. A command that is killed has
 //! ended all letters of a transaction or none. [`super::retry`] ends many letters in one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use service::clock;
 use tokio_postgres::{Client, Error};
@@ -45,7 +45,7 @@ enum Ending {
 }
 
 /// What became of letters.
-pub(super) enum Outcome {
+enum Outcome {
     /// All of them are applied, or given up.
     Ended,
     /// Nothing is changed: one of them cannot be applied, for this reason.
@@ -151,21 +151,30 @@ impl Desk {
     }
 
     /// Applies these letters, of which no two are of one key. Returns the letters that stand behind those that were applied.
-    ///
-    /// They are applied in one transaction where that can be done: each transaction waits for the builder's batch under way, so beside a busy builder
-    /// one for each letter would take minutes.
     async fn go_a_step(&self, letters: &[Waiting], report: &mut Report) -> Result<Vec<Waiting>, Failure> {
+        let still_dead = self.retry_layer(letters, report).await?;
         let mut behind = Vec::new();
+        for letter in letters.iter().filter(|letter| !still_dead.contains(&letter.id)) {
+            behind.extend(letter.behind(&self.session.client).await?);
+        }
+        Ok(behind)
+    }
+
+    /// Applies these letters, of which no two are of one key: together, or else one by one. Returns the ids of those that are still dead, or stand
+    /// behind one that is.
+    ///
+    /// Each transaction waits for the builder's batch under way, so beside a busy builder one for each letter would take minutes.
+    pub(super) async fn retry_layer(&self, letters: &[Waiting], report: &mut Report) -> Result<HashSet<i64>, Failure> {
+        let mut still_dead = HashSet::new();
         let is_applied = self.retry_together(letters).await?;
         for letter in letters {
             if is_applied {
                 report.applied(&letter.described());
             } else if !self.goes_on_after(letter, report).await? {
-                continue;
+                still_dead.insert(letter.id);
             }
-            behind.extend(letter.behind(&self.session.client).await?);
         }
-        Ok(behind)
+        Ok(still_dead)
     }
 
     /// Applies this letter and those behind it, up to the first that is still dead.
@@ -221,7 +230,7 @@ impl Desk {
 
     /// Applies all of these in one transaction, as a builder applies a batch; false, and nothing is changed, where that cannot be done with
     /// each of them. What is wrong with which letter is found out by trying each.
-    pub(super) async fn retry_together(&self, letters: &[Waiting]) -> Result<bool, Failure> {
+    async fn retry_together(&self, letters: &[Waiting]) -> Result<bool, Failure> {
         if letters.is_empty() {
             return Ok(true);
         }
@@ -232,7 +241,7 @@ impl Desk {
     ///
     /// # Errors
     /// Postgres does not answer; a view that reads the letter's topic is paused.
-    pub(super) async fn retry_one(&self, letter: &Waiting) -> Result<Outcome, Failure> {
+    async fn retry_one(&self, letter: &Waiting) -> Result<Outcome, Failure> {
         let outcome = self.end(std::slice::from_ref(letter), Ending::Apply).await?;
         match &outcome {
             Outcome::Paused(view) => return Err(paused(view)),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::desk::{Desk, Outcome};
+use super::desk::Desk;
 use super::report::{Report, stopped};
 use super::waiting::{self, Waiting};
 use crate::letters::known::hash;
@@ -58,7 +58,7 @@ async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tries these letters again, of which no two are of one key: together, or else one by one.
+/// Tries these letters again, of which no two are of one key, all but those of keys that are still dead.
 async fn retry_layer(
     desk: &Desk,
     layer: Vec<&Waiting>,
@@ -67,28 +67,10 @@ async fn retry_layer(
 ) -> Result<(), Failure> {
     let free = layer.into_iter().filter(|letter| !still_dead.contains(&line(letter)));
     let free: Vec<Waiting> = free.cloned().collect();
-    if desk.retry_together(&free).await? {
-        for letter in &free {
-            report.applied(&letter.described());
-        }
-        return Ok(());
-    }
-    for letter in &free {
-        match desk.retry_one(letter).await? {
-            Outcome::Ended => report.applied(&letter.described()),
-            Outcome::Dead(reason) => {
-                if letter.key.is_some() {
-                    still_dead.insert(line(letter));
-                }
-                report.still_dead(&letter.described(), &reason);
-            }
-            Outcome::Behind(first) => {
-                still_dead.insert(line(letter));
-                report.behind(&letter.described(), first);
-            }
-            Outcome::Gone | Outcome::Paused(_) => {}
-        }
-    }
+    let dead = desk.retry_layer(&free, report).await?;
+    let dead = free.iter().filter(|letter| dead.contains(&letter.id));
+    // Nothing waits behind a letter without a key.
+    still_dead.extend(dead.filter(|letter| letter.key.is_some()).map(line));
     Ok(())
 }
 
