@@ -7,6 +7,7 @@ pub mod exporter;
 pub mod faults;
 pub mod health;
 pub mod logging;
+mod name;
 pub mod password_file;
 pub mod readiness;
 pub mod secret;

@@ -47,6 +47,7 @@ mod reader_context;
 mod refusal;
 mod tokens;
 mod topic_facts;
+mod topic_name;
 mod topic_reader;
 
 pub use assign::assign;
@@ -63,4 +64,5 @@ pub use reader_context::ReaderContext;
 pub use refusal::{Reasons, Refused};
 pub use tokens::Tokens;
 pub use topic_facts::{TopicFacts, facts_by};
+pub use topic_name::is_topic_name;
 pub use topic_reader::{Next, Record, TopicReader};

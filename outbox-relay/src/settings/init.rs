@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::Settings;
 use super::accept::AcceptOptions;
-use super::names::{TopicName, WrongName};
+use super::names::TopicName;
 use super::poison::PoisonOptions;
 use super::recover::Undecided;
 use crate::kafka::NewTopic;
@@ -82,7 +82,7 @@ impl FromStr for TopicToCreate {
             }
         };
         Ok(Self {
-            name: name.parse().map_err(|err: WrongName| err.to_string())?,
+            name: name.parse()?,
             partitions,
         })
     }

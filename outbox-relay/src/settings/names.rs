@@ -1,82 +1,28 @@
 //! Names that an operator gives: each is checked when it is read, so whoever gets one of these types does not check it again.
 
-use std::fmt;
-use std::ops::Deref;
-use std::str::FromStr;
+use kafka_client::is_topic_name;
+use service::checked_name;
 
-/// Why a text is no such name: says what would be right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongName(&'static str);
-
-/// Declares a type of names: a text, the rule that it keeps, and what to say of a text that does not keep it.
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $keeps_rule:path, $rule:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub struct $name(String);
-
-        impl $name {
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = WrongName;
-
-            fn from_str(text: &str) -> Result<Self, WrongName> {
-                if $keeps_rule(text) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(WrongName($rule))
-                }
-            }
-        }
-
-        impl Deref for $name {
-            type Target = str;
-
-            fn deref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl AsRef<str> for $name {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-name!(
+checked_name!(
     /// A replication slot's name, by the rule that Postgres has for each: 1 to 63 of a-z, 0-9 and _.
     /// See <https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION>.
     SlotName,
     is_slot_name,
-    "expected 1 to 63 of a-z, 0-9 and _"
+    expected: "expected 1 to 63 of a-z, 0-9 and _"
 );
 
-name!(
+checked_name!(
     /// A publication's name. Postgres takes any text but the empty one, and cuts a long one.
     PublicationName,
     is_publication_name,
-    "expected the name of a publication"
+    expected: "expected the name of a publication"
 );
 
-name!(
+checked_name!(
     /// A topic's name, by Kafka's rule: 1 to 249 of a-z, A-Z, 0-9, dot, _ and -, and neither `.` nor `..`.
     TopicName,
     is_topic_name,
-    "a topic's name is 1 to 249 of a-z, A-Z, 0-9, dot, _ and -"
+    expected: "a topic's name is 1 to 249 of a-z, A-Z, 0-9, dot, _ and -"
 );
 
 fn is_slot_name(text: &str) -> bool {
@@ -88,15 +34,6 @@ fn is_slot_name(text: &str) -> bool {
 
 fn is_publication_name(text: &str) -> bool {
     !text.is_empty()
-}
-
-fn is_topic_name(text: &str) -> bool {
-    (1..=249).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-        && text != "."
-        && text != ".."
 }
 
 #[cfg(test)]
@@ -111,7 +48,7 @@ mod tests {
         }
         let too_long = "s".repeat(64);
         for wrong in ["", "Users", "a-b", "a b", "ü", too_long.as_str()] {
-            let err = wrong.parse::<SlotName>().unwrap_err().to_string();
+            let err = wrong.parse::<SlotName>().unwrap_err();
             assert_eq!(err, "expected 1 to 63 of a-z, 0-9 and _", "{wrong}");
         }
     }
@@ -132,7 +69,7 @@ mod tests {
         }
         let too_long = "t".repeat(250);
         for wrong in ["", ".", "..", "a b", "a/b", "ü", too_long.as_str()] {
-            let err = wrong.parse::<TopicName>().unwrap_err().to_string();
+            let err = wrong.parse::<TopicName>().unwrap_err();
             assert!(err.contains("1 to 249"), "{wrong}: {err}");
         }
     }

@@ -13,14 +13,7 @@ use super::recover::{NOT_CONFIRMED, recover_code};
 async fn what_compaction_removed_is_not_published_again() {
     let rig = Rig::new("recover_compacted").await;
     let topic_config = "cleanup.policy=compact\nmin.compaction.lag.ms=0\nsegment.ms=100\nmin.cleanable.dirty.ratio=0.001\nmax.compaction.lag.ms=1000";
-    let relay = rig.relay.with_env("TOPIC_CONFIG", topic_config);
-    let topic = format!("{}:{PARTITIONS}", rig.topic());
-    relay.run(&["init", "--topic", &topic]).await.expect("init");
-    rig.start().await;
-    rig.insert_each(300).await;
-    rig.wait_until_published(READY_DEADLINE)
-        .await
-        .expect("the first rows are published");
+    publish_first_rows(&rig, topic_config).await;
     let cleaned = eventually_ok(Duration::from_secs(90), "the topic is compacted", || async {
         // Kafka begins a new segment only when a record comes.
         roll_segments(&rig).await;
@@ -86,14 +79,7 @@ async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
     for (answer, published) in [("publish", 340), ("skip", 0)] {
         let rig = Rig::new(&format!("recover_undecided_{answer}")).await;
         rig.sql("alter table outbox drop column created_at").await;
-        let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
-        let topic = format!("{}:{PARTITIONS}", rig.topic());
-        relay.run(&["init", "--topic", &topic]).await.expect("init");
-        rig.start().await;
-        rig.insert_each(300).await;
-        rig.wait_until_published(READY_DEADLINE)
-            .await
-            .expect("the first rows are published");
+        publish_first_rows(&rig, "cleanup.policy=delete").await;
         rig.relay.kill_hard().await;
         for partition in 0..PARTITIONS {
             let deleted = rig.servers.kafka.delete_records(&rig.topic(), partition, -1).await;
@@ -122,10 +108,9 @@ async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
     }
 }
 
-/// A rig whose relay runs and has published 300 rows. The first half of each partition's records are removed.
-async fn rig_pruned_by_retention(name: &str) -> Rig {
-    let rig = Rig::new(name).await;
-    let relay = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=delete");
+/// Makes the topic with these settings, starts the relay, and has it publish 300 rows.
+async fn publish_first_rows(rig: &Rig, topic_config: &str) {
+    let relay = rig.relay.with_env("TOPIC_CONFIG", topic_config);
     let topic = format!("{}:{PARTITIONS}", rig.topic());
     relay.run(&["init", "--topic", &topic]).await.expect("init");
     rig.start().await;
@@ -133,6 +118,12 @@ async fn rig_pruned_by_retention(name: &str) -> Rig {
     rig.wait_until_published(READY_DEADLINE)
         .await
         .expect("the first rows are published");
+}
+
+/// A rig whose relay runs and has published 300 rows. The first half of each partition's records are removed.
+async fn rig_pruned_by_retention(name: &str) -> Rig {
+    let rig = Rig::new(name).await;
+    publish_first_rows(&rig, "cleanup.policy=delete").await;
     let before = rig.records(Isolation::Committed).await.expect("records");
     for partition in 0..PARTITIONS {
         let mut records = before.iter().filter(|record| record.partition == partition);

@@ -1,76 +1,26 @@
 //! Names that can be right, by the rule of whoever keeps what they name. Whether there is such a thing is another question.
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::ops::Deref;
-use std::str::FromStr;
+use kafka_client::is_topic_name;
+use service::checked_name;
 
-/// Kafka's limit.
-const TOPIC_CHARACTERS_MAX: usize = 249;
-
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $is_right:ident, expected: $expected:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub struct $name(String);
-
-        impl FromStr for $name {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                if $is_right(text) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err($expected.to_owned())
-                }
-            }
-        }
-
-        impl Borrow<str> for $name {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl Deref for $name {
-            type Target = str;
-
-            fn deref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-    };
-}
-
-name!(
+checked_name!(
     /// A topic's name.
     TopicName,
     is_topic_name,
     expected: "expected a topic's name: letters, digits, `.`, `_` and `-`, at most 249 of them, such as user-events"
 );
-name!(
+checked_name!(
     /// A view's name, which is its folder's.
     ViewName,
     is_view_name,
     expected: "expected a view's name: lower-case letters, digits and underscores, a letter first, such as user_view"
 );
-name!(
+checked_name!(
     /// A consumer group's name.
     GroupName,
     is_group_name,
     expected: "expected a consumer group's name, such as view-builder"
 );
-
-fn is_topic_name(text: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=TOPIC_CHARACTERS_MAX).contains(&text.len()) && text.bytes().all(is_allowed) && !matches!(text, "." | "..")
-}
 
 /// Whether a view can have this name.
 #[must_use]
