@@ -15,6 +15,8 @@ const RECOVERY: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 3;
 /// The builder must be behind by so many offsets, so that it surely has events to apply.
 const BEHIND_MIN: i64 = 100;
+/// The statement that ends a batch.
+const COMMIT: &str = "commit";
 /// What the builder says about a COMMIT whose answer it never got.
 const HAPPENED: &str = "the connection was lost, and the batch has been committed";
 const NOTHING_HAPPENED: &str = "the connection was lost, and nothing of the batch has been committed";
@@ -32,7 +34,7 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
     for round in 1..=ROUNDS {
         // The COMMIT has not written its record yet. After the restart the transaction is gone.
         lane.query("insert into slow_commits values (30)").await.expect("a row");
-        wait_for_commit(&lane, "PgSleep").await;
+        assert_eq!(wait_at(&lane, "PgSleep").await, COMMIT);
         lane.query("delete from slow_commits").await.expect("no row");
         restart_immediately(postgres).await;
         wait_until_applied_again(&lane).await;
@@ -41,19 +43,11 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
     assert_exact(&lane).await;
 
     for round in 1..=ROUNDS {
-        // The COMMIT has written its record, and waits for a standby that never comes. After the restart the transaction is there. The clients wait
-        // as well, so there must be events before.
-        lane.query("insert into slow_commits values (1)").await.expect("a row");
-        let behind = "the builder is behind";
-        eventually(RECOVERY, behind, || async {
-            (lane.behind().await? > BEHIND_MIN).then_some(())
-        })
-        .await;
-        alter_system(postgres, "set synchronous_standby_names = 'nobody'").await;
-        lane.query("set synchronous_commit = local; delete from slow_commits")
-            .await
-            .expect("no row");
-        wait_for_commit(&lane, "SyncRep").await;
+        // The COMMIT has written its record, and waits for a standby that never comes. After the restart the transaction is there.
+        while hold_a_write(&lane, postgres).await != COMMIT {
+            // It is what the builder notes beside its batches. It goes on, and the next write is another one.
+            alter_system(postgres, "reset synchronous_standby_names").await;
+        }
         let alter = "alter system reset synchronous_standby_names";
         site.query("postgres", alter).await.expect("a setting");
         restart_immediately(postgres).await;
@@ -81,18 +75,31 @@ async fn assert_exact(lane: &Lane) {
     lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
-/// Waits until the builder's COMMIT waits at this wait event of PostgreSQL.
-async fn wait_for_commit(lane: &Lane, wait_event: &str) {
-    let what = format!("the builder's COMMIT is under way, at {wait_event}");
-    let sql = format!(
-        "select 1 from pg_stat_activity where datname = '{}' and usename = 'view_builder' and wait_event = '{wait_event}' and query = 'commit'",
-        lane.name
-    );
-    eventually(RECOVERY, &what, || async {
-        let rows = lane.query(&sql).await.ok()?;
-        (!rows.is_empty()).then_some(())
+/// Makes the builder's next write wait for a standby that never comes. Returns its statement.
+async fn hold_a_write(lane: &Lane, postgres: &Postgres) -> String {
+    // The clients will wait as well, so there must be events before.
+    lane.query("insert into slow_commits values (1)").await.expect("a row");
+    eventually(RECOVERY, "the builder is behind", || async {
+        (lane.behind().await? > BEHIND_MIN).then_some(())
     })
     .await;
+    alter_system(postgres, "set synchronous_standby_names = 'nobody'").await;
+    lane.query("set synchronous_commit = local; delete from slow_commits")
+        .await
+        .expect("no row");
+    wait_at(lane, "SyncRep").await
+}
+
+/// Waits until a statement of the builder's waits at this wait event of PostgreSQL. Returns the statement.
+async fn wait_at(lane: &Lane, wait_event: &str) -> String {
+    let sql = format!(
+        "select query from pg_stat_activity where datname = '{}' and usename = 'view_builder' and wait_event = '{wait_event}'",
+        lane.name
+    );
+    let waiting = eventually_ok(RECOVERY, wait_event, || lane.value(&sql));
+    waiting
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", lane.log_tails()))
 }
 
 /// Changes a setting of the server by `alter system`.

@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::assign::assign;
+use crate::assign::{assign, stop};
 
 /// Some partitions of one topic, from given offsets on.
 pub struct TopicReader<'c, C: ConsumerContext> {
@@ -61,6 +61,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
     )]
     pub fn start(consumer: &'c BaseConsumer<C>, topic: &str, partitions: &[(i32, i64)]) -> anyhow::Result<Self> {
         let name = CString::new(topic).context("a topic's name has no zero byte")?;
+        stop(consumer).context("the partitions that were read before cannot be given back")?;
         let client = consumer.client().native_ptr();
         // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the queue lives.
         let queue = Queue::of(unsafe { native::rd_kafka_queue_new(client) })?;

@@ -4,12 +4,12 @@
 //! beyond (between are transaction markers, or records that compaction has removed). An end below the limit is an answer of a
 //! broker that lags behind, since the view has had what lies there: it is read on. Where the end stays there, the topic has lost its own.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error};
+use anyhow::Error;
 use kafka_client::{Next, ReaderContext, Record, TopicReader};
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::filled::Filled;
@@ -33,6 +33,8 @@ const BATCH_ROWS: usize = 10_000;
 const BATCH_BYTES: usize = 4_194_304;
 /// How long an end below the limit is taken for a broker that lags behind.
 const SHORT_END_MAX: Duration = Duration::from_secs(30);
+/// How often it is told that Kafka sends nothing.
+const SILENCE_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A topic that is read.
 pub(super) struct Reading<'c> {
@@ -42,6 +44,8 @@ pub(super) struct Reading<'c> {
     open: BTreeSet<i32>,
     /// Those of them whose end is said to be below the limit: where, and since when.
     short: BTreeMap<i32, (i64, Instant)>,
+    /// Since the last record, or since it was told last that none comes.
+    silent_since: Cell<Instant>,
 }
 
 impl<'c> Reading<'c> {
@@ -59,13 +63,12 @@ impl<'c> Reading<'c> {
         if behind.is_empty() {
             return Ok(None);
         }
-        // A reading that was given up has left its partitions assigned, and those that are assigned already do not begin anew.
-        consumer.unassign().context("partitions cannot be given back")?;
         Ok(Some(Self {
             topic,
             reader: TopicReader::start(consumer, topic, &behind)?,
             open: behind.iter().map(|(partition, _)| *partition).collect(),
             short: BTreeMap::new(),
+            silent_since: Cell::new(Instant::now()),
         }))
     }
 
@@ -86,6 +89,7 @@ impl<'c> Reading<'c> {
         while !self.open.is_empty() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
             match self.reader.next(POLL_TIMEOUT) {
                 Ok(Next::Record(record)) => {
+                    self.silent_since.set(Instant::now());
                     let at = place(self.topic, record.partition());
                     let Some(filled) = partitions.get_mut(&at).filter(|_| self.open.contains(&at.partition)) else {
                         // The partition is at its limit already, and Kafka still sends what lies behind.
@@ -146,6 +150,19 @@ impl<'c> Reading<'c> {
     ) -> Result<(), Trouble> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Trouble::NotInTime);
+        }
+        if self.silent_since.get().elapsed() >= SILENCE_TOLD_EVERY {
+            self.silent_since.set(Instant::now());
+            let waiting = self.open.iter().filter_map(|partition| {
+                let filled = partitions.get(&place(self.topic, *partition))?;
+                Some(format!("{partition} from offset {} to {}", filled.next, filled.limit))
+            });
+            let waiting = waiting.collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                topic = self.topic,
+                partitions = waiting,
+                "kafka sends nothing; it is asked on"
+            );
         }
         let lost = self
             .short

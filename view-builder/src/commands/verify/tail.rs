@@ -116,8 +116,6 @@ fn look(observer: &Observer, behind: Vec<(Place, i64, i64)>) -> anyhow::Result<B
             .iter()
             .map(|(partition, (position, _))| (*partition, *position))
             .collect();
-        // A look that was given up has left its partitions assigned.
-        observer.unassign().context("partitions cannot be given back")?;
         let reader = TopicReader::start(observer, &topic, &from)?;
         let began = Instant::now();
         while !open.is_empty() && began.elapsed() < LOOK_MAX {

@@ -75,8 +75,6 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
         from.push((*partition, beginning));
         open.insert(*partition, filled.next);
     }
-    // A reading that was given up has left its partitions assigned.
-    consumer.unassign().context("partitions cannot be given back")?;
     let reader = TopicReader::start(consumer, topic, &from)?;
     while !open.is_empty() {
         match reader.next(POLL_TIMEOUT)? {
