@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rig::item_view::{TABLE, apply};
 use rig::view_rig::{DEADLINE, Event, ViewRig};
+use rustix::process::Signal;
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -84,6 +85,41 @@ async fn a_builder_reads_its_token_again_before_it_expires() {
     assert!(
         !log.contains("takes the place of this one") && !log.contains("refuses the connection"),
         "{log}"
+    );
+    builder.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
+    // Meanwhile nobody reads librdkafka's event that a token is needed, so the broker ends the session.
+    const LIFETIME: Duration = Duration::from_secs(16);
+    let secured = Secured::get().await;
+    secured.write("views-thawed-token", &token(LIFETIME));
+    let (rig, topic, builder) = builder(secured, "views_token_thawed", "").await;
+    let builder = secured
+        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
+        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-thawed-token"));
+    builder.start().expect("a start");
+    has_applied(&rig, &topic, &builder).await;
+    let process = builder.process().expect("it runs");
+    process.signal(Signal::STOP);
+    tokio::time::sleep(LIFETIME * 5 / 4).await;
+    secured.write("views-thawed-token", &token(Duration::from_secs(3_600)));
+    process.signal(Signal::CONT);
+
+    insert(&rig, &topic, 2).await;
+    // librdkafka 2.12 takes its timer's word that it has to log in again also on a connection that has just been lost. Then it waits for
+    // an answer that cannot come, until socket.timeout.ms has passed: a minute. See docs/operations.md.
+    if rig.wait_until_applied(&topic).await.is_err() {
+        has_applied(&rig, &topic, &builder).await;
+    }
+    // The client that only asks questions gets answers again, too.
+    let is_ready = builder.wait_ready(DEADLINE).await;
+    is_ready.unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
+    assert_eq!(
+        builder.process().expect("it runs").id(),
+        process.id(),
+        "it is the same process"
     );
     builder.stop().await.expect("a clean end");
 }
