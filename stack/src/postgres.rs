@@ -4,6 +4,7 @@ mod access;
 mod backends;
 mod client;
 mod copy;
+mod sessions;
 mod standby;
 
 use std::fs;
@@ -23,6 +24,7 @@ use crate::scratch::Scratch;
 use crate::unprivileged::{self, User};
 use backends::{children_of, is_alive};
 use client::psql;
+use sessions::Sessions;
 
 pub use client::{connect, query, run_script};
 
@@ -63,6 +65,7 @@ pub struct Postgres {
     user: Option<User>,
     port: u16,
     settings: Vec<(String, String)>,
+    sessions: Sessions,
     directory: Scratch,
 }
 
@@ -82,6 +85,7 @@ impl Postgres {
             user: unprivileged::user()?,
             port: port::given_or_free(options.port)?,
             settings: options.settings,
+            sessions: Sessions::default(),
             directory: Scratch::kept_or_temporary(options.data.as_deref(), "outbox-postgres-")?,
         };
         postgres.initialize()?;
@@ -138,12 +142,18 @@ impl Postgres {
     }
 
     /// Runs `sql`, which may have several statements, on `database` as the superuser. Returns the rows of the last result as text; null is `None`.
+    /// What it sets or locks ends with it, but the session itself may stay.
     ///
     /// # Errors
     /// The server is not there or the statement failed.
     pub async fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
-        let client = self.connect("postgres", database).await?;
-        query(&client, sql).await
+        let client = match self.sessions.take(database).await {
+            Some(client) => client,
+            None => self.connect("postgres", database).await?,
+        };
+        let rows = query(&client, sql).await?;
+        self.sessions.keep(database, client).await;
+        Ok(rows)
     }
 
     /// Runs the psql script `file` on the database `postgres` as the superuser. Stops at the first error.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::ensure;
 
+use super::sessions::Sessions;
 use super::{Postgres, replace_directory};
 use crate::port;
 use crate::scratch::Scratch;
@@ -25,6 +26,7 @@ impl Postgres {
             user: self.user.clone(),
             port: port::free()?,
             settings: self.settings.clone(),
+            sessions: Sessions::default(),
             directory: Scratch::temporary("outbox-postgres-")?,
         };
         replace_directory(&self.data(), &copy.data())?;

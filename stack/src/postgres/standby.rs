@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 
+use super::sessions::Sessions;
 use super::{Postgres, query};
 use crate::port;
 use crate::scratch::Scratch;
@@ -51,6 +52,7 @@ impl Postgres {
             user: self.user.clone(),
             port: port::free()?,
             settings,
+            sessions: Sessions::default(),
             directory: Scratch::temporary("outbox-postgres-")?,
         };
         let (from, to, user) = (self.data(), standby.data(), self.user.clone());
