@@ -2,9 +2,13 @@
 
 mod secured;
 
+use std::time::Duration;
+
 use pg_replication::{SessionError, Target};
 use secured::Server;
 use secured::middle::{Middle, Upstream};
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a session says of itself, or why there is none.
 async fn session(target: &Target) -> Result<(String, bool), String> {
@@ -191,4 +195,97 @@ async fn of_several_hosts_the_primary_is_taken_also_by_a_role_that_may_only_read
     standby.stop_fast().await.expect("a clean end");
     let dropped = "select pg_drop_replication_slot('tokio_postgres')";
     primary.query("postgres", dropped).await.expect("SQL");
+}
+
+#[tokio::test]
+async fn a_host_that_accepts_and_stays_silent_does_not_hold_up_the_next_one() {
+    let server = Server::get().await;
+    let silent = secured::middle::silent().await;
+    let port = server.postgres.port();
+    for session_kind in ["", "&target_session_attrs=any"] {
+        let url = format!(
+            "postgres://with_password:right@127.0.0.1:{silent},127.0.0.1:{port}/postgres?sslmode=disable&connect_timeout=1{session_kind}"
+        );
+        let target = Target::parse(&url).expect("a target");
+        let within = tokio::time::timeout(DEADLINE, session(&target)).await;
+        let said = within.expect("the silent host holds up the next one");
+        assert_eq!(said, Ok(("with_password".to_owned(), false)));
+    }
+
+    let url = format!("postgres://u@127.0.0.1:{silent}/d?connect_timeout=1");
+    let within = tokio::time::timeout(DEADLINE, session(&Target::parse(&url).expect("a target"))).await;
+    let said = within.expect("nobody waits for a silent host for ever");
+    assert_eq!(said, Err("no answer within 1 s".to_owned()));
+}
+
+#[tokio::test]
+async fn a_refused_login_ends_the_search() {
+    let server = Server::get().await;
+    let port = server.postgres.port();
+    let url =
+        format!("postgres://with_password:wrong-secret@127.0.0.1:{port},nowhere.invalid/postgres?sslmode=disable");
+    let said = session(&Target::parse(&url).expect("a target")).await;
+    let said = said.expect_err("a wrong password");
+    assert!(said.contains("password authentication failed"), "{said}");
+}
+
+#[tokio::test]
+async fn prefer_goes_on_without_tls_where_the_handshake_fails() {
+    let server = Server::start().await;
+    let postgres = &server.postgres;
+    for setting in [
+        "ssl_min_protocol_version = 'TLSv1'",
+        "ssl_max_protocol_version = 'TLSv1.1'",
+    ] {
+        let sql = format!("alter system set {setting}");
+        postgres.query("postgres", &sql).await.expect("a setting");
+    }
+    postgres
+        .query("postgres", "select pg_reload_conf()")
+        .await
+        .expect("a reload");
+    let prefer = async || through(&server, "with_password:right", "127.0.0.1", "sslmode=prefer").await;
+    let is_plain = async || (prefer().await == Ok(("with_password".to_owned(), false))).then_some(());
+    stack::eventually(DEADLINE, "a session without TLS", is_plain).await;
+    let mut own = server
+        .open("with_password:right", "127.0.0.1", "sslmode=prefer")
+        .await
+        .expect("a session");
+    let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    assert_eq!(own.rows(sql).await.expect("SQL")[0][0].as_deref(), Some("f"));
+
+    let required = through(&server, "with_password:right", "127.0.0.1", "sslmode=require").await;
+    let said = required.expect_err("TLS is demanded");
+    assert!(said.contains("TLS handshake failed"), "{said}");
+    let err = server
+        .refusal("with_password:right", "127.0.0.1", "sslmode=require")
+        .await;
+    assert!(format!("{err:#}").contains("TLS handshake failed"), "{err:#}");
+}
+
+#[tokio::test]
+async fn prefer_does_not_go_on_without_tls_where_a_file_of_ours_is_missing() {
+    let server = Server::get().await;
+    let parameters = "sslmode=prefer&sslcert=/nowhere/client.crt&sslkey=/nowhere/client.key";
+    let said = through(server, "with_password:right", "127.0.0.1", parameters).await;
+    let said = said.expect_err("a certificate is missing");
+    assert!(said.contains("cannot read sslcert /nowhere/client.crt"), "{said}");
+    let own = server.open("with_password:right", "127.0.0.1", parameters).await;
+    let err = own.map(drop).expect_err("a certificate is missing");
+    assert!(
+        format!("{err:#}").contains("cannot read sslcert /nowhere/client.crt"),
+        "{err:#}"
+    );
+}
+
+#[tokio::test]
+async fn a_connect_timeout_of_zero_is_none() {
+    let server = Server::get().await;
+    let parameters = "sslmode=disable&connect_timeout=0";
+    let said = through(server, "with_password:right", "127.0.0.1", parameters).await;
+    assert_eq!(said, Ok(("with_password".to_owned(), false)));
+    server
+        .open("with_password:right", "127.0.0.1", parameters)
+        .await
+        .expect("a session of our own");
 }

@@ -53,7 +53,6 @@ pub(crate) fn unanswered(err: tokio_postgres::Error) -> Failure {
 pub async fn connect(target: &Target) -> Result<Client, tokio_postgres::Error> {
     let opened = target.open_tokio_postgres(|config| {
         config
-            .connect_timeout(Duration::from_secs(5))
             .tcp_user_timeout(Duration::from_secs(10))
             .keepalives_idle(Duration::from_secs(5))
             .keepalives_interval(Duration::from_secs(2))

@@ -1,6 +1,9 @@
 //! One place where a server listens.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use anyhow::Context as _;
 
 /// How the server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,45 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { socket } => write!(f, "{}", socket.display()),
+        }
+    }
+}
+
+/// Where to connect to. A host's name may stand for several of these.
+#[derive(Clone, Debug)]
+pub(super) enum Endpoint {
+    Tcp { host: String, at: SocketAddr },
+    Unix { socket: PathBuf },
+}
+
+impl Address {
+    /// All that the address stands for, in the order in which the system names them; at least one.
+    ///
+    /// # Errors
+    /// The host's name is not known.
+    pub(super) async fn endpoints(&self) -> anyhow::Result<Vec<Endpoint>> {
+        let (host, port) = match self {
+            Self::Unix { socket } => return Ok(vec![Endpoint::Unix { socket: socket.clone() }]),
+            Self::Tcp { host, port } => (host, *port),
+        };
+        let found = tokio::net::lookup_host((host.as_str(), port));
+        let found = found
+            .await
+            .with_context(|| format!("cannot connect to {host}:{port}"))?;
+        let endpoints: Vec<_> = found.map(|at| Endpoint::Tcp { host: host.clone(), at }).collect();
+        anyhow::ensure!(
+            !endpoints.is_empty(),
+            "cannot connect to {host}:{port}: the name has no address"
+        );
+        Ok(endpoints)
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, at } => write!(f, "{host} ({at})"),
             Self::Unix { socket } => write!(f, "{}", socket.display()),
         }
     }

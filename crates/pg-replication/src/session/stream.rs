@@ -1,6 +1,7 @@
 //! The bytes to and from the server: TCP, TCP under TLS, or a Unix socket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::address::Address;
+use super::address::Endpoint;
 use super::target::{Target, TlsMode};
-use super::tls;
+use super::tls::{self, Handshake};
 
 /// SSLRequest: length 8, code 80877103.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
@@ -23,32 +24,35 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub(super) async fn open(target: &Target, address: &Address) -> anyhow::Result<Self> {
-        match address {
-            Address::Unix { socket } => {
-                let stream = UnixStream::connect(socket)
+    pub(super) async fn open(target: &Target, endpoint: Endpoint) -> anyhow::Result<Self> {
+        match endpoint {
+            Endpoint::Unix { socket } => {
+                let stream = UnixStream::connect(&socket)
                     .await
                     .with_context(|| format!("cannot connect to {}", socket.display()))?;
                 Ok(Self::Unix(stream))
             }
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port))
-                    .await
-                    .with_context(|| format!("cannot connect to {host}:{port}"))?;
-                stream.set_nodelay(true)?;
-                Self::secured(stream, target, host).await
-            }
+            Endpoint::Tcp { at, .. } if target.tls == TlsMode::Disable => Ok(Self::Tcp(connect(at).await?)),
+            Endpoint::Tcp { host, at } => Self::secured(target, &host, at).await,
         }
     }
 
-    async fn secured(mut stream: TcpStream, target: &Target, host: &str) -> anyhow::Result<Self> {
-        if target.tls == TlsMode::Disable {
-            return Ok(Self::Tcp(stream));
-        }
+    async fn secured(target: &Target, host: &str, at: SocketAddr) -> anyhow::Result<Self> {
+        let mut stream = connect(at).await?;
         stream.write_all(&SSL_REQUEST).await?;
         // Read one byte only: whatever a man in the middle puts behind it must not be taken for the server's.
         match stream.read_u8().await.context("the server closed the connection")? {
-            b'S' => Ok(Self::Tls(Box::new(tls::handshake(target, host, stream).await?))),
+            b'S' => {
+                let handshake = Handshake::prepare(target, host)?;
+                match handshake.with(stream).await {
+                    Ok(stream) => Ok(Self::Tls(Box::new(stream))),
+                    Err(err) if target.tls == TlsMode::Prefer => {
+                        tls::warn_of_plain(&at, &err);
+                        Ok(Self::Tcp(connect(at).await?))
+                    }
+                    Err(err) => Err(err),
+                }
+            }
             b'N' if target.tls == TlsMode::Prefer => Ok(Self::Tcp(stream)),
             b'N' => anyhow::bail!(tls::NO_TLS),
             _ => anyhow::bail!("the server does not speak the Postgres protocol"),
@@ -67,6 +71,14 @@ impl Stream {
     pub(super) fn buffers_while_napping(&self) -> bool {
         !matches!(self, Self::Unix(_))
     }
+}
+
+async fn connect(at: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(at)
+        .await
+        .with_context(|| format!("cannot connect to {at}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl AsyncRead for Stream {

@@ -1,9 +1,11 @@
 //! Where Postgres is and how to log in there, read from a connection URL.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 use url::Url;
 
 use super::address::Address;
@@ -171,6 +173,21 @@ impl Target {
             instance: Some(instance.clone()),
             ..self.clone()
         }
+    }
+
+    /// Does `work` within the connect timeout; zero is none, as in libpq.
+    ///
+    /// # Errors
+    /// The time is over, or as `work` has them.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        if self.connect_timeout.is_zero() {
+            return work.await;
+        }
+        let seconds = self.connect_timeout.as_secs();
+        timeout(self.connect_timeout, work)
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {seconds} s"))
+            .flatten()
     }
 }
 

@@ -1,5 +1,6 @@
 //! TLS to Postgres by rustls, with the meanings of libpq's `sslmode`.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -18,18 +19,33 @@ use super::target::{Target, TlsMode};
 /// The server was asked for TLS and has none.
 pub(super) const NO_TLS: &str = "the server has no TLS, but sslmode demands it";
 
-/// Speaks TLS over `stream` with `host`, which has said that it has it.
-///
-/// # Errors
-/// A certificate or key file that cannot be read, or what either side does not like of the other's certificate.
-pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-    target: &Target,
-    host: &str,
-    stream: S,
-) -> anyhow::Result<TlsStream<S>> {
-    let connector = TlsConnector::from(client_config(target)?);
-    let name = ServerName::try_from(host.to_owned()).with_context(|| format!("`{host}` is no host name"))?;
-    connector.connect(name, stream).await.context("TLS handshake failed")
+/// A handshake with a server that has said that it has TLS. Everything of ours that it needs has been read.
+pub(super) struct Handshake {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Handshake {
+    /// # Errors
+    /// A certificate or key file cannot be read, or `host` is no host name.
+    pub(super) fn prepare(target: &Target, host: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            connector: TlsConnector::from(client_config(target)?),
+            name: ServerName::try_from(host.to_owned()).with_context(|| format!("`{host}` is no host name"))?,
+        })
+    }
+
+    /// # Errors
+    /// Either side does not like the other's certificate, or the two have no TLS in common.
+    pub(super) async fn with<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> anyhow::Result<TlsStream<S>> {
+        let secured = self.connector.connect(self.name, stream).await;
+        secured.context("TLS handshake failed")
+    }
+}
+
+/// Tells that a session goes on without TLS, as `sslmode=prefer` has it in libpq, too.
+pub(super) fn warn_of_plain(server: &impl Display, err: &(impl Display + ?Sized)) {
+    tracing::warn!(%server, error = format!("{err:#}"), "sslmode prefer goes on without TLS");
 }
 
 /// The TLS configuration that `target` asks for.

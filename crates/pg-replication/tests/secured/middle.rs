@@ -142,3 +142,16 @@ pub async fn without_tls() -> u16 {
     });
     port
 }
+
+/// The port of a host that accepts connections, and never says anything.
+pub async fn silent() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((client, _)) = listener.accept().await {
+            held.push(client);
+        }
+    });
+    port
+}

@@ -25,7 +25,8 @@ impl Server {
         SERVER.get_or_init(Self::start).await
     }
 
-    async fn start() -> Self {
+    /// A server for one test, which may change what it likes.
+    pub async fn start() -> Self {
         let postgres = Postgres::start(PostgresOptions {
             version: Some(18),
             ..PostgresOptions::default()

@@ -14,9 +14,8 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
-use crate::session::address::Address;
+use crate::session::address::{Address, Endpoint};
 use crate::session::hosts::ServerState;
 use crate::session::pinned::{PINNED, pinned_since};
 use crate::session::stream::Stream;
@@ -99,9 +98,14 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Another server would hide a wrong password.
+fn refuses_login(err: &anyhow::Error) -> bool {
+    PgError::code_of(err).is_some_and(|code| code.starts_with("28"))
+}
+
 impl Connection {
-    /// Connects to the first of the target's hosts that answers and is of the kind that the target wants, and logs in; each host has the
-    /// target's connect timeout.
+    /// Connects to the first of the target's hosts that answers and is of the kind that the target wants, and logs in; each endpoint of a host
+    /// has the target's connect timeout.
     ///
     /// A host that refuses the login ends the search, as in libpq: the next one would hide a wrong password.
     ///
@@ -112,16 +116,11 @@ impl Connection {
         let mut reasons = Vec::new();
         let mut reported = None;
         for address in &target.addresses {
-            let opened = timeout(target.connect_timeout, Self::log_in(target, address, mode))
-                .await
-                .map_err(|_| anyhow::anyhow!("no answer within {} s", target.connect_timeout.as_secs()))
-                .flatten();
-            let err = match opened {
+            let err = match Box::pin(Self::open_host(target, address, mode)).await {
                 Ok(connection) => return Ok(connection),
                 Err(err) => err,
             };
-            let refuses_login = PgError::code_of(&err).is_some_and(|code| code.starts_with("28"));
-            if refuses_login || target.addresses.len() == 1 {
+            if refuses_login(&err) || target.addresses.len() == 1 {
                 return Err(err.context(format!("Postgres at {address}")));
             }
             reasons.push(format!("{address}: {err:#}"));
@@ -138,8 +137,31 @@ impl Connection {
         })
     }
 
-    async fn log_in(target: &Target, address: &Address, mode: Mode) -> anyhow::Result<Self> {
-        let stream = Stream::open(target, address).await?;
+    /// Logs in at the first endpoint of the host that will do. Each has the connect timeout.
+    async fn open_host(target: &Target, address: &Address, mode: Mode) -> anyhow::Result<Self> {
+        let mut first_refusal = None;
+        let mut last = None;
+        for endpoint in target.in_time(address.endpoints()).await? {
+            match target
+                .in_time(Box::pin(Self::log_in(target, address, endpoint, mode)))
+                .await
+            {
+                Ok(connection) => return Ok(connection),
+                Err(err) if refuses_login(&err) => return Err(err),
+                Err(err) if PgError::code_of(&err).is_some() => {
+                    first_refusal.get_or_insert(err);
+                }
+                Err(err) => last = Some(err),
+            }
+        }
+        // What a server says tells more than silence at another endpoint of the same name.
+        Err(first_refusal
+            .or(last)
+            .unwrap_or_else(|| anyhow::anyhow!("the host has no address")))
+    }
+
+    async fn log_in(target: &Target, address: &Address, endpoint: Endpoint, mode: Mode) -> anyhow::Result<Self> {
+        let stream = Stream::open(target, endpoint).await?;
         let mut connection = Self {
             stream,
             input: BytesMut::new(),
