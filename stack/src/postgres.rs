@@ -152,7 +152,7 @@ impl Postgres {
             None => self.connect("postgres", database).await?,
         };
         let rows = query(&client, sql).await?;
-        self.sessions.keep(database, client).await;
+        self.sessions.keep(database, client, sql).await;
         Ok(rows)
     }
 

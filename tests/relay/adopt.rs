@@ -1,6 +1,7 @@
 //! `init --adopt-slot` takes over a slot that somebody else has made.
 
 use rig::Rig;
+use rustix::process::Signal;
 
 use super::tampering::{assert_refused, ids, times_published};
 
@@ -61,8 +62,12 @@ async fn a_slot_of_another_database_is_refused_by_name() {
 async fn a_slot_that_is_being_read_is_refused_by_name() {
     let rig = Rig::initialised("adopt_active").await;
     rig.start().await;
+    // It goes on reading the slot, and writes no checkpoint of its own meanwhile.
+    let relay = rig.relay.process().expect("it runs");
+    relay.signal(Signal::STOP);
     super::tampering::write_checkpoint(&rig, None).await;
     assert_refused(&rig, &["--adopt-slot"], 1, "stop what reads it first").await;
+    relay.signal(Signal::CONT);
     rig.insert_each(3).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("an end");

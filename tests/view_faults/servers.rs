@@ -13,6 +13,8 @@ use super::site::Site;
 
 const RECOVERY: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 3;
+/// So many writes in a row are not all what the builder notes beside its batches.
+const TRIES_MAX: usize = 5;
 /// The builder must be behind by so many offsets, so that it surely has events to apply.
 const BEHIND_MIN: i64 = 100;
 /// The statement that ends a batch.
@@ -44,8 +46,11 @@ async fn restarts_of_postgres_and_kafka_lose_and_double_nothing() {
 
     for round in 1..=ROUNDS {
         // The COMMIT has written its record, and waits for a standby that never comes. After the restart the transaction is there.
+        let mut tries = 1;
         while hold_a_write(&lane, postgres).await != COMMIT {
-            // It is what the builder notes beside its batches. It goes on, and the next write is another one.
+            assert!(tries < TRIES_MAX, "the builder's writes are not its batches");
+            tries += 1;
+            // It is what the builder notes once a second beside its batches. It goes on, and the next write is another one.
             alter_system(postgres, "reset synchronous_standby_names").await;
         }
         let alter = "alter system reset synchronous_standby_names";

@@ -53,6 +53,9 @@ struct Queue<'c> {
 impl<'c, C: ConsumerContext> TopicReader<'c, C> {
     /// Reads `partitions`, each from its offset on. Whatever the consumer read before is over.
     ///
+    /// What was read like this once can only be read like this by the same client: librdkafka never forwards such a partition's queue to the
+    /// consumer's own again, so `assign` and `poll` would hear nothing.
+    ///
     /// # Errors
     /// librdkafka refuses.
     #[expect(

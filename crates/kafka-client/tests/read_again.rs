@@ -37,13 +37,17 @@ fn open(settings: &ClientSettings) -> BaseConsumer<ReaderContext> {
     settings.open_reader(&config).expect("a client")
 }
 
-/// Reads so many records from the beginning on, then gives up.
+/// Reads so many records, then gives up. Asserts that each partition is read from its beginning, in order.
 fn read(client: &BaseConsumer<ReaderContext>, records: usize) {
     let reader = TopicReader::start(client, TOPIC, &[(0, 0), (1, 0)]).expect("a reader");
     let began = Instant::now();
+    let mut next = [0; 2];
     let mut read = 0;
     while read < records {
-        if let Next::Record(_) = reader.next(POLL).expect("an answer") {
+        if let Next::Record(record) = reader.next(POLL).expect("an answer") {
+            let partition = usize::try_from(record.partition()).expect("a partition");
+            assert_eq!(record.offset(), next[partition], "partition {partition}");
+            next[partition] += 1;
             read += 1;
         }
         assert!(

@@ -4,7 +4,6 @@
 //! beyond (between are transaction markers, or records that compaction has removed). An end below the limit is an answer of a
 //! broker that lags behind, since the view has had what lies there: it is read on. Where the end stays there, the topic has lost its own.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -44,8 +43,6 @@ pub(super) struct Reading<'c> {
     open: BTreeSet<i32>,
     /// Those of them whose end is said to be below the limit: where, and since when.
     short: BTreeMap<i32, (i64, Instant)>,
-    /// Since the last record, or since it was told last that none comes.
-    silent_since: Cell<Instant>,
 }
 
 impl<'c> Reading<'c> {
@@ -68,7 +65,6 @@ impl<'c> Reading<'c> {
             reader: TopicReader::start(consumer, topic, &behind)?,
             open: behind.iter().map(|(partition, _)| *partition).collect(),
             short: BTreeMap::new(),
-            silent_since: Cell::new(Instant::now()),
         }))
     }
 
@@ -86,15 +82,23 @@ impl<'c> Reading<'c> {
     ) -> Result<Batch, Trouble> {
         let mut events: BTreeMap<TopicPartition, (i64, Vec<Event>)> = BTreeMap::new();
         let (mut rows, mut bytes) = (0, 0);
+        let mut wanted_at = Instant::now();
+        let mut told_at = wanted_at;
         while !self.open.is_empty() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
             match self.reader.next(POLL_TIMEOUT) {
                 Ok(Next::Record(record)) => {
-                    self.silent_since.set(Instant::now());
                     let at = place(self.topic, record.partition());
                     let Some(filled) = partitions.get_mut(&at).filter(|_| self.open.contains(&at.partition)) else {
-                        // The partition is at its limit already, and Kafka still sends what lies behind.
+                        // The partition is at its limit already, and Kafka still sends what lies behind, which may never end.
+                        if rows == 0 {
+                            self.look_at_the_clock(partitions, deadline, &mut told_at)?;
+                        } else if wanted_at.elapsed() >= POLL_TIMEOUT {
+                            break;
+                        }
                         continue;
                     };
+                    wanted_at = Instant::now();
+                    told_at = wanted_at;
                     self.short.remove(&at.partition);
                     let from = filled.next;
                     if let Some(event) = filled.take(contracts, letters, &at, &record) {
@@ -123,11 +127,11 @@ impl<'c> Reading<'c> {
                     }
                 }
                 Ok(Next::Nothing) if rows > 0 => break,
-                Ok(Next::Nothing) => self.look_at_the_clock(partitions, deadline)?,
+                Ok(Next::Nothing) => self.look_at_the_clock(partitions, deadline, &mut told_at)?,
                 Err(err) if has_removed(&err) => return Err(Trouble::Removed(self.topic.to_owned())),
                 Err(err) => {
                     tracing::debug!(error = %err, "kafka reports an error; it is tried again");
-                    self.look_at_the_clock(partitions, deadline)?;
+                    self.look_at_the_clock(partitions, deadline, &mut told_at)?;
                 }
             }
         }
@@ -147,12 +151,13 @@ impl<'c> Reading<'c> {
         &self,
         partitions: &BTreeMap<TopicPartition, Filled>,
         deadline: Option<Instant>,
+        told_at: &mut Instant,
     ) -> Result<(), Trouble> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Trouble::NotInTime);
         }
-        if self.silent_since.get().elapsed() >= SILENCE_TOLD_EVERY {
-            self.silent_since.set(Instant::now());
+        if told_at.elapsed() >= SILENCE_TOLD_EVERY {
+            *told_at = Instant::now();
             let waiting = self.open.iter().filter_map(|partition| {
                 let filled = partitions.get(&place(self.topic, *partition))?;
                 Some(format!("{partition} from offset {} to {}", filled.next, filled.limit))
@@ -161,7 +166,7 @@ impl<'c> Reading<'c> {
             tracing::warn!(
                 topic = self.topic,
                 partitions = waiting,
-                "kafka sends nothing; it is asked on"
+                "kafka sends nothing of these partitions; it is asked on"
             );
         }
         let lost = self
