@@ -257,7 +257,7 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
             ));
         }
     }
-    if let Some(record) = pause::current(config).await? {
+    if let Some(record) = pause::read_pause(config).await? {
         lines.push(("paused", record.describe()));
     }
     // There are lines always, so there is a longest name.

@@ -1,6 +1,6 @@
 //! The parking topic: created when it is first needed, and how large an entry may be in it.
 
-use super::log::more_partitions;
+use super::log::has_several_partitions;
 use crate::kafka::{NewTopic, TopicRules, partition_counts, retention_danger};
 use crate::process::stop::RelayError;
 use crate::settings::Config;
@@ -27,7 +27,7 @@ pub(crate) async fn create(config: &Config) -> Result<(), RelayError> {
     let counts = tokio::task::spawn_blocking(move || partition_counts(&settings, &names));
     match counts.await.context("metadata task")??.get(topic.as_str()) {
         Some(1) => {}
-        Some(partitions) => return Err(more_partitions(topic, *partitions).into()),
+        Some(partitions) => return Err(has_several_partitions(topic, *partitions).into()),
         None => return Err(anyhow::anyhow!("topic `{topic}` is not there yet").into()),
     }
     match retention_danger(&config.sink.kafka, topic, "whether the parking topic keeps parked rows").await {

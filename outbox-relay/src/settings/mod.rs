@@ -31,7 +31,7 @@ pub use self::replay::ReplayOptions;
 pub use self::run::RunArgs;
 use self::sink::{SinkConfig, SinkSettings};
 use self::source::{SourceConfig, SourceSettings};
-use crate::continuity::checkpoint::key;
+use crate::continuity::checkpoint::checkpoint_key;
 use crate::continuity::lineage::Names;
 use crate::kafka::CheckpointLog;
 use crate::process::stop::Stop;
@@ -145,7 +145,7 @@ impl Config {
     /// Key of this relay's checkpoint.
     #[must_use]
     pub fn checkpoint_key(&self) -> String {
-        key(&self.source.target.database, &self.source.slot)
+        checkpoint_key(&self.source.target.database, &self.source.slot)
     }
 }
 

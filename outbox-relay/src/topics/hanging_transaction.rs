@@ -15,7 +15,7 @@ use service::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::kafka::{Publisher, Readers, TopicAsker, holds_key};
+use crate::kafka::{Publisher, Readers, TopicAsker, partition_has_key};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use crate::topics::checkpoint_topic::commit_checkpoint;
@@ -58,7 +58,7 @@ fn require_recovery(
     if config.own_topics().any(|own| own == topic) {
         let parked = format!("{key}/");
         let is_of_ours = |found: &str| found == key || found.starts_with(&parked);
-        if !holds_key(&config.sink.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
+        if !partition_has_key(&config.sink.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
             return Ok(());
         }
     }

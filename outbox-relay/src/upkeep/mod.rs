@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::outbox::days::{DAY_S, Partition, Work, droppable, is_current};
 use crate::outbox::partitions::{self, Shape};
 use crate::outbox::table::table_name;
-use crate::parking::log::TableNeeds;
+use crate::parking::log::ParkedRowsNeedTable;
 use crate::process::faults;
 use crate::settings::{Config, Maintenance};
 use crate::upkeep::attached::KnownAttachments;
@@ -40,13 +40,17 @@ pub struct RunningMaintenance(#[expect(dead_code, reason = "its end is what tell
 
 /// Works until the answer is dropped. `catalog_xmin` is the slot's, as it was when this relay began to lead.
 #[must_use]
-pub fn start_maintenance(config: &Config, parked: &TableNeeds, catalog_xmin: Option<u32>) -> RunningMaintenance {
+pub fn start_maintenance(
+    config: &Config,
+    parked_rows_need_table: &ParkedRowsNeedTable,
+    catalog_xmin: Option<u32>,
+) -> RunningMaintenance {
     let Some(options) = config.maintenance.clone() else {
         return RunningMaintenance(None);
     };
     describe_metrics();
     let (end, ended) = oneshot::channel();
-    let (config, parked) = (config.clone(), parked.clone());
+    let (config, parked_rows_need_table) = (config.clone(), parked_rows_need_table.clone());
     let spawned = std::thread::Builder::new()
         .name("maintenance".to_owned())
         .spawn(move || {
@@ -54,7 +58,7 @@ pub fn start_maintenance(config: &Config, parked: &TableNeeds, catalog_xmin: Opt
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = maintain_until_dropped(&config, &options, &parked, KnownAttachments::since(catalog_xmin)) => {}
+                        () = maintain_until_dropped(&config, &options, &parked_rows_need_table, KnownAttachments::since(catalog_xmin)) => {}
                         _ = ended => {}
                     }
                 }),
@@ -107,12 +111,12 @@ impl Said {
 async fn maintain_until_dropped(
     config: &Config,
     options: &Maintenance,
-    parked: &TableNeeds,
+    parked_rows_need_table: &ParkedRowsNeedTable,
     mut attached: KnownAttachments,
 ) {
     let mut said = Said::default();
     loop {
-        match maintain_once(config, options, parked, &mut said, &mut attached).await {
+        match maintain_once(config, options, parked_rows_need_table, &mut said, &mut attached).await {
             Ok(()) => {
                 metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
                 metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
@@ -143,7 +147,7 @@ async fn maintain_until_dropped(
 async fn maintain_once(
     config: &Config,
     options: &Maintenance,
-    parked: &TableNeeds,
+    parked_rows_need_table: &ParkedRowsNeedTable,
     said: &mut Said,
     attached: &mut KnownAttachments,
 ) -> anyhow::Result<()> {
@@ -154,7 +158,7 @@ async fn maintain_once(
     }
     // First, so that no error of the rest keeps it from looking; nor does its own keep the rest from working.
     let looked = attached.warn_of_rows_attached(&mut connection, config).await;
-    keep_in_order(&mut connection, config, options, parked, said).await?;
+    keep_in_order(&mut connection, config, options, parked_rows_need_table, said).await?;
     looked
 }
 
@@ -162,16 +166,23 @@ async fn keep_in_order(
     connection: &mut Connection,
     config: &Config,
     options: &Maintenance,
-    parked: &TableNeeds,
+    parked_rows_need_table: &ParkedRowsNeedTable,
     said: &mut Said,
 ) -> anyhow::Result<()> {
     let now_s = partitions::server_time_s(connection).await?;
     let oldest_s = options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
     match partitions::read_shape(connection, config).await? {
-        Shape::ByDay => look_after(connection, config, options, parked, now_s, said).await?,
+        Shape::ByDay => look_after(connection, config, options, parked_rows_need_table, now_s, said).await?,
         Shape::Plain { has_created_at } => match oldest_s {
             Some(oldest_s) if options.purge_rows && has_created_at => {
-                delete(connection, config, parked, &table_name(config), oldest_s).await?;
+                delete(
+                    connection,
+                    config,
+                    parked_rows_need_table,
+                    &table_name(config),
+                    oldest_s,
+                )
+                .await?;
             }
             Some(_) if said.is_new("plain") => tracing::info!(
                 "the outbox table has no partitions: nothing is removed from it; --purge-rows true would delete confirmed rows older than --retain"
@@ -187,7 +198,7 @@ async fn keep_in_order(
             }
         }
     }
-    if parked.any() && options.retain_days.is_some() && said.is_new("parked") {
+    if parked_rows_need_table.is_set() && options.retain_days.is_some() && said.is_new("parked") {
         tracing::warn!(
             "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
         );
@@ -200,7 +211,7 @@ async fn look_after(
     connection: &mut Connection,
     config: &Config,
     options: &Maintenance,
-    parked: &TableNeeds,
+    parked_rows_need_table: &ParkedRowsNeedTable,
     now_s: i64,
     said: &mut Said,
 ) -> anyhow::Result<()> {
@@ -230,7 +241,7 @@ async fn look_after(
     if !work.detach.is_empty() {
         // Detached rows are out of sight for whoever reads the table: not before all that is visible now is confirmed.
         let (now, _) = partitions::read_positions(connection, config).await?;
-        if confirmed(connection, config, now).await? && !parked.any() {
+        if confirmed(connection, config, now).await? && !parked_rows_need_table.is_set() {
             for name in &work.detach {
                 partitions::detach_partition(connection, config, name).await?;
                 tracing::info!(partition = name, "detached a partition of the outbox");
@@ -243,7 +254,7 @@ async fn look_after(
         let (_, confirmed) = partitions::read_positions(connection, config).await?;
         // Asked after the position: a row is taken note of before it is confirmed.
         let droppable = droppable(&detached, confirmed);
-        for table in droppable.into_iter().filter(|_| !parked.any()) {
+        for table in droppable.into_iter().filter(|_| !parked_rows_need_table.is_set()) {
             partitions::drop_detached(connection, &table.name).await?;
             metrics::counter!("relay_outbox_partitions_dropped_total").increment(1);
             tracing::info!(
@@ -257,7 +268,7 @@ async fn look_after(
         delete(
             connection,
             config,
-            parked,
+            parked_rows_need_table,
             &default.name,
             now_s - i64::from(days) * DAY_S,
         )
@@ -291,7 +302,7 @@ async fn confirmed(connection: &mut Connection, config: &Config, position: Lsn) 
 async fn delete(
     connection: &mut Connection,
     config: &Config,
-    parked: &TableNeeds,
+    parked_rows_need_table: &ParkedRowsNeedTable,
     table: &str,
     before_s: i64,
 ) -> anyhow::Result<()> {
@@ -306,7 +317,7 @@ async fn delete(
         let (position, _) = partitions::read_positions(connection, config).await?;
         let is_confirmed = confirmed(connection, config, position).await?;
         let mut deleted = 0;
-        if is_confirmed && !parked.any() {
+        if is_confirmed && !parked_rows_need_table.is_set() {
             for _ in 0..DELETES_IN_A_TRANSACTION {
                 let rows = partitions::delete_older(connection, table, before_s).await?;
                 deleted += rows;

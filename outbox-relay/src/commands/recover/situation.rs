@@ -55,7 +55,7 @@ impl Situation {
         let next_generation = reading.next_generation();
         // Also if the last checkpoint is of this cluster: a relay of another one may still run, and may write the next checkpoint.
         let former_clusters = reading
-            .clusters()
+            .system_identifiers()
             .filter(|cluster| **cluster != system.identifier)
             .cloned()
             .collect();

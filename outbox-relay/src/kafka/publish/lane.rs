@@ -59,7 +59,7 @@ pub(in crate::kafka) enum Event {
 }
 
 impl Lane {
-    /// Makes a producer and, for exactly-once, fences every earlier one of its id when it is its turn. Blocks until Kafka answers.
+    /// Makes a producer and, for exactly-once, fence_turn every earlier one of its id when it is its turn. Blocks until Kafka answers.
     #[expect(
         clippy::too_many_arguments,
         reason = "all of it is the publisher's, and different for each lane or lent"
@@ -69,7 +69,7 @@ impl Lane {
         delivery: Delivery,
         transactional_id: &str,
         checkpoint_topic: &str,
-        fences: FenceTurn,
+        fence_turn: FenceTurn,
         gives_up: &(dyn Fn() -> bool + Sync),
         abandoned: Abandoned,
         events: UnboundedSender<Event>,
@@ -77,7 +77,7 @@ impl Lane {
         let (producer, health) = settings.open_producer(delivery, transactional_id)?;
         if delivery == Delivery::ExactlyOnce {
             connect(&producer, checkpoint_topic);
-            fences.take(|| init_transactions(&producer, &health, gives_up))?;
+            fence_turn.fence_in_turn(|| init_transactions(&producer, &health, gives_up))?;
             tracing::debug!(transactional_id, "fenced earlier producers");
         }
         serve_events(&producer, &health);

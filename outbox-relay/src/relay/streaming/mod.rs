@@ -123,7 +123,7 @@ impl<'c> Streaming<'c> {
             Err(RelayError::Stop(stop)) => {
                 // If a column is missing in the stream, somebody may have altered the publication. The guard knows.
                 let stop = match stop {
-                    Stop::Config { .. } => self.guard.explain(stop).await,
+                    Stop::Config { .. } => self.guard.explain_stop(stop).await,
                     other => other,
                 };
                 self.note_stop(&stop);
@@ -216,7 +216,7 @@ impl<'c> Streaming<'c> {
         self.intake.progress.note_kafka_commit(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
-        self.parking.committed(transaction.parked);
+        self.parking.note_committed(transaction.parked);
         self.metrics.transactions.increment(1);
         self.metrics.commit_seconds.record(took);
         if let Some(commit_us) = transaction.newest_commit_us {
