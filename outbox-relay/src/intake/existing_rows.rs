@@ -13,7 +13,7 @@ use super::planted;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::outbox_snapshot::columns_of;
 use crate::intake::{RecordWriter, Written};
-use crate::kafka::{Publisher, Topics};
+use crate::kafka::{KnownRoutes, Publisher};
 use crate::parking::behind::ParksBehind;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
@@ -29,7 +29,7 @@ pub(crate) struct ExistingRowsWriter<'a> {
     config: &'a Config,
     lineage: &'a mut Lineage,
     publisher: &'a mut Publisher,
-    topics: Topics,
+    known_routes: KnownRoutes,
     record: RecordWriter,
     scratch: RowScratch,
     /// Rows that were written, or parked.
@@ -73,7 +73,7 @@ impl<'a> ExistingRowsWriter<'a> {
             record: RecordWriter::for_table_rows(config, lineage.positions_raised_by),
             lineage,
             publisher,
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             scratch: RowScratch::default(),
             rows: 0,
             lsn: lsn_before(consistent_point),
@@ -141,10 +141,14 @@ impl<'a> ExistingRowsWriter<'a> {
             }
         }
         loop {
-            match self
-                .record
-                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
-            {
+            match self.record.write(
+                plan,
+                tuple,
+                &mut self.scratch,
+                position,
+                &self.known_routes,
+                self.publisher,
+            )? {
                 Written::Sent => break,
                 Written::QueueFull => {
                     self.publisher.poll();
@@ -152,7 +156,7 @@ impl<'a> ExistingRowsWriter<'a> {
                 }
                 Written::UnknownTopic { route, topic } => {
                     let found = destination::find_destination(self.config, self.lineage, &route, &topic).await?;
-                    self.topics.insert(route, found);
+                    self.known_routes.insert(route, found);
                 }
             }
         }

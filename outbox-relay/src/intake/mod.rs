@@ -20,7 +20,7 @@ use events::Position;
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::progress::{Progress, RowFate};
 use crate::intake::batch::Batch;
-use crate::kafka::{Publisher, Topics};
+use crate::kafka::{KnownRoutes, Publisher};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::publication;
 use crate::process::faults;
@@ -67,7 +67,7 @@ enum Origin {
 pub struct Intake {
     pub progress: Progress,
     pub batch: Batch,
-    pub topics: Topics,
+    pub known_routes: KnownRoutes,
     /// How far the stream was read.
     pub received: Lsn,
     /// The server asked for an answer.
@@ -97,7 +97,7 @@ impl Intake {
             received: progress.published().lsn,
             progress,
             batch: Batch::new(transaction_bytes),
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             reply_requested: false,
             newest_commit_us: 0,
             rows_skipped: 0,
@@ -218,15 +218,15 @@ impl Intake {
                     commit_timestamp_us: self.newest_commit_us,
                 };
                 if self.claims.may_claim
-                    && let Some(claim) = self
-                        .claims
-                        .claim_on(plan, tuple, &mut self.scratch, &self.topics, position)
+                    && let Some(claim) =
+                        self.claims
+                            .claim_on(plan, tuple, &mut self.scratch, &self.known_routes, position)
                 {
                     return Ok(Some(Pause::Claimed(claim)));
                 }
                 match self
                     .record
-                    .write(plan, tuple, &mut self.scratch, position, &self.topics, publisher)?
+                    .write(plan, tuple, &mut self.scratch, position, &self.known_routes, publisher)?
                 {
                     Written::Sent => self.batch.add(bytes, self.newest_commit_us),
                     Written::QueueFull => return Ok(Some(Pause::QueueFull)),

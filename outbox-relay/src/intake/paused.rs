@@ -5,7 +5,7 @@ use events::Position;
 
 use super::{Intake, Table};
 use crate::continuity::progress::RowFate;
-use crate::kafka::Topics;
+use crate::kafka::KnownRoutes;
 use crate::parking::keys::{Lane, ParkedKeys};
 use crate::parking::record::{ParkedRow, ParkedText};
 use crate::process::row_name::RowPosition;
@@ -83,7 +83,7 @@ impl Claims {
         plan: &Plan,
         tuple: &Tuple<'_>,
         scratch: &mut RowScratch,
-        topics: &Topics,
+        known_routes: &KnownRoutes,
         position: Position,
     ) -> Option<Claim> {
         let position = place(&position);
@@ -95,7 +95,7 @@ impl Claims {
         }
         let lane = plan.route(tuple, scratch, |routed, _| {
             let key = routed.key?;
-            Some(match topics.get(routed.route) {
+            Some(match known_routes.get(routed.route) {
                 Some(Ok(destination)) => Lane::of(&destination.topic, &key),
                 _ => Lane::of(&plan.topic(routed.route), &key),
             })

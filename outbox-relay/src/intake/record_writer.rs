@@ -5,7 +5,7 @@ use rdkafka::message::OwnedHeaders;
 
 use super::planted;
 use crate::intake::poison::Judge;
-use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
+use crate::kafka::{HeaderText, KnownRoutes, Outgoing, Publisher, Sent, batch_bytes, with_header};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use outbox_router::{Plan, RowScratch, partition_of_key};
@@ -98,7 +98,7 @@ impl RecordWriter {
         tuple: &Tuple<'_>,
         scratch: &mut RowScratch,
         position: Position,
-        topics: &Topics,
+        known_routes: &KnownRoutes,
         publisher: &mut Publisher,
     ) -> Result<Written, RelayError> {
         let Self {
@@ -114,7 +114,7 @@ impl RecordWriter {
             ..position
         };
         let routed = plan.route(tuple, scratch, |routed, additional| {
-            let destination = match topics.get(routed.route) {
+            let destination = match known_routes.get(routed.route) {
                 Some(Ok(destination)) => destination,
                 Some(Err(why)) => return Err(judge.stop_of_no_destination(why, position, routed.id).into()),
                 None => {

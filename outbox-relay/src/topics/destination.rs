@@ -63,7 +63,7 @@ pub(crate) async fn create_topics(config: &Config, topics: &[NewTopic]) -> Resul
     created.map_err(|err| match definite(&err) {
         Some(error) => Stop::TopicRefused {
             topic: error.topic.clone(),
-            what: error.what(),
+            what: error.describe(),
             row: None,
         }
         .into(),
@@ -125,17 +125,17 @@ fn definite(err: &anyhow::Error) -> Option<&TopicError> {
 /// What a refusal of the cluster means: a name that it will never have belongs to the row, all else to the topic.
 fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestination, RelayError> {
     match definite(&err) {
-        Some(error) if error.is_for_the_name() => Ok(NoDestination::Never {
+        Some(error) if error.refuses_the_name() => Ok(NoDestination::Never {
             what: format!(
                 "column `{}` is `{route}`, which leads to topic `{}`, and that cannot be created: {}",
                 config.outbox.router.route_column,
                 error.topic,
-                error.what()
+                error.describe()
             ),
         }),
         Some(error) => Ok(NoDestination::Refused {
             topic: error.topic.clone(),
-            what: error.what(),
+            what: error.describe(),
         }),
         None => Err(err.into()),
     }

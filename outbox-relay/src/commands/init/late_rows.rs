@@ -19,7 +19,7 @@ use crate::continuity::checkpoint::ExistingRowsProgress;
 use crate::continuity::comparison::{EventIds, Memory};
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
 use crate::kafka::{TopicToRead, cleanup, read_ids};
-use crate::outbox::rows::{column_place, named_rows, text_at};
+use crate::outbox::rows::{column_index, named_rows, text_at};
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, Undecided};
@@ -102,7 +102,7 @@ impl LateRows<'_> {
                 return Err(anyhow::anyhow!("the snapshot has fewer rows than before").into());
             }
             left -= answer.rows.len();
-            let id_place = column_place(&answer.columns, &self.config.outbox.router.id_column)?;
+            let id_place = column_index(&answer.columns, &self.config.outbox.router.id_column)?;
             let mut kept = Vec::new();
             for row in std::mem::take(&mut answer.rows) {
                 if absent.contains(text_at(&row, id_place)?) {

@@ -14,7 +14,7 @@ use super::{Session, find_parked_row};
 use crate::commands::failed_command;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
-use crate::kafka::{Publisher, RefusedRecord, Topics};
+use crate::kafka::{KnownRoutes, Publisher, RefusedRecord};
 use crate::parking::keys::Lane;
 use crate::parking::log::read_entries_off_thread;
 use crate::parking::record::{Because, Entry};
@@ -137,7 +137,7 @@ struct Retry<'a> {
     checkpoint: Checkpoint,
     retried: &'a mut Retried,
     writer: RecordWriter,
-    topics: Topics,
+    known_routes: KnownRoutes,
     scratch: RowScratch,
     entry_bytes_max: usize,
     entries: BTreeMap<RowPosition, Entry>,
@@ -168,7 +168,7 @@ impl<'a> Retry<'a> {
             checkpoint,
             retried,
             writer: RecordWriter::for_parked_rows(config),
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             scratch: RowScratch::default(),
             entry_bytes_max,
             entries,
@@ -264,10 +264,10 @@ impl<'a> Retry<'a> {
         };
         let tuple = Tuple::from_encoded(column_count, &bytes);
         loop {
-            let (topics, publisher) = (&self.topics, &mut self.publisher);
+            let (known_routes, publisher) = (&self.known_routes, &mut self.publisher);
             match self
                 .writer
-                .write(&plan, &tuple, &mut self.scratch, position, topics, publisher)
+                .write(&plan, &tuple, &mut self.scratch, position, known_routes, publisher)
             {
                 Ok(Written::Sent) => return Ok(Ok(bytes.len())),
                 Ok(Written::QueueFull) => {
@@ -278,7 +278,7 @@ impl<'a> Retry<'a> {
                     let lineage = &mut self.checkpoint.lineage;
                     let found = destination::find_destination(self.config, lineage, &route, &topic).await;
                     let found = found.map_err(asked_of_topic)?;
-                    self.topics.insert(route, found);
+                    self.known_routes.insert(route, found);
                 }
                 Err(RelayError::Stop(stop)) if stop.row_position().is_some() => return Ok(Err(stop.row_reason())),
                 Err(err) => return Err(err),

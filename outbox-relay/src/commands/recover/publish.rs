@@ -4,7 +4,7 @@ use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::comparison::{EventIds, Verdicts};
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
-use crate::outbox::rows::{column_place, text_at};
+use crate::outbox::rows::{column_index, text_at};
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
@@ -55,7 +55,7 @@ pub(super) async fn publish_rows(
         if rows.is_empty() {
             return Ok(());
         }
-        let id_place = column_place(&columns, &config.outbox.router.id_column)?;
+        let id_place = column_index(&columns, &config.outbox.router.id_column)?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),

@@ -59,7 +59,7 @@ pub(in crate::kafka) enum Event {
 }
 
 impl Lane {
-    /// Makes a producer and, for exactly-once, fence_turn every earlier one of its id when it is its turn. Blocks until Kafka answers.
+    /// Makes a producer and, for exactly-once, fences every earlier one of its id when it is its turn. Blocks until Kafka answers.
     #[expect(
         clippy::too_many_arguments,
         reason = "all of it is the publisher's, and different for each lane or lent"

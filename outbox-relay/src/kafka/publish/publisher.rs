@@ -8,11 +8,11 @@
 //!    later one of its partition.
 //! 2. The next commits only after the one before has; if that fails, the next never commits. So the committed checkpoints never skip
 //!    what is between them.
-//! 3. A start fence_turn all of them before it reads the checkpoint, the first of them first, and a publisher's first transaction goes through that
+//! 3. A start fences all of them before it reads the checkpoint, the first of them first, and a publisher's first transaction goes through that
 //!    one: [`super::turn`] argues why.
 //!
 //! While a transaction is being ended the relay's thread does not touch its producer: a record that were sent then would belong to no
-//! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fence_turn it
+//! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fences it
 //! and ends what it left open (KIP-98), and the checkpoint tells what had been committed.
 
 use std::collections::VecDeque;
@@ -90,7 +90,7 @@ struct Ending {
 }
 
 impl Publisher {
-    /// Makes the producers and fence_turn every earlier one of the same ids. Blocks until Kafka answers: call it on a thread of its own.
+    /// Makes the producers and fences every earlier one of the same ids. Blocks until Kafka answers: call it on a thread of its own.
     ///
     /// # Errors
     /// A wrong setting ([`crate::process::stop::Stop::Config`]); anything else is worth another try.

@@ -232,7 +232,7 @@ impl<'c> Streaming<'c> {
     /// Finds the topic of a route that is new to this stream, and creates it if `--create-topics` says so.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
-        self.intake.topics.insert(route, found);
+        self.intake.known_routes.insert(route, found);
         self.topics.pin(&self.checkpoint.lineage);
         Ok(())
     }
