@@ -197,7 +197,7 @@ impl Entry {
     /// The record's key; entries of one relay sort by their position.
     #[must_use]
     pub fn record_key(relay: &str, position: &RowPosition) -> String {
-        format!("{relay}/{}", position.sortable())
+        format!("{relay}/{}", position.sortable_text())
     }
 
     /// The record's value in at most `bytes_max` bytes: the largest values of the row are left out as far as it takes. `None` where even the

@@ -85,7 +85,7 @@ impl Lane {
             // librdkafka reports the same loss once in 30 s only: one that mattered could be missed.
             return Err(anyhow::anyhow!("the connection to kafka was disturbed at its start").into());
         }
-        health.settle();
+        health.forget_failed_connects();
         let producer = Arc::new(producer);
         let (orders, orders_taken) = mpsc::channel();
         let work = Work {

@@ -76,7 +76,7 @@ fn to_blame<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterat
         let is_beside = |other: &&Failure| other.topic == failure.topic && other.partition == failure.partition;
         let place = (failure.topic.clone(), failure.partition);
         all_are_alone
-            || failures.beside_blamed.contains(&place)
+            || failures.failed_beside_blamed.contains(&place)
             || failures.blamed.iter().filter(is_beside).count() == 1
     })
 }
@@ -154,13 +154,13 @@ mod tests {
             ids.collect::<Vec<_>>()
         };
         assert_eq!(ids(&failures), ["c"], "of two in a batch one may be innocent");
-        failures.beside_blamed.push(("t".to_owned(), 0));
+        failures.failed_beside_blamed.push(("t".to_owned(), 0));
         assert_eq!(
             ids(&failures),
             ["a", "b", "c"],
             "their innocent neighbours were told apart"
         );
-        failures.beside_blamed.clear();
+        failures.failed_beside_blamed.clear();
         settings.send_each_alone(true);
         assert_eq!(ids(&failures), ["a", "b", "c"], "each had a batch of its own");
     }
