@@ -1,7 +1,7 @@
 //! Prints parked rows as a table, for a person.
 
 use super::record::Entry;
-use crate::outbox::days::{DAY_S, civil};
+use crate::outbox::days::{DAY_S, date_of_day};
 
 const HEADINGS: [&str; 6] = ["position", "id", "topic", "key", "since", "reason"];
 /// Longest text in a column, in characters. The last column has no limit.
@@ -58,7 +58,7 @@ fn printable(character: char) -> char {
 /// A moment as text in UTC, like `2026-11-28 11:42:10Z`. `us` is in microseconds since 1970.
 fn moment(us: i64) -> String {
     let seconds = us.div_euclid(1_000_000);
-    let (year, month, day) = civil(seconds.div_euclid(DAY_S));
+    let (year, month, day) = date_of_day(seconds.div_euclid(DAY_S));
     let second_of_day = seconds.rem_euclid(DAY_S);
     let (hour, minute, second) = (second_of_day / 3_600, second_of_day / 60 % 60, second_of_day % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")

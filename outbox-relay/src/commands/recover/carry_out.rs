@@ -158,8 +158,8 @@ impl Recovery<'_> {
             consistent_point,
             exported_snapshot,
         } = create_slot(&mut connection, config, failover).await?;
-        let detached_tables = situation.detached_tables.clone();
-        let snapshot = OutboxSnapshot::open(config, Some(&exported_snapshot), detached_tables).await?;
+        let names_of_detached_tables = situation.names_of_detached_tables.clone();
+        let snapshot = OutboxSnapshot::open(config, Some(&exported_snapshot), names_of_detached_tables).await?;
         connection
             .start_replication(&config.source.slot, Lsn::INVALID, &config.source.publication)
             .await

@@ -6,7 +6,7 @@ use super::loss::{ensure_other_partitions_are_accepted, find_losses, without_rec
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
 use crate::continuity::source::Source;
 use crate::kafka::{Delivery, Reading, StoredCheckpoint};
-use crate::outbox::partitions::detached_tables;
+use crate::outbox::partitions::names_of_detached_tables;
 use crate::outbox::publication::{Publication, require_usable_publication};
 use crate::outbox::source::{self, System};
 use crate::parking::log::find_missing_parked_rows;
@@ -34,7 +34,7 @@ pub(super) struct Situation {
     pub(super) system: System,
     pub(super) publication: Publication,
     /// Tables that retention has detached from the outbox and not dropped yet: their rows are compared, too.
-    pub(super) detached_tables: Vec<String>,
+    pub(super) names_of_detached_tables: Vec<String>,
 }
 
 impl Situation {
@@ -98,7 +98,7 @@ impl Situation {
             source,
             system,
             publication,
-            detached_tables: detached_tables(connection, config).await?,
+            names_of_detached_tables: names_of_detached_tables(connection, config).await?,
         })
     }
 
