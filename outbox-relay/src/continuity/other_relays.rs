@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::planted;
-use crate::continuity::checkpoint::{Checkpoint, Lineage, key};
+use crate::continuity::checkpoint::{Checkpoint, Lineage, checkpoint_key};
 use crate::continuity::lineage::Names;
 use crate::continuity::source::Source;
 use crate::process::stop::Stop;
@@ -82,7 +82,7 @@ pub fn ensure_written_for_this_server(
         return Ok(());
     };
     Err(Stop::PublishedFromAnotherServer {
-        key: key(&lineage.database, &lineage.slot),
+        key: checkpoint_key(&lineage.database, &lineage.slot),
         what,
     })
 }

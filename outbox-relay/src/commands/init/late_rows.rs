@@ -17,7 +17,8 @@ use service::Shutdown;
 
 use super::piece_writer::PieceWriter;
 use crate::continuity::checkpoint::ExistingRowsProgress;
-use crate::continuity::comparison::{EventIds, Memory};
+use crate::continuity::comparison::Memory;
+use crate::continuity::event_ids::EventIds;
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
 use crate::kafka::{TopicToRead, cleanup, read_ids};
 use crate::outbox::rows::{column_index, named_rows, text_at};

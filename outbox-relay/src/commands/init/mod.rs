@@ -189,7 +189,7 @@ async fn ensure_server_supports_options(
 ) -> Result<(), RelayError> {
     server_check::ensure_version(connection.server_version_num())?;
     // If there is a slot of that name already, its relay goes on, since the names of a running relay cannot be changed easily.
-    if let Some(what) = config.ids_may_meet()
+    if let Some(what) = config.may_share_transactional_id()
         && source::find_slot(connection, &config.source.slot).await?.is_none()
     {
         return Err(Stop::Config { what }.into());

@@ -1,7 +1,8 @@
 //! Publishes the rows that no topic has, in several Kafka transactions.
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::comparison::{EventIds, Verdicts};
+use crate::continuity::comparison::Verdicts;
+use crate::continuity::event_ids::EventIds;
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::outbox::rows::{column_index, text_at};

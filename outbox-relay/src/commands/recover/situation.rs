@@ -16,13 +16,13 @@ use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;
 use pg_replication::Connection;
 
-/// What there is before anything is changed.
+/// The situation before anything is changed.
 pub(super) struct Situation {
     /// Everything that is broken. `recover` can repair each of them. Empty only with `--compare-anyway`.
     pub(super) losses: Vec<Stop>,
     /// The last checkpoint. If it cannot be used, the furthest one that can be read.
     pub(super) known: Option<StoredCheckpoint>,
-    /// Above the generation of every checkpoint that can be read.
+    /// The generation for the next checkpoint. It is above that of every checkpoint that can be read.
     pub(super) next_generation: u64,
     /// System identifiers of other clusters, whose relays may still run.
     pub(super) former_clusters: BTreeSet<String>,
@@ -53,7 +53,7 @@ impl Situation {
         let reading = read_checkpoint_history(config.clone()).await?;
         let system = source::identify_server(connection).await?;
         let next_generation = reading.next_generation();
-        // Also if the last checkpoint is of this cluster: a relay of another one may still run, and may write the next checkpoint.
+        // We need these even if the last checkpoint is of this cluster: a relay of another cluster may still run, and may write the next checkpoint.
         let former_clusters = reading
             .system_identifiers()
             .filter(|cluster| **cluster != system.identifier)

@@ -11,7 +11,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use service::clock::now_us;
 
 use super::planted;
-use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
+use crate::continuity::comparison::{CLOCKS_DIFFER_MS, Memory};
+use crate::continuity::event_ids::EventIds;
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::topics::describe_topic;

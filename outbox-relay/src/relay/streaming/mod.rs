@@ -233,7 +233,7 @@ impl<'c> Streaming<'c> {
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
         self.intake.known_routes.insert(route, found);
-        self.topics.pin(&self.checkpoint.lineage);
+        self.topics.compare_with(&self.checkpoint.lineage);
         Ok(())
     }
 
