@@ -108,8 +108,8 @@ impl Intake {
     /// Warns of a truncation, once. It is no event, and no row is lost: the rows that were written before it come before it in the stream.
     pub(super) fn warn_of_truncation(&mut self, relations: Relations<'_>) {
         let is_outbox = |oid| matches!(self.tables.get(&oid), Some(Table::Outbox(_)));
-        if !self.said_truncated && relations.iter().any(is_outbox) {
-            self.said_truncated = true;
+        if !self.has_warned_of_truncation && relations.iter().any(is_outbox) {
+            self.has_warned_of_truncation = true;
             tracing::warn!(
                 "the outbox was truncated: every row that was committed before is published all the same, since it is in the stream; but should the slot be lost, `outbox-relay recover` would miss those rows"
             );

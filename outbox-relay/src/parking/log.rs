@@ -73,18 +73,18 @@ pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> b
                 let needs_table = entry.row.needs_table();
                 found.insert(
                     position,
-                    (entry.lane, entry.parked_because, entry.parked_us, needs_table),
+                    (entry.topic_key, entry.parked_because, entry.parked_us, needs_table),
                 )
             }
             None => found.remove(&position),
         };
     })?;
-    for (position, (lane, because, parked_us, needs_table)) in &found {
+    for (position, (topic_key, because, parked_us, needs_table)) in &found {
         if *needs_table {
             parked.needs_table.set();
         }
-        if let Some(lane) = lane {
-            parked.keys.add(*lane, *position);
+        if let Some(topic_key) = topic_key {
+            parked.keys.add(*topic_key, *position);
         }
         if *because == Because::Poison {
             parked.poison_times_us.push(*parked_us);

@@ -81,7 +81,7 @@ mod tests {
             id: Some("e1".to_owned()),
             topic: None,
             key: Some("\u{1b}[2J".to_owned()),
-            lane: None,
+            topic_key: None,
             row: ParkedRow::Message(ParkedText::of(b"{}")),
         };
         assert_eq!(

@@ -214,7 +214,7 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     );
     let behind = entries
         .values()
-        .filter(|other| other.lane.is_some() && other.lane == entry.lane && other.position > position)
+        .filter(|other| other.topic_key.is_some() && other.topic_key == entry.topic_key && other.position > position)
         .count();
     Ok(format!(
         "the row at {position} (id {}) is discarded; {behind} parked rows of its key stand behind it, and `outbox-relay parked retry` publishes them\n",

@@ -15,7 +15,7 @@ use crate::commands::failed_command;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
 use crate::kafka::{KnownRoutes, Publisher, RefusedRecord};
-use crate::parking::keys::Lane;
+use crate::parking::keys::TopicKeyHash;
 use crate::parking::log::read_entries_off_thread;
 use crate::parking::record::{Because, Entry};
 use crate::parking::send::send_entry;
@@ -142,7 +142,7 @@ struct Retry<'a> {
     entry_bytes_max: usize,
     entries: BTreeMap<RowPosition, Entry>,
     /// Keys of rows that stay parked. Their later rows stay too.
-    blocked_keys: BTreeSet<Lane>,
+    blocked_keys: BTreeSet<TopicKeyHash>,
     open_rows: usize,
     open_bytes: usize,
     /// How many rows the open transaction publishes.
@@ -185,7 +185,9 @@ impl<'a> Retry<'a> {
             Which::One(position) => {
                 let entry = find_parked_row(&self.entries, position)?;
                 let mut before = self.entries.values().take_while(|other| other.position < position);
-                if let Some(first) = before.find(|other| other.lane.is_some() && other.lane == entry.lane) {
+                if let Some(first) =
+                    before.find(|other| other.topic_key.is_some() && other.topic_key == entry.topic_key)
+                {
                     return Err(Stop::Config {
                         what: format!(
                             "nothing was changed: the row at {} of the same key is parked before it; retry or discard that one first",
@@ -213,7 +215,10 @@ impl<'a> Retry<'a> {
         let Some(mut entry) = self.entries.get(&position).cloned() else {
             return Ok(());
         };
-        if entry.lane.is_some_and(|lane| self.blocked_keys.contains(&lane)) {
+        if entry
+            .topic_key
+            .is_some_and(|topic_key| self.blocked_keys.contains(&topic_key))
+        {
             self.retried.stayed += 1;
             return Ok(());
         }
@@ -229,7 +234,7 @@ impl<'a> Retry<'a> {
             }
             Err(reason) => {
                 self.retried.stayed += 1;
-                self.blocked_keys.extend(entry.lane);
+                self.blocked_keys.extend(entry.topic_key);
                 let mut renewed = Entry {
                     reason,
                     parked_because: Because::Poison,

@@ -56,13 +56,13 @@ pub(super) async fn publish_rows(
         if rows.is_empty() {
             return Ok(());
         }
-        let id_place = column_index(&columns, &config.outbox.router.id_column)?;
+        let id_index = column_index(&columns, &config.outbox.router.id_column)?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),
         };
         for row in rows {
-            let id = text_at(&row, id_place)?;
+            let id = text_at(&row, id_index)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
                 // Earlier rows of its key must be sent before it counts as passed: from then on, rows of its key are parked.

@@ -158,7 +158,7 @@ impl Streaming<'_> {
     async fn park(&mut self, because: Because, reason: String) -> Result<(), RelayError> {
         let entry_bytes_max = self.entry_bytes_max().await?;
         let row = self.intake.paused_row(self.stream.buffer())?;
-        let (position, lane) = (row.place(), row.lane());
+        let (position, topic_key) = (row.row_position(), row.topic_key());
         if self.parking.rows >= rows_max() {
             let what = format!(
                 "{} rows are parked, as many as may be; publish them by `outbox-relay parked retry --all` or give them up by `outbox-relay parked discard`, and start again",
@@ -179,7 +179,7 @@ impl Streaming<'_> {
             id: row.id.clone(),
             topic: row.topic.clone(),
             key: row.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
-            lane,
+            topic_key,
             row: row.row.clone(),
         };
         let sent = match entry.fit(entry_bytes_max.saturating_sub(key.len())) {
@@ -208,7 +208,7 @@ impl Streaming<'_> {
         }
         faults::point("park.sent")?;
         self.intake.pass_paused_row(&row)?;
-        self.intake.claims.parked(lane, position);
+        self.intake.claims.note_parked(topic_key, position);
         self.stream.consume(row.length);
         self.parking.rows += 1;
         self.parking.counts.add(because);
