@@ -113,7 +113,7 @@ impl<'c> Streaming<'c> {
     /// Streams until `shutdown`.
     ///
     /// # Errors
-    /// A [`Stop`], or trouble after which a new cycle is to begin.
+    /// A [`Stop`], or an error after which the relay has to begin again from the checkpoint.
     pub async fn run(mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         // Without tokio's budget for a task: a forced yield would look like a silent socket, and close batches early.
         match tokio::task::unconstrained(self.stream_until_shutdown(readiness, shutdown)).await {
@@ -127,7 +127,7 @@ impl<'c> Streaming<'c> {
                     other => other,
                 };
                 self.note_stop(&stop);
-                // What was read before the row that stops us is good. It is published, so that this row is the first one that is not.
+                // The rows before the row that stops us are good. They are published, so that this row is the first one that is not.
                 if let Err(err) = self.commit_and_confirm_rest().await {
                     // Kafka may refuse a row before it as well. The next start publishes the good ones, and meets both rows again.
                     if stop.poison().is_some() {
@@ -204,7 +204,7 @@ impl<'c> Streaming<'c> {
         Ok(())
     }
 
-    /// Takes note of a step of the oldest commit: it has committed, or (`None`) only its records are acknowledged.
+    /// Notes a step of the oldest commit: it has committed, or (`None`) only its records are acknowledged.
     fn note_commit_step(&mut self, step: Option<Committed>) -> Result<(), RelayError> {
         let Some(Committed { took }) = step else {
             return Ok(());
