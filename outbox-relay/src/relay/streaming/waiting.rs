@@ -61,7 +61,7 @@ impl Streaming<'_> {
         }
         let situation = Situation {
             is_silent: read.is_none(),
-            is_between_transactions: self.intake.progress.between_transactions(),
+            is_between_transactions: self.intake.progress.is_between_transactions(),
             is_behind,
         };
         if self.intake.batch.should_close(situation) {
