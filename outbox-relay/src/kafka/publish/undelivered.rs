@@ -129,7 +129,7 @@ fn refused_record(failure: Failure) -> Option<RefusedRecord> {
 mod tests {
     use rdkafka::error::RDKafkaErrorCode;
 
-    use super::{Failure, Failures, to_blame};
+    use super::{Failure, Failures, certainly_blamed};
     use crate::kafka::KafkaSettings;
 
     fn failure(id: &str, partition: i32) -> Failure {
@@ -150,7 +150,7 @@ mod tests {
             ..Failures::default()
         };
         let ids = |failures: &Failures| {
-            let ids = to_blame(failures, &settings).filter_map(|failure| failure.id.clone());
+            let ids = certainly_blamed(failures, &settings).filter_map(|failure| failure.id.clone());
             ids.collect::<Vec<_>>()
         };
         assert_eq!(ids(&failures), ["c"], "of two in a batch one may be innocent");
