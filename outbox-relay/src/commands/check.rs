@@ -24,7 +24,7 @@ use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal}
 /// Looks at everything that `run` needs. It never fails: what cannot be looked at is reported as a problem.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(config.ids_may_meet().map(Finding::Warning));
+    findings.extend(config.may_share_transactional_id().map(Finding::Warning));
     match Connection::open(&config.source.target, Mode::Replication).await {
         Ok(mut connection) => {
             // The slot first and then the checkpoint, as `take_survey` does: a relay may be publishing meanwhile, and the slot must not look ahead of
@@ -257,7 +257,7 @@ pub async fn status(config: &Config) -> Result<String, RelayError> {
             ));
         }
     }
-    if let Some(record) = pause::current(config).await? {
+    if let Some(record) = pause::read_pause(config).await? {
         lines.push(("paused", record.describe()));
     }
     // There are lines always, so there is a longest name.

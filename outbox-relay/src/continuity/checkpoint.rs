@@ -18,7 +18,7 @@ pub const FORMAT: u32 = 1;
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     pub format: u32,
-    /// `initialising` while `init` is at work, `recovering` while `recover` is, `behind` once the server was found behind it, else `running`.
+    /// Whether a relay may go on from this checkpoint, or which command has to.
     pub state: State,
     /// Where the positions come from, and where the records went.
     pub lineage: Lineage,
@@ -29,32 +29,32 @@ pub struct Checkpoint {
     /// How often an operator has set the position. Within one generation positions only ascend.
     #[serde(default)]
     pub generation: u64,
-    /// While `init` publishes the existing rows in several Kafka transactions: which of them are published.
+    /// Which of the existing rows are published. Present while `init` publishes them in several Kafka transactions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_rows: Option<ExistingRowsProgress>,
-    /// While `init` is at work: what another `init` has to know that goes on with it.
+    /// What a second `init` has to know to go on with the first one. Present while `init` is at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunInit>,
-    /// What is parked, and the row at which the relay stopped.
+    /// How many rows are parked, and the row at which the relay stopped.
     #[serde(default, skip_serializing_if = "ParkingNote::is_empty")]
     pub parking: ParkingNote,
 }
 
-/// What an `init` was told, and found, when it began.
+/// What an `init` was told, and what it found, when it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BegunInit {
-    /// The existing rows are not published.
+    /// The operator does not want the existing rows to be published.
     pub skips_existing_rows: bool,
     /// The highest position that readers may have seen before it, see [`crate::continuity::positions`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highest_position: Option<u64>,
 }
 
-/// Which of the rows that were there before the slot are published. It is committed together with them.
+/// Which of the rows that were there before the slot are published. It is committed in one Kafka transaction with them.
 ///
-/// All rows of one snapshot are, up to a value of `created_at`. The snapshot itself is gone once its session has ended; what is known of it is
-/// enough to tell which rows a later snapshot may have in addition, see [`crate::commands::init::pieces`].
+/// All rows of one snapshot are published up to a value of `created_at`. The snapshot itself is gone once its session has ended. What is written down here
+/// is enough to know which rows a later snapshot may have in addition, see [`crate::commands::init::pieces`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExistingRowsProgress {
@@ -79,8 +79,8 @@ pub enum State {
     Running,
     /// `recover` began to make the slot anew and to publish what is missing; only another `recover` may go on.
     Recovering,
-    /// The server was found behind this checkpoint (exit code 18). Written down, since the server's WAL grows past the checkpoint, and nobody could
-    /// tell then that what it wrote on the way would be skipped as published.
+    /// The server was found behind this checkpoint (exit code 18). It is written down because the server's WAL grows and passes the checkpoint's position
+    /// one day. Then nobody could see any more that the rows before that position are new, and a relay would skip them as published.
     Behind,
 }
 
@@ -94,7 +94,7 @@ pub struct Lineage {
     pub timeline: u32,
     pub database: String,
     pub slot: String,
-    /// Oid of the publication's entry for the outbox table: another one after the publication or the table was made anew.
+    /// Oid of the publication's entry for the outbox table. It changes when the publication or the table is made anew.
     pub publication_entry: u32,
     /// State of the publication, see [`crate::outbox::publication::Publication::version`]; absent from checkpoints of earlier versions of this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,13 +106,13 @@ pub struct Lineage {
     /// earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_started_us: Option<i64>,
-    /// Partitions of each topic that was written to; a key's partition depends on it.
+    /// How many partitions each topic has that was written to. A key's partition depends on it.
     pub partitions: BTreeMap<String, i32>,
-    /// Numbers of partitions that a topic had before an operator accepted the present one. They say in which partition an earlier record of a key may be.
+    /// How many partitions a topic had before an operator accepted the present number. An earlier record of a key may be in another partition.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub former_partitions: BTreeMap<String, BTreeSet<i32>>,
-    /// Kafka's id of each topic that was written to, and of the checkpoint topic; a topic that was made anew has another one. Absent from
-    /// checkpoints of earlier versions, and where the cluster does not tell.
+    /// Kafka's id of each topic that was written to, and of the checkpoint topic. A topic that was made anew has another id. Absent from
+    /// checkpoints of earlier versions, and where the cluster does not tell its ids.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub topic_ids: BTreeMap<String, String>,
     /// Bytes that are added to each commit LSN in the records' position header, so that positions ascend also where the server's went back,
@@ -126,9 +126,9 @@ fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
-/// Key of the record: one relay is one slot of one database.
+/// Key of the checkpoint's record: one relay is one slot of one database.
 #[must_use]
-pub fn key(database: &str, slot: &str) -> String {
+pub fn checkpoint_key(database: &str, slot: &str) -> String {
     format!("{database}/{slot}")
 }
 
@@ -153,7 +153,7 @@ impl Lineage {
         }
     }
 
-    /// Pins the partition count that a topic has now, whatever it had before. With 0, for a topic that is gone, it is unpinned.
+    /// Pins the partition count that a topic has now, whatever it had before. 0 means that the topic is gone, and unpins it.
     pub fn repin(&mut self, topic: &str, partitions: i32) {
         if partitions == 0 {
             return self.unpin(topic);
@@ -174,7 +174,7 @@ impl Lineage {
         self.topic_ids.remove(topic);
     }
 
-    /// All numbers of partitions that each topic has or had. For [`Lineage::former_partitions`] of a later lineage.
+    /// For each topic, every number of partitions that it has or had. It becomes [`Lineage::former_partitions`] of a later lineage.
     #[must_use]
     pub fn all_partition_counts(&self) -> BTreeMap<String, BTreeSet<i32>> {
         let topics = self.partitions.keys().chain(self.former_partitions.keys());
@@ -183,16 +183,17 @@ impl Lineage {
             .collect()
     }
 
-    /// All numbers of partitions that the topic has or had, the present one first.
+    /// Every number of partitions that the topic has or had, the present number first.
     #[must_use]
     pub fn partition_counts(&self, topic: &str) -> Vec<i32> {
-        let now = self.partitions.get(topic).copied();
+        let present = self.partitions.get(topic).copied();
         if planted::forgets_former_partitions() {
-            return now.into_iter().collect();
+            return present.into_iter().collect();
         }
         let former = self.former_partitions.get(topic).into_iter().flatten().copied();
-        now.into_iter()
-            .chain(former.filter(|former| Some(*former) != now))
+        present
+            .into_iter()
+            .chain(former.filter(|former| Some(*former) != present))
             .collect()
     }
 }

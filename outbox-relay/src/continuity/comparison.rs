@@ -13,54 +13,14 @@
 //!
 //! A row that no rule decides is *undecided*: the operator chooses whether it may be lost or may come twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+
+use crate::continuity::event_ids::EventIds;
 
 /// How much two moments may differ by mistake, in milliseconds. Postgres, Kafka and this machine have clocks of their own. And two commits may stand in
 /// the log in another order than their timestamps say, since a timestamp is taken a little earlier. Nearer moments count as the same.
 pub const CLOCKS_DIFFER_MS: i64 = 10_000;
-
-/// A set of event ids: 16 bytes for each UUID, its text for any other.
-#[derive(Clone, Debug, Default)]
-pub struct EventIds {
-    uuids: HashSet<u128>,
-    others: HashSet<Box<str>>,
-}
-
-impl EventIds {
-    pub fn insert(&mut self, id: &str) {
-        match uuid::Uuid::try_parse(id) {
-            Ok(uuid) => self.uuids.insert(uuid.as_u128()),
-            Err(_) => self.others.insert(id.into()),
-        };
-    }
-
-    /// Returns whether the id was there.
-    pub fn remove(&mut self, id: &str) -> bool {
-        match uuid::Uuid::try_parse(id) {
-            Ok(uuid) => self.uuids.remove(&uuid.as_u128()),
-            Err(_) => self.others.remove(id),
-        }
-    }
-
-    #[must_use]
-    pub fn contains(&self, id: &str) -> bool {
-        match uuid::Uuid::try_parse(id) {
-            Ok(uuid) => self.uuids.contains(&uuid.as_u128()),
-            Err(_) => self.others.contains(id),
-        }
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.uuids.len() + self.others.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// Which records a topic may have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +72,7 @@ pub struct Verdicts {
     pub forgotten: u64,
 }
 
-/// Is given all rows in the order of the outbox, and decides about those that have no record.
+/// Takes all rows in the order of the outbox, and decides about the rows that have no record.
 #[derive(Debug)]
 pub struct Comparison<'m> {
     topics: &'m [Memory],
@@ -121,7 +81,7 @@ pub struct Comparison<'m> {
     hasher: RandomState,
     /// The rows without a record.
     candidates: Vec<Candidate>,
-    /// How many rows were given: the first row stands at place 1.
+    /// How many rows were added. The first row has place 1.
     place: u64,
 }
 
@@ -141,7 +101,7 @@ struct Candidate {
     topic: usize,
     created_ms: i64,
     /// Whether retention may have removed its record.
-    removed: bool,
+    may_be_removed: bool,
 }
 
 impl<'m> Comparison<'m> {
@@ -176,7 +136,7 @@ impl<'m> Comparison<'m> {
             place: self.place,
             topic: row.topic,
             created_ms: row.created_ms,
-            removed: may_be_removed(memory, row.partitions, row.created_ms),
+            may_be_removed: may_be_removed(memory, row.partitions, row.created_ms),
         });
     }
 
@@ -196,9 +156,8 @@ impl<'m> Comparison<'m> {
 
     fn verdict(&self, candidate: &Candidate) -> Verdict {
         let memory = &self.topics[candidate.topic];
-        let compacted = may_be_compacted(memory, candidate.created_ms);
-        let removed = candidate.removed;
-        if !compacted && !removed {
+        let may_be_compacted = may_be_compacted(memory, candidate.created_ms);
+        if !may_be_compacted && !candidate.may_be_removed {
             return Verdict::Missing;
         }
         // Place 0 is before all rows. It stands for a row without a key, and for a key without such rows.
@@ -210,7 +169,7 @@ impl<'m> Comparison<'m> {
         if candidate.place < last.with_record {
             return Verdict::Forgotten;
         }
-        if removed || candidate.place <= last.lost_tombstone {
+        if candidate.may_be_removed || candidate.place <= last.lost_tombstone {
             return Verdict::Undecided;
         }
         Verdict::Missing
@@ -234,7 +193,8 @@ fn may_be_removed(memory: &Memory, partitions: &[i32], created_ms: i64) -> bool 
 mod tests {
     use std::collections::HashMap;
 
-    use super::{Comparison, EventIds, Memory, Row};
+    use super::{Comparison, Memory, Row};
+    use crate::continuity::event_ids::EventIds;
 
     /// Rows as (id, key, created_ms, tombstone), those without a record, and what becomes of them: missing, undecided, forgotten.
     fn compare(memory: &Memory, rows: &[(&str, &str, i64, bool)], absent: &[&str]) -> (Vec<String>, Vec<String>, u64) {
@@ -351,16 +311,5 @@ mod tests {
         let both = || vec!["1".to_owned(), "2".to_owned()];
         assert_eq!(told(&[5]), (both(), vec![], 0), "it removed nothing");
         assert_eq!(told(&[5, 1]), (vec!["2".to_owned()], vec!["1".to_owned()], 0));
-    }
-
-    #[test]
-    fn ids_of_any_kind_are_found_again() {
-        let mut ids = EventIds::default();
-        for id in ["8f1a2b3c-0000-4000-8000-000000000001", "order-7"] {
-            ids.insert(id);
-            assert!(ids.contains(id));
-        }
-        assert!(ids.remove("order-7") && !ids.remove("order-7"));
-        assert_eq!(ids.len(), 1);
     }
 }

@@ -1,15 +1,15 @@
 //! The proof of continuity: whether the stream that the slot will send begins at or before the checkpoint, in the same history.
 //!
-//! Postgres never tells of a gap. It takes a start position that is older than the slot and moves it forward in silence, it hands out a
-//! recreated slot without a word, and it waits for ever at a position that a restored database has not reached. So each of these is
-//! looked for here, before anything is confirmed.
+//! Postgres never reports a gap. If a start position is older than the slot, Postgres silently moves it forward. It does not say that a slot was dropped and
+//! made anew. And it waits for ever at a position that a restored database has not reached. So we check each of these cases here, before anything is
+//! confirmed.
 
-use crate::continuity::checkpoint::{Checkpoint, Lineage, State, key};
+use crate::continuity::checkpoint::{Checkpoint, Lineage, State, checkpoint_key};
 use crate::continuity::source::{Slot, Source, ensure_slot_is_usable};
 use crate::continuity::timeline::ensure_server_has_published;
 use crate::process::stop::Stop;
 
-/// Names for messages.
+/// What messages call the slot, the publication and the checkpoint topic.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
     pub slot: &'a str,
@@ -33,14 +33,14 @@ pub fn verify<'c>(
     }
 }
 
-/// Everything that cannot be proven, the most telling first; nothing where going on is safe.
+/// Everything that cannot be proven. The stop that says most comes first. Empty if it is safe to go on.
 #[must_use]
 pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Names<'_>) -> Vec<Stop> {
     let running = checkpoint.filter(|checkpoint| matches!(checkpoint.state, State::Running | State::Behind));
     let Some(checkpoint) = running else {
         return match (&source.slot, checkpoint) {
             (None, None) => vec![not_initialised(source, names)],
-            (slot, Some(unfinished)) if is_from_elsewhere(source, unfinished) => {
+            (slot, Some(unfinished)) if is_init_of_other_cluster(source, unfinished) => {
                 let mut breaks = vec![other_cluster(source, &unfinished.lineage, names)];
                 match slot {
                     Some(slot) => breaks.extend(ensure_usable(slot, source, names).err()),
@@ -73,7 +73,7 @@ pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Name
     breaks.extend(ensure_usable(slot, source, names).err());
     breaks.extend(ensure_not_lost(slot, checkpoint, names).err());
     if breaks.is_empty() {
-        breaks.extend(ensure_slot_came_along(source, slot, checkpoint, names).err());
+        breaks.extend(ensure_slot_was_kept_in_step(source, slot, checkpoint, names).err());
     }
     // Another cluster's positions and objects have nothing in common with the checkpoint's.
     if source.system_identifier == checkpoint.lineage.system_identifier {
@@ -83,8 +83,8 @@ pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Name
     breaks
 }
 
-/// An init began in another cluster and did not finish: it cannot be gone on with here.
-fn is_from_elsewhere(source: &Source, unfinished: &Checkpoint) -> bool {
+/// Whether an init began in another cluster and did not finish. It cannot be continued here.
+fn is_init_of_other_cluster(source: &Source, unfinished: &Checkpoint) -> bool {
     unfinished.state == State::Initialising && unfinished.lineage.system_identifier != source.system_identifier
 }
 
@@ -108,7 +108,7 @@ fn checkpoint_missing(source: &Source, names: Names<'_>) -> Stop {
     Stop::CheckpointMissing {
         slot: names.slot.to_owned(),
         topic: names.checkpoint_topic.to_owned(),
-        key: key(&source.database, names.slot),
+        key: checkpoint_key(&source.database, names.slot),
     }
 }
 
@@ -116,7 +116,7 @@ fn slot_gone(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Stop
     Stop::SlotGone {
         slot: names.slot.to_owned(),
         topic: names.checkpoint_topic.to_owned(),
-        key: key(&source.database, names.slot),
+        key: checkpoint_key(&source.database, names.slot),
         checkpoint: checkpoint.published.lsn,
     }
 }
@@ -136,8 +136,13 @@ fn ensure_not_lost(slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Re
     })
 }
 
-/// A promoted server's slot is the one that the checkpoint knows only where Postgres kept it in step.
-fn ensure_slot_came_along(source: &Source, slot: &Slot, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
+/// The slot of a promoted server continues the slot of the checkpoint only if Postgres has kept the two in step.
+fn ensure_slot_was_kept_in_step(
+    source: &Source,
+    slot: &Slot,
+    checkpoint: &Checkpoint,
+    names: Names<'_>,
+) -> Result<(), Stop> {
     if source.timeline == checkpoint.lineage.timeline || slot.is_failover {
         return Ok(());
     }

@@ -1,10 +1,16 @@
-//! Where the relay was: facts that a start holds against what it finds.
+//! How far the relay was: the facts that a start compares with what it finds.
 //!
-//! Pure: nothing here asks a server. [`checkpoint`] is the record that Kafka keeps, [`progress`] counts up to where rows are published,
-//! [`lineage`] and [`timeline`] tell whether a server continues the one of before, [`other_relays`] whether another relay publishes the same rows, [`comparison`] holds the ids of rows against those of records.
+//! Pure: nothing here asks a server.
+//!
+//! - [`checkpoint`] is the record that Kafka keeps.
+//! - [`progress`] knows up to where rows are published.
+//! - [`lineage`] and [`timeline`] decide whether a server continues the one that the checkpoint knows.
+//! - [`other_relays`] decides whether another relay publishes the same rows.
+//! - [`comparison`] compares the ids of rows with the ids of records, and [`event_ids`] is a set of such ids.
 
 pub mod checkpoint;
 pub mod comparison;
+pub mod event_ids;
 pub(crate) mod format;
 pub mod lineage;
 pub mod other_relays;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::planted;
-use crate::continuity::checkpoint::{Checkpoint, Lineage, key};
+use crate::continuity::checkpoint::{Checkpoint, Lineage, checkpoint_key};
 use crate::continuity::lineage::Names;
 use crate::continuity::source::Source;
 use crate::process::stop::Stop;
@@ -23,7 +23,7 @@ pub fn ensure_no_other_slot_publishes_outbox(
     if planted::lets_any_slot_publish() {
         return Ok(());
     }
-    let own_key = key(database, names.slot);
+    let own_key = checkpoint_key(database, names.slot);
     // Its oid, kind and persistence stand behind its name, which may have spaces. A text has a last part always.
     let table = |outbox: &str| outbox.rsplitn(4, ' ').last().unwrap_or_default().to_owned();
     let ours = outbox.map(table);
@@ -82,7 +82,7 @@ pub fn ensure_written_for_this_server(
         return Ok(());
     };
     Err(Stop::PublishedFromAnotherServer {
-        key: key(&lineage.database, &lineage.slot),
+        key: checkpoint_key(&lineage.database, &lineage.slot),
         what,
     })
 }

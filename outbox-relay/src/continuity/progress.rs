@@ -24,7 +24,7 @@ use pg_replication::Lsn;
 pub struct Published {
     /// Every transaction whose commit record lies below this position is published whole.
     pub lsn: Lsn,
-    /// The one transaction above it of which a part is published: a large one is cut into several Kafka transactions.
+    /// The one transaction above it of which a part is published. A large transaction is cut into several Kafka transactions.
     pub partial: Option<Partial>,
 }
 
@@ -43,11 +43,11 @@ pub struct Partial {
 pub enum RowFate {
     /// It is published already.
     Skip,
-    /// Publish it; its index in its transaction.
+    /// Publish it. `index` is its index in its transaction.
     Publish { index: u64 },
 }
 
-/// A stream that contradicts itself; nothing of it may be trusted.
+/// The stream contradicts itself, so nothing in it can be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     #[error("a transaction began inside another")]
@@ -202,7 +202,7 @@ impl Progress {
         self.verified = self.verified.max(lsn);
     }
 
-    /// The position to confirm to Postgres now, if it has moved since the last one: what is published, and no further than verified.
+    /// The position to confirm to Postgres now: everything up to it is published and verified. `None` if it has not moved since the last call.
     pub fn confirm(&mut self) -> Option<Lsn> {
         let confirmable = self.published.lsn.min(self.verified);
         let confirmable = self.planted_position().unwrap_or(confirmable);
@@ -218,9 +218,9 @@ impl Progress {
         self.decoded.lsn.bytes_since(self.published.lsn)
     }
 
-    /// Whether the next message belongs to no source transaction.
+    /// Whether no source transaction is open.
     #[must_use]
-    pub fn between_transactions(&self) -> bool {
+    pub fn is_between_transactions(&self) -> bool {
         self.open.is_none()
     }
 

@@ -1,7 +1,7 @@
 //! Failover slots (PostgreSQL 17 and later): what `check` says of them, and how an existing slot becomes one.
 //!
-//! A standby keeps a copy of a failover slot, so that it is there after a promotion. Whether the promoted standby also has all that was
-//! published is another matter: only `synchronized_standby_slots` keeps the primary from sending what the standby has not yet received.
+//! A standby keeps a copy of a failover slot, so the slot is there after a promotion. But the promoted standby may lack rows that were published. Only
+//! `synchronized_standby_slots` prevents that: the primary then sends nothing to the relay before the standby has received it.
 //! See <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
 
 use anyhow::Context as _;
@@ -30,7 +30,7 @@ pub fn ensure_server_has_failover_slots(server_version_num: u32) -> Result<(), S
     })
 }
 
-/// Makes an existing slot a failover slot; nothing where it is one.
+/// Makes an existing slot a failover slot. Does nothing if it is one already.
 ///
 /// # Errors
 /// The server refuses, as it does while a relay has the slot.
@@ -52,7 +52,7 @@ pub async fn make_failover(connection: &mut Connection, slot: &str) -> anyhow::R
     Ok(())
 }
 
-/// Says what would keep the relay from going on after a promotion. Says nothing on a server without standbys.
+/// Finds what would prevent the relay from going on after a promotion. There are no findings on a server without standbys.
 ///
 /// # Errors
 /// The connection broke.

@@ -1,5 +1,5 @@
-//! What is odd about the outbox table: rows that are in it and in no stream, columns that the stream leaves out, changes that the application
-//! will not be allowed.
+//! Finds what is wrong with the outbox table: rows of it that no stream has, columns that the stream leaves out, and updates or deletes that Postgres will
+//! refuse to the application.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,32 @@ use crate::settings::Config;
 use outbox_router::RouterOptions;
 use pg_replication::{Connection, quote_literal};
 
-/// The outbox table, as one look at the catalog gives it.
+/// What the catalog says about the outbox table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboxTable {
     /// SCHEMA.TABLE.
     pub name: String,
-    /// Tables that inherit it, which partitions do not count as.
+    /// Tables that inherit the outbox. Partitions are not counted.
     pub heirs: Vec<String>,
-    /// Columns whose values the server generates, and whether they are stored.
-    pub generated: Vec<(String, bool)>,
-    /// The publication has stored generated columns as well (PostgreSQL 18 and later).
+    /// Columns whose values the server generates.
+    pub generated: Vec<GeneratedColumn>,
+    /// The publication publishes stored generated columns as well (PostgreSQL 18 and later).
     pub publishes_generated: bool,
-    /// The publication has updates or deletes.
+    /// The publication publishes updates or deletes.
     pub publishes_changes: bool,
-    /// The table, or a partition of it, has nothing by which a changed row is told.
+    /// The table, or a partition of it, has no replica identity: nothing says which row an update or a delete has changed.
     pub lacks_identity: bool,
 }
 
-/// Asks the server; nothing is odd about a table that does not exist.
+/// A column whose values the server generates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedColumn {
+    pub name: String,
+    /// Stored, not virtual: the value is computed when the row is written.
+    pub is_stored: bool,
+}
+
+/// Asks the server. For a table that does not exist, nothing is wrong.
 ///
 /// # Errors
 /// The connection broke.
@@ -42,7 +50,7 @@ pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> 
     );
     let generated = if is_since_18 { "p.pubgencols = 's'" } else { "false" };
     let partitions = crate::outbox::publication::partition_tree("o.oid");
-    // A partitioned table has no rows of its own: what counts is how those are told that hold them.
+    // A partitioned table has no rows of its own, so the replica identity of its partitions counts.
     let sql = format!(
         "with outbox as (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                          where n.nspname = {schema} and c.relname = {table}),
@@ -66,7 +74,7 @@ pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> 
                  or c.relreplident = 'i' and not exists (select from pg_index x where x.indrelid = c.oid and x.indisreplident)))
          order by kind, name"
     );
-    let mut found = OutboxTable {
+    let mut outbox = OutboxTable {
         name: format!("{}.{}", config.outbox.schema, config.outbox.table),
         ..OutboxTable::default()
     };
@@ -74,30 +82,33 @@ pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> 
     for row in named_rows(&answer) {
         let name = row.text("name")?.to_owned();
         match row.text("kind")? {
-            "heir" => found.heirs.push(name),
-            "generated" => found.generated.push((name, row.is_true("is_stored")?)),
-            "publishes changes" => found.publishes_changes = true,
-            "publishes generated" => found.publishes_generated = true,
-            "lacks identity" => found.lacks_identity = true,
+            "heir" => outbox.heirs.push(name),
+            "generated" => outbox.generated.push(GeneratedColumn {
+                name,
+                is_stored: row.is_true("is_stored")?,
+            }),
+            "publishes changes" => outbox.publishes_changes = true,
+            "publishes generated" => outbox.publishes_generated = true,
+            "lacks identity" => outbox.lacks_identity = true,
             other => anyhow::bail!("a look at the outbox table has a row of the kind `{other}`"),
         }
     }
     if planted::overlooks_heirs() {
-        found.heirs.clear();
+        outbox.heirs.clear();
     }
-    Ok(found)
+    Ok(outbox)
 }
 
 impl OutboxTable {
-    /// What there is to say.
+    /// What is wrong with the table, for `check` and the log.
     #[must_use]
     pub fn findings(&self, options: &RouterOptions) -> Vec<Finding> {
         let mut findings: Vec<Finding> = self
             .heirs
             .iter()
-            .map(|heir| Finding::Problem(self.of_heir(heir)))
+            .map(|heir| Finding::Problem(self.describe_heir(heir)))
             .collect();
-        findings.extend(self.unpublished_columns(options).map(Finding::Problem));
+        findings.extend(self.describe_unpublished_columns(options).map(Finding::Problem));
         if self.publishes_changes && self.lacks_identity {
             findings.push(Finding::Warning(format!(
                 "the publication has updates or deletes, and table {name} has no replica identity: Postgres refuses the application's own updates and deletes of the outbox; alter publication … set (publish = 'insert'), which is all that the relay needs, or give it a primary key, or: alter table {name} replica identity full",
@@ -107,15 +118,15 @@ impl OutboxTable {
         findings
     }
 
-    fn of_heir(&self, heir: &str) -> String {
+    fn describe_heir(&self, heir: &str) -> String {
         format!(
             "table {heir} inherits {name}: a select of {name} shows its rows, and no stream has them under that name, so they are never published; insert into {name} itself, and: alter table {heir} no inherit {name}",
             name = self.name
         )
     }
 
-    /// Columns that the router reads and the stream does not have, each with what to do.
-    fn unpublished_columns<'a>(&'a self, options: &'a RouterOptions) -> impl Iterator<Item = String> + 'a {
+    /// Describes the columns that the router reads and the stream does not have, each with its cure.
+    fn describe_unpublished_columns<'a>(&'a self, options: &'a RouterOptions) -> impl Iterator<Item = String> + 'a {
         let additional = options.additional.iter().map(|additional| &additional.column);
         let read: BTreeSet<&String> = [
             &options.id_column,
@@ -128,10 +139,10 @@ impl OutboxTable {
         .collect();
         self.generated
             .iter()
-            .filter(move |(name, is_stored)| read.contains(name) && !(*is_stored && self.publishes_generated))
-            .map(|(name, is_stored)| {
+            .filter(move |column| read.contains(&column.name) && !(column.is_stored && self.publishes_generated))
+            .map(|GeneratedColumn { name, is_stored }| {
                 let table = &self.name;
-                let mend = if *is_stored {
+                let cure = if *is_stored {
                     format!(
                         "let the insert write it: alter table {table} alter {name} drop expression; or, with PostgreSQL 18 and later: alter publication … set (publish_generated_columns = stored)"
                     )
@@ -139,49 +150,49 @@ impl OutboxTable {
                     "put an ordinary column in its place, which the insert writes".to_owned()
                 };
                 format!(
-                    "column `{name}` of table {table} is generated, and the stream does not have it, so the router would not find it; {mend}"
+                    "column `{name}` of table {table} is generated, and the stream does not have it, so the router would not find it; {cure}"
                 )
             })
     }
 }
 
-/// Refuses to begin with a table whose events would not all be published.
+/// Refuses a table whose events would not all be published.
 ///
 /// # Errors
-/// [`Stop::Publication`] and [`Stop::Config`] say what is odd and how to mend it; anything else is transient.
+/// [`Stop::Publication`] and [`Stop::Config`] say what is wrong and what to do. Any other error is transient.
 pub async fn ensure_all_rows_would_be_published(
     connection: &mut Connection,
     config: &Config,
 ) -> Result<(), RelayError> {
-    let found = read_outbox_table(connection, config).await?;
-    if let Some(heir) = found.heirs.first() {
+    let table = read_outbox_table(connection, config).await?;
+    if let Some(heir) = table.heirs.first() {
         return Err(Stop::Publication {
             publication: config.source.publication.to_string(),
-            what: found.of_heir(heir),
+            what: table.describe_heir(heir),
         }
         .into());
     }
-    match found.unpublished_columns(&config.outbox.router).next() {
+    match table.describe_unpublished_columns(&config.outbox.router).next() {
         Some(what) => Err(Stop::Config { what }.into()),
         None => Ok(()),
     }
 }
 
-/// Says in the log what is odd about the table; a relay that runs goes on.
+/// Logs what is wrong with the table. A relay that runs goes on.
 pub async fn log_findings(config: &Config) {
-    let looked = async {
+    let table = async {
         let mut connection = Connection::open(&config.source.target, pg_replication::Mode::Sql).await?;
         read_outbox_table(&mut connection, config).await
     };
-    match looked.await {
-        Ok(found) => {
-            for finding in found.findings(&config.outbox.router) {
+    match table.await {
+        Ok(table) => {
+            for finding in table.findings(&config.outbox.router) {
                 if let Finding::Problem(what) | Finding::Warning(what) = finding {
                     tracing::warn!("{what}");
                 }
             }
         }
-        // The stream does not depend on it.
+        // The stream does not depend on this check.
         Err(err) => tracing::debug!(error = format!("{err:#}"), "cannot look at the outbox table"),
     }
 }
@@ -197,11 +208,11 @@ mod planted {
 
 #[cfg(test)]
 mod tests {
-    use super::OutboxTable;
+    use super::{GeneratedColumn, OutboxTable};
     use crate::findings::Finding;
     use outbox_router::RouterOptions;
 
-    fn said(table: &OutboxTable, options: &[&str]) -> Vec<Finding> {
+    fn findings(table: &OutboxTable, options: &[&str]) -> Vec<Finding> {
         table.findings(&RouterOptions::parse(options).unwrap())
     }
 
@@ -212,26 +223,31 @@ mod tests {
             ..OutboxTable::default()
         };
         assert!(
-            matches!(&said(&table, &[])[..], [Finding::Problem(what)] if what.contains("public.old") && what.contains("no inherit"))
+            matches!(&findings(&table, &[])[..], [Finding::Problem(what)] if what.contains("public.old") && what.contains("no inherit"))
         );
     }
 
     #[test]
     fn a_generated_column_is_a_problem_where_the_router_reads_it_and_the_stream_has_it_not() {
         let mut table = OutboxTable {
-            generated: vec![("shown".to_owned(), true), ("stored".to_owned(), true)],
+            generated: ["shown", "stored"]
+                .map(|name| GeneratedColumn {
+                    name: name.to_owned(),
+                    is_stored: true,
+                })
+                .to_vec(),
             ..OutboxTable::default()
         };
-        assert_eq!(said(&table, &[]), []);
+        assert_eq!(findings(&table, &[]), []);
         let options = ["table.fields.additional.placement=stored:header"];
         assert!(
-            matches!(&said(&table, &options)[..], [Finding::Problem(what)] if what.contains("`stored`") && what.contains("publish_generated_columns"))
+            matches!(&findings(&table, &options)[..], [Finding::Problem(what)] if what.contains("`stored`") && what.contains("publish_generated_columns"))
         );
         table.publishes_generated = true;
-        assert_eq!(said(&table, &options), []);
-        table.generated[1].1 = false;
+        assert_eq!(findings(&table, &options), []);
+        table.generated[1].is_stored = false;
         assert!(
-            matches!(&said(&table, &options)[..], [Finding::Problem(what)] if !what.contains("publish_generated_columns"))
+            matches!(&findings(&table, &options)[..], [Finding::Problem(what)] if !what.contains("publish_generated_columns"))
         );
     }
 
@@ -241,8 +257,8 @@ mod tests {
             lacks_identity: true,
             ..OutboxTable::default()
         };
-        assert_eq!(said(&table, &[]), []);
+        assert_eq!(findings(&table, &[]), []);
         table.publishes_changes = true;
-        assert!(matches!(&said(&table, &[])[..], [Finding::Warning(what)] if what.contains("replica identity")));
+        assert!(matches!(&findings(&table, &[])[..], [Finding::Warning(what)] if what.contains("replica identity")));
     }
 }

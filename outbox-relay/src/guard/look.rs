@@ -121,7 +121,7 @@ pub(super) fn look_sql(config: &Config) -> String {
                 safe_wal_size, pg_size_bytes(current_setting('max_slot_wal_keep_size')), coalesce(wal_status, ''),
                 coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), active_pid
          from pg_replication_slots s where slot_name = {slot}",
-        version = publication::VERSION,
+        version = publication::VERSION_SQL,
         outbox = publication::outbox_sql(config),
         partitions = publication::partition_tree("c.oid"),
         p = is_undecided("p.xmax"),

@@ -1,22 +1,23 @@
 //! Watches the publication and the slot while the relay streams.
 //!
-//! `pgoutput` hides without a word what a publication does not have. A table that is removed and added again, or a `publish` without
-//! inserts that is set right again, leaves no trace in the stream, and what was written meanwhile is lost. So a session of its own asks once
-//! a second, in one round trip: how far is the WAL flushed (W), and is the publication still the one that the checkpoint pins? The order
-//! matters: an alteration whose commit record lies at or below W has marked the catalog's row before W was read, so that a later look at
-//! that row shows either its outcome or, in `xmax`, that it is not over yet. Where it shows neither, everything that was committed at or
-//! below W was decoded under the pinned publication, and may be confirmed. Nothing beyond W may.
+//! `pgoutput` silently leaves out the rows that a publication does not contain. Somebody may remove the table from the publication and add it again, or
+//! set `publish` without inserts and set it right again. The stream does not show that, and the rows that were written in between are lost.
 //!
-//! Under `FOR ALL TABLES` and `FOR TABLES IN SCHEMA` the publication's rows in the catalog do not change with the outbox table: renamed, set
-//! unlogged, or replaced by another table or a view, it is gone from the stream all the same. So the table's own row counts too: its name,
-//! oid, kind and persistence, which is that of its partitions where one of them is unlogged.
+//! So the guard asks once a second, in a session of its own and in one round trip: how far is the WAL flushed (W), and is the publication still the
+//! one that the checkpoint pins? The order of the two questions matters. An alteration whose commit record lies at or below W has marked the catalog's
+//! row before W was read. So when we look at that row afterwards, we see either the altered row or, in `xmax`, that the alteration has not ended yet.
+//! If we see neither, everything that was committed at or below W was decoded under the pinned publication, and may be confirmed. Nothing beyond W may.
 //!
-//! A look proves something of the stream only where it was made on the server that streams. Each session proves that when it begins, each
-//! look sees our own walsender as the slot's reader and the timeline that the stream began on, and a session is replaced every few seconds:
-//! where the address leads to another server by then, the relay ends its stream and begins again with the server that it finds. So it does
-//! where a standby was promoted under its stream: the walsender goes on, and whether the relay may is for the next start to prove.
+//! Under `FOR ALL TABLES` and `FOR TABLES IN SCHEMA` the publication's rows in the catalog do not change when the outbox table changes. But a table that
+//! is renamed, set unlogged, or replaced by another table or a view is gone from the stream too. So the guard also compares the table's own row: its
+//! name, oid, kind and persistence. The table counts as unlogged if one of its partitions is.
 //!
-//! The loop that streams never waits for the guard: without it nothing is confirmed, and publishing goes on.
+//! A look proves something about the stream only if it was made on the server that streams. Each session proves that when it begins. Each look also checks
+//! that our own walsender reads the slot, and that the server is still on the timeline that the stream began on. A session is replaced every few seconds,
+//! in case the address leads to another server by then. If it does, the relay ends its stream and begins again with the server that it finds.
+//! It also begins again when a standby was promoted while it streamed: the walsender goes on, but the next start has to prove that the relay may.
+//!
+//! The loop that streams never waits for the guard. Without the guard nothing is confirmed, but publishing goes on.
 
 mod look;
 mod planted;
@@ -38,30 +39,30 @@ use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, MovedAway};
 
-/// How often the guard looks; confirmations lag behind by as much.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Without a look that verifies for so long, the relay is not ready: it confirms nothing, and the server keeps WAL for it.
-const BLIND_MAX: Duration = Duration::from_secs(5);
-
+/// How often the guard looks. A confirmation may be late by as much.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The relay is not ready once no look has verified a position for so long: it confirms nothing, and the server keeps WAL for it.
+const UNVERIFIED_MAX: Duration = Duration::from_secs(5);
 /// A session is replaced after this time, so that an address that moved to another server is noticed.
 const SESSION_LIFETIME: Duration = Duration::from_secs(10);
 
-/// What the loop that streams gets to know.
+/// What the guard tells the loop that streams.
 #[derive(Clone, Debug, Default)]
 struct Verdict {
     /// Up to where the publication was the pinned one.
     verified: Lsn,
-    /// It is another one.
+    /// The publication is not the pinned one any more.
     stop: Option<Stop>,
-    /// The server that streams is not the one that the address leads to any more, or was promoted.
-    begin_again: Option<String>,
+    /// Why the relay has to end its stream and begin again: the address leads to another server than the one that streams, or the server was promoted.
+    begin_again_because: Option<String>,
+    /// How many looks there were. It tells a new verdict from an old one.
     looks: u64,
 }
 
 /// The running guard. It ends when this is dropped.
 pub struct Guard {
     verdicts: watch::Receiver<Verdict>,
-    wishes: mpsc::Sender<()>,
+    look_requests: mpsc::Sender<()>,
     task: JoinHandle<()>,
     readiness: Readiness,
 }
@@ -71,7 +72,7 @@ impl Guard {
     #[must_use]
     pub fn start(config: &Config, pinned: Pinned, readiness: &Readiness) -> Self {
         let (sender, verdicts) = watch::channel(Verdict::default());
-        let (wishes, wished) = mpsc::channel(1);
+        let (look_requests, requested_looks) = mpsc::channel(1);
         let task = Task {
             config: config.clone(),
             pinned,
@@ -82,13 +83,13 @@ impl Guard {
         };
         Self {
             verdicts,
-            wishes,
-            task: tokio::spawn(task.run(wished)),
+            look_requests,
+            task: tokio::spawn(task.run(requested_looks)),
             readiness: readiness.clone(),
         }
     }
 
-    /// Up to where confirming is safe. Never waits.
+    /// Returns the position up to which confirming is safe. Never waits.
     ///
     /// # Errors
     /// [`Stop::PublicationChanged`] once the publication was altered; a transient error once the address leads to another server, or the
@@ -98,26 +99,26 @@ impl Guard {
         if let Some(stop) = &verdict.stop {
             return Err(stop.clone().into());
         }
-        if let Some(reason) = &verdict.begin_again {
+        if let Some(reason) = &verdict.begin_again_because {
             return Err(anyhow::anyhow!(reason.clone()).into());
         }
         Ok(verdict.verified)
     }
 
-    /// Why the stream stopped making sense: an altered publication, where that is behind `stop`.
-    pub async fn explain(&mut self, stop: Stop) -> Stop {
+    /// Looks for the reason of `stop`. Returns the guard's own stop if the publication was altered, and `stop` if it was not.
+    pub async fn explain_stop(&mut self, stop: Stop) -> Stop {
         self.look_now(ANSWER_TIMEOUT).await;
         let altered = self.verdicts.borrow().stop.clone();
         altered.unwrap_or(stop)
     }
 
-    /// The position of a look that is made now, for a last confirmation; that of the last look where the server does not answer in time.
+    /// Looks now, for a last confirmation, and returns the verified position. If the server does not answer in time, it is that of the last look.
     pub async fn look_now(&mut self, patience: Duration) -> Lsn {
         let before = self.verdicts.borrow().looks;
-        // A wish that is already waiting is as good.
-        let _full = self.wishes.try_send(());
+        // If the channel is full, somebody has asked for a look already, and that look serves us too.
+        let _full = self.look_requests.try_send(());
         let newer = timeout(patience, self.verdicts.wait_for(|verdict| verdict.looks > before));
-        // Its time is over, or the task is: the last verdict stands.
+        // If the time is over, or the task has ended, the last verdict stands.
         drop(newer.await);
         self.verdicts.borrow().verified
     }
@@ -126,7 +127,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.task.abort();
-        // Nobody looks any more, so nobody could take these back.
+        // Nobody looks any more, so nobody could set these to ready later.
         self.readiness.ready("guard");
         self.readiness.ready("wal");
     }
@@ -142,16 +143,16 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut wished: mpsc::Receiver<()>) {
+    async fn run(mut self, mut requested_looks: mpsc::Receiver<()>) {
         let sql = look_sql(&self.config);
         let mut verified_at = Instant::now();
-        let mut due = interval(INTERVAL);
-        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut session: Option<Session> = None;
         loop {
             tokio::select! {
-                _ = due.tick() => {}
-                wish = wished.recv() => if wish.is_none() { return },
+                _ = ticks.tick() => {}
+                request = requested_looks.recv() => if request.is_none() { return },
             }
             if session
                 .as_ref()
@@ -160,47 +161,48 @@ impl Task {
                 session = None;
             }
             match look_once(&self.config, &sql, &mut session).await {
-                Ok(look) => match self.pass_verdict_on(&look).await {
+                Ok(look) => match self.judge_look(&look).await {
                     None => {
                         verified_at = Instant::now();
                         self.readiness.ready("guard");
                     }
                     Some(reason) => {
-                        tracing::debug!(reason, "nothing is confirmed by this look of the guard's");
-                        self.blind_since(verified_at, &reason);
+                        tracing::debug!(reason, "this look of the guard verified no position");
+                        self.note_unverified(verified_at, &reason);
                     }
                 },
                 Err(err) => {
                     session = None;
                     let reason = format!("{err:#}");
                     if MovedAway::is_cause_of(&err) {
-                        self.verdict.begin_again = Some(reason.clone());
+                        self.verdict.begin_again_because = Some(reason.clone());
                         self.sender.send_replace(self.verdict.clone());
                     }
                     tracing::debug!(
                         error = reason,
                         "the guard has no answer; nothing is confirmed meanwhile"
                     );
-                    self.blind_since(verified_at, &format!("cannot look at the publication: {reason}"));
+                    self.note_unverified(verified_at, &format!("cannot look at the publication: {reason}"));
                 }
             }
         }
     }
 
-    fn blind_since(&self, verified_at: Instant, reason: &str) {
-        if verified_at.elapsed() > BLIND_MAX {
+    /// A look verified nothing. The relay is not ready if that has lasted for too long.
+    fn note_unverified(&self, verified_at: Instant, reason: &str) {
+        if verified_at.elapsed() > UNVERIFIED_MAX {
             self.readiness
                 .not_ready("guard", format!("nothing is confirmed: {reason}"));
         }
     }
 
-    /// Passes the verdict on; answers with why the look verifies no position, where it does not.
-    async fn pass_verdict_on(&mut self, look: &Look) -> Option<String> {
+    /// Judges the look and tells the loop that streams. Returns why the look verifies no position; `None` if it verifies one.
+    async fn judge_look(&mut self, look: &Look) -> Option<String> {
         if let Some(retention) = &look.retention {
             self.gauges.show(retention, look.wal_flushed, &self.readiness);
         }
         let unverified = match compare_with_pinned(look, &self.pinned) {
-            // What was altered once may hide rows below every later position.
+            // An alteration may hide rows below every later position, so nothing is verified after it.
             Finding::Unaltered(lsn) if self.verdict.stop.is_none() => {
                 self.verdict.verified = lsn;
                 None
@@ -221,13 +223,13 @@ impl Task {
                     self.pinned.timeline
                 );
                 if !planted::streams_on_after_promotion() {
-                    self.verdict.begin_again = Some(reason.clone());
+                    self.verdict.begin_again_because = Some(reason.clone());
                 }
                 Some(reason)
             }
             Finding::Altered => {
                 if self.verdict.stop.is_none() {
-                    self.verdict.stop = Some(self.alteration().await);
+                    self.verdict.stop = Some(self.describe_alteration().await);
                 }
                 Some("the publication was altered".to_owned())
             }
@@ -237,13 +239,13 @@ impl Task {
         unverified
     }
 
-    /// What is wrong with the publication now; that it was altered, where nothing is any more.
-    async fn alteration(&self) -> Stop {
-        let looked = async {
+    /// Finds out what is wrong with the publication now. If nothing is wrong any more, the stop says that it was altered.
+    async fn describe_alteration(&self) -> Stop {
+        let is_usable = async {
             let mut connection = Connection::open(&self.config.source.target, Mode::Sql).await?;
             require_usable_publication(&mut connection, &self.config).await
         };
-        match looked.await {
+        match is_usable.await {
             Err(RelayError::Stop(stop)) => stop,
             Ok(_) | Err(RelayError::Transient(_)) => Stop::PublicationChanged {
                 publication: self.config.source.publication.to_string(),

@@ -11,27 +11,27 @@ use pg_replication::Lsn;
 
 /// The slot is in danger when less than a tenth of `max_slot_wal_keep_size` is left.
 const MARGIN_DIVISOR: i64 = 10;
-/// The slot is in danger when less than this is left, in bytes: a server writes it in seconds. With a small limit, half of the limit counts instead.
+/// The slot is in danger when less than this is left, in bytes: a server can write so much in seconds. With a small limit, half of the limit counts instead.
 const MARGIN_BYTES_MIN: i64 = 64 << 20;
 
-/// What `pg_replication_slots` says of the slot's WAL; see <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
+/// What `pg_replication_slots` says about the slot's WAL, see <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub confirmed: Lsn,
     /// From `restart_lsn` to the end of the WAL, in bytes.
     pub retained_bytes: i64,
-    /// WAL that may still be written before the slot may be lost, in bytes; `None` where there is no limit.
+    /// How much more WAL can be written before the slot may be lost, in bytes. `None`: there is no limit.
     pub safe_bytes: Option<i64>,
-    /// `max_slot_wal_keep_size` in bytes; -1 where there is no limit.
+    /// `max_slot_wal_keep_size` in bytes. -1: there is no limit.
     pub keep_bytes: i64,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: String,
-    /// Empty where the slot is valid, and before PostgreSQL 17.
+    /// Empty if the slot is valid, and before PostgreSQL 17.
     pub invalidation_reason: String,
 }
 
 impl Retention {
-    /// Why the slot is in danger; `None` where it is not.
+    /// Why the slot is in danger. `None`: it is not.
     #[must_use]
     pub fn danger(&self) -> Option<String> {
         match (self.wal_status.as_str(), self.safe_bytes) {
@@ -61,7 +61,7 @@ impl Retention {
 #[derive(Clone, Copy, Debug)]
 pub struct ConfirmedAge {
     confirmed: Lsn,
-    still_since: Instant,
+    unchanged_since: Instant,
 }
 
 impl ConfirmedAge {
@@ -69,17 +69,17 @@ impl ConfirmedAge {
     pub fn new(now: Instant) -> Self {
         Self {
             confirmed: Lsn::INVALID,
-            still_since: now,
+            unchanged_since: now,
         }
     }
 
-    /// The age at `now`; zero while everything up to `wal_end` is confirmed.
+    /// The age at `now`. It is zero while everything up to `wal_end` is confirmed.
     pub fn measure(&mut self, now: Instant, confirmed: Lsn, wal_end: Lsn) -> Duration {
         if confirmed != self.confirmed || confirmed >= wal_end {
             self.confirmed = confirmed;
-            self.still_since = now;
+            self.unchanged_since = now;
         }
-        now - self.still_since
+        now - self.unchanged_since
     }
 }
 

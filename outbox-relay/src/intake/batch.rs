@@ -1,11 +1,11 @@
-//! When a Kafka transaction is closed: a pure decision, without a linger timer.
+//! Decides when a Kafka transaction is closed. Pure, and without a linger timer.
 //!
 //! A single event is committed at once. Events that arrive while Kafka commits are gathered in the next transaction. So the latency under little
 //! load is that of the broker, and under much load the transactions are large.
 
 use std::time::{Duration, Instant};
 
-/// Most rows of one transaction. More buy no throughput and cost memory.
+/// A transaction has at most so many rows. More rows would cost memory and give no more throughput.
 const ROWS_MAX: u64 = 5_000;
 /// How long a transaction may stay open while rows keep coming and the relay is up to date.
 const AGE_MAX: Duration = Duration::from_millis(5);
@@ -46,7 +46,7 @@ impl Batch {
         }
     }
 
-    /// A row of this many bytes was added.
+    /// Counts a row of so many bytes that was added.
     pub fn add(&mut self, bytes: usize, commit_us: i64) {
         self.started.get_or_insert_with(Instant::now);
         self.rows += 1;
@@ -80,7 +80,7 @@ impl Batch {
                 .is_some_and(|at| at <= Instant::now())
     }
 
-    /// The latest moment at which the transaction is closed; `None` while it is empty.
+    /// The latest moment at which the transaction is closed. `None`: it is empty.
     #[must_use]
     pub fn closes_at(&self, is_behind: bool) -> Option<Instant> {
         self.started

@@ -1,7 +1,7 @@
-//! Writes rows of the outbox table to Kafka as records, which did not come from the stream.
+//! Writes rows of the outbox table to Kafka as records. These rows did not come from the stream.
 //!
-//! Their commits are not in the table: `created_at` is the order that comes nearest. The events of a key keep the order of their commits as long
-//! as two transactions do not write the same key at the same time, which the writer's lock on the key's own row sees to.
+//! The table does not say in which order the rows were committed. `created_at` is the nearest order. The events of a key keep the order of their commits
+//! unless two transactions write the same key at the same time. A writer that locks the key's own row prevents that.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::planted;
 use crate::continuity::checkpoint::Lineage;
 use crate::intake::outbox_snapshot::columns_of;
 use crate::intake::{RecordWriter, Written};
-use crate::kafka::{Publisher, Topics};
+use crate::kafka::{KnownRoutes, Publisher};
 use crate::parking::behind::ParksBehind;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
@@ -29,30 +29,29 @@ pub(crate) struct ExistingRowsWriter<'a> {
     config: &'a Config,
     lineage: &'a mut Lineage,
     publisher: &'a mut Publisher,
-    topics: Topics,
+    known_routes: KnownRoutes,
     record: RecordWriter,
     scratch: RowScratch,
     /// Rows that were written, or parked.
     pub(crate) rows: u64,
     /// The LSN in their positions.
     lsn: Lsn,
-    /// Which rows go to the parking topic instead.
+    /// Decides which rows go to the parking topic instead. `None`: no row does.
     pub(crate) parks: Option<ParksBehind>,
 }
 
-/// The LSN in the positions of rows that were there before a slot was made. The rows' own commits are not known any more, so they count as the rows
-/// of one transaction, 0, 1, 2…, right before `consistent_point`, where the slot's stream begins.
+/// The LSN in the positions of rows that were in the table before a slot was made. The rows' own commits are not known any more. So they count as the rows
+/// 0, 1, 2… of one transaction right before `consistent_point`, where the slot's stream begins.
 ///
-/// Positions stay unique and ascend, also where a slot is made again and again:
+/// Positions stay unique and ascend, even if a slot is made again and again:
 ///
-/// - **Below everything that the slot sends.** A commit record may start at the consistent point itself, and then bears that very LSN. None can start
-///   one byte before: the consistent point is the end of the record of running transactions that made the slot consistent, and this is that record's last byte.
-/// - **Above everything that was published before.** A new slot begins with a record of running transactions, written where the WAL ends at
-///   that moment. An earlier relay is fenced by then, and has published only commits that were in the WAL; the rows of an earlier `init`
-///   or `recover` bear a byte below an earlier consistent point, which was in the WAL as well. All of that lies below the start of the new
-///   record, and so below its last byte.
+/// - **Below everything that the slot sends.** A commit record may start at the consistent point itself, and then has that LSN. None can start one byte
+///   before: the consistent point is the end of the record of running transactions that made the slot consistent, and this byte is that record's last one.
+/// - **Above everything that was published before.** A new slot begins with a record of running transactions, written where the WAL ends at that moment. An
+///   earlier relay is fenced by then, and has published only commits that were in the WAL. The rows of an earlier `init` or `recover` have the byte below an
+///   earlier consistent point, which was in the WAL as well. All of that lies below the start of the new record, and so below its last byte.
 ///
-/// It takes one history of the WAL: after another cluster or a lost piece of the timeline was accepted, positions may come again.
+/// This holds within one history of the WAL. After an operator has accepted another cluster, or a lost piece of the timeline, positions may come again.
 pub(crate) fn lsn_before(consistent_point: Lsn) -> Lsn {
     if planted::puts_existing_rows_at_consistent_point() {
         return consistent_point;
@@ -73,7 +72,7 @@ impl<'a> ExistingRowsWriter<'a> {
             record: RecordWriter::for_table_rows(config, lineage.positions_raised_by),
             lineage,
             publisher,
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             scratch: RowScratch::default(),
             rows: 0,
             lsn: lsn_before(consistent_point),
@@ -81,7 +80,7 @@ impl<'a> ExistingRowsWriter<'a> {
         }
     }
 
-    /// Makes records that bear `replay` instead of a position.
+    /// Makes records that have the header `replay` and no position.
     #[must_use]
     pub(crate) fn for_replay(
         config: &'a Config,
@@ -130,21 +129,28 @@ impl<'a> ExistingRowsWriter<'a> {
             commit_timestamp_us: now_us(),
         };
         if let Some(parks) = &mut self.parks {
-            let place = RowPosition {
+            let row_position = RowPosition {
                 commit_lsn: self.lsn,
                 index: self.rows,
             };
-            let place = place.raised_by(self.lineage.positions_raised_by);
-            if parks.park(self.config, self.publisher, plan, tuple, place).await? {
+            let row_position = row_position.raised_by(self.lineage.positions_raised_by);
+            if parks
+                .park_if_behind(self.config, self.publisher, plan, tuple, row_position)
+                .await?
+            {
                 self.rows += 1;
                 return Ok(());
             }
         }
         loop {
-            match self
-                .record
-                .write(plan, tuple, &mut self.scratch, position, &self.topics, self.publisher)?
-            {
+            match self.record.write(
+                plan,
+                tuple,
+                &mut self.scratch,
+                position,
+                &self.known_routes,
+                self.publisher,
+            )? {
                 Written::Sent => break,
                 Written::QueueFull => {
                     self.publisher.poll();
@@ -152,7 +158,7 @@ impl<'a> ExistingRowsWriter<'a> {
                 }
                 Written::UnknownTopic { route, topic } => {
                     let found = destination::find_destination(self.config, self.lineage, &route, &topic).await?;
-                    self.topics.insert(route, found);
+                    self.known_routes.insert(route, found);
                 }
             }
         }

@@ -1,6 +1,6 @@
-//! From frames to records: decodes what was read, routes the rows, hands them to the open Kafka transaction.
+//! From frames to records: decodes the bytes that were read, routes the rows, and hands them to the open Kafka transaction.
 //!
-//! [`tables`] has what the stream says of tables, [`server_says`] its notices and errors. [`paused`] is the row at which decoding pauses.
+//! [`tables`] handles what the stream says about tables, and [`server_says`] the server's notices and errors. [`paused`] has the row at which decoding pauses.
 
 pub mod batch;
 pub mod existing_rows;
@@ -20,7 +20,7 @@ use events::Position;
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::progress::{Progress, RowFate};
 use crate::intake::batch::Batch;
-use crate::kafka::{Publisher, Topics};
+use crate::kafka::{KnownRoutes, Publisher};
 use crate::outbox::messages::MessageOutbox;
 use crate::outbox::publication;
 use crate::process::faults;
@@ -49,9 +49,9 @@ pub enum Pause {
     QueueFull,
     /// The next row goes to a topic that is not known yet: the route's value and the topic's name.
     UnknownTopic { route: String, topic: String },
-    /// The next row cannot be published, now or ever: [`Stop::poison`] tells its position.
+    /// The next row can never be published. [`Stop::poison`] has its position.
     Poison(Stop),
-    /// The next row is to be parked, whether or not it could be published.
+    /// The next row has to be parked, even if it could be published.
     Claimed(Claim),
 }
 
@@ -67,7 +67,7 @@ enum Origin {
 pub struct Intake {
     pub progress: Progress,
     pub batch: Batch,
-    pub topics: Topics,
+    pub known_routes: KnownRoutes,
     /// How far the stream was read.
     pub received: Lsn,
     /// The server asked for an answer.
@@ -79,7 +79,7 @@ pub struct Intake {
     publication: String,
     schema: String,
     table: String,
-    /// Of the table that the checkpoint pins; it keeps it under any name.
+    /// Oid of the table that the checkpoint pins. The table keeps its oid when it is renamed.
     outbox_oid: Option<u32>,
     options: RouterOptions,
     tables: HashMap<u32, Table>,
@@ -87,7 +87,7 @@ pub struct Intake {
     scratch: RowScratch,
     record: RecordWriter,
     commit_lsn: Lsn,
-    said_truncated: bool,
+    has_warned_of_truncation: bool,
 }
 
 impl Intake {
@@ -97,7 +97,7 @@ impl Intake {
             received: progress.published().lsn,
             progress,
             batch: Batch::new(transaction_bytes),
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             reply_requested: false,
             newest_commit_us: 0,
             rows_skipped: 0,
@@ -112,15 +112,15 @@ impl Intake {
             scratch: RowScratch::default(),
             record: RecordWriter::new(config, lineage.positions_raised_by),
             commit_lsn: Lsn::INVALID,
-            said_truncated: false,
+            has_warned_of_truncation: false,
         }
     }
 
-    /// Decodes as much of `buffer` as can be published now. Returns the bytes that are done with, and why it paused. A frame
-    /// that it pauses at stays in the buffer, untouched.
+    /// Decodes as much of `buffer` as can be published now. Returns how many bytes are done, and why it paused. The frame at which it pauses is not done: it
+    /// stays in the buffer.
     ///
     /// # Errors
-    /// The stream contradicts itself or ended; what was decoded before stays decoded.
+    /// The stream contradicts itself, or it ended. The rows before that stay decoded.
     pub fn decode(&mut self, buffer: &[u8], publisher: &mut Publisher) -> Result<(usize, Pause), RelayError> {
         let mut frames = Frames::new(buffer);
         loop {
@@ -179,7 +179,7 @@ impl Intake {
             Message::Relation(relation) => self.learn_table(&relation)?,
             Message::Update { relation } => self.handle_update(relation)?,
             Message::Truncate(relations) => self.warn_of_truncation(relations),
-            // A purge of the outbox: no event.
+            // A delete from the outbox is a purge and no event.
             Message::Delete { .. } | Message::Other => {}
         }
         Ok(None)
@@ -218,15 +218,15 @@ impl Intake {
                     commit_timestamp_us: self.newest_commit_us,
                 };
                 if self.claims.may_claim
-                    && let Some(claim) = self
-                        .claims
-                        .claim_on(plan, tuple, &mut self.scratch, &self.topics, position)
+                    && let Some(claim) =
+                        self.claims
+                            .find_claim(plan, tuple, &mut self.scratch, &self.known_routes, position)
                 {
                     return Ok(Some(Pause::Claimed(claim)));
                 }
                 match self
                     .record
-                    .write(plan, tuple, &mut self.scratch, position, &self.topics, publisher)?
+                    .write(plan, tuple, &mut self.scratch, position, &self.known_routes, publisher)?
                 {
                     Written::Sent => self.batch.add(bytes, self.newest_commit_us),
                     Written::QueueFull => return Ok(Some(Pause::QueueFull)),
@@ -238,7 +238,7 @@ impl Intake {
         Ok(None)
     }
 
-    /// A message with the outbox' prefix is a row of its transaction, in its place among the others.
+    /// A message with the outbox's prefix counts as a row of its transaction, in its order among the other rows.
     fn handle_emitted_message(
         &mut self,
         emitted: &EmittedMessage<'_>,
@@ -251,7 +251,7 @@ impl Intake {
             return Ok(None);
         }
         let (mut values, mut column_count) = (outbox.take_buffer(), 0);
-        // What is published already need not be understood again.
+        // A message that is published already need not be read again.
         if let RowFate::Publish { index } = self.progress.fate_of_next_row().context("replication stream")? {
             let position = RowPosition {
                 commit_lsn: self.commit_lsn,

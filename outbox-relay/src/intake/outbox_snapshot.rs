@@ -1,4 +1,4 @@
-//! The rows of the outbox table in one snapshot, read in the order of their insert.
+//! Reads the rows of the outbox table in one snapshot.
 
 use anyhow::Context;
 
@@ -9,18 +9,22 @@ use crate::settings::Config;
 use outbox_router::Column;
 use pg_replication::{Answer, Connection, Mode, quote_identifier, quote_literal};
 
-/// Most rows that are fetched at once, and about how many bytes. How many rows these bytes are is guessed from the rows fetched before.
+/// How many rows are fetched at once at most.
 pub(crate) const FETCH_ROWS: usize = 1_000;
+/// About how many bytes are fetched at once. How many rows that are is estimated from the rows that were fetched before.
 const FETCH_BYTES: usize = 4 << 20;
-/// Rows of the first fetch, when no row's size is known yet.
+/// How many rows the first fetch gets, when we don't know the size of any row yet.
 const FIRST_FETCH_ROWS: usize = 100;
 
-/// The transactions that a snapshot sees, by their ids of 64 bits, with the epoch.
+/// The cursor of [`OutboxSnapshot::begin_reading`] and [`OutboxSnapshot::fetch`].
+const EXISTING_ROWS_CURSOR: &str = "existing";
+
+/// Which transactions a snapshot sees. Their ids have 64 bits, with the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TransactionsSeen {
-    /// Every transaction with a lower id had ended.
+    /// Every transaction with a lower id had ended when the snapshot was taken.
     pub(crate) ended_below: u64,
-    /// No transaction with this id or a higher one had begun.
+    /// No transaction with this id or a higher one had begun by then.
     pub(crate) none_began_from: u64,
 }
 
@@ -37,33 +41,33 @@ pub(crate) struct OutboxSnapshot {
     /// The outbox table, and what retention has detached from it and not dropped yet.
     tables: Vec<String>,
     columns: Vec<Column>,
-    /// What a row has to fulfil to be read, as SQL.
+    /// SQL condition: only rows that fulfil it are read.
     condition: String,
-    is_open: bool,
+    is_reading: bool,
     /// Bytes of the largest row that was fetched lately; 0 before the first fetch.
     row_bytes_max: usize,
 }
 
 impl OutboxSnapshot {
-    /// Opens the snapshot `exported` by another session, or one of its own; `detached` are further tables that hold rows of the outbox.
+    /// Opens a snapshot that another session has exported, or a new one. `detached` are tables that hold further rows of the outbox.
     ///
     /// # Errors
     /// The table cannot be read, or the connection broke.
     pub(crate) async fn open(
         config: &Config,
-        exported: Option<&str>,
+        exported_snapshot: Option<&str>,
         detached: Vec<String>,
     ) -> Result<Self, RelayError> {
         let mut connection = Connection::open(&config.source.target, Mode::Sql).await?;
         connection
             .rows("begin transaction isolation level repeatable read, read only")
             .await?;
-        if let Some(snapshot) = exported {
+        if let Some(snapshot) = exported_snapshot {
             connection
                 .rows(&format!("set transaction snapshot {}", quote_literal(snapshot)))
                 .await?;
         }
-        // A row-level security policy that hides rows is an error then, instead of rows that are never published.
+        // If a row-level security policy hides rows, Postgres then gives an error. Without this, the hidden rows would never be published.
         connection.rows("set local row_security = off").await?;
         let mut tables = vec![own_rows_sql(&mut connection, config).await?];
         tables.extend(detached);
@@ -77,19 +81,19 @@ impl OutboxSnapshot {
             tables,
             columns,
             condition: "true".to_owned(),
-            is_open: false,
+            is_reading: false,
             row_bytes_max: 0,
         })
     }
 
-    /// Whether the table has `created_at`, by which its rows are put in order.
+    /// Whether the table has the column `created_at`. Its rows are sorted by this column.
     #[must_use]
     pub(crate) fn has_created_at(&self) -> bool {
         self.columns.iter().any(|column| column.name == "created_at")
     }
 
-    /// From now on, rows whose `created_at` is before `since_ms` (milliseconds since 1970) are not read; `None` reads all. A row without `created_at`
-    /// is read in any case.
+    /// From now on, only rows whose `created_at` is at or after `since_ms` (milliseconds since 1970) are read. `None` reads all rows. A row without a
+    /// `created_at` is always read.
     pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
         self.condition = since_ms.map_or("true".to_owned(), |since_ms| {
             format!("(created_at is null or extract(epoch from created_at) * 1000 >= {since_ms})")
@@ -107,16 +111,17 @@ impl OutboxSnapshot {
         Ok(value.flatten().map(str::to_owned))
     }
 
-    /// Begins to read all rows; [`OutboxSnapshot::fetch`] then gives them. A `*` in `expressions` stands for the table's columns.
+    /// Begins to read all rows. [`OutboxSnapshot::fetch`] then returns them. A `*` in `expressions` stands for the table's columns.
     ///
     /// # Errors
     /// The connection broke.
     pub(crate) async fn begin_reading(&mut self, expressions: &str, order: RowOrder) -> Result<(), RelayError> {
-        if self.is_open {
-            self.close_cursor("existing").await?;
+        if self.is_reading {
+            self.close_cursor(EXISTING_ROWS_CURSOR).await?;
         }
-        self.open_cursor("existing", expressions, "true", order).await?;
-        self.is_open = true;
+        self.open_cursor(EXISTING_ROWS_CURSOR, expressions, "true", order)
+            .await?;
+        self.is_reading = true;
         Ok(())
     }
 
@@ -161,7 +166,7 @@ impl OutboxSnapshot {
         Ok(())
     }
 
-    /// The next rows of the cursor `name`, at most `rows_max`; none at the end.
+    /// Fetches the next rows of the cursor `name`, at most `rows_max`. At the end there are none.
     ///
     /// # Errors
     /// The connection broke.
@@ -175,9 +180,9 @@ impl OutboxSnapshot {
             .query(&format!("fetch {} from {name}", rows.min(rows_max)))
             .await?;
         let bytes = |row: &pg_replication::Row| row.iter().flatten().map(String::len).sum::<usize>();
-        // No rows come at the end, where nothing depends on their size any more.
+        // At the end there are no rows, and their size does not matter any more.
         let largest = answer.rows.iter().map(bytes).max().unwrap_or(0);
-        // Half of the former size stays: after a few large rows, the fetches grow again step by step.
+        // After a few large rows the estimate halves with each fetch, so the fetches grow again step by step.
         self.row_bytes_max = largest.max(self.row_bytes_max / 2).max(1);
         Ok(answer)
     }
@@ -196,12 +201,12 @@ impl OutboxSnapshot {
         })
     }
 
-    /// The next rows; none at the end.
+    /// Fetches the next rows. At the end there are none.
     ///
     /// # Errors
     /// The connection broke.
     pub(crate) async fn fetch(&mut self) -> Result<Answer, RelayError> {
-        self.fetch_from("existing", FETCH_ROWS).await
+        self.fetch_from(EXISTING_ROWS_CURSOR, FETCH_ROWS).await
     }
 
     /// Computes `expressions` over the rows for which `condition` holds. `grouping` is the SQL behind that: `group by`, `order by`, `limit`.
@@ -257,8 +262,8 @@ impl OutboxSnapshot {
     }
 }
 
-/// SQL for the table with the outbox' own rows. `only` leaves out the rows of a table that inherits the outbox, which come in no stream either. A
-/// partitioned table has no rows of its own: its partitions' rows are meant.
+/// SQL for the table with the outbox's own rows. `only` leaves out the rows of a table that inherits the outbox: no stream has them either. A partitioned
+/// table has no rows of its own, so there the rows of its partitions are read.
 async fn own_rows_sql(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
     let table = table_name(config);
     let sql = format!(
@@ -269,7 +274,7 @@ async fn own_rows_sql(connection: &mut Connection, config: &Config) -> anyhow::R
     Ok(if is_partitioned { table } else { format!("only {table}") })
 }
 
-/// The columns of an answer, as the router wants them.
+/// The columns of an answer, in the router's form.
 pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
     answer
         .columns

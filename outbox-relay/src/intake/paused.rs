@@ -5,8 +5,8 @@ use events::Position;
 
 use super::{Intake, Table};
 use crate::continuity::progress::RowFate;
-use crate::kafka::Topics;
-use crate::parking::keys::{Lane, ParkedKeys};
+use crate::kafka::KnownRoutes;
+use crate::parking::keys::{ParkedKeys, TopicKeyHash};
 use crate::parking::record::{ParkedRow, ParkedText};
 use crate::process::row_name::RowPosition;
 use crate::process::stop::RelayError;
@@ -22,9 +22,9 @@ pub(crate) struct Claims {
     ordered: Option<RowPosition>,
     /// Added to a row's position before it is compared with those of parked rows: see [`crate::continuity::positions`].
     positions_raised_by: u64,
-    /// Rows of a parked row's key are published all the same (`--poison-order skip`).
-    skips: bool,
-    /// False if no row can be claimed. Then this is all that is asked for each row.
+    /// Later rows of a parked row's key are published, and not parked (`--poison-order skip`).
+    skips_order: bool,
+    /// False if no row can be claimed. Then nothing else has to be checked for each row.
     pub(super) may_claim: bool,
 }
 
@@ -51,13 +51,18 @@ pub(crate) struct PausedRow {
 
 impl Claims {
     #[must_use]
-    pub(crate) fn new(keys: ParkedKeys, ordered: Option<RowPosition>, skips: bool, positions_raised_by: u64) -> Self {
-        let may_claim = ordered.is_some() || (!keys.is_empty() && !skips);
+    pub(crate) fn new(
+        keys: ParkedKeys,
+        ordered: Option<RowPosition>,
+        skips_order: bool,
+        positions_raised_by: u64,
+    ) -> Self {
+        let may_claim = ordered.is_some() || (!keys.is_empty() && !skips_order);
         Self {
             keys,
             ordered,
             positions_raised_by,
-            skips,
+            skips_order,
             may_claim,
         }
     }
@@ -67,55 +72,58 @@ impl Claims {
         self.ordered == Some(position)
     }
 
-    /// Takes note of a row that was parked.
-    pub(crate) fn parked(&mut self, lane: Option<Lane>, position: RowPosition) {
+    /// Notes a row that was parked.
+    pub(crate) fn note_parked(&mut self, topic_key: Option<TopicKeyHash>, position: RowPosition) {
         self.ordered.take_if(|ordered| *ordered == position);
-        if let Some(lane) = lane {
-            self.keys.add(lane, position.raised_by(self.positions_raised_by));
+        if let Some(topic_key) = topic_key {
+            self.keys.add(topic_key, position.raised_by(self.positions_raised_by));
         }
-        self.may_claim = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips);
+        self.may_claim = self.ordered.is_some() || (!self.keys.is_empty() && !self.skips_order);
     }
 
-    /// Why the row is to be parked; `None` if it is not. A row that cannot be routed gets `None`: it turns out to be poison when it is written.
+    /// Why the row has to be parked. `None`: it need not be. A row that cannot be routed gets `None` as well: it turns out to be poison when it is written.
     #[cold]
-    pub(super) fn claim_on(
+    pub(super) fn find_claim(
         &self,
         plan: &Plan,
         tuple: &Tuple<'_>,
         scratch: &mut RowScratch,
-        topics: &Topics,
+        known_routes: &KnownRoutes,
         position: Position,
     ) -> Option<Claim> {
-        let position = place(&position);
+        let position = row_position(&position);
         if self.is_ordered(position) {
             return Some(Claim::Ordered);
         }
-        if self.skips || self.keys.is_empty() {
+        if self.skips_order || self.keys.is_empty() {
             return None;
         }
-        let lane = plan.route(tuple, scratch, |routed, _| {
+        let topic_key = plan.route(tuple, scratch, |routed, _| {
             let key = routed.key?;
-            Some(match topics.get(routed.route) {
-                Some(Ok(destination)) => Lane::of(&destination.topic, &key),
-                _ => Lane::of(&plan.topic(routed.route), &key),
+            Some(match known_routes.get(routed.route) {
+                Some(Ok(destination)) => TopicKeyHash::of(&destination.topic, &key),
+                _ => TopicKeyHash::of(&plan.topic(routed.route), &key),
             })
         });
         let position = position.raised_by(self.positions_raised_by);
         // A row that cannot be routed, or has no key, has no order to keep.
-        self.keys.before(lane.ok().flatten()?, position).map(Claim::Behind)
+        self.keys
+            .first_parked_before(topic_key.ok().flatten()?, position)
+            .map(Claim::Behind)
     }
 }
 
 impl PausedRow {
+    /// The row's position, without the time of its commit.
     #[must_use]
-    pub(crate) fn place(&self) -> RowPosition {
-        place(&self.position)
+    pub(crate) fn row_position(&self) -> RowPosition {
+        row_position(&self.position)
     }
 
-    /// None without a topic or a key: such a row has no order to keep.
+    /// Hash of topic and key. `None` if one of the two is missing: such a row has no order to keep.
     #[must_use]
-    pub(crate) fn lane(&self) -> Option<Lane> {
-        Some(Lane::of(self.topic.as_deref()?, self.key.as_deref()?))
+    pub(crate) fn topic_key(&self) -> Option<TopicKeyHash> {
+        Some(TopicKeyHash::of(self.topic.as_deref()?, self.key.as_deref()?))
     }
 }
 
@@ -156,7 +164,7 @@ impl Intake {
                 paused.row = ParkedRow::Message(ParkedText::of(emitted.content));
                 let outbox = self.messages.as_ref().context("decoding paused at a message")?;
                 let mut values = Vec::new();
-                // Content that cannot be read has no id, topic or key to tell.
+                // If the content cannot be read, its id, topic and key are unknown.
                 if let Ok(columns) = outbox.read(emitted.content, &mut values) {
                     paused.read_id_topic_and_key(outbox.plan(), &Tuple::from_encoded(columns, &values));
                 }
@@ -166,7 +174,7 @@ impl Intake {
         Ok(paused)
     }
 
-    /// The row that decoding paused at went elsewhere: decoding goes on behind it.
+    /// Passes the row that decoding paused at, since it was parked. Decoding goes on behind it.
     ///
     /// # Errors
     /// No transaction is open.
@@ -183,7 +191,7 @@ impl PausedRow {
     }
 }
 
-fn place(position: &Position) -> RowPosition {
+fn row_position(position: &Position) -> RowPosition {
     RowPosition {
         commit_lsn: Lsn(position.commit_lsn),
         index: position.index,

@@ -13,23 +13,29 @@ use crate::topics::destination;
 use outbox_router::Routed;
 use pg_replication::Lsn;
 
+/// Where a writer's rows come from. Messages name rows of the stream by their positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowsFrom {
+    Stream,
+    Table,
+}
+
 /// Decides whether a row may be sent.
 #[derive(Debug)]
 pub(crate) struct Judge {
-    /// The rows come from the outbox table and not from the stream.
-    of_table: bool,
+    rows_from: RowsFrom,
     key_column: String,
     route_column: String,
-    /// What the broker refused since the process began, by the event's id.
+    /// The records that the broker has refused since the process began, by the event's id.
     refused: HashMap<String, RefusedRecord>,
 }
 
 impl Judge {
     #[must_use]
-    pub(crate) fn new(config: &Config, of_table: bool) -> Self {
+    pub(crate) fn new(config: &Config, rows_from: RowsFrom) -> Self {
         let refused = config.sink.kafka.refused_records.list().into_iter();
         Self {
-            of_table,
+            rows_from,
             key_column: config.outbox.router.key_column.clone(),
             route_column: config.outbox.router.route_column.clone(),
             refused: refused.map(|record| (record.id.clone(), record)).collect(),
@@ -38,13 +44,12 @@ impl Judge {
 
     #[must_use]
     pub(crate) fn name(&self, position: Position, id: Option<&str>) -> RowName {
-        let place = if self.of_table {
-            RowPlace::Table
-        } else {
-            RowPlace::Stream(RowPosition {
+        let place = match self.rows_from {
+            RowsFrom::Table => RowPlace::Table,
+            RowsFrom::Stream => RowPlace::Stream(RowPosition {
                 commit_lsn: Lsn(position.commit_lsn),
                 index: position.index,
-            })
+            }),
         };
         RowName {
             place,
@@ -52,7 +57,7 @@ impl Judge {
         }
     }
 
-    /// The stop of a row whose route leads nowhere.
+    /// The stop of a row whose route leads to no topic.
     #[must_use]
     pub(crate) fn stop_of_no_destination(&self, why: &NoDestination, position: Position, id: &str) -> Stop {
         destination::stop_of_no_destination(why, self.name(position, Some(id)), &self.route_column)
@@ -73,7 +78,7 @@ impl Judge {
         if let Some(breach) = rules.breach(has_key, timestamp_ms, || now_us() / 1_000) {
             return Err(Stop::Row {
                 row: self.name(position, Some(routed.id)),
-                what: self.broken_rule(breach, &destination.topic),
+                what: self.describe_breach(breach, &destination.topic),
             });
         }
         if self.refused.is_empty() {
@@ -83,7 +88,7 @@ impl Judge {
     }
 
     #[cold]
-    fn broken_rule(&self, breach: Breach, topic: &str) -> String {
+    fn describe_breach(&self, breach: Breach, topic: &str) -> String {
         match breach {
             Breach::NoKey => format!(
                 "it has no key (column `{}` is null), and topic `{topic}` is compacted and takes no record without one; set the topic's cleanup.policy to delete, or name a column that is never null by --set table.field.event.key=COLUMN, and start again; else",
@@ -112,10 +117,10 @@ impl Judge {
         let Some(record) = self.refused.get(routed.id) else {
             return Ok(());
         };
-        let is_it = record.topic == destination.topic
+        let is_same_record = record.topic == destination.topic
             // If the topic's limit is known, the row's size was compared with it before.
             && !(record.is_too_large && destination.batch_bytes_max < u64::MAX);
-        if !is_it {
+        if !is_same_record {
             return Ok(());
         }
         let row = self.name(position, Some(routed.id));
@@ -123,7 +128,7 @@ impl Judge {
         Err(match destination.rules.too_new(timestamp_ms, now_ms) {
             Some(breach) => Stop::Row {
                 row,
-                what: self.broken_rule(breach, &destination.topic),
+                what: self.describe_breach(breach, &destination.topic),
             },
             None => refusal(record, row),
         })

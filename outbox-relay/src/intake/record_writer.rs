@@ -4,30 +4,30 @@ use events::Position;
 use rdkafka::message::OwnedHeaders;
 
 use super::planted;
-use crate::intake::poison::Judge;
-use crate::kafka::{HeaderText, Outgoing, Publisher, Sent, Topics, batch_bytes, with_header};
+use crate::intake::poison::{Judge, RowsFrom};
+use crate::kafka::{HeaderText, KnownRoutes, Outgoing, Publisher, Sent, batch_bytes, with_header};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use outbox_router::{Plan, RowScratch, partition_of_key};
 use pg_replication::pgoutput::Tuple;
 
-/// Name of the header of a record whose row was parked, and which therefore stands behind later rows than its position says.
+/// Name of the header of a record whose row was parked. Such a record stands behind records with higher positions.
 const PARKED_HEADER: &str = "parked";
 
 /// Name of the record header that carries a replay's id.
 pub const REPLAY_HEADER: &str = "replay";
 
-/// Turns routed rows into Kafka records; also used for rows that are not from the stream.
+/// Turns routed rows into Kafka records. The rows need not be from the stream.
 #[derive(Debug)]
 pub struct RecordWriter {
     position_header: Option<String>,
     /// See [`crate::continuity::checkpoint::Lineage::positions_raised_by`].
     positions_raised_by: u64,
     position: HeaderText,
-    /// The id of the replay that the records are of.
+    /// Id of the replay that publishes the records.
     replay: Option<String>,
     judge: Judge,
-    /// The rows were parked: their records say so.
+    /// The rows were parked, and a header of their records says so.
     is_retry: bool,
 }
 
@@ -45,7 +45,7 @@ impl RecordWriter {
     pub fn new(config: &Config, positions_raised_by: u64) -> Self {
         Self {
             positions_raised_by,
-            ..Self::by(config, Judge::new(config, false))
+            ..Self::with_judge(config, Judge::new(config, RowsFrom::Stream))
         }
     }
 
@@ -54,7 +54,7 @@ impl RecordWriter {
     pub fn for_table_rows(config: &Config, positions_raised_by: u64) -> Self {
         Self {
             positions_raised_by,
-            ..Self::by(config, Judge::new(config, true))
+            ..Self::with_judge(config, Judge::new(config, RowsFrom::Table))
         }
     }
 
@@ -64,11 +64,11 @@ impl RecordWriter {
         Self {
             position_header: None,
             replay: Some(replay.to_owned()),
-            ..Self::by(config, Judge::new(config, true))
+            ..Self::with_judge(config, Judge::new(config, RowsFrom::Table))
         }
     }
 
-    fn by(config: &Config, judge: Judge) -> Self {
+    fn with_judge(config: &Config, judge: Judge) -> Self {
         Self {
             position_header: config.sink.position_header.clone(),
             positions_raised_by: 0,
@@ -98,7 +98,7 @@ impl RecordWriter {
         tuple: &Tuple<'_>,
         scratch: &mut RowScratch,
         position: Position,
-        topics: &Topics,
+        known_routes: &KnownRoutes,
         publisher: &mut Publisher,
     ) -> Result<Written, RelayError> {
         let Self {
@@ -114,7 +114,7 @@ impl RecordWriter {
             ..position
         };
         let routed = plan.route(tuple, scratch, |routed, additional| {
-            let destination = match topics.get(routed.route) {
+            let destination = match known_routes.get(routed.route) {
                 Some(Ok(destination)) => destination,
                 Some(Err(why)) => return Err(judge.stop_of_no_destination(why, position, routed.id).into()),
                 None => {
@@ -136,7 +136,7 @@ impl RecordWriter {
                     .into());
                 }
                 (None, Some(key)) => partition_of_key(key, partitions),
-                // Any partition will do for a row without a key; the id spreads them evenly.
+                // A row without a key may go to any partition. The id spreads such rows evenly.
                 (None, None) => partition_of_key(routed.id.as_bytes(), partitions),
             };
             let mut headers = with_header(OwnedHeaders::new_with_capacity(4), "id", Some(routed.id.as_bytes()));
@@ -160,7 +160,7 @@ impl RecordWriter {
                 limit,
             };
             let batch_bytes_max = destination.batch_bytes_max;
-            // Counted exactly only where it may matter: headers are read back from C.
+            // Counted exactly only if it may matter, since the headers have to be read back from C.
             if bytes as u64 > batch_bytes_max / 2
                 && batch_bytes(routed.key.as_deref(), routed.value.as_deref(), &headers) > batch_bytes_max
                 && !planted::ignores_batch_limit()

@@ -1,4 +1,4 @@
-//! What the stream says of tables: how they look, and what happens to the outbox beside inserts.
+//! What the stream says about tables: which columns they have, and updates and truncations of the outbox.
 
 use anyhow::Context;
 
@@ -9,19 +9,20 @@ use crate::process::stop::{RelayError, Stop};
 use outbox_router::{Column, InvalidOperation, Plan, PlanError};
 use pg_replication::pgoutput::{RelationMessage, Relations};
 
-/// A table of the stream.
+/// A table that the stream has told us about.
 #[derive(Debug)]
 pub(super) enum Table {
     Outbox(Box<Plan>),
-    /// The outbox under the name that it had when its rows were written.
+    /// The outbox, but its rows were written while it had another name. This is that name.
     Renamed(String),
     Other,
 }
 
 impl Intake {
-    /// Sent before a table's first row of a session and after each change of its columns.
+    /// Remembers a table's columns. The server sends them before the table's first row of a session, and after each change of the columns.
     pub(super) fn learn_table(&mut self, relation: &RelationMessage<'_>) -> Result<(), RelayError> {
-        if relation.schema != self.schema || relation.name != self.table {
+        let has_outbox_name = relation.schema == self.schema && relation.name == self.table;
+        if !has_outbox_name {
             if self.outbox_oid == Some(relation.oid) && !planted::knows_outbox_by_name() {
                 let name = format!("{}.{}", relation.schema, relation.name);
                 self.tables.insert(relation.oid, Table::Renamed(name));
@@ -46,14 +47,14 @@ impl Intake {
         let plan = columns
             .map_err(Into::into)
             .and_then(|columns| Plan::new(&self.options, columns))
-            .map_err(|err: PlanError| self.unfit_table(&err))?;
+            .map_err(|err: PlanError| self.stop_of_unfit_table(&err))?;
         self.tables.insert(relation.oid, Table::Outbox(Box::new(plan)));
         Ok(())
     }
 
-    /// The options do not fit the table as it was when a transaction wrote to it: they are wrong, or somebody has altered the table. Bringing a column
-    /// back changes nothing about what the write-ahead log has.
-    fn unfit_table(&self, err: &PlanError) -> Stop {
+    /// The options do not fit the table as it was when a transaction wrote to it. Either the options are wrong, or somebody has altered the table. To bring
+    /// a column back does not help: the write-ahead log keeps the rows as they were written.
+    fn stop_of_unfit_table(&self, err: &PlanError) -> Stop {
         Stop::Config {
             what: format!(
                 "{err}; that is how the transaction at {} found the table: correct the option and start again, or, where the table was altered, make it as it was, and `outbox-relay recover --compare-anyway` publishes what was written meanwhile",
@@ -62,8 +63,8 @@ impl Intake {
         }
     }
 
-    /// The outbox had another name when the next row was written to it, and that name is no outbox of ours: the row is to be published, and whatever
-    /// had the outbox' name meanwhile (another table, a view of this one) may have rows that are in no stream.
+    /// The outbox had another name when the next row was written to it. The relay stops if that row is not published yet. Meanwhile another table, or a
+    /// view of this one, may have had the outbox's name, and its rows would be in no stream.
     pub(super) fn refuse_row_under_former_name(&self, name: &str) -> Result<(), RelayError> {
         match self.progress.fate_of_next_row().context("replication stream")? {
             RowFate::Skip => Ok(()),
@@ -76,15 +77,17 @@ impl Intake {
         }
     }
 
+    /// Warns of an updated outbox row, or stops, as the option `table.op.invalid.behavior` says.
     pub(super) fn handle_update(&self, relation: u32) -> Result<(), RelayError> {
         let is_of_outbox = matches!(self.tables.get(&relation), Some(Table::Outbox(_)));
-        // What an earlier run has gone past is nothing to stop at again.
-        if !is_of_outbox
-            || matches!(
-                self.progress.fate_of_next_row().context("replication stream")?,
-                RowFate::Skip
-            )
-        {
+        if !is_of_outbox {
+            return Ok(());
+        }
+        // The relay must not stop again at an update that an earlier run has passed.
+        if matches!(
+            self.progress.fate_of_next_row().context("replication stream")?,
+            RowFate::Skip
+        ) {
             return Ok(());
         }
         match self.options.invalid_operation {
@@ -102,11 +105,11 @@ impl Intake {
         Ok(())
     }
 
-    /// No event, and no loss: what was written before is in the stream before. Said once.
+    /// Warns of a truncation, once. It is no event, and no row is lost: the rows that were written before it come before it in the stream.
     pub(super) fn warn_of_truncation(&mut self, relations: Relations<'_>) {
         let is_outbox = |oid| matches!(self.tables.get(&oid), Some(Table::Outbox(_)));
-        if !self.said_truncated && relations.iter().any(is_outbox) {
-            self.said_truncated = true;
+        if !self.has_warned_of_truncation && relations.iter().any(is_outbox) {
+            self.has_warned_of_truncation = true;
             tracing::warn!(
                 "the outbox was truncated: every row that was committed before is published all the same, since it is in the stream; but should the slot be lost, `outbox-relay recover` would miss those rows"
             );

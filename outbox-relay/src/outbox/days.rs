@@ -1,48 +1,48 @@
-//! Which daily partitions of the outbox are to be made, and which have served their time. Pure.
+//! Decides which daily partitions of the outbox have to be made, and which are old enough to be removed. Pure.
 
 use pg_replication::Lsn;
 
-/// Seconds of a day; days are UTC's.
+/// Seconds of a day. Days are those of UTC.
 pub const DAY_S: i64 = 86_400;
 
-/// A partition of the outbox by range of its time.
+/// A partition of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// As SQL names it.
+    /// The name in SQL, with its schema.
     pub name: String,
-    /// First second of it, since 1970; `None` without a lower bound, and for the default partition.
+    /// Its first second, since 1970. `None`: it has no lower bound, or it is the default partition.
     pub from_s: Option<i64>,
-    /// First second behind it, since 1970; `None` without an upper bound, and for the default partition.
+    /// The first second after it, since 1970. `None`: it has no upper bound, or it is the default partition.
     pub to_s: Option<i64>,
     pub is_default: bool,
 }
 
-/// A table that was a partition and is to be dropped.
+/// A table that was a partition and has to be dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detached {
-    /// As SQL names it.
+    /// The name in SQL, with its schema.
     pub name: String,
     /// A position behind the commits of all its rows.
     pub after: Lsn,
 }
 
-/// Whether rows of this day since 1970 may be written about now, also by a clock that differs by ten minutes.
+/// Whether rows of this day since 1970 may be written now. A writer's clock may be ahead by ten minutes.
 #[must_use]
 pub fn is_current(day: i64, now_s: i64) -> bool {
     (day * DAY_S..(day + 1) * DAY_S).contains(&now_s) || (0..600).contains(&(day * DAY_S - now_s))
 }
 
-/// What is to be done.
+/// What has to be done with the partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Days to make partitions for, in days since 1970.
+    /// Days that need a partition, in days since 1970.
     pub create: Vec<i64>,
-    /// Names of the partitions whose every row is older than wanted.
+    /// Names of the partitions whose rows are all older than the rows that we keep.
     pub detach: Vec<String>,
 }
 
 impl Work {
-    /// What the partitions need at `now_s`, seconds since 1970.
+    /// Decides what has to be done at `now_s`, in seconds since 1970.
     #[must_use]
     pub fn plan(partitions: &[Partition], now_s: i64, retain_days: Option<u16>, ahead_days: u16) -> Self {
         let today = now_s.div_euclid(DAY_S);
@@ -73,11 +73,11 @@ impl Work {
 
 impl Partition {
     fn overlaps(&self, from_s: i64, to_s: i64) -> bool {
-        self.from_s.is_none_or(|own| own < to_s) && self.to_s.is_none_or(|own| own > from_s)
+        self.from_s.is_none_or(|own_from_s| own_from_s < to_s) && self.to_s.is_none_or(|own_to_s| own_to_s > from_s)
     }
 }
 
-/// Those of `detached` that hold nothing which the slot could still have to send.
+/// The tables of `detached` that can be dropped: the slot has sent all of their rows.
 #[must_use]
 pub fn droppable(detached: &[Detached], confirmed: Option<Lsn>) -> Vec<&Detached> {
     detached
@@ -88,25 +88,25 @@ pub fn droppable(detached: &[Detached], confirmed: Option<Lsn>) -> Vec<&Detached
 
 /// Year, month and day of a day since 1970, in the Gregorian calendar (Howard Hinnant's `civil_from_days`).
 #[must_use]
-pub fn civil(day: i64) -> (i64, i64, i64) {
+pub fn date_of_day(day: i64) -> (i64, i64, i64) {
     let shifted = day + 719_468;
     let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
     let month = if shifted_month < 10 {
         shifted_month + 3
     } else {
         shifted_month - 9
     };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, of_year - (153 * shifted_month + 2) / 5 + 1)
+    (year, month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DAY_S, Detached, Partition, Work, civil, droppable, is_current};
+    use super::{DAY_S, Detached, Partition, Work, date_of_day, droppable, is_current};
     use pg_replication::Lsn;
 
     fn day(day: i64) -> Partition {
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn days_have_the_calendars_names() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_781), (2026, 11, 24));
+        assert_eq!(date_of_day(0), (1970, 1, 1));
+        assert_eq!(date_of_day(11_016), (2000, 2, 29));
+        assert_eq!(date_of_day(20_781), (2026, 11, 24));
     }
 }

@@ -1,7 +1,7 @@
 //! An outbox without a table: logical decoding messages, written by `pg_logical_emit_message(true, prefix, content)`.
 //!
-//! The content is a JSON object whose members are named as an outbox table's columns; that is also what Debezium's
-//! `DecodeLogicalDecodingMessageContent` in front of its outbox router reads. It becomes a row for the same [`Plan`] as a table's.
+//! The content is a JSON object. Its members have the names of an outbox table's columns. Debezium reads the same format, by
+//! `DecodeLogicalDecodingMessageContent` before its outbox router. The content becomes a row for the same [`Plan`] as a table's row.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use pg_replication::pgoutput::{EmittedMessage, Tuple, ValueTooLong};
 const TEXT: u32 = 25;
 const INT4: u32 = 23;
 
-/// Makes rows of the messages of one prefix.
+/// Makes rows from the messages that have one prefix.
 #[derive(Debug)]
 pub(crate) struct MessageOutbox {
     prefix: Vec<u8>,
@@ -24,7 +24,7 @@ pub(crate) struct MessageOutbox {
     columns: Vec<Member>,
     /// Kept from message to message.
     buffer: Vec<u8>,
-    warned: bool,
+    has_warned: bool,
     ignored: metrics::Counter,
 }
 
@@ -32,11 +32,11 @@ pub(crate) struct MessageOutbox {
 #[derive(Clone, Debug)]
 struct Member {
     name: String,
-    /// Only further headers and the partition may be left out.
+    /// Only additional headers and the partition may be left out.
     is_required: bool,
 }
 
-/// A message that is no event. Says nothing of its content.
+/// The message is not an event. The error shows nothing of its content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MessageError {
     #[error("the content is no JSON object in UTF-8 (line {line}, column {column})")]
@@ -54,7 +54,7 @@ pub(crate) enum MessageError {
 }
 
 impl MessageOutbox {
-    /// `None` where the relay reads no messages.
+    /// `None`: the relay reads no messages.
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let prefix = config.outbox.message_prefix.as_ref()?;
         metrics::describe_counter!(
@@ -75,7 +75,7 @@ impl MessageOutbox {
             plan: Plan::new(options, as_columns.collect()).expect("columns that are made for the options fit them"),
             columns,
             buffer: Vec::new(),
-            warned: false,
+            has_warned: false,
             ignored: metrics::counter!("relay_ignored_messages_total"),
         }
     }
@@ -91,8 +91,8 @@ impl MessageOutbox {
         }
         if !emitted.is_transactional {
             self.ignored.increment(1);
-            if !self.warned {
-                self.warned = true;
+            if !self.has_warned {
+                self.has_warned = true;
                 tracing::warn!(
                     "a message with the outbox' prefix is not transactional, so it belongs to no commit and is no event; emit with pg_logical_emit_message(true, …); said once, counted in relay_ignored_messages_total"
                 );
@@ -109,7 +109,7 @@ impl MessageOutbox {
         self.buffer = buffer;
     }
 
-    /// Writes the row that `content` describes, as [`Tuple::encode`] does; returns its number of columns.
+    /// Writes the row that `content` describes into `row`, as [`Tuple::encode`] does. Returns its number of columns.
     ///
     /// # Errors
     /// The content is no event.
@@ -176,7 +176,7 @@ fn type_of(name: &str, options: &RouterOptions) -> u32 {
     }
 }
 
-/// A value as a column of type text has it: a string without its quotes, anything else byte by byte as it was written.
+/// A value as a column of type text would have it. A string loses its quotes. Anything else stays as it was written.
 fn plain(raw: &RawValue) -> serde_json::Result<Option<Cow<'_, [u8]>>> {
     let text = raw.get();
     if text == "null" {

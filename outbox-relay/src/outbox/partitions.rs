@@ -1,33 +1,33 @@
-//! The outbox table's partitions in SQL: look, make, detach, drop. What is to be done decides [`crate::outbox::days`].
+//! SQL for the outbox table's partitions: list, make, detach and drop them. [`crate::outbox::days`] decides what has to be done.
 //!
-//! Every lock is waited for a moment only: while a lock is waited for, each writer that comes queues behind it.
+//! We wait only a moment for each lock: all writers that come while we wait have to queue behind us.
 
 use anyhow::Context;
 
 use super::table::table_name;
-use crate::outbox::days::{Detached, Partition, civil};
+use crate::outbox::days::{Detached, Partition, date_of_day};
 use crate::outbox::rows::{first_row, named_rows};
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, PgError, quote_identifier, quote_literal};
 
-/// Longest wait for a lock, and so the longest that a writer may wait behind it.
+/// Longest wait for a lock. A writer may have to wait behind us as long.
 const LOCK_TIMEOUT_MS: u32 = 200;
-/// Rows that one statement deletes.
+/// How many rows one statement deletes at most.
 const DELETE_ROWS: usize = 1_000;
 
-/// How the outbox table is made.
+/// How the outbox table is partitioned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// An ordinary table.
     Plain { has_created_at: bool },
-    /// By range of its `created_at` alone.
+    /// Partitioned by range of its `created_at` alone.
     ByDay,
-    /// By anything else.
+    /// Partitioned by anything else, in words.
     Other(String),
 }
 
-/// Prepares a session for the rest of this module; false where another relay is at it.
+/// Prepares a session for the other functions of this module. Returns false if another relay maintains the table now.
 ///
 /// # Errors
 /// The connection broke.
@@ -46,10 +46,10 @@ pub async fn begin_maintenance(connection: &mut Connection, config: &Config) -> 
     first_row(&answer).context("no answer")?.is_true("is_locked")
 }
 
-/// Looks at the table.
+/// Reads how the table is partitioned.
 ///
 /// # Errors
-/// There is none, or the connection broke.
+/// The table does not exist, or the connection broke.
 pub async fn read_shape(connection: &mut Connection, config: &Config) -> anyhow::Result<Shape> {
     let sql = format!(
         "select coalesce(p.partstrat::text, '') as strategy,
@@ -78,7 +78,7 @@ pub async fn read_shape(connection: &mut Connection, config: &Config) -> anyhow:
     })
 }
 
-/// The server's clock, in seconds since 1970: `created_at` is by it.
+/// The time by the server's clock, in seconds since 1970. `created_at` is by this clock.
 ///
 /// # Errors
 /// The connection broke.
@@ -89,12 +89,12 @@ pub async fn server_time_s(connection: &mut Connection) -> anyhow::Result<i64> {
     first_row(&answer).context("no answer")?.parse("now_s")
 }
 
-/// The partitions that the table has.
+/// Lists the table's partitions.
 ///
 /// # Errors
 /// The connection broke.
 pub async fn list_partitions(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
-    let bound = |word: &str| {
+    let bound_sql = |word: &str| {
         format!(
             "extract(epoch from (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz)::bigint"
         )
@@ -105,8 +105,8 @@ pub async fn list_partitions(connection: &mut Connection, config: &Config) -> an
                 {} as from_s, {} as to_s
          from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
          where i.inhparent = {}::regclass and not i.inhdetachpending order by from_s nulls first, name",
-        bound("FROM"),
-        bound("TO"),
+        bound_sql("FROM"),
+        bound_sql("TO"),
         quote_literal(&table_name(config))
     );
     let answer = connection.query(&sql).await?;
@@ -122,13 +122,13 @@ pub async fn list_partitions(connection: &mut Connection, config: &Config) -> an
         .collect()
 }
 
-/// How the comment on a detached partition begins; a position follows.
+/// How the comment on a detached partition begins. It ends with a position.
 #[must_use]
 pub fn detached_comment(config: &Config) -> String {
     format!("detached from {} by outbox-relay; ", table_name(config))
 }
 
-/// What was detached and is not dropped yet, also by an earlier run.
+/// Lists the tables that this run or an earlier one has detached and not dropped yet.
 ///
 /// # Errors
 /// The connection broke.
@@ -151,13 +151,14 @@ pub async fn list_detached(connection: &mut Connection, config: &Config) -> anyh
         .collect()
 }
 
-/// Makes the partition of a day since 1970. False where rows of that day are in the default partition already: they stay there.
+/// Makes the partition of a day since 1970. Returns false if the default partition has rows of that day already: they stay there.
 ///
-/// `is_current`: rows of that day may be written now. A writer that has chosen the default partition for its row, and waits there for the new one to be
-/// attached, would fail with a violated partition constraint. So such a day is made while no writer is under way, for the moment that it takes.
+/// `is_current`: rows of that day may be written now. Suppose that a writer has chosen the default partition for its row, and waits there until the new
+/// partition is attached. Then its row violates the default partition's constraint, and the writer fails. So for such a day we keep all writers out of the
+/// table for a moment.
 ///
 /// # Errors
-/// A lock was not to be had, a right is missing, or the connection broke.
+/// We did not get a lock in time, a right is missing, or the connection broke.
 pub async fn create_partition(
     connection: &mut Connection,
     config: &Config,
@@ -166,7 +167,7 @@ pub async fn create_partition(
 ) -> anyhow::Result<bool> {
     let (table, name) = (table_name(config), day_name(config, day));
     let bound = |day: i64| {
-        let (year, month, day) = civil(day);
+        let (year, month, day) = date_of_day(day);
         format!("'{year:04}-{month:02}-{day:02} 00:00:00+00'")
     };
     let lock = if is_current {
@@ -174,7 +175,8 @@ pub async fn create_partition(
     } else {
         String::new()
     };
-    // Attached instead of made in place: that locks out nobody who writes to other days. One transaction, as every simple query.
+    // The partition is made as a table and then attached, since this does not lock out writers to other days. The statements of one simple query are one
+    // transaction.
     let sql = format!(
         "{lock} create table {name} (like {table} including all excluding identity excluding indexes excluding statistics);
          {targets};
@@ -191,8 +193,8 @@ pub async fn create_partition(
     }
 }
 
-/// Gives the columns of a new partition the statistics targets that the table's have, which `like` leaves out: what nobody wants to be
-/// sampled in the table would be sampled in each of its days.
+/// Gives the columns of a new partition the statistics targets of the table's columns, which `like` leaves out. Without this, Postgres would sample columns of
+/// each partition that are not sampled in the table.
 fn copy_statistics_targets(table: &str, name: &str) -> String {
     let alter = quote_literal(&format!(
         "alter table {} alter %I set statistics %s",
@@ -209,8 +211,8 @@ fn copy_statistics_targets(table: &str, name: &str) -> String {
 }
 
 fn day_name(config: &Config, day: i64) -> String {
-    let (year, month, day) = civil(day);
-    // Names have 63 bytes at most.
+    let (year, month, day) = date_of_day(day);
+    // A name may have at most 63 bytes. The day takes 9 of them.
     let mut table = config.outbox.table.clone();
     while table.len() > 54 {
         table.pop();
@@ -222,11 +224,11 @@ fn day_name(config: &Config, day: i64) -> String {
     )
 }
 
-/// Takes a partition out of the table. The position in its comment is read once the locks are held: every transaction that wrote to the
-/// partition has committed before it, and none can write any more.
+/// Takes a partition out of the table. The position in its comment is read while we hold the locks. So every transaction that wrote to the partition has
+/// committed before that position, and none can write to it any more.
 ///
 /// # Errors
-/// A lock was not to be had, a right is missing, or the connection broke.
+/// We did not get a lock in time, a right is missing, or the connection broke.
 pub async fn detach_partition(connection: &mut Connection, config: &Config, name: &str) -> anyhow::Result<()> {
     let table = table_name(config);
     let comment = quote_literal(&format!("comment on table {} is %L", name.replace('%', "%%")));
@@ -234,7 +236,7 @@ pub async fn detach_partition(connection: &mut Connection, config: &Config, name
         "{}to be dropped once the slot has confirmed ",
         detached_comment(config)
     ));
-    // Not concurrently: Postgres refuses that beside a default partition.
+    // Not `concurrently`: Postgres refuses that if the table has a default partition.
     let sql = format!(
         "alter table {table} detach partition {name};
          do $body$ begin execute format({comment}, {text} || pg_current_wal_insert_lsn()); end $body$"
@@ -245,12 +247,12 @@ pub async fn detach_partition(connection: &mut Connection, config: &Config, name
 /// Drops a table that was detached.
 ///
 /// # Errors
-/// A lock was not to be had, a right is missing, or the connection broke.
+/// We did not get a lock in time, a right is missing, or the connection broke.
 pub async fn drop_detached(connection: &mut Connection, name: &str) -> anyhow::Result<()> {
     connection.rows(&format!("drop table {name}")).await.map(drop)
 }
 
-/// Where the WAL is, and what the slot has confirmed; `None` without a slot.
+/// Reads where the WAL ends, and what the slot has confirmed. `None`: there is no slot.
 ///
 /// # Errors
 /// The connection broke.
@@ -269,20 +271,20 @@ pub async fn read_positions(connection: &mut Connection, config: &Config) -> any
 ///
 /// # Errors
 /// A right is missing, or the connection broke.
-pub async fn has_older(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<bool> {
-    // Without an index on created_at it takes a scan.
+pub async fn has_rows_before(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<bool> {
+    // Without an index on created_at this scans the table.
     let sql = format!(
-        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s})) as has_older"
+        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s})) as has_rows_before"
     );
     let answer = connection.query(&sql).await?;
-    first_row(&answer).context("no answer")?.is_true("has_older")
+    first_row(&answer).context("no answer")?.is_true("has_rows_before")
 }
 
-/// Deletes some rows of `table` that are older than `before_s`; how many.
+/// Deletes some rows of `table` that are older than `before_s`. Returns how many.
 ///
 /// # Errors
-/// A lock was not to be had, a right is missing, or the connection broke.
-pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<usize> {
+/// We did not get a lock in time, a right is missing, or the connection broke.
+pub async fn delete_rows_before(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<usize> {
     let sql = format!(
         "with gone as (delete from only {table} where ctid = any (array(
              select ctid from only {table} where created_at < to_timestamp({before_s}) limit {DELETE_ROWS})) returning 1)
@@ -292,11 +294,14 @@ pub async fn delete_older(connection: &mut Connection, table: &str, before_s: i6
     first_row(&answer).context("no answer")?.parse("deleted")
 }
 
-/// The tables that retention has detached from the outbox and not dropped yet; their comment says so.
+/// Names of the tables that retention has detached from the outbox and not dropped yet, sorted. Their comment says so.
 ///
 /// # Errors
 /// The connection broke.
-pub(crate) async fn detached_tables(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn names_of_detached_tables(
+    connection: &mut Connection,
+    config: &Config,
+) -> anyhow::Result<Vec<String>> {
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace

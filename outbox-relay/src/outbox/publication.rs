@@ -1,4 +1,4 @@
-//! The publication: what puts the outbox into the stream.
+//! The publication, which says that the outbox table is in the stream.
 
 use anyhow::Context;
 
@@ -11,28 +11,29 @@ use pg_replication::{Connection, quote_identifier, quote_literal};
 /// The publication, as far as the outbox table is concerned.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// Oid of what puts the table into the publication.
+    /// Oid of the catalog row that puts the table into the publication.
     pub entry: u32,
-    /// Oid and `xmin` of the publication's row and of the entry's: any alteration that concerns the outbox changes it, also one that was
-    /// taken back since. Other tables may come and go.
+    /// Oid and `xmin` of the publication's row and of the entry's row. Every alteration that concerns the outbox changes them, even if it was taken back
+    /// afterwards. Other tables may come and go.
     pub version: String,
-    /// The outbox table: its name, oid, kind and persistence (unlogged where a partition is), or the prefix of the messages where there is no table. A publication FOR ALL TABLES has no entry that would change with the table.
+    /// The outbox table: its name, oid, kind and persistence (unlogged if one of its partitions is). If there is no table, the prefix of the messages. We need
+    /// this because a publication FOR ALL TABLES has no entry that would change with the table.
     pub outbox: Option<String>,
     pub publishes_inserts: bool,
     pub has_row_filter: bool,
     pub has_column_list: bool,
-    /// The table, or a partition of it, is unlogged: its rows are in no WAL.
+    /// The table, or a partition of it, is unlogged: its rows are not in the WAL.
     pub is_unlogged: bool,
     /// The table is partitioned, and its rows come under its partitions' names.
-    pub has_partitions_names: bool,
+    pub publishes_under_partition_names: bool,
 }
 
-/// SQL for [`Publication::version`], of the tables that [`from_publication`] joins.
-pub(crate) const VERSION: &str =
+/// SQL for [`Publication::version`], from the tables that [`from_publication`] joins.
+pub(crate) const VERSION_SQL: &str =
     "p.oid || ':' || p.xmin || ':' || coalesce(pr.oid || ':' || pr.xmin, pn.oid || ':' || pn.xmin, 'all')";
 
-/// SQL for a table's oid and those of its partitions, in the column `relid`, from the catalog alone: `pg_partition_tree` takes a lock on each of
-/// them, so that it waits for one that somebody has locked, and who attaches another one waits for it.
+/// SQL for a table's oid and those of its partitions, in the column `relid`. It reads the catalog alone. `pg_partition_tree` would lock each partition: it
+/// would wait for a partition that somebody has locked, and whoever attaches another partition would wait for it.
 pub(crate) fn partition_tree(oid: &str) -> String {
     format!(
         "(with recursive tree(relid) as (
@@ -44,9 +45,9 @@ pub(crate) fn partition_tree(oid: &str) -> String {
     )
 }
 
-/// SQL for [`Publication::outbox`], of the tables that [`from_publication`] joins.
+/// SQL for [`Publication::outbox`], from the tables that [`from_publication`] joins.
 pub(crate) fn outbox_sql(config: &Config) -> String {
-    // Null where there is no table. Rows of an unlogged partition are in no WAL, whatever the table itself is.
+    // Null if there is no table. Rows of an unlogged partition are not in the WAL, even if the table itself is logged.
     let table = format!(
         "case when c.oid is not null then format('%I.%I %s %s %s', n.nspname, c.relname, c.oid, c.relkind,
         case when exists (select from {} pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u')
@@ -62,12 +63,12 @@ pub(crate) fn outbox_sql(config: &Config) -> String {
     }
 }
 
-/// The table's oid in a [`Publication::outbox`], where that is a table: oid, kind and persistence stand behind its name, which may have spaces.
+/// The table's oid in a [`Publication::outbox`], if that is a table. Oid, kind and persistence stand behind the name, and the name may have spaces.
 pub(crate) fn outbox_oid(outbox: &str) -> Option<u32> {
     outbox.rsplit(' ').nth(2)?.parse().ok().filter(|oid| *oid != 0)
 }
 
-/// The publication, and what puts the outbox table into it: `p`, `c`, `pr` and `pn`, of which all but `p` may be missing.
+/// SQL for the publication (`p`), the outbox table (`c`), and what puts the table into the publication (`pr` or `pn`). All but `p` may be missing.
 pub(crate) fn from_publication(config: &Config) -> String {
     let name = quote_literal(&config.source.publication);
     let (schema, table) = (
@@ -83,7 +84,7 @@ pub(crate) fn from_publication(config: &Config) -> String {
     )
 }
 
-/// Looks the publication up; `None` where it does not exist.
+/// Looks the publication up. `None`: it does not exist.
 ///
 /// # Errors
 /// The connection broke.
@@ -104,10 +105,10 @@ pub async fn find_publication(
                 pr.prattrs is not null as has_column_list,
                 exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = {schema}
                         and t.tablename = {table}) or coalesce(c.relkind = 'p' and not p.pubviaroot, false) as publishes_table,
-                {VERSION} as version,
+                {VERSION_SQL} as version,
                 coalesce(c.relpersistence = 'u', false) or exists (
                     select from {partitions} pt join pg_class i on i.oid = pt.relid where i.relpersistence = 'u') as is_unlogged,
-                coalesce(c.relkind = 'p' and not p.pubviaroot, false) as has_partitions_names,
+                coalesce(c.relkind = 'p' and not p.pubviaroot, false) as publishes_under_partition_names,
                 {outbox} as outbox
          {from}"
     );
@@ -115,13 +116,13 @@ pub async fn find_publication(
     let Some(row) = first_row(&answer) else {
         return Ok(None);
     };
-    // Messages are in every stream, whatever the publication has; without a table its own oid tells whether it was made anew.
+    // Messages are in every stream, whatever the publication has. If there is no table, the publication's own oid says whether it was made anew.
     let has_table = row.is_true("has_table")?;
     let has_messages_only = !has_table && config.outbox.message_prefix.is_some();
     if !has_table && !has_messages_only {
         return Ok(Some(PublicationFound::NoTable));
     }
-    // Publications leave unlogged tables out; that is what has to be said of them then.
+    // A publication leaves unlogged tables out. Then the caller has to be told that the table is unlogged.
     let is_unlogged = row.is_true("is_unlogged")?;
     if !row.is_true("publishes_table")? && !is_unlogged && !has_messages_only {
         return Ok(Some(PublicationFound::TableNotPublished));
@@ -134,7 +135,7 @@ pub async fn find_publication(
         has_row_filter: row.is_true("has_row_filter")?,
         has_column_list: row.is_true("has_column_list")?,
         is_unlogged,
-        has_partitions_names: row.is_true("has_partitions_names")?,
+        publishes_under_partition_names: row.is_true("publishes_under_partition_names")?,
     })))
 }
 
@@ -148,7 +149,7 @@ pub enum PublicationFound {
     Published(Publication),
 }
 
-/// The publication, or why no stream may be read from it.
+/// Returns the publication, or why no stream may be read from it.
 ///
 /// # Errors
 /// [`Stop::Publication`] says what is wrong; anything else is transient.
@@ -181,7 +182,7 @@ pub async fn require_usable_publication(
                 format!(
                     "it has a column list, which hides columns of events; alter publication {name} drop table {table}; alter publication {name} add table {table}"
                 )
-            } else if found.has_partitions_names {
+            } else if found.publishes_under_partition_names {
                 format!(
                     "table {table} is partitioned, and the rows come under its partitions' names; alter publication {name} set (publish_via_partition_root = true)"
                 )
@@ -201,7 +202,7 @@ pub async fn require_usable_publication(
     .into())
 }
 
-/// Creates the publication, where there is none.
+/// Creates the publication, if there is none.
 ///
 /// # Errors
 /// The role may not create it, or the connection broke.
@@ -214,13 +215,13 @@ pub(crate) async fn create_publication(connection: &mut Connection, config: &Con
         quote_identifier(&config.outbox.schema),
         quote_identifier(&config.outbox.table)
     );
-    // Where messages are the outbox there may be no table; a stream needs a publication all the same.
+    // If messages are the outbox, there may be no table. A stream needs a publication even then.
     let tables = if config.outbox.message_prefix.is_none() || has_table(connection, config).await? {
         format!("for table {table}")
     } else {
         String::new()
     };
-    // Inserts alone are events; and with its root, a partitioned outbox is one table in the stream, whatever its partitions.
+    // Only inserts are events. And with `publish_via_partition_root` a partitioned outbox is one table in the stream.
     let sql = format!(
         "create publication {} {tables} with (publish = 'insert', publish_via_partition_root = true)",
         quote_identifier(&config.source.publication)

@@ -1,4 +1,4 @@
-//! Reads the values of an answer by the names of their columns, as the SQL beside it gives them.
+//! Reads the values of an answer by the names of their columns.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ pub(crate) struct NamedRow<'a> {
     values: &'a Row,
 }
 
-/// The first row; `None` where there is none.
+/// The first row of the answer. `None`: it has no rows.
 pub(crate) fn first_row(answer: &Answer) -> Option<NamedRow<'_>> {
     named_rows(answer).next()
 }
 
-/// All rows.
+/// All rows of the answer.
 pub(crate) fn named_rows(answer: &Answer) -> impl Iterator<Item = NamedRow<'_>> {
     answer.rows.iter().map(|values| NamedRow {
         columns: &answer.columns,
@@ -37,13 +37,13 @@ impl<'a> NamedRow<'a> {
             .with_context(|| format!("column `{column}` of the answer is null"))
     }
 
-    /// The text of a column; `None` where it is null.
+    /// The text of a column. `None`: it is null.
     ///
     /// # Errors
     /// There is no such column.
     pub(crate) fn nullable(&self, column: &str) -> anyhow::Result<Option<&'a str>> {
-        let place = column_place(self.columns, column)?;
-        let value = self.values.get(place);
+        let index = column_index(self.columns, column)?;
+        let value = self.values.get(index);
         let value = value.with_context(|| format!("a row ends before its column `{column}`"))?;
         Ok(value.as_deref())
     }
@@ -51,25 +51,25 @@ impl<'a> NamedRow<'a> {
     /// The value of a column that is never null.
     ///
     /// # Errors
-    /// As [`NamedRow::text`], or it is no such value.
+    /// As [`NamedRow::text`], or the text cannot be parse_text.
     pub(crate) fn parse<T>(&self, column: &str) -> anyhow::Result<T>
     where
         T: FromStr,
         T::Err: Error + Send + Sync + 'static,
     {
-        parsed(self.text(column)?, column)
+        parse_text(self.text(column)?, column)
     }
 
-    /// The value of a column; `None` where it is null.
+    /// The value of a column. `None`: it is null.
     ///
     /// # Errors
-    /// There is no such column, or it is no such value.
+    /// There is no such column, or the text cannot be parse_text.
     pub(crate) fn parse_nullable<T>(&self, column: &str) -> anyhow::Result<Option<T>>
     where
         T: FromStr,
         T::Err: Error + Send + Sync + 'static,
     {
-        self.nullable(column)?.map(|text| parsed(text, column)).transpose()
+        self.nullable(column)?.map(|text| parse_text(text, column)).transpose()
     }
 
     /// Whether a boolean column is true.
@@ -81,7 +81,7 @@ impl<'a> NamedRow<'a> {
     }
 }
 
-fn parsed<T>(text: &str, column: &str) -> anyhow::Result<T>
+fn parse_text<T>(text: &str, column: &str) -> anyhow::Result<T>
 where
     T: FromStr,
     T::Err: Error + Send + Sync + 'static,
@@ -90,23 +90,23 @@ where
         .with_context(|| format!("column `{column}` of the answer is `{text}`"))
 }
 
-/// Where in each row the column of this name stands. For [`text_at`].
+/// The index of the column of this name. For [`text_at`].
 ///
 /// # Errors
 /// There is no such column.
-pub(crate) fn column_place(columns: &[(String, u32)], column: &str) -> anyhow::Result<usize> {
-    let place = columns.iter().position(|(name, _)| name == column);
-    place.with_context(|| format!("column `{column}` of the answer is missing"))
+pub(crate) fn column_index(columns: &[(String, u32)], column: &str) -> anyhow::Result<usize> {
+    let index = columns.iter().position(|(name, _)| name == column);
+    index.with_context(|| format!("column `{column}` of the answer is missing"))
 }
 
-/// The text of the column at this place, where a row is taken out of its answer. [`NamedRow::text`] reads rows that stay there.
+/// The text of the column at this index of a row that was taken out of its answer. [`NamedRow::text`] reads rows that are still in their answer.
 ///
 /// # Errors
-/// It is missing, or null.
-pub(crate) fn text_at(row: &Row, place: usize) -> anyhow::Result<&str> {
-    row.get(place)
+/// The value is missing, or null.
+pub(crate) fn text_at(row: &Row, index: usize) -> anyhow::Result<&str> {
+    row.get(index)
         .and_then(Option::as_deref)
-        .with_context(|| format!("the value at place {place} of a row is missing"))
+        .with_context(|| format!("the value at index {index} of a row is missing"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a command does to the slot: own it for a time, make it, drop it, move it.
+//! What the commands do with the slot: take it over, make it, drop it, move it.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ pub(crate) const OBJECT_IN_USE: &str = "55006";
 /// SQLSTATE `undefined_object`: there is no such slot.
 pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 
-/// How long the server may take to notice that the session which had the slot has ended.
+/// How long the server may take to notice that the session that read the slot has ended.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
-/// As [`RELEASE_PATIENCE`], where a person may have forgotten a relay that still runs, and waits for the command to say so.
+/// As [`RELEASE_PATIENCE`], but shorter. The operator may have forgotten to stop the relay, and waits until the command says so.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(3);
-/// Between two tries.
+/// How long we wait between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Whether the slot becomes a failover slot.
+/// Whether the new slot is a failover slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failover {
     /// Standbys keep a copy of it (PostgreSQL 17 and later).
@@ -36,11 +36,11 @@ pub(crate) enum Failover {
 pub(crate) struct NewSlot {
     /// Where its stream begins.
     pub(crate) consistent_point: Lsn,
-    /// Name of the snapshot of all that came before. It lives as long as the session that made the slot runs nothing else.
+    /// Name of the snapshot that has all rows before that. It ends when the session that made the slot runs another command.
     pub(crate) exported_snapshot: String,
 }
 
-/// Owns the slot in a session of its own, so that nobody moves it meanwhile.
+/// Takes the slot over in a new session. Nobody else can move the slot as long as the returned session lives.
 ///
 /// # Errors
 /// Somebody else reads the slot, or it cannot be read.
@@ -66,7 +66,7 @@ pub(crate) async fn take_over_slot(config: &Config) -> Result<Connection, RelayE
     }
 }
 
-/// Waits until nobody reads the slot, where there is one: a relay that runs has to be stopped before.
+/// Waits until nobody reads the slot. A slot that does not exist is free. A relay that runs has to be stopped before.
 ///
 /// # Errors
 /// Somebody still reads it.
@@ -110,7 +110,7 @@ pub(crate) async fn create_slot(
     })
 }
 
-/// Drops the slot. A slot that is gone already is fine: one that was not made completely goes with the session that made it.
+/// Drops the slot. It may be gone already: Postgres drops a half-made slot when the session that makes it ends.
 ///
 /// # Errors
 /// Somebody still reads the slot, or the connection broke.
@@ -137,7 +137,7 @@ pub(crate) async fn advance_slot(connection: &mut Connection, config: &Config, l
         .context("cannot move the slot")
 }
 
-/// Tries again while the slot is in use: perhaps only until the server has noticed that its reader is gone.
+/// Runs `sql`, and tries again while the slot is in use: perhaps the server has not noticed yet that the slot's reader is gone.
 async fn run_once_slot_is_free(connection: &mut Connection, sql: &str) -> anyhow::Result<()> {
     let began_at = Instant::now();
     loop {

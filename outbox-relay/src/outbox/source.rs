@@ -20,7 +20,7 @@ pub struct System {
     pub timeline: u32,
     /// End of the flushed WAL.
     pub wal_end: Lsn,
-    /// Where the timeline comes from.
+    /// From which earlier timelines it comes.
     pub history: Option<History>,
     /// When the server started, in microseconds since 1970 by its clock.
     pub started_us: Option<i64>,
@@ -43,7 +43,7 @@ pub async fn identify_server(connection: &mut Connection) -> anyhow::Result<Syst
     })
 }
 
-/// Asks once more, in a further session with the same server, where its WAL ends.
+/// Asks in a second session with the same server where its WAL ends now.
 ///
 /// # Errors
 /// It is not the same any more: the server was promoted meanwhile. Worth another try from the start.
@@ -60,10 +60,10 @@ pub async fn identify_same_server(connection: &mut Connection, before: &System) 
     Ok(system)
 }
 
-/// Makes sure that the slot which a further session sees is the one that our walsender reads.
+/// Fails unless the slot that a second session sees is the one that our walsender reads.
 ///
 /// # Errors
-/// It is read by somebody else, or by nobody: this session is with another server, or our stream has ended. Worth another try from the start.
+/// Somebody else reads it, or nobody does. So this session is with another server, or our stream has ended. Worth another try from the start.
 pub fn ensure_slot_is_read_by(slot: Option<&Slot>, walsender_pid: i32) -> anyhow::Result<()> {
     let reader = slot.and_then(|slot| slot.active_pid);
     anyhow::ensure!(
@@ -74,7 +74,7 @@ pub fn ensure_slot_is_read_by(slot: Option<&Slot>, walsender_pid: i32) -> anyhow
     Ok(())
 }
 
-/// The history of a timeline; `None` for the first, and where the server has lost the file.
+/// The history of a timeline. `None`: it is the first timeline, or the server has lost the file.
 async fn read_timeline_history(connection: &mut Connection, timeline: u32) -> anyhow::Result<Option<History>> {
     if timeline <= 1 {
         return Ok(None);
@@ -97,7 +97,7 @@ async fn read_timeline_history(connection: &mut Connection, timeline: u32) -> an
         .map_err(anyhow::Error::msg)
 }
 
-/// The slot's row in `pg_replication_slots`; `None` where there is none.
+/// The slot's row in `pg_replication_slots`. `None`: there is no such slot.
 ///
 /// # Errors
 /// The connection broke.

@@ -1,8 +1,8 @@
 //! The warm standby: a second relay of the same slot waits until the first is gone.
 //!
-//! Asking for the slot by `START_REPLICATION` would leave an error line in the server's log each time; waiting for an advisory lock would
-//! hold a snapshot open and so keep vacuum from its work. So the session that is there already looks whether anybody has the slot: one
-//! call of a function that reads shared memory, outside of any transaction that lasts.
+//! If a standby asked for the slot by `START_REPLICATION`, each try would leave an error line in the server's log. If it waited for an advisory lock, it
+//! would hold a snapshot open, and vacuum could not do its work. So the standby asks in its session whether anybody has the slot. This is one call of a
+//! function that reads shared memory, and no transaction stays open.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use crate::outbox::rows::first_row;
 use pg_replication::{Connection, quote_literal};
 
-/// How often a standby looks: the longest that a take-over waits once the slot is free.
+/// How often a standby looks. So a take-over comes at most this late after the slot is free.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// A server that is silent for so long is given up: nothing else would tell a standby that its connection is dead.
+/// We give up a server that is silent for so long. Without this, a standby would never notice that its connection is dead.
 const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Whether a session has `slot`. False also where there is no such slot: the start then says why.
+/// Whether a session has `slot`. Also false if there is no such slot: then the next step of the start reports that.
 ///
 /// # Errors
 /// The connection broke, or the server does not answer.

@@ -1,11 +1,11 @@
-//! Rows of the outbox table that park behind a parked row of their key, while a command publishes the others.
+//! Parks rows of the outbox table behind a parked row of their key, while a command publishes the other rows.
 //!
-//! The table is read in the order of its rows. A row that stands before the first parked one of its key was published before that was parked, where it
-//! is missing now, and is published again; those behind it park. A parked row that is in the table no more stands before all of its key.
+//! The table is read in the order of its rows. A row before the first parked row of its key is published: it may have been published before that row was
+//! parked, and be lost now. The rows behind the first parked row are parked. If a parked row is not in the table any more, all rows of its key count as behind it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::keys::{Lane, ParkedKeys};
+use super::keys::{ParkedKeys, TopicKeyHash};
 use super::log::rows_max;
 use super::planted;
 use super::record::{Because, Entry, FORMAT, ParkedRow};
@@ -22,19 +22,20 @@ use service::clock::now_us;
 
 /// The keys of which rows are parked, and how many rows were parked behind them.
 pub(crate) struct ParksBehind {
-    /// Those whose parked rows were passed, or are not in the table.
+    /// The keys whose parked row was passed, or is not in the table.
     keys: ParkedKeys,
-    /// Those of the other parked rows, by the rows' ids.
-    ahead: HashMap<String, (Lane, RowPosition)>,
+    /// The other parked rows, by their ids. Reading has not come to them yet.
+    ahead: HashMap<String, (TopicKeyHash, RowPosition)>,
     entry_bytes_max: usize,
-    /// Rows that were parked before.
-    known: u64,
+    /// How many rows were parked before.
+    parked_before: u64,
+    /// How many rows were parked since.
     parked: u64,
 }
 
 impl ParksBehind {
-    /// `entries` are the parked rows, read after fencing, and `in_table` tells by its id whether one is in the table that is read. `None` where no row
-    /// has to park.
+    /// `entries` are the parked rows, read after fencing. `in_table` says whether the row with an id is in the table that is read. Returns `None` if no row
+    /// has to be parked.
     ///
     /// # Errors
     /// Kafka does not answer.
@@ -45,11 +46,11 @@ impl ParksBehind {
     ) -> Result<Option<Self>, RelayError> {
         let (mut keys, mut ahead) = (ParkedKeys::default(), HashMap::new());
         for entry in entries.values() {
-            match (entry.lane, &entry.id) {
-                (Some(lane), Some(id)) if in_table(id) => {
-                    ahead.insert(id.clone(), (lane, entry.position));
+            match (entry.topic_key, &entry.id) {
+                (Some(topic_key), Some(id)) if in_table(id) => {
+                    ahead.insert(id.clone(), (topic_key, entry.position));
                 }
-                (Some(lane), _) => keys.add(lane, entry.position),
+                (Some(topic_key), _) => keys.add(topic_key, entry.position),
                 (None, _) => {}
             }
         }
@@ -62,12 +63,12 @@ impl ParksBehind {
             keys,
             ahead,
             entry_bytes_max: entry_bytes_max(config).await?,
-            known: entries.len() as u64,
+            parked_before: entries.len() as u64,
             parked: 0,
         }))
     }
 
-    /// How many rows were parked.
+    /// How many rows were parked since.
     pub(crate) fn parked(&self) -> u64 {
         self.parked
     }
@@ -77,19 +78,19 @@ impl ParksBehind {
         self.ahead.contains_key(id)
     }
 
-    /// Takes note that reading has come to a parked row.
+    /// Notes that reading has come to a parked row.
     pub(crate) fn pass(&mut self, id: &str) {
-        if let Some((lane, position)) = self.ahead.remove(id) {
-            self.keys.add(lane, position);
+        if let Some((topic_key, position)) = self.ahead.remove(id) {
+            self.keys.add(topic_key, position);
         }
     }
 
-    /// Sends the row to the parking topic, in the open Kafka transaction, where an earlier one of its key is there; whether it did. `position` is as
-    /// readers would see it.
+    /// If an earlier row of its key is parked, sends the row to the parking topic, in the open Kafka transaction. Returns whether it did. `position` is the
+    /// position that readers would see.
     ///
     /// # Errors
     /// [`Stop::TooManyParked`]; anything else is worth another try.
-    pub(crate) async fn park(
+    pub(crate) async fn park_if_behind(
         &mut self,
         config: &Config,
         publisher: &mut Publisher,
@@ -98,14 +99,14 @@ impl ParksBehind {
         position: RowPosition,
     ) -> Result<bool, RelayError> {
         let (topic, key) = plan.topic_and_key_of(tuple);
-        let lane = topic.as_deref().zip(key.as_deref());
-        let lane = lane.map(|(topic, key)| Lane::of(topic, key));
-        let Some(first) = lane.and_then(|lane| self.keys.before(lane, position)) else {
+        let topic_key = topic.as_deref().zip(key.as_deref());
+        let topic_key = topic_key.map(|(topic, key)| TopicKeyHash::of(topic, key));
+        let Some(first) = topic_key.and_then(|topic_key| self.keys.first_parked_before(topic_key, position)) else {
             return Ok(false);
         };
-        if self.known + self.parked >= rows_max() {
-            // Nothing else makes room here. `parked retry` needs what `recover` is to mend, and so does `parked discard`, of which the next comparison would
-            // find the row missing and park it again.
+        if self.parked_before + self.parked >= rows_max() {
+            // Nothing else makes room here. `parked retry` and `parked discard` cannot run before `recover` has finished. And after a discard the next
+            // comparison would find the row missing, and park it again.
             let what = format!(
                 "{} rows are parked, as many as may be, and what is parked can be published or given up only once this is done; `outbox-relay recover --poison-order skip` publishes the rows behind parked ones before those",
                 rows_max()
@@ -123,7 +124,7 @@ impl ParksBehind {
             id: plan.id_of(tuple).map(str::to_owned),
             topic,
             key: key.map(|key| String::from_utf8_lossy(&key).into_owned()),
-            lane,
+            topic_key,
             row: ParkedRow::of_table(plan.columns(), tuple).map_err(anyhow::Error::from)?,
         };
         let key_bytes = Entry::record_key(&config.checkpoint_key(), &position).len();

@@ -1,4 +1,5 @@
-//! Which rows park: those of a key of which a row is parked, and how many poison rows may park in a minute. Pure.
+//! Knows the keys that have a parked row, since the later rows of these keys have to be parked too. And limits how many poison rows are parked in a minute.
+//! Pure.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,12 +9,12 @@ use crate::process::row_name::RowPosition;
 
 const MINUTE_US: i64 = 60_000_000;
 
-/// A key of a topic, as a hash of both; two that meet in one make rows park that need not, and nothing worse.
+/// A key of a topic, as a hash of both. If two keys have the same hash, rows are parked that need not be. Nothing worse happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Lane(pub u64);
+pub struct TopicKeyHash(pub u64);
 
-impl Lane {
-    /// The lane of a record with `key` in `topic`.
+impl TopicKeyHash {
+    /// The hash for a record with `key` in `topic`.
     #[must_use]
     pub fn of(topic: &str, key: &[u8]) -> Self {
         let mut text = Vec::with_capacity(topic.len() + 1 + key.len());
@@ -28,22 +29,22 @@ impl Lane {
     }
 }
 
-/// The lanes with a parked row, and where each one's first parked row stands.
+/// The keys with a parked row, and the position of each key's first parked row.
 #[derive(Clone, Debug, Default)]
-pub struct ParkedKeys(HashMap<Lane, RowPosition>);
+pub struct ParkedKeys(HashMap<TopicKeyHash, RowPosition>);
 
 impl ParkedKeys {
-    /// Takes note of a parked row.
-    pub fn add(&mut self, lane: Lane, position: RowPosition) {
-        let first = self.0.entry(lane).or_insert(position);
+    /// Notes a parked row.
+    pub fn add(&mut self, topic_key: TopicKeyHash, position: RowPosition) {
+        let first = self.0.entry(topic_key).or_insert(position);
         *first = (*first).min(position);
     }
 
-    /// The first parked row of the lane, where the row at `position` stands behind it. A row before it was published before it was parked, also
-    /// where --delivery at-least-once brings it again.
+    /// The position of the key's first parked row, if it stands before `position`. A row before the first parked one is not parked: it was published
+    /// earlier, even if --delivery at-least-once sends it again.
     #[must_use]
-    pub fn before(&self, lane: Lane, position: RowPosition) -> Option<RowPosition> {
-        self.0.get(&lane).copied().filter(|first| *first < position)
+    pub fn first_parked_before(&self, topic_key: TopicKeyHash, position: RowPosition) -> Option<RowPosition> {
+        self.0.get(&topic_key).copied().filter(|first| *first < position)
     }
 
     #[must_use]
@@ -52,7 +53,7 @@ impl ParkedKeys {
     }
 }
 
-/// At most so many poison rows in any minute.
+/// Allows at most so many poison rows in any minute.
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     rows_max: u32,
@@ -61,7 +62,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// `times` are those of rows that were parked before, in any order.
+    /// `times` are the times at which earlier rows were parked, in any order.
     #[must_use]
     pub fn new(rows_max: u32, mut times: Vec<i64>) -> Self {
         times.sort_unstable();
@@ -79,7 +80,7 @@ impl RateLimit {
         self.times.len() < self.rows_max as usize
     }
 
-    /// Counts a row.
+    /// Counts a row that is parked now.
     pub fn count(&mut self, now_us: i64) {
         self.times.push_back(now_us);
     }
@@ -87,7 +88,7 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lane, MINUTE_US, ParkedKeys, RateLimit};
+    use super::{MINUTE_US, ParkedKeys, RateLimit, TopicKeyHash};
     use crate::process::row_name::RowPosition;
     use pg_replication::Lsn;
 
@@ -99,25 +100,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_a_topic_and_a_key_and_the_same_in_every_process() {
-        assert_eq!(Lane::of("t", b"k"), Lane::of("t", b"k"));
-        assert_ne!(Lane::of("t", b"k"), Lane::of("u", b"k"));
-        assert_ne!(Lane::of("t", b"k"), Lane::of("tk", b""));
-        assert_eq!(format!("{:016x}", Lane::of("t", b"k").0), "f31e38a4251c28e3");
+    fn a_hash_is_of_a_topic_and_a_key_and_the_same_in_every_process() {
+        assert_eq!(TopicKeyHash::of("t", b"k"), TopicKeyHash::of("t", b"k"));
+        assert_ne!(TopicKeyHash::of("t", b"k"), TopicKeyHash::of("u", b"k"));
+        assert_ne!(TopicKeyHash::of("t", b"k"), TopicKeyHash::of("tk", b""));
+        assert_eq!(format!("{:016x}", TopicKeyHash::of("t", b"k").0), "f31e38a4251c28e3");
     }
 
     #[test]
     fn only_what_stands_behind_the_first_parked_row_of_its_key_parks() {
         let mut keys = ParkedKeys::default();
         assert!(keys.is_empty());
-        keys.add(Lane(1), at(10, 1));
-        keys.add(Lane(1), at(20, 0));
-        keys.add(Lane(1), at(10, 0));
-        assert_eq!(keys.before(Lane(1), at(9, 9)), None);
-        assert_eq!(keys.before(Lane(1), at(10, 0)), None);
-        assert_eq!(keys.before(Lane(1), at(10, 1)), Some(at(10, 0)));
-        assert_eq!(keys.before(Lane(1), at(30, 0)), Some(at(10, 0)));
-        assert_eq!(keys.before(Lane(2), at(30, 0)), None);
+        keys.add(TopicKeyHash(1), at(10, 1));
+        keys.add(TopicKeyHash(1), at(20, 0));
+        keys.add(TopicKeyHash(1), at(10, 0));
+        assert_eq!(keys.first_parked_before(TopicKeyHash(1), at(9, 9)), None);
+        assert_eq!(keys.first_parked_before(TopicKeyHash(1), at(10, 0)), None);
+        assert_eq!(keys.first_parked_before(TopicKeyHash(1), at(10, 1)), Some(at(10, 0)));
+        assert_eq!(keys.first_parked_before(TopicKeyHash(1), at(30, 0)), Some(at(10, 0)));
+        assert_eq!(keys.first_parked_before(TopicKeyHash(2), at(30, 0)), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Reading a relay's parked rows back.
+//! Reads a relay's parked rows back from the parking topic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 
-/// Most rows that one relay may have parked: what bounds its memory and the time of its start.
+/// A relay may have at most so many parked rows. This bounds its memory and the time of its start.
 const ROWS_MAX: u64 = 250_000;
 
-/// As many parked rows as one relay has room for.
+/// How many rows one relay may have parked at most.
 #[must_use]
 pub fn rows_max() -> u64 {
     if planted::has_room_for_two_rows() {
@@ -28,35 +28,35 @@ pub fn rows_max() -> u64 {
     ROWS_MAX
 }
 
-/// The parked rows of one relay, as far as a running one has to know them.
+/// What a running relay has to know about its parked rows.
 #[derive(Clone, Debug, Default)]
 pub struct Parked {
     pub keys: ParkedKeys,
     pub rows: u64,
     /// When poison rows were parked, microseconds since 1970.
     pub poison_times_us: Vec<i64>,
-    pub needs: TableNeeds,
+    pub needs_table: ParkedRowsNeedTable,
 }
 
-/// Whether a parked row needs the outbox table: a value that is too large for the parking topic is in the table alone. Shared with what removes rows
-/// from the table. No row is retried or discarded while a relay runs, so it is never taken back.
+/// Whether any parked row needs the outbox table. A value that is too large for the parking topic is in the table alone. The task that removes rows from
+/// the table shares this flag. The flag is never set back: no row is retried or discarded while a relay runs.
 #[derive(Clone, Debug, Default)]
-pub struct TableNeeds(Arc<AtomicBool>);
+pub struct ParkedRowsNeedTable(Arc<AtomicBool>);
 
-impl TableNeeds {
-    /// Takes note of a row that needs it, before that is committed.
-    pub fn add(&self) {
+impl ParkedRowsNeedTable {
+    /// Notes that a parked row needs the table. To be called before that row is committed.
+    pub fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether any row does.
+    /// Whether a parked row needs the table.
     #[must_use]
-    pub fn any(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire) && !planted::removes_parked_rows()
     }
 }
 
-/// What a running relay has to know, read after fencing. Nothing is asked where the checkpoint says that nothing is parked. Blocks.
+/// Reads what a running relay has to know, after fencing. If the checkpoint says that nothing is parked, Kafka is not asked. Blocks.
 ///
 /// # Errors
 /// As [`read_entries`].
@@ -65,26 +65,26 @@ pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> b
     if note.rows == 0 {
         return Ok(parked);
     }
-    // Only this much of each: the rows themselves may be large.
+    // Only what we need of each row is kept, since the rows themselves may be large.
     let mut found = BTreeMap::new();
-    read(config, gives_up, &mut |position, entry| {
+    read_records(config, gives_up, &mut |position, entry| {
         match entry {
             Some(entry) => {
                 let needs_table = entry.row.needs_table();
                 found.insert(
                     position,
-                    (entry.lane, entry.parked_because, entry.parked_us, needs_table),
+                    (entry.topic_key, entry.parked_because, entry.parked_us, needs_table),
                 )
             }
             None => found.remove(&position),
         };
     })?;
-    for (position, (lane, because, parked_us, needs_table)) in &found {
+    for (position, (topic_key, because, parked_us, needs_table)) in &found {
         if *needs_table {
-            parked.needs.add();
+            parked.needs_table.set();
         }
-        if let Some(lane) = lane {
-            parked.keys.add(*lane, *position);
+        if let Some(topic_key) = topic_key {
+            parked.keys.add(*topic_key, *position);
         }
         if *because == Because::Poison {
             parked.poison_times_us.push(*parked_us);
@@ -97,12 +97,12 @@ pub fn read_parked(config: &Config, note: &ParkingNote, gives_up: &dyn Fn() -> b
     Ok(parked)
 }
 
-/// Whether the parking topic has every row that the checkpoint counts.
+/// Refuses to go on if the parking topic has fewer rows than the checkpoint counts. `found` is how many the topic has.
 ///
 /// # Errors
 /// [`Stop::ParkedRowsMissing`].
 pub fn ensure_all_parked_rows_are_there(config: &Config, note: &ParkingNote, found: u64) -> Result<(), Stop> {
-    // Without transactions a relay, or a retry, that died between an entry and the checkpoint leaves another count.
+    // Without transactions a relay, or a retry, may die after it wrote an entry and before it wrote the checkpoint. Then the counts differ.
     if found >= note.rows || config.sink.delivery == Delivery::AtLeastOnce || planted::goes_on_without_lost_rows() {
         return Ok(());
     }
@@ -113,7 +113,7 @@ pub fn ensure_all_parked_rows_are_there(config: &Config, note: &ParkingNote, fou
     })
 }
 
-/// The stop where the parking topic lacks rows that the checkpoint counts. Nothing is asked where it counts none.
+/// Returns the stop if the parking topic lacks rows that the checkpoint counts. If the checkpoint counts none, Kafka is not asked.
 ///
 /// # Errors
 /// As [`read_entries`].
@@ -128,13 +128,13 @@ pub(crate) async fn find_missing_parked_rows(
     Ok(ensure_all_parked_rows_are_there(config, &checkpoint.parking, found).err())
 }
 
-/// All parked rows of the relay, in the order of their positions. Blocks.
+/// Reads all parked rows of the relay, in the order of their positions. Blocks.
 ///
 /// # Errors
-/// [`Stop::Config`] for a parking topic that is none; anything else is worth another try.
+/// [`Stop::Config`] if the topic cannot be a parking topic. Any other error is worth another try.
 pub fn read_entries(config: &Config, gives_up: &dyn Fn() -> bool) -> Result<BTreeMap<RowPosition, Entry>, RelayError> {
     let mut found = BTreeMap::new();
-    read(config, gives_up, &mut |position, entry| {
+    read_records(config, gives_up, &mut |position, entry| {
         match entry {
             Some(entry) => found.insert(position, entry),
             None => found.remove(&position),
@@ -154,7 +154,7 @@ pub(crate) async fn read_entries_off_thread(config: &Config) -> Result<BTreeMap<
         .context("parking task")?
 }
 
-/// What a checkpoint says of parked rows that is written anew by a command: they are counted in their own topic, since `earlier` may be lost, or stale.
+/// Makes the parking note for a checkpoint that a command writes anew. The rows are counted in the parking topic, since `earlier` may be lost or stale.
 ///
 /// # Errors
 /// As [`read_entries`].
@@ -168,12 +168,13 @@ pub(crate) async fn count_parked_rows(
     })
 }
 
-fn read(
+/// Gives each record of the relay to `on_record`, in the order of the topic. `None` means that the row is not parked any more.
+fn read_records(
     config: &Config,
     gives_up: &dyn Fn() -> bool,
-    each: &mut dyn FnMut(RowPosition, Option<Entry>),
+    on_record: &mut dyn FnMut(RowPosition, Option<Entry>),
 ) -> Result<(), RelayError> {
-    if !exists(&config.sink.kafka, &config.sink.parking_topic)? {
+    if !parking_topic_exists(&config.sink.kafka, &config.sink.parking_topic)? {
         return Ok(());
     }
     let log = KeyedLog {
@@ -182,7 +183,7 @@ fn read(
     };
     let prefix = format!("{}/", config.checkpoint_key());
     log.read(&prefix, gives_up, &mut |key, value| {
-        // The names of a database and a slot may be the beginning of others' only up to the slash, and a position has one of its own.
+        // A database's name may contain a slash, so the prefix may fit a key of another relay. What follows the prefix is then no position.
         let Ok(position) = key[prefix.len()..].parse() else {
             return Ok(());
         };
@@ -192,24 +193,24 @@ fn read(
                 config.sink.parking_topic
             )
         })?;
-        each(position, entry);
+        on_record(position, entry);
         Ok(())
     })?;
     Ok(())
 }
 
-fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, RelayError> {
+fn parking_topic_exists(settings: &KafkaSettings, topic: &str) -> Result<bool, RelayError> {
     let names = [topic.to_owned()];
     match partition_counts(settings, &names)?.get(topic) {
         None => Ok(false),
         Some(1) => Ok(true),
-        Some(partitions) => Err(more_partitions(topic, *partitions).into()),
+        Some(partitions) => Err(has_several_partitions(topic, *partitions).into()),
     }
 }
 
-/// The stop of a parking topic whose records have no order.
+/// The stop for a parking topic that has several partitions. Its records would have no order.
 #[must_use]
-pub(super) fn more_partitions(topic: &str, partitions: i32) -> Stop {
+pub(super) fn has_several_partitions(topic: &str, partitions: i32) -> Stop {
     Stop::Config {
         what: format!("--parking-topic `{topic}` has {partitions} partitions; it must have one"),
     }

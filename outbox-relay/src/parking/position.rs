@@ -1,4 +1,4 @@
-//! The text of a row's position, as a person types it and as a key sorts by it.
+//! The text of a row's position: as a person types it, and as a key of the parking topic has it.
 
 use std::str::FromStr;
 
@@ -8,39 +8,39 @@ use crate::continuity::progress::Published;
 use crate::process::row_name::RowPosition;
 use pg_replication::Lsn;
 
-/// A text that is no row's position.
+/// The text is not a row's position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no position: expected LSN:INDEX, like 16/B374D848:7")]
 pub struct InvalidRowPosition(String);
 
 impl RowPosition {
-    /// As [`RowPosition`]'s text, with as many digits for each, so that texts sort as positions do.
+    /// The position as text, with a fixed number of digits. So the texts sort as the positions do.
     #[must_use]
-    pub fn sortable(&self) -> String {
+    pub fn sortable_text(&self) -> String {
         let lsn = self.commit_lsn.0;
         format!("{:08X}/{:08X}:{:010}", lsn >> 32, lsn & 0xFFFF_FFFF, self.index)
     }
 
-    /// Whether a checkpoint that says `published` has passed the row: it is published, parked, or nothing that the relay publishes.
+    /// Whether a checkpoint that says `published` has passed the row. A passed row is published or parked, or the relay does not publish such rows.
     #[must_use]
     pub fn is_passed_by(&self, published: &Published) -> bool {
-        let in_part = published
+        let is_in_published_part = published
             .partial
             .is_some_and(|partial| (self.commit_lsn, self.index) < (partial.commit_lsn, partial.rows));
-        self.commit_lsn < published.lsn || in_part
+        self.commit_lsn < published.lsn || is_in_published_part
     }
 }
 
 impl FromStr for RowPosition {
     type Err = InvalidRowPosition;
 
-    /// Reads `LSN:INDEX`; what follows a second colon, as the commit's time in the header `position`, is left aside.
+    /// Reads `LSN:INDEX`. In the header `position` a second colon and the commit's time may follow. The time is ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidRowPosition(text.to_owned());
         let mut parts = text.split(':');
         let (lsn, index) = (parts.next().ok_or_else(invalid)?, parts.next().ok_or_else(invalid)?);
-        let time_is_good = parts.next().is_none_or(|time| time.parse::<i64>().is_ok());
-        if !time_is_good || parts.next().is_some() {
+        let time_is_valid = parts.next().is_none_or(|time| time.parse::<i64>().is_ok());
+        if !time_is_valid || parts.next().is_some() {
             return Err(invalid());
         }
         Ok(Self {
@@ -82,7 +82,7 @@ mod tests {
         let position = at(0x16_B374_D848, 7);
         assert_eq!(position.to_string().parse(), Ok(position));
         assert_eq!("16/B374D848:7:1795344833217210".parse(), Ok(position));
-        assert_eq!(position.sortable().parse(), Ok(position));
+        assert_eq!(position.sortable_text().parse(), Ok(position));
         for text in [
             "",
             "16/B374D848",
@@ -99,7 +99,11 @@ mod tests {
     #[test]
     fn sortable_texts_sort_as_positions() {
         let ascending = [at(9, 10), at(0x10, 2), at(0x10, 10), at(0x1_0000_0000, 0)];
-        assert!(ascending.windows(2).all(|pair| pair[0].sortable() < pair[1].sortable()));
+        assert!(
+            ascending
+                .windows(2)
+                .all(|pair| pair[0].sortable_text() < pair[1].sortable_text())
+        );
     }
 
     #[test]

@@ -4,40 +4,41 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::keys::Lane;
+use super::keys::TopicKeyHash;
 use crate::continuity::format;
 use crate::process::row_name::RowPosition;
 use outbox_router::Column;
 use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
-/// Version of the format; an entry of a later one is refused instead of half understood.
+/// Version of the format. An entry of a later version is refused, since this program would understand only half of it.
 pub const FORMAT: u32 = 1;
 
-/// Longest text of what is only for a person to read, in bytes.
-const TEXT_MAX: usize = 2_000;
+/// Longest text that is only for a person, in bytes.
+const TEXT_BYTES_MAX: usize = 2_000;
 
 /// A parked row, as JSON in the record's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     pub format: u32,
-    /// As in the header of its record, so that positions of one relay ascend also over a restore and a move.
+    /// The position that the header of its record would have. So the positions of one relay ascend even after the database was restored or moved.
     pub position: RowPosition,
     /// When its transaction committed, by the database's clock: microseconds since 1970.
     pub committed_us: i64,
     /// When it was parked, by the relay's clock: microseconds since 1970.
     pub parked_us: i64,
     pub parked_because: Because,
-    /// Why it cannot be published; renewed by a retry in vain.
+    /// Why it cannot be published. A retry that fails writes the new reason here.
     pub reason: String,
-    /// The event's id, where it can be read.
+    /// The event's id, if it can be read.
     pub id: Option<String>,
-    /// Where it would have gone, where that can be told.
+    /// The topic that it would have gone to, if that is known.
     pub topic: Option<String>,
-    /// The record's key as text, for a person: cut where it is long.
+    /// The record's key as text, for a person. A long key is cut.
     pub key: Option<String>,
-    /// Hash of topic and key, see [`Lane`]; none where one of the two is missing: such a row has no row behind it.
-    pub lane: Option<Lane>,
+    /// Hash of topic and key. `None` if one of the two is missing: then no other row has to wait behind this one.
+    #[serde(rename = "lane")]
+    pub topic_key: Option<TopicKeyHash>,
     pub row: ParkedRow,
 }
 
@@ -85,15 +86,15 @@ pub struct ParkedColumn {
     pub value: ParkedText,
 }
 
-/// A value in Postgres' text format. All parts empty is null.
+/// A value in Postgres' text format. It is null if all members are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParkedText {
     pub text: Option<String>,
-    /// What is no UTF-8, in base64.
+    /// A value that is not UTF-8, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
-    /// Bytes of a value that was too large to be stored here.
+    /// How many bytes a value had that was too large to be stored here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted_bytes: Option<usize>,
 }
@@ -113,10 +114,10 @@ impl ParkedText {
         }
     }
 
-    /// The value's bytes; `None` for null.
+    /// The value's bytes. `None`: it is null.
     ///
     /// # Errors
-    /// It was not stored, or cannot be read.
+    /// The value was not stored, or it cannot be read.
     pub fn bytes(&self) -> Result<Option<Vec<u8>>, String> {
         match (&self.text, &self.base64, self.omitted_bytes) {
             (_, _, Some(bytes)) => Err(format!("{bytes} bytes were too large to be parked")),
@@ -139,7 +140,7 @@ impl ParkedText {
 }
 
 impl ParkedRow {
-    /// The row of a table with `columns`.
+    /// Makes it from a row of a table with `columns`.
     ///
     /// # Errors
     /// The tuple is garbled.
@@ -171,12 +172,13 @@ impl ParkedRow {
         }
     }
 
-    /// Whether some of its values are in the outbox table alone. A message is in no table.
+    /// Whether some of its values are in the outbox table alone. A message is not in a table.
     #[must_use]
     pub fn needs_table(&self) -> bool {
         matches!(self, Self::Table(_)) && !self.omitted().is_empty()
     }
 
+    /// Leaves out the largest value. Returns false if no value is left.
     fn omit_largest(&mut self) -> bool {
         let largest = match self {
             Self::Table(columns) => columns
@@ -194,19 +196,19 @@ impl ParkedRow {
 }
 
 impl Entry {
-    /// The record's key; entries of one relay sort by their position.
+    /// The record's key. The keys of one relay sort by position.
     #[must_use]
     pub fn record_key(relay: &str, position: &RowPosition) -> String {
-        format!("{relay}/{}", position.sortable())
+        format!("{relay}/{}", position.sortable_text())
     }
 
-    /// The record's value in at most `bytes_max` bytes: the largest values of the row are left out as far as it takes. `None` where even the
-    /// row without any value is larger.
+    /// The record's value in at most `bytes_max` bytes. The largest values of the row are left out until it fits. `None`: the row does not fit even without
+    /// its values.
     pub fn fit(&mut self, bytes_max: usize) -> Option<String> {
-        self.reason = cut(&self.reason, TEXT_MAX);
-        self.topic = self.topic.take().map(|topic| cut(&topic, TEXT_MAX));
-        self.key = self.key.take().map(|key| cut(&key, TEXT_MAX));
-        self.id = self.id.take().map(|id| cut(&id, TEXT_MAX));
+        self.reason = cut(&self.reason, TEXT_BYTES_MAX);
+        self.topic = self.topic.take().map(|topic| cut(&topic, TEXT_BYTES_MAX));
+        self.key = self.key.take().map(|key| cut(&key, TEXT_BYTES_MAX));
+        self.id = self.id.take().map(|id| cut(&id, TEXT_BYTES_MAX));
         loop {
             let value = serde_json::to_string(self).ok()?;
             if value.len() <= bytes_max {
@@ -227,7 +229,7 @@ impl Entry {
     }
 }
 
-/// The text, or its beginning where it is longer than `bytes_max`.
+/// The text. If it is longer than `bytes_max`, only its beginning.
 fn cut(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
@@ -235,13 +237,13 @@ fn cut(text: &str, bytes_max: usize) -> String {
     format!("{}…", &text[..text.floor_char_boundary(bytes_max)])
 }
 
-impl Serialize for Lane {
+impl Serialize for TopicKeyHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:016x}", self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Lane {
+impl<'de> Deserialize<'de> for TopicKeyHash {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         u64::from_str_radix(&text, 16)
@@ -253,7 +255,7 @@ impl<'de> Deserialize<'de> for Lane {
 #[cfg(test)]
 mod tests {
     use super::{Because, Entry, FORMAT, ParkedRow};
-    use crate::parking::keys::Lane;
+    use crate::parking::keys::TopicKeyHash;
     use crate::process::row_name::RowPosition;
     use outbox_router::Column;
     use pg_replication::Lsn;
@@ -280,7 +282,7 @@ mod tests {
             id: None,
             topic: Some("user-events".to_owned()),
             key: Some("k".to_owned()),
-            lane: Some(Lane::of("user-events", b"k")),
+            topic_key: Some(TopicKeyHash::of("user-events", b"k")),
             row: ParkedRow::of_table(&columns, &Tuple::from_encoded(3, &bytes)).unwrap(),
         }
     }

@@ -1,18 +1,18 @@
-//! Parked rows as a table for a person.
+//! Prints parked rows as a table, for a person.
 
 use super::record::Entry;
-use crate::outbox::days::{DAY_S, civil};
+use crate::outbox::days::{DAY_S, date_of_day};
 
 const HEADINGS: [&str; 6] = ["position", "id", "topic", "key", "since", "reason"];
-/// Longest text in a column but the last, in characters.
+/// Longest text in a column, in characters. The last column has no limit.
 const WIDTH_MAX: usize = 48;
 
-/// The entries, one a line below the headings, the columns aligned.
+/// The table: a line of headings, then one line for each entry. The columns are aligned.
 #[must_use]
-pub fn table<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
+pub fn format_table<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
     let mut lines = vec![HEADINGS.map(str::to_owned)];
-    lines.extend(entries.map(line));
-    // There are headings always, so there is a longest text.
+    lines.extend(entries.map(cells));
+    // The line of headings is always there, so a longest text always exists.
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADINGS.len() - 1).map(width).collect();
     let mut text = String::new();
@@ -26,8 +26,8 @@ pub fn table<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
     text
 }
 
-fn line(entry: &Entry) -> [String; 6] {
-    let short = |text: Option<&String>| {
+fn cells(entry: &Entry) -> [String; 6] {
+    let shortened = |text: Option<&String>| {
         let text = text.map_or("-", String::as_str);
         let mut short: String = text.chars().take(WIDTH_MAX).map(printable).collect();
         if text.chars().count() > WIDTH_MAX {
@@ -42,31 +42,31 @@ fn line(entry: &Entry) -> [String; 6] {
     }
     [
         entry.position.to_string(),
-        short(entry.id.as_ref()),
-        short(entry.topic.as_ref()),
-        short(entry.key.as_ref()),
+        shortened(entry.id.as_ref()),
+        shortened(entry.topic.as_ref()),
+        shortened(entry.key.as_ref()),
         moment(entry.parked_us),
         format!("{}: {reason}", entry.parked_because.as_str()),
     ]
 }
 
-/// A row's text must not break the table, nor write to the terminal as it likes.
-fn printable(letter: char) -> char {
-    if letter.is_control() { '\u{FFFD}' } else { letter }
+/// Replaces control characters. A row's text must not break the table, and must not send commands to the terminal.
+fn printable(character: char) -> char {
+    if character.is_control() { '\u{FFFD}' } else { character }
 }
 
-/// `2026-11-28 11:42:10Z`.
+/// A moment as text in UTC, like `2026-11-28 11:42:10Z`. `us` is in microseconds since 1970.
 fn moment(us: i64) -> String {
     let seconds = us.div_euclid(1_000_000);
-    let (year, month, day) = civil(seconds.div_euclid(DAY_S));
-    let second = seconds.rem_euclid(DAY_S);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let (year, month, day) = date_of_day(seconds.div_euclid(DAY_S));
+    let second_of_day = seconds.rem_euclid(DAY_S);
+    let (hour, minute, second) = (second_of_day / 3_600, second_of_day / 60 % 60, second_of_day % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{moment, table};
+    use super::{format_table, moment};
     use crate::parking::record::{Because, Entry, FORMAT, ParkedRow, ParkedText};
 
     #[test]
@@ -81,11 +81,11 @@ mod tests {
             id: Some("e1".to_owned()),
             topic: None,
             key: Some("\u{1b}[2J".to_owned()),
-            lane: None,
+            topic_key: None,
             row: ParkedRow::Message(ParkedText::of(b"{}")),
         };
         assert_eq!(
-            table([&entry].into_iter()),
+            format_table([&entry].into_iter()),
             "position       id  topic  key   since                 reason\n16/B374D848:7  e1  -      \u{FFFD}[2J  1970-01-01 00:00:00Z  behind: one\u{FFFD}line\n"
         );
     }

@@ -1,4 +1,4 @@
-//! Which row of the outbox something is about, and what a person can do about it.
+//! How messages name a row of the outbox, and what a person can do about the row.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use pg_replication::Lsn;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowName {
     pub place: RowPlace,
-    /// The event's id, where it can be read.
+    /// The event's id, if it can be read.
     pub id: Option<String>,
 }
 
-/// Where a row was met.
+/// Where we have found the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowPlace {
     /// In the write-ahead log, where nothing can be changed any more.
@@ -31,7 +31,7 @@ pub struct RowPosition {
 }
 
 impl RowPosition {
-    /// As readers see it, see [`crate::continuity::positions`].
+    /// The position as readers see it, see [`crate::continuity::positions`].
     #[must_use]
     pub fn raised_by(self, bytes: u64) -> Self {
         Self {

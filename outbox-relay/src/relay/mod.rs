@@ -118,7 +118,11 @@ async fn cycle(
         let config = proven.config_of_server.clone();
         tokio::spawn(async move { outbox_check::log_findings(&config).await })
     });
-    let _maintenance = upkeep::start_maintenance(&proven.config_of_server, &proven.parked.needs, proven.catalog_xmin());
+    let _maintenance = upkeep::start_maintenance(
+        &proven.config_of_server,
+        &proven.parked.needs_table,
+        proven.catalog_xmin(),
+    );
     let outcome = Streaming::new(config, transaction_bytes, proven, pause.clone())
         .run(readiness, shutdown)
         .await;

@@ -1,11 +1,11 @@
-//! `pause` and `resume`: an operator has the relay stop publishing, and it keeps the slot meanwhile.
+//! `pause` and `resume`: an operator tells the relay to stop publishing. The relay keeps its slot while it is paused.
 //!
-//! The wish is a record in the checkpoint topic, under the relay's key with `/pause`. So it survives restarts, and a standby that takes over finds it, too.
-//! A thread beside the relay reads it: all of the topic once, before the first row is published, and what comes afterwards within about two
-//! seconds. The loop that streams only looks at a value in memory.
+//! What the operator wants is a record in the checkpoint topic, under the relay's key with `/pause`. So it survives restarts, and a standby that takes
+//! over finds it, too. A thread beside the relay reads the whole topic once, before the first row is published. After that it sees a new record within
+//! about two seconds. The loop that streams only looks at a value in memory.
 //!
-//! While it is paused the relay ends the Kafka transaction in hand, then publishes and confirms nothing. It goes on reading into its bounded
-//! buffer and answers Postgres, so that the slot stays its own. Postgres keeps the WAL; the guard tells how much, and warns.
+//! A paused relay ends its open Kafka transaction. Then it publishes and confirms nothing. It still reads into its bounded buffer and answers
+//! Postgres, so that it keeps the slot. Postgres keeps the WAL meanwhile. The guard measures how much, and warns.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::settings::{Config, PauseReason};
 
 /// Version of the record's format.
 const FORMAT: u32 = 1;
-/// After trouble with the topic.
+/// How long the thread waits after the topic could not be read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the record's value holds, as JSON.
@@ -35,10 +35,10 @@ pub struct PauseRecord {
     pub since_ms: i64,
 }
 
-/// Whether the relay may publish.
+/// What the operator wants the relay to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wish {
-    /// The topic was not read yet.
+enum OperatorWish {
+    /// The topic has not been read yet.
     Unknown,
     Run,
     Pause(PauseRecord),
@@ -61,8 +61,8 @@ impl PauseRecord {
     }
 }
 
-impl Wish {
-    /// A record that cannot be read pauses as well: somebody wanted something, and `resume` takes it back.
+impl OperatorWish {
+    /// Reads the record's value. A record that cannot be read pauses as well: an operator wrote it for a reason, and `resume` removes it.
     fn parse(value: Option<&[u8]>) -> Self {
         let Some(value) = value else { return Self::Run };
         Self::Pause(
@@ -72,7 +72,7 @@ impl Wish {
     }
 }
 
-fn log_of(config: &Config) -> PauseLog {
+fn pause_log(config: &Config) -> PauseLog {
     PauseLog {
         settings: config.sink.kafka.clone(),
         topic: config.sink.checkpoint_topic.to_string(),
@@ -80,28 +80,28 @@ fn log_of(config: &Config) -> PauseLog {
     }
 }
 
-/// Has the relay stop publishing.
+/// Writes the record that makes the relay stop publishing. Returns what the operator is told.
 ///
 /// # Errors
 /// Kafka does not take the record.
 pub async fn pause(config: &Config, reason: &PauseReason) -> Result<String, RelayError> {
     let text = serde_json::to_string(&PauseRecord::now(&reason.to_string())).context("the record")?;
-    write(config, Some(text)).await?;
+    write_record(config, Some(text)).await?;
     Ok(format!(
         "slot {}: a running relay stops publishing within a few seconds and keeps the slot, and one that starts stays paused; postgres keeps the WAL until `outbox-relay resume`\n",
         config.source.slot
     ))
 }
 
-/// Has the relay publish again.
+/// Removes the record, so that the relay publishes again. Returns what the operator is told.
 ///
 /// # Errors
 /// Kafka does not take the record.
 pub async fn resume(config: &Config) -> Result<String, RelayError> {
-    let Some(record) = current(config).await? else {
+    let Some(record) = read_pause(config).await? else {
         return Ok(format!("slot {} is not paused\n", config.source.slot));
     };
-    write(config, None).await?;
+    write_record(config, None).await?;
     Ok(format!(
         "slot {}: it was {}; a running relay goes on within a few seconds\n",
         config.source.slot,
@@ -109,65 +109,66 @@ pub async fn resume(config: &Config) -> Result<String, RelayError> {
     ))
 }
 
-/// The pause that is in force.
+/// Reads the pause that is in force. `None`: the relay is not paused.
 ///
 /// # Errors
 /// Kafka does not answer.
-pub async fn current(config: &Config) -> Result<Option<PauseRecord>, RelayError> {
-    let log = log_of(config);
+pub async fn read_pause(config: &Config) -> Result<Option<PauseRecord>, RelayError> {
+    let log = pause_log(config);
     let read = tokio::task::spawn_blocking(move || log.read(&|| false));
     let (value, _) = read.await.context("pause task")??;
-    Ok(match Wish::parse(value.as_deref()) {
-        Wish::Pause(record) => Some(record),
-        Wish::Run | Wish::Unknown => None,
+    Ok(match OperatorWish::parse(value.as_deref()) {
+        OperatorWish::Pause(record) => Some(record),
+        OperatorWish::Run | OperatorWish::Unknown => None,
     })
 }
 
-async fn write(config: &Config, value: Option<String>) -> Result<(), RelayError> {
-    let log = log_of(config);
+/// Writes the record; `None` removes it.
+async fn write_record(config: &Config, value: Option<String>) -> Result<(), RelayError> {
+    let log = pause_log(config);
     let written = tokio::task::spawn_blocking(move || log.write(value.as_deref()));
     Ok(written.await.context("pause task")??)
 }
 
-/// What the loop that streams looks at.
+/// Tells the loop that streams whether it may publish.
 #[derive(Clone, Debug)]
-pub struct PauseGate(watch::Receiver<Wish>);
+pub struct PauseGate(watch::Receiver<OperatorWish>);
 
 impl PauseGate {
-    /// Starts the thread that reads the topic until `shutdown`. It tells readiness, metric and log by itself.
+    /// Starts the thread that reads the topic until `shutdown`. The thread itself updates readiness and the metric, and writes the log lines.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The operating system gives us no thread.
     pub fn watch(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> Result<Self, RelayError> {
         metrics::describe_gauge!(
             "relay_paused",
             "1 while an operator has paused the relay: nothing is published nor confirmed."
         );
         metrics::gauge!("relay_paused").set(0.0);
-        let (sender, receiver) = watch::channel(Wish::Unknown);
-        let (log, readiness, shutdown) = (log_of(config), readiness.clone(), shutdown.clone());
+        let (sender, receiver) = watch::channel(OperatorWish::Unknown);
+        let (log, readiness, shutdown) = (pause_log(config), readiness.clone(), shutdown.clone());
         std::thread::Builder::new()
             .name("pause-watch".to_owned())
             .spawn(move || {
                 let gives_up = || shutdown.is_triggered() || sender.is_closed();
-                let mut note_wish =
-                    |value: Option<Vec<u8>>| publish_wish(&sender, &readiness, Wish::parse(value.as_deref()));
+                let mut on_record =
+                    |value: Option<Vec<u8>>| announce_wish(&sender, &readiness, OperatorWish::parse(value.as_deref()));
                 while !gives_up() {
-                    let followed = log.read(&gives_up).and_then(|(value, end)| {
-                        note_wish(value);
-                        log.follow(end, &gives_up, &mut note_wish)
+                    let outcome = log.read(&gives_up).and_then(|(value, end)| {
+                        on_record(value);
+                        log.follow(end, &gives_up, &mut on_record)
                     });
-                    if let Err(err) = followed
+                    if let Err(err) = outcome
                         && !gives_up()
                     {
-                        if *sender.borrow() == Wish::Unknown {
-                            let why = format!("whether an operator has paused the relay is not known: {err:#}");
-                            tracing::warn!("{why}");
-                            readiness.not_ready("pause", why);
+                        if *sender.borrow() == OperatorWish::Unknown {
+                            let reason = format!("whether an operator has paused the relay is not known: {err:#}");
+                            tracing::warn!("{reason}");
+                            readiness.not_ready("pause", reason);
                         } else {
                             tracing::debug!(
                                 error = format!("{err:#}"),
-                                "whether the relay is paused is not known anew"
+                                "cannot read again whether the relay is paused; the last answer stands"
                             );
                         }
                         std::thread::sleep(RETRY_AFTER);
@@ -178,13 +179,13 @@ impl PauseGate {
         Ok(Self(receiver))
     }
 
-    /// Whether rows may be published. Cheap: it looks at memory.
+    /// Whether rows may be published. Cheap: it only looks at memory.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(*self.0.borrow(), Wish::Run) || planted::ignores_pause()
+        matches!(*self.0.borrow(), OperatorWish::Run) || planted::ignores_pause()
     }
 
-    /// Waits for news.
+    /// Waits until the operator wants something else.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The thread has ended with the program.
@@ -193,16 +194,17 @@ impl PauseGate {
     }
 }
 
-fn publish_wish(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish) {
+/// Tells readiness, the metric, the log and the gate what the operator wants now, if it is something new.
+fn announce_wish(sender: &watch::Sender<OperatorWish>, readiness: &Readiness, wish: OperatorWish) {
     let before = sender.borrow().clone();
     if before == wish {
         return;
     }
-    if before == Wish::Unknown {
+    if before == OperatorWish::Unknown {
         readiness.ready("pause");
     }
     match (&before, &wish) {
-        (_, Wish::Pause(record)) => {
+        (_, OperatorWish::Pause(record)) => {
             readiness.warn("pause", record.describe());
             metrics::gauge!("relay_paused").set(1.0);
             tracing::warn!(
@@ -210,7 +212,7 @@ fn publish_wish(sender: &watch::Sender<Wish>, readiness: &Readiness, wish: Wish)
                 "paused by an operator: nothing is published nor confirmed until `outbox-relay resume`"
             );
         }
-        (Wish::Pause(_), _) => {
+        (OperatorWish::Pause(_), _) => {
             readiness.fine("pause");
             metrics::gauge!("relay_paused").set(0.0);
             tracing::warn!("resumed by an operator: the relay publishes again");
@@ -231,19 +233,19 @@ mod planted {
 
 #[cfg(test)]
 mod tests {
-    use super::{PauseRecord, Wish};
+    use super::{OperatorWish, PauseRecord};
 
     #[test]
     fn a_record_survives_and_a_tombstone_takes_it_back() {
         let record = PauseRecord::now("kafka is upgraded");
         let text = serde_json::to_vec(&record).unwrap();
-        assert_eq!(Wish::parse(Some(&text)), Wish::Pause(record));
-        assert_eq!(Wish::parse(None), Wish::Run);
+        assert_eq!(OperatorWish::parse(Some(&text)), OperatorWish::Pause(record));
+        assert_eq!(OperatorWish::parse(None), OperatorWish::Run);
     }
 
     #[test]
     fn a_record_that_cannot_be_read_pauses() {
-        let Wish::Pause(record) = Wish::parse(Some(b"nonsense")) else {
+        let OperatorWish::Pause(record) = OperatorWish::parse(Some(b"nonsense")) else {
             panic!("it runs");
         };
         assert!(record.reason.contains("cannot be read"), "{}", record.reason);

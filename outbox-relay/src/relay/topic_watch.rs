@@ -1,9 +1,13 @@
 //! Watches the topics while the relay streams.
 //!
-//! Neither Kafka nor librdkafka tells of a topic that was deleted and made anew: the producer asks where the topic's partitions are, and goes
-//! on. Nor do they tell of partitions that are added: the keys that readers find in the new ones are up to whoever else writes there; nor of a transaction that hides records. So a task
-//! of its own asks every few seconds, by a client of its own. What a look finds has to be found by a second one, since a broker that has just
-//! started may not know the newest yet.
+//! Neither Kafka nor librdkafka reports these three changes to a producer:
+//!
+//! - A topic was deleted and made anew. The producer asks where the topic's partitions are, and goes on.
+//! - Partitions were added. From then on other producers send a key's records to another partition than the relay does.
+//! - An open transaction hides records.
+//!
+//! So a task of its own asks every few seconds, with a client of its own. A finding counts only if a second look finds it too, since a broker that has just
+//! started may not know the newest state yet.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,10 +27,10 @@ use crate::topics::hidden_records::HiddenRecords;
 use crate::topics::identity::{self, Topics};
 
 /// How often the topics are looked at.
-const INTERVAL: Duration = Duration::from_secs(5);
-/// Until a finding is looked at again.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often it is looked at where partitions end.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long after a finding the second look comes.
+const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+/// How often we ask where the partitions end.
 const ENDS_INTERVAL: Duration = Duration::from_secs(15);
 /// How often the settings of the topics are looked at.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
@@ -38,19 +42,20 @@ pub struct TopicWatch {
     task: JoinHandle<()>,
 }
 
-/// What the looks have shown.
+/// What the watch has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finding {
     AsPinned,
-    /// A topic does not exist: the next start says what that means.
+    /// A topic does not exist. The next start finds out what that means.
     Missing(String),
-    /// A transaction that has lost its end hides what lies behind it in the checkpoints' topic: the next start says what that means.
+    /// A transaction that has lost its end hides records of the checkpoint topic. The next start finds out what that means.
     CheckpointHidden(String),
-    Other(Stop),
+    /// A topic was made anew, or has another number of partitions.
+    NotAsPinned(Stop),
 }
 
 impl TopicWatch {
-    /// Starts to watch the topics of `lineage` and that of the checkpoints.
+    /// Starts to watch the topics of `lineage` and the checkpoint topic.
     #[must_use]
     pub fn start(config: &Config, lineage: &Lineage) -> Self {
         metrics::describe_gauge!(
@@ -80,18 +85,18 @@ impl TopicWatch {
         }
     }
 
-    /// Watches the topics that the lineage has pinned meanwhile, too.
-    pub fn pin(&self, lineage: &Lineage) {
+    /// Compares with this lineage from now on, which may have pinned more topics.
+    pub fn compare_with(&self, lineage: &Lineage) {
         self.pinned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(lineage);
     }
 
-    /// Whether the topics are as they were pinned, as far as was looked. Never waits.
+    /// Fails if the last look found that the topics are not as they were pinned. Never waits.
     ///
     /// # Errors
-    /// [`Stop::TopicRecreated`] or [`Stop::PartitionsChanged`]; another try from the checkpoint where a topic is missing.
+    /// [`Stop::TopicRecreated`] or [`Stop::PartitionsChanged`]. A transient error if a topic is missing or hides records.
     pub fn ensure_as_pinned(&self) -> Result<(), RelayError> {
         match &*self.findings.borrow() {
             Finding::AsPinned => Ok(()),
@@ -99,7 +104,7 @@ impl TopicWatch {
             Finding::CheckpointHidden(topic) => {
                 Err(anyhow::anyhow!("an open transaction hides the end of topic `{topic}`").into())
             }
-            Finding::Other(stop) => Err(stop.clone().into()),
+            Finding::NotAsPinned(stop) => Err(stop.clone().into()),
         }
     }
 }
@@ -121,16 +126,16 @@ impl Task {
         let mut asker = None;
         let mut hidden = HiddenRecords::default();
         let mut settings_due = Instant::now();
-        let mut said = BTreeSet::new();
+        let mut logged_dangers = BTreeSet::new();
         let mut ends_due = Instant::now();
         loop {
             if Instant::now() >= settings_due {
                 settings_due = Instant::now() + SETTINGS_INTERVAL;
-                if let Err(err) = self.look_at_settings(&mut asker, &mut said).await {
+                if let Err(err) = self.look_at_settings(&mut asker, &mut logged_dangers).await {
                     tracing::debug!(error = format!("{err:#}"), "cannot look at the topics' settings");
                 }
             }
-            sleep(INTERVAL).await;
+            sleep(LOOK_INTERVAL).await;
             if Instant::now() >= ends_due {
                 ends_due = Instant::now() + ENDS_INTERVAL;
                 match self.look_at_ends(&mut asker, &mut hidden).await {
@@ -147,7 +152,7 @@ impl Task {
             }
             let mut finding = self.look(&mut asker).await;
             if matches!(&finding, Ok(finding) if *finding != Finding::AsPinned) {
-                sleep(AGAIN_AFTER).await;
+                sleep(SECOND_LOOK_AFTER).await;
                 let again = self.look(&mut asker).await;
                 if again.as_ref().ok() != finding.as_ref().ok() {
                     finding = Ok(Finding::AsPinned);
@@ -173,16 +178,16 @@ impl Task {
         }
         let lineage = self.lineage();
         let names = identity::names_of_topics(&lineage, &self.config.sink.checkpoint_topic);
-        let asked = self.ask(asker, move |asker| {
+        let answer = self.ask(asker, move |asker| {
             let topics = asker.ask(&names)?;
             let missing = names.into_iter().find(|name| !topics.contains_key(name));
             Ok((topics, missing))
         });
-        let (topics, missing) = asked.await?;
+        let (topics, missing) = answer.await?;
         Ok(compare_with_lineage(&lineage, &topics, missing))
     }
 
-    /// Asks by the client that is kept, on a thread of its own; a client that failed is not kept.
+    /// Asks with the client that we keep, on a thread of its own. A client that failed is not kept.
     async fn ask<T: Send + 'static>(
         &self,
         kept: &mut Option<TopicAsker>,
@@ -202,8 +207,8 @@ impl Task {
         Ok(answer)
     }
 
-    /// Whether open transactions hide records, and for how long. A checkpoint that is hidden for good has the relay begin anew: what it starts
-    /// from has to be read.
+    /// Finds out whether open transactions hide records, and for how long. If a transaction hides checkpoints for good, the relay has to begin anew: its next
+    /// start could not read the checkpoint.
     async fn look_at_ends(
         &self,
         asker: &mut Option<TopicAsker>,
@@ -227,16 +232,16 @@ impl Task {
         )
     }
 
-    /// Logs each danger once, for as long as it lasts. What the cluster does not tell endangers nothing here.
+    /// Logs each danger once, as long as it lasts. Settings that the cluster does not tell count as no danger.
     ///
     /// # Errors
     /// Kafka does not answer.
     async fn look_at_settings(
         &self,
         asker: &mut Option<TopicAsker>,
-        said: &mut BTreeSet<String>,
+        logged_dangers: &mut BTreeSet<String>,
     ) -> anyhow::Result<()> {
-        let names = self.names();
+        let names = self.names_of_topics();
         let settings = settings_of_topics(&self.config.sink.kafka, &names).await?;
         if let Some(settings) = settings.get(self.config.sink.checkpoint_topic.as_str()) {
             let is_unsafe = settings.retention_danger().is_some();
@@ -247,10 +252,10 @@ impl Task {
             .into_iter()
             .collect();
         metrics::gauge!("relay_topic_dangers").set(dangers.len() as f64);
-        for danger in dangers.difference(said) {
+        for danger in dangers.difference(logged_dangers) {
             tracing::warn!("{danger}");
         }
-        *said = dangers;
+        *logged_dangers = dangers;
         Ok(())
     }
 
@@ -258,8 +263,8 @@ impl Task {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Those of the topics that are watched.
-    fn names(&self) -> Vec<String> {
+    /// The names of the topics that we watch.
+    fn names_of_topics(&self) -> Vec<String> {
         identity::names_of_topics(&self.lineage(), &self.config.sink.checkpoint_topic)
     }
 }
@@ -267,7 +272,7 @@ impl Task {
 fn compare_with_lineage(lineage: &Lineage, topics: &Topics, missing: Option<String>) -> Finding {
     match (missing, identity::find_breaks(lineage, topics).into_iter().next()) {
         (Some(topic), _) => Finding::Missing(topic),
-        (None, Some(stop)) => Finding::Other(stop),
+        (None, Some(stop)) => Finding::NotAsPinned(stop),
         (None, None) => Finding::AsPinned,
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: one subcommand for each thing that a person, or a supervisor, wants done.
+//! The command line. It has one subcommand for each task of a person or a supervisor.
 
 use std::fmt;
 use std::net::SocketAddr;

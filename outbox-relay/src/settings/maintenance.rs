@@ -1,4 +1,4 @@
-//! How the relay keeps the outbox table in order.
+//! The flags that say how the relay keeps the outbox table in order.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub enum Retain {
 }
 
 impl Retain {
-    /// `None`: rows stay for ever.
+    /// How many days. `None`: rows stay for ever.
     #[must_use]
     pub fn days(self) -> Option<u16> {
         match self {
@@ -69,7 +69,7 @@ impl FromStr for Retain {
 #[derive(Clone, Debug)]
 pub struct Maintenance {
     pub target: Target,
-    /// `None`: nothing is dropped.
+    /// `None`: nothing is removed.
     pub retain_days: Option<u16>,
     pub partitions_ahead: u16,
     pub interval: Duration,

@@ -1,7 +1,7 @@
-//! The relay's settings: each a flag and an environment variable, declared in the file of what it is asked of.
+//! The relay's settings. Each is a flag and an environment variable.
 //!
-//! [`source`] is Postgres, [`outbox`] the rows in it, [`sink`] is Kafka; [`names`] are those of slot, publication and topics. Each command adds what it asks for: [`init`], [`accept`], [`run`],
-//! [`recover`], [`replay`], [`parking`].
+//! [`source`] has the settings about Postgres, [`outbox`] those about its rows, and [`sink`] those about Kafka. [`names`] has the types for the names of slot,
+//! publication and topics. The commands add settings of their own: [`init`], [`accept`], [`run`], [`recover`], [`replay`], [`parking`].
 
 pub mod accept;
 pub mod command_line;
@@ -31,7 +31,7 @@ pub use self::replay::ReplayOptions;
 pub use self::run::RunArgs;
 use self::sink::{SinkConfig, SinkSettings};
 use self::source::{SourceConfig, SourceSettings};
-use crate::continuity::checkpoint::key;
+use crate::continuity::checkpoint::checkpoint_key;
 use crate::continuity::lineage::Names;
 use crate::kafka::CheckpointLog;
 use crate::process::stop::Stop;
@@ -53,9 +53,9 @@ pub struct Config {
     pub source: SourceConfig,
     pub outbox: OutboxConfig,
     pub sink: SinkConfig,
-    /// As `run` and `init` are told; other commands do not ask.
+    /// Given to `run` and `init`. The other commands have the default.
     pub poison: PoisonOptions,
-    /// How `run` keeps the outbox table in order; other commands do not.
+    /// How `run` keeps the outbox table in order. `None` in other commands.
     pub maintenance: Option<Maintenance>,
 }
 
@@ -76,7 +76,7 @@ impl Settings {
 }
 
 impl Config {
-    /// Transactional id: one a lineage, so that relays of different databases never fence each other.
+    /// The transactional id. It differs for each cluster, database and slot, so relays of different databases never fence each other.
     #[must_use]
     pub fn transactional_id(&self, system_identifier: &str) -> String {
         format!(
@@ -85,15 +85,15 @@ impl Config {
         )
     }
 
-    /// Why another relay may have a transactional id of this one's, so that each would fence the other for ever; `None` where none can.
+    /// Why another relay may have the same transactional id as this one: then each would fence the other for ever. `None`: no other relay can have it.
     ///
-    /// Lanes add `-2`… to the id, and `replay` adds `-replay`. A slot's name has no `-`, so two relays' ids can only meet where one slot's name
-    /// looks like such an end, and the other's slot is the end of that one's database: slot `2` of `shop-orders`, and slot `orders` of `shop`.
+    /// Lanes add `-2`… to the id, and `replay` adds `-replay`. A slot's name has no `-`. So two ids can only be equal if one slot's name looks like such an
+    /// ending, and its database's name ends with the other slot's name. For example slot `2` of database `shop-orders`, and slot `orders` of database `shop`.
     #[must_use]
-    pub fn ids_may_meet(&self) -> Option<String> {
-        let is_an_end =
+    pub fn may_share_transactional_id(&self) -> Option<String> {
+        let slot_looks_like_ending =
             self.source.slot.as_str() == "replay" || self.source.slot.bytes().all(|byte| byte.is_ascii_digit());
-        (is_an_end && self.source.target.database.contains('-')).then(|| {
+        (slot_looks_like_ending && self.source.target.database.contains('-')).then(|| {
             format!(
                 "--slot `{}` of database `{}`: the transactional ids may be those of another database's relay, and each would fence the other for ever; a slot's name with a letter in it, other than `replay`, is right where the database's name has a `-`",
                 self.source.slot, self.source.target.database
@@ -101,7 +101,7 @@ impl Config {
         })
     }
 
-    /// The same settings for further sessions, which have to be with the server that `connection` is with, see [`pg_replication::MovedAway`].
+    /// The same settings for further sessions. These must be with the same server as `connection`, see [`pg_replication::MovedAway`].
     ///
     /// # Errors
     /// The connection broke.
@@ -118,7 +118,7 @@ impl Config {
         Ok(pinned)
     }
 
-    /// The topics in which the relay keeps what is its own: no row may ever go there.
+    /// The topics for the relay's own records. No row may ever go there.
     pub fn own_topics(&self) -> impl Iterator<Item = &str> {
         [self.sink.checkpoint_topic.as_str(), self.sink.parking_topic.as_str()].into_iter()
     }
@@ -145,7 +145,7 @@ impl Config {
     /// Key of this relay's checkpoint.
     #[must_use]
     pub fn checkpoint_key(&self) -> String {
-        key(&self.source.target.database, &self.source.slot)
+        checkpoint_key(&self.source.target.database, &self.source.slot)
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
             (config("shop-orders", "orders_2"), false),
         ] {
             assert_eq!(
-                config.ids_may_meet().is_some(),
+                config.may_share_transactional_id().is_some(),
                 may_meet,
                 "{} {}",
                 config.source.target.database,

@@ -1,4 +1,4 @@
-//! The topic of a route that comes for the first time.
+//! Finds the topic of a route that comes for the first time.
 
 use super::planted;
 use crate::continuity::checkpoint::Lineage;
@@ -11,8 +11,8 @@ use crate::settings::Config;
 use crate::settings::names::TopicName;
 use crate::topics::identity;
 
-/// Where the value `route` leads: to `topic`, which is created where it is missing and that is wanted; the lineage holds it to its partition
-/// count and its id from now on. A route that leads nowhere is no error here: its row is known only when it comes.
+/// Finds where the value `route` leads: to `topic`. If the topic is missing, it is created if `--create-topics` says so. From now on the lineage pins its
+/// partition count and its id. A route that leads to no topic is not an error here, since only the caller knows its row.
 ///
 /// # Errors
 /// [`Stop::PartitionsChanged`]; anything else is worth another try.
@@ -25,7 +25,7 @@ pub(crate) async fn find_destination(
     if let Some(what) = why_no_row_may_go_there(config, route, topic) {
         return Ok(Err(NoDestination::Never { what }));
     }
-    // Those of the lineage were verified at the start; asking again would only delay the first row.
+    // The topics of the lineage were verified at the start. Asking again would only delay the first row.
     let partitions = match lineage.partitions.get(topic) {
         Some(partitions) => *partitions,
         None => {
@@ -37,7 +37,7 @@ pub(crate) async fn find_destination(
                         topic: topic.to_owned(),
                     }));
                 }
-                Err(err) => return Ok(Err(refused(config, route, err)?)),
+                Err(err) => return Ok(Err(reason_of_refusal(config, route, err)?)),
             };
             lineage.pin(topic, partitions)?;
             let facts = topic_facts(&config.sink.kafka, vec![topic.to_owned()]).await?;
@@ -54,16 +54,16 @@ pub(crate) async fn find_destination(
     }))
 }
 
-/// Creates topics that options name, and returns the names of the new ones.
+/// Creates the topics that are missing, and returns their names.
 ///
 /// # Errors
-/// [`Stop::TopicRefused`] where Kafka will not have one; anything else is worth another try.
+/// [`Stop::TopicRefused`] if Kafka refuses one. Any other error is worth another try.
 pub(crate) async fn create_topics(config: &Config, topics: &[NewTopic]) -> Result<Vec<String>, RelayError> {
     let created = create_missing(&config.sink.kafka, topics).await;
-    created.map_err(|err| match definite(&err) {
+    created.map_err(|err| match definite_topic_error(&err) {
         Some(error) => Stop::TopicRefused {
             topic: error.topic.clone(),
-            what: error.what(),
+            what: error.describe(),
             row: None,
         }
         .into(),
@@ -84,7 +84,7 @@ pub(crate) fn why_no_row_may_go_there(config: &Config, route: &str, topic: &str)
     ))
 }
 
-/// Whose topic it is where it is not for rows. A row in the checkpoint topic could be a checkpoint.
+/// Whose topic it is, if it is not for rows. `None`: it is for rows. A row in the checkpoint topic could be taken for a checkpoint.
 #[must_use]
 pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static str> {
     if planted::lets_rows_go_anywhere() {
@@ -99,7 +99,7 @@ pub(crate) fn is_not_for_rows(config: &Config, topic: &str) -> Option<&'static s
     }
 }
 
-/// The stop of a row whose route leads nowhere.
+/// The stop of a row whose route leads to no topic.
 #[must_use]
 pub(crate) fn stop_of_no_destination(why: &NoDestination, row: RowName, route_column: &str) -> Stop {
     match why.clone() {
@@ -117,39 +117,39 @@ pub(crate) fn stop_of_no_destination(why: &NoDestination, row: RowName, route_co
     }
 }
 
-fn definite(err: &anyhow::Error) -> Option<&TopicError> {
+fn definite_topic_error(err: &anyhow::Error) -> Option<&TopicError> {
     let error = err.chain().find_map(|cause| cause.downcast_ref::<TopicError>());
     error.filter(|error| error.is_definite())
 }
 
-/// What a refusal of the cluster means: a name that it will never have belongs to the row, all else to the topic.
-fn refused(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestination, RelayError> {
-    match definite(&err) {
-        Some(error) if error.is_for_the_name() => Ok(NoDestination::Never {
+/// What a refusal of the cluster means. If the cluster refuses the name itself, the row is at fault. Any other refusal is about the topic.
+fn reason_of_refusal(config: &Config, route: &str, err: anyhow::Error) -> Result<NoDestination, RelayError> {
+    match definite_topic_error(&err) {
+        Some(error) if error.refuses_the_name() => Ok(NoDestination::Never {
             what: format!(
                 "column `{}` is `{route}`, which leads to topic `{}`, and that cannot be created: {}",
                 config.outbox.router.route_column,
                 error.topic,
-                error.what()
+                error.describe()
             ),
         }),
         Some(error) => Ok(NoDestination::Refused {
             topic: error.topic.clone(),
-            what: error.what(),
+            what: error.describe(),
         }),
         None => Err(err.into()),
     }
 }
 
-/// Has producers that are made from now on send no larger batches than these topics take. A command that publishes once learns it before: it has
-/// no next start to make them smaller.
+/// Makes sure that new producers send no larger batches than these topics take. A command has to know this before it publishes: unlike the relay, it has no
+/// next start that would make them smaller.
 pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterator<Item = impl AsRef<str>>) {
     for topic in topics {
         if let Some(limit) = TopicRules::ask(&config.sink.kafka, topic.as_ref())
             .await
             .batch_bytes_max
         {
-            // No producer is there yet.
+            // No producer exists yet that would have to be replaced.
             let _made_smaller = config.sink.kafka.limit_batches(limit);
         }
     }
@@ -158,14 +158,14 @@ pub(crate) async fn learn_batch_limits(config: &Config, topics: impl IntoIterato
 /// The largest batch that may be made for a topic.
 ///
 /// # Errors
-/// The producers make larger batches: the next start makes them smaller, before anything was sent.
+/// The producers make larger batches. The next start makes smaller ones, and nothing was sent yet.
 fn batch_bytes_max(config: &Config, topic: &str, rules: &TopicRules) -> Result<u64, RelayError> {
     let Some(limit) = rules.batch_bytes_max else {
         return Ok(u64::MAX);
     };
     if config.sink.kafka.limit_batches(limit) {
         return Err(anyhow::anyhow!(
-            "topic `{topic}` takes batches of {limit} bytes: the producers are replaced by such"
+            "topic `{topic}` takes batches of {limit} bytes at most: new producers that make no larger ones replace these"
         )
         .into());
     }

@@ -1,12 +1,12 @@
-//! A start that meets a transaction whose end Kafka has lost (exit code 36).
+//! What a start does when it finds a transaction whose end Kafka has lost (exit code 36).
 //!
-//! An operator ends it by aborting it, in each partition where it hangs. In its other partitions it has committed, and readers have seen what is
-//! there. So a relay that went on from the checkpoint before it would publish those records a second time, and one that went on from the
-//! checkpoint behind it would never publish the aborted ones. Only the comparison of `recover` tells which are which. A supervisor may start the
-//! relay at any moment in between; therefore the start that finds the transaction writes a checkpoint that only `recover` goes on from.
+//! An operator has to abort the transaction in each partition where it hangs. In its other partitions it has committed, and readers have seen its records
+//! there. So neither checkpoint is right: from the checkpoint before the transaction, a relay would publish the committed records a second time. From the
+//! checkpoint behind it, a relay would never publish the aborted records. Only the comparison of `recover` finds out which records are which. A supervisor
+//! may start the relay at any moment in between. Therefore the start that finds the transaction writes a checkpoint from which only `recover` goes on.
 //!
-//! That checkpoint may end the transaction by itself, in the checkpoints' topic: a producer's next marker in a partition ends whatever its id has
-//! open there. `recover` finds out what came of it, as of everything else.
+//! In the checkpoint topic, that checkpoint may itself end the transaction: a producer's next marker in a partition ends whatever its id has open there.
+//! `recover` does not depend on this, since it compares everything.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use service::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::continuity::checkpoint::{Checkpoint, State};
-use crate::kafka::{Publisher, Readers, TopicAsker, holds_key};
+use crate::kafka::{Publisher, Readers, TopicAsker, partition_has_key};
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
 use crate::topics::checkpoint_topic::commit_checkpoint;
 
-/// Makes every later start wait for `recover`, where `stop` is a transaction of this relay that hangs. Returns why this start ends. `known` is the
-/// checkpoint, where it could be read. Blocks.
+/// If `stop` says that a transaction of this relay hangs, makes every later start wait for `recover`. Returns why this start ends. `known` is the
+/// checkpoint, if it could be read. Blocks.
 pub(crate) fn require_recover_if_hanging(
     config: &Config,
     publisher: &mut Publisher,
@@ -54,11 +54,16 @@ fn require_recovery(
         return Ok(());
     };
     let key = config.checkpoint_key();
-    // Several relays may share these two, and their keys begin with whose they are. A topic of rows does not tell.
+    // Several relays may share the checkpoint topic and the parking topic. The keys there say whose a record is. In other topics nothing says that.
     if config.own_topics().any(|own| own == topic) {
-        let parked = format!("{key}/");
-        let is_of_ours = |found: &str| found == key || found.starts_with(&parked);
-        if !holds_key(&config.sink.kafka, (topic, *partition, *offset), is_of_ours, gives_up)? {
+        let parked_row_prefix = format!("{key}/");
+        let is_of_this_relay = |found: &str| found == key || found.starts_with(&parked_row_prefix);
+        if !partition_has_key(
+            &config.sink.kafka,
+            (topic, *partition, *offset),
+            is_of_this_relay,
+            gives_up,
+        )? {
             return Ok(());
         }
     }
@@ -69,16 +74,16 @@ fn require_recovery(
             .last_before(readers, &key, *offset, gives_up)?
             .map(|found| found.checkpoint),
     };
-    // An init looks up what it may have published when it goes on, and from a recover only another one goes on.
+    // An unfinished init or recover needs no such checkpoint: the next init looks up what was published, and after a recover only another recover goes on.
     let Some(known) = known.filter(|known| matches!(known.state, State::Running | State::Behind)) else {
         return Ok(());
     };
-    let needed = Checkpoint {
+    let requires_recover = Checkpoint {
         state: State::Recovering,
         generation: known.generation + 1,
         ..known
     };
-    Handle::current().block_on(commit_checkpoint(publisher, config, &needed))?;
+    Handle::current().block_on(commit_checkpoint(publisher, config, &requires_recover))?;
     tracing::warn!(
         topic,
         partition,
@@ -88,8 +93,8 @@ fn require_recovery(
     Ok(())
 }
 
-/// Waits until no transaction is open in those of `topics` that exist, and where rows are parked. For a command that has fenced and is about to publish,
-/// see [`crate::kafka::TopicAsker::wait_until_nothing_is_open`].
+/// Waits until no transaction is open in those of `topics` that exist, and in the parking topic. A command calls it after it has fenced and before it
+/// publishes, see [`crate::kafka::TopicAsker::wait_until_nothing_is_open`].
 ///
 /// # Errors
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
@@ -100,10 +105,10 @@ pub(crate) async fn wait_until_nothing_is_open(
 ) -> Result<(), RelayError> {
     let names: Vec<String> = topics.into_iter().cloned().collect();
     let (config, shutdown) = (config.clone(), shutdown.clone());
-    let waited = tokio::task::spawn_blocking(move || {
+    let waiting = tokio::task::spawn_blocking(move || {
         let asker = TopicAsker::open(&config.sink.kafka)?;
         let mut facts = asker.ask(&names)?;
-        // A role that never parks may not be allowed to ask for this one.
+        // A role that never parks may not be allowed to ask for the parking topic.
         facts.extend(asker.ask([&config.sink.parking_topic]).unwrap_or_default());
         let partitions: BTreeMap<String, i32> = facts
             .into_iter()
@@ -111,5 +116,5 @@ pub(crate) async fn wait_until_nothing_is_open(
             .collect();
         asker.wait_until_nothing_is_open(&config.sink.kafka, &partitions, &|| shutdown.is_triggered())
     });
-    waited.await.context("task that waits for open transactions")?
+    waiting.await.context("task that waits for open transactions")?
 }

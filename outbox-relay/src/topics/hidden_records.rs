@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::kafka::Ends;
 
-/// Records that are hidden for so long are logged. The relay's own transactions last for a second at most.
-const SAID_AFTER: Duration = Duration::from_secs(60);
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Records that are hidden for so long are logged. The relay's own transactions last at most a second.
+const LOG_AFTER: Duration = Duration::from_secs(60);
+/// How often the log line comes again.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// The partitions that have hidden records.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ struct Hidden {
     /// The offset of the first record that is hidden.
     from: i64,
     since: Instant,
-    said: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 /// The partition whose records are hidden for the longest.
@@ -34,7 +35,7 @@ pub struct Longest {
 }
 
 impl HiddenRecords {
-    /// Takes note of the partitions' ends. A partition that is not in `ends` stays as it was.
+    /// Notes the partitions' ends. A partition that is not in `ends` stays as it was.
     pub fn note(&mut self, ends: Vec<Ends>, now: Instant) {
         for Ends {
             topic,
@@ -43,28 +44,28 @@ impl HiddenRecords {
             all,
         } in ends
         {
-            let place = (topic, partition);
+            let topic_partition = (topic, partition);
             if stable >= all {
-                self.0.remove(&place);
+                self.0.remove(&topic_partition);
                 continue;
             }
-            let hidden = self.0.entry(place).or_insert(Hidden {
+            let hidden = self.0.entry(topic_partition).or_insert(Hidden {
                 from: stable,
                 since: now,
-                said: None,
+                logged_at: None,
             });
-            // That one has ended, and another hides what lies behind it.
+            // The earlier transaction has ended. Now another one hides records.
             if hidden.from != stable {
                 *hidden = Hidden {
                     from: stable,
                     since: now,
-                    said: None,
+                    logged_at: None,
                 };
             }
         }
     }
 
-    /// The partition whose records are hidden for the longest; `None` if no records are.
+    /// The partition whose records are hidden for the longest. `None`: no records are hidden.
     #[must_use]
     pub fn longest(&self, now: Instant) -> Option<Longest> {
         let ((topic, partition), hidden) = self.0.iter().min_by_key(|(_, hidden)| hidden.since)?;
@@ -76,7 +77,7 @@ impl HiddenRecords {
         })
     }
 
-    /// For how long the topic's records are hidden; zero where none is.
+    /// For how long records of the topic have been hidden. Zero if none are.
     #[must_use]
     pub fn lasted(&self, topic: &str, now: Instant) -> Duration {
         let of_topic = self.0.iter().filter(|((name, _), _)| name == topic);
@@ -87,12 +88,12 @@ impl HiddenRecords {
     /// Logs each partition whose records are hidden for a minute, and again every ten.
     pub fn log_news(&mut self, now: Instant) {
         for ((topic, partition), hidden) in &mut self.0 {
-            let is_due = match hidden.said {
-                None => now >= hidden.since + SAID_AFTER,
-                Some(said) => now >= said + SAID_AGAIN_AFTER,
+            let is_due = match hidden.logged_at {
+                None => now >= hidden.since + LOG_AFTER,
+                Some(logged_at) => now >= logged_at + LOG_AGAIN_AFTER,
             };
             if is_due {
-                hidden.said = Some(now);
+                hidden.logged_at = Some(now);
                 tracing::warn!(
                     topic,
                     partition,

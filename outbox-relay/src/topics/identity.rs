@@ -57,8 +57,8 @@ pub fn find_recreated(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
 pub fn find_breaks(lineage: &Lineage, topics: &Topics) -> Vec<Stop> {
     let changed = lineage.partitions.iter().filter_map(|(topic, expected)| {
         let found = topics.get(topic).map_or(0, |facts| facts.partitions);
-        let is_said = found == 0 && lineage.topic_ids.contains_key(topic);
-        (found != *expected && !is_said).then(|| Stop::PartitionsChanged {
+        let is_reported_as_gone = found == 0 && lineage.topic_ids.contains_key(topic);
+        (found != *expected && !is_reported_as_gone).then(|| Stop::PartitionsChanged {
             topic: topic.clone(),
             expected: *expected,
             found,

@@ -20,21 +20,21 @@ use crate::outbox::table::table_name;
 use crate::settings::Config;
 use pg_replication::{Answer, Connection, PgError, quote_literal};
 
-/// The partition's oid, and the transaction that attached it or a partition that it is in. A table that is attached a second time is another
+/// The partition's oid, and the transaction that attached it, or attached a partition that it is in. If a table is attached a second time, that is another
 /// attachment.
 type Attachment = (String, String);
 
 /// The attachments that were looked at.
 #[derive(Debug)]
 pub struct KnownAttachments {
-    /// What an earlier transaction has attached was looked at by an earlier relay.
+    /// An earlier relay has looked at everything that was attached by an earlier transaction than this.
     catalog_xmin: Option<u32>,
     /// `None` before the first look.
     known: Option<HashSet<Attachment>>,
 }
 
 impl KnownAttachments {
-    /// `catalog_xmin` is that of the slot when this relay began to lead.
+    /// `catalog_xmin` is the slot's, as it was when this relay took the slot.
     #[must_use]
     pub fn since(catalog_xmin: Option<u32>) -> Self {
         Self {
@@ -43,14 +43,14 @@ impl KnownAttachments {
         }
     }
 
-    /// Warns of each partition that is new since the last look and came with rows.
+    /// Warns of each partition that was attached with rows in it since the last look.
     ///
     /// # Errors
     /// There is no outbox table, a partition was locked (the others were looked at, and the next look tries this one again), or the connection
     /// broke.
     pub async fn warn_of_rows_attached(&mut self, connection: &mut Connection, config: &Config) -> anyhow::Result<()> {
         let found = connection.query(&attachments_sql(config, self.catalog_xmin)).await?;
-        // First of all: a look at a partition may fail, and then the next call would take all old attachments for new ones.
+        // This comes first: a look at a partition may fail, and without this the next call would take all old attachments for new ones.
         self.update_known(&found)?;
         let mut locked = None;
         for row in named_rows(&found) {
@@ -91,7 +91,7 @@ impl KnownAttachments {
         locked.map_or(Ok(()), Err)
     }
 
-    /// Forgets what is no longer attached. The first call notes what was attached before this relay led.
+    /// Forgets what is no longer attached. The first call notes what was attached before this relay took the slot.
     fn update_known(&mut self, found: &Answer) -> anyhow::Result<()> {
         if let Some(known) = &mut self.known {
             let attached = named_rows(found)

@@ -1,67 +1,75 @@
-//! Keeps the outbox table in order while this relay leads: makes partitions ahead, and removes what has served its time.
+//! Keeps the outbox table in order while this relay owns the slot: makes partitions ahead of time ([`by_day`]), and removes old rows.
 //!
-//! A row may go once the slot has confirmed a position behind its commit, and not before. A partition is detached first, so that no row can come
-//! any more, and is dropped when the slot has confirmed the position that the WAL had then. After a crash in between, the comment on the
-//! detached table tells the next round. Rows in the default partition, which has no end, are deleted one by one, in a transaction whose snapshot is
-//! older than a position that the slot has confirmed: what it sees is published, or parked. Nothing is removed while a parked row has values in the
-//! table alone.
+//! A row may be removed once the slot has confirmed a position behind the row's commit, and not before. Nothing is removed while a parked row has values
+//! that are in the table alone. There are two ways to remove rows:
 //!
-//! It has a thread and sessions of its own, and whatever goes wrong here never stops the stream.
+//! - **A partition** is detached first, so that no more rows can come into it. It is dropped when the slot has confirmed the position that the WAL had at
+//!   that moment. The comment on the detached table has this position, so the next round knows it after a crash.
+//! - **Rows of the default partition**, or of a table without partitions, are deleted one by one ([`old_rows`]).
+//!
+//! This work has a thread and sessions of its own. No error here stops the stream.
 
 pub mod attached;
+mod by_day;
+mod old_rows;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use service::clock::now_us;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use crate::outbox::days::{DAY_S, Partition, Work, droppable, is_current};
+use crate::outbox::days::DAY_S;
 use crate::outbox::partitions::{self, Shape};
 use crate::outbox::table::table_name;
-use crate::parking::log::TableNeeds;
+use crate::parking::log::ParkedRowsNeedTable;
 use crate::process::faults;
 use crate::settings::{Config, Maintenance};
 use crate::upkeep::attached::KnownAttachments;
-use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, PgError};
 
-/// How long a round waits for a confirmation; an idle relay confirms every 10 s.
-const CONFIRMATION_MAX: Duration = Duration::from_secs(25);
-const CONFIRMATION_POLL: Duration = Duration::from_millis(100);
-/// Statements that delete rows in one transaction, and transactions in one round.
-const DELETES_IN_A_TRANSACTION: usize = 10;
-const TRANSACTIONS_IN_A_ROUND: usize = 100;
+/// SQLSTATE `lock_not_available`: somebody writes for a long time. The next round tries again.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATE `insufficient_privilege`.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Ends the work when dropped.
+/// Ends the work when it is dropped.
 #[derive(Debug)]
-pub struct RunningMaintenance(#[expect(dead_code, reason = "its end is what tells")] Option<oneshot::Sender<()>>);
+pub struct RunningMaintenance(#[expect(dead_code, reason = "dropping it ends the work")] Option<oneshot::Sender<()>>);
 
-/// Works until the answer is dropped. `catalog_xmin` is the slot's, as it was when this relay began to lead.
+/// Starts the work. It ends when the returned value is dropped. `catalog_xmin` is the slot's, as it was when this relay took the slot.
 #[must_use]
-pub fn start_maintenance(config: &Config, parked: &TableNeeds, catalog_xmin: Option<u32>) -> RunningMaintenance {
+pub fn start_maintenance(
+    config: &Config,
+    parked_rows_need_table: &ParkedRowsNeedTable,
+    catalog_xmin: Option<u32>,
+) -> RunningMaintenance {
     let Some(options) = config.maintenance.clone() else {
         return RunningMaintenance(None);
     };
     describe_metrics();
     let (end, ended) = oneshot::channel();
-    let (config, parked) = (config.clone(), parked.clone());
-    let spawned = std::thread::Builder::new()
+    let upkeep = Upkeep {
+        config: config.clone(),
+        options,
+        parked_rows_need_table: parked_rows_need_table.clone(),
+        logged: Logged::default(),
+    };
+    let thread = std::thread::Builder::new()
         .name("maintenance".to_owned())
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        () = maintain_until_dropped(&config, &options, &parked, KnownAttachments::since(catalog_xmin)) => {}
+                        () = upkeep.run(KnownAttachments::since(catalog_xmin)) => {}
                         _ = ended => {}
                     }
                 }),
                 Err(err) => tracing::error!(error = %err, "the outbox is not maintained"),
             }
         });
-    if let Err(err) = spawned {
+    if let Err(err) = thread {
         tracing::error!(error = %err, "the outbox is not maintained");
     }
     RunningMaintenance(Some(end))
@@ -82,7 +90,7 @@ fn describe_metrics() {
     );
     metrics::describe_counter!(
         "relay_outbox_rows_deleted_total",
-        "Rows that were deleted one by one because they had served their time."
+        "Rows that were deleted one by one because they were older than --retain."
     );
     metrics::describe_gauge!(
         "relay_outbox_maintenance_success_timestamp_seconds",
@@ -94,237 +102,105 @@ fn describe_metrics() {
     );
 }
 
-/// What was said already, since a round comes every minute.
+/// Which messages were logged already. There is a round every minute, and each message is logged once.
 #[derive(Default)]
-struct Said(HashSet<String>);
+struct Logged(HashSet<String>);
 
-impl Said {
-    fn is_new(&mut self, what: &str) -> bool {
-        self.0.insert(what.to_owned())
+impl Logged {
+    /// Whether the message is logged for the first time.
+    fn is_first(&mut self, message: &str) -> bool {
+        self.0.insert(message.to_owned())
+    }
+
+    fn contains(&self, message: &str) -> bool {
+        self.0.contains(message)
     }
 }
 
-async fn maintain_until_dropped(
-    config: &Config,
-    options: &Maintenance,
-    parked: &TableNeeds,
-    mut attached: KnownAttachments,
-) {
-    let mut said = Said::default();
-    loop {
-        match maintain_once(config, options, parked, &mut said, &mut attached).await {
-            Ok(()) => {
-                metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
-                metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
-            }
-            Err(err) => {
-                metrics::gauge!("relay_outbox_maintenance_failing").set(1.0);
-                let code = PgError::code_of(&err).unwrap_or("connection").to_owned();
-                match code.as_str() {
-                    // lock_not_available: somebody writes for long; the next round tries again.
-                    "55P03" => tracing::debug!("the outbox is busy; its partitions are looked after later"),
-                    // insufficient_privilege
-                    "42501" if said.is_new(&code) => tracing::warn!(
-                        error = format!("{err:#}"),
-                        "the outbox table is not maintained: it takes its owner; give one by --maintenance-url, or --retain off --partitions-ahead 0"
-                    ),
-                    _ if said.is_new(&code) => tracing::warn!(
-                        error = format!("{err:#}"),
-                        "the outbox table could not be looked after; publishing goes on"
-                    ),
-                    _ => {}
+/// The work on one outbox table.
+struct Upkeep {
+    config: Config,
+    options: Maintenance,
+    parked_rows_need_table: ParkedRowsNeedTable,
+    logged: Logged,
+}
+
+impl Upkeep {
+    /// Does one round after the other, for ever.
+    async fn run(mut self, mut attachments: KnownAttachments) {
+        loop {
+            match self.run_round(&mut attachments).await {
+                Ok(()) => {
+                    metrics::gauge!("relay_outbox_maintenance_failing").set(0.0);
+                    metrics::gauge!("relay_outbox_maintenance_success_timestamp_seconds").set(now_us() as f64 / 1e6);
+                }
+                Err(err) => {
+                    metrics::gauge!("relay_outbox_maintenance_failing").set(1.0);
+                    self.log_error(&err);
                 }
             }
+            sleep(self.options.interval).await;
         }
-        sleep(options.interval).await;
     }
-}
 
-async fn maintain_once(
-    config: &Config,
-    options: &Maintenance,
-    parked: &TableNeeds,
-    said: &mut Said,
-    attached: &mut KnownAttachments,
-) -> anyhow::Result<()> {
-    let mut connection = Connection::open(&options.target, Mode::Sql).await?;
-    faults::point("maintenance.round")?;
-    if !partitions::begin_maintenance(&mut connection, config).await? {
-        return Ok(());
-    }
-    // First, so that no error of the rest keeps it from looking; nor does its own keep the rest from working.
-    let looked = attached.warn_of_rows_attached(&mut connection, config).await;
-    keep_in_order(&mut connection, config, options, parked, said).await?;
-    looked
-}
-
-async fn keep_in_order(
-    connection: &mut Connection,
-    config: &Config,
-    options: &Maintenance,
-    parked: &TableNeeds,
-    said: &mut Said,
-) -> anyhow::Result<()> {
-    let now_s = partitions::server_time_s(connection).await?;
-    let oldest_s = options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
-    match partitions::read_shape(connection, config).await? {
-        Shape::ByDay => look_after(connection, config, options, parked, now_s, said).await?,
-        Shape::Plain { has_created_at } => match oldest_s {
-            Some(oldest_s) if options.purge_rows && has_created_at => {
-                delete(connection, config, parked, &table_name(config), oldest_s).await?;
-            }
-            Some(_) if said.is_new("plain") => tracing::info!(
-                "the outbox table has no partitions: nothing is removed from it; --purge-rows true would delete confirmed rows older than --retain"
+    fn log_error(&mut self, err: &anyhow::Error) {
+        let code = PgError::code_of(err).unwrap_or("connection").to_owned();
+        match code.as_str() {
+            LOCK_NOT_AVAILABLE => tracing::debug!("the outbox is busy; its partitions are looked after later"),
+            INSUFFICIENT_PRIVILEGE if self.logged.is_first(&code) => tracing::warn!(
+                error = format!("{err:#}"),
+                "the outbox table is not maintained: it takes its owner; give one by --maintenance-url, or --retain off --partitions-ahead 0"
+            ),
+            _ if self.logged.is_first(&code) => tracing::warn!(
+                error = format!("{err:#}"),
+                "the outbox table could not be looked after; publishing goes on"
             ),
             _ => {}
-        },
-        Shape::Other(what) => {
-            if said.is_new("other") {
-                tracing::info!(
-                    partitioned = what,
-                    "the outbox table is not partitioned by created_at alone: its partitions are yours to look after"
-                );
-            }
         }
     }
-    if parked.any() && options.retain_days.is_some() && said.is_new("parked") {
-        tracing::warn!(
-            "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
-        );
-    }
-    Ok(())
-}
 
-/// A table that is partitioned by day.
-async fn look_after(
-    connection: &mut Connection,
-    config: &Config,
-    options: &Maintenance,
-    parked: &TableNeeds,
-    now_s: i64,
-    said: &mut Said,
-) -> anyhow::Result<()> {
-    let found = partitions::list_partitions(connection, config).await?;
-    report(&found, now_s);
-    let work = Work::plan(&found, now_s, options.retain_days, options.partitions_ahead);
-    for day in work.create {
-        let in_default = format!("default {day}");
-        if said.0.contains(&in_default) {
-            continue;
-        }
-        let is_made = match partitions::create_partition(connection, config, day, is_current(day, now_s)).await {
-            // Somebody writes to what would have to be locked for this day: it comes in a later round, the other days now.
-            Err(err) if PgError::code_of(&err) == Some("55P03") => continue,
-            made => made?,
-        };
-        if is_made {
-            tracing::info!(partition.day = day, "made a partition of the outbox");
-        } else {
-            said.is_new(&in_default);
-            tracing::warn!(
-                partition.day = day,
-                "rows of a day without a partition are in the default one: that day gets none, and its rows are deleted one by one in their time"
-            );
-        }
-    }
-    if !work.detach.is_empty() {
-        // Detached rows are out of sight for whoever reads the table: not before all that is visible now is confirmed.
-        let (now, _) = partitions::read_positions(connection, config).await?;
-        if confirmed(connection, config, now).await? && !parked.any() {
-            for name in &work.detach {
-                partitions::detach_partition(connection, config, name).await?;
-                tracing::info!(partition = name, "detached a partition of the outbox");
-            }
-        }
-    }
-    let detached = partitions::list_detached(connection, config).await?;
-    if let Some(last) = detached.iter().map(|table| table.after).max() {
-        confirmed(connection, config, last).await?;
-        let (_, confirmed) = partitions::read_positions(connection, config).await?;
-        // Asked after the position: a row is taken note of before it is confirmed.
-        let droppable = droppable(&detached, confirmed);
-        for table in droppable.into_iter().filter(|_| !parked.any()) {
-            partitions::drop_detached(connection, &table.name).await?;
-            metrics::counter!("relay_outbox_partitions_dropped_total").increment(1);
-            tracing::info!(
-                partition = table.name,
-                "dropped a partition whose rows are all confirmed"
-            );
-        }
-    }
-    let default = found.iter().find(|partition| partition.is_default);
-    if let (Some(default), Some(days)) = (default, options.retain_days) {
-        delete(
-            connection,
-            config,
-            parked,
-            &default.name,
-            now_s - i64::from(days) * DAY_S,
-        )
-        .await?;
-    }
-    report(&partitions::list_partitions(connection, config).await?, now_s);
-    Ok(())
-}
-
-fn report(found: &[Partition], now_s: i64) {
-    metrics::gauge!("relay_outbox_partitions").set(found.len() as f64);
-    if let Some(oldest_s) = found.iter().filter_map(|partition| partition.to_s).min() {
-        metrics::gauge!("relay_outbox_oldest_partition_age_seconds").set((now_s - oldest_s) as f64);
-    }
-}
-
-/// Waits until the slot has confirmed `position`; false where it takes too long, or there is no slot.
-async fn confirmed(connection: &mut Connection, config: &Config, position: Lsn) -> anyhow::Result<bool> {
-    let started = Instant::now();
-    loop {
-        let (_, confirmed) = partitions::read_positions(connection, config).await?;
-        match confirmed {
-            Some(confirmed) if confirmed >= position => return Ok(true),
-            Some(_) if started.elapsed() < CONFIRMATION_MAX => sleep(CONFIRMATION_POLL).await,
-            _ => return Ok(false),
-        }
-    }
-}
-
-/// Deletes rows of `table` itself that are older than `before_s` and confirmed.
-async fn delete(
-    connection: &mut Connection,
-    config: &Config,
-    parked: &TableNeeds,
-    table: &str,
-    before_s: i64,
-) -> anyhow::Result<()> {
-    for _ in 0..TRANSACTIONS_IN_A_ROUND {
-        if !partitions::has_older(connection, table, before_s).await? {
+    async fn run_round(&mut self, attachments: &mut KnownAttachments) -> anyhow::Result<()> {
+        let mut connection = Connection::open(&self.options.target, Mode::Sql).await?;
+        faults::point("maintenance.round")?;
+        if !partitions::begin_maintenance(&mut connection, &self.config).await? {
             return Ok(());
         }
-        connection
-            .rows("begin transaction isolation level repeatable read")
-            .await?;
-        // The transaction's snapshot is taken before the position is read: every commit that it sees lies below.
-        let (position, _) = partitions::read_positions(connection, config).await?;
-        let is_confirmed = confirmed(connection, config, position).await?;
-        let mut deleted = 0;
-        if is_confirmed && !parked.any() {
-            for _ in 0..DELETES_IN_A_TRANSACTION {
-                let rows = partitions::delete_older(connection, table, before_s).await?;
-                deleted += rows;
-                if rows == 0 {
-                    break;
+        // The attachments come first, so that an error of the other work does not prevent this check. Its own error does not prevent the other work either.
+        let attachments_checked = attachments.warn_of_rows_attached(&mut connection, &self.config).await;
+        self.keep_in_order(&mut connection).await?;
+        attachments_checked
+    }
+
+    async fn keep_in_order(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+        let now_s = partitions::server_time_s(connection).await?;
+        let oldest_s = self.options.retain_days.map(|days| now_s - i64::from(days) * DAY_S);
+        match partitions::read_shape(connection, &self.config).await? {
+            Shape::ByDay => self.keep_days_in_order(connection, now_s, oldest_s).await?,
+            Shape::Plain { has_created_at } => match oldest_s {
+                Some(oldest_s) if self.options.purge_rows && has_created_at => {
+                    self.delete_old_rows(connection, &table_name(&self.config), oldest_s)
+                        .await?;
+                }
+                Some(_) if self.logged.is_first("plain") => tracing::info!(
+                    "the outbox table has no partitions: nothing is removed from it; --purge-rows true would delete confirmed rows older than --retain"
+                ),
+                _ => {}
+            },
+            Shape::Other(partitioned_by) => {
+                if self.logged.is_first("other") {
+                    tracing::info!(
+                        partitioned = partitioned_by,
+                        "the outbox table is not partitioned by created_at alone: its partitions are yours to look after"
+                    );
                 }
             }
         }
-        connection.rows("commit").await?;
-        if deleted == 0 {
-            return Ok(());
+        let removes_rows = self.options.retain_days.is_some();
+        if self.parked_rows_need_table.is_set() && removes_rows && self.logged.is_first("parked") {
+            tracing::warn!(
+                "nothing is removed from the outbox table: a parked row has values there that were too large for the parking topic; retry or discard it"
+            );
         }
-        metrics::counter!("relay_outbox_rows_deleted_total").increment(deleted as u64);
-        tracing::info!(
-            table,
-            rows = deleted,
-            "deleted rows that are confirmed and have served their time"
-        );
+        Ok(())
     }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What an operator can accept, and whether it is what was found.
+//! What an operator can accept, and the check that exactly what is broken was accepted.
 
 use crate::process::stop::Stop;
 use crate::settings::AcceptOptions;
@@ -22,7 +22,7 @@ pub enum Acceptance {
 }
 
 impl Acceptance {
-    /// The flag of `init`.
+    /// The flag of `init` that accepts it.
     #[must_use]
     pub fn flag(self) -> &'static str {
         match self {
@@ -82,10 +82,10 @@ impl Acceptance {
 }
 
 impl AcceptOptions {
-    /// What the operator accepts by the flags that are given.
+    /// What the operator accepts with the given flags.
     #[must_use]
     pub fn accepted(&self) -> Vec<Acceptance> {
-        // Names every field, so that a new flag cannot be forgotten here.
+        // Every field is named here, so the compiler refuses a new flag that is forgotten.
         let Self {
             accept_slot_gap,
             accept_new_slot,
@@ -124,16 +124,16 @@ impl AcceptOptions {
     }
 }
 
-/// The flags in one line, for the operator.
+/// The flags as one text, for the operator.
 pub(super) fn join_flags(accepted: &[Acceptance]) -> String {
     let flags: Vec<&str> = accepted.iter().map(|acceptance| acceptance.flag()).collect();
     flags.join(" ")
 }
 
-/// Fails where something is broken that the operator did not accept, and where a flag accepts what is not broken.
+/// Fails if the operator did not accept something that is broken, or accepted something that is not broken.
 ///
 /// # Errors
-/// The first stop that is not accepted; [`Stop::Config`] for a flag with nothing to accept.
+/// The first stop that is not accepted. [`Stop::Config`] for a flag with nothing to accept.
 pub(super) fn ensure_operator_accepted_everything_found(accepted: &[Acceptance], broken: &[Stop]) -> Result<(), Stop> {
     for stop in broken {
         let is_accepted = Acceptance::needed_after(stop).is_some_and(|needed| accepted.contains(&needed));

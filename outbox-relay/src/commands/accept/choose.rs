@@ -19,8 +19,7 @@ pub(super) enum NewPosition {
     NewSlot,
 }
 
-/// How far an acceptance takes the relay away from its checkpoint. Where several things are accepted, the one that takes it
-/// furthest away counts.
+/// How far an acceptance takes the relay away from its checkpoint. If several things are accepted, the one that takes it furthest away counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Departure {
     Stay,
@@ -51,11 +50,11 @@ pub(super) fn choose_position(source: &Source, base: Option<&Checkpoint>, accept
 fn departure(acceptance: Acceptance, lineage: Option<&Lineage>, source: &Source) -> Departure {
     match acceptance {
         Acceptance::NewSlot => Departure::ToNewSlot,
-        // A slot cannot be decoded from before its publication was made: the server refuses (up to 17) or skips in silence (18).
+        // A slot cannot be decoded from a position before its publication was made: the server refuses that (up to 17) or silently skips (18).
         Acceptance::Publication if lineage.is_some_and(|lineage| was_made_anew(lineage, source)) => Departure::ToWalEnd,
-        // The slot does not have what lies between it and the checkpoint.
+        // The slot cannot send the rows between the checkpoint and its own position.
         Acceptance::SlotGap
-        // The checkpoint's position is one of another history: here the same number is another place in the WAL.
+        // The checkpoint's position belongs to another history. In this server's WAL the same number is another place.
         | Acceptance::OlderDatabase
         | Acceptance::Cluster => Departure::ToSlot,
         // The checkpoint's position still means what it meant.

@@ -14,9 +14,9 @@ use pg_replication::Lsn;
 
 /// What the relay would find at its next start.
 pub(super) struct Diagnosis {
-    /// The checkpoint to go on from. `None`: there is none that can be gone on from.
+    /// The checkpoint from which the relay can go on. `None`: there is none.
     pub(super) base: Option<Checkpoint>,
-    /// Everything that is broken, the most telling first.
+    /// Everything that is broken. The stop that says most comes first.
     pub(super) broken: Vec<Stop>,
     pub(super) source: Source,
     pub(super) system: System,
@@ -27,8 +27,7 @@ pub(super) struct Diagnosis {
 impl Diagnosis {
     /// Compares the checkpoint with server, slot and topics.
     ///
-    /// Slot and server are read here although step 1 has read them: only now can nobody move the slot or publish any more, so only this second
-    /// reading counts.
+    /// Slot and server are read here a second time. Only now can nobody move the slot or publish any more, so only this second reading counts.
     ///
     /// # Errors
     /// Worth another try.
@@ -55,25 +54,25 @@ impl Diagnosis {
         })
     }
 
-    /// The stop of an init that did not finish, where that is what the checkpoint is of.
+    /// The stop of an init that did not finish, if the checkpoint is of such an init.
     pub(super) fn unfinished_init(&self) -> Option<&Stop> {
         self.broken
             .iter()
             .find(|stop| matches!(stop, Stop::InitUnfinished { .. }))
     }
 
-    /// Where the checkpoint is that is known.
+    /// The position of the checkpoint from which the relay can go on.
     pub(super) fn base_lsn(&self) -> Option<Lsn> {
         self.base.as_ref().map(|base| base.published.lsn)
     }
 }
 
-/// The last checkpoint can be read: it is the one to go on from.
+/// The last checkpoint can be read, so the relay goes on from it.
 fn compare_with_last(source: &Source, reading: &Reading, config: &Config) -> (Option<Checkpoint>, Vec<Stop>) {
     let mut base = reading.last.as_ref().map(|stored| stored.checkpoint.clone());
     let mut broken = Vec::new();
     if let Some(recovering) = base.as_mut().filter(|base| base.state == State::Recovering) {
-        // It has the position that was known before `recover`. What is broken besides has to be accepted as well.
+        // It has the position that was known before `recover`. If something else is broken, the operator has to accept that as well.
         recovering.state = State::Running;
         broken.push(Stop::RecoveryUnfinished {
             slot: config.source.slot.to_string(),
@@ -83,14 +82,14 @@ fn compare_with_last(source: &Source, reading: &Reading, config: &Config) -> (Op
     (base, broken)
 }
 
-/// The last checkpoint cannot be gone on from, for the reason `why`. The furthest that can be read takes its place, where it can be the last one.
+/// The relay cannot go on from the last checkpoint, for the reason `why`. The furthest checkpoint that can be read takes its place, if it can be the last one.
 fn go_back_to_furthest(
     why: &Stop,
     source: &Source,
     reading: &Reading,
     config: &Config,
 ) -> (Option<Checkpoint>, Vec<Stop>) {
-    // What was confirmed was published. So a checkpoint below the slot's position is not the last one, but a copy of which nothing later is left.
+    // What was confirmed was published. So a checkpoint below the slot's position is not the last one: later ones existed, and are lost.
     let confirmed = source.slot.as_ref().map_or(Lsn::INVALID, |slot| slot.confirmed);
     let furthest = reading.furthest.as_ref().map(|stored| &stored.checkpoint);
     let base = furthest

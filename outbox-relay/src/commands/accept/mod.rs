@@ -57,7 +57,7 @@ pub async fn accept(
         log_acceptance(config, accepted, diagnosis.base_lsn(), None);
         // The `init` below owns the slot and fences by itself.
         drop(held);
-        return init::init_with(config, options, OtherPartitions::Accepted, shutdown).await;
+        return init::init_with_partitions(config, options, OtherPartitions::Accepted, shutdown).await;
     }
     if let Some(base) = &diagnosis.base {
         diagnosis.broken.extend(find_missing_parked_rows(config, base).await?);

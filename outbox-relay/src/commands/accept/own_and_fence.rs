@@ -89,7 +89,7 @@ async fn read_and_fence_former_clusters(
     loop {
         let reading = read_checkpoint_history(config.clone()).await?;
         let unfenced = reading
-            .clusters()
+            .system_identifiers()
             .find(|cluster| *cluster != system_identifier && !former.contains(*cluster))
             .cloned();
         match unfenced {

@@ -1,52 +1,55 @@
-//! Rows up to an earlier attempt's progress that the attempt may not have published.
+//! Late rows: rows up to an earlier attempt's progress that this attempt may not have published.
 //!
-//! Rows up to the progress' `created_at` are published **if the earlier snapshot saw them**. A row whose inserting transaction's id (`xmin`) lies below
-//! the earlier snapshot's own `xmin` was inserted by a transaction that had ended before that snapshot; since the row is visible now, that transaction
-//! had committed. The same holds for a subtransaction, whose id is above its parent's. So such a row was seen, and is published.
+//! An earlier `init` has published rows up to some `created_at`: those **that its snapshot saw**. Let X be that snapshot's own `xmin`: every transaction
+//! with a lower id had ended when the snapshot was taken. If a row's inserting transaction (the row's `xmin`) has an id below X, that transaction had ended
+//! by then. The row is visible now, so that transaction had committed. So the snapshot saw the row, and the row is published. The same holds for a
+//! subtransaction, whose id is above its parent's.
 //!
-//! The other rows up to there are **late**: perhaps they were committed in between. Their ids are looked up in the topics, which is what recover
-//! does with all rows. So it does no harm where a row counts as late and is not: one whose `xmin` is from an earlier epoch (the
-//! column shows 32 bits, also of frozen rows), one that was updated, or the whole table after it was rewritten. The other mistake is not
-//! possible: the ids from the earlier snapshot's `xmin` on are fewer than 2^32, or else all rows count as late.
+//! The other rows up to there are **late**: perhaps they were committed between the two attempts. We look up their ids in the topics, as `recover` does with
+//! all rows. So it does no harm if a row counts as late and is not. That happens to a row whose `xmin` is from an earlier epoch (the column shows 32 bits,
+//! also for frozen rows), to a row that was updated, and to the whole table after it was rewritten. The opposite mistake is not possible: since the earlier
+//! snapshot's `xmin`, fewer than 2^32 ids were given out, or else all rows count as late.
 //!
-//! Memory is bounded: late rows are looked up [`LATE_ROWS_MAX`] at a time. The usual case, none at all, reads no topic.
+//! Memory is bounded: we look up at most [`LATE_ROWS_MAX`] late rows at a time. Usually there are none, and then no topic is read.
 
 use anyhow::Context;
 use service::Shutdown;
 
 use super::piece_writer::PieceWriter;
 use crate::continuity::checkpoint::ExistingRowsProgress;
-use crate::continuity::comparison::{EventIds, Memory};
+use crate::continuity::comparison::Memory;
+use crate::continuity::event_ids::EventIds;
 use crate::intake::outbox_snapshot::{FETCH_ROWS, OutboxSnapshot, RowOrder, TransactionsSeen};
 use crate::kafka::{TopicToRead, cleanup, read_ids};
-use crate::outbox::rows::{column_place, named_rows, text_at};
+use crate::outbox::rows::{column_index, named_rows, text_at};
 use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::{Config, Undecided};
 use pg_replication::{quote_identifier, quote_literal};
 
-/// Late rows that are looked up in one pass over the topics; 16 bytes each.
+/// How many late rows we look up in one pass over the topics. Each takes 16 bytes.
 const LATE_ROWS_MAX: usize = 400_000;
 /// The number of transaction ids that the column `xmin` can tell apart.
 const XID_EPOCH: u64 = 1 << 32;
-/// Names of cursors: the ids of the late rows, and the same rows in the same order.
-const IDS: &str = "late_ids";
-const ROWS: &str = "late_rows";
+/// The cursor that gives the ids of the late rows.
+const IDS_CURSOR: &str = "late_ids";
+/// The cursor that gives the late rows themselves, in the same order.
+const ROWS_CURSOR: &str = "late_rows";
 
-/// What it takes to find late rows.
+/// What we need to find and publish late rows.
 pub(super) struct LateRows<'a> {
     pub(super) config: &'a Config,
     /// How far the earlier attempts came.
     pub(super) earlier: &'a ExistingRowsProgress,
-    /// Of the snapshot that is read now.
+    /// The transactions that the snapshot of this attempt sees.
     pub(super) transactions: TransactionsSeen,
-    /// What the operator says of rows of which no topic tells.
+    /// What the operator wants done with rows that may have been published, if a topic may have removed them since.
     pub(super) undecided: Option<Undecided>,
     pub(super) shutdown: &'a Shutdown,
 }
 
 impl LateRows<'_> {
-    /// Publishes those late rows that are in no topic.
+    /// Publishes the late rows that are in no topic.
     ///
     /// # Errors
     /// [`Stop::NotConfirmed`] where the operator has to decide; anything else is worth another try.
@@ -59,14 +62,14 @@ impl LateRows<'_> {
         let id = quote_identifier(&self.config.outbox.router.id_column);
         snapshot
             .open_cursor(
-                IDS,
+                IDS_CURSOR,
                 &format!("{id}::text as relay_id"),
                 &condition,
                 RowOrder::OldestFirst,
             )
             .await?;
         snapshot
-            .open_cursor(ROWS, "*", &condition, RowOrder::OldestFirst)
+            .open_cursor(ROWS_CURSOR, "*", &condition, RowOrder::OldestFirst)
             .await?;
         loop {
             let (ids, looked_up) = fetch_ids(snapshot).await?;
@@ -77,35 +80,36 @@ impl LateRows<'_> {
                 rows = looked_up,
                 "looking up in the topics which rows an earlier init has published"
             );
-            // Our own open transaction would hide what stands behind its records.
+            // Our own open transaction would hide the records behind it.
             pieces.commit_open().await?;
-            let absent = self.remove_published(ids, pieces).await?;
+            let unpublished = self.remove_published(ids, pieces).await?;
             faults::point("init.late-rows-compared")?;
-            self.write_absent(snapshot, pieces, &absent, looked_up).await?;
+            self.write_unpublished(snapshot, pieces, &unpublished, looked_up)
+                .await?;
         }
-        snapshot.close_cursor(IDS).await?;
-        snapshot.close_cursor(ROWS).await
+        snapshot.close_cursor(IDS_CURSOR).await?;
+        snapshot.close_cursor(ROWS_CURSOR).await
     }
 
-    /// Writes those of the next `looked_up` late rows whose ids are in `absent`.
-    async fn write_absent(
+    /// Of the next `looked_up` late rows, writes those whose ids are in `unpublished`.
+    async fn write_unpublished(
         &self,
         snapshot: &mut OutboxSnapshot,
         pieces: &mut PieceWriter<'_>,
-        absent: &EventIds,
+        unpublished: &EventIds,
         looked_up: usize,
     ) -> Result<(), RelayError> {
         let mut left = looked_up;
         while left > 0 {
-            let mut answer = snapshot.fetch_from(ROWS, left.min(FETCH_ROWS)).await?;
+            let mut answer = snapshot.fetch_from(ROWS_CURSOR, left.min(FETCH_ROWS)).await?;
             if answer.rows.is_empty() {
                 return Err(anyhow::anyhow!("the snapshot has fewer rows than before").into());
             }
             left -= answer.rows.len();
-            let id_place = column_place(&answer.columns, &self.config.outbox.router.id_column)?;
+            let id_index = column_index(&answer.columns, &self.config.outbox.router.id_column)?;
             let mut kept = Vec::new();
             for row in std::mem::take(&mut answer.rows) {
-                if absent.contains(text_at(&row, id_place)?) {
+                if unpublished.contains(text_at(&row, id_index)?) {
                     kept.push(row);
                 }
             }
@@ -115,7 +119,8 @@ impl LateRows<'_> {
         Ok(())
     }
 
-    /// Returns those of `ids` that no topic has, once it is certain, or decided by the operator, that they were not published.
+    /// Returns those of `ids` that no topic has. If a topic may have removed records since, it is not certain that these rows were not published. Then the
+    /// operator has to decide.
     async fn remove_published(&self, mut ids: EventIds, pieces: &PieceWriter<'_>) -> Result<EventIds, RelayError> {
         let mut forgetful_topic = None;
         for (topic, partitions) in pieces.topics() {
@@ -127,13 +132,13 @@ impl LateRows<'_> {
                 position_header: None,
             };
             let (settings, shutdown) = (self.config.sink.kafka.clone(), self.shutdown.clone());
-            let (read, remaining) = tokio::task::spawn_blocking(move || {
+            let (read, not_found) = tokio::task::spawn_blocking(move || {
                 let read = read_ids(&settings, &to_read, &mut ids, &|| shutdown.is_triggered());
                 (read, ids)
             })
             .await
             .context("reading a topic")?;
-            ids = remaining;
+            ids = not_found;
             if may_have_forgotten(&read?.memory, self.earlier.began_ms) {
                 forgetful_topic = Some(topic.clone());
             }
@@ -155,12 +160,12 @@ impl LateRows<'_> {
     }
 }
 
-/// The ids of the next late rows, and how many rows that are.
+/// Fetches the ids of the next late rows. Also returns how many rows these are, since several rows may have one id.
 async fn fetch_ids(snapshot: &mut OutboxSnapshot) -> Result<(EventIds, usize), RelayError> {
     let mut ids = EventIds::default();
     let mut rows = 0;
     while rows < LATE_ROWS_MAX {
-        let answer = snapshot.fetch_from(IDS, FETCH_ROWS).await?;
+        let answer = snapshot.fetch_from(IDS_CURSOR, FETCH_ROWS).await?;
         if answer.rows.is_empty() {
             break;
         }
@@ -172,14 +177,14 @@ async fn fetch_ids(snapshot: &mut OutboxSnapshot) -> Result<(EventIds, usize), R
     Ok((ids, rows))
 }
 
-/// SQL for the rows up to `earlier` that its snapshot may not have seen, or that it may not have come to. `transactions` are those of the
-/// snapshot that is read now.
+/// SQL for the rows up to `earlier` that its snapshot may not have seen, or that it may not have published. `transactions` are those that the snapshot of
+/// this attempt sees.
 fn late_rows_condition(earlier: &ExistingRowsProgress, transactions: TransactionsSeen) -> String {
     let Some(last) = &earlier.last_created_at else {
         return "true".to_owned();
     };
     let last = quote_literal(last);
-    // A server whose ids went back was restored: nothing is known of them.
+    // If the transaction ids went back, the server was restored. Then the ids say nothing, and all rows are late.
     let Some(new_ids) = transactions
         .none_began_from
         .checked_sub(earlier.snapshot_xmin)

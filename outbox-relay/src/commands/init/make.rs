@@ -22,10 +22,10 @@ use crate::topics::hanging_transaction::wait_until_nothing_is_open;
 use crate::topics::identity;
 use pg_replication::Connection;
 
-/// What has to be true before a slot is made: no relay of this name can publish any more, and there is no slot.
+/// Whoever has one may make a slot: no relay of this name can publish any more, and there is no slot.
 pub(crate) struct FencedInit {
     pub(crate) connection: Connection,
-    /// Has fenced all earlier ones.
+    /// It has fenced all earlier publishers.
     pub(crate) publisher: Publisher,
     pub(crate) system: System,
     pub(crate) lineage: Lineage,
@@ -39,7 +39,7 @@ pub(crate) struct FencedInit {
 /// published.
 ///
 /// # Errors
-/// A row that cannot be published is named; whatever it is, no transaction is left open.
+/// If a row cannot be published, the error names it. In no case is a Kafka transaction left open.
 pub(crate) async fn make_slot_and_publish_existing_rows(
     config: &Config,
     options: &InitOptions,
@@ -58,7 +58,7 @@ pub(crate) async fn make_slot_and_publish_existing_rows(
 /// 1. **Write a checkpoint that says `initialising`.** From here on the next `init` knows that the slot is its own to drop.
 /// 2. **Make the slot.** Its snapshot is everything that the stream will not send.
 /// 3. **Publish the rows of the snapshot**, with positions below the stream's.
-/// 4. **Write a checkpoint that says `running`**, with the last rows. Written before them, a relay could begin without them.
+/// 4. **Write a checkpoint that says `running`**, in one Kafka transaction with the last rows. If it came before them, a relay could begin without them.
 async fn make_and_publish(
     config: &Config,
     options: &InitOptions,
@@ -87,7 +87,7 @@ async fn make_and_publish(
         },
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
-        // Repeated at once: it would be lost by a kill before the first piece.
+        // Written again at once. Without this, a kill before the first piece would lose it.
         existing_rows: progress,
         begun: Some(BegunInit {
             skips_existing_rows: options.existing_rows == ExistingRows::Skip,
@@ -97,7 +97,7 @@ async fn make_and_publish(
     };
     commit_checkpoint(&mut publisher, config, &checkpoint).await?;
     faults::point("init.begun")?;
-    // Step 2. The table is looked for before: the snapshot lives only as long as this session runs nothing else.
+    // Step 2. We look for the table before we make the slot: the snapshot ends when this session runs anything else.
     let has_table = has_table(&mut connection, config).await?;
     let failover = if options.failover { Failover::Yes } else { Failover::No };
     let NewSlot {
@@ -111,7 +111,7 @@ async fn make_and_publish(
     // Step 3.
     let rows = match options.existing_rows {
         ExistingRows::Skip => 0,
-        // A message that was emitted before the slot is in no table.
+        // Messages are not in a table. Those that were emitted before the slot cannot be found any more.
         ExistingRows::Publish if !has_table => 0,
         ExistingRows::Publish => {
             let job = ExistingRowsJob {

@@ -1,8 +1,8 @@
-//! `init`: publication, topics, slot, the rows that are there already, and the first checkpoint.
+//! `init`: makes the publication, the topics and the slot, publishes the rows that are in the table already, and writes the first checkpoint.
 //!
-//! The rows come from the slot's own snapshot, so that each row is either in it or in the stream, never in both or neither. A few of them
-//! travel in one Kafka transaction together with the first checkpoint; many go in pieces, see [`pieces`]. A checkpoint that says
-//! `initialising` is written before the slot is made, so that the next `init` knows the half-made slot for its own, and which rows are published.
+//! The rows come from the slot's own snapshot. So each row is either in the snapshot or in the stream, never in both and never in neither. Few rows are
+//! published in one Kafka transaction, together with the first checkpoint. Many rows are published in pieces, see [`pieces`]. Before the slot is made,
+//! `init` writes a checkpoint that says `initialising`. So the next `init` knows that a half-made slot is its own, and which rows are published.
 
 mod adopt;
 mod late_rows;
@@ -42,9 +42,9 @@ use pg_replication::{Connection, Mode};
 /// What `init` found or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Initialised {
-    /// Everything was there, and fits together.
+    /// Everything was there already, and fits together.
     Already { checkpoint: Lsn },
-    /// The slot is new, and this many rows that were there are published.
+    /// The slot is new, and so many rows are published that were in the table already.
     Created { checkpoint: Lsn, rows: u64 },
     /// An existing slot is continued.
     Adopted { checkpoint: Lsn },
@@ -52,7 +52,7 @@ pub enum Initialised {
     Accepted { checkpoint: Lsn, what: String },
 }
 
-/// What is to become of an init that did not finish and whose topics have other numbers of partitions by now.
+/// An earlier init did not finish, and since then a topic's number of partitions has changed. What is done then?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OtherPartitions {
     Refused,
@@ -60,25 +60,26 @@ pub(crate) enum OtherPartitions {
     Accepted,
 }
 
-/// Does what is missing. Safe to repeat, also after it was interrupted.
+/// Makes what is missing. It is safe to run it again, also after it was interrupted.
 ///
 /// # Errors
-/// A [`Stop`] where what is there does not fit together; anything else is worth another try.
+/// A [`Stop`] if the parts that exist do not fit together. Any other error is worth another try.
 pub async fn init(config: &Config, options: &InitOptions, shutdown: &Shutdown) -> Result<Initialised, RelayError> {
-    init_with(config, options, OtherPartitions::Refused, shutdown).await
+    init_with_partitions(config, options, OtherPartitions::Refused, shutdown).await
 }
 
-/// As [`init`].
+/// As [`init`], and says what is done if the topics' numbers of partitions have changed.
 ///
 /// 1. **Refuse** what can never work, before anything is made.
-/// 2. **Make publication and topics**, where they are missing. A checkpoint needs its topic, and a slot decodes nothing from before its publication.
-/// 3. **Fence, where the slot is free.** An init that was killed may have left a Kafka transaction open, which hides the checkpoint until its timeout;
-///    fencing ends it. Where the slot is taken, a relay runs, and must not be disturbed.
-/// 4. **Look what is there.** Everything: done. A slot that the operator hands over: adopt it. Nothing, or what an earlier init has left: go on.
-/// 5. **Fence, where that was not done, and look again.** Before the fence another init could still have committed rows, or its end.
-/// 6. **Drop a half-made slot**, whose snapshot went with the session that made it.
+/// 2. **Make publication and topics**, if they are missing. A checkpoint needs its topic, and a slot decodes nothing from before its publication.
+/// 3. **Fence, if the slot is free.** An init that was killed may have left a Kafka transaction open, which hides the checkpoint until its timeout.
+///    Fencing ends that transaction. If somebody reads the slot, a relay runs, and must not be disturbed.
+/// 4. **Look at what is there.** If everything is there, we are done. If the operator hands over a slot, adopt it. If nothing is there, or only what an
+///    earlier init has left, go on.
+/// 5. **Fence, if step 3 did not, and look again.** Before the fence another init could still have committed rows, or its last checkpoint.
+/// 6. **Drop a half-made slot.** Its snapshot is gone, since it lived only as long as the session that made it.
 /// 7. **Make the slot, publish the rows, write the checkpoint**: see [`make_slot_and_publish_existing_rows`].
-pub(crate) async fn init_with(
+pub(crate) async fn init_with_partitions(
     config: &Config,
     options: &InitOptions,
     other_partitions: OtherPartitions,
@@ -86,9 +87,9 @@ pub(crate) async fn init_with(
 ) -> Result<Initialised, RelayError> {
     // Step 1.
     let topics_for_rows = options.topics(&config.sink.topic_template);
-    ensure_all_are_for_rows(config, &topics_for_rows)?;
+    ensure_rows_may_go_to(config, &topics_for_rows)?;
     let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
-    ensure_server_can_do_it(&mut connection, config, options).await?;
+    ensure_server_supports_options(&mut connection, config, options).await?;
     let config = &config.pinned_to(&mut connection).await?;
     // Step 2.
     create_publication(&mut connection, config).await?;
@@ -149,14 +150,14 @@ pub(crate) async fn init_with(
         drop_slot(&mut connection, config).await?;
     }
     // Step 7.
-    let now = source::new_lineage(config, &system, &publication, BTreeMap::new());
+    let new_lineage = source::new_lineage(config, &system, &publication, BTreeMap::new());
     let CarriedOver {
         mut lineage,
         generation,
         highest_position,
         parking,
         progress,
-    } = CarriedOver::from_earlier_init(config, now, unfinished.as_ref(), other_partitions).await?;
+    } = CarriedOver::from_earlier_init(config, new_lineage, unfinished.as_ref(), other_partitions).await?;
     pin_topics(config, &mut lineage, &topics_for_rows).await?;
     let fenced = FencedInit {
         connection,
@@ -170,7 +171,7 @@ pub(crate) async fn init_with(
     make_slot_and_publish_existing_rows(config, options, fenced, progress, shutdown).await
 }
 
-fn ensure_all_are_for_rows(config: &Config, topics: &[NewTopic]) -> Result<(), Stop> {
+fn ensure_rows_may_go_to(config: &Config, topics: &[NewTopic]) -> Result<(), Stop> {
     for topic in topics {
         if let Some(whose) = destination::is_not_for_rows(config, &topic.name) {
             return Err(Stop::Config {
@@ -181,14 +182,14 @@ fn ensure_all_are_for_rows(config: &Config, topics: &[NewTopic]) -> Result<(), S
     Ok(())
 }
 
-async fn ensure_server_can_do_it(
+async fn ensure_server_supports_options(
     connection: &mut Connection,
     config: &Config,
     options: &InitOptions,
 ) -> Result<(), RelayError> {
     server_check::ensure_version(connection.server_version_num())?;
-    // Where there is a slot of that name already, its relay goes on: nothing of it is renamed easily.
-    if let Some(what) = config.ids_may_meet()
+    // If there is a slot of that name already, its relay goes on, since the names of a running relay cannot be changed easily.
+    if let Some(what) = config.may_share_transactional_id()
         && source::find_slot(connection, &config.source.slot).await?.is_none()
     {
         return Err(Stop::Config { what }.into());
@@ -221,7 +222,7 @@ async fn fence_if_slot_is_free(
     Ok(Some(publisher))
 }
 
-/// Pins the partition counts of the topics that the operator names. One that the lineage has already must be as it was.
+/// Pins the partition counts of the topics that the operator names. If the lineage has a count of a topic already, the topic must still have it.
 async fn pin_topics(config: &Config, lineage: &mut Lineage, topics: &[NewTopic]) -> Result<(), RelayError> {
     for topic in topics {
         if let Some(partitions) = find_or_create(&config.sink.kafka, &topic.name, None).await? {

@@ -1,20 +1,20 @@
-//! Publishes the rows that were there before the slot, in Kafka transactions of bounded size, each row once however often `init` is killed.
+//! Publishes the rows that were in the table before the slot, in Kafka transactions of bounded size. Each row is published once, however often `init` is
+//! killed.
 //!
-//! A small outbox goes in one transaction, together with the checkpoint that is `running`. A larger one goes in pieces, in the order of
-//! `created_at`. Each piece carries a checkpoint that is still `initialising` and says how far the rows are published
-//! ([`ExistingRowsProgress`]): all rows of the snapshot up to some `created_at`.
+//! A small outbox is published in one transaction, together with the checkpoint that says `running`. A larger one is published in pieces, in the order of
+//! `created_at`. Each piece carries a checkpoint that still says `initialising`. It says how far the rows are published ([`ExistingRowsProgress`]): all rows
+//! of the snapshot up to some `created_at`.
 //!
-//! A slot's snapshot ends with its session, so an `init` that goes on makes the slot anew. Its own snapshot has every row that the new slot's
-//! stream will not send, so nothing can be lost. What remains is to find out which of its rows are published already:
+//! A slot's snapshot ends with its session, so an `init` that goes on makes the slot anew. The new snapshot has every row that the new slot's stream will not
+//! send, so nothing can be lost. But it has to find out which of these rows are published already:
 //!
-//! - Rows behind the progress' `created_at` are not: no attempt came so far. They are published in order.
-//! - Rows up to there are published, but for those that were committed since: see [`super::late_rows`].
+//! - Rows behind the progress' `created_at` are not published: no attempt came so far. They are published in order.
+//! - Rows up to there are published, except those that were committed since: see [`super::late_rows`].
 //!
-//! Late rows are published before the rest, and only then is the progress that of the new snapshot. Until then it stays the earlier one's, so that
-//! the next attempt looks the same rows up again and finds those that were published in the topics.
+//! Late rows are published before the rest. Only after them does the progress say that it belongs to the new snapshot. Until then it belongs to the earlier
+//! one. So after a kill, the next attempt looks the same rows up again, and finds in the topics those that were published.
 //!
-//! The order within a key holds: a late row was committed after all rows that an earlier snapshot saw, and has been waited for by no
-//! other transaction of its key.
+//! The order within a key holds: a late row was committed after all rows that an earlier snapshot saw, and no other transaction of its key has waited for it.
 
 use anyhow::Context;
 use service::clock::now_us;
@@ -88,7 +88,7 @@ impl ExistingRowsJob<'_> {
             };
             late.publish_those_in_no_topic(&mut snapshot, &mut pieces).await?;
         }
-        // Only now: see the top of this file.
+        // Only after the late rows: see the top of this file.
         pieces.progress.snapshot_xmin = transactions.ended_below;
         publish_rows_behind(&mut snapshot, &mut pieces, earlier.as_ref()).await?;
         let rows = pieces.rows();
@@ -98,7 +98,7 @@ impl ExistingRowsJob<'_> {
     }
 }
 
-/// Publishes the rows behind the earlier attempts' progress; all rows where there was no earlier attempt.
+/// Publishes the rows behind the earlier attempts' progress. If there was no earlier attempt, publishes all rows.
 async fn publish_rows_behind(
     snapshot: &mut OutboxSnapshot,
     pieces: &mut PieceWriter<'_>,

@@ -27,19 +27,19 @@ pub(super) struct CarriedOver {
 }
 
 impl CarriedOver {
-    /// `now` is the lineage with what server and publication are now, and without topics.
+    /// `new_lineage` has the present server and publication, and no topics.
     ///
     /// # Errors
-    /// [`Stop::PartitionsChanged`] where a topic has other partitions and that is refused; anything else is worth another try.
+    /// [`Stop::PartitionsChanged`] if a topic has another number of partitions and that is refused. Any other error is worth another try.
     pub(super) async fn from_earlier_init(
         config: &Config,
-        now: Lineage,
+        new_lineage: Lineage,
         unfinished: Option<&Checkpoint>,
         other_partitions: OtherPartitions,
     ) -> Result<Self, RelayError> {
         let Some(unfinished) = unfinished else {
             return Ok(Self {
-                lineage: now,
+                lineage: new_lineage,
                 generation: 0,
                 highest_position: None,
                 parking: ParkingNote::default(),
@@ -57,13 +57,13 @@ impl CarriedOver {
             ),
             OtherPartitions::Accepted => (BTreeMap::new(), known.all_partition_counts()),
         };
-        let has_same_history = unfinished.lineage.timeline == now.timeline && recreated.is_empty();
+        let has_same_history = unfinished.lineage.timeline == new_lineage.timeline && recreated.is_empty();
         Ok(Self {
             lineage: Lineage {
                 partitions,
                 former_partitions,
                 positions_raised_by: unfinished.lineage.positions_raised_by,
-                ..now
+                ..new_lineage
             },
             generation: unfinished.generation,
             highest_position: Some(highest_position(unfinished)),
@@ -104,7 +104,7 @@ fn progress_of(unfinished: &Checkpoint, has_same_history: bool) -> Option<Existi
     Some(progress)
 }
 
-/// Returns the partition counts that the lineage pins, where Kafka has the same ones.
+/// Returns the partition counts that the lineage pins. Fails if Kafka has other counts.
 async fn ensure_partitions_are_as_pinned(
     config: &Config,
     known: &Lineage,
@@ -116,7 +116,7 @@ async fn ensure_partitions_are_as_pinned(
         .context("metadata task")??;
     let mut pinned = known.clone();
     for topic in known.partitions.keys() {
-        // A topic that is gone has no partitions.
+        // A topic that does not exist any more counts as 0 partitions.
         pinned.pin(topic, counts.get(topic).copied().unwrap_or(0))?;
     }
     Ok(pinned.partitions)

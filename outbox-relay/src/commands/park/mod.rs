@@ -24,7 +24,7 @@ use crate::outbox::source::{self, System};
 use crate::parking::log::{find_missing_parked_rows, read_entries_off_thread};
 use crate::parking::record::Entry;
 use crate::parking::send::send_entry;
-use crate::parking::table::table;
+use crate::parking::table::format_table;
 use crate::process::row_name::RowPosition;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::survey::read_last_checkpoint;
@@ -182,7 +182,7 @@ async fn list(config: &Config, as_json: bool) -> Result<String, RelayError> {
     if entries.is_empty() {
         return Ok(format!("no rows of slot {} are parked\n", config.source.slot));
     }
-    Ok(table(entries.values()))
+    Ok(format_table(entries.values()))
 }
 
 async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Result<String, RelayError> {
@@ -190,7 +190,7 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     let entries = read_entries_off_thread(config).await?;
     let entry = find_parked_row(&entries, position)?;
     if !args.yes {
-        let shown = table([entry].into_iter());
+        let shown = format_table([entry].into_iter());
         ask_for_yes(
             &format!("{shown}this row will be published nowhere; discard it? [yes/no] "),
             "there is no terminal to ask on; add --yes to carry this out",
@@ -214,7 +214,7 @@ async fn discard(config: &Config, args: &DiscardArgs, shutdown: &Shutdown) -> Re
     );
     let behind = entries
         .values()
-        .filter(|other| other.lane.is_some() && other.lane == entry.lane && other.position > position)
+        .filter(|other| other.topic_key.is_some() && other.topic_key == entry.topic_key && other.position > position)
         .count();
     Ok(format!(
         "the row at {position} (id {}) is discarded; {behind} parked rows of its key stand behind it, and `outbox-relay parked retry` publishes them\n",

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::outbox::messages::MessageOutbox;
-use crate::outbox::partitions::detached_tables;
+use crate::outbox::partitions::names_of_detached_tables;
 use crate::outbox::rows::first_row;
 use crate::outbox::table::table_name;
 use crate::parking::record::{Entry, ParkedRow, ParkedText};
@@ -58,7 +58,7 @@ pub(super) async fn complete_from_table(config: &Config, entry: &mut Entry) -> R
         )));
     };
     let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
-    let detached = detached_tables(&mut connection, config).await?;
+    let detached = names_of_detached_tables(&mut connection, config).await?;
     let mut connection = Connection::open(&config.source.target, Mode::Sql).await?;
     let selected: Vec<String> = omitted.iter().map(|name| quote_identifier(name)).collect();
     for table in std::iter::once(table_name(config)).chain(detached) {

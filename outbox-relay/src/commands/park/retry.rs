@@ -1,7 +1,7 @@
-//! `parked retry`: routes parked rows once more, in the order of their positions.
+//! `parked retry`: tries again to publish parked rows, in the order of their positions.
 //!
-//! A row's record and the tombstone of its entry are of one Kafka transaction, so a kill at any moment leaves the row either parked or published.
-//! What stands behind a row of its key that stays, stays as well.
+//! A row's record and the tombstone of its entry are in one Kafka transaction. So after a kill at any moment, the row is either parked or published. If a row
+//! stays parked, the later parked rows of its key stay as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use super::{Session, find_parked_row};
 use crate::commands::failed_command;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::intake::{RecordWriter, Written};
-use crate::kafka::{Publisher, RefusedRecord, Topics};
-use crate::parking::keys::Lane;
+use crate::kafka::{KnownRoutes, Publisher, RefusedRecord};
+use crate::parking::keys::TopicKeyHash;
 use crate::parking::log::read_entries_off_thread;
 use crate::parking::record::{Because, Entry};
 use crate::parking::send::send_entry;
@@ -29,12 +29,12 @@ use crate::topics::destination;
 use outbox_router::RowScratch;
 use pg_replication::pgoutput::Tuple;
 
-/// Rows and bytes of one Kafka transaction.
+/// How many rows and bytes one Kafka transaction has at most, about.
 const TRANSACTION_ROWS: usize = 500;
 const TRANSACTION_BYTES: usize = 8 << 20;
-/// How often all begins again because the broker refused a record: each time one more is known before it is sent.
+/// How often we begin again because the broker refused a record. Each time we know one more record that must not be sent.
 const ATTEMPTS_MAX: usize = 100;
-/// How often all begins again because a topic was not as it was thought to be, as one that takes smaller batches than the producers make.
+/// How often we begin again because a topic was not as we expected. For example it takes smaller batches than the producers make.
 const TOPIC_ATTEMPTS_MAX: usize = 5;
 
 /// Which rows to publish.
@@ -44,10 +44,10 @@ pub enum Which {
     One(RowPosition),
 }
 
-/// What was asked of a topic is worth another try, with other producers.
+/// Marks an error of a question about a topic. It is worth another try, with new producers.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a topic's settings")]
-struct AskedOfTopic;
+struct TopicQuestionFailed;
 
 /// What became of the rows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,9 +62,9 @@ struct Retried {
 /// Rows that were to be published stay parked, a relay runs, or nothing can be done now.
 pub async fn retry(config: &Config, which: Which, shutdown: &Shutdown) -> Result<String, RelayError> {
     let mut retried = Retried::default();
-    for number in 1..=ATTEMPTS_MAX {
+    for attempts in 1..=ATTEMPTS_MAX {
         match attempt(config, which, &mut retried, shutdown).await {
-            // It is known now for what it is, and stays with the broker's reason.
+            // Now we know that record, and its row stays parked with the broker's reason.
             Err(RelayError::Transient(err)) if RefusedRecord::cause_of(&err).is_some() => {
                 tracing::info!(
                     reason = format!("{err:#}"),
@@ -72,7 +72,7 @@ pub async fn retry(config: &Config, which: Which, shutdown: &Shutdown) -> Result
                 );
                 retried.stayed = 0;
             }
-            Err(RelayError::Transient(err)) if err.is::<AskedOfTopic>() && number <= TOPIC_ATTEMPTS_MAX => {
+            Err(RelayError::Transient(err)) if err.is::<TopicQuestionFailed>() && attempts <= TOPIC_ATTEMPTS_MAX => {
                 tracing::info!(reason = format!("{err:#}"), "beginning again");
                 retried.stayed = 0;
             }
@@ -118,15 +118,15 @@ async fn attempt(config: &Config, which: Which, retried: &mut Retried, shutdown:
             Err(failed_command::end_failed_transaction(config, &system.identifier, err).await)
         }
         UntilShutdown::ShuttingDown => {
-            let told = anyhow::anyhow!("told to stop; what is not published yet stays parked").into();
-            Err(failed_command::end_failed_transaction(config, &system.identifier, told).await)
+            let told_to_stop = anyhow::anyhow!("told to stop; what is not published yet stays parked").into();
+            Err(failed_command::end_failed_transaction(config, &system.identifier, told_to_stop).await)
         }
     }
 }
 
-fn asked_of_topic(err: RelayError) -> RelayError {
+fn mark_topic_question(err: RelayError) -> RelayError {
     match err {
-        RelayError::Transient(err) => err.context(AskedOfTopic).into(),
+        RelayError::Transient(err) => err.context(TopicQuestionFailed).into(),
         stop => stop,
     }
 }
@@ -137,16 +137,16 @@ struct Retry<'a> {
     checkpoint: Checkpoint,
     retried: &'a mut Retried,
     writer: RecordWriter,
-    topics: Topics,
+    known_routes: KnownRoutes,
     scratch: RowScratch,
     entry_bytes_max: usize,
     entries: BTreeMap<RowPosition, Entry>,
-    /// Keys of which a row stays.
-    blocked: BTreeSet<Lane>,
+    /// Keys of rows that stay parked. Their later rows stay too.
+    blocked_keys: BTreeSet<TopicKeyHash>,
     open_rows: usize,
     open_bytes: usize,
-    /// Rows that the open transaction publishes.
-    publishing: usize,
+    /// How many rows the open transaction publishes.
+    open_published: usize,
 }
 
 impl<'a> Retry<'a> {
@@ -160,7 +160,7 @@ impl<'a> Retry<'a> {
         let entry_bytes_max = if entries.is_empty() {
             0
         } else {
-            entry_bytes_max(config).await.map_err(asked_of_topic)?
+            entry_bytes_max(config).await.map_err(mark_topic_question)?
         };
         Ok(Self {
             config,
@@ -168,14 +168,14 @@ impl<'a> Retry<'a> {
             checkpoint,
             retried,
             writer: RecordWriter::for_parked_rows(config),
-            topics: Topics::default(),
+            known_routes: KnownRoutes::default(),
             scratch: RowScratch::default(),
             entry_bytes_max,
             entries,
-            blocked: BTreeSet::new(),
+            blocked_keys: BTreeSet::new(),
             open_rows: 0,
             open_bytes: 0,
-            publishing: 0,
+            open_published: 0,
         })
     }
 
@@ -185,7 +185,9 @@ impl<'a> Retry<'a> {
             Which::One(position) => {
                 let entry = find_parked_row(&self.entries, position)?;
                 let mut before = self.entries.values().take_while(|other| other.position < position);
-                if let Some(first) = before.find(|other| other.lane.is_some() && other.lane == entry.lane) {
+                if let Some(first) =
+                    before.find(|other| other.topic_key.is_some() && other.topic_key == entry.topic_key)
+                {
                     return Err(Stop::Config {
                         what: format!(
                             "nothing was changed: the row at {} of the same key is parked before it; retry or discard that one first",
@@ -213,7 +215,10 @@ impl<'a> Retry<'a> {
         let Some(mut entry) = self.entries.get(&position).cloned() else {
             return Ok(());
         };
-        if entry.lane.is_some_and(|lane| self.blocked.contains(&lane)) {
+        if entry
+            .topic_key
+            .is_some_and(|topic_key| self.blocked_keys.contains(&topic_key))
+        {
             self.retried.stayed += 1;
             return Ok(());
         }
@@ -224,12 +229,12 @@ impl<'a> Retry<'a> {
                 self.entries.remove(&position);
                 self.open_rows += 1;
                 self.open_bytes += bytes;
-                self.publishing += 1;
+                self.open_published += 1;
                 tracing::info!(position = %position, id = before.id.as_deref().unwrap_or("none"), "publishing a parked row");
             }
             Err(reason) => {
                 self.retried.stayed += 1;
-                self.blocked.extend(entry.lane);
+                self.blocked_keys.extend(entry.topic_key);
                 let mut renewed = Entry {
                     reason,
                     parked_because: Because::Poison,
@@ -248,7 +253,7 @@ impl<'a> Retry<'a> {
         Ok(())
     }
 
-    /// Routes a row and hands it to the publisher: its bytes, or why it cannot be a record.
+    /// Routes a row and hands it to the publisher. Returns the row's bytes, or why it cannot become a record.
     async fn write(&mut self, entry: &mut Entry) -> Result<Result<usize, String>, RelayError> {
         if let Err(reason) = complete_from_table(self.config, entry).await? {
             return Ok(Err(reason));
@@ -264,10 +269,10 @@ impl<'a> Retry<'a> {
         };
         let tuple = Tuple::from_encoded(column_count, &bytes);
         loop {
-            let (topics, publisher) = (&self.topics, &mut self.publisher);
+            let (known_routes, publisher) = (&self.known_routes, &mut self.publisher);
             match self
                 .writer
-                .write(&plan, &tuple, &mut self.scratch, position, topics, publisher)
+                .write(&plan, &tuple, &mut self.scratch, position, known_routes, publisher)
             {
                 Ok(Written::Sent) => return Ok(Ok(bytes.len())),
                 Ok(Written::QueueFull) => {
@@ -277,8 +282,8 @@ impl<'a> Retry<'a> {
                 Ok(Written::UnknownTopic { route, topic }) => {
                     let lineage = &mut self.checkpoint.lineage;
                     let found = destination::find_destination(self.config, lineage, &route, &topic).await;
-                    let found = found.map_err(asked_of_topic)?;
-                    self.topics.insert(route, found);
+                    let found = found.map_err(mark_topic_question)?;
+                    self.known_routes.insert(route, found);
                 }
                 Err(RelayError::Stop(stop)) if stop.row_position().is_some() => return Ok(Err(stop.row_reason())),
                 Err(err) => return Err(err),
@@ -290,7 +295,7 @@ impl<'a> Retry<'a> {
         self.checkpoint.parking.rows = self.entries.len() as u64;
         self.checkpoint.incarnation = uuid::Uuid::new_v4().to_string();
         commit_checkpoint(&mut self.publisher, self.config, &self.checkpoint).await?;
-        self.retried.published += std::mem::take(&mut self.publishing);
+        self.retried.published += std::mem::take(&mut self.open_published);
         (self.open_rows, self.open_bytes) = (0, 0);
         if self.publisher.is_disturbed() {
             // librdkafka may have sent the EndTxn twice, and the late one could end the next transaction.

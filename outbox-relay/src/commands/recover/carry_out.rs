@@ -158,8 +158,8 @@ impl Recovery<'_> {
             consistent_point,
             exported_snapshot,
         } = create_slot(&mut connection, config, failover).await?;
-        let detached_tables = situation.detached_tables.clone();
-        let snapshot = OutboxSnapshot::open(config, Some(&exported_snapshot), detached_tables).await?;
+        let names_of_detached_tables = situation.names_of_detached_tables.clone();
+        let snapshot = OutboxSnapshot::open(config, Some(&exported_snapshot), names_of_detached_tables).await?;
         connection
             .start_replication(&config.source.slot, Lsn::INVALID, &config.source.publication)
             .await
@@ -175,9 +175,9 @@ impl Recovery<'_> {
     ///
     /// 1. Compare the new slot's snapshot with the topics, to their committed ends. The comparison of step 1 of `recover` may have missed what was
     ///    published or inserted since.
-    /// 2. Raise the new positions, where they would not be above the published ones: see [`crate::continuity::positions`]. Each record has its
+    /// 2. Raise the new positions, if they would not be above the published ones: see [`crate::continuity::positions`]. Each record has its
     ///    position in a header, so this comes before the first one.
-    /// 3. Take published rows out of the parking topic. Only then is known which keys have parked rows, behind which later rows have to wait.
+    /// 3. Take published rows out of the parking topic. Only then do we know which keys have parked rows, behind which later rows have to wait.
     /// 4. Publish, in the order of the rows.
     async fn publish_missing(
         &self,

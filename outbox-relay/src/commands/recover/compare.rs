@@ -1,4 +1,4 @@
-//! Holds the rows of the outbox against the records of the topics, by event id.
+//! Compares the rows of the outbox with the records of the topics, by event id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,8 @@ use super::decide::{decide_row_by_row, name_of_table_row, plan_of_columns};
 use super::scope::Scope;
 use super::situation::Situation;
 use crate::continuity::checkpoint::Lineage;
-use crate::continuity::comparison::{EventIds, Memory, Verdicts};
+use crate::continuity::comparison::{Memory, Verdicts};
+use crate::continuity::event_ids::EventIds;
 use crate::continuity::positions::highest_position;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
 use crate::kafka::{TopicRead, TopicToRead, cleanup, partition_counts, read_ids};
@@ -22,7 +23,7 @@ use crate::topics::destination;
 use crate::topics::identity;
 use pg_replication::quote_identifier;
 
-/// The outbox held against the topics.
+/// The result of the comparison.
 pub(super) struct ComparedOutbox {
     /// Rows that were compared.
     pub(super) rows: u64,
@@ -31,11 +32,11 @@ pub(super) struct ComparedOutbox {
     pub(super) verdicts: Verdicts,
     /// The highest commit LSN in any record's position header, as readers see it.
     pub(super) highest_position: Option<u64>,
-    /// What is parked and in no topic.
+    /// The parked rows that are in no topic.
     pub(super) parked: BTreeMap<RowPosition, Entry>,
-    /// Ids of the parked rows that are among those that were compared.
+    /// Ids of those parked rows that are also among the compared rows.
     pub(super) parked_in_table: EventIds,
-    /// Where rows are parked that a topic has: what a retry has published, and the end of its entry was lost.
+    /// Positions of parked rows that a topic has already: a retry has published them, and then the removal of their entries was lost.
     pub(super) parked_and_published: Vec<RowPosition>,
 }
 
@@ -65,7 +66,7 @@ pub(super) async fn compare_outbox_with_topics(
         routes,
         rows,
     } = read_row_ids(config, snapshot, shutdown).await?;
-    // What is parked is no more missing than what is published: a retry publishes it, in its order.
+    // A parked row does not count as missing: a retry publishes it, in its order.
     let mut parked = read_entries_off_thread(config).await?;
     let mut parked_in_table = EventIds::default();
     for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
@@ -76,7 +77,7 @@ pub(super) async fn compare_outbox_with_topics(
     }
     let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
     for (route, topic) in &topic_of_route {
-        // Before it is read: of its rows nothing can have been published.
+        // Checked before the topic is read: no row of this route can have been published.
         if let Some(what) = destination::why_no_row_may_go_there(config, route, topic) {
             return Err(Stop::Row {
                 row: name_of_table_row(None),
@@ -107,7 +108,7 @@ pub(super) async fn compare_outbox_with_topics(
         (read, absent) = remove_published(config, to_read, absent, shutdown).await?;
         records.insert(topic.clone(), read.records);
         index_of_topic.insert(topic.clone(), (memories.len(), lineage.partition_counts(&topic)));
-        // What a topic lacks that was made anew went with the former one; it has removed nothing.
+        // A topic that was made anew has removed nothing itself. Its missing records were in the former topic.
         memories.push(if identity::is_recreated(recreated, &topic) {
             Memory::default()
         } else {
@@ -181,7 +182,7 @@ async fn read_row_ids(
     }
 }
 
-/// The value of `column`, without which a row cannot be looked up; `id` names the row.
+/// The value of `column`. Without it a row cannot be looked up. `id` names the row in the error.
 fn require_value<'v>(value: Option<&'v str>, column: &str, id: Option<&str>) -> Result<&'v str, Stop> {
     value.ok_or_else(|| Stop::Row {
         row: name_of_table_row(id),
@@ -201,7 +202,7 @@ async fn topics_of_routes(
     Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())
 }
 
-/// Partition counts of those topics that exist; those of the lineage must be there as it pins them.
+/// How many partitions each existing topic has. The topics of the lineage must exist, and must have the number that it pins.
 async fn pin_existing_topics(
     config: &Config,
     lineage: &mut Lineage,

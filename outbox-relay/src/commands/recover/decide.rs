@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::continuity::comparison::{Comparison, EventIds, Memory, Row, Verdicts};
+use crate::continuity::comparison::{Comparison, Memory, Row, Verdicts};
+use crate::continuity::event_ids::EventIds;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
 use crate::outbox::rows::named_rows;
 use crate::process::row_name::{RowName, RowPlace};
@@ -59,10 +60,10 @@ pub(super) async fn decide_row_by_row(
                     .get(routed.route)
                     .and_then(|topic| index_of_topic.get(topic));
                 let (topic, counts) = topic.map_or((no_topic, [1].as_slice()), |(topic, counts)| (*topic, counts));
-                let spread = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
+                let key_or_id = routed.key.as_deref().unwrap_or(routed.id.as_bytes());
                 let partitions: Vec<i32> = match routed.partition {
                     Some(partition) => vec![partition],
-                    None => counts.iter().map(|count| partition_of_key(spread, *count)).collect(),
+                    None => counts.iter().map(|count| partition_of_key(key_or_id, *count)).collect(),
                 };
                 comparison.add_row(
                     Row {

@@ -52,7 +52,7 @@ async fn look_ask_and_carry_out(
     let config = &config.pinned_to(&mut connection).await?;
     let since_ms = since_ms(&mut connection, options).await?;
     let situation = Situation::read(&mut connection, config, options).await?;
-    let mut snapshot = OutboxSnapshot::open(config, None, situation.detached_tables.clone()).await?;
+    let mut snapshot = OutboxSnapshot::open(config, None, situation.names_of_detached_tables.clone()).await?;
     let oldest_row_ms = oldest_row_ms(&mut snapshot).await?;
     let scope = Scope::choose(&mut snapshot, since_ms).await?;
     let mut lineage = situation.lineage_to_go_on_from(config);

@@ -110,7 +110,7 @@ fn plan_lines(
     lines
 }
 
-/// Compares the age of the outbox' oldest row with the age of the last checkpoint.
+/// Compares the age of the outbox's oldest row with the age of the last checkpoint.
 fn how_far_the_outbox_reaches_back(oldest_row_ms: Option<i64>, checkpoint_ms: Option<i64>) -> String {
     let age_s = |since_ms: i64| (now_us() / 1_000 - since_ms).max(0) / 1_000;
     match (oldest_row_ms, checkpoint_ms) {
@@ -129,7 +129,7 @@ fn how_far_the_outbox_reaches_back(oldest_row_ms: Option<i64>, checkpoint_ms: Op
     }
 }
 
-/// Fails where rows are undecided and the operator did not say what to do with them.
+/// Fails if rows are undecided and the operator did not say what to do with them.
 ///
 /// # Errors
 /// [`Stop::NotConfirmed`] names `--undecided`.

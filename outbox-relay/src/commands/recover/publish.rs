@@ -1,10 +1,11 @@
 //! Publishes the rows that no topic has, in several Kafka transactions.
 
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::comparison::{EventIds, Verdicts};
+use crate::continuity::comparison::Verdicts;
+use crate::continuity::event_ids::EventIds;
 use crate::intake::existing_rows::ExistingRowsWriter;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder};
-use crate::outbox::rows::{column_place, text_at};
+use crate::outbox::rows::{column_index, text_at};
 use crate::parking::behind::ParksBehind;
 use crate::process::stop::RelayError;
 use crate::settings::{Config, Undecided};
@@ -55,13 +56,13 @@ pub(super) async fn publish_rows(
         if rows.is_empty() {
             return Ok(());
         }
-        let id_place = column_place(&columns, &config.outbox.router.id_column)?;
+        let id_index = column_index(&columns, &config.outbox.router.id_column)?;
         let mut chosen = Answer {
             columns,
             rows: Vec::new(),
         };
         for row in rows {
-            let id = text_at(&row, id_place)?;
+            let id = text_at(&row, id_index)?;
             let is_parked = writer.parks.as_ref().is_some_and(|parks| parks.is_ahead(id));
             if is_parked {
                 // Earlier rows of its key must be sent before it counts as passed: from then on, rows of its key are parked.

@@ -28,7 +28,7 @@ use pg_replication::{Connection, PgError, quote_literal};
 /// By how much `created_at` may be ahead of the commit, in milliseconds: a day is more than any wrong time zone.
 const CREATED_AT_TRUST_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// Which rows are compared and which records are read. Both in milliseconds since 1970; `None` means all.
+/// Which rows are compared and which records are read. Both are in milliseconds since 1970. `None` means all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     /// Rows with an older `created_at` are not compared, since the operator knows that they are published.
@@ -79,7 +79,7 @@ impl Scope {
     }
 }
 
-/// `created_at` of the oldest row in milliseconds since 1970; `None` where the outbox is empty or has no such column.
+/// `created_at` of the oldest row, in milliseconds since 1970. `None`: the outbox is empty or has no such column.
 ///
 /// # Errors
 /// The connection broke.
@@ -108,7 +108,7 @@ async fn count_rows_with_impossible_created_at(snapshot: &mut OutboxSnapshot) ->
 /// `--since-position` the commit of a record.
 ///
 /// # Errors
-/// [`Stop::Config`] where it is no moment, or in the future; anything else is worth another try.
+/// [`Stop::Config`] if it is not a moment, or is in the future. Any other error is worth another try.
 pub(super) async fn since_ms(connection: &mut Connection, options: &RecoverOptions) -> Result<Option<i64>, RelayError> {
     let Some(position) = options.since_position else {
         return parse_since(connection, options.since.as_deref()).await;
@@ -125,8 +125,8 @@ pub(super) async fn since_ms(connection: &mut Connection, options: &RecoverOptio
     Ok(Some(since_ms))
 }
 
-/// Fails where the position of `--since-position` is above `highest_published`, the highest that is known to be published: what stands before it
-/// cannot count as published then.
+/// Fails if the position of `--since-position` is above `highest_published`, the highest position that is known to be published. Then the rows before it
+/// cannot count as published.
 ///
 /// # Errors
 /// [`Stop::Config`] names both.

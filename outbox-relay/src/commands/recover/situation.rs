@@ -6,7 +6,7 @@ use super::loss::{ensure_other_partitions_are_accepted, find_losses, without_rec
 use crate::continuity::checkpoint::{Checkpoint, Lineage};
 use crate::continuity::source::Source;
 use crate::kafka::{Delivery, Reading, StoredCheckpoint};
-use crate::outbox::partitions::detached_tables;
+use crate::outbox::partitions::names_of_detached_tables;
 use crate::outbox::publication::{Publication, require_usable_publication};
 use crate::outbox::source::{self, System};
 use crate::parking::log::find_missing_parked_rows;
@@ -16,13 +16,13 @@ use crate::settings::{Config, RecoverOptions};
 use crate::topics::identity;
 use pg_replication::Connection;
 
-/// What there is before anything is changed.
+/// The situation before anything is changed.
 pub(super) struct Situation {
     /// Everything that is broken. `recover` can repair each of them. Empty only with `--compare-anyway`.
     pub(super) losses: Vec<Stop>,
     /// The last checkpoint. If it cannot be used, the furthest one that can be read.
     pub(super) known: Option<StoredCheckpoint>,
-    /// Above the generation of every checkpoint that can be read.
+    /// The generation for the next checkpoint. It is above that of every checkpoint that can be read.
     pub(super) next_generation: u64,
     /// System identifiers of other clusters, whose relays may still run.
     pub(super) former_clusters: BTreeSet<String>,
@@ -34,7 +34,7 @@ pub(super) struct Situation {
     pub(super) system: System,
     pub(super) publication: Publication,
     /// Tables that retention has detached from the outbox and not dropped yet: their rows are compared, too.
-    pub(super) detached_tables: Vec<String>,
+    pub(super) names_of_detached_tables: Vec<String>,
 }
 
 impl Situation {
@@ -53,9 +53,9 @@ impl Situation {
         let reading = read_checkpoint_history(config.clone()).await?;
         let system = source::identify_server(connection).await?;
         let next_generation = reading.next_generation();
-        // Also if the last checkpoint is of this cluster: a relay of another one may still run, and may write the next checkpoint.
+        // We need these even if the last checkpoint is of this cluster: a relay of another cluster may still run, and may write the next checkpoint.
         let former_clusters = reading
-            .clusters()
+            .system_identifiers()
             .filter(|cluster| **cluster != system.identifier)
             .cloned()
             .collect();
@@ -98,7 +98,7 @@ impl Situation {
             source,
             system,
             publication,
-            detached_tables: detached_tables(connection, config).await?,
+            names_of_detached_tables: names_of_detached_tables(connection, config).await?,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Which rows to replay, and what is said of them before.
+//! Which rows to replay, and what the operator is told about them beforehand.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::settings::{Config, ReplayOptions};
 use outbox_router::Plan;
 use pg_replication::{quote_identifier, quote_literal};
 
-/// Keys that the plan names.
+/// The plan names at most so many keys.
 const KEYS_SHOWN: usize = 10;
 
 /// SQL for the chosen rows.
@@ -51,7 +51,7 @@ pub(super) fn chosen_rows_condition(
     Ok(terms.join(" and "))
 }
 
-/// SQL for the rows that are parked. What is published for the first time by a retry is not to be replayed before.
+/// SQL for the rows that are parked. A retry publishes them for the first time, so a replay must not publish them before.
 pub(super) async fn parked_rows_condition(config: &Config) -> Result<String, RelayError> {
     let entries = read_entries_off_thread(config).await?;
     let ids: Vec<String> = entries
@@ -63,21 +63,21 @@ pub(super) async fn parked_rows_condition(config: &Config) -> Result<String, Rel
         return Ok("false".to_owned());
     }
     let id = quote_identifier(&config.outbox.router.id_column);
-    // A list is hashed once; a row without an id is in none.
+    // Postgres hashes the list once. A row without an id is not in the list.
     Ok(format!("coalesce({id}::text in ({}), false)", ids.join(", ")))
 }
 
 /// What will be published.
 pub(super) struct Planned {
     pub(super) rows: u64,
-    /// For a person.
+    /// What the operator is told.
     pub(super) text: String,
 }
 
 /// Counts the rows that `chosen` takes, by topic and by key.
 ///
 /// # Errors
-/// A value that the operator named is none of its column's type; the options do not fit the table; the connection broke.
+/// A value that the operator gave does not fit its column's type, the options do not fit the table, or the connection broke.
 pub(super) async fn plan(config: &Config, snapshot: &mut OutboxSnapshot, chosen: &str) -> Result<Planned, RelayError> {
     let is_parked = parked_rows_condition(config).await?;
     let answer = snapshot

@@ -1,4 +1,4 @@
-//! What librdkafka reports on the side: failed records and broken connections.
+//! What librdkafka reports beside the results of its calls: failed records and broken connections.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ pub struct Failure {
     pub code: RDKafkaErrorCode,
     pub topic: String,
     pub partition: i32,
-    /// Header `id` of the record, where it has one.
+    /// Header `id` of the record, if it has one.
     pub id: Option<String>,
     /// Bytes of key and value.
     pub size: usize,
@@ -25,28 +25,28 @@ pub struct Failure {
 /// The records that Kafka did not take.
 #[derive(Clone, Debug, Default)]
 pub(in crate::kafka) struct Failures {
-    /// The first of all, whatever became of it.
+    /// The first failure, of any kind.
     pub(in crate::kafka) first: Option<Failure>,
-    /// Those that the broker blames, or whose batch has one that it blames: see `kafka::publish::undelivered`.
+    /// The broker blames these records, or another record of their batch: see `kafka::publish::undelivered`.
     pub(in crate::kafka) blamed: Vec<Failure>,
-    /// Topic and partition of those that failed for another record of their batch.
-    pub(in crate::kafka) beside_blamed: Vec<(String, i32)>,
-    /// Those whose batch was too large; which of its records are to blame is not said.
+    /// Topics and partitions where records failed only because the broker blames another record of their batch.
+    pub(in crate::kafka) failed_beside_blamed: Vec<(String, i32)>,
+    /// The batch of these records was too large. The broker does not say which of them are to blame.
     pub(in crate::kafka) too_large: Vec<Failure>,
 }
 
-/// How many failures of a kind are kept: a transaction has thousands of records.
+/// How many failures of a kind we keep at most: a transaction can have thousands of records.
 const FAILURES_MAX: usize = 1_000;
 
-/// The health of one producer; clones share it.
+/// The health of one producer. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     disturbed: AtomicBool,
-    lost: AtomicBool,
-    served: AtomicU64,
+    lost_a_connection: AtomicBool,
+    events_served: AtomicU64,
     failures: Mutex<Failures>,
     trouble: Mutex<Option<String>>,
     reasons: Reasons,
@@ -54,7 +54,7 @@ struct Inner {
 }
 
 impl Health {
-    /// Of a producer that logs in with these tokens, where the cluster wants one.
+    /// The health of a producer that logs in with these tokens, if the cluster wants tokens.
     pub(in crate::kafka) fn with_tokens(tokens: Tokens) -> Self {
         Self(Arc::new(Inner {
             tokens,
@@ -62,14 +62,15 @@ impl Health {
         }))
     }
 
-    /// Kafka refused the producer's login or its certificate.
+    /// Kafka's refusal of the producer's login or certificate, if there was one.
     #[must_use]
     pub fn refused(&self) -> Option<Refused> {
         self.0.reasons.refused()
     }
 
-    /// Whether a connection broke or a request was lost since this producer was made, as far as librdkafka's events were served. It repeats an
-    /// EndTxn by itself then, and a late first one could end the *next* transaction: such a producer must not be used again.
+    /// Whether a connection broke or a request was lost since this producer was made, as far as librdkafka's events were served. In such a case
+    /// librdkafka repeats an EndTxn by itself, and if the first EndTxn arrives late, it could end the *next* transaction. So such a producer must not be
+    /// used again.
     #[must_use]
     pub fn is_disturbed(&self) -> bool {
         self.0.disturbed.load(Ordering::Acquire)
@@ -78,22 +79,22 @@ impl Health {
     /// Whether a connection that was up broke, or a request got no answer.
     #[must_use]
     pub fn has_lost_a_connection(&self) -> bool {
-        self.0.lost.load(Ordering::Acquire)
+        self.0.lost_a_connection.load(Ordering::Acquire)
     }
 
-    /// Forgets the vain attempts to connect from before the producer's first transaction, when there was nothing yet to disturb.
-    pub fn settle(&self) {
+    /// Forgets the failed attempts to connect before the producer's first transaction. They could not disturb anything yet.
+    pub fn forget_failed_connects(&self) {
         self.0.disturbed.store(false, Ordering::Release);
     }
 
     /// How many of librdkafka's events were served.
     #[must_use]
-    pub fn served(&self) -> u64 {
-        self.0.served.load(Ordering::Acquire)
+    pub fn events_served(&self) -> u64 {
+        self.0.events_served.load(Ordering::Acquire)
     }
 
-    fn disturb(&self, reason: &str) {
-        // Said once a producer: librdkafka repeats itself for as long as a broker is away.
+    fn note_disturbance(&self, reason: &str) {
+        // Logged once for each producer: librdkafka repeats its report as long as a broker is away.
         if self.0.disturbed.swap(true, Ordering::AcqRel) {
             tracing::debug!(reason, "kafka connection is disturbed");
         } else {
@@ -101,12 +102,12 @@ impl Health {
         }
     }
 
-    /// The records that were not taken, as far as librdkafka's events were served.
+    /// The records that Kafka did not take, as far as librdkafka's events were served.
     pub(in crate::kafka) fn failures(&self) -> Failures {
         self.0.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether every record was taken, as far as librdkafka's events were served.
+    /// Whether Kafka took every record, as far as librdkafka's events were served.
     pub(in crate::kafka) fn has_no_failure(&self) -> bool {
         let failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.first.is_none()
@@ -122,22 +123,22 @@ impl ClientContext for Health {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.0.served.fetch_add(1, Ordering::AcqRel);
+        self.0.events_served.fetch_add(1, Ordering::AcqRel);
         self.0.tokens.issue(config)
     }
 
-    /// A broken connection is only logged, never an error event, so what is logged decides. An idle connection that the broker closes is
-    /// logged for debugging only, and disturbs nothing.
+    /// librdkafka only logs a broken connection and gives no error event, so we read its log. If the broker closes an idle connection, it logs that at the
+    /// level `debug`, and that disturbs nothing.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.served.fetch_add(1, Ordering::AcqRel);
+        self.0.events_served.fetch_add(1, Ordering::AcqRel);
         if facility == "TXNERR" {
             let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
             trouble.get_or_insert_with(|| message.to_owned());
         }
         let is_lost = (facility == "FAIL" && message.contains("in state UP")) || facility == "REQTMOUT";
         if !matches!(level, RDKafkaLogLevel::Debug) && (is_lost || facility == "FAIL") {
-            self.0.lost.fetch_or(is_lost, Ordering::AcqRel);
-            self.disturb(message);
+            self.0.lost_a_connection.fetch_or(is_lost, Ordering::AcqRel);
+            self.note_disturbance(message);
         } else {
             log(level, facility, message);
         }
@@ -145,8 +146,8 @@ impl ClientContext for Health {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.0.reasons.note(&error, reason);
-        self.0.served.fetch_add(1, Ordering::AcqRel);
-        self.disturb(&format!("{error}: {reason}"));
+        self.0.events_served.fetch_add(1, Ordering::AcqRel);
+        self.note_disturbance(&format!("{error}: {reason}"));
     }
 }
 
@@ -163,7 +164,7 @@ impl ProducerContext for Health {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        self.0.served.fetch_add(1, Ordering::AcqRel);
+        self.0.events_served.fetch_add(1, Ordering::AcqRel);
         let Err((error, message)) = result else {
             return;
         };
@@ -187,8 +188,8 @@ impl ProducerContext for Health {
             RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge => &mut failures.too_large,
             RDKafkaErrorCode::InvalidDifferentRecord => {
                 let place = (message.topic().to_owned(), message.partition());
-                if !failures.beside_blamed.contains(&place) {
-                    failures.beside_blamed.push(place);
+                if !failures.failed_beside_blamed.contains(&place) {
+                    failures.failed_beside_blamed.push(place);
                 }
                 return;
             }

@@ -1,14 +1,14 @@
-//! The records that the broker itself refused, although nothing that it tells spoke against them: its settings changed while the relay ran,
-//! or the relay may not read them.
+//! The records that the broker refused although its settings, as the relay knew them, allowed them. The settings may have changed while the relay ran, or
+//! the relay may not read them.
 //!
-//! Such a refusal costs the Kafka transaction, and whatever stands before the record in it. So the record is remembered until the next start
-//! from the checkpoint comes to its row again: what stands before is published then, and the row is known for what it is before it is
-//! sent. The memory is the process's own: a new one tries every row again, since somebody may have changed a setting.
+//! Such a refusal makes the whole Kafka transaction fail, and the good rows before the record with it. So we remember the record. The next start from the
+//! checkpoint publishes the rows before it, and recognises its row before it is sent. Only this process remembers it. A new process tries every row again,
+//! since somebody may have changed a setting.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// More than the transactions that are under way can hold, so that none is forgotten before the checkpoint has passed its row.
+/// How many records we remember. The open transactions cannot have so many, so none is forgotten before the checkpoint has passed its row.
 const REMEMBERED_MAX: usize = 20_000;
 
 /// A record that the broker refused.
@@ -34,7 +34,7 @@ impl RefusedRecord {
     }
 }
 
-/// The refused records of this process; clones share them.
+/// The refused records of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedRecords(Arc<Mutex<VecDeque<RefusedRecord>>>);
 

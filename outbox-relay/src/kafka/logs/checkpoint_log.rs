@@ -1,4 +1,4 @@
-//! Reading the checkpoint back. Blocks: call it on a thread of its own.
+//! Reads the checkpoint back from its topic. Everything here blocks: call it on a thread of its own.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,21 +28,21 @@ pub struct CheckpointLog<'a> {
 /// Where a pass over the topic begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
-    /// Near the topic's end, and at its beginning only where there is no record of the key.
+    /// Near the topic's end. If there is no record of the key, at the topic's beginning.
     TailFirst,
     Beginning,
 }
 
-/// How much of the topic's end is read first: the last checkpoint of a relay that ran lately is there.
+/// How many offsets at the topic's end are read first. If a relay ran lately, its last checkpoint is there.
 const TAIL_OFFSETS: i64 = 2_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
 
-/// A reader that sees what is committed and one that sees all.
+/// Two readers: one sees only committed records, the other one sees all.
 pub struct Readers(Option<(BaseConsumer<ReaderContext>, BaseConsumer<ReaderContext>)>);
 
 impl Readers {
-    /// Those of `names` that exist. Blocks.
+    /// What Kafka says about those topics of `names` that exist. Blocks.
     ///
     /// # Errors
     /// Kafka does not answer.
@@ -71,7 +71,7 @@ impl Readers {
 }
 
 impl Drop for Readers {
-    /// Closing takes a consumer a tenth of a second, which nobody has to wait for.
+    /// A consumer takes a tenth of a second to close. Nobody has to wait for that, so a thread does it.
     fn drop(&mut self) {
         let readers = self.0.take();
         std::thread::spawn(move || drop(readers));
@@ -81,27 +81,27 @@ impl Drop for Readers {
 impl CheckpointLog<'_> {
     /// The last committed checkpoint of `key`.
     ///
-    /// To be called only after `init_transactions` of the relay's own id: before it, an earlier relay could still commit a later one.
-    /// Several relays share the topic, and a read_committed reader sees nothing behind the first open transaction, whoever's it is.
-    /// So the end that counts is the one that a read_uncommitted reader sees, and the read waits until the committed end is there.
+    /// To be called only after `init_transactions` of the relay's own id: before that, an earlier relay could still commit a later checkpoint.
+    /// Several relays share the topic. A read_committed reader sees nothing behind the first open transaction, even if it is another relay's. So we take the
+    /// end that a read_uncommitted reader sees, and wait until the read_committed reader sees up to that end.
     ///
     /// # Errors
-    /// [`Stop::CheckpointGarbled`] for a record that cannot be read, [`Stop::CheckpointWentBack`] for one that is older than an earlier
-    /// one; anything else is worth another try.
+    /// [`Stop::CheckpointGarbled`] for a record that cannot be read. [`Stop::CheckpointWentBack`] for a checkpoint that is older than an earlier record.
+    /// Any other error is worth another try.
     pub fn last(
         &self,
         key: &str,
         delivery: Delivery,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Option<StoredCheckpoint>, RelayError> {
-        self.last_by(&self.open()?, key, delivery, gives_up)
+        self.last_with(&self.open()?, key, delivery, gives_up)
     }
 
-    /// As [`CheckpointLog::last`], by readers that were opened before.
+    /// As [`CheckpointLog::last`], with readers that were opened before.
     ///
     /// # Errors
     /// As [`CheckpointLog::last`].
-    pub fn last_by(
+    pub fn last_with(
         &self,
         readers: &Readers,
         key: &str,
@@ -109,11 +109,11 @@ impl CheckpointLog<'_> {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Option<StoredCheckpoint>, RelayError> {
         Ok(self
-            .read_by(readers, key, ReadFrom::TailFirst, gives_up)?
+            .read_with(readers, key, ReadFrom::TailFirst, gives_up)?
             .into_usable(delivery)?)
     }
 
-    /// Opens the readers, connected. They have read nothing yet, so this may come before fencing and beside it: connecting is what takes time.
+    /// Opens and connects the readers. They have read nothing yet, so this may be done before or during fencing. It saves time, since connecting is slow.
     ///
     /// # Errors
     /// Worth another try.
@@ -131,15 +131,15 @@ impl CheckpointLog<'_> {
         Ok(Readers(Some((committed?, uncommitted?))))
     }
 
-    /// As [`CheckpointLog::last`], but a last record that is no good is told instead of an error.
+    /// As [`CheckpointLog::last`], but if the last record cannot be used, that is part of the result and no error.
     ///
     /// # Errors
     /// Worth another try.
     pub fn read(&self, key: &str, from: ReadFrom, gives_up: &dyn Fn() -> bool) -> Result<Reading, RelayError> {
-        self.read_by(&self.open()?, key, from, gives_up)
+        self.read_with(&self.open()?, key, from, gives_up)
     }
 
-    /// The last checkpoint of `key` before the offset `end`, behind which a transaction may hide the others.
+    /// The last checkpoint of `key` before the offset `end`. Behind it, a transaction may hide further ones.
     ///
     /// # Errors
     /// As [`CheckpointLog::last`].
@@ -159,7 +159,7 @@ impl CheckpointLog<'_> {
         Ok(reading.into_usable(Delivery::ExactlyOnce)?)
     }
 
-    fn read_by(
+    fn read_with(
         &self,
         readers: &Readers,
         key: &str,
@@ -201,13 +201,13 @@ impl CheckpointLog<'_> {
         .context("cannot read the end of the checkpoint topic")?;
         wait_until_committed(self.settings, reader, self.topic, 0, end, gives_up)?;
         self.for_each_record(reader, low, end, gives_up, |record| {
-            // A relay's key is text. A record with another one, or with none, is no relay's.
+            // A relay's key is text. A record with another key, or without a key, is not a relay's.
             let Some(Ok(key)) = record.key().map(std::str::from_utf8) else {
                 return;
             };
             match record.value().map(Checkpoint::from_json) {
                 Some(Ok(checkpoint)) => drop(checkpoints.insert(key.to_owned(), checkpoint)),
-                // What cannot be read is its own relay's trouble.
+                // If a checkpoint cannot be read, only its own relay has to care.
                 Some(Err(_)) => {}
                 None => drop(checkpoints.remove(key)),
             }
@@ -215,14 +215,14 @@ impl CheckpointLog<'_> {
         Ok(checkpoints)
     }
 
-    /// Hands the records from `start` to `end` to `see`, and may go on behind `end`.
+    /// Hands the records from `start` to `end` to `on_record`, and maybe some behind `end`.
     fn for_each_record(
         &self,
         reader: &BaseConsumer<ReaderContext>,
         start: i64,
         end: i64,
         gives_up: &dyn Fn() -> bool,
-        mut see: impl FnMut(&Record<'_>),
+        mut on_record: impl FnMut(&Record<'_>),
     ) -> Result<(), RelayError> {
         if start >= end {
             return Ok(());
@@ -232,8 +232,8 @@ impl CheckpointLog<'_> {
         loop {
             let next = topic.next(Duration::from_millis(100));
             match next.context("cannot read the checkpoint topic")? {
-                // Markers hold the last offsets, so the end is what the broker says it is, never a count. A broker that lags behind says it too
-                // early: what it does not have yet would be no part of the history.
+                // Transaction markers have offsets too, so counting records does not find the end: the broker has to report it. A broker that lags behind
+                // reports the end too early, and then the records that it does not have yet would be left out.
                 Next::End { offset, .. } if offset >= end || planted::believes_any_end() => {
                     return Ok(());
                 }
@@ -245,7 +245,7 @@ impl CheckpointLog<'_> {
                 ),
                 Next::Record(record) => {
                     moved_at = Instant::now();
-                    see(&record);
+                    on_record(&record);
                 }
                 Next::Nothing => {}
             }

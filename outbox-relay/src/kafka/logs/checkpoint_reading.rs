@@ -1,4 +1,4 @@
-//! What a pass over the checkpoint topic finds for one relay. Pure.
+//! What one pass over the checkpoint topic finds for one relay. Pure.
 
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::progress::Published;
@@ -14,25 +14,25 @@ pub struct StoredCheckpoint {
     pub written_ms: Option<i64>,
 }
 
-/// What a pass over the topic found for one relay. The last record counts, as it does for the topic's compaction.
+/// What one pass over the topic found for one relay. The last record counts: it is also the one that the topic's compaction keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// The last checkpoint, where it can be read.
+    /// The last checkpoint that could be read.
     pub last: Option<StoredCheckpoint>,
-    /// The furthest checkpoint since the last tombstone, also where a later record cannot be read or is older.
+    /// The furthest checkpoint since the last tombstone. It is kept when a later record cannot be read, or is an older checkpoint.
     pub furthest: Option<StoredCheckpoint>,
-    /// Why the relay must not go on from the last record; `None` where it may.
+    /// Why the relay must not go on from the last record. `None`: it may.
     pub unusable: Option<Stop>,
 }
 
 impl Reading {
-    /// The checkpoints that can be read and may be the last one.
+    /// The last and the furthest checkpoint, where there are such.
     fn readable(&self) -> impl Iterator<Item = &Checkpoint> {
         let stored = [&self.last, &self.furthest].into_iter().flatten();
         stored.map(|stored| &stored.checkpoint)
     }
 
-    /// A generation above that of every checkpoint that can be read; 1 where there is none.
+    /// The next generation: one above that of every checkpoint that could be read. 1 if there is no such checkpoint.
     #[must_use]
     pub fn next_generation(&self) -> u64 {
         self.readable()
@@ -42,19 +42,19 @@ impl Reading {
             + 1
     }
 
-    /// By how many bytes positions are raised at most: see [`crate::continuity::positions`]. 0 where no checkpoint can be read: none has raised them.
+    /// By how many bytes positions are raised at most, see [`crate::continuity::positions`]. 0 if no checkpoint could be read: none has raised them.
     #[must_use]
     pub fn positions_raised_by(&self) -> u64 {
         let raised = self.readable().map(|checkpoint| checkpoint.lineage.positions_raised_by);
         raised.max().unwrap_or(0)
     }
 
-    /// System identifiers of the clusters from which the checkpoints were written that can be read.
-    pub fn clusters(&self) -> impl Iterator<Item = &String> {
+    /// System identifiers of the database clusters whose checkpoints could be read.
+    pub fn system_identifiers(&self) -> impl Iterator<Item = &String> {
         self.readable().map(|checkpoint| &checkpoint.lineage.system_identifier)
     }
 
-    /// The checkpoint of this generation.
+    /// Finds the checkpoint of this generation.
     #[must_use]
     pub fn of_generation(&self, generation: u64) -> Option<&Checkpoint> {
         self.readable().find(|checkpoint| checkpoint.generation == generation)
@@ -62,9 +62,11 @@ impl Reading {
 
     /// The checkpoint that a relay goes on from.
     ///
+    /// Without Kafka transactions, a relay that was held up may write an older checkpoint behind its successor's. The furthest one is right then.
+    /// With transactions Kafka refuses such a relay, so an older checkpoint was written by somebody else.
+    ///
     /// # Errors
-    /// Why none is certain. Without transactions a relay that was held up writes an older checkpoint behind its successor's, and
-    /// the furthest one stays true; with them only a stranger can.
+    /// Why a relay must not go on from the last record.
     pub fn into_usable(self, delivery: Delivery) -> Result<Option<StoredCheckpoint>, Stop> {
         match self.unusable {
             None => Ok(self.last),
@@ -73,7 +75,7 @@ impl Reading {
         }
     }
 
-    /// What is known once the key's next record is read.
+    /// Takes in the next record of the relay's key.
     pub(super) fn with_next_record(self, topic: &str, key: &str, offset: i64, value: Option<&[u8]>) -> Self {
         // A tombstone is how an operator deletes a checkpoint.
         let Some(value) = value else { return Self::default() };
@@ -95,7 +97,7 @@ impl Reading {
             written_ms: None,
         };
         match self.furthest {
-            Some(furthest) if found.order() < furthest.order() => Self {
+            Some(furthest) if found.ascending() < furthest.ascending() => Self {
                 unusable: Some(Stop::CheckpointWentBack {
                     key: key.to_owned(),
                     topic: topic.to_owned(),
@@ -116,8 +118,8 @@ impl Reading {
 }
 
 impl StoredCheckpoint {
-    /// What ascends from one checkpoint to the next.
-    fn order(&self) -> (u64, Published) {
+    /// Each checkpoint's value of this is at least that of the checkpoint before it.
+    fn ascending(&self) -> (u64, Published) {
         (self.checkpoint.generation, self.checkpoint.published)
     }
 }

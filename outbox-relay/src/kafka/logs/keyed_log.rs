@@ -1,4 +1,4 @@
-//! Reading a compacted topic of one partition, in which several relays keep records under keys that begin with their name.
+//! Reads a compacted topic of one partition. Several relays keep records in it, under keys that begin with the relay's name.
 
 use std::time::{Duration, Instant};
 
@@ -24,17 +24,22 @@ pub struct KeyedLog<'a> {
 }
 
 /// Takes the key and the value of a record.
-pub(crate) type EachRecord<'e> = dyn FnMut(&str, Option<&[u8]>) -> anyhow::Result<()> + 'e;
+pub(crate) type OnRecord<'e> = dyn FnMut(&str, Option<&[u8]>) -> anyhow::Result<()> + 'e;
 
 impl KeyedLog<'_> {
-    /// Shows `each` the committed records whose key begins with `prefix`, in their order: key and value, none for a tombstone. The topic must exist.
+    /// Gives the committed records whose key begins with `prefix` to `on_record`, in their order. The value of a tombstone is `None`. The topic must exist.
     ///
-    /// The end that counts is the one that a read_uncommitted reader sees when the read begins: nobody's open transaction can hide a record. What
-    /// is ours is all there where it is called after fencing. Blocks.
+    /// It reads up to the end that a read_uncommitted reader sees when the read begins. So no open transaction can hide a record. If it is called after
+    /// fencing, it reads every record of this relay. Blocks.
     ///
     /// # Errors
-    /// [`crate::process::stop::Stop::TransactionHangs`]; anything else is worth another try, or what `each` says.
-    pub fn read(&self, prefix: &str, gives_up: &dyn Fn() -> bool, each: &mut EachRecord<'_>) -> Result<(), RelayError> {
+    /// [`crate::process::stop::Stop::TransactionHangs`], or an error of `on_record`. Any other error is worth another try.
+    pub fn read(
+        &self,
+        prefix: &str,
+        gives_up: &dyn Fn() -> bool,
+        on_record: &mut OnRecord<'_>,
+    ) -> Result<(), RelayError> {
         let committed = self.open("read_committed")?;
         let uncommitted = self.open("read_uncommitted")?;
         let (low, end) = self.watermarks(&uncommitted)?;
@@ -49,14 +54,14 @@ impl KeyedLog<'_> {
                 .next(Duration::from_millis(100))
                 .with_context(|| self.cannot("read"))?
             {
-                // A broker that lags behind says too early where the topic ends.
+                // A broker that lags behind reports the end of the topic too early.
                 Next::End { offset, .. } if offset >= end || planted::believes_any_end() => return Ok(()),
                 Next::End { .. } | Next::Nothing => {}
                 Next::Record(record) => {
                     moved_at = Instant::now();
                     let key = record.key().and_then(|key| std::str::from_utf8(key).ok());
                     if let Some(key) = key.filter(|key| key.starts_with(prefix)) {
-                        each(key, record.value())?;
+                        on_record(key, record.value())?;
                     }
                 }
             }

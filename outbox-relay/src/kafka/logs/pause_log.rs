@@ -1,6 +1,6 @@
-//! The record that pauses a relay: in the checkpoint topic, under a key of its own.
+//! The record that pauses a relay. It is in the checkpoint topic, under a key of its own.
 //!
-//! It is written outside of any transaction and read uncommitted, so that it is seen also while some relay's transaction stays open.
+//! It is written outside of any transaction, and read by a read_uncommitted reader. So it is seen even while some relay's transaction stays open.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub struct PauseLog {
 }
 
 impl PauseLog {
-    /// Writes the record; `None` is the tombstone that takes it back. Blocks until the brokers have it.
+    /// Writes the record. `None` writes the tombstone that removes it. Blocks until the brokers have it.
     ///
     /// # Errors
     /// The topic does not exist, or Kafka does not take the record.
@@ -68,7 +68,7 @@ impl PauseLog {
         }
     }
 
-    /// The value of the last record, `None` where there is none or it was taken back; and the offset behind the topic's last record. Blocks.
+    /// Reads the value of the last record, and the offset behind the topic's last record. The value is `None` if there is no record, or it was removed. Blocks.
     ///
     /// # Errors
     /// Kafka does not answer.
@@ -89,7 +89,7 @@ impl PauseLog {
         let mut moved_at = Instant::now();
         loop {
             match topic.next(POLL).context("cannot read the checkpoint topic")? {
-                // A broker that lags behind says too early where the topic ends.
+                // A broker that lags behind reports the end of the topic too early.
                 Next::End { offset, .. } if offset >= end || planted::believes_any_end() => {
                     return Ok((value, end));
                 }
@@ -108,7 +108,7 @@ impl PauseLog {
         }
     }
 
-    /// Tells each further record of the key from `offset` on, within about two seconds, until `gives_up`. Blocks.
+    /// Gives each record of the key from `offset` on to `on_record`, within about two seconds, until `gives_up`. Blocks.
     ///
     /// # Errors
     /// The topic cannot be read from there: it was made anew, or Kafka refuses.
@@ -116,19 +116,19 @@ impl PauseLog {
         &self,
         offset: i64,
         gives_up: &dyn Fn() -> bool,
-        tell: &mut dyn FnMut(Option<Vec<u8>>),
+        on_record: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> anyhow::Result<()> {
         let reader = self.settings.open_patient_reader()?;
         self.assign(&reader, offset)?;
         while !gives_up() {
             match reader.poll(POLL) {
                 None | Some(Err(KafkaError::PartitionEOF(_))) => {}
-                // A broker that is away comes back, and the client finds it again.
+                // A broker that cannot be reached comes back, and the client finds it again.
                 Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
                 Some(Err(err)) => return Err(anyhow::Error::new(err).context("cannot read the checkpoint topic")),
                 Some(Ok(message)) => {
                     if message.key() == Some(self.key.as_bytes()) {
-                        tell(message.payload().map(<[u8]>::to_vec));
+                        on_record(message.payload().map(<[u8]>::to_vec));
                     }
                 }
             }

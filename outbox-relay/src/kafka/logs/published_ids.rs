@@ -1,4 +1,4 @@
-//! Which events a topic has, and which it may have had.
+//! Reads which events a topic has, and which it may have removed.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -11,7 +11,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use service::clock::now_us;
 
 use super::planted;
-use crate::continuity::comparison::{CLOCKS_DIFFER_MS, EventIds, Memory};
+use crate::continuity::comparison::{CLOCKS_DIFFER_MS, Memory};
+use crate::continuity::event_ids::EventIds;
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::ReaderContext;
 use crate::kafka::topics::describe_topic;
@@ -21,13 +22,13 @@ use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
-/// How much of a partition's end is read where no record is young enough to matter: the last ones have the highest positions.
+/// How many offsets at a partition's end are read if no record is young enough to matter. We need them because the last records have the highest positions.
 const TAIL_OFFSETS: i64 = 1_000;
 
-/// `cleanup.policy` and what goes with it.
+/// How a topic is cleaned: `cleanup.policy` and the settings that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cleanup {
-    /// Minimum age of what compaction may remove, in milliseconds; `None` for a topic that is not compacted.
+    /// Compaction removes no record that is younger than this, in milliseconds. `None`: the topic is not compacted.
     pub compaction_lag_ms: Option<i64>,
 }
 
@@ -39,7 +40,7 @@ pub async fn cleanup(settings: &KafkaSettings, topic: &str) -> anyhow::Result<Cl
     let config = describe_topic(settings, topic).await?;
     let value = |name: &str| config.get(name).and_then(|entry| entry.value.clone());
     let policy = value("cleanup.policy").context("the broker does not say cleanup.policy")?;
-    // Where it is not said, or is no number, anything may be compacted.
+    // If the broker does not say it, or it is no number, any record may have been compacted.
     let lag_ms = value("min.compaction.lag.ms")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
@@ -54,7 +55,7 @@ pub struct TopicToRead {
     pub topic: String,
     pub partitions: i32,
     pub cleanup: Cleanup,
-    /// Records from before this moment, in milliseconds since 1970, need not be read; `None` reads the whole topic.
+    /// Records that are older than this moment, in milliseconds since 1970, need not be read. `None` reads the whole topic.
     pub since_ms: Option<i64>,
     /// Name of the header that carries a record's [`Position`].
     pub position_header: Option<String>,
@@ -71,7 +72,7 @@ pub struct TopicRead {
 
 /// Reads the committed records of a topic, and removes the ids that it finds from `absent`. Blocks.
 ///
-/// The end that counts is the one that a read_uncommitted reader sees when the read begins, so that no open transaction of anybody can hide a
+/// It reads up to the end that a read_uncommitted reader sees when the read begins. So no open transaction, of this relay or of somebody else, can hide a
 /// record.
 ///
 /// # Errors
@@ -110,7 +111,7 @@ pub fn read_ids(
             ends.insert(partition, end);
             starts.push((partition, start));
         }
-        // Retention removes a partition's beginning. Where an older record than those that matter is still there, it removed none of these.
+        // Retention removes a partition's beginning. If a record is still there that is older than those that matter, then retention removed none of these.
         if low > 0 && start == low {
             memory.removed_before_ms.insert(partition, i64::MAX);
         }
@@ -121,7 +122,7 @@ pub fn read_ids(
     while !ends.is_empty() {
         let next = reader.next(Duration::from_millis(100));
         match next.with_context(|| format!("cannot read topic `{topic}`"))? {
-            // Markers hold the last offsets, so an end may be told by the broker alone. One that lags behind tells it too early.
+            // Transaction markers have offsets too, so only the broker can report that the end is reached. A broker that lags behind reports it too early.
             Next::End { partition, offset } => {
                 let is_reached = ends.get(&partition).is_some_and(|end| offset >= *end);
                 if is_reached || planted::believes_any_end() {
@@ -131,12 +132,12 @@ pub fn read_ids(
             Next::Record(record) => {
                 moved_at = Instant::now();
                 let partition = record.partition();
-                // Behind the end that was asked for: no part of what is compared.
+                // A record behind the end is not compared.
                 let Some(end) = ends.get(&partition).copied() else {
                     continue;
                 };
                 records += 1;
-                // Without a time the record says nothing of what was removed before it, so anything may have been.
+                // A record without a time does not say which records were removed before it, so any record may have been.
                 let timestamp_ms = record.timestamp_ms().unwrap_or(i64::MAX);
                 if let Some(first_ms) = memory
                     .removed_before_ms
@@ -165,7 +166,7 @@ pub fn read_ids(
             return Err(anyhow::anyhow!("told to stop").into());
         }
     }
-    // Only now: a record that grew old enough while the topic was read may have been removed before it was reached.
+    // Computed after reading: a record may have become old enough while we read, and been removed before we reached it.
     memory.compacted_before_ms = to_read
         .cleanup
         .compaction_lag_ms
@@ -177,25 +178,25 @@ pub fn read_ids(
     })
 }
 
-/// The offset of the partition's first record that is not older than `since_ms`; every younger record stands behind it. `None` where all are older.
+/// The offset of the partition's first record that is not older than `since_ms`. Every younger record stands behind it. `None`: all records are older.
 fn first_offset_since(
     reader: &BaseConsumer<ReaderContext>,
     topic: &str,
     partition: i32,
     since_ms: i64,
 ) -> anyhow::Result<Option<i64>> {
-    let mut asked = TopicPartitionList::new();
-    asked
+    let mut times = TopicPartitionList::new();
+    times
         .add_partition_offset(topic, partition, Offset::Offset(since_ms))
         .context("invalid time")?;
-    let answered = reader
-        .offsets_for_times(asked, REQUEST_TIMEOUT)
+    let offsets = reader
+        .offsets_for_times(times, REQUEST_TIMEOUT)
         .with_context(|| format!("cannot find the offset of a time in topic `{topic}`"))?;
-    let found = answered
+    let answer = offsets
         .find_partition(topic, partition)
         .context("the broker told no offset of the time")?;
-    found.error().context("the broker told no offset of the time")?;
-    match found.offset() {
+    answer.error().context("the broker told no offset of the time")?;
+    match answer.offset() {
         Offset::Offset(offset) => Ok(Some(offset)),
         Offset::End => Ok(None),
         other => anyhow::bail!("the broker told {other:?} instead of the offset of a time"),

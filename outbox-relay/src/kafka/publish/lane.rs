@@ -20,10 +20,10 @@ use crate::kafka::client::{Delivery, KafkaSettings};
 use crate::process::faults;
 use crate::process::stop::RelayError;
 
-/// How long a connection is waited for before the first question; longer gains nothing.
+/// How long we wait for a connection before the first question. A longer wait would not help.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// A producer, its thread, and whether a transaction is open in it.
+/// A producer, the channel to its thread, and whether a transaction is open.
 pub(in crate::kafka) struct Lane {
     pub(in crate::kafka) producer: Arc<BaseProducer<Health>>,
     pub(in crate::kafka) health: Health,
@@ -31,12 +31,13 @@ pub(in crate::kafka) struct Lane {
     orders: mpsc::Sender<Order>,
 }
 
-/// Makes one transaction's end: flush, wait for the transaction before it, commit.
+/// The order to end one transaction: flush, wait for the transaction before it, commit.
 pub(in crate::kafka) struct Order {
     pub(in crate::kafka) checkpoint: CheckpointRecord,
-    /// Says that the transaction before this one has committed; closed without a word if it did not.
-    pub(in crate::kafka) after: Option<mpsc::Receiver<()>>,
-    pub(in crate::kafka) done: mpsc::Sender<()>,
+    /// Says that the transaction before this one has committed. The channel closes without a message if it did not.
+    pub(in crate::kafka) previous_committed: Option<mpsc::Receiver<()>>,
+    /// Tells the next transaction that this one has committed.
+    pub(in crate::kafka) committed: mpsc::Sender<()>,
     pub(in crate::kafka) ordered_at: Instant,
 }
 
@@ -48,9 +49,9 @@ pub(in crate::kafka) struct CheckpointRecord {
     pub(in crate::kafka) value: String,
 }
 
-/// What a lane's thread tells.
+/// What a lane's thread reports.
 pub(in crate::kafka) enum Event {
-    /// Every record is acknowledged: a later one cannot overtake them any more.
+    /// Every record is acknowledged, so no later record can overtake one of them any more.
     Flushed,
     Committed {
         took: Duration,
@@ -59,17 +60,17 @@ pub(in crate::kafka) enum Event {
 }
 
 impl Lane {
-    /// Makes a producer and, for exactly-once, fences every earlier one of its id when it is its turn. Blocks until Kafka answers.
+    /// Makes a producer. For exactly-once it also fences every earlier producer of its id, when it is this lane's turn. Blocks until Kafka answers.
     #[expect(
         clippy::too_many_arguments,
-        reason = "all of it is the publisher's, and different for each lane or lent"
+        reason = "each comes from the publisher, and no two belong together"
     )]
     pub(in crate::kafka) fn start(
         settings: &KafkaSettings,
         delivery: Delivery,
         transactional_id: &str,
         checkpoint_topic: &str,
-        fences: FenceTurn,
+        fence_turn: FenceTurn,
         gives_up: &(dyn Fn() -> bool + Sync),
         abandoned: Abandoned,
         events: UnboundedSender<Event>,
@@ -77,15 +78,15 @@ impl Lane {
         let (producer, health) = settings.open_producer(delivery, transactional_id)?;
         if delivery == Delivery::ExactlyOnce {
             connect(&producer, checkpoint_topic);
-            fences.take(|| init_transactions(&producer, &health, gives_up))?;
+            fence_turn.fence_in_turn(|| init_transactions(&producer, &health, gives_up))?;
             tracing::debug!(transactional_id, "fenced earlier producers");
         }
         serve_events(&producer, &health);
         if health.has_lost_a_connection() {
-            // librdkafka reports the same loss once in 30 s only: one that mattered could be missed.
+            // librdkafka reports the same loss only once in 30 s, so we could miss a later loss that matters.
             return Err(anyhow::anyhow!("the connection to kafka was disturbed at its start").into());
         }
-        health.settle();
+        health.forget_failed_connects();
         let producer = Arc::new(producer);
         let (orders, orders_taken) = mpsc::channel();
         let work = Work {
@@ -146,12 +147,12 @@ impl Work {
         faults::point("checkpoint.after")?;
         self.flush()?;
         faults::point("flush.after")?;
-        // Nobody listens where the publisher was given up; the commit's own outcome tells that as well.
+        // If the publisher was given up, nobody listens. Sending the commit's outcome notices that as well.
         let _gone = self.events.send(Event::Flushed);
-        if let Some(before) = order.after
+        if let Some(previous_committed) = order.previous_committed
             && !planted::lets_second_commit_first()
         {
-            before
+            previous_committed
                 .recv()
                 .ok()
                 .context("the kafka transaction before this one did not commit")?;
@@ -159,14 +160,14 @@ impl Work {
         faults::point("commit.before")?;
         match self.delivery {
             Delivery::ExactlyOnce => self.commit()?,
-            // Only now: a checkpoint that Kafka has before the records would skip them after a crash.
+            // Only now. If Kafka had the checkpoint before the records, a start after a crash would skip them.
             Delivery::AtLeastOnce => {
                 self.send(&order.checkpoint)?;
                 self.flush()?;
             }
         }
         faults::point("commit.after")?;
-        let _nobody_waits = order.done.send(());
+        let _nobody_waits = order.committed.send(());
         Ok(order.ordered_at.elapsed())
     }
 
@@ -176,7 +177,7 @@ impl Work {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                // The queue empties by itself, or its records fail at their timeout.
+                // The queue gets room again: its records are sent, or they fail at their timeout.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
                     record = refused;
                     serve_events(&self.producer, &self.health);
@@ -189,12 +190,12 @@ impl Work {
     }
 
     fn flush(&self) -> Result<(), RelayError> {
-        // Ends at the latest when message.timeout.ms makes every record a failure.
+        // This ends at the latest when every record has failed after message.timeout.ms.
         while !flush(&self.producer, Duration::from_millis(50)) {
             serve_events(&self.producer, &self.health);
             self.fail_on_undelivered()?;
             if self.abandoned.is_told() {
-                // Its records would keep their memory for as long as Kafka is away.
+                // Without this, its records would keep their memory as long as Kafka is away.
                 return Err(anyhow::anyhow!("the producer was given up").into());
             }
         }
@@ -206,11 +207,11 @@ impl Work {
         loop {
             match self.producer.commit_transaction(Duration::from_secs(10)) {
                 Ok(()) => {
-                    // A connection that broke meanwhile has to be known before the next transaction begins.
+                    // If a connection broke meanwhile, we have to know it before the next transaction begins.
                     serve_events(&self.producer, &self.health);
                     return Ok(());
                 }
-                // The same call again is what librdkafka asks for; it does not send a second commit.
+                // librdkafka wants the same call again. This does not send a second commit.
                 Err(KafkaError::Transaction(err)) if err.is_retriable() && !self.abandoned.is_told() => {
                     tracing::debug!(error = %err.string(), "commit_transaction is tried again");
                 }
@@ -219,7 +220,7 @@ impl Work {
         }
     }
 
-    /// One lost record loses its transaction: librdkafka would refuse the commit as well, but says less.
+    /// Fails if a record was lost: then its transaction is lost too. librdkafka would refuse the commit, but it says less about the reason.
     fn fail_on_undelivered(&self) -> Result<(), RelayError> {
         find_undelivered(&self.health, &self.settings).map_or(Ok(()), Err)
     }
@@ -229,8 +230,8 @@ impl Work {
     }
 }
 
-/// Waits for a connection to Kafka, for a moment. Asked for the transaction coordinator before it has one, librdkafka asks again only
-/// 500 ms later.
+/// Waits a moment for a connection to Kafka. If librdkafka has to find the transaction coordinator before it has a connection, it tries again only 500 ms
+/// later.
 fn connect(producer: &BaseProducer<Health>, topic: &str) {
     if let Err(err) = producer.client().fetch_metadata(Some(topic), CONNECT_MAX) {
         tracing::debug!(error = %err, "kafka does not answer yet");
@@ -246,7 +247,7 @@ fn init_transactions(
         return Err(anyhow::anyhow!("given up before earlier producers were fenced").into());
     }
     loop {
-        // The call goes on with what an earlier one began, so a short one costs nothing and sees a refusal soon.
+        // A call continues what an earlier call began. So a short timeout costs nothing, and we see a refusal soon.
         match producer.init_transactions(Duration::from_secs(1)) {
             Ok(()) => return Ok(()),
             Err(KafkaError::Transaction(err)) if err.is_retriable() && !gives_up() => {
@@ -261,7 +262,7 @@ fn init_transactions(
     }
 }
 
-/// The planted bugs of a record that is there before its transaction.
+/// Sends a record outside of any transaction, for planted bugs.
 pub(in crate::kafka) fn send_alone(settings: &KafkaSettings, record: &CheckpointRecord) -> Result<(), RelayError> {
     let (producer, _) = settings.open_producer(Delivery::AtLeastOnce, "")?;
     let record = BaseRecord::to(&record.topic)

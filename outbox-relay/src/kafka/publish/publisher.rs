@@ -1,19 +1,20 @@
-//! The publisher: producers in turn. The relay's thread fills a transaction of one while threads of the others end theirs.
+//! The publisher: several producers that take turns, called lanes. The relay's thread fills a transaction of one lane, while the threads of the other lanes
+//! end theirs.
 //!
-//! A broker is not done with a transaction when it has answered its commit: until the markers are written, the next transaction of
-//! the same transactional id is refused, and librdkafka then waits 20 ms. With several ids the next transaction does not meet it. For several
-//! to be as good as one, three rules hold:
+//! A broker has not finished a transaction when it answers the commit. Until the markers are written, it refuses the next transaction of the same
+//! transactional id, and then librdkafka waits 20 ms. With several transactional ids, the next transaction need not wait for that. Three rules make several
+//! lanes as safe as one:
 //!
-//! 1. Nothing is sent by the next before every record of the one before is acknowledged; else one that is sent again could stand behind a
-//!    later one of its partition.
-//! 2. The next commits only after the one before has; if that fails, the next never commits. So the committed checkpoints never skip
-//!    what is between them.
-//! 3. A start fences all of them before it reads the checkpoint, the first of them first, and a publisher's first transaction goes through that
-//!    one: [`super::turn`] argues why.
+//! 1. The next lane sends nothing before every record of the lane before it is acknowledged. Without this, a record that has to be sent again could come
+//!    behind a later record of its partition.
+//! 2. The next lane commits only after the lane before it has committed. If that one fails, the next never commits. So there is no gap between two
+//!    committed checkpoints.
+//! 3. A start fences all lanes before it reads the checkpoint, and the first lane first. A publisher's first transaction goes through the first lane.
+//!    [`super::turn`] explains why.
 //!
-//! While a transaction is being ended the relay's thread does not touch its producer: a record that were sent then would belong to no
-//! transaction. A publisher that met any trouble is never used again: the next one, under the same transactional ids, fences it
-//! and ends what it left open (KIP-98), and the checkpoint tells what had been committed.
+//! While a lane ends its transaction, the relay's thread does not use its producer: a record that was sent then would not belong to a transaction. After
+//! any error a publisher is not used again. The next publisher has the same transactional ids, so it fences the earlier one and ends its open transactions
+//! (KIP-98). The checkpoint says what was committed.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -37,7 +38,7 @@ use crate::process::stop::RelayError;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A record to send. All of it is borrowed; librdkafka copies it once.
+/// A record to send. Everything in it is borrowed. librdkafka makes the only copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
     pub topic: &'a str,
@@ -48,17 +49,17 @@ pub struct Outgoing<'a> {
     pub timestamp_ms: i64,
 }
 
-/// Whether a record was taken.
+/// Whether librdkafka has taken a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     Queued,
-    /// librdkafka's queue is full: send the same record again, later.
+    /// librdkafka's queue is full. Send the same record again later.
     QueueFull,
     /// Larger than librdkafka's own limit.
     TooLarge,
 }
 
-/// How a commit ended well.
+/// A commit that has succeeded.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed {
     /// From the order to commit until the broker's answer.
@@ -71,13 +72,13 @@ pub struct Publisher {
     /// The lane that is filled.
     filling: Turn,
     events: tokio::sync::mpsc::UnboundedReceiver<Event>,
-    /// Transactions that are being ended, the oldest first; at most one a lane.
+    /// Transactions that are being ended, the oldest first. Each lane has at most one.
     ending: VecDeque<Ending>,
-    /// Tells the next transaction that the last one that was ordered has committed.
-    last_done: Option<mpsc::Receiver<()>>,
+    /// Tells the next transaction that the one before it has committed.
+    previous_committed: Option<mpsc::Receiver<()>>,
     delivery: Delivery,
     settings: KafkaSettings,
-    /// Ends the commit threads' patience when this publisher is given up.
+    /// Dropping it tells the commit threads that this publisher is given up.
     _abandon: Abandon,
 }
 
@@ -103,29 +104,29 @@ impl Publisher {
     ) -> Result<Self, RelayError> {
         let abandon = Abandon::default();
         let (events_sent, events) = tokio::sync::mpsc::unbounded_channel();
-        let lane = |id: &str, fences: FenceTurn| {
+        let lane = |id: &str, fence_turn: FenceTurn| {
             Lane::start(
                 settings,
                 delivery,
                 id,
                 checkpoint_topic,
-                fences,
+                fence_turn,
                 gives_up,
                 abandon.watch(),
                 events_sent.clone(),
             )
         };
-        // They connect at the same time, which is most of a start's.
+        // The lanes connect at the same time, since connecting takes most of the time of a start.
         let lanes = std::thread::scope(|scope| {
             let starting: Vec<_> = (1..)
                 .zip(FenceTurn::of_all_lanes())
-                .map(|(number, fences)| {
+                .map(|(number, fence_turn)| {
                     let id = match number {
                         1 => transactional_id.to_owned(),
                         _ => format!("{transactional_id}-{number}"),
                     };
                     let lane = &lane;
-                    scope.spawn(move || lane(&id, fences))
+                    scope.spawn(move || lane(&id, fence_turn))
                 })
                 .collect();
             let started = starting.into_iter().map(std::thread::ScopedJoinHandle::join);
@@ -140,14 +141,14 @@ impl Publisher {
             filling: Turn::first(),
             events,
             ending: VecDeque::new(),
-            last_done: None,
+            previous_committed: None,
             delivery,
             settings: settings.clone(),
             _abandon: abandon,
         })
     }
 
-    /// Whether a record may be sent now: the lane is free, and everything in the others is acknowledged.
+    /// Whether a record may be sent now: the lane is free, and every record of the other lanes is acknowledged.
     #[must_use]
     pub fn can_send(&self) -> bool {
         self.ending
@@ -155,7 +156,7 @@ impl Publisher {
             .all(|ending| ending.is_flushed && ending.lane != self.filling.lane())
     }
 
-    /// Adds a record to the open transaction, and opens one where none is.
+    /// Adds a record to the open transaction. Opens one first if none is open.
     ///
     /// # Errors
     /// Worth another try from the checkpoint.
@@ -164,7 +165,7 @@ impl Publisher {
             self.can_send(),
             "no record may be sent before the ones before it are acknowledged"
         );
-        self.begin()?;
+        self.begin_if_none_is_open()?;
         faults::point("produce")?;
         let mut record = BaseRecord::<[u8], [u8]>::to(outgoing.topic)
             .partition(outgoing.partition)
@@ -185,25 +186,25 @@ impl Publisher {
         }
     }
 
-    /// Adds the checkpoint as the transaction's last record and orders its commit; [`Publisher::next_commit_step`] tells the outcome.
+    /// Adds the checkpoint as the transaction's last record and orders its commit. [`Publisher::next_commit_step`] returns the outcome.
     ///
     /// # Errors
     /// Kafka's client refused to begin; worth another try from the checkpoint.
     pub fn commit(&mut self, topic: &str, key: &str, checkpoint: &str) -> Result<(), RelayError> {
         assert!(self.can_send(), "a checkpoint is a record like the others");
-        self.begin()?;
+        self.begin_if_none_is_open()?;
         let checkpoint = CheckpointRecord {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: checkpoint.to_owned(),
         };
         let since = Instant::now();
-        let (done, next_after) = mpsc::channel();
+        let (committed, seen_by_next) = mpsc::channel();
         let lane = self.filling.lane();
         self.lanes[lane].order(Order {
             checkpoint,
-            after: self.last_done.replace(next_after),
-            done,
+            previous_committed: self.previous_committed.replace(seen_by_next),
+            committed,
             ordered_at: since,
         })?;
         self.lanes[lane].in_transaction = false;
@@ -216,8 +217,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits for the next step of a transaction that is being ended: `None` when its records are acknowledged, and when it has
-    /// committed how that went. Transactions commit in the order of [`Publisher::commit`]. Never ends while none is under way. Cancel-safe.
+    /// Waits for the next step of a transaction that is being ended. Returns `None` when its records are acknowledged, and [`Committed`] when it has
+    /// committed. Transactions commit in the order of [`Publisher::commit`]. Waits for ever if no transaction is being ended. Cancel-safe.
     ///
     /// # Errors
     /// The transaction's fate is unknown or it was refused: this publisher must not be used again.
@@ -227,7 +228,7 @@ impl Publisher {
         }
         match self.events.recv().await.context("the commit threads are gone")? {
             Event::Flushed => {
-                // The newest is the only one that can be unflushed: it was not begun before the one before it was flushed.
+                // Only the newest can be unflushed: it was begun only after the one before it was flushed.
                 if let Some(newest) = self.ending.back_mut() {
                     newest.is_flushed = true;
                 }
@@ -241,7 +242,7 @@ impl Publisher {
         }
     }
 
-    /// Waits until no transaction is being ended, and tells how the last one went.
+    /// Waits until no transaction is being ended. Returns the outcome of the last one.
     ///
     /// # Errors
     /// As [`Publisher::next_commit_step`].
@@ -253,7 +254,7 @@ impl Publisher {
         Ok(last.context("no transaction was being ended")?)
     }
 
-    /// Sends a record in no transaction, for a planted bug.
+    /// Sends a record outside of any transaction, for a planted bug.
     ///
     /// # Errors
     /// Kafka's client refused it.
@@ -279,13 +280,13 @@ impl Publisher {
         !self.ending.is_empty()
     }
 
-    /// Since when the oldest transaction that is being ended is.
+    /// When the oldest transaction that is being ended was ordered to commit.
     #[must_use]
     pub fn ending_since(&self) -> Option<Instant> {
         self.ending.front().map(|ending| ending.since)
     }
 
-    /// Serves librdkafka's events; to be called now and then.
+    /// Serves librdkafka's events. To be called from time to time.
     pub fn poll(&self) {
         for (index, lane) in self.lanes.iter().enumerate() {
             if self.ending.iter().all(|ending| ending.lane != index) {
@@ -294,20 +295,20 @@ impl Publisher {
         }
     }
 
-    /// A question to Kafka that shows whether it is there; it blocks. An idle producer has no connection that could break.
+    /// A question to Kafka that shows whether Kafka is reachable. It blocks. An idle producer needs it, since it may have no connection that could break.
     pub fn probe(&self, topic: &str) -> impl FnOnce() -> bool + Send + 'static {
         let (producer, topic) = (Arc::clone(&self.lanes[self.filling.lane()].producer), topic.to_owned());
         move || producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT).is_ok()
     }
 
-    /// Whether a connection broke or a request was lost since the producers were made. librdkafka repeats an EndTxn by itself
-    /// then, and a late first one could end the *next* transaction: such a publisher must not be used again.
+    /// Whether a connection broke or a request was lost since the producers were made. In such a case librdkafka repeats an EndTxn by itself, and if the first
+    /// EndTxn arrives late, it could end the *next* transaction. So such a publisher must not be used again.
     #[must_use]
     pub fn is_disturbed(&self) -> bool {
         self.lanes.iter().any(|lane| lane.health.is_disturbed()) && !planted::reuses_disturbed_producers()
     }
 
-    fn begin(&mut self) -> Result<(), RelayError> {
+    fn begin_if_none_is_open(&mut self) -> Result<(), RelayError> {
         let lane = &mut self.lanes[self.filling.lane()];
         if !lane.in_transaction {
             faults::point("begin.before")?;
@@ -322,7 +323,7 @@ impl Publisher {
     }
 }
 
-/// The headers of a record, built in place.
+/// Writes a header's text into one buffer that is used again and again.
 #[derive(Debug, Default)]
 pub struct HeaderText(String);
 
@@ -336,7 +337,7 @@ impl HeaderText {
     }
 }
 
-/// Adds a header; a null value is kept null.
+/// Adds a header. A null value stays null.
 #[must_use]
 pub fn with_header<V: ToBytes + ?Sized>(headers: OwnedHeaders, key: &str, value: Option<&V>) -> OwnedHeaders {
     headers.insert(Header { key, value })

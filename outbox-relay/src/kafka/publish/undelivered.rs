@@ -19,7 +19,7 @@ use crate::process::stop::RelayError;
 /// How long we wait for the report about a record when the transaction has failed because of it. The report comes at once.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The error of a transaction that lost a record; `None` if no lost record was reported yet. Remembers a record that the broker blames, so that the
+/// The error of a transaction that lost a record. `None`: no lost record was reported yet. Remembers a record that the broker blames, so that the
 /// next start finds it before it is sent.
 pub(in crate::kafka) fn find_undelivered(health: &Health, settings: &KafkaSettings) -> Option<RelayError> {
     if health.has_no_failure() {
@@ -27,29 +27,29 @@ pub(in crate::kafka) fn find_undelivered(health: &Health, settings: &KafkaSettin
     }
     let failures = health.failures();
     let first = failures.first.clone()?;
-    let mut refused: Vec<RefusedRecord> = to_blame(&failures, settings)
+    let mut refused: Vec<RefusedRecord> = certainly_blamed(&failures, settings)
         .cloned()
         .filter_map(refused_record)
         .collect();
     if refused.is_empty()
-        && let Some(one) = failures.blamed.first()
+        && let Some(suspect) = failures.blamed.first()
     {
         settings.send_each_alone(true);
         return Some(
             anyhow::anyhow!(
                 "the broker refused a batch for topic `{}` for one of its records ({}): they are sent one by one to find it",
-                one.topic,
-                one.code
+                suspect.topic,
+                suspect.code
             )
             .into(),
         );
     }
     if refused.is_empty() && !failures.too_large.is_empty() {
-        let are_alone = failures.too_large.len() == 1 || settings.batch_was_too_large();
-        if !are_alone {
+        let each_was_alone = failures.too_large.len() == 1 || settings.batch_was_too_large();
+        if !each_was_alone {
             return Some(
                 anyhow::anyhow!(
-                    "a batch for topic `{}` is larger than it takes: the producers are replaced by such that make smaller ones",
+                    "a batch for topic `{}` is larger than the topic takes: new producers that make smaller batches replace these ones",
                     failures.too_large[0].topic
                 )
                 .into(),
@@ -70,14 +70,14 @@ pub(in crate::kafka) fn find_undelivered(health: &Health, settings: &KafkaSettin
 
 /// The records that are certainly to blame. In each partition only one batch can fail like this: the broker refuses later batches because of their
 /// sequence numbers.
-fn to_blame<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterator<Item = &'f Failure> {
+fn certainly_blamed<'f>(failures: &'f Failures, settings: &KafkaSettings) -> impl Iterator<Item = &'f Failure> {
     let all_are_alone = settings.sends_each_alone();
     failures.blamed.iter().filter(move |failure| {
-        let is_beside = |other: &&Failure| other.topic == failure.topic && other.partition == failure.partition;
-        let place = (failure.topic.clone(), failure.partition);
+        let is_of_same_batch = |other: &&Failure| other.topic == failure.topic && other.partition == failure.partition;
+        let topic_partition = (failure.topic.clone(), failure.partition);
         all_are_alone
-            || failures.beside_blamed.contains(&place)
-            || failures.blamed.iter().filter(is_beside).count() == 1
+            || failures.failed_beside_blamed.contains(&topic_partition)
+            || failures.blamed.iter().filter(is_of_same_batch).count() == 1
     })
 }
 
@@ -129,7 +129,7 @@ fn refused_record(failure: Failure) -> Option<RefusedRecord> {
 mod tests {
     use rdkafka::error::RDKafkaErrorCode;
 
-    use super::{Failure, Failures, to_blame};
+    use super::{Failure, Failures, certainly_blamed};
     use crate::kafka::KafkaSettings;
 
     fn failure(id: &str, partition: i32) -> Failure {
@@ -150,17 +150,17 @@ mod tests {
             ..Failures::default()
         };
         let ids = |failures: &Failures| {
-            let ids = to_blame(failures, &settings).filter_map(|failure| failure.id.clone());
+            let ids = certainly_blamed(failures, &settings).filter_map(|failure| failure.id.clone());
             ids.collect::<Vec<_>>()
         };
         assert_eq!(ids(&failures), ["c"], "of two in a batch one may be innocent");
-        failures.beside_blamed.push(("t".to_owned(), 0));
+        failures.failed_beside_blamed.push(("t".to_owned(), 0));
         assert_eq!(
             ids(&failures),
             ["a", "b", "c"],
             "their innocent neighbours were told apart"
         );
-        failures.beside_blamed.clear();
+        failures.failed_beside_blamed.clear();
         settings.send_each_alone(true);
         assert_eq!(ids(&failures), ["a", "b", "c"], "each had a batch of its own");
     }

@@ -14,7 +14,7 @@ use crate::kafka::client::ask;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A topic to create where it is missing.
+/// A topic that we create if it is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTopic {
     pub name: String,
@@ -54,34 +54,34 @@ pub struct Destination {
     pub rules: TopicRules,
 }
 
-/// Why a route leads nowhere.
+/// Why a route leads to no topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoDestination {
     /// No topic can have the name, or no row may go there.
     Never { what: String },
-    /// The topic does not exist, and is not to be created.
+    /// The topic does not exist, and we may not create it.
     Missing { topic: String },
-    /// Kafka does not let us have the topic.
+    /// Kafka does not let us use or create the topic.
     Refused { topic: String, what: String },
 }
 
-/// The topics that are known, found by the value of `route.by.field` without building a name for each row.
+/// The destinations that we know, by the value of `route.by.field`. So no topic's name has to be built for each row.
 #[derive(Debug, Default)]
-pub struct Topics {
+pub struct KnownRoutes {
     by_route: HashMap<String, usize>,
-    topics: Vec<Destination>,
-    /// The route that was found last to lead nowhere. Its row is next; one is enough, so that many cost no memory.
-    nowhere: Option<(String, NoDestination)>,
+    destinations: Vec<Destination>,
+    /// The last route that leads to no topic. One is enough, since its row is the next one. To remember all of them would need memory without a limit.
+    dead_end: Option<(String, NoDestination)>,
 }
 
-impl Topics {
-    /// Where a route leads that was seen before.
+impl KnownRoutes {
+    /// Where the route leads. `None`: it was not seen before.
     #[must_use]
     pub fn get(&self, route: &str) -> Option<Result<&Destination, &NoDestination>> {
         match self.by_route.get(route) {
-            Some(index) => self.topics.get(*index).map(Ok),
+            Some(index) => self.destinations.get(*index).map(Ok),
             None => {
-                let (_, why) = self.nowhere.as_ref().filter(|(known, _)| known == route)?;
+                let (_, why) = self.dead_end.as_ref().filter(|(known, _)| known == route)?;
                 Some(Err(why))
             }
         }
@@ -92,20 +92,23 @@ impl Topics {
         let destination = match found {
             Ok(destination) => destination,
             Err(why) => {
-                self.nowhere = Some((route, why));
+                self.dead_end = Some((route, why));
                 return;
             }
         };
-        let known = self.topics.iter().position(|known| known.topic == destination.topic);
+        let known = self
+            .destinations
+            .iter()
+            .position(|known| known.topic == destination.topic);
         let index = known.unwrap_or_else(|| {
-            self.topics.push(destination);
-            self.topics.len() - 1
+            self.destinations.push(destination);
+            self.destinations.len() - 1
         });
         self.by_route.insert(route, index);
     }
 }
 
-/// Kafka's answer about one topic, where it is no good.
+/// Kafka has answered a question about one topic with an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("topic `{topic}`: {code}")]
 pub struct TopicError {
@@ -114,8 +117,8 @@ pub struct TopicError {
 }
 
 impl TopicError {
-    /// Whether the same question will have the same answer until somebody changes something in the cluster. What is missing is no brokers and
-    /// no time: those come.
+    /// Whether the same question will have the same answer until somebody changes something in the cluster. Too few brokers, or a broker that answers
+    /// too late, are no such errors: they can go away by themselves.
     #[must_use]
     pub fn is_definite(&self) -> bool {
         matches!(
@@ -129,15 +132,15 @@ impl TopicError {
         )
     }
 
-    /// Whether no topic can have the name as long as the others are what they are.
+    /// Whether Kafka refuses the name itself. It refuses it as long as the cluster's other topics have the names that they have.
     #[must_use]
-    pub fn is_for_the_name(&self) -> bool {
+    pub fn refuses_the_name(&self) -> bool {
         self.code == RDKafkaErrorCode::InvalidTopic
     }
 
-    /// The answer in words, and what to do about it.
+    /// The error in words, and what an operator can do about it.
     #[must_use]
-    pub fn what(&self) -> String {
+    pub fn describe(&self) -> String {
         let code = self.code;
         match self.code {
             RDKafkaErrorCode::InvalidTopic => format!(
@@ -158,7 +161,7 @@ impl TopicError {
     }
 }
 
-/// Partition counts of those of `names` that exist. Blocks.
+/// How many partitions each topic of `names` has. Topics that do not exist are left out. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer.
@@ -166,7 +169,7 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
     let client = settings.open_reader("read_committed")?;
     let mut counts = BTreeMap::new();
     for name in names {
-        // Asked for one by one: asking for all would list a whole cluster.
+        // One question for each topic, since librdkafka can only ask for one topic or for the whole cluster.
         let metadata = ask(&client, REQUEST_TIMEOUT, |timeout| {
             client.fetch_metadata(Some(name), timeout)
         })
@@ -188,13 +191,13 @@ pub fn partition_counts(settings: &KafkaSettings, names: &[String]) -> anyhow::R
     Ok(counts)
 }
 
-/// Creates those of `topics` that are missing, and waits until they can be written to. Returns the names of the new ones.
+/// Creates those of `topics` that are missing, and waits until they can be written to. Returns the names of those that were missing.
 ///
 /// # Errors
-/// A [`TopicError`] where Kafka refuses; anything else is worth another try.
+/// A [`TopicError`] if Kafka refuses. Any other error is worth another try.
 pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> anyhow::Result<Vec<String>> {
     let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-    let existing = counts_off_thread(settings, &names).await?;
+    let existing = partition_counts_off_thread(settings, &names).await?;
     let missing: Vec<&NewTopic> = topics
         .iter()
         .filter(|topic| !existing.contains_key(&topic.name))
@@ -232,7 +235,7 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     }
     let missing_names: Vec<String> = missing.iter().map(|topic| topic.name.clone()).collect();
     for _ in 0..100 {
-        if counts_off_thread(settings, &missing_names).await?.len() == missing_names.len() {
+        if partition_counts_off_thread(settings, &missing_names).await?.len() == missing_names.len() {
             return Ok(missing_names);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -243,7 +246,7 @@ pub async fn create_missing(settings: &KafkaSettings, topics: &[NewTopic]) -> an
     )
 }
 
-/// Partition count of a topic, which is created from `template` where it is missing; `None` where it is missing and there is no template.
+/// How many partitions a topic has. If the topic is missing, it is created from `template`. `None`: it is missing, and there is no template.
 ///
 /// # Errors
 /// As [`create_missing`].
@@ -253,9 +256,9 @@ pub async fn find_or_create(
     template: Option<&NewTopic>,
 ) -> anyhow::Result<Option<i32>> {
     let names = [name.to_owned()];
-    let found = counts_off_thread(settings, &names).await?.get(name).copied();
-    let (None, Some(template)) = (found, template) else {
-        return Ok(found);
+    let existing = partition_counts_off_thread(settings, &names).await?.get(name).copied();
+    let (None, Some(template)) = (existing, template) else {
+        return Ok(existing);
     };
     create_missing(
         settings,
@@ -266,10 +269,13 @@ pub async fn find_or_create(
     )
     .await?;
     tracing::info!(topic = name, partitions = template.partitions, "created a topic");
-    Ok(counts_off_thread(settings, &names).await?.get(name).copied())
+    Ok(partition_counts_off_thread(settings, &names).await?.get(name).copied())
 }
 
-async fn counts_off_thread(settings: &KafkaSettings, names: &[String]) -> anyhow::Result<BTreeMap<String, i32>> {
+async fn partition_counts_off_thread(
+    settings: &KafkaSettings,
+    names: &[String],
+) -> anyhow::Result<BTreeMap<String, i32>> {
     let (settings, names) = (settings.clone(), names.to_vec());
     tokio::task::spawn_blocking(move || partition_counts(&settings, &names))
         .await
@@ -280,7 +286,7 @@ async fn counts_off_thread(settings: &KafkaSettings, names: &[String]) -> anyhow
 mod tests {
     use rdkafka::error::RDKafkaErrorCode;
 
-    use super::{Destination, NoDestination, TopicError, Topics};
+    use super::{Destination, KnownRoutes, NoDestination, TopicError};
     use crate::kafka::TopicRules;
 
     #[test]
@@ -308,22 +314,22 @@ mod tests {
 
     #[test]
     fn a_route_that_leads_nowhere_is_known_until_another_does() {
-        let mut topics = Topics::default();
+        let mut routes = KnownRoutes::default();
         let missing = |topic: &str| NoDestination::Missing {
             topic: topic.to_owned(),
         };
-        topics.insert("a".to_owned(), Err(missing("a")));
-        assert_eq!(topics.get("a"), Some(Err(&missing("a"))));
+        routes.insert("a".to_owned(), Err(missing("a")));
+        assert_eq!(routes.get("a"), Some(Err(&missing("a"))));
         let destination = Destination {
             topic: "b".to_owned(),
             partitions: 1,
             batch_bytes_max: u64::MAX,
             rules: TopicRules::default(),
         };
-        topics.insert("b".to_owned(), Ok(destination.clone()));
-        assert_eq!(topics.get("b"), Some(Ok(&destination)));
-        topics.insert("c".to_owned(), Err(missing("c")));
-        assert_eq!(topics.get("a"), None, "asked for again");
-        assert_eq!(topics.get("c"), Some(Err(&missing("c"))));
+        routes.insert("b".to_owned(), Ok(destination.clone()));
+        assert_eq!(routes.get("b"), Some(Ok(&destination)));
+        routes.insert("c".to_owned(), Err(missing("c")));
+        assert_eq!(routes.get("a"), None, "asked for again");
+        assert_eq!(routes.get("c"), Some(Err(&missing("c"))));
     }
 }

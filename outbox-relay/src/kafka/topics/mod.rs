@@ -7,9 +7,9 @@ mod topic_rules;
 mod topic_settings;
 
 pub use destinations::{
-    Destination, NewTopic, NoDestination, TopicError, Topics, create_missing, find_or_create, partition_counts,
+    Destination, KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create, partition_counts,
 };
-pub(crate) use open_transactions::holds_key;
+pub(crate) use open_transactions::partition_has_key;
 pub(in crate::kafka) use open_transactions::{wait_until_committed, wait_until_nothing_is_open};
 pub use topic_facts::{TopicAsker, topic_facts};
 pub use topic_rules::{Breach, TopicRules};

@@ -1,9 +1,11 @@
-//! Waiting for open transactions, which hide from a read_committed reader what lies behind them, and telling one that Kafka has forgotten.
+//! Waits for open transactions to end, and recognises a transaction that will never end.
 //!
-//! A transaction ends with a marker in each of its partitions. Kafka can lose one: brokers of 4.2 to 4.4 leave it out where a partition has no
-//! leader at that moment, and call the transaction complete (KAFKA-20734). Nobody ends it after that: the records of that partition stay
-//! hidden, and all that come behind them. No client can tell whose transaction it is; but every one that the brokers know of ends by
-//! their `transaction.max.timeout.ms`, so one that stays open for longer is lost.
+//! An open transaction hides its records from a read_committed reader, and all records behind them.
+//!
+//! A transaction ends with a marker in each of its partitions. Kafka can lose a marker: brokers of 4.2 to 4.4 leave it out where a partition has no
+//! leader at that moment, and call the transaction complete (KAFKA-20734). After that nobody ends the transaction in that partition: its records
+//! stay hidden, and all records behind them. A client cannot see whose transaction it is. But the brokers end every transaction that they know of
+//! within their `transaction.max.timeout.ms`. So a transaction that stays open for longer has lost its marker.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,24 +22,25 @@ use kafka_client::{Next, TopicReader};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// A look asks every broker twice, so that it is taken less often the longer it takes.
-const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(500);
-/// How long after its time is over a transaction may take to end.
-const ENDS_WRITTEN_WITHIN: Duration = Duration::from_secs(15);
-/// In place of an offset, where the partition has no leader.
-const UNKNOWN: i64 = -1;
-/// Until the wait is said, and then said again.
-const SAID_AFTER: Duration = Duration::from_secs(1);
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// Each question goes to every broker twice, so we ask less often the longer we have waited.
+const ASK_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// A transaction whose time is over may stay open for so long until the brokers notice it and write its end.
+const END_IS_WRITTEN_WITHIN: Duration = Duration::from_secs(15);
+/// Stands for an offset that nobody knows, because the partition has no leader.
+const UNKNOWN_OFFSET: i64 = -1;
+/// How long we wait before the first log line about it.
+const LOG_AFTER: Duration = Duration::from_secs(1);
+/// How often the log line comes again.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 impl KafkaSettings {
-    /// A transaction that is open for longer than this has lost its end. Brokers look for those that are too old every ten seconds, and then
-    /// have to write their ends.
+    /// A transaction that is open for longer than this has lost its end. Brokers look every ten seconds for transactions that are too old, and then
+    /// need time to write their ends.
     #[must_use]
     pub fn transactions_end_within(&self) -> Duration {
         let allowed = self.transaction_max_timeout;
-        allowed + (allowed / 15).max(ENDS_WRITTEN_WITHIN)
+        allowed + (allowed / 15).max(END_IS_WRITTEN_WITHIN)
     }
 }
 
@@ -62,15 +65,15 @@ pub(in crate::kafka) fn wait_until_committed(
         if committed_end >= end {
             return Ok(());
         }
-        wait.go_on(settings, topic, partition, committed_end, gives_up)?;
+        wait.sleep_before_next_question(settings, topic, partition, committed_end, gives_up)?;
     }
 }
 
-/// Waits until readers of what is committed see these partitions up to where they ended when they were first asked about. Blocks.
+/// Waits until a read_committed reader sees these partitions up to their ends, as the ends were when we first asked for them. Blocks.
 ///
-/// To be called after fencing, when no transaction of the relay's own is open. A producer that goes on in a partition where a transaction of its id
-/// has lost its end would end that, too, by the end of its next one there: what was aborted would be committed, or the other way round.
-/// A partition that has no leader may have one that nobody has told yet.
+/// To be called after fencing, when no transaction of the relay's own is open. Suppose that a transaction of our producer's id has lost its end in a
+/// partition, and the producer goes on there. Then the end of its next transaction ends the lost one too: what was aborted would be committed, or the
+/// other way round. A partition without a leader may hide such a transaction as well, so we wait for the leader.
 ///
 /// # Errors
 /// [`Stop::TransactionHangs`]; anything else is worth another try.
@@ -81,77 +84,95 @@ pub(in crate::kafka) fn wait_until_nothing_is_open(
     gives_up: &dyn Fn() -> bool,
 ) -> Result<(), RelayError> {
     let all = partitions.iter().map(|(topic, count)| (topic.clone(), 0..*count));
-    let mut open: BTreeMap<(String, i32), Option<i64>> = all
+    // The partitions that we still wait for, each with its end when we first asked.
+    let mut first_ends: BTreeMap<(String, i32), Option<i64>> = all
         .flat_map(|(topic, ids)| ids.map(move |id| ((topic.clone(), id), None)))
         .collect();
     let mut wait = Wait::default();
     loop {
-        let places = open.keys().map(|(topic, partition)| (topic.as_str(), *partition));
-        let mut stable = BTreeMap::new();
-        for ends in ends_by(client, places)? {
-            let place = (ends.topic, ends.partition);
-            if let Some(end) = open.get_mut(&place) {
-                let end = *end.get_or_insert(ends.all);
-                if ends.stable >= end {
-                    open.remove(&place);
+        let asked = first_ends.keys().map(|(topic, partition)| (topic.as_str(), *partition));
+        let mut readable_ends = BTreeMap::new();
+        for ends in ends_by(client, asked)? {
+            let topic_partition = (ends.topic, ends.partition);
+            if let Some(first_end) = first_ends.get_mut(&topic_partition) {
+                let first_end = *first_end.get_or_insert(ends.all);
+                if ends.stable >= first_end {
+                    first_ends.remove(&topic_partition);
                 } else {
-                    stable.insert(place, ends.stable);
+                    readable_ends.insert(topic_partition, ends.stable);
                 }
             }
         }
-        let Some((topic, partition)) = stable.keys().next().or_else(|| open.keys().next()).cloned() else {
+        let waits_for = readable_ends.keys().next().or_else(|| first_ends.keys().next());
+        let Some((topic, partition)) = waits_for.cloned() else {
             return Ok(());
         };
-        // Without a leader it tells nothing, and gets no records either.
-        let from = stable.get(&(topic.clone(), partition)).copied().unwrap_or(UNKNOWN);
-        wait.go_on(settings, &topic, partition, from, gives_up)?;
+        // A partition without a leader gives no offset. It gets no new records either.
+        let hidden_from = readable_ends
+            .get(&(topic.clone(), partition))
+            .copied()
+            .unwrap_or(UNKNOWN_OFFSET);
+        wait.sleep_before_next_question(settings, &topic, partition, hidden_from, gives_up)?;
     }
 }
 
-/// The patience of a wait for the first open transaction.
+/// How long we have waited for one open transaction.
 #[derive(Debug, Default)]
 struct Wait {
-    /// The partition, the offset from which on records are hidden, and since when that is known.
-    first: Option<(String, i32, i64, Instant)>,
-    said: u32,
+    transaction: Option<OpenTransaction>,
+    log_lines: u32,
+}
+
+/// The transaction that we wait for. Records of the partition are hidden from `offset` on.
+#[derive(Debug)]
+struct OpenTransaction {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    /// When we saw it first.
+    seen_at: Instant,
 }
 
 impl Wait {
-    fn go_on(
+    /// Sleeps until it is time to ask again. Writes a log line when the wait is long.
+    fn sleep_before_next_question(
         &mut self,
         settings: &KafkaSettings,
         topic: &str,
         partition: i32,
-        from: i64,
+        offset: i64,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(), RelayError> {
         if gives_up() {
             return Err(anyhow::anyhow!("told to stop").into());
         }
-        let since = match &self.first {
-            Some((was_topic, was_partition, was_from, since))
-                if (was_topic.as_str(), *was_partition, *was_from) == (topic, partition, from) =>
-            {
-                *since
+        let seen_at = match &self.transaction {
+            Some(known) if (known.topic.as_str(), known.partition, known.offset) == (topic, partition, offset) => {
+                known.seen_at
             }
-            // That one has ended, and another follows.
+            // The transaction that we waited for has ended. Now we wait for another one.
             _ => {
-                let now = Instant::now();
+                let seen_at = Instant::now();
                 *self = Self {
-                    first: Some((topic.to_owned(), partition, from, now)),
-                    said: 0,
+                    transaction: Some(OpenTransaction {
+                        topic: topic.to_owned(),
+                        partition,
+                        offset,
+                        seen_at,
+                    }),
+                    log_lines: 0,
                 };
-                now
+                seen_at
             }
         };
-        let open_for = since.elapsed();
-        if from != UNKNOWN && open_for > settings.transactions_end_within() {
-            return Err(transaction_hangs(settings, topic, partition, from).into());
+        let open_for = seen_at.elapsed();
+        if offset != UNKNOWN_OFFSET && open_for > settings.transactions_end_within() {
+            return Err(transaction_hangs(settings, topic, partition, offset).into());
         }
-        if open_for > SAID_AFTER + SAID_AGAIN_AFTER * self.said {
-            self.said += 1;
+        if open_for > LOG_AFTER + LOG_AGAIN_AFTER * self.log_lines {
+            self.log_lines += 1;
             let seconds = open_for.as_secs();
-            if from == UNKNOWN {
+            if offset == UNKNOWN_OFFSET {
                 tracing::warn!(
                     topic,
                     partition,
@@ -162,22 +183,22 @@ impl Wait {
                 tracing::info!(
                     topic,
                     partition,
-                    offset = from,
+                    offset,
                     seconds,
                     "waiting for an open transaction, which hides what lies behind it"
                 );
             }
         }
-        std::thread::sleep((open_for / 10).clamp(LOOK_INTERVAL, LOOK_INTERVAL_MAX));
+        std::thread::sleep((open_for / 10).clamp(ASK_INTERVAL, ASK_INTERVAL_MAX));
         Ok(())
     }
 }
 
-/// Whether one of the records from `offset` to the end of the partition, which may be hidden, has a key that `is_wanted`. Blocks.
+/// Whether a record from `offset` to the end of the partition has a key that `is_wanted`. Reads hidden records as well. Blocks.
 ///
 /// # Errors
 /// Worth another try.
-pub(crate) fn holds_key(
+pub(crate) fn partition_has_key(
     settings: &KafkaSettings,
     (topic, partition, offset): (&str, i32, i64),
     is_wanted: impl Fn(&str) -> bool,

@@ -1,4 +1,4 @@
-//! The settings of a topic that decide whether it keeps what the relay entrusts to it, by DescribeConfigs.
+//! The settings that decide whether a topic keeps the relay's records. We ask for them by DescribeConfigs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use crate::kafka::client::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See <https://kafka.apache.org/documentation/#topicconfigs>.
+/// Settings of a topic, see <https://kafka.apache.org/documentation/#topicconfigs>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
     /// `compact`, `delete`, both with a comma, or nothing.
     pub cleanup_policy: String,
-    /// Milliseconds; -1: no limit.
+    /// In milliseconds. -1: no limit.
     pub retention_ms: i64,
-    /// Bytes; -1: no limit.
+    /// In bytes. -1: no limit.
     pub retention_bytes: i64,
     /// Replicas that must have a record before it is acknowledged.
     pub min_insync_replicas: i32,
 }
 
-/// What the broker says of a topic by DescribeConfigs.
+/// Asks the broker to describe a topic, by DescribeConfigs.
 ///
 /// # Errors
 /// Kafka does not answer, or does not let this client ask.
@@ -41,7 +41,7 @@ pub(in crate::kafka) async fn describe_topic(settings: &KafkaSettings, topic: &s
         .map_err(|code| anyhow::anyhow!("the settings of topic `{topic}` cannot be read: {code}"))
 }
 
-/// Asks for the settings of several topics by one request; those that the broker does not tell, or not as numbers, are left out.
+/// Asks for the settings of several topics in one request. If the broker does not tell a topic's settings, or one of them is no number, the topic is left out.
 ///
 /// # Errors
 /// Kafka does not answer.
@@ -51,16 +51,16 @@ pub(crate) async fn settings_of_topics(
 ) -> anyhow::Result<BTreeMap<String, TopicSettings>> {
     let admin = settings.open_admin()?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-    let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let requests: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let described = admin
-        .describe_configs(&asked, &options)
+        .describe_configs(&requests, &options)
         .await
         .context("cannot read topics' settings")?;
     let known = described.into_iter().flatten().filter_map(|config| {
         let OwnedResourceSpecifier::Topic(topic) = &config.specifier else {
             return None;
         };
-        Some((topic.clone(), TopicSettings::of(&config, topic).ok()?))
+        Some((topic.clone(), TopicSettings::from_described(&config, topic).ok()?))
     });
     Ok(known.collect())
 }
@@ -70,10 +70,11 @@ pub(crate) async fn settings_of_topics(
 /// # Errors
 /// Kafka does not answer, or does not let this client ask (the operation DescribeConfigs of the topic).
 pub async fn topic_settings(settings: &KafkaSettings, topic: &str) -> anyhow::Result<TopicSettings> {
-    TopicSettings::of(&describe_topic(settings, topic).await?, topic)
+    TopicSettings::from_described(&describe_topic(settings, topic).await?, topic)
 }
 
-/// As [`TopicSettings::retention_danger`] of a topic. Where it cannot be asked for, that is only a warning: that it is not known `whether` all is well.
+/// Asks for a topic's settings and returns [`TopicSettings::retention_danger`]. If Kafka does not tell them, there is only a warning in the log. `whether`
+/// begins its text: `WHETHER is not known`.
 pub(crate) async fn retention_danger(settings: &KafkaSettings, topic: &str, whether: &str) -> Option<String> {
     match topic_settings(settings, topic).await {
         Ok(settings) => settings.retention_danger(),
@@ -85,7 +86,7 @@ pub(crate) async fn retention_danger(settings: &KafkaSettings, topic: &str, whet
 }
 
 impl TopicSettings {
-    fn of(config: &ConfigResource, topic: &str) -> anyhow::Result<Self> {
+    fn from_described(config: &ConfigResource, topic: &str) -> anyhow::Result<Self> {
         let value = |name: &str| {
             let value = config.get(name).and_then(|entry| entry.value.clone());
             value.with_context(|| format!("the broker does not say {name} of topic `{topic}`"))
@@ -98,11 +99,11 @@ impl TopicSettings {
         })
     }
 
-    fn has_policy(&self, policy: &str) -> bool {
+    fn has_cleanup_policy(&self, policy: &str) -> bool {
         self.cleanup_policy.split(',').any(|word| word.trim() == policy)
     }
 
-    /// How the topic may lose its last record; `None` where it keeps it.
+    /// How the topic may lose its last record. `None`: it keeps it.
     #[must_use]
     pub fn retention_danger(&self) -> Option<String> {
         let limit = match (self.retention_ms, self.retention_bytes) {
@@ -110,14 +111,14 @@ impl TopicSettings {
             (-1, bytes) => format!("retention.bytes is {bytes}"),
             (ms, _) => format!("retention.ms is {ms}"),
         };
-        self.has_policy("delete")
+        self.has_cleanup_policy("delete")
             .then(|| format!("its cleanup.policy is `{}` and its {limit}", self.cleanup_policy))
     }
 
     /// Whether a key's older records are removed one day.
     #[must_use]
     pub fn is_compacted(&self) -> bool {
-        self.has_policy("compact")
+        self.has_cleanup_policy("compact")
     }
 }
 

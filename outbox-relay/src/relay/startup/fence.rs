@@ -17,7 +17,7 @@ use crate::settings::Config;
 use crate::topics::hanging_transaction::require_recover_if_hanging;
 use crate::topics::identity::{self, Topics};
 
-/// No earlier producer of this relay can write any more, and this is what they have left in Kafka.
+/// What the earlier producers of this relay have left in Kafka. They cannot write any more.
 pub(super) struct Fenced {
     pub(super) owned: Owned,
     pub(super) publisher: Publisher,
@@ -111,7 +111,7 @@ fn fence_and_read(
 
     let read = match read_too_early {
         Some(stored) => Ok(Some(stored)),
-        None => log.last_by(&readers, &key, config.sink.delivery, gives_up),
+        None => log.last_with(&readers, &key, config.sink.delivery, gives_up),
     };
     let stored = match read {
         Ok(stored) => stored,
@@ -173,7 +173,7 @@ fn fence_while_readers_connect(
         (publisher, opening.join())
     });
     let publisher = publisher?;
-    // Kafka may have been away for longer than the readers wait. They are opened again then.
+    // Kafka may have been away for longer than the readers wait. Then they are opened again.
     let readers = match readers {
         Ok(Ok(readers)) => readers,
         _ => log.open()?,
@@ -205,8 +205,8 @@ fn read_topics_and_parked_rows(
     Ok((topics, parked))
 }
 
-/// Writes a checkpoint that makes every later start wait for `recover`, where the start ends because Kafka has lost the end of one of this relay's
-/// transactions. Returns why the start ends.
+/// If the start ends because Kafka has lost the end of one of this relay's transactions, writes a checkpoint that makes every later start wait for
+/// `recover`. Returns why the start ends.
 fn mark_if_recover_is_needed(
     config: &Config,
     publisher: &mut Publisher,

@@ -19,12 +19,12 @@ use pg_replication::{Connection, Mode, PgError, ReplicationStream};
 /// SQLSTATE `object_not_in_prerequisite_state`: the slot was invalidated.
 const SLOT_INVALIDATED: &str = "55000";
 
-/// This relay is the only reader of the slot, and has confirmed nothing.
+/// The slot, of which this relay is now the only reader. It has confirmed nothing yet.
 pub(super) struct Owned {
     pub(super) stream: ReplicationStream,
     /// The backend that serves the stream.
     pub(super) walsender_pid: i32,
-    /// The settings for further sessions, which have to be with the server that streams.
+    /// The settings for further sessions. They lead to the server that streams.
     pub(super) config_of_server: Config,
     /// What the server said of itself when the session began.
     pub(super) system_at_connect: System,
@@ -127,7 +127,7 @@ async fn explain_unreadable_slot(
     }
 }
 
-/// What is broken between slot, checkpoint and server; `None` where they fit together.
+/// What is broken between slot, checkpoint and server. `None`: they fit together.
 async fn find_break(
     connection: &mut Connection,
     config: &Config,

@@ -1,4 +1,4 @@
-//! Step 4 of a start: prove that slot, server and topics continue the checkpoint.
+//! Step 4 of a start: proves that slot, server and topics continue the checkpoint.
 
 use std::time::Duration;
 
@@ -26,23 +26,23 @@ use crate::topics::checkpoint_topic::commit_checkpoint;
 use crate::topics::identity;
 use pg_replication::{Connection, Frame, Frames, Mode, ReplicationStream};
 
-/// What an ended stream still has is read within this time.
+/// How long we read what is left of a stream that has ended.
 const LAST_FRAMES_PATIENCE: Duration = Duration::from_secs(1);
 
-/// It is proven that streaming behind `checkpoint` loses and repeats nothing. This is everything that a running stream needs.
+/// Everything that a running stream needs. Whoever has one knows: streaming from `checkpoint` on loses and repeats nothing.
 pub struct Proven {
     pub stream: ReplicationStream,
     pub publisher: Publisher,
     pub checkpoint: Checkpoint,
     pub guard: Guard,
-    /// The settings for further sessions, which have to be with the server that streams.
+    /// The settings for further sessions. They lead to the server that streams.
     pub config_of_server: Config,
     pub topics: TopicWatch,
     pub parked: Parked,
     catalog_xmin: Option<u32>,
 }
 
-/// What a further session with the server that streams has read, after the fence.
+/// What a second session with the server that streams has read, after the fence.
 struct ServerAfterFence {
     source: Source,
     system: System,
@@ -92,9 +92,10 @@ impl Proven {
             return Err(explain_lost_stream(verified.err(), not_ours, &mut stream, config).await);
         }
 
-        // 4.3 Write down that the server is behind, before the stop is returned: its WAL grows past the checkpoint, and nobody could tell then.
+        // 4.3 Write down that the server is behind, before the stop is returned. Its WAL grows and passes the checkpoint one day, and then nobody could
+        // see that it was behind.
         if let (Err(Stop::ServerBehind { .. }), Some(checkpoint)) = (&verified, &stored_checkpoint) {
-            // Not where this server is a copy: the relay of its original reads the same checkpoint, and would stop.
+            // If this server is a copy, nothing is written: the relay of the original server reads the same checkpoint, and would stop.
             ensure_written_for_this_server(&server.source, checkpoint, written_ms)?;
             if checkpoint.state != State::Behind {
                 remember_server_behind(config, &mut publisher, checkpoint.clone(), &server.system).await?;
@@ -103,9 +104,9 @@ impl Proven {
         let mut checkpoint = verified?.clone();
         ensure_written_for_this_server(&server.source, &checkpoint, written_ms)?;
 
-        // 4.4 Start the guard, which compares with what is pinned, so the pins come first. Nothing is confirmed before its first look, so it starts
-        // as soon as it can.
-        let publication_version = pin_unpinned(&mut checkpoint.lineage, &server);
+        // 4.4 Start the guard. It compares the server with what is pinned, so the pins come first. Nothing is confirmed before its first look, so it
+        // starts as early as it can.
+        let publication_version = pin_server_and_publication(&mut checkpoint.lineage, &server);
         let pinned = Pinned {
             publication: publication_version,
             outbox: checkpoint.lineage.outbox.clone(),
@@ -114,14 +115,14 @@ impl Proven {
         };
         let guard = Guard::start(&config_of_server, pinned, readiness);
 
-        // 4.5 Compare the topics and what is parked. Ids that an earlier version did not know are pinned only once everything else fits.
+        // 4.5 Compare the topics and the parked rows. Ids that an earlier version did not write down are pinned only after everything else was right.
         if let Some(stop) = identity::find_breaks(&checkpoint.lineage, &topics).into_iter().next() {
             return Err(stop.into());
         }
         parking::log::ensure_all_parked_rows_are_there(config, &checkpoint.parking, parked.rows)?;
         identity::pin_ids(&mut checkpoint.lineage, &topics);
 
-        // 4.6 Commit the new timeline, last: until everything is proven, the former primary's relay may still be the one to go on.
+        // 4.6 Commit the new timeline, last. As long as something is not proven, it may be the former primary's relay that has to go on.
         if checkpoint.lineage.timeline != server.system.timeline {
             let followed = follow_promotion(config, &mut publisher, &mut checkpoint, &server.system);
             match keep_stream_alive_during(&mut stream, followed, shutdown).await? {
@@ -143,7 +144,7 @@ impl Proven {
         }))
     }
 
-    /// See [`crate::continuity::source::Slot::catalog_xmin`]: as it was before this relay confirmed anything.
+    /// [`crate::continuity::source::Slot::catalog_xmin`], as it was before this relay confirmed anything.
     #[must_use]
     pub fn catalog_xmin(&self) -> Option<u32> {
         self.catalog_xmin
@@ -176,8 +177,8 @@ impl ServerAfterFence {
     }
 }
 
-/// Pins what an earlier version of this program did not write down, and the server's start. Returns the publication's pinned version.
-fn pin_unpinned(lineage: &mut Lineage, server: &ServerAfterFence) -> String {
+/// Pins when the server started, and what an earlier version of this program did not write down. Returns the publication's pinned version.
+fn pin_server_and_publication(lineage: &mut Lineage, server: &ServerAfterFence) -> String {
     lineage.server_started_us = server.system.started_us;
     if lineage.outbox.is_none() {
         lineage.outbox.clone_from(&server.publication.outbox);
@@ -188,7 +189,7 @@ fn pin_unpinned(lineage: &mut Lineage, server: &ServerAfterFence) -> String {
     version.clone()
 }
 
-/// Why the slot that the server shows is not read by our walsender. `not_ours` is what it shows instead.
+/// Explains why our walsender does not read the slot. `not_ours` says who reads it.
 async fn explain_lost_stream(
     verified: Option<Stop>,
     not_ours: anyhow::Error,
@@ -205,7 +206,7 @@ async fn explain_lost_stream(
     }
 }
 
-/// Reads the error with which the server has ended the stream; `None` where it gave none.
+/// Reads the error with which the server has ended the stream. `None`: it gave none.
 async fn read_servers_last_error(stream: &mut ReplicationStream, config: &Config) -> Option<RelayError> {
     let reading = async {
         loop {
@@ -226,8 +227,8 @@ async fn read_servers_last_error(stream: &mut ReplicationStream, config: &Config
     timeout(LAST_FRAMES_PATIENCE, reading).await.ok().flatten()
 }
 
-/// Goes over to a promoted server, whose history was proven to continue the checkpoint's. Its timeline is committed before anything is published: from
-/// then on the former primary, should it come back, is refused.
+/// Goes over to a promoted server. Its history was proven to continue the checkpoint's. Its timeline is committed before anything is published. From then
+/// on the former primary is refused if it comes back.
 async fn follow_promotion(
     config: &Config,
     publisher: &mut Publisher,

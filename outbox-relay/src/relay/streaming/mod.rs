@@ -113,7 +113,7 @@ impl<'c> Streaming<'c> {
     /// Streams until `shutdown`.
     ///
     /// # Errors
-    /// A [`Stop`], or trouble after which a new cycle is to begin.
+    /// A [`Stop`], or an error after which the relay has to begin again from the checkpoint.
     pub async fn run(mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         // Without tokio's budget for a task: a forced yield would look like a silent socket, and close batches early.
         match tokio::task::unconstrained(self.stream_until_shutdown(readiness, shutdown)).await {
@@ -123,11 +123,11 @@ impl<'c> Streaming<'c> {
             Err(RelayError::Stop(stop)) => {
                 // If a column is missing in the stream, somebody may have altered the publication. The guard knows.
                 let stop = match stop {
-                    Stop::Config { .. } => self.guard.explain(stop).await,
+                    Stop::Config { .. } => self.guard.explain_stop(stop).await,
                     other => other,
                 };
                 self.note_stop(&stop);
-                // What was read before the row that stops us is good. It is published, so that this row is the first one that is not.
+                // The rows before the row that stops us are good. They are published, so that this row is the first one that is not.
                 if let Err(err) = self.commit_and_confirm_rest().await {
                     // Kafka may refuse a row before it as well. The next start publishes the good ones, and meets both rows again.
                     if stop.poison().is_some() {
@@ -204,7 +204,7 @@ impl<'c> Streaming<'c> {
         Ok(())
     }
 
-    /// Takes note of a step of the oldest commit: it has committed, or (`None`) only its records are acknowledged.
+    /// Notes a step of the oldest commit: it has committed, or (`None`) only its records are acknowledged.
     fn note_commit_step(&mut self, step: Option<Committed>) -> Result<(), RelayError> {
         let Some(Committed { took }) = step else {
             return Ok(());
@@ -216,7 +216,7 @@ impl<'c> Streaming<'c> {
         self.intake.progress.note_kafka_commit(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
-        self.parking.committed(transaction.parked);
+        self.parking.note_committed(transaction.parked);
         self.metrics.transactions.increment(1);
         self.metrics.commit_seconds.record(took);
         if let Some(commit_us) = transaction.newest_commit_us {
@@ -232,8 +232,8 @@ impl<'c> Streaming<'c> {
     /// Finds the topic of a route that is new to this stream, and creates it if `--create-topics` says so.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
-        self.intake.topics.insert(route, found);
-        self.topics.pin(&self.checkpoint.lineage);
+        self.intake.known_routes.insert(route, found);
+        self.topics.compare_with(&self.checkpoint.lineage);
         Ok(())
     }
 

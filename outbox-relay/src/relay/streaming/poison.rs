@@ -1,6 +1,6 @@
-//! Rows that are put aside while the others go on.
+//! Parks rows: puts them aside, so that the rows behind them go on.
 //!
-//! The parked row is a record of the open Kafka transaction like any other, so it is committed with the checkpoint that passes it, or not at all.
+//! A parked row is a record of the open Kafka transaction like any other. So it is committed together with the checkpoint that passes it, or not at all.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::continuity::parking_note::StoppedAt;
 use crate::intake::{Claim, Claims, Intake};
 use crate::kafka::{Outgoing, Sent};
 use crate::parking::keys::RateLimit;
-use crate::parking::log::{Parked, TableNeeds, rows_max};
+use crate::parking::log::{Parked, ParkedRowsNeedTable, rows_max};
 use crate::parking::record::{Because, Entry, FORMAT};
 use crate::parking::topic;
 use crate::process::faults;
@@ -27,13 +27,13 @@ use crate::settings::poison::{PoisonOrder, PoisonPolicy};
 pub(super) struct Parking {
     /// Rows that are parked, those of the open transaction included.
     pub(super) rows: u64,
-    /// The checkpoint does not say yet at which row the relay stops.
+    /// Our checkpoint says at which row the relay stops, and no Kafka transaction has committed that yet.
     pub(super) stop_is_new: bool,
     limit: RateLimit,
     counts: ParkedCounts,
-    /// Most bytes of an entry; none before the parking topic is known to be there.
+    /// An entry may have at most so many bytes. `None` until the parking topic is known to exist.
     entry_bytes_max: Option<usize>,
-    needs: TableNeeds,
+    needs_table: ParkedRowsNeedTable,
 }
 
 /// Rows of one Kafka transaction that were parked, by reason.
@@ -59,7 +59,7 @@ impl ParkedCounts {
 }
 
 impl Parking {
-    /// Goes on with what was parked before, and tells the intake which rows it claims.
+    /// Begins with what was parked before. Also tells the intake which rows have to be parked.
     pub(super) fn resume(config: &Config, parked: Parked, checkpoint: &Checkpoint, intake: &mut Intake) -> Self {
         metrics::describe_gauge!("relay_parked_rows", "Rows that are parked now.");
         metrics::describe_counter!("relay_parked_total", "Rows that were parked, by reason.");
@@ -73,7 +73,7 @@ impl Parking {
             limit: RateLimit::new(config.poison.poison_limit, parked.poison_times_us),
             counts: ParkedCounts::default(),
             entry_bytes_max: None,
-            needs: parked.needs,
+            needs_table: parked.needs_table,
         }
     }
 
@@ -81,8 +81,8 @@ impl Parking {
         std::mem::take(&mut self.counts)
     }
 
-    /// The transaction in which these rows were parked has committed.
-    pub(super) fn committed(&self, parked: ParkedCounts) {
+    /// Updates the metrics once the transaction in which these rows were parked has committed.
+    pub(super) fn note_committed(&self, parked: ParkedCounts) {
         if parked == ParkedCounts::default() {
             return;
         }
@@ -99,7 +99,7 @@ impl Parking {
 }
 
 impl Streaming<'_> {
-    /// The next row cannot be published: parks it where that is wanted.
+    /// The next row cannot be published. Parks it if the operator or the settings want that; stops if not.
     pub(super) async fn handle_poison_row(&mut self, stop: Stop) -> Result<(), RelayError> {
         let reason = stop.row_reason();
         let is_ordered = stop
@@ -112,14 +112,16 @@ impl Streaming<'_> {
             return Err(stop.into());
         }
         if !self.parking.limit.allows(now_us()) && !planted::parks_without_limit() {
-            // A stop that names no row of the stream is told as it is.
-            let too_many = stop.row_position().map(|position| self.too_many(position, &stop));
+            // A stop that names no row of the stream is returned as it is.
+            let too_many = stop
+                .row_position()
+                .map(|position| self.too_many_poison_rows(position, &stop));
             return Err(too_many.unwrap_or(stop).into());
         }
         self.park(Because::Poison, reason).await
     }
 
-    /// The next row is to be parked, whether or not it could be published.
+    /// Parks the next row, even if it could be published.
     pub(super) async fn handle_claimed_row(&mut self, claim: Claim) -> Result<(), RelayError> {
         match claim {
             Claim::Behind(first) => {
@@ -127,7 +129,7 @@ impl Streaming<'_> {
                     .await
             }
             Claim::Ordered => {
-                // The order is part of what the checkpoint says of the stop, so there is one.
+                // The operator's order is part of the checkpoint's note about the stop, so the note exists.
                 let stopped = self.checkpoint.parking.stopped.as_ref();
                 let reason = stopped.map_or_else(String::new, |stopped| stopped.reason.clone());
                 self.park(Because::Operator, reason).await
@@ -135,7 +137,7 @@ impl Streaming<'_> {
         }
     }
 
-    /// Where the relay stops at a row, the next checkpoint says so: `park` takes orders about that row alone.
+    /// If the relay stops at a row, the next checkpoint says so. The command `park` takes orders about that row alone.
     pub(super) fn note_stop(&mut self, stop: &Stop) {
         let Some(position) = stop.row_position() else {
             return;
@@ -152,19 +154,11 @@ impl Streaming<'_> {
         }
     }
 
+    /// Sends the next row to the parking topic and passes it. If the producer's queue is full, it only waits a moment, and the loop calls it again.
     async fn park(&mut self, because: Because, reason: String) -> Result<(), RelayError> {
-        let entry_bytes_max = match self.parking.entry_bytes_max {
-            Some(bytes) => bytes,
-            None => {
-                topic::create(self.config).await?;
-                *self
-                    .parking
-                    .entry_bytes_max
-                    .insert(topic::entry_bytes_max(self.config).await?)
-            }
-        };
+        let entry_bytes_max = self.entry_bytes_max().await?;
         let row = self.intake.paused_row(self.stream.buffer())?;
-        let (position, lane) = (row.place(), row.lane());
+        let (position, topic_key) = (row.row_position(), row.topic_key());
         if self.parking.rows >= rows_max() {
             let what = format!(
                 "{} rows are parked, as many as may be; publish them by `outbox-relay parked retry --all` or give them up by `outbox-relay parked discard`, and start again",
@@ -185,14 +179,14 @@ impl Streaming<'_> {
             id: row.id.clone(),
             topic: row.topic.clone(),
             key: row.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
-            lane,
+            topic_key,
             row: row.row.clone(),
         };
         let sent = match entry.fit(entry_bytes_max.saturating_sub(key.len())) {
             None => Sent::TooLarge,
             Some(value) => {
                 if entry.row.needs_table() {
-                    self.parking.needs.add();
+                    self.parking.needs_table.set();
                 }
                 self.send_entry(&key, &value, parked_us / 1_000)?
             }
@@ -214,7 +208,7 @@ impl Streaming<'_> {
         }
         faults::point("park.sent")?;
         self.intake.pass_paused_row(&row)?;
-        self.intake.claims.parked(lane, position);
+        self.intake.claims.note_parked(topic_key, position);
         self.stream.consume(row.length);
         self.parking.rows += 1;
         self.parking.counts.add(because);
@@ -235,7 +229,18 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Sends an entry of the parking topic in the open transaction.
+    /// How many bytes an entry may have at most. Makes the parking topic the first time.
+    async fn entry_bytes_max(&mut self) -> Result<usize, RelayError> {
+        if let Some(bytes) = self.parking.entry_bytes_max {
+            return Ok(bytes);
+        }
+        topic::create(self.config).await?;
+        let bytes = topic::entry_bytes_max(self.config).await?;
+        self.parking.entry_bytes_max = Some(bytes);
+        Ok(bytes)
+    }
+
+    /// Sends an entry to the parking topic, in the open transaction.
     fn send_entry(&mut self, key: &str, value: &str, timestamp_ms: i64) -> Result<Sent, RelayError> {
         faults::point("park.before")?;
         let topic = &self.config.sink.parking_topic;
@@ -253,7 +258,7 @@ impl Streaming<'_> {
         self.publisher.send(outgoing, OwnedHeaders::new())
     }
 
-    fn too_many(&self, position: RowPosition, cause: &Stop) -> Stop {
+    fn too_many_poison_rows(&self, position: RowPosition, cause: &Stop) -> Stop {
         Stop::TooManyParked {
             position,
             what: format!(

@@ -17,12 +17,12 @@ use crate::process::stop::RelayError;
 
 /// Longest wait: the loop looks at least this often whether server, guard and topics are still as they should be.
 const TICK: Duration = Duration::from_secs(1);
-/// For so long after a commit was ordered, the socket is left alone. The kernel gathers what comes, and the next read gets it in one piece.
-const GATHER: Duration = Duration::from_millis(50);
+/// The socket is not read for so long after a commit was ordered. The kernel gathers what comes, and the next read gets it in one piece.
+const KERNEL_GATHERS_FOR: Duration = Duration::from_millis(50);
 /// How much is read ahead while a commit is under way, in bytes. This bounds the relay's memory while Kafka is slow.
 const READ_AHEAD_BYTES: usize = 4 << 20;
-/// Longest wait while nothing more may be read ahead. It is shorter than a tick, so that a status that is due meanwhile is late by no more than this.
-const READ_AHEAD_IS_FULL: Duration = Duration::from_millis(200);
+/// Longest wait while no more may be read ahead. It is shorter than a tick: a status that becomes due during the wait is late by at most this.
+const WAIT_WHILE_READ_AHEAD_IS_FULL: Duration = Duration::from_millis(200);
 /// While catching up, a short nap lets the server send more at once: a third less CPU, a quarter more rows.
 const NAP: Duration = Duration::from_micros(500);
 /// A read that got this many bytes needs no nap before the next one.
@@ -30,7 +30,7 @@ const NAP_BELOW_BYTES: usize = 64 * 1024;
 /// A source transaction with more rows than this is a large one.
 const LARGE_TRANSACTION_ROWS: u64 = 1_000;
 /// A relay whose newest row committed longer ago is catching up.
-const BEHIND_AFTER_SECONDS: f64 = 1.0;
+const CATCHING_UP_AFTER_SECONDS: f64 = 1.0;
 
 /// What is done with the socket during a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Streaming<'_> {
         }
         let situation = Situation {
             is_silent: read.is_none(),
-            is_between_transactions: self.intake.progress.between_transactions(),
+            is_between_transactions: self.intake.progress.is_between_transactions(),
             is_behind,
         };
         if self.intake.batch.should_close(situation) {
@@ -83,13 +83,13 @@ impl Streaming<'_> {
     /// Waits, since nothing may be sent before Kafka has acknowledged or committed what was sent.
     pub(super) async fn wait_for_kafka(&mut self, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         let ordered_at = self.publisher.ending_since();
-        let kernel_gathers = ordered_at.is_some_and(|ordered_at| ordered_at.elapsed() < GATHER);
+        let kernel_gathers = ordered_at.is_some_and(|ordered_at| ordered_at.elapsed() < KERNEL_GATHERS_FOR);
         if kernel_gathers {
-            let until = Instant::now() + GATHER;
+            let until = Instant::now() + KERNEL_GATHERS_FOR;
             return self.wait(Socket::LeaveAlone, until, Pause::Off, shutdown).await;
         }
         if !self.may_read_ahead() {
-            let until = Instant::now() + READ_AHEAD_IS_FULL;
+            let until = Instant::now() + WAIT_WHILE_READ_AHEAD_IS_FULL;
             return self.wait(Socket::LeaveAlone, until, Pause::Off, shutdown).await;
         }
         self.wait(Socket::Read, self.next_tick(), Pause::Off, shutdown).await
@@ -155,7 +155,7 @@ impl Streaming<'_> {
     fn is_behind(&self) -> bool {
         self.intake.progress.open_rows() > LARGE_TRANSACTION_ROWS
             || (self.intake.newest_commit_us > 0
-                && seconds_since(self.intake.newest_commit_us) > BEHIND_AFTER_SECONDS
+                && seconds_since(self.intake.newest_commit_us) > CATCHING_UP_AFTER_SECONDS
                 && self.last_read_bytes > 0)
     }
 }
