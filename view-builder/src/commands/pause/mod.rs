@@ -56,7 +56,7 @@ pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
 
 async fn open(target: &Target, name: &str) -> Result<(Client, View), Failure> {
     let client = connect_for_command(target).await?;
-    rebuild::take_the_role(&client).await?;
+    rebuild::become_owner(&client).await?;
     let views = catalog::load(&client).await.map_err(unanswered)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     match views.iter().find(|view| view.name == name) {

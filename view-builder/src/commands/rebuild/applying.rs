@@ -91,7 +91,7 @@ async fn refused(session: &Session, view: &View, single: &Batch, err: &Error) ->
     if let Some(part) = single.parts.first() {
         let offset = part.events.first().map_or(part.from, |event| event.offset);
         if letters::was_applied(&session.client, &part.place, offset).await? {
-            return Ok(Trouble::Stands(part.place.clone(), offset));
+            return Ok(Trouble::MustLeaveOut(part.place.clone(), offset));
         }
         at = format!(" at {} offset {offset}", part.place);
     }

@@ -1,7 +1,8 @@
-//! What hangs on a live view's tables that its own SQL does not make: it goes over to the new generation, or the rebuild is refused.
+//! What people have added to a live view's tables, beside what the view's own SQL makes. Either it is carried over to the new generation, or the
+//! rebuild is refused.
 //!
-//! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
-//! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
+//! [`features`](super::features) finds what somebody has set on the tables themselves. Grants are carried over as they are. Plain views that
+//! depend on the tables are made again. Anything else that depends on them is an obstacle.
 
 use tokio_postgres::{Client, Error};
 
@@ -11,19 +12,20 @@ use super::trouble::Trouble;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 
-/// What the swap makes again, as statements.
+/// The statements that carry over what people have added.
 #[derive(Debug)]
 pub(super) struct Carried {
-    /// What the generation does not have yet and takes time to make: it is made beforehand, on the generation.
-    pub(super) before: Vec<String>,
-    pub(super) after: Vec<String>,
+    /// Makes what the generation does not have yet and what takes time, such as an index. It runs on the generation, before the swap.
+    pub(super) before_swap: Vec<String>,
+    /// Makes what is quick. It runs in the swap, when the tables are in `public`.
+    pub(super) in_swap: Vec<String>,
     /// Views on the tables, in the order of their dependence.
     pub(super) views: Vec<OthersView>,
-    /// What people have set and the new generation does not keep, for people.
+    /// What people have set and the new generation does not keep, as texts for the log.
     pub(super) not_kept: Vec<String>,
 }
 
-/// A plain view that is none of the view's own.
+/// A plain SQL view that is not made by the view's own SQL.
 #[derive(Debug)]
 pub(super) struct OthersView {
     pub(super) owner: String,
@@ -39,11 +41,12 @@ const PAIRS: &str = "
     join pg_class as new on new.relname = old.relname and new.relnamespace = $1::text::regnamespace and new.relkind in ('r', 'p')
     where old.relnamespace = 'public'::regnamespace and old.relkind in ('r', 'p')";
 
-/// The tables as the view's `table.sql` alone makes them. Nothing of it stays. The client must not be in a transaction.
+/// Reads the features of the tables as the view's `table.sql` alone makes them. It makes them in a transaction that is rolled back, so the client must
+/// not be in one.
 ///
 /// # Errors
 /// [`Trouble::Final`]: Postgres refuses the SQL.
-pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
+pub(super) async fn read_own_features(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
     let schema = format!("{view}_own");
     let read = async {
         client
@@ -53,7 +56,7 @@ pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<
             .await?;
         client.batch_execute(table_sql).await?;
         client.batch_execute("set local search_path = pg_catalog").await?;
-        Features::of(client, &schema).await
+        Features::read(client, &schema).await
     };
     let read = read.await;
     client.batch_execute("rollback").await?;
@@ -70,7 +73,7 @@ pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<
 }
 
 /// What cannot be carried over, each with its name.
-pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
+pub(super) async fn find_obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
     let (live, made) = live_and_made(client, generation).await?;
     let foreign = live.foreign_tables(own, &made);
     let mut obstacles: Vec<String> = foreign
@@ -81,7 +84,7 @@ pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features)
         if foreign.contains(&feature.table) {
             continue;
         }
-        let name = feature.described();
+        let name = feature.for_people();
         match (feature.kind, change) {
             (Kind::Column | Kind::Identity | Kind::ForeignKey, Change::Set(_) | Change::Overruled) => {
                 obstacles.push(format!("{name}, as its table.sql does not make it"));
@@ -117,31 +120,31 @@ pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features)
     Ok(obstacles)
 }
 
-/// Everything that is to be carried over, as of now.
+/// Collects what has to be carried over as of now.
 pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -> Result<Carried, Error> {
     let (live, made) = live_and_made(client, generation).await?;
-    let (mut before, mut after, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut before_swap, mut in_swap, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
     for (feature, change) in &live.changed_from(own, &made) {
         match change {
-            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.described())),
+            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.for_people())),
             Change::Unset if feature.kind == Kind::Index => {
-                not_kept.push(format!("{}, which was dropped, is made again", feature.described()));
+                not_kept.push(format!("{}, which was dropped, is made again", feature.for_people()));
             }
-            _ if takes_time(feature.kind) => before.extend(statement(feature, change, generation)),
-            _ => after.extend(statement(feature, change, "public")),
+            _ if takes_time(feature.kind) => before_swap.extend(statement(feature, change, generation)),
+            _ => in_swap.extend(statement(feature, change, "public")),
         }
     }
     // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
     client.batch_execute("set search_path = pg_catalog").await?;
     let others = grants_and_views(client, generation).await;
-    // An error of before says why this one fails as well.
+    // Where both fail, the first error says why the second one failed too.
     let back = client.batch_execute(&search_path(generation)).await;
     let (grants, views) = others?;
     back?;
-    after.extend(grants);
+    in_swap.extend(grants);
     Ok(Carried {
-        before,
-        after,
+        before_swap,
+        in_swap,
         views,
         not_kept,
     })
@@ -150,8 +153,8 @@ pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -
 async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
     client.batch_execute("set search_path = pg_catalog").await?;
     let read = async {
-        let live = Features::of(client, "public").await?;
-        Ok::<_, Error>((live, Features::of(client, generation).await?))
+        let live = Features::read(client, "public").await?;
+        Ok::<_, Error>((live, Features::read(client, generation).await?))
     };
     let read = read.await;
     let back = client.batch_execute(&search_path(generation)).await;

@@ -1,6 +1,6 @@
 //! `view-builder drop`: a view is kept no longer.
 
-use super::session::{open, own};
+use super::session::{open_as_owner, take_rebuild_lock};
 use super::trouble::Trouble;
 use crate::commands::replay;
 use crate::postgres::connection::unanswered;
@@ -15,8 +15,8 @@ use crate::views::{catalog, epochs, install};
 /// There is no such view; nobody has agreed; something depends on its tables; Postgres does not answer.
 pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
-    let client = open(&config.database.0).await.map_err(Trouble::into_failure)?;
-    own(&client, view).await.map_err(Trouble::into_failure)?;
+    let client = open_as_owner(&config.database.0).await.map_err(Trouble::into_failure)?;
+    take_rebuild_lock(&client, view).await.map_err(Trouble::into_failure)?;
     let kept = catalog::load(&client).await.map_err(unanswered)?;
     let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
         return Err(Failure::Setting(format!("the database keeps no view {view}")));

@@ -96,7 +96,7 @@ impl Fill {
     ) -> Result<bool, Trouble> {
         self.load(client, view).await?;
         self.refuse_other_topics(client, view).await?;
-        self.aim(client, view).await?;
+        self.update_limits_and_letters(client, view).await?;
         self.pass_over_removed(takes_truncated)
     }
 
@@ -197,14 +197,14 @@ impl Fill {
         self.consumers.get(topic)
     }
 
-    /// Events between the generation and the limits.
-    pub(super) fn left(&self) -> u64 {
+    /// How many offsets are between the generation's positions and the limits.
+    pub(super) fn events_left(&self) -> u64 {
         let left = self.partitions.values().map(|filled| filled.limit - filled.next);
         left.filter_map(|left| u64::try_from(left).ok()).sum()
     }
 
     /// Applies everything up to the limits, each batch in a transaction of its own; before the `deadline`, where there is one.
-    pub(super) async fn round(
+    pub(super) async fn apply_up_to_limits(
         &mut self,
         session: &Session,
         view: &View,
@@ -214,13 +214,13 @@ impl Fill {
         let topics: Vec<String> = self.consumers.keys().cloned().collect();
         for topic in topics {
             loop {
-                match self.read(&topic, session, view, deadline, &progress).await {
-                    // Each event stands once, so this ends.
-                    Err(Trouble::Stands(place, offset)) => {
+                match self.apply_topic(&topic, session, view, deadline, &progress).await {
+                    // Each event is left out once, so this ends.
+                    Err(Trouble::MustLeaveOut(place, offset)) => {
                         tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
-                        self.letters.stand(&session.client, place, offset).await?;
+                        self.letters.leave_out(&session.client, place, offset).await?;
                         self.load(&session.client, view).await?;
-                        self.aim(&session.client, view).await?;
+                        self.update_limits_and_letters(&session.client, view).await?;
                         for (place, beginning) in &self.beginnings {
                             if let Some(filled) = self.partitions.get_mut(place) {
                                 filled.next = filled.next.max(*beginning);
@@ -234,7 +234,8 @@ impl Fill {
         Ok(())
     }
 
-    async fn read(
+    /// Applies the events of one topic up to the limits.
+    async fn apply_topic(
         &mut self,
         topic: &str,
         session: &Session,
@@ -249,10 +250,10 @@ impl Fill {
             let (contracts, partitions, letters) = (&self.contracts, &mut self.partitions, &self.letters);
             let batch = tokio::task::block_in_place(|| reading.batch(contracts, letters, partitions, deadline))?;
             self.commit(session, view, batch).await?;
-            progress(self.left());
+            progress(self.events_left());
         }
         drop(reading);
-        // What is fetched ahead is not wanted.
+        // Nobody needs the records that librdkafka has fetched beyond the limits, so it drops them.
         self.consumers[topic]
             .unassign()
             .context("partitions cannot be given back")?;

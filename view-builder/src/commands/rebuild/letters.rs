@@ -163,8 +163,8 @@ impl Letters {
         Ok(true)
     }
 
-    /// The generation refuses the event at `offset`: its letter stands, and later events of its key wait behind it.
-    pub(super) async fn stand(&mut self, client: &Client, place: TopicPartition, offset: i64) -> Result<(), Error> {
+    /// The generation refuses the event at `offset`. So the event stays a dead letter, and later events of its key wait behind it.
+    pub(super) async fn leave_out(&mut self, client: &Client, place: TopicPartition, offset: i64) -> Result<(), Error> {
         let row = client
             .query_opt(
                 "select key from only view_dead_letters

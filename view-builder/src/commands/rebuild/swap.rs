@@ -40,7 +40,7 @@ pub(super) enum Attempt {
 }
 
 /// Tries to swap, in a transaction of `client`, while `session` applies the last events. Nothing is changed where it does not succeed.
-pub(super) async fn attempt(
+pub(super) async fn try_swap(
     client: &Client,
     session: &Session,
     generation: &Generation,
@@ -78,27 +78,28 @@ async fn swap(
     client.batch_execute(epochs::LOCK).await?;
     faults::point("swap.locked").await?;
     let deadline = Instant::now() + LAST_EVENTS_MAX;
-    if !fill.aim_further(&session.client, view).await? {
+    if !fill.try_update_limits(&session.client, view).await? {
         return Ok(Some("dead letters have changed"));
     }
-    fill.round(session, view, Some(deadline), |_| ()).await?;
+    fill.apply_up_to_limits(session, view, Some(deadline), |_| ())
+        .await?;
     fill.refuse_other_topics(&session.client, view).await?;
-    if compaction.is_unproven(&session.client, fill).await? {
+    if compaction.has_unproven_keys(&session.client, fill).await? {
         return Ok(Some("there are new dead letters"));
     }
     // A snapshot of before would show the new tables without the last events: a row would go back for its reader.
-    let mut older = transactions(client).await?;
+    let mut older = running_transactions(client).await?;
     while !older.is_empty() {
         if deadline <= Instant::now() {
             return Ok(Some("a transaction that began before the last events came still runs"));
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let now = transactions(client).await?;
+        let now = running_transactions(client).await?;
         older.retain(|transaction| now.contains(transaction));
     }
     faults::point("swap.last-events").await?;
-    let carried = carried::collect(client, &generation.schema, &generation.own).await?;
-    if !carried.before.is_empty() {
+    let carried = carried::collect(client, &generation.schema, &generation.own_features).await?;
+    if !carried.before_swap.is_empty() {
         return Ok(Some("a new index or constraint is there"));
     }
     exchange(client, generation, &carried)
@@ -116,7 +117,7 @@ async fn swap(
 /// The transactions of other sessions in this database, as pid and virtual transaction id. Not those of autovacuum, which has no user (what kind of
 /// backend another role's is, only a privileged one may know), and not those that wait for this session: what a builder
 /// looks at once it may go on is of after the swap.
-pub(super) async fn transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
+pub(super) async fn running_transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
     let rows = client
         .query(
             "select locks.pid, locks.virtualxid from pg_locks as locks
@@ -136,10 +137,10 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     let owner = client.query_one("select current_user::text", &[]).await?;
     let owner = escape_identifier(owner.get(0));
     lock_others_views(client, carried, &owner).await?;
-    lock_plain_views(client, &generation.own_tables).await?;
-    let tables = tables(client, schema).await?;
+    lock_plain_views(client, &generation.live_tables).await?;
+    let tables = list_tables(client, schema).await?;
     let mut old = Vec::new();
-    for table in tables.iter().chain(&generation.own_tables) {
+    for table in tables.iter().chain(&generation.live_tables) {
         let there = client
             .query_opt(
                 "select from pg_class where relnamespace = 'public'::regnamespace and relname = $1 and relkind in ('r', 'p')",
@@ -156,7 +157,7 @@ async fn exchange(client: &Client, generation: &Generation, carried: &Carried) -
     }
     client.batch_execute("set search_path = public, pg_temp").await?;
     client.batch_execute(&generation.view.table.text).await?;
-    for statement in &carried.after {
+    for statement in &carried.in_swap {
         client.batch_execute(statement).await?;
     }
     for view in &carried.views {
@@ -237,7 +238,7 @@ async fn lock_plain_views(client: &Client, names: &[String]) -> Result<(), Error
 }
 
 /// The generation's tables, in the order in which they were made.
-pub(super) async fn tables(client: &Client, schema: &str) -> Result<Vec<String>, Error> {
+pub(super) async fn list_tables(client: &Client, schema: &str) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             "select relname::text from pg_class

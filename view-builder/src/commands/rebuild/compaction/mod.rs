@@ -85,7 +85,7 @@ impl Compaction {
     }
 
     /// Refuses where a key is not safe whose letters the fill has passed. The fill must be at its limits.
-    pub(super) async fn check(&mut self, client: &Client, fill: &Fill, view: &View) -> Result<(), Trouble> {
+    pub(super) async fn ensure_keys_are_safe(&mut self, client: &Client, fill: &Fill, view: &View) -> Result<(), Trouble> {
         let Some(known_to) = fill.letters.known_to().filter(|_| !self.compacted.is_empty()) else {
             return Ok(());
         };
@@ -109,7 +109,7 @@ impl Compaction {
     }
 
     /// Whether a key with letters is not known to be safe. Looks only at what is new since the check.
-    pub(super) async fn is_unproven(&self, client: &Client, fill: &Fill) -> Result<bool, Error> {
+    pub(super) async fn has_unproven_keys(&self, client: &Client, fill: &Fill) -> Result<bool, Error> {
         if self.compacted.is_empty() {
             return Ok(false);
         }
