@@ -59,7 +59,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Replay(config) => match &config.group {
             Some(group) => {
-                match replay::reset(&config, group).await? {
+                match replay::reset_group(&config, group).await? {
                     Some(table) => print!("{table}"),
                     None => println!("Operation cancelled."),
                 }

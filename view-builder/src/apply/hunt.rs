@@ -10,7 +10,7 @@ use super::rehearsal::{has_room, rehearse};
 use super::tries::pause_again;
 use super::verdict::{Facts, IN_A_ROW_MAX, Verdict, verdict};
 use super::{Applied, Ended, Failed, GivenUp, Stumble};
-use crate::contract::batch::Refused;
+use crate::contract::batch::RefusedEvent;
 use crate::contract::batch::{Batch, Part};
 use crate::postgres::refusal::{self, Kind};
 use crate::views::database::Database;
@@ -216,8 +216,8 @@ fn reads(view: &View, batch: &Batch) -> bool {
     batch.parts.iter().filter(of_view).any(|part| !part.events.is_empty())
 }
 
-fn refused(single: Batch, failed: &Failed) -> impl Iterator<Item = Refused> {
-    single.parts.into_iter().map(|part| Refused {
+fn refused(single: Batch, failed: &Failed) -> impl Iterator<Item = RefusedEvent> {
+    single.parts.into_iter().map(|part| RefusedEvent {
         offset: part.events.first().map_or(part.from, |event| event.offset),
         place: part.place,
         reason: failed.reason.clone(),

@@ -23,7 +23,7 @@ mod verdict;
 use bytes::Bytes;
 use tokio_postgres::Error;
 
-use crate::contract::batch::{Batch, Refused};
+use crate::contract::batch::{Batch, RefusedEvent};
 use crate::contract::place::TopicPartition;
 use crate::postgres::refusal::{self, Kind, Passing};
 use crate::process::faults;
@@ -38,7 +38,7 @@ pub struct Applied {
     /// The positions that were reached.
     pub reached: Vec<(TopicPartition, i64)>,
     /// The events that Postgres refuses. Nothing of their partitions from them on is applied.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedEvent>,
     /// Why nothing more was applied.
     pub given_up: Option<GivenUp>,
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use kafka_client::ReadUpTo;
 
 use crate::builder::claim::{self, Start};
-use crate::contract::batch::{Batch, Part, Refused};
+use crate::contract::batch::{Batch, Part, RefusedEvent};
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::{Fate, Letter};
 use crate::contract::place::TopicPartition;
@@ -208,7 +208,7 @@ impl Assignment {
 
     /// Postgres refused an event that looked good. What was taken from it on has to be read again, from
     /// [`Assignment::next_reads`], and then it goes to the dead letters.
-    pub fn refused(&mut self, refused: Refused) {
+    pub fn refused(&mut self, refused: RefusedEvent) {
         if let Some(held) = self.held.get_mut(&refused.place) {
             held.known.refuse(refused.offset, refused.reason);
             self.read_again(|place| *place == refused.place);

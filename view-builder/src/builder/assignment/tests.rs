@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::{Assignment, Limits, Record};
 use crate::builder::claim::Start;
 use crate::contract::Change;
-use crate::contract::batch::Refused;
+use crate::contract::batch::RefusedEvent;
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::Letter;
 use crate::contract::place::TopicPartition;
@@ -168,7 +168,7 @@ fn an_event_that_postgres_refuses_is_read_again_and_becomes_a_letter() {
     take(&mut assignment, 0, 2);
     take(&mut assignment, 1, 0);
     assignment.committed(&place(0), 1);
-    assignment.refused(Refused {
+    assignment.refused(RefusedEvent {
         place: place(0),
         offset: 1,
         reason: "too long".to_owned(),

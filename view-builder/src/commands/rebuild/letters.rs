@@ -54,7 +54,7 @@ pub(super) struct Letters {
     /// Events that the views had applied before, and that the generation refuses.
     standing: HashSet<(TopicPartition, i64)>,
     /// Every letter with an id up to this one is in `known`; none: all letters have to be read.
-    known_to: Option<i64>,
+    last_known_id: Option<i64>,
     /// Counts how often all letters were read.
     pub(super) readings: u64,
 }
@@ -66,14 +66,14 @@ impl Letters {
             topics: topics.to_vec(),
             known: BTreeMap::new(),
             standing: HashSet::new(),
-            known_to: None,
+            last_known_id: None,
             readings: 0,
         }
     }
 
     /// The letters up to this id were there when all were read; none where nobody can tell.
-    pub(super) const fn known_to(&self) -> Option<i64> {
-        self.known_to
+    pub(super) const fn last_known_id(&self) -> Option<i64> {
+        self.last_known_id
     }
 
     /// The `letters_version` of the partition, as of which its letters are known.
@@ -97,7 +97,7 @@ impl Letters {
     /// Notes the highest id up to which letters can be read. What is read from now on has all of them. Where a lock is not granted in time
     /// there is none, and the next look reads all again.
     pub(super) async fn settle(&mut self, client: &Client) -> Result<(), Error> {
-        self.known_to = None;
+        self.last_known_id = None;
         client.batch_execute("begin").await?;
         let settled = async {
             client.batch_execute(LOCK_TIMEOUT).await?;
@@ -107,7 +107,7 @@ impl Letters {
         };
         let settled: Result<i64, Error> = settled.await;
         client.batch_execute("rollback").await?;
-        self.known_to = match settled {
+        self.last_known_id = match settled {
             Ok(id) => Some(id),
             Err(err) if refusal::is_lock_timeout(&err) => None,
             Err(err) => return Err(err),
@@ -129,11 +129,11 @@ impl Letters {
 
     /// Adds the letters that have come since all were read. False, and nothing is changed, where all have to be read again.
     pub(super) async fn add_new(&mut self, client: &Client) -> Result<bool, Error> {
-        let Some(known_to) = self.known_to.filter(|_| !planted::reads_all_each_time()) else {
+        let Some(last_known_id) = self.last_known_id.filter(|_| !planted::reads_all_each_time()) else {
             return Ok(false);
         };
         let rows = client
-            .query(NEW, &[&self.topics, &known_to, &i64::from(NEW_MAX)])
+            .query(NEW, &[&self.topics, &last_known_id, &i64::from(NEW_MAX)])
             .await?;
         let letters = rows
             .iter()
@@ -175,7 +175,7 @@ impl Letters {
         match (row, self.known.get_mut(&place)) {
             (Some(row), Some(known)) => known.open(row.get(0), offset),
             // It was discarded, or taken away meanwhile.
-            _ => self.known_to = None,
+            _ => self.last_known_id = None,
         }
         self.standing.insert((place, offset));
         Ok(())
