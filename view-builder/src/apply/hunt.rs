@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::ages;
 use super::rehearsal::{has_room, rehearse};
 use super::tries::pause_again;
-use super::verdict::{Facts, IN_A_ROW_MAX, Verdict, verdict};
+use super::verdict::{Facts, FAILURES_IN_A_ROW_MAX, Verdict, who_is_at_fault};
 use super::{Applied, Ended, Failed, GivenUp, Stumble};
 use crate::contract::batch::RefusedEvent;
 use crate::contract::batch::{Batch, Part};
@@ -19,7 +19,7 @@ use crate::views::view::View;
 
 /// Most other events that a suspect one is compared with: with itself they are enough to pause the view.
 const COMPARED_MAX: usize = 9;
-const _: () = assert!(COMPARED_MAX + 1 == IN_A_ROW_MAX as usize);
+const _: () = assert!(COMPARED_MAX + 1 == FAILURES_IN_A_ROW_MAX as usize);
 
 /// A batch that has failed.
 struct Hunt {
@@ -121,10 +121,10 @@ impl Database {
         let mut facts = Facts {
             kind: failed.kind,
             fails_in_a_view: failed.view.is_some(),
-            empty_fails: false,
-            other_works: false,
+            fails_without_events: false,
+            another_works: false,
             another_fails: false,
-            in_a_row: 1,
+            failures_in_a_row: 1,
             failing_for: since.elapsed(),
             rest_works: false,
         };
@@ -135,7 +135,7 @@ impl Database {
             // The connection is lost: nothing is known.
             return Verdict::Again;
         }
-        let verdict = verdict(facts);
+        let verdict = who_is_at_fault(facts);
         if let (Verdict::Event, Some(view)) = (verdict, &failed.view)
             && failed.kind != Kind::Refused
         {
@@ -150,13 +150,13 @@ impl Database {
         let (views, contracts) = (self.views.clone(), self.contracts.clone());
         let in_a_row = failed.view.as_ref().and_then(|view| self.refused_in_a_row.get(view));
         // This one, and those before it.
-        facts.in_a_row = 1 + in_a_row.copied().unwrap_or(0);
+        facts.failures_in_a_row = 1 + in_a_row.copied().unwrap_or(0);
         let session = self.session().await;
         let its_view = views.iter().position(|view| Some(&view.name) == failed.view.as_ref());
         let is_its = |at: usize| its_view.is_none_or(|view| view == at);
         let nothing = Batch::default();
         let same = |failing: Option<String>| failing.as_ref() == Some(&failed.state);
-        facts.empty_fails = same(failing(rehearse(session, &views, &contracts, &nothing, is_its).await)?);
+        facts.fails_without_events = same(failing(rehearse(session, &views, &contracts, &nothing, is_its).await)?);
         let mut comparison = Comparison::default();
         if let Some(view) = its_view.and_then(|at| views.get(at)) {
             comparison.works = hunt.worked.contains(&view.name) && matches!(failed.kind, Kind::Ambiguous);
@@ -176,9 +176,9 @@ impl Database {
                 failing => comparison.failed += u32::from(same(failing)),
             }
         }
-        facts.other_works = comparison.works;
+        facts.another_works = comparison.works;
         facts.another_fails = comparison.failed > 0;
-        facts.in_a_row += comparison.failed;
+        facts.failures_in_a_row += comparison.failed;
         let rest = if its_view.is_some() { single } else { &nothing };
         let is_rest = |at: usize| Some(at) != its_view;
         facts.rest_works =
@@ -193,7 +193,7 @@ impl Database {
             self.refused_in_a_row.remove(&view.name);
             let cause = Cause {
                 reason: &failed.reason,
-                state: Some(&failed.state),
+                sqlstate: Some(&failed.state),
                 by: "the view-builder",
             };
             self.pause(view, &cause).await;

@@ -11,7 +11,7 @@ use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
 use crate::letters::{Known, OfKey, store};
 use crate::process::faults;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::database::Database;
 
 /// SQLSTATE of a lock that was not granted in time.
@@ -145,7 +145,7 @@ impl Database {
             let attempt = async {
                 let claims = faults::around("claim.before", claim(client, places, owner), "claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
-                Ok((claims, Kept::load(client).await?))
+                Ok((claims, KeptViews::load(client).await?))
             };
             match attempt.await {
                 Ok((claims, kept)) => {

@@ -22,7 +22,7 @@ use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
 use crate::postgres::server::ViewsDatabase;
 use crate::process::failure::Failure;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::database::Session;
 use crate::views::pauses;
 use crate::views::view::View;
@@ -74,7 +74,7 @@ impl From<Error> for Hindrance {
 impl Desk {
     pub(super) async fn open(database: &ViewsDatabase) -> Result<Self, Failure> {
         let client = connect_for_command(&database.0).await?;
-        let Kept { views, topics } = Kept::load(&client).await.map_err(unanswered)?;
+        let KeptViews { views, topics } = KeptViews::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
         let contracts = contract::of_all(&topics);
         Ok(Self {
@@ -308,7 +308,7 @@ impl Desk {
             return Ok(Outcome::Behind(first));
         }
         for place in parts.keys() {
-            if let Some(view) = pauses::reader(client, &place.topic).await? {
+            if let Some(view) = pauses::find_paused_reader(client, &place.topic).await? {
                 return Ok(Outcome::Paused(view));
             }
         }
@@ -330,7 +330,7 @@ impl Desk {
 
     /// Whether the views are still those that this command has read. Positions are locked, so they stay so until the transaction ends.
     async fn is_current(&self) -> Result<bool, Error> {
-        let kept = Kept::load(&self.session.client).await?.views;
+        let kept = KeptViews::load(&self.session.client).await?.views;
         let mut pairs = kept.iter().zip(&self.views);
         Ok(kept.len() == self.views.len() && pairs.all(|(kept, known)| kept.has_sql_of(known)))
     }

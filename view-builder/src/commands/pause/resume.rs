@@ -136,7 +136,7 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
         return Ok(if is_there { Written::Lacks } else { Written::ByOthers });
     }
     let partitions = set_positions_back(client, view).await?;
-    pauses::end(client, view).await?;
+    pauses::end_pause(client, view).await?;
     faults::point("resume.made").await?;
     client.batch_execute("commit").await?;
     Ok(Written::Resumed { partitions })
@@ -178,7 +178,7 @@ pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
             .await
             .map_err(unanswered)?;
         let changed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let views = catalog::load(&client).await.map_err(unanswered)?;
+        let views = catalog::load_views(&client).await.map_err(unanswered)?;
         for view in views.iter().filter(|view| changed.contains(&view.name)) {
             let client = connection::connect(target).await.map_err(unanswered)?;
             if let Err(failure) = resume(client, &servers.kafka, view).await {

@@ -19,7 +19,7 @@ pub(super) struct Carried {
     pub(super) before_swap: Vec<String>,
     /// Makes what is quick. It runs in the swap, when the tables are in `public`.
     pub(super) in_swap: Vec<String>,
-    /// Views on the tables, in the order of their dependence.
+    /// The SQL views on the tables, in the order in which they were made.
     pub(super) views: Vec<OthersView>,
     /// What people have set and the new generation does not keep, as texts for the log.
     pub(super) not_kept: Vec<String>,
@@ -29,7 +29,7 @@ pub(super) struct Carried {
 #[derive(Debug)]
 pub(super) struct OthersView {
     pub(super) owner: String,
-    /// As a statement names it.
+    /// The name, quoted and with its schema where a statement needs that.
     pub(super) name: String,
     pub(super) statement: String,
 }
@@ -48,7 +48,7 @@ const PAIRS: &str = "
 /// [`Trouble::Final`]: Postgres refuses the SQL.
 pub(super) async fn read_own_features(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
     let schema = format!("{view}_own");
-    let read = async {
+    let features = async {
         client
             .batch_execute(&format!(
                 "begin; create schema \"{schema}\"; set local search_path = \"{schema}\", public, pg_temp"
@@ -58,9 +58,9 @@ pub(super) async fn read_own_features(client: &Client, view: &str, table_sql: &s
         client.batch_execute("set local search_path = pg_catalog").await?;
         Features::read(client, &schema).await
     };
-    let read = read.await;
+    let features = features.await;
     client.batch_execute("rollback").await?;
-    read.map_err(|err| {
+    features.map_err(|err| {
         if !refusal::is_wrong_sql(&err) {
             return err.into();
         }
@@ -72,9 +72,9 @@ pub(super) async fn read_own_features(client: &Client, view: &str, table_sql: &s
     })
 }
 
-/// What cannot be carried over, each with its name.
+/// Finds what cannot be carried over. Each obstacle is a text for people.
 pub(super) async fn find_obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
-    let (live, made) = live_and_made(client, generation).await?;
+    let (live, made) = read_live_and_made(client, generation).await?;
     let foreign = live.foreign_tables(own, &made);
     let mut obstacles: Vec<String> = foreign
         .iter()
@@ -122,7 +122,7 @@ pub(super) async fn find_obstacles(client: &Client, generation: &str, own: &Feat
 
 /// Collects what has to be carried over as of now.
 pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -> Result<Carried, Error> {
-    let (live, made) = live_and_made(client, generation).await?;
+    let (live, made) = read_live_and_made(client, generation).await?;
     let (mut before_swap, mut in_swap, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
     for (feature, change) in &live.changed_from(own, &made) {
         match change {
@@ -134,13 +134,13 @@ pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -
             _ => in_swap.extend(statement(feature, change, "public")),
         }
     }
-    // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
+    // With this search path Postgres writes out all names in full, so the definitions mean the same in any session.
     client.batch_execute("set search_path = pg_catalog").await?;
-    let others = grants_and_views(client, generation).await;
+    let grants_and_views = load_grants_and_views(client, generation).await;
     // Where both fail, the first error says why the second one failed too.
-    let back = client.batch_execute(&search_path(generation)).await;
-    let (grants, views) = others?;
-    back?;
+    let path_is_back = client.batch_execute(&search_path_statement(generation)).await;
+    let (grants, views) = grants_and_views?;
+    path_is_back?;
     in_swap.extend(grants);
     Ok(Carried {
         before_swap,
@@ -150,38 +150,40 @@ pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -
     })
 }
 
-async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
+/// The features of the live tables and those of the new generation's tables.
+async fn read_live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
     client.batch_execute("set search_path = pg_catalog").await?;
-    let read = async {
+    let features = async {
         let live = Features::read(client, "public").await?;
         Ok::<_, Error>((live, Features::read(client, generation).await?))
     };
-    let read = read.await;
-    let back = client.batch_execute(&search_path(generation)).await;
-    let read = read?;
-    back?;
-    Ok(read)
+    let features = features.await;
+    let path_is_back = client.batch_execute(&search_path_statement(generation)).await;
+    let features = features?;
+    path_is_back?;
+    Ok(features)
 }
 
-fn search_path(generation: &str) -> String {
+/// Sets the search path that a session of a rebuild has.
+fn search_path_statement(generation: &str) -> String {
     format!("set search_path = \"{generation}\", public, pg_temp")
 }
 
-/// The live tables' privileges, no more and no fewer; and the views on them.
-async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
-    let texts = |sql: String| async move {
+/// The statements that give the new tables exactly the privileges of the live ones; and the SQL views on the live tables.
+async fn load_grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
+    let query_texts = |sql: String| async move {
         let rows = client.query(&sql, &[&generation]).await?;
         Ok::<Vec<String>, Error>(rows.iter().map(|row| row.get(0)).collect())
     };
-    let revokes = texts(format!(
+    let revokes = query_texts(format!(
         "with pair as ({PAIRS})
          select distinct format('revoke all on public.%I from %s', name, case grantee when 0 then 'public' else grantee::regrole::text end)
          from pair join pg_class as c on c.oid = new cross join aclexplode(relacl)
          where grantee <> relowner"
     ));
     let mut grants = revokes.await?;
-    // A new view has no predecessor to take its grants from: then the defaults of the schema public count.
-    let granted = texts(format!(
+    // A new table replaces no live one that it could take its grants from. So it gets the default privileges of the schema `public`.
+    let granted = query_texts(format!(
         "with pair as ({PAIRS}), acl as (
             select name, null::name as attname, relacl as items from pair join pg_class as c on c.oid = old where relacl is not null
             union all

@@ -17,7 +17,7 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
     let client = open_as_owner(&config.database.0).await.map_err(Trouble::into_failure)?;
     take_rebuild_lock(&client, view).await.map_err(Trouble::into_failure)?;
-    let kept = catalog::load(&client).await.map_err(unanswered)?;
+    let kept = catalog::load_views(&client).await.map_err(unanswered)?;
     let Some(kept) = kept.iter().find(|kept| kept.name == *view) else {
         return Err(Failure::Setting(format!("the database keeps no view {view}")));
     };
@@ -30,7 +30,7 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
         client.batch_execute(begin_statement()).await?;
         client.batch_execute(epochs::LOCK).await?;
         // A builder that started since the catalog was read above may have changed the view's SQL. The tables to drop are those of its SQL now.
-        let views_now = catalog::load(&client).await?;
+        let views_now = catalog::load_views(&client).await?;
         let view_now = views_now.iter().find(|now| now.name == *view).unwrap_or(kept);
         catalog::remove(&client, view).await?;
         // First the SQL views, then the tables that they show.

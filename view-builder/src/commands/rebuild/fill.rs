@@ -80,7 +80,7 @@ impl Fill {
             consumers,
             contracts: contract::of_all(&view.topics),
             partitions: BTreeMap::new(),
-            letters: Letters::of(&view.topics),
+            letters: Letters::new(&view.topics),
             beginnings: BTreeMap::new(),
             existing: Existing::default(),
         })

@@ -22,7 +22,7 @@ pub(super) struct Generation {
 
 impl Generation {
     pub(super) async fn of(client: &Client, view: &View) -> Result<Self, Trouble> {
-        let kept = catalog::load(client).await?;
+        let kept = catalog::load_views(client).await?;
         let live = kept.iter().find(|kept| kept.name == view.name);
         let own_features = match live {
             Some(live) => carried::read_own_features(client, &view.name, &live.table.text).await?,

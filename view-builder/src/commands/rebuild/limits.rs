@@ -2,7 +2,7 @@
 //! meanwhile.
 //!
 //! The limits are read before the letters, so that each letter below the limits is seen. If all letters are read, one more step comes first: the
-//! highest id of a letter is noted ([`Letters::settle`](super::letters::Letters::settle)). Letters up to this id are below the limits, and letters
+//! highest id of a letter is noted ([`Letters::note_highest_id`](super::letters::Letters::note_highest_id)). Letters up to this id are below the limits, and letters
 //! with a higher id are new.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ impl Fill {
         if self.try_update_limits(client, view).await? {
             return Ok(false);
         }
-        self.letters.settle(client).await?;
+        self.letters.note_highest_id(client).await?;
         let limits = self.limits(client, view).await?;
         self.letters.read_all(client).await?;
         Ok(self.take_limits(limits))
@@ -38,7 +38,7 @@ impl Fill {
     pub(super) async fn try_update_limits(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
         // Before the letters, so that each letter below the limits is seen.
         let limits = self.limits(client, view).await?;
-        let is_enough = self.letters.add_new(client).await?;
+        let is_enough = self.letters.try_add_new(client).await?;
         if is_enough {
             self.take_limits(limits);
         }

@@ -188,7 +188,7 @@ async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<()
     }
     // The view was new when this round began, and meanwhile a builder has added it. Then these tables are the view's own, and the next round sees
     // them so.
-    let kept = catalog::load(client).await?;
+    let kept = catalog::load_views(client).await?;
     if generation.live_tables.is_empty() && kept.iter().any(|kept| kept.name == generation.view.name) {
         return Err(Trouble::NotInTime);
     }
@@ -253,7 +253,7 @@ async fn swap_once_caught_up(
         if older.is_empty() {
             refuse_obstacles(client, generation).await?;
             match swap::try_swap(swapper, session, generation, fill, compaction).await? {
-                Attempt::Done => return Ok(()),
+                Attempt::Swapped => return Ok(()),
                 Attempt::NotYet(reason) => why = reason,
             }
             carry_over(client, generation).await?;

@@ -114,7 +114,7 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
         .query("select notice from view_notices order by topic, partition, kind", &[])
         .await
         .map_err(|err| reason(&err))?;
-    let paused = pauses::load(&client).await.map_err(|err| reason(&err))?;
+    let paused = pauses::load_paused(&client).await.map_err(|err| reason(&err))?;
     let stuck = stuck::lines(&client).await.map_err(|err| reason(&err))?;
     let observer = kafka::observer(&config.servers.kafka)?;
     let asked = positions.clone();

@@ -17,7 +17,7 @@ use crate::letters::store;
 use crate::postgres::outage::Outage;
 use crate::postgres::refusal;
 use crate::process::faults;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::pauses::Cause;
 use crate::views::view::{self, View};
 
@@ -105,8 +105,8 @@ impl Database {
     }
 
     /// Keeps these views from now on. Whether they are others than before.
-    pub(crate) fn keep(&mut self, kept: Kept) -> bool {
-        let Kept { views, topics } = kept;
+    pub(crate) fn keep(&mut self, kept: KeptViews) -> bool {
+        let KeptViews { views, topics } = kept;
         let is_same = topics == self.topics
             && views.len() == self.views.len()
             && views
@@ -144,7 +144,7 @@ impl Database {
     /// before cannot apply anything to the new ones.
     async fn prepare(&mut self) -> Result<Session, Unprepared> {
         let client = self.connect().await?;
-        let kept = Kept::load(&client).await?;
+        let kept = KeptViews::load(&client).await?;
         self.keep(kept);
         Session::prepare_each(client, &self.views).await
     }
