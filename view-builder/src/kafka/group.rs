@@ -104,8 +104,8 @@ impl GroupContext {
         })
     }
 
-    /// From now on the partitions are read anew.
-    pub(super) fn reads_anew(&self) {
+    /// Notes that the partitions are read anew from now on.
+    pub(super) fn note_that_reading_begins_anew(&self) {
         *lock(&self.reading_since) = Instant::now();
     }
 

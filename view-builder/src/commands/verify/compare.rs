@@ -142,7 +142,7 @@ async fn first_look(source: &Side, view: &Side, snapshots: Snapshots, all: bool)
     let mut look = FirstLook::default();
     let mut differing_buckets = Vec::new();
     let mut differing_buckets_more = 0_u64;
-    let (of_source, of_view) = tokio::try_join!(source.buckets(), view.buckets())?;
+    let (of_source, of_view) = tokio::try_join!(source.stream_buckets(), view.stream_buckets())?;
     let merged = merge(of_source, of_view, |bucket, in_source: Option<Bucket>, in_view: Option<Bucket>| {
         let rows = |side: &Option<Bucket>| side.as_ref().map_or(0, |bucket| bucket.rows);
         look.rows_source += rows(&in_source);
@@ -177,7 +177,7 @@ async fn first_look(source: &Side, view: &Side, snapshots: Snapshots, all: bool)
             "buckets differ: looking for the rows"
         );
         let buckets = (differing_buckets_more == 0).then_some(&*differing_buckets);
-        let (of_source, of_view) = tokio::try_join!(source.rows(buckets), view.rows(buckets))?;
+        let (of_source, of_view) = tokio::try_join!(source.stream_rows(buckets), view.stream_rows(buckets))?;
         let merged = merge(of_source, of_view, |key, source: Option<Row>, view: Option<Row>| {
             if source == view {
                 return;
@@ -199,8 +199,8 @@ async fn first_look(source: &Side, view: &Side, snapshots: Snapshots, all: bool)
 fn explain_merge_error(err: MergeError<Failure>, source: &Side, view: &Side) -> Failure {
     match err {
         MergeError::StreamFailed(failure) => failure,
-        MergeError::NotAscending(Input::Source) => source.repeated().into(),
-        MergeError::NotAscending(Input::View) => view.repeated().into(),
+        MergeError::NotAscending(Input::Source) => source.repeated_key().into(),
+        MergeError::NotAscending(Input::View) => view.repeated_key().into(),
     }
 }
 
@@ -215,15 +215,15 @@ async fn look_again<A: Arrival>(
 ) -> Result<(Outcome, Vec<i64>), Failure> {
     let mut outcome = Outcome::default();
     // After the first look at the view: what is gone from the source now was gone for good, see the module's comment.
-    let mut before = source.rows_of(&undecided).await?;
+    let mut before = source.load_rows(&undecided).await?;
     loop {
         tracing::info!(
             rows = undecided.len(),
             "rows differ: waiting until the view has every event up to now"
         );
         let arrived = arrival.arrived(deadline).await?;
-        let shown = view.rows_of(&undecided).await?;
-        let after = source.rows_of(&undecided).await?;
+        let shown = view.load_rows(&undecided).await?;
+        let after = source.load_rows(&undecided).await?;
         let may_judge = arrived == Arrived::All;
         undecided.retain(
             |key| match judge(before.get(key), shown.get(key), after.get(key), may_judge) {
