@@ -208,7 +208,7 @@ impl Builder {
             Done::Begun { generation, taken } if generation == current => self.hold_more(taken),
             Done::Letters { generation, keys } if generation == current => {
                 self.assignment.know(keys);
-                self.read_on();
+                self.seek_to_next_reads();
             }
             Done::Looked {
                 generation,
@@ -251,7 +251,7 @@ impl Builder {
             self.assignment.refused(refused);
         }
         match applied.given_up {
-            None if reads_again => self.read_on(),
+            None if reads_again => self.seek_to_next_reads(),
             None => {}
             Some(GivenUp::OtherLetters(keys)) => {
                 tracing::info!(
@@ -259,7 +259,7 @@ impl Builder {
                     "an operator has taken dead letters away: reading again from the positions"
                 );
                 self.assignment.given_up();
-                self.read_on();
+                self.seek_to_next_reads();
                 self.unsure_keys = keys;
             }
             Some(GivenUp::Fenced) => self.rejoin_since_fenced(),

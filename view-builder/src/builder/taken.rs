@@ -49,7 +49,7 @@ impl Builder {
         self.looked_at = None;
         self.assignment.replace(starts);
         self.hold_back(&doubtful);
-        self.read_on();
+        self.seek_to_next_reads();
     }
 
     /// Holds these as well: Kafka has told of them since the takeover.
@@ -77,7 +77,7 @@ impl Builder {
         if !starts.is_empty() {
             self.assignment.add(starts);
             self.hold_back(&doubtful);
-            self.read_on();
+            self.seek_to_next_reads();
         }
         self.waiting_partitions
             .report(self.watch.without_leader(), &self.parting.unanswered_for_long());
@@ -110,7 +110,7 @@ impl Builder {
         for place in &logs.certain {
             self.assignment.hold_back(place, false);
         }
-        self.read_on();
+        self.seek_to_next_reads();
     }
 
     /// Asks Kafka for the partitions that wait, and reports which of them wait.
