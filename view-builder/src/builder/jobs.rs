@@ -11,7 +11,7 @@ use super::Builder;
 use crate::apply::{Applied, GivenUp};
 use crate::builder::claim::{Held, Look};
 use crate::builder::parting::Parted;
-use crate::builder::takeover::{Asking, TakenOver, begin_found, take_over};
+use crate::builder::takeover::{ClientsToAsk, TakenOver, begin_found, take_over};
 use crate::builder::waiting::Found;
 use crate::contract::batch::Batch;
 use crate::contract::place::TopicPartition;
@@ -36,7 +36,7 @@ pub(super) enum Work {
         generation: u64,
         places: Vec<TopicPartition>,
         owner: String,
-        asking: Asking,
+        asking: ClientsToAsk,
     },
     /// Begins partitions that have waited for Kafka.
     BeginFound(Found),
@@ -205,7 +205,7 @@ impl Builder {
                 generation,
                 taken: Some(taken),
             } if generation == current => self.hold_taken_over(generation, taken),
-            Done::Begun { generation, taken } if generation == current => self.hold_more(taken),
+            Done::Begun { generation, taken } if generation == current => self.hold_those_that_waited(taken),
             Done::Letters { generation, keys } if generation == current => {
                 self.assignment.know(keys);
                 self.seek_to_next_reads();

@@ -48,7 +48,7 @@ pub struct TakenOver {
 
 /// The clients that a takeover asks.
 #[derive(Clone)]
-pub struct Asking {
+pub struct ClientsToAsk {
     pub consumer: Arc<GroupConsumer>,
     pub observer: Arc<Observer>,
     /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres; with its last error.
@@ -84,7 +84,7 @@ impl Question {
     }
 }
 
-impl Asking {
+impl ClientsToAsk {
     /// Where Kafka says that the partitions begin and end. `None`: the assignment was revoked meanwhile. Waits for as long as Kafka is away.
     async fn ask(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
         self.question.begin();
@@ -123,7 +123,7 @@ impl Asking {
 /// A bug is planted: one partition without continuity ends all.
 pub async fn take_over(
     database: &mut Database,
-    asking: &Asking,
+    asking: &ClientsToAsk,
     generation: u64,
     places: &[TopicPartition],
     owner: &str,

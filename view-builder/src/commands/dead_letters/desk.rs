@@ -76,7 +76,7 @@ impl Desk {
         let client = connect_for_command(&database.0).await?;
         let KeptViews { views, topics } = KeptViews::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
-        let contracts = contract::of_all(&topics);
+        let contracts = contract::contracts_of(&topics);
         Ok(Self {
             session,
             views,

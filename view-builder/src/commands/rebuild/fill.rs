@@ -78,7 +78,7 @@ impl Fill {
         }
         Ok(Self {
             consumers,
-            contracts: contract::of_all(&view.topics),
+            contracts: contract::contracts_of(&view.topics),
             partitions: BTreeMap::new(),
             letters: Letters::new(&view.topics),
             beginnings: BTreeMap::new(),

@@ -59,7 +59,7 @@ impl Database {
         let topics = view::topics(&views);
         Self {
             target: target.clone(),
-            contracts: Arc::new(contract::of_all(&topics)),
+            contracts: Arc::new(contract::contracts_of(&topics)),
             topics,
             views,
             outage: Outage::of("postgres", readiness.clone()),
@@ -116,7 +116,7 @@ impl Database {
         if !is_same {
             let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
             tracing::info!(views = names.join(", "), "these views are kept from now on");
-            self.contracts = Arc::new(contract::of_all(&topics));
+            self.contracts = Arc::new(contract::contracts_of(&topics));
             self.topics = topics;
             self.views = views.into();
         }
