@@ -215,9 +215,9 @@ impl Assignment {
         }
     }
 
-    /// This is what the table says of these keys now. What was taken of their partitions has to be read again, from
+    /// Learns what the table of letters says of these keys now. What was taken of their partitions has to be read again, from
     /// [`Assignment::next_reads`].
-    pub fn know(&mut self, keys: Vec<OfKey>) {
+    pub fn correct_letters(&mut self, keys: Vec<OfKey>) {
         let mut changed = HashSet::new();
         for of_key in keys {
             if let Some(held) = self.held.get_mut(&of_key.place) {

@@ -1,4 +1,4 @@
-//! Sessions of tokio-postgres where a [`Target`] says, with the same TLS, channel binding and words for what is wrong as our own sessions.
+//! Opens sessions of tokio-postgres to a [`Target`]. They use the same TLS and channel binding as our own sessions, and name errors in the same words.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -19,7 +19,7 @@ use super::hosts::SessionKind;
 use super::target::{Binding, Target, TlsMode};
 use super::tls;
 
-/// Why a session of tokio-postgres could not begin, where it is not tokio-postgres that found it out. It is the source of tokio-postgres' error.
+/// Why a session could not begin, if our own code and not tokio-postgres found it out. tokio-postgres gives it as the source of its error.
 #[derive(Debug)]
 pub struct SessionError(anyhow::Error);
 
@@ -32,43 +32,43 @@ impl fmt::Display for SessionError {
 impl StdError for SessionError {}
 
 impl SessionError {
-    /// The words for an error of [`Target::open_tokio_postgres`] that our own sessions have, where they have any.
+    /// The text that our own sessions have for this error of [`Target::open_tokio_postgres`], if they have one.
     #[must_use]
     pub fn words_for(err: &tokio_postgres::Error) -> Option<String> {
         let source = err.source()?;
         if source.is::<Self>() {
             return Some(source.to_string());
         }
-        // tokio-postgres has no type for it.
+        // tokio-postgres has no type for this error, so it is recognised by its text.
         (source.to_string() == "server does not support TLS").then(|| tls::NO_TLS.to_owned())
     }
 }
 
-/// What serves a session: a task of its own awaits it.
+/// The connection behind a session. The caller must await it in a task of its own, or the session does nothing.
 pub type SessionTask = tokio_postgres::Connection<Socket, SecuredStream<Socket>>;
 
 impl Target {
-    /// A session of tokio-postgres with the first of the hosts that will do. The files of password, certificates and keys are read now, for this
-    /// session. `adjust` sets what a target does not have.
+    /// Opens a session of tokio-postgres with the first host that is suitable. The files of password, certificates and keys are read now. `adjust` sets
+    /// what a target does not have.
     ///
-    /// [`Target::pins_settings`] and [`Target::instance`] are for our own sessions alone.
+    /// [`Target::pins_settings`] and [`Target::instance`] only apply to our own sessions.
     ///
     /// # Errors
-    /// As tokio-postgres has them; what is wrong with a file or with TLS is a [`SessionError`] in them. Where none of the hosts is a primary, that is said
-    /// in the words for one that takes no writes.
+    /// Those of tokio-postgres. If a file or TLS is wrong, the source of the error is a [`SessionError`]. If no host is a primary, the error is the one of
+    /// tokio-postgres for a server that takes no writes.
     pub async fn open_tokio_postgres(
         &self,
         adjust: impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
-        // tokio-postgres would ask whether a session may write, and a role may be kept from that on a primary.
+        // tokio-postgres would look for a session that may write. But a role that may only read cannot write on a primary either.
         if self.session == SessionKind::Primary {
             for address in &self.addresses {
-                let one = Self {
+                let single_host = Self {
                     addresses: vec![address.clone()],
                     session: SessionKind::Any,
                     ..self.clone()
                 };
-                if let Ok((client, mut task)) = one.connect_tokio_postgres(&adjust).await
+                if let Ok((client, mut task)) = single_host.connect_tokio_postgres(&adjust).await
                     && is_primary(&client, &mut task).await
                 {
                     return Ok((client, task));
@@ -83,11 +83,11 @@ impl Target {
         adjust: &impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
         let mut config = self.tokio_postgres_config();
-        let read = self.password.as_ref().map(|password| {
+        let password = self.password.as_ref().map(|password| {
             let revealed = password.reveal();
             revealed.with_context(|| format!("{} cannot be read", password.describe()))
         });
-        let failure = match read {
+        let failure = match password {
             Some(Ok(password)) => {
                 config.password(password);
                 None
@@ -103,7 +103,7 @@ impl Target {
         config.connect(tls).await
     }
 
-    /// Without the password.
+    /// The configuration for tokio-postgres, without the password.
     fn tokio_postgres_config(&self) -> Config {
         let mut config = Config::new();
         for address in &self.addresses {
@@ -161,7 +161,7 @@ async fn is_primary(client: &Client, task: &mut SessionTask) -> bool {
 /// Makes a connector for each host.
 struct MakeTls {
     target: Target,
-    /// Found before there was a host to speak with.
+    /// An error that was found before a host was asked. It is given to tokio-postgres here, since this is the first place that can fail.
     failure: Option<SessionError>,
 }
 
@@ -172,7 +172,7 @@ impl MakeTlsConnect<Socket> for MakeTls {
 
     fn make_tls_connect(&mut self, host: &str) -> Result<Connector, SessionError> {
         match &self.failure {
-            // Several hosts may ask.
+            // tokio-postgres asks once for each host, so the error is copied.
             Some(failure) => Err(SessionError(anyhow::anyhow!(failure.to_string()))),
             None => Ok(Connector {
                 target: self.target.clone(),
@@ -182,7 +182,7 @@ impl MakeTlsConnect<Socket> for MakeTls {
     }
 }
 
-/// Speaks TLS with one host once that has said that it has it.
+/// Does the TLS handshake with one host. tokio-postgres calls it when the host has said that it supports TLS.
 struct Connector {
     target: Target,
     host: String,

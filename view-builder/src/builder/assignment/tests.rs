@@ -209,7 +209,7 @@ fn what_was_taken_while_a_key_was_thought_to_wait_is_read_again() {
     let given_up = assignment.next_batch().unwrap();
     assert_eq!(given_up.parked_keys(), [(place(0), Bytes::from_static(b"7"))]);
     assignment.given_up();
-    assignment.know(vec![OfKey {
+    assignment.correct_letters(vec![OfKey {
         place: place(0),
         key: Bytes::from_static(b"7"),
         first: None,

@@ -33,7 +33,7 @@ type StillDead = HashSet<(i32, u64)>;
 pub(super) async fn all(desk: &mut Desk) -> Result<(String, bool), Failure> {
     let mut report = Report::default();
     let ended = all_pieces(desk, &mut report).await;
-    report.of_all(ended)
+    report.finish_with_numbers(ended)
 }
 
 async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
