@@ -14,7 +14,7 @@ use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::{Fate, Letter};
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Position;
-use crate::letters::{Known, OfKey};
+use crate::letters::{Known, LettersOfKey};
 
 /// Limits of one batch: bounded memory, and transactions of a bounded length.
 #[derive(Clone, Copy, Debug)]
@@ -217,7 +217,7 @@ impl Assignment {
 
     /// Learns what the table of letters says of these keys now. What was taken of their partitions has to be read again, from
     /// [`Assignment::next_reads`].
-    pub fn correct_letters(&mut self, keys: Vec<OfKey>) {
+    pub fn correct_letters(&mut self, keys: Vec<LettersOfKey>) {
         let mut changed = HashSet::new();
         for of_key in keys {
             if let Some(held) = self.held.get_mut(&of_key.place) {

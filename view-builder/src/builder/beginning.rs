@@ -163,7 +163,7 @@ impl Database {
         let places: Vec<_> = starts.iter().map(|start| start.place.clone()).collect();
         let mut known = loop {
             let client = &self.session().await.client;
-            match store::known(client, &places).await {
+            match store::load_known(client, &places).await {
                 Ok(known) => break known,
                 Err(err) => self.wait(&err).await,
             }

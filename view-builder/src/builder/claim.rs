@@ -9,7 +9,7 @@ use crate::continuity::start;
 use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
-use crate::letters::{Known, OfKey, store};
+use crate::letters::{Known, LettersOfKey, store};
 use crate::process::faults;
 use crate::views::catalog::KeptViews;
 use crate::views::database::Database;
@@ -161,10 +161,10 @@ impl Database {
     }
 
     /// What the table says of these keys now; waits for as long as Postgres is away.
-    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<OfKey> {
+    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<LettersOfKey> {
         loop {
             let client = &self.session().await.client;
-            match store::of_keys(client, keys).await {
+            match store::load_letters_of_keys(client, keys).await {
                 Ok(known) => return known,
                 Err(err) => self.wait(&err).await,
             }
@@ -244,7 +244,7 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
         claimed => claimed?,
     };
     // Read under the epochs just claimed: only an operator changes them from here on, and counts the version up.
-    let mut known = store::known(client, places).await?;
+    let mut known = store::load_known(client, places).await?;
     let place = |topic: &str, partition: i32| {
         places
             .iter()

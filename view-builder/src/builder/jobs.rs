@@ -16,7 +16,7 @@ use crate::builder::waiting::Found;
 use crate::contract::batch::Batch;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
-use crate::letters::OfKey;
+use crate::letters::LettersOfKey;
 use crate::process::failure::Failure;
 use crate::views::database::Database;
 use crate::views::pauses::Paused;
@@ -71,7 +71,7 @@ pub(super) enum Done {
     /// What the table of dead letters says of some keys.
     Letters {
         generation: u64,
-        keys: Vec<OfKey>,
+        keys: Vec<LettersOfKey>,
     },
     Looked {
         generation: u64,

@@ -1,4 +1,4 @@
-//! The bytes to and from the server: TCP, TCP under TLS, or a Unix socket.
+//! The byte stream between us and the server: TCP, TCP under TLS, or a Unix socket.
 
 use std::io;
 use std::pin::Pin;
@@ -36,17 +36,18 @@ impl Stream {
                     .await
                     .with_context(|| format!("cannot connect to {host}:{port}"))?;
                 stream.set_nodelay(true)?;
-                Self::secured(stream, target, host).await
+                Self::negotiate_tls(stream, target, host).await
             }
         }
     }
 
-    async fn secured(mut stream: TcpStream, target: &Target, host: &str) -> anyhow::Result<Self> {
+    /// Asks the server for TLS, if the target wants it.
+    async fn negotiate_tls(mut stream: TcpStream, target: &Target, host: &str) -> anyhow::Result<Self> {
         if target.tls == TlsMode::Disable {
             return Ok(Self::Tcp(stream));
         }
         stream.write_all(&SSL_REQUEST).await?;
-        // Read one byte only: whatever a man in the middle puts behind it must not be taken for the server's.
+        // Only one byte is read here. A man in the middle could send more bytes before TLS begins, and they must not count as the server's.
         match stream.read_u8().await.context("the server closed the connection")? {
             b'S' => Ok(Self::Tls(Box::new(tls::handshake(target, host, stream).await?))),
             b'N' if target.tls == TlsMode::Prefer => Ok(Self::Tcp(stream)),
@@ -55,7 +56,7 @@ impl Stream {
         }
     }
 
-    /// The server's certificate in DER, where the session has TLS.
+    /// The server's certificate in DER. `None`: the session has no TLS.
     pub(super) fn server_certificate(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.as_ref()),
@@ -63,7 +64,8 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel's buffer holds what comes in a nap. A Unix socket's does not: it is small and never grows.
+    /// Whether the kernel's buffer is large enough for what comes in while the reader naps. The buffer of a Unix socket is not: it is small and never
+    /// grows.
     pub(super) fn buffers_while_napping(&self) -> bool {
         !matches!(self, Self::Unix(_))
     }

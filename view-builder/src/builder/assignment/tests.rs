@@ -7,7 +7,7 @@ use crate::contract::batch::RefusedEvent;
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::Letter;
 use crate::contract::place::TopicPartition;
-use crate::letters::{Known, OfKey};
+use crate::letters::{Known, LettersOfKey};
 
 fn place(partition: i32) -> TopicPartition {
     TopicPartition {
@@ -209,7 +209,7 @@ fn what_was_taken_while_a_key_was_thought_to_wait_is_read_again() {
     let given_up = assignment.next_batch().unwrap();
     assert_eq!(given_up.parked_keys(), [(place(0), Bytes::from_static(b"7"))]);
     assignment.given_up();
-    assignment.correct_letters(vec![OfKey {
+    assignment.correct_letters(vec![LettersOfKey {
         place: place(0),
         key: Bytes::from_static(b"7"),
         first: None,

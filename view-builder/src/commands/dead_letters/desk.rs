@@ -119,11 +119,11 @@ impl Desk {
         for letter in &letters {
             let single = std::slice::from_ref(letter);
             if !matches!(self.end_letters(single, Ending::Discard).await?, Outcome::Ended) {
-                report.gone(&letter.described());
+                report.gone(&letter.for_people());
                 continue;
             }
             tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
-            report.discarded(&letter.described());
+            report.discarded(&letter.for_people());
         }
         let mut next: Vec<Waiting> = Vec::new();
         for letter in &letters {
@@ -131,11 +131,11 @@ impl Desk {
             if letter.former_topic_id.is_some() {
                 continue;
             }
-            let Some(behind) = letter.behind(&self.session.client).await? else {
+            let Some(behind) = letter.load_next_of_key(&self.session.client).await? else {
                 continue;
             };
             // Only the first letter of a key is kept: applying it leads to the later ones.
-            match next.iter_mut().find(|known| known.is_of_key_of(&behind)) {
+            match next.iter_mut().find(|known| known.has_key_of(&behind)) {
                 Some(known) if known.offset > behind.offset => *known = behind,
                 Some(_) => {}
                 None => next.push(behind),
@@ -158,7 +158,7 @@ impl Desk {
         let still_dead = self.retry_layer(letters, report).await?;
         let mut behind = Vec::new();
         for letter in letters.iter().filter(|letter| !still_dead.contains(&letter.id)) {
-            behind.extend(letter.behind(&self.session.client).await?);
+            behind.extend(letter.load_next_of_key(&self.session.client).await?);
         }
         Ok(behind)
     }
@@ -172,7 +172,7 @@ impl Desk {
         let is_applied = self.retry_together(letters).await?;
         for letter in letters {
             if is_applied {
-                report.applied(&letter.described());
+                report.applied(&letter.for_people());
             } else if !self.retry_and_report(letter, report).await? {
                 still_dead.insert(letter.id);
             }
@@ -187,7 +187,7 @@ impl Desk {
             if !self.retry_and_report(&letter, report).await? {
                 return Ok(());
             }
-            next = letter.behind(&self.session.client).await?;
+            next = letter.load_next_of_key(&self.session.client).await?;
         }
         Ok(())
     }
@@ -195,13 +195,13 @@ impl Desk {
     /// Applies this letter. Returns whether the letters behind it can be applied now: false if it is still dead, or still waits behind a dead one.
     async fn retry_and_report(&self, letter: &Waiting, report: &mut Report) -> Result<bool, Failure> {
         match self.retry_one(letter).await? {
-            Outcome::Ended => report.applied(&letter.described()),
+            Outcome::Ended => report.applied(&letter.for_people()),
             Outcome::Dead(reason) => {
-                report.still_dead(&letter.described(), &reason);
+                report.still_dead(&letter.for_people(), &reason);
                 return Ok(false);
             }
             Outcome::Behind(first) => {
-                report.behind(&letter.described(), first);
+                report.behind(&letter.for_people(), first);
                 return Ok(false);
             }
             Outcome::Gone | Outcome::Paused(_) => {}
@@ -218,8 +218,8 @@ impl Desk {
             if row.get::<_, Option<&str>>("discarded_at").is_some() {
                 return Err(Failure::Setting(format!("dead letter {id} was discarded already")));
             }
-            let letter = Waiting::of(&row);
-            let first = letter.first_of_key(client).await?;
+            let letter = Waiting::from_row(&row);
+            let first = letter.load_first_of_key(client).await?;
             if first.id != letter.id && !letters.iter().any(|known: &Waiting| known.id == first.id) {
                 return Err(Failure::Setting(format!(
                     "dead letter {id} waits behind {} of the same key: retry or discard {} first",

@@ -42,7 +42,7 @@ async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
     let (mut still_dead, mut after) = (StillDead::new(), None);
     loop {
         let began = Instant::now();
-        let piece = waiting::piece(client, after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await;
+        let piece = waiting::load_piece(client, after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await;
         let Some(piece) = piece.map_err(stopped)? else {
             break;
         };

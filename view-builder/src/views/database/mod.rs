@@ -188,7 +188,7 @@ impl Session {
             )
             .await?;
         let keep_letters = client
-            .prepare_typed(faults::keeping(store::KEEP), &store::KEEP_PARAMETERS)
+            .prepare_typed(faults::keeping(store::STORE_LETTERS), &store::STORE_LETTERS_PARAMETERS)
             .await?;
         let mut apply = Vec::with_capacity(views.len());
         for view in views {
