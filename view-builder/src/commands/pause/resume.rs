@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use tokio_postgres::{Client, Error};
 
-use super::lacking::{Pause, lost, unknown};
+use super::lacking::{Pause, why_lost, why_unknown};
 use crate::continuity::offsets::offsets;
 use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::{TopicPartition, place};
@@ -35,10 +35,10 @@ pub(super) async fn resume(client: Client, servers: &Kafka, view: &View) -> Resu
         .with_context(|| format!("{} stays paused: kafka does not tell of its topics", view.name))?;
     for (place, pause) in &pauses {
         let bounds = offsets.at(place);
-        if let Some(untold) = unknown(pause, bounds) {
+        if let Some(untold) = why_unknown(pause, bounds) {
             return Err(anyhow::anyhow!("{} stays paused: {place} {untold}; try again", view.name).into());
         }
-        if let Some(reason) = lost(pause, bounds) {
+        if let Some(reason) = why_lost(pause, bounds) {
             return Err(Failure::Setting(format!(
                 "{} stays paused: {place} {reason}; make the view anew: view-builder rebuild {}",
                 view.name, view.name
