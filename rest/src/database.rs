@@ -127,14 +127,15 @@ impl Database {
         }
     }
 
-    /// Runs one statement that changes something, in a transaction of its own, and gives its first row, after the commit. When the returned
-    /// future is dropped, the statement may still take effect.
+    /// Runs one statement that changes something, in a transaction of its own. Returns its first row after the commit. If the returned future is dropped,
+    /// the statement may still take effect.
     ///
-    /// Where the answer is lost, it is found out whether the change was made: once the server's process that had it is gone, `made` is asked,
-    /// which gives the row that the change was to answer, or none where it was not made. That takes `SETTLE_WAIT` at most.
+    /// If the answer is lost, this finds out whether the change was made. It waits until the server's process that ran the statement is gone, and then runs
+    /// the query `made`. That query must return the row that the change would have returned, or no row if the change was not made. All this takes
+    /// `SETTLE_WAIT` at most.
     ///
     /// # Errors
-    /// [`Failure::Undone`] where it was not made, [`Failure::Unanswered`] where nobody could say; otherwise as [`Database::row`].
+    /// [`Failure::Undone`]: the change was not made. [`Failure::Unanswered`]: it is not known whether it was made. Otherwise those of [`Database::row`].
     pub async fn change(
         &self,
         change: Query<'_, Postgres, PgArguments>,
@@ -209,13 +210,20 @@ impl Connections {
 
     /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks `made` which of the two.
     /// Tries until there is an answer.
-    async fn find_out_whether_made(&self, lock: i64, made: impl Fn() -> Query<'static, Postgres, PgArguments>) -> Option<PgRow> {
+    async fn find_out_whether_made(
+        &self,
+        lock: i64,
+        made: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Option<PgRow> {
         loop {
             let settled = async {
                 let mut connection = PgConnection::connect_with(&self.options).await?;
                 // The process would end by itself when it notices that its client is gone. This ends it sooner. A role that was taken by `set role`
                 // may not be allowed to do it.
-                let end = sqlx::query(END_LOCK_HOLDER).bind(lock).fetch_optional(&mut connection).await;
+                let end = sqlx::query(END_LOCK_HOLDER)
+                    .bind(lock)
+                    .fetch_optional(&mut connection)
+                    .await;
                 if let Err(err) = end {
                     tracing::debug!(error = %err, "cannot end the session of a lost answer");
                 }

@@ -72,7 +72,11 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::DeadLetters(command) => {
             let (answer, letters_are_left) = dead_letters::execute(&command).await?;
             print!("{answer}");
-            if letters_are_left { Err(Failure::DeadLetters) } else { Ok(()) }
+            if letters_are_left {
+                Err(Failure::DeadLetters)
+            } else {
+                Ok(())
+            }
         }
         Command::Views(config) => {
             print!("{}", status::views(&config)?);

@@ -234,7 +234,9 @@ mod tests {
     #[test]
     fn an_operators_property_is_passed_on_and_a_reserved_one_is_refused() {
         let mut config = ClientConfig::new();
-        settings_with(&["", " sasl.password=a=b "]).unwrap().add_properties(&mut config);
+        settings_with(&["", " sasl.password=a=b "])
+            .unwrap()
+            .add_properties(&mut config);
         assert_eq!(config.get("sasl.password"), Some("a=b"));
         for name in ["acks", "bootstrap.servers"] {
             let refused = settings_with(&[&format!("{name}=1")]).unwrap_err();
@@ -251,7 +253,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("kafka-client-property-{}", std::process::id()));
         std::fs::write(&path, "hunter2\r\n").unwrap();
         let line = format!("sasl.password={}", path.display());
-        let settings = settings_with(&[]).unwrap().with_property_files(&[&line], &NONE).unwrap();
+        let settings = settings_with(&[])
+            .unwrap()
+            .with_property_files(&[&line], &NONE)
+            .unwrap();
         let before = settings.fingerprint_of_files();
         assert_eq!(settings.property("sasl.password"), Some("hunter2"));
         assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
@@ -282,7 +287,12 @@ mod tests {
             message.starts_with("--kafka-property ssl.key.location=/nowhere/key: "),
             "{message}"
         );
-        assert!(settings_with(&["ssl.ca.location=probe"]).unwrap().with_files_read().is_ok());
+        assert!(
+            settings_with(&["ssl.ca.location=probe"])
+                .unwrap()
+                .with_files_read()
+                .is_ok()
+        );
     }
 
     #[test]

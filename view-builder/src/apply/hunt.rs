@@ -60,7 +60,11 @@ impl Database {
             if batch.parts.is_empty() {
                 continue;
             }
-            let suspicion = if hunt.is_some() { Suspicion::PartOfFailedBatch } else { Suspicion::None };
+            let suspicion = if hunt.is_some() {
+                Suspicion::PartOfFailedBatch
+            } else {
+                Suspicion::None
+            };
             match self.transact(&batch, suspicion).await {
                 Ended::Committed => {
                     ages::applied(&batch);
@@ -180,7 +184,8 @@ impl Database {
         facts.fails_without_events = fails_the_same_way(sqlstate_of(without_events)?);
         let mut comparison = Comparison::default();
         if let Some(view) = failing_view.and_then(|view| views.get(view)) {
-            comparison.another_works = hunt.working_views.contains(&view.name) && matches!(failed.kind, Kind::Ambiguous);
+            comparison.another_works =
+                hunt.working_views.contains(&view.name) && matches!(failed.kind, Kind::Ambiguous);
         }
         let key = single
             .parts

@@ -73,7 +73,7 @@ pub(super) fn who_is_at_fault(facts: Facts) -> Verdict {
 mod tests {
     use std::time::Duration;
 
-    use super::{Facts, FAILURES_IN_A_ROW_MAX, PATIENCE, Verdict, who_is_at_fault};
+    use super::{FAILURES_IN_A_ROW_MAX, Facts, PATIENCE, Verdict, who_is_at_fault};
     use crate::postgres::refusal::{Kind, Passing};
 
     const FACTS: Facts = Facts {

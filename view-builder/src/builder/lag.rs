@@ -133,14 +133,20 @@ mod tests {
         let waiting = position(&place, 10, false, Some(97 * SECOND_US));
         assert_eq!(observe_one(&mut lags, 100, waiting, END), (10, 3.0));
         assert_eq!(observe_one(&mut lags, 160, waiting, END), (10, 63.0));
-        assert_eq!(observe_one(&mut lags, 161, position(&place, 19, true, None), END), (0, 0.0));
+        assert_eq!(
+            observe_one(&mut lags, 161, position(&place, 19, true, None), END),
+            (0, 0.0)
+        );
     }
 
     #[test]
     fn transaction_markers_at_the_end_are_no_lag_at_any_time() {
         let (mut lags, place) = (Lags::default(), place());
         for now in [100, 200] {
-            assert_eq!(observe_one(&mut lags, now, position(&place, 19, true, None), END), (0, 0.0));
+            assert_eq!(
+                observe_one(&mut lags, now, position(&place, 19, true, None), END),
+                (0, 0.0)
+            );
         }
     }
 
@@ -148,11 +154,20 @@ mod tests {
     fn what_is_not_even_read_is_as_old_as_it_is_known() {
         let (mut lags, place) = (Lags::default(), place());
         let unread = End { reached: false, ..END };
-        assert_eq!(observe_one(&mut lags, 100, position(&place, 10, true, None), unread), (10, 0.0));
-        assert_eq!(observe_one(&mut lags, 105, position(&place, 10, true, None), unread), (10, 5.0));
+        assert_eq!(
+            observe_one(&mut lags, 100, position(&place, 10, true, None), unread),
+            (10, 0.0)
+        );
+        assert_eq!(
+            observe_one(&mut lags, 105, position(&place, 10, true, None), unread),
+            (10, 5.0)
+        );
         let read = position(&place, 10, false, Some(SECOND_US));
         assert_eq!(observe_one(&mut lags, 106, read, unread), (10, 105.0));
-        assert_eq!(observe_one(&mut lags, 107, position(&place, 12, true, None), unread), (8, 0.0));
+        assert_eq!(
+            observe_one(&mut lags, 107, position(&place, 12, true, None), unread),
+            (8, 0.0)
+        );
     }
 
     #[test]

@@ -16,7 +16,11 @@ fn check_date_time(text: &[u8]) -> Option<()> {
     if date[4] != b'-' || date[7] != b'-' || !matches!(text[10], b'T' | b' ') {
         return None;
     }
-    let (year, month, day) = (parse_digits(&date[..4])?, parse_digits(&date[5..7])?, parse_digits(&date[8..])?);
+    let (year, month, day) = (
+        parse_digits(&date[..4])?,
+        parse_digits(&date[5..7])?,
+        parse_digits(&date[8..])?,
+    );
     if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
         return None;
     }

@@ -113,7 +113,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Loads the letters of these partitions.
-pub(crate) async fn load_known(client: &Client, places: &[TopicPartition]) -> Result<HashMap<TopicPartition, Known>, Error> {
+pub(crate) async fn load_known(
+    client: &Client,
+    places: &[TopicPartition],
+) -> Result<HashMap<TopicPartition, Known>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
     let letters = letters_that_hold_up();
@@ -164,7 +167,7 @@ pub(crate) async fn gather(
     }
     let known = versions_and_letters
         .into_iter()
-        .map(|(place, (version, waiting))| (place, Known::of(version, waiting)));
+        .map(|(place, (version, waiting))| (place, Known::new(version, waiting)));
     Ok(known.collect())
 }
 
@@ -180,7 +183,10 @@ pub struct LettersOfKey {
 }
 
 /// Loads what the table says of these keys now.
-pub(crate) async fn load_letters_of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -> Result<Vec<LettersOfKey>, Error> {
+pub(crate) async fn load_letters_of_keys(
+    client: &Client,
+    keys: &[(TopicPartition, Bytes)],
+) -> Result<Vec<LettersOfKey>, Error> {
     let topic: Vec<&str> = keys.iter().map(|(place, _)| &*place.topic).collect();
     let partition: Vec<i32> = keys.iter().map(|(place, _)| place.partition).collect();
     let key: Vec<&[u8]> = keys.iter().map(|(_, key)| &**key).collect();

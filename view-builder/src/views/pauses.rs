@@ -127,7 +127,11 @@ pub(crate) async fn load_paused(client: &Client) -> Result<Vec<Paused>, Error> {
 
 /// The names of all paused views.
 pub(crate) async fn load_paused_names(client: &Client) -> Result<HashSet<String>, Error> {
-    Ok(load_paused(client).await?.into_iter().map(|paused| paused.view).collect())
+    Ok(load_paused(client)
+        .await?
+        .into_iter()
+        .map(|paused| paused.view)
+        .collect())
 }
 
 /// The name of a paused view that reads this topic, if there is one.

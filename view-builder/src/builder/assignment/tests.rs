@@ -153,7 +153,10 @@ fn what_comes_twice_or_belongs_to_others_is_dropped() {
 #[test]
 fn a_bad_event_becomes_a_letter_and_only_its_key_waits_behind_it() {
     let mut assignment = holding(&[(0, 1, 0)]);
-    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad_event()), Some("no".to_owned()));
+    assert_eq!(
+        take_keyed(&mut assignment, 0, 0, "7", bad_event()),
+        Some("no".to_owned())
+    );
     assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
     take(&mut assignment, 0, 2);
     assert!(!assignment.has_room(), "letters count as rows");
@@ -203,7 +206,10 @@ fn a_batch_that_is_given_up_is_read_again_in_every_partition() {
 #[test]
 fn what_was_taken_while_a_key_was_thought_to_wait_is_read_again() {
     let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
-    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad_event()), Some("no".to_owned()));
+    assert_eq!(
+        take_keyed(&mut assignment, 0, 0, "7", bad_event()),
+        Some("no".to_owned())
+    );
     assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
     take(&mut assignment, 1, 0);
     let given_up = assignment.next_batch().unwrap();
@@ -314,7 +320,12 @@ fn a_batch_tells_how_far_the_log_was_read_and_what_is_dropped_does_not_count() {
 fn a_partition_that_is_held_back_is_not_settled() {
     let mut assignment = holding(&[(0, 5, 10), (1, 5, 10)]);
     assignment.hold_back(&place(1), true);
-    let settled = |assignment: &Assignment| assignment.positions().map(|position| position.settled).collect::<Vec<_>>();
+    let settled = |assignment: &Assignment| {
+        assignment
+            .positions()
+            .map(|position| position.settled)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(settled(&assignment), [true, false]);
     assignment.hold_back(&place(1), false);
     assert_eq!(settled(&assignment), [true, true]);

@@ -172,7 +172,9 @@ impl Parting {
         self.asked_at = Some(Instant::now());
         self.asked.clone_from(&asked);
         let servers = self.servers.clone();
-        self.answer = Some(tokio::task::spawn_blocking(move || ask_for_first_offsets(&servers, &asked)));
+        self.answer = Some(tokio::task::spawn_blocking(move || {
+            ask_for_first_offsets(&servers, &asked)
+        }));
     }
 
     /// Ends the doubts about the logs that the answer tells of.

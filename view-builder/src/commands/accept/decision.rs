@@ -103,7 +103,11 @@ mod tests {
     }
 
     /// The decision, or the refusal's words.
-    fn decide_or_refusal(held: &LockedPosition, bounds: Result<&Bounds, Untold>, from: Option<AcceptFrom>) -> Result<Decision, String> {
+    fn decide_or_refusal(
+        held: &LockedPosition,
+        bounds: Result<&Bounds, Untold>,
+        from: Option<AcceptFrom>,
+    ) -> Result<Decision, String> {
         decide(&place("user-events", 3), held, bounds, from).map_err(|failure| failure.to_string())
     }
 
@@ -118,8 +122,14 @@ mod tests {
             })
         };
         let topic = topic_bounds();
-        assert_eq!(decide_or_refusal(&held, Ok(&topic), Some(AcceptFrom::Beginning)), goes_on_at(10));
-        assert_eq!(decide_or_refusal(&held, Ok(&topic), Some(AcceptFrom::Offset(40))), goes_on_at(40));
+        assert_eq!(
+            decide_or_refusal(&held, Ok(&topic), Some(AcceptFrom::Beginning)),
+            goes_on_at(10)
+        );
+        assert_eq!(
+            decide_or_refusal(&held, Ok(&topic), Some(AcceptFrom::Offset(40))),
+            goes_on_at(40)
+        );
         for offset in [9, 41] {
             let said = decide_or_refusal(&held, Ok(&topic), Some(AcceptFrom::Offset(offset))).unwrap_err();
             assert!(said.contains("it begins at 10 and ends at 40"), "{said}");
@@ -134,8 +144,14 @@ mod tests {
     #[test]
     fn where_nothing_is_lost_a_notice_is_known_and_nothing_is_read_again() {
         let topic = topic_bounds();
-        assert_eq!(decide_or_refusal(&held(20, false), Ok(&topic), None), Ok(Decision::DeleteNotices));
-        assert_eq!(decide_or_refusal(&held(20, true), Ok(&topic), None), Ok(Decision::NothingIsLost));
+        assert_eq!(
+            decide_or_refusal(&held(20, false), Ok(&topic), None),
+            Ok(Decision::DeleteNotices)
+        );
+        assert_eq!(
+            decide_or_refusal(&held(20, true), Ok(&topic), None),
+            Ok(Decision::NothingIsLost)
+        );
         let said = decide_or_refusal(&held(20, false), Ok(&topic), Some(AcceptFrom::Beginning)).unwrap_err();
         assert!(said.contains("view-builder replay"), "{said}");
     }
@@ -143,7 +159,10 @@ mod tests {
     #[test]
     fn a_notice_of_a_partition_that_is_gone_can_be_known_and_where_kafka_does_not_tell_nothing_is_changed() {
         let gone = Err(Untold::NoPartition { partitions: 2 });
-        assert_eq!(decide_or_refusal(&held(20, false), gone, None), Ok(Decision::DeleteNotices));
+        assert_eq!(
+            decide_or_refusal(&held(20, false), gone, None),
+            Ok(Decision::DeleteNotices)
+        );
         let said = decide_or_refusal(&held(20, true), gone, Some(AcceptFrom::Beginning)).unwrap_err();
         assert!(said.contains("goes on from nowhere"), "{said}");
         let said = decide_or_refusal(&held(20, true), Err(Untold::NoLeader), None).unwrap_err();

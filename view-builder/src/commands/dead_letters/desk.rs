@@ -237,7 +237,10 @@ impl Desk {
         if letters.is_empty() {
             return Ok(true);
         }
-        Ok(matches!(self.end_letters(letters, Ending::Apply).await?, Outcome::Ended))
+        Ok(matches!(
+            self.end_letters(letters, Ending::Apply).await?,
+            Outcome::Ended
+        ))
     }
 
     /// Applies this letter. If it is still dead, its retries are counted and the new reason is stored.

@@ -65,7 +65,9 @@ async fn retry_layer(
     still_dead: &mut StillDead,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let free = layer.into_iter().filter(|letter| !still_dead.contains(&partition_and_key(letter)));
+    let free = layer
+        .into_iter()
+        .filter(|letter| !still_dead.contains(&partition_and_key(letter)));
     let free: Vec<Waiting> = free.cloned().collect();
     let dead = desk.retry_layer(&free, report).await?;
     let dead = free.iter().filter(|letter| dead.contains(&letter.id));

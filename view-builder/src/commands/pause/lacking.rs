@@ -155,6 +155,9 @@ mod tests {
         assert_eq!((why_lost(&unmoved, gone), why_unknown(&moved, gone)), (None, None));
         let no_leader = Err(Untold::NoLeader);
         assert!(why_unknown(&moved, no_leader).is_some_and(|reason| reason.contains("no leader")));
-        assert_eq!((why_lost(&unmoved, no_leader), why_unknown(&unmoved, no_leader)), (None, None));
+        assert_eq!(
+            (why_lost(&unmoved, no_leader), why_unknown(&unmoved, no_leader)),
+            (None, None)
+        );
     }
 }

@@ -48,7 +48,11 @@ pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
 /// does not answer.
 pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
     let (client, view) = open(&config.servers.database.0, &config.view).await?;
-    if !pauses::load_paused_names(&client).await.map_err(unanswered)?.contains(&view.name) {
+    if !pauses::load_paused_names(&client)
+        .await
+        .map_err(unanswered)?
+        .contains(&view.name)
+    {
         return Err(Failure::Setting(format!("{} is not paused", view.name)));
     }
     self::resume::resume(client, &config.servers.kafka, &view).await

@@ -48,7 +48,11 @@ pub(super) enum Stage {
 
 /// Begins the rebuild, or resumes an unfinished one. An unfinished one that was begun with other SQL is dropped first.
 /// `has_begun`: this command has begun or resumed the rebuild before.
-pub(super) async fn begin_or_resume(client: &Client, generation: &Generation, has_begun: bool) -> Result<Stage, Trouble> {
+pub(super) async fn begin_or_resume(
+    client: &Client,
+    generation: &Generation,
+    has_begun: bool,
+) -> Result<Stage, Trouble> {
     let view = &generation.view;
     let known = client
         .query_opt(

@@ -105,7 +105,9 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
-    let client = open_as_owner(&config.servers.database.0).await.map_err(Trouble::into_failure)?;
+    let client = open_as_owner(&config.servers.database.0)
+        .await
+        .map_err(Trouble::into_failure)?;
     take_rebuild_lock(&client, view).await.map_err(Trouble::into_failure)?;
     let row = client
         .query_opt("select generation from view_rebuilds where view = $1", &[&view])
@@ -239,14 +241,11 @@ async fn swap_once_caught_up(
         if fill.update_limits_and_letters(client, &generation.view).await? {
             tracing::info!("dead letters have changed: what was left out is read again");
         }
-        fill.apply_up_to_limits(session, &generation.view, None, |_| ())
-            .await?;
+        fill.apply_up_to_limits(session, &generation.view, None, |_| ()).await?;
         if began.elapsed() > CATCH_UP_MAX {
             continue;
         }
-        compaction
-            .ensure_keys_are_safe(client, fill, &generation.view)
-            .await?;
+        compaction.ensure_keys_are_safe(client, fill, &generation.view).await?;
         let running = swap::running_transactions(client).await?;
         older.retain(|transaction| running.contains(transaction));
         let mut why = "a transaction that began before the generation was complete still runs";

@@ -65,7 +65,10 @@ impl Existing {
             (place(row.get("topic"), row.get("partition")), reached)
         });
         let mut reached_by_place: BTreeMap<TopicPartition, Reached> = reached_by_place.collect();
-        if reached_by_place.iter().any(|(place, reached)| self.is_unknown(place, reached)) {
+        if reached_by_place
+            .iter()
+            .any(|(place, reached)| self.is_unknown(place, reached))
+        {
             self.ask_kafka(consumers, &reached_by_place)?;
         }
         reached_by_place.retain(|place, _| !self.gone.contains_key(place));

@@ -85,8 +85,7 @@ async fn swap_without_commit(
     if !fill.try_update_limits(&session.client, view).await? {
         return Ok(Attempt::NotYet("dead letters have changed"));
     }
-    fill.apply_up_to_limits(session, view, Some(deadline), |_| ())
-        .await?;
+    fill.apply_up_to_limits(session, view, Some(deadline), |_| ()).await?;
     fill.refuse_other_topics(&session.client, view).await?;
     if compaction.has_unproven_keys(&session.client, fill).await? {
         return Ok(Attempt::NotYet("there are new dead letters"));
@@ -141,7 +140,9 @@ pub(super) async fn running_transactions(client: &Client) -> Result<HashSet<(i32
 async fn exchange_tables(client: &Client, generation: &Generation, carried: &Carried) -> Result<(), Error> {
     let schema = &generation.schema;
     let replaced_schema = format!("{}_replaced", generation.view.name);
-    client.batch_execute(&format!("create schema \"{replaced_schema}\"")).await?;
+    client
+        .batch_execute(&format!("create schema \"{replaced_schema}\""))
+        .await?;
     let owner = client.query_one("select current_user::text", &[]).await?;
     let owner = escape_identifier(owner.get(0));
     lock_others_views(client, carried, &owner).await?;

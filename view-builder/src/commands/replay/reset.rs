@@ -83,7 +83,11 @@ pub(crate) fn ask_to_confirm(question: &str) -> Result<bool, Failure> {
 
 /// Sets the positions back and raises their epochs, so that the builders claim them anew. The offsets that the group has committed to Kafka stay as
 /// they are. If an operator later sets those back by Kafka's tools, the builders can still notice that.
-async fn set_positions_back(client: &mut Client, topic: &str, ranges: &BTreeMap<i32, ReplayRange>) -> Result<String, Failure> {
+async fn set_positions_back(
+    client: &mut Client,
+    topic: &str,
+    ranges: &BTreeMap<i32, ReplayRange>,
+) -> Result<String, Failure> {
     let partitions: Vec<i32> = ranges.keys().copied().collect();
     let offsets: Vec<i64> = ranges.values().map(|range| range.start).collect();
     let transaction = client.transaction().await.map_err(unanswered)?;

@@ -120,7 +120,9 @@ fn read_commit_times(
         .iter()
         .map(|(partition, next)| (place::place(topic, *partition), *next));
     let places: Vec<(TopicPartition, i64)> = places.collect();
-    observer.assign(&kafka::partition_list(places.iter().map(|(place, next)| (place, *next)))?)?;
+    observer.assign(&kafka::partition_list(
+        places.iter().map(|(place, next)| (place, *next)),
+    )?)?;
     let (mut committed_us, start) = (HashMap::new(), Instant::now());
     while !next_offsets.is_empty() {
         ensure!(

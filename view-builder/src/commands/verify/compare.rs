@@ -91,7 +91,11 @@ pub async fn compare<A: Arrival>(
     wait: Duration,
     all: bool,
 ) -> Result<Outcome, Failure> {
-    let snapshots = if arrival.is_none() { Snapshots::Shared } else { Snapshots::Separate };
+    let snapshots = if arrival.is_none() {
+        Snapshots::Shared
+    } else {
+        Snapshots::Separate
+    };
     let mut look = first_look(source, view, snapshots, all).await?;
     let mut outcome = Outcome::default();
     let mut undecided = Vec::new();
@@ -143,33 +147,41 @@ async fn first_look(source: &Side, view: &Side, snapshots: Snapshots, all: bool)
     let mut differing_buckets = Vec::new();
     let mut differing_buckets_more = 0_u64;
     let (of_source, of_view) = tokio::try_join!(source.stream_buckets(), view.stream_buckets())?;
-    let merged = merge(of_source, of_view, |bucket, in_source: Option<Bucket>, in_view: Option<Bucket>| {
-        let rows = |side: &Option<Bucket>| side.as_ref().map_or(0, |bucket| bucket.rows);
-        look.rows_source += rows(&in_source);
-        look.rows_view += rows(&in_view);
-        // A bucket that differs counts as caught up until a further look finds otherwise, see `set_bucket_states`.
-        let state = if in_source == in_view { State::Equal } else { State::CaughtUp };
-        if state != State::Equal {
-            if differing_buckets.len() < BUCKETS_MAX {
-                differing_buckets.push(bucket.clone());
+    let merged = merge(
+        of_source,
+        of_view,
+        |bucket, in_source: Option<Bucket>, in_view: Option<Bucket>| {
+            let rows = |side: &Option<Bucket>| side.as_ref().map_or(0, |bucket| bucket.rows);
+            look.rows_source += rows(&in_source);
+            look.rows_view += rows(&in_view);
+            // A bucket that differs counts as caught up until a further look finds otherwise, see `set_bucket_states`.
+            let state = if in_source == in_view {
+                State::Equal
             } else {
-                differing_buckets_more += 1;
+                State::CaughtUp
+            };
+            if state != State::Equal {
+                if differing_buckets.len() < BUCKETS_MAX {
+                    differing_buckets.push(bucket.clone());
+                } else {
+                    differing_buckets_more += 1;
+                }
             }
-        }
-        if all || state != State::Equal {
-            if look.buckets.len() < BUCKETS_MAX {
-                let (rows_source, rows_view) = (rows(&in_source), rows(&in_view));
-                look.buckets.push(BucketLine {
-                    bucket,
-                    rows_source,
-                    rows_view,
-                    state,
-                });
-            } else {
-                look.buckets_more += 1;
+            if all || state != State::Equal {
+                if look.buckets.len() < BUCKETS_MAX {
+                    let (rows_source, rows_view) = (rows(&in_source), rows(&in_view));
+                    look.buckets.push(BucketLine {
+                        bucket,
+                        rows_source,
+                        rows_view,
+                        state,
+                    });
+                } else {
+                    look.buckets_more += 1;
+                }
             }
-        }
-    });
+        },
+    );
     merged.await.map_err(|err| explain_merge_error(err, source, view))?;
     if !differing_buckets.is_empty() {
         tracing::info!(

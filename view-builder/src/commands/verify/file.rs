@@ -98,7 +98,11 @@ fn parse_pair(
         }
     };
     if table.is_empty() {
-        return Err(error_at(&file.path, second.line, "`-- view:` must name the view's table"));
+        return Err(error_at(
+            &file.path,
+            second.line,
+            "`-- view:` must name the view's table",
+        ));
     }
     Ok(Comparison {
         table: (*table).to_owned(),
@@ -147,11 +151,7 @@ fn query_after(file: &SqlFile, comment: &HeadComment<'_>) -> Result<Query, ViewE
     }
     let sql = sql.strip_suffix(';').unwrap_or(sql).trim_end();
     if sql.is_empty() {
-        return Err(error_at(
-            &file.path,
-            comment.line,
-            "no query follows this head comment",
-        ));
+        return Err(error_at(&file.path, comment.line, "no query follows this head comment"));
     }
     Ok(Query {
         sql: sql.to_owned(),

@@ -150,7 +150,10 @@ impl Compared {
             Some(behind) => write_count(outcome.undecided, &format!("rows not decided: the view is {behind}")),
             None => write_count(outcome.undecided, "rows not decided: they kept changing"),
         }
-        write_count(outcome.not_looked_at_again, "further rows differed and were not looked at again");
+        write_count(
+            outcome.not_looked_at_again,
+            "further rows differed and were not looked at again",
+        );
         text
     }
 

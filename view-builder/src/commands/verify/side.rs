@@ -98,8 +98,7 @@ impl Side {
                 "the query gives ({}), expected (bucket text, key bigint, version bigint, content text)",
                 columns.join(", ")
             );
-            return Err(side
-                .wrong_query(query, &reason).into());
+            return Err(side.wrong_query(query, &reason).into());
         }
         Ok(side)
     }
@@ -165,7 +164,9 @@ impl Side {
             "select {ROW} from {} where $1 or bucket = any($2::text[]) or ($3 and bucket is null) order by key",
             self.table
         );
-        let rows = self.stream(&sql, &[&buckets.is_none(), &names, &with_nameless_bucket]).await?;
+        let rows = self
+            .stream(&sql, &[&buckets.is_none(), &names, &with_nameless_bucket])
+            .await?;
         Ok(rows.map(|row| self.read_row(&row?)))
     }
 

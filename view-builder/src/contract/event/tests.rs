@@ -70,7 +70,10 @@ fn a_refusal_names_the_field_and_no_value() {
             refusal_of_value("hello"),
             "the value is no event: expected value at line 1 column 1",
         ),
-        (refusal_of_value("[]"), "the value is no event: invalid type at line 1 column 0"),
+        (
+            refusal_of_value("[]"),
+            "the value is no event: invalid type at line 1 column 0",
+        ),
         (
             refusal_of_value(&event("USER_UPDATED", USER, "")),
             "the value is no event: missing field `version` at line 1 column",
@@ -99,8 +102,14 @@ fn a_refusal_names_the_field_and_no_value() {
             refusal_of_value(&event("USER_CREATED", "null", r#","version":1"#)),
             "user must not be null",
         ),
-        (refusal_of_value(&event("USER_CREATED", "[]", r#","version":1"#)), "user: invalid"),
-        (refusal_of_value(r#"{"eventType":null,"userId":7,"version":1}"#), "invalid type"),
+        (
+            refusal_of_value(&event("USER_CREATED", "[]", r#","version":1"#)),
+            "user: invalid",
+        ),
+        (
+            refusal_of_value(r#"{"eventType":null,"userId":7,"version":1}"#),
+            "invalid type",
+        ),
         (
             refusal_of_value(r#"{"eventType":"USER_DELETED","version":1}"#),
             "missing field `userId`",

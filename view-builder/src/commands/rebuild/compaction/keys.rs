@@ -82,7 +82,11 @@ impl<'c> Pages<'c> {
 
 /// The keys that have letters with an id above `last_known_id`. A key that already had an open letter before them is left out: the new letters only wait
 /// behind that one, so nothing has changed for the key.
-pub(super) async fn load_changed_keys(client: &Client, topics: &[String], last_known_id: i64) -> Result<Vec<Key>, Error> {
+pub(super) async fn load_changed_keys(
+    client: &Client,
+    topics: &[String],
+    last_known_id: i64,
+) -> Result<Vec<Key>, Error> {
     let rows = client
         .query(
             "with new as materialized (
@@ -116,7 +120,11 @@ pub(super) async fn remove_keys_without_past(
 ) -> Result<Vec<Key>, Error> {
     keys.retain(Key::is_an_id);
     let (mut topic, mut partition, mut offset, mut indexes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (index, key) in keys.iter().enumerate().filter(|(_, key)| key.first_letter == key.last_letter) {
+    for (index, key) in keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| key.first_letter == key.last_letter)
+    {
         topic.push(&*key.place.topic);
         partition.push(key.place.partition);
         offset.push(key.first_letter);
@@ -143,7 +151,10 @@ pub(super) async fn remove_keys_without_past(
         let contract = contracts.get(&*key.place.topic);
         has_no_past[index] = contract.is_some_and(|contract| is_version_1(&contract.id, &key.key, row.get(1)));
     }
-    let others = keys.into_iter().zip(has_no_past).filter(|(_, has_no_past)| !has_no_past);
+    let others = keys
+        .into_iter()
+        .zip(has_no_past)
+        .filter(|(_, has_no_past)| !has_no_past);
     Ok(others.map(|(key, _)| key).collect())
 }
 

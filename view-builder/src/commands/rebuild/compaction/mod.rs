@@ -85,7 +85,12 @@ impl Compaction {
     }
 
     /// Refuses to go on if the fill has passed the letters of a key that is not safe. The fill must be at its limits.
-    pub(super) async fn ensure_keys_are_safe(&mut self, client: &Client, fill: &Fill, view: &View) -> Result<(), Trouble> {
+    pub(super) async fn ensure_keys_are_safe(
+        &mut self,
+        client: &Client,
+        fill: &Fill,
+        view: &View,
+    ) -> Result<(), Trouble> {
         let Some(last_known_id) = fill.letters.last_known_id().filter(|_| !self.compacted.is_empty()) else {
             return Ok(());
         };
