@@ -49,8 +49,8 @@ struct Connections {
     resting: Mutex<Vec<(Session, Instant)>>,
 }
 
-/// A connection, and the key of an advisory lock. The server's process at the other end holds this lock for as long as it lives. Whoever gets the lock
-/// knows that this process is gone, whatever happened to the connection. This also holds on another server that has taken over.
+/// A connection, and the key of an advisory lock. The server's process at the other end holds this lock for as long as it lives. Whoever gets the
+/// lock knows that this process is gone, whatever happened to the connection. This also holds on another server that has taken over.
 struct Session {
     connection: PgConnection,
     lock: i64,
@@ -127,15 +127,16 @@ impl Database {
         }
     }
 
-    /// Runs one statement that changes something, in a transaction of its own. Returns its first row after the commit. If the returned future is dropped,
-    /// the statement may still take effect.
+    /// Runs one statement that changes something, in a transaction of its own. Returns its first row after the commit. If the returned future is
+    /// dropped, the statement may still take effect.
     ///
-    /// If the answer is lost, this finds out whether the change was made. It waits until the server's process that ran the statement is gone, and then runs
-    /// the query `made`. That query must return the row that the change would have returned, or no row if the change was not made. All this takes
-    /// `SETTLE_WAIT` at most.
+    /// If the answer is lost, this finds out whether the change was made. It waits until the server's process that ran the statement is gone, and
+    /// then runs the query `made`. That query must return the row that the change would have returned, or no row if the change was not made. All
+    /// this takes `SETTLE_WAIT` at most.
     ///
     /// # Errors
-    /// [`Failure::Undone`]: the change was not made. [`Failure::Unanswered`]: it is not known whether it was made. Otherwise those of [`Database::row`].
+    /// [`Failure::Undone`]: the change was not made. [`Failure::Unanswered`]: it is not known whether it was made. Otherwise those of
+    /// [`Database::row`].
     pub async fn change(
         &self,
         change: Query<'_, Postgres, PgArguments>,
@@ -208,8 +209,8 @@ impl Connections {
         }
     }
 
-    /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks `made` which of the two.
-    /// Tries until there is an answer.
+    /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks `made` which of
+    /// the two. Tries until there is an answer.
     async fn find_out_whether_made(
         &self,
         lock: i64,

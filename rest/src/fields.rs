@@ -7,8 +7,8 @@ use crate::problem::{FieldError, Problem};
 
 /// The fields of a body, from which a value of the domain is made.
 ///
-/// Take each field, and then call [`Fields::check`]. It fails if any field was wrong. Use the values only if it succeeds, since a wrong field gives a
-/// default value. Fields that are not taken are ignored.
+/// Take each field, and then call [`Fields::check`]. It fails if any field was wrong. Use the values only if it succeeds, since a wrong field
+/// gives a default value. Fields that are not taken are ignored.
 #[derive(Debug)]
 pub struct Fields {
     object: Object,

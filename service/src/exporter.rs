@@ -40,8 +40,8 @@ impl From<PrometheusHandle> for Exporter {
 }
 
 impl Exporter {
-    /// Adds what `print_more` returns, in the same format. This is for series that come and go. The recorder itself never forgets a series, and prints
-    /// its last value for ever.
+    /// Adds what `print_more` returns, in the same format. This is for series that come and go. The recorder itself never forgets a series, and
+    /// prints its last value for ever.
     #[must_use]
     pub fn with(self, print_more: fn() -> String) -> Self {
         Self { print_more, ..self }
@@ -53,7 +53,8 @@ impl Exporter {
 }
 
 /// Installs the process's metrics recorder. Every metric whose name ends in `_seconds` is a histogram with `LATENCY_BUCKETS_S`, every
-/// other histogram has `COUNT_BUCKETS`. They are histograms, since buckets of several processes can be added up and the quantiles of a summary cannot.
+/// other histogram has `COUNT_BUCKETS`. They are histograms, since buckets of several processes can be added up and the quantiles of a summary
+/// cannot.
 ///
 /// # Errors
 /// A recorder is installed already.
@@ -78,8 +79,8 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(recorder)
 }
 
-/// Prints a gauge with one series for each of `values`. A value comes with the text of its labels, such as `topic="a",partition="0"`. Without values the
-/// result is empty.
+/// Prints a gauge with one series for each of `values`. A value comes with the text of its labels, such as `topic="a",partition="0"`. Without
+/// values the result is empty.
 #[must_use]
 pub fn gauge(name: &str, help: &str, values: impl Iterator<Item = (String, f64)>) -> String {
     let mut text = String::new();

@@ -89,8 +89,9 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
     }
 }
 
-/// Polls the client, so that librdkafka calls our callbacks: one replaces a token that expires, another notes errors. Nobody else polls a client that only
-/// asks questions, and a client whose token has expired gets no answer. The client must read no topic, since its records would be dropped here.
+/// Polls the client, so that librdkafka calls our callbacks: one replaces a token that expires, another notes errors. Nobody else polls a client
+/// that only asks questions, and a client whose token has expired gets no answer. The client must read no topic, since its records would be
+/// dropped here.
 pub(super) fn serve_events(client: &BaseConsumer<impl ConsumerContext>) {
     // Each event takes one poll, and several may have gathered since the last call.
     for _ in 0..EVENTS_MAX {

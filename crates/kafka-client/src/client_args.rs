@@ -19,8 +19,8 @@ pub struct ClientArgs {
         default_value = "localhost:9092"
     )]
     pub bootstrap_servers: String,
-    /// A property of librdkafka, NAME=VALUE: for TLS, SASL, compression, message.max.bytes and so on. Repeat the flag for several; in the environment
-    /// variable write one on each line.
+    /// A property of librdkafka, NAME=VALUE: for TLS, SASL, compression, message.max.bytes and so on. Repeat the flag for several; in the
+    /// environment variable write one on each line.
     #[arg(
         long = "kafka-property",
         env = "KAFKA_PROPERTIES",
@@ -29,8 +29,8 @@ pub struct ClientArgs {
         hide_env_values = true
     )]
     pub properties: Vec<PropertyLine>,
-    /// A property of librdkafka whose value is in a file, NAME=PATH, such as a password. The file is read again for each client. Repeat the flag for
-    /// several; in the environment variable write one on each line.
+    /// A property of librdkafka whose value is in a file, NAME=PATH, such as a password. The file is read again for each client. Repeat the flag
+    /// for several; in the environment variable write one on each line.
     #[arg(
         long = "kafka-property-file",
         env = "KAFKA_PROPERTY_FILES",
@@ -38,8 +38,8 @@ pub struct ClientArgs {
         value_delimiter = '\n'
     )]
     pub property_files: Vec<String>,
-    /// The file that holds the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER). It is read again for each refresh, so a program that issues tokens
-    /// can replace it.
+    /// The file that holds the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER). It is read again for each refresh, so a program that issues
+    /// tokens can replace it.
     #[arg(long = "kafka-oauth-token-file", env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
     pub oauth_token_file: Option<PathBuf>,
 }

@@ -38,8 +38,8 @@ const PRODUCER_PROPERTIES: [&str; 22] = [
 
 /// How to reach Kafka. `Debug` shows the names of the properties and not their values, some of which are secret.
 ///
-/// Make a client in this order. Then the operator's properties win over the program's preferences, and what the program's correctness needs wins over
-/// both:
+/// Make a client in this order. Then the operator's properties win over the program's preferences, and what the program's correctness needs wins
+/// over both:
 /// 1. [`with_files_read`](Self::with_files_read);
 /// 2. [`begin`](Self::begin);
 /// 3. set the program's preferences;
@@ -87,8 +87,8 @@ impl ClientSettings {
         Ok(self)
     }
 
-    /// Adds properties whose values are in files, `NAME=PATH`. A line break at the end of a file does not belong to the value. The files are read now,
-    /// so that a missing one is noticed, and again by [`with_files_read`](Self::with_files_read).
+    /// Adds properties whose values are in files, `NAME=PATH`. A line break at the end of a file does not belong to the value. The files are read
+    /// now, so that a missing one is noticed, and again by [`with_files_read`](Self::with_files_read).
     ///
     /// # Errors
     /// Those of [`with_properties`](Self::with_properties), and a file cannot be read.
@@ -117,7 +117,8 @@ impl ClientSettings {
         self
     }
 
-    /// The same settings, but with what the files hold now. So an operator can replace a password or a certificate without a restart of the program.
+    /// The same settings, but with what the files hold now. So an operator can replace a password or a certificate without a restart of the
+    /// program.
     ///
     /// # Errors
     /// Names the file that cannot be read, and nothing of what is in it.
@@ -129,8 +130,8 @@ impl ClientSettings {
         Ok(settings)
     }
 
-    /// A number that changes when a file of a password, a certificate or a key changes. A client keeps what it was made with. So if the cluster refuses
-    /// a client and this number has changed since it was made, the cluster may accept a new client.
+    /// A number that changes when a file of a password, a certificate or a key changes. A client keeps what it was made with. So if the cluster
+    /// refuses a client and this number has changed since it was made, the cluster may accept a new client.
     #[must_use]
     pub fn fingerprint_of_files(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

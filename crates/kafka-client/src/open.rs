@@ -77,8 +77,8 @@ impl ClientSettings {
         T: FromClientConfigAndContext<C>,
         C: rdkafka::ClientContext,
     {
-        // Starts OpenSSL without its exit handler. A client may still be closing on a thread that nobody waits for. The exit handler would free what this
-        // client still uses, and the process would abort. OpenSSL takes 1.5 MB, so it is started only if TLS or a login's hashes need it.
+        // Starts OpenSSL without its exit handler. A client may still be closing on a thread that nobody waits for. The exit handler would free
+        // what this client still uses, and the process would abort. OpenSSL takes 1.5 MB, so it is started only if TLS or a login's hashes need it.
         if self.uses_openssl() {
             openssl_sys::init();
         }

@@ -1,4 +1,5 @@
-//! Tells a cluster that refuses us from a cluster that is away. librdkafka keeps trying in both cases, and reports the reason only in its error callback.
+//! Tells a cluster that refuses us from a cluster that is away. librdkafka keeps trying in both cases, and reports the reason only in its error
+//! callback.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

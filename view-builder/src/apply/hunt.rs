@@ -1,6 +1,6 @@
-//! The hunt for the event that Postgres refuses. A batch that fails is halved again and again until a single event is left. Everything before that event
-//! and beside it is applied. Then [`super::verdict`] decides who is at fault: the event becomes a dead letter, or its view is paused, or the event is
-//! tried again, and `status` and `/readyz` say so meanwhile.
+//! The hunt for the event that Postgres refuses. A batch that fails is halved again and again until a single event is left. Everything before that
+//! event and beside it is applied. Then [`super::verdict`] decides who is at fault: the event becomes a dead letter, or its view is paused, or the
+//! event is tried again, and `status` and `/readyz` say so meanwhile.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -47,8 +47,8 @@ struct Comparison {
 }
 
 impl Database {
-    /// Applies the batch. Waits for as long as Postgres is away, and for as long as it refuses an event for a reason that is neither the event's nor
-    /// the view's fault.
+    /// Applies the batch. Waits for as long as Postgres is away, and for as long as it refuses an event for a reason that is neither the event's
+    /// nor the view's fault.
     pub async fn apply(&mut self, batch: Batch) -> Applied {
         let mut applied = Applied::default();
         let mut hunt: Option<Hunt> = None;

@@ -1,7 +1,7 @@
 //! Decides who is at fault when a single event cannot be applied: the event, its view, or nobody yet. Pure.
 //!
-//! Neither a dead letter nor a pause loses anything. But a dead letter holds up one key, and a pause holds up a whole view. So an event becomes a dead
-//! letter only if the view is seen to work, and a view is paused only if it is seen to fail.
+//! Neither a dead letter nor a pause loses anything. But a dead letter holds up one key, and a pause holds up a whole view. So an event becomes a
+//! dead letter only if the view is seen to work, and a view is paused only if it is seen to fail.
 
 use std::time::Duration;
 

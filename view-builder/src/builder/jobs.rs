@@ -152,8 +152,8 @@ impl Builder {
         self.job = Some(Job { task, since });
     }
 
-    /// The kinds of work are in the order of their urgency, since an earlier kind can change what a later one has to do. So batches come last but one: a
-    /// partition that is not claimed has no batch, and a batch with outdated letters would be given up.
+    /// The kinds of work are in the order of their urgency, since an earlier kind can change what a later one has to do. So batches come last but
+    /// one: a partition that is not claimed has no batch, and a batch with outdated letters would be given up.
     fn most_urgent_work(&mut self, database: &Database) -> Option<Work> {
         let generation = self.consumer.context().generation();
         if let Some((generation, places)) = self.claim.take() {

@@ -58,8 +58,8 @@ impl Lags {
 impl Lag {
     fn new(position: Position<'_>, end: End, unread_since_us: Option<i64>, now_us: i64) -> Self {
         let events = (end.end - end.applied_up_to(&position)).max(0);
-        // The age of an event that was not read yet is not known. It is at least the time since the event is known to be there. Usually that is a moment.
-        // It is longer if Kafka goes away before the event is read.
+        // The age of an event that was not read yet is not known. It is at least the time since the event is known to be there. Usually that is a
+        // moment. It is longer if Kafka goes away before the event is read.
         let is_unread = events > 0 && position.settled && position.oldest_us.is_none();
         let unread_since_us = is_unread.then(|| unread_since_us.unwrap_or(now_us));
         let oldest_us = position.oldest_us.or(unread_since_us);

@@ -100,8 +100,8 @@ impl Builder {
         }
     }
 
-    /// Kafka has answered whether partitions still have the records that were read from them. If a partition has them, it is no longer held back, and the
-    /// records that were dropped meanwhile are read again.
+    /// Kafka has answered whether partitions still have the records that were read from them. If a partition has them, it is no longer held back,
+    /// and the records that were dropped meanwhile are read again.
     pub(super) fn handle_answer_about_logs(&mut self, answer: parting::Answer) {
         let logs = self.parting.act_on_answer(answer);
         self.parted.extend(logs.parted);

@@ -1,8 +1,8 @@
 //! Turns the partitions that Kafka's group assigned to this process into the offsets to start reading at.
 //!
 //! 1. Claim the partitions in Postgres. From then on no earlier holder can move their positions.
-//! 2. Ask Kafka where they begin and end. Asked before the claim, an earlier holder could still apply events beyond the end that Kafka told, and the
-//!    position would look as if it were not in the topic.
+//! 2. Ask Kafka where they begin and end. Asked before the claim, an earlier holder could still apply events beyond the end that Kafka told, and
+//!    the position would look as if it were not in the topic.
 //! 3. Decide for each partition: it is read, or paused, or it waits for Kafka.
 //! 4. Write down where they begin, before anything is read: a batch moves a position only from where Postgres has it.
 

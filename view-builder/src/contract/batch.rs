@@ -17,7 +17,8 @@ pub struct Part {
     pub epoch: i64,
     /// The position before the batch.
     pub from: i64,
-    /// The position after the batch. It also moves past offsets without an event: tombstones, transaction markers and records that compaction has removed.
+    /// The position after the batch. It also moves past offsets without an event: tombstones, transaction markers and records that compaction has
+    /// removed.
     pub to: i64,
     /// How far the log was read for this part, and the leader's epoch of the last record. `None`: not known.
     pub read: Option<ReadUpTo>,

@@ -117,8 +117,8 @@ fn without_values(err: &serde_json::Error) -> String {
     format!("{cause}{place}")
 }
 
-/// Checks that a view's columns can take the entity. Of an aggregate that this program does not know, it checks only that the entity is an object. The
-/// rest is up to its view's SQL.
+/// Checks that a view's columns can take the entity. Of an aggregate that this program does not know, it checks only that the entity is an object.
+/// The rest is up to its view's SQL.
 fn check_entity(contract: &Contract, id: i64, entity: &str) -> Result<(), String> {
     if has_nul(entity) {
         return Err("a text holds the character U+0000, which Postgres cannot store".to_owned());

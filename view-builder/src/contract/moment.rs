@@ -3,8 +3,8 @@
 /// Whether `text` is an ISO 8601 date-time that a view can take, such as `2026-11-22T10:53:53.21721`. The year is from 0001 to 9999. Seconds are
 /// optional, and so is their fraction of up to 9 digits. At the end there may be a `Z` or an offset (`+09:00`).
 ///
-/// It is checked here, since Postgres takes more (`now`, `infinity`, `tomorrow`), and since it refuses a whole batch for one date such as the 30th of
-/// February.
+/// It is checked here, since Postgres takes more (`now`, `infinity`, `tomorrow`), and since it refuses a whole batch for one date such as the 30th
+/// of February.
 #[must_use]
 pub fn is_moment(text: &str) -> bool {
     check_date_time(text.as_bytes()).is_some()

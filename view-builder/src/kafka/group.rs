@@ -177,7 +177,8 @@ impl ClientContext for GroupContext {
                 ends.insert(place, end);
             }
         }
-        // In microseconds since the client was made, so never negative. If it were, 0 would make the state look old, and only delay what rests on it.
+        // In microseconds since the client was made, so never negative. If it were, 0 would make the state look old, and only delay what rests on
+        // it.
         let age = Duration::from_micros(u64::try_from(statistics.age).unwrap_or(0));
         *lock(&self.state) = Some(State {
             at: Instant::now(),

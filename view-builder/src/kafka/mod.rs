@@ -1,7 +1,7 @@
 //! Kafka, as the builder uses it. Its consumer is a member of the group, but [`crate::builder`] says at which offsets it starts to read.
 //!
-//! librdkafka tells a new assignment in a callback. The callback only stores it. Nothing is fetched until `assign` is called with the positions from
-//! Postgres, so no record from another offset can slip in. A revocation takes effect at once.
+//! librdkafka tells a new assignment in a callback. The callback only stores it. Nothing is fetched until `assign` is called with the positions
+//! from Postgres, so no record from another offset can slip in. A revocation takes effect at once.
 
 mod clients;
 mod end;

@@ -9,9 +9,9 @@ use crate::contract::letter::Fate;
 
 /// The keys that wait in one partition, and the letters that were discarded.
 ///
-/// A million letters take 16 MB, since of letters that were there at the claim only a hash of the key is kept. Two keys may have the same hash while
-/// only one of them waits. Then an event of the other key would be parked. But the statement that parks it (`keep_view_letters`) finds that its key
-/// does not wait. From then on this key itself is kept, too.
+/// A million letters take 16 MB, since of letters that were there at the claim only a hash of the key is kept. Two keys may have the same hash
+/// while only one of them waits. Then an event of the other key would be parked. But the statement that parks it (`keep_view_letters`) finds that
+/// its key does not wait. From then on this key itself is kept, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// The `letters_version` of the position at the time when the letters were read.
@@ -51,8 +51,8 @@ impl Known {
         }
     }
 
-    /// Learns what the table says of one key now: its first open letter is at `first`, and the letters at the offsets `discarded` were discarded. `None` as
-    /// `first`: the key does not wait.
+    /// Learns what the table says of one key now: its first open letter is at `first`, and the letters at the offsets `discarded` were discarded.
+    /// `None` as `first`: the key does not wait.
     pub fn correct(&mut self, key: Bytes, first: Option<i64>, discarded: &[i64]) {
         self.exact.insert(key, first);
         for offset in discarded {
@@ -107,8 +107,8 @@ impl Known {
         }
     }
 
-    /// Decides about the record at `offset` with this key. `trouble` says why its event cannot be applied. A record that becomes a dead letter makes
-    /// its key wait.
+    /// Decides about the record at `offset` with this key. `trouble` says why its event cannot be applied. A record that becomes a dead letter
+    /// makes its key wait.
     pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
         let fate = self.fate_if_applicable(offset, key);
         let is_behind_another = key

@@ -13,8 +13,8 @@ use crate::contract::batch::Batch;
 use crate::contract::place::{self, TopicPartition};
 use crate::process::faults::{self, Bug};
 
-/// All letters as a table. The letters of former topics are included, though nothing waits behind them. It says `only`, since in earlier versions one of
-/// the tables inherits from the other, and a command may run before a builder of this version has changed that.
+/// All letters as a table. The letters of former topics are included, though nothing waits behind them. It says `only`, since in earlier versions
+/// one of the tables inherits from the other, and a command may run before a builder of this version has changed that.
 pub(crate) const WITH_FORMER: &str = "(
     select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
     from only view_dead_letters
@@ -130,11 +130,11 @@ pub(crate) async fn load_known(
     gather(client, &sql, &[&topic, &partition], |_, _, _| true).await
 }
 
-/// Runs `sql` and gathers its letters by partition. Its columns are `topic`, `partition` and `letters_version` of the position, and `record_offset`, `key`
-/// and `is_discarded` of each letter. The last three are null if the position has no letters.
+/// Runs `sql` and gathers its letters by partition. Its columns are `topic`, `partition` and `letters_version` of the position, and
+/// `record_offset`, `key` and `is_discarded` of each letter. The last three are null if the position has no letters.
 ///
-/// It is one statement, so versions and letters are of the same moment. Only letters for which `counts` returns true are taken. The letters come one
-/// after the other, so memory holds only what [`Known`] keeps of them.
+/// It is one statement, so versions and letters are of the same moment. Only letters for which `counts` returns true are taken. The letters come
+/// one after the other, so memory holds only what [`Known`] keeps of them.
 pub(crate) async fn gather(
     client: &Client,
     sql: &str,
@@ -214,8 +214,8 @@ pub(crate) async fn load_letters_of_keys(
     Ok(of_key.collect())
 }
 
-/// The table of the letters that later events wait behind. The offsets of a former topic's letters belong to that topic, so nothing waits behind them. The
-/// planted bug makes events wait for them too.
+/// The table of the letters that later events wait behind. The offsets of a former topic's letters belong to that topic, so nothing waits behind
+/// them. The planted bug makes events wait for them too.
 fn letters_that_hold_up() -> &'static str {
     if faults::is_planted(Bug::KeepFormerLetters) {
         WITH_FORMER

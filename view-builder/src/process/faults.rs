@@ -20,11 +20,11 @@ pub enum Bug {
     NoFence,
     /// Begins at the group's offset wherever Kafka has one.
     TrustTheGroup,
-    /// Believes that a COMMIT whose answer was lost has failed. The right statement would refuse the second attempt, since the position is no longer
-    /// where the batch begins. So this builder also moves positions as with `NoFence`.
+    /// Believes that a COMMIT whose answer was lost has failed. The right statement would refuse the second attempt, since the position is no
+    /// longer where the batch begins. So this builder also moves positions as with `NoFence`.
     UnknownIsFailed,
-    /// Believes that a COMMIT whose answer was lost has happened. The right statement would refuse the next batch, since the position is not yet where
-    /// that batch begins. So this builder also moves positions as with `NoFence`.
+    /// Believes that a COMMIT whose answer was lost has happened. The right statement would refuse the next batch, since the position is not yet
+    /// where that batch begins. So this builder also moves positions as with `NoFence`.
     UnknownIsDone,
     /// Fills a generation up to the positions, also where they were set back.
     FillToPosition,

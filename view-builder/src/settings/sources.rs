@@ -8,8 +8,8 @@ use service::Secret;
 use crate::contract::name::TopicName;
 use crate::process::checked::Check;
 
-/// The source of each topic, and its relay's slot. Clap does not check the lines, since its error would print a wrong one, and that may be a URL with
-/// a password.
+/// The source of each topic, and its relay's slot. Clap does not check the lines, since its error would print a wrong one, and that may be a URL
+/// with a password.
 #[derive(Clone, Debug)]
 pub struct Sources {
     urls: BTreeMap<TopicName, Secret>,

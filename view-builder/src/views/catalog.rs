@@ -1,8 +1,8 @@
 //! The catalog: the views that the database keeps, with their SQL. Every builder applies these views, whatever its own folder `VIEWS` holds.
 //!
-//! A builder's start and `rebuild` bring the SQL of their folder `VIEWS` into the catalog. A change of the catalog raises the epochs of all positions in
-//! its own transaction. So a batch either commits before the change, with the old catalog, or it fails. Then its builder reads the new catalog when it
-//! claims its partitions again. So no builder has to restart when a view changes, and no batch is applied to half of the views.
+//! A builder's start and `rebuild` bring the SQL of their folder `VIEWS` into the catalog. A change of the catalog raises the epochs of all
+//! positions in its own transaction. So a batch either commits before the change, with the old catalog, or it fails. Then its builder reads the
+//! new catalog when it claims its partitions again. So no builder has to restart when a view changes, and no batch is applied to half of the views.
 
 use tokio_postgres::{Client, Error};
 
@@ -50,8 +50,8 @@ pub(crate) async fn load_views(client: &Client) -> Result<Vec<View>, Error> {
     Ok(views.collect())
 }
 
-/// Whether the catalog once had this SQL and has replaced it. Then it is an older version, which must not come back when a builder with an old folder
-/// starts.
+/// Whether the catalog once had this SQL and has replaced it. Then it is an older version, which must not come back when a builder with an old
+/// folder starts.
 pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, Error> {
     let row = client
         .query_one(

@@ -2,8 +2,9 @@
 //! other views go on.
 //!
 //! A paused view has every event before its pause positions and none from there on. The pause positions are the live positions at the moment of the
-//! pause, which is written under the catalog's lock. Then the live positions go on without the view. `resume` sets them back to the pause positions,
-//! and this replay changes nothing in the other views. The view's topics stay subscribed, so that a pause moves no partition to another builder.
+//! pause, which is written under the catalog's lock. Then the live positions go on without the view. `resume` sets them back to the pause
+//! positions, and this replay changes nothing in the other views. The view's topics stay subscribed, so that a pause moves no partition to another
+//! builder.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
-//! Opens sessions of tokio-postgres to a [`Target`]. They use the same TLS and channel binding as our own sessions, and name errors in the same words.
+//! Opens sessions of tokio-postgres to a [`Target`]. They use the same TLS and channel binding as our own sessions, and name errors in the same
+//! words.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -48,14 +49,14 @@ impl SessionError {
 pub type SessionTask = tokio_postgres::Connection<Socket, SecuredStream<Socket>>;
 
 impl Target {
-    /// Opens a session of tokio-postgres with the first host that is suitable. The files of password, certificates and keys are read now. `adjust` sets
-    /// what a target does not have.
+    /// Opens a session of tokio-postgres with the first host that is suitable. The files of password, certificates and keys are read now. `adjust`
+    /// sets what a target does not have.
     ///
     /// [`Target::pins_settings`] and [`Target::instance`] only apply to our own sessions.
     ///
     /// # Errors
-    /// Those of tokio-postgres. If a file or TLS is wrong, the source of the error is a [`SessionError`]. If no host is a primary, the error is the one of
-    /// tokio-postgres for a server that takes no writes.
+    /// Those of tokio-postgres. If a file or TLS is wrong, the source of the error is a [`SessionError`]. If no host is a primary, the error is
+    /// the one of tokio-postgres for a server that takes no writes.
     pub async fn open_tokio_postgres(
         &self,
         adjust: impl Fn(&mut Config),

@@ -64,8 +64,8 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel's buffer is large enough for what comes in while the reader naps. The buffer of a Unix socket is not: it is small and never
-    /// grows.
+    /// Whether the kernel's buffer is large enough for what comes in while the reader naps. The buffer of a Unix socket is not: it is small and
+    /// never grows.
     pub(super) fn buffers_while_napping(&self) -> bool {
         !matches!(self, Self::Unix(_))
     }

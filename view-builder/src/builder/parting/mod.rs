@@ -1,16 +1,17 @@
 //! Finds out whether a log has parted from what was read of it: it has lost its end, and has other records at those offsets by now.
 //!
-//! Kafka may elect a leader that lacks the end of a log (unclean election). Then other records get the offsets of the lost ones. Once the log has grown
-//! beyond our position, the offsets alone do not show this. The leader's epoch, which each record carries, does. So how far a log was read, and in
-//! which epoch, is stored beside the position and moves with it in the batch's transaction.
+//! Kafka may elect a leader that lacks the end of a log (unclean election). Then other records get the offsets of the lost ones. Once the log has
+//! grown beyond our position, the offsets alone do not show this. The leader's epoch, which each record carries, does. So how far a log was read,
+//! and in which epoch, is stored beside the position and moves with it in the batch's transaction.
 //!
 //! **A record of another epoch is not taken before Kafka has told that the log still has what was read before it.** Until then the partition is in
 //! doubt: its records are dropped, and read again once that is certain. Where the leader has changed between two takeovers, a
 //! partition begins in doubt. So it does not matter when the leader changed, nor whether anybody looked at that moment, nor that librdkafka's own
 //! comparison (KIP-320) knows nothing of what was read before an assignment.
 //!
-//! If the log has parted, its first offset that differs is stored as the lowest end that Kafka told (`paused_end`), and the epoch of the claim is raised.
-//! So the builder that holds the partition takes it over anew, and reads it again from that offset. While Kafka does not tell of a log, it stays in doubt.
+//! If the log has parted, its first offset that differs is stored as the lowest end that Kafka told (`paused_end`), and the epoch of the claim is
+//! raised. So the builder that holds the partition takes it over anew, and reads it again from that offset. While Kafka does not tell of a log, it
+//! stays in doubt.
 //!
 //! One case is noticed late: a log that has lost its end and has grown exactly to our position again. It is noticed when its next record comes.
 
@@ -257,8 +258,8 @@ fn compares_epochs() -> bool {
 }
 
 impl Database {
-    /// Stores from which offset on these partitions have other records, and makes the builders that hold them take them over anew. A partition whose topic
-    /// is another one by now stays as it is. Waits for as long as Postgres is away.
+    /// Stores from which offset on these partitions have other records, and makes the builders that hold them take them over anew. A partition
+    /// whose topic is another one by now stays as it is. Waits for as long as Postgres is away.
     pub async fn note_parted(&mut self, parted: &[Parted]) {
         let topic: Vec<&str> = parted.iter().map(|parted| &*parted.place.topic).collect();
         let partition: Vec<i32> = parted.iter().map(|parted| parted.place.partition).collect();

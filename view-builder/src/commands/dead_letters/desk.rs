@@ -1,8 +1,8 @@
 //! Applies dead letters again, or discards them. Both *end* a letter.
 //!
 //! One transaction ends one or more letters:
-//! 1. it locks their partitions' positions as a batch does, and so waits for the batch under way. It also raises `letters_version`, which makes a rebuild
-//!    look at the letters again;
+//! 1. it locks their partitions' positions as a batch does, and so waits for the batch under way. It also raises `letters_version`, which makes a
+//!    rebuild look at the letters again;
 //! 2. it applies the events, or marks the letters as discarded.
 //!
 //! A command that is killed has ended all letters of a transaction or none. [`super::retry`] ends many letters in one transaction.
@@ -127,7 +127,8 @@ impl Desk {
         }
         let mut next: Vec<Waiting> = Vec::new();
         for letter in &letters {
-            // The letters behind a letter of a former topic are older than what the view has got since. They are applied only if an operator asks for them.
+            // The letters behind a letter of a former topic are older than what the view has got since. They are applied only if an operator asks
+            // for them.
             if letter.former_topic_id.is_some() {
                 continue;
             }
@@ -163,8 +164,8 @@ impl Desk {
         Ok(behind)
     }
 
-    /// Applies these letters, of which no two are of one key: all together, or one by one if that fails. Returns the ids of those that are still dead or
-    /// still wait behind a dead one.
+    /// Applies these letters, of which no two are of one key: all together, or one by one if that fails. Returns the ids of those that are still
+    /// dead or still wait behind a dead one.
     ///
     /// Each transaction waits for the builder's batch under way. So beside a busy builder, one transaction for each letter would take minutes.
     pub(super) async fn retry_layer(&self, letters: &[Waiting], report: &mut Report) -> Result<HashSet<i64>, Failure> {
@@ -231,8 +232,8 @@ impl Desk {
         Ok(letters)
     }
 
-    /// Applies all of these in one transaction, as a builder applies a batch. If one of them cannot be applied, it returns false and nothing is changed.
-    /// Then the caller tries each letter alone to find out which one fails and why.
+    /// Applies all of these in one transaction, as a builder applies a batch. If one of them cannot be applied, it returns false and nothing is
+    /// changed. Then the caller tries each letter alone to find out which one fails and why.
     async fn retry_together(&self, letters: &[Waiting]) -> Result<bool, Failure> {
         if letters.is_empty() {
             return Ok(true);
@@ -262,8 +263,8 @@ impl Desk {
         Ok(outcome)
     }
 
-    /// Ends all of these letters, or none, in one transaction that locks their partitions' positions. No two of them may be of one key, and all must
-    /// be in the same table.
+    /// Ends all of these letters, or none, in one transaction that locks their partitions' positions. No two of them may be of one key, and all
+    /// must be in the same table.
     async fn end_letters(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Failure> {
         let client = &self.session.client;
         client.batch_execute("begin").await.map_err(stopped)?;
@@ -356,7 +357,8 @@ impl Desk {
     }
 }
 
-/// The id of a letter that is still dead and that one of these waits behind, since it has the same key and is earlier. The positions must be locked.
+/// The id of a letter that is still dead and that one of these waits behind, since it has the same key and is earlier. The positions must be
+/// locked.
 async fn find_dead_letter_before(client: &Client, table: &str, ids: &[i64]) -> Result<Option<i64>, Error> {
     let sql = format!(
         "select min(earlier.id) from {table} as letter

@@ -1,9 +1,9 @@
 //! `dead-letters retry --all`: tries every letter that waits again, in the order of the topics.
 //!
-//! The letters are tried in pieces, so that a million letters neither fill the memory nor hold up the views. A piece has a bounded number of letters
-//! and bytes. After a piece, the command sleeps as long as the piece took, and meanwhile the builder can lock the position. The letters of a piece
-//! that can go together are first tried in one transaction, as a builder applies a batch. If Postgres refuses that, they are tried one by one. If a
-//! letter is still dead, the later letters of its key are not tried.
+//! The letters are tried in pieces, so that a million letters neither fill the memory nor hold up the views. A piece has a bounded number of
+//! letters and bytes. After a piece, the command sleeps as long as the piece took, and meanwhile the builder can lock the position. The letters of
+//! a piece that can go together are first tried in one transaction, as a builder applies a batch. If Postgres refuses that, they are tried one by
+//! one. If a letter is still dead, the later letters of its key are not tried.
 
 use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
@@ -76,8 +76,8 @@ async fn retry_layer(
     Ok(())
 }
 
-/// Divides letters into layers: the first letters of all keys, then the second ones, and so on. If a batch had two letters of one key, the view would get
-/// only the later one.
+/// Divides letters into layers: the first letters of all keys, then the second ones, and so on. If a batch had two letters of one key, the view
+/// would get only the later one.
 fn divide_into_layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
     let mut layers: Vec<Vec<&Waiting>> = Vec::new();
     let mut depths: HashMap<(i32, u64), usize> = HashMap::new();

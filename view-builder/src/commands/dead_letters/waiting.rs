@@ -23,7 +23,8 @@ pub(super) struct Waiting {
     pub(super) offset: i64,
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Vec<u8>,
-    /// The id of the topic that its record was in, if that topic was made anew since. Letters of a former topic wait only behind letters of the same one.
+    /// The id of the topic that its record was in, if that topic was made anew since. Letters of a former topic wait only behind letters of the
+    /// same one.
     pub(super) former_topic_id: Option<String>,
 }
 

@@ -19,7 +19,8 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Whether events were applied to the other views that this one lacks. A builder that begins a topic that was made anew decides it in the same way.
+    /// Whether events were applied to the other views that this one lacks. A builder that begins a topic that was made anew decides it in the same
+    /// way.
     fn has_missed_any(&self) -> bool {
         self.paused != self.reached
     }

@@ -163,8 +163,8 @@ async fn set_positions_back(client: &Client, view: &str) -> Result<u64, Error> {
         .await
 }
 
-/// Resumes the views that were paused since Postgres refused their SQL, if that SQL has changed since, which may have mended them. A view that cannot be
-/// resumed stays paused, and the log says so.
+/// Resumes the views that were paused since Postgres refused their SQL, if that SQL has changed since, which may have mended them. A view that
+/// cannot be resumed stays paused, and the log says so.
 pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
     let attempt = async {
         let target = &servers.database.0;

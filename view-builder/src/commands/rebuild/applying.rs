@@ -1,8 +1,8 @@
 //! Applies a batch to a generation.
 //!
-//! A batch that Postgres refuses is applied in halves, as a builder does it. A statement may refuse events together that it takes one by one. An event
-//! that is refused alone ends the rebuild. The live view has this event, so the new SQL is to blame, and the event must not become a dead letter.
-//! Only a lost connection is retried for ever.
+//! A batch that Postgres refuses is applied in halves, as a builder does it. A statement may refuse events together that it takes one by one. An
+//! event that is refused alone ends the rebuild. The live view has this event, so the new SQL is to blame, and the event must not become a dead
+//! letter. Only a lost connection is retried for ever.
 
 use std::time::Duration;
 

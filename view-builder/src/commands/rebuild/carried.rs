@@ -41,8 +41,8 @@ const PAIRS: &str = "
     join pg_class as new on new.relname = old.relname and new.relnamespace = $1::text::regnamespace and new.relkind in ('r', 'p')
     where old.relnamespace = 'public'::regnamespace and old.relkind in ('r', 'p')";
 
-/// Reads the features of the tables as the view's `table.sql` alone makes them. It makes them in a transaction that is rolled back, so the client must
-/// not be in one.
+/// Reads the features of the tables as the view's `table.sql` alone makes them. It makes them in a transaction that is rolled back, so the client
+/// must not be in one.
 ///
 /// # Errors
 /// [`Trouble::Final`]: Postgres refuses the SQL.

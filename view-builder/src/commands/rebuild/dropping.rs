@@ -55,8 +55,8 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
     Ok(format!("{view} is kept no longer; dropped: {tables}\n"))
 }
 
-/// Begins a transaction and waits until no builder is starting. A builder that starts beside a drop would make the dropped tables again. The planted bug
-/// does not wait.
+/// Begins a transaction and waits until no builder is starting. A builder that starts beside a drop would make the dropped tables again. The
+/// planted bug does not wait.
 fn begin_statement() -> &'static str {
     if faults::is_planted(Bug::DropBesideStarts) {
         "begin"

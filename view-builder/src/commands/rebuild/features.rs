@@ -90,7 +90,8 @@ pub(super) struct Feature {
     pub(super) name: String,
 }
 
-/// The features of a set of tables, with their values. In the values every schema is called `public`, so that values of two schemas can be compared.
+/// The features of a set of tables, with their values. In the values every schema is called `public`, so that values of two schemas can be
+/// compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Features(BTreeMap<Feature, String>);
 
@@ -142,8 +143,8 @@ impl Features {
         foreign.cloned().collect()
     }
 
-    /// What somebody has changed on the live tables (`self`), in the order in which it is to be set on the tables of `made`. Tables that `made` lacks
-    /// are left out.
+    /// What somebody has changed on the live tables (`self`), in the order in which it is to be set on the tables of `made`. Tables that `made`
+    /// lacks are left out.
     pub(super) fn changed_from(&self, own: &Self, made: &Self) -> Vec<(Feature, Change)> {
         let features: BTreeSet<&Feature> = self.0.keys().chain(own.0.keys()).collect();
         let mut changes = Vec::new();

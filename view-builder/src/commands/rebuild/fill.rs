@@ -2,8 +2,8 @@
 //!
 //! **How far.** A view has every event below the highest position that its partition has ever had, called *reached* here: a position that is set
 //! back takes nothing from the view. `view_positions` keeps that height beside the position (`highest_offset`). A generation is filled up to
-//! reached and never to the position alone, since the difference would be missing from the new view until the replay has come by. The swap leaves the
-//! positions as they are, and builders apply the rest of the replay to the generation, where versions that it has or that are older change
+//! reached and never to the position alone, since the difference would be missing from the new view until the replay has come by. The swap leaves
+//! the positions as they are, and builders apply the rest of the replay to the generation, where versions that it has or that are older change
 //! nothing. Case by case:
 //! - *A replay that is ordered before the rebuild, or goes on while it fills*: the position moves below reached. Reached stays, so nothing that a
 //!   reader has seen goes away.
@@ -22,7 +22,8 @@
 //! the former topic, and is given up.
 //!
 //! **Which of them.** Every event below reached has been decided: it is applied, or it waits in the dead letters, or it was discarded. The
-//! generation gets exactly the first kind (see [`super::letters`] about events of which both is true). Where dead letters are retried meanwhile, what was left out is read again from the first of them on.
+//! generation gets exactly the first kind (see [`super::letters`] about events of which both is true). Where dead letters are retried meanwhile,
+//! what was left out is read again from the first of them on.
 //!
 //! Positions of the generation move in the transaction that applies the events, so that a fill that was killed goes on where it was.
 

@@ -1,17 +1,17 @@
 //! The dead letters as a fill has to see them: the events that the live view has not applied.
 //!
-//! A letter can also be of an event that the views had applied before (`applied_before`). This happens in a replay, when a view that is new, or whose
-//! SQL has changed, refuses the event. The other views have the event. So a generation gets it, and the events that are parked behind it, as if there
-//! were no letter. But if the generation's own SQL refuses it, this view is the one that lacks the event: then the generation leaves it out, as with
-//! any other letter.
+//! A letter can also be of an event that the views had applied before (`applied_before`). This happens in a replay, when a view that is new, or
+//! whose SQL has changed, refuses the event. The other views have the event. So a generation gets it, and the events that are parked behind it, as
+//! if there were no letter. But if the generation's own SQL refuses it, this view is the one that lacks the event: then the generation leaves it
+//! out, as with any other letter.
 //!
-//! **Memory.** A letter takes 16 bytes, as it does in a builder ([`Known`]). So a million letters take 16 MB. All letters are read at the beginning.
-//! They are read again only if an operator has taken letters away (`letters_version`), or if [`NEW_MAX`] new ones have come. In all other cases only
-//! the new letters are read, by their ids.
+//! **Memory.** A letter takes 16 bytes, as it does in a builder ([`Known`]). So a million letters take 16 MB. All letters are read at the
+//! beginning. They are read again only if an operator has taken letters away (`letters_version`), or if [`NEW_MAX`] new ones have come. In all
+//! other cases only the new letters are read, by their ids.
 //!
 //! **Why an id tells which letters are new.** Ids are given in order, but a transaction with a lower id can commit after one with a higher id.
-//! Whoever writes a letter has first changed a position in the same transaction. So while the positions are locked, no such transaction is open, and
-//! no letter with an id up to the highest one of that moment can come later.
+//! Whoever writes a letter has first changed a position in the same transaction. So while the positions are locked, no such transaction is open,
+//! and no letter with an id up to the highest one of that moment can come later.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -149,7 +149,8 @@ impl Letters {
             }
         }
         if letters.clone().any(|row| row.get("is_discarded")) {
-            // Discarding a letter raises `letters_version`, which was compared above. But without a row of the position there is no version to raise.
+            // Discarding a letter raises `letters_version`, which was compared above. But without a row of the position there is no version to
+            // raise.
             return Ok(false);
         }
         for row in letters {

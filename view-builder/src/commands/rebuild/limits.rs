@@ -1,9 +1,9 @@
-//! How far a generation is filled (its limits), and which letters it leaves out. Both are read again and again, since builders move the live view on
-//! meanwhile.
+//! How far a generation is filled (its limits), and which letters it leaves out. Both are read again and again, since builders move the live view
+//! on meanwhile.
 //!
 //! The limits are read before the letters, so that each letter below the limits is seen. If all letters are read, one more step comes first: the
-//! highest id of a letter is noted ([`Letters::note_highest_id`](super::letters::Letters::note_highest_id)). Letters up to this id are below the limits, and letters
-//! with a higher id are new.
+//! highest id of a letter is noted ([`Letters::note_highest_id`](super::letters::Letters::note_highest_id)). Letters up to this id are below the
+//! limits, and letters with a higher id are new.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ use crate::process::failure::Failure;
 use crate::views::view::View;
 
 impl Fill {
-    /// Reads how far the live view is now, as the new limits, and its dead letters. Returns whether letters have changed, so that what was left out is
-    /// read again.
+    /// Reads how far the live view is now, as the new limits, and its dead letters. Returns whether letters have changed, so that what was left
+    /// out is read again.
     ///
     /// # Errors
     /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
@@ -33,8 +33,8 @@ impl Fill {
         Ok(self.take_limits(limits))
     }
 
-    /// Does the same as [`Fill::update_limits_and_letters`], but only if no letter was taken away and not too many are new. Otherwise it returns false
-    /// and changes nothing: then all letters have to be read again.
+    /// Does the same as [`Fill::update_limits_and_letters`], but only if no letter was taken away and not too many are new. Otherwise it returns
+    /// false and changes nothing: then all letters have to be read again.
     pub(super) async fn try_update_limits(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
         // Before the letters, so that each letter below the limits is seen.
         let limits = self.limits(client, view).await?;
@@ -58,8 +58,8 @@ impl Fill {
         Ok(limits)
     }
 
-    /// Sets the limits. Where the letters of a partition have changed, reading goes back to the first event that was left out. Returns whether letters
-    /// have changed.
+    /// Sets the limits. Where the letters of a partition have changed, reading goes back to the first event that was left out. Returns whether
+    /// letters have changed.
     fn take_limits(&mut self, limits: BTreeMap<TopicPartition, Reached>) -> bool {
         let mut letters_have_changed = false;
         for (place, Reached { limit, breaks, .. }) in limits {

@@ -1,7 +1,7 @@
 //! How far the live view has ever been in each partition that exists.
 //!
-//! When a topic was made anew with fewer partitions, `view_positions` keeps the rows of those that are gone. Nobody has their events, so they have no
-//! part in a generation. But a partition that exists must never count as gone. So Kafka is asked again if a row has a higher partition number
+//! When a topic was made anew with fewer partitions, `view_positions` keeps the rows of those that are gone. Nobody has their events, so they have
+//! no part in a generation. But a partition that exists must never count as gone. So Kafka is asked again if a row has a higher partition number
 //! than Kafka's last answer, and an answer of a lagging broker is refused.
 
 use std::collections::BTreeMap;

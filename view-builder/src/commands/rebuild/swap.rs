@@ -5,8 +5,8 @@
 //! 2. Another session applies the last events up to the live positions, and commits them. Beside the swap, since the swap may still be rolled back.
 //! 3. The swap waits for all transactions that began before these events were committed. Otherwise their snapshots would show the new tables
 //!    without the last events.
-//! 4. The tables change schemas. The functions of `public` stay where they are, so grants on them and their callers stay too. They get their new bodies
-//!    because `table.sql` runs in `public`, which also makes the triggers call them.
+//! 4. The tables change schemas. The functions of `public` stay where they are, so grants on them and their callers stay too. They get their new
+//!    bodies because `table.sql` runs in `public`, which also makes the triggers call them.
 //! 5. The old tables are dropped without `cascade`. If something depends on them that was not carried over, Postgres refuses, and everything is as
 //!    before.
 
@@ -120,7 +120,8 @@ async fn swap_without_commit(
 }
 
 /// The running transactions of other sessions in this database, as pid and virtual transaction id. Two kinds are left out:
-/// - those of autovacuum. It is recognised by having no user, since only a privileged role may read what kind of backend a session of another role is;
+/// - those of autovacuum. It is recognised by having no user, since only a privileged role may read what kind of backend a session of another role
+///   is;
 /// - those that wait for this session, such as a builder's. When it goes on, it takes a new snapshot, which is later than the swap.
 pub(super) async fn running_transactions(client: &Client) -> Result<HashSet<(i32, String)>, Error> {
     let rows = client
@@ -218,8 +219,9 @@ async fn move_table(client: &Client, table: &str, from: &str, to: &str) -> Resul
     Ok(())
 }
 
-/// Locks the SQL views that others have made, each before the tables that it shows, for the reason that [`lock_plain_views`] gives. Only its owner may lock
-/// a view. `lock table` would also need privileges on the tables, which the owner may not have. So an `alter` that changes nothing takes the lock.
+/// Locks the SQL views that others have made, each before the tables that it shows, for the reason that [`lock_plain_views`] gives. Only its owner
+/// may lock a view. `lock table` would also need privileges on the tables, which the owner may not have. So an `alter` that changes nothing takes
+/// the lock.
 async fn lock_others_views(client: &Client, carried: &Carried, owner: &str) -> Result<(), Error> {
     for view in carried.views.iter().rev() {
         let owner_of_view = escape_identifier(&view.owner);

@@ -14,8 +14,8 @@ pub(super) enum Trouble {
     NotInTime,
     /// Kafka no longer has the next events of this topic.
     Removed(String),
-    /// The generation refuses the event at this offset. The event has a dead letter and other views have applied it, so the generation must leave it
-    /// out.
+    /// The generation refuses the event at this offset. The event has a dead letter and other views have applied it, so the generation must leave
+    /// it out.
     MustLeaveOut(TopicPartition, i64),
     Final(Failure),
 }

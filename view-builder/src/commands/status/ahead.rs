@@ -109,8 +109,8 @@ pub(super) fn look_ahead(observer: &Observer, positions: &[Position]) -> anyhow:
     Ok(answers)
 }
 
-/// Reads the first event at or after each of these offsets. Returns when the source committed it. A partition that has only transaction markers there
-/// is left out.
+/// Reads the first event at or after each of these offsets. Returns when the source committed it. A partition that has only transaction markers
+/// there is left out.
 fn read_commit_times(
     observer: &Observer,
     topic: &str,

@@ -12,8 +12,8 @@ use crate::postgres::refusal;
 use crate::process::failure::Failure;
 use crate::views::view::{SqlFile, ViewError};
 
-/// Settings that a builder's session does not have. Values are always written in the same form, and a transaction may be idle while it waits for the
-/// other side.
+/// Settings that a builder's session does not have. Values are always written in the same form, and a transaction may be idle while it waits for
+/// the other side.
 const SESSION_SETTINGS: &str = "
     set datestyle = 'ISO, YMD';
     set intervalstyle = 'postgres';

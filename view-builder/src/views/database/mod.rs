@@ -35,8 +35,8 @@ pub struct Database {
     pub(crate) outage: Outage,
     /// A batch that fails again and again.
     pub(crate) trouble: Outage,
-    /// By view: how many events in a row became dead letters though it was not certain that the events are at fault. An event that works sets the count
-    /// back.
+    /// By view: how many events in a row became dead letters though it was not certain that the events are at fault. An event that works sets the
+    /// count back.
     pub(crate) refused_in_a_row: HashMap<String, u32>,
     /// Who claims the partitions, for people.
     pub(crate) owner: String,

@@ -304,8 +304,8 @@ fn explain_refused_start(error: PgError) -> anyhow::Error {
     error
 }
 
-/// Turns a version's text into a number: `15.18 (Debian …)` → 150018, `18beta1` → 180000. A part that is no number counts as 0. So a text that is no
-/// version counts as a version that is too old.
+/// Turns a version's text into a number: `15.18 (Debian …)` → 150018, `18beta1` → 180000. A part that is no number counts as 0. So a text that is
+/// no version counts as a version that is too old.
 fn version_num(text: &str) -> u32 {
     let mut parts = text
         .split(|c: char| !c.is_ascii_digit())

@@ -80,8 +80,8 @@ impl<'c> Pages<'c> {
     }
 }
 
-/// The keys that have letters with an id above `last_known_id`. A key that already had an open letter before them is left out: the new letters only wait
-/// behind that one, so nothing has changed for the key.
+/// The keys that have letters with an id above `last_known_id`. A key that already had an open letter before them is left out: the new letters
+/// only wait behind that one, so nothing has changed for the key.
 pub(super) async fn load_changed_keys(
     client: &Client,
     topics: &[String],
@@ -111,8 +111,8 @@ pub(super) async fn load_changed_keys(
     Ok(rows.iter().map(Key::from_row).collect())
 }
 
-/// Removes the keys that are safe by themselves: those that no event can have, and those whose only letter that counts is the event with version 1, since
-/// nothing was before it. Returns the other keys.
+/// Removes the keys that are safe by themselves: those that no event can have, and those whose only letter that counts is the event with version
+/// 1, since nothing was before it. Returns the other keys.
 pub(super) async fn remove_keys_without_past(
     client: &Client,
     contracts: &Contracts,

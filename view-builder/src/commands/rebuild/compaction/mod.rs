@@ -16,8 +16,9 @@
 //! A key that was safe stays so until its letters are others: more of them behind an open one change nothing, since they wait as well.
 //!
 //! What is **no** proof, so that a key which never had a row may need `--accept-compacted`:
-//! - *The generation has each row of the live view, by primary key.* A view's SQL is arbitrary. A row may tell of many keys, as a department's count
-//!   does: it is there in both, with one user less in the generation. And where the SQL is another than the live view's, rows may differ for this reason.
+//! - *The generation has each row of the live view, by primary key.* A view's SQL is arbitrary. A row may tell of many keys, as a department's
+//!   count does: it is there in both, with one user less in the generation. And where the SQL is another than the live view's, rows may differ for
+//!   this reason.
 //! - *The letter is younger than `min.compaction.lag.ms`, so that the cleaner has not come by.* Kafka tells the setting of today, and not the one
 //!   under which the cleaner ran; the record's time is its producer's.
 //! - *No record before the letter is missing in the topic.* Markers of transactions take offsets too, and cannot be told from removed records.
