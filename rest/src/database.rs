@@ -131,8 +131,8 @@ impl Database {
     /// dropped, the statement may still take effect.
     ///
     /// If the answer is lost, this finds out whether the change was made. It waits until the server's process that ran the statement is gone, and
-    /// then runs the query `made`. That query must return the row that the change would have returned, or no row if the change was not made. All
-    /// this takes `SETTLE_WAIT` at most.
+    /// then runs the query that `read_made_change` makes. That query must return the row that the change would have returned, or no row if the
+    /// change was not made. All this takes `SETTLE_WAIT` at most.
     ///
     /// # Errors
     /// [`Failure::Undone`]: the change was not made. [`Failure::Unanswered`]: it is not known whether it was made. Otherwise those of
@@ -140,12 +140,12 @@ impl Database {
     pub async fn change(
         &self,
         change: Query<'_, Postgres, PgArguments>,
-        made: impl Fn() -> Query<'static, Postgres, PgArguments>,
+        read_made_change: impl Fn() -> Query<'static, Postgres, PgArguments>,
     ) -> Result<Option<PgRow>, Failure> {
         match self.run_statement(change).await {
             (Err(Failure::Unanswered(err)), Some(lock)) => {
                 tracing::warn!(error = %err, "the answer to a change was lost; finding out whether it was made");
-                match timeout(SETTLE_WAIT, self.0.find_out_whether_made(lock, made)).await {
+                match timeout(SETTLE_WAIT, self.0.find_out_whether_made(lock, read_made_change)).await {
                     Ok(Some(row)) => Ok(Some(row)),
                     Ok(None) => Err(Failure::Undone(err)),
                     Err(_) => Err(Failure::Unanswered(err)),
@@ -209,12 +209,12 @@ impl Connections {
         }
     }
 
-    /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks `made` which of
-    /// the two. Tries until there is an answer.
+    /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks by
+    /// `read_made_change` which of the two. Tries until there is an answer.
     async fn find_out_whether_made(
         &self,
         lock: i64,
-        made: impl Fn() -> Query<'static, Postgres, PgArguments>,
+        read_made_change: impl Fn() -> Query<'static, Postgres, PgArguments>,
     ) -> Option<PgRow> {
         loop {
             let settled = async {
@@ -229,7 +229,7 @@ impl Connections {
                     tracing::debug!(error = %err, "cannot end the session of a lost answer");
                 }
                 sqlx::query(TAKE_LOCK).bind(lock).execute(&mut connection).await?;
-                made().fetch_optional(&mut connection).await
+                read_made_change().fetch_optional(&mut connection).await
             };
             match settled.await {
                 Ok(row) => return row,

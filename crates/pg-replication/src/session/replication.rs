@@ -38,7 +38,7 @@ pub struct ReplicationStream {
 }
 
 impl Connection {
-    /// Starts to stream a slot. Owning the slot is leadership: only one session can.
+    /// Starts to stream a slot. Only one session can own a slot at a time, so whoever owns it is the leader.
     ///
     /// # Errors
     /// The connection broke, or the server refused: SQLSTATE 55006 when another session has the slot; the connection stays usable then.
@@ -49,7 +49,7 @@ impl Connection {
     /// Does the same as [`Connection::start_replication`]. If `messages` is true, the stream also has what `pg_logical_emit_message` wrote.
     ///
     /// # Errors
-    /// As [`Connection::start_replication`].
+    /// Those of [`Connection::start_replication`].
     pub async fn start_stream(
         &mut self,
         slot: &str,
