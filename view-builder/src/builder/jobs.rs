@@ -36,7 +36,7 @@ pub(super) enum Work {
         generation: u64,
         places: Vec<TopicPartition>,
         owner: String,
-        asking: ClientsToAsk,
+        clients: ClientsToAsk,
     },
     /// Begins partitions that have waited for Kafka.
     BeginFound(Found),
@@ -92,9 +92,9 @@ impl Work {
                 generation,
                 places,
                 owner,
-                asking,
+                clients,
             } => {
-                let taken = take_over(database, &asking, generation, &places, &owner).await?;
+                let taken = take_over(database, &clients, generation, &places, &owner).await?;
                 Done::TakenOver { generation, taken }
             }
             Self::BeginFound(found) => {
@@ -107,7 +107,7 @@ impl Work {
                 Done::PartedNoted
             }
             Self::RecordGroupOffsets(offsets) => {
-                database.record(&offsets).await;
+                database.record_group_offsets(&offsets).await;
                 Done::GroupOffsetsRecorded
             }
             Self::ReadLetters { generation, keys } => {
@@ -157,12 +157,12 @@ impl Builder {
     fn most_urgent_work(&mut self, database: &Database) -> Option<Work> {
         let generation = self.consumer.context().generation();
         if let Some((generation, places)) = self.claim.take() {
-            let (owner, asking) = (self.owner.clone(), self.clients_to_ask());
+            let (owner, clients) = (self.owner.clone(), self.clients_to_ask());
             return Some(Work::TakeOver {
                 generation,
                 places,
                 owner,
-                asking,
+                clients,
             });
         }
         if let Some(found) = self.found.take() {
