@@ -189,7 +189,7 @@ impl LowEnds {
 
 fn ask_kafka(observer: &Observer, asked_about: AskedAbout) -> anyhow::Result<Answer> {
     let places = || asked_about.read.iter().map(|(place, _)| place);
-    let paused: Vec<TopicPartition> = question
+    let paused: Vec<TopicPartition> = asked_about
         .paused
         .iter()
         .map(|paused| paused.claim.place.clone())
