@@ -137,8 +137,8 @@ pub(super) async fn remove_keys_without_past(
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&topic, &partition, &offset, &indexes];
     let rows = client
         .query_raw(
-            "select wanted.index, letter.value
-             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as wanted(topic, partition, record_offset, index)
+            "select wanted.key_index, letter.value
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as wanted(topic, partition, record_offset, key_index)
              join only view_dead_letters as letter using (topic, partition, record_offset)",
             parameters,
         )
