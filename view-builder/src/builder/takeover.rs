@@ -109,7 +109,7 @@ impl ClientsToAsk {
                     tracing::debug!(error, "kafka does not tell where the partitions begin and end");
                     self.question.failed(error);
                 }
-                Err(err) => tracing::error!(error = %err, "clients kafka failed"),
+                Err(err) => tracing::error!(error = %err, "asking kafka failed"),
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
         }

@@ -139,8 +139,7 @@ fn query_after(file: &SqlFile, comment: &HeadComment<'_>) -> Result<Query, ViewE
         .take_while(|line| find_head_comments(line).is_empty())
         .map(str::len)
         .sum();
-    // Comment lines after the query belong to the next query. `verify` puts each query into parentheses, and such a comment would hide the
-    // closing one.
+    // Comment lines after the query belong to the next query. They are cut off first, so that the query ends with its semicolon.
     let mut sql = rest[..end].trim_end();
     while let Some(last) = sql
         .lines()
