@@ -36,7 +36,9 @@ impl List {
         let least = users_and_versions(&asked);
         let first = || self.query(part, least.clone(), department.clone());
         let row = reader.row(asked.wait, first).await?;
-        let first = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Batch::of(&row));
+        let first = row
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| Batch::from_row(&row));
         let first = first.map_err(|err| Failure::Refused(err).problem(&[]))?;
         let database = reader.database().clone();
         Ok(listing::answer_from(page, self.batch_size, first, move |part| {

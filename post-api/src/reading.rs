@@ -1,9 +1,10 @@
-//! Reading the views at a version that the client names: at once where they have it, after a wait otherwise.
+//! Reads the views at a version that the client names: at once if the views have it, and after a wait otherwise.
 //!
-//! Whether the views are there, and what they say then, is the answer of one statement and so of one snapshot
-//! (`statements.rs`). A request that waits holds no connection; it looks again and again, and each look is one cheap statement.
-//! However far behind the views are, waiting requests cannot starve the others: how many may wait is bounded, how
-//! many of them may look at once is, and the more of them wait, the less often each looks.
+//! One statement tells whether the views have the version, and what they say then, so both come from one snapshot (`statements.rs`). A request that
+//! waits holds no connection. It looks again and again, and each look is one cheap statement.
+//!
+//! However far behind the views are, waiting requests cannot starve the others. There are limits on how many requests may wait and on how many of
+//! them may look at once. And the more requests wait, the less often each of them looks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use sqlx::{Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Most requests that wait at a time; the next one is answered at once that the view is behind.
+/// So many requests may wait at a time. The next one gets the answer at once that the view is behind.
 const WAITING_MAX: usize = 256;
-/// From the first look to the second. The view is usually some milliseconds behind.
+/// Pause between the first look and the second. The view is usually some milliseconds behind.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
-/// Between two looks in the end, while at most [`CALM_MAX`] requests wait.
+/// The pauses grow up to this length, while at most [`CALM_MAX`] requests wait.
 const PAUSE_LAST: Duration = Duration::from_millis(25);
 /// Beyond this many waiting requests the pause grows with their number: all of them together look at most 2,600 times a second.
 const CALM_MAX: usize = 64;
@@ -33,7 +34,9 @@ const LOOKS_SHARE: usize = 4;
 #[derive(Clone)]
 pub(crate) struct Reader {
     database: Database,
+    /// One permit for each request that may wait.
     places: Arc<Semaphore>,
+    /// One permit for each look that may run now, beside the first looks.
     looks: Arc<Semaphore>,
     shutdown: Shutdown,
 }
@@ -54,8 +57,8 @@ impl Reader {
         }
     }
 
-    /// Runs a statement whose column `behind` is null once the views have what it asks for, until it is, and gives its row then.
-    /// No row is an answer, too. Looks no more when `wait` is over; the last look may then take as long as the database lets it.
+    /// Runs a statement again and again until its column `behind` is null, which says that the views have the version. Then returns its row. No
+    /// row is an answer, too. After `wait` no new look begins, but the last one may take as long as the database allows.
     ///
     /// # Errors
     /// 503 of the type `urn:problem-type:view-behind` when `wait` is over, the program is to stop, or too many requests wait already;
@@ -68,13 +71,13 @@ impl Reader {
         let arrived = Instant::now();
         let deadline = arrived + wait;
         let mut behind = match look(&self.database, statement()).await? {
-            Look::There(row) => return Ok(row),
+            Look::UpToDate(row) => return Ok(row),
             Look::Behind(behind) => behind,
         };
-        let Some(mut place) = self.place(arrived) else {
+        let Some(mut waiting) = self.begin_to_wait(arrived) else {
             metrics::histogram!("view_wait_seconds", "outcome" => "refused").record(arrived.elapsed());
-            let why = format!("and {WAITING_MAX} requests wait for it already");
-            return Err(problem(&why, arrived, behind));
+            let reason = format!("and {WAITING_MAX} requests wait for it already");
+            return Err(view_behind(&reason, arrived, behind));
         };
         let mut shutdown = self.shutdown.clone();
         let mut pause = PAUSE_FIRST;
@@ -82,39 +85,40 @@ impl Reader {
             tokio::select! {
                 () = sleep_until(deadline.min(Instant::now() + pause)) => {}
                 () = shutdown.triggered() => {
-                    place.outcome = "stopped";
-                    return Err(problem("and the program is stopping", arrived, behind));
+                    waiting.outcome = "stopped";
+                    return Err(view_behind("and the program is stopping", arrived, behind));
                 }
             }
             pause = (pause * 3 / 2).min(self.longest_pause());
-            // All looks are taken until the end: the database is busy, and has had its chance.
+            // If other requests use all looks until the deadline, the database is busy, and this request ends without another look.
             let Ok(_permit) = timeout_at(deadline, self.looks.acquire()).await else {
                 break;
             };
             match look(&self.database, statement()).await {
                 Ok(Look::Behind(still)) => behind = still,
-                Ok(Look::There(row)) => {
-                    place.outcome = "caught_up";
+                Ok(Look::UpToDate(row)) => {
+                    waiting.outcome = "caught_up";
                     return Ok(row);
                 }
                 Err(problem) => {
-                    place.outcome = "failed";
+                    waiting.outcome = "failed";
                     return Err(problem);
                 }
             }
         }
-        place.outcome = "timed_out";
-        Err(problem("and the wait is over", arrived, behind))
+        waiting.outcome = "timed_out";
+        Err(view_behind("and the wait is over", arrived, behind))
     }
 
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
-    fn place(&self, arrived: Instant) -> Option<Place> {
+    /// Counts this request as waiting. `None`: too many wait already.
+    fn begin_to_wait(&self, arrived: Instant) -> Option<WaitingRequest> {
         let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
         metrics::gauge!("view_waiting_requests").increment(1);
-        Some(Place {
+        Some(WaitingRequest {
             _permit: permit,
             arrived,
             outcome: "left",
@@ -123,9 +127,9 @@ impl Reader {
 
     fn longest_pause(&self) -> Duration {
         let waiting = WAITING_MAX - self.places.available_permits();
-        // At most 4, as `WAITING_MAX` bounds it.
-        let crowd = u32::try_from(waiting.div_ceil(CALM_MAX)).unwrap_or(u32::MAX);
-        PAUSE_LAST * crowd.max(1)
+        // At most 4, since `WAITING_MAX` limits the number of requests.
+        let factor = u32::try_from(waiting.div_ceil(CALM_MAX)).unwrap_or(u32::MAX);
+        PAUSE_LAST * factor.max(1)
     }
 }
 
@@ -135,14 +139,14 @@ impl FromRef<Reader> for Database {
     }
 }
 
-/// A request that waits. Counted when it ends, however it ends: `left` is a client that went away.
-struct Place {
+/// A request that waits. When it ends, its wait is recorded with the outcome. `left`: the client went away.
+struct WaitingRequest {
     _permit: OwnedSemaphorePermit,
     arrived: Instant,
     outcome: &'static str,
 }
 
-impl Drop for Place {
+impl Drop for WaitingRequest {
     fn drop(&mut self) {
         metrics::gauge!("view_waiting_requests").decrement(1);
         metrics::histogram!("view_wait_seconds", "outcome" => self.outcome).record(self.arrived.elapsed());
@@ -150,8 +154,9 @@ impl Drop for Place {
 }
 
 enum Look {
-    There(Option<PgRow>),
-    /// Who is behind, as a JSON array.
+    /// The views have the version.
+    UpToDate(Option<PgRow>),
+    /// What is behind, as a JSON array.
     Behind(serde_json::Value),
 }
 
@@ -159,7 +164,7 @@ async fn look(database: &Database, statement: Query<'_, Postgres, PgArguments>) 
     let read = |row: Option<PgRow>| {
         let behind: Option<String> = row.as_ref().map_or(Ok(None), |row| row.try_get("behind"))?;
         Ok(match behind {
-            None => Look::There(row),
+            None => Look::UpToDate(row),
             Some(text) => Look::Behind(serde_json::from_str(&text).map_err(|err| sqlx::Error::Decode(err.into()))?),
         })
     };
@@ -170,12 +175,12 @@ async fn look(database: &Database, statement: Query<'_, Postgres, PgArguments>) 
         .map_err(|failure| failure.problem(&[]))
 }
 
-/// 503 and not 504: the very same request is right, and may succeed in a moment, which is what `Retry-After` is for.
-fn problem(why: &str, arrived: Instant, behind: serde_json::Value) -> Problem {
+/// The answer that the view is behind. It is 503 and not 504, since the same request may succeed in a moment, as `Retry-After` says.
+fn view_behind(reason: &str, arrived: Instant, behind: serde_json::Value) -> Problem {
     // 64 bits hold the milliseconds of some hundred million years.
     let waited_ms = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
     Problem::unavailable(format!(
-        "the view is not yet at the version that minVersion asks for, {why}"
+        "the view is not yet at the version that minVersion asks for, {reason}"
     ))
     .of_type("urn:problem-type:view-behind", "View Behind")
     .with("waitedMs", waited_ms)

@@ -1,4 +1,4 @@
-//! Connections of clients: a bounded number of them, none of which may stand still for long.
+//! The connections of clients. Their number is limited, and a connection that is silent for too long is closed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Most connections at a time; the next client waits to be accepted.
+/// There are so many connections at a time, at most. The next client waits to be accepted.
 const CONNECTIONS_MAX: usize = 512;
-/// A connection on which for so long neither side has sent anything is closed: a request that does not come to its end, an answer that nobody takes.
-/// Longer than a request may wait for anything.
-const STILL_MAX: Duration = Duration::from_secs(30);
+/// A connection is closed if neither side has sent anything for so long: the client does not finish its request, or does not take the answer. It is
+/// longer than a request may wait for anything.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Accepts clients.
 pub(crate) struct Clients {
@@ -33,7 +33,7 @@ pub(crate) struct Client {
 }
 
 impl Clients {
-    pub(crate) fn of(listener: TcpListener) -> Self {
+    pub(crate) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -47,20 +47,20 @@ impl Listener for Clients {
 
     async fn accept(&mut self) -> (Client, SocketAddr) {
         loop {
-            // It is never closed.
+            // The semaphore is never closed, so this is always `Ok`.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 std::future::pending::<()>().await;
                 continue;
             };
-            // As axum does it: what one client did wrong is skipped, and where files are used up it waits.
+            // axum's own `accept`: it skips an error of one client, and waits if there are no file descriptors left.
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            // Answers are small and whole: waiting to fill a packet only delays them.
+            // Answers are small and written at once, so waiting to fill a packet would only delay them.
             if let Err(err) = stream.set_nodelay(true) {
                 tracing::debug!(error = %err, "cannot set TCP_NODELAY");
             }
             let client = Client {
                 stream,
-                deadline: Box::pin(sleep_until(Instant::now() + STILL_MAX)),
+                deadline: Box::pin(sleep_until(Instant::now() + SILENCE_MAX)),
                 _place: place,
             };
             return (client, address);
@@ -73,10 +73,10 @@ impl Listener for Clients {
 }
 
 impl Client {
-    /// What a read or a write came to. While it waits, the clock runs; whatever it moved starts the clock anew.
-    fn watched<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Passes on the result of a read or a write. A result sets the deadline anew. While there is none, a deadline that has passed is an error.
+    fn with_deadline<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.deadline.as_mut().reset(Instant::now() + STILL_MAX);
+            self.deadline.as_mut().reset(Instant::now() + SILENCE_MAX);
             return polled;
         }
         match self.deadline.as_mut().poll(context) {
@@ -89,14 +89,14 @@ impl Client {
 impl AsyncRead for Client {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, to);
-        self.watched(context, polled)
+        self.with_deadline(context, polled)
     }
 }
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watched(context, polled)
+        self.with_deadline(context, polled)
     }
 
     fn poll_write_vectored(
@@ -105,7 +105,7 @@ impl AsyncWrite for Client {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.watched(context, polled)
+        self.with_deadline(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

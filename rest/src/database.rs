@@ -1,8 +1,7 @@
-//! The way to the database: a fixed number of connections, one statement at a time.
+//! Runs statements in the database, over a limited number of connections.
 //!
-//! There is no way to begin a transaction here. A change and its event are one statement, so that they are one round trip and
-//! nothing can come between them. sqlx's own pool is not used because it costs a second round trip for each statement (it
-//! tests a connection whenever one is given back).
+//! This module cannot begin a transaction. A change and its event are one statement, so they need one round trip and nothing can come between them.
+//! sqlx's own pool is not used, since it costs a second round trip for each statement: it tests a connection whenever one is given back.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,17 +21,17 @@ use crate::Problem;
 const CONNECTION_WAIT: Duration = Duration::from_secs(2);
 /// How long a statement may take by the server's clock (`statement_timeout`).
 const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
-/// How often the server looks whether the client of a running statement is still there (`client_connection_check_interval`).
+/// How often the server checks whether the client of a running statement is still there (`client_connection_check_interval`).
 const GONE_CLIENT_CHECK: Duration = Duration::from_secs(1);
-/// How long an answer is waited for. Longer than [`STATEMENT_LIMIT`], so that it is reached only where the server hangs.
+/// How long a request waits for an answer. It is longer than [`STATEMENT_LIMIT`], so it only matters if the server hangs.
 const ANSWER_WAIT: Duration = Duration::from_secs(7);
 /// How long it may take to find out whether a change was made whose answer was lost.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
-/// Pause before that is asked again.
+/// Pause before the next try to find that out.
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 const TAKE_LOCK: &str = "select pg_advisory_lock($1)";
-/// As `pg_locks` shows a lock of one key: its halves.
-const END_HOLDER: &str = "select pg_terminate_backend(pid) from pg_locks
+/// Ends the session that holds an advisory lock. `pg_locks` shows the key of such a lock as two halves.
+const END_LOCK_HOLDER: &str = "select pg_terminate_backend(pid) from pg_locks
     where locktype = 'advisory' and objsubid = 1 and granted and database = (select oid from pg_database where datname = current_database())
       and classid::bigint = ($1 >> 32) & 4294967295 and objid::bigint = $1 & 4294967295";
 /// A connection that rested longer than this is tested before it is used: the server may have been restarted.
@@ -46,12 +45,12 @@ struct Connections {
     options: PgConnectOptions,
     connections_max: usize,
     permits: Semaphore,
-    /// The connection that was used last is used next, so that a calm program rests on few.
+    /// The connections that nobody uses now, each with the time since when. The one that was used last is used next, so a calm program uses few.
     resting: Mutex<Vec<(Session, Instant)>>,
 }
 
-/// A connection, and the advisory lock that the server's process at its other end has for as long as it lives. Who gets the lock knows that the
-/// process is gone, whatever became of the connection, also on another server that has taken over.
+/// A connection, and the key of an advisory lock. The server's process at the other end holds this lock for as long as it lives. Whoever gets the
+/// lock knows that this process is gone, whatever happened to the connection. This also holds on another server that has taken over.
 struct Session {
     connection: PgConnection,
     lock: i64,
@@ -63,13 +62,13 @@ pub enum Failure {
     /// The statement was not sent.
     #[error("no connection to the database")]
     Away(#[source] sqlx::Error),
-    /// The connection broke, or the server went away: the statement may have taken effect or not.
+    /// The connection broke, or the server went away. It is not known whether the statement took effect.
     #[error("the database did not answer")]
     Unanswered(#[source] sqlx::Error),
-    /// The connection broke, or the server went away, and the statement has had no effect, nor will it have one.
+    /// The connection broke, or the server went away. The statement had no effect and will not have one.
     #[error("the database did not answer, and did nothing")]
     Undone(#[source] sqlx::Error),
-    /// The server refused the statement, which has had no effect.
+    /// The server refused the statement, so it had no effect.
     #[error("the database refused a statement")]
     Refused(#[source] sqlx::Error),
 }
@@ -88,19 +87,19 @@ pub fn options(url: &Secret, program: &str) -> anyhow::Result<PgConnectOptions> 
             // 201 promises that the row survives a crash, whatever the server's default is.
             ("synchronous_commit", "on".to_owned()),
             ("statement_timeout", STATEMENT_LIMIT.as_millis().to_string()),
-            // A statement whose client has gone ends.
+            // Ends a statement whose client has gone.
             (
                 "client_connection_check_interval",
                 GONE_CLIENT_CHECK.as_millis().to_string(),
             ),
-            // A waiting update takes the row as the one before it left it: that is how versions count without gaps.
+            // An update that waits for another one sees the row as that one left it. So versions count without gaps.
             ("default_transaction_isolation", "read committed".to_owned()),
         ])
         .disable_statement_logging())
 }
 
 impl Database {
-    /// A database that is connected to when it is first needed, over at most `connections` connections.
+    /// A database with `connections` connections at most. Each is opened when it is first needed.
     #[must_use]
     pub fn new(options: PgConnectOptions, connections: usize) -> Self {
         Self(Arc::new(Connections {
@@ -111,40 +110,42 @@ impl Database {
         }))
     }
 
-    /// Most connections that are used at once.
+    /// So many connections are used at once, at most.
     #[must_use]
     pub fn connections_max(&self) -> usize {
         self.0.connections_max
     }
 
-    /// Runs one statement that only reads, and gives its first row, within `CONNECTION_WAIT` and `ANSWER_WAIT`.
+    /// Runs one statement that only reads, and returns its first row. Takes `CONNECTION_WAIT` and `ANSWER_WAIT` at most.
     ///
     /// # Errors
     /// See [`Failure`]; what it means for the client is [`Failure::problem`].
     pub async fn row(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<PgRow>, Failure> {
-        match self.answer(query).await {
+        match self.run_statement(query).await {
             (Err(Failure::Unanswered(err)), _) => Err(Failure::Undone(err)),
             (row, _) => row,
         }
     }
 
-    /// Runs one statement that changes something, in a transaction of its own, and gives its first row, after the commit. When the returned
-    /// future is dropped, the statement may still take effect.
+    /// Runs one statement that changes something, in a transaction of its own. Returns its first row after the commit. If the returned future is
+    /// dropped, the statement may still take effect.
     ///
-    /// Where the answer is lost, it is found out whether the change was made: once the server's process that had it is gone, `made` is asked,
-    /// which gives the row that the change was to answer, or none where it was not made. That takes `SETTLE_WAIT` at most.
+    /// If the answer is lost, this finds out whether the change was made. It waits until the server's process that ran the statement is gone, and
+    /// then runs the query that `read_made_change` makes. That query must return the row that the change would have returned, or no row if the
+    /// change was not made. All this takes `SETTLE_WAIT` at most.
     ///
     /// # Errors
-    /// [`Failure::Undone`] where it was not made, [`Failure::Unanswered`] where nobody could say; otherwise as [`Database::row`].
+    /// [`Failure::Undone`]: the change was not made. [`Failure::Unanswered`]: it is not known whether it was made. Otherwise those of
+    /// [`Database::row`].
     pub async fn change(
         &self,
         change: Query<'_, Postgres, PgArguments>,
-        made: impl Fn() -> Query<'static, Postgres, PgArguments>,
+        read_made_change: impl Fn() -> Query<'static, Postgres, PgArguments>,
     ) -> Result<Option<PgRow>, Failure> {
-        match self.answer(change).await {
+        match self.run_statement(change).await {
             (Err(Failure::Unanswered(err)), Some(lock)) => {
                 tracing::warn!(error = %err, "the answer to a change was lost; finding out whether it was made");
-                match timeout(SETTLE_WAIT, self.0.settle(lock, made)).await {
+                match timeout(SETTLE_WAIT, self.0.find_out_whether_made(lock, read_made_change)).await {
                     Ok(Some(row)) => Ok(Some(row)),
                     Ok(None) => Err(Failure::Undone(err)),
                     Err(_) => Err(Failure::Unanswered(err)),
@@ -154,11 +155,15 @@ impl Database {
         }
     }
 
-    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> (Result<Option<PgRow>, Failure>, Option<i64>) {
+    /// Runs one statement. Also returns the lock of the session that ran it, if one did.
+    async fn run_statement(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> (Result<Option<PgRow>, Failure>, Option<i64>) {
         let connected = timeout(CONNECTION_WAIT, async {
             let permit = self.0.permits.acquire().await;
             let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-            let session = self.0.session().await?;
+            let session = self.0.take_session().await?;
             Ok((permit, session))
         })
         .await
@@ -173,16 +178,16 @@ impl Database {
             .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
         let answer = match answer {
             Ok(row) => {
-                self.0.rest(session);
+                self.0.give_back(session);
                 Ok(row)
             }
             Err(err) if is_refusal(&err) => {
-                self.0.rest(session);
+                self.0.give_back(session);
                 Err(Failure::Refused(err))
             }
             Err(err) => {
                 // The other connections most likely lead to the same dead server.
-                self.0.forget();
+                self.0.close_resting();
                 Err(Failure::Unanswered(err))
             }
         };
@@ -191,7 +196,8 @@ impl Database {
 }
 
 impl Connections {
-    async fn session(&self) -> Result<Session, sqlx::Error> {
+    /// Takes a session that rests and still works, or opens a new one.
+    async fn take_session(&self) -> Result<Session, sqlx::Error> {
         loop {
             let resting = self.lock().pop();
             let Some((mut session, since)) = resting else {
@@ -203,19 +209,27 @@ impl Connections {
         }
     }
 
-    /// Asks `made` once the process that had the lock is gone, so that what it was told to do is done or never will be. Tries until it has an
-    /// answer.
-    async fn settle(&self, lock: i64, made: impl Fn() -> Query<'static, Postgres, PgArguments>) -> Option<PgRow> {
+    /// Waits until the process that held the lock is gone. From then on its statement is either done or never will be. Then asks by
+    /// `read_made_change` which of the two. Tries until there is an answer.
+    async fn find_out_whether_made(
+        &self,
+        lock: i64,
+        read_made_change: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Option<PgRow> {
         loop {
             let settled = async {
                 let mut connection = PgConnection::connect_with(&self.options).await?;
-                // It ends by itself once it notices that nobody is there; this is sooner. A role that was taken by `set role` may not do it.
-                let end = sqlx::query(END_HOLDER).bind(lock).fetch_optional(&mut connection).await;
+                // The process would end by itself when it notices that its client is gone. This ends it sooner. A role that was taken by `set role`
+                // may not be allowed to do it.
+                let end = sqlx::query(END_LOCK_HOLDER)
+                    .bind(lock)
+                    .fetch_optional(&mut connection)
+                    .await;
                 if let Err(err) = end {
                     tracing::debug!(error = %err, "cannot end the session of a lost answer");
                 }
                 sqlx::query(TAKE_LOCK).bind(lock).execute(&mut connection).await?;
-                made().fetch_optional(&mut connection).await
+                read_made_change().fetch_optional(&mut connection).await
             };
             match settled.await {
                 Ok(row) => return row,
@@ -227,11 +241,11 @@ impl Connections {
         }
     }
 
-    fn rest(&self, session: Session) {
+    fn give_back(&self, session: Session) {
         self.lock().push((session, Instant::now()));
     }
 
-    fn forget(&self) {
+    fn close_resting(&self) {
         self.lock().clear();
     }
 
@@ -250,7 +264,7 @@ impl Session {
     }
 }
 
-/// Whether the server said no and goes on, as against going away.
+/// Whether the server refused the statement and goes on. Otherwise it went away, or the connection broke.
 fn is_refusal(err: &sqlx::Error) -> bool {
     match err {
         // Class 57P: shutdown, crash, start-up; the session ends with it.
@@ -271,8 +285,8 @@ pub struct Constraint {
 }
 
 impl Failure {
-    /// The answer that this failure becomes. A fault of the program is logged here; an absence of the database is not, since
-    /// [`crate::probe`] says it once for all requests.
+    /// The answer that the client gets for this failure. A fault of the program is logged here. An absence of the database is not, since
+    /// [`crate::probe`] logs it once for all requests.
     #[must_use]
     pub fn problem(&self, constraints: &[Constraint]) -> Problem {
         let err = match self {

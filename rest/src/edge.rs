@@ -83,7 +83,7 @@ fn check(request: &Request, has_route: bool) -> Result<(), Problem> {
             "the only expectation that can be met is 100-continue",
         ));
     }
-    path::check(uri.path())?;
+    path::check_encoding(uri.path())?;
     if has_route && uri.path().starts_with("/api/") && !media::accepts_json(headers.get_all(header::ACCEPT).iter()) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,

@@ -1,14 +1,14 @@
-//! The fields of a body, each checked, all mistakes in one answer.
+//! Checks the fields of a body, and names all mistakes in one answer.
 
 use std::borrow::Cow;
 
 use crate::json::{Object, Value};
 use crate::problem::{FieldError, Problem};
 
-/// A body's fields on their way to becoming a value of the domain.
+/// The fields of a body, from which a value of the domain is made.
 ///
-/// Take each field, then ask [`Fields::check`]: it fails when any of them was wrong, and what a wrong one gave is worthless.
-/// Fields that are not taken are never looked at.
+/// Take each field, and then call [`Fields::check`]. It fails if any field was wrong. Use the values only if it succeeds, since a wrong field
+/// gives a default value. Fields that are not taken are ignored.
 #[derive(Debug)]
 pub struct Fields {
     object: Object,
@@ -27,39 +27,39 @@ impl Fields {
     /// A text of 1 to `max_chars` characters that is not blank.
     pub fn text(&mut self, field: &'static str, max_chars: usize) -> String {
         match self.object.remove(field) {
-            None | Some(Value::Null) => self.wrong(field, "must be there"),
-            Some(value) => self.filled(field, value, max_chars),
+            None | Some(Value::Null) => self.add_error(field, "must be there"),
+            Some(value) => self.checked_text(field, value, max_chars),
         }
     }
 
-    /// As [`Fields::text`], but it may be left out or null.
+    /// The same as [`Fields::text`], but the field may be missing or null.
     pub fn optional_text(&mut self, field: &'static str, max_chars: usize) -> Option<String> {
         match self.object.remove(field) {
             None | Some(Value::Null) => None,
-            Some(value) => Some(self.filled(field, value, max_chars)),
+            Some(value) => Some(self.checked_text(field, value, max_chars)),
         }
     }
 
     /// A text of any length, which may be blank.
     pub fn long_text(&mut self, field: &'static str) -> String {
         match self.object.remove(field) {
-            None | Some(Value::Null) => self.wrong(field, "must be there"),
-            Some(value) => self.any(field, value),
+            None | Some(Value::Null) => self.add_error(field, "must be there"),
+            Some(value) => self.any_text(field, value),
         }
     }
 
-    /// As [`Fields::text`], and of the form that `fits` tells; otherwise the field `must`.
+    /// The same as [`Fields::text`], and `is_valid` must accept the text. `must` completes the message about a field that it does not accept.
     pub fn text_like(
         &mut self,
         field: &'static str,
         max_chars: usize,
-        fits: fn(&str) -> bool,
+        is_valid: fn(&str) -> bool,
         must: &'static str,
     ) -> String {
         let errors = self.errors.len();
         let text = self.text(field, max_chars);
-        if self.errors.len() == errors && !fits(&text) {
-            self.wrong::<()>(field, must);
+        if self.errors.len() == errors && !is_valid(&text) {
+            self.add_error::<()>(field, must);
         }
         text
     }
@@ -67,17 +67,19 @@ impl Fields {
     /// A whole number from 1 to 2^63 - 1.
     pub fn id(&mut self, field: &'static str) -> i64 {
         match self.object.remove(field) {
-            None | Some(Value::Null) => self.wrong(field, "must be there"),
+            None | Some(Value::Null) => self.add_error(field, "must be there"),
             Some(Value::Number(number)) => match number.as_i64() {
                 Some(id) if id > 0 => id,
-                _ => self.wrong(field, "must be a whole number from 1 to 9223372036854775807"),
+                _ => self.add_error(field, "must be a whole number from 1 to 9223372036854775807"),
             },
-            Some(_) => self.wrong(field, "must be a whole number"),
+            Some(_) => self.add_error(field, "must be a whole number"),
         }
     }
 
+    /// Whether all fields that were taken are right.
+    ///
     /// # Errors
-    /// 422 naming every field that was wrong.
+    /// A problem of status 422 that names every wrong field.
     pub fn check(self) -> Result<(), Problem> {
         if self.errors.is_empty() {
             Ok(())
@@ -86,31 +88,34 @@ impl Fields {
         }
     }
 
-    fn filled(&mut self, field: &'static str, value: Value, max_chars: usize) -> String {
+    /// A text that is not blank and has at most `max_chars` characters.
+    fn checked_text(&mut self, field: &'static str, value: Value, max_chars: usize) -> String {
         let errors = self.errors.len();
-        let text = self.any(field, value);
+        let text = self.any_text(field, value);
         if self.errors.len() > errors {
             return text;
         }
         if text.trim().is_empty() {
-            return self.wrong(field, "must not be blank");
+            return self.add_error(field, "must not be blank");
         }
         // A text has at most as many characters as bytes.
         if text.len() > max_chars && text.chars().count() > max_chars {
-            return self.wrong(field, format!("must have at most {max_chars} characters"));
+            return self.add_error(field, format!("must have at most {max_chars} characters"));
         }
         text
     }
 
-    fn any(&mut self, field: &'static str, value: Value) -> String {
+    /// A text of any length.
+    fn any_text(&mut self, field: &'static str, value: Value) -> String {
         match value {
-            Value::Text(text) if text.contains('\0') => self.wrong(field, "must not contain the character U+0000"),
+            Value::Text(text) if text.contains('\0') => self.add_error(field, "must not contain the character U+0000"),
             Value::Text(text) => text,
-            _ => self.wrong(field, "must be a text"),
+            _ => self.add_error(field, "must be a text"),
         }
     }
 
-    fn wrong<T: Default>(&mut self, field: &'static str, message: impl Into<Cow<'static, str>>) -> T {
+    /// Notes a mistake. Returns a default value, so that the other fields can be checked too.
+    fn add_error<T: Default>(&mut self, field: &'static str, message: impl Into<Cow<'static, str>>) -> T {
         self.errors.push(FieldError {
             field: field.into(),
             message: message.into(),

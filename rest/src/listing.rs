@@ -1,8 +1,8 @@
-//! Lists: a JSON array of any length from bounded memory, or one page of it.
+//! Answers lists: a whole list of any length as a JSON array, with bounded memory, or one page of it.
 //!
 //! A list is read in batches by key, each a short statement of its own, and each of a bounded number of bytes. So a slow reader holds neither a
-//! connection nor a snapshot, and a list of a million rows costs no more memory than one of a thousand, however long the rows are. What comes
-//! first is short and needs no [`Room`], so that short lists are answered whatever long ones are on their way.
+//! connection nor a snapshot, and a list of a million rows costs no more memory than one of a thousand, however long the rows are. The
+//! first batch is short and needs no [`Room`]. So short lists are answered even while long ones use up all room.
 
 use std::future::Future;
 use std::io;
@@ -21,9 +21,9 @@ use crate::database::{Database, Failure};
 use crate::room::{Room, SHORT_BYTES};
 use crate::{Problem, answer};
 
-/// Most items that a page may be asked to have.
+/// A client may ask for so many items of a page, at most.
 const LIMIT_MAX: i64 = 1000;
-/// Most bytes that a batch has, about; a longer item is one of its own.
+/// A batch has about so many bytes, at most. A longer item is a batch of its own.
 const BATCH_BYTES: i64 = 256 * 1024;
 
 /// Which part of a list is asked for: `?after=ID` starts behind that id, `?limit=N` ends after N items; without a limit
@@ -35,23 +35,23 @@ pub struct Page {
     limit: Option<i64>,
 }
 
-/// Which items one statement is asked for.
+/// Which items one statement selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The key before the first.
+    /// The items come after this key.
     pub after: i64,
-    /// The last key that may be among them.
+    /// No item has a greater key.
     pub until: i64,
-    /// Most items that are candidates.
+    /// So many items are candidates, at most. Those that fit into `bytes` are selected.
     pub size: i64,
-    /// Most bytes that they may have, about.
+    /// The selected items have about so many bytes, at most.
     pub bytes: i64,
-    /// So many items are given also where they have more bytes.
+    /// So many of the candidates are selected in any case, even if they have more bytes.
     pub least: i64,
 }
 
 impl Part {
-    /// The first of a page or a list. It is short, so that it may be read at once, and may have none of its candidates.
+    /// The first part of a page or a list. It is short, so it can be read at once. If the first candidate is too long, it selects no item.
     #[must_use]
     pub fn first(page: &Page, batch_size: i64) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Part {
         }
     }
 
-    /// A later one.
+    /// A later part.
     fn next(after: i64, until: i64, batch_size: i64) -> Self {
         Self {
             after,
@@ -82,7 +82,7 @@ pub struct Batch {
     items: String,
     last_key: Option<i64>,
     count: i64,
-    /// The items that there are, whatever bytes they have, as far as the part was asked for.
+    /// How many candidates there were, of which `count` were selected.
     candidates: i64,
     last_candidate: Option<i64>,
 }
@@ -95,15 +95,15 @@ impl Batch {
     pub async fn read(database: &Database, statement: Query<'_, Postgres, PgArguments>) -> Result<Self, Failure> {
         let row = database.row(statement).await?;
         row.ok_or(sqlx::Error::RowNotFound)
-            .and_then(|row| Self::of(&row))
+            .and_then(|row| Self::from_row(&row))
             .map_err(Failure::Refused)
     }
 
-    /// The columns of `row` that [`Batch::read`] names.
+    /// Reads the columns of `row` that [`Batch::read`] names.
     ///
     /// # Errors
-    /// They are not there, or of other types.
-    pub fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+    /// A column is missing, or has another type.
+    pub fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             // Null where there are no items.
             items: row.try_get::<Option<String>, _>("items")?.unwrap_or_default(),
@@ -114,16 +114,15 @@ impl Batch {
         })
     }
 
-    fn has_all(&self) -> bool {
+    fn has_all_candidates(&self) -> bool {
         self.count == self.candidates
     }
 }
 
-/// Answers a page, or a whole list batch by batch. `fetch` gives the items of a part.
+/// Answers a page, or a whole list batch by batch. `fetch` loads the items of a part.
 ///
 /// # Errors
-/// The first batch cannot be had. A later one that fails breaks the connection off, so that the client sees that the list
-/// is not whole.
+/// The first batch cannot be loaded. If a later batch fails, the connection is broken off, so that the client sees that the list is not complete.
 pub async fn answer<F, Fut>(page: Page, batch_size: i64, fetch: F) -> Result<Response, Problem>
 where
     F: Fn(Part) -> Fut + Send + 'static,
@@ -134,13 +133,13 @@ where
     Ok(answer_from(page, batch_size, first, fetch))
 }
 
-/// As [`answer()`], from a first batch that is there already: that of [`Part::first`].
+/// Does the same as [`answer()`] with a first batch that is loaded already: that of [`Part::first`].
 pub fn answer_from<F, Fut>(page: Page, batch_size: i64, first: Batch, fetch: F) -> Response
 where
     F: Fn(Part) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Batch, Failure>> + Send + 'static,
 {
-    let is_whole = first.has_all() && (page.limit.is_some() || first.candidates < batch_size);
+    let is_whole = first.has_all_candidates() && (page.limit.is_some() || first.candidates < batch_size);
     let next = match (page.limit, first.last_candidate) {
         (Some(limit), Some(last)) if first.candidates == limit => {
             HeaderValue::try_from(format!("<{}?limit={limit}&after={last}>; rel=\"next\"", page.path)).ok()
@@ -152,10 +151,12 @@ where
     } else {
         let until = match (page.limit, first.last_candidate) {
             (Some(_), Some(last)) => last,
-            // The whole list. A page without any candidate is whole, and was answered above.
+            // A whole list goes on to its end, whatever its keys are. (A page without any candidate is complete, so it was answered above.)
             _ => i64::MAX,
         };
-        answer::json(Body::from_stream(parts(page.after, until, batch_size, first, fetch)))
+        answer::json(Body::from_stream(stream_batches(
+            page.after, until, batch_size, first, fetch,
+        )))
     };
     if let Some(next) = next {
         response.headers_mut().insert(header::LINK, next);
@@ -163,19 +164,20 @@ where
     response
 }
 
-/// What is left of a list.
+/// The state of a list that is sent batch by batch.
 struct Rest<F> {
     first: Option<Batch>,
     after: i64,
     until: i64,
     has_items: bool,
     is_done: bool,
-    /// Of the batch that was given last: it may have been taken by the client once the next one is asked for.
+    /// The room of the batch before. It is given back when the next batch is asked for, since only then the client may have taken that batch.
     room: Option<Room>,
     fetch: F,
 }
 
-fn parts<F, Fut>(
+/// Streams the array, beginning with the first batch.
+fn stream_batches<F, Fut>(
     after: i64,
     until: i64,
     batch_size: i64,
@@ -210,7 +212,7 @@ where
                     .map_err(|failure| broken_off(&failure.to_string()))?;
                 room.keep(batch.items.len());
                 rest.room = Some(room);
-                rest.is_done = batch.has_all() && batch.candidates < batch_size;
+                rest.is_done = batch.has_all_candidates() && batch.candidates < batch_size;
                 (batch, false)
             }
         };

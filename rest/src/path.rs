@@ -1,4 +1,4 @@
-//! What stands in a path: ids and names.
+//! Reads ids and names out of a request's path.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::Problem;
 
-/// An id as the path's only parameter: decimal digits. A negative number is taken as well: no row has it, so the answer is 404.
+/// An id as the path's only parameter, in decimal digits. A negative number is accepted too. No row has it, so the answer is 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(pub i64);
 
@@ -43,8 +43,9 @@ fn parse_id(text: &str) -> Result<i64, Problem> {
         .map_err(|_| Problem::bad_request("an id must be at most 9223372036854775807"))
 }
 
-/// Checks that a path's percent-encoding is whole and gives UTF-8 without NUL, which no text in the database can contain.
-pub(crate) fn check(path: &str) -> Result<(), Problem> {
+/// Checks a path's percent-encoding: each `%` has its two digits, and the decoded path is UTF-8 without NUL, since no text in the database can
+/// contain NUL.
+pub(crate) fn check_encoding(path: &str) -> Result<(), Problem> {
     if !path.contains('%') {
         return Ok(());
     }
@@ -70,7 +71,7 @@ pub(crate) fn check(path: &str) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check, parse_id};
+    use super::{check_encoding, parse_id};
 
     #[test]
     fn an_id_is_digits() {
@@ -100,10 +101,10 @@ mod tests {
     #[test]
     fn a_path_is_utf8_without_nul() {
         for path in ["/a", "/개발팀", "/%EA%B0%9C", "/R%2FD", "/100%25", "/%25zz"] {
-            assert!(check(path).is_ok(), "{path}");
+            assert!(check_encoding(path).is_ok(), "{path}");
         }
         for path in ["/%", "/%4", "/%zz", "/%00", "/a%00b", "/%FF", "/%EA%B0"] {
-            assert_eq!(check(path).unwrap_err().status(), 400, "{path}");
+            assert_eq!(check_encoding(path).unwrap_err().status(), 400, "{path}");
         }
     }
 }

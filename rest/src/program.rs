@@ -1,4 +1,4 @@
-//! A service as a program: from its command line to its exit code.
+//! Runs a service as a program, from its command line to its exit code.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::probe::Requirement;
 use crate::server::Config;
 use crate::{Database, database, migrations, server};
 
-/// What a service has of its own. [`run`] makes a program of it.
+/// What is different from service to service. [`run`] turns it into a program.
 #[derive(Debug)]
 pub struct Program {
     /// The program's name. The sessions in its database show it, too (`application_name`).
@@ -83,7 +83,10 @@ async fn serve(program: &Program, config: &Config) -> anyhow::Result<()> {
     .await
 }
 
-#[expect(clippy::print_stdout, reason = "a person runs it and wants to see what it did")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a person runs this command and wants to see what it did"
+)]
 async fn migrate(program: &Program, config: &Config) -> anyhow::Result<()> {
     let session_name = format!("{} migrate", program.name);
     let options = database::options(config.database_url()?, &session_name)?;
@@ -97,21 +100,22 @@ async fn migrate(program: &Program, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the answer is for whoever asks")]
+#[expect(clippy::print_stdout, reason = "the command prints its answer")]
 fn health(config: &Config) -> anyhow::Result<()> {
     print!("{}", service::health::ask(config.listen)?);
     Ok(())
 }
 
 impl Cli {
-    /// Reads this process's command line and environment. Where help is asked for, or a setting is wrong, it prints that and ends the process.
+    /// Reads the command line and the environment of this process. If help is asked for or a setting is wrong, it prints a text and ends the
+    /// process.
     fn read(program: &Program) -> Self {
         let mut matches = command_line(program).get_matches();
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|err| err.exit())
     }
 }
 
-/// The command line that all services share, with what is the program's own.
+/// The command line that all services share, with the texts and defaults of this program.
 fn command_line(program: &Program) -> clap::Command {
     let about = format!(
         "Serves the {things}' REST API; with `migrate`, brings the {things}' database up to date instead",

@@ -1,4 +1,4 @@
-//! A REST program's life: listen, watch the database, answer, end.
+//! The life of a REST program: it listens, watches the database, answers, and ends.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct Config {
     /// The database: postgres://user:password@host:5432/database, or ...?passwordfile=PATH with a file that holds the password alone
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub(crate) database_url: Option<Secret>,
-    /// Most connections to the database that requests use at once; one more watches its health
+    /// Requests use at most so many connections to the database at once; one more connection watches its health
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub(crate) database_connections: usize,
 }
@@ -74,8 +74,7 @@ pub(crate) async fn run(
             .merge(health::router(readiness.clone()))
             .merge(admin::router(readiness.clone(), metrics)),
     );
-    let watch = probe::watch(options, requirements, readiness, shutdown.clone());
-    let watch = tokio::spawn(watch);
+    let watch = tokio::spawn(probe::watch(options, requirements, readiness, shutdown.clone()));
 
     serve(listener, app, shutdown).await?;
     watch.await.context("the database's watch failed")?;
@@ -85,7 +84,7 @@ pub(crate) async fn run(
 
 async fn serve(listener: TcpListener, app: Router, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut stop = shutdown.clone();
-    let serving = axum::serve(Clients::of(listener), app)
+    let serving = axum::serve(Clients::new(listener), app)
         .with_graceful_shutdown(async move { stop.triggered().await })
         .into_future();
     let time_is_up = async {

@@ -1,4 +1,4 @@
-//! What `/metrics` prints: the process's recorder, and gauges that have to vanish.
+//! What `/metrics` prints: the metrics of the process's recorder, and gauges that can disappear again.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -14,14 +14,14 @@ const LATENCY_BUCKETS_S: [f64; 14] = [
 const COUNT_BUCKETS: [f64; 12] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0,
 ];
-/// How often what histograms have recorded is added up.
+/// How often the values that histograms have recorded are added up.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Prints the metrics in Prometheus' text format.
 #[derive(Clone)]
 pub struct Exporter {
     recorder: PrometheusHandle,
-    more: fn() -> String,
+    print_more: fn() -> String,
 }
 
 impl fmt::Debug for Exporter {
@@ -34,26 +34,27 @@ impl From<PrometheusHandle> for Exporter {
     fn from(recorder: PrometheusHandle) -> Self {
         Self {
             recorder,
-            more: String::new,
+            print_more: String::new,
         }
     }
 }
 
 impl Exporter {
-    /// Adds what `more` prints, in the same format. It is for series that come and go: the recorder keeps each that it has ever seen, with
-    /// its last value.
+    /// Adds what `print_more` returns, in the same format. This is for series that come and go. The recorder itself never forgets a series, and
+    /// prints its last value for ever.
     #[must_use]
-    pub fn with(self, more: fn() -> String) -> Self {
-        Self { more, ..self }
+    pub fn with(self, print_more: fn() -> String) -> Self {
+        Self { print_more, ..self }
     }
 
     pub(crate) fn render(&self) -> String {
-        self.recorder.render() + &(self.more)()
+        self.recorder.render() + &(self.print_more)()
     }
 }
 
 /// Installs the process's metrics recorder. Every metric whose name ends in `_seconds` is a histogram with `LATENCY_BUCKETS_S`, every
-/// other one has `COUNT_BUCKETS`: buckets of several processes can be added up, the quantiles of a summary cannot.
+/// other histogram has `COUNT_BUCKETS`. They are histograms, since buckets of several processes can be added up and the quantiles of a summary
+/// cannot.
 ///
 /// # Errors
 /// A recorder is installed already.
@@ -64,22 +65,22 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         .context("invalid histogram buckets")?
         .install_recorder()
         .context("cannot install the metrics recorder")?;
-    // A histogram keeps each value until it is added up, for ever where nobody asks for /metrics.
-    let kept = recorder.clone();
+    // A histogram keeps each value in memory until it is added up. Without this thread that would only happen when somebody asks for /metrics.
+    let recorder_to_keep_up = recorder.clone();
     std::thread::Builder::new()
         .name("metrics".to_owned())
         .spawn(move || {
             loop {
                 std::thread::sleep(UPKEEP_INTERVAL);
-                kept.run_upkeep();
+                recorder_to_keep_up.run_upkeep();
             }
         })
         .context("cannot start the metrics' upkeep")?;
     Ok(recorder)
 }
 
-/// A gauge with one series for each of `values`: the text of its labels, such as `topic="a",partition="0"`, and the value. Nothing where
-/// there is none.
+/// Prints a gauge with one series for each of `values`. A value comes with the text of its labels, such as `topic="a",partition="0"`. Without
+/// values the result is empty.
 #[must_use]
 pub fn gauge(name: &str, help: &str, values: impl Iterator<Item = (String, f64)>) -> String {
     let mut text = String::new();

@@ -14,8 +14,8 @@ macro_rules! user {
     };
 }
 
-/// A change of one user, its event and its answer (`id`, `version`, `body`: JSON text); no row when there is no such user.
-/// `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
+/// A change of one user with its event. Returns `id`, `version` and `body`, which is a JSON text, or no row if there is no such user.
+/// `$change` writes the row and returns it as the event shall carry it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
     ($event_type:literal, $event_id:literal, $user:literal, $change:literal) => {
         rest::change_with_event!(
@@ -57,7 +57,7 @@ pub const UPDATE: &str = change!(
         returning id, name, email, department, status, created_at, updated_at, version"
 );
 
-/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no personal data, and the version that the user would have had next.
+/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no personal data. Its version is the next one after the user's last.
 pub(crate) const DELETE: &str = change!(
     "USER_DELETED",
     "$3",
@@ -67,7 +67,7 @@ pub(crate) const DELETE: &str = change!(
         returning id, name, email, department, status, created_at, updated_at, version + 1 as version"
 );
 
-/// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
+/// $1 the id of an event. Returns the row that the change which wrote this event would have returned, and no row if the change was not made.
 pub(crate) const ANSWER_OF: &str = concat!(
     "select (o.payload ->> 'userId')::bigint as id, u.version, ",
     user!(),
@@ -79,14 +79,14 @@ pub(crate) const ANSWER_OF: &str = concat!(
     where o.id = $1"
 );
 
-/// $1 id; gives `id`, `version`, `body`: JSON text.
+/// $1 id. Returns `id`, `version` and `body`, which is a JSON text.
 pub(crate) const READ: &str = concat!(
     "select u.id, u.version, ",
     user!(),
     " as body from users as u where u.id = $1"
 );
 
-/// $1 to $5 a `rest::listing::Part`; gives a `rest::listing::Batch`.
+/// $1 to $5 a `rest::listing::Part`. Returns a `rest::listing::Batch`.
 pub(crate) const LIST: &str = concat!(
     "with candidates as materialized (
         select id, octet_length(name) + octet_length(email) + octet_length(coalesce(department, '')) + 200 as bytes

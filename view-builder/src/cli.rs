@@ -26,7 +26,7 @@ pub fn main() -> ExitCode {
         }
     };
     let ended = runtime.block_on(execute(cli.command));
-    // A librdkafka call may still wait for a broker that is away; the process does not.
+    // A call of librdkafka may still wait for a broker that is away. The process ends without waiting for that call.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the commands' answers")]
+#[expect(clippy::print_stdout, reason = "commands print their answers")]
 async fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(config) => {
@@ -59,7 +59,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Replay(config) => match &config.group {
             Some(group) => {
-                match replay::reset(&config, group).await? {
+                match replay::reset_group(&config, group).await? {
                     Some(table) => print!("{table}"),
                     None => println!("Operation cancelled."),
                 }
@@ -70,21 +70,25 @@ async fn execute(command: Command) -> Result<(), Failure> {
                 .map_err(anyhow::Error::from)?,
         },
         Command::DeadLetters(command) => {
-            let (said, left) = dead_letters::execute(&command).await?;
-            print!("{said}");
-            if left { Err(Failure::DeadLetters) } else { Ok(()) }
+            let (answer, letters_are_left) = dead_letters::execute(&command).await?;
+            print!("{answer}");
+            if letters_are_left {
+                Err(Failure::DeadLetters)
+            } else {
+                Ok(())
+            }
         }
         Command::Views(config) => {
             print!("{}", status::views(&config)?);
             Ok(())
         }
         Command::Rebuild(config) => {
-            let said = if config.abandon {
+            let answer = if config.abandon {
                 rebuild::abandon(&config).await?
             } else {
                 rebuild::rebuild(&config).await?
             };
-            print!("{said}");
+            print!("{answer}");
             Ok(())
         }
         Command::Drop(config) => {

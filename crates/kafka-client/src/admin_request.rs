@@ -1,4 +1,4 @@
-//! A request of librdkafka's admin interface that the safe wrapper lacks, with a queue of its own for the answer.
+//! Makes a request of librdkafka's admin interface that the safe wrapper lacks. Each request has a queue of its own for its answer.
 
 use std::ffi::{CStr, c_char};
 use std::ptr::{self, NonNull};
@@ -10,11 +10,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 
 const REQUEST_TIMEOUT_MS: i32 = 10_000;
-/// librdkafka gives up by itself before; should it not, the call ends here.
+/// librdkafka gives up earlier by itself. If it does not, the call ends after this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long librdkafka is waited for at a time; its errors and expiring tokens are served in between.
-const STEP_MS: i32 = 100;
-/// Most events that are served at a time.
+/// How long one poll waits for the answer. Between two polls, librdkafka's errors and expiring tokens are served.
+const POLL_TIMEOUT_MS: i32 = 100;
+/// So many events are served at once, at most.
 const EVENTS_MAX: usize = 100;
 
 /// A request that is about to be made.
@@ -28,10 +28,10 @@ pub(super) struct AdminRequest<'c, C: ConsumerContext> {
 pub(super) struct Answer(NonNull<native::rd_kafka_event_t>);
 
 impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
-    /// A request of the kind `op`, which must be the one that is then made.
+    /// Prepares a request of the kind `op`. The request that [`AdminRequest::answer`] then sends must be of this kind.
     ///
     /// # Errors
-    /// librdkafka refuses.
+    /// librdkafka gives no queue or no options, or refuses the timeout.
     #[expect(unsafe_code, reason = "the safe wrapper lacks the request")]
     pub(super) fn new(client: &'c BaseConsumer<C>, op: native::rd_kafka_admin_op_t) -> anyhow::Result<Self> {
         let native_client = client.client().native_ptr();
@@ -41,8 +41,8 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
         // SAFETY: as above.
         let options = unsafe { native::rd_kafka_AdminOptions_new(native_client, op) };
         let options = Options(NonNull::new(options).context("kafka's client takes no options")?);
-        // SAFETY: the options are valid; no text is wanted of an error, whose buffer may then be null and empty.
-        let set = unsafe {
+        // SAFETY: the options are valid. The buffer for an error's text may be null if its size is 0.
+        let code = unsafe {
             native::rd_kafka_AdminOptions_set_request_timeout(
                 options.0.as_ptr(),
                 REQUEST_TIMEOUT_MS,
@@ -51,27 +51,27 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
             )
         };
         ensure!(
-            set == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+            code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
             "kafka's client refuses the timeout"
         );
         Ok(Self { client, queue, options })
     }
 
-    /// For settings of this request alone.
+    /// The options of this request, for what only this kind of request can set.
     pub(super) fn options(&self) -> *mut native::rd_kafka_AdminOptions_t {
         self.options.0.as_ptr()
     }
 
-    /// Has `make` make the request, by the client, with the options, for an answer in the queue, and waits for that. Blocks.
+    /// Calls `send` with the client, the options and the queue for the answer. `send` must send the request. Then waits for the answer. Blocks.
     ///
     /// # Errors
     /// Kafka does not answer, or refuses.
     #[expect(unsafe_code, reason = "the safe wrapper lacks the request")]
     pub(super) fn answer(
         self,
-        make: impl FnOnce(*mut native::rd_kafka_t, *const native::rd_kafka_AdminOptions_t, *mut native::rd_kafka_queue_t),
+        send: impl FnOnce(*mut native::rd_kafka_t, *const native::rd_kafka_AdminOptions_t, *mut native::rd_kafka_queue_t),
     ) -> anyhow::Result<Answer> {
-        make(
+        send(
             self.client.client().native_ptr(),
             self.options.0.as_ptr(),
             self.queue.0.as_ptr(),
@@ -80,7 +80,7 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
         while started.elapsed() < ANSWER_TIMEOUT {
             serve_events(self.client);
             // SAFETY: the queue is valid, and the event is ours until it is destroyed.
-            let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), STEP_MS) };
+            let event = unsafe { native::rd_kafka_queue_poll(self.queue.0.as_ptr(), POLL_TIMEOUT_MS) };
             if let Some(event) = NonNull::new(event) {
                 return Answer(event).without_error();
             }
@@ -89,10 +89,11 @@ impl<'c, C: ConsumerContext> AdminRequest<'c, C> {
     }
 }
 
-/// Has librdkafka tell what it has to: a token that expires is replaced then, and an error is noted. Nobody else polls a client that only asks, and one
-/// whose token has expired gets no answer. The client reads no topic.
+/// Polls the client, so that librdkafka calls our callbacks: one replaces a token that expires, another notes errors. Nobody else polls a client
+/// that only asks questions, and a client whose token has expired gets no answer. The client must read no topic, since its records would be
+/// dropped here.
 pub(super) fn serve_events(client: &BaseConsumer<impl ConsumerContext>) {
-    // As many as may have gathered while nobody asked; each takes one poll.
+    // Each event takes one poll, and several may have gathered since the last call.
     for _ in 0..EVENTS_MAX {
         match client.poll(Duration::ZERO) {
             Some(Err(err)) => tracing::debug!(error = %err, "kafka"),
@@ -114,12 +115,14 @@ impl Answer {
         Ok(self)
     }
 
-    /// Valid as long as this.
+    /// The event. It is valid for as long as this answer.
     pub(super) fn event(&self) -> *mut native::rd_kafka_event_t {
         self.0.as_ptr()
     }
 }
 
+/// Copies a text of librdkafka. Null becomes the empty text.
+///
 /// # Safety
 /// The pointer has to be null, or to a text that ends with a zero byte.
 #[expect(unsafe_code, reason = "the text is in librdkafka's memory")]
@@ -131,6 +134,8 @@ pub(super) unsafe fn text(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// An array of librdkafka as a slice. Null becomes the empty slice.
+///
 /// # Safety
 /// The pointer has to be null, or to so many elements, which live as long as `'e`.
 #[expect(unsafe_code, reason = "the elements are in librdkafka's memory")]
@@ -145,8 +150,8 @@ pub(super) unsafe fn slice<'e, T>(first: *const T, count: usize) -> &'e [T] {
 struct Queue(NonNull<native::rd_kafka_queue_t>);
 struct Options(NonNull<native::rd_kafka_AdminOptions_t>);
 
-/// Has what librdkafka gave be given back when its owner is dropped.
-macro_rules! given_back {
+/// Implements `Drop` for types that own something of librdkafka: it is given back by the function that is named.
+macro_rules! destroyed_on_drop {
     ($($kind:ident: $destroy:ident;)*) => {
         $(impl Drop for $kind {
             #[expect(unsafe_code, reason = "what librdkafka gave has to be given back")]
@@ -157,9 +162,9 @@ macro_rules! given_back {
         })*
     };
 }
-pub(super) use given_back;
+pub(super) use destroyed_on_drop;
 
-given_back! {
+destroyed_on_drop! {
     Queue: rd_kafka_queue_destroy;
     Options: rd_kafka_AdminOptions_destroy;
     Answer: rd_kafka_event_destroy;

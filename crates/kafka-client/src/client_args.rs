@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::client_settings::ClientSettings;
 use crate::property::InvalidProperty;
 
-/// Flags for clap: `#[command(flatten)]` them. [`ClientArgs::check`] makes the settings of them.
+/// Flags for clap. Add them to a program by `#[command(flatten)]`. [`ClientArgs::check`] turns them into settings.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClientArgs {
     /// Kafka's bootstrap servers, HOST:PORT separated by commas.
@@ -19,7 +19,8 @@ pub struct ClientArgs {
         default_value = "localhost:9092"
     )]
     pub bootstrap_servers: String,
-    /// librdkafka property, NAME=VALUE, repeatable; in the environment one a line. For TLS, SASL, compression, message.max.bytes …
+    /// A property of librdkafka, NAME=VALUE: for TLS, SASL, compression, message.max.bytes and so on. Repeat the flag for several; in the
+    /// environment variable write one on each line.
     #[arg(
         long = "kafka-property",
         env = "KAFKA_PROPERTIES",
@@ -28,8 +29,8 @@ pub struct ClientArgs {
         hide_env_values = true
     )]
     pub properties: Vec<PropertyLine>,
-    /// librdkafka property whose value is in a file, NAME=PATH, repeatable; in the environment one a line. For passwords. The file is read again for
-    /// each client.
+    /// A property of librdkafka whose value is in a file, NAME=PATH, such as a password. The file is read again for each client. Repeat the flag
+    /// for several; in the environment variable write one on each line.
     #[arg(
         long = "kafka-property-file",
         env = "KAFKA_PROPERTY_FILES",
@@ -37,18 +38,19 @@ pub struct ClientArgs {
         value_delimiter = '\n'
     )]
     pub property_files: Vec<String>,
-    /// File of the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER); read again for each refresh, so whatever issues tokens may write there.
+    /// The file that holds the JWT for SASL OAUTHBEARER (sasl.mechanism=OAUTHBEARER). It is read again for each refresh, so a program that issues
+    /// tokens can replace it.
     #[arg(long = "kafka-oauth-token-file", env = "KAFKA_OAUTH_TOKEN_FILE", value_name = "PATH")]
     pub oauth_token_file: Option<PathBuf>,
 }
 
-/// A property as it was typed. It is taken apart by [`ClientArgs::check`] and not by clap, which would print a wrong one, and that may be a
-/// password whose name was forgotten. `Debug` shows `***`.
+/// A property as it was typed. [`ClientArgs::check`] parses it, and not clap: clap would print a wrong one, which may be a password whose name was
+/// forgotten. `Debug` shows `***`.
 #[derive(Clone)]
 pub struct PropertyLine(String);
 
 impl ClientArgs {
-    /// The settings. `reserved` are the properties on which the program's promise rests, so that nobody sets them.
+    /// Checks the flags and makes the settings. `reserved`: the properties that only the program may set.
     ///
     /// # Errors
     /// Names the flag that is wrong, and what would be right.
@@ -99,13 +101,13 @@ mod tests {
         kafka: ClientArgs,
     }
 
-    fn parsed(arguments: &[&str]) -> Program {
+    fn parse(arguments: &[&str]) -> Program {
         Program::try_parse_from(std::iter::once(&"program").chain(arguments)).unwrap()
     }
 
     #[test]
     fn flags_become_settings() {
-        let program = parsed(&[
+        let program = parse(&[
             "--kafka",
             "broker-1:9092,broker-2:9092",
             "--kafka-property",
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_may_be_a_password_is_not_printed() {
-        let program = parsed(&["--kafka-property", "hunter2"]);
+        let program = parse(&["--kafka-property", "hunter2"]);
         assert!(!format!("{program:?}").contains("hunter2"), "{program:?}");
         let message = program.kafka.check(&[]).unwrap_err().to_string();
         assert_eq!(

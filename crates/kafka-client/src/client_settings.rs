@@ -10,8 +10,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use crate::property::{InvalidProperty, Property};
 use crate::tokens::Tokens;
 
-/// What librdkafka's table of properties marks with a P, its aliases too.
-const PRODUCERS_OWN: [&str; 22] = [
+/// The properties that only a producer knows: those that librdkafka's CONFIGURATION.md marks with a P, and their aliases.
+const PRODUCER_PROPERTIES: [&str; 22] = [
     "batch.num.messages",
     "batch.size",
     "compression.codec",
@@ -38,9 +38,14 @@ const PRODUCERS_OWN: [&str; 22] = [
 
 /// How to reach Kafka. `Debug` shows the names of the properties and not their values, some of which are secret.
 ///
-/// Whoever makes a client does it in this order, so that the operator's properties win over a program's wishes, and what a program's
-/// correctness rests on wins over both: [`with_files_read`](Self::with_files_read), [`begin`](Self::begin), the program's wishes,
-/// [`add_properties`](Self::add_properties), what must not be otherwise, and then one of the `open_…`.
+/// Make a client in this order. Then the operator's properties win over the program's preferences, and what the program's correctness needs wins
+/// over both:
+/// 1. [`with_files_read`](Self::with_files_read);
+/// 2. [`begin`](Self::begin);
+/// 3. set the program's preferences;
+/// 4. [`add_properties`](Self::add_properties);
+/// 5. set what the program's correctness needs;
+/// 6. one of the functions `open_…`.
 #[derive(Clone)]
 pub struct ClientSettings {
     pub bootstrap_servers: String,
@@ -60,7 +65,7 @@ impl fmt::Debug for ClientSettings {
 }
 
 impl ClientSettings {
-    /// The cluster behind these servers, `HOST:PORT` separated by commas, without TLS and without a login.
+    /// Settings for the cluster of these servers (`HOST:PORT` separated by commas), without TLS and without a login.
     #[must_use]
     pub fn new(bootstrap_servers: &str) -> Self {
         Self {
@@ -71,28 +76,28 @@ impl ClientSettings {
     }
 
     /// Adds the operator's properties, `NAME=VALUE`, by the names of librdkafka's
-    /// [CONFIGURATION.md](https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md). Empty lines are passed over.
+    /// [CONFIGURATION.md](https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md). Empty lines are skipped.
     ///
     /// # Errors
-    /// A property without a value, or one of `reserved`: those on which the program's promise rests.
+    /// A property has no value, or it is one of `reserved`: the properties that only the program may set.
     pub fn with_properties<S: AsRef<str>>(mut self, lines: &[S], reserved: &[&str]) -> Result<Self, InvalidProperty> {
-        for (index, line) in filled(lines).enumerate() {
+        for (index, line) in non_empty(lines).enumerate() {
             self.properties.push(Property::given(line, index + 1, reserved)?);
         }
         Ok(self)
     }
 
-    /// Adds properties whose values are in files, `NAME=PATH`. The end of line behind the value is no part of it. The files are read now, to see
-    /// that they can be, and again by [`with_files_read`](Self::with_files_read).
+    /// Adds properties whose values are in files, `NAME=PATH`. A line break at the end of a file does not belong to the value. The files are read
+    /// now, so that a missing one is noticed, and again by [`with_files_read`](Self::with_files_read).
     ///
     /// # Errors
-    /// As [`with_properties`](Self::with_properties), and a file that cannot be read.
+    /// Those of [`with_properties`](Self::with_properties), and a file cannot be read.
     pub fn with_property_files<S: AsRef<str>>(
         mut self,
         lines: &[S],
         reserved: &[&str],
     ) -> Result<Self, InvalidProperty> {
-        for line in filled(lines) {
+        for line in non_empty(lines) {
             self.properties.push(Property::in_file(line, reserved)?);
         }
         Ok(self)
@@ -105,14 +110,15 @@ impl ClientSettings {
         self
     }
 
-    /// With one more property, which wins over an earlier one of its name.
+    /// Adds one property. It wins over an earlier one of the same name.
     #[must_use]
     pub fn with_property(mut self, name: &str, value: &str) -> Self {
         self.properties.push(Property::new(name, value));
         self
     }
 
-    /// The same settings with what the files hold now: whoever replaces a password or a certificate need not start the program again.
+    /// The same settings, but with what the files hold now. So an operator can replace a password or a certificate without a restart of the
+    /// program.
     ///
     /// # Errors
     /// Names the file that cannot be read, and nothing of what is in it.
@@ -124,8 +130,8 @@ impl ClientSettings {
         Ok(settings)
     }
 
-    /// A number that is another one once a file of a password, a certificate or a key holds something else. A living client keeps what it was
-    /// made with: where the cluster refuses it and this number has changed, a new client may be let in.
+    /// A number that changes when a file of a password, a certificate or a key changes. A client keeps what it was made with. So if the cluster
+    /// refuses a client and this number has changed since it was made, the cluster may accept a new client.
     #[must_use]
     pub fn fingerprint_of_files(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -137,11 +143,11 @@ impl ClientSettings {
         hasher.finish()
     }
 
-    /// The value of a property, as the operator has it.
+    /// The value of a property, as the operator has set it.
     #[must_use]
     pub fn property(&self, name: &str) -> Option<&str> {
-        let mut named = self.properties.iter().rev().filter(|known| known.name() == name);
-        named.next().map(Property::value)
+        let last = self.properties.iter().rev().find(|property| property.name() == name);
+        last.map(Property::value)
     }
 
     /// The beginning of a client's configuration: the servers, `client.id`, and what suits most clients. The operator's properties are not in it
@@ -158,11 +164,11 @@ impl ClientSettings {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", client_id)
             .set("socket.nagle.disable", "true")
-            // For metrics that brokers may ask for (KIP-714) each client keeps histograms for each of its brokers.
+            // Brokers may ask clients for metrics (KIP-714). For these each client would keep histograms of each of its brokers in memory.
             .set("enable.metrics.push", "false");
         let has_authorities = self.properties.iter().any(|known| known.name().starts_with("ssl.ca."));
         if self.has_tls() && !has_authorities {
-            // The OpenSSL inside has its own idea of where trusted certificates are; this looks where the system has them.
+            // The OpenSSL in our binary would look for trusted certificates in a folder of its own. `probe` looks where this system has them.
             config.set("ssl.ca.location", "probe");
         }
         config
@@ -178,12 +184,12 @@ impl ClientSettings {
     /// Adds the operator's properties except those that only a producer knows: a consumer would warn of them at each start.
     pub fn add_consumers_properties(&self, config: &mut ClientConfig) {
         self.add_properties(config);
-        for name in PRODUCERS_OWN {
+        for name in PRODUCER_PROPERTIES {
             config.remove(name);
         }
     }
 
-    /// Where tokens come from: what was set, or librdkafka's own unsecured ones where the properties ask for them.
+    /// Where tokens come from: the file that was set, or librdkafka's own unsecured tokens if a property asks for them.
     #[must_use]
     pub fn tokens(&self) -> Tokens {
         match &self.tokens {
@@ -198,14 +204,15 @@ impl ClientSettings {
             .is_some_and(|protocol| protocol.eq_ignore_ascii_case("ssl") || protocol.eq_ignore_ascii_case("sasl_ssl"))
     }
 
-    /// For TLS, or for a login's hashes.
+    /// Whether clients use OpenSSL: for TLS, or to hash the password of a login.
     pub(crate) fn uses_openssl(&self) -> bool {
         let protocol = self.property("security.protocol");
         protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("plaintext"))
     }
 }
 
-fn filled<S: AsRef<str>>(lines: &[S]) -> impl Iterator<Item = &str> {
+/// The lines that are not empty, trimmed.
+fn non_empty<S: AsRef<str>>(lines: &[S]) -> impl Iterator<Item = &str> {
     lines
         .iter()
         .map(|line| line.as_ref().trim())
@@ -221,21 +228,23 @@ mod tests {
 
     const NONE: [&str; 0] = [];
 
-    fn with(lines: &[&str]) -> Result<ClientSettings, InvalidProperty> {
+    fn settings_with(lines: &[&str]) -> Result<ClientSettings, InvalidProperty> {
         ClientSettings::new("localhost:9092").with_properties(lines, &["acks"])
     }
 
     #[test]
     fn an_operators_property_is_passed_on_and_a_reserved_one_is_refused() {
         let mut config = ClientConfig::new();
-        with(&["", " sasl.password=a=b "]).unwrap().add_properties(&mut config);
+        settings_with(&["", " sasl.password=a=b "])
+            .unwrap()
+            .add_properties(&mut config);
         assert_eq!(config.get("sasl.password"), Some("a=b"));
         for name in ["acks", "bootstrap.servers"] {
-            let refused = with(&[&format!("{name}=1")]).unwrap_err();
+            let refused = settings_with(&[&format!("{name}=1")]).unwrap_err();
             assert_eq!(refused, InvalidProperty::Reserved(name.to_owned()));
         }
         assert_eq!(
-            with(&["linger.ms=1", "secret"]).unwrap_err(),
+            settings_with(&["linger.ms=1", "secret"]).unwrap_err(),
             InvalidProperty::NoValue(2)
         );
     }
@@ -245,7 +254,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("kafka-client-property-{}", std::process::id()));
         std::fs::write(&path, "hunter2\r\n").unwrap();
         let line = format!("sasl.password={}", path.display());
-        let settings = with(&[]).unwrap().with_property_files(&[&line], &NONE).unwrap();
+        let settings = settings_with(&[])
+            .unwrap()
+            .with_property_files(&[&line], &NONE)
+            .unwrap();
         let before = settings.fingerprint_of_files();
         assert_eq!(settings.property("sasl.password"), Some("hunter2"));
         assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
@@ -258,7 +270,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         for result in [
             settings.with_files_read(),
-            with(&[]).unwrap().with_property_files(&[&line], &NONE),
+            settings_with(&[]).unwrap().with_property_files(&[&line], &NONE),
         ] {
             let missing = result.unwrap_err().to_string();
             assert!(
@@ -270,19 +282,24 @@ mod tests {
 
     #[test]
     fn a_file_that_librdkafka_would_read_is_looked_at_before() {
-        let settings = with(&["ssl.key.location=/nowhere/key"]).unwrap();
+        let settings = settings_with(&["ssl.key.location=/nowhere/key"]).unwrap();
         let message = settings.with_files_read().unwrap_err().to_string();
         assert!(
             message.starts_with("--kafka-property ssl.key.location=/nowhere/key: "),
             "{message}"
         );
-        assert!(with(&["ssl.ca.location=probe"]).unwrap().with_files_read().is_ok());
+        assert!(
+            settings_with(&["ssl.ca.location=probe"])
+                .unwrap()
+                .with_files_read()
+                .is_ok()
+        );
     }
 
     #[test]
     fn tls_trusts_the_systems_roots_unless_others_are_given() {
         let location = |properties: &[&str]| {
-            let settings = with(properties).unwrap();
+            let settings = settings_with(properties).unwrap();
             let mut config = settings.begin("a-test");
             settings.add_properties(&mut config);
             config.get("ssl.ca.location").map(str::to_owned)
@@ -299,7 +316,7 @@ mod tests {
     #[test]
     fn a_consumer_is_not_given_what_only_a_producer_knows() {
         let mut config = ClientConfig::new();
-        let settings = with(&["compression.type=zstd", "debug=cgrp"]).unwrap();
+        let settings = settings_with(&["compression.type=zstd", "debug=cgrp"]).unwrap();
         settings.add_consumers_properties(&mut config);
         assert_eq!(
             (config.get("compression.type"), config.get("debug")),

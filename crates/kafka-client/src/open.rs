@@ -1,4 +1,4 @@
-//! Makes librdkafka's clients, with their first token where they log in by one.
+//! Makes librdkafka's clients. A client that logs in by a token gets its first token here.
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
@@ -11,22 +11,22 @@ use crate::client_settings::ClientSettings;
 use crate::property::InvalidProperty;
 use crate::reader_context::ReaderContext;
 
-/// Why there is no client. Nobody has spoken with Kafka yet.
+/// Why a client could not be made. At this point nobody has spoken with Kafka yet.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// librdkafka does not know a property, or not its value, which may be a secret and is not told.
+    /// librdkafka does not know a property or does not take its value. The value may be a secret, so the text leaves it out.
     #[error("Kafka client: {} (--kafka-property)", without_value(.0))]
     Properties(KafkaError),
-    /// A property's file.
+    /// A file that a property names cannot be used.
     #[error(transparent)]
     File(#[from] InvalidProperty),
-    /// The token cannot be used now; another one may be in the file soon.
+    /// The token cannot be used now. The file may get another one soon.
     #[error("{0}")]
     Token(String),
 }
 
 impl ClientSettings {
-    /// A consumer that asks, or reads by hand.
+    /// A consumer outside of any group, which asks about topics or reads partitions that the caller names.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -43,18 +43,18 @@ impl ClientSettings {
         T: FromClientConfigAndContext<C> + Consumer<C>,
         C: ConsumerContext,
     {
-        let consumer: T = self.make(config, context)?;
-        first_token(self.tokens().give_first(consumer.client()))?;
+        let consumer: T = self.create(config, context)?;
+        token_result(self.tokens().give_first(consumer.client()))?;
         Ok(consumer)
     }
 
-    /// A client for topics and their settings.
+    /// A client for topics and their settings (librdkafka's admin client).
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open_admin(&self, config: &ClientConfig) -> Result<AdminClient<ReaderContext>, OpenError> {
-        let admin: AdminClient<ReaderContext> = self.make(config, ReaderContext::with(self.tokens()))?;
-        first_token(self.tokens().give_first(admin.inner()))?;
+        let admin: AdminClient<ReaderContext> = self.create(config, ReaderContext::with(self.tokens()))?;
+        token_result(self.tokens().give_first(admin.inner()))?;
         Ok(admin)
     }
 
@@ -67,18 +67,18 @@ impl ClientSettings {
         T: FromClientConfigAndContext<C> + Producer<C>,
         C: ProducerContext,
     {
-        let producer: T = self.make(config, context)?;
-        first_token(self.tokens().give_first(producer.client()))?;
+        let producer: T = self.create(config, context)?;
+        token_result(self.tokens().give_first(producer.client()))?;
         Ok(producer)
     }
 
-    fn make<T, C>(&self, config: &ClientConfig, context: C) -> Result<T, OpenError>
+    fn create<T, C>(&self, config: &ClientConfig, context: C) -> Result<T, OpenError>
     where
         T: FromClientConfigAndContext<C>,
         C: rdkafka::ClientContext,
     {
-        // Begins OpenSSL, where TLS or a login's hashes need it (it takes 1.5 MB), without its exit handler: that frees what a client still uses
-        // which is being closed on a thread that nobody waits for, and the process aborts.
+        // Starts OpenSSL without its exit handler. A client may still be closing on a thread that nobody waits for. The exit handler would free
+        // what this client still uses, and the process would abort. OpenSSL takes 1.5 MB, so it is started only if TLS or a login's hashes need it.
         if self.uses_openssl() {
             openssl_sys::init();
         }
@@ -86,7 +86,7 @@ impl ClientSettings {
     }
 }
 
-/// rdkafka's own text ends with the property's value.
+/// The error's text without the property's value. rdkafka's own text ends with the value.
 fn without_value(err: &KafkaError) -> String {
     match err {
         KafkaError::ClientConfig(_, reason, name, _) => format!("{reason} {name}"),
@@ -94,8 +94,8 @@ fn without_value(err: &KafkaError) -> String {
     }
 }
 
-fn first_token(given: anyhow::Result<()>) -> Result<(), OpenError> {
-    given.map_err(|err| OpenError::Token(format!("{err:#}")))
+fn token_result(result: anyhow::Result<()>) -> Result<(), OpenError> {
+    result.map_err(|err| OpenError::Token(format!("{err:#}")))
 }
 
 #[cfg(test)]
@@ -104,7 +104,7 @@ mod tests {
     use crate::ClientSettings;
 
     #[test]
-    fn what_cannot_be_made_says_which_setting_is_wrong() {
+    fn a_client_that_cannot_be_made_says_which_setting_is_wrong() {
         let settings = ClientSettings::new("localhost:9092");
         let mut config = settings.begin("a-test");
         config.set("group.id", "a-test");

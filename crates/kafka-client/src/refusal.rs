@@ -1,16 +1,17 @@
-//! Telling a cluster that refuses us from one that is not there: librdkafka tries both again and again, and says the reason on the side.
+//! Tells a cluster that refuses us from a cluster that is away. librdkafka keeps trying in both cases, and reports the reason only in its error
+//! callback.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// Kafka refuses the login or the TLS handshake: another try alone will not help.
+/// Kafka refuses the login or the TLS handshake. Another try will not help unless somebody changes something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("kafka refuses the connection: {0}")]
 pub struct Refused(String);
 
 impl Refused {
-    /// Whether it is the cause of `err`, or whether an ACL of Kafka's is missing: then, too, another try alone will not help.
+    /// Whether `err` was caused by such a refusal or by a missing ACL. In both cases another try will not help unless somebody changes something.
     #[must_use]
     pub fn is_cause_of(err: &anyhow::Error) -> bool {
         err.chain().any(|cause| {
@@ -21,7 +22,7 @@ impl Refused {
     }
 }
 
-/// Whether Kafka's authorizer denied what was asked.
+/// Whether Kafka refused a request because the client lacks an ACL for it.
 fn is_missing_acl(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -32,23 +33,24 @@ fn is_missing_acl(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// What a client's errors said last; clones share it.
+/// The last errors that a client's error callback has reported. All clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Reasons(Arc<Mutex<Inner>>);
+pub struct Reasons(Arc<Mutex<LastErrors>>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct LastErrors {
     refused: Option<Refused>,
+    /// The last error that is no refusal.
     trouble: Option<String>,
 }
 
 impl Reasons {
-    /// For [`rdkafka::ClientContext::error`].
+    /// Notes an error. [`rdkafka::ClientContext::error`] has to call this.
     pub fn note(&self, error: &KafkaError, reason: &str) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal(error.rdkafka_error_code(), reason) {
-            Some(refused) => inner.refused = Some(refused),
-            None => inner.trouble = Some(reason.to_owned()),
+            Some(refused) => last.refused = Some(refused),
+            None => last.trouble = Some(reason.to_owned()),
         }
     }
 
@@ -58,16 +60,16 @@ impl Reasons {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
     }
 
-    /// Forgets a refusal: the cluster has let the client in.
+    /// Forgets the last refusal, since the cluster has let the client in.
     pub fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = None;
     }
 
-    /// Why a question has no answer.
+    /// Adds the last trouble to the error of a request that got no answer.
     #[must_use]
     pub fn explain(&self, err: KafkaError) -> anyhow::Error {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &inner.trouble {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &last.trouble {
             Some(trouble) => anyhow::Error::new(err).context(format!("kafka does not answer ({trouble})")),
             None => err.into(),
         }
@@ -78,7 +80,7 @@ fn refusal(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refused> {
     let what = match code? {
         RDKafkaErrorCode::Authentication => "authentication failed",
         RDKafkaErrorCode::SSL => "TLS failed",
-        // With TLS 1.3 a server tells what it thinks of the client's certificate after the handshake.
+        // With TLS 1.3 a server refuses the client's certificate only after the handshake.
         _ if reason.contains("alert certificate required") || reason.contains("alert bad certificate") => {
             "the client's certificate is missing or refused"
         }

@@ -13,7 +13,7 @@ use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::admin_request::{AdminRequest, Answer, given_back, serve_events, slice, text};
+use crate::admin_request::{AdminRequest, Answer, destroyed_on_drop, serve_events, slice, text};
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -120,6 +120,6 @@ unsafe fn facts_of(topic: *const native::rd_kafka_TopicDescription_t) -> anyhow:
 
 struct Topics(NonNull<native::rd_kafka_TopicCollection_t>);
 
-given_back! {
+destroyed_on_drop! {
     Topics: rd_kafka_TopicCollection_destroy;
 }

@@ -17,15 +17,15 @@ pub enum Frame<'a> {
     Done,
 }
 
-/// Bytes that are no replication stream.
+/// The bytes are not those of a replication stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the replication stream is garbled: {0}")]
 pub struct FrameError(pub &'static str);
 
-/// Largest frame that is believed, in bytes: a field of Postgres holds at most 1 GiB.
+/// A frame that claims to be larger is an error. In bytes; a field of Postgres holds at most 1 GiB.
 const FRAME_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
-/// Walks over the whole frames at the beginning of a buffer; an incomplete one stays for later.
+/// Walks over the complete frames at the beginning of a buffer. An incomplete one stays for later.
 pub struct Frames<'a> {
     buffer: &'a [u8],
     consumed: usize,
@@ -37,7 +37,7 @@ impl<'a> Frames<'a> {
         Self { buffer, consumed: 0 }
     }
 
-    /// Bytes of the frames that [`Frames::advance`] has passed.
+    /// How many bytes [`Frames::advance`] has passed.
     #[must_use]
     pub fn consumed(&self) -> usize {
         self.consumed
@@ -58,10 +58,10 @@ impl<'a> Frames<'a> {
         Ok(Some(length + 1))
     }
 
-    /// The next whole frame, not yet passed.
+    /// The next complete frame and its length. It is not passed yet.
     ///
     /// # Errors
-    /// Bytes that no server sends.
+    /// The bytes are none that a server sends.
     pub fn peek(&self) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
         let rest = &self.buffer[self.consumed..];
         let Some(length) = Self::next_length(rest)? else {
@@ -70,7 +70,7 @@ impl<'a> Frames<'a> {
         let Some(frame) = rest.get(..length) else {
             return Ok(None);
         };
-        Ok(Some((parse(frame[0], &frame[5..])?, length)))
+        Ok(Some((parse_frame(frame[0], &frame[5..])?, length)))
     }
 
     /// Passes a frame of this length.
@@ -79,7 +79,7 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn parse(tag: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
+fn parse_frame(tag: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
     match tag {
         b'd' => match body.split_first() {
             // 'w': start LSN, end LSN, send time (8 bytes each), data.
@@ -101,11 +101,11 @@ fn parse(tag: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             _ => Err(FrameError("unknown CopyData message")),
         },
         b'N' => {
-            let (code, message) = fields(body)?;
+            let (code, message) = code_and_message(body)?;
             Ok(Frame::Notice { code, message })
         }
         b'E' => {
-            let (code, message) = fields(body)?;
+            let (code, message) = code_and_message(body)?;
             Ok(Frame::Error { code, message })
         }
         b'c' | b'C' | b'Z' => Ok(Frame::Done),
@@ -115,7 +115,7 @@ fn parse(tag: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
 }
 
 /// SQLSTATE and text of an ErrorResponse or NoticeResponse.
-fn fields(mut body: &[u8]) -> Result<(&str, &str), FrameError> {
+fn code_and_message(mut body: &[u8]) -> Result<(&str, &str), FrameError> {
     let (mut code, mut message) = ("", "");
     while let Some((&kind, rest)) = body.split_first() {
         if kind == 0 {

@@ -1,44 +1,54 @@
-//! The hunt for what Postgres refuses: a batch that fails is halved until a single event is left, and everything before it and beside it is
-//! applied. Then it is found out who is at fault, see [`super::verdict`]: the event goes to the dead letters, or its view is paused, or it
-//! is tried again, which is told.
+//! The hunt for the event that Postgres refuses. A batch that fails is halved again and again until a single event is left. Everything before that
+//! event and beside it is applied. Then [`super::verdict`] decides who is at fault: the event becomes a dead letter, or its view is paused, or the
+//! event is tried again, and `status` and `/readyz` say so meanwhile.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
 use super::ages;
 use super::rehearsal::{has_room, rehearse};
-use super::tries::pause_again;
-use super::verdict::{Facts, IN_A_ROW_MAX, Verdict, verdict};
+use super::tries::{Suspicion, pause_before_another_look};
+use super::verdict::{FAILURES_IN_A_ROW_MAX, Facts, Verdict, who_is_at_fault};
 use super::{Applied, Ended, Failed, GivenUp, Stumble};
-use crate::contract::batch::Refused;
+use crate::contract::batch::RefusedEvent;
 use crate::contract::batch::{Batch, Part};
 use crate::postgres::refusal::{self, Kind};
 use crate::views::database::Database;
 use crate::views::pauses::Cause;
 use crate::views::view::View;
 
-/// Most other events that a suspect one is compared with: with itself they are enough to pause the view.
+/// A suspect event is compared with so many other events, at most. If all of them fail too, these are enough failures to pause the view.
 const COMPARED_MAX: usize = 9;
-const _: () = assert!(COMPARED_MAX + 1 == IN_A_ROW_MAX as usize);
+const _: () = assert!(COMPARED_MAX + 1 == FAILURES_IN_A_ROW_MAX as usize);
 
-/// A batch that has failed.
+/// What is known while the cause of a failed batch is looked for.
 struct Hunt {
+    /// The batch that failed.
     batch: Batch,
-    /// Views of which a part of the batch was applied.
-    worked: HashSet<String>,
-    /// Since when the event at hand fails, and how often it was looked at.
-    at_hand: Option<(Instant, u32)>,
+    /// The views to which a part of the batch was applied.
+    working_views: HashSet<String>,
+    /// The single event that fails now, if the hunt has come to one.
+    suspect: Option<Suspect>,
 }
 
-/// What the other events of a view say.
+/// A single event that fails.
+struct Suspect {
+    failing_since: Instant,
+    /// How often it was tried again.
+    retries: u32,
+}
+
+/// Whether the view's other events work.
 #[derive(Default)]
 struct Comparison {
-    works: bool,
+    another_works: bool,
+    /// How many of them fail in the same way as the suspect.
     failed: u32,
 }
 
 impl Database {
-    /// Applies the batch; waits for as long as Postgres is away, and for as long as it refuses what is nobody's fault.
+    /// Applies the batch. Waits for as long as Postgres is away, and for as long as it refuses an event for a reason that is neither the event's
+    /// nor the view's fault.
     pub async fn apply(&mut self, batch: Batch) -> Applied {
         let mut applied = Applied::default();
         let mut hunt: Option<Hunt> = None;
@@ -50,10 +60,15 @@ impl Database {
             if batch.parts.is_empty() {
                 continue;
             }
-            match self.transact(&batch, hunt.is_some()).await {
+            let suspicion = if hunt.is_some() {
+                Suspicion::PartOfFailedBatch
+            } else {
+                Suspicion::None
+            };
+            match self.transact(&batch, suspicion).await {
                 Ended::Committed => {
                     ages::applied(&batch);
-                    self.worked(&batch, hunt.as_mut());
+                    self.note_that_views_work(&batch, hunt.as_mut());
                     let reached = batch.parts.into_iter().map(|part| (part.place, part.to));
                     applied.reached.extend(reached);
                 }
@@ -64,8 +79,8 @@ impl Database {
                 Ended::Failed(failed) => {
                     let hunt = hunt.get_or_insert_with(|| Hunt {
                         batch: batch.clone(),
-                        worked: HashSet::new(),
-                        at_hand: None,
+                        working_views: HashSet::new(),
+                        suspect: None,
                     });
                     if !matches!(failed.kind, Kind::Refused | Kind::Ambiguous) {
                         self.stuck(&failed.state, &failed.reason).await;
@@ -74,8 +89,8 @@ impl Database {
                         Ok((first, second)) => waiting.extend([second, first]),
                         Err(single) => match self.judge(&single, &failed, hunt).await {
                             Verdict::Event => {
-                                hunt.at_hand = None;
-                                applied.refused.extend(refused(single, &failed));
+                                hunt.suspect = None;
+                                applied.refused.extend(refused_events(single, &failed));
                             }
                             Verdict::View => {
                                 self.pause_for(&failed).await;
@@ -84,8 +99,8 @@ impl Database {
                             }
                             Verdict::Again => {
                                 self.stuck(&failed.state, &failed.reason).await;
-                                let times = hunt.looks_again();
-                                tokio::time::sleep(pause_again(times)).await;
+                                let retries_before = hunt.count_retry();
+                                tokio::time::sleep(pause_before_another_look(retries_before)).await;
                                 waiting.push(single);
                             }
                         },
@@ -99,43 +114,46 @@ impl Database {
         applied
     }
 
-    /// Takes note that the batch was applied: its views work.
-    fn worked(&mut self, batch: &Batch, hunt: Option<&mut Hunt>) {
+    /// Notes that the batch was applied, so the views that read it work.
+    fn note_that_views_work(&mut self, batch: &Batch, hunt: Option<&mut Hunt>) {
         if hunt.is_none() && self.refused_in_a_row.is_empty() {
             return;
         }
-        let views = self.views.iter().filter(|view| reads(view, batch));
+        let views = self.views.iter().filter(|view| has_event_for(batch, view));
         let views: Vec<String> = views.map(|view| view.name.clone()).collect();
         for view in &views {
             self.refused_in_a_row.remove(view);
         }
         if let Some(hunt) = hunt {
-            hunt.worked.extend(views);
-            hunt.at_hand = None;
+            hunt.working_views.extend(views);
+            hunt.suspect = None;
         }
     }
 
-    /// Who is at fault where this batch of one event fails.
+    /// Decides who is at fault when this batch of one event fails.
     async fn judge(&mut self, single: &Batch, failed: &Failed, hunt: &mut Hunt) -> Verdict {
-        let since = hunt.at_hand.get_or_insert_with(|| (Instant::now(), 0)).0;
+        let suspect = hunt.suspect.get_or_insert_with(|| Suspect {
+            failing_since: Instant::now(),
+            retries: 0,
+        });
         let mut facts = Facts {
             kind: failed.kind,
             fails_in_a_view: failed.view.is_some(),
-            empty_fails: false,
-            other_works: false,
+            fails_without_events: false,
+            another_works: false,
             another_fails: false,
-            in_a_row: 1,
-            failing_for: since.elapsed(),
+            failures_in_a_row: 1,
+            failing_for: suspect.failing_since.elapsed(),
             rest_works: false,
         };
         if failed.kind != Kind::Refused
             && single.event_count() > 0
-            && self.gather(&mut facts, single, failed, hunt).await.is_err()
+            && self.gather_facts(&mut facts, single, failed, hunt).await.is_err()
         {
-            // The connection is lost: nothing is known.
+            // The connection was lost, so nothing is known.
             return Verdict::Again;
         }
-        let verdict = verdict(facts);
+        let verdict = who_is_at_fault(facts);
         if let (Verdict::Event, Some(view)) = (verdict, &failed.view)
             && failed.kind != Kind::Refused
         {
@@ -144,48 +162,57 @@ impl Database {
         verdict
     }
 
-    /// Tries out, with transactions that are rolled back, what works and what does not.
-    async fn gather(&mut self, facts: &mut Facts, single: &Batch, failed: &Failed, hunt: &Hunt) -> Result<(), Stumble> {
+    /// Finds out what works and what does not, by transactions that are rolled back.
+    async fn gather_facts(
+        &mut self,
+        facts: &mut Facts,
+        single: &Batch,
+        failed: &Failed,
+        hunt: &Hunt,
+    ) -> Result<(), Stumble> {
         self.session().await;
         let (views, contracts) = (self.views.clone(), self.contracts.clone());
-        let in_a_row = failed.view.as_ref().and_then(|view| self.refused_in_a_row.get(view));
-        // This one, and those before it.
-        facts.in_a_row = 1 + in_a_row.copied().unwrap_or(0);
+        let failed_before = failed.view.as_ref().and_then(|view| self.refused_in_a_row.get(view));
+        facts.failures_in_a_row = 1 + failed_before.copied().unwrap_or(0);
         let session = self.session().await;
-        let its_view = views.iter().position(|view| Some(&view.name) == failed.view.as_ref());
-        let is_its = |at: usize| its_view.is_none_or(|view| view == at);
-        let nothing = Batch::default();
-        let same = |failing: Option<String>| failing.as_ref() == Some(&failed.state);
-        facts.empty_fails = same(failing(rehearse(session, &views, &contracts, &nothing, is_its).await)?);
+        // The view that fails. Where it is not known which one fails, all views are tried.
+        let failing_view = views.iter().position(|view| Some(&view.name) == failed.view.as_ref());
+        let is_failing_view = |view: usize| failing_view.is_none_or(|failing| failing == view);
+        let no_events = Batch::default();
+        let fails_the_same_way = |state: Option<String>| state.as_ref() == Some(&failed.state);
+        let without_events = rehearse(session, &views, &contracts, &no_events, is_failing_view).await;
+        facts.fails_without_events = fails_the_same_way(sqlstate_of(without_events)?);
         let mut comparison = Comparison::default();
-        if let Some(view) = its_view.and_then(|at| views.get(at)) {
-            comparison.works = hunt.worked.contains(&view.name) && matches!(failed.kind, Kind::Ambiguous);
+        if let Some(view) = failing_view.and_then(|view| views.get(view)) {
+            comparison.another_works =
+                hunt.working_views.contains(&view.name) && matches!(failed.kind, Kind::Ambiguous);
         }
         let key = single
             .parts
             .first()
             .and_then(|part| part.events.first())
             .map(|event| event.key);
-        for other in hunt.others(key, its_view.and_then(|at| views.get(at))) {
-            if comparison.works {
+        for other in hunt.other_events(key, failing_view.and_then(|view| views.get(view))) {
+            if comparison.another_works {
                 break;
             }
-            match failing(rehearse(session, &views, &contracts, &other, is_its).await)? {
-                None => comparison.works = true,
-                // What fails in another way says nothing.
-                failing => comparison.failed += u32::from(same(failing)),
+            match sqlstate_of(rehearse(session, &views, &contracts, &other, is_failing_view).await)? {
+                None => comparison.another_works = true,
+                // An event that fails in another way proves nothing.
+                state => comparison.failed += u32::from(fails_the_same_way(state)),
             }
         }
-        facts.other_works = comparison.works;
+        facts.another_works = comparison.another_works;
         facts.another_fails = comparison.failed > 0;
-        facts.in_a_row += comparison.failed;
-        let rest = if its_view.is_some() { single } else { &nothing };
-        let is_rest = |at: usize| Some(at) != its_view;
-        facts.rest_works =
-            failing(rehearse(session, &views, &contracts, rest, is_rest).await)?.is_none() && has_room(session).await?;
+        facts.failures_in_a_row += comparison.failed;
+        let batch_for_others = if failing_view.is_some() { single } else { &no_events };
+        let is_other_view = |view: usize| Some(view) != failing_view;
+        let others = rehearse(session, &views, &contracts, batch_for_others, is_other_view).await;
+        facts.rest_works = sqlstate_of(others)?.is_none() && has_room(session).await?;
         Ok(())
     }
 
+    /// Pauses the view that failed.
     async fn pause_for(&mut self, failed: &Failed) {
         let views = self.views.clone();
         let view = views.iter().find(|view| Some(&view.name) == failed.view.as_ref());
@@ -193,7 +220,7 @@ impl Database {
             self.refused_in_a_row.remove(&view.name);
             let cause = Cause {
                 reason: &failed.reason,
-                state: Some(&failed.state),
+                sqlstate: Some(&failed.state),
                 by: "the view-builder",
             };
             self.pause(view, &cause).await;
@@ -201,8 +228,11 @@ impl Database {
     }
 }
 
-/// The SQLSTATE with which a rehearsal failed; an error is a lost connection.
-fn failing(rehearsed: Result<(), Stumble>) -> Result<Option<String>, Stumble> {
+/// The SQLSTATE with which a rehearsal failed. `None`: it worked.
+///
+/// # Errors
+/// The connection was lost.
+fn sqlstate_of(rehearsed: Result<(), Stumble>) -> Result<Option<String>, Stumble> {
     match rehearsed {
         Ok(()) => Ok(None),
         Err(stumble) if refusal::goes_on(&stumble.err) => Ok(Some(refusal::state(&stumble.err))),
@@ -210,14 +240,15 @@ fn failing(rehearsed: Result<(), Stumble>) -> Result<Option<String>, Stumble> {
     }
 }
 
-/// Whether the batch has an event for the view.
-fn reads(view: &View, batch: &Batch) -> bool {
+/// Whether the batch has an event that the view reads.
+fn has_event_for(batch: &Batch, view: &View) -> bool {
     let of_view = |part: &&Part| view.topics.iter().any(|topic| **topic == *part.place.topic);
     batch.parts.iter().filter(of_view).any(|part| !part.events.is_empty())
 }
 
-fn refused(single: Batch, failed: &Failed) -> impl Iterator<Item = Refused> {
-    single.parts.into_iter().map(|part| Refused {
+/// The event of this batch of one event, as refused.
+fn refused_events(single: Batch, failed: &Failed) -> impl Iterator<Item = RefusedEvent> {
+    single.parts.into_iter().map(|part| RefusedEvent {
         offset: part.events.first().map_or(part.from, |event| event.offset),
         place: part.place,
         reason: failed.reason.clone(),
@@ -225,16 +256,16 @@ fn refused(single: Batch, failed: &Failed) -> impl Iterator<Item = Refused> {
 }
 
 impl Hunt {
-    /// Counts how often the event at hand was looked at; how often before.
-    fn looks_again(&mut self) -> u32 {
-        self.at_hand.as_mut().map_or(0, |(_, times)| {
-            *times += 1;
-            *times - 1
+    /// Counts another retry of the suspect. Returns how many retries there were before.
+    fn count_retry(&mut self) -> u32 {
+        self.suspect.as_mut().map_or(0, |suspect| {
+            suspect.retries += 1;
+            suspect.retries - 1
         })
     }
 
-    /// Some events of other keys that the view reads, each as a batch of its own.
-    fn others(&self, key: Option<i64>, view: Option<&View>) -> Vec<Batch> {
+    /// Some events of other keys that the view reads, each as a batch of its own. `None` as view: of any topic.
+    fn other_events(&self, key: Option<i64>, view: Option<&View>) -> Vec<Batch> {
         let mut keys = HashSet::new();
         let mut others = Vec::new();
         for part in &self.batch.parts {

@@ -1,16 +1,16 @@
-//! A batch becomes one transaction of Postgres: the positions move first, then each view applies the events.
+//! Applies a batch in one transaction of Postgres: the positions move first, then each view applies the events.
 //!
 //! Why it is exactly once:
 //! - positions and views commit together, so neither is ever ahead of the other;
 //! - the position moves only from where this process believes it and under the epoch of its claim: after another
 //!   process has claimed the partition, or has applied the same events, the first statement fails, and with it the rest;
 //! - the row lock of that first statement makes a claim wait for a transaction that is under way;
-//! - where the answer to COMMIT is lost, the position tells whether it happened.
+//! - if the answer to COMMIT is lost, the position tells whether the commit happened.
 //!
-//! Records that cannot be applied go to the dead letters in the same transaction, see [`crate::letters`]. What becomes of a batch that
-//! Postgres refuses is told in `hunt.rs`.
+//! Records that cannot be applied go to the dead letters in the same transaction, see [`crate::letters`]. `hunt.rs` says what
+//! happens to a batch that Postgres refuses.
 //!
-//! All statements are sent at once and answered together: one round trip for a batch.
+//! All statements are sent at once, so a batch costs one round trip.
 
 mod ages;
 mod hunt;
@@ -23,22 +23,22 @@ mod verdict;
 use bytes::Bytes;
 use tokio_postgres::Error;
 
-use crate::contract::batch::{Batch, Refused};
+use crate::contract::batch::{Batch, RefusedEvent};
 use crate::contract::place::TopicPartition;
 use crate::postgres::refusal::{self, Kind, Passing};
 use crate::process::faults;
 use crate::process::measure;
 use crate::views::database::Database;
 pub(crate) use transaction::apply_views;
-use tries::Tries;
+use tries::{Suspicion, Tries};
 
 /// What became of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The positions that were reached.
     pub reached: Vec<(TopicPartition, i64)>,
-    /// The events that Postgres refuses. Nothing of their partitions from them on is applied.
-    pub refused: Vec<Refused>,
+    /// The events that Postgres refuses. From such an event on, nothing of its partition is applied.
+    pub refused: Vec<RefusedEvent>,
     /// Why nothing more was applied.
     pub given_up: Option<GivenUp>,
 }
@@ -48,7 +48,7 @@ pub struct Applied {
 pub enum GivenUp {
     /// Another builder owns one of the partitions.
     Fenced,
-    /// A key that the batch takes to wait may wait no longer: these are the keys.
+    /// The batch parks events behind dead letters that may be gone by now. These are the keys of the parked events.
     OtherLetters(Vec<(TopicPartition, Bytes)>),
 }
 
@@ -59,20 +59,20 @@ enum Ended {
     Failed(Failed),
 }
 
-/// Why a transaction did not commit, however often it was tried.
+/// Why a transaction did not commit after all its tries.
 #[derive(Clone, Debug)]
 struct Failed {
     kind: Kind,
     /// SQLSTATE.
     state: String,
-    /// Without values.
+    /// Without a row's values.
     reason: String,
-    /// The view whose statement failed; none: another part of the transaction did, or it is not known.
+    /// The view whose statement failed. `None`: another part of the transaction failed, or it is not known which.
     view: Option<String>,
 }
 
 impl Failed {
-    fn of(err: &Error, kind: Kind, view: Option<String>) -> Self {
+    fn from_error(err: &Error, kind: Kind, view: Option<String>) -> Self {
         Self {
             kind,
             state: refusal::state(err),
@@ -81,7 +81,7 @@ impl Failed {
         }
     }
 
-    fn lost() -> Self {
+    fn connection_lost() -> Self {
         Self {
             kind: Kind::Away,
             state: "connection".to_owned(),
@@ -91,10 +91,10 @@ impl Failed {
     }
 }
 
-/// An error of a transaction's statement.
+/// An error of one statement of a transaction.
 struct Stumble {
     err: Error,
-    /// The index among the views of the one whose statement it is.
+    /// The index of the view whose statement failed. `None`: the statement belongs to no view.
     view: Option<usize>,
 }
 
@@ -105,24 +105,24 @@ impl From<Error> for Stumble {
 }
 
 impl Database {
-    /// Tries the batch until it commits, or until trying is of no use. `is_piece`: the batch that it belongs to has failed already.
-    async fn transact(&mut self, batch: &Batch, is_piece: bool) -> Ended {
+    /// Tries the batch until it commits, or until another try is of no use.
+    async fn transact(&mut self, batch: &Batch, suspicion: Suspicion) -> Ended {
         // After a lost connection the earlier attempt may have committed.
-        let mut unknown = false;
-        let mut is_lost = false;
-        let mut tries = Tries::of(is_piece);
+        let mut may_have_committed = false;
+        let mut loses_the_connection = false;
+        let mut tries = Tries::new(suspicion);
         loop {
-            // A session that is made anew may have taken up other views.
+            // If the session has to be opened anew, this may change `self.views`. So they are read after it.
             self.session().await;
             let (views, contracts) = (self.views.clone(), self.contracts.clone());
             let session = self.session().await;
             let attempt = async {
                 faults::point("batch.before").await?;
-                if unknown && let Some(ended) = transaction::settle(session, batch).await? {
+                if may_have_committed && let Some(ended) = transaction::settle(session, batch).await? {
                     return Ok(ended);
                 }
-                if is_lost {
-                    return Ok(Ended::Failed(Failed::lost()));
+                if loses_the_connection {
+                    return Ok(Ended::Failed(Failed::connection_lost()));
                 }
                 transaction::send(session, &views, &contracts, batch).await?;
                 Ok(Ended::Committed)
@@ -137,18 +137,18 @@ impl Database {
                 Kind::OtherLetters => return Ended::GivenUp(GivenUp::OtherLetters(batch.parked_keys())),
                 kind @ (Kind::Refused | Kind::Ambiguous) => {
                     measure::failed(&refusal::state(&err));
-                    return Ended::Failed(Failed::of(&err, kind, view));
+                    return Ended::Failed(Failed::from_error(&err, kind, view));
                 }
                 Kind::Passing(passing) => passing,
                 Kind::Away if is_raised_by_a_view(&err, view.as_deref()) => {
-                    // The connection is there, and still the next try gets a session of its own.
+                    // The connection still works. Still, the next try gets a new session.
                     self.session = None;
                     Passing::Limit
                 }
                 Kind::Away => {
                     measure::failed(&refusal::state(&err));
-                    unknown = true;
-                    is_lost |= refusal::is_lost(&err) && tries.lost();
+                    may_have_committed = true;
+                    loses_the_connection |= refusal::is_lost(&err) && tries.count_lost_connection();
                     self.wait(&err).await;
                     continue;
                 }
@@ -157,15 +157,15 @@ impl Database {
             if passing == Passing::Conflict {
                 measure::conflict();
             }
-            match tries.failed(passing) {
+            match tries.pause_after(passing) {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None => return Ended::Failed(Failed::of(&err, Kind::Passing(passing), view)),
+                None => return Ended::Failed(Failed::from_error(&err, Kind::Passing(passing), view)),
             }
         }
     }
 }
 
-/// Whether a view's function has raised the state of a lost connection. Then the session goes on, which a lost one does not.
+/// Whether a view's function has raised the SQLSTATE of a lost connection. Then the session still works, unlike one that is really lost.
 fn is_raised_by_a_view(err: &Error, view: Option<&str>) -> bool {
     view.is_some() && refusal::goes_on(err) && !planted::takes_any_state_for_a_lost_connection()
 }

@@ -161,7 +161,7 @@ pub(super) struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     pub(super) fn of(batch: &'a Batch, view: &View, contracts: &'a Contracts) -> Self {
-        let events = batch.latest(&view.topics);
+        let events = batch.latest_events(&view.topics);
         Self {
             topic: events.iter().map(|(place, _)| &*place.topic).collect(),
             key: events.iter().map(|(_, event)| event.key).collect(),

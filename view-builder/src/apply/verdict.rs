@@ -1,15 +1,15 @@
-//! Who is at fault where a single event cannot be applied: the event, its view, or nobody yet. Pure.
+//! Decides who is at fault when a single event cannot be applied: the event, its view, or nobody yet. Pure.
 //!
-//! A dead letter loses nothing, and neither does a pause; but a dead letter holds up one key, and a pause a whole view. So an event is only
-//! parked where the view is seen to work, and a view is only paused where it is seen not to.
+//! Neither a dead letter nor a pause loses anything. But a dead letter holds up one key, and a pause holds up a whole view. So an event becomes a
+//! dead letter only if the view is seen to work, and a view is paused only if it is seen to fail.
 
 use std::time::Duration;
 
 use crate::postgres::refusal::{Kind, Passing};
 
-/// So many events of a view in a row that fail are taken for the view's fault. Fewer go to the dead letters.
-pub(super) const IN_A_ROW_MAX: u32 = 10;
-/// How long what may pass is waited for before a view is paused for it.
+/// If so many events of a view fail one after the other, the view is at fault. If fewer fail, they become dead letters.
+pub(super) const FAILURES_IN_A_ROW_MAX: u32 = 10;
+/// How long a trouble that may pass is waited for before the view is paused for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is known when a single event has failed.
@@ -19,13 +19,13 @@ pub(super) struct Facts {
     /// A view's statement has failed, and not the server's part of the transaction.
     pub(super) fails_in_a_view: bool,
     /// The view's statement fails without any event as well.
-    pub(super) empty_fails: bool,
-    /// Another event of the view was applied since the failing began, or could be just now.
-    pub(super) other_works: bool,
+    pub(super) fails_without_events: bool,
+    /// Another event of the view was applied since this event began to fail, or could be applied just now.
+    pub(super) another_works: bool,
     /// Another event of the view fails in the same way.
     pub(super) another_fails: bool,
     /// Events of the view that failed one after the other, this one included. Each of these failures could be the event's fault or the view's.
-    pub(super) in_a_row: u32,
+    pub(super) failures_in_a_row: u32,
     /// How long this event has been failing.
     pub(super) failing_for: Duration,
     /// Postgres has room, and everything but the view works.
@@ -43,28 +43,28 @@ pub(super) enum Verdict {
     Again,
 }
 
-pub(super) fn verdict(facts: Facts) -> Verdict {
-    let too_many = facts.in_a_row >= IN_A_ROW_MAX;
+pub(super) fn who_is_at_fault(facts: Facts) -> Verdict {
+    let too_many = facts.failures_in_a_row >= FAILURES_IN_A_ROW_MAX;
     let waited = facts.failing_for >= PATIENCE && facts.rest_works;
     match facts.kind {
         Kind::Refused => Verdict::Event,
         Kind::Ambiguous if !facts.fails_in_a_view => Verdict::Again,
-        Kind::Ambiguous if facts.empty_fails => Verdict::View,
-        Kind::Ambiguous if too_many && !facts.other_works => Verdict::View,
+        Kind::Ambiguous if facts.fails_without_events => Verdict::View,
+        Kind::Ambiguous if too_many && !facts.another_works => Verdict::View,
         Kind::Ambiguous => Verdict::Event,
-        // A full disk lets many a change through: that another event works proves nothing.
+        // On a full disk some changes still work. So it proves nothing that another event works.
         Kind::Passing(Passing::Server) if facts.fails_in_a_view && waited => Verdict::View,
         Kind::Passing(Passing::Server) => Verdict::Again,
-        Kind::Passing(_) if facts.fails_in_a_view && facts.other_works => Verdict::Event,
+        Kind::Passing(_) if facts.fails_in_a_view && facts.another_works => Verdict::Event,
         Kind::Passing(_) if facts.fails_in_a_view && waited => {
-            if facts.empty_fails || facts.another_fails || too_many {
+            if facts.fails_without_events || facts.another_fails || too_many {
                 Verdict::View
             } else {
                 Verdict::Event
             }
         }
         // The connection is lost with this event each time.
-        Kind::Away if facts.other_works || waited => Verdict::Event,
+        Kind::Away if facts.another_works || waited => Verdict::Event,
         Kind::Passing(_) | Kind::Away | Kind::Fenced | Kind::OtherLetters => Verdict::Again,
     }
 }
@@ -73,16 +73,16 @@ pub(super) fn verdict(facts: Facts) -> Verdict {
 mod tests {
     use std::time::Duration;
 
-    use super::{Facts, IN_A_ROW_MAX, PATIENCE, Verdict, verdict};
+    use super::{FAILURES_IN_A_ROW_MAX, Facts, PATIENCE, Verdict, who_is_at_fault};
     use crate::postgres::refusal::{Kind, Passing};
 
     const FACTS: Facts = Facts {
         kind: Kind::Ambiguous,
         fails_in_a_view: true,
-        empty_fails: false,
-        other_works: false,
+        fails_without_events: false,
+        another_works: false,
         another_fails: false,
-        in_a_row: 1,
+        failures_in_a_row: 1,
         failing_for: Duration::ZERO,
         rest_works: true,
     };
@@ -102,56 +102,56 @@ mod tests {
             fails_in_a_view: false,
             ..FACTS
         };
-        assert_eq!(verdict(refused), Verdict::Event);
+        assert_eq!(who_is_at_fault(refused), Verdict::Event);
     }
 
     #[test]
     fn a_view_that_fails_without_an_event_is_at_fault() {
-        let empty_fails = Facts {
-            empty_fails: true,
-            other_works: true,
+        let fails_without_events = Facts {
+            fails_without_events: true,
+            another_works: true,
             ..FACTS
         };
-        assert_eq!(verdict(empty_fails), Verdict::View);
+        assert_eq!(who_is_at_fault(fails_without_events), Verdict::View);
     }
 
     #[test]
     fn of_a_view_that_works_the_event_is_at_fault_and_so_are_the_first_ones_of_any_view() {
-        assert_eq!(verdict(FACTS), Verdict::Event);
+        assert_eq!(who_is_at_fault(FACTS), Verdict::Event);
         let many = Facts {
-            in_a_row: IN_A_ROW_MAX,
+            failures_in_a_row: FAILURES_IN_A_ROW_MAX,
             ..FACTS
         };
-        assert_eq!(verdict(many), Verdict::View);
+        assert_eq!(who_is_at_fault(many), Verdict::View);
         let works = Facts {
-            other_works: true,
+            another_works: true,
             ..many
         };
-        assert_eq!(verdict(works), Verdict::Event);
+        assert_eq!(who_is_at_fault(works), Verdict::Event);
     }
 
     #[test]
     fn what_may_pass_is_waited_for_unless_another_event_works() {
-        assert_eq!(verdict(LIMIT), Verdict::Again);
+        assert_eq!(who_is_at_fault(LIMIT), Verdict::Again);
         let works = Facts {
-            other_works: true,
+            another_works: true,
             ..LIMIT
         };
-        assert_eq!(verdict(works), Verdict::Event);
+        assert_eq!(who_is_at_fault(works), Verdict::Event);
         let long = Facts {
             failing_for: PATIENCE,
             ..LIMIT
         };
-        assert_eq!(verdict(long), Verdict::Event);
+        assert_eq!(who_is_at_fault(long), Verdict::Event);
         assert_eq!(
-            verdict(Facts {
+            who_is_at_fault(Facts {
                 another_fails: true,
                 ..long
             }),
             Verdict::View
         );
         assert_eq!(
-            verdict(Facts {
+            who_is_at_fault(Facts {
                 rest_works: false,
                 ..long
             }),
@@ -162,15 +162,15 @@ mod tests {
     #[test]
     fn a_full_server_never_costs_an_event() {
         for failing_for in [Duration::ZERO, PATIENCE] {
-            for other_works in [false, true] {
+            for another_works in [false, true] {
                 for rest_works in [false, true] {
                     let facts = Facts {
                         failing_for,
-                        other_works,
+                        another_works,
                         rest_works,
                         ..FULL
                     };
-                    assert_ne!(verdict(facts), Verdict::Event);
+                    assert_ne!(who_is_at_fault(facts), Verdict::Event);
                 }
             }
         }
@@ -178,7 +178,7 @@ mod tests {
             failing_for: PATIENCE,
             ..FULL
         };
-        assert_eq!(verdict(elsewhere_full), Verdict::View);
+        assert_eq!(who_is_at_fault(elsewhere_full), Verdict::View);
     }
 
     #[test]
@@ -188,10 +188,10 @@ mod tests {
                 kind,
                 fails_in_a_view: false,
                 failing_for: PATIENCE,
-                other_works: true,
+                another_works: true,
                 ..FACTS
             };
-            assert_eq!(verdict(facts), Verdict::Again, "{kind:?}");
+            assert_eq!(who_is_at_fault(facts), Verdict::Again, "{kind:?}");
         }
     }
 }

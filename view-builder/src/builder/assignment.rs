@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, HashSet};
 use kafka_client::ReadUpTo;
 
 use crate::builder::claim::{self, Start};
-use crate::contract::batch::{Batch, Part, Refused};
+use crate::contract::batch::{Batch, Part, RefusedEvent};
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::{Fate, Letter};
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Position;
-use crate::letters::{Known, OfKey};
+use crate::letters::{Known, LettersOfKey};
 
 /// Limits of one batch: bounded memory, and transactions of a bounded length.
 #[derive(Clone, Copy, Debug)]
@@ -208,16 +208,16 @@ impl Assignment {
 
     /// Postgres refused an event that looked good. What was taken from it on has to be read again, from
     /// [`Assignment::next_reads`], and then it goes to the dead letters.
-    pub fn refused(&mut self, refused: Refused) {
+    pub fn refused(&mut self, refused: RefusedEvent) {
         if let Some(held) = self.held.get_mut(&refused.place) {
             held.known.refuse(refused.offset, refused.reason);
             self.read_again(|place| *place == refused.place);
         }
     }
 
-    /// This is what the table says of these keys now. What was taken of their partitions has to be read again, from
+    /// Learns what the table of letters says of these keys now. What was taken of their partitions has to be read again, from
     /// [`Assignment::next_reads`].
-    pub fn know(&mut self, keys: Vec<OfKey>) {
+    pub fn correct_letters(&mut self, keys: Vec<LettersOfKey>) {
         let mut changed = HashSet::new();
         for of_key in keys {
             if let Some(held) = self.held.get_mut(&of_key.place) {

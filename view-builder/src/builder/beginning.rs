@@ -163,7 +163,7 @@ impl Database {
         let places: Vec<_> = starts.iter().map(|start| start.place.clone()).collect();
         let mut known = loop {
             let client = &self.session().await.client;
-            match store::known(client, &places).await {
+            match store::load_known(client, &places).await {
                 Ok(known) => break known,
                 Err(err) => self.wait(&err).await,
             }
@@ -175,7 +175,8 @@ impl Database {
         }
     }
 
-    /// Writes down why these partitions are not read, for people, and the lowest end that was told below a position. Waits for as long as Postgres is away.
+    /// Writes down why these partitions are not read, for people, and the lowest end that was told below a position. Waits for as long as Postgres
+    /// is away.
     pub async fn pause_partitions(&mut self, paused: &[Paused]) {
         if paused.is_empty() {
             return;
@@ -233,8 +234,8 @@ impl Claim {
     }
 }
 
-/// None, at the version to which `begin_view_positions` counts up. Where an operator has counted it up meanwhile, the two differ, and the letters are
-/// read again. The planted bug keeps the letters of the former topic.
+/// None, at the version to which `begin_view_positions` counts up. Where an operator has counted it up meanwhile, the two differ, and the letters
+/// are read again. The planted bug keeps the letters of the former topic.
 fn letters_of_topic_made_anew(former: Known) -> Known {
     if faults::is_planted(Bug::KeepFormerLetters) {
         former

@@ -1,4 +1,4 @@
-//! Claiming partitions in Postgres, and what is written beside their positions.
+//! Claims partitions in Postgres, and reads and writes what is stored beside their positions.
 
 use bytes::Bytes;
 use kafka_client::ReadUpTo;
@@ -9,15 +9,15 @@ use crate::continuity::start;
 use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
-use crate::letters::{Known, OfKey, store};
+use crate::letters::{Known, LettersOfKey, store};
 use crate::process::faults;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::database::Database;
 
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// A look counts so many dead letters at most: it comes every two seconds.
+/// A look counts so many dead letters, at most. The count must be cheap, since a look comes every two seconds.
 pub const LETTERS_COUNTED: i64 = 100_000;
 
 /// Where a claimed partition begins.
@@ -26,9 +26,10 @@ pub struct Start {
     pub place: TopicPartition,
     pub epoch: i64,
     pub next_offset: i64,
-    /// The first offset that the view has never had, above `next_offset` where the position was set back: what comes before it is a replay.
+    /// The first offset that the view has never had. If the position was set back, this is above `next_offset`, and the events before it are a
+    /// replay.
     pub new_from: i64,
-    /// What the group has committed to Kafka at least, transaction markers behind `next_offset` included.
+    /// The group has committed at least this offset to Kafka. It can be above `next_offset`, since transaction markers count too.
     pub group_offset: Option<i64>,
     /// The partition's dead letters.
     pub known: Known,
@@ -45,20 +46,21 @@ pub struct Claim {
     pub group_offset: Option<i64>,
     /// The ids of the topics that the position was of.
     pub ids: TopicIds,
-    /// A holder before did not read it.
+    /// An earlier holder had paused the partition.
     pub was_paused: bool,
-    /// The lowest end that Kafka told while the partition was paused because of that; none: it never was, or that is dealt with.
+    /// The lowest end that Kafka told while the partition was paused because of a low end. `None`: it was not paused for that, or the end was
+    /// handled.
     pub paused_end: Option<i64>,
-    /// How far the log was read by a holder before, at least; none where the cluster does not tell epochs.
+    /// An earlier holder has read the log at least up to here. `None`: the cluster does not tell epochs.
     pub read: Option<ReadUpTo>,
     /// The partition's dead letters.
     pub known: Known,
 }
 
 impl Claim {
-    /// What is known of the partition, by what Kafka tells.
+    /// The facts by which [`start::start`] decides, from this claim and Kafka's answer.
     #[must_use]
-    pub fn known_by(&self, bounds: &Bounds) -> start::Known {
+    pub fn known_with(&self, bounds: &Bounds) -> start::Known {
         start::Known {
             topic: self.ids.compare(bounds.topic_id.as_deref()),
             position: self.next_offset,
@@ -77,7 +79,7 @@ pub struct Held {
     pub epoch: i64,
 }
 
-/// What others have done meanwhile.
+/// What other processes and operators have done meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Somebody else has claimed one of the partitions, or set its position back.
@@ -88,8 +90,8 @@ pub struct Look {
     pub notices: Vec<(String, String)>,
 }
 
-/// One statement, rows in the order of the key: it bumps the epochs, which throws out every earlier holder, and reads the
-/// positions. It waits for the row lock of a transaction that is under way.
+/// Raises the epochs, so that no earlier holder can move the positions, and reads the positions. It is one statement, and it takes the rows in the
+/// order of their keys. It waits for the row lock of a transaction that is under way.
 const CLAIM: &str = "
     insert into view_positions as held (topic, partition, epoch, owner, claimed_at)
     select topic, partition, 1, $3, clock_timestamp()
@@ -100,8 +102,8 @@ const CLAIM: &str = "
     returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids,
         paused is not null as was_paused, paused_end, read_to, read_epoch";
 
-/// Ends builders' transactions that have been open for 5 s: a frozen process can hold a position's lock for ever. One that
-/// was only slow reconnects and finds that its transaction is gone.
+/// Ends builders' transactions that have been open for more than 4 s, since a frozen process could hold a position's lock for ever. A builder that
+/// was only slow reconnects, and finds that its transaction is gone.
 const END_FROZEN: &str = "
     select pg_terminate_backend(pid)
     from (
@@ -126,7 +128,7 @@ impl Claim {
             next_offset,
             // A partition that has never had a position has had no event.
             new_from: next_offset.max(self.next_offset.max(self.highest_offset).unwrap_or(0)),
-            // As `begin` writes it down.
+            // The same as `begin` stores.
             group_offset: self
                 .group_offset
                 .map(|offset| if is_replay { offset.min(next_offset) } else { offset }),
@@ -136,8 +138,7 @@ impl Claim {
 }
 
 impl Database {
-    /// Claims these partitions for `owner`, and takes up the views as they are kept under this claim; waits for as long as Postgres
-    /// is away.
+    /// Claims these partitions for `owner`, and keeps the views that the catalog has under this claim. Waits for as long as Postgres is away.
     pub async fn claim(&mut self, places: &[TopicPartition], owner: &str) -> Vec<Claim> {
         owner.clone_into(&mut self.owner);
         loop {
@@ -145,12 +146,12 @@ impl Database {
             let attempt = async {
                 let claims = faults::around("claim.before", claim(client, places, owner), "claim.made").await?;
                 // Read under the epochs just claimed, which every change of the catalog raises.
-                Ok((claims, Kept::load(client).await?))
+                Ok((claims, KeptViews::load(client).await?))
             };
             match attempt.await {
                 Ok((claims, kept)) => {
                     if self.keep(kept) {
-                        // Its statements are those of the views before.
+                        // The session has prepared the statements of the former views.
                         self.session = None;
                     }
                     return claims;
@@ -160,18 +161,18 @@ impl Database {
         }
     }
 
-    /// What the table says of these keys now; waits for as long as Postgres is away.
-    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<OfKey> {
+    /// Loads what the table of letters says of these keys now. Waits for as long as Postgres is away.
+    pub async fn letters_of(&mut self, keys: &[(TopicPartition, Bytes)]) -> Vec<LettersOfKey> {
         loop {
             let client = &self.session().await.client;
-            match store::of_keys(client, keys).await {
+            match store::load_letters_of_keys(client, keys).await {
                 Ok(known) => return known,
                 Err(err) => self.wait(&err).await,
             }
         }
     }
 
-    /// Looks at what others may have changed; none where Postgres does not tell now.
+    /// Looks at what others may have changed. `None`: Postgres does not answer now.
     pub async fn look(&mut self, held: &[Held]) -> Option<Look> {
         let client = &self.session().await.client;
         let keys = Keys::of(held.iter().map(|held| (&held.place, held.epoch)));
@@ -205,9 +206,9 @@ impl Database {
         })
     }
 
-    /// Writes down the offsets that the group has committed to Kafka. Only for people and for the next claim, so an error is
-    /// left for the next batch to meet.
-    pub async fn record(&mut self, group_offsets: &[Reached]) {
+    /// Stores the offsets that the group has committed to Kafka. Only people and the next claim need them, so an error is ignored here. The next
+    /// batch will meet it too.
+    pub async fn record_group_offsets(&mut self, group_offsets: &[Reached]) {
         let client = &self.session().await.client;
         let offset: Vec<i64> = group_offsets.iter().map(|start| start.next_offset).collect();
         let keys = Keys::of(group_offsets.iter().map(|start| (&start.place, start.epoch)));
@@ -243,8 +244,8 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
         }
         claimed => claimed?,
     };
-    // Read under the epochs just claimed: only an operator changes them from here on, and counts the version up.
-    let mut known = store::known(client, places).await?;
+    // The letters are read under the epochs just claimed. From here on only an operator can change them, and that raises `letters_version`.
+    let mut known = store::load_known(client, places).await?;
     let place = |topic: &str, partition: i32| {
         places
             .iter()
@@ -277,7 +278,7 @@ async fn claim(client: &Client, places: &[TopicPartition], owner: &str) -> Resul
         .collect())
 }
 
-/// Keys of positions as arrays.
+/// Topics, partitions and epochs as arrays, for the parameters of a statement.
 struct Keys<'a> {
     topic: Vec<&'a str>,
     partition: Vec<i32>,

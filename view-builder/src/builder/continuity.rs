@@ -1,7 +1,7 @@
-//! Asking Kafka, from time to time, whether the topics and their ends are still those that the positions are of.
+//! Asks Kafka from time to time whether the positions still fit the topics: whether a topic was made anew or has lost its end.
 //!
-//! A consumer that waits at a topic's end is not told that the topic was made anew, or has lost its end: to it, nothing comes. So a client of
-//! its own asks, on a thread of its own. What it finds makes the builder join its group again: the takeover looks once more, and decides.
+//! A consumer that waits at a topic's end does not notice this, since no record comes. So another client asks, on a thread of its own. If it finds
+//! something, the builder joins its group again. Then the takeover looks once more, and decides.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use crate::process::faults::{self, Bug};
 
 /// How often Kafka is asked. Topics are rarely made anew, and a client asks for all partitions each time.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// A leader that was just elected may tell an end that is too low, for a moment: so often in a row it has to be told.
+/// A low end counts only if Kafka tells it so many times in a row, since a leader that was just elected may tell an end that is too low for a
+/// moment.
 const LOW_ENDS_MIN: u32 = 2;
 
-/// What the builder holds when Kafka is asked.
-struct Asked {
+/// What the builder held when it asked Kafka.
+struct AskedAbout {
     /// The partitions that are read, with their positions.
     read: Vec<(TopicPartition, i64)>,
     paused: Vec<Paused>,
@@ -35,23 +36,23 @@ struct Asked {
 
 /// What Kafka has answered.
 struct Answer {
-    asked: Asked,
+    asked_about: AskedAbout,
     facts: BTreeMap<String, TopicFacts>,
     ends: HashMap<TopicPartition, i64>,
-    /// Those that are read and have no leader.
+    /// The partitions that are read and have no leader.
     without_leader: Vec<TopicPartition>,
-    /// Of the paused partitions; none where Kafka does not tell.
+    /// The offsets of the paused partitions. `None`: Kafka does not tell, or no partition is paused.
     offsets: Option<Offsets>,
 }
 
-/// Asks Kafka, and compares.
+/// Asks Kafka about the topics, and compares the answers with the positions.
 pub struct Watch {
     observer: Arc<Observer>,
     asked_at: Instant,
     answer: Option<JoinHandle<anyhow::Result<Answer>>>,
     ids: HashMap<TopicPartition, TopicIds>,
     low_ends: LowEnds,
-    /// Those that are read and had no leader when Kafka was asked last.
+    /// The partitions that are read and had no leader at the last answer.
     without_leader: Vec<TopicPartition>,
 }
 
@@ -79,7 +80,7 @@ impl Watch {
         self.observer.context().reasons().refused().is_some()
     }
 
-    /// The partitions that are read have these topics' ids from now on. What was asked before is forgotten.
+    /// From now on these partitions are read, and their topics have these ids. An earlier question is forgotten.
     pub fn begin(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
         self.ids = ids.into_iter().collect();
         self.low_ends = LowEnds::default();
@@ -88,18 +89,18 @@ impl Watch {
         self.asked_at = Instant::now();
     }
 
-    /// The partitions that are read have these topics' ids as well.
+    /// These partitions are read as well, and their topics have these ids.
     pub fn add(&mut self, ids: Vec<(TopicPartition, TopicIds)>) {
         self.ids.extend(ids);
     }
 
-    /// Those of the partitions that are read whose events wait in Kafka, since no broker leads them.
+    /// The partitions that are read but have no leader, so that their events wait in Kafka.
     #[must_use]
     pub fn without_leader(&self) -> &[TopicPartition] {
         &self.without_leader
     }
 
-    /// Asks where it is time to; says why all has to be taken over anew, where an answer is there that says so.
+    /// Asks Kafka if it is time to. If an answer has come by which all partitions must be taken over anew, returns the reason.
     pub fn ask_when_due<'a>(&mut self, read: impl Iterator<Item = Position<'a>>, paused: &[Paused]) -> Option<String> {
         if let Some(answer) = &mut self.answer {
             let answered = answer.now_or_never()?;
@@ -120,41 +121,41 @@ impl Watch {
             return None;
         }
         self.asked_at = Instant::now();
-        let asked = Asked {
+        let asked_about = AskedAbout {
             read: read
                 .map(|position| (position.place.clone(), position.next_offset))
                 .collect(),
             paused: paused.to_vec(),
         };
-        if !asked.read.is_empty() || !asked.paused.is_empty() {
+        if !asked_about.read.is_empty() || !asked_about.paused.is_empty() {
             let observer = self.observer.clone();
-            self.answer = Some(tokio::task::spawn_blocking(move || ask(&observer, asked)));
+            self.answer = Some(tokio::task::spawn_blocking(move || ask_kafka(&observer, asked_about)));
         }
         None
     }
 
     fn compare(&mut self, answer: &Answer) -> Option<String> {
         self.without_leader.clone_from(&answer.without_leader);
-        for (place, _) in &answer.asked.read {
+        for (place, _) in &answer.asked_about.read {
             let told = answer.facts.get(&*place.topic).and_then(|facts| facts.id.as_deref());
             if self.ids.get(place).map(|ids| ids.compare(told)) == Some(Topic::MadeAnew) {
                 return Some(format!("the topic {} was made anew", place.topic));
             }
         }
-        if let Some(place) = self.low_ends.note(&answer.asked.read, &answer.ends) {
+        if let Some(place) = self.low_ends.note(&answer.asked_about.read, &answer.ends) {
             return Some(format!("{place} ends below the view's position"));
         }
         let offsets = answer.offsets.as_ref()?;
-        // The takeover writes down the lowest end.
+        // An end that is lower than the known one is a reason too, since the takeover stores the lowest end.
         let is_lower = |paused: &&Paused| {
             let (known, told) = (paused.lost.low_end(), offsets.at(&paused.claim.place).ok());
             known.zip(told).is_some_and(|(known, told)| told.end < known)
         };
-        if let Some(paused) = answer.asked.paused.iter().find(is_lower) {
+        if let Some(paused) = answer.asked_about.paused.iter().find(is_lower) {
             return Some(format!("{} ends even lower", paused.claim.place));
         }
-        let found = |paused: &&Paused| takeover::is_found(paused, offsets);
-        let found = answer.asked.paused.iter().find(found)?;
+        let found = |paused: &&Paused| takeover::can_be_read(paused, offsets);
+        let found = answer.asked_about.paused.iter().find(found)?;
         Some(format!("{} can be read again", found.claim.place))
     }
 }
@@ -164,7 +165,7 @@ impl Watch {
 struct LowEnds(HashMap<TopicPartition, u32>);
 
 impl LowEnds {
-    /// Takes note of ends; gives a partition whose end is below its position for certain.
+    /// Notes the ends. Returns a partition whose end is certainly below its position, if there is one.
     fn note(&mut self, read: &[(TopicPartition, i64)], ends: &HashMap<TopicPartition, i64>) -> Option<TopicPartition> {
         let enough = low_ends_needed();
         let mut certain = None;
@@ -186,32 +187,36 @@ impl LowEnds {
     }
 }
 
-fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
-    let places = || asked.read.iter().map(|(place, _)| place);
-    let paused: Vec<TopicPartition> = asked.paused.iter().map(|paused| paused.claim.place.clone()).collect();
+fn ask_kafka(observer: &Observer, asked_about: AskedAbout) -> anyhow::Result<Answer> {
+    let places = || asked_about.read.iter().map(|(place, _)| place);
+    let paused: Vec<TopicPartition> = asked_about
+        .paused
+        .iter()
+        .map(|paused| paused.claim.place.clone())
+        .collect();
     let facts = kafka_client::facts_by(observer, &names(places().chain(&paused)))?;
-    // Of a topic that is gone just now nothing can be asked.
-    let there = |place: &&TopicPartition| {
+    // A partition that does not exist now cannot be asked about.
+    let exists = |place: &&TopicPartition| {
         let facts = facts.get(&*place.topic);
         facts.is_some_and(|facts| place.partition < facts.partitions)
     };
-    let there: Vec<&TopicPartition> = places().filter(there).collect();
-    // One without a leader must not keep the others from being asked for.
-    let led = kafka_client::leaders_by(observer, there.iter().map(|place| &*place.topic))?;
-    let has_leader = |place: &TopicPartition| led.get(&*place.topic)?.get(&place.partition).copied();
-    let without_leader = there.iter().filter(|place| has_leader(place) == Some(false));
+    let existing: Vec<&TopicPartition> = places().filter(exists).collect();
+    // Only partitions with a leader are asked about. Otherwise one without a leader would make the whole question fail.
+    let leaders = kafka_client::leaders_by(observer, existing.iter().map(|place| &*place.topic))?;
+    let has_leader = |place: &TopicPartition| leaders.get(&*place.topic)?.get(&place.partition).copied();
+    let without_leader = existing.iter().filter(|place| has_leader(place) == Some(false));
     let without_leader = without_leader.map(|place| (*place).clone()).collect();
-    let there = there.iter().filter(|place| has_leader(place) == Some(true));
-    let there: Vec<(&str, i32)> = there.map(|place| (&*place.topic, place.partition)).collect();
-    let told = kafka_client::ends_by(observer, there)?;
-    let ends = told.into_iter().map(|end| {
+    let with_leader = existing.iter().filter(|place| has_leader(place) == Some(true));
+    let with_leader: Vec<(&str, i32)> = with_leader.map(|place| (&*place.topic, place.partition)).collect();
+    let ends = kafka_client::ends_by(observer, with_leader)?;
+    let ends = ends.into_iter().map(|end| {
         let place = crate::contract::place::place(&end.topic, end.partition);
         (place, end.stable)
     });
     let ends = ends.collect();
     let offsets = (!paused.is_empty()).then(|| offsets(observer, &paused).ok()).flatten();
     Ok(Answer {
-        asked,
+        asked_about,
         facts,
         ends,
         without_leader,
@@ -219,7 +224,7 @@ fn ask(observer: &Observer, asked: Asked) -> anyhow::Result<Answer> {
     })
 }
 
-/// How often in a row a low end has to be told; once is enough where that bug is planted.
+/// How often in a row a low end has to be told. For the planted bug once is enough.
 fn low_ends_needed() -> u32 {
     if faults::is_planted(Bug::BelieveOneLaggingEnd) {
         1

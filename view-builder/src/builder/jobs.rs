@@ -11,12 +11,12 @@ use super::Builder;
 use crate::apply::{Applied, GivenUp};
 use crate::builder::claim::{Held, Look};
 use crate::builder::parting::Parted;
-use crate::builder::takeover::{Asking, TakenOver, begin_found, take_over};
+use crate::builder::takeover::{ClientsToAsk, TakenOver, begin_found, take_over};
 use crate::builder::waiting::Found;
 use crate::contract::batch::Batch;
 use crate::contract::place::TopicPartition;
 use crate::contract::position::Reached;
-use crate::letters::OfKey;
+use crate::letters::LettersOfKey;
 use crate::process::failure::Failure;
 use crate::views::database::Database;
 use crate::views::pauses::Paused;
@@ -30,13 +30,13 @@ pub(super) struct Job {
 /// How the task of a job ends: it gives the connection back, unless it panicked.
 pub(super) type JobEnd = Result<(Database, Result<Done, Failure>), JoinError>;
 
-/// What a job does. `generation` is that of the assignment for which it is done.
+/// What a job has to do. `generation`: the number of the assignment for which it is done.
 pub(super) enum Work {
     TakeOver {
         generation: u64,
         places: Vec<TopicPartition>,
         owner: String,
-        asking: Asking,
+        clients: ClientsToAsk,
     },
     /// Begins partitions that have waited for Kafka.
     BeginFound(Found),
@@ -46,7 +46,7 @@ pub(super) enum Work {
         generation: u64,
         keys: Vec<(TopicPartition, Bytes)>,
     },
-    /// Looks at what others may have changed.
+    /// Looks at what other processes and operators may have changed in Postgres.
     Look {
         generation: u64,
         held: Vec<Held>,
@@ -71,7 +71,7 @@ pub(super) enum Done {
     /// What the table of dead letters says of some keys.
     Letters {
         generation: u64,
-        keys: Vec<OfKey>,
+        keys: Vec<LettersOfKey>,
     },
     Looked {
         generation: u64,
@@ -92,9 +92,9 @@ impl Work {
                 generation,
                 places,
                 owner,
-                asking,
+                clients,
             } => {
-                let taken = take_over(database, &asking, generation, &places, &owner).await?;
+                let taken = take_over(database, &clients, generation, &places, &owner).await?;
                 Done::TakenOver { generation, taken }
             }
             Self::BeginFound(found) => {
@@ -107,7 +107,7 @@ impl Work {
                 Done::PartedNoted
             }
             Self::RecordGroupOffsets(offsets) => {
-                database.record(&offsets).await;
+                database.record_group_offsets(&offsets).await;
                 Done::GroupOffsetsRecorded
             }
             Self::ReadLetters { generation, keys } => {
@@ -152,17 +152,17 @@ impl Builder {
         self.job = Some(Job { task, since });
     }
 
-    /// What comes first decides what is right to do after it, so batches come late: a partition that is not claimed has none, and one whose
-    /// letters are not known would give its batch up.
+    /// The kinds of work are in the order of their urgency, since an earlier kind can change what a later one has to do. So batches come last but
+    /// one: a partition that is not claimed has no batch, and a batch with outdated letters would be given up.
     fn most_urgent_work(&mut self, database: &Database) -> Option<Work> {
         let generation = self.consumer.context().generation();
         if let Some((generation, places)) = self.claim.take() {
-            let (owner, asking) = (self.owner.clone(), self.clients_to_ask());
+            let (owner, clients) = (self.owner.clone(), self.clients_to_ask());
             return Some(Work::TakeOver {
                 generation,
                 places,
                 owner,
-                asking,
+                clients,
             });
         }
         if let Some(found) = self.found.take() {
@@ -186,11 +186,11 @@ impl Builder {
         if let Some(batch) = self.assignment.next_batch() {
             return Some(Work::Apply(batch));
         }
-        // An idle builder has no statement that would fail, and `/readyz` has to say all the same that Postgres is away.
+        // An idle builder runs no statement that could fail. But `/readyz` has to say that Postgres is away.
         database.is_cut_off().then_some(Work::Reconnect)
     }
 
-    /// Takes the connection back, and acts on what the job has done. What was done for an assignment that is gone by now is dropped.
+    /// Takes the connection back, and acts on what the job has done. A result for a former assignment is ignored.
     ///
     /// # Errors
     /// The job failed, or its task panicked.
@@ -205,10 +205,10 @@ impl Builder {
                 generation,
                 taken: Some(taken),
             } if generation == current => self.hold_taken_over(generation, taken),
-            Done::Begun { generation, taken } if generation == current => self.hold_more(taken),
+            Done::Begun { generation, taken } if generation == current => self.hold_those_that_waited(taken),
             Done::Letters { generation, keys } if generation == current => {
-                self.assignment.know(keys);
-                self.read_on();
+                self.assignment.correct_letters(keys);
+                self.seek_to_next_reads();
             }
             Done::Looked {
                 generation,
@@ -228,12 +228,12 @@ impl Builder {
         Ok(())
     }
 
-    /// A session that was made anew during the job may keep other views than before, and those may have other topics.
+    /// If the job had to open a new session, the catalog may have other views by now, and these may read other topics.
     fn take_connection_back(&mut self, database: Database) {
         self.contracts.clone_from(&database.contracts);
         let has_other_topics = database.topics != self.topics;
         if has_other_topics {
-            // The group's next assignment has the partitions of these.
+            // After the rejoin, the group assigns partitions of these topics.
             self.topics.clone_from(&database.topics);
         }
         self.database = Some(database);
@@ -251,7 +251,7 @@ impl Builder {
             self.assignment.refused(refused);
         }
         match applied.given_up {
-            None if reads_again => self.read_on(),
+            None if reads_again => self.seek_to_next_reads(),
             None => {}
             Some(GivenUp::OtherLetters(keys)) => {
                 tracing::info!(
@@ -259,7 +259,7 @@ impl Builder {
                     "an operator has taken dead letters away: reading again from the positions"
                 );
                 self.assignment.given_up();
-                self.read_on();
+                self.seek_to_next_reads();
                 self.unsure_keys = keys;
             }
             Some(GivenUp::Fenced) => self.rejoin_since_fenced(),
@@ -267,7 +267,7 @@ impl Builder {
     }
 }
 
-/// Waits until the job ends; for ever where none runs.
+/// Waits until the job ends. Waits for ever if no job runs.
 pub(super) async fn end_of(job: &mut Option<Job>) -> JobEnd {
     match job {
         Some(job) => (&mut job.task).await,
@@ -275,7 +275,7 @@ pub(super) async fn end_of(job: &mut Option<Job>) -> JobEnd {
     }
 }
 
-/// Where a test can make trouble for a job.
+/// The places where a test can make a job wait.
 mod failpoints {
     use super::{Done, Work};
     use crate::process::faults;

@@ -1,7 +1,7 @@
 //! How far each partition's view is behind its topic, for `/metrics`: in events, and in seconds.
 //!
-//! The seconds are the age of the oldest event that is in the topic and not in the view, counted from its commit at the source; 0 where
-//! there is none. A partition has a series for as long as this process holds it, and not a moment longer.
+//! The seconds are the age of the oldest event that is in the topic and not in the view, counted from its commit at the source. They are 0 if there
+//! is no such event. A partition has a series only while this process holds it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,16 +12,16 @@ use crate::contract::place::TopicPartition;
 use crate::contract::position::Position;
 use crate::kafka::End;
 
-/// The process's, as its recorder of metrics is.
+/// One for the process, like the recorder of its metrics.
 static LAGS: Mutex<Lags> = Mutex::new(Lags(BTreeMap::new()));
 
 /// How far a partition is behind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Lag {
-    /// Offsets between the position and the topic's end; transaction markers count while events are to come.
+    /// Offsets between the position and the topic's end. Transaction markers count too, as long as events are still to come.
     events: i64,
     seconds: f64,
-    /// Since when there is something that has not been read, microseconds since 1970.
+    /// Since when it is known that there are events that were not read, microseconds since 1970.
     unread_since_us: Option<i64>,
 }
 
@@ -31,10 +31,10 @@ struct Lags(BTreeMap<TopicPartition, Lag>);
 impl Lags {
     /// Holds these partitions and no others.
     fn observe<'a>(&mut self, now_us: i64, held: impl Iterator<Item = (Position<'a>, End)>) {
-        let known = std::mem::take(&mut self.0);
+        let former = std::mem::take(&mut self.0);
         self.0.extend(held.map(|(position, end)| {
-            let before = known.get(position.place).and_then(|lag| lag.unread_since_us);
-            (position.place.clone(), Lag::of(position, end, before, now_us))
+            let unread_since_us = former.get(position.place).and_then(|lag| lag.unread_since_us);
+            (position.place.clone(), Lag::new(position, end, unread_since_us, now_us))
         }));
     }
 
@@ -56,10 +56,10 @@ impl Lags {
 }
 
 impl Lag {
-    fn of(position: Position<'_>, end: End, unread_since_us: Option<i64>, now_us: i64) -> Self {
+    fn new(position: Position<'_>, end: End, unread_since_us: Option<i64>, now_us: i64) -> Self {
         let events = (end.end - end.applied_up_to(&position)).max(0);
-        // An event that nobody has read has an age that nobody knows: at least the time since it is known to be there. That is a
-        // moment, unless Kafka goes away before it is read.
+        // The age of an event that was not read yet is not known. It is at least the time since the event is known to be there. Usually that is a
+        // moment. It is longer if Kafka goes away before the event is read.
         let is_unread = events > 0 && position.settled && position.oldest_us.is_none();
         let unread_since_us = is_unread.then(|| unread_since_us.unwrap_or(now_us));
         let oldest_us = position.oldest_us.or(unread_since_us);
@@ -73,12 +73,12 @@ impl Lag {
     }
 }
 
-/// Takes note of how far the partitions are that this process holds now.
+/// Notes how far the partitions are behind that this process holds now. All others are forgotten.
 pub fn observe<'a>(now_us: i64, held: impl Iterator<Item = (Position<'a>, End)>) {
     lags().observe(now_us, held);
 }
 
-/// This process holds nothing any more.
+/// Forgets all partitions, since this process holds none any more.
 pub fn forget() {
     lags().0.clear();
 }
@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    fn at(place: &TopicPartition, next_offset: i64, settled: bool, oldest_us: Option<i64>) -> Position<'_> {
+    fn position(place: &TopicPartition, next_offset: i64, settled: bool, oldest_us: Option<i64>) -> Position<'_> {
         Position {
             place,
             epoch: 1,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// Events and seconds behind, as of second `now`.
-    fn observed(lags: &mut Lags, now: i64, position: Position<'_>, end: End) -> (i64, f64) {
+    fn observe_one(lags: &mut Lags, now: i64, position: Position<'_>, end: End) -> (i64, f64) {
         lags.observe(now * SECOND_US, std::iter::once((position, end)));
         let lag = lags.0[position.place];
         (lag.events, lag.seconds)
@@ -130,17 +130,23 @@ mod tests {
     #[test]
     fn the_age_of_what_is_not_applied_grows_until_it_is() {
         let (mut lags, place) = (Lags::default(), place());
-        let waiting = at(&place, 10, false, Some(97 * SECOND_US));
-        assert_eq!(observed(&mut lags, 100, waiting, END), (10, 3.0));
-        assert_eq!(observed(&mut lags, 160, waiting, END), (10, 63.0));
-        assert_eq!(observed(&mut lags, 161, at(&place, 19, true, None), END), (0, 0.0));
+        let waiting = position(&place, 10, false, Some(97 * SECOND_US));
+        assert_eq!(observe_one(&mut lags, 100, waiting, END), (10, 3.0));
+        assert_eq!(observe_one(&mut lags, 160, waiting, END), (10, 63.0));
+        assert_eq!(
+            observe_one(&mut lags, 161, position(&place, 19, true, None), END),
+            (0, 0.0)
+        );
     }
 
     #[test]
     fn transaction_markers_at_the_end_are_no_lag_at_any_time() {
         let (mut lags, place) = (Lags::default(), place());
         for now in [100, 200] {
-            assert_eq!(observed(&mut lags, now, at(&place, 19, true, None), END), (0, 0.0));
+            assert_eq!(
+                observe_one(&mut lags, now, position(&place, 19, true, None), END),
+                (0, 0.0)
+            );
         }
     }
 
@@ -148,24 +154,33 @@ mod tests {
     fn what_is_not_even_read_is_as_old_as_it_is_known() {
         let (mut lags, place) = (Lags::default(), place());
         let unread = End { reached: false, ..END };
-        assert_eq!(observed(&mut lags, 100, at(&place, 10, true, None), unread), (10, 0.0));
-        assert_eq!(observed(&mut lags, 105, at(&place, 10, true, None), unread), (10, 5.0));
-        let read = at(&place, 10, false, Some(SECOND_US));
-        assert_eq!(observed(&mut lags, 106, read, unread), (10, 105.0));
-        assert_eq!(observed(&mut lags, 107, at(&place, 12, true, None), unread), (8, 0.0));
+        assert_eq!(
+            observe_one(&mut lags, 100, position(&place, 10, true, None), unread),
+            (10, 0.0)
+        );
+        assert_eq!(
+            observe_one(&mut lags, 105, position(&place, 10, true, None), unread),
+            (10, 5.0)
+        );
+        let read = position(&place, 10, false, Some(SECOND_US));
+        assert_eq!(observe_one(&mut lags, 106, read, unread), (10, 105.0));
+        assert_eq!(
+            observe_one(&mut lags, 107, position(&place, 12, true, None), unread),
+            (8, 0.0)
+        );
     }
 
     #[test]
     fn a_clock_that_is_behind_the_sources_makes_no_negative_age() {
         let (mut lags, place) = (Lags::default(), place());
-        let future = at(&place, 10, false, Some(200 * SECOND_US));
-        assert_eq!(observed(&mut lags, 100, future, END), (10, 0.0));
+        let future = position(&place, 10, false, Some(200 * SECOND_US));
+        assert_eq!(observe_one(&mut lags, 100, future, END), (10, 0.0));
     }
 
     #[test]
     fn a_partition_that_is_not_held_has_no_series() {
         let (mut lags, place) = (Lags::default(), place());
-        observed(&mut lags, 100, at(&place, 19, false, Some(99 * SECOND_US)), END);
+        observe_one(&mut lags, 100, position(&place, 19, false, Some(99 * SECOND_US)), END);
         let text = lags.render();
         let line = r#"view_partition_lag_seconds{topic="user-events",partition="3"} 1"#;
         assert!(text.lines().any(|found| found == line), "{text}");

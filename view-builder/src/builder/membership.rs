@@ -1,4 +1,4 @@
-//! Being a member of the consumer group: joining it, hearing of another assignment, joining it again.
+//! How the builder is a member of the consumer group: it joins, gets another assignment, leaves and joins again.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::kafka;
 use crate::process::failure::Failure;
 use crate::process::measure;
 
-/// Time between leaving the group and joining it again. Where the reason to leave lasts, the group would otherwise be rebalanced without a pause,
-/// and nobody in it would get to read.
+/// Time between leaving the group and joining it again. If the reason to leave lasts, the group would otherwise be rebalanced again and again
+/// without a pause, and no member could read.
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Builder {

@@ -1,4 +1,4 @@
-//! The loop that joins Kafka and Postgres.
+//! The builder's main loop, between Kafka and Postgres.
 //!
 //! One job at a time talks to Postgres ([`jobs`]): a takeover, a batch, or a note of the group's offsets. Meanwhile records are read ([`reading`])
 //! and make the next batch, up to its limits. So no timer makes batches: a lone event is applied at once, and what arrives during a commit goes
@@ -51,8 +51,8 @@ pub mod takeover;
 pub(crate) mod topics;
 pub mod waiting;
 
-/// How often the loop looks at what nobody tells it ([`every_second`]): none of that has to be known sooner.
-const SECOND: Duration = Duration::from_secs(1);
+/// How often the loop looks at everything that no event tells it, see [`every_second`]. Nothing of that has to be known sooner.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the views with the partitions that the group assigns to this process.
 pub struct Builder {
@@ -67,18 +67,18 @@ pub struct Builder {
     paused_partitions: PausedPartitions,
     /// The partitions that are held and cannot be read yet.
     waiting_partitions: WaitingPartitions,
-    /// Those of them that can be begun now.
+    /// The waiting partitions of which Kafka has told enough by now, so that they can be read.
     found: Option<Found>,
     watch: Watch,
     parting: Parting,
-    /// Partitions that have other records than those that were read: to be written down.
+    /// Partitions whose log now has other records than those that were read from it. Still to be stored in Postgres.
     parted: Vec<Parted>,
     /// The partitions of `assignment`, sorted.
     places: Vec<TopicPartition>,
-    /// None while a job has it.
+    /// `None` while a job uses it.
     database: Option<Database>,
     job: Option<Job>,
-    /// Whether the job waits for Kafka.
+    /// What the job asks Kafka, and whether Kafka has answered.
     question: Arc<Question>,
     /// Generation and partitions of an assignment that has not been taken over.
     claim: Option<(u64, Vec<TopicPartition>)>,
@@ -88,9 +88,9 @@ pub struct Builder {
     group_offsets: GroupOffsets,
     group_sent_at: Instant,
     group_commit: Option<JoinHandle<Vec<Reached>>>,
-    /// What Kafka has acknowledged, to be written down in Postgres.
+    /// The offsets that Kafka has acknowledged. Still to be stored in Postgres.
     group_acknowledged: Vec<Reached>,
-    /// Keys that this process takes to wait, and that may wait no longer: the table is asked before the next batch.
+    /// Keys whose events this process parks, though their dead letters may be gone. The table of letters is read before the next batch.
     unsure_keys: Vec<(TopicPartition, Bytes)>,
     /// When this process last looked at what others may have changed.
     looked_at: Option<Instant>,
@@ -144,31 +144,31 @@ impl Builder {
     /// Keeps the views until `shutdown`; then ends the batch in hand and leaves the group.
     ///
     /// # Errors
-    /// The database keeps other views, or another Kafka client is needed ([`Failure::Client`], [`Failure::OutdatedClient`]: the batch in hand
+    /// The catalog has other views now, or a new Kafka client is needed ([`Failure::Client`], [`Failure::OutdatedClient`]: the batch in hand
     /// has ended, and another builder may begin).
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
-        let ended = self.keep(shutdown).await;
+        let ended = self.run_loop(shutdown).await;
         if matches!(ended, Ok(()) | Err(Failure::Client(_) | Failure::OutdatedClient)) {
             self.stop().await;
         }
         ended
     }
 
-    async fn keep(&mut self, mut shutdown: Shutdown) -> Result<(), Failure> {
+    async fn run_loop(&mut self, mut shutdown: Shutdown) -> Result<(), Failure> {
         let consumer = self.consumer.clone();
         self.subscribe()?;
         let mut records = consumer.stream();
-        let mut second = tokio::time::interval(SECOND);
+        let mut look_interval = tokio::time::interval(LOOK_INTERVAL);
         loop {
             self.start_next_job();
             tokio::select! {
-                // The first arm that is ready is taken, so records come last: they are nearly always there.
+                // The arms are tried in this order, and the first one that is ready runs. Records come last, since some are nearly always there.
                 biased;
                 () = shutdown.triggered() => return Ok(()),
                 ended = jobs::end_of(&mut self.job) => self.job_ended(ended)?,
                 () = consumer.context().changed() => self.assignment_changed(),
-                answer = parting::answer_to(&mut self.parting) => self.kafka_told_of_logs(answer),
-                _ = second.tick() => self.look_at_everything()?,
+                answer = parting::answer_to(&mut self.parting) => self.handle_answer_about_logs(answer),
+                _ = look_interval.tick() => self.look_at_everything()?,
                 Some(first) = records.next(), if self.assignment.has_room() => self.take_records(first, &mut records)?,
             }
         }

@@ -24,7 +24,7 @@ impl Builder {
         if paused.is_empty() {
             self.readiness.fine(PART);
         } else {
-            let lines: Vec<String> = paused.iter().map(Paused::line).collect();
+            let lines: Vec<String> = paused.iter().map(Paused::for_people).collect();
             self.readiness.warn(PART, lines.join("; and "));
         }
         self.paused = paused;

@@ -1,4 +1,4 @@
-//! Records of Kafka become the next batch.
+//! Takes records from the Kafka client and puts them into the next batch.
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -12,12 +12,12 @@ use crate::kafka;
 use crate::process::failure::Failure;
 use crate::process::measure;
 
-/// Records taken before the loop looks at its other arms again. Looking costs more than taking one record, and 500 take a millisecond or two, so
-/// nothing else waits for long.
+/// So many records are taken before the main loop looks at its other arms again. A look costs more than taking one record. 500 records take a
+/// millisecond or two, so nothing else waits for long.
 const RECORDS_AT_ONCE: usize = 500;
 
 impl Builder {
-    /// Takes this record, and those behind it that are there already.
+    /// Takes this record, and the next ones that the client has fetched already.
     pub(super) fn take_records<'a>(
         &mut self,
         first: KafkaResult<BorrowedMessage<'a>>,
@@ -39,7 +39,7 @@ impl Builder {
     fn take_record(&mut self, record: KafkaResult<BorrowedMessage<'_>>) -> Result<(), Failure> {
         match record {
             Ok(record) => {
-                self.take(&record);
+                self.add_to_batch(&record);
                 Ok(())
             }
             Err(KafkaError::MessageConsumptionFatal(code)) => Err(Failure::Client(code)),
@@ -57,17 +57,17 @@ impl Builder {
         }
     }
 
-    fn take(&mut self, record: &BorrowedMessage<'_>) {
-        let at = (record.topic(), record.partition());
+    fn add_to_batch(&mut self, record: &BorrowedMessage<'_>) {
+        let partition = (record.topic(), record.partition());
         let Ok(index) = self
             .places
-            .binary_search_by(|place| (&*place.topic, place.partition).cmp(&at))
+            .binary_search_by(|place| (&*place.topic, place.partition).cmp(&partition))
         else {
-            // A record of the assignment before, which the client had fetched already. Its new holder reads it.
+            // The client had fetched this record under the former assignment. The builder that holds the partition now reads it.
             return;
         };
         let Some(contract) = self.contracts.get(record.topic()) else {
-            // No view has this topic any more, so this process has just left the group to get other topics.
+            // No view reads this topic any more, so this process has just left the group to join it with other topics.
             return;
         };
         let (offset, epoch) = (record.offset(), kafka_client::leader_epoch(record));
@@ -75,7 +75,7 @@ impl Builder {
             self.assignment.hold_back(&self.places[index], true);
             return;
         }
-        let taken = Record {
+        let record_of_partition = Record {
             offset,
             read_us: clock::now_us(),
             epoch,
@@ -83,7 +83,7 @@ impl Builder {
             event: record::event(contract, record),
             letter: |reason| record::letter(record, reason),
         };
-        if let Some(reason) = self.assignment.take(&self.places[index], taken) {
+        if let Some(reason) = self.assignment.take(&self.places[index], record_of_partition) {
             measure::dead_letter(record.topic());
             tracing::error!(
                 topic = record.topic(),
@@ -95,7 +95,7 @@ impl Builder {
         }
     }
 
-    /// librdkafka repeats an error for as long as it lasts.
+    /// Logs an error, but only once while it repeats. librdkafka reports an error again and again for as long as it lasts.
     fn log_once(&mut self, err: &KafkaError) {
         let error = err.to_string();
         if self.last_error != error {
@@ -104,8 +104,8 @@ impl Builder {
         }
     }
 
-    /// Reads every partition from its next offset on, which may be an earlier one than Kafka would send next.
-    pub(super) fn read_on(&mut self) {
+    /// Makes Kafka send each partition from the next offset that is to be read. That can be earlier than what Kafka would have sent next.
+    pub(super) fn seek_to_next_reads(&mut self) {
         if let Err(err) = kafka::assign(&self.consumer, self.assignment.next_reads()) {
             tracing::warn!(error = %err, "partitions cannot be assigned: joining the group again");
             self.rejoin();

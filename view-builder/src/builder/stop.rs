@@ -8,12 +8,12 @@ use crate::kafka;
 use crate::process::faults;
 use crate::views::database::Database;
 
-/// Time that the batch in hand has to end after the wish to stop. A batch that is cut off is only repeated by the next holder.
+/// How long the batch in hand may take to end. If it is cut off, the next holder repeats it.
 const STOP_BATCH_MAX: Duration = Duration::from_secs(3);
-/// Time that Kafka has to take the last offsets and the farewell. Without the farewell the group waits for the session's timeout.
+/// How long Kafka may take to accept the last offsets and the farewell. Without the farewell the group waits for the session's timeout.
 const STOP_KAFKA_MAX: Duration = Duration::from_millis(900);
-/// Time that one commit under way, and each note in Postgres, has at the end. No view rests on these, and the
-/// whole stop has to stay below five seconds.
+/// How long a commit of group offsets that is under way may take, and each note in Postgres. No view depends on these, and the whole stop must take
+/// less than five seconds.
 const STOP_NOTE_MAX: Duration = Duration::from_millis(300);
 
 impl Builder {
@@ -28,8 +28,8 @@ impl Builder {
         let sent = self.leave_group().await;
         faults::hold("stop.left").await;
         if let Some(database) = database {
-            // In this order, since the last ones hold.
-            note(database, [acknowledged, sent]).await;
+            // The newer offsets come last, since the last ones stay.
+            record_group_offsets(database, [acknowledged, sent]).await;
         }
     }
 
@@ -51,7 +51,8 @@ impl Builder {
         }
     }
 
-    /// A commit that is under way is written down as well: a reset of the group is told by what was committed before.
+    /// Waits for a commit that is under way, so that its offsets are stored too. By the stored offsets the next claim notices that the group was
+    /// reset.
     async fn wait_for_group_commit(&mut self) {
         if let Some(commit) = self.group_commit.take()
             && let Ok(Ok(acknowledged)) = tokio::time::timeout(STOP_NOTE_MAX, commit).await
@@ -60,7 +61,7 @@ impl Builder {
         }
     }
 
-    /// Leaves the group. Gives the last offsets of the group, as far as Kafka has acknowledged them.
+    /// Leaves the group. Returns the last offsets of the group that Kafka has acknowledged.
     async fn leave_group(mut self) -> Vec<Reached> {
         let farewell = tokio::task::spawn_blocking(move || {
             let due = self.take_group_offsets_due();
@@ -83,10 +84,10 @@ impl Builder {
     }
 }
 
-/// Writes down what the group has committed to Kafka.
-async fn note(mut database: Database, commits: [Vec<Reached>; 2]) {
+/// Stores what the group has committed to Kafka.
+async fn record_group_offsets(mut database: Database, commits: [Vec<Reached>; 2]) {
     for offsets in commits {
-        let recorded = tokio::time::timeout(STOP_NOTE_MAX, database.record(&offsets));
+        let recorded = tokio::time::timeout(STOP_NOTE_MAX, database.record_group_offsets(&offsets));
         if !offsets.is_empty() && recorded.await.is_err() {
             tracing::debug!("the group's offsets are not written down");
         }

@@ -1,11 +1,11 @@
-//! The partitions that a takeover gives, until they are let go.
+//! How the builder begins to hold the partitions that a takeover gave it, and how it lets them go.
 
 use std::time::Duration;
 
 use super::Builder;
 use crate::builder::lag;
 use crate::builder::parting;
-use crate::builder::takeover::{Asking, TakenOver};
+use crate::builder::takeover::{ClientsToAsk, TakenOver};
 use crate::contract::place::TopicPartition;
 
 /// A job under way for longer makes the program not ready. A batch takes milliseconds, and a takeover some seconds while leaders change.
@@ -13,15 +13,15 @@ const JOB_DURATION_MAX: Duration = Duration::from_secs(5);
 
 impl Builder {
     /// The clients that a takeover asks.
-    pub(super) fn clients_to_ask(&self) -> Asking {
-        Asking {
+    pub(super) fn clients_to_ask(&self) -> ClientsToAsk {
+        ClientsToAsk {
             consumer: self.consumer.clone(),
             observer: self.watch.observer(),
             question: self.question.clone(),
         }
     }
 
-    /// Holds what was taken over, and nothing else.
+    /// Holds the partitions that were taken over, and no others.
     pub(super) fn hold_taken_over(&mut self, generation: u64, taken: TakenOver) {
         let TakenOver {
             starts,
@@ -49,11 +49,11 @@ impl Builder {
         self.looked_at = None;
         self.assignment.replace(starts);
         self.hold_back(&doubtful);
-        self.read_on();
+        self.seek_to_next_reads();
     }
 
-    /// Holds these as well: Kafka has told of them since the takeover.
-    pub(super) fn hold_more(&mut self, taken: TakenOver) {
+    /// Also holds these partitions, which waited for Kafka at the takeover. Kafka has told of them since.
+    pub(super) fn hold_those_that_waited(&mut self, taken: TakenOver) {
         let TakenOver {
             starts,
             paused,
@@ -77,13 +77,13 @@ impl Builder {
         if !starts.is_empty() {
             self.assignment.add(starts);
             self.hold_back(&doubtful);
-            self.read_on();
+            self.seek_to_next_reads();
         }
         self.waiting_partitions
             .report(self.watch.without_leader(), &self.parting.unanswered_for_long());
     }
 
-    /// Holds nothing any more.
+    /// Holds no partition any more.
     pub(super) fn let_go(&mut self) {
         self.assignment.replace(Vec::new());
         self.paused_partitions.let_go();
@@ -100,8 +100,9 @@ impl Builder {
         }
     }
 
-    /// Kafka has told whether logs have what was read of them. What was dropped of those that do is read again.
-    pub(super) fn kafka_told_of_logs(&mut self, answer: parting::Answer) {
+    /// Kafka has answered whether partitions still have the records that were read from them. If a partition has them, it is no longer held back,
+    /// and the records that were dropped meanwhile are read again.
+    pub(super) fn handle_answer_about_logs(&mut self, answer: parting::Answer) {
         let logs = self.parting.act_on_answer(answer);
         self.parted.extend(logs.parted);
         if logs.certain.is_empty() {
@@ -110,7 +111,7 @@ impl Builder {
         for place in &logs.certain {
             self.assignment.hold_back(place, false);
         }
-        self.read_on();
+        self.seek_to_next_reads();
     }
 
     /// Asks Kafka for the partitions that wait, and reports which of them wait.
@@ -118,7 +119,7 @@ impl Builder {
         if self.found.is_none() {
             self.found = self.waiting_partitions.ask_when_due(&self.watch.observer());
         }
-        // Between two assignments nobody knows.
+        // Between two assignments it is not known which partitions wait.
         if self.assignment.positions().next().is_some() || !self.waiting_partitions.is_empty() {
             self.waiting_partitions
                 .report(self.watch.without_leader(), &self.parting.unanswered_for_long());

@@ -1,10 +1,10 @@
 //! Turns the partitions that Kafka's group assigned to this process into the offsets to start reading at.
 //!
 //! 1. Claim the partitions in Postgres. From then on no earlier holder can move their positions.
-//! 2. Ask Kafka where they begin and end. Asked before the claim, an earlier holder could still apply events beyond the end that Kafka told, and the
-//!    position would look as if it were not in the topic.
+//! 2. Ask Kafka where they begin and end. Asked before the claim, an earlier holder could still apply events beyond the end that Kafka told, and
+//!    the position would look as if it were not in the topic.
 //! 3. Decide for each partition: it is read, or paused, or it waits for Kafka.
-//! 4. Write down where they begin, before anything is read: a batch moves a position only from where Postgres has it.
+//! 4. Store where they begin before anything is read, since a batch can move a position only from where Postgres has it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,31 +27,32 @@ use crate::views::database::Database;
 
 /// Pause before Kafka is asked again. A leader that was just elected needs a moment to know its end.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// For so long Kafka is asked again where leaders do not answer, as they may just change. Then their partitions wait, and the others begin: all
-/// of them wait for these seconds.
+/// For this long Kafka is asked again if some leaders do not answer, since they may just be changing. All partitions wait meanwhile. After that the
+/// partitions without an answer wait on, and the others begin.
 const PARTIAL_MAX: Duration = Duration::from_secs(2);
 
-/// The partitions of an assignment.
+/// The partitions of an assignment, by what was decided for them.
 #[derive(Clone, Debug, Default)]
 pub struct TakenOver {
-    /// Those that are read.
+    /// The partitions that are read.
     pub starts: Vec<Start>,
-    /// Those that are not, since nothing proves that the view can go on with them.
+    /// The partitions that are not read, since nothing proves that the view can go on at their positions.
     pub paused: Vec<Paused>,
-    /// The topics' ids of those that are read.
+    /// The topics' ids of the partitions that are read.
     pub ids: Vec<(TopicPartition, TopicIds)>,
-    /// How far their logs were read.
+    /// How far the logs of these partitions were read.
     pub marks: Vec<Mark>,
-    /// Those of which Kafka does not tell now.
+    /// The partitions of which Kafka does not tell now.
     pub waiting: Vec<Waiting>,
 }
 
 /// The clients that a takeover asks.
 #[derive(Clone)]
-pub struct Asking {
+pub struct ClientsToAsk {
     pub consumer: Arc<GroupConsumer>,
     pub observer: Arc<Observer>,
-    /// Whether Kafka is being asked, so that it is blamed where that takes long, and not Postgres; with its last error.
+    /// Whether Kafka is being asked now, and its last error. So if the takeover takes long, `/readyz` can say whether it waits for Kafka or for
+    /// Postgres.
     pub question: Arc<Question>,
 }
 
@@ -76,7 +77,7 @@ impl Question {
         *lock(&self.error) = Some(error);
     }
 
-    /// Why there is no answer yet; none where nothing is asked.
+    /// Why there is no answer yet. `None`: nothing is being asked.
     #[must_use]
     pub fn unanswered(&self) -> Option<String> {
         let is_asked = self.is_asked.load(Ordering::Relaxed);
@@ -84,8 +85,8 @@ impl Question {
     }
 }
 
-impl Asking {
-    /// Where Kafka says that the partitions begin and end. `None`: the assignment was revoked meanwhile. Waits for as long as Kafka is away.
+impl ClientsToAsk {
+    /// Asks Kafka where the partitions begin and end. `None`: the assignment was revoked meanwhile. Waits for as long as Kafka is away.
     async fn ask(&self, generation: u64, places: &[TopicPartition]) -> Option<Offsets> {
         self.question.begin();
         let answer = self.ask_until_answered(generation, places).await;
@@ -120,22 +121,22 @@ impl Asking {
 /// Waits for as long as Postgres is away, or Kafka tells of no topic at all. A partition of which Kafka does not tell waits by itself.
 ///
 /// # Errors
-/// A bug is planted: one partition without continuity ends all.
+/// Only with the planted bug that one partition without continuity ends the whole builder.
 pub async fn take_over(
     database: &mut Database,
-    asking: &Asking,
+    clients: &ClientsToAsk,
     generation: u64,
     places: &[TopicPartition],
     owner: &str,
 ) -> Result<Option<TakenOver>, Failure> {
     let claims = database.claim(places, owner).await;
-    let Some(mut answer) = asking.ask(generation, places).await else {
+    let Some(mut answer) = clients.ask(generation, places).await else {
         return Ok(None);
     };
     let is_any_lost = claims.iter().any(|claim| is_lost(claim, &answer));
     if needs_second_answer(is_any_lost) {
         tokio::time::sleep(RETRY_INTERVAL).await;
-        match asking.ask(generation, places).await {
+        match clients.ask(generation, places).await {
             Some(second) => answer = second,
             None => return Ok(None),
         }
@@ -165,10 +166,10 @@ pub async fn begin_found(database: &mut Database, found: Found) -> Result<TakenO
 /// Whether the position of the claimed partition is not in the topic, as Kafka answers.
 fn is_lost(claim: &Claim, answer: &Offsets) -> bool {
     let bounds = answer.at(&claim.place).ok();
-    bounds.is_some_and(|bounds| start(claim.known_by(bounds)).is_err())
+    bounds.is_some_and(|bounds| start(claim.known_with(bounds)).is_err())
 }
 
-/// Decides by Kafka's answer where each claimed partition begins, and writes that down.
+/// Decides by Kafka's answer where each claimed partition begins, and stores that.
 async fn decide(database: &mut Database, claims: Vec<Claim>, answer: &Offsets) -> Result<TakenOver, Failure> {
     let mut taken = TakenOver::default();
     let mut changed = Vec::new();
@@ -184,7 +185,7 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, answer: &Offsets) -
                 continue;
             }
         };
-        match begin(claim, bounds, &mut taken) {
+        match decide_beginning(claim, bounds, &mut taken) {
             Ok((beginning, is_changed)) => {
                 taken.starts.push(beginning.start.clone());
                 if is_changed {
@@ -201,10 +202,11 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, answer: &Offsets) -
     }
     if !changed.is_empty() {
         planted::hold_around(database.begin(&changed)).await;
-        // Those from a lost end on are put aside now: a new event at the offset of a discarded one is not to be dropped for it.
+        // The letters from a lost end on are put aside now, so the letters are read again. Otherwise a new event at the offset of a discarded
+        // letter would be dropped.
         let has_lost_end = |start: &&mut Start| {
-            let mut changed = changed.iter().filter(|one| one.ended_at.is_some());
-            changed.any(|one| one.start.place == start.place)
+            let mut with_lost_end = changed.iter().filter(|beginning| beginning.ended_at.is_some());
+            with_lost_end.any(|beginning| beginning.start.place == start.place)
         };
         database
             .read_letters(taken.starts.iter_mut().filter(has_lost_end))
@@ -214,9 +216,9 @@ async fn decide(database: &mut Database, claims: Vec<Claim>, answer: &Offsets) -
     Ok(taken)
 }
 
-/// Where the claimed partition begins, and whether that has to be written down.
-fn begin(claim: Claim, bounds: &Bounds, taken: &mut TakenOver) -> Result<(Beginning, bool), Box<Paused>> {
-    let known = claim.known_by(bounds);
+/// Decides where the claimed partition begins. Also returns whether that has to be stored.
+fn decide_beginning(claim: Claim, bounds: &Bounds, taken: &mut TakenOver) -> Result<(Beginning, bool), Box<Paused>> {
+    let known = claim.known_with(bounds);
     let (next_offset, ended_at) = match start_after_pause(known, claim.paused_end) {
         Ok(start) => start,
         Err(lost) => return Err(Box::new(Paused { claim, lost })),
@@ -241,7 +243,7 @@ fn begin(claim: Claim, bounds: &Bounds, taken: &mut TakenOver) -> Result<(Beginn
     let ids = former.followed_by(told, beginning.is_anew);
     taken.marks.push(Mark {
         place: place.clone(),
-        // Of a topic that was made anew, and behind a lost end, nothing was read.
+        // Nothing was read of a topic that was made anew, nor after a lost end.
         read: read.filter(|_| !beginning.is_anew && ended_at.is_none()),
         leader_epoch: bounds.epoch,
         topic_id: ids.now.clone(),
@@ -250,17 +252,17 @@ fn begin(claim: Claim, bounds: &Bounds, taken: &mut TakenOver) -> Result<(Beginn
     Ok((beginning, is_changed))
 }
 
-/// Whether the paused partition could be read, as Kafka tells now.
+/// Whether the paused partition could be read now, by Kafka's answer.
 #[must_use]
-pub fn is_found(paused: &Paused, offsets: &Offsets) -> bool {
+pub fn can_be_read(paused: &Paused, offsets: &Offsets) -> bool {
     let Ok(bounds) = offsets.at(&paused.claim.place) else {
         return false;
     };
-    let decided: Result<i64, Lost> = start(paused.claim.known_by(bounds));
+    let decided: Result<i64, Lost> = start(paused.claim.known_with(bounds));
     decided.is_ok()
 }
 
-/// Whether Kafka is asked once more before those of which it does not tell wait, and the others begin.
+/// Whether to ask Kafka once more, before the partitions of which it does not tell have to wait and the others begin.
 fn is_worth_another_question(answer: &Offsets, places: &[TopicPartition], waited: Duration) -> bool {
     (answer.is_partial() && waited < PARTIAL_MAX) || planted::waits_for_all_leaders(answer, places)
 }

@@ -1,4 +1,4 @@
-//! `view-builder run`.
+//! `view-builder run`: keeps the views, and replaces its Kafka clients when they have to be replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +18,14 @@ use crate::settings::Config;
 use crate::views::database::Database;
 use crate::views::view;
 
-/// Two processes with the same static name expel each other from the group, each with its next client: the one whose turn comes again
-/// within this time ends. A client that failed by itself is replaced, and goes on for longer.
+/// A client that has failed for good is replaced, but if the next one fails within this time, the process ends. Otherwise two processes with the
+/// same static name would expel each other from the group for ever, each with its next client.
 const REPLACEMENT_INTERVAL_MIN: Duration = Duration::from_secs(60);
-/// Pause before new clients are tried again where the files of their secrets are not complete yet: a certificate is there, and not its key.
+/// Pause before new clients are tried again, if the files of their secrets do not fit together yet: the certificate is replaced, and its key not
+/// yet.
 const SECRETS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What speaks with Kafka.
+/// The two clients that speak with Kafka.
 struct Clients {
     consumer: Arc<GroupConsumer>,
     observer: Arc<Observer>,
@@ -41,7 +42,7 @@ impl Clients {
         })
     }
 
-    /// As [`Clients::open`], again and again until the files can be used; none at `shutdown`.
+    /// Tries [`Clients::open`] again and again until the files can be used. `None`: `shutdown` came first.
     async fn open_once_secrets_are_whole(
         config: &Config,
         readiness: &Readiness,
@@ -83,13 +84,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     measure::describe();
     let admin = tokio::spawn(admin::serve_on(listener, readiness.clone(), metrics, shutdown.clone()));
 
-    let ended = keep(&config, &views, clients, database, &readiness, &shutdown).await;
+    let ended = keep_views(&config, &views, clients, database, &readiness, &shutdown).await;
     admin.abort();
     ended
 }
 
-/// Keeps the views, with another Kafka client where one has failed for good.
-async fn keep(
+/// Keeps the views. When a Kafka client has failed for good or has outdated secrets, it goes on with new clients.
+async fn keep_views(
     config: &Config,
     views: &Arc<[view::View]>,
     mut clients: Clients,
@@ -99,7 +100,7 @@ async fn keep(
 ) -> Result<(), Failure> {
     let mut replaced_at: Option<Instant> = None;
     loop {
-        clients = match attempt(config, views, clients, database, readiness, shutdown.clone()).await {
+        clients = match keep_views_with_clients(config, views, clients, database, readiness, shutdown.clone()).await {
             Err(Failure::Client(code)) if replaced_at.is_none_or(|at| at.elapsed() > REPLACEMENT_INTERVAL_MIN) => {
                 tracing::warn!(error = %code, "the kafka client has failed for good: another one takes its place");
                 replaced_at = Some(Instant::now());
@@ -120,7 +121,8 @@ async fn keep(
     }
 }
 
-async fn attempt(
+/// Keeps the views for as long as these clients work.
+async fn keep_views_with_clients(
     config: &Config,
     views: &Arc<[view::View]>,
     clients: Clients,
@@ -156,7 +158,7 @@ async fn attempt(
         parting,
         database,
         limits,
-        owner(),
+        owner_name(),
         readiness.clone(),
     )
     .run(shutdown)
@@ -165,9 +167,9 @@ async fn attempt(
     ended
 }
 
-/// Names this process to people who look at the positions.
-fn owner() -> String {
-    // Where the host's name cannot be read, people see the process's number alone.
+/// The name of this process, for people who look at the positions.
+fn owner_name() -> String {
+    // If the host's name cannot be read, people see only the number of the process.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }

@@ -17,28 +17,29 @@ pub struct Part {
     pub epoch: i64,
     /// The position before the batch.
     pub from: i64,
-    /// The position after it; offsets without an event (tombstones, transaction markers, compacted ones) are passed over.
+    /// The position after the batch. It also moves past offsets without an event: tombstones, transaction markers and records that compaction has
+    /// removed.
     pub to: i64,
-    /// How far the log was read with it, and the leader's epoch of the last record; none where nothing is known of that.
+    /// How far the log was read for this part, and the leader's epoch of the last record. `None`: not known.
     pub read: Option<ReadUpTo>,
-    /// In the order of their offsets, all in `from..to`.
+    /// Sorted by offset. All offsets are in `from..to`.
     pub events: Vec<Event>,
-    /// Records for the dead letters, in the order of their offsets, all in `from..to`.
+    /// Records that become dead letters. Sorted by offset. All offsets are in `from..to`.
     pub letters: Vec<Letter>,
 }
 
-/// What one transaction applies.
+/// What one transaction applies. A partition has one part at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub parts: Vec<Part>,
 }
 
-/// An event that looked good and that Postgres refuses.
+/// An event that follows the contract, but that Postgres refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedEvent {
     pub place: TopicPartition,
     pub offset: i64,
-    /// Without values.
+    /// Why Postgres refuses it, without a row's values.
     pub reason: String,
 }
 
@@ -48,7 +49,7 @@ impl Batch {
         self.parts.iter().map(|part| part.events.len()).sum()
     }
 
-    /// The keys of what is parked behind dead letters, each once.
+    /// The keys of the events that are parked behind dead letters. Each key comes once.
     #[must_use]
     pub fn parked_keys(&self) -> Vec<(TopicPartition, Bytes)> {
         let mut keys = HashSet::new();
@@ -59,11 +60,11 @@ impl Batch {
         keys.into_iter().collect()
     }
 
-    /// The latest event of each topic and key, in the order of topic and key, for a view of these topics.
+    /// The latest event of each key, for a view that reads these topics. Sorted by topic and key.
     ///
-    /// The latest is the one with the highest version; of two with the same version the later one in the topic.
+    /// The latest event is the one with the highest version. Of two with the same version it is the later one in the topic.
     #[must_use]
-    pub fn latest(&self, topics: &[String]) -> Vec<(&TopicPartition, &Event)> {
+    pub fn latest_events(&self, topics: &[String]) -> Vec<(&TopicPartition, &Event)> {
         let mut latest: HashMap<(&str, i64), (&TopicPartition, &Event)> = HashMap::with_capacity(self.event_count());
         for part in self
             .parts
@@ -73,9 +74,9 @@ impl Batch {
             for event in &part.events {
                 latest
                     .entry((&part.place.topic, event.key))
-                    .and_modify(|known| {
-                        if event.version >= known.1.version {
-                            *known = (&part.place, event);
+                    .and_modify(|latest| {
+                        if event.version >= latest.1.version {
+                            *latest = (&part.place, event);
                         }
                     })
                     .or_insert((&part.place, event));
@@ -86,11 +87,11 @@ impl Batch {
         events
     }
 
-    /// Two smaller batches to apply one after the other, in the hunt for an event that Postgres refuses: by partitions, then
-    /// by offsets.
+    /// Splits the batch into two smaller ones, to be applied one after the other. This is for the search for an event that Postgres refuses.
+    /// It splits between partitions as long as there are several, and then between offsets.
     ///
     /// # Errors
-    /// A single event is left: the batch itself.
+    /// The batch has a single event, so it is returned as it is.
     pub fn split(mut self) -> Result<(Self, Self), Self> {
         if self.parts.len() > 1 {
             let second = self.parts.split_off(self.parts.len() / 2);
@@ -99,19 +100,19 @@ impl Batch {
         match self.parts.pop() {
             Some(mut first) if first.events.len() > 1 => {
                 let events = first.events.split_off(first.events.len() / 2);
-                let cut = events[0].offset;
-                let letters = first.letters.partition_point(|letter| letter.offset < cut);
+                let first_of_second = events[0].offset;
+                let letters_in_first = first.letters.partition_point(|letter| letter.offset < first_of_second);
                 let second = Part {
                     place: first.place.clone(),
                     epoch: first.epoch,
-                    from: cut,
+                    from: first_of_second,
                     to: first.to,
-                    // Of the records before the cut no epoch is known by itself.
+                    // It says how far the whole part was read, and nothing about its first half.
                     read: first.read.take(),
                     events,
-                    letters: first.letters.split_off(letters),
+                    letters: first.letters.split_off(letters_in_first),
                 };
-                first.to = cut;
+                first.to = first_of_second;
                 Ok((Self { parts: vec![first] }, Self { parts: vec![second] }))
             }
             single => Err(Self {
@@ -172,7 +173,7 @@ mod tests {
         let seen = |topics: &[&str]| {
             let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
             batch
-                .latest(&topics)
+                .latest_events(&topics)
                 .iter()
                 .map(|(place, event)| (place.topic.to_string(), event.key, event.version, event.offset))
                 .collect::<Vec<_>>()

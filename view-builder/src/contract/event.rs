@@ -1,4 +1,4 @@
-//! From a record's bytes to an event that a view can take, or the reason why not.
+//! Turns a record's bytes into an event that a view can take, or says why that is not possible.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,15 +20,15 @@ pub struct Event {
     pub offset: i64,
     /// The entity's id.
     pub key: i64,
-    /// 1, 2, 3… per key.
+    /// 1, 2, 3… for each key.
     pub version: i64,
     pub change: Change,
-    /// The entity after the change as JSON; none in a deletion, whatever its event carried.
+    /// The entity after the change, as JSON. Always `None` in a deletion, also if its event carries an entity.
     pub entity: Option<Box<str>>,
     /// When the source committed the change: microseconds since 1970, by the source's clock.
     pub committed_us: i64,
-    /// When this process had it from Kafka, microseconds since 1970; none where its way into the view is not measured: it was applied
-    /// before and comes again, or it comes by another way.
+    /// When this process got it from Kafka, microseconds since 1970. `None`: how long it takes into the view is not measured, since it was applied
+    /// before and comes again, or since it comes from the dead letters or from a rebuild.
     pub read_us: Option<i64>,
 }
 
@@ -38,7 +38,7 @@ pub struct Event {
 pub struct Unappliable(pub String);
 
 impl Event {
-    /// Bytes that it occupies while it waits for its batch.
+    /// How many bytes of memory it takes while it waits for its batch.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.entity.as_deref().map_or(0, str::len)
@@ -56,31 +56,31 @@ impl Event {
         value: &[u8],
     ) -> Result<Self, Unappliable> {
         let text = std::str::from_utf8(value)
-            .map_err(|err| refused(format!("the value is not UTF-8 from byte {}", err.valid_up_to())))?;
+            .map_err(|err| unappliable(format!("the value is not UTF-8 from byte {}", err.valid_up_to())))?;
         let mut reader = serde_json::Deserializer::from_str(text);
         let envelope = EnvelopeSeed(contract)
             .deserialize(&mut reader)
             .and_then(|envelope| reader.end().map(|()| envelope))
-            .map_err(|err| refused(format!("the value is no event: {}", without_values(&err))))?;
+            .map_err(|err| unappliable(format!("the value is no event: {}", without_values(&err))))?;
         let change = contract.change(&envelope.event_type).ok_or_else(|| {
-            refused(format!(
+            unappliable(format!(
                 "unknown eventType: expected {}, {} or {}",
                 contract.created, contract.updated, contract.deleted
             ))
         })?;
         if envelope.version < 1 {
-            return Err(refused("version must be 1 or more".to_owned()));
+            return Err(unappliable("version must be 1 or more".to_owned()));
         }
-        let key = key.ok_or_else(|| refused("the record has no key".to_owned()))?;
+        let key = key.ok_or_else(|| unappliable("the record has no key".to_owned()))?;
         if key != envelope.id.to_string().as_bytes() {
-            return Err(refused(format!("the record's key is not its {}", contract.id)));
+            return Err(unappliable(format!("the record's key is not its {}", contract.id)));
         }
         let entity = match (change, envelope.entity) {
             (Change::Deleted, _) => None,
-            (_, None) => return Err(refused(format!("{} must not be null", contract.entity))),
+            (_, None) => return Err(unappliable(format!("{} must not be null", contract.entity))),
             (_, Some(entity)) => {
                 check_entity(contract, envelope.id, entity.get())
-                    .map_err(|reason| refused(format!("{}: {reason}", contract.entity)))?;
+                    .map_err(|reason| unappliable(format!("{}: {reason}", contract.entity)))?;
                 Some(entity.get().into())
             }
         };
@@ -96,11 +96,11 @@ impl Event {
     }
 }
 
-fn refused(reason: String) -> Unappliable {
+fn unappliable(reason: String) -> Unappliable {
     Unappliable(reason)
 }
 
-/// The part of serde's message that tells no value: `invalid type at line 1 column 30`, ``missing field `name` ``.
+/// The part of serde's message that contains no value: `invalid type at line 1 column 30`, ``missing field `name` ``.
 fn without_values(err: &serde_json::Error) -> String {
     let text = err.to_string();
     let place = format!(" at line {} column {}", err.line(), err.column());
@@ -117,15 +117,16 @@ fn without_values(err: &serde_json::Error) -> String {
     format!("{cause}{place}")
 }
 
-/// Whether a view's columns can take the entity. An aggregate that this program does not know is left to its view's SQL.
+/// Checks that a view's columns can take the entity. Of an aggregate that this program does not know, it checks only that the entity is an object.
+/// The rest is up to its view's SQL.
 fn check_entity(contract: &Contract, id: i64, entity: &str) -> Result<(), String> {
     if has_nul(entity) {
         return Err("a text holds the character U+0000, which Postgres cannot store".to_owned());
     }
-    let typed = |err: serde_json::Error| without_values(&err);
+    let reason = |err: serde_json::Error| without_values(&err);
     let entity_id = match contract.topic.as_str() {
         events::USER_TOPIC => {
-            let user: events::User = serde_json::from_str(entity).map_err(typed)?;
+            let user: events::User = serde_json::from_str(entity).map_err(reason)?;
             check_length("name", &user.name, TEXT_CHARACTERS_MAX)?;
             check_length("email", &user.email, TEXT_CHARACTERS_MAX)?;
             if let Some(department) = &user.department {
@@ -136,7 +137,7 @@ fn check_entity(contract: &Contract, id: i64, entity: &str) -> Result<(), String
             user.id
         }
         events::POST_TOPIC => {
-            let post: events::Post = serde_json::from_str(entity).map_err(typed)?;
+            let post: events::Post = serde_json::from_str(entity).map_err(reason)?;
             check_moments(&post.created_at, &post.updated_at)?;
             post.id
         }
@@ -184,7 +185,7 @@ struct Envelope<'a> {
     entity: Option<&'a RawValue>,
 }
 
-/// Reads an [`Envelope`] whose field names the contract tells.
+/// Reads an [`Envelope`]. The contract says how its fields are named.
 struct EnvelopeSeed<'c>(&'c Contract);
 
 /// A field's name or another text, borrowed from the record where it has no escapes.
@@ -225,8 +226,8 @@ impl<'de> Visitor<'de> for EnvelopeSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, field: &str) -> Result<(), E> {
-            match slot.replace(value) {
+        fn set_once<T, E: serde::de::Error>(target: &mut Option<T>, value: T, field: &str) -> Result<(), E> {
+            match target.replace(value) {
                 None => Ok(()),
                 Some(_) => Err(E::custom(format_args!("duplicate field `{field}`"))),
             }
@@ -236,13 +237,13 @@ impl<'de> Visitor<'de> for EnvelopeSeed<'_> {
         while let Some(Text(field)) = map.next_key()? {
             let field = &*field;
             if field == "eventType" {
-                once(&mut event_type, map.next_value::<Text<'de>>()?.0, field)?;
+                set_once(&mut event_type, map.next_value::<Text<'de>>()?.0, field)?;
             } else if field == self.0.id {
-                once(&mut id, map.next_value()?, field)?;
+                set_once(&mut id, map.next_value()?, field)?;
             } else if field == "version" {
-                once(&mut version, map.next_value()?, field)?;
+                set_once(&mut version, map.next_value()?, field)?;
             } else if field == self.0.entity {
-                once(&mut entity, map.next_value::<&'de RawValue>()?, field)?;
+                set_once(&mut entity, map.next_value::<&'de RawValue>()?, field)?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

@@ -1,4 +1,4 @@
-//! What the events of a topic look like, told by the topic's name alone.
+//! The contract of a topic: what its events look like. It follows from the topic's name alone.
 //!
 //! Topic `user-events` carries events of the aggregate `user`: `{"eventType":"USER_CREATED","userId":7,"user":{…},"version":1}`,
 //! with the types `USER_CREATED`, `USER_UPDATED` and `USER_DELETED`. Any topic that follows this pattern can feed a view.
@@ -41,9 +41,9 @@ pub enum Change {
 /// Contracts by topic.
 pub type Contracts = HashMap<String, Contract>;
 
-/// The contracts of these topics, but for those without one.
+/// The contracts of these topics. A topic whose name fits no contract is left out.
 #[must_use]
-pub fn of_all(topics: &[String]) -> Contracts {
+pub fn contracts_of(topics: &[String]) -> Contracts {
     topics
         .iter()
         .filter_map(|topic| Contract::of(topic).map(|contract| (topic.clone(), contract)))
@@ -51,18 +51,18 @@ pub fn of_all(topics: &[String]) -> Contracts {
 }
 
 impl Contract {
-    /// The contract of `topic`; none where the name is not `<aggregate>-events` in lower-case letters, digits and hyphens.
+    /// The contract of `topic`. `None`: the name is not `<aggregate>-events` in lower-case letters, digits and hyphens.
     #[must_use]
     pub fn of(topic: &str) -> Option<Self> {
         let aggregate = topic.strip_suffix(SUFFIX)?;
-        let proper = |word: &str| {
+        let is_word_of_a_name = |word: &str| {
             word.starts_with(|first: char| first.is_ascii_lowercase())
                 && word
                     .chars()
                     .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit())
         };
         let mut words = aggregate.split('-');
-        if !aggregate.split('-').all(proper) {
+        if !aggregate.split('-').all(is_word_of_a_name) {
             return None;
         }
         let mut entity = words.next()?.to_owned();
@@ -96,7 +96,7 @@ impl Contract {
         }
     }
 
-    /// The event type's name, as events and views write it.
+    /// The name of the event type for this change, as events and views write it.
     #[must_use]
     pub fn event_type(&self, change: Change) -> &str {
         match change {

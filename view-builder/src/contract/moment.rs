@@ -1,51 +1,58 @@
-//! Date-times as events carry them.
+//! Checks the date-times in events.
 
-/// Whether `text` is an ISO 8601 date-time that a view can take: `2026-11-22T10:53:53.21721`, seconds and up to 9 digits
-/// of a fraction optional, a `Z` or an offset (`+09:00`) allowed at the end; years 0001 to 9999.
+/// Whether `text` is an ISO 8601 date-time that a view can take, such as `2026-11-22T10:53:53.21721`. The year is from 0001 to 9999. Seconds are
+/// optional, and so is their fraction of up to 9 digits. At the end there may be a `Z` or an offset (`+09:00`).
 ///
-/// Postgres would take more (`now`, `infinity`, `tomorrow`), and refuse a whole batch for the 30th of February.
+/// It is checked here, since Postgres takes more (`now`, `infinity`, `tomorrow`), and since it refuses a whole batch for one date such as the 30th
+/// of February.
 #[must_use]
 pub fn is_moment(text: &str) -> bool {
-    parse(text.as_bytes()).is_some()
+    check_date_time(text.as_bytes()).is_some()
 }
 
-fn parse(text: &[u8]) -> Option<()> {
+/// `Some` if `text` is such a date-time.
+fn check_date_time(text: &[u8]) -> Option<()> {
     let (date, time) = (text.get(..10)?, text.get(11..)?);
     if date[4] != b'-' || date[7] != b'-' || !matches!(text[10], b'T' | b' ') {
         return None;
     }
-    let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?);
-    if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days(year, month) {
+    let (year, month, day) = (
+        parse_digits(&date[..4])?,
+        parse_digits(&date[5..7])?,
+        parse_digits(&date[8..])?,
+    );
+    if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
         return None;
     }
     let zone = time
         .iter()
         .position(|&byte| matches!(byte, b'Z' | b'+' | b'-'))
         .unwrap_or(time.len());
-    clock(&time[..zone])?;
-    offset(&time[zone..])
+    check_time(&time[..zone])?;
+    check_zone(&time[zone..])
 }
 
-fn clock(text: &[u8]) -> Option<()> {
+/// `Some` if `text` is `hh:mm`, `hh:mm:ss` or `hh:mm:ss.fraction`.
+fn check_time(text: &[u8]) -> Option<()> {
     let minutes = text.get(..5)?;
-    if minutes[2] != b':' || number(&minutes[..2])? > 23 || number(&minutes[3..])? > 59 {
+    if minutes[2] != b':' || parse_digits(&minutes[..2])? > 23 || parse_digits(&minutes[3..])? > 59 {
         return None;
     }
     let Some((b':', seconds)) = text[5..].split_first() else {
         return text[5..].is_empty().then_some(());
     };
-    if number(seconds.get(..2)?)? > 59 {
+    if parse_digits(seconds.get(..2)?)? > 59 {
         return None;
     }
     match seconds[2..].split_first() {
         None => Some(()),
-        Some((b'.', fraction)) if fraction.len() <= 9 => number(fraction).map(|_| ()),
+        Some((b'.', fraction)) if fraction.len() <= 9 => parse_digits(fraction).map(|_| ()),
         Some(_) => None,
     }
 }
 
-/// Nothing, `Z`, `+hh`, `+hhmm` or `+hh:mm`, up to 15:59 as Postgres has it.
-fn offset(text: &[u8]) -> Option<()> {
+/// `Some` if `text` is empty, `Z`, `+hh`, `+hhmm` or `+hh:mm` (or the same with `-`). Postgres takes offsets up to 15:59.
+fn check_zone(text: &[u8]) -> Option<()> {
     match text {
         [] | [b'Z'] => return Some(()),
         _ => {}
@@ -56,10 +63,10 @@ fn offset(text: &[u8]) -> Option<()> {
         6 if text[3] == b':' => (&text[1..3], &text[4..6]),
         _ => return None,
     };
-    (number(hours)? <= 15 && number(minutes)? <= 59).then_some(())
+    (parse_digits(hours)? <= 15 && parse_digits(minutes)? <= 59).then_some(())
 }
 
-fn number(digits: &[u8]) -> Option<u32> {
+fn parse_digits(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() {
         return None;
     }
@@ -68,7 +75,7 @@ fn number(digits: &[u8]) -> Option<u32> {
     })
 }
 
-fn days(year: u32, month: u32) -> u32 {
+fn days_in_month(year: u32, month: u32) -> u32 {
     match month {
         2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
         2 => 28,

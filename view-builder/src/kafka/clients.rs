@@ -45,7 +45,7 @@ pub fn consumer(servers: &Kafka, instance: Option<&str>, batch_bytes: u32) -> Re
         config.set("group.instance.id", instance);
     }
     settings.add_consumers_properties(&mut config);
-    let context = GroupContext::of(&settings, files);
+    let context = GroupContext::new(&settings, files);
     settings.open_consumer(&config, context).map_err(refused)
 }
 

@@ -1,4 +1,4 @@
-//! What librdkafka tells the member of the group: its partitions, their ends, the state of its connections.
+//! What librdkafka tells a member of the group in callbacks: its partitions, their ends, and the state of its connections.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,17 +18,17 @@ use tokio::sync::Notify;
 use super::end::End;
 use crate::contract::place::{TopicPartition, place};
 
-/// State older than this says that nothing is known.
+/// A state that is older than this is not believed.
 const STATE_AGE_MAX: Duration = Duration::from_secs(8);
-/// So long after a reading has begun librdkafka's state may still be that of the reading before, which ends on another thread.
+/// The reading before ends on another thread. So librdkafka's state may still be of that reading for this long after the new one has begun.
 const FORMER_READING_MAX: Duration = Duration::from_secs(1);
 
-/// What librdkafka's callbacks tell.
+/// The callbacks that librdkafka calls, and what they have told.
 #[derive(Debug)]
 pub struct GroupContext {
-    /// Before librdkafka has made the client: its state says how long after that it was taken.
+    /// The time right before librdkafka made the client. A state tells how long after this it was taken.
     made_at: Instant,
-    /// When the partitions were assigned last, with the offsets to read from.
+    /// When the partitions were last assigned with the offsets to read from.
     reading_since: Mutex<Instant>,
     /// Counts assignments and revocations.
     generation: AtomicU64,
@@ -36,36 +36,36 @@ pub struct GroupContext {
     changed: Notify,
     state: Mutex<Option<State>>,
     reasons: Reasons,
-    /// Whether a broker has refused the client since that was asked last.
+    /// Whether a broker has refused the client since the last call of [`GroupContext::is_outdated`].
     is_refused: AtomicBool,
     tokens: Tokens,
     settings: ClientSettings,
-    /// What the files held that the client was made with, see [`ClientSettings::fingerprint_of_files`].
-    files: u64,
+    /// The [`ClientSettings::fingerprint_of_files`] at the time when the client was made.
+    files_fingerprint: u64,
 }
 
 /// The client's state as of its last statistics.
 #[derive(Debug)]
 struct State {
-    at: Instant,
-    /// It was taken at this time at the earliest. It may have waited for long to be told.
+    told_at: Instant,
+    /// librdkafka took the state at this time or later. It may have told it much later.
     taken_at: Instant,
-    broker_up: bool,
-    member: bool,
+    has_broker: bool,
+    is_member: bool,
     ends: HashMap<TopicPartition, End>,
 }
 
 impl GroupContext {
-    /// Of a client that is made with these settings, when their files had this fingerprint.
+    /// The context of a client that is about to be made with these settings, whose files have this fingerprint now.
     #[must_use]
-    pub fn of(settings: &ClientSettings, files: u64) -> Self {
+    pub fn new(settings: &ClientSettings, files_fingerprint: u64) -> Self {
         let now = Instant::now();
         Self {
             reasons: Reasons::default(),
             tokens: settings.tokens(),
             is_refused: AtomicBool::default(),
             settings: settings.clone(),
-            files,
+            files_fingerprint,
             made_at: now,
             reading_since: Mutex::new(now),
             generation: AtomicU64::default(),
@@ -90,8 +90,8 @@ impl GroupContext {
         (self.generation(), assigned.clone())
     }
 
-    /// The partition's end. State from before the partitions were assigned last does not tell that it is reached: what was handed over until
-    /// then has been dropped, and may be read again from an earlier offset, before which the partition looks settled.
+    /// The partition's end. A state from before the last assignment does not prove that the end is reached. The records that were handed over
+    /// before it were dropped, and may be read again from an earlier offset. Until then the partition would wrongly look settled.
     pub fn end(&self, place: &TopicPartition) -> Option<End> {
         let reading_since = *lock(&self.reading_since);
         let state = lock(&self.state);
@@ -104,38 +104,43 @@ impl GroupContext {
         })
     }
 
-    /// From now on the partitions are read anew.
-    pub(super) fn reads_anew(&self) {
+    /// Notes that the partitions are read anew from now on.
+    pub(super) fn note_that_reading_begins_anew(&self) {
         *lock(&self.reading_since) = Instant::now();
     }
 
-    /// Why this process cannot get events now; none when it can.
+    /// Why this process cannot get events now. `None`: it can.
     pub fn trouble(&self) -> Option<String> {
         let away = match &*lock(&self.state) {
             None => "no broker has answered yet",
-            Some(state) if state.at.elapsed() > STATE_AGE_MAX || !state.broker_up => "no broker can be reached",
-            Some(state) if !state.member => return Some("this process is no settled member of its group".to_owned()),
+            Some(state) if state.told_at.elapsed() > STATE_AGE_MAX || !state.has_broker => "no broker can be reached",
+            Some(state) if !state.is_member => {
+                return Some("this process is no settled member of its group".to_owned());
+            }
             Some(_) => return None,
         };
         let refused = self.reasons.refused();
         Some(refused.map_or_else(|| away.to_owned(), |refused| refused.to_string()))
     }
 
-    /// Whether a broker refuses this client, or `is_other_refused` another one that was made with it, and the files of its password or certificate
-    /// hold something else since: new clients may be let in. While a file is missing there is nothing to make them with.
+    /// Whether new clients should replace this one: a broker refuses it, and the files of its password or certificate have changed since it was
+    /// made, so a new client may be accepted. `is_other_refused`: a broker refuses another client that was made together with this one. It is
+    /// false while a file is missing, since no client could be made then.
     pub fn is_outdated(&self, is_other_refused: bool) -> bool {
         let is_refused = self.is_refused.swap(false, Ordering::SeqCst) || is_other_refused;
-        is_refused && self.settings.fingerprint_of_files() != self.files && self.settings.with_files_read().is_ok()
+        is_refused
+            && self.settings.fingerprint_of_files() != self.files_fingerprint
+            && self.settings.with_files_read().is_ok()
     }
 
-    /// Forgets the assignment: what is still being done for it is outdated.
+    /// Forgets the assignment. What is still being done for it is outdated from now on.
     pub fn forget(&self) {
         let mut assigned = lock(&self.assigned);
         assigned.clear();
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn set(&self, places: Vec<TopicPartition>) {
+    fn set_assigned(&self, places: Vec<TopicPartition>) {
         let mut assigned = lock(&self.assigned);
         *assigned = places;
         self.generation.fetch_add(1, Ordering::SeqCst);
@@ -151,14 +156,14 @@ impl ClientContext for GroupContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let broker_up = statistics
+        let has_broker = statistics
             .brokers
             .values()
             .any(|broker| broker.nodeid >= 0 && broker.state == "UP");
-        if broker_up {
+        if has_broker {
             self.reasons.forget();
         }
-        let member = statistics
+        let is_member = statistics
             .cgrp
             .as_ref()
             .is_some_and(|group| group.state == "up" && group.join_state == "steady");
@@ -177,13 +182,14 @@ impl ClientContext for GroupContext {
                 ends.insert(place, end);
             }
         }
-        // In microseconds since the client was made, so never negative. If it were, 0 would make the state look old, and only delay what rests on it.
+        // In microseconds since the client was made, so it is never negative. If it were, 0 would make the state look old, which only causes
+        // delays.
         let age = Duration::from_micros(u64::try_from(statistics.age).unwrap_or(0));
         *lock(&self.state) = Some(State {
-            at: Instant::now(),
+            told_at: Instant::now(),
             taken_at: self.made_at + age,
-            broker_up,
-            member,
+            has_broker,
+            is_member,
             ends,
         });
     }
@@ -204,17 +210,17 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.set(places(list));
+            self.set_assigned(places_of(list));
             return;
         }
         if let Err(err) = consumer.unassign() {
             tracing::warn!(error = %err, "partitions cannot be given back");
         }
-        self.set(Vec::new());
+        self.set_assigned(Vec::new());
     }
 }
 
-fn places(list: &TopicPartitionList) -> Vec<TopicPartition> {
+fn places_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements()
         .into_iter()
         .map(|element| place(element.topic(), element.partition()))
@@ -266,7 +272,7 @@ mod tests {
         let settings = ClientSettings::new("localhost:9092")
             .with_property_files(&lines, &[])
             .unwrap();
-        let context = GroupContext::of(&settings, settings.fingerprint_of_files());
+        let context = GroupContext::new(&settings, settings.fingerprint_of_files());
         let refuse = || context.error(KafkaError::Global(RDKafkaErrorCode::Authentication), "wrong password");
         refuse();
         assert!(!context.is_outdated(false), "the file is the same");
@@ -283,7 +289,7 @@ mod tests {
 
     #[test]
     fn an_end_that_was_reached_in_a_former_reading_is_not_reached_in_this_one() {
-        let context = GroupContext::of(&ClientSettings::new("localhost:9092"), 0);
+        let context = GroupContext::new(&ClientSettings::new("localhost:9092"), 0);
         let place = place("user-events", 3);
         let hour = Duration::from_secs(3_600);
         context.stats(state(hour));

@@ -1,7 +1,7 @@
-//! The consumer: a member of the group whose partitions are assigned by [`crate::builder`], with explicit offsets.
+//! Kafka, as the builder uses it. Its consumer is a member of the group, but [`crate::builder`] says at which offsets it starts to read.
 //!
-//! librdkafka tells a new assignment in a callback. The callback only notes it down: until `assign` is called with the
-//! positions from Postgres nothing is fetched, so no record from another offset can slip in. A revocation is obeyed at once.
+//! librdkafka tells a new assignment in a callback. The callback only stores it. Nothing is fetched until `assign` is called with the positions
+//! from Postgres, so no record from another offset can slip in. A revocation takes effect at once.
 
 mod clients;
 mod end;
@@ -25,12 +25,12 @@ pub use end::End;
 pub use group::GroupContext;
 pub(crate) use group::lock;
 
-/// Limit of each request that this program makes itself.
+/// Timeout of each request that this program makes itself.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub type GroupConsumer = StreamConsumer<GroupContext>;
 
-/// A client for looking at topics and groups only.
+/// A client that only looks at topics and groups. It joins no group.
 pub type Observer = BaseConsumer<ReaderContext>;
 
 /// Assigns partitions with explicit offsets.
@@ -41,12 +41,12 @@ pub fn assign<'a>(
     consumer: &GroupConsumer,
     offsets: impl Iterator<Item = (&'a TopicPartition, i64)>,
 ) -> KafkaResult<()> {
-    kafka_client::assign(consumer, &list(offsets)?)?;
-    consumer.context().reads_anew();
+    kafka_client::assign(consumer, &partition_list(offsets)?)?;
+    consumer.context().note_that_reading_begins_anew();
     Ok(())
 }
 
-/// Takes no partition of an assignment. One that gets no answer at all holds up librdkafka, which would never join the group again.
+/// Answers an assignment, but takes none of its partitions. If an assignment got no answer at all, librdkafka would never join the group again.
 pub fn decline(consumer: &GroupConsumer) {
     if let Err(err) = consumer.assign(&TopicPartitionList::new()) {
         tracing::warn!(error = %err, "an assignment cannot be declined");
@@ -60,7 +60,7 @@ pub fn commit(consumer: &GroupConsumer, offsets: Vec<Reached>) -> Vec<Reached> {
         return Vec::new();
     }
     let sent = between_failpoints(|| {
-        let list = list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))?;
+        let list = partition_list(offsets.iter().map(|reached| (&reached.place, reached.next_offset)))?;
         consumer.commit(&list, CommitMode::Sync)
     });
     match sent {
@@ -72,11 +72,11 @@ pub fn commit(consumer: &GroupConsumer, offsets: Vec<Reached>) -> Vec<Reached> {
     }
 }
 
-/// A list of partitions with offsets.
+/// Makes librdkafka's list of partitions with offsets.
 ///
 /// # Errors
 /// An offset is out of range.
-pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> KafkaResult<TopicPartitionList> {
+pub fn partition_list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (place, offset) in offsets {
         list.add_partition_offset(&place.topic, place.partition, Offset::Offset(offset))?;
@@ -84,7 +84,7 @@ pub fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Kaf
     Ok(list)
 }
 
-/// Where a test has a failpoint fail, the request or its answer is lost.
+/// Sends the request. A test can make one of the two failpoints fail: then the request is not sent, or its answer is lost.
 fn between_failpoints(commit: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
     if !faults::request("group-commit.before") {
         return Err(KafkaError::Canceled);

@@ -9,25 +9,25 @@ use crate::contract::letter::Fate;
 
 /// The keys that wait in one partition, and the letters that were discarded.
 ///
-/// A million letters take 16 MB: of those that were there at the claim only a hash of the key is kept. Two keys may have the same hash, and only one
-/// of them wait. Then an event of the other key would be parked. The statement that parks it finds that its key does not wait
-/// (`keep_view_letters`), and from then on the key is kept itself.
+/// A million letters take 16 MB, since of letters that were there at the claim only a hash of the key is kept. Two keys may have the same hash
+/// while only one of them waits. Then an event of the other key would be parked. But the statement that parks it (`keep_view_letters`) finds that
+/// its key does not wait. From then on this key itself is kept, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The `letters_version` as of which this was read.
+    /// The `letters_version` of the position at the time when the letters were read.
     pub version: i64,
     /// Hashes of the keys that waited at the claim, each with the first offset from which it waits, sorted.
     waiting: Vec<(u64, i64)>,
-    /// What is known better since: from where a key waits, or that it does not.
+    /// Keys that were learned since the claim: the offset from which a key waits, or `None` if it does not wait. They win over `waiting`.
     exact: HashMap<Bytes, Option<i64>>,
-    /// Offsets of letters that an operator has discarded, sorted: not tried again when a replay reads them.
+    /// Offsets of letters that an operator has discarded, sorted. A replay that reads them again drops them.
     discarded: Vec<i64>,
-    /// Events that Postgres has refused and whose letters are not committed yet, and why.
+    /// By offset: events that Postgres has refused and whose letters are not committed yet, with the reason.
     refused: BTreeMap<i64, String>,
 }
 
 impl Known {
-    /// Nothing waits, as of this version.
+    /// No key waits, as of this version.
     #[must_use]
     pub fn at(version: i64) -> Self {
         Self {
@@ -36,9 +36,9 @@ impl Known {
         }
     }
 
-    /// The letters as the table has them: open ones with their keys, and discarded ones.
+    /// The letters of one partition, as they were read from the table.
     #[must_use]
-    pub fn of(version: i64, mut waiting: Waiting) -> Self {
+    pub fn new(version: i64, mut waiting: Waiting) -> Self {
         waiting.open.sort_unstable();
         waiting.open.dedup_by_key(|(hash, _)| *hash);
         waiting.open.shrink_to_fit();
@@ -51,20 +51,20 @@ impl Known {
         }
     }
 
-    /// This is what the table says of one key: its first open letter is at `first`, and these letters were discarded. Without an open letter the key
-    /// does not wait.
+    /// Learns what the table says of one key now: its first open letter is at `first`, and the letters at the offsets `discarded` were discarded.
+    /// `None` as `first`: the key does not wait.
     pub fn correct(&mut self, key: Bytes, first: Option<i64>, discarded: &[i64]) {
         self.exact.insert(key, first);
         for offset in discarded {
-            if let Err(at) = self.discarded.binary_search(offset) {
-                self.discarded.insert(at, *offset);
+            if let Err(index) = self.discarded.binary_search(offset) {
+                self.discarded.insert(index, *offset);
             }
         }
     }
 
-    /// There is an open letter of this key at `offset`. Saying so again changes nothing.
+    /// Learns that this key has an open letter at `offset`. Learning it again changes nothing.
     pub fn open(&mut self, key: &[u8], offset: i64) {
-        match self.first(key) {
+        match self.waits_from(key) {
             Some(first) if first <= offset => {}
             _ => {
                 self.exact.insert(Bytes::copy_from_slice(key), Some(offset));
@@ -72,14 +72,14 @@ impl Known {
         }
     }
 
-    /// From where the key waits.
-    fn first(&self, key: &[u8]) -> Option<i64> {
+    /// The offset from which the key waits: that of its first open letter.
+    fn waits_from(&self, key: &[u8]) -> Option<i64> {
         if let Some(exact) = self.exact.get(key) {
             return *exact;
         }
         let hash = hash(key);
-        let at = self.waiting.binary_search_by_key(&hash, |(known, _)| *known).ok()?;
-        Some(self.waiting[at].1)
+        let index = self.waiting.binary_search_by_key(&hash, |(known, _)| *known).ok()?;
+        Some(self.waiting[index].1)
     }
 
     /// Postgres has refused the event at `offset`, for this reason.
@@ -100,18 +100,20 @@ impl Known {
         if self.discarded.binary_search(&offset).is_ok() {
             return Fate::Dropped;
         }
-        match key.and_then(|key| self.first(key)) {
-            // Also the first letter of the key, which a replay reads again. Only `retry` tries it.
+        match key.and_then(|key| self.waits_from(key)) {
+            // `first` itself is the letter, which a replay reads again. Only `dead-letters retry` tries it.
             Some(first) if first <= offset => Fate::Parked,
             _ => Fate::Applied,
         }
     }
 
-    /// Decides about the record at `offset` with this key. `trouble` says why its event cannot be applied. A record that becomes a dead letter makes
-    /// its key wait.
+    /// Decides about the record at `offset` with this key. `trouble` says why its event cannot be applied. A record that becomes a dead letter
+    /// makes its key wait.
     pub fn decide(&mut self, offset: i64, key: Option<&[u8]>, trouble: Option<String>) -> Fate {
         let fate = self.fate_if_applicable(offset, key);
-        let is_behind_another = key.and_then(|key| self.first(key)).is_some_and(|first| first < offset);
+        let is_behind_another = key
+            .and_then(|key| self.waits_from(key))
+            .is_some_and(|first| first < offset);
         if fate == Fate::Dropped || is_behind_another {
             return fate;
         }
@@ -176,7 +178,7 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.open(b"7", 9);
         waiting.open(b"7", 4);
-        let mut known = Known::of(1, waiting);
+        let mut known = Known::new(1, waiting);
         assert_eq!(known.decide(3, Some(b"7"), None), Fate::Applied);
         assert_eq!(known.decide(4, Some(b"7"), None), Fate::Parked);
         assert_eq!(known.decide(4, Some(b"7"), Some("no".to_owned())), dead("no"));
@@ -187,7 +189,7 @@ mod tests {
     fn a_discarded_letter_is_dropped_and_holds_nobody_up() {
         let mut waiting = Waiting::default();
         waiting.discard(4);
-        let mut known = Known::of(1, waiting);
+        let mut known = Known::new(1, waiting);
         assert_eq!(known.decide(4, Some(b"7"), Some("no".to_owned())), Fate::Dropped);
         assert_eq!(known.decide(5, Some(b"7"), None), Fate::Applied);
     }
@@ -216,7 +218,7 @@ mod tests {
     fn what_is_known_better_counts() {
         let mut waiting = Waiting::default();
         waiting.open(b"7", 4);
-        let mut known = Known::of(1, waiting);
+        let mut known = Known::new(1, waiting);
         known.correct(Bytes::from_static(b"7"), None, &[]);
         assert_eq!(known.decide(5, Some(b"7"), None), Fate::Applied);
         known.correct(Bytes::from_static(b"7"), Some(6), &[]);

@@ -14,4 +14,4 @@ pub(crate) mod known;
 pub(crate) mod store;
 
 pub use known::Known;
-pub use store::OfKey;
+pub use store::LettersOfKey;

@@ -13,8 +13,8 @@ use crate::contract::batch::Batch;
 use crate::contract::place::{self, TopicPartition};
 use crate::process::faults::{self, Bug};
 
-/// All letters as a table: those of former topics too, which hold nobody up. `only`, since a command may come before the first start of a builder of
-/// this version, to tables of which one inherits from the other.
+/// All letters as a table. The letters of former topics are included, though nothing waits behind them. It says `only`, since in earlier versions
+/// one of the tables inherits from the other, and a command may run before a builder of this version has changed that.
 pub(crate) const WITH_FORMER: &str = "(
     select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
     from only view_dead_letters
@@ -22,10 +22,10 @@ pub(crate) const WITH_FORMER: &str = "(
     select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
     from view_former_dead_letters)";
 
-/// Puts a batch's letters down. A record that a replay reads again is there already.
-pub(crate) const KEEP: &str = "select keep_view_letters($1, $2, $3, $4, $5, $6, $7, $8)";
+/// The statement that stores a batch's letters. A record that a replay reads again may be stored already.
+pub(crate) const STORE_LETTERS: &str = "select keep_view_letters($1, $2, $3, $4, $5, $6, $7, $8)";
 
-pub(crate) const KEEP_PARAMETERS: [Type; 8] = [
+pub(crate) const STORE_LETTERS_PARAMETERS: [Type; 8] = [
     Type::TEXT_ARRAY,
     Type::INT4_ARRAY,
     Type::INT8_ARRAY,
@@ -36,14 +36,14 @@ pub(crate) const KEEP_PARAMETERS: [Type; 8] = [
     Type::TEXT_ARRAY,
 ];
 
-/// Parameters of [`KEEP`].
+/// Parameters of [`STORE_LETTERS`].
 pub(crate) struct Columns<'a> {
     pub(crate) topic: Vec<&'a str>,
     partition: Vec<i32>,
     offset: Vec<i64>,
     key: Vec<Option<&'a [u8]>>,
     value: Vec<&'a [u8]>,
-    /// JSON, since an array of arrays of different lengths is no array of Postgres.
+    /// Each text is JSON, since Postgres has no array of arrays of different lengths.
     headers: Vec<String>,
     record_time_us: Vec<Option<i64>>,
     reason: Vec<Option<&'a str>>,
@@ -90,13 +90,13 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Headers as `[["name", "hex"], ["name", null]]`, in their order: a value may be any bytes.
+/// Headers as `[["name", "hex"], ["name", null]]`, in their order. Values are written in hex, since they may be any bytes.
 fn headers(headers: &[(String, Option<Bytes>)]) -> String {
     let pairs: Vec<(&str, Option<String>)> = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_deref().map(hex)))
         .collect();
-    // Names with U+0000 are the one thing that jsonb cannot hold.
+    // The one thing that jsonb cannot hold is U+0000 in a name.
     serde_json::to_string(&pairs)
         .expect("a list of texts can be written as JSON")
         .replace("\\u0000", "\\ufffd")
@@ -112,8 +112,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// The letters of these partitions as of now.
-pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<HashMap<TopicPartition, Known>, Error> {
+/// Loads the letters of these partitions.
+pub(crate) async fn load_known(
+    client: &Client,
+    places: &[TopicPartition],
+) -> Result<HashMap<TopicPartition, Known>, Error> {
     let topic: Vec<&str> = places.iter().map(|place| &*place.topic).collect();
     let partition: Vec<i32> = places.iter().map(|place| place.partition).collect();
     let letters = letters_that_hold_up();
@@ -127,10 +130,11 @@ pub(crate) async fn known(client: &Client, places: &[TopicPartition]) -> Result<
     gather(client, &sql, &[&topic, &partition], |_, _, _| true).await
 }
 
-/// The letters that `sql` gives: `topic`, `partition` and `letters_version` of the position; `record_offset`, `key` and `is_discarded` of each letter,
-/// which are null where the position has none.
-/// One statement, so that versions and letters are of one moment. Letters that `counts` says no to are passed over. They come one after the
-/// other: of a letter only what [`Known`] keeps is ever here.
+/// Runs `sql` and gathers its letters by partition. Its columns are `topic`, `partition` and `letters_version` of the position, and
+/// `record_offset`, `key` and `is_discarded` of each letter. The last three are null if the position has no letters.
+///
+/// It is one statement, so versions and letters are of the same moment. Only letters for which `counts` returns true are taken. The letters come
+/// one after the other, so memory holds only what [`Known`] keeps of them.
 pub(crate) async fn gather(
     client: &Client,
     sql: &str,
@@ -139,14 +143,14 @@ pub(crate) async fn gather(
 ) -> Result<HashMap<TopicPartition, Known>, Error> {
     let rows = client.query_raw(sql, parameters.iter().copied()).await?;
     let mut rows = pin!(rows);
-    let mut all: HashMap<TopicPartition, (i64, Waiting)> = HashMap::new();
+    let mut versions_and_letters: HashMap<TopicPartition, (i64, Waiting)> = HashMap::new();
     let mut place = place::place("", 0);
     while let Some(row) = rows.try_next().await? {
         let (topic, partition): (&str, i32) = (row.get("topic"), row.get("partition"));
         if *place.topic != *topic || place.partition != partition {
             place = place::place(topic, partition);
         }
-        let of_place = all.entry(place.clone());
+        let of_place = versions_and_letters.entry(place.clone());
         let (_, waiting) = of_place.or_insert_with(|| (row.get("letters_version"), Waiting::default()));
         let Some(offset) = row.get::<_, Option<i64>>("record_offset") else {
             // The position has no letters.
@@ -161,23 +165,28 @@ pub(crate) async fn gather(
             waiting.open(key, offset);
         }
     }
-    let known = all
+    let known = versions_and_letters
         .into_iter()
-        .map(|(place, (version, waiting))| (place, Known::of(version, waiting)));
+        .map(|(place, (version, waiting))| (place, Known::new(version, waiting)));
     Ok(known.collect())
 }
 
-/// What the table says of one key: from where it waits, and which of its letters were discarded.
+/// What the table says of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OfKey {
+pub struct LettersOfKey {
     pub place: TopicPartition,
     pub key: Bytes,
+    /// The offset of its first open letter. Later events of the key wait behind it.
     pub first: Option<i64>,
+    /// The offsets of its letters that were discarded.
     pub discarded: Vec<i64>,
 }
 
-/// What the table says of these keys now.
-pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -> Result<Vec<OfKey>, Error> {
+/// Loads what the table says of these keys now.
+pub(crate) async fn load_letters_of_keys(
+    client: &Client,
+    keys: &[(TopicPartition, Bytes)],
+) -> Result<Vec<LettersOfKey>, Error> {
     let topic: Vec<&str> = keys.iter().map(|(place, _)| &*place.topic).collect();
     let partition: Vec<i32> = keys.iter().map(|(place, _)| place.partition).collect();
     let key: Vec<&[u8]> = keys.iter().map(|(_, key)| &**key).collect();
@@ -195,7 +204,7 @@ pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -
         let number: i64 = row.get("number");
         let index = usize::try_from(number - 1).expect("ordinality counts from 1");
         let (place, key) = keys[index].clone();
-        OfKey {
+        LettersOfKey {
             place,
             key,
             first: row.get("first"),
@@ -205,8 +214,8 @@ pub(crate) async fn of_keys(client: &Client, keys: &[(TopicPartition, Bytes)]) -
     Ok(of_key.collect())
 }
 
-/// The table of the letters that later events wait behind. Letters of a former topic are at offsets of that topic, so nothing waits behind them,
-/// but where that bug is planted.
+/// The table of the letters that later events wait behind. The offsets of a former topic's letters belong to that topic, so nothing waits behind
+/// them. The planted bug makes events wait for them too.
 fn letters_that_hold_up() -> &'static str {
     if faults::is_planted(Bug::KeepFormerLetters) {
         WITH_FORMER

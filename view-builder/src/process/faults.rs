@@ -1,7 +1,7 @@
-//! Places where a test can make trouble, and bugs that it can plant; in a build without the feature `faults` there are neither.
+//! Failpoints, which are places where a test can make trouble, and bugs that a test can plant. A build without the feature `faults` has neither.
 //!
-//! The crash tests have the builder die, fail, freeze or dawdle at each of these places and compare every view afterwards. A test that never
-//! fails proves nothing, so the same tests are run against builders with a [`Bug`], each of which they have to find.
+//! The crash tests make the builder die, fail, freeze or wait at each of these places, and then compare every view. A test that never fails proves
+//! nothing. So the same tests also run against builders with a [`Bug`], and they have to find each bug.
 
 #[cfg(not(feature = "faults"))]
 use std::future::Future;
@@ -20,53 +20,53 @@ pub enum Bug {
     NoFence,
     /// Begins at the group's offset wherever Kafka has one.
     TrustTheGroup,
-    /// Takes an unknown COMMIT for failed. The right statement would refuse the second attempt, since the position is no longer where the
-    /// batch begins: this builder moves it as with `NoFence`.
+    /// Believes that a COMMIT whose answer was lost has failed. The right statement would refuse the second attempt, since the position is no
+    /// longer where the batch begins. So this builder also moves positions as with `NoFence`.
     UnknownIsFailed,
-    /// Takes an unknown COMMIT for done. The right statement would refuse the next batch, since the position is not yet where that one
-    /// begins: this builder moves it as with `NoFence`.
+    /// Believes that a COMMIT whose answer was lost has happened. The right statement would refuse the next batch, since the position is not yet
+    /// where that batch begins. So this builder also moves positions as with `NoFence`.
     UnknownIsDone,
     /// Fills a generation up to the positions, also where they were set back.
     FillToPosition,
-    /// Takes a partition for read wherever a broker says that it ends.
+    /// Believes that a partition is read to its end at any offset that a broker names as the end.
     BelieveAnyEnd,
-    /// Takes only what is refused by reason of its data for a refusal in a fill, and anything else for a lost connection.
+    /// In a fill, treats every error as a lost connection, unless Postgres refuses the data.
     RefusedByDataAlone,
-    /// Forgets that events which are gone were accepted when a rebuild goes on.
+    /// When a rebuild goes on, forgets that an operator had accepted that events are gone.
     ForgetAcceptance,
-    /// Takes every topic for one that nothing was compacted in.
+    /// Believes that no topic is compacted.
     IgnoreCompaction,
-    /// Takes the group's offset for what is applied.
+    /// Believes that everything before the group's offset is applied.
     TrustGroupOffset,
-    /// Leaves every event with a dead letter out of a generation, also where the views had applied it before.
+    /// Leaves every event with a dead letter out of a generation, even if the views had applied it before.
     LetterIsNeverApplied,
-    /// Looks once whether a compacted topic lacks what keys with dead letters need, and not at the letters that come later.
+    /// Checks only once whether a compacted topic lacks events of keys with dead letters, and ignores the letters that come later.
     NoLetterComesLater,
     /// Reads all dead letters anew at each look of a rebuild.
     ReadAllLettersEachTime,
-    /// Parks an event behind what it takes to be a dead letter of its key, without a look whether there is one.
+    /// Parks an event behind a dead letter that it remembers, without a look whether the letter is still there.
     ParkBlindly,
-    /// Takes a topic for the one of before by its name alone.
+    /// Believes that a topic of the same name is the same topic.
     KnowTopicsByName,
     /// Lets the dead letters of a topic that was replaced hold up the events of the new one.
     KeepFormerLetters,
-    /// Ends for one partition without continuity, instead of pausing that one alone.
+    /// Ends the whole builder if one partition has lost its continuity, instead of pausing that partition.
     EndAllForOne,
-    /// Takes one answer for where a topic ends, although the broker that gives it may lag behind.
+    /// Believes the first answer about a topic's end, although the broker may lag behind.
     BelieveOneLaggingEnd,
-    /// Goes on at the position where an end that was below it has grown again.
+    /// Goes on at the position when a topic's end that was below the position has grown beyond it again.
     ForgetPausedEnd,
     /// Does not look whether a log has other records at the offsets that were read.
     TrustOffsetsAlone,
-    /// Takes a partition for there that the topic does not have any more.
+    /// Believes that a partition still exists, though the topic does not have it any more.
     KeepGonePartitions,
     /// Begins no partition of an assignment before Kafka tells of all of them.
     WaitForAllLeaders,
-    /// Waits for ever where Postgres refuses with a state that is in no list.
+    /// Waits for ever if Postgres refuses with an SQLSTATE that is in no list.
     UnknownStatesBlock,
     /// Ends a pause without setting positions back.
     ResumeWithoutReplay,
-    /// Takes the highest positions for those that a paused view has.
+    /// Pauses a view at the highest positions instead of the present ones.
     PauseAtTheHighest,
     /// Runs the SQL of every view at each start.
     InstallEverything,
@@ -84,7 +84,7 @@ pub fn point(_name: &'static str) -> impl Future<Output = Result<(), Error>> {
     std::future::ready(Ok(()))
 }
 
-/// A step of Postgres between two places where a test can make trouble: here it is the step alone.
+/// A step of Postgres between two failpoints. In this build it is only the step.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn around<T>(
@@ -102,7 +102,7 @@ pub fn hold(_name: &'static str) -> impl Future<Output = ()> {
     std::future::ready(())
 }
 
-/// A step on a thread of its own; whether it goes on. Does nothing, and compiles to nothing.
+/// A step on a thread of its own. Returns whether it goes on: always. Compiles to nothing.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 #[must_use]
@@ -126,7 +126,7 @@ pub const fn moving(right: &str) -> &str {
     right
 }
 
-/// The statement that puts letters down: the right one.
+/// The statement that stores letters: the right one.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 #[must_use]
@@ -145,17 +145,17 @@ mod armed {
 
     static FAULTS: Faults = Faults::of("VIEW_BUILDER");
 
-    /// A move that looks at nothing, with the parameters of the right one.
+    /// Moves positions without any check. It has the parameters of the right statement.
     const UNGUARDED: &str = "
         update view_positions as held set next_offset = wanted.new_offset
         from unnest($1, $2, $3, $4, $5, $6, $7)
             as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
         where held.topic = wanted.topic and held.partition = wanted.partition";
 
-    /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for here; see [`Faults`].
+    /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for at this place, see [`Faults`].
     ///
     /// # Errors
-    /// The action is `error`: as a lost connection fails.
+    /// The action is `error`. Then the error is that of a lost connection.
     pub async fn point(name: &'static str) -> Result<(), Error> {
         FAULTS.point_async(name).await.map_err(|_| lost())
     }
@@ -175,12 +175,12 @@ mod armed {
         Ok(done)
     }
 
-    /// As [`point`], where nothing can fail: `error` changes nothing.
+    /// Does the same as [`point`] for a step that cannot fail: the action `error` changes nothing.
     pub async fn hold(name: &'static str) {
         let _ = FAULTS.point_async(name).await;
     }
 
-    /// As [`point`], on a thread of its own; false where the action is `error`.
+    /// Does the same as [`point`] for a step on a thread of its own. Returns false if the action is `error`.
     #[must_use]
     pub fn request(name: &'static str) -> bool {
         FAULTS.point(name).is_ok()
@@ -203,7 +203,7 @@ mod armed {
         }
     }
 
-    /// Puts letters down without a look at those that are there.
+    /// Stores letters without a look at those that are there.
     const BLIND: &str = "
         insert into view_dead_letters (topic, partition, record_offset, key, value, headers, reason)
         select topic, partition, record_offset, key, value, headers::jsonb, reason
@@ -211,7 +211,7 @@ mod armed {
             as letter(topic, partition, record_offset, key, value, headers, record_time_us, reason)
         on conflict (topic, partition, record_offset) do nothing";
 
-    /// The statement that puts letters down.
+    /// The statement that stores letters.
     #[must_use]
     pub fn keeping(right: &str) -> &str {
         let blind = [Bug::ParkBlindly, Bug::KeepFormerLetters];
@@ -222,7 +222,7 @@ mod armed {
         }
     }
 
-    /// An error without SQLSTATE, as the client makes one of a lost connection; it has no constructor.
+    /// An error without SQLSTATE, like the client's error of a lost connection. tokio-postgres has no constructor for one.
     fn lost() -> Error {
         let text = "no connection string";
         text.parse::<Config>().expect_err("an error of the client")

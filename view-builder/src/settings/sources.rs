@@ -1,4 +1,4 @@
-//! Where the tables are that feed each topic, as lines TOPIC=VALUE.
+//! For each topic: the database whose outbox feeds it, and the slot of its relay. Both are given as lines TOPIC=VALUE.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use service::Secret;
 use crate::contract::name::TopicName;
 use crate::process::checked::Check;
 
-/// The source of each topic, and its relay's slot. The lines are not checked by clap, which would print a wrong one: it may be a URL with a
-/// password.
+/// The source of each topic, and its relay's slot. Clap does not check the lines, since its error would print a wrong one, and that may be a URL
+/// with a password.
 #[derive(Clone, Debug)]
 pub struct Sources {
     urls: BTreeMap<TopicName, Secret>,
@@ -18,8 +18,9 @@ pub struct Sources {
 
 #[derive(Args)]
 pub struct SourcesArgs {
-    /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. A
-    /// primary, as its write-ahead log's end is asked. Repeatable; in the variable one on each line.
+    /// The database whose outbox feeds a topic, such as user-events=postgres://view_verifier@localhost:15432/users_db. It
+    /// must be a primary, since only a primary says where its write-ahead log ends. Repeat the flag for several topics; in the variable write one
+    /// on each line.
     #[arg(
         long = "source",
         env = "SOURCES",
@@ -28,8 +29,8 @@ pub struct SourcesArgs {
         value_name = "TOPIC=URL"
     )]
     sources: Vec<Secret>,
-    /// The replication slot of the relay that publishes a topic, where its database has several pgoutput slots, such as
-    /// user-events=users_relay. Repeatable; in the variable one on each line.
+    /// The replication slot of the relay that publishes a topic, such as user-events=users_relay. It is needed only if the topic's database has
+    /// several pgoutput slots. Repeat the flag for several topics; in the variable write one on each line.
     #[arg(long = "slot", env = "SLOTS", value_delimiter = '\n', value_name = "TOPIC=NAME")]
     slots: Vec<Secret>,
 }
@@ -59,7 +60,7 @@ impl Sources {
     }
 }
 
-/// The values by their topics. Where a topic comes twice, the first line counts.
+/// Reads the lines. If a topic comes twice, the first line counts.
 fn by_topic(setting: &str, lines: &[Secret]) -> Result<BTreeMap<TopicName, Secret>, String> {
     let mut values = BTreeMap::new();
     for (index, line) in lines.iter().enumerate() {

@@ -1,8 +1,8 @@
-//! The views that the database keeps, with their SQL: what every builder applies, whatever is in its own `VIEWS`.
+//! The catalog: the views that the database keeps, with their SQL. Every builder applies these views, whatever its own folder `VIEWS` holds.
 //!
-//! `VIEWS` is what a process brings along when it starts, and what `rebuild` brings in. A change of the catalog raises the epochs of
-//! all positions in its own transaction: a batch either commits before it, by the old catalog, or fails, and its builder reads the
-//! new one when it claims its partitions again. So no builder is restarted for a view, and no batch is applied to half of the views.
+//! A builder's start and `rebuild` bring the SQL of their folder `VIEWS` into the catalog. A change of the catalog raises the epochs of all
+//! positions in its own transaction. So a batch either commits before the change, with the old catalog, or it fails. Then its builder reads the
+//! new catalog when it claims its partitions again. So no builder has to restart when a view changes, and no batch is applied to half of the views.
 
 use tokio_postgres::{Client, Error};
 
@@ -10,27 +10,27 @@ use crate::continuity::start::Lost;
 use crate::views::view::{self, View};
 use crate::views::{epochs, pauses};
 
-/// The views as a builder keeps them.
+/// The part of the catalog that a running builder needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// Those that are applied, in the order of their names: all but the paused ones.
+pub(crate) struct KeptViews {
+    /// The views that batches are applied to: all but the paused ones. Sorted by name.
     pub(crate) views: Vec<View>,
-    /// The topics of all views, paused ones included: their positions go on.
+    /// The topics of all views. Those of paused views are included, since their positions go on.
     pub(crate) topics: Vec<String>,
 }
 
-impl Kept {
+impl KeptViews {
     pub(crate) async fn load(client: &Client) -> Result<Self, Error> {
-        let mut views = load(client).await?;
+        let mut views = load_views(client).await?;
         let topics = view::topics(&views);
-        let paused = pauses::names(client).await?;
+        let paused = pauses::load_paused_names(client).await?;
         views.retain(|view| !paused.contains(&view.name));
         Ok(Self { views, topics })
     }
 }
 
-/// All views that are kept, in the order of their names.
-pub(crate) async fn load(client: &Client) -> Result<Vec<View>, Error> {
+/// All views of the catalog, sorted by name.
+pub(crate) async fn load_views(client: &Client) -> Result<Vec<View>, Error> {
     let rows = client
         .query(
             "select view, table_sql, apply_sql,
@@ -50,7 +50,8 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<View>, Error> {
     Ok(views.collect())
 }
 
-/// Whether a later text has replaced this one: then it is an older version, which must not come back by itself.
+/// Whether the catalog once had this SQL and has replaced it. Then it is an older version, which must not come back when a builder with an old
+/// folder starts.
 pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, Error> {
     let row = client
         .query_one(
@@ -61,10 +62,20 @@ pub(crate) async fn was_replaced(client: &Client, view: &View) -> Result<bool, E
     Ok(row.get(0))
 }
 
-/// Puts the view's texts into the catalog; builders notice where that changes anything. A topic that is new to the view is applied again
-/// from its beginning where `from_the_beginning`, all but partitions that are paused since the topic begins above the position: with no position they
-/// would be read again in silence, and only an operator can say that what is left is enough. The catalog must be locked.
-pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) -> Result<(), Error> {
+/// What happens to the topics that are new to a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewTopics {
+    /// Builders apply them again from their beginning, so that the view gets their events.
+    ApplyAgain,
+    /// The view has their events already.
+    AreFilled,
+}
+
+/// Puts the view's SQL into the catalog, which must be locked. If this changes anything, the builders read the catalog again.
+///
+/// [`NewTopics::ApplyAgain`] leaves out partitions that are paused because the topic begins above the position. Without a position they would be
+/// read again in silence, and only an operator can say that the events that are left are enough.
+pub(crate) async fn put(client: &Client, view: &View, new_topics: NewTopics) -> Result<(), Error> {
     let changed = client
         .execute(
             "insert into view_definitions as known (view, table_sql, apply_sql) values ($1, $2, $3)
@@ -90,7 +101,7 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
         )
         .await?;
     let added: Vec<String> = added.iter().map(|row| row.get(0)).collect();
-    if from_the_beginning {
+    if new_topics == NewTopics::ApplyAgain {
         let partitions = client
             .execute(
                 "update view_positions set next_offset = null, group_offset = null
@@ -113,9 +124,9 @@ pub(crate) async fn put(client: &Client, view: &View, from_the_beginning: bool) 
     Ok(())
 }
 
-/// Takes the view out of the catalog, which must be locked.
+/// Removes the view from the catalog, which must be locked.
 pub(crate) async fn remove(client: &Client, name: &str) -> Result<(), Error> {
-    pauses::end(client, name).await?;
+    pauses::end_pause(client, name).await?;
     client
         .execute("delete from view_sources where view = $1", &[&name])
         .await?;

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Error};
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 use crate::process::faults::{self, Bug};
-use crate::views::catalog::{self, Kept};
+use crate::views::catalog::{self, KeptViews, NewTopics};
 use crate::views::database::Database;
 use crate::views::epochs;
 use crate::views::view::{self, SqlFile, View};
@@ -76,7 +76,7 @@ impl Database {
 
 /// What an installation has found.
 struct Installed {
-    kept: Kept,
+    kept: KeptViews,
     /// Views that were there before, whose statement Postgres refuses now.
     broken: Vec<(View, Error)>,
 }
@@ -87,7 +87,7 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Installed, Troub
     client.batch_execute(LOCK_TIMEOUT).await?;
     faults::point("install.begun").await?;
     client.batch_execute(POSITIONS).await?;
-    let known = catalog::load(client).await?;
+    let known = catalog::load_views(client).await?;
     let mut changed = Vec::new();
     for view in views {
         let same = known
@@ -108,11 +108,11 @@ async fn install(client: &mut Client, views: &[View]) -> Result<Installed, Troub
     if !changed.is_empty() {
         client.batch_execute(epochs::LOCK).await?;
         for view in &changed {
-            catalog::put(client, view, true).await?;
+            catalog::put(client, view, NewTopics::ApplyAgain).await?;
         }
     }
     forget_unknown(client).await?;
-    let kept = Kept::load(client).await?;
+    let kept = KeptViews::load(client).await?;
     faults::point("install.read").await?;
     let mut broken = Vec::new();
     for kept in &kept.views {

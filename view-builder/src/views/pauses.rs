@@ -1,8 +1,10 @@
-//! Paused views: kept in the catalog, and not applied until `resume`, `rebuild` or changed SQL ends the pause. All other views go on.
+//! Paused views. A paused view stays in the catalog, but no batch is applied to it until `resume`, `rebuild` or changed SQL ends the pause. All
+//! other views go on.
 //!
-//! A paused view has every event before its pause positions and none from there on: they are the live positions as of the lock under which
-//! the pause is written. Positions go on without the view; `resume` sets them back to the pause positions, and the replay changes nothing
-//! in the other views. Its topics stay subscribed, so that a pause moves no partition.
+//! A paused view has every event before its pause positions and none from there on. The pause positions are the live positions at the moment of the
+//! pause, which is written under the catalog's lock. Then the live positions go on without the view. `resume` sets them back to the pause
+//! positions, and this replay changes nothing in the other views. The view's topics stay subscribed, so that a pause moves no partition to another
+//! builder.
 
 use std::collections::HashSet;
 
@@ -14,10 +16,10 @@ use crate::views::view::View;
 
 /// Why and by whom a view is paused.
 pub(crate) struct Cause<'a> {
-    /// In one line, without values.
+    /// One line, without a row's values.
     pub(crate) reason: &'a str,
-    /// SQLSTATE; none: an operator wants it.
-    pub(crate) state: Option<&'a str>,
+    /// The SQLSTATE of the refusal. `None`: an operator has paused the view.
+    pub(crate) sqlstate: Option<&'a str>,
     pub(crate) by: &'a str,
 }
 
@@ -32,8 +34,8 @@ pub(crate) struct Paused {
 }
 
 impl Paused {
-    /// One line for people.
-    pub(crate) fn line(&self) -> String {
+    /// One line that tells people of the pause and of the ways out.
+    pub(crate) fn for_people(&self) -> String {
         let Self {
             view,
             reason,
@@ -46,8 +48,8 @@ impl Paused {
     }
 }
 
-/// Pauses the view as it is in the catalog with these texts; false where it is not, or is paused already.
-pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Result<bool, Error> {
+/// Pauses the view. Returns false if it is paused already, or if the catalog has other SQL for it.
+pub(crate) async fn pause_view(client: &Client, view: &View, cause: &Cause<'_>) -> Result<bool, Error> {
     client.batch_execute("begin; set local lock_timeout = '5s'").await?;
     client.batch_execute(epochs::LOCK).await?;
     faults::point("pause.locked").await?;
@@ -62,7 +64,7 @@ pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Re
                 &view.table.text,
                 &view.apply.text,
                 &cause.reason,
-                &cause.state,
+                &cause.sqlstate,
                 &cause.by,
             ],
         )
@@ -71,7 +73,7 @@ pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Re
         client.batch_execute("rollback").await?;
         return Ok(false);
     }
-    let pause_offset = pause_offset();
+    let pause_offset = pause_offset_column();
     client
         .execute(
             &format!(
@@ -88,10 +90,10 @@ pub(crate) async fn write(client: &Client, view: &View, cause: &Cause<'_>) -> Re
     Ok(true)
 }
 
-/// Ends a pause where there is one, and has the builders take the view up again. The catalog must be locked, and the view must have
+/// Ends the view's pause, if there is one, and makes the builders read the catalog again. The catalog must be locked, and the view must have
 /// every event before the live positions.
-pub(crate) async fn end(client: &Client, view: &str) -> Result<(), Error> {
-    if !is_known(client).await? {
+pub(crate) async fn end_pause(client: &Client, view: &str) -> Result<(), Error> {
+    if !can_read_pauses(client).await? {
         return Ok(());
     }
     let ended = client
@@ -103,9 +105,9 @@ pub(crate) async fn end(client: &Client, view: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// All paused views, in the order of their names.
-pub(crate) async fn load(client: &Client) -> Result<Vec<Paused>, Error> {
-    if !is_known(client).await? {
+/// All paused views, sorted by name.
+pub(crate) async fn load_paused(client: &Client) -> Result<Vec<Paused>, Error> {
+    if !can_read_pauses(client).await? {
         return Ok(Vec::new());
     }
     let rows = client
@@ -125,13 +127,17 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<Paused>, Error> {
 }
 
 /// The names of all paused views.
-pub(crate) async fn names(client: &Client) -> Result<HashSet<String>, Error> {
-    Ok(load(client).await?.into_iter().map(|paused| paused.view).collect())
+pub(crate) async fn load_paused_names(client: &Client) -> Result<HashSet<String>, Error> {
+    Ok(load_paused(client)
+        .await?
+        .into_iter()
+        .map(|paused| paused.view)
+        .collect())
 }
 
-/// A paused view that reads this topic.
-pub(crate) async fn reader(client: &Client, topic: &str) -> Result<Option<String>, Error> {
-    if !is_known(client).await? {
+/// The name of a paused view that reads this topic, if there is one.
+pub(crate) async fn find_paused_reader(client: &Client, topic: &str) -> Result<Option<String>, Error> {
+    if !can_read_pauses(client).await? {
         return Ok(None);
     }
     let row = client
@@ -143,8 +149,8 @@ pub(crate) async fn reader(client: &Client, topic: &str) -> Result<Option<String
     Ok(row.get(0))
 }
 
-/// Whether the database has the tables, which it does not before a builder of this version has started, and this role may read them.
-async fn is_known(client: &Client) -> Result<bool, Error> {
+/// Whether the table of pauses exists and this role may read it. The first start of a builder of this version makes the table.
+async fn can_read_pauses(client: &Client) -> Result<bool, Error> {
     let row = client
         .query_one(
             "select coalesce(has_table_privilege(to_regclass('public.view_pauses'), 'select'), false)",
@@ -154,9 +160,9 @@ async fn is_known(client: &Client) -> Result<bool, Error> {
     Ok(row.get(0))
 }
 
-/// Where a position was set back, the view is paused at the lower one: the replay may be there to mend this very view. The planted bug takes the
-/// highest.
-fn pause_offset() -> &'static str {
+/// The SQL of the offset at which a view is paused. If a replay has set the position back, this is the lower offset, since the replay may be meant
+/// to mend this very view. The planted bug takes the highest offset.
+fn pause_offset_column() -> &'static str {
     if faults::is_planted(Bug::PauseAtTheHighest) {
         "greatest(next_offset, highest_offset)"
     } else {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use view_builder::contract::batch::{Batch, Refused};
+use view_builder::contract::batch::{Batch, RefusedEvent};
 
 use super::support::{Builder, TestDatabase, assert_applied, is_fenced, new_user, place, shipped_views};
 
@@ -111,7 +111,7 @@ async fn an_event_that_postgres_refuses_is_found_and_all_before_and_beside_it_is
     let applied = builder.apply_batch(Batch { parts }).await;
     assert_eq!(
         applied.refused,
-        [Refused {
+        [RefusedEvent {
             place: place(0),
             offset: 4,
             reason: "refused by Postgres: SQLSTATE 23514, table user_view, constraint no_five".to_owned(),

@@ -135,7 +135,7 @@ async fn more_rows_than_can_be_held_are_counted() {
     assert_eq!((outcome.rows_source, outcome.rows_view), (50_002, 0));
     assert_eq!(outcome.differences.len(), 50_000);
     let two_beyond = Undecided {
-        unexamined: 2,
+        not_looked_at_again: 2,
         ..Undecided::default()
     };
     assert_eq!(undecided(&outcome), two_beyond);

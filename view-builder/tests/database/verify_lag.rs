@@ -68,12 +68,12 @@ async fn a_view_that_is_behind_is_not_called_different() {
         .await;
     let outcome = world.compare_user_view(&mut NeverThere).await;
     assert_eq!(differing_rows(&outcome), []);
-    let two_open = Undecided {
-        open: 2,
+    let two_undecided = Undecided {
+        undecided: 2,
         ..Undecided::default()
     };
-    assert_eq!(undecided(&outcome), two_open);
-    assert_every_bucket_is(&outcome, State::Open);
+    assert_eq!(undecided(&outcome), two_undecided);
+    assert_every_bucket_is(&outcome, State::Undecided);
     let report = report(outcome, 20, false);
     assert!(matches!(report.verdict(), Err(Failure::Lagging)));
     let text = report.to_string();

@@ -53,7 +53,7 @@ impl SessionError {
             return Some(ours.to_string());
         }
         let source = err.source()?;
-        // tokio-postgres has no type for it.
+        // tokio-postgres has no type for this error, so it is recognised by its text.
         (source.to_string() == "server does not support TLS").then(|| tls::NO_TLS.to_owned())
     }
 }
@@ -62,7 +62,7 @@ fn of_ours(err: &tokio_postgres::Error) -> Option<&SessionError> {
     err.source()?.downcast_ref()
 }
 
-/// What serves a session: a task of its own awaits it.
+/// The connection behind a session. The caller must await it in a task of its own, or the session does nothing.
 pub type SessionTask = tokio_postgres::Connection<Socket, SecuredStream<Socket>>;
 
 impl Target {
@@ -114,7 +114,7 @@ impl Target {
         endpoint: &Endpoint,
         adjust: &impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
-        // tokio-postgres would ask whether a session may write, and a role may be kept from that on a primary.
+        // tokio-postgres would look for a session that may write. But a role that may only read cannot write on a primary either.
         if self.session == SessionKind::Primary {
             let any = Self {
                 session: SessionKind::Any,

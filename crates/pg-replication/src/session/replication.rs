@@ -14,7 +14,7 @@ use super::stream::Stream;
 use crate::frame::{FrameError, Frames};
 use crate::lsn::Lsn;
 
-/// Room that each read offers to the kernel, in bytes. What comes in during a nap must fit, or the nap costs throughput.
+/// Each read can take so many bytes from the kernel. What comes in while the reader naps must fit, or the nap costs throughput.
 const READ_ROOM_BYTES: usize = 256 * 1024;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, the epoch of Postgres' time stamps.
@@ -25,7 +25,7 @@ pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 pub struct StandbyStatus {
     /// How far the stream was read.
     pub received: Lsn,
-    /// Up to where the server may forget; [`Lsn::INVALID`] confirms nothing, and lets a server that shuts down go without waiting for us.
+    /// The server may remove its log up to here. [`Lsn::INVALID`] confirms nothing. With it, a server that shuts down does not wait for us.
     pub confirmed: Lsn,
     /// Asks the server to answer at once.
     pub reply_requested: bool,
@@ -38,7 +38,7 @@ pub struct ReplicationStream {
 }
 
 impl Connection {
-    /// Starts to stream a slot. Owning the slot is leadership: only one session can.
+    /// Starts to stream a slot. Only one session can own a slot at a time, so whoever owns it is the leader.
     ///
     /// # Errors
     /// The connection broke, or the server refused: SQLSTATE 55006 when another session has the slot; the connection stays usable then.
@@ -46,10 +46,10 @@ impl Connection {
         self.start_stream(slot, start, publication, false).await
     }
 
-    /// As [`Connection::start_replication`]; where `messages` is true, with what `pg_logical_emit_message` wrote.
+    /// Does the same as [`Connection::start_replication`]. If `messages` is true, the stream also has what `pg_logical_emit_message` wrote.
     ///
     /// # Errors
-    /// As [`Connection::start_replication`].
+    /// Those of [`Connection::start_replication`].
     pub async fn start_stream(
         &mut self,
         slot: &str,
@@ -58,7 +58,7 @@ impl Connection {
         messages: bool,
     ) -> anyhow::Result<()> {
         let publications = quote_identifier(publication).replace('\'', "''");
-        // Asked for only where it is wanted: what other programs emit may be much.
+        // Messages are requested only if the caller wants them, since other programs may emit many.
         let messages = if messages { ", messages 'true'" } else { "" };
         let sql = format!(
             "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}'{messages})",
@@ -101,7 +101,7 @@ impl Connection {
 }
 
 impl ReplicationStream {
-    /// What was read and not yet consumed.
+    /// The bytes that were read and are not yet consumed.
     #[must_use]
     pub fn buffer(&self) -> &[u8] {
         &self.input
@@ -122,7 +122,7 @@ impl ReplicationStream {
         ended_if_nothing(length)
     }
 
-    /// Reads what is there without waiting; `None` where nothing is.
+    /// Reads what is there, without waiting. `None`: nothing is there.
     ///
     /// # Errors
     /// The connection broke or was closed.
@@ -134,10 +134,10 @@ impl ReplicationStream {
         }
     }
 
-    /// The next frame needs more room than a read offers.
+    /// Makes room for the next frame, if it is larger than what a read takes.
     ///
     /// # Errors
-    /// A length that no server sends.
+    /// The frame has a length that no server sends.
     pub fn reserve_for_next_frame(&mut self) -> Result<(), FrameError> {
         if let Some(length) = Frames::next_length(&self.input)?
             && length > self.input.len() + READ_ROOM_BYTES
@@ -147,7 +147,7 @@ impl ReplicationStream {
         Ok(())
     }
 
-    /// Whether the kernel's buffer holds what comes in a nap.
+    /// Whether the kernel's buffer is large enough for what comes in while the reader naps.
     #[must_use]
     pub fn buffers_while_napping(&self) -> bool {
         self.stream.buffers_while_napping()
@@ -167,7 +167,7 @@ impl ReplicationStream {
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the server takes no status"))?
     }
 
-    /// Ends the stream in order, so that the slot is free at once. Best effort: the server ends a session whose client is gone, too.
+    /// Ends the stream in order, so that the slot is free at once. Errors are ignored, since the server also ends a session whose client is gone.
     pub async fn close(mut self) {
         let mut out = BytesMut::new();
         frontend::copy_done(&mut out);
@@ -215,7 +215,7 @@ fn ended_if_nothing(length: usize) -> io::Result<usize> {
     Ok(length)
 }
 
-/// Microseconds since 1970; 0 for a clock that is set before. The server only shows it.
+/// Microseconds since 1970, or 0 if the clock is set to before 1970. The server only shows this time.
 fn now_us() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

@@ -33,14 +33,15 @@ impl Stream {
                 Ok(Self::Unix(stream))
             }
             Endpoint::Tcp { at, .. } if target.tls == TlsMode::Disable => Ok(Self::Tcp(connect(at).await?)),
-            Endpoint::Tcp { host, at } => Self::secured(target, &host, at).await,
+            Endpoint::Tcp { host, at } => Self::negotiate_tls(target, &host, at).await,
         }
     }
 
-    async fn secured(target: &Target, host: &str, at: SocketAddr) -> anyhow::Result<Self> {
+    /// Asks the server for TLS.
+    async fn negotiate_tls(target: &Target, host: &str, at: SocketAddr) -> anyhow::Result<Self> {
         let mut stream = connect(at).await?;
         stream.write_all(&SSL_REQUEST).await?;
-        // Read one byte only: whatever a man in the middle puts behind it must not be taken for the server's.
+        // Only one byte is read here. A man in the middle could send more bytes before TLS begins, and they must not count as the server's.
         match stream.read_u8().await.context("the server closed the connection")? {
             b'S' => {
                 let handshake = Handshake::prepare(target, host)?;

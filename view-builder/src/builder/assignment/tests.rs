@@ -3,11 +3,11 @@ use bytes::Bytes;
 use super::{Assignment, Limits, Record};
 use crate::builder::claim::Start;
 use crate::contract::Change;
-use crate::contract::batch::Refused;
+use crate::contract::batch::RefusedEvent;
 use crate::contract::event::{Event, Unappliable};
 use crate::contract::letter::Letter;
 use crate::contract::place::TopicPartition;
-use crate::letters::{Known, OfKey};
+use crate::letters::{Known, LettersOfKey};
 
 fn place(partition: i32) -> TopicPartition {
     TopicPartition {
@@ -28,6 +28,7 @@ fn event(offset: i64) -> Event {
     }
 }
 
+/// An assignment of these partitions: number, epoch and next offset of each.
 fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
     let mut assignment = Assignment::new(Limits { rows: 3, bytes: 10_000 });
     assignment.replace(
@@ -46,7 +47,7 @@ fn holding(starts: &[(i32, i64, i64)]) -> Assignment {
     assignment
 }
 
-/// Takes a record whose key is its offset; returns why it is dead.
+/// Takes a record whose key is its offset. Returns the reason if the record becomes a dead letter.
 fn take_any(
     assignment: &mut Assignment,
     partition: i32,
@@ -82,11 +83,12 @@ fn take_keyed(
     assignment.take(&place(partition), record)
 }
 
+/// Takes a record with a good event, whose key is its offset.
 fn take(assignment: &mut Assignment, partition: i32, offset: i64) {
     assert_eq!(take_any(assignment, partition, offset, Ok(Some(event(offset)))), None);
 }
 
-fn bad() -> Result<Option<Event>, Unappliable> {
+fn bad_event() -> Result<Option<Event>, Unappliable> {
     Err(Unappliable("no".to_owned()))
 }
 
@@ -101,12 +103,13 @@ fn contents(assignment: &mut Assignment) -> (Vec<i64>, Vec<(i64, Option<String>)
     )
 }
 
-fn reads(assignment: &Assignment) -> Vec<i64> {
+/// The next offset to read of each partition.
+fn next_reads(assignment: &Assignment) -> Vec<i64> {
     assignment.next_reads().map(|(_, offset)| offset).collect()
 }
 
-/// Partition, epoch, from, to and events of each part of the next batch.
-fn next(assignment: &mut Assignment) -> Vec<(i32, i64, i64, i64, usize)> {
+/// Each part of the next batch as `(partition, epoch, from, to, number of events)`.
+fn next_parts(assignment: &mut Assignment) -> Vec<(i32, i64, i64, i64, usize)> {
     assignment
         .next_batch()
         .map(|batch| batch.parts)
@@ -121,20 +124,20 @@ fn a_batch_takes_what_has_arrived_and_the_next_one_continues_it() {
     let mut assignment = holding(&[(0, 5, 10), (1, 7, 0), (2, 1, 0)]);
     take(&mut assignment, 0, 12);
     take(&mut assignment, 1, 0);
-    assert_eq!(next(&mut assignment), [(0, 5, 10, 13, 1), (1, 7, 0, 1, 1)]);
+    assert_eq!(next_parts(&mut assignment), [(0, 5, 10, 13, 1), (1, 7, 0, 1, 1)]);
     take(&mut assignment, 0, 13);
     assignment.committed(&place(0), 13);
     assignment.committed(&place(1), 1);
-    assert_eq!(next(&mut assignment), [(0, 5, 13, 14, 1)]);
+    assert_eq!(next_parts(&mut assignment), [(0, 5, 13, 14, 1)]);
     assignment.committed(&place(0), 14);
-    assert_eq!(next(&mut assignment), []);
+    assert_eq!(next_parts(&mut assignment), []);
 }
 
 #[test]
 fn a_tombstone_moves_the_position_and_nothing_else() {
     let mut assignment = holding(&[(0, 1, 0)]);
     assert_eq!(take_any(&mut assignment, 0, 4, Ok(None)), None);
-    assert_eq!(next(&mut assignment), [(0, 1, 0, 5, 0)]);
+    assert_eq!(next_parts(&mut assignment), [(0, 1, 0, 5, 0)]);
 }
 
 #[test]
@@ -144,13 +147,16 @@ fn what_comes_twice_or_belongs_to_others_is_dropped() {
     take(&mut assignment, 0, 10);
     take(&mut assignment, 0, 10);
     take(&mut assignment, 3, 10);
-    assert_eq!(next(&mut assignment), [(0, 1, 10, 11, 1)]);
+    assert_eq!(next_parts(&mut assignment), [(0, 1, 10, 11, 1)]);
 }
 
 #[test]
 fn a_bad_event_becomes_a_letter_and_only_its_key_waits_behind_it() {
     let mut assignment = holding(&[(0, 1, 0)]);
-    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), Some("no".to_owned()));
+    assert_eq!(
+        take_keyed(&mut assignment, 0, 0, "7", bad_event()),
+        Some("no".to_owned())
+    );
     assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
     take(&mut assignment, 0, 2);
     assert!(!assignment.has_room(), "letters count as rows");
@@ -164,16 +170,16 @@ fn an_event_that_postgres_refuses_is_read_again_and_becomes_a_letter() {
     let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
     take(&mut assignment, 0, 0);
     take(&mut assignment, 0, 1);
-    assert_eq!(next(&mut assignment).len(), 1);
+    assert_eq!(next_parts(&mut assignment).len(), 1);
     take(&mut assignment, 0, 2);
     take(&mut assignment, 1, 0);
     assignment.committed(&place(0), 1);
-    assignment.refused(Refused {
+    assignment.refused(RefusedEvent {
         place: place(0),
         offset: 1,
         reason: "too long".to_owned(),
     });
-    assert_eq!(reads(&assignment), [1, 1]);
+    assert_eq!(next_reads(&assignment), [1, 1]);
     assert_eq!(
         take_any(&mut assignment, 0, 1, Ok(Some(event(1)))),
         Some("too long".to_owned())
@@ -188,32 +194,35 @@ fn a_batch_that_is_given_up_is_read_again_in_every_partition() {
     let mut assignment = holding(&[(0, 1, 5), (1, 1, 7)]);
     take(&mut assignment, 0, 5);
     take(&mut assignment, 1, 7);
-    assert_eq!(next(&mut assignment).len(), 2);
+    assert_eq!(next_parts(&mut assignment).len(), 2);
     take(&mut assignment, 1, 8);
     assignment.given_up();
-    assert_eq!(reads(&assignment), [5, 7]);
+    assert_eq!(next_reads(&assignment), [5, 7]);
     assert!(assignment.has_room());
     take(&mut assignment, 1, 7);
-    assert_eq!(next(&mut assignment), [(1, 1, 7, 8, 1)]);
+    assert_eq!(next_parts(&mut assignment), [(1, 1, 7, 8, 1)]);
 }
 
 #[test]
 fn what_was_taken_while_a_key_was_thought_to_wait_is_read_again() {
     let mut assignment = holding(&[(0, 1, 0), (1, 1, 0)]);
-    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), Some("no".to_owned()));
+    assert_eq!(
+        take_keyed(&mut assignment, 0, 0, "7", bad_event()),
+        Some("no".to_owned())
+    );
     assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
     take(&mut assignment, 1, 0);
     let given_up = assignment.next_batch().unwrap();
     assert_eq!(given_up.parked_keys(), [(place(0), Bytes::from_static(b"7"))]);
     assignment.given_up();
-    assignment.know(vec![OfKey {
+    assignment.correct_letters(vec![LettersOfKey {
         place: place(0),
         key: Bytes::from_static(b"7"),
         first: None,
         discarded: vec![0],
     }]);
-    assert_eq!(reads(&assignment), [0, 0]);
-    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad()), None);
+    assert_eq!(next_reads(&assignment), [0, 0]);
+    assert_eq!(take_keyed(&mut assignment, 0, 0, "7", bad_event()), None);
     assert_eq!(take_keyed(&mut assignment, 0, 1, "7", Ok(Some(event(1)))), None);
     let batch = assignment.next_batch().unwrap();
     assert!(batch.parts.iter().all(|part| part.letters.is_empty()));
@@ -236,7 +245,7 @@ fn reading_pauses_at_the_limits_and_goes_on_with_the_next_batch() {
 fn a_new_assignment_forgets_what_waited() {
     let mut assignment = holding(&[(0, 1, 0)]);
     take(&mut assignment, 0, 0);
-    take_any(&mut assignment, 0, 1, bad());
+    take_any(&mut assignment, 0, 1, bad_event());
     assignment.replace(vec![Start {
         place: place(0),
         epoch: 2,
@@ -245,9 +254,9 @@ fn a_new_assignment_forgets_what_waited() {
         group_offset: None,
         known: Known::at(1),
     }]);
-    assert_eq!(next(&mut assignment), []);
+    assert_eq!(next_parts(&mut assignment), []);
     take(&mut assignment, 0, 0);
-    assert_eq!(next(&mut assignment), [(0, 2, 0, 1, 1)]);
+    assert_eq!(next_parts(&mut assignment), [(0, 2, 0, 1, 1)]);
 }
 
 #[test]
@@ -256,20 +265,20 @@ fn the_oldest_event_that_is_not_applied_is_known_until_it_is() {
     let mut assignment = holding(&[(0, 1, 5)]);
     assert_eq!(oldest(&assignment), None);
     take(&mut assignment, 0, 5);
-    take_any(&mut assignment, 0, 6, bad());
-    assert_eq!(next(&mut assignment).len(), 1);
+    take_any(&mut assignment, 0, 6, bad_event());
+    assert_eq!(next_parts(&mut assignment).len(), 1);
     assert_eq!(oldest(&assignment), Some(50), "in flight");
-    take_any(&mut assignment, 0, 7, bad());
+    take_any(&mut assignment, 0, 7, bad_event());
     take(&mut assignment, 0, 8);
     assignment.committed(&place(0), 7);
     assert_eq!(oldest(&assignment), Some(70), "a letter is one too");
-    assert_eq!(next(&mut assignment).len(), 1);
+    assert_eq!(next_parts(&mut assignment).len(), 1);
     take(&mut assignment, 0, 9);
     assignment.given_up();
     assert_eq!(oldest(&assignment), Some(70), "it comes again");
-    take_any(&mut assignment, 0, 7, bad());
+    take_any(&mut assignment, 0, 7, bad_event());
     take(&mut assignment, 0, 8);
-    assert_eq!(next(&mut assignment).len(), 1);
+    assert_eq!(next_parts(&mut assignment).len(), 1);
     assignment.committed(&place(0), 9);
     assert_eq!(oldest(&assignment), None);
 }
@@ -311,7 +320,12 @@ fn a_batch_tells_how_far_the_log_was_read_and_what_is_dropped_does_not_count() {
 fn a_partition_that_is_held_back_is_not_settled() {
     let mut assignment = holding(&[(0, 5, 10), (1, 5, 10)]);
     assignment.hold_back(&place(1), true);
-    let settled = |assignment: &Assignment| assignment.positions().map(|one| one.settled).collect::<Vec<_>>();
+    let settled = |assignment: &Assignment| {
+        assignment
+            .positions()
+            .map(|position| position.settled)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(settled(&assignment), [true, false]);
     assignment.hold_back(&place(1), false);
     assert_eq!(settled(&assignment), [true, true]);

@@ -1,15 +1,15 @@
-//! How far the log of a partition was read, and whether a record stands in the log that was read. Pure.
+//! How far the log of a partition was read, and whether a record belongs to the same log. Pure.
 
 use std::time::Instant;
 
 use kafka_client::ReadUpTo;
 
-/// Whether a log may be another one than that which was read.
+/// Why it is in doubt whether a log still has the records that were read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Doubt {
-    /// A leader with this epoch has not been asked.
+    /// There is a leader with this epoch, which has not answered yet. `at`: when this was noticed.
     Since { epoch: i32, at: Instant },
-    /// It is another one.
+    /// It has lost them and has other records there.
     Parted,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Whether a record at this offset, of this epoch, stands in the log that was read.
+    /// Whether a record at this offset, of this epoch, is certain to belong to the log that was read.
     pub(super) fn continues(&self, offset: i64, epoch: i32) -> bool {
         match self.read {
             None => true,

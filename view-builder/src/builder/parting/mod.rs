@@ -1,18 +1,19 @@
-//! Finding out whether a log has lost its end, and has other records at those offsets by now.
+//! Finds out whether a log has parted from what was read of it: it has lost its end, and has other records at those offsets by now.
 //!
-//! A leader that lacks the end of a log may be elected (unclean election). The offsets of what is lost are other records' then, so that offsets
-//! tell nothing once the log has grown beyond the position. The leader's epoch does: it stands with each record. So how far a log was read, and in
-//! which epoch, is kept beside the position and moves with it in the batch's transaction.
+//! Kafka may elect a leader that lacks the end of a log (unclean election). Then other records get the offsets of the lost ones. Once the log has
+//! grown beyond our position, the offsets alone do not show this. The leader's epoch, which each record carries, does. So how far a log was read,
+//! and in which epoch, is stored beside the position and moves with it in the batch's transaction.
 //!
 //! **A record of another epoch is not taken before Kafka has told that the log still has what was read before it.** Until then the partition is in
 //! doubt: its records are dropped, and read again once that is certain. Where the leader has changed between two takeovers, a
 //! partition begins in doubt. So it does not matter when the leader changed, nor whether anybody looked at that moment, nor that librdkafka's own
 //! comparison (KIP-320) knows nothing of what was read before an assignment.
 //!
-//! Where the log has parted from what was read, the offset is written down as the lowest end that was told (`paused_end`), and the epoch of the
-//! claim is counted up: whoever holds the partition takes it over anew, and reads it again from there. A log that nobody tells of stays in doubt.
+//! If the log has parted, its first offset that differs is stored as the lowest end that Kafka told (`paused_end`), and the epoch of the claim is
+//! raised. So the builder that holds the partition takes it over anew, and reads it again from that offset. While Kafka does not tell of a log, it
+//! stays in doubt.
 //!
-//! Not seen is a log that has lost its end and has grown to just the position again, until its next record comes.
+//! One case is noticed late: a log that has lost its end and has grown exactly to our position again. It is noticed when its next record comes.
 
 mod log;
 
@@ -30,47 +31,47 @@ use crate::kafka::servers::Kafka;
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
-/// How long a leader has to tell. The question blocks a thread of its own, so nothing but the partition in doubt waits for it.
-const TOLD_MAX: Duration = Duration::from_secs(10);
-/// How often Kafka is asked again of a log that it has not told of. The partition's events wait meanwhile.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// A doubt that lasts longer is told to people. Most end with the first answer.
-const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(5);
+/// How long to wait for a leader's answer. The question blocks a thread of its own, so only the partition in doubt waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often Kafka is asked again about a log that it has not told of. The partition's events wait meanwhile.
+const ASK_AGAIN_INTERVAL: Duration = Duration::from_secs(2);
+/// A doubt that lasts longer is shown to people. Most doubts end with the first answer.
+const DOUBT_SHOWN_AFTER: Duration = Duration::from_secs(5);
 
 /// What a takeover knows of a partition's log.
 #[derive(Clone, Debug)]
 pub struct Mark {
     pub place: TopicPartition,
-    /// How far it was read; none: nothing of the topic as it is, or the cluster has no epochs.
+    /// How far the log was read. `None`: nothing of the present topic was read, or the cluster has no epochs.
     pub read: Option<ReadUpTo>,
-    /// The epoch of the leader that there is now; none where the cluster does not tell it.
+    /// The epoch of the present leader. `None`: the cluster does not tell it.
     pub leader_epoch: Option<i32>,
     pub topic_id: Option<String>,
 }
 
-/// A partition that has other records than those that were read.
+/// A partition whose log has other records than those that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parted {
     pub place: TopicPartition,
-    /// From this offset on.
+    /// The first offset at which the records differ.
     pub at: i64,
     /// The id of the topic that was read.
     pub topic_id: Option<String>,
 }
 
-/// The first offset that each log gives behind what was read of it, unless the thread that asked has panicked.
+/// For each log: the first offset that its leader names after what was read. An error if the thread that asked has panicked.
 pub type Answer = Result<BTreeMap<TopicPartition, i64>, JoinError>;
 
-/// What came of a question.
+/// What an answer of Kafka has shown.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// These logs have what was read: their partitions are read on.
+pub struct Findings {
+    /// These logs still have what was read, so their partitions are read on.
     pub certain: Vec<TopicPartition>,
-    /// These do not.
+    /// These logs have parted from what was read.
     pub parted: Vec<Parted>,
 }
 
-/// What was read of the partitions that are held, and the question whether their logs still have it.
+/// How far the logs of the held partitions were read, and the question to Kafka whether the logs still have these records.
 pub struct Parting {
     servers: Kafka,
     logs: HashMap<TopicPartition, Log>,
@@ -91,19 +92,19 @@ impl Parting {
         }
     }
 
-    /// From now on these partitions are read, and no others. Gives those that begin in doubt.
+    /// From now on these partitions are read, and no others. Returns those that begin in doubt.
     pub fn begin(&mut self, marks: Vec<Mark>) -> Vec<TopicPartition> {
         self.logs.clear();
         self.answer = None;
         self.add(marks)
     }
 
-    /// These partitions are read as well. Gives those that begin in doubt.
+    /// These partitions are read as well. Returns those that begin in doubt.
     pub fn add(&mut self, marks: Vec<Mark>) -> Vec<TopicPartition> {
         let mut doubtful = Vec::new();
         for mark in marks {
             let doubt = mark.read.zip(mark.leader_epoch).and_then(|(read, epoch)| {
-                let is_other = epoch != read.epoch && looks_at_epochs();
+                let is_other = epoch != read.epoch && compares_epochs();
                 is_other.then(|| Doubt::Since {
                     epoch,
                     at: Instant::now(),
@@ -125,7 +126,7 @@ impl Parting {
         doubtful
     }
 
-    /// Whether a record may be taken. One that may not comes again once that is certain.
+    /// Whether a record may be taken. One that may not be taken is read again once it is certain that the log is the same.
     pub fn may_take(&mut self, place: &TopicPartition, offset: i64, epoch: Option<i32>) -> bool {
         let (Some(log), Some(epoch)) = (self.logs.get_mut(place), epoch) else {
             return true;
@@ -133,7 +134,7 @@ impl Parting {
         if log.doubt.is_some() {
             return false;
         }
-        if log.continues(offset, epoch) || !looks_at_epochs() {
+        if log.continues(offset, epoch) || !compares_epochs() {
             log.note(offset, epoch);
             return true;
         }
@@ -151,14 +152,14 @@ impl Parting {
     #[must_use]
     pub fn unanswered_for_long(&self) -> Vec<TopicPartition> {
         let is_untold =
-            |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_TOLD_AFTER);
+            |log: &Log| matches!(log.doubt, Some(Doubt::Since { at, .. }) if at.elapsed() > DOUBT_SHOWN_AFTER);
         let untold = self.logs.iter().filter(|(_, log)| is_untold(log));
         untold.map(|(place, _)| place.clone()).collect()
     }
 
-    /// Asks Kafka of the partitions in doubt, unless a question is under way or was asked just now.
+    /// Asks Kafka about the partitions in doubt, unless a question is under way or was asked just now.
     pub fn ask_when_due(&mut self) {
-        if self.answer.is_some() || self.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+        if self.answer.is_some() || self.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN_INTERVAL) {
             return;
         }
         let doubtful = self.logs.iter().filter_map(|(place, log)| match log.doubt {
@@ -172,33 +173,35 @@ impl Parting {
         self.asked_at = Some(Instant::now());
         self.asked.clone_from(&asked);
         let servers = self.servers.clone();
-        self.answer = Some(tokio::task::spawn_blocking(move || first_offsets(&servers, &asked)));
+        self.answer = Some(tokio::task::spawn_blocking(move || {
+            ask_for_first_offsets(&servers, &asked)
+        }));
     }
 
-    /// Ends the doubts that the answer ends.
-    pub fn act_on_answer(&mut self, answered: Answer) -> Told {
+    /// Ends the doubts about the logs that the answer tells of.
+    pub fn act_on_answer(&mut self, answer: Answer) -> Findings {
         self.answer = None;
-        let mut told = Told::default();
-        let firsts = match answered {
-            Ok(firsts) => firsts,
+        let mut findings = Findings::default();
+        let first_offsets = match answer {
+            Ok(first_offsets) => first_offsets,
             Err(err) => {
                 tracing::error!(error = %err, "asking kafka failed");
-                return told;
+                return findings;
             }
         };
         for (place, read) in std::mem::take(&mut self.asked) {
-            let (Some(log), Some(first)) = (self.logs.get_mut(&place), firsts.get(&place)) else {
-                // It is held no more, or Kafka did not tell of it: then it is asked of again.
+            let (Some(log), Some(first)) = (self.logs.get_mut(&place), first_offsets.get(&place)) else {
+                // The partition is no longer held, or Kafka did not tell of it. In the second case it is asked about again.
                 continue;
             };
             let Some(Doubt::Since { epoch, .. }) = log.doubt else {
-                // It was taken over anew since it was asked of.
+                // The partition was taken over anew since the question.
                 continue;
             };
             if *first < read.offset {
                 tracing::warn!(%place, at = first, read = read.offset, "the log has lost its end, and has other records from there on");
                 log.doubt = Some(Doubt::Parted);
-                told.parted.push(Parted {
+                findings.parted.push(Parted {
                     topic_id: log.topic_id.clone(),
                     at: *first,
                     place,
@@ -206,14 +209,14 @@ impl Parting {
             } else {
                 log.doubt = None;
                 log.trusted = Some(epoch);
-                told.certain.push(place);
+                findings.certain.push(place);
             }
         }
-        told
+        findings
     }
 }
 
-/// Waits for the answer; for ever where there is no question.
+/// Waits for the answer. Waits for ever if no question is under way.
 pub async fn answer_to(parting: &mut Parting) -> Answer {
     match &mut parting.answer {
         Some(answer) => answer.await,
@@ -221,21 +224,22 @@ pub async fn answer_to(parting: &mut Parting) -> Answer {
     }
 }
 
-/// The first offset that each of the logs gives where it is asked for what comes behind what was read; one that does not tell is left out. Blocks.
-fn first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> BTreeMap<TopicPartition, i64> {
+/// Asks the leader of each log for the first offset after what was read. A log that nobody tells of is left out. Blocks.
+fn ask_for_first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> BTreeMap<TopicPartition, i64> {
     let mut by_topic: BTreeMap<&str, BTreeMap<i32, ReadUpTo>> = BTreeMap::new();
     for (place, read) in read {
         by_topic.entry(&place.topic).or_default().insert(place.partition, *read);
     }
     let mut all = BTreeMap::new();
     for (topic, read) in by_topic {
-        // One for each topic: what is assigned already does not begin anew.
-        let told = kafka::parting_observer(servers)
+        // Each topic gets a client of its own, since a partition that a client reads already would not begin anew.
+        let answer = kafka::parting_observer(servers)
             .context("no client")
-            .and_then(|observer| kafka_client::first_offsets_behind(&observer, topic, &read, TOLD_MAX));
-        match told {
-            Ok(told) => all.extend(
-                told.into_iter()
+            .and_then(|observer| kafka_client::first_offsets_behind(&observer, topic, &read, ANSWER_TIMEOUT));
+        match answer {
+            Ok(first_offsets) => all.extend(
+                first_offsets
+                    .into_iter()
                     .map(|(partition, first)| (place::place(topic, partition), first)),
             ),
             Err(err) => tracing::warn!(
@@ -248,19 +252,19 @@ fn first_offsets(servers: &Kafka, read: &HashMap<TopicPartition, ReadUpTo>) -> B
     all
 }
 
-/// False only where the bug is planted that a builder trusts offsets alone.
-fn looks_at_epochs() -> bool {
+/// True, unless a test has planted the bug that a builder trusts offsets alone.
+fn compares_epochs() -> bool {
     !faults::is_planted(Bug::TrustOffsetsAlone)
 }
 
 impl Database {
-    /// Writes down from where on these partitions have other records, and has whoever holds them take them over anew. One of another topic by
-    /// now stays as it is. Waits for as long as Postgres is away.
+    /// Stores from which offset on these partitions have other records, and makes the builders that hold them take them over anew. A partition
+    /// whose topic is another one by now stays as it is. Waits for as long as Postgres is away.
     pub async fn note_parted(&mut self, parted: &[Parted]) {
-        let topic: Vec<&str> = parted.iter().map(|one| &*one.place.topic).collect();
-        let partition: Vec<i32> = parted.iter().map(|one| one.place.partition).collect();
-        let at: Vec<i64> = parted.iter().map(|one| one.at).collect();
-        let id: Vec<Option<&str>> = parted.iter().map(|one| one.topic_id.as_deref()).collect();
+        let topic: Vec<&str> = parted.iter().map(|parted| &*parted.place.topic).collect();
+        let partition: Vec<i32> = parted.iter().map(|parted| parted.place.partition).collect();
+        let at: Vec<i64> = parted.iter().map(|parted| parted.at).collect();
+        let id: Vec<Option<&str>> = parted.iter().map(|parted| parted.topic_id.as_deref()).collect();
         loop {
             let client = &self.session().await.client;
             let noted = client

@@ -3,7 +3,7 @@
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error};
 
-use super::Held;
+use super::LockedPosition;
 use crate::continuity::start::Lost;
 use crate::contract::place::TopicPartition;
 
@@ -11,7 +11,7 @@ use crate::contract::place::TopicPartition;
 pub(super) struct Change<'a> {
     pub(super) client: &'a Client,
     pub(super) place: &'a TopicPartition,
-    pub(super) held: &'a Held,
+    pub(super) held: &'a LockedPosition,
     pub(super) lost: Lost,
     pub(super) next_offset: i64,
 }

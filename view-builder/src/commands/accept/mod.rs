@@ -1,11 +1,11 @@
-//! `view-builder accept`: an operator says that a partition goes on although its topic has lost events, or that a notice is known.
+//! `view-builder accept`: an operator says that a partition shall go on although its topic has lost events, or that a notice has been read.
 //!
 //! One transaction, under the lock of the position:
-//! 1. it sets the position to where the partition goes on, and counts the epoch up. So the builder that holds the partition takes it over
+//! 1. it sets the position to where the partition goes on, and raises the epoch. So the builder that holds the partition takes it over
 //!    anew within some seconds;
-//! 2. it writes down up to where the view has had the topic as it is now;
+//! 2. it stores how far the view has had the events that the topic still has (`highest_offset`);
 //! 3. it adapts the pause positions of paused views;
-//! 4. it puts the dead letters from there on aside, since their offsets may be those of other records now.
+//! 4. it puts aside the dead letters from the new position on, since the topic may now have other records at their offsets.
 
 mod change;
 mod decision;
@@ -23,16 +23,16 @@ use crate::postgres::connection::{connect_for_command, unanswered};
 use crate::process::failure::Failure;
 use crate::settings::AcceptConfig;
 
-/// A position, as it stands under its lock.
+/// A partition's position, read under the lock of its row.
 #[derive(Clone, Debug, Default)]
-struct Held {
+struct LockedPosition {
     next_offset: Option<i64>,
     highest_offset: Option<i64>,
     ids: TopicIds,
     is_paused: bool,
 }
 
-impl Held {
+impl LockedPosition {
     async fn lock(client: &Client, place: &TopicPartition) -> Result<Self, Failure> {
         let row = client
             .query_opt(
@@ -42,14 +42,14 @@ impl Held {
             )
             .await
             .map_err(unanswered)?;
-        row.as_ref().map(Self::of).ok_or_else(|| {
+        row.as_ref().map(Self::from_row).ok_or_else(|| {
             Failure::Setting(format!(
                 "no builder has had {place} yet: view-builder status lists the partitions"
             ))
         })
     }
 
-    fn of(row: &Row) -> Self {
+    fn from_row(row: &Row) -> Self {
         Self {
             next_offset: row.get("next_offset"),
             highest_offset: row.get("highest_offset"),
@@ -61,26 +61,26 @@ impl Held {
         }
     }
 
-    /// The highest position that there was, in the topic that it is of.
+    /// The highest position that the partition has ever had in this topic. Offsets are those of the topic of `ids.now`.
     fn reached(&self) -> Option<i64> {
         self.next_offset.max(self.highest_offset)
     }
 }
 
-/// Has the partition go on from where the operator says, or takes its notices as known. Tells what was done.
+/// Lets the partition go on from where the operator says, or deletes its notices, which the operator has read. Returns what was done, as a text.
 ///
 /// # Errors
 /// Nothing is lost; the offset is not in the topic; Postgres or Kafka does not answer. Nothing is changed then.
 pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
     let place = &config.partition;
-    let told = ask_kafka(config).await?;
+    let offsets = ask_kafka(config).await?;
     let client = connect_for_command(&config.servers.database.0).await?;
     client.batch_execute("begin").await.map_err(unanswered)?;
-    let held = Held::lock(&client, place).await?;
-    let said = match decide(place, &held, told.at(place), config.from)? {
-        Decision::TakeNote => take_note(&client, place).await?,
+    let held = LockedPosition::lock(&client, place).await?;
+    let answer = match decide(place, &held, offsets.at(place), config.from)? {
+        Decision::DeleteNotices => delete_notices(&client, place).await?,
         Decision::NothingIsLost => format!("{place}: nothing is lost any more, its builder goes on within 10 s\n"),
-        Decision::GoOn {
+        Decision::GoOnFrom {
             lost,
             next_offset,
             topic_id,
@@ -99,21 +99,21 @@ pub async fn accept(config: &AcceptConfig) -> Result<String, Failure> {
         }
     };
     client.batch_execute("commit").await.map_err(unanswered)?;
-    Ok(said)
+    Ok(answer)
 }
 
 async fn ask_kafka(config: &AcceptConfig) -> Result<Offsets, Failure> {
     let place = &config.partition;
     let observer = kafka::observer(&config.servers.kafka)?;
     let places = [place.clone()];
-    let told = tokio::task::spawn_blocking(move || offsets(&observer, &places))
+    let answer = tokio::task::spawn_blocking(move || offsets(&observer, &places))
         .await
         .context("asking kafka failed")?
         .with_context(|| format!("kafka does not tell of {place}"))?;
-    Ok(told)
+    Ok(answer)
 }
 
-async fn take_note(client: &Client, place: &TopicPartition) -> Result<String, Failure> {
+async fn delete_notices(client: &Client, place: &TopicPartition) -> Result<String, Failure> {
     let rows = client
         .query(
             "delete from view_notices where topic = $1 and partition = $2 returning kind",

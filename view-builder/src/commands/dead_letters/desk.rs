@@ -1,8 +1,11 @@
-//! Trying letters again, and giving them up.
+//! Applies dead letters again, or discards them. Both *end* a letter.
 //!
-//! Letters are ended in a transaction that takes their partitions' positions as a batch does, and so waits for the batch under way; it applies
-//! the events or gives the letters up; it counts up `letters_version`, which makes a rebuild look again. A command that is killed has
-//! ended all letters of a transaction or none. [`super::retry`] ends many letters in one.
+//! One transaction ends one or more letters:
+//! 1. it locks their partitions' positions as a batch does, and so waits for the batch under way. It also raises `letters_version`, which makes a
+//!    rebuild look at the letters again;
+//! 2. it applies the events, or marks the letters as discarded.
+//!
+//! A command that is killed has ended all letters of a transaction or none. [`super::retry`] ends many letters in one transaction.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,15 +25,15 @@ use crate::postgres::connection::unanswered;
 use crate::postgres::refusal;
 use crate::postgres::server::ViewsDatabase;
 use crate::process::failure::Failure;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::database::Session;
 use crate::views::pauses;
 use crate::views::view::View;
 
-/// Most letters that `discard` applies in one transaction.
-const LETTERS_TOGETHER: usize = 100;
+/// `discard` applies so many letters in one transaction, at most.
+const LETTERS_PER_TRANSACTION: usize = 100;
 
-/// A connection with which letters can be applied.
+/// A connection to the views' database that can end letters.
 pub(super) struct Desk {
     pub(super) session: Session,
     views: Vec<View>,
@@ -46,22 +49,22 @@ enum Ending {
 
 /// What became of letters.
 enum Outcome {
-    /// All of them are applied, or given up.
+    /// All of them are applied, or discarded.
     Ended,
-    /// Nothing is changed: one of them cannot be applied, for this reason.
+    /// Nothing is changed: one of them cannot be applied. This is the reason.
     Dead(String),
     /// Nothing is changed: somebody else has ended one of them.
     Gone,
-    /// Nothing is changed: this one, of the same key as one of them, stands before it and is still dead.
+    /// Nothing is changed: one of them waits behind a letter of the same key that is still dead. This is that letter's id.
     Behind(i64),
-    /// Nothing is changed: this view, which is paused, reads a topic of theirs. It would never get the event.
+    /// Nothing is changed: this paused view reads one of their topics, and it would never get the event.
     Paused(String),
 }
 
 /// Why letters were not ended.
 enum Hindrance {
     Database(Error),
-    /// The views are others than this command knows.
+    /// The catalog has changed since this command read it.
     OtherViews,
 }
 
@@ -74,9 +77,9 @@ impl From<Error> for Hindrance {
 impl Desk {
     pub(super) async fn open(database: &ViewsDatabase) -> Result<Self, Failure> {
         let client = connect_for_command(&database.0).await?;
-        let Kept { views, topics } = Kept::load(&client).await.map_err(unanswered)?;
+        let KeptViews { views, topics } = KeptViews::load(&client).await.map_err(unanswered)?;
         let session = Session::prepare(client, &views).await.map_err(unanswered)?;
-        let contracts = contract::of_all(&topics);
+        let contracts = contract::contracts_of(&topics);
         Ok(Self {
             session,
             views,
@@ -88,12 +91,12 @@ impl Desk {
     pub(super) async fn retry(&mut self, ids: &[i64]) -> Result<(String, bool), Failure> {
         let mut report = Report::default();
         let ended = self.retry_these(ids, &mut report).await;
-        report.of(ended)
+        report.finish(ended)
     }
 
     async fn retry_these(&mut self, ids: &[i64], report: &mut Report) -> Result<(), Failure> {
-        for first in self.firsts(ids).await? {
-            self.go_through(first, report).await?;
+        for first in self.load_first_letters(ids).await? {
+            self.retry_from(first, report).await?;
         }
         Ok(())
     }
@@ -107,70 +110,71 @@ impl Desk {
         }
         let mut report = Report::default();
         let ended = self.discard_these(ids, &mut report).await;
-        report.of(ended)
+        report.finish(ended)
     }
 
     async fn discard_these(&mut self, ids: &[i64], report: &mut Report) -> Result<(), Failure> {
-        let letters = self.firsts(ids).await?;
-        // All of them before anything behind them is tried, or one that is to go as well would be applied.
+        let letters = self.load_first_letters(ids).await?;
+        // All of them are discarded before any letter behind them is applied. Otherwise one that is to be discarded too could be applied first.
         for letter in &letters {
-            let one = std::slice::from_ref(letter);
-            if !matches!(self.end(one, Ending::Discard).await?, Outcome::Ended) {
-                report.gone(&letter.described());
+            let single = std::slice::from_ref(letter);
+            if !matches!(self.end_letters(single, Ending::Discard).await?, Outcome::Ended) {
+                report.gone(&letter.for_people());
                 continue;
             }
             tracing::warn!(letter = letter.id, place = %letter.place, offset = letter.offset, "an operator gives up a dead letter");
-            report.discarded(&letter.described());
+            report.discarded(&letter.for_people());
         }
         let mut next: Vec<Waiting> = Vec::new();
         for letter in &letters {
-            // What stood behind one of a former topic is older than what the view has got since: it is applied on demand alone.
+            // The letters behind a letter of a former topic are older than what the view has got since. They are applied only if an operator asks
+            // for them.
             if letter.former_topic_id.is_some() {
                 continue;
             }
-            let Some(behind) = letter.behind(&self.session.client).await? else {
+            let Some(behind) = letter.load_next_of_key(&self.session.client).await? else {
                 continue;
             };
-            // Of two letters of a key the first leads to the other.
-            match next.iter_mut().find(|known| known.is_of_key_of(&behind)) {
+            // Only the first letter of a key is kept: applying it leads to the later ones.
+            match next.iter_mut().find(|known| known.has_key_of(&behind)) {
                 Some(known) if known.offset > behind.offset => *known = behind,
                 Some(_) => {}
                 None => next.push(behind),
             }
         }
         while !next.is_empty() {
-            // As a builder would apply them.
-            next.sort_by(|one, other| (&one.place, one.offset).cmp(&(&other.place, other.offset)));
-            let mut further = Vec::new();
-            for some in next.chunks(LETTERS_TOGETHER) {
-                further.extend(self.go_a_step(some, report).await?);
+            // In the order in which a builder would apply them.
+            next.sort_by(|left, right| (&left.place, left.offset).cmp(&(&right.place, right.offset)));
+            let mut behind = Vec::new();
+            for letters in next.chunks(LETTERS_PER_TRANSACTION) {
+                behind.extend(self.retry_and_find_next(letters, report).await?);
             }
-            next = further;
+            next = behind;
         }
         Ok(())
     }
 
     /// Applies these letters, of which no two are of one key. Returns the letters that stand behind those that were applied.
-    async fn go_a_step(&self, letters: &[Waiting], report: &mut Report) -> Result<Vec<Waiting>, Failure> {
+    async fn retry_and_find_next(&self, letters: &[Waiting], report: &mut Report) -> Result<Vec<Waiting>, Failure> {
         let still_dead = self.retry_layer(letters, report).await?;
         let mut behind = Vec::new();
         for letter in letters.iter().filter(|letter| !still_dead.contains(&letter.id)) {
-            behind.extend(letter.behind(&self.session.client).await?);
+            behind.extend(letter.load_next_of_key(&self.session.client).await?);
         }
         Ok(behind)
     }
 
-    /// Applies these letters, of which no two are of one key: together, or else one by one. Returns the ids of those that are still dead, or stand
-    /// behind one that is.
+    /// Applies these letters, of which no two are of one key: all together, or one by one if that fails. Returns the ids of those that are still
+    /// dead or still wait behind a dead one.
     ///
-    /// Each transaction waits for the builder's batch under way, so beside a busy builder one for each letter would take minutes.
+    /// Each transaction waits for the builder's batch under way. So beside a busy builder, one transaction for each letter would take minutes.
     pub(super) async fn retry_layer(&self, letters: &[Waiting], report: &mut Report) -> Result<HashSet<i64>, Failure> {
         let mut still_dead = HashSet::new();
         let is_applied = self.retry_together(letters).await?;
         for letter in letters {
             if is_applied {
-                report.applied(&letter.described());
-            } else if !self.goes_on_after(letter, report).await? {
+                report.applied(&letter.for_people());
+            } else if !self.retry_and_report(letter, report).await? {
                 still_dead.insert(letter.id);
             }
         }
@@ -178,27 +182,27 @@ impl Desk {
     }
 
     /// Applies this letter and those behind it, up to the first that is still dead.
-    async fn go_through(&mut self, first: Waiting, report: &mut Report) -> Result<(), Failure> {
+    async fn retry_from(&mut self, first: Waiting, report: &mut Report) -> Result<(), Failure> {
         let mut next = Some(first);
         while let Some(letter) = next {
-            if !self.goes_on_after(&letter, report).await? {
+            if !self.retry_and_report(&letter, report).await? {
                 return Ok(());
             }
-            next = letter.behind(&self.session.client).await?;
+            next = letter.load_next_of_key(&self.session.client).await?;
         }
         Ok(())
     }
 
-    /// Applies this letter; false: it is still dead, or stands behind one that is.
-    async fn goes_on_after(&self, letter: &Waiting, report: &mut Report) -> Result<bool, Failure> {
+    /// Applies this letter. Returns whether the letters behind it can be applied now: false if it is still dead, or still waits behind a dead one.
+    async fn retry_and_report(&self, letter: &Waiting, report: &mut Report) -> Result<bool, Failure> {
         match self.retry_one(letter).await? {
-            Outcome::Ended => report.applied(&letter.described()),
+            Outcome::Ended => report.applied(&letter.for_people()),
             Outcome::Dead(reason) => {
-                report.still_dead(&letter.described(), &reason);
+                report.still_dead(&letter.for_people(), &reason);
                 return Ok(false);
             }
             Outcome::Behind(first) => {
-                report.behind(&letter.described(), first);
+                report.behind(&letter.for_people(), first);
                 return Ok(false);
             }
             Outcome::Gone | Outcome::Paused(_) => {}
@@ -206,8 +210,8 @@ impl Desk {
         Ok(true)
     }
 
-    /// The letters with these ids, each the first of its key.
-    async fn firsts(&self, ids: &[i64]) -> Result<Vec<Waiting>, Failure> {
+    /// Loads the letters with these ids. Refuses one that waits behind another letter of its key, unless that one is named before it.
+    async fn load_first_letters(&self, ids: &[i64]) -> Result<Vec<Waiting>, Failure> {
         let client = &self.session.client;
         let mut letters = Vec::with_capacity(ids.len());
         for id in ids {
@@ -215,8 +219,8 @@ impl Desk {
             if row.get::<_, Option<&str>>("discarded_at").is_some() {
                 return Err(Failure::Setting(format!("dead letter {id} was discarded already")));
             }
-            let letter = Waiting::of(&row);
-            let first = letter.first_of_key(client).await?;
+            let letter = Waiting::from_row(&row);
+            let first = letter.load_first_of_key(client).await?;
             if first.id != letter.id && !letters.iter().any(|known: &Waiting| known.id == first.id) {
                 return Err(Failure::Setting(format!(
                     "dead letter {id} waits behind {} of the same key: retry or discard {} first",
@@ -228,21 +232,24 @@ impl Desk {
         Ok(letters)
     }
 
-    /// Applies all of these in one transaction, as a builder applies a batch; false, and nothing is changed, where that cannot be done with
-    /// each of them. What is wrong with which letter is found out by trying each.
+    /// Applies all of these in one transaction, as a builder applies a batch. If one of them cannot be applied, it returns false and nothing is
+    /// changed. Then the caller tries each letter alone to find out which one fails and why.
     async fn retry_together(&self, letters: &[Waiting]) -> Result<bool, Failure> {
         if letters.is_empty() {
             return Ok(true);
         }
-        Ok(matches!(self.end(letters, Ending::Apply).await?, Outcome::Ended))
+        Ok(matches!(
+            self.end_letters(letters, Ending::Apply).await?,
+            Outcome::Ended
+        ))
     }
 
-    /// Applies this one. Where it is still dead, that is counted and its reason kept.
+    /// Applies this letter. If it is still dead, its retries are counted and the new reason is stored.
     ///
     /// # Errors
     /// Postgres does not answer; a view that reads the letter's topic is paused.
     async fn retry_one(&self, letter: &Waiting) -> Result<Outcome, Failure> {
-        let outcome = self.end(std::slice::from_ref(letter), Ending::Apply).await?;
+        let outcome = self.end_letters(std::slice::from_ref(letter), Ending::Apply).await?;
         match &outcome {
             Outcome::Paused(view) => return Err(paused(view)),
             Outcome::Dead(reason) => {
@@ -256,9 +263,9 @@ impl Desk {
         Ok(outcome)
     }
 
-    /// Ends all of these letters, or none, in one transaction with their partitions' positions. No two of them are of one key, and all
-    /// are of one table.
-    async fn end(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Failure> {
+    /// Ends all of these letters, or none, in one transaction that locks their partitions' positions. No two of them may be of one key, and all
+    /// must be in the same table.
+    async fn end_letters(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Failure> {
         let client = &self.session.client;
         client.batch_execute("begin").await.map_err(stopped)?;
         let ended = self.end_in_transaction(letters, ending).await;
@@ -287,7 +294,7 @@ impl Desk {
             part.to = letter.offset + 1;
         }
         for place in parts.keys() {
-            lock(client, place).await?;
+            lock_position(client, place).await?;
         }
         let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
         let table = letters.first().map_or("only view_dead_letters", Waiting::table);
@@ -296,7 +303,7 @@ impl Desk {
         if open.len() != ids.len() {
             return Ok(Outcome::Gone);
         }
-        if !self.is_current().await? {
+        if !self.has_current_views().await? {
             return Err(Hindrance::OtherViews);
         }
         if ending == Ending::Discard {
@@ -304,16 +311,16 @@ impl Desk {
             client.execute(&sql, &[&ids]).await?;
             return Ok(Outcome::Ended);
         }
-        if let Some(first) = standing_before(client, table, &ids).await? {
+        if let Some(first) = find_dead_letter_before(client, table, &ids).await? {
             return Ok(Outcome::Behind(first));
         }
         for place in parts.keys() {
-            if let Some(view) = pauses::reader(client, &place.topic).await? {
+            if let Some(view) = pauses::find_paused_reader(client, &place.topic).await? {
                 return Ok(Outcome::Paused(view));
             }
         }
         for letter in letters {
-            match (self.event(letter), parts.get_mut(&letter.place)) {
+            match (self.parse_event(letter), parts.get_mut(&letter.place)) {
                 (Ok(event), Some(part)) => part.events.push(event),
                 (Err(unappliable), _) => return Ok(Outcome::Dead(unappliable.0)),
                 (Ok(_), None) => {}
@@ -328,14 +335,14 @@ impl Desk {
         Ok(Outcome::Ended)
     }
 
-    /// Whether the views are still those that this command has read. Positions are locked, so they stay so until the transaction ends.
-    async fn is_current(&self) -> Result<bool, Error> {
-        let kept = Kept::load(&self.session.client).await?.views;
+    /// Whether the catalog still has the views that this command has read. The positions are locked, so this stays so until the transaction ends.
+    async fn has_current_views(&self) -> Result<bool, Error> {
+        let kept = KeptViews::load(&self.session.client).await?.views;
         let mut pairs = kept.iter().zip(&self.views);
         Ok(kept.len() == self.views.len() && pairs.all(|(kept, known)| kept.has_sql_of(known)))
     }
 
-    fn event(&self, letter: &Waiting) -> Result<Event, Unappliable> {
+    fn parse_event(&self, letter: &Waiting) -> Result<Event, Unappliable> {
         let contract = self
             .contracts
             .get(&*letter.place.topic)
@@ -350,8 +357,9 @@ impl Desk {
     }
 }
 
-/// A letter that is still dead and stands before one of these, of the same key: nothing overtakes it. The positions are locked.
-async fn standing_before(client: &Client, table: &str, ids: &[i64]) -> Result<Option<i64>, Error> {
+/// The id of a letter that is still dead and that one of these waits behind, since it has the same key and is earlier. The positions must be
+/// locked.
+async fn find_dead_letter_before(client: &Client, table: &str, ids: &[i64]) -> Result<Option<i64>, Error> {
     let sql = format!(
         "select min(earlier.id) from {table} as letter
          join {table} as earlier on earlier.topic = letter.topic and earlier.partition = letter.partition and earlier.key = letter.key
@@ -362,8 +370,8 @@ async fn standing_before(client: &Client, table: &str, ids: &[i64]) -> Result<Op
     Ok(client.query_one(&sql, &[&ids]).await?.get(0))
 }
 
-/// Takes the partition's position as a batch does, and so waits for the batch under way; counts the change of its letters.
-async fn lock(client: &Client, place: &TopicPartition) -> Result<(), Error> {
+/// Locks the partition's position as a batch does, and so waits for the batch under way. Raises `letters_version`, since the letters change.
+async fn lock_position(client: &Client, place: &TopicPartition) -> Result<(), Error> {
     client
         .execute(
             "update view_positions set letters_version = letters_version + 1 where topic = $1 and partition = $2",

@@ -49,7 +49,7 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
         LettersCommand::Retry(asked) => {
             let mut desk = Desk::open(&asked.letters.database).await?;
             if asked.all {
-                retry::all(&mut desk).await
+                retry::retry_all(&mut desk).await
             } else {
                 desk.retry(&asked.letters.ids).await
             }

@@ -1,4 +1,4 @@
-//! What a command on dead letters has done so far, for whoever has typed it.
+//! The report of a command on dead letters: what it has done so far, as texts for the operator.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use tokio_postgres::Error;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 
-/// Lines that are printed for letters; what is more is counted.
+/// So many lines are printed for letters, at most. Further letters are only counted.
 const LINES_MAX: u64 = 1_000;
 
 /// What has become of the letters so far.
@@ -61,23 +61,23 @@ impl Report {
         }
     }
 
-    /// What to print, and whether letters still wait, where the command has ended so.
-    pub(super) fn of(self, ended: Result<(), Failure>) -> Result<(String, bool), Failure> {
+    /// Returns what to print, and whether letters still wait. `ended`: how the command has ended.
+    pub(super) fn finish(self, ended: Result<(), Failure>) -> Result<(String, bool), Failure> {
         match ended {
             Ok(()) => Ok((self.lines(), self.still_dead > 0)),
             Err(failure) => Err(self.interrupted(failure)),
         }
     }
 
-    /// As [`Report::of`], with the numbers of letters below their lines.
-    pub(super) fn of_all(self, ended: Result<(), Failure>) -> Result<(String, bool), Failure> {
+    /// Does the same as [`Report::finish`], and adds the numbers of letters below their lines.
+    pub(super) fn finish_with_numbers(self, ended: Result<(), Failure>) -> Result<(String, bool), Failure> {
         let numbers = if self.line_count == 0 {
             "no dead letters\n".to_owned()
         } else {
             format!("{} applied, {} still dead\n", self.applied, self.still_dead)
         };
         let former = self.former;
-        let (mut said, left) = self.of(ended)?;
+        let (mut said, left) = self.finish(ended)?;
         said += &numbers;
         if former > 0 {
             said += &format!(
@@ -166,7 +166,7 @@ mod tests {
         for _ in 0..=LINES_MAX {
             report.applied("one");
         }
-        let (text, left) = report.of_all(Ok(())).unwrap();
+        let (text, left) = report.finish_with_numbers(Ok(())).unwrap();
         assert!(!left);
         assert_eq!(text.lines().filter(|line| *line == "applied one").count(), 1_000);
         assert!(text.ends_with("...\n1001 applied, 0 still dead\n"), "{text}");

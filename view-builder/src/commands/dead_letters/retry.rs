@@ -1,9 +1,9 @@
-//! `dead-letters retry --all`: every letter that waits is tried again, in the order of its topic.
+//! `dead-letters retry --all`: tries every letter that waits again, in the order of the topics.
 //!
-//! Piece by piece: a piece is one transaction with a bounded number of letters and bytes, and between two pieces the builder has as long for
-//! the position as the piece took, so that a million letters neither fill the memory nor hold up the views. A piece is first tried as a
-//! builder tries a batch; where Postgres refuses that, its letters are tried one by one, and a key whose letter is still dead is left
-//! alone from there on.
+//! The letters are tried in pieces, so that a million letters neither fill the memory nor hold up the views. A piece has a bounded number of
+//! letters and bytes. After a piece, the command sleeps as long as the piece took, and meanwhile the builder can lock the position. The letters of
+//! a piece that can go together are first tried in one transaction, as a builder applies a batch. If Postgres refuses that, they are tried one by
+//! one. If a letter is still dead, the later letters of its key are not tried.
 
 use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
@@ -17,36 +17,36 @@ use super::waiting::{self, Waiting};
 use crate::letters::known::hash;
 use crate::process::failure::Failure;
 
-/// Most letters of a piece.
+/// A piece has so many letters, at most.
 const PIECE_LETTERS: i64 = 500;
-/// Most bytes of a piece's records, but for one that is larger by itself.
+/// A piece ends with the letter that brings its records to so many bytes.
 const PIECE_BYTES: i64 = 4_194_304;
 /// Shortest time that the builder gets between two pieces.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Keys of which a letter is still dead, by the hash of partition and key: later ones of them wait.
+/// The keys that have a letter that is still dead, as partition and a hash of topic and key. Later letters of these keys wait.
 type StillDead = HashSet<(i32, u64)>;
 
 /// Tries all letters again. Returns what to print, and whether some still wait.
 ///
 /// # Errors
 /// Postgres does not answer, or a view that reads a letter's topic is paused; says what was applied before.
-pub(super) async fn all(desk: &mut Desk) -> Result<(String, bool), Failure> {
+pub(super) async fn retry_all(desk: &mut Desk) -> Result<(String, bool), Failure> {
     let mut report = Report::default();
-    let ended = all_pieces(desk, &mut report).await;
-    report.of_all(ended)
+    let ended = retry_pieces(desk, &mut report).await;
+    report.finish_with_numbers(ended)
 }
 
-async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
+async fn retry_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
     let client = &desk.session.client;
     let progress = progress(waiting::count(client).await.map_err(stopped)?);
     let (mut still_dead, mut after) = (StillDead::new(), None);
     loop {
         let began = Instant::now();
-        let piece = waiting::piece(client, after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await;
+        let piece = waiting::load_piece(client, after.as_ref(), PIECE_LETTERS, PIECE_BYTES).await;
         let Some(piece) = piece.map_err(stopped)? else {
             break;
         };
-        for layer in layers(&piece.letters) {
+        for layer in divide_into_layers(&piece.letters) {
             retry_layer(desk, layer, &mut still_dead, report).await?;
         }
         after = Some(piece.last);
@@ -58,29 +58,32 @@ async fn all_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tries these letters again, of which no two are of one key, all but those of keys that are still dead.
+/// Tries these letters again, of which no two are of one key. Leaves out those that wait behind a letter that is still dead.
 async fn retry_layer(
     desk: &Desk,
     layer: Vec<&Waiting>,
     still_dead: &mut StillDead,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let free = layer.into_iter().filter(|letter| !still_dead.contains(&line(letter)));
+    let free = layer
+        .into_iter()
+        .filter(|letter| !still_dead.contains(&partition_and_key(letter)));
     let free: Vec<Waiting> = free.cloned().collect();
     let dead = desk.retry_layer(&free, report).await?;
     let dead = free.iter().filter(|letter| dead.contains(&letter.id));
     // Nothing waits behind a letter without a key.
-    still_dead.extend(dead.filter(|letter| letter.key.is_some()).map(line));
+    still_dead.extend(dead.filter(|letter| letter.key.is_some()).map(partition_and_key));
     Ok(())
 }
 
-/// The first letter of each key, then the second of each key, and so on: of two letters of a key in one batch Postgres would see the later alone.
-fn layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
+/// Divides letters into layers: the first letters of all keys, then the second ones, and so on. If a batch had two letters of one key, the view
+/// would get only the later one.
+fn divide_into_layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
     let mut layers: Vec<Vec<&Waiting>> = Vec::new();
     let mut depths: HashMap<(i32, u64), usize> = HashMap::new();
     for letter in letters {
         let depth = match letter.key {
-            Some(_) => depths.entry(line(letter)).or_default(),
+            Some(_) => depths.entry(partition_and_key(letter)).or_default(),
             None => &mut 0,
         };
         if layers.len() == *depth {
@@ -92,11 +95,11 @@ fn layers(letters: &[Waiting]) -> Vec<Vec<&Waiting>> {
     layers
 }
 
-/// What the letter waits in: its partition and key.
-fn line(letter: &Waiting) -> (i32, u64) {
+/// The letter's partition, and a hash of its topic and key.
+fn partition_and_key(letter: &Waiting) -> (i32, u64) {
     let mut bytes = letter.place.topic.as_bytes().to_vec();
     bytes.push(0);
-    // Nothing waits behind a letter without a key, so nobody asks for its line.
+    // No caller asks this of a letter without a key, since nothing waits behind such a letter.
     bytes.extend(letter.key.as_deref().unwrap_or_default());
     (letter.place.partition, hash(&bytes))
 }

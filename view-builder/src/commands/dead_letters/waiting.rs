@@ -1,4 +1,4 @@
-//! The letters that wait, as the commands read them.
+//! Reads the letters that wait, for the commands.
 
 use anyhow::Context as _;
 use tokio_postgres::types::ToSql;
@@ -10,7 +10,7 @@ use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 use crate::process::failure::Failure;
 
-/// What is read of each letter.
+/// The columns that are read of each letter.
 pub(super) const COLUMNS: &str =
     "id, topic, partition, record_offset, key, value, headers::text as headers, record_time::text as record_time, reason,
     arrived_at::text as arrived_at, retries, discarded_at::text as discarded_at, former_topic_id";
@@ -23,20 +23,21 @@ pub(super) struct Waiting {
     pub(super) offset: i64,
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Vec<u8>,
-    /// The topic's id where its record is not in the topic any more. The letters of such a topic are lines of their own.
+    /// The id of the topic that its record was in, if that topic was made anew since. Letters of a former topic wait only behind letters of the
+    /// same one.
     pub(super) former_topic_id: Option<String>,
 }
 
-/// Some letters, in the order of their topics.
+/// Some of the waiting letters, sorted by topic, partition and offset.
 pub(super) struct Piece {
     pub(super) letters: Vec<Waiting>,
-    /// Where the last of them was, also where it is gone meanwhile.
+    /// The place of the last of them. The next piece begins after it, even if this letter has gone meanwhile.
     pub(super) last: (TopicPartition, i64),
 }
 
 impl Waiting {
-    /// Of a row with [`COLUMNS`].
-    pub(super) fn of(row: &Row) -> Self {
+    /// Reads a row with [`COLUMNS`].
+    pub(super) fn from_row(row: &Row) -> Self {
         Self {
             id: row.get("id"),
             place: place(row.get("topic"), row.get("partition")),
@@ -47,17 +48,17 @@ impl Waiting {
         }
     }
 
-    /// For people: id, place and offset.
-    pub(super) fn described(&self) -> String {
+    /// The letter as people read it: id, place and offset.
+    pub(super) fn for_people(&self) -> String {
         format!("{} ({} offset {})", self.id, self.place, self.offset)
     }
 
-    /// Whether both wait for the same letter: both are of one key of one partition.
-    pub(super) fn is_of_key_of(&self, other: &Self) -> bool {
+    /// Whether both have the same key of the same partition, so that one waits behind the other.
+    pub(super) fn has_key_of(&self, other: &Self) -> bool {
         self.key.is_some() && self.key == other.key && self.place == other.place
     }
 
-    /// The table that has it.
+    /// The table that holds the letter.
     pub(super) const fn table(&self) -> &'static str {
         match self.former_topic_id {
             None => "only view_dead_letters",
@@ -78,26 +79,26 @@ impl Waiting {
         }
     }
 
-    /// The first letter of its key.
-    pub(super) async fn first_of_key(&self, client: &Client) -> Result<Self, Failure> {
+    /// Loads the first letter of its key.
+    pub(super) async fn load_first_of_key(&self, client: &Client) -> Result<Self, Failure> {
         if self.key.is_none() {
             return Ok(self.clone());
         }
-        let first = self.next_of_key(client, -1).await?;
+        let first = self.load_of_key_after(client, -1).await?;
         first
             .context("the dead letter is gone meanwhile")
             .map_err(Failure::from)
     }
 
-    /// The next letter of its key.
-    pub(super) async fn behind(&self, client: &Client) -> Result<Option<Self>, Failure> {
+    /// Loads the next letter of its key.
+    pub(super) async fn load_next_of_key(&self, client: &Client) -> Result<Option<Self>, Failure> {
         if self.key.is_none() {
             return Ok(None);
         }
-        self.next_of_key(client, self.offset).await
+        self.load_of_key_after(client, self.offset).await
     }
 
-    async fn next_of_key(&self, client: &Client, offset: i64) -> Result<Option<Self>, Failure> {
+    async fn load_of_key_after(&self, client: &Client, offset: i64) -> Result<Option<Self>, Failure> {
         let sql = format!(
             "select * from {}
              where discarded_at is null and topic = $1 and partition = $2 and key = $3 and record_offset > $4
@@ -112,7 +113,7 @@ impl Waiting {
             &offset,
             &self.former_topic_id,
         ];
-        let mut next = read(client, &sql, &parameters).await.map_err(stopped)?;
+        let mut next = read_letters(client, &sql, &parameters).await.map_err(stopped)?;
         Ok(next.pop())
     }
 }
@@ -129,30 +130,30 @@ pub(super) async fn count_former(client: &Client) -> Result<i64, Error> {
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
-/// The letters that come behind `after` in the order of topic, partition and offset: at most `letters`, and at most `bytes` of records
-/// but for the first one.
-pub(super) async fn piece(
+/// Loads the next piece after `after`, in the order of topic, partition and offset. It has `letters_max` letters at most. It ends with the letter
+/// that brings its records to `bytes_max` or beyond.
+pub(super) async fn load_piece(
     client: &Client,
     after: Option<&(TopicPartition, i64)>,
-    letters: i64,
-    bytes: i64,
+    letters_max: i64,
+    bytes_max: i64,
 ) -> Result<Option<Piece>, Error> {
     let (topic, partition, offset) = after.map_or(("", -1, -1), |(place, offset)| {
         (&*place.topic, place.partition, *offset)
     });
-    // The limit stands in the text, or the session's generic plan would read and sort the whole table.
+    // The limit is part of the text. As a parameter, the session's generic plan would read and sort the whole table.
     let sql = format!(
         "select id, octet_length(value)::bigint as bytes, topic, partition, record_offset from only view_dead_letters
          where discarded_at is null and (topic, partition, record_offset) > ($1, $2, $3)
-         order by topic, partition, record_offset limit {letters}"
+         order by topic, partition, record_offset limit {letters_max}"
     );
-    // The index has them in this order; while there are no statistics another one and a sort of all of them look as good.
+    // An index has the letters in this order. But while there are no statistics, Postgres may prefer another index and sort all letters.
     client
         .batch_execute("begin; set local enable_sort = off; set local enable_incremental_sort = off")
         .await?;
     let next = client.query(&sql, &[&topic, &partition, &offset]).await?;
     client.batch_execute("commit").await?;
-    let mut room = bytes;
+    let mut room = bytes_max;
     let fitting = next.iter().take_while(|row| {
         let fits = room > 0;
         room -= row.get::<_, i64>("bytes");
@@ -168,12 +169,13 @@ pub(super) async fn piece(
     );
     let ids: Vec<i64> = fitting.iter().map(|row| row.get("id")).collect();
     let sql = "select * from only view_dead_letters where id = any($1)";
-    let letters = read(client, sql, &[&ids]).await?;
+    let letters = read_letters(client, sql, &[&ids]).await?;
     Ok(Some(Piece { letters, last }))
 }
 
-async fn read(client: &Client, which: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Waiting>, Error> {
+/// Reads the letters that the query `which` selects.
+async fn read_letters(client: &Client, which: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Waiting>, Error> {
     let sql = format!("select {COLUMNS} from ({which}) as letter order by topic, partition, record_offset");
     let rows = client.query(&sql, parameters).await?;
-    Ok(rows.iter().map(Waiting::of).collect())
+    Ok(rows.iter().map(Waiting::from_row).collect())
 }

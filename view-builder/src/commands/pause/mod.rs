@@ -13,7 +13,7 @@ use crate::postgres::connection::connect_for_command;
 use crate::postgres::connection::unanswered;
 use crate::process::failure::Failure;
 use crate::settings::{PauseConfig, ResumeConfig};
-use crate::views::pauses::{Cause, write};
+use crate::views::pauses::{Cause, pause_view};
 use crate::views::view::View;
 use crate::views::{catalog, pauses};
 
@@ -25,10 +25,10 @@ pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
     let (client, view) = open(&config.database.0, &config.view).await?;
     let cause = Cause {
         reason: &config.reason.replace('\n', " "),
-        state: None,
+        sqlstate: None,
         by: "an operator",
     };
-    if !write(&client, &view, &cause).await.map_err(unanswered)? {
+    if !pause_view(&client, &view, &cause).await.map_err(unanswered)? {
         return Err(Failure::Setting(format!(
             "{} is paused already: see view-builder status",
             view.name
@@ -48,7 +48,11 @@ pub async fn pause(config: &PauseConfig) -> Result<String, Failure> {
 /// does not answer.
 pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
     let (client, view) = open(&config.servers.database.0, &config.view).await?;
-    if !pauses::names(&client).await.map_err(unanswered)?.contains(&view.name) {
+    if !pauses::load_paused_names(&client)
+        .await
+        .map_err(unanswered)?
+        .contains(&view.name)
+    {
         return Err(Failure::Setting(format!("{} is not paused", view.name)));
     }
     self::resume::resume(client, &config.servers.kafka, &view).await
@@ -56,8 +60,8 @@ pub async fn resume(config: &ResumeConfig) -> Result<String, Failure> {
 
 async fn open(target: &Target, name: &str) -> Result<(Client, View), Failure> {
     let client = connect_for_command(target).await?;
-    rebuild::take_the_role(&client).await?;
-    let views = catalog::load(&client).await.map_err(unanswered)?;
+    rebuild::become_owner(&client).await?;
+    let views = catalog::load_views(&client).await.map_err(unanswered)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     match views.iter().find(|view| view.name == name) {
         Some(view) => Ok((client, view.clone())),

@@ -1,11 +1,11 @@
-//! Ending a pause with a replay: positions go back to what the view has.
+//! Ends a pause by a replay: the positions go back to what the view has.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use tokio_postgres::{Client, Error};
 
-use super::lacking::{Pause, lost, unknown};
+use super::lacking::{Pause, why_lost, why_unknown};
 use crate::continuity::offsets::offsets;
 use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::{TopicPartition, place};
@@ -20,25 +20,25 @@ use crate::views::database::Session;
 use crate::views::view::View;
 use crate::views::{catalog, epochs, pauses};
 
-/// Ends the view's pause: its events since then are applied again to all views, which changes nothing in the others.
+/// Ends the view's pause. All events since the pause are applied again to all views. This changes nothing in the other views.
 ///
 /// # Errors
 /// The view still fails, or its topics do not have all of these events any more; Postgres or Kafka does not answer.
 pub(super) async fn resume(client: Client, servers: &Kafka, view: &View) -> Result<String, Failure> {
-    let client = check(client, view).await?;
-    let pauses = load(&client, &view.name).await.map_err(unanswered)?;
+    let client = ensure_statement_works(client, view).await?;
+    let pauses = load_pause_positions(&client, &view.name).await.map_err(unanswered)?;
     let observer = kafka::observer(servers)?;
     let places: Vec<TopicPartition> = pauses.keys().cloned().collect();
-    let told = tokio::task::spawn_blocking(move || offsets(&observer, &places))
+    let offsets = tokio::task::spawn_blocking(move || offsets(&observer, &places))
         .await
         .context("asking kafka failed")?
         .with_context(|| format!("{} stays paused: kafka does not tell of its topics", view.name))?;
     for (place, pause) in &pauses {
-        let bounds = told.at(place);
-        if let Some(untold) = unknown(pause, bounds) {
+        let bounds = offsets.at(place);
+        if let Some(untold) = why_unknown(pause, bounds) {
             return Err(anyhow::anyhow!("{} stays paused: {place} {untold}; try again", view.name).into());
         }
-        if let Some(reason) = lost(pause, bounds) {
+        if let Some(reason) = why_lost(pause, bounds) {
             return Err(Failure::Setting(format!(
                 "{} stays paused: {place} {reason}; make the view anew: view-builder rebuild {}",
                 view.name, view.name
@@ -46,36 +46,36 @@ pub(super) async fn resume(client: Client, servers: &Kafka, view: &View) -> Resu
         }
     }
     let name = &view.name;
-    match write(&client, name).await.map_err(unanswered)? {
-        Written::Resumed { partitions } => {
+    match end_pause_by_replay(&client, name).await.map_err(unanswered)? {
+        Ended::Resumed { partitions } => {
             tracing::warn!(view = name, partitions, "the view is resumed");
             Ok(format!(
                 "{name} is resumed; {partitions} partitions are read again from where it was paused\n"
             ))
         }
-        Written::ByOthers => Ok(format!(
+        Ended::ByOthers => Ok(format!(
             "{name} is not paused any more: somebody else has ended that meanwhile\n"
         )),
-        Written::Lacks => Err(Failure::Setting(format!(
+        Ended::StaysPaused => Err(Failure::Setting(format!(
             "{name} stays paused: a topic was made anew meanwhile, and the view lacks events of the topic of before; make the view anew: \
              view-builder rebuild {name}"
         ))),
     }
 }
 
-/// What has become of a pause.
-enum Written {
-    /// It is over, and so many partitions are read again.
+/// How the end of a pause went.
+enum Ended {
+    /// The pause is over, and so many partitions are read again.
     Resumed { partitions: u64 },
-    /// Somebody else has ended it since it was looked at.
+    /// Somebody else has ended it since this command looked.
     ByOthers,
-    /// It stays: a topic was made anew since Kafka was asked, and the view lacks events.
-    Lacks,
+    /// A topic was made anew since Kafka was asked, and the view lacks events.
+    StaysPaused,
 }
 
-/// The view's statement has to work, as a batch without events tells.
-async fn check(client: Client, view: &View) -> Result<Client, Failure> {
-    let still = |err: Error| {
+/// Checks with a batch without events that the view's statement works.
+async fn ensure_statement_works(client: Client, view: &View) -> Result<Client, Failure> {
+    let stays_paused = |err: Error| {
         Failure::Setting(format!(
             "{} stays paused, as Postgres still refuses what it does: {}",
             view.name,
@@ -84,13 +84,13 @@ async fn check(client: Client, view: &View) -> Result<Client, Failure> {
     };
     let session = Session::prepare(client, std::slice::from_ref(view))
         .await
-        .map_err(still)?;
-    session.rehearse_nothing().await.map_err(still)?;
+        .map_err(stays_paused)?;
+    session.rehearse_nothing().await.map_err(stays_paused)?;
     Ok(session.client)
 }
 
-/// Where the view and the positions stand.
-async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pause>, Error> {
+/// Loads the live position and the pause position of each partition that the view reads.
+async fn load_pause_positions(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pause>, Error> {
     let rows = client
         .query(
             "select live.topic, live.partition, live.next_offset as live, greatest(live.next_offset, live.highest_offset) as reached,
@@ -118,8 +118,8 @@ async fn load(client: &Client, view: &str) -> Result<BTreeMap<TopicPartition, Pa
         .collect())
 }
 
-/// Writes that the pause is over, and sets positions back to where it began.
-async fn write(client: &Client, view: &str) -> Result<Written, Error> {
+/// Ends the pause and sets the positions back to where it began, in one transaction.
+async fn end_pause_by_replay(client: &Client, view: &str) -> Result<Ended, Error> {
     client.batch_execute("begin").await?;
     client.batch_execute(epochs::LOCK).await?;
     let pause = client
@@ -130,19 +130,19 @@ async fn write(client: &Client, view: &str) -> Result<Written, Error> {
         )
         .await?;
     let (is_there, lacks): (bool, bool) = (pause.get("is_there"), pause.get("lacks"));
-    // Without the pause there is nothing that says how far to set back, and the whole topics would be read again.
+    // Without the pause, nothing would say how far to set the positions back, and the whole topics would be read again.
     if !is_there || lacks {
         client.batch_execute("rollback").await?;
-        return Ok(if is_there { Written::Lacks } else { Written::ByOthers });
+        return Ok(if is_there { Ended::StaysPaused } else { Ended::ByOthers });
     }
     let partitions = set_positions_back(client, view).await?;
-    pauses::end(client, view).await?;
+    pauses::end_pause(client, view).await?;
     faults::point("resume.made").await?;
     client.batch_execute("commit").await?;
-    Ok(Written::Resumed { partitions })
+    Ok(Ended::Resumed { partitions })
 }
 
-/// Sets the positions back to where the view was paused; gives how many. The planted bug sets none back.
+/// Sets the positions back to where the view was paused. Returns how many were set back. The planted bug sets none back.
 async fn set_positions_back(client: &Client, view: &str) -> Result<u64, Error> {
     if faults::is_planted(Bug::ResumeWithoutReplay) {
         return Ok(0);
@@ -163,8 +163,8 @@ async fn set_positions_back(client: &Client, view: &str) -> Result<u64, Error> {
         .await
 }
 
-/// Resumes the views whose pause Postgres was the reason of and whose SQL has changed since: that may have mended them. One that cannot be
-/// resumed stays paused, which is said.
+/// Resumes the views that were paused since Postgres refused their SQL, if that SQL has changed since, which may have mended them. A view that
+/// cannot be resumed stays paused, and the log says so.
 pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
     let attempt = async {
         let target = &servers.database.0;
@@ -178,7 +178,7 @@ pub(crate) async fn resume_changed(servers: &crate::settings::Servers) {
             .await
             .map_err(unanswered)?;
         let changed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let views = catalog::load(&client).await.map_err(unanswered)?;
+        let views = catalog::load_views(&client).await.map_err(unanswered)?;
         for view in views.iter().filter(|view| changed.contains(&view.name)) {
             let client = connection::connect(target).await.map_err(unanswered)?;
             if let Err(failure) = resume(client, &servers.kafka, view).await {

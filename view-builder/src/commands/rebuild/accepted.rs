@@ -1,4 +1,4 @@
-//! What an operator has accepted for a rebuild. It is kept with the rebuild, so that a command that goes on with it need not say it again.
+//! What an operator has accepted for a rebuild. It is stored with the rebuild, so a command that resumes the rebuild need not repeat the flag.
 
 use tokio_postgres::{Client, Error};
 
@@ -9,12 +9,12 @@ use crate::settings::RebuildConfig;
 pub(super) struct Accepted {
     /// Events that retention has removed may be missing.
     pub(super) truncated: bool,
-    /// Rows of keys with dead letters may be missing whose events compaction has removed.
+    /// Rows of keys with dead letters may be missing, since compaction has removed their events.
     pub(super) compacted: bool,
 }
 
 /// Adds what this command accepts to what was accepted before.
-pub(super) async fn accept(client: &Client, config: &RebuildConfig, view: &str) -> Result<Accepted, Error> {
+pub(super) async fn add_acceptance(client: &Client, config: &RebuildConfig, view: &str) -> Result<Accepted, Error> {
     let row = client
         .query_one(
             "update view_rebuilds set
@@ -31,7 +31,7 @@ pub(super) async fn accept(client: &Client, config: &RebuildConfig, view: &str) 
     Ok(forget_earlier_acceptance(config).unwrap_or(accepted))
 }
 
-/// What this command alone accepts, where that bug is planted.
+/// The planted bug: only what this command accepts counts.
 fn forget_earlier_acceptance(config: &RebuildConfig) -> Option<Accepted> {
     faults::is_planted(Bug::ForgetAcceptance).then_some(Accepted {
         truncated: config.accept_truncated,

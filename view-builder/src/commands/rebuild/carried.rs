@@ -1,7 +1,8 @@
-//! What hangs on a live view's tables that its own SQL does not make: it goes over to the new generation, or the rebuild is refused.
+//! What people have added to a live view's tables, beside what the view's own SQL makes. Either it is carried over to the new generation, or the
+//! rebuild is refused.
 //!
-//! [`features`](super::features) tells what somebody has set on the tables themselves. Beside that there are grants, which go over as they
-//! are, and what lies outside of the tables and depends on them: plain views are made again, anything else is an obstacle.
+//! [`features`](super::features) finds what somebody has set on the tables themselves. Grants are carried over as they are. Plain views that
+//! depend on the tables are made again. Anything else that depends on them is an obstacle.
 
 use tokio_postgres::{Client, Error};
 
@@ -11,23 +12,24 @@ use super::trouble::Trouble;
 use crate::postgres::refusal;
 use crate::process::failure::Failure;
 
-/// What the swap makes again, as statements.
+/// The statements that carry over what people have added.
 #[derive(Debug)]
 pub(super) struct Carried {
-    /// What the generation does not have yet and takes time to make: it is made beforehand, on the generation.
-    pub(super) before: Vec<String>,
-    pub(super) after: Vec<String>,
-    /// Views on the tables, in the order of their dependence.
+    /// Makes what the generation does not have yet and what takes time, such as an index. It runs on the generation, before the swap.
+    pub(super) before_swap: Vec<String>,
+    /// Makes what is quick. It runs in the swap, when the tables are in `public`.
+    pub(super) in_swap: Vec<String>,
+    /// The SQL views on the tables, in the order in which they were made.
     pub(super) views: Vec<OthersView>,
-    /// What people have set and the new generation does not keep, for people.
+    /// What people have set and the new generation does not keep, as texts for the log.
     pub(super) not_kept: Vec<String>,
 }
 
-/// A plain view that is none of the view's own.
+/// A plain SQL view that is not made by the view's own SQL.
 #[derive(Debug)]
 pub(super) struct OthersView {
     pub(super) owner: String,
-    /// As a statement names it.
+    /// The name, quoted and with its schema where a statement needs that.
     pub(super) name: String,
     pub(super) statement: String,
 }
@@ -39,13 +41,14 @@ const PAIRS: &str = "
     join pg_class as new on new.relname = old.relname and new.relnamespace = $1::text::regnamespace and new.relkind in ('r', 'p')
     where old.relnamespace = 'public'::regnamespace and old.relkind in ('r', 'p')";
 
-/// The tables as the view's `table.sql` alone makes them. Nothing of it stays. The client must not be in a transaction.
+/// Reads the features of the tables as the view's `table.sql` alone makes them. It makes them in a transaction that is rolled back, so the client
+/// must not be in one.
 ///
 /// # Errors
 /// [`Trouble::Final`]: Postgres refuses the SQL.
-pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
+pub(super) async fn read_own_features(client: &Client, view: &str, table_sql: &str) -> Result<Features, Trouble> {
     let schema = format!("{view}_own");
-    let read = async {
+    let features = async {
         client
             .batch_execute(&format!(
                 "begin; create schema \"{schema}\"; set local search_path = \"{schema}\", public, pg_temp"
@@ -53,11 +56,11 @@ pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<
             .await?;
         client.batch_execute(table_sql).await?;
         client.batch_execute("set local search_path = pg_catalog").await?;
-        Features::of(client, &schema).await
+        Features::read(client, &schema).await
     };
-    let read = read.await;
+    let features = features.await;
     client.batch_execute("rollback").await?;
-    read.map_err(|err| {
+    features.map_err(|err| {
         if !refusal::is_wrong_sql(&err) {
             return err.into();
         }
@@ -69,9 +72,9 @@ pub(super) async fn own(client: &Client, view: &str, table_sql: &str) -> Result<
     })
 }
 
-/// What cannot be carried over, each with its name.
-pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
-    let (live, made) = live_and_made(client, generation).await?;
+/// Finds what cannot be carried over. Each obstacle is a text for people.
+pub(super) async fn find_obstacles(client: &Client, generation: &str, own: &Features) -> Result<Vec<String>, Error> {
+    let (live, made) = read_live_and_made(client, generation).await?;
     let foreign = live.foreign_tables(own, &made);
     let mut obstacles: Vec<String> = foreign
         .iter()
@@ -81,7 +84,7 @@ pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features)
         if foreign.contains(&feature.table) {
             continue;
         }
-        let name = feature.described();
+        let name = feature.for_people();
         match (feature.kind, change) {
             (Kind::Column | Kind::Identity | Kind::ForeignKey, Change::Set(_) | Change::Overruled) => {
                 obstacles.push(format!("{name}, as its table.sql does not make it"));
@@ -117,68 +120,70 @@ pub(super) async fn obstacles(client: &Client, generation: &str, own: &Features)
     Ok(obstacles)
 }
 
-/// Everything that is to be carried over, as of now.
+/// Collects what has to be carried over as of now.
 pub(super) async fn collect(client: &Client, generation: &str, own: &Features) -> Result<Carried, Error> {
-    let (live, made) = live_and_made(client, generation).await?;
-    let (mut before, mut after, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
+    let (live, made) = read_live_and_made(client, generation).await?;
+    let (mut before_swap, mut in_swap, mut not_kept) = (Vec::new(), Vec::new(), Vec::new());
     for (feature, change) in &live.changed_from(own, &made) {
         match change {
-            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.described())),
+            Change::Overruled => not_kept.push(format!("{}: the new SQL says something else", feature.for_people())),
             Change::Unset if feature.kind == Kind::Index => {
-                not_kept.push(format!("{}, which was dropped, is made again", feature.described()));
+                not_kept.push(format!("{}, which was dropped, is made again", feature.for_people()));
             }
-            _ if takes_time(feature.kind) => before.extend(statement(feature, change, generation)),
-            _ => after.extend(statement(feature, change, "public")),
+            _ if takes_time(feature.kind) => before_swap.extend(statement(feature, change, generation)),
+            _ => in_swap.extend(statement(feature, change, "public")),
         }
     }
-    // Names are written out in full where the search path does not have them, so the definitions hold wherever they are run.
+    // With this search path Postgres writes out all names in full, so the definitions mean the same in any session.
     client.batch_execute("set search_path = pg_catalog").await?;
-    let others = grants_and_views(client, generation).await;
-    // An error of before says why this one fails as well.
-    let back = client.batch_execute(&search_path(generation)).await;
-    let (grants, views) = others?;
-    back?;
-    after.extend(grants);
+    let grants_and_views = load_grants_and_views(client, generation).await;
+    // Where both fail, the first error says why the second one failed too.
+    let path_is_back = client.batch_execute(&search_path_statement(generation)).await;
+    let (grants, views) = grants_and_views?;
+    path_is_back?;
+    in_swap.extend(grants);
     Ok(Carried {
-        before,
-        after,
+        before_swap,
+        in_swap,
         views,
         not_kept,
     })
 }
 
-async fn live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
+/// The features of the live tables and those of the new generation's tables.
+async fn read_live_and_made(client: &Client, generation: &str) -> Result<(Features, Features), Error> {
     client.batch_execute("set search_path = pg_catalog").await?;
-    let read = async {
-        let live = Features::of(client, "public").await?;
-        Ok::<_, Error>((live, Features::of(client, generation).await?))
+    let features = async {
+        let live = Features::read(client, "public").await?;
+        Ok::<_, Error>((live, Features::read(client, generation).await?))
     };
-    let read = read.await;
-    let back = client.batch_execute(&search_path(generation)).await;
-    let read = read?;
-    back?;
-    Ok(read)
+    let features = features.await;
+    let path_is_back = client.batch_execute(&search_path_statement(generation)).await;
+    let features = features?;
+    path_is_back?;
+    Ok(features)
 }
 
-fn search_path(generation: &str) -> String {
+/// Sets the search path that a session of a rebuild has.
+fn search_path_statement(generation: &str) -> String {
     format!("set search_path = \"{generation}\", public, pg_temp")
 }
 
-/// The live tables' privileges, no more and no fewer; and the views on them.
-async fn grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
-    let texts = |sql: String| async move {
+/// The statements that give the new tables exactly the privileges of the live ones; and the SQL views on the live tables.
+async fn load_grants_and_views(client: &Client, generation: &str) -> Result<(Vec<String>, Vec<OthersView>), Error> {
+    let query_texts = |sql: String| async move {
         let rows = client.query(&sql, &[&generation]).await?;
         Ok::<Vec<String>, Error>(rows.iter().map(|row| row.get(0)).collect())
     };
-    let revokes = texts(format!(
+    let revokes = query_texts(format!(
         "with pair as ({PAIRS})
          select distinct format('revoke all on public.%I from %s', name, case grantee when 0 then 'public' else grantee::regrole::text end)
          from pair join pg_class as c on c.oid = new cross join aclexplode(relacl)
          where grantee <> relowner"
     ));
     let mut grants = revokes.await?;
-    // A new view has no predecessor to take its grants from: then the defaults of the schema public count.
-    let granted = texts(format!(
+    // A new table replaces no live one that it could take its grants from. So it gets the default privileges of the schema `public`.
+    let granted = query_texts(format!(
         "with pair as ({PAIRS}), acl as (
             select name, null::name as attname, relacl as items from pair join pg_class as c on c.oid = old where relacl is not null
             union all

@@ -1,8 +1,11 @@
-//! What can be set about a view's tables, and what people have set: told by comparing three sets of tables.
+//! Finds out what people have set on a view's tables (an index, a default, a comment, …), by comparing three sets of tables.
 //!
-//! The *live* tables are as people have left them. The view's *own* ones are as its `table.sql` alone makes them: it is run in a schema of
-//! its own, which is rolled back. The *made* ones are those of the new generation. Where live and own differ, somebody has set something,
-//! and it goes over; where the new SQL differs from the old in the same thing, the new SQL has the last word, and that is said.
+//! - *live*: the tables as people have left them.
+//! - *own*: the tables as the live view's `table.sql` alone makes them. For this it is run in a schema of its own, and rolled back.
+//! - *made*: the tables of the new generation, as the new `table.sql` makes them.
+//!
+//! If live and own differ in a thing, somebody has set it, and the rebuild carries it over to the new tables. But if made and own differ in the
+//! same thing, the new SQL has changed it too. Then the new SQL wins, and the rebuild says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +13,10 @@ use tokio_postgres::{Client, Error};
 
 const FEATURES: &str = include_str!("features.sql");
 
-/// What a feature is about.
+/// What can be set on a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    // In the order in which they are set: a later one may need an earlier one.
+    // In the order in which features are set on the new tables: a later one may need an earlier one.
     Table,
     Column,
     Identity,
@@ -45,8 +48,8 @@ pub(super) enum Kind {
     TriggerComment,
 }
 
-/// How `features.sql` names each.
-const KINDS: [(Kind, &str); 29] = [
+/// The name that `features.sql` gives to each kind.
+const KIND_NAMES: [(Kind, &str); 29] = [
     (Kind::Table, "table"),
     (Kind::Column, "column"),
     (Kind::Identity, "identity"),
@@ -78,33 +81,35 @@ const KINDS: [(Kind, &str); 29] = [
     (Kind::TriggerComment, "trigger comment"),
 ];
 
-/// One thing that can be set.
+/// One thing that can be set on one table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Feature {
     pub(super) kind: Kind,
     pub(super) table: String,
-    /// Of the column, the index, the option …; empty where the table itself is meant.
+    /// Name of the column, the index, the option, …. Empty if the feature is about the table itself.
     pub(super) name: String,
 }
 
-/// Features with their values, in which every schema is called `public`.
+/// The features of a set of tables, with their values. In the values every schema is called `public`, so that values of two schemas can be
+/// compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Features(BTreeMap<Feature, String>);
 
-/// What somebody has set.
+/// How somebody has changed a feature of the live tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// To this value.
+    /// Gave it this value.
     Set(String),
-    /// Away from what the view's own SQL says.
+    /// Removed what the view's own SQL says.
     Unset,
-    /// The new SQL says something else than both the old SQL and the live table.
+    /// Changed it, but the new SQL says something else than both the old SQL and the live table. So the new SQL wins.
     Overruled,
 }
 
 impl Features {
-    /// Those of the tables in `schema`. The session's search path must be `pg_catalog` alone, so that every name is written out in full.
-    pub(super) async fn of(client: &Client, schema: &str) -> Result<Self, Error> {
+    /// Reads the features of all tables in `schema`. The session's search path must be `pg_catalog` alone, so that Postgres writes out every name
+    /// in full.
+    pub(super) async fn read(client: &Client, schema: &str) -> Result<Self, Error> {
         let rows = client.query(FEATURES, &[&schema]).await?;
         let features = rows.iter().map(|row| {
             let feature = Feature {
@@ -130,7 +135,7 @@ impl Features {
         self.0.contains_key(&feature)
     }
 
-    /// Tables that are here and in `made`, and that the view's own SQL does not make.
+    /// Tables that are live (`self`) and in `made`, but that the view's own SQL does not make.
     pub(super) fn foreign_tables(&self, own: &Self, made: &Self) -> Vec<String> {
         let tables = self.0.keys().filter(|feature| feature.kind == Kind::Table);
         let tables = tables.map(|feature| &feature.table);
@@ -138,7 +143,8 @@ impl Features {
         foreign.cloned().collect()
     }
 
-    /// What somebody has set on the live tables (these) that have a successor in `made`, in the order in which it is to be set there.
+    /// What somebody has changed on the live tables (`self`), in the order in which it is to be set on the tables of `made`. Tables that `made`
+    /// lacks are left out.
     pub(super) fn changed_from(&self, own: &Self, made: &Self) -> Vec<(Feature, Change)> {
         let features: BTreeSet<&Feature> = self.0.keys().chain(own.0.keys()).collect();
         let mut changes = Vec::new();
@@ -161,20 +167,21 @@ impl Features {
     }
 }
 
-/// A kind that was passed over would not be carried over to the new tables, and nobody would hear of it.
+/// # Panics
+/// `KIND_NAMES` lacks the kind. If it were skipped, a rebuild would lose the setting without a word.
 fn kind_named(name: &str) -> Kind {
-    let known = KINDS.iter().find(|(_, known)| *known == name);
-    let (kind, _) = known.unwrap_or_else(|| panic!("features.sql gives the kind `{name}`, which KINDS lacks"));
+    let known = KIND_NAMES.iter().find(|(_, known)| *known == name);
+    let (kind, _) = known.unwrap_or_else(|| panic!("features.sql gives the kind `{name}`, which KIND_NAMES lacks"));
     *kind
 }
 
 impl Feature {
-    /// For people: `index "by_name" of user_view`.
-    pub(super) fn described(&self) -> String {
-        let kind = KINDS
+    /// The feature as people read it, such as `index "by_name" of user_view`.
+    pub(super) fn for_people(&self) -> String {
+        let kind = KIND_NAMES
             .iter()
             .find(|(kind, _)| *kind == self.kind)
-            .map_or("", |(_, text)| text);
+            .map_or("", |(_, name)| name);
         if self.name.is_empty() {
             format!("{kind} of {}", self.table)
         } else {

@@ -2,8 +2,8 @@
 //!
 //! **How far.** A view has every event below the highest position that its partition has ever had, called *reached* here: a position that is set
 //! back takes nothing from the view. `view_positions` keeps that height beside the position (`highest_offset`). A generation is filled up to
-//! reached and never to the position alone, since the difference would be missing from the new view until the replay has come by. The swap leaves the
-//! positions as they are, and builders apply the rest of the replay to the generation, where versions that it has or that are older change
+//! reached and never to the position alone, since the difference would be missing from the new view until the replay has come by. The swap leaves
+//! the positions as they are, and builders apply the rest of the replay to the generation, where versions that it has or that are older change
 //! nothing. Case by case:
 //! - *A replay that is ordered before the rebuild, or goes on while it fills*: the position moves below reached. Reached stays, so nothing that a
 //!   reader has seen goes away.
@@ -22,7 +22,8 @@
 //! the former topic, and is given up.
 //!
 //! **Which of them.** Every event below reached has been decided: it is applied, or it waits in the dead letters, or it was discarded. The
-//! generation gets exactly the first kind (see [`super::letters`] about events of which both is true). Where dead letters are retried meanwhile, what was left out is read again from the first of them on.
+//! generation gets exactly the first kind (see [`super::letters`] about events of which both is true). Where dead letters are retried meanwhile,
+//! what was left out is read again from the first of them on.
 //!
 //! Positions of the generation move in the transaction that applies the events, so that a fill that was killed goes on where it was.
 
@@ -78,9 +79,9 @@ impl Fill {
         }
         Ok(Self {
             consumers,
-            contracts: contract::of_all(&view.topics),
+            contracts: contract::contracts_of(&view.topics),
             partitions: BTreeMap::new(),
-            letters: Letters::of(&view.topics),
+            letters: Letters::new(&view.topics),
             beginnings: BTreeMap::new(),
             existing: Existing::default(),
         })
@@ -96,7 +97,7 @@ impl Fill {
     ) -> Result<bool, Trouble> {
         self.load(client, view).await?;
         self.refuse_other_topics(client, view).await?;
-        self.aim(client, view).await?;
+        self.update_limits_and_letters(client, view).await?;
         self.pass_over_removed(takes_truncated)
     }
 
@@ -197,14 +198,14 @@ impl Fill {
         self.consumers.get(topic)
     }
 
-    /// Events between the generation and the limits.
-    pub(super) fn left(&self) -> u64 {
+    /// How many offsets are between the generation's positions and the limits.
+    pub(super) fn events_left(&self) -> u64 {
         let left = self.partitions.values().map(|filled| filled.limit - filled.next);
         left.filter_map(|left| u64::try_from(left).ok()).sum()
     }
 
     /// Applies everything up to the limits, each batch in a transaction of its own; before the `deadline`, where there is one.
-    pub(super) async fn round(
+    pub(super) async fn apply_up_to_limits(
         &mut self,
         session: &Session,
         view: &View,
@@ -214,13 +215,13 @@ impl Fill {
         let topics: Vec<String> = self.consumers.keys().cloned().collect();
         for topic in topics {
             loop {
-                match self.read(&topic, session, view, deadline, &progress).await {
-                    // Each event stands once, so this ends.
-                    Err(Trouble::Stands(place, offset)) => {
+                match self.apply_topic(&topic, session, view, deadline, &progress).await {
+                    // Each event is left out once, so this ends.
+                    Err(Trouble::MustLeaveOut(place, offset)) => {
                         tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
-                        self.letters.stand(&session.client, place, offset).await?;
+                        self.letters.leave_out(&session.client, place, offset).await?;
                         self.load(&session.client, view).await?;
-                        self.aim(&session.client, view).await?;
+                        self.update_limits_and_letters(&session.client, view).await?;
                         for (place, beginning) in &self.beginnings {
                             if let Some(filled) = self.partitions.get_mut(place) {
                                 filled.next = filled.next.max(*beginning);
@@ -234,7 +235,8 @@ impl Fill {
         Ok(())
     }
 
-    async fn read(
+    /// Applies the events of one topic up to the limits.
+    async fn apply_topic(
         &mut self,
         topic: &str,
         session: &Session,
@@ -249,10 +251,10 @@ impl Fill {
             let (contracts, partitions, letters) = (&self.contracts, &mut self.partitions, &self.letters);
             let batch = tokio::task::block_in_place(|| reading.batch(contracts, letters, partitions, deadline))?;
             self.commit(session, view, batch).await?;
-            progress(self.left());
+            progress(self.events_left());
         }
         drop(reading);
-        // What is fetched ahead is not wanted.
+        // Nobody needs the records that librdkafka has fetched beyond the limits, so it drops them.
         self.consumers[topic]
             .unassign()
             .context("partitions cannot be given back")?;

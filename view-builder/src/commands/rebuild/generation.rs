@@ -1,4 +1,4 @@
-//! The generation that a rebuild makes: its empty tables, and the note in Postgres by which the same command goes on after a kill.
+//! The generation that a rebuild makes: its empty tables, and the row of `view_rebuilds` by which the same command goes on after a kill.
 
 use tokio_postgres::{Client, Error};
 
@@ -10,30 +10,30 @@ use crate::process::faults;
 use crate::views::view::View;
 use crate::views::{catalog, install};
 
-/// A generation that is filled.
+/// A generation that is to be filled.
 pub(super) struct Generation {
     pub(super) view: View,
     pub(super) schema: String,
-    /// The tables as the live view's `table.sql` alone makes them; none for a view that is new.
-    pub(super) own: Features,
+    /// The features of the tables as the live view's `table.sql` alone makes them. Empty for a view that is new.
+    pub(super) own_features: Features,
     /// The live view's tables.
-    pub(super) own_tables: Vec<String>,
+    pub(super) live_tables: Vec<String>,
 }
 
 impl Generation {
     pub(super) async fn of(client: &Client, view: &View) -> Result<Self, Trouble> {
-        let kept = catalog::load(client).await?;
+        let kept = catalog::load_views(client).await?;
         let live = kept.iter().find(|kept| kept.name == view.name);
-        let own = match live {
-            Some(live) => carried::own(client, &view.name, &live.table.text).await?,
+        let own_features = match live {
+            Some(live) => carried::read_own_features(client, &view.name, &live.table.text).await?,
             None => Features::default(),
         };
-        let own_tables = live.map_or_else(Vec::new, View::tables);
+        let live_tables = live.map_or_else(Vec::new, View::tables);
         Ok(Self {
             view: view.clone(),
             schema: format!("{}_rebuild", view.name),
-            own,
-            own_tables: own_tables.into_iter().map(str::to_owned).collect(),
+            own_features,
+            live_tables: live_tables.into_iter().map(str::to_owned).collect(),
         })
     }
 }
@@ -46,8 +46,13 @@ pub(super) enum Stage {
     Swapped,
 }
 
-/// Begins the rebuild, or takes up the one that is there. One by other SQL is dropped first.
-pub(super) async fn begin_or_take_up(client: &Client, generation: &Generation, begun: bool) -> Result<Stage, Trouble> {
+/// Begins the rebuild, or resumes an unfinished one. An unfinished one that was begun with other SQL is dropped first.
+/// `has_begun`: this command has begun or resumed the rebuild before.
+pub(super) async fn begin_or_resume(
+    client: &Client,
+    generation: &Generation,
+    has_begun: bool,
+) -> Result<Stage, Trouble> {
     let view = &generation.view;
     let known = client
         .query_opt(
@@ -56,8 +61,8 @@ pub(super) async fn begin_or_take_up(client: &Client, generation: &Generation, b
         )
         .await?;
     match known {
-        // The answer to the swap's commit was lost: it did happen.
-        None if begun => return Ok(Stage::Swapped),
+        // The swap deletes this row. So the swap was committed, and only its answer was lost.
+        None if has_begun => return Ok(Stage::Swapped),
         None => begin(client, generation).await?,
         Some(row) if row.get("has_this_sql") => {
             client.batch_execute(&search_path(generation)).await?;
@@ -76,7 +81,7 @@ fn search_path(generation: &Generation) -> String {
     format!("set search_path = \"{}\", public, pg_temp", generation.schema)
 }
 
-/// Makes the generation's empty tables, with the note that the rebuild has begun.
+/// Makes the generation's empty tables and the row of `view_rebuilds`, in one transaction.
 async fn begin(client: &Client, generation: &Generation) -> Result<(), Trouble> {
     let (view, schema) = (&generation.view, &generation.schema);
     client.batch_execute("begin").await?;

@@ -1,16 +1,17 @@
-//! The dead letters as a fill has to see them: what the live view has not applied.
+//! The dead letters as a fill has to see them: the events that the live view has not applied.
 //!
-//! A letter that came in a replay is of an event that the views had applied before: a view that was new, or whose SQL had changed, has refused it then
-//! (`applied_before`). The other views have it, so a generation gets it, and what is parked behind it, as if there were no letter. Where the
-//! generation's own SQL refuses it, this view is the one that does not have it: then the letter *stands*, as any other.
+//! A letter can also be of an event that the views had applied before (`applied_before`). This happens in a replay, when a view that is new, or
+//! whose SQL has changed, refuses the event. The other views have the event. So a generation gets it, and the events that are parked behind it, as
+//! if there were no letter. But if the generation's own SQL refuses it, this view is the one that lacks the event: then the generation leaves it
+//! out, as with any other letter.
 //!
-//! **Memory.** Of each letter 16 bytes are kept, as a builder keeps them ([`Known`]): a million letters take 16 MB. All of them are read at the
-//! beginning, and again only where an operator has taken letters away (`letters_version`) or where [`NEW_MAX`] new ones have come. Each other
-//! look reads the new ones alone, by their ids.
+//! **Memory.** A letter takes 16 bytes, as it does in a builder ([`Known`]). So a million letters take 16 MB. All letters are read at the
+//! beginning. They are read again only if an operator has taken letters away (`letters_version`), or if [`NEW_MAX`] new ones have come. In all
+//! other cases only the new letters are read, by their ids.
 //!
-//! **Why the new ones can be told by their ids.** Ids are given in order, but a transaction with a lower id can commit after one with a higher
-//! id. Whoever writes a letter has changed a position in the same transaction before. So while the positions are locked no letter is under way, and all
-//! letters up to the highest id that is there then will ever be there.
+//! **Why an id tells which letters are new.** Ids are given in order, but a transaction with a lower id can commit after one with a higher id.
+//! Whoever writes a letter has first changed a position in the same transaction. So while the positions are locked, no such transaction is open,
+//! and no letter with an id up to the highest one of that moment can come later.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -23,16 +24,16 @@ use crate::letters::{Known, store};
 use crate::postgres::refusal;
 use crate::views::epochs;
 
-/// As [`store::gather`] takes it, with one column more.
-const ALL: &str = "
+/// All letters. The columns are those that [`store::gather`] reads, and `applied_before`.
+const ALL_LETTERS: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key,
         letter.discarded_at is not null as is_discarded, letter.applied_before
     from view_positions as held
     left join only view_dead_letters as letter using (topic, partition)
     where held.topic = any($1)";
 
-/// As [`ALL`], with the letters behind an id alone, and so many at most.
-const NEW: &str = "
+/// The same columns, but only of letters with an id above `$2`, and at most `$3` of them.
+const NEW_LETTERS: &str = "
     select held.topic, held.partition, held.letters_version, letter.record_offset, letter.key, letter.is_discarded, letter.applied_before
     from view_positions as held
     left join (
@@ -42,72 +43,72 @@ const NEW: &str = "
     ) as letter using (topic, partition)
     where held.topic = any($1)";
 
-/// So many new letters are not kept one by one: all letters are read again, which keeps 16 bytes of each.
+/// If so many letters are new, all letters are read again. The rows of the new letters are held together in memory, and the others are not.
 const NEW_MAX: u16 = 10_000;
-/// Time that builders may be kept waiting for the look at the highest id.
+/// How long builders may have to wait while the highest id is read.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 
 /// What a fill knows of its topics' dead letters.
 pub(super) struct Letters {
     topics: Vec<String>,
-    known: BTreeMap<TopicPartition, Known>,
-    /// Events that the views had applied before, and that the generation refuses.
-    standing: HashSet<(TopicPartition, i64)>,
-    /// Every letter with an id up to this one is in `known`; none: all letters have to be read.
-    known_to: Option<i64>,
+    by_partition: BTreeMap<TopicPartition, Known>,
+    /// Events that the views had applied before, but that the generation refuses.
+    refused_by_generation: HashSet<(TopicPartition, i64)>,
+    /// Every letter with an id up to this one is in `by_partition`. `None`: all letters have to be read.
+    last_known_id: Option<i64>,
     /// Counts how often all letters were read.
     pub(super) readings: u64,
 }
 
 impl Letters {
-    /// Nothing is known yet.
-    pub(super) fn of(topics: &[String]) -> Self {
+    /// No letters are read yet.
+    pub(super) fn new(topics: &[String]) -> Self {
         Self {
             topics: topics.to_vec(),
-            known: BTreeMap::new(),
-            standing: HashSet::new(),
-            known_to: None,
+            by_partition: BTreeMap::new(),
+            refused_by_generation: HashSet::new(),
+            last_known_id: None,
             readings: 0,
         }
     }
 
-    /// The letters up to this id were there when all were read; none where nobody can tell.
-    pub(super) const fn known_to(&self) -> Option<i64> {
-        self.known_to
+    /// The letters up to this id were there when all were read. `None`: it is not known which ones were there.
+    pub(super) const fn last_known_id(&self) -> Option<i64> {
+        self.last_known_id
     }
 
-    /// The `letters_version` of the partition, as of which its letters are known.
+    /// The partition's `letters_version` at the time when its letters were read.
     pub(super) fn version(&self, place: &TopicPartition) -> i64 {
-        self.known.get(place).map_or(0, |known| known.version)
+        self.by_partition.get(place).map_or(0, |known| known.version)
     }
 
-    /// What has become of the record at `offset` in the live view, where it is an event.
+    /// What the live view has done with the record at `offset`, if the record is an event.
     pub(super) fn fate(&self, place: &TopicPartition, offset: i64, key: Option<&[u8]>) -> Fate {
-        self.known
+        self.by_partition
             .get(place)
             .map_or(Fate::Applied, |known| known.fate_if_applicable(offset, key))
     }
 
-    /// Whether the live view has not applied this letter's event.
-    fn counts(&self, place: &TopicPartition, offset: i64, was_applied_before: bool) -> bool {
-        let is_applied = was_applied_before && !self.standing.contains(&(place.clone(), offset));
-        !is_applied || planted::takes_no_letter_for_applied()
+    /// Whether the live view lacks this letter's event. Other letters are ignored.
+    fn holds_back(&self, place: &TopicPartition, offset: i64, was_applied_before: bool) -> bool {
+        let is_applied = was_applied_before && !self.refused_by_generation.contains(&(place.clone(), offset));
+        !is_applied || planted::ignores_applied_before()
     }
 
-    /// Notes the highest id up to which letters can be read. What is read from now on has all of them. Where a lock is not granted in time
-    /// there is none, and the next look reads all again.
-    pub(super) async fn settle(&mut self, client: &Client) -> Result<(), Error> {
-        self.known_to = None;
+    /// Notes the highest id of a letter, while no letter can be under way. A reading that begins after this sees every letter up to this id. If the
+    /// lock is not granted in time, no id is noted, and the next look reads all letters again.
+    pub(super) async fn note_highest_id(&mut self, client: &Client) -> Result<(), Error> {
+        self.last_known_id = None;
         client.batch_execute("begin").await?;
-        let settled = async {
+        let highest_id = async {
             client.batch_execute(LOCK_TIMEOUT).await?;
             client.batch_execute(epochs::LOCK).await?;
             let sql = "select coalesce(max(id), 0) from only view_dead_letters";
             Ok(client.query_one(sql, &[]).await?.get(0))
         };
-        let settled: Result<i64, Error> = settled.await;
+        let highest_id: Result<i64, Error> = highest_id.await;
         client.batch_execute("rollback").await?;
-        self.known_to = match settled {
+        self.last_known_id = match highest_id {
             Ok(id) => Some(id),
             Err(err) if refusal::is_lock_timeout(&err) => None,
             Err(err) => return Err(err),
@@ -115,25 +116,25 @@ impl Letters {
         Ok(())
     }
 
-    /// Reads all letters, one after the other. What was known before goes first, so that both are never here at once.
+    /// Reads all letters, one after the other. The former ones are dropped first, so that memory never holds both.
     pub(super) async fn read_all(&mut self, client: &Client) -> Result<(), Error> {
-        self.known.clear();
+        self.by_partition.clear();
         self.readings += 1;
-        let counts = |place: &TopicPartition, offset, row: &tokio_postgres::Row| {
-            self.counts(place, offset, row.get("applied_before"))
+        let holds_back = |place: &TopicPartition, offset, row: &tokio_postgres::Row| {
+            self.holds_back(place, offset, row.get("applied_before"))
         };
-        let all = store::gather(client, ALL, &[&self.topics], counts).await?;
-        self.known = all.into_iter().collect();
+        let all = store::gather(client, ALL_LETTERS, &[&self.topics], holds_back).await?;
+        self.by_partition = all.into_iter().collect();
         Ok(())
     }
 
-    /// Adds the letters that have come since all were read. False, and nothing is changed, where all have to be read again.
-    pub(super) async fn add_new(&mut self, client: &Client) -> Result<bool, Error> {
-        let Some(known_to) = self.known_to.filter(|_| !planted::reads_all_each_time()) else {
+    /// Adds the letters that have come since all were read. Returns false, and changes nothing, if all have to be read again.
+    pub(super) async fn try_add_new(&mut self, client: &Client) -> Result<bool, Error> {
+        let Some(last_known_id) = self.last_known_id.filter(|_| !planted::reads_all_each_time()) else {
             return Ok(false);
         };
         let rows = client
-            .query(NEW, &[&self.topics, &known_to, &i64::from(NEW_MAX)])
+            .query(NEW_LETTERS, &[&self.topics, &last_known_id, &i64::from(NEW_MAX)])
             .await?;
         let letters = rows
             .iter()
@@ -142,29 +143,30 @@ impl Letters {
             return Ok(false);
         }
         for row in &rows {
-            let known = self.known.get(&place(row.get("topic"), row.get("partition")));
+            let known = self.by_partition.get(&place(row.get("topic"), row.get("partition")));
             if known.is_none_or(|known| known.version != row.get::<_, i64>("letters_version")) {
                 return Ok(false);
             }
         }
         if letters.clone().any(|row| row.get("is_discarded")) {
-            // One that was discarded since counts the version up, but for one that no position is there for.
+            // Discarding a letter raises `letters_version`, which was compared above. But without a row of the position there is no version to
+            // raise.
             return Ok(false);
         }
         for row in letters {
             let (place, offset) = (place(row.get("topic"), row.get("partition")), row.get("record_offset"));
-            if !self.counts(&place, offset, row.get("applied_before")) {
+            if !self.holds_back(&place, offset, row.get("applied_before")) {
                 continue;
             }
-            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>("key"), self.known.get_mut(&place)) {
+            if let (Some(key), Some(known)) = (row.get::<_, Option<&[u8]>>("key"), self.by_partition.get_mut(&place)) {
                 known.open(key, offset);
             }
         }
         Ok(true)
     }
 
-    /// The generation refuses the event at `offset`: its letter stands, and later events of its key wait behind it.
-    pub(super) async fn stand(&mut self, client: &Client, place: TopicPartition, offset: i64) -> Result<(), Error> {
+    /// The generation refuses the event at `offset`. So the event stays a dead letter, and later events of its key wait behind it.
+    pub(super) async fn leave_out(&mut self, client: &Client, place: TopicPartition, offset: i64) -> Result<(), Error> {
         let row = client
             .query_opt(
                 "select key from only view_dead_letters
@@ -172,17 +174,17 @@ impl Letters {
                 &[&&*place.topic, &place.partition, &offset],
             )
             .await?;
-        match (row, self.known.get_mut(&place)) {
+        match (row, self.by_partition.get_mut(&place)) {
             (Some(row), Some(known)) => known.open(row.get(0), offset),
-            // It was discarded, or taken away meanwhile.
-            _ => self.known_to = None,
+            // The letter was discarded or taken away meanwhile.
+            _ => self.last_known_id = None,
         }
-        self.standing.insert((place, offset));
+        self.refused_by_generation.insert((place, offset));
         Ok(())
     }
 }
 
-/// Whether there is a letter of this event, which the views had applied before.
+/// Whether the event has a letter, but views had applied it before that.
 pub(super) async fn was_applied(client: &Client, place: &TopicPartition, offset: i64) -> Result<bool, Error> {
     let row = client
         .query_one(
@@ -195,11 +197,11 @@ pub(super) async fn was_applied(client: &Client, place: &TopicPartition, offset:
     Ok(row.get(0))
 }
 
-/// The planted bugs of these looks. Without the feature `faults` none of them is there.
+/// The planted bugs of this module. They exist only with the feature `faults`.
 mod planted {
     use crate::process::faults::{self, Bug};
 
-    pub(super) fn takes_no_letter_for_applied() -> bool {
+    pub(super) fn ignores_applied_before() -> bool {
         faults::is_planted(Bug::LetterIsNeverApplied)
     }
 

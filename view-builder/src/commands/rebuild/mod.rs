@@ -1,17 +1,17 @@
-//! `view-builder rebuild`: a new generation of a view, made from offset 0 beside the live one, which is read and kept meanwhile.
+//! `view-builder rebuild`: fills a new generation of a view from offset 0, beside the live one. Meanwhile people read the live one, and builders
+//! keep it up to date.
 //!
 //! 1. The view's `table.sql` runs in a schema of its own, and [`fill`] applies the topics' events to it, as far as the live view has ever been and
 //!    never further.
 //! 2. Indexes and constraints that people have added to the live tables are made on the new ones, see [`carried`].
-//! 3. What the topics cannot give again is looked for, see [`compaction`].
-//! 4. Transactions that began before the generation was complete are waited for: to their snapshots it would look half empty.
+//! 3. The rebuild looks for rows that the topics cannot give again, see [`compaction`].
+//! 4. The rebuild waits for transactions that began before the generation was complete. In their snapshots it would look half empty.
 //! 5. [`swap`]: one transaction puts the generation in the live one's place.
 //!
-//! Everything that has to survive a kill is in Postgres: the generation, its positions, the texts. The same command goes on from there.
-//! A session's advisory lock lets only one rebuild of a view run.
+//! Everything that has to survive a kill is in Postgres: the generation, its positions, and the SQL that it was made by. After a kill the same
+//! command goes on from there. An advisory lock of the session lets only one rebuild of a view run.
 
 mod accepted;
-mod aim;
 mod applying;
 mod carried;
 mod compaction;
@@ -22,6 +22,7 @@ mod fill;
 mod filled;
 mod generation;
 mod letters;
+mod limits;
 mod patience;
 mod progress;
 mod reached;
@@ -45,49 +46,49 @@ use crate::views::view::{self, View};
 use compaction::Compaction;
 pub use dropping::drop_view;
 use fill::Fill;
-use generation::{Generation, Stage, begin_or_take_up, discard};
+use generation::{Generation, Stage, begin_or_resume, discard};
 use patience::Patience;
 use progress::Progress;
-pub(crate) use session::take_the_role;
-use session::{open, own};
+pub(crate) use session::become_owner;
+use session::{open_as_owner, take_rebuild_lock};
 use swap::Attempt;
 use trouble::Trouble;
 
 /// Pause before a rebuild that cannot go on now tries again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// A round that took less than this has brought the generation as far as it gets while events come.
-const CAUGHT_UP: Duration = Duration::from_secs(1);
-/// How often somebody who is waited for is named.
-const SAY_INTERVAL: Duration = Duration::from_secs(10);
-/// Longest view name: Postgres cuts off the schemas' names otherwise.
+/// If applying the events up to the limits took less than this, the generation is as near to the live view as it gets while new events come.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// How often the log says what the swap waits for.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest name of a view. Postgres would cut off the names of its schemas if it were longer.
 const NAME_CHARACTERS_MAX: usize = 48;
 
-/// Makes the view anew and swaps it in; or adds it, where the database does not have it yet.
+/// Fills a new generation of the view and swaps it in. A view that the database does not have yet is added.
 ///
 /// # Errors
-/// There is no such view, or its SQL is wrong; another rebuild of it is under way; something hangs on it that cannot be carried over.
+/// There is no such view, or its SQL is wrong; another rebuild of it is under way; something depends on it that cannot be carried over.
 pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
-    let view = find(config)?;
-    let mut begun = false;
-    let progress = Progress::of(&view.name);
+    let view = load_view(config)?;
+    let mut has_begun = false;
+    let progress = Progress::new(&view.name);
     let mut patience = Patience::default();
     loop {
-        match carry_to_the_end(config, &view, &mut begun, &progress, &mut patience).await {
+        match run_to_the_end(config, &view, &mut has_begun, &progress, &mut patience).await {
             Ok(()) => {
                 progress.finish();
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
             }
             Err(Trouble::Final(failure)) => return Err(failure),
-            // The session of before has to be gone with its advisory lock.
-            Err(Trouble::NotInTime | Trouble::Stands(..)) => tokio::time::sleep(RETRY_INTERVAL).await,
-            // Where it goes on, it looks at what is gone.
+            // The next round opens a session of its own. Its lock is free only when Postgres has ended the session of this round.
+            Err(Trouble::NotInTime | Trouble::MustLeaveOut(..)) => tokio::time::sleep(RETRY_INTERVAL).await,
+            // The next round begins with a look at which events are gone (`Fill::resume`).
             Err(Trouble::Removed(topic)) => {
-                patience.misses(&topic)?;
+                patience.count_missing_events(&topic)?;
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            Err(Trouble::Database(err)) if !begun => return Err(unanswered(err)),
+            Err(Trouble::Database(err)) if !has_begun => return Err(unanswered(err)),
             Err(Trouble::Database(err)) => {
-                patience.meets(&err)?;
+                patience.count_database_error(&err)?;
                 tracing::warn!(
                     reason = refusal::line(&err),
                     "postgres does not answer: the rebuild goes on when it does"
@@ -104,8 +105,10 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
 /// A rebuild is under way, or Postgres does not answer.
 pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     let view: &str = &config.view;
-    let client = open(&config.servers.database.0).await.map_err(Trouble::into_failure)?;
-    own(&client, view).await.map_err(Trouble::into_failure)?;
+    let client = open_as_owner(&config.servers.database.0)
+        .await
+        .map_err(Trouble::into_failure)?;
+    take_rebuild_lock(&client, view).await.map_err(Trouble::into_failure)?;
     let row = client
         .query_opt("select generation from view_rebuilds where view = $1", &[&view])
         .await
@@ -119,7 +122,7 @@ pub async fn abandon(config: &RebuildConfig) -> Result<String, Failure> {
     ))
 }
 
-fn find(config: &RebuildConfig) -> Result<View, Failure> {
+fn load_view(config: &RebuildConfig) -> Result<View, Failure> {
     let views = view::load_all(&config.folder.views)?;
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     let Some(view) = views.iter().find(|view| view.name == *config.view) else {
@@ -138,42 +141,42 @@ fn find(config: &RebuildConfig) -> Result<View, Failure> {
     Ok(view.clone())
 }
 
-/// Carries the rebuild from wherever it is to its end. `begun`: an earlier call has begun it.
-async fn carry_to_the_end(
+/// Runs the rebuild from wherever it is to its end. `has_begun`: this command has begun or resumed it in an earlier call.
+async fn run_to_the_end(
     config: &RebuildConfig,
     view: &View,
-    begun: &mut bool,
+    has_begun: &mut bool,
     progress: &Progress,
     patience: &mut Patience,
 ) -> Result<(), Trouble> {
-    let client = open(&config.servers.database.0).await?;
-    own(&client, &view.name).await?;
+    let client = open_as_owner(&config.servers.database.0).await?;
+    take_rebuild_lock(&client, &view.name).await?;
     let generation = Generation::of(&client, view).await?;
-    match begin_or_take_up(&client, &generation, *begun).await? {
-        Stage::Filling => *begun = true,
+    match begin_or_resume(&client, &generation, *has_begun).await? {
+        Stage::Filling => *has_begun = true,
         Stage::Swapped => return Ok(()),
     }
-    let accepted = accepted::accept(&client, config, &view.name).await?;
+    let accepted = accepted::add_acceptance(&client, config, &view.name).await?;
     refuse_obstacles(&client, &generation).await?;
     let session = Session::prepare(client, std::slice::from_ref(view)).await?;
     let mut fill = Fill::new(&config.servers.kafka, view)?;
     if fill.resume(&session.client, view, accepted.truncated).await? {
-        patience.passed_over();
+        patience.forget_missing_events();
     }
-    progress.set_total(fill.left());
-    fill.round(&session, view, None, |left| progress.show_left(left))
+    progress.set_total(fill.events_left());
+    fill.apply_up_to_limits(&session, view, None, |events_left| progress.show_left(events_left))
         .await?;
     faults::point("rebuild.filled").await?;
     carry_over(&session.client, &generation).await?;
     analyze(&session.client, &generation).await?;
     let mut compaction = Compaction::of(&config.servers.kafka, view, accepted.compacted).await;
-    let swapper = open(&config.servers.database.0).await?;
+    let swapper = open_as_owner(&config.servers.database.0).await?;
     swap_once_caught_up(&swapper, &session, &generation, &mut fill, &mut compaction).await
 }
 
-/// Has Postgres count what the fill has written: it has no statistics of new tables.
+/// Lets Postgres gather statistics of the new tables. It has none yet, and without them it would plan queries badly.
 async fn analyze(client: &Client, generation: &Generation) -> Result<(), Error> {
-    for table in swap::tables(client, &generation.schema).await? {
+    for table in swap::list_tables(client, &generation.schema).await? {
         let analyze = format!("analyze \"{}\".\"{table}\"", generation.schema);
         client.batch_execute(&analyze).await?;
     }
@@ -181,13 +184,14 @@ async fn analyze(client: &Client, generation: &Generation) -> Result<(), Error> 
 }
 
 async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<(), Trouble> {
-    let obstacles = carried::obstacles(client, &generation.schema, &generation.own).await?;
+    let obstacles = carried::find_obstacles(client, &generation.schema, &generation.own_features).await?;
     if obstacles.is_empty() {
         return Ok(());
     }
-    // A builder has added the view since: its tables are no strangers.
-    let kept = catalog::load(client).await?;
-    if generation.own_tables.is_empty() && kept.iter().any(|kept| kept.name == generation.view.name) {
+    // The view was new when this round began, and meanwhile a builder has added it. Then these tables are the view's own, and the next round sees
+    // them so.
+    let kept = catalog::load_views(client).await?;
+    if generation.live_tables.is_empty() && kept.iter().any(|kept| kept.name == generation.view.name) {
         return Err(Trouble::NotInTime);
     }
     Err(Failure::Setting(format!(
@@ -200,11 +204,11 @@ async fn refuse_obstacles(client: &Client, generation: &Generation) -> Result<()
 
 /// Makes the indexes and constraints that people have added to the live tables and the generation does not have yet.
 async fn carry_over(client: &Client, generation: &Generation) -> Result<(), Trouble> {
-    let carried = carried::collect(client, &generation.schema, &generation.own).await?;
+    let carried = carried::collect(client, &generation.schema, &generation.own_features).await?;
     for what in &carried.not_kept {
         tracing::warn!(what, "not carried over");
     }
-    for statement in &carried.before {
+    for statement in &carried.before_swap {
         tracing::info!(statement, "carried over");
         client.batch_execute(statement).await.map_err(|err| {
             let reason = format!(
@@ -230,31 +234,31 @@ async fn swap_once_caught_up(
     compaction: &mut Compaction,
 ) -> Result<(), Trouble> {
     let client = &session.client;
-    let mut older = swap::transactions(client).await?;
-    let (mut said, mut tried) = (Instant::now(), false);
+    let mut older = swap::running_transactions(client).await?;
+    let mut last_logged: Option<Instant> = None;
     loop {
         let began = Instant::now();
-        if fill.aim(client, &generation.view).await? {
+        if fill.update_limits_and_letters(client, &generation.view).await? {
             tracing::info!("dead letters have changed: what was left out is read again");
         }
-        fill.round(session, &generation.view, None, |_| ()).await?;
-        if began.elapsed() > CAUGHT_UP {
+        fill.apply_up_to_limits(session, &generation.view, None, |_| ()).await?;
+        if began.elapsed() > CATCH_UP_MAX {
             continue;
         }
-        compaction.check(client, fill, &generation.view).await?;
-        let now = swap::transactions(client).await?;
-        older.retain(|transaction| now.contains(transaction));
+        compaction.ensure_keys_are_safe(client, fill, &generation.view).await?;
+        let running = swap::running_transactions(client).await?;
+        older.retain(|transaction| running.contains(transaction));
         let mut why = "a transaction that began before the generation was complete still runs";
         if older.is_empty() {
             refuse_obstacles(client, generation).await?;
-            match swap::attempt(swapper, session, generation, fill, compaction).await? {
-                Attempt::Done => return Ok(()),
+            match swap::try_swap(swapper, session, generation, fill, compaction).await? {
+                Attempt::Swapped => return Ok(()),
                 Attempt::NotYet(reason) => why = reason,
             }
             carry_over(client, generation).await?;
         }
-        if !tried || said.elapsed() > SAY_INTERVAL {
-            (said, tried) = (Instant::now(), true);
+        if last_logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
+            last_logged = Some(Instant::now());
             let pids: Vec<String> = older.iter().map(|(pid, _)| pid.to_string()).collect();
             tracing::info!(
                 why,

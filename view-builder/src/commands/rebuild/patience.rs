@@ -1,4 +1,4 @@
-//! How long a rebuild goes on trying: for ever where a server is away, and not where it answers and refuses.
+//! How long a rebuild goes on trying: for ever while a server is away, but only some times if the server answers and refuses.
 
 use std::collections::HashMap;
 
@@ -8,28 +8,32 @@ use tokio_postgres::Error;
 use crate::postgres::refusal::{self, Remedy};
 use crate::process::failure::Failure;
 
-/// How often Kafka may say that events are gone where none before the generation's position are.
-const REMOVED_MAX: u32 = 5;
+/// So many times Kafka may say that the next events are gone, though the partition begins before them. Then the rebuild gives up.
+const MISSING_EVENTS_MAX: u32 = 5;
 
-/// What has gone wrong so far, in one command.
+/// Counts what has gone wrong so far in one command.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    /// By SQLSTATE.
+    /// How many times Postgres has refused a statement, by SQLSTATE.
     refusals: HashMap<String, u32>,
-    removed: u32,
+    /// How many times in a row Kafka has said that the next events are gone.
+    missing_events: u32,
 }
 
 impl Patience {
-    /// Postgres has failed a statement that is not of a batch.
-    pub(super) fn meets(&mut self, err: &Error) -> Result<(), Failure> {
-        let most = match refusal::remedy(err) {
+    /// Counts an error of a statement that does not belong to a batch.
+    ///
+    /// # Errors
+    /// Postgres has refused too often.
+    pub(super) fn count_database_error(&mut self, err: &Error) -> Result<(), Failure> {
+        let refusals_max = match refusal::remedy(err) {
             Remedy::Reconnect => return Ok(()),
-            Remedy::Again(most) => most,
+            Remedy::Again(attempts) => attempts,
             Remedy::Mend => 1,
         };
         let count = self.refusals.entry(refusal::state(err)).or_default();
         *count += 1;
-        if *count < most {
+        if *count < refusals_max {
             return Ok(());
         }
         Err(anyhow!(
@@ -40,10 +44,13 @@ impl Patience {
         .into())
     }
 
-    /// Kafka says that the topic does not have what comes next.
-    pub(super) fn misses(&mut self, topic: &str) -> Result<(), Failure> {
-        self.removed += 1;
-        if self.removed < REMOVED_MAX {
+    /// Counts that Kafka says the topic does not have the next events.
+    ///
+    /// # Errors
+    /// Kafka has said so too often.
+    pub(super) fn count_missing_events(&mut self, topic: &str) -> Result<(), Failure> {
+        self.missing_events += 1;
+        if self.missing_events < MISSING_EVENTS_MAX {
             return Ok(());
         }
         Err(anyhow!(
@@ -53,8 +60,8 @@ impl Patience {
         .into())
     }
 
-    /// Events that are gone were found and passed over.
-    pub(super) fn passed_over(&mut self) {
-        self.removed = 0;
+    /// The events that are gone were found and skipped, so the count begins anew.
+    pub(super) fn forget_missing_events(&mut self) {
+        self.missing_events = 0;
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(view: &str) -> Self {
+    pub(super) fn new(view: &str) -> Self {
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {human_pos} of {human_len} events, {per_sec}, {eta_precise} left",
         );

@@ -1,8 +1,8 @@
-//! How far the live view has ever been in each partition that there is.
+//! How far the live view has ever been in each partition that exists.
 //!
-//! `view_positions` keeps rows of partitions that are gone, where a topic was made anew with fewer. Nobody has their events, so they have no part
-//! in a generation. A partition that is there and has events must never be taken for gone: so Kafka is asked wherever a row is beyond the
-//! partitions that were told last, and what a lagging broker tells is refused.
+//! When a topic was made anew with fewer partitions, `view_positions` keeps the rows of those that are gone. Nobody has their events, so they have
+//! no part in a generation. But a partition that exists must never count as gone. So Kafka is asked again if a row has a higher partition number
+//! than Kafka's last answer, and an answer of a lagging broker is refused.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::contract::place::place;
 use crate::kafka::Observer;
 use crate::process::faults::{self, Bug};
 
-/// Where the partitions have been. Greatest passes over nulls.
+/// How far the partitions have been. The function `greatest` ignores nulls.
 const REACHED: &str = "
     select topic, partition, coalesce(greatest(next_offset, highest_offset), 0) as furthest, coalesce(next_offset, 0) as position,
         breaks, topic_id, former_topic_ids
     from view_positions where topic = any($1)";
 
-/// What the live view has reached of a partition.
+/// How far the live view has been in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reached {
     pub(super) limit: i64,
@@ -31,17 +31,17 @@ pub(super) struct Reached {
     ids: TopicIds,
 }
 
-/// Which partitions there are.
+/// What Kafka has told of which partitions exist.
 #[derive(Default)]
 pub(super) struct Existing {
-    /// How many each topic had when that was asked last.
+    /// How many partitions each topic had at the last question.
     counts: BTreeMap<String, i32>,
-    /// Those that were found gone, as their rows were then. A builder that begins such a partition again changes its row before anything else.
+    /// The partitions that were found gone, with their rows at that time. If a builder begins such a partition again, it first changes the row.
     gone: BTreeMap<TopicPartition, Reached>,
 }
 
 impl Existing {
-    /// What the live view has reached, as of now, of the partitions that there are.
+    /// Reads how far the live view has been in each partition that exists.
     ///
     /// # Errors
     /// Postgres does not answer; Kafka does not tell which partitions there are.
@@ -53,7 +53,7 @@ impl Existing {
     ) -> Result<BTreeMap<TopicPartition, Reached>, Trouble> {
         let rows = client.query(REACHED, &[&topics]).await?;
         let limit = limit_column();
-        let all = rows.iter().map(|row| {
+        let reached_by_place = rows.iter().map(|row| {
             let reached = Reached {
                 limit: row.get(limit),
                 breaks: row.get("breaks"),
@@ -64,12 +64,15 @@ impl Existing {
             };
             (place(row.get("topic"), row.get("partition")), reached)
         });
-        let mut all: BTreeMap<TopicPartition, Reached> = all.collect();
-        if all.iter().any(|(place, reached)| self.is_unknown(place, reached)) {
-            self.ask(consumers, &all)?;
+        let mut reached_by_place: BTreeMap<TopicPartition, Reached> = reached_by_place.collect();
+        if reached_by_place
+            .iter()
+            .any(|(place, reached)| self.is_unknown(place, reached))
+        {
+            self.ask_kafka(consumers, &reached_by_place)?;
         }
-        all.retain(|place, _| !self.gone.contains_key(place));
-        Ok(all)
+        reached_by_place.retain(|place, _| !self.gone.contains_key(place));
+        Ok(reached_by_place)
     }
 
     /// Whether the partition was found gone.
@@ -87,17 +90,17 @@ impl Existing {
         }
     }
 
-    fn ask(
+    fn ask_kafka(
         &mut self,
         consumers: &BTreeMap<String, Observer>,
-        all: &BTreeMap<TopicPartition, Reached>,
+        reached_by_place: &BTreeMap<TopicPartition, Reached>,
     ) -> anyhow::Result<()> {
         let Some(asking) = consumers.values().next() else {
             return Ok(());
         };
         let facts = tokio::task::block_in_place(|| kafka_client::facts_by(asking, consumers.keys()))?;
         self.gone.clear();
-        for (place, reached) in all {
+        for (place, reached) in reached_by_place {
             if let Some(partitions) = offsets::partitions_without(place, &reached.ids, &facts)? {
                 tracing::info!(%place, partitions, "the partition is gone: the topic has fewer now");
                 self.gone.insert(place.clone(), reached.clone());
@@ -109,8 +112,8 @@ impl Existing {
     }
 }
 
-/// The column of [`REACHED`] up to which a generation is filled. A position that was set back is lower, and a fill up to it, as the planted bug does
-/// it, would lack what the live view has.
+/// The column of [`REACHED`] up to which a generation is filled. The planted bug takes the position instead. If a replay has set that back, the
+/// generation lacks events that the live view has.
 fn limit_column() -> &'static str {
     if faults::is_planted(Bug::FillToPosition) {
         "position"

@@ -9,20 +9,20 @@ use super::trouble::Trouble;
 use crate::postgres::connection;
 use crate::process::failure::Failure;
 
-/// How long another rebuild of the view may take to end: a session that was just closed is gone from the server within moments.
-const OWN_MAX: Duration = Duration::from_secs(3);
-/// How often the lock is tried meanwhile.
-const OWN_INTERVAL: Duration = Duration::from_millis(100);
+/// How long to wait for the lock. The session of a rebuild that has just ended may keep it for moments more.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Pause between two tries to take the lock.
+const LOCK_TRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A session of the role that keeps the views.
-pub(super) async fn open(target: &Target) -> Result<Client, Trouble> {
+/// Opens a session of the role that keeps the views.
+pub(super) async fn open_as_owner(target: &Target) -> Result<Client, Trouble> {
     let client = connection::connect(target).await?;
-    as_owner(&client).await?;
+    set_role_to_owner(&client).await?;
     Ok(client)
 }
 
 /// Makes the session one of the role that keeps the views.
-async fn as_owner(client: &Client) -> Result<(), Trouble> {
+async fn set_role_to_owner(client: &Client) -> Result<(), Trouble> {
     let owner = client
         .query_opt(
             "select relowner::regrole::text as owner, relowner::regrole::text <> current_user as is_another from pg_class where oid = to_regclass('public.view_positions')",
@@ -43,16 +43,16 @@ async fn as_owner(client: &Client) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// As `as_owner`, for another command.
+/// Makes the session one of the role that keeps the views, for a command that is not a rebuild.
 ///
 /// # Errors
 /// No builder has run in this database yet, or Postgres does not answer.
-pub(crate) async fn take_the_role(client: &Client) -> Result<(), Failure> {
-    as_owner(client).await.map_err(Trouble::into_failure)
+pub(crate) async fn become_owner(client: &Client) -> Result<(), Failure> {
+    set_role_to_owner(client).await.map_err(Trouble::into_failure)
 }
 
-/// Makes this session the only one that rebuilds the view. A rebuild that has just ended may take moments to be gone from the server.
-pub(super) async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
+/// Takes the advisory lock that makes this session the only one that rebuilds the view.
+pub(super) async fn take_rebuild_lock(client: &Client, view: &str) -> Result<(), Trouble> {
     let began = Instant::now();
     loop {
         let row = client
@@ -64,12 +64,12 @@ pub(super) async fn own(client: &Client, view: &str) -> Result<(), Trouble> {
         if row.get(0) {
             return Ok(());
         }
-        if began.elapsed() >= OWN_MAX {
+        if began.elapsed() >= LOCK_WAIT_MAX {
             return Err(Failure::Setting(format!(
                 "another rebuild of {view} is under way: let it end, or end it and run this again"
             ))
             .into());
         }
-        tokio::time::sleep(OWN_INTERVAL).await;
+        tokio::time::sleep(LOCK_TRY_INTERVAL).await;
     }
 }

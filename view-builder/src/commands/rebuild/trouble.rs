@@ -8,14 +8,15 @@ use crate::process::failure::Failure;
 use crate::views::install;
 
 pub(super) enum Trouble {
-    /// Postgres is away, or has refused something that may pass: connect again, and go on.
+    /// Postgres is away, or has refused a statement that may succeed later. Connect again and go on.
     Database(Error),
-    /// It took longer than the caller can wait.
+    /// There was too much to do before the caller's deadline, or things have changed meanwhile. Try again.
     NotInTime,
-    /// Kafka does not have the events of this topic any more that come next.
+    /// Kafka no longer has the next events of this topic.
     Removed(String),
-    /// The generation refuses the event at this offset, which other views have applied and which has a dead letter: that stands.
-    Stands(TopicPartition, i64),
+    /// The generation refuses the event at this offset. The event has a dead letter and other views have applied it, so the generation must leave
+    /// it out.
+    MustLeaveOut(TopicPartition, i64),
     Final(Failure),
 }
 
@@ -25,7 +26,7 @@ impl Trouble {
         match self {
             Self::Final(failure) => failure,
             Self::Database(err) => unanswered(err),
-            Self::NotInTime | Self::Removed(_) | Self::Stands(..) => anyhow::anyhow!("not in time").into(),
+            Self::NotInTime | Self::Removed(_) | Self::MustLeaveOut(..) => anyhow::anyhow!("not in time").into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Printing events, without a group and without touching anything.
+//! Prints a topic's events. It joins no group and changes nothing.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -9,31 +9,31 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::start::bounds;
+use super::start::find_ranges;
 use crate::kafka::{self, Observer};
 use crate::process::failure::Failure;
 use crate::settings::ReplayConfig;
 
-/// How long one poll waits for a record. What was printed is flushed then.
+/// How long one poll waits for a record. If none comes, what was printed is flushed.
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Prints each record as `key: value`, in the order of each partition, up to the end that the topic has now; with `follow` for as long
-/// as somebody reads. Blocks.
+/// Prints each record as `key: value`, in the order of each partition, up to the end that the topic has now. With `follow` it goes on for as
+/// long as somebody reads its output. Blocks.
 ///
 /// # Errors
 /// There is no such topic or partition; Kafka does not answer.
 pub fn print(config: &ReplayConfig) -> Result<(), Failure> {
     let consumer = kafka::observer(&config.servers)?;
-    let bounds = bounds(&consumer, &config.topic, config.partition, config.from)?;
+    let ranges = find_ranges(&consumer, &config.topic, config.partition, config.from)?;
     let mut assignment = TopicPartitionList::new();
-    for (partition, bounds) in &bounds {
+    for (partition, range) in &ranges {
         assignment
-            .add_partition_offset(&config.topic, *partition, Offset::Offset(bounds.start))
+            .add_partition_offset(&config.topic, *partition, Offset::Offset(range.start))
             .map_err(anyhow::Error::from)?;
     }
     consumer.assign(&assignment).map_err(anyhow::Error::from)?;
-    match print_all(&consumer, config, bounds.len()) {
-        // Whoever reads has seen enough: `| head`.
+    match print_all(&consumer, config, ranges.len()) {
+        // The program that reads our output has ended, such as `head`. That is no error.
         Err(err)
             if err
                 .downcast_ref::<io::Error>()
@@ -47,8 +47,8 @@ pub fn print(config: &ReplayConfig) -> Result<(), Failure> {
 
 fn print_all(consumer: &Observer, config: &ReplayConfig, partitions: usize) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut ended = 0;
-    while config.follow || ended < partitions {
+    let mut partitions_ended = 0;
+    while config.follow || partitions_ended < partitions {
         match consumer.poll(POLL_TIMEOUT) {
             None => out.flush()?,
             Some(Ok(record)) => {
@@ -58,7 +58,7 @@ fn print_all(consumer: &Observer, config: &ReplayConfig, partitions: usize) -> a
                 out.write_all(b"\n")?;
             }
             Some(Err(KafkaError::PartitionEOF(_))) => {
-                ended += 1;
+                partitions_ended += 1;
                 out.flush()?;
             }
             Some(Err(err)) => return Err(err).context("kafka reports an error"),

@@ -1,4 +1,4 @@
-//! Having a group read events again.
+//! Sets a group back, so that it reads events again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,14 +9,14 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_postgres::Client;
 
-use super::start::{Bounds, bounds};
+use super::start::{ReplayRange, find_ranges};
 use crate::kafka;
 use crate::postgres::connection::unanswered;
 use crate::postgres::connection::{self, connect_for_command};
 use crate::process::failure::Failure;
 use crate::settings::ReplayConfig;
 
-/// Sets the group back after it has been confirmed, and tells to where: `None` when the answer was no.
+/// Asks the operator, and then sets the group back. Returns a table of the new offsets, or `None` if the operator said no.
 ///
 /// The views' own group is set back in Postgres, where its positions are, while its builders run. Any other group is set back in
 /// Kafka, which refuses that while the group has members.
@@ -25,21 +25,23 @@ use crate::settings::ReplayConfig;
 /// There is no such topic or partition; the group is in use; Postgres or Kafka does not answer. Nothing is changed then.
 #[expect(
     clippy::print_stderr,
-    reason = "the question is for a person, and standard output is the answer's"
+    reason = "the warning is for a person at the terminal, and standard output is for the result"
 )]
-pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>, Failure> {
+pub async fn reset_group(config: &ReplayConfig, group: &str) -> Result<Option<String>, Failure> {
     let observer = kafka::observer(&config.servers)?;
-    let asked = config.clone();
-    let bounds = tokio::task::spawn_blocking(move || bounds(&observer, &asked.topic, asked.partition, asked.from))
+    let ReplayConfig {
+        topic, partition, from, ..
+    } = config.clone();
+    let ranges = tokio::task::spawn_blocking(move || find_ranges(&observer, &topic, partition, from))
         .await
         .context("asking kafka failed")??;
-    let events: i64 = bounds.values().map(|bounds| bounds.end - bounds.start).sum();
+    let records_max: i64 = ranges.values().map(|range| range.end - range.start).sum();
     eprintln!(
-        "!!! WARNING !!!\nGroup '{group}' will read topic '{}' again: {} partitions, at most {events} records.",
+        "!!! WARNING !!!\nGroup '{group}' will read topic '{}' again: {} partitions, at most {records_max} records.",
         config.topic,
-        bounds.len()
+        ranges.len()
     );
-    if !config.yes && !confirmed("Are you sure you want to continue?")? {
+    if !config.yes && !ask_to_confirm("Are you sure you want to continue?")? {
         return Ok(None);
     }
     if *group == *config.servers.group_id {
@@ -49,41 +51,51 @@ pub async fn reset(config: &ReplayConfig, group: &str) -> Result<Option<String>,
             ))
         })?;
         let mut client = connect_for_command(&connection::target_of("DATABASE_URL", url)?).await?;
-        set_positions(&mut client, &config.topic, &bounds).await.map(Some)
+        set_positions_back(&mut client, &config.topic, &ranges).await.map(Some)
     } else {
         let (config, group) = (config.clone(), group.to_owned());
-        let done = tokio::task::spawn_blocking(move || set_group(&config, &group, &bounds));
-        Ok(Some(done.await.context("asking kafka failed")??))
+        let table = tokio::task::spawn_blocking(move || commit_offsets_of_group(&config, &group, &ranges));
+        Ok(Some(table.await.context("asking kafka failed")??))
     }
 }
 
-/// One line from the terminal or from a pipe; `y` goes on.
-#[expect(clippy::print_stderr, reason = "as above")]
-pub(crate) fn confirmed(question: &str) -> Result<bool, Failure> {
+/// Asks a question and reads one line from the terminal or from a pipe. Returns whether the answer is `y`.
+///
+/// # Errors
+/// Standard input is no terminal and has ended, so nobody can answer.
+#[expect(
+    clippy::print_stderr,
+    reason = "the question is for a person at the terminal, and standard output is for the result"
+)]
+pub(crate) fn ask_to_confirm(question: &str) -> Result<bool, Failure> {
     eprint!("{question} (y/N) ");
     std::io::stderr().flush().map_err(anyhow::Error::from)?;
     let mut line = String::new();
-    let read = std::io::stdin()
+    let bytes_read = std::io::stdin()
         .lock()
         .read_line(&mut line)
         .map_err(anyhow::Error::from)?;
-    if read == 0 && !std::io::stdin().is_terminal() {
+    if bytes_read == 0 && !std::io::stdin().is_terminal() {
         return Err(Failure::Setting("nobody answers: confirm with --yes".to_owned()));
     }
     Ok(matches!(line.trim(), "y" | "Y"))
 }
 
-/// Sets the positions back and counts their epochs up, which makes the builders claim them anew. What the group has committed to Kafka
-/// is left as it is, so that a later reset there is still seen as one.
-async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, Bounds>) -> Result<String, Failure> {
-    let partition: Vec<i32> = bounds.keys().copied().collect();
-    let offset: Vec<i64> = bounds.values().map(|bounds| bounds.start).collect();
+/// Sets the positions back and raises their epochs, so that the builders claim them anew. The offsets that the group has committed to Kafka stay as
+/// they are. If an operator later sets those back by Kafka's tools, the builders can still notice that.
+async fn set_positions_back(
+    client: &mut Client,
+    topic: &str,
+    ranges: &BTreeMap<i32, ReplayRange>,
+) -> Result<String, Failure> {
+    let partitions: Vec<i32> = ranges.keys().copied().collect();
+    let offsets: Vec<i64> = ranges.values().map(|range| range.start).collect();
     let transaction = client.transaction().await.map_err(unanswered)?;
     transaction
         .execute(
             "select from view_positions
              where topic = $1 and partition = any($2::integer[]) order by partition for update",
-            &[&topic, &partition],
+            &[&topic, &partitions],
         )
         .await
         .map_err(unanswered)?;
@@ -94,7 +106,7 @@ async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, 
              from unnest($2::integer[], $3::bigint[]) as wanted(partition, next_offset)
              where held.topic = $1 and held.partition = wanted.partition and held.next_offset > wanted.next_offset
              returning held.partition, held.next_offset",
-            &[&topic, &partition, &offset],
+            &[&topic, &partitions, &offsets],
         )
         .await
         .map_err(unanswered)?;
@@ -102,36 +114,41 @@ async fn set_positions(client: &mut Client, topic: &str, bounds: &BTreeMap<i32, 
     if rows.is_empty() {
         return Err(anyhow!("nothing is set back: no position of topic {topic} is behind the offset asked for").into());
     }
-    let mut set: Vec<(i32, i64)> = rows
+    let mut new_offsets: Vec<(i32, i64)> = rows
         .iter()
         .map(|row| (row.get("partition"), row.get("next_offset")))
         .collect();
-    set.sort_unstable();
-    tracing::warn!(topic, partitions = set.len(), "an operator sets positions back");
-    Ok(table(topic, &set))
+    new_offsets.sort_unstable();
+    tracing::warn!(topic, partitions = new_offsets.len(), "an operator sets positions back");
+    Ok(format_table(topic, &new_offsets))
 }
 
-fn table(topic: &str, set: &[(i32, i64)]) -> String {
+/// A table of each partition's new offset. `new_offsets`: partition and offset.
+fn format_table(topic: &str, new_offsets: &[(i32, i64)]) -> String {
     let mut table = format!("{:<24} {:>9} {:>14}\n", "TOPIC", "PARTITION", "NEW-OFFSET");
-    for (partition, offset) in set {
+    for (partition, offset) in new_offsets {
         let _ = writeln!(table, "{topic:<24} {partition:>9} {offset:>14}");
     }
     table
 }
 
-/// Commits the offsets for a group without members. Blocks.
-fn set_group(config: &ReplayConfig, group: &str, bounds: &BTreeMap<i32, Bounds>) -> anyhow::Result<String> {
+/// Commits the offsets to Kafka for a group that has no members. Blocks.
+fn commit_offsets_of_group(
+    config: &ReplayConfig,
+    group: &str,
+    ranges: &BTreeMap<i32, ReplayRange>,
+) -> anyhow::Result<String> {
     let consumer = kafka::observer_of_group(&config.servers, group, &[])?;
     let mut offsets = TopicPartitionList::new();
-    for (partition, bounds) in bounds {
-        offsets.add_partition_offset(&config.topic, *partition, Offset::Offset(bounds.start))?;
+    for (partition, range) in ranges {
+        offsets.add_partition_offset(&config.topic, *partition, Offset::Offset(range.start))?;
     }
     consumer.commit(&offsets, CommitMode::Sync).with_context(|| {
         format!("group '{group}' is not set back: stop its members first, and wait until their session has timed out")
     })?;
-    let set: Vec<(i32, i64)> = bounds
+    let new_offsets: Vec<(i32, i64)> = ranges
         .iter()
-        .map(|(partition, bounds)| (*partition, bounds.start))
+        .map(|(partition, range)| (*partition, range.start))
         .collect();
-    Ok(table(&config.topic, &set))
+    Ok(format_table(&config.topic, &new_offsets))
 }

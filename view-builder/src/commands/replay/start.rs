@@ -9,26 +9,26 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::kafka::{Observer, REQUEST_TIMEOUT};
 use crate::settings::replay_from::ReplayFrom;
 
-/// First and last offset of a partition.
+/// The offsets of a partition that are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct ReplayRange {
     /// Where the replay begins.
     pub(super) start: i64,
     /// One past the last record that a read_committed reader sees.
     pub(super) end: i64,
 }
 
-/// Where `from` lies in each of the topic's partitions, or in that one. Blocks.
+/// Finds the offsets to replay in each partition of the topic, or in the one partition that is given. Blocks.
 ///
 /// # Errors
 /// There is no such topic or partition; Kafka does not answer.
-pub(super) fn bounds(
+pub(super) fn find_ranges(
     consumer: &Observer,
     topic: &str,
     partition: Option<i32>,
     from: ReplayFrom,
-) -> anyhow::Result<BTreeMap<i32, Bounds>> {
-    let partitions = partitions(consumer, topic, partition)?;
+) -> anyhow::Result<BTreeMap<i32, ReplayRange>> {
+    let partitions = select_partitions(consumer, topic, partition)?;
     let mut times = TopicPartitionList::new();
     if let ReplayFrom::Time(ms) = from {
         for partition in &partitions {
@@ -38,7 +38,7 @@ pub(super) fn bounds(
             .offsets_for_times(times, REQUEST_TIMEOUT)
             .context("kafka does not tell the offsets of that time")?;
     }
-    let mut all = BTreeMap::new();
+    let mut ranges = BTreeMap::new();
     for partition in partitions {
         let (beginning, end) = consumer
             .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
@@ -52,12 +52,13 @@ pub(super) fn bounds(
                 _ => end,
             },
         };
-        all.insert(partition, Bounds { start, end });
+        ranges.insert(partition, ReplayRange { start, end });
     }
-    Ok(all)
+    Ok(ranges)
 }
 
-fn partitions(consumer: &Observer, topic: &str, partition: Option<i32>) -> anyhow::Result<Vec<i32>> {
+/// All partitions of the topic, or the one that is given.
+fn select_partitions(consumer: &Observer, topic: &str, partition: Option<i32>) -> anyhow::Result<Vec<i32>> {
     let metadata = consumer
         .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
         .context("kafka does not answer (KAFKA_BOOTSTRAP_SERVERS)")?;

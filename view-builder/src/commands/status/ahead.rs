@@ -1,4 +1,4 @@
-//! What Kafka has of the partitions beyond their positions.
+//! What Kafka has of each partition from its position on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -15,38 +15,38 @@ use crate::contract::place::{self, TopicPartition};
 use crate::contract::record;
 use crate::kafka::{self, Observer};
 
-/// How long Kafka is asked for the events that come next.
+/// How long to wait for the next event of each partition of a topic.
 const READ_MAX: Duration = Duration::from_secs(10);
 /// How long one poll waits. Shorter than [`READ_MAX`], so that the limit is noticed in time.
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What Kafka has of a partition.
 pub(super) enum Ahead {
-    There {
+    Exists {
         end: i64,
-        /// When the source committed the first event that is not in the view, microseconds since 1970; none where there is none.
+        /// When the source committed the first event that is not in the view, microseconds since 1970. `None`: the view has every event.
         oldest_us: Option<i64>,
     },
-    /// The topic was made anew with so many partitions, and this one is none of them.
+    /// The topic was made anew with fewer partitions, and this partition no longer exists. `partitions`: how many the topic has now.
     Gone { partitions: i32 },
     /// Kafka does not tell now.
     Untold(Untold),
 }
 
 impl Ahead {
-    /// What stands in the column of the ends.
-    pub(super) fn end(&self) -> String {
+    /// The text for the column `end`.
+    pub(super) fn end_column(&self) -> String {
         match self {
-            Self::There { end, .. } => end.to_string(),
+            Self::Exists { end, .. } => end.to_string(),
             Self::Gone { .. } => "gone".to_owned(),
             Self::Untold(_) => "?".to_owned(),
         }
     }
 
-    /// What somebody has to know of a partition that is not there now.
-    pub(super) fn line(&self, place: &TopicPartition) -> Option<String> {
+    /// A line for people, if the partition does not exist or Kafka does not tell of it.
+    pub(super) fn absence(&self, place: &TopicPartition) -> Option<String> {
         match self {
-            Self::There { .. } => None,
+            Self::Exists { .. } => None,
             Self::Gone { partitions } => Some(format!(
                 "{place} is {}; rows that only its events told of stay in the views (docs/lost-continuity.md)",
                 offsets::gone(*partitions)
@@ -56,11 +56,11 @@ impl Ahead {
     }
 }
 
-/// What Kafka has of each of these partitions, in their order. Blocks.
+/// Asks Kafka what it has of each of these partitions. The answers are in the same order. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer at all.
-pub(super) fn ahead(observer: &Observer, positions: &[Position]) -> anyhow::Result<Vec<Ahead>> {
+pub(super) fn look_ahead(observer: &Observer, positions: &[Position]) -> anyhow::Result<Vec<Ahead>> {
     let facts = kafka_client::facts_by(
         observer,
         &offsets::names(positions.iter().map(|position| &position.place)),
@@ -70,11 +70,12 @@ pub(super) fn ahead(observer: &Observer, positions: &[Position]) -> anyhow::Resu
         positions.iter().map(|position| &position.place),
         Reader::Committed,
     )?;
-    let mut all = Vec::new();
+    let mut answers = Vec::new();
+    // By topic and partition: the first offset that is not in the view.
     let mut behind: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
     for position in positions {
         let place = &position.place;
-        let told = if !facts.contains_key(&*place.topic) {
+        let answer = if !facts.contains_key(&*place.topic) {
             Ahead::Untold(Untold::NoTopic)
         } else if let Ok(Some(partitions)) = offsets::partitions_without(place, &position.ids, &facts) {
             Ahead::Gone { partitions }
@@ -85,7 +86,7 @@ pub(super) fn ahead(observer: &Observer, positions: &[Position]) -> anyhow::Resu
                         let topic = behind.entry(&place.topic).or_default();
                         topic.insert(place.partition, position.applied_up_to.max(*beginning));
                     }
-                    Ahead::There {
+                    Ahead::Exists {
                         end: *end,
                         oldest_us: None,
                     }
@@ -94,53 +95,56 @@ pub(super) fn ahead(observer: &Observer, positions: &[Position]) -> anyhow::Resu
                 Some(PartitionBounds::NoAnswer | PartitionBounds::NotThere) | None => Ahead::Untold(Untold::NoAnswer),
             }
         };
-        all.push(told);
+        answers.push(answer);
     }
-    let mut oldest = HashMap::new();
-    for (topic, nexts) in behind {
-        oldest.extend(oldest_us(observer, topic, nexts)?);
+    let mut committed_us = HashMap::new();
+    for (topic, next_offsets) in behind {
+        committed_us.extend(read_commit_times(observer, topic, next_offsets)?);
     }
-    for (position, ahead) in positions.iter().zip(&mut all) {
-        if let Ahead::There { oldest_us, .. } = ahead {
-            *oldest_us = oldest.remove(&position.place);
+    for (position, ahead) in positions.iter().zip(&mut answers) {
+        if let Ahead::Exists { oldest_us, .. } = ahead {
+            *oldest_us = committed_us.remove(&position.place);
         }
     }
-    Ok(all)
+    Ok(answers)
 }
 
-/// When the first event from each of these offsets on was committed; none of a partition with nothing but transaction markers there.
-fn oldest_us(
+/// Reads the first event at or after each of these offsets. Returns when the source committed it. A partition that has only transaction markers
+/// there is left out.
+fn read_commit_times(
     observer: &Observer,
     topic: &str,
-    mut nexts: BTreeMap<i32, i64>,
+    mut next_offsets: BTreeMap<i32, i64>,
 ) -> anyhow::Result<HashMap<TopicPartition, i64>> {
-    let places = nexts
+    let places = next_offsets
         .iter()
         .map(|(partition, next)| (place::place(topic, *partition), *next));
     let places: Vec<(TopicPartition, i64)> = places.collect();
-    observer.assign(&kafka::list(places.iter().map(|(place, next)| (place, *next)))?)?;
-    let (mut oldest, start) = (HashMap::new(), Instant::now());
-    while !nexts.is_empty() {
+    observer.assign(&kafka::partition_list(
+        places.iter().map(|(place, next)| (place, *next)),
+    )?)?;
+    let (mut committed_us, start) = (HashMap::new(), Instant::now());
+    while !next_offsets.is_empty() {
         ensure!(
             start.elapsed() < READ_MAX,
             "kafka does not send the events that come next in {topic}"
         );
         match observer.poll(POLL_TIMEOUT) {
             None => {}
-            Some(Ok(found)) => {
-                if let Some(next) = nexts.remove(&found.partition()) {
-                    let place = place::place(topic, found.partition());
-                    // What follows is of no interest.
-                    observer.pause(&kafka::list([(&place, next)].into_iter())?)?;
-                    oldest.insert(place, record::committed_us(&found));
+            Some(Ok(record)) => {
+                if let Some(next) = next_offsets.remove(&record.partition()) {
+                    let place = place::place(topic, record.partition());
+                    // The later records of this partition are not needed.
+                    observer.pause(&kafka::partition_list([(&place, next)].into_iter())?)?;
+                    committed_us.insert(place, record::committed_us(&record));
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                nexts.remove(&partition);
+                next_offsets.remove(&partition);
             }
             Some(Err(err)) => return Err(err).context("kafka reports an error"),
         }
     }
     observer.unassign()?;
-    Ok(oldest)
+    Ok(committed_us)
 }

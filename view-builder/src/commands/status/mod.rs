@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use service::clock;
 use tokio_postgres::{Client, Error, Row};
 
-use self::ahead::{Ahead, ahead};
+use self::ahead::{Ahead, look_ahead};
 use crate::continuity::topic_ids::TopicIds;
 use crate::contract::place::{self, TopicPartition};
 use crate::kafka;
@@ -114,22 +114,22 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
         .query("select notice from view_notices order by topic, partition, kind", &[])
         .await
         .map_err(|err| reason(&err))?;
-    let paused = pauses::load(&client).await.map_err(|err| reason(&err))?;
+    let paused = pauses::load_paused(&client).await.map_err(|err| reason(&err))?;
     let stuck = stuck::lines(&client).await.map_err(|err| reason(&err))?;
     let observer = kafka::observer(&config.servers.kafka)?;
-    let asked = positions.clone();
-    let ahead = tokio::task::spawn_blocking(move || ahead(&observer, &asked))
+    let positions_to_look_up = positions.clone();
+    let ahead = tokio::task::spawn_blocking(move || look_ahead(&observer, &positions_to_look_up))
         .await
         .context("asking kafka failed")??;
     let (mut text, totals) = table(&positions, &ahead);
     let with_ahead = || positions.iter().zip(&ahead);
-    // Nobody can go on with a partition that is gone.
+    // A partition that is gone cannot go on, so its pause is not shown.
     let can_go_on = with_ahead().filter(|(_, ahead)| !matches!(ahead, Ahead::Gone { .. }));
     let paused_partitions: Vec<&str> = can_go_on
         .filter_map(|(position, _)| position.paused.as_deref())
         .collect();
     let absent: Vec<String> = with_ahead()
-        .filter_map(|(position, ahead)| ahead.line(&position.place))
+        .filter_map(|(position, ahead)| ahead.absence(&position.place))
         .collect();
     for line in paused_partitions
         .iter()
@@ -139,7 +139,7 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
     {
         let _ = writeln!(text, "{line}");
     }
-    for line in paused.iter().map(Paused::line).chain(stuck) {
+    for line in paused.iter().map(Paused::for_people).chain(stuck) {
         let _ = writeln!(text, "{line}");
     }
     Ok(Status {
@@ -151,7 +151,7 @@ pub async fn status(config: &StatusConfig) -> Result<Status, Failure> {
     })
 }
 
-/// Of all partitions together.
+/// Sums over all partitions.
 #[derive(Default)]
 struct Totals {
     lag: i64,
@@ -170,19 +170,19 @@ fn table(positions: &[Position], ahead: &[Ahead]) -> (String, Totals) {
     let now_us = clock::now_us();
     for (position, ahead) in positions.iter().zip(ahead) {
         let (lag, seconds) = match ahead {
-            Ahead::There {
+            Ahead::Exists {
                 end,
                 oldest_us: Some(oldest_us),
             } => (
                 (end - position.applied_up_to).max(0),
                 measure::seconds(*oldest_us, now_us),
             ),
-            // Without an event there are transaction markers at most. What is gone is waited for by nobody.
-            Ahead::There { oldest_us: None, .. } | Ahead::Gone { .. } | Ahead::Untold(_) => (0, 0.0),
+            // Where no event is left, only transaction markers can lie ahead. For a partition that is gone nothing will come.
+            Ahead::Exists { oldest_us: None, .. } | Ahead::Gone { .. } | Ahead::Untold(_) => (0, 0.0),
         };
         let (shown_lag, shown_seconds) = match ahead {
             Ahead::Untold(_) => ("?".to_owned(), "?".to_owned()),
-            Ahead::There { .. } | Ahead::Gone { .. } => (lag.to_string(), format!("{seconds:.1}")),
+            Ahead::Exists { .. } | Ahead::Gone { .. } => (lag.to_string(), format!("{seconds:.1}")),
         };
         totals.lag += lag;
         totals.seconds_max = totals.seconds_max.max(seconds);
@@ -194,7 +194,7 @@ fn table(positions: &[Position], ahead: &[Ahead]) -> (String, Totals) {
             position.place.topic,
             position.place.partition,
             next_offset.map_or_else(|| "beginning".to_owned(), |offset| offset.to_string()),
-            ahead.end(),
+            ahead.end_column(),
             position.dead_letters,
             position.epoch,
             position.owner,

@@ -1,4 +1,4 @@
-//! Waiting until a view has every event that was committed up to now; [`crate::commands::verify`] argues why these three steps say so.
+//! Waits until a view has every event that was committed up to now. [`crate::commands::verify`] argues why the steps here prove that.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,23 +17,24 @@ use crate::contract::place;
 use crate::kafka::Observer;
 use crate::process::failure::Failure;
 
-/// Time between two looks at a position.
-const POLL: Duration = Duration::from_millis(100);
+/// Pause between two looks at a position.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The end of the write-ahead log. At a page's beginning the function counts the page's header (24 or 40 bytes) before there is
-/// anything behind it, and nobody would ever have read that far.
+/// The end of the write-ahead log. If the log ends exactly where a page begins, the function of Postgres already counts the page's header (24 or 40
+/// bytes). Nothing follows the header yet, so a relay would never confirm a position behind it. Therefore the header is taken off.
 const LOG_END: &str = "
     select (case when (lsn - '0/0') % block in (24, 40) then lsn - (lsn - '0/0') % block else lsn end)::text
     from (select pg_current_wal_insert_lsn() as lsn, current_setting('wal_block_size')::numeric as block) as log";
 
-/// The relays' slots of this database; how many bytes of the log each has not confirmed.
+/// The slots of this database that a relay can have, and how many bytes of the log up to `$1` each has not confirmed.
 const SLOTS: &str = "
     select slot_name::text, greatest($1::text::pg_lsn - confirmed_flush_lsn, 0)::bigint
     from pg_replication_slots
     where database = current_database() and slot_type = 'logical' and plugin = 'pgoutput' and confirmed_flush_lsn is not null
     order by slot_name";
 
-/// Offsets before which everything is applied; while a replay of a whole topic is ordered, nothing counts as applied.
+/// By partition: the offset before which everything is applied. While an operator has a whole topic replayed, the position is null, and nothing
+/// counts as applied.
 const POSITIONS: &str = "
     select topic, partition, coalesce(next_offset, 0) as position, topic_id from view_positions where topic = any($1::text[])";
 
@@ -80,9 +81,10 @@ impl fmt::Display for Behind {
 
 /// A relay's slot, the topics and the builder's positions.
 pub struct Pipeline {
-    /// The source's database; `slot` is its relay's, none: the only one there is.
+    /// The source's database.
     pub(crate) source: Client,
     pub(crate) source_topic: String,
+    /// The slot of the source's relay. `None`: the only slot that there is.
     pub(crate) slot: Option<String>,
     /// The views' database.
     pub(crate) views: Client,
@@ -102,19 +104,19 @@ impl Arrival for Pipeline {
             if behind.unconfirmed_bytes == 0 || Instant::now() >= deadline {
                 break;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        let Ends { ends, ids } = self.ends().await?;
+        let Ends { ends, ids } = self.load_ends().await?;
         loop {
-            let positions = self.positions(&ids).await?;
-            behind.events = lag(&ends, &self.tails.passed(&ends, positions).await?);
+            let positions = self.load_positions(&ids).await?;
+            behind.events = offsets_between(&ends, &self.tails.passed(&ends, positions).await?);
             if behind == Behind::default() {
                 return Ok(Arrived::All);
             }
             if behind.events == 0 || Instant::now() >= deadline {
                 return Ok(Arrived::Behind(behind));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -124,17 +126,17 @@ impl Pipeline {
         let rows = self.source.query(SLOTS, &[&log_end]).await;
         let rows = rows.map_err(|err| self.source_failed(&err))?;
         let slots: Vec<(String, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        chosen(&slots, self.slot.as_deref(), &self.source_topic)
+        unconfirmed_bytes_of(&slots, self.slot.as_deref(), &self.source_topic)
     }
 
-    async fn ends(&self) -> Result<Ends, Failure> {
+    async fn load_ends(&self) -> Result<Ends, Failure> {
         let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
-        let asked = tokio::task::spawn_blocking(move || ends(&observer, &topics)).await;
-        Ok(asked.context("asking kafka failed")??)
+        let answer = tokio::task::spawn_blocking(move || ask_for_ends(&observer, &topics)).await;
+        Ok(answer.context("asking kafka failed")??)
     }
 
-    /// The positions. Those of a topic that was made anew since are none in the one with this id.
-    async fn positions(&self, ids: &BTreeMap<String, String>) -> Result<BTreeMap<Place, i64>, Failure> {
+    /// Loads the positions. `ids`: the ids of the present topics. A position that belongs to a former topic of the same name counts as 0.
+    async fn load_positions(&self, ids: &BTreeMap<String, String>) -> Result<BTreeMap<Place, i64>, Failure> {
         let rows = self.views.query(planted::positions(), &[&self.topics]).await;
         let rows = rows.map_err(|err| failed("the views' positions", &err))?;
         Ok(rows
@@ -153,8 +155,8 @@ impl Pipeline {
     }
 }
 
-/// Bytes that the relay's slot has not confirmed.
-fn chosen(slots: &[(String, i64)], wanted: Option<&str>, topic: &str) -> Result<u64, Failure> {
+/// How many bytes the relay's slot has not confirmed. `wanted`: the slot's name, which may be left out if there is only one.
+fn unconfirmed_bytes_of(slots: &[(String, i64)], wanted: Option<&str>, topic: &str) -> Result<u64, Failure> {
     let found = match (wanted, slots) {
         (None, [only]) => Some(only),
         (None, _) => None,
@@ -173,13 +175,13 @@ fn chosen(slots: &[(String, i64)], wanted: Option<&str>, topic: &str) -> Result<
 /// Where the topics end.
 struct Ends {
     ends: BTreeMap<Place, i64>,
-    /// Their ids, where the cluster has any.
+    /// The topics' ids. Empty if the cluster does not tell any.
     ids: BTreeMap<String, String>,
 }
 
-/// The partitions that hold anything, with their ends: those of a reader who sees open transactions as well, since a
-/// committed record can stand behind the first record of another, open one.
-fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<Ends> {
+/// Asks Kafka for the partitions that have records, and their ends. The ends are those for a reader who also sees open transactions, since a
+/// committed record can come after the first record of another transaction that is still open.
+fn ask_for_ends(observer: &Observer, topics: &[String]) -> anyhow::Result<Ends> {
     let facts = kafka_client::facts_by(observer, topics)?;
     let mut places = Vec::new();
     for topic in topics {
@@ -203,8 +205,8 @@ fn ends(observer: &Observer, topics: &[String]) -> anyhow::Result<Ends> {
     })
 }
 
-/// Offsets between the positions and the ends.
-fn lag(ends: &BTreeMap<Place, i64>, positions: &BTreeMap<Place, i64>) -> u64 {
+/// How many offsets are between the positions and the ends, over all partitions.
+fn offsets_between(ends: &BTreeMap<Place, i64>, positions: &BTreeMap<Place, i64>) -> u64 {
     let behind = |(place, end): (&Place, &i64)| (end - positions.get(place).unwrap_or(&0)).max(0).unsigned_abs();
     ends.iter().map(behind).sum()
 }
@@ -241,23 +243,25 @@ mod planted {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{chosen, lag};
+    use super::{offsets_between, unconfirmed_bytes_of};
 
     #[test]
     fn a_partition_without_position_is_behind_by_all_of_it() {
         let place = |partition| ("user-events".to_owned(), partition);
         let ends = BTreeMap::from([(place(0), 10), (place(1), 4), (place(2), 7)]);
         let positions = BTreeMap::from([(place(0), 8), (place(2), 9), (place(5), 1)]);
-        assert_eq!(lag(&ends, &positions), 2 + 4);
+        assert_eq!(offsets_between(&ends, &positions), 2 + 4);
     }
 
     #[test]
     fn the_relays_slot_is_the_only_one_or_the_named_one() {
         let (one, two) = ([("a".to_owned(), 3)], [("a".to_owned(), 3), ("b".to_owned(), 0)]);
-        assert_eq!(chosen(&one, None, "user-events").unwrap(), 3);
-        assert_eq!(chosen(&two, Some("b"), "user-events").unwrap(), 0);
+        assert_eq!(unconfirmed_bytes_of(&one, None, "user-events").unwrap(), 3);
+        assert_eq!(unconfirmed_bytes_of(&two, Some("b"), "user-events").unwrap(), 0);
         for (slots, wanted) in [(&two[..], None), (&two, Some("c")), (&[], None)] {
-            let told = chosen(slots, wanted, "user-events").unwrap_err().to_string();
+            let told = unconfirmed_bytes_of(slots, wanted, "user-events")
+                .unwrap_err()
+                .to_string();
             assert!(told.contains("--slot user-events=NAME"), "{told}");
         }
     }

@@ -4,33 +4,33 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::commands::verify::arrival::{Arrival, Arrived, Behind};
-use crate::commands::verify::merge::{Broken, merge};
+use crate::commands::verify::merge::{Input, MergeError, merge};
 use crate::commands::verify::side::{Bucket, Row, Side};
 use crate::process::failure::Failure;
 
-/// Most rows that are held for further looks.
+/// At most so many differing rows are held for further looks.
 const HELD_MAX: usize = 50_000;
-/// Most buckets that are held; where more differ, the rows of all buckets are compared.
+/// At most so many buckets are held. If more buckets differ, the rows of all buckets are compared.
 const BUCKETS_MAX: usize = 10_000;
 
 /// What a comparison found.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// In the order of their names: those that differed at the first look, or all where asked for.
+    /// The buckets that differed at the first look, or all buckets if the caller asked for all. Sorted by name.
     pub buckets: Vec<BucketLine>,
-    /// Buckets beyond [`Outcome::buckets`], which holds 10,000 at most.
+    /// How many further buckets there are. [`Outcome::buckets`] holds 10,000 at most.
     pub buckets_more: u64,
     pub rows_source: i64,
     pub rows_view: i64,
-    /// In the order of their keys.
+    /// Sorted by key.
     pub differences: Vec<Difference>,
     /// Rows that differed at first and are equal now.
     pub caught_up: u64,
-    /// Rows that differ while their events may be on their way.
-    pub open: u64,
-    /// Rows beyond the 50,000 that were looked at again.
-    pub unexamined: u64,
-    /// Why rows are open; none: they kept changing.
+    /// Rows that differ, but whose events may still be on their way to the view.
+    pub undecided: u64,
+    /// Rows that differed at the first look and are more than the 50,000 that are held for further looks.
+    pub not_looked_at_again: u64,
+    /// How far the view is behind, which is why rows are undecided. `None`: rows are undecided since they kept changing, or no row is.
     pub behind: Option<Behind>,
 }
 
@@ -44,15 +44,15 @@ pub struct BucketLine {
     pub state: State,
 }
 
-/// How a bucket stands.
+/// How the rows of a bucket compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// At the first look.
+    /// Was equal at the first look.
     Equal,
-    /// Differed at first.
+    /// Differed at the first look, and is equal now.
     CaughtUp,
-    /// Has rows whose events may be on their way.
-    Open,
+    /// Has rows that differ, but whose events may still be on their way to the view.
+    Undecided,
     Different,
 }
 
@@ -60,25 +60,27 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub key: i64,
-    /// None: the view has it and should not.
+    /// `None`: the view has the row and should not have it.
     pub source: Option<Row>,
-    /// None: it is missing in the view.
+    /// `None`: the row is missing in the view.
     pub view: Option<Row>,
 }
 
-/// The first look at everything.
+/// What the first look at all buckets and rows found.
 #[derive(Default)]
-struct Look {
+struct FirstLook {
     buckets: Vec<BucketLine>,
     buckets_more: u64,
     rows_source: i64,
     rows_view: i64,
     differing: Vec<Difference>,
-    overflow: u64,
+    /// How many more rows differ than `differing` holds.
+    differing_more: u64,
 }
 
-/// Compares two queries. `arrival` waits for events on their way, `wait` at most; none: both sides are in one database and are
-/// read in one snapshot, so that whatever differs is a difference. `all`: also tell the buckets that are equal.
+/// Compares two queries. `arrival` waits for the events that are on their way to the view, for `wait` at most.
+/// Without `arrival`, both sides are in one database and are read in one snapshot, so every row that differs is a difference.
+/// `all`: the outcome also lists the buckets that are equal.
 ///
 /// # Errors
 /// Postgres or Kafka does not answer; a query's rows are not as they must be.
@@ -89,123 +91,153 @@ pub async fn compare<A: Arrival>(
     wait: Duration,
     all: bool,
 ) -> Result<Outcome, Failure> {
-    let mut look = look(source, view, arrival.is_none(), all).await?;
+    let snapshots = if arrival.is_none() {
+        Snapshots::Shared
+    } else {
+        Snapshots::Separate
+    };
+    let mut look = first_look(source, view, snapshots, all).await?;
     let mut outcome = Outcome::default();
-    let mut open = Vec::new();
+    let mut undecided = Vec::new();
     match arrival {
         None => outcome.differences = std::mem::take(&mut look.differing),
         Some(_) if look.differing.is_empty() => {}
         Some(arrival) => {
             let deadline = Instant::now() + wait;
-            if look.overflow > 0 {
+            if look.differing_more > 0 {
                 tracing::info!(
                     "more rows differ than can be held: waiting for the view, then looking at everything again"
                 );
                 arrival.arrived(deadline).await?;
-                look = self::look(source, view, false, all).await?;
+                look = first_look(source, view, Snapshots::Separate, all).await?;
             }
             let keys = look.differing.iter().map(|row| row.key).collect();
-            (outcome, open) = look_again(source, view, arrival, deadline, keys).await?;
+            (outcome, undecided) = look_again(source, view, arrival, deadline, keys).await?;
         }
     }
-    outcome.unexamined = look.overflow;
+    outcome.not_looked_at_again = look.differing_more;
     outcome.rows_source = look.rows_source;
     outcome.rows_view = look.rows_view;
     outcome.buckets_more = look.buckets_more;
     outcome.buckets = look.buckets;
-    mark(&mut outcome, &look.differing, &open);
+    set_bucket_states(&mut outcome, &look.differing, &undecided);
     Ok(outcome)
 }
 
-async fn look(source: &Side, view: &Side, one_snapshot: bool, all: bool) -> Result<Look, Failure> {
-    if one_snapshot {
-        let snapshot = source.begin_shared().await?;
-        view.begin_at(&snapshot).await?;
-    } else {
-        source.begin().await?;
-        view.begin().await?;
+/// Whether the two queries read the same snapshot.
+#[derive(Clone, Copy)]
+enum Snapshots {
+    Shared,
+    Separate,
+}
+
+/// Compares all buckets, and then the rows of the buckets that differ.
+async fn first_look(source: &Side, view: &Side, snapshots: Snapshots, all: bool) -> Result<FirstLook, Failure> {
+    match snapshots {
+        Snapshots::Shared => {
+            let snapshot = source.begin_shared().await?;
+            view.begin_at(&snapshot).await?;
+        }
+        Snapshots::Separate => {
+            source.begin().await?;
+            view.begin().await?;
+        }
     }
-    let mut look = Look::default();
-    let mut differing = Vec::new();
-    let mut differing_more = 0_u64;
-    let (left, right) = tokio::try_join!(source.buckets(), view.buckets())?;
-    let merged = merge(left, right, |bucket, left: Option<Bucket>, right: Option<Bucket>| {
-        let rows = |side: &Option<Bucket>| side.as_ref().map_or(0, |bucket| bucket.rows);
-        look.rows_source += rows(&left);
-        look.rows_view += rows(&right);
-        let state = if left == right { State::Equal } else { State::CaughtUp };
-        if state != State::Equal {
-            if differing.len() < BUCKETS_MAX {
-                differing.push(bucket.clone());
+    let mut look = FirstLook::default();
+    let mut differing_buckets = Vec::new();
+    let mut differing_buckets_more = 0_u64;
+    let (of_source, of_view) = tokio::try_join!(source.stream_buckets(), view.stream_buckets())?;
+    let merged = merge(
+        of_source,
+        of_view,
+        |bucket, in_source: Option<Bucket>, in_view: Option<Bucket>| {
+            let rows = |side: &Option<Bucket>| side.as_ref().map_or(0, |bucket| bucket.rows);
+            look.rows_source += rows(&in_source);
+            look.rows_view += rows(&in_view);
+            // A bucket that differs counts as caught up until a further look finds otherwise, see `set_bucket_states`.
+            let state = if in_source == in_view {
+                State::Equal
             } else {
-                differing_more += 1;
+                State::CaughtUp
+            };
+            if state != State::Equal {
+                if differing_buckets.len() < BUCKETS_MAX {
+                    differing_buckets.push(bucket.clone());
+                } else {
+                    differing_buckets_more += 1;
+                }
             }
-        }
-        if all || state != State::Equal {
-            if look.buckets.len() < BUCKETS_MAX {
-                let (rows_source, rows_view) = (rows(&left), rows(&right));
-                look.buckets.push(BucketLine {
-                    bucket,
-                    rows_source,
-                    rows_view,
-                    state,
-                });
-            } else {
-                look.buckets_more += 1;
+            if all || state != State::Equal {
+                if look.buckets.len() < BUCKETS_MAX {
+                    let (rows_source, rows_view) = (rows(&in_source), rows(&in_view));
+                    look.buckets.push(BucketLine {
+                        bucket,
+                        rows_source,
+                        rows_view,
+                        state,
+                    });
+                } else {
+                    look.buckets_more += 1;
+                }
             }
-        }
-    });
-    sound(merged.await, source, view)?;
-    if !differing.is_empty() {
-        tracing::info!(buckets = differing.len(), "buckets differ: looking for the rows");
-        let buckets = (differing_more == 0).then_some(&*differing);
-        let (left, right) = tokio::try_join!(source.rows(buckets), view.rows(buckets))?;
-        let merged = merge(left, right, |key, source: Option<Row>, view: Option<Row>| {
+        },
+    );
+    merged.await.map_err(|err| explain_merge_error(err, source, view))?;
+    if !differing_buckets.is_empty() {
+        tracing::info!(
+            buckets = differing_buckets.len(),
+            "buckets differ: looking for the rows"
+        );
+        let buckets = (differing_buckets_more == 0).then_some(&*differing_buckets);
+        let (of_source, of_view) = tokio::try_join!(source.stream_rows(buckets), view.stream_rows(buckets))?;
+        let merged = merge(of_source, of_view, |key, source: Option<Row>, view: Option<Row>| {
             if source == view {
                 return;
             }
             if look.differing.len() < HELD_MAX {
                 look.differing.push(Difference { key, source, view });
             } else {
-                look.overflow += 1;
+                look.differing_more += 1;
             }
         });
-        sound(merged.await, source, view)?;
+        merged.await.map_err(|err| explain_merge_error(err, source, view))?;
     }
     source.end().await?;
     view.end().await?;
     Ok(look)
 }
 
-fn sound(merged: Result<(), Broken<Failure>>, source: &Side, view: &Side) -> Result<(), Failure> {
-    merged.map_err(|broken| match broken {
-        Broken::Failed(failure) => failure,
-        Broken::Repeated { in_source: true } => source.repeated().into(),
-        Broken::Repeated { in_source: false } => view.repeated().into(),
-    })
+/// Says of a merge that ended early which query is to blame.
+fn explain_merge_error(err: MergeError<Failure>, source: &Side, view: &Side) -> Failure {
+    match err {
+        MergeError::StreamFailed(failure) => failure,
+        MergeError::NotAscending(Input::Source) => source.repeated_key().into(),
+        MergeError::NotAscending(Input::View) => view.repeated_key().into(),
+    }
 }
 
-/// Looks at these rows until each is equal or a difference, or the time is up; also the keys of those that stay open.
+/// Looks at these rows again and again, until each is decided (equal, or a difference) or the time is up.
+/// Returns what was found, and the keys that stay undecided.
 async fn look_again<A: Arrival>(
     source: &Side,
     view: &Side,
     arrival: &mut A,
     deadline: Instant,
-    mut open: Vec<i64>,
+    mut undecided: Vec<i64>,
 ) -> Result<(Outcome, Vec<i64>), Failure> {
     let mut outcome = Outcome::default();
     // After the first look at the view: what is gone from the source now was gone for good, see the module's comment.
-    let mut before = source.rows_of(&open).await?;
+    let mut before = source.load_rows(&undecided).await?;
     loop {
         tracing::info!(
-            rows = open.len(),
+            rows = undecided.len(),
             "rows differ: waiting until the view has every event up to now"
         );
         let arrived = arrival.arrived(deadline).await?;
-        let shown = view.rows_of(&open).await?;
-        let after = source.rows_of(&open).await?;
+        let shown = view.load_rows(&undecided).await?;
+        let after = source.load_rows(&undecided).await?;
         let may_judge = arrived == Arrived::All;
-        open.retain(
+        undecided.retain(
             |key| match judge(before.get(key), shown.get(key), after.get(key), may_judge) {
                 Verdict::Equal => {
                     outcome.caught_up += 1;
@@ -219,16 +251,16 @@ async fn look_again<A: Arrival>(
                     });
                     false
                 }
-                Verdict::Open => true,
+                Verdict::Undecided => true,
             },
         );
         if let Arrived::Behind(behind) = arrived {
-            outcome.behind = (!open.is_empty()).then_some(behind);
+            outcome.behind = (!undecided.is_empty()).then_some(behind);
         }
-        if open.is_empty() || !may_judge || Instant::now() >= deadline {
-            outcome.open = open.len() as u64;
+        if undecided.is_empty() || !may_judge || Instant::now() >= deadline {
+            outcome.undecided = undecided.len() as u64;
             outcome.differences.sort_by_key(|row| row.key);
-            return Ok((outcome, open));
+            return Ok((outcome, undecided));
         }
         before = after;
     }
@@ -238,33 +270,34 @@ async fn look_again<A: Arrival>(
 enum Verdict {
     Equal,
     Different,
-    Open,
+    Undecided,
 }
 
-/// What a further look says of a row: the source, the view with every event up to then where `may_judge`, the source again.
+/// Decides about one row by three reads in this order: the source (`before`), the view (`shown`), the source again (`after`).
+/// `may_judge`: the view had every event up to the first read. Without that, a row that differs may only be late.
 fn judge(before: Option<&Row>, shown: Option<&Row>, after: Option<&Row>, may_judge: bool) -> Verdict {
     if shown == before || shown == after {
         Verdict::Equal
     } else if may_judge && before == after {
         Verdict::Different
     } else {
-        Verdict::Open
+        Verdict::Undecided
     }
 }
 
-/// Tells of each bucket that differed at the first look how it stands now; `open` is sorted.
-fn mark(outcome: &mut Outcome, differing: &[Difference], open: &[i64]) {
+/// Sets the state of each bucket that differed at the first look to what the further looks found. `undecided` is sorted.
+fn set_bucket_states(outcome: &mut Outcome, differing: &[Difference], undecided: &[i64]) {
     fn names<'a>(rows: impl Iterator<Item = &'a Difference>) -> BTreeSet<Option<String>> {
         let sides = rows.flat_map(|row| [&row.source, &row.view]);
         sides.flatten().map(|row| row.bucket.clone()).collect()
     }
     let different = names(outcome.differences.iter());
-    let open = names(differing.iter().filter(|row| open.binary_search(&row.key).is_ok()));
+    let undecided = names(differing.iter().filter(|row| undecided.binary_search(&row.key).is_ok()));
     for line in &mut outcome.buckets {
         if different.contains(&line.bucket) {
             line.state = State::Different;
-        } else if line.state != State::Equal && (outcome.unexamined > 0 || open.contains(&line.bucket)) {
-            line.state = State::Open;
+        } else if line.state != State::Equal && (outcome.not_looked_at_again > 0 || undecided.contains(&line.bucket)) {
+            line.state = State::Undecided;
         }
     }
 }
@@ -291,9 +324,9 @@ mod tests {
             (Some(&two), Some(&one), Some(&two), true, Verdict::Different),
             (Some(&two), None, Some(&two), true, Verdict::Different),
             (None, Some(&two), None, true, Verdict::Different),
-            (Some(&two), Some(&one), Some(&two), false, Verdict::Open),
-            (Some(&two), Some(&one), Some(&three), true, Verdict::Open),
-            (Some(&two), Some(&one), None, true, Verdict::Open),
+            (Some(&two), Some(&one), Some(&two), false, Verdict::Undecided),
+            (Some(&two), Some(&one), Some(&three), true, Verdict::Undecided),
+            (Some(&two), Some(&one), None, true, Verdict::Undecided),
         ] {
             assert_eq!(
                 judge(before, shown, after, may_judge),

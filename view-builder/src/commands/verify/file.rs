@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::views::view::{SqlFile, ViewError};
 
-/// What `-- source:` says where the source is a recomputation inside the views' database.
-const VIEWS: &str = "views";
+/// In `-- source: views` the source is a recomputation inside the views' database, and no topic.
+const SOURCE_VIEWS: &str = "views";
 
 /// One table of a view, and what it has to be equal to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,96 +26,120 @@ pub enum Origin {
     Views,
 }
 
-/// One query of the file, without the semicolon.
+/// One query of the file, without its final semicolon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub sql: String,
-    /// Characters of the file before it, so that a position that Postgres names is one of the file.
+    /// How many characters the file has before this query. An error of Postgres counts from the query's start, and a reader counts from the file's.
     pub characters_before: u32,
 }
 
-/// A head comment that opens a query.
+/// What a head comment says. Each query of the file begins with a head comment.
 enum Head<'a> {
+    /// `-- source: TOPIC` or `-- source: views`.
     Source(&'a str),
+    /// `-- view: TABLE`.
     View(&'a str),
 }
 
-/// The pairs of the file; `topics` are those that the view reads.
+/// A head comment, and where it is in the file.
+struct HeadComment<'a> {
+    head: Head<'a>,
+    /// Line of the file, from 1.
+    line: usize,
+    /// The byte of the file after the comment's line, where the query begins.
+    query_begins: usize,
+}
+
+/// Reads the pairs of queries. `topics`: the topics that the view reads.
 ///
 /// # Errors
-/// A head comment is missing, comes in the wrong place or names something else than a topic of the view; a query is missing.
+/// A head comment is missing, is in the wrong place, or names a source that is no topic of the view; or a query is missing.
 pub fn parse(file: &SqlFile, topics: &[String]) -> Result<Vec<Comparison>, ViewError> {
-    let heads = heads(&file.text);
-    if heads.is_empty() {
-        return Err(wrong(
+    let comments = find_head_comments(&file.text);
+    if comments.is_empty() {
+        return Err(error_at(
             &file.path,
             1,
             "a head comment must open each query, such as `-- source: user-events` and `-- view: user_view`",
         ));
     }
     let mut comparisons = Vec::new();
-    for pair in heads.chunks(2) {
-        let (Some((line, from, Head::Source(origin))), second) = (pair.first(), pair.get(1)) else {
-            let line = pair.first().map_or(1, |(line, _, _)| *line);
-            return Err(wrong(
-                &file.path,
-                line,
-                "`-- source: TOPIC` must come before `-- view: TABLE`",
-            ));
-        };
-        let Some((view_line, view_from, Head::View(table))) = second else {
-            let reason = "`-- view: TABLE` with the view's own query must follow this one";
-            return Err(wrong(&file.path, *line, reason));
-        };
-        let origin = match *origin {
-            VIEWS => Origin::Views,
-            topic if topics.iter().any(|known| known == topic) => Origin::Topic(topic.to_owned()),
-            other => {
-                let reason = format!(
-                    "source `{other}` is neither a topic of this view ({}) nor `{VIEWS}`",
-                    topics.join(", ")
-                );
-                return Err(wrong(&file.path, *line, reason));
-            }
-        };
-        if table.is_empty() {
-            return Err(wrong(&file.path, *view_line, "`-- view:` must name the view's table"));
-        }
-        comparisons.push(Comparison {
-            table: (*table).to_owned(),
-            origin,
-            source: query(file, *from, *line)?,
-            view: query(file, *view_from, *view_line)?,
-        });
+    for pair in comments.chunks(2) {
+        comparisons.push(parse_pair(file, topics, &pair[0], pair.get(1))?);
     }
     Ok(comparisons)
 }
 
-/// Every head comment with its line and the byte after it.
-fn heads(text: &str) -> Vec<(usize, usize, Head<'_>)> {
-    let mut heads = Vec::new();
-    let mut at = 0;
+/// Reads one pair of queries, from its two head comments on.
+fn parse_pair(
+    file: &SqlFile,
+    topics: &[String],
+    first: &HeadComment<'_>,
+    second: Option<&HeadComment<'_>>,
+) -> Result<Comparison, ViewError> {
+    let Head::Source(source) = first.head else {
+        let reason = "`-- source: TOPIC` must come before `-- view: TABLE`";
+        return Err(error_at(&file.path, first.line, reason));
+    };
+    let Some((second, Head::View(table))) = second.map(|second| (second, &second.head)) else {
+        let reason = "`-- view: TABLE` with the view's own query must follow this one";
+        return Err(error_at(&file.path, first.line, reason));
+    };
+    let origin = match source {
+        SOURCE_VIEWS => Origin::Views,
+        topic if topics.iter().any(|known| known == topic) => Origin::Topic(topic.to_owned()),
+        other => {
+            let reason = format!(
+                "source `{other}` is neither a topic of this view ({}) nor `{SOURCE_VIEWS}`",
+                topics.join(", ")
+            );
+            return Err(error_at(&file.path, first.line, reason));
+        }
+    };
+    if table.is_empty() {
+        return Err(error_at(
+            &file.path,
+            second.line,
+            "`-- view:` must name the view's table",
+        ));
+    }
+    Ok(Comparison {
+        table: (*table).to_owned(),
+        origin,
+        source: query_after(file, first)?,
+        view: query_after(file, second)?,
+    })
+}
+
+fn find_head_comments(text: &str) -> Vec<HeadComment<'_>> {
+    let mut comments = Vec::new();
+    let mut bytes_read = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        at += line.len();
+        bytes_read += line.len();
         let Some(comment) = line.strip_prefix("--").map(str::trim) else {
             continue;
         };
         let head = comment.strip_prefix("source:").map(|name| Head::Source(name.trim()));
         let head = head.or_else(|| comment.strip_prefix("view:").map(|name| Head::View(name.trim())));
-        heads.extend(head.map(|head| (index + 1, at, head)));
+        comments.extend(head.map(|head| HeadComment {
+            head,
+            line: index + 1,
+            query_begins: bytes_read,
+        }));
     }
-    heads
+    comments
 }
 
-/// The query that begins at byte `from`, up to the next head comment.
-fn query(file: &SqlFile, from: usize, line: usize) -> Result<Query, ViewError> {
-    let rest = &file.text[from..];
+/// The query between this head comment and the next one.
+fn query_after(file: &SqlFile, comment: &HeadComment<'_>) -> Result<Query, ViewError> {
+    let (before, rest) = file.text.split_at(comment.query_begins);
     let end = rest
         .split_inclusive('\n')
-        .take_while(|line| heads(line).is_empty())
+        .take_while(|line| find_head_comments(line).is_empty())
         .map(str::len)
         .sum();
-    // Comments behind the query belong to the next one, and would hide the end of what is put around this one.
+    // Comment lines after the query belong to the next query. They are cut off first, so that the query ends with its semicolon.
     let mut sql = rest[..end].trim_end();
     while let Some(last) = sql
         .lines()
@@ -126,16 +150,16 @@ fn query(file: &SqlFile, from: usize, line: usize) -> Result<Query, ViewError> {
     }
     let sql = sql.strip_suffix(';').unwrap_or(sql).trim_end();
     if sql.is_empty() {
-        return Err(wrong(&file.path, line, "no query follows this head comment"));
+        return Err(error_at(&file.path, comment.line, "no query follows this head comment"));
     }
     Ok(Query {
         sql: sql.to_owned(),
         // Postgres counts a statement's characters in 32 bits, too.
-        characters_before: u32::try_from(file.text[..from].chars().count()).unwrap_or(u32::MAX),
+        characters_before: u32::try_from(before.chars().count()).unwrap_or(u32::MAX),
     })
 }
 
-fn wrong(path: &Path, line: usize, reason: impl Into<String>) -> ViewError {
+fn error_at(path: &Path, line: usize, reason: impl Into<String>) -> ViewError {
     ViewError {
         path: path.to_owned(),
         line: Some(line),

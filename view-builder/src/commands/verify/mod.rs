@@ -80,11 +80,11 @@ pub async fn verify(config: &VerifyConfig) -> Result<Report, Failure> {
         }
     }
     if !plans.is_empty() {
-        let paused = pauses::load(&connect(&views_database(config)).await?).await;
+        let paused = pauses::load_paused(&connect(&views_database(config)).await?).await;
         let paused = paused.map_err(|err| side::failed("the paused views cannot be read", &err))?;
         report.paused = paused
             .iter()
-            .map(|paused| (paused.view.clone(), paused.line()))
+            .map(|paused| (paused.view.clone(), paused.for_people()))
             .collect();
     }
     for (view, file, comparison) in plans {

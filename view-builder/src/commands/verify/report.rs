@@ -18,7 +18,7 @@ pub struct Report {
     pub compared: Vec<Compared>,
     /// Views without verify.sql.
     pub unverified: Vec<String>,
-    /// Views that are paused, and were not compared, with what there is to say of each.
+    /// By the name of a view that is paused and was not compared: the line that the report prints for it.
     pub paused: BTreeMap<String, String>,
 }
 
@@ -31,7 +31,7 @@ pub struct Compared {
 }
 
 impl Report {
-    /// `limit`: most rows listed for each comparison.
+    /// `limit`: at most so many differing rows are listed for each comparison.
     #[must_use]
     pub fn new(limit: u32, json: bool) -> Self {
         Self {
@@ -54,13 +54,13 @@ impl Report {
         if !self.paused.is_empty() {
             return Err(Failure::Paused);
         }
-        if outcomes().any(|outcome| outcome.open + outcome.unexamined > 0) {
+        if outcomes().any(|outcome| outcome.undecided + outcome.not_looked_at_again > 0) {
             return Err(Failure::Lagging);
         }
         Ok(())
     }
 
-    fn closing(&self) -> &'static str {
+    fn closing_line(&self) -> &'static str {
         match self.verdict() {
             Ok(()) if self.compared.is_empty() => "nothing was compared: no view has a verify.sql",
             Ok(()) => "equal",
@@ -100,7 +100,7 @@ impl fmt::Display for Report {
         for line in self.paused.values() {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "{}", self.closing())
+        writeln!(f, "{}", self.closing_line())
     }
 }
 
@@ -115,16 +115,21 @@ impl Compared {
     fn to_text(&self, limit: usize) -> String {
         let outcome = &self.outcome;
         let mut text = format!("{}: {} against {}\n", self.view, self.comparison.table, self.origin());
-        // The bucket comes last, as letters of double width would push what follows.
-        let mut line = |source: &str, view: &str, state: &str, bucket: &str| {
+        // The bucket's name is the last column: Korean letters are twice as wide, so they would push later columns out of line.
+        let mut write_line = |source: &str, view: &str, state: &str, bucket: &str| {
             let _ = writeln!(text, "  {source:>12} {view:>12}  {state:<9}  {bucket}");
         };
-        line("rows source", "rows view", "", "bucket");
+        write_line("rows source", "rows view", "", "bucket");
         for bucket in &outcome.buckets {
             let (source, view) = (bucket.rows_source.to_string(), bucket.rows_view.to_string());
-            line(&source, &view, bucket.state_name(), &shown(bucket.bucket.as_deref()));
+            write_line(
+                &source,
+                &view,
+                bucket.state_name(),
+                &quoted_or_null(bucket.bucket.as_deref()),
+            );
         }
-        line(
+        write_line(
             &outcome.rows_source.to_string(),
             &outcome.rows_view.to_string(),
             self.state_name(),
@@ -133,30 +138,34 @@ impl Compared {
         for difference in outcome.differences.iter().take(limit) {
             let _ = writeln!(text, "  {}", difference.to_text());
         }
-        let mut say = |count: u64, what: &str| {
+        let mut write_count = |count: u64, what: &str| {
             if count > 0 {
                 let _ = writeln!(text, "  {count} {what}");
             }
         };
-        say(self.differences_more(limit), "more rows differ");
-        say(outcome.buckets_more, "more buckets");
-        say(outcome.caught_up, "rows differed at first and are equal now: lag");
+        write_count(self.unlisted_differences(limit), "more rows differ");
+        write_count(outcome.buckets_more, "more buckets");
+        write_count(outcome.caught_up, "rows differed at first and are equal now: lag");
         match &outcome.behind {
-            Some(behind) => say(outcome.open, &format!("rows not decided: the view is {behind}")),
-            None => say(outcome.open, "rows not decided: they kept changing"),
+            Some(behind) => write_count(outcome.undecided, &format!("rows not decided: the view is {behind}")),
+            None => write_count(outcome.undecided, "rows not decided: they kept changing"),
         }
-        say(outcome.unexamined, "further rows differed and were not looked at again");
+        write_count(
+            outcome.not_looked_at_again,
+            "further rows differed and were not looked at again",
+        );
         text
     }
 
-    fn differences_more(&self, limit: usize) -> u64 {
+    /// How many differences are more than the `limit`, so that the report does not list them.
+    fn unlisted_differences(&self, limit: usize) -> u64 {
         self.outcome.differences.len().saturating_sub(limit) as u64
     }
 
     fn state_name(&self) -> &'static str {
         if !self.outcome.differences.is_empty() {
             "DIFFERENT"
-        } else if self.outcome.open + self.outcome.unexamined > 0 {
+        } else if self.outcome.undecided + self.outcome.not_looked_at_again > 0 {
             "behind"
         } else {
             "equal"
@@ -178,10 +187,10 @@ impl Compared {
             "buckets": buckets.collect::<Vec<_>>(),
             "buckets_more": outcome.buckets_more,
             "differences": outcome.differences.iter().take(limit).map(Difference::to_json).collect::<Vec<_>>(),
-            "differences_more": self.differences_more(limit),
+            "differences_more": self.unlisted_differences(limit),
             "caught_up": outcome.caught_up,
-            "undecided": outcome.open,
-            "not_looked_at_again": outcome.unexamined,
+            "undecided": outcome.undecided,
+            "not_looked_at_again": outcome.not_looked_at_again,
             "behind": outcome.behind.map(|behind| json!({"events": behind.events, "unconfirmed_bytes": behind.unconfirmed_bytes})),
         })
     }
@@ -192,7 +201,7 @@ impl BucketLine {
         match self.state {
             State::Equal => "equal",
             State::CaughtUp => "caught up",
-            State::Open => "behind",
+            State::Undecided => "behind",
             State::Different => "DIFFERENT",
         }
     }
@@ -210,8 +219,9 @@ impl Difference {
     }
 
     fn to_text(&self) -> String {
-        let of = |row: &Row| (row.version, shown(row.bucket.as_deref()));
-        let told = match (self.source.as_ref().map(of), self.view.as_ref().map(of)) {
+        let version_and_bucket = |row: &Row| (row.version, quoted_or_null(row.bucket.as_deref()));
+        let source = self.source.as_ref().map(version_and_bucket);
+        let explanation = match (source, self.view.as_ref().map(version_and_bucket)) {
             (Some((version, bucket)), None) => format!("version {version} of {bucket} is not in the view"),
             (None, Some((version, bucket))) => {
                 format!("the view has version {version} of {bucket}, the source has none")
@@ -225,7 +235,7 @@ impl Difference {
             }
             (None, None) => String::new(),
         };
-        format!("{:<9}  {:>20}  {told}", self.kind(), self.key)
+        format!("{:<9}  {:>20}  {explanation}", self.kind(), self.key)
     }
 
     fn to_json(&self) -> Value {
@@ -237,8 +247,8 @@ impl Difference {
     }
 }
 
-/// A bucket's name for people: null is none, and everything else is in quotes.
-fn shown(bucket: Option<&str>) -> String {
+/// A bucket's name as people read it: in quotes, or `null` without quotes for the bucket that has no name.
+fn quoted_or_null(bucket: Option<&str>) -> String {
     bucket.map_or_else(|| "null".to_owned(), |name| format!("{name:?}"))
 }
 

@@ -12,15 +12,16 @@ use crate::postgres::refusal;
 use crate::process::failure::Failure;
 use crate::views::view::{SqlFile, ViewError};
 
-/// Beside a builder's session: dates always in one form, and a transaction may wait for the other side.
-const SESSION: &str = "
+/// Settings that a builder's session does not have. Values are always written in the same form, and a transaction may be idle while it waits for
+/// the other side.
+const SESSION_SETTINGS: &str = "
     set datestyle = 'ISO, YMD';
     set intervalstyle = 'postgres';
     set bytea_output = 'hex';
     set extra_float_digits = 1;
     set idle_in_transaction_session_timeout = '10min'";
 
-/// The columns that each query gives.
+/// The columns that each query must give, with the types that each may have.
 const COLUMNS: [(&str, &[Type]); 4] = [
     ("bucket", &[Type::TEXT, Type::VARCHAR]),
     ("key", &[Type::INT8]),
@@ -28,10 +29,10 @@ const COLUMNS: [(&str, &[Type]); 4] = [
     ("content", &[Type::TEXT, Type::VARCHAR]),
 ];
 
-/// Keys in one statement of a further look.
-const KEYS: usize = 10_000;
+/// A further look asks for so many keys in one statement.
+const KEYS_PER_STATEMENT: usize = 10_000;
 
-/// Rows of one bucket, as one number that does not depend on their order.
+/// The rows of one bucket, counted and hashed. The hash does not depend on their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     pub rows: i64,
@@ -48,10 +49,10 @@ pub struct Row {
     pub hash: i64,
 }
 
-/// A query that can be looked at in a snapshot.
+/// One query of a comparison, and the connection that runs it in a snapshot.
 pub struct Side {
     client: Client,
-    /// The query as a table in `from`.
+    /// The query in parentheses, to be used as a table in `from`.
     table: String,
     file: SqlFile,
     /// For messages, such as `the source of user-events`.
@@ -72,37 +73,37 @@ impl Side {
             name: name.to_owned(),
         };
         side.client
-            .batch_execute(SESSION)
+            .batch_execute(SESSION_SETTINGS)
             .await
             .map_err(|err| side.failed(&err))?;
         let prepared = side.client.prepare(&query.sql).await;
-        let statement = prepared.map_err(|err| side.refused(query, &err))?;
+        let statement = prepared.map_err(|err| side.refused_query(query, &err))?;
         if !statement.params().is_empty() {
             return Err(side
-                .wrong(query, "the query takes parameters, and there are none")
+                .wrong_query(query, "the query takes parameters, and there are none")
                 .into());
         }
         let columns = statement.columns();
-        let fits = columns.len() == COLUMNS.len()
+        let has_the_right_columns = columns.len() == COLUMNS.len()
             && columns
                 .iter()
                 .zip(COLUMNS)
                 .all(|(column, (_, types))| types.contains(column.type_()));
-        if !fits {
-            let given: Vec<_> = columns
+        if !has_the_right_columns {
+            let columns: Vec<_> = columns
                 .iter()
                 .map(|column| format!("{} {}", column.name(), column.type_()))
                 .collect();
             let reason = format!(
                 "the query gives ({}), expected (bucket text, key bigint, version bigint, content text)",
-                given.join(", ")
+                columns.join(", ")
             );
-            return Err(side.wrong(query, &reason).into());
+            return Err(side.wrong_query(query, &reason).into());
         }
         Ok(side)
     }
 
-    /// Opens a transaction, whose first statement takes its snapshot.
+    /// Opens a transaction. Its first statement takes the snapshot.
     pub(crate) async fn begin(&self) -> Result<(), Failure> {
         self.execute("begin isolation level repeatable read read only").await
     }
@@ -125,8 +126,8 @@ impl Side {
         self.execute("commit").await
     }
 
-    /// The buckets in the order of their names' bytes, no name first.
-    pub(crate) async fn buckets(
+    /// All buckets. The one without a name comes first, and the others are sorted by the bytes of their names.
+    pub(crate) async fn stream_buckets(
         &self,
     ) -> Result<impl Stream<Item = Result<(Option<String>, Bucket), Failure>> + '_, Failure> {
         let sql = format!(
@@ -139,7 +140,7 @@ impl Side {
         Ok(rows.map(|row| {
             let row = row?;
             if row.get::<_, i64>("broken") > 0 {
-                return Err(self.broken("a key or a version is null").into());
+                return Err(self.wrong_rows("a key or a version is null").into());
             }
             let bucket = Bucket {
                 rows: row.get("rows"),
@@ -149,45 +150,47 @@ impl Side {
         }))
     }
 
-    /// The rows of these buckets in the order of their keys; none: of all buckets.
-    pub(crate) async fn rows(
+    /// The rows of these buckets, sorted by key. `None`: the rows of all buckets.
+    pub(crate) async fn stream_rows(
         &self,
         buckets: Option<&[Option<String>]>,
     ) -> Result<impl Stream<Item = Result<(i64, Row), Failure>> + '_, Failure> {
-        let named: Vec<&str> = buckets
+        let names: Vec<&str> = buckets
             .iter()
             .flat_map(|list| list.iter().flatten().map(String::as_str))
             .collect();
-        let nameless = buckets.is_some_and(|list| list.contains(&None));
+        let with_nameless_bucket = buckets.is_some_and(|list| list.contains(&None));
         let sql = format!(
             "select {ROW} from {} where $1 or bucket = any($2::text[]) or ($3 and bucket is null) order by key",
             self.table
         );
-        let rows = self.stream(&sql, &[&buckets.is_none(), &named, &nameless]).await?;
-        Ok(rows.map(|row| self.row(&row?)))
+        let rows = self
+            .stream(&sql, &[&buckets.is_none(), &names, &with_nameless_bucket])
+            .await?;
+        Ok(rows.map(|row| self.read_row(&row?)))
     }
 
-    /// The rows of these keys, in a snapshot of their own.
-    pub(crate) async fn rows_of(&self, keys: &[i64]) -> Result<BTreeMap<i64, Row>, Failure> {
+    /// The rows of these keys, read in a new snapshot.
+    pub(crate) async fn load_rows(&self, keys: &[i64]) -> Result<BTreeMap<i64, Row>, Failure> {
         self.begin().await?;
         let sql = format!("select {ROW} from {} where key = any($1)", self.table);
-        let mut found = BTreeMap::new();
-        for part in keys.chunks(KEYS) {
-            let mut rows = std::pin::pin!(self.stream(&sql, &[&part]).await?);
+        let mut rows_by_key = BTreeMap::new();
+        for keys in keys.chunks(KEYS_PER_STATEMENT) {
+            let mut rows = std::pin::pin!(self.stream(&sql, &[&keys]).await?);
             while let Some(row) = rows.try_next().await? {
-                let (key, row) = self.row(&row)?;
-                if found.insert(key, row).is_some() {
-                    return Err(self.repeated().into());
+                let (key, row) = self.read_row(&row)?;
+                if rows_by_key.insert(key, row).is_some() {
+                    return Err(self.repeated_key().into());
                 }
             }
         }
         self.end().await?;
-        Ok(found)
+        Ok(rows_by_key)
     }
 
-    /// What to say where a key comes twice.
-    pub(crate) fn repeated(&self) -> ViewError {
-        self.broken("a key comes more than once")
+    /// The error that a key comes twice.
+    pub(crate) fn repeated_key(&self) -> ViewError {
+        self.wrong_rows("a key comes more than once")
     }
 
     async fn execute(&self, sql: &str) -> Result<(), Failure> {
@@ -203,21 +206,23 @@ impl Side {
         Ok(rows.map_err(|err| self.failed(&err))?.map_err(|err| self.failed(&err)))
     }
 
-    fn row(&self, row: &SqlRow) -> Result<(i64, Row), Failure> {
+    fn read_row(&self, row: &SqlRow) -> Result<(i64, Row), Failure> {
         let (Some(key), Some(version)) = (row.get("key"), row.get("version")) else {
-            return Err(self.broken("a key or a version is null").into());
+            return Err(self.wrong_rows("a key or a version is null").into());
         };
         let bucket = row.get("bucket");
         let hash = row.get("hash");
         Ok((key, Row { bucket, version, hash }))
     }
 
-    fn broken(&self, what: &str) -> ViewError {
+    /// The error that the query's rows are not as they must be.
+    fn wrong_rows(&self, what: &str) -> ViewError {
         self.file
             .refused(None, &format!("in the rows of {}: {what}", self.name))
     }
 
-    fn wrong(&self, query: &Query, reason: &str) -> ViewError {
+    /// An error about the whole query. It names the line where the query begins.
+    fn wrong_query(&self, query: &Query, reason: &str) -> ViewError {
         let mut characters = (1_u32..).zip(query.sql.chars());
         let first = characters.find(|(_, character)| !character.is_whitespace());
         // No query is blank, so there is a first character.
@@ -225,7 +230,8 @@ impl Side {
         self.file.refused(Some(query.characters_before + first), reason)
     }
 
-    fn refused(&self, query: &Query, err: &Error) -> Failure {
+    /// The error that Postgres gave when it read the query. If the SQL is to blame, it names the line that Postgres complains about.
+    fn refused_query(&self, query: &Query, err: &Error) -> Failure {
         match err.as_db_error() {
             Some(db) if refusal::is_wrong_sql(err) => {
                 let message = format!("{}: {}", self.name, db.message());
@@ -234,7 +240,7 @@ impl Side {
                         .file
                         .refused(Some(query.characters_before + character), &message)
                         .into(),
-                    _ => self.wrong(query, &message).into(),
+                    _ => self.wrong_query(query, &message).into(),
                 }
             }
             _ => self.failed(err),
@@ -246,7 +252,7 @@ impl Side {
     }
 }
 
-/// Says what failed without a row's values.
+/// An error of Postgres as a failure, without a row's values. `name`: what failed.
 pub(crate) fn failed(name: &str, err: &Error) -> Failure {
     let text = match refusal::kind(err) {
         refusal::Kind::Refused => refusal::without_values(err),
@@ -255,7 +261,7 @@ pub(crate) fn failed(name: &str, err: &Error) -> Failure {
     anyhow::anyhow!("{name}: {text}").into()
 }
 
-/// The same on every little-endian server of version 15 to 18 whose encoding is UTF-8, whatever its locale.
+/// The hash of a row. It gives the same value on every little-endian server of version 15 to 18 whose encoding is UTF-8, whatever its locale.
 const HASH: &str = "hashtextextended(coalesce(content, '') collate \"C\", hashint8extended(key, version))";
 const ROW: &str = "key, bucket::text as bucket, version,
     coalesce(hashtextextended(coalesce(content, '') collate \"C\", hashint8extended(key, version)), 0) as hash";

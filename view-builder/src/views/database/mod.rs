@@ -1,6 +1,5 @@
 //! The connection to the views' database: one, with its statements prepared once, and made again whenever it is lost.
 
-use crate::postgres::connection::connect;
 mod pausing;
 
 use std::collections::HashMap;
@@ -14,10 +13,11 @@ use tokio_postgres::{Client, Statement};
 
 use crate::contract::{self, Contracts};
 use crate::letters::store;
+use crate::postgres::connection::connect;
 use crate::postgres::outage::Outage;
 use crate::postgres::refusal;
 use crate::process::faults;
-use crate::views::catalog::Kept;
+use crate::views::catalog::KeptViews;
 use crate::views::pauses::Cause;
 use crate::views::view::{self, View};
 
@@ -27,16 +27,16 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The views' database.
 pub struct Database {
     target: Target,
-    /// Before the installation what `VIEWS` has, from then on what the database keeps.
+    /// Before the installation: the views of the folder `VIEWS`. From then on: the views of the catalog that are not paused.
     pub(crate) views: Arc<[View]>,
     pub(crate) contracts: Arc<Contracts>,
-    /// What is read, for views that are paused too.
+    /// The topics to read. Those of paused views are included.
     pub(crate) topics: Vec<String>,
     pub(crate) outage: Outage,
     /// A batch that fails again and again.
     pub(crate) trouble: Outage,
-    /// How many events of each view went to the dead letters without an event that worked between, where it was not certain that they are
-    /// at fault.
+    /// By view: how many events in a row became dead letters though it was not certain that the events are at fault. An event that works sets the
+    /// count back.
     pub(crate) refused_in_a_row: HashMap<String, u32>,
     /// Who claims the partitions, for people.
     pub(crate) owner: String,
@@ -59,7 +59,7 @@ impl Database {
         let topics = view::topics(&views);
         Self {
             target: target.clone(),
-            contracts: Arc::new(contract::of_all(&topics)),
+            contracts: Arc::new(contract::contracts_of(&topics)),
             topics,
             views,
             outage: Outage::of("postgres", readiness.clone()),
@@ -70,7 +70,7 @@ impl Database {
         }
     }
 
-    /// The session, made anew where there is none; waits for as long as Postgres is away.
+    /// The session. Opens a new one if there is none, and waits for as long as Postgres is away.
     pub(crate) async fn session(&mut self) -> &Session {
         loop {
             // Two steps, since a borrow that may be returned would last for the whole loop.
@@ -94,19 +94,19 @@ impl Database {
         }
     }
 
-    /// Pauses a view whose statement Postgres refuses: it would for as long as nobody mends the view, and keep all others from going on.
+    /// Pauses a view whose statement Postgres refuses. It would refuse it until somebody mends the view, and meanwhile no other view could go on.
     pub(crate) async fn pause_unprepared(&mut self, view: &View, err: &tokio_postgres::Error) {
         let cause = Cause {
             reason: &format!("its statement cannot be prepared: {}", refusal::line(err)),
-            state: Some(&refusal::state(err)),
+            sqlstate: Some(&refusal::state(err)),
             by: "the view-builder",
         };
         self.pause(view, &cause).await;
     }
 
-    /// Keeps these views from now on. Whether they are others than before.
-    pub(crate) fn keep(&mut self, kept: Kept) -> bool {
-        let Kept { views, topics } = kept;
+    /// Keeps these views from now on. Returns whether they are other views, or views with other SQL, than before.
+    pub(crate) fn keep(&mut self, kept: KeptViews) -> bool {
+        let KeptViews { views, topics } = kept;
         let is_same = topics == self.topics
             && views.len() == self.views.len()
             && views
@@ -116,7 +116,7 @@ impl Database {
         if !is_same {
             let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
             tracing::info!(views = names.join(", "), "these views are kept from now on");
-            self.contracts = Arc::new(contract::of_all(&topics));
+            self.contracts = Arc::new(contract::contracts_of(&topics));
             self.topics = topics;
             self.views = views.into();
         }
@@ -144,7 +144,7 @@ impl Database {
     /// before cannot apply anything to the new ones.
     async fn prepare(&mut self) -> Result<Session, Unprepared> {
         let client = self.connect().await?;
-        let kept = Kept::load(&client).await?;
+        let kept = KeptViews::load(&client).await?;
         self.keep(kept);
         Session::prepare_each(client, &self.views).await
     }
@@ -188,7 +188,7 @@ impl Session {
             )
             .await?;
         let keep_letters = client
-            .prepare_typed(faults::keeping(store::KEEP), &store::KEEP_PARAMETERS)
+            .prepare_typed(faults::keeping(store::STORE_LETTERS), &store::STORE_LETTERS_PARAMETERS)
             .await?;
         let mut apply = Vec::with_capacity(views.len());
         for view in views {

@@ -1,17 +1,17 @@
-//! Pausing a view, and the views that are paused, by the builder's own connection.
+//! How a running builder pauses a view, and how it learns which views are paused.
 
 use super::Database;
-use crate::views::pauses::{Cause, Paused, load, write};
+use crate::views::pauses::{Cause, Paused, load_paused, pause_view};
 use crate::views::view::View;
 
 impl Database {
-    /// Pauses the view; waits for as long as Postgres is away. Every builder is thrown out of its partitions, this one too.
+    /// Pauses the view. Waits for as long as Postgres is away. Every builder, this one too, has to claim its partitions again.
     pub(crate) async fn pause(&mut self, view: &View, cause: &Cause<'_>) {
         loop {
             let attempt = async {
-                // Not the session, which may be what cannot be made.
+                // A connection of its own: a session prepares the views' statements, and that may be what fails.
                 let client = self.connect().await?;
-                write(&client, view, cause).await
+                pause_view(&client, view, cause).await
             };
             match attempt.await {
                 Ok(true) => {
@@ -22,7 +22,7 @@ impl Database {
                     );
                     break;
                 }
-                // Somebody else was quicker, or its SQL is another one now.
+                // Another builder has paused it already, or its SQL is another one now.
                 Ok(false) => break,
                 Err(err) => self.wait(&err).await,
             }
@@ -30,8 +30,8 @@ impl Database {
         self.session = None;
     }
 
-    /// The views that are paused; none where Postgres does not tell now.
+    /// The views that are paused. `None`: Postgres does not answer now.
     pub(crate) async fn paused(&mut self) -> Option<Vec<Paused>> {
-        load(&self.session().await.client).await.ok()
+        load_paused(&self.session().await.client).await.ok()
     }
 }

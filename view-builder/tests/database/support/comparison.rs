@@ -209,15 +209,15 @@ pub fn differing_rows(outcome: &Outcome) -> Vec<DifferingRow> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Undecided {
     pub caught_up: u64,
-    pub open: u64,
-    pub unexamined: u64,
+    pub undecided: u64,
+    pub not_looked_at_again: u64,
 }
 
 pub fn undecided(outcome: &Outcome) -> Undecided {
     Undecided {
         caught_up: outcome.caught_up,
-        open: outcome.open,
-        unexamined: outcome.unexamined,
+        undecided: outcome.undecided,
+        not_looked_at_again: outcome.not_looked_at_again,
     }
 }
 

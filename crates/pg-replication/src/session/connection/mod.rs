@@ -1,6 +1,6 @@
-//! A session with the server: start-up and SQL by the simple query protocol.
+//! A session with the server: its start-up, and SQL by the simple query protocol.
 //!
-//! [`authentication`] is the login, [`which_server`] tells servers apart, [`quoting`] is for names and texts in SQL.
+//! [`authentication`] does the login, [`which_server`] tells servers apart, and [`quoting`] quotes names and texts for SQL.
 
 mod authentication;
 mod quoting;
@@ -110,11 +110,11 @@ impl Connection {
     /// A host that refuses the login ends the search, as in libpq: the next one would hide a wrong password.
     ///
     /// # Errors
-    /// No host will do; the message says why of each: it cannot be reached, its certificate is refused, it is a standby, or it refuses the
-    /// login (a [`PgError`] is in the chain then).
+    /// No host is suitable. The message names the reason for each host: it cannot be reached, its certificate is refused, it is a standby, or it
+    /// refuses the login (then a [`PgError`] is in the chain).
     pub async fn open(target: &Target, mode: Mode) -> anyhow::Result<Self> {
         let mut reasons = Vec::new();
-        let mut reported = None;
+        let mut first_server_error = None;
         for address in &target.addresses {
             let err = match Box::pin(Self::open_host(target, address, mode)).await {
                 Ok(connection) => return Ok(connection),
@@ -124,14 +124,14 @@ impl Connection {
                 return Err(err.context(format!("Postgres at {address}")));
             }
             reasons.push(format!("{address}: {err:#}"));
-            reported = reported.or_else(|| err.downcast::<PgError>().ok());
+            first_server_error = first_server_error.or_else(|| err.downcast::<PgError>().ok());
         }
         let reasons = format!(
             "no Postgres of {} will do ({})",
             target.addresses.len(),
             reasons.join("; ")
         );
-        Err(match reported {
+        Err(match first_server_error {
             Some(error) => anyhow::Error::new(error).context(reasons),
             None => anyhow::anyhow!(reasons),
         })
@@ -199,7 +199,7 @@ impl Connection {
                 },
                 Message::BackendKeyData(body) => connection.process_id = body.process_id(),
                 Message::ReadyForQuery(_) => break,
-                Message::ErrorResponse(body) => return Err(refused(PgError::read(&body)?)),
+                Message::ErrorResponse(body) => return Err(explain_refused_start(PgError::read(&body)?)),
                 _ => {}
             }
         }
@@ -315,18 +315,19 @@ impl Connection {
     }
 }
 
-/// Why a session cannot begin.
-fn refused(error: PgError) -> anyhow::Error {
-    // undefined_object: a setting that the server does not know.
-    let is_old = error.code == "42704";
+/// The server's error at the start of a session, with a reason that people understand.
+fn explain_refused_start(error: PgError) -> anyhow::Error {
+    // undefined_object: the server does not know one of the settings that we pin.
+    let is_too_old = error.code == "42704";
     let error = anyhow::Error::new(error);
-    if is_old {
+    if is_too_old {
         return error.context("the server is too old: the relay needs PostgreSQL 15 or later");
     }
     error
 }
 
-/// `15.18 (Debian …)` → 150018, `18beta1` → 180000. What is no number counts as 0: a text that is no version is then one that is too old.
+/// Turns a version's text into a number: `15.18 (Debian …)` → 150018, `18beta1` → 180000. A part that is no number counts as 0. So a text that is
+/// no version counts as a version that is too old.
 fn version_num(text: &str) -> u32 {
     let mut parts = text
         .split(|c: char| !c.is_ascii_digit())

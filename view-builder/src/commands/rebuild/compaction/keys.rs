@@ -1,4 +1,4 @@
-//! The keys that have dead letters, as Postgres tells them: a page at a time, and never with more than one letter's value at once.
+//! Reads the keys that have dead letters out of Postgres, a page at a time. Of the letters' values only one is in memory at once.
 
 use std::pin::pin;
 
@@ -10,54 +10,54 @@ use crate::contract::Contracts;
 use crate::contract::place::TopicPartition;
 use crate::contract::place::place;
 
-/// Keys of a page. A key has 1 kB at most (`record::waiting_key`).
+/// So many keys are in a page. A key has 1 kB at most (`record::waiting_key`).
 const PAGE_KEYS: usize = 2_000;
 
-/// A key with letters, as of one moment.
+/// A key that has dead letters, as it was when Postgres was asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) place: TopicPartition,
     pub(super) key: Vec<u8>,
-    /// Its first letter.
-    first: i64,
-    /// The last letter that counts: the first that is open, or else the last that was discarded.
-    pub(super) last: i64,
+    /// The offset of the key's first letter.
+    first_letter: i64,
+    /// The offset of the last letter that counts: the first that is open, or else the last that was discarded.
+    pub(super) last_letter: i64,
 }
 
 impl Key {
-    fn of(row: &Row) -> Self {
+    fn from_row(row: &Row) -> Self {
         Self {
             place: place(row.get("topic"), row.get("partition")),
             key: row.get::<_, &[u8]>("key").to_vec(),
-            first: row.get("first"),
-            last: row.get("last"),
+            first_letter: row.get("first"),
+            last_letter: row.get("last"),
         }
     }
 
-    /// Whether an event can have this key at all: each event's key is its id.
-    fn is_id(&self) -> bool {
+    /// Whether an event can have this key at all. The key of each event is its id, written as a number.
+    fn is_an_id(&self) -> bool {
         let text = std::str::from_utf8(&self.key).ok();
         let id: Option<i64> = text.and_then(|text| text.parse().ok());
         id.is_some_and(|id| id.to_string().as_bytes() == self.key)
     }
 }
 
-/// All keys with letters, in the order of their first letters. Postgres holds them until they are fetched.
+/// All keys with letters, in the order of their first letters. Postgres holds them in a cursor until they are fetched.
 pub(super) struct Pages<'c> {
     client: &'c Client,
 }
 
 impl<'c> Pages<'c> {
-    /// Those with letters up to the id `known_to`, counting no letter behind it.
-    pub(super) async fn open(client: &'c Client, topics: &[String], known_to: i64) -> Result<Self, Error> {
+    /// Opens the cursor. Only letters with an id up to `last_known_id` count.
+    pub(super) async fn open(client: &'c Client, topics: &[String], last_known_id: i64) -> Result<Self, Error> {
         let topics: Vec<String> = topics.iter().map(|topic| escape_literal(topic)).collect();
-        // A cursor takes no parameters. With hold, so that no transaction is open while a topic is read.
+        // The statement `declare` takes no parameters. The cursor is `with hold`, so that no transaction stays open while a topic is read.
         let sql = format!(
             "declare letter_keys no scroll cursor with hold for
              select topic, partition, key, min(record_offset) as first,
                 coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset)) as last
              from only view_dead_letters
-             where id <= {known_to} and topic in ({}) and key is not null
+             where id <= {last_known_id} and topic in ({}) and key is not null
              group by topic, partition, key
              order by topic, partition, min(record_offset)",
             topics.join(", ")
@@ -66,13 +66,13 @@ impl<'c> Pages<'c> {
         Ok(Self { client })
     }
 
-    /// The next keys; none behind the last ones.
-    pub(super) async fn next(&self) -> Result<Option<Vec<Key>>, Error> {
+    /// The next page of keys, or `None` after the last page.
+    pub(super) async fn next_page(&self) -> Result<Option<Vec<Key>>, Error> {
         let rows = self
             .client
             .query(&format!("fetch {PAGE_KEYS} from letter_keys"), &[])
             .await?;
-        Ok((!rows.is_empty()).then(|| rows.iter().map(Key::of).collect()))
+        Ok((!rows.is_empty()).then(|| rows.iter().map(Key::from_row).collect()))
     }
 
     pub(super) async fn close(self) -> Result<(), Error> {
@@ -80,9 +80,13 @@ impl<'c> Pages<'c> {
     }
 }
 
-/// The keys with letters behind the id `known_to`, but for those of which a letter before these is open: for them nothing has changed, since what
-/// is new waits as well.
-pub(super) async fn changed(client: &Client, topics: &[String], known_to: i64) -> Result<Vec<Key>, Error> {
+/// The keys that have letters with an id above `last_known_id`. A key that already had an open letter before them is left out: the new letters
+/// only wait behind that one, so nothing has changed for the key.
+pub(super) async fn load_changed_keys(
+    client: &Client,
+    topics: &[String],
+    last_known_id: i64,
+) -> Result<Vec<Key>, Error> {
     let rows = client
         .query(
             "with new as materialized (
@@ -101,49 +105,57 @@ pub(super) async fn changed(client: &Client, topics: &[String], known_to: i64) -
                 coalesce(min(record_offset) filter (where discarded_at is null), max(record_offset)) as last
             from changed join only view_dead_letters as letter using (topic, partition, key)
             group by topic, partition, key",
-            &[&topics, &known_to],
+            &[&topics, &last_known_id],
         )
         .await?;
-    Ok(rows.iter().map(Key::of).collect())
+    Ok(rows.iter().map(Key::from_row).collect())
 }
 
-/// Those of the keys whose letters alone do not tell that no event was before them.
-pub(super) async fn without_the_new_ones(
+/// Removes the keys that are safe by themselves: those that no event can have, and those whose only letter that counts is the event with version
+/// 1, since nothing was before it. Returns the other keys.
+pub(super) async fn remove_keys_without_past(
     client: &Client,
     contracts: &Contracts,
     mut keys: Vec<Key>,
 ) -> Result<Vec<Key>, Error> {
-    keys.retain(Key::is_id);
-    let (mut topic, mut partition, mut offset, mut at) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, key) in keys.iter().enumerate().filter(|(_, key)| key.first == key.last) {
+    keys.retain(Key::is_an_id);
+    let (mut topic, mut partition, mut offset, mut indexes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (index, key) in keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| key.first_letter == key.last_letter)
+    {
         topic.push(&*key.place.topic);
         partition.push(key.place.partition);
-        offset.push(key.first);
-        at.push(i64::try_from(number).expect("there are fewer keys than 2^63"));
+        offset.push(key.first_letter);
+        indexes.push(i64::try_from(index).expect("there are fewer keys than 2^63"));
     }
-    if at.is_empty() {
+    if indexes.is_empty() {
         return Ok(keys);
     }
-    let mut is_new = vec![false; keys.len()];
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&topic, &partition, &offset, &at];
+    let mut has_no_past = vec![false; keys.len()];
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&topic, &partition, &offset, &indexes];
     let rows = client
         .query_raw(
-            "select wanted.at, letter.value
-             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as wanted(topic, partition, record_offset, at)
+            "select wanted.key_index, letter.value
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as wanted(topic, partition, record_offset, key_index)
              join only view_dead_letters as letter using (topic, partition, record_offset)",
             parameters,
         )
         .await?;
     let mut rows = pin!(rows);
-    // One value after the other: together they may be larger than the memory.
+    // One row after the other: all values together may be larger than the memory.
     while let Some(row) = rows.try_next().await? {
-        let number = usize::try_from(row.get::<_, i64>(0)).expect("a number that was asked with");
-        let key = &keys[number];
+        let index = usize::try_from(row.get::<_, i64>(0)).expect("the query returns the indexes that it was given");
+        let key = &keys[index];
         let contract = contracts.get(&*key.place.topic);
-        is_new[number] = contract.is_some_and(|contract| is_version_1(&contract.id, &key.key, row.get(1)));
+        has_no_past[index] = contract.is_some_and(|contract| is_version_1(&contract.id, &key.key, row.get(1)));
     }
-    let left = keys.into_iter().zip(is_new).filter(|(_, is_new)| !is_new);
-    Ok(left.map(|(key, _)| key).collect())
+    let others = keys
+        .into_iter()
+        .zip(has_no_past)
+        .filter(|(_, has_no_past)| !has_no_past);
+    Ok(others.map(|(key, _)| key).collect())
 }
 
 /// Whether the letter is an event of its key with version 1, whatever else is wrong with it.
@@ -181,10 +193,10 @@ mod tests {
             let key = Key {
                 place: place("item-events", 0),
                 key: key.to_vec(),
-                first: 0,
-                last: 0,
+                first_letter: 0,
+                last_letter: 0,
             };
-            key.is_id()
+            key.is_an_id()
         };
         for id in ["0", "7", "-7", "9223372036854775807"] {
             assert!(is(id.as_bytes()), "{id}");

@@ -16,8 +16,9 @@
 //! A key that was safe stays so until its letters are others: more of them behind an open one change nothing, since they wait as well.
 //!
 //! What is **no** proof, so that a key which never had a row may need `--accept-compacted`:
-//! - *The generation has each row of the live view, by primary key.* A view's SQL is arbitrary. A row may tell of many keys, as a department's count
-//!   does: it is there in both, with one user less in the generation. And where the SQL is another than the live view's, rows may differ for this reason.
+//! - *The generation has each row of the live view, by primary key.* A view's SQL is arbitrary. A row may tell of many keys, as a department's
+//!   count does: it is there in both, with one user less in the generation. And where the SQL is another than the live view's, rows may differ for
+//!   this reason.
 //! - *The letter is younger than `min.compaction.lag.ms`, so that the cleaner has not come by.* Kafka tells the setting of today, and not the one
 //!   under which the cleaner ran; the record's time is its producer's.
 //! - *No record before the letter is missing in the topic.* Markers of transactions take offsets too, and cannot be told from removed records.
@@ -40,95 +41,100 @@ use crate::process::failure::Failure;
 use crate::views::view::View;
 use keys::{Key, Pages};
 
-/// Keys that are looked for at once.
+/// So many keys are looked for in one reading of a topic.
 const BATCH_KEYS: usize = 20_000;
-/// Keys that are named.
+/// So many keys are named in a refusal, at most.
 const NAMED_MAX: usize = 10;
 
 /// Which keys are known to be safe.
 pub(super) struct Compaction {
     /// The view's topics that may be compacted.
     compacted: Vec<String>,
-    /// Somebody has accepted that rows are missing.
-    accepts: bool,
-    /// The reading of all letters of which each key is safe.
+    /// An operator has accepted that rows may be missing.
+    accepts_missing_rows: bool,
+    /// The number of the reading of all letters ([`super::letters::Letters::readings`]) whose keys are all safe.
     safe_reading: Option<u64>,
     /// Keys with letters that came after that reading.
     safe_since: HashSet<Key>,
 }
 
-/// Keys for which nothing speaks.
+/// Keys that are not proven to be safe.
 #[derive(Default)]
 struct Doubtful {
     count: usize,
-    /// The first of them.
+    /// The first of them, which a refusal names.
     named: Vec<Key>,
 }
 
 impl Compaction {
-    /// Asks Kafka which topics are compacted; one of which it does not tell counts as such.
-    pub(super) async fn of(servers: &Kafka, view: &View, accepts: bool) -> Self {
+    /// Asks Kafka which topics are compacted. If Kafka does not tell of a topic, it counts as compacted.
+    pub(super) async fn of(servers: &Kafka, view: &View, accepts_missing_rows: bool) -> Self {
         let mut compacted = planted::topics_to_look_at(view);
         if !compacted.is_empty() {
-            let plain = topic::not_compacted(servers, &view.topics).await.unwrap_or_else(|err| {
+            let uncompacted = topic::list_uncompacted_topics(servers, &view.topics).await.unwrap_or_else(|err| {
                 tracing::debug!(error = %err, "kafka does not tell the topics' settings: they are taken for compacted");
                 Default::default()
             });
-            compacted.retain(|topic| !plain.contains(topic));
+            compacted.retain(|topic| !uncompacted.contains(topic));
         }
         Self {
             compacted,
-            accepts,
+            accepts_missing_rows,
             safe_reading: None,
             safe_since: HashSet::new(),
         }
     }
 
-    /// Refuses where a key is not safe whose letters the fill has passed. The fill must be at its limits.
-    pub(super) async fn check(&mut self, client: &Client, fill: &Fill, view: &View) -> Result<(), Trouble> {
-        let Some(known_to) = fill.letters.known_to().filter(|_| !self.compacted.is_empty()) else {
+    /// Refuses to go on if the fill has passed the letters of a key that is not safe. The fill must be at its limits.
+    pub(super) async fn ensure_keys_are_safe(
+        &mut self,
+        client: &Client,
+        fill: &Fill,
+        view: &View,
+    ) -> Result<(), Trouble> {
+        let Some(last_known_id) = fill.letters.last_known_id().filter(|_| !self.compacted.is_empty()) else {
             return Ok(());
         };
         if self.safe_reading != Some(fill.letters.readings) {
             self.safe_since.clear();
-            let doubtful = self.look_at_all(client, fill, known_to).await?;
-            self.judge(&doubtful, view)?;
+            let doubtful = self.look_at_all(client, fill, last_known_id).await?;
+            self.refuse_doubtful(&doubtful, view)?;
             self.safe_reading = Some(fill.letters.readings);
         }
-        let changed = self.changed(client, known_to).await?;
-        let left = keys::without_the_new_ones(client, &fill.contracts, changed.clone()).await?;
-        // Some have their turn later, when the fill has passed their letters.
-        let (passed, later): (Vec<Key>, Vec<Key>) = left.into_iter().partition(|key| has_passed(fill, key));
+        let changed = self.changed(client, last_known_id).await?;
+        let others = keys::remove_keys_without_past(client, &fill.contracts, changed.clone()).await?;
+        // The fill has not yet passed the letters of some keys. These keys are looked at in a later round.
+        let (passed, later): (Vec<Key>, Vec<Key>) = others.into_iter().partition(|key| has_passed(fill, key));
         let mut doubtful = Doubtful::default();
-        doubtful.look_for(fill, passed)?;
-        self.judge(&doubtful, view)?;
+        doubtful.add_keys_without_event(fill, passed)?;
+        self.refuse_doubtful(&doubtful, view)?;
         let later: HashSet<Key> = later.into_iter().collect();
         self.safe_since
             .extend(changed.into_iter().filter(|key| !later.contains(key)));
         Ok(())
     }
 
-    /// Whether a key with letters is not known to be safe. Looks only at what is new since the check.
-    pub(super) async fn is_unproven(&self, client: &Client, fill: &Fill) -> Result<bool, Error> {
+    /// Whether there is a key with letters that is not proven to be safe. Looks only at what is new since [`Compaction::ensure_keys_are_safe`].
+    pub(super) async fn has_unproven_keys(&self, client: &Client, fill: &Fill) -> Result<bool, Error> {
         if self.compacted.is_empty() {
             return Ok(false);
         }
-        match fill.letters.known_to() {
-            Some(known_to) if self.safe_reading == Some(fill.letters.readings) => {
-                let changed = self.changed(client, known_to).await?;
-                let left = keys::without_the_new_ones(client, &fill.contracts, changed).await?;
-                Ok(!left.is_empty())
+        match fill.letters.last_known_id() {
+            Some(last_known_id) if self.safe_reading == Some(fill.letters.readings) => {
+                let changed = self.changed(client, last_known_id).await?;
+                let others = keys::remove_keys_without_past(client, &fill.contracts, changed).await?;
+                Ok(!others.is_empty())
             }
             _ => Ok(true),
         }
     }
 
-    /// All keys with letters up to the id `known_to` for which nothing speaks.
-    async fn look_at_all(&self, client: &Client, fill: &Fill, known_to: i64) -> Result<Doubtful, Trouble> {
+    /// All keys with letters up to the id `last_known_id` that are not proven to be safe.
+    async fn look_at_all(&self, client: &Client, fill: &Fill, last_known_id: i64) -> Result<Doubtful, Trouble> {
         let (mut doubtful, mut batch) = (Doubtful::default(), Vec::new());
-        let pages = Pages::open(client, &self.compacted, known_to).await?;
-        while let Some(page) = pages.next().await? {
-            for key in keys::without_the_new_ones(client, &fill.contracts, page).await? {
+        let pages = Pages::open(client, &self.compacted, last_known_id).await?;
+        while let Some(page) = pages.next_page().await? {
+            for key in keys::remove_keys_without_past(client, &fill.contracts, page).await? {
                 // All of these letters are below the limits, unless somebody has deleted the partition's row.
                 if has_passed(fill, &key) {
                     batch.push(key);
@@ -137,31 +143,31 @@ impl Compaction {
                 }
             }
             if batch.len() >= BATCH_KEYS {
-                doubtful.look_for(fill, std::mem::take(&mut batch))?;
+                doubtful.add_keys_without_event(fill, std::mem::take(&mut batch))?;
             }
         }
-        doubtful.look_for(fill, batch)?;
+        doubtful.add_keys_without_event(fill, batch)?;
         pages.close().await?;
         Ok(doubtful)
     }
 
     /// The keys whose letters have changed since all were read, without those that are known to be safe.
-    async fn changed(&self, client: &Client, known_to: i64) -> Result<Vec<Key>, Error> {
+    async fn changed(&self, client: &Client, last_known_id: i64) -> Result<Vec<Key>, Error> {
         if planted::ignores_later_letters() {
             return Ok(Vec::new());
         }
-        let mut keys = keys::changed(client, &self.compacted, known_to).await?;
+        let mut keys = keys::load_changed_keys(client, &self.compacted, last_known_id).await?;
         keys.retain(|key| !self.safe_since.contains(key));
         Ok(keys)
     }
 
-    /// Refuses where a key is doubtful, unless somebody has accepted that rows are missing.
-    fn judge(&self, doubtful: &Doubtful, view: &View) -> Result<(), Trouble> {
+    /// Refuses to go on if a key is doubtful, unless an operator has accepted that rows may be missing.
+    fn refuse_doubtful(&self, doubtful: &Doubtful, view: &View) -> Result<(), Trouble> {
         if doubtful.count == 0 {
             return Ok(());
         }
         let (count, named) = (doubtful.count, doubtful.names());
-        if !self.accepts {
+        if !self.accepts_missing_rows {
             return Err(Failure::Setting(format!(
                 "{count} keys with dead letters may have rows in {0} that the topic cannot give again, since compaction has removed their \
                  earlier events: {named}; the live view is as it was: retry these letters first (view-builder dead-letters list), or, to go \
@@ -183,16 +189,16 @@ impl Compaction {
 fn has_passed(fill: &Fill, key: &Key) -> bool {
     fill.partitions
         .get(&key.place)
-        .is_some_and(|filled| key.last < filled.next)
+        .is_some_and(|filled| key.last_letter < filled.next)
 }
 
 impl Doubtful {
-    /// Adds those of the keys of which the topics have no event. The fill must have passed their letters.
-    fn look_for(&mut self, fill: &Fill, keys: Vec<Key>) -> anyhow::Result<()> {
+    /// Looks in the topics for an event of each key, and adds the keys that have none. The fill must have passed the keys' letters.
+    fn add_keys_without_event(&mut self, fill: &Fill, keys: Vec<Key>) -> anyhow::Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
-        for key in tokio::task::block_in_place(|| topic::without_those_found(fill, keys))? {
+        for key in tokio::task::block_in_place(|| topic::keys_without_event(fill, keys))? {
             self.add(key);
         }
         Ok(())
@@ -205,7 +211,7 @@ impl Doubtful {
         }
     }
 
-    /// What the operator reads.
+    /// The names of the first keys, and how many more there are.
     fn names(&self) -> String {
         let named: Vec<String> = self
             .named

@@ -1,4 +1,4 @@
-//! What Kafka tells of compacted topics: which ones they are, and of which keys there is an event.
+//! Asks Kafka which topics are compacted, and looks in a topic for events of given keys.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -19,74 +19,74 @@ use crate::kafka::{self, Observer, REQUEST_TIMEOUT};
 /// How long one poll waits for a record.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Those of the topics that Kafka says are not compacted.
-pub(super) async fn not_compacted(servers: &Kafka, topics: &[String]) -> anyhow::Result<BTreeSet<String>> {
+/// The topics that are not compacted. A topic of which Kafka does not tell is not among them.
+pub(super) async fn list_uncompacted_topics(servers: &Kafka, topics: &[String]) -> anyhow::Result<BTreeSet<String>> {
     let admin = kafka::admin(servers)?;
-    let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let resources: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-    let mut plain = BTreeSet::new();
-    for (topic, answer) in topics.iter().zip(admin.describe_configs(&asked, &options).await?) {
+    let mut uncompacted = BTreeSet::new();
+    for (topic, answer) in topics.iter().zip(admin.describe_configs(&resources, &options).await?) {
         let Ok(resource) = answer else { continue };
         let policy = resource.get("cleanup.policy").and_then(|entry| entry.value.as_deref());
         if policy.is_some_and(|policy| !policy.contains("compact")) {
-            plain.insert(topic.clone());
+            uncompacted.insert(topic.clone());
         }
     }
-    Ok(plain)
+    Ok(uncompacted)
 }
 
-/// Without the keys of which the topics have an event that is applied, below where the fill is. Blocks.
-pub(super) fn without_those_found(fill: &Fill, keys: Vec<Key>) -> anyhow::Result<Vec<Key>> {
+/// The keys of which the topics have no applied event before the fill's position. Blocks.
+pub(super) fn keys_without_event(fill: &Fill, keys: Vec<Key>) -> anyhow::Result<Vec<Key>> {
     let mut by_topic: BTreeMap<String, Vec<Key>> = BTreeMap::new();
     for key in keys {
         by_topic.entry(key.place.topic.to_string()).or_default().push(key);
     }
-    let mut doubtful = Vec::new();
+    let mut without_event = Vec::new();
     for (topic, keys) in by_topic {
-        let missing = missing(fill, &topic, &keys)?;
-        let is_missing = |key: &Key| {
-            missing
+        let not_found = look_for_keys(fill, &topic, &keys)?;
+        let is_without_event = |key: &Key| {
+            not_found
                 .get(&key.place.partition)
-                .is_some_and(|missing| missing.contains(&*key.key))
+                .is_some_and(|in_partition| in_partition.contains(&*key.key))
         };
-        doubtful.extend(keys.iter().filter(|key| is_missing(key)).cloned());
+        without_event.extend(keys.iter().filter(|key| is_without_event(key)).cloned());
     }
-    Ok(doubtful)
+    Ok(without_event)
 }
 
-/// The keys of which the topic has no event that is applied, by partition. Reads up to where the fill is.
-fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTreeMap<i32, HashSet<&'k [u8]>>> {
+/// Reads the topic up to the fill's positions. Returns the keys of which it has no applied event, by partition.
+fn look_for_keys<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTreeMap<i32, HashSet<&'k [u8]>>> {
     let consumer: &Observer = fill.consumer(topic).context("no client reads this topic")?;
-    let mut missing: BTreeMap<i32, HashSet<&[u8]>> = BTreeMap::new();
+    let mut not_found: BTreeMap<i32, HashSet<&[u8]>> = BTreeMap::new();
     for key in keys {
-        missing.entry(key.place.partition).or_default().insert(&key.key);
+        not_found.entry(key.place.partition).or_default().insert(&key.key);
     }
-    // Where each partition is read to.
-    let mut open: BTreeMap<i32, i64> = BTreeMap::new();
-    let mut from = Vec::with_capacity(missing.len());
-    for partition in missing.keys() {
+    // The partitions that are still read, with the offset to read up to.
+    let mut unread_up_to: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut beginnings = Vec::with_capacity(not_found.len());
+    for partition in not_found.keys() {
         let Some(filled) = fill.partitions.get(&place(topic, *partition)) else {
-            // The partition is gone, so that its keys stay missing, and the rebuild is refused.
+            // The partition is gone. So its keys are not found, and the rebuild is refused.
             continue;
         };
         let (beginning, _) = consumer
             .fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)
             .with_context(|| format!("kafka does not tell the beginning of {topic}/{partition}"))?;
-        from.push((*partition, beginning));
-        open.insert(*partition, filled.next);
+        beginnings.push((*partition, beginning));
+        unread_up_to.insert(*partition, filled.next);
     }
-    let reader = TopicReader::start(consumer, topic, &from)?;
-    while !open.is_empty() {
+    let reader = TopicReader::start(consumer, topic, &beginnings)?;
+    while !unread_up_to.is_empty() {
         match reader.next(POLL_TIMEOUT)? {
-            // A broker that lags behind ends too early: then a key is not found, and the rebuild refused for now.
+            // A broker that lags behind may name an end that is too early. Then a key is not found, and the rebuild is refused this time.
             Next::End { partition, .. } => {
-                open.remove(&partition);
+                unread_up_to.remove(&partition);
             }
             Next::Nothing => {}
             Next::Record(record) => {
                 let partition = record.partition();
-                let (Some(keys), Some(end)) = (missing.get_mut(&partition), open.get(&partition)) else {
-                    // All of this partition was read already, and Kafka still sends what lies behind.
+                let (Some(keys), Some(end)) = (not_found.get_mut(&partition), unread_up_to.get(&partition)) else {
+                    // This partition is read up to its limit already, and Kafka still sends later records.
                     continue;
                 };
                 let at = place(topic, partition);
@@ -98,12 +98,12 @@ fn missing<'k>(fill: &Fill, topic: &str, keys: &'k [Key]) -> anyhow::Result<BTre
                     keys.remove(key);
                 }
                 if keys.is_empty() || record.offset() + 1 >= *end {
-                    open.remove(&partition);
+                    unread_up_to.remove(&partition);
                 }
             }
         }
     }
     drop(reader);
     consumer.unassign().context("partitions cannot be given back")?;
-    Ok(missing)
+    Ok(not_found)
 }

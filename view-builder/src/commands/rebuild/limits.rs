@@ -1,7 +1,9 @@
-//! How far a generation is filled, and which letters it leaves out: both as of now, where the live view is kept further meanwhile.
+//! How far a generation is filled (its limits), and which letters it leaves out. Both are read again and again, since builders move the live view
+//! on meanwhile.
 //!
-//! The limits are read before the letters, so that each letter below them is seen. Before both, where all letters are read, the highest id of a letter
-//! is noted ([`Letters::settle`](super::letters::Letters::settle)): letters up to it are below the limits, and new ones are told by it.
+//! The limits are read before the letters, so that each letter below the limits is seen. If all letters are read, one more step comes first: the
+//! highest id of a letter is noted ([`Letters::note_highest_id`](super::letters::Letters::note_highest_id)). Letters up to this id are below the
+//! limits, and letters with a higher id are new.
 
 use std::collections::BTreeMap;
 
@@ -16,32 +18,34 @@ use crate::process::failure::Failure;
 use crate::views::view::View;
 
 impl Fill {
-    /// Takes what the live view has reached, as of now, as the limits, and its dead letters. Says whether the letters are others than before.
+    /// Reads how far the live view is now, as the new limits, and its dead letters. Returns whether letters have changed, so that what was left
+    /// out is read again.
     ///
     /// # Errors
     /// A topic was made anew, or lost events, since the generation was begun: its offsets are not those that were read.
-    pub(super) async fn aim(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
-        if self.aim_further(client, view).await? {
+    pub(super) async fn update_limits_and_letters(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
+        if self.try_update_limits(client, view).await? {
             return Ok(false);
         }
-        self.letters.settle(client).await?;
+        self.letters.note_highest_id(client).await?;
         let limits = self.limits(client, view).await?;
         self.letters.read_all(client).await?;
         Ok(self.take_limits(limits))
     }
 
-    /// As [`Fill::aim`], where no letter was taken away and not too many have come. False, and nothing is changed, where all have to be read.
-    pub(super) async fn aim_further(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
+    /// Does the same as [`Fill::update_limits_and_letters`], but only if no letter was taken away and not too many are new. Otherwise it returns
+    /// false and changes nothing: then all letters have to be read again.
+    pub(super) async fn try_update_limits(&mut self, client: &Client, view: &View) -> Result<bool, Trouble> {
         // Before the letters, so that each letter below the limits is seen.
         let limits = self.limits(client, view).await?;
-        let is_enough = self.letters.add_new(client).await?;
+        let is_enough = self.letters.try_add_new(client).await?;
         if is_enough {
             self.take_limits(limits);
         }
         Ok(is_enough)
     }
 
-    /// What the live view has reached of the partitions that there are.
+    /// Reads how far the live view has been in each partition that exists.
     async fn limits(&mut self, client: &Client, view: &View) -> Result<BTreeMap<TopicPartition, Reached>, Trouble> {
         let limits = self.existing.reached(client, &self.consumers, &view.topics).await?;
         for (place, filled) in &self.partitions {
@@ -54,9 +58,10 @@ impl Fill {
         Ok(limits)
     }
 
-    /// Says whether a partition was filled under other letters than are known now: what was left out of it is read again.
+    /// Sets the limits. Where the letters of a partition have changed, reading goes back to the first event that was left out. Returns whether
+    /// letters have changed.
     fn take_limits(&mut self, limits: BTreeMap<TopicPartition, Reached>) -> bool {
-        let mut other_letters = false;
+        let mut letters_have_changed = false;
         for (place, Reached { limit, breaks, .. }) in limits {
             let letters_version = self.letters.version(&place);
             let filled = self.partitions.entry(place).or_insert_with(|| Filled {
@@ -69,13 +74,13 @@ impl Fill {
             filled.limit = limit;
             if filled.letters_version != letters_version {
                 filled.letters_version = letters_version;
-                other_letters = true;
+                letters_have_changed = true;
                 if let Some(from) = filled.left_out_from.take() {
                     filled.next = filled.next.min(from);
                 }
             }
         }
-        other_letters
+        letters_have_changed
     }
 
     fn refuse_made_anew(&self, view: &View, limits: &BTreeMap<TopicPartition, Reached>) -> Result<(), Failure> {
