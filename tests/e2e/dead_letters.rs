@@ -1,5 +1,6 @@
 //! Some events cannot be applied. None is lost, none is applied out of order, and all other events are applied as usual.
 
+use rig::view_builder_exit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: i64 = 1_000;
 const VERSIONS: i64 = 10;
 const NEW_KEY_INTERVAL: Duration = Duration::from_micros(500);
-/// Exit code of `view-builder dead-letters` while events wait.
-const WAITING: i32 = 6;
 
 /// One record that the test produces.
 struct Sent {
@@ -194,10 +193,10 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     .await
     .expect("the warning");
 
-    assert_eq!(letters(&pipeline, &["list"]).await, WAITING);
+    assert_eq!(letters(&pipeline, &["list"]).await, view_builder_exit::DEAD_LETTERS);
     assert_eq!(
         letters(&pipeline, &["retry", "--all"]).await,
-        WAITING,
+        view_builder_exit::DEAD_LETTERS,
         "they are as dead as before"
     );
     assert_eq!(versions(&pipeline).await, wanted, "a retry in vain changes nothing");

@@ -1,6 +1,6 @@
 //! `init --adopt-slot` takes over a slot that somebody else has made.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use super::tampering::{assert_refused, ids, times_published};
 
@@ -114,7 +114,7 @@ async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
     rig.init(&[]).await;
     rig.drop_slot().await;
     rig.sql(&made).await;
-    rig.assert_stops(12, &["two_phase"]).await;
+    rig.assert_stops(relay_exit::SLOT_UNUSABLE, &["two_phase"]).await;
     super::tampering::kill_and_drop_slot(&rig).await;
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rig::ledger::Ledger;
 use rig::servers::{postgres_options, postgres_version};
-use rig::{Isolation, Rig, Servers};
+use rig::{Isolation, Rig, Servers, relay_exit};
 use stack::{KafkaOptions, Postgres, eventually};
 
 use super::load::{DEADLINE, Load};
@@ -33,7 +33,7 @@ async fn replicated(name: &str) -> (Rig, Postgres) {
             .run_for_status(&["init", "--failover"])
             .await
             .expect("an init");
-        assert_eq!(status.code(), Some(2));
+        assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING));
         let log = rig.relay.log_text();
         assert!(
             log.contains("--failover") && log.contains("has no failover slots"),
@@ -126,7 +126,7 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
         has_everything(&rig, &standby).await;
         rig.servers.postgres.kill_hard().await;
         standby.promote().await.expect("a promotion");
-        assert_ends(&rig, &standby, 10, "is gone", &[]).await;
+        assert_ends(&rig, &standby, relay_exit::SLOT_GONE, "is gone", &[]).await;
         return;
     }
     rig.servers.postgres.kill_hard().await;
@@ -168,7 +168,14 @@ async fn a_promotion_under_load_is_followed_where_the_standby_has_slot_and_rows_
     rig.servers.postgres.start_again().await.expect("a former primary");
     let confirmed = confirmed_on(&rig, &rig.servers.postgres).await;
     standby.stop_fast().await.expect("a stop");
-    assert_ends(&rig, &rig.servers.postgres, 17, "former primary", &confirmed).await;
+    assert_ends(
+        &rig,
+        &rig.servers.postgres,
+        relay_exit::OTHER_TIMELINE,
+        "former primary",
+        &confirmed,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -198,6 +205,13 @@ async fn a_promoted_standby_that_lacks_what_is_published_stops_the_relay() {
         rig.rows_on(&standby).await.len() < rows,
         "the standby lacks rows that are published"
     );
-    assert_ends(&rig, &standby, 17, "left timeline 1 at", &confirmed).await;
+    assert_ends(
+        &rig,
+        &standby,
+        relay_exit::OTHER_TIMELINE,
+        "left timeline 1 at",
+        &confirmed,
+    )
+    .await;
     assert_eq!(committed(&rig).await.len(), rows, "nothing more is published");
 }

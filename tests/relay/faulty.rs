@@ -8,14 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use rig::rig::READY_DEADLINE;
-use rig::{Ledger, Rig};
+use rig::{Ledger, Rig, relay_exit};
 use stack::Program;
 
-/// The exit code of a relay that a failpoint ended.
-const FAILPOINT_EXIT: i32 = 77;
 const SIGKILL: i32 = 9;
-/// The exit code of a relay that panicked.
-const PANIC_EXIT: i32 = 70;
 /// How many rows the transaction has that becomes several Kafka transactions. About 300 rows go into a Kafka transaction of the smallest size.
 const LARGE_TRANSACTION_ROWS: u32 = 900;
 /// For so long a relay lives before it is killed. That is enough to start and to publish something.
@@ -165,12 +161,12 @@ impl FaultyRelay {
     fn restart_if_dead(&self) -> anyhow::Result<()> {
         let status = self.relay.process().and_then(|process| process.exit_status());
         let Some(status) = status else { return Ok(()) };
-        let panicked = self.trouble.action == "panic" && status.code() == Some(PANIC_EXIT);
+        let panicked = self.trouble.action == "panic" && status.code() == Some(relay_exit::PANIC);
         if panicked {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
         ensure!(
-            panicked || status.code() == Some(FAILPOINT_EXIT) || status.signal() == Some(SIGKILL),
+            panicked || status.code() == Some(relay_exit::FAILPOINT) || status.signal() == Some(SIGKILL),
             "{:?}: the relay ended by itself ({status})\n{}",
             self.trouble,
             self.relay.log_tail(20)

@@ -1,7 +1,7 @@
 //! What an operator has set on the tables of a view is exactly the same after a rebuild. Or the rebuild names what it cannot keep.
 
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 
 use super::rig_itself::apply;
@@ -173,7 +173,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
     ] {
         rig.query(&format!("set role view_builder; {make}")).await.expect(make);
         let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(2), "{make}: {said}");
+        assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{make}: {said}");
         assert!(said.contains(named), "{make}: {said}");
         rig.query(unmake).await.expect(unmake);
     }
@@ -190,7 +190,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
         &apply_precious,
     );
     let (code, said) = rig.command(&["rebuild", "precious"]).await.expect("a rebuild");
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
     assert!(said.contains("table precious, which is none of this view's"), "{said}");
     assert_eq!(rig.value("select id from precious").await.expect("a row"), "7");
     rig.command(&["rebuild", "precious", "--abandon"])

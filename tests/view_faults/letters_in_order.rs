@@ -1,6 +1,6 @@
 //! No command on dead letters applies a letter before an earlier letter of the same key.
 
-use rig::ViewRig;
+use rig::{ViewRig, view_builder_exit};
 
 use super::rebuild_positions::apply_all;
 use super::rig_itself::{TABLE, apply};
@@ -48,7 +48,7 @@ async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
         .command(&["dead-letters", "retry", &ids[0], &ids[1]])
         .await
         .expect("a retry");
-    assert_eq!(code, Some(6), "{said}");
+    assert_eq!(code, Some(view_builder_exit::DEAD_LETTERS), "{said}");
     assert_eq!(open(&rig).await, "0,1", "{said}");
     assert_eq!(
         rig.value("select count(*) from item").await.expect("a count"),
@@ -80,7 +80,7 @@ async fn what_stands_behind_a_discarded_letter_waits_for_one_between_that_stays_
         .command(&["dead-letters", "discard", &ids[0], &ids[2]])
         .await
         .expect("a discarding");
-    assert_eq!(code, Some(6), "{said}");
+    assert_eq!(code, Some(view_builder_exit::DEAD_LETTERS), "{said}");
     assert_eq!(open(&rig).await, "1,3", "{said}");
     assert_eq!(
         rig.value("select count(*) from item").await.expect("a count"),

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -300,7 +300,7 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", command.log_tail(20)));
     let (code, said) = rig.command(&["drop", "item", "--yes"]).await.expect("a command");
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
     assert!(said.contains("another rebuild of item is under way"), "{said}");
     std::fs::write(&go, "").expect("a file");
     let status = command.exited(DEADLINE).await.expect("an end");
@@ -326,7 +326,7 @@ async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
         .await
         .expect("a deletion");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
     assert!(
         said.contains(&format!("has events of {topic}/1 up to offset 300")),
         "{said}"

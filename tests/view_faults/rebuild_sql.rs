@@ -1,15 +1,12 @@
 //! The SQL of a rebuild refuses events. Whatever the SQLSTATE is, the rebuild ends and says where, and the live view stays.
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::view_rig::DEADLINE;
+use rig::{ViewRig, view_builder_exit};
 use stack::eventually_ok;
 
 use super::rebuild_positions::{CONTENT, ITEMS, applied, rebuild};
 use super::rig_itself::{TABLE, apply};
-
-/// Exit code for a view that Postgres refuses.
-const VIEW: i32 = 3;
 
 /// A statement that fails at item 7 with this SQLSTATE, and is otherwise right.
 fn failing(topic: &str, code: &str) -> (String, String) {
@@ -28,7 +25,10 @@ end $$;"
 async fn ends_with(rig: &ViewRig, code: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
     let (ended, said) = rebuild(rig, "item", bug, &[]).await;
-    ensure!(ended == Some(VIEW), "{code}: {ended:?} {said}");
+    ensure!(
+        ended == Some(view_builder_exit::VIEW_REFUSED),
+        "{code}: {ended:?} {said}"
+    );
     ensure!(said.contains(&format!("SQLSTATE {code}")), "{code} is not told: {said}");
     ensure!(
         said.contains("offset 3 ") || said.contains("offset 103 "),
@@ -102,7 +102,7 @@ async fn taking_a_refusal_for_a_lost_connection_is_caught() {
     let status = command.exited(DEADLINE).await.expect("an end");
     assert_ne!(
         status.code(),
-        Some(VIEW),
+        Some(view_builder_exit::VIEW_REFUSED),
         "the bug goes unnoticed: {}",
         command.log_tail(20)
     );

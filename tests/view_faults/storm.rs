@@ -1,6 +1,7 @@
 //! The storm: kills, rebuilds, replays, drops, dead letters, and builders that start and stop, while clients write. After each round `view-builder
 //! verify` must find that every view equals its source. `VIEW_STORM_ROUNDS` and `VIEW_STORM_SEED` make a longer or another storm.
 
+use rig::view_builder_exit;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
@@ -18,8 +19,6 @@ const SEED: u64 = 1;
 const ENDED: Duration = Duration::from_secs(120);
 /// Clients make so many changes in each round, beside what is done to the builders.
 const CHANGES: u64 = 12;
-/// Exit code if dead letters are left.
-const DEAD_LETTERS: i32 = 6;
 const REBUILD_POINTS: [&str; 5] = [
     "rebuild.begun",
     "fill.committed",
@@ -153,7 +152,7 @@ impl Storm {
         })
         .await;
         let (code, said) = self.command(&["dead-letters", "retry", "--all"], None).await?;
-        ensure!(code == Some(DEAD_LETTERS), "retry: {code:?} {said}");
+        ensure!(code == Some(view_builder_exit::DEAD_LETTERS), "retry: {code:?} {said}");
         let id = self
             .lane
             .value("select min(id) from view_dead_letters where discarded_at is null")

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::metrics::Metrics;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -175,7 +175,7 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     let builder = letters_of_a_former_topic(&rig, &topic, "").await;
     wait_for_new_items(&rig, &builder, "4").await;
     let (code, said) = rig.command(&["dead-letters", "list"]).await.expect("a list");
-    assert_eq!(code, Some(6), "{said}");
+    assert_eq!(code, Some(view_builder_exit::DEAD_LETTERS), "{said}");
     assert_eq!(said.matches("of a former topic: ").count(), 2, "{said}");
     // `--all` means all letters of current topics. Each letter of a former topic has to be named.
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
@@ -189,11 +189,14 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     let second = rig.value(&id(1)).await.expect("an id");
     let (code, said) = rig.command(&["dead-letters", "retry", &second]).await.expect("a retry");
     assert!(
-        code == Some(2) && said.contains(&format!("waits behind {first}")),
+        code == Some(view_builder_exit::WRONG_SETTING) && said.contains(&format!("waits behind {first}")),
         "{said}"
     );
     let (code, said) = rig.command(&["dead-letters", "retry", &first]).await.expect("a retry");
-    assert!(code == Some(6) && said.contains("still dead"), "{said}");
+    assert!(
+        code == Some(view_builder_exit::DEAD_LETTERS) && said.contains("still dead"),
+        "{said}"
+    );
     let (code, said) = rig.command(&["dead-letters", "discard", &first]).await.expect("it");
     assert!(code == Some(0) && !said.contains("applied"), "{said}");
     let name = "select name from item where id = 100";
@@ -271,7 +274,7 @@ async fn a_rebuild_that_was_begun_over_a_former_topic_does_not_go_on_over_the_ne
     wait_for_new_items(&rig, &builder, "40").await;
     let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
     assert!(
-        code == Some(2) && said.contains("view-builder rebuild item --abandon"),
+        code == Some(view_builder_exit::WRONG_SETTING) && said.contains("view-builder rebuild item --abandon"),
         "{said}"
     );
     assert_eq!(new_items(&rig).await, "40");

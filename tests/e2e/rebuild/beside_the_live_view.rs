@@ -1,13 +1,14 @@
 //! `view-builder rebuild` fills new tables beside the live ones, and swaps them. Everything that people have hung on the view stays.
 
 use rig::rest::{Rest, user};
+use rig::view_builder_exit;
 use stack::{Pipeline, Program, eventually_ok};
 use tokio_postgres::Client;
 
 use super::careful_reader::CarefulReader;
 use super::{
-    CANNOT_BE_DONE, DEADLINE, LEFT_BEHIND, ViewsFolder, assert_command, command, connect, query_number, query_text,
-    run_sql, start_workload,
+    DEADLINE, LEFT_BEHIND, ViewsFolder, assert_command, command, connect, query_number, query_text, run_sql,
+    start_workload,
 };
 use crate::e2e::rows::assert_view_equals_users;
 
@@ -85,7 +86,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, 
          create materialized view of_somebody as select name from user_view",
     )
     .await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, CANNOT_BE_DONE).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::WRONG_SETTING).await;
     assert!(
         log.contains("table user_view in publication of_somebody") && log.contains("materialized view"),
         "{log}"
@@ -108,7 +109,7 @@ async fn a_killed_rebuild_leaves_the_live_view_and_the_next_one_goes_on(
     let first = command(pipeline, views.path(), &REBUILD);
     first.start().expect("a start");
     wait_for(&first, "the swap waits", |log| log.contains("the swap waits")).await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, CANNOT_BE_DONE).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::WRONG_SETTING).await;
     assert!(log.contains("another rebuild of user_view is under way"), "{log}");
     first.kill_hard().await;
     let live_table = query_text(pipeline, LIVE_TABLE).await;

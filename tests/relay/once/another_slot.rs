@@ -1,6 +1,6 @@
 //! Only one slot publishes an outbox, unless an operator wants more. Otherwise a slot name with a wrong letter would publish everything again.
 
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 use crate::relay::tampering::{DEADLINE, ids, times_published};
 
@@ -45,7 +45,11 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
         let logged = other.log_text().len();
         let status = other.run_for_status(arguments).await.expect("an end");
         let log = other.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(24), "{arguments:?}: {log}");
+        assert_eq!(
+            status.code(),
+            Some(relay_exit::PUBLISHED_BY_ANOTHER),
+            "{arguments:?}: {log}"
+        );
         assert!(
             log.contains("`another_slot/another_slot`") && log.contains("--another-slot"),
             "{log}"
@@ -118,7 +122,7 @@ async fn init_makes_no_slot_whose_transactional_ids_may_be_another_databases_rel
         let logged = rig.relay.log_text().len();
         let status = rig.relay.run_for_status(&["init"]).await.expect("it ends");
         let log = rig.relay.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(2), "{log}");
+        assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING), "{log}");
         assert!(
             log.contains(&format!("--slot `{slot}` of database `slot-ids`")),
             "{log}"

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 use stack::eventually;
 use stack::program::Readiness;
 
@@ -62,7 +62,7 @@ async fn without_that_a_dead_guard_leaves_readiness_green() {
         if ends {
             let status = relay.exited(END_DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
             let log = relay.log_text();
-            assert_eq!(status.code(), Some(70), "{log}");
+            assert_eq!(status.code(), Some(relay_exit::PANIC), "{log}");
             assert!(log.contains("failpoint guard.look") && log.contains("a bug"), "{log}");
         } else {
             let (started, client) = (Instant::now(), reqwest::Client::new());

@@ -1,13 +1,13 @@
 //! The broker refuses a record although its settings did not exclude it. The relay finds the row that is to blame. Everything before it is published
 //! once, and nothing from it on is.
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 use stack::{Program, eventually};
 
 use super::topic_settings::{
-    RECORD_TOO_LARGE, ROW, assert_each_once, assert_ends, assert_published_before, assert_stops, insert_keyless,
-    set_topic, wait_until_older_than,
+    assert_each_once, assert_ends, assert_published_before, assert_stops, insert_keyless, set_topic,
+    wait_until_older_than,
 };
 
 const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
@@ -32,10 +32,10 @@ async fn a_row_that_the_broker_refuses_in_the_middle_of_a_batch_is_named_and_goe
     let id = insert_keyless(&rig).await;
     rig.insert_together(40).await;
     let says = [id.as_str(), "the broker refused it", "failed to validate record"];
-    let log = assert_stops(&relay, ROW, &says).await;
+    let log = assert_stops(&relay, relay_exit::ROW_REFUSED, &says).await;
     assert!(!log.contains("Erroneous state"), "the first cause is said: {log}");
     assert_published_before(&rig, 40).await;
-    assert_stops(&relay, ROW, &says).await;
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 40).await;
 
     set_topic(&rig, &NOT_COMPACTED).await;
@@ -69,7 +69,7 @@ async fn several_rows_that_the_broker_refuses_are_told_from_those_beside_them() 
     rig.insert_together(10).await;
     insert_keyless(&rig).await;
     insert_keyless(&rig).await;
-    assert_stops(&relay, ROW, &[&first]).await;
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &[&first]).await;
     assert_published_before(&rig, 10).await;
     relay.kill_hard().await;
     rig.finish().await.expect("an end");
@@ -87,7 +87,7 @@ async fn settings_that_change_while_the_relay_runs_are_noticed_and_the_row_named
     rig.insert_together(10).await;
     let id = insert_keyless(&rig).await;
     rig.insert_together(10).await;
-    let log = assert_ends(&rig.relay, logged, ROW, &[&id, "cleanup.policy"]).await;
+    let log = assert_ends(&rig.relay, logged, relay_exit::ROW_REFUSED, &[&id, "cleanup.policy"]).await;
     assert!(!log.contains("Erroneous state"), "the first cause is said: {log}");
     assert_published_before(&rig, 11).await;
     set_topic(&rig, &NOT_COMPACTED).await;
@@ -106,7 +106,7 @@ async fn rows_that_have_become_too_old_for_the_broker_are_named() {
         .value("select id from outbox order by (payload ->> 'n')::int limit 1")
         .await;
     let relay = blind(&rig);
-    assert_stops(&relay, ROW, &[&id, "the broker refused it"]).await;
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &[&id, "the broker refused it"]).await;
     set_topic(&rig, &[("message.timestamp.before.max.ms", "3600000")]).await;
     relay.start().expect("a start");
     rig.assert_exactly_once().await;
@@ -128,7 +128,12 @@ async fn a_limit_that_is_not_told_is_found_and_only_a_row_that_is_too_large_alon
         ))
         .await;
     rig.insert_together(10).await;
-    assert_stops(&relay, RECORD_TOO_LARGE, &[&id, "max.message.bytes of the topic"]).await;
+    assert_stops(
+        &relay,
+        relay_exit::RECORD_TOO_LARGE,
+        &[&id, "max.message.bytes of the topic"],
+    )
+    .await;
     assert_published_before(&rig, 300).await;
     set_topic(&rig, &[("max.message.bytes", "20000")]).await;
     relay.start().expect("a start");

@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use rig::ledger::Row;
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Isolation, Ledger, Record, Rig};
+use rig::{Isolation, Ledger, Record, Rig, relay_exit};
 use stack::eventually_ok;
 
 use super::topic_settings::set_topic;
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Exit codes of `outbox-relay`.
-const WRONG_SETTING: i32 = 2;
-const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
 /// A rig whose relay runs and has published so many rows.
@@ -156,11 +153,11 @@ async fn rows_are_chosen_by_time_and_by_id() {
 #[tokio::test]
 async fn nothing_is_replayed_without_a_choice_or_an_answer() {
     let rig = rig_with_published_rows("replay_asks", 20).await;
-    assert_eq!(replay_code(&rig, &["--yes"]).await, WRONG_SETTING);
-    assert_eq!(replay_code(&rig, &["--key", "k1"]).await, NOT_CONFIRMED);
+    assert_eq!(replay_code(&rig, &["--yes"]).await, relay_exit::WRONG_SETTING);
+    assert_eq!(replay_code(&rig, &["--key", "k1"]).await, relay_exit::NOT_CONFIRMED);
     let answered = rig.relay.run_on_a_terminal(&["replay", "--key", "k1"], "no\n").await;
     let (status, screen) = answered.expect("replay runs");
-    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{screen}");
+    assert_eq!(status.code(), Some(relay_exit::NOT_CONFIRMED), "{screen}");
     assert!(screen.contains("carry this out?"), "{screen}");
     let (_, marked) = unmarked_and_marked(&rig).await;
     assert_eq!(marked.len(), 0);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 use stack::eventually;
 use stack::program::Readiness;
 
@@ -143,7 +143,7 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         let logged = relay.log_text().len();
         let status = relay.run_for_status(&["run"]).await.expect("it ends");
         let log = relay.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(2), "{variable}: {log}");
+        assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING), "{variable}: {log}");
         assert!(log.contains("/nowhere/at/all"), "{variable}: {log}");
     }
     rig.init(&[]).await;

@@ -3,7 +3,7 @@
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 /// Sets how large a batch of the topic may be.
 async fn limit_topic(rig: &Rig, bytes: u32) {
@@ -97,7 +97,7 @@ async fn a_limit_that_is_lowered_while_the_relay_runs_is_noticed_and_named() {
     let id = insert_large(&rig, 30_000).await;
     let status = rig.relay.exited(rig::rig::READY_DEADLINE).await.expect("an end");
     let log = rig.relay.log_tail(5);
-    assert_eq!(status.code(), Some(31), "{log}");
+    assert_eq!(status.code(), Some(relay_exit::RECORD_TOO_LARGE), "{log}");
     assert!(log.contains(&id) && log.contains("20000"), "{log}");
     limit_topic(&rig, 40_000).await;
     rig.start().await;

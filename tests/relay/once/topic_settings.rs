@@ -4,10 +4,6 @@ use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use rig::{Isolation, Rig};
 use stack::{Program, eventually};
 
-/// Exit codes of `outbox-relay`.
-pub(super) const ROW: i32 = 30;
-pub(super) const RECORD_TOO_LARGE: i32 = 31;
-
 /// Gives the rig's topic these settings and no others of its own. Returns once the broker knows them.
 pub(super) async fn set_topic(rig: &Rig, settings: &[(&str, &str)]) {
     let bootstrap_servers = rig.servers.kafka.bootstrap_servers();

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, ensure};
+use rig::view_builder_exit;
 use rig::view_rig::DEADLINE;
 use stack::random::Random;
 
@@ -15,9 +16,6 @@ use super::world::{TOPICS, World};
 const IDS: u64 = 40;
 /// So many of the last steps are shown after a failure.
 const STEPS_SHOWN: usize = 60;
-/// Exit codes of `view-builder`.
-const SETTING: i32 = 2;
-const DEAD_LETTERS: i32 = 6;
 /// The failpoints at which a rebuild may die.
 const REBUILD_POINTS: [&str; 8] = [
     "rebuild.made",
@@ -162,7 +160,7 @@ impl Schedule {
         let expected = if self.state.waiting().is_empty() {
             0
         } else {
-            DEAD_LETTERS
+            view_builder_exit::DEAD_LETTERS
         };
         ensure!(code == Some(expected), "retry: {code:?} {said}");
         self.settle().await
@@ -180,7 +178,10 @@ impl Schedule {
         let (code, said) = self.world.rig.command(&["dead-letters", "discard", &id]).await?;
         self.state.discard(key);
         self.note("discards", format!("{key:?} {said}"));
-        ensure!(matches!(code, Some(0 | DEAD_LETTERS)), "discard: {code:?} {said}");
+        ensure!(
+            matches!(code, Some(0 | view_builder_exit::DEAD_LETTERS)),
+            "discard: {code:?} {said}"
+        );
         self.settle().await
     }
 
@@ -225,7 +226,7 @@ impl Schedule {
 
     fn rebuilt(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
         // An event that waits or was given up may have been the last record of its key that the compacted topic had.
-        let is_refused = code == Some(SETTING) && said.contains("compact");
+        let is_refused = code == Some(view_builder_exit::WRONG_SETTING) && said.contains("compact");
         if is_refused {
             self.note("refused rebuilds", String::new());
             let (open, discarded) = self.state.letters();
@@ -259,7 +260,7 @@ impl Schedule {
         let status = command.exited(DEADLINE).await?;
         let is_dead = status.signal().is_some();
         ensure!(
-            is_dead || status.code() == Some(0) || status.code() == Some(SETTING),
+            is_dead || status.code() == Some(0) || status.code() == Some(view_builder_exit::WRONG_SETTING),
             "{}",
             command.log_tail(20)
         );
