@@ -267,7 +267,7 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
         super::tampering::metric(&rig, "relay_stopped_exit_code").await
     })
     .await;
-    assert!((code - 10.0).abs() < f64::EPSILON, "{code}");
+    assert!((code - f64::from(relay_exit::SLOT_GONE)).abs() < f64::EPSILON, "{code}");
     let readiness = rig.relay.readiness(&reqwest::Client::new()).await.expect("an answer");
     let stack::program::Readiness::NotReady(reasons) = readiness else {
         panic!("a relay that has stopped is ready");
@@ -275,7 +275,9 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
     assert!(reasons.contains("is gone"), "{reasons}");
     let ended = rig.relay.stop().await.expect_err("it stopped for good");
     assert!(
-        ended.to_string().contains("exit status: 10"),
+        ended
+            .to_string()
+            .contains(&format!("exit status: {}", relay_exit::SLOT_GONE)),
         "a signal ends the wait and not the reason: {ended:#}"
     );
 }
@@ -304,7 +306,7 @@ pub(super) async fn older_database(name: &str) -> Rig {
     rig.init(&[]).await;
     publish_and_stop(&rig).await;
     let newer = async {
-        // So much is written that a stop and a start of the server do not write as much.
+        // The server itself writes less than this when it stops and starts.
         rig.sql(
             "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
         )
