@@ -17,7 +17,13 @@ async fn a_slot_gap_is_accepted_without_the_events_in_it() {
     recreate_slot(&rig).await;
     rig.insert_each(3).await;
     rig.assert_stops(relay_exit::SLOT_AHEAD, &["--accept-slot-gap"]).await;
-    assert_refused(&rig, &["--accept-new-slot"], 13, "--accept-slot-gap").await;
+    assert_refused(
+        &rig,
+        &["--accept-new-slot"],
+        relay_exit::SLOT_AHEAD,
+        "--accept-slot-gap",
+    )
+    .await;
     accept(&rig, &["--accept-slot-gap"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0, 1, 1, 1]).await;
 }
@@ -64,7 +70,13 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
     publish_and_stop(&rig).await;
     write_checkpoint(&rig, old).await;
     rig.insert_each(2).await;
-    assert_refused(&rig, &["--accept-checkpoint-loss"], 21, "--accept-garbled-checkpoint").await;
+    assert_refused(
+        &rig,
+        &["--accept-checkpoint-loss"],
+        relay_exit::CHECKPOINT_WENT_BACK,
+        "--accept-garbled-checkpoint",
+    )
+    .await;
     accept(&rig, &["--accept-garbled-checkpoint"]).await;
     assert_times_published(&rig, &[1; 12]).await;
 }
@@ -175,7 +187,13 @@ async fn an_altered_publication_is_accepted_without_what_it_hid() {
     rig.insert_each(2).await;
     rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["does not publish inserts"])
         .await;
-    assert_refused(&rig, &["--accept-publication"], 20, "does not publish inserts").await;
+    assert_refused(
+        &rig,
+        &["--accept-publication"],
+        relay_exit::PUBLICATION_WRONG,
+        "does not publish inserts",
+    )
+    .await;
     rig.sql("alter publication outbox set (publish = 'insert')").await;
     rig.insert_each(1).await;
     rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["--accept-publication"])
@@ -212,7 +230,13 @@ async fn where_nothing_is_broken_nothing_is_accepted() {
         "--accept-publication",
         "--accept-topic-recreated",
     ] {
-        assert_refused(&rig, &[flag], 2, "there is nothing of the kind to accept").await;
+        assert_refused(
+            &rig,
+            &[flag],
+            relay_exit::WRONG_SETTING,
+            "there is nothing of the kind to accept",
+        )
+        .await;
     }
     assert_eq!(checkpoints(&rig).await.len(), before, "no checkpoint was written");
     assert_times_published(&rig, &[1; 5]).await;
@@ -225,8 +249,20 @@ async fn two_breaks_take_two_flags() {
     rig.sql("alter publication outbox set (publish = 'insert')").await;
     rig.insert_each(1).await;
     recreate_slot(&rig).await;
-    assert_refused(&rig, &["--accept-slot-gap"], 20, "--accept-publication").await;
-    assert_refused(&rig, &["--accept-publication"], 13, "--accept-slot-gap").await;
+    assert_refused(
+        &rig,
+        &["--accept-slot-gap"],
+        relay_exit::PUBLICATION_WRONG,
+        "--accept-publication",
+    )
+    .await;
+    assert_refused(
+        &rig,
+        &["--accept-publication"],
+        relay_exit::SLOT_AHEAD,
+        "--accept-slot-gap",
+    )
+    .await;
     accept(&rig, &["--accept-slot-gap", "--accept-publication"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0]).await;
 }

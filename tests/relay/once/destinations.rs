@@ -130,8 +130,14 @@ async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_ka
             &format!("column `aggregatetype` is `{topic}`"),
         )
         .await;
-        assert_refused(&rig, &["--topic", &topic], 2, &format!("--topic `{topic}`")).await;
-        assert_refused(&rig, &["--topic", &topic], 2, whose).await;
+        assert_refused(
+            &rig,
+            &["--topic", &topic],
+            relay_exit::WRONG_SETTING,
+            &format!("--topic `{topic}`"),
+        )
+        .await;
+        assert_refused(&rig, &["--topic", &topic], relay_exit::WRONG_SETTING, whose).await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
     rig.init(&[]).await;

@@ -63,8 +63,8 @@ async fn a_row_larger_than_the_topics_own_limit_is_named_and_goes_once_the_limit
     let id = insert_large(&rig, 19_990).await;
     rig.insert_each(10).await;
     let says = [id.as_str(), &rig.topic(), "20000 (max.message.bytes of the topic"];
-    assert_stops_at(&rig, &before, 31, &says).await;
-    assert_stops_at(&rig, &before, 31, &says).await;
+    assert_stops_at(&rig, &before, relay_exit::RECORD_TOO_LARGE, &says).await;
+    assert_stops_at(&rig, &before, relay_exit::RECORD_TOO_LARGE, &says).await;
 
     limit_topic(&rig, 40_000).await;
     rig.start().await;
@@ -79,7 +79,13 @@ async fn a_row_larger_than_the_clients_limit_is_named_and_goes_once_the_limit_is
     let before = rig.value("select pg_current_wal_insert_lsn()").await;
     let id = insert_large(&rig, 1_010_000).await;
     rig.insert_each(10).await;
-    assert_stops_at(&rig, &before, 31, &[&id, &rig.topic(), "1000000 (message.max.bytes"]).await;
+    assert_stops_at(
+        &rig,
+        &before,
+        relay_exit::RECORD_TOO_LARGE,
+        &[&id, &rig.topic(), "1000000 (message.max.bytes"],
+    )
+    .await;
 
     rig.relay = rig.relay.with_env("KAFKA_PROPERTIES", "message.max.bytes=1040000");
     rig.start().await;
@@ -124,8 +130,20 @@ async fn a_row_without_a_destination_stops_every_start_and_what_stands_before_it
     rig.sql("insert into outbox (aggregateid, type, payload) values ('k1', 'Poison', '{}')")
         .await;
     rig.insert_each(10).await;
-    assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
-    assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
+    assert_stops_at(
+        &rig,
+        &before,
+        relay_exit::ROW_REFUSED,
+        &["cannot be published", "aggregatetype"],
+    )
+    .await;
+    assert_stops_at(
+        &rig,
+        &before,
+        relay_exit::ROW_REFUSED,
+        &["cannot be published", "aggregatetype"],
+    )
+    .await;
     // The relay has ended by itself, and not with 0.
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");

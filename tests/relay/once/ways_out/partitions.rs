@@ -19,7 +19,13 @@ async fn partitions_that_were_added_while_the_slot_was_lost_are_accepted_by_reco
     let before = checkpoints(&rig).await.len();
     let says = "`outbox-relay recover --accept-partitions`";
     assert_recover_stops(&rig, &[], 19, says).await;
-    assert_refused(&rig, &["--accept-partitions"], 10, "`outbox-relay recover`").await;
+    assert_refused(
+        &rig,
+        &["--accept-partitions"],
+        relay_exit::SLOT_GONE,
+        "`outbox-relay recover`",
+    )
+    .await;
     assert_eq!(checkpoints(&rig).await.len(), before, "nothing was written");
     run_recover(&rig, &["--accept-partitions"]).await;
     let plan = rig.relay.log_text();
