@@ -16,9 +16,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const ATTEMPTS_MAX: u32 = 10;
 
 /// LSN and index from the header `position`.
-fn place(record: &Record) -> (u64, u64) {
+fn position(record: &Record) -> (u64, u64) {
     let text = record.header("position").expect("a position");
-    rig::ledger::place(text).unwrap_or_else(|| panic!("`{text}` is no position"))
+    rig::ledger::parse_position(text).unwrap_or_else(|| panic!("`{text}` is no position"))
 }
 
 /// Lists what is wrong with the positions of `records`. The records of each partition must be in their order.
@@ -31,8 +31,8 @@ pub(super) fn position_mistakes(records: &[Record]) -> Vec<String> {
         }
     }
     for record in records {
-        if !seen.insert(place(record)) {
-            mistakes.push(format!("{:X?} twice", place(record)));
+        if !seen.insert(position(record)) {
+            mistakes.push(format!("{:X?} twice", position(record)));
         }
     }
     mistakes

@@ -27,19 +27,19 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     assert_exact(&lane).await;
 
     // The new offsets are after the positions. There are events between them.
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     let ahead = set_offsets(&lane, |_, end| end).await.expect("an empty group");
     assert!(ahead > 0, "the offsets are ahead of the positions");
     builder.start().expect("a start");
     assert_exact(&lane).await;
 
     // The new offsets are after the ends of the topics.
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     set_offsets(&lane, |_, end| end + 1_000).await.expect("an empty group");
     builder.start().expect("a start");
     assert_exact(&lane).await;
 
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     delete_group(&lane).await.expect("an empty group");
     builder.start().expect("a start");
     assert_exact(&lane).await;
@@ -58,7 +58,7 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
 /// again. If a key has changed meanwhile, only its latest event is applied again.
 async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> i64 {
     builder.stop().await.expect("a clean end");
-    let before = number(lane, "select max(id) from applied_events").await;
+    let before = query_number(lane, "select max(id) from applied_events").await;
     let distance = set_offsets(lane, |position, _| offset(position)).await;
     assert!(
         distance.expect("an empty group") < 0,
@@ -89,20 +89,21 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
         "select count(*) from (select topic, key from applied_events where id <= {before}
             except select topic, key from {again}) as left_out"
     );
-    number(lane, &left_out).await
+    query_number(lane, &left_out).await
 }
 
-async fn number(lane: &Lane, sql: &str) -> i64 {
+async fn query_number(lane: &Lane, sql: &str) -> i64 {
     let value = lane.value(sql).await.unwrap_or_else(|err| panic!("{err:#}"));
     value.parse().expect("a number")
 }
 
+/// Asserts that the views are right, and that every event was applied once.
 async fn assert_exact(lane: &Lane) {
     lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Stops the builder, which leaves its group. Waits until more is published than the builder has applied.
-async fn stop_and_change(lane: &Lane, builder: &Program) {
+async fn stop_and_wait_for_changes(lane: &Lane, builder: &Program) {
     builder.stop().await.expect("a clean end");
     let before = lane.site.load.changes();
     stack::eventually(TIMEOUT, "the clients go on", || {

@@ -38,7 +38,7 @@ pub(super) async fn carry_out(faults: Arc<Faults>, schedule: Schedule, duration:
     let tasks: Vec<_> = Part::ALL
         .into_iter()
         .map(|part| {
-            let (faults, kills) = (Arc::clone(&faults), schedule.of(part));
+            let (faults, kills) = (Arc::clone(&faults), schedule.kills_of(part));
             tokio::spawn(async move {
                 // A part that came back late gets a moment. Otherwise the kills that were due meanwhile would never let anything through.
                 let mut next_kill_at_min = Duration::ZERO;
