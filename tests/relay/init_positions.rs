@@ -26,8 +26,8 @@ pub(super) fn position_mistakes(records: &[Record]) -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut seen = HashSet::new();
     for pair in records.windows(2) {
-        if pair[0].partition == pair[1].partition && place(&pair[0]) >= place(&pair[1]) {
-            mistakes.push(format!("{:X?} before {:X?}", place(&pair[0]), place(&pair[1])));
+        if pair[0].partition == pair[1].partition && position(&pair[0]) >= position(&pair[1]) {
+            mistakes.push(format!("{:X?} before {:X?}", position(&pair[0]), position(&pair[1])));
         }
     }
     for record in records {
