@@ -127,8 +127,9 @@ async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
         assert!(before.contains(name), "{name}: {before}");
     }
     for round in 1..=2 {
-        let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(0), "{said}");
+        let said = rig
+            .assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+            .await;
         let after = rig.value(WHAT_IS_SET).await.expect("what is set");
         assert_eq!(before, after, "round {round}");
         assert!(!said.contains("not carried over"), "{said}");
@@ -173,7 +174,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
     ] {
         rig.query(&format!("set role view_builder; {make}")).await.expect(make);
         let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{make}: {said}");
+        assert_eq!(code, Some(view_builder_exit::REFUSED), "{make}: {said}");
         assert!(said.contains(named), "{make}: {said}");
         rig.query(unmake).await.expect(unmake);
     }
@@ -189,8 +190,9 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
         "create table if not exists precious (id bigint primary key);",
         &apply_precious,
     );
-    let (code, said) = rig.command(&["rebuild", "precious"]).await.expect("a rebuild");
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    let said = rig
+        .assert_command(&["rebuild", "precious"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("table precious, which is none of this view's"), "{said}");
     assert_eq!(rig.value("select id from precious").await.expect("a row"), "7");
     rig.command(&["rebuild", "precious", "--abandon"])

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -56,34 +56,33 @@ async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// Runs a command. Asserts that it ends with this exit code. Returns what it says.
-async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
-    let (ended, said) = rig.command(arguments).await.expect("a command");
-    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
-    said
-}
-
 /// Asserts that every command works while there are positions of missing partitions.
 async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
-    let said = command(rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     for partition in FEW..MANY {
         let told = format!("{topic}/{partition} is gone: the topic has 4 partitions now");
         assert!(said.contains(&told), "{said}");
     }
     assert!(said.contains("lag in all: 0, oldest: 0.0 s"), "{said}");
-    command(rig, &["pause", "item"], 0).await;
-    command(rig, &["resume", "item"], 0).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
+    rig.assert_command(&["resume", "item"], view_builder_exit::SUCCESS)
+        .await;
     let replay = ["replay", "--group", rig.name(), "--topic", topic, "--yes"];
-    let said = command(rig, &replay, 0).await;
+    let said = rig.assert_command(&replay, view_builder_exit::SUCCESS).await;
     assert!(said.contains("NEW-OFFSET"), "{said}");
-    let said = command(rig, &["accept", &format!("{topic}/0")], 0).await;
+    let said = rig
+        .assert_command(&["accept", &format!("{topic}/0")], view_builder_exit::SUCCESS)
+        .await;
     assert!(said.contains("made-anew is known"), "{said}");
     let gone = format!("{topic}/7");
-    let said = command(rig, &["accept", &gone], 2).await;
+    let said = rig.assert_command(&["accept", &gone], view_builder_exit::REFUSED).await;
     assert!(said.contains("has nothing to accept"), "{said}");
-    let said = command(rig, &["accept", &gone, "--from", "beginning"], 2).await;
+    let said = rig
+        .assert_command(&["accept", &gone, "--from", "beginning"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("the topic has 4 partitions now"), "{said}");
-    command(rig, &["rebuild", "item"], 0).await;
+    rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+        .await;
     // The view no longer has what only the former topic had.
     wait_items(rig, builder, 0, "20").await;
     wait_items(rig, builder, 100, "20").await;
@@ -110,7 +109,7 @@ async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_w
         .expect("offsets");
     builder.start().expect("a start");
     wait_items(&rig, &builder, 200, "40").await;
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(!said.contains("gone"), "{said}");
     builder.stop().await.expect("a clean end");
 }
@@ -124,7 +123,7 @@ async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
     builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(
         said.contains(&format!("{topic}/7 is gone: the topic has 4 partitions now")),
         "{said}"
@@ -152,14 +151,15 @@ async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    command(&rig, &["status"], 4).await;
+    rig.assert_command(&["status"], view_builder_exit::PARTITION_PAUSED)
+        .await;
     make_anew(&rig, &topic, FEW).await;
     rig.produce(&topic, items(&topic, 100..140, FEW))
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
     builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(!said.contains("is paused"), "{said}");
     builder.stop().await.expect("a clean end");
 }

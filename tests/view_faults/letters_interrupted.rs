@@ -1,6 +1,6 @@
 //! Postgres fails in the middle of a command on dead letters. The command says what it has done and what it has not done.
 
-use rig::ViewRig;
+use rig::{ViewRig, view_builder_exit};
 
 use super::rebuild_positions::apply_all;
 use super::rig_itself::{TABLE, apply};
@@ -39,8 +39,9 @@ async fn rig_with_letters(name: &str, field: &str) -> ViewRig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_of_all_that_fails_in_the_middle_says_what_was_applied() {
     let rig = rig_with_letters("all_interrupted", "allInterruptedItem").await;
-    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
-    assert_eq!(code, Some(1), "{said}");
+    let said = rig
+        .assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::FAILED)
+        .await;
     let applied = rig.value("select count(*) from item").await.expect("a count");
     assert_eq!(applied, LETTERS_A_TRANSACTION.to_string(), "{said}");
     assert!(said.contains("no space left"), "{said}");
@@ -48,8 +49,9 @@ async fn a_retry_of_all_that_fails_in_the_middle_says_what_was_applied() {
     assert!(said.contains(&summary), "{said}");
     assert!(!said.contains("nothing is changed"), "{said}");
     rig.query("drop trigger full_disk on item").await.expect("room again");
-    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
-    assert_eq!(code, Some(0), "{said}");
+    let said = rig
+        .assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::SUCCESS)
+        .await;
     let rest = LETTERS - LETTERS_A_TRANSACTION;
     assert!(said.contains(&format!("{rest} applied")), "{said}");
 }
@@ -63,8 +65,7 @@ async fn a_retry_of_some_that_fails_in_the_middle_says_what_was_applied() {
     };
     let (good, full, other) = (id(7).await, id(FULL_AT).await, id(8).await);
     let retry = ["dead-letters", "retry", &good, &full, &other];
-    let (code, said) = rig.command(&retry).await.expect("a retry");
-    assert_eq!(code, Some(1), "{said}");
+    let said = rig.assert_command(&retry, view_builder_exit::FAILED).await;
     assert!(said.contains(&format!("applied {good} (")), "{said}");
     assert!(said.contains("1 applied, 0 discarded, 0 still dead"), "{said}");
     let discard = ["dead-letters", "discard", &other, "999999"];

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use rig::ViewRig;
 use rig::memory::peak_mb;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -116,8 +116,8 @@ async fn a_million_letters_fill_no_memory_and_their_retry_holds_nobody_up() {
     ))
     .await
         .expect("fewer letters");
-    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::SUCCESS)
+        .await;
     assert_eq!(rig.value(left).await.expect("a count"), "0");
     builder.stop().await.expect("a clean end");
 }
@@ -145,8 +145,8 @@ async fn letters_and_version_after_a_retry(name: &str, bug: &str) -> (String, St
     rig.query("alter table item drop constraint allowed")
         .await
         .expect("no constraint");
-    let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::SUCCESS)
+        .await;
     rig.produce(&topic, [event(3, "last")]).await.expect("an offset");
     rig.wait_until_applied(&topic).await.expect("it is read");
     let version = rig.value("select version from item").await.expect("a version");

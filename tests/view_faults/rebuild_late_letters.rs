@@ -42,7 +42,7 @@ async fn with_a_late_letter(name: &str, bug: &str) -> (ViewRig, Option<i32>, Str
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_comes_while_the_swap_waits_is_looked_at_too() {
     let (rig, code, said) = with_a_late_letter("late_letter", "").await;
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains("1 keys with dead letters") && said.contains("key 200;"),
         "{said}"

@@ -69,8 +69,7 @@ pub(crate) async fn rebuild(rig: &ViewRig, view: &str, bug: &str, flags: &[&str]
 
 async fn order_replay(rig: &ViewRig, topic: &str) {
     let replay = ["replay", "--group", rig.name(), "--topic", topic, "--yes"];
-    let (code, said) = rig.command(&replay).await.expect("a replay");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&replay, view_builder_exit::SUCCESS).await;
 }
 
 /// Starts a builder that applies some small batches and dies.
@@ -203,11 +202,8 @@ async fn dead_letters_and_discarded_events_stay_out_of_a_rebuild_in_the_middle_o
     let id = |key| format!("select min(id) from view_dead_letters where convert_from(key, 'UTF8') = '{key}'");
     for key in [2, 3] {
         let letter = rig.value(&id(key)).await.expect("a letter");
-        let (code, said) = rig
-            .command(&["dead-letters", "discard", &letter])
-            .await
-            .expect("discarded");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["dead-letters", "discard", &letter], view_builder_exit::SUCCESS)
+            .await;
     }
     let content = rig.value(CONTENT).await.expect("the view");
     assert!(content.starts_with("1:3 2:5 3:3 4:3"), "{content}");
@@ -299,8 +295,9 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", command.log_tail(20)));
-    let (code, said) = rig.command(&["drop", "item", "--yes"]).await.expect("a command");
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    let said = rig
+        .assert_command(&["drop", "item", "--yes"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("another rebuild of item is under way"), "{said}");
     std::fs::write(&go, "").expect("a file");
     let status = command.exited(DEADLINE).await.expect("an end");
@@ -326,7 +323,7 @@ async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
         .await
         .expect("a deletion");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains(&format!("has events of {topic}/1 up to offset 300")),
         "{said}"

@@ -86,7 +86,7 @@ async fn an_end_that_stays_below_what_the_view_has_reached_ends_the_rebuild() {
     command.start().expect("a start");
     let status = command.exited(PATIENCE).await.expect("an end");
     let said = command.log_text();
-    assert_eq!(status.code(), Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(status.code(), Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains(&format!("{topic}/")) && said.contains("below offset 100"),
         "{said}"
@@ -115,7 +115,7 @@ async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
     let before = rig.value(CONTENT).await.expect("the view");
     rig.delete_records_before(&topic, 0, 150).await.expect("they are gone");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains("begins at offset 150") && said.contains("--accept-truncated"),
         "{said}"
@@ -126,7 +126,7 @@ async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "200");
     // The rebuild has ended, and what was accepted then does not count any more.
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,11 +139,7 @@ async fn what_was_accepted_as_gone_stays_accepted_when_a_rebuild_goes_on_and_ret
         killed.exited(DEADLINE).await.expect("it dies");
         rig.delete_records_before(&topic, 1, 20).await.expect("they are gone");
         let (code, said) = rebuild(&rig, "item", bug, &[]).await;
-        let wanted = if bug.is_empty() {
-            0
-        } else {
-            view_builder_exit::WRONG_SETTING
-        };
+        let wanted = if bug.is_empty() { 0 } else { view_builder_exit::REFUSED };
         assert_eq!(code, Some(wanted), "{said}");
         if bug.is_empty() {
             let whole = rig.value("select count(*) from item where version = 3").await;
@@ -186,11 +182,7 @@ async fn events_that_retention_takes_while_a_generation_is_filled_are_refused_or
         let said = command.log_text();
         assert_eq!(
             status.code(),
-            Some(if is_accepted {
-                0
-            } else {
-                view_builder_exit::WRONG_SETTING
-            }),
+            Some(if is_accepted { 0 } else { view_builder_exit::REFUSED }),
             "{said}"
         );
         assert!(said.contains("70"), "{said}");
@@ -267,11 +259,8 @@ pub(crate) async fn compacted(name: &str) -> (ViewRig, String) {
     for key in [2, 3] {
         let letter = format!("select min(id) from view_dead_letters where convert_from(key, 'UTF8') = '{key}'");
         let letter = rig.value(&letter).await.expect("a letter");
-        let (code, said) = rig
-            .command(&["dead-letters", "discard", &letter])
-            .await
-            .expect("discarded");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["dead-letters", "discard", &letter], view_builder_exit::SUCCESS)
+            .await;
     }
     assert_eq!(rig.value(CONTENT).await.expect("the view"), "1:2 2:2 3:4 4:2 5:2");
     wait_compacted(&rig, &topic).await;
@@ -309,7 +298,7 @@ async fn a_row_that_compaction_has_left_to_the_live_view_alone_is_not_dropped_in
     let (rig, topic) = compacted("compacted_letters").await;
     let before = rig.value(CONTENT).await.expect("the view");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(view_builder_exit::WRONG_SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     let named = "2 keys with dead letters may have rows in item that the topic cannot give again";
     assert!(said.contains(named), "{said}");
     assert!(said.contains(&format!("{topic}/0 key 1, {topic}/0 key 2;")), "{said}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rig::metrics::Metrics;
+use rig::view_builder_exit;
 use rig::view_rig::DEADLINE;
 
 use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
@@ -154,8 +155,7 @@ async fn a_view_whose_disk_alone_stays_full_is_paused_and_the_others_go_on() {
     rig.query("delete from odd_switch")
         .await
         .expect("a disk that is not full");
-    let (code, said) = rig.command(&["resume", "odd"]).await.expect("a command");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, "select count(*) from odd", "30").await;
     builder.stop().await.expect("a clean end");
 }

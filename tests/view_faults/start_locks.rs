@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::Program;
 use tokio::task::JoinHandle;
@@ -174,8 +174,8 @@ async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
         }));
     }
     for _ in 0..REBUILDS {
-        let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+            .await;
     }
     stops.store(true, Ordering::Relaxed);
     for task in tasks {

@@ -86,7 +86,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, 
          create materialized view of_somebody as select name from user_view",
     )
     .await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::WRONG_SETTING).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::REFUSED).await;
     assert!(
         log.contains("table user_view in publication of_somebody") && log.contains("materialized view"),
         "{log}"
@@ -109,7 +109,7 @@ async fn a_killed_rebuild_leaves_the_live_view_and_the_next_one_goes_on(
     let first = command(pipeline, views.path(), &REBUILD);
     first.start().expect("a start");
     wait_for(&first, "the swap waits", |log| log.contains("the swap waits")).await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::WRONG_SETTING).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::REFUSED).await;
     assert!(log.contains("another rebuild of user_view is under way"), "{log}");
     first.kill_hard().await;
     let live_table = query_text(pipeline, LIVE_TABLE).await;

@@ -9,11 +9,10 @@ use stack::{KafkaOptions, eventually};
 
 use super::parking::{
     LARGE_BYTES, assert_command, assert_published_in_order, assert_retry_of_all, committed_records, insert_row,
-    limit_record_bytes, read_parked, rig_that_parks, running_with_two_parked, stop_relay, stopped_with_two_parked,
-    wait_until_parked,
+    read_parked, rig_that_parks, running_with_two_parked, stop_relay, stopped_with_two_parked, wait_until_parked,
 };
 use super::topic_identity::delete;
-use super::topic_settings::set_topic;
+use super::topic_settings::limit_record_bytes;
 use crate::relay::lineage::restore_from_before;
 use crate::relay::tampering::{accept, ids, publish_and_stop, times_published, wait_until_confirmed};
 
@@ -111,7 +110,7 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
 /// A rig whose relay removes old rows from the table, and has parked a row whose payload only the table has.
 async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
     let mut rig = rig_that_parks(name).await;
-    set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
+    limit_record_bytes(&rig, 1_100_000).await;
     for (name, value) in [
         ("OUTBOX_RETAIN", "7"),
         ("OUTBOX_PURGE_ROWS", "true"),

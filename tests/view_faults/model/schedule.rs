@@ -226,7 +226,7 @@ impl Schedule {
 
     fn rebuilt(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
         // An event that waits or was given up may have been the last record of its key that the compacted topic had.
-        let is_refused = code == Some(view_builder_exit::WRONG_SETTING) && said.contains("compact");
+        let is_refused = code == Some(view_builder_exit::REFUSED) && said.contains("compact");
         if is_refused {
             self.note("refused rebuilds", String::new());
             let (open, discarded) = self.state.letters();
@@ -260,7 +260,7 @@ impl Schedule {
         let status = command.exited(DEADLINE).await?;
         let is_dead = status.signal().is_some();
         ensure!(
-            is_dead || status.code() == Some(0) || status.code() == Some(view_builder_exit::WRONG_SETTING),
+            is_dead || status.code() == Some(0) || status.code() == Some(view_builder_exit::REFUSED),
             "{}",
             command.log_tail(20)
         );

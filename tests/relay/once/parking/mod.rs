@@ -14,7 +14,7 @@ use stack::{Program, eventually};
 
 use crate::relay::tampering::wait_until_confirmed;
 
-use super::topic_settings::set_topic;
+use super::topic_settings::limit_record_bytes;
 
 /// More bytes than the topic takes of [`rig_that_parks`], and fewer than the parking topic takes.
 pub(super) const LARGE_BYTES: u32 = 30_000;
@@ -27,11 +27,6 @@ pub(super) struct ParkedRow {
     /// `poison`, `behind` or `operator`.
     pub(super) because: String,
     pub(super) position: String,
-}
-
-/// Sets how many bytes a record of the rig's topic may have.
-pub(super) async fn limit_record_bytes(rig: &Rig, bytes: u32) {
-    set_topic(rig, &[("max.message.bytes", &bytes.to_string())]).await;
 }
 
 /// A rig whose topic takes no row of [`LARGE_BYTES`], and whose relay parks such rows.

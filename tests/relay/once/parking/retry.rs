@@ -8,7 +8,6 @@ use super::{
     LARGE_BYTES, ParkedRow, assert_command, assert_published_in_order, assert_retry_of_all, committed_records,
     insert_row, limit_record_bytes, read_parked, rig_that_parks, stop_relay, wait_until_parked,
 };
-use crate::relay::once::topic_settings::set_topic;
 
 /// The whole life of a parked row. Each phase needs what the one before has left.
 #[tokio::test]
@@ -107,7 +106,7 @@ async fn records_of_retried_rows_say_so(rig: &Rig, id: &str, poison: &ParkedRow)
 #[tokio::test]
 async fn a_row_too_large_for_the_parking_topic_is_taken_from_the_outbox_by_a_retry() {
     let mut rig = rig_that_parks("parking_omitted").await;
-    set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
+    limit_record_bytes(&rig, 1_100_000).await;
     let large = insert_row(&rig, "k1", 1_010_000).await;
     let deleted = insert_row(&rig, "k2", 1_010_000).await;
     rig.insert_each(1).await;
