@@ -1,6 +1,5 @@
 //! Some events cannot be applied. None is lost, none is applied out of order, and all other events are applied as usual.
 
-use rig::view_builder_exit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +8,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rig::view_builder_exit;
 use stack::pipeline::VIEWS_DATABASE;
 use stack::random::Random;
 use stack::{Pipeline, eventually_ok};

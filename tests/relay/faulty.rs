@@ -31,7 +31,7 @@ pub(crate) enum Reach {
     Repeating,
 }
 
-/// One trouble: the failpoint, what happens there, and the how many-th time.
+/// One trouble: `action` happens at the failpoint `point` when the relay comes there for the `hit`th time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub point: &'static str,
@@ -120,7 +120,7 @@ impl FaultyRelay {
             self.relay.exited(self.deadline).await?;
         }
         self.rig.insert_each(10).await;
-        let ledger = self.settle().await?;
+        let ledger = self.wait_until_published_with_restarts().await?;
         self.restart_if_dead()?;
         // A process that has just begun does not react to SIGTERM yet.
         self.relay.wait_ready(READY_DEADLINE).await?;
@@ -144,7 +144,7 @@ impl FaultyRelay {
         self.relay.kill_hard().await;
     }
 
-    async fn settle(&self) -> anyhow::Result<Ledger> {
+    async fn wait_until_published_with_restarts(&self) -> anyhow::Result<Ledger> {
         let started = Instant::now();
         loop {
             self.restart_if_dead()?;

@@ -82,9 +82,9 @@ const WHAT_IS_SET: &str = "
         union all select concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid)) from pg_statistic_ext where stxrelid = 'item'::regclass
         union all select concat_ws(' ', 'privilege', grantee::regrole, privilege_type, is_grantable) from pg_class cross join aclexplode(relacl) where oid = 'item'::regclass
         union all select concat_ws(' ', 'policy', policyname, permissive, roles, cmd, qual, with_check) from pg_policies where tablename = 'item'
-    ) as told(line)";
+    ) as setting(line)";
 
-fn with_notes(topic: &str) -> String {
+fn apply_with_notes(topic: &str) -> String {
     apply(topic)
         .replace("(id, version, name)", "(id, version, name, note)")
         .replace("entity ->> 'name'", "entity ->> 'name', entity ->> 'note'")
@@ -95,7 +95,7 @@ async fn rig_with_builder(name: &str) -> (ViewRig, stack::Program, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 1, &[]).await.expect("a topic");
-    rig.write_view("item", TABLE, &with_notes(&topic));
+    rig.write_view("item", TABLE, &apply_with_notes(&topic));
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     let events = (0..10).map(|id| {
@@ -143,7 +143,7 @@ async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
+async fn what_cannot_be_carried_over_is_named_and_nothing_is_begun() {
     let (rig, builder, _) = rig_with_builder("carried_obstacles").await;
     for (make, unmake, named) in [
         (

@@ -54,7 +54,7 @@ async fn a_view_is_rebuilt_beside_the_live_one_and_all_that_hangs_on_it_stays() 
     let reader = CarefulReader::start(&pipeline).await;
     let workload = start_workload(&pipeline, 300).await;
 
-    what_cannot_go_over_is_named_and_nothing_is_begun(&pipeline, &views).await;
+    what_cannot_be_carried_over_is_named_and_nothing_is_begun(&pipeline, &views).await;
     let added_before = query_text(&pipeline, ADDED_THINGS).await;
     let table_before = query_text(&pipeline, LIVE_TABLE).await;
     a_killed_rebuild_leaves_the_live_view_and_the_next_one_goes_on(&pipeline, &views, &table_before).await;
@@ -79,7 +79,7 @@ async fn a_view_is_rebuilt_beside_the_live_one_and_all_that_hangs_on_it_stays() 
     pipeline.stop().await.expect("a clean end");
 }
 
-async fn what_cannot_go_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, views: &ViewsFolder) {
+async fn what_cannot_be_carried_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, views: &ViewsFolder) {
     run_sql(
         pipeline,
         "create publication of_somebody for table user_view;
