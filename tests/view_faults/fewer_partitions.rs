@@ -13,8 +13,8 @@ use super::rig_itself::{TABLE, apply};
 
 /// This is longer than a builder takes to notice by itself.
 const NOTICE_DEADLINE: Duration = Duration::from_secs(45);
-const MANY: i32 = 8;
-const FEW: i32 = 4;
+const PARTITIONS_BEFORE: i32 = 8;
+const PARTITIONS_AFTER: i32 = 4;
 
 /// Events of the items with these ids, spread over so many partitions.
 fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
@@ -26,14 +26,16 @@ fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
 }
 
 /// A rig with one view of one topic of eight partitions. Its builder has applied 5 events of each partition.
-async fn begun(name: &str) -> (ViewRig, String, Program) {
+async fn rig_with_applied_events(name: &str) -> (ViewRig, String, Program) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
-    rig.create_topic(&topic, MANY, &[]).await.expect("a topic");
+    rig.create_topic(&topic, PARTITIONS_BEFORE, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(&topic));
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    rig.produce(&topic, items(&topic, 0..40, MANY)).await.expect("offsets");
+    rig.produce(&topic, items(&topic, 0..40, PARTITIONS_BEFORE))
+        .await
+        .expect("offsets");
     rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
@@ -59,7 +61,7 @@ async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
 /// Asserts that every command works while there are positions of missing partitions.
 async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
     let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
-    for partition in FEW..MANY {
+    for partition in PARTITIONS_AFTER..PARTITIONS_BEFORE {
         let told = format!("{topic}/{partition} is gone: the topic has 4 partitions now");
         assert!(said.contains(&told), "{said}");
     }
@@ -90,10 +92,10 @@ async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_working_and_may_grow_again() {
-    let (rig, topic, builder) = begun("fewer_stopped").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_stopped").await;
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..120, FEW))
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..120, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     builder.start().expect("a start");
@@ -103,8 +105,8 @@ async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_w
     commands_work(&rig, &topic, &builder).await;
     // The new partitions get as many events as the missing ones had, so that no event is after their old positions.
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, MANY).await;
-    rig.produce(&topic, items(&topic, 200..240, MANY))
+    make_anew(&rig, &topic, PARTITIONS_BEFORE).await;
+    rig.produce(&topic, items(&topic, 200..240, PARTITIONS_BEFORE))
         .await
         .expect("offsets");
     builder.start().expect("a start");
@@ -116,9 +118,9 @@ async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_w
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder_is_applied() {
-    let (rig, topic, builder) = begun("fewer_running").await;
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..140, FEW))
+    let (rig, topic, builder) = rig_with_applied_events("fewer_running").await;
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..140, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
@@ -133,9 +135,11 @@ async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
-    let (rig, topic, builder) = begun("fewer_paused").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_paused").await;
     builder.stop().await.expect("a clean end");
-    rig.produce(&topic, items(&topic, 40..80, MANY)).await.expect("offsets");
+    rig.produce(&topic, items(&topic, 40..80, PARTITIONS_BEFORE))
+        .await
+        .expect("offsets");
     rig.delete_records_before(&topic, 7, 8)
         .await
         .expect("records that are gone");
@@ -153,8 +157,8 @@ async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
     .unwrap_or_else(|err| panic!("{err:#}"));
     rig.assert_command(&["status"], view_builder_exit::PARTITION_PAUSED)
         .await;
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..140, FEW))
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..140, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
@@ -166,10 +170,10 @@ async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeping_partitions_that_are_gone_is_caught() {
-    let (rig, topic, builder) = begun("fewer_kept").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_kept").await;
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..120, FEW))
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..120, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     builder.start().expect("a start");

@@ -13,7 +13,7 @@ use stack::Program;
 
 use super::lane::Lane;
 use super::oracle::Complete::LatestOfEachKey;
-use super::positions::{outsider, places};
+use super::positions::{outsider, read_partition_states};
 use super::site::Site;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,10 +118,10 @@ async fn set_offsets(lane: &Lane, offset: impl Fn(i64, i64) -> i64) -> anyhow::R
     let (servers, group) = (lane.bootstrap(), lane.name.clone());
     let mut list = TopicPartitionList::new();
     let mut distance = 0;
-    for place in places(lane).await? {
-        let wanted = offset(place.position, place.end);
-        distance += wanted - place.position;
-        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(wanted))?;
+    for state in read_partition_states(lane).await? {
+        let wanted = offset(state.position, state.end);
+        distance += wanted - state.position;
+        list.add_partition_offset(&state.topic, state.partition, Offset::Offset(wanted))?;
     }
     // The group may still have its last member for a moment.
     stack::eventually_ok(TIMEOUT, "the group takes the offsets", || {

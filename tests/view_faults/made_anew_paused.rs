@@ -16,7 +16,7 @@ fn items(topic: &str, ids: std::ops::Range<i64>) -> Vec<Event> {
 }
 
 /// Starts the builder, which applies 10 events of each partition.
-async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
+async fn start_with_ten_events_a_partition(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.create_topic(topic, PARTITIONS, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
@@ -34,7 +34,7 @@ async fn produce(rig: &ViewRig, topic: &str, builder: &Program, ids: std::ops::R
 /// The view was paused after 10 events of each partition. Then the topic got 10 more events. While no builder ran, it was made anew with 30 events,
 /// so that its offsets do not show the change.
 async fn paused_and_made_anew(rig: &ViewRig, topic: &str, builder: &Program) {
-    begun(rig, topic, builder).await;
+    start_with_ten_events_a_partition(rig, topic, builder).await;
     rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     produce(rig, topic, builder, 20..40).await;
     builder.stop().await.expect("a clean end");
@@ -88,7 +88,7 @@ async fn resuming_by_the_topics_name_is_caught() {
 async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_one() {
     let rig = ViewRig::new("anew_resume_all").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
     rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     builder.stop().await.expect("a clean end");
     rig.delete_topic(&topic).await.expect("a topic that is gone");
@@ -108,7 +108,7 @@ async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_
 async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_not_resumed() {
     let rig = ViewRig::new("anew_resume_grown").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
     rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     // This partition was added after the pause, so nothing is noted for it.
     rig.query("delete from view_pause_positions where partition = 1")
@@ -143,7 +143,7 @@ fn other_apply(topic: &str) -> String {
 async fn a_view_that_comes_while_a_broker_tells_of_a_former_topic_gets_the_events_from_before() {
     let rig = ViewRig::new("anew_new_view").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
     builder.stop().await.expect("a clean end");
     // This is as if a broker had answered that does not know the new topic yet.
     let successor =
