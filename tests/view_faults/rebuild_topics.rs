@@ -10,7 +10,7 @@ use rig::{Servers, ViewRig, servers, topic, view_builder_exit};
 use serde_json::json;
 use stack::{KafkaOptions, Program, eventually_ok, port};
 
-use super::rebuild_positions::{CONTENT, ITEMS, applied, apply_all, item, rebuild};
+use super::rebuild_positions::{CONTENT, ITEMS, apply_all, item, rebuild, rig_with_applied_versions};
 use super::rig_itself::{TABLE, apply};
 
 const BUG: &str = "VIEW_BUILDER_BUG";
@@ -111,7 +111,7 @@ fn held(rig: &ViewRig, action: &str, flags: &[&str], bug: &str) -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
-    let (rig, topic) = applied("truncated").await;
+    let (rig, topic) = rig_with_applied_versions("truncated").await;
     let before = rig.value(CONTENT).await.expect("the view");
     rig.delete_records_before(&topic, 0, 150).await.expect("they are gone");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
