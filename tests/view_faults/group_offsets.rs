@@ -79,12 +79,12 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
     let again = format!("applied_events where id > {before}");
     let doubled =
         format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");
-    assert_eq!(number(lane, &doubled).await, 0, "once each");
+    assert_eq!(query_number(lane, &doubled).await, 0, "once each");
     let replayed = format!(
         "select count(*) from (select topic, key, version from {again}
             intersect select topic, key, version from applied_events where id <= {before}) as replayed"
     );
-    assert!(number(lane, &replayed).await > 0, "a replay applies events again");
+    assert!(query_number(lane, &replayed).await > 0, "a replay applies events again");
     let left_out = format!(
         "select count(*) from (select topic, key from applied_events where id <= {before}
             except select topic, key from {again}) as left_out"

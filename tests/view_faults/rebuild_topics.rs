@@ -132,7 +132,7 @@ async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_as_gone_stays_accepted_when_a_rebuild_goes_on_and_retention_too() {
     for bug in ["", "ForgetAcceptance"] {
-        let (rig, topic) = applied(&format!("truncated_further{}", bug.to_lowercase())).await;
+        let (rig, topic) = rig_with_applied_versions(&format!("truncated_further{}", bug.to_lowercase())).await;
         rig.delete_records_before(&topic, 0, 10).await.expect("they are gone");
         let killed = held(&rig, "kill", &["--accept-truncated"], bug);
         killed.start().expect("a start");

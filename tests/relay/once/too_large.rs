@@ -17,8 +17,8 @@ async fn insert_large(rig: &Rig, bytes: u32) -> String {
     .await
 }
 
-/// Starts the relay. Asserts that it stops at a row, that the rows before it are published, and that nothing from the row on is confirmed. `before` is a position
-/// between those rows and the row.
+/// Starts the relay. Asserts that it stops at a row, that the rows before it are published, and that nothing from the row on is confirmed.
+/// `before` is a position between those rows and the row.
 async fn assert_stops_at_row(rig: &Rig, before: &str, exit_code: i32, says: &[&str]) {
     rig.relay.start().expect("a start");
     let status = rig.relay.exited(rig::rig::READY_DEADLINE).await.expect("an end");
