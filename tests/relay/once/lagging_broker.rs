@@ -12,8 +12,7 @@ use super::super::tampering::{metric, publish_and_stop};
 use super::parking::{
     LARGE_BYTES, assert_command, assert_published_in_order, insert_row, stop_relay, wait_until_parked,
 };
-use super::topic_settings::assert_ends;
-use super::topic_settings::limit_record_bytes;
+use super::topic_settings::{assert_ends, limit_record_bytes};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// After so many answers, a reader that believes the broker has ended long ago.
