@@ -145,8 +145,8 @@ impl Comparison<'_> {
     /// Creates users through REST for so many seconds.
     async fn run_rest(&self, connections: u32, seconds: u32) -> anyhow::Result<RestRun> {
         let process = self.pipeline.user_api.process().context("user-api is not running")?;
-        let run: Arc<str> = format!("{:x}", now_us()).into();
-        let next = Arc::new(AtomicU64::new(0));
+        let run_name: Arc<str> = format!("{:x}", now_us()).into();
+        let next_index = Arc::new(AtomicU64::new(0));
         let mut clients = Vec::new();
         for _ in 0..connections {
             clients.push(Connection::open(self.pipeline.user_api.port()).await?);
@@ -156,11 +156,11 @@ impl Comparison<'_> {
         let end = start + Duration::from_secs(u64::from(seconds));
         let mut workers = JoinSet::new();
         for mut client in clients {
-            let (run, next) = (Arc::clone(&run), Arc::clone(&next));
+            let (run_name, next_index) = (Arc::clone(&run_name), Arc::clone(&next_index));
             workers.spawn(async move {
                 let mut created = 0_u64;
                 while Instant::now() < end {
-                    let person = people::person(&run, next.fetch_add(1, Ordering::Relaxed));
+                    let person = people::person(&run_name, next_index.fetch_add(1, Ordering::Relaxed));
                     client.create("/api/users", &person).await?;
                     created += 1;
                 }
@@ -183,7 +183,7 @@ impl Comparison<'_> {
         let script = self.scripts.path().join("create.sql");
         std::fs::write(&script, script_text()?)?;
         let postgres = self.pipeline.postgres()?;
-        let last_before = last_user(self.pipeline).await?;
+        let last_id_before = last_user_id(self.pipeline).await?;
         let output = tokio::process::Command::new(&self.pgbench)
             .args(pgbench_arguments(&script, connections, seconds))
             .arg(postgres.url("user_api", USERS_DATABASE))
@@ -199,7 +199,7 @@ impl Comparison<'_> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         ensure!(
-            last_user(self.pipeline).await? > last_before,
+            last_user_id(self.pipeline).await? > last_id_before,
             "pgbench has created no users: {text}"
         );
         parse_rate(&text).with_context(|| format!("pgbench tells no rate: {text}"))
@@ -236,7 +236,7 @@ fn script_text() -> anyhow::Result<String> {
 }
 
 /// The highest id of a user; 0 where there is no user.
-async fn last_user(pipeline: &Pipeline) -> anyhow::Result<i64> {
+async fn last_user_id(pipeline: &Pipeline) -> anyhow::Result<i64> {
     let client = postgres::connect(&pipeline.database_url(USERS_DATABASE)?).await?;
     let row = client.query_one("select coalesce(max(id), 0) from users", &[]).await?;
     Ok(row.get(0))

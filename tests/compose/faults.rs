@@ -15,7 +15,7 @@ const CHANGES_PER_SECOND: u32 = 300;
 async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     let stack = Stack::up();
     let workload = Workload::start(&Stack::rest(), CHANGES_PER_SECOND);
-    for (service, up) in PROGRAMS
+    for (service, up_arguments) in PROGRAMS
         .map(|program| (program, format!("--no-deps {program}")))
         .into_iter()
         // `up` runs all jobs again, beside relays that go on running.
@@ -26,7 +26,7 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
         stack.run(&format!("docker compose kill {service}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
         // Running containers stay. `--wait` would give up at once if a container is still unhealthy.
-        stack.run(&format!("docker compose up --detach --no-recreate {up}"));
+        stack.run(&format!("docker compose up --detach --no-recreate {up_arguments}"));
         stack.wait_until_healthy().await;
         assert_new_user_reaches_view(&format!("{service} was killed")).await;
         println!(
@@ -60,10 +60,10 @@ async fn whatever_is_killed_scaled_or_taken_down_loses_and_doubles_nothing() {
     }
 
     stack.run("docker compose down");
-    let unanswered = workload.attempts();
+    let attempts_while_down = workload.attempts();
     stack.run("docker compose up --detach --wait");
     assert_new_user_reaches_view("everything was down").await;
-    assert!(workload.attempts() > unanswered, "the clients have gone on");
+    assert!(workload.attempts() > attempts_while_down, "the clients have gone on");
 
     let answers = workload.stop().await;
     let rows = stack.assert_published_exactly_once("users_db", "user-events").await;

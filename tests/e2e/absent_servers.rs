@@ -10,25 +10,35 @@ use rig::rest::{Rest, id, user};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// By then a program must say that a server is gone. It includes time for a busy machine.
-const TRUTH_DEADLINE: Duration = Duration::from_secs(15);
+const NOTICE_DEADLINE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
     let pipeline = shared::builder().prepare().await;
     let pipeline = pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"));
-    let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
+    assert_programs_start_before_postgres(&pipeline).await;
+    pipeline.stop_programs().await.expect("clean ends");
+    assert_programs_start_before_kafka(&pipeline).await;
+    assert_programs_outlive_a_crash_of_kafka(&pipeline).await;
+    assert_programs_outlive_a_crash_of_postgres(&pipeline).await;
+}
 
+async fn assert_programs_start_before_postgres(pipeline: &Pipeline) {
+    let postgres = pipeline.postgres().expect("postgres");
     postgres.stop_fast().await.expect("a stop");
-    start(&pipeline);
+    start_programs(pipeline);
     for program in pipeline.programs() {
         assert_waits_for("postgres", program, DEADLINE).await;
     }
     postgres.start_again().await.expect("a start");
-    assert_works(&pipeline).await;
+    assert_works(pipeline).await;
+}
 
-    pipeline.stop_programs().await.expect("clean ends");
+/// The APIs need no Kafka. All other programs wait for it.
+async fn assert_programs_start_before_kafka(pipeline: &Pipeline) {
+    let kafka = pipeline.kafka().expect("kafka");
     kafka.stop().await.expect("a stop");
-    start(&pipeline);
+    start_programs(pipeline);
     for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
         assert_waits_for("kafka", program, DEADLINE).await;
     }
@@ -36,29 +46,34 @@ async fn programs_wait_for_an_absent_server_say_so_and_come_up_with_it() {
         program.wait_ready(DEADLINE).await.expect("an API that needs no kafka");
     }
     kafka.start_again().await.expect("a start");
-    assert_works(&pipeline).await;
+    assert_works(pipeline).await;
+}
 
-    // The same is true when a server goes away while the programs run.
+async fn assert_programs_outlive_a_crash_of_kafka(pipeline: &Pipeline) {
+    let kafka = pipeline.kafka().expect("kafka");
     kafka.kill_hard().await;
     for program in [&pipeline.users_relay, &pipeline.posts_relay, &pipeline.view_builder] {
-        assert_waits_for("kafka", program, TRUTH_DEADLINE).await;
+        assert_waits_for("kafka", program, NOTICE_DEADLINE).await;
     }
-    let rest = Rest::of(&pipeline);
+    let rest = Rest::of(pipeline);
     rest.create_user(&user("문익점", "목화", "ACTIVE"))
         .await
         .expect("user-api never waits for kafka");
     kafka.start_again().await.expect("a start");
-    assert_works(&pipeline).await;
-
-    postgres.kill_hard().await;
-    for program in pipeline.programs() {
-        assert_waits_for("postgres", program, TRUTH_DEADLINE).await;
-    }
-    postgres.start_again().await.expect("a start");
-    assert_works(&pipeline).await;
+    assert_works(pipeline).await;
 }
 
-fn start(pipeline: &Pipeline) {
+async fn assert_programs_outlive_a_crash_of_postgres(pipeline: &Pipeline) {
+    let postgres = pipeline.postgres().expect("postgres");
+    postgres.kill_hard().await;
+    for program in pipeline.programs() {
+        assert_waits_for("postgres", program, NOTICE_DEADLINE).await;
+    }
+    postgres.start_again().await.expect("a start");
+    assert_works(pipeline).await;
+}
+
+fn start_programs(pipeline: &Pipeline) {
     for program in pipeline.programs() {
         program.start().expect("a start");
     }

@@ -12,17 +12,24 @@ use rig::rest::{Rest, id, user};
 const CHANGES_PER_SECOND: u32 = 200;
 /// So many changes are tried while a part is away.
 const ATTEMPTS_WHILE_AWAY: u64 = 150;
+/// So many changes are tried before a program is killed.
+const ATTEMPTS_BEFORE_KILL: u64 = 50;
+/// So many changes are tried while PostgreSQL is away.
+const ATTEMPTS_WITHOUT_POSTGRES: u64 = 20;
+/// So many changes must be answered in all.
+const ANSWERS_MIN: usize = 500;
 /// A new user must be in the view so soon after a part's restart.
 const RECOVERY: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn sigkill_of_each_program_loses_and_doubles_nothing() {
-    let pipeline = start().await;
+    let pipeline = start_pipeline().await;
     let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     for round in 0..2 {
         for program in pipeline.programs() {
-            wait_for_attempts(&workload, 50).await;
+            wait_for_attempts(&workload, ATTEMPTS_BEFORE_KILL).await;
             program.kill_hard().await;
+            // In the second round it comes back at once.
             wait_for_attempts(&workload, if round == 0 { ATTEMPTS_WHILE_AWAY } else { 1 }).await;
             program.start().expect("a restart");
             program
@@ -37,13 +44,13 @@ async fn sigkill_of_each_program_loses_and_doubles_nothing() {
 
 #[tokio::test]
 async fn sigkill_of_postgres_and_of_kafka_loses_and_doubles_nothing() {
-    let pipeline = start().await;
+    let pipeline = start_pipeline().await;
     let workload = Workload::start(&Rest::of(&pipeline), CHANGES_PER_SECOND);
     let (postgres, kafka) = (pipeline.postgres().expect("postgres"), pipeline.kafka().expect("kafka"));
     for _ in 0..2 {
         wait_for_attempts(&workload, ATTEMPTS_WHILE_AWAY).await;
         postgres.kill_hard().await;
-        wait_for_attempts(&workload, 20).await;
+        wait_for_attempts(&workload, ATTEMPTS_WITHOUT_POSTGRES).await;
         postgres.start_again().await.expect("a restart");
         assert_new_user_reaches_view(&pipeline).await;
 
@@ -56,7 +63,7 @@ async fn sigkill_of_postgres_and_of_kafka_loses_and_doubles_nothing() {
     assert_exact(&pipeline, workload).await;
 }
 
-async fn start() -> Pipeline {
+async fn start_pipeline() -> Pipeline {
     let pipeline = shared::builder().start().await;
     pipeline.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"))
 }
@@ -93,7 +100,11 @@ async fn assert_new_user_reaches_view(pipeline: &Pipeline) {
 
 async fn assert_exact(pipeline: &Pipeline, workload: Workload) {
     let answers = workload.stop().await;
-    assert!(answers.len() > 500, "only {} changes were answered", answers.len());
+    assert!(
+        answers.len() > ANSWERS_MIN,
+        "only {} changes were answered",
+        answers.len()
+    );
     for program in pipeline.programs() {
         let process = program.process().expect("a started program");
         assert!(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rig::view_builder_exit;
 use stack::pipeline::VIEWS_DATABASE;
 use stack::random::Random;
 use stack::{Pipeline, eventually_ok};
@@ -16,8 +17,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const KEYS: i64 = 1_000;
 const VERSIONS: i64 = 10;
 const NEW_KEY_INTERVAL: Duration = Duration::from_micros(500);
-/// Exit code of `view-builder dead-letters` while events wait.
-const WAITING: i32 = 6;
 
 /// One record that the test produces.
 struct Sent {
@@ -194,10 +193,10 @@ async fn one_event_in_a_hundred_is_dead_and_nothing_is_lost_or_out_of_order() {
     .await
     .expect("the warning");
 
-    assert_eq!(letters(&pipeline, &["list"]).await, WAITING);
+    assert_eq!(letters(&pipeline, &["list"]).await, view_builder_exit::DEAD_LETTERS);
     assert_eq!(
         letters(&pipeline, &["retry", "--all"]).await,
-        WAITING,
+        view_builder_exit::DEAD_LETTERS,
         "they are as dead as before"
     );
     assert_eq!(versions(&pipeline).await, wanted, "a retry in vain changes nothing");

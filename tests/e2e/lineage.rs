@@ -7,6 +7,7 @@ use stack::{Pipeline, Postgres, PostgresOptions, Program, eventually, port};
 use tokio::sync::OnceCell;
 
 use super::{rows, shared};
+use rig::relay_exit;
 use rig::rest::user;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -19,17 +20,17 @@ struct StopReason {
 }
 
 const SLOT_AHEAD: StopReason = StopReason {
-    exit_code: 13,
+    exit_code: relay_exit::SLOT_AHEAD,
     cause: "ahead of the checkpoint",
     remedy: "publishes what is missing",
 };
 const CHECKPOINT_MISSING: StopReason = StopReason {
-    exit_code: 14,
+    exit_code: relay_exit::CHECKPOINT_MISSING,
     cause: "has no checkpoint",
     remedy: "`outbox-relay recover`",
 };
 const OTHER_CLUSTER: StopReason = StopReason {
-    exit_code: 16,
+    exit_code: relay_exit::OTHER_CLUSTER,
     cause: "is from database cluster",
     remedy: "give another --checkpoint-topic",
 };
@@ -51,7 +52,7 @@ async fn pipeline() -> &'static Pipeline {
 #[tokio::test]
 async fn a_slot_that_was_dropped_and_made_again_stops_the_relay() {
     let pipeline = pipeline().await;
-    let relay = published_once(pipeline, "recreated").await;
+    let relay = start_publish_and_stop(pipeline, "recreated").await;
     rows::in_users(pipeline, "select pg_drop_replication_slot('recreated')").await;
     change_users(pipeline).await;
     rows::in_users(
@@ -65,7 +66,7 @@ async fn a_slot_that_was_dropped_and_made_again_stops_the_relay() {
 #[tokio::test]
 async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
     let pipeline = pipeline().await;
-    let relay = published_once(pipeline, "forgotten").await;
+    let relay = start_publish_and_stop(pipeline, "forgotten").await;
     let kafka = pipeline.kafka().expect("kafka");
     kafka
         .topic_tool(&["--delete", "--topic", "checkpoints-forgotten"])
@@ -78,7 +79,7 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
 #[tokio::test]
 async fn a_checkpoint_from_another_cluster_stops_the_relay() {
     let pipeline = pipeline().await;
-    let relay = published_once(pipeline, "foreign").await;
+    let relay = start_publish_and_stop(pipeline, "foreign").await;
     let other = other_cluster(pipeline).await;
     let relay = relay.with_env("DATABASE_URL", &other.url("outbox_relay", USERS_DATABASE));
     // The relay of the other cluster writes its first checkpoint into another topic. So it then finds the checkpoint of the first cluster.
@@ -94,8 +95,8 @@ async fn a_checkpoint_from_another_cluster_stops_the_relay() {
     assert_eq!(confirmed_position(&other, "foreign").await, confirmed);
 }
 
-/// A relay with the slot `name` and the topic `checkpoints-name`. It has published all rows, and was stopped.
-async fn published_once(pipeline: &Pipeline, name: &str) -> Program {
+/// Starts a relay with the slot `name` and the topic `checkpoints-name`, has it publish some changes, and stops it. Returns the stopped relay.
+async fn start_publish_and_stop(pipeline: &Pipeline, name: &str) -> Program {
     let port = port::free().expect("a port");
     let relay = pipeline
         .users_relay

@@ -199,7 +199,7 @@ async fn latency_counts_each_event_once_from_its_commit_and_the_lag_is_the_truth
 
     // Events of a replay are applied and have no latency. Later events have one again.
     let replay = ["-t", "user-events", "-r", "view-builder", "-y"];
-    let (code, said) = replay::script(&pipeline, &replay, "").await;
+    let (code, said) = replay::run_script(&pipeline, &replay, "").await;
     assert_eq!(code, Some(0), "{said}");
     assert_each_event_once(&wait_for_applied(&pipeline, [100, 20]).await, [50, 20]);
     create_users(&rest, 1).await;

@@ -13,19 +13,19 @@ use rig::rest::{Rest, user};
 const DEADLINE: Duration = Duration::from_secs(60);
 const USERS: u32 = 40;
 
-async fn sql(pipeline: &Pipeline, statement: &str) -> Vec<Vec<Option<String>>> {
+async fn query_views(pipeline: &Pipeline, statement: &str) -> Vec<Vec<Option<String>>> {
     let postgres = pipeline.postgres().expect("postgres");
     postgres.query(VIEWS_DATABASE, statement).await.expect("an answer")
 }
 
-async fn count(pipeline: &Pipeline) -> String {
-    let rows = sql(pipeline, "select count(*) from user_view where name like '고쳐%'").await;
+async fn count_users(pipeline: &Pipeline) -> String {
+    let rows = query_views(pipeline, "select count(*) from user_view where name like '고쳐%'").await;
     rows[0][0].clone().expect("a count")
 }
 
-async fn wait_for_all(pipeline: &Pipeline) {
+async fn wait_until_view_has_all_users(pipeline: &Pipeline) {
     eventually_ok(DEADLINE, "the view has all users", || async {
-        let there = count(pipeline).await;
+        let there = count_users(pipeline).await;
         anyhow::ensure!(there == USERS.to_string(), "{there}");
         Ok(())
     })
@@ -34,7 +34,7 @@ async fn wait_for_all(pipeline: &Pipeline) {
 }
 
 /// Runs the replay script with `answer` on its standard input. Returns its exit code and its standard output.
-pub(crate) async fn script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
+pub(crate) async fn run_script(pipeline: &Pipeline, arguments: &[&str], answer: &str) -> (Option<i32>, String) {
     let url = pipeline.database_url(VIEWS_DATABASE).expect("a URL");
     let mut child = Command::new(checkout::root().join("scripts/kafka-replay.sh"))
         .args(["-s", pipeline.bootstrap_servers()])
@@ -67,34 +67,43 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
             .await
             .expect("a user");
     }
-    wait_for_all(&pipeline).await;
+    wait_until_view_has_all_users(&pipeline).await;
+    assert_looking_at_events_changes_nothing(&pipeline).await;
+    assert_replay_brings_rows_back_while_everything_runs(&pipeline).await;
+    assert_documented_procedure_mends_rows(&pipeline).await;
+    assert_failed_replay_says_so(&pipeline).await;
+    pipeline.stop().await.expect("a clean end");
+}
 
-    // Looking at events changes nothing.
+async fn assert_looking_at_events_changes_nothing(pipeline: &Pipeline) {
     let positions = "select topic, partition, next_offset, epoch from view_positions order by 1, 2";
-    let before = sql(&pipeline, positions).await;
-    let (code, printed) = script(&pipeline, &[], "").await;
+    let before = query_views(pipeline, positions).await;
+    let (code, printed) = run_script(pipeline, &[], "").await;
     assert_eq!(code, Some(0));
     let events: Vec<&str> = printed.lines().filter(|line| line.contains("고쳐")).collect();
     assert_eq!(events.len(), USERS as usize, "{printed}");
     let (key, value) = events[0].split_once(": ").expect("key and value");
     let value: serde_json::Value = serde_json::from_str(value).expect("the event's JSON");
     assert_eq!(value["userId"].to_string(), key);
-    assert_eq!(sql(&pipeline, positions).await, before);
+    assert_eq!(query_views(pipeline, positions).await, before);
+}
 
-    // Rows that were deleted by hand come back, and no program is stopped.
-    sql(&pipeline, "delete from user_view").await;
+async fn assert_replay_brings_rows_back_while_everything_runs(pipeline: &Pipeline) {
+    query_views(pipeline, "delete from user_view").await;
     assert_eq!(
-        script(&pipeline, &["-r", "view-builder"], "n").await,
+        run_script(pipeline, &["-r", "view-builder"], "n").await,
         (Some(0), "Operation cancelled.\n".to_owned())
     );
-    assert_eq!(count(&pipeline).await, "0");
-    let (code, said) = script(&pipeline, &["-t", "user-events", "-r", "view-builder"], "y").await;
+    assert_eq!(count_users(pipeline).await, "0");
+    let (code, said) = run_script(pipeline, &["-t", "user-events", "-r", "view-builder"], "y").await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("NEW-OFFSET") && said.contains("Reset complete"), "{said}");
-    wait_for_all(&pipeline).await;
+    wait_until_view_has_all_users(pipeline).await;
+}
 
-    // The documented procedure: stop, reset the group by Kafka's own tool, start.
-    sql(&pipeline, "update user_view set name = 'x' where user_id % 2 = 0").await;
+/// Stops the builder, resets the group by Kafka's own tool, and starts the builder.
+async fn assert_documented_procedure_mends_rows(pipeline: &Pipeline) {
+    query_views(pipeline, "update user_view set name = 'x' where user_id % 2 = 0").await;
     eventually_ok(DEADLINE, "the group has committed", || async {
         let kafka = pipeline.kafka()?;
         let told = kafka.group_tool(&["--describe", "--group", "view-builder"]).await?;
@@ -116,12 +125,13 @@ async fn replays_mend_the_view_while_everything_runs_and_by_the_documented_proce
     ];
     kafka.group_tool(&reset).await.expect("the group is reset");
     pipeline.view_builder.start().expect("a start");
-    wait_for_all(&pipeline).await;
+    wait_until_view_has_all_users(pipeline).await;
+}
 
-    // If a replay cannot be done, the script says so. It prints no line of success, and its exit code is not 0.
-    let (code, said) = script(&pipeline, &["-t", "no-events", "-r", "view-builder", "-y"], "").await;
+/// The script prints no line of success, and its exit code is not 0.
+async fn assert_failed_replay_says_so(pipeline: &Pipeline) {
+    let (code, said) = run_script(pipeline, &["-t", "no-events", "-r", "view-builder", "-y"], "").await;
     assert_eq!((code, said.contains("complete")), (Some(1), false), "{said}");
-    let (code, _) = script(&pipeline, &["-t"], "").await;
+    let (code, _) = run_script(pipeline, &["-t"], "").await;
     assert_eq!(code, Some(1));
-    pipeline.stop().await.expect("a clean end");
 }

@@ -7,14 +7,10 @@ use stack::Pipeline;
 use stack::pipeline::VIEWS_DATABASE;
 
 use super::{rows, shared};
-use rig::Workload;
 use rig::rest::{Rest, id, user};
+use rig::{Workload, view_builder_exit};
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Exit codes, as `view-builder --help` documents them.
-const EQUAL: i32 = 0;
-const DIFFERENT: i32 = 10;
-const LAGGING: i32 = 11;
 
 /// Runs `verify` once. Returns its exit code and its output.
 async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
@@ -28,7 +24,7 @@ async fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String) {
 
 async fn assert_equal(pipeline: &Pipeline) {
     let (code, text) = verify(pipeline, &["--all", "--wait", "60"]).await;
-    assert_eq!(code, EQUAL, "{text}");
+    assert_eq!(code, view_builder_exit::SUCCESS, "{text}");
     for compared in [
         "user_view: user_view against the source of user-events",
         "user_view: department_stats against its recomputation",
@@ -50,7 +46,10 @@ async fn a_busy_pipeline_is_never_called_different() {
     for _ in 0..6 {
         let before = workload.answered();
         let (code, text) = verify(&pipeline, &[]).await;
-        assert!(code == EQUAL || code == LAGGING, "{code}: {text}");
+        assert!(
+            code == view_builder_exit::SUCCESS || code == view_builder_exit::LAGGING,
+            "{code}: {text}"
+        );
         assert!(!text.contains("DIFFERENT"), "{text}");
         assert!(workload.answered() > before, "users changed meanwhile");
     }
@@ -68,7 +67,7 @@ async fn a_stopped_view_builder_is_lag() {
         .await
         .expect("a user");
     let (code, text) = verify(&pipeline, &["--wait", "5"]).await;
-    assert_eq!(code, LAGGING, "{text}");
+    assert_eq!(code, view_builder_exit::LAGGING, "{text}");
     assert!(text.contains("1 rows not decided: the view is behind by "), "{text}");
 
     pipeline.view_builder.start().expect("a start");
@@ -89,7 +88,7 @@ async fn an_event_that_is_only_in_the_outbox_is_lag() {
     let body = user("이사부", "우산국", "ACTIVE");
     let created = Rest::of(&pipeline).create_user(&body).await.expect("a user");
     let (code, text) = verify(&pipeline, &["--wait", "5"]).await;
-    assert_eq!(code, LAGGING, "{text}");
+    assert_eq!(code, view_builder_exit::LAGGING, "{text}");
     assert!(text.contains("1 rows not decided: the view is behind by "), "{text}");
     assert!(text.contains("and the relay has not confirmed "), "{text}");
 
@@ -122,7 +121,7 @@ async fn an_edit_by_hand_is_a_difference_until_the_rows_next_event() {
     let postgres = pipeline.postgres().expect("our own postgres");
     postgres.query(VIEWS_DATABASE, &edit).await.expect("an edit");
     let (code, text) = verify(&pipeline, &["--wait", "60"]).await;
-    assert_eq!(code, DIFFERENT, "{text}");
+    assert_eq!(code, view_builder_exit::DIFFERENT, "{text}");
     let line = |kind: &str, key: i64, told: &str| format!("  {kind:<9}  {key:>20}  {told}\n");
     assert!(
         text.contains(&line("different", edited, "version 1 of \"규장각\", other content")),

@@ -27,7 +27,7 @@ fn no_import_runs_up_against_the_order_of_the_rooms() {
             .map(str::to_owned)
             .collect();
         let imports = Imports::of(&repository().join(source).join("src"));
-        let placed = |module: &Module| place(module, &prefix, &rooms);
+        let placed = |module: &Module| place_of_room(module, &prefix, &rooms);
         for module in imports.modules().filter(|module| child(module, &prefix).is_some()) {
             if placed(module).is_none() && module.len() > prefix.len() && !is_entrance(module) {
                 wrong.push(format!(
@@ -54,14 +54,14 @@ fn no_import_runs_up_against_the_order_of_the_rooms() {
 #[test]
 fn no_modules_of_a_folder_import_each_other_in_a_circle() {
     let mut circles = Vec::new();
-    for source in sources() {
+    for source in checked_crates() {
         let imports = Imports::of(&repository().join(&source).join("src"));
         let folders: BTreeSet<Module> = imports
             .modules()
             .flat_map(|module| (0..module.len()).map(|length| module[..length].to_vec()))
             .collect();
         for folder in folders {
-            if let Some(circle) = circle(&siblings(&imports, &folder)) {
+            if let Some(circle) = find_circle(&imports_between_siblings(&imports, &folder)) {
                 circles.push(format!("{source}/src/{}: {}", folder.join("/"), circle.join(" -> ")));
             }
         }
@@ -71,20 +71,20 @@ fn no_modules_of_a_folder_import_each_other_in_a_circle() {
 
 #[test]
 fn a_circle_is_found_and_so_is_the_way_around_it() {
-    let graph = |arrows: &[(&str, &str)]| {
+    let circle_in = |arrows: &[(&str, &str)]| {
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (from, to) in arrows {
             graph.entry((*from).to_owned()).or_default().insert((*to).to_owned());
         }
-        circle(&graph)
+        find_circle(&graph)
     };
-    assert_eq!(graph(&[("a", "b"), ("b", "c"), ("a", "c")]), None);
-    let found = graph(&[("a", "b"), ("b", "c"), ("c", "b")]).expect("b and c import each other");
+    assert_eq!(circle_in(&[("a", "b"), ("b", "c"), ("a", "c")]), None);
+    let found = circle_in(&[("a", "b"), ("b", "c"), ("c", "b")]).expect("b and c import each other");
     assert_eq!(found, ["b", "c", "b"]);
 }
 
-/// The folders in which no modules may import each other in a circle: those of all programs, and of the crates that they use.
-fn sources() -> Vec<String> {
+/// The crates in which no modules may import each other in a circle: those of all programs, and of the crates that they use.
+fn checked_crates() -> Vec<String> {
     let programs = [
         "outbox-relay",
         "view-builder",
@@ -99,6 +99,7 @@ fn sources() -> Vec<String> {
     programs.map(str::to_owned).into_iter().chain(crates).collect()
 }
 
+/// The folder and the rooms of each line under [`HEADING`].
 fn orders(architecture: &str) -> Vec<(&str, Vec<&str>)> {
     let section = architecture.split_once(HEADING).map_or("", |(_, rest)| rest);
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -116,7 +117,8 @@ fn child<'m>(module: &'m Module, prefix: &Module) -> Option<&'m str> {
     module.strip_prefix(prefix.as_slice())?.first().map(String::as_str)
 }
 
-fn place(module: &Module, prefix: &Module, rooms: &[&str]) -> Option<usize> {
+/// How far down the module's room is. `None`: it is in no room.
+fn place_of_room(module: &Module, prefix: &Module, rooms: &[&str]) -> Option<usize> {
     let room = child(module, prefix)?;
     rooms.iter().position(|known| *known == room)
 }
@@ -126,7 +128,8 @@ fn is_entrance(module: &Module) -> bool {
     module.len() == 1 && matches!(module[0].as_str(), "faulty" | "bin")
 }
 
-fn siblings(imports: &Imports, folder: &Module) -> BTreeMap<String, BTreeSet<String>> {
+/// The imports between what lies directly below `folder`.
+fn imports_between_siblings(imports: &Imports, folder: &Module) -> BTreeMap<String, BTreeSet<String>> {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (importer, imported) in imports.arrows() {
         if let (Some(from), Some(to)) = (child(importer, folder), child(imported, folder))
@@ -139,14 +142,15 @@ fn siblings(imports: &Imports, folder: &Module) -> BTreeMap<String, BTreeSet<Str
 }
 
 /// A way along imports from a module back to itself.
-fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+fn find_circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut done = BTreeSet::new();
     graph
         .keys()
-        .find_map(|start| walk(graph, start, &mut Vec::new(), &mut done))
+        .find_map(|start| find_circle_from(graph, start, &mut Vec::new(), &mut done))
 }
 
-fn walk(
+/// Follows imports from `at`. `way` is how it came there, and `done` has the modules from which no import leads into a circle.
+fn find_circle_from(
     graph: &BTreeMap<String, BTreeSet<String>>,
     at: &str,
     way: &mut Vec<String>,
@@ -163,7 +167,7 @@ fn walk(
     way.push(at.to_owned());
     let next = graph.get(at).into_iter().flatten();
     for imported in next {
-        if let Some(circle) = walk(graph, imported, way, done) {
+        if let Some(circle) = find_circle_from(graph, imported, way, done) {
             return Some(circle);
         }
     }

@@ -1,6 +1,6 @@
 //! After each stop an operator can go on by a flag. What is published then is what the help of the flag says.
 
-use rig::{Rig, servers};
+use rig::{Rig, relay_exit, servers};
 use stack::Postgres;
 use std::sync::Arc;
 
@@ -16,8 +16,14 @@ async fn a_slot_gap_is_accepted_without_the_events_in_it() {
     rig.insert_each(2).await;
     recreate_slot(&rig).await;
     rig.insert_each(3).await;
-    rig.assert_stops(13, &["--accept-slot-gap"]).await;
-    assert_refused(&rig, &["--accept-new-slot"], 13, "--accept-slot-gap").await;
+    rig.assert_stops(relay_exit::SLOT_AHEAD, &["--accept-slot-gap"]).await;
+    assert_refused(
+        &rig,
+        &["--accept-new-slot"],
+        relay_exit::SLOT_AHEAD,
+        "--accept-slot-gap",
+    )
+    .await;
     accept(&rig, &["--accept-slot-gap"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0, 1, 1, 1]).await;
 }
@@ -64,7 +70,13 @@ async fn a_checkpoint_that_went_back_is_accepted_and_the_later_one_counts() {
     publish_and_stop(&rig).await;
     write_checkpoint(&rig, old).await;
     rig.insert_each(2).await;
-    assert_refused(&rig, &["--accept-checkpoint-loss"], 21, "--accept-garbled-checkpoint").await;
+    assert_refused(
+        &rig,
+        &["--accept-checkpoint-loss"],
+        relay_exit::CHECKPOINT_WENT_BACK,
+        "--accept-garbled-checkpoint",
+    )
+    .await;
     accept(&rig, &["--accept-garbled-checkpoint"]).await;
     assert_times_published(&rig, &[1; 12]).await;
 }
@@ -77,7 +89,8 @@ async fn another_timeline_is_accepted_from_the_checkpoint() {
     elsewhere["lineage"]["timeline"] = 7.into();
     write_checkpoint(&rig, Some(elsewhere.to_string().into_bytes())).await;
     rig.insert_each(2).await;
-    rig.assert_stops(17, &["--accept-timeline"]).await;
+    rig.assert_stops(relay_exit::OTHER_TIMELINE, &["--accept-timeline"])
+        .await;
     accept(&rig, &["--accept-timeline"]).await;
     assert_times_published(&rig, &[1; 7]).await;
 }
@@ -86,7 +99,8 @@ async fn another_timeline_is_accepted_from_the_checkpoint() {
 async fn an_older_database_is_accepted_and_nothing_written_since_the_restore_is_lost() {
     let rig = older_database("accept_older").await;
     rig.insert_each(2).await;
-    rig.assert_stops(18, &["--accept-older-database"]).await;
+    rig.assert_stops(relay_exit::SERVER_BEHIND, &["--accept-older-database"])
+        .await;
     accept(&rig, &["--accept-older-database"]).await;
     // The five rows of the backup were confirmed before the backup. The five rows after it are in the topic, and no longer in any outbox. Before
     // PostgreSQL 17 a clean stop does not write the confirmed position to disk, so the slot sends the five of the backup once more.
@@ -131,7 +145,12 @@ async fn another_cluster_is_accepted_and_its_slot_continued() {
     let logged = rig.relay.log_text().len();
     rig.relay.start().expect("a start");
     let status = rig.relay.exited(super::tampering::DEADLINE).await.expect("an end");
-    assert_eq!(status.code(), Some(16), "{}", &rig.relay.log_text()[logged..]);
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::OTHER_CLUSTER),
+        "{}",
+        &rig.relay.log_text()[logged..]
+    );
     accept(&rig, &["--accept-cluster"]).await;
     rig.start().await;
     let rows = other.query(&name, "select id from outbox").await.expect("rows");
@@ -166,11 +185,19 @@ async fn an_altered_publication_is_accepted_without_what_it_hid() {
     rig.insert_each(1).await;
     rig.sql("alter publication outbox set (publish = 'update')").await;
     rig.insert_each(2).await;
-    rig.assert_stops(20, &["does not publish inserts"]).await;
-    assert_refused(&rig, &["--accept-publication"], 20, "does not publish inserts").await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["does not publish inserts"])
+        .await;
+    assert_refused(
+        &rig,
+        &["--accept-publication"],
+        relay_exit::PUBLICATION_WRONG,
+        "does not publish inserts",
+    )
+    .await;
     rig.sql("alter publication outbox set (publish = 'insert')").await;
     rig.insert_each(1).await;
-    rig.assert_stops(20, &["--accept-publication"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["--accept-publication"])
+        .await;
     accept(&rig, &["--accept-publication"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 1, 0, 0, 1]).await;
 }
@@ -181,7 +208,8 @@ async fn a_publication_that_was_dropped_is_accepted_and_the_stream_goes_on_from_
     rig.insert_each(1).await;
     rig.sql("drop publication outbox").await;
     rig.insert_each(2).await;
-    rig.assert_stops(20, &["it does not exist"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["it does not exist"])
+        .await;
     accept(&rig, &["--accept-publication"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0, 0]).await;
 }
@@ -202,7 +230,13 @@ async fn where_nothing_is_broken_nothing_is_accepted() {
         "--accept-publication",
         "--accept-topic-recreated",
     ] {
-        assert_refused(&rig, &[flag], 2, "there is nothing of the kind to accept").await;
+        assert_refused(
+            &rig,
+            &[flag],
+            relay_exit::WRONG_SETTING,
+            "there is nothing of the kind to accept",
+        )
+        .await;
     }
     assert_eq!(checkpoints(&rig).await.len(), before, "no checkpoint was written");
     assert_times_published(&rig, &[1; 5]).await;
@@ -215,8 +249,20 @@ async fn two_breaks_take_two_flags() {
     rig.sql("alter publication outbox set (publish = 'insert')").await;
     rig.insert_each(1).await;
     recreate_slot(&rig).await;
-    assert_refused(&rig, &["--accept-slot-gap"], 20, "--accept-publication").await;
-    assert_refused(&rig, &["--accept-publication"], 13, "--accept-slot-gap").await;
+    assert_refused(
+        &rig,
+        &["--accept-slot-gap"],
+        relay_exit::PUBLICATION_WRONG,
+        "--accept-publication",
+    )
+    .await;
+    assert_refused(
+        &rig,
+        &["--accept-publication"],
+        relay_exit::SLOT_AHEAD,
+        "--accept-slot-gap",
+    )
+    .await;
     accept(&rig, &["--accept-slot-gap", "--accept-publication"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0]).await;
 }
@@ -237,7 +283,8 @@ async fn an_invalidated_slot_is_replaced_when_that_is_accepted() {
     let rig = published_and_stopped_with_little_wal("accept_lost").await;
     super::lineage::invalidate_slot(&rig).await;
     rig.insert_each(2).await;
-    rig.assert_stops(11, &["--accept-new-slot"]).await;
+    rig.assert_stops(relay_exit::SLOT_INVALIDATED, &["--accept-new-slot"])
+        .await;
     accept(&rig, &["--accept-new-slot", "--existing-rows", "skip"]).await;
     assert_times_published(&rig, &[1, 1, 1, 1, 1, 0, 0]).await;
 }

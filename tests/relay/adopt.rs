@@ -1,6 +1,6 @@
 //! `init --adopt-slot` takes over a slot that somebody else has made.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 use rustix::process::Signal;
 
 use super::tampering::{assert_refused, ids, times_published};
@@ -13,7 +13,7 @@ async fn an_adopted_slot_is_continued_from_its_confirmed_position() {
     let rig = Rig::new("adopted").await;
     rig.sql(PUBLICATION).await;
     rig.insert_each(3).await;
-    make_slot(&rig, "pgoutput").await;
+    make_slot(&rig).await;
     rig.insert_each(2).await;
     // The first owner of the slot has read these two rows, and no more.
     let name = rig.name();
@@ -22,7 +22,7 @@ async fn an_adopted_slot_is_continued_from_its_confirmed_position() {
     ))
     .await;
     rig.insert_each(4).await;
-    assert_refused(&rig, &[], 14, "--adopt-slot").await;
+    assert_refused(&rig, &[], relay_exit::CHECKPOINT_MISSING, "--adopt-slot").await;
     rig.init(&["--adopt-slot"]).await;
     rig.start().await;
     rig.insert_each(3).await;
@@ -37,13 +37,13 @@ async fn an_adopted_slot_is_continued_from_its_confirmed_position() {
 }
 
 #[tokio::test]
-async fn a_slot_of_another_plugin_is_refused_by_name() {
+async fn a_physical_slot_is_refused_by_name() {
     let rig = Rig::new("adopt_plugin").await;
     rig.sql(PUBLICATION).await;
     let name = rig.name();
     rig.sql(&format!("select pg_create_physical_replication_slot('{name}')"))
         .await;
-    assert_refused(&rig, &["--adopt-slot"], 12, "plugin physical").await;
+    assert_refused(&rig, &["--adopt-slot"], relay_exit::SLOT_UNUSABLE, "plugin physical").await;
     rig.finish().await.expect("an end");
 }
 
@@ -54,7 +54,7 @@ async fn a_slot_of_another_database_is_refused_by_name() {
     let name = rig.name();
     let made = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
     rig.servers.postgres.query("postgres", &made).await.expect("a slot");
-    assert_refused(&rig, &["--adopt-slot"], 12, "database postgres").await;
+    assert_refused(&rig, &["--adopt-slot"], relay_exit::SLOT_UNUSABLE, "database postgres").await;
     rig.finish().await.expect("an end");
 }
 
@@ -73,16 +73,34 @@ async fn a_slot_that_is_being_read_is_refused_by_name() {
     rig.finish().await.expect("an end");
 }
 
-async fn make_slot(rig: &Rig, plugin: &str) {
+async fn make_slot(rig: &Rig) {
     let name = rig.name();
     rig.sql(&format!(
-        "select pg_create_logical_replication_slot('{name}', '{plugin}')"
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput')"
+    ))
+    .await;
+}
+
+/// Makes a slot that also sends transactions that are prepared and not yet committed.
+async fn make_two_phase_slot(rig: &Rig) {
+    let name = rig.name();
+    rig.sql(&format!(
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)"
+    ))
+    .await;
+}
+
+/// Writes a row in a transaction that is prepared under the rig's name, and not committed.
+async fn prepare_a_row(rig: &Rig) {
+    let (name, topic) = (rig.name(), rig.topic());
+    rig.sql(&format!(
+        "begin; insert into outbox (aggregatetype, aggregateid, type) values ('{topic}', 'k', 'Prepared'); prepare transaction '{name}'"
     ))
     .await;
 }
 
 /// The first letters of the messages that a slot would send by protocol version 1.
-async fn would_send(rig: &Rig) -> String {
+async fn kinds_of_messages_to_send(rig: &Rig) -> String {
     let name = rig.name();
     rig.value(&format!(
         "select string_agg(chr(get_byte(data, 0)), '') from pg_logical_slot_peek_binary_changes(
@@ -95,31 +113,27 @@ async fn would_send(rig: &Rig) -> String {
 async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
     let rig = Rig::new("adopt_two_phase").await;
     rig.sql(PUBLICATION).await;
-    let (name, topic) = (rig.name(), rig.topic());
-    let made = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)");
-    rig.sql(&made).await;
-    rig.sql(&format!(
-        "begin; insert into outbox (aggregatetype, aggregateid, type) values ('{topic}', 'k', 'Prepared'); prepare transaction '{name}'"
-    ))
-    .await;
+    make_two_phase_slot(&rig).await;
+    prepare_a_row(&rig).await;
+    // Begin Prepare, Relation, Insert, Prepare.
     assert_eq!(
-        would_send(&rig).await,
+        kinds_of_messages_to_send(&rig).await,
         "bRIP",
-        "the version does not keep the server from it"
+        "the server sends a prepared transaction also by protocol version 1"
     );
-    assert_refused(&rig, &["--adopt-slot"], 12, "two_phase").await;
+    assert_refused(&rig, &["--adopt-slot"], relay_exit::SLOT_UNUSABLE, "two_phase").await;
     let logged = rig.relay.log_text().len();
     let status = rig.relay.run_for_status(&["check"]).await.expect("check");
     let said = rig.relay.log_text()[logged..].to_owned();
     assert!(status.code() == Some(1) && said.contains("two_phase"), "{said}");
-    rig.sql(&format!("rollback prepared '{name}'")).await;
+    rig.sql(&format!("rollback prepared '{}'", rig.name())).await;
 
     // If a slot was made anew like that, its relay stops before it reads from the slot.
     rig.drop_slot().await;
     rig.init(&[]).await;
     rig.drop_slot().await;
-    rig.sql(&made).await;
-    rig.assert_stops(12, &["two_phase"]).await;
+    make_two_phase_slot(&rig).await;
+    rig.assert_stops(relay_exit::SLOT_UNUSABLE, &["two_phase"]).await;
     super::tampering::kill_and_drop_slot(&rig).await;
 }
 
@@ -128,11 +142,7 @@ async fn a_slot_that_sends_what_is_only_prepared_is_refused_by_name() {
 async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() {
     let mut rig = Rig::new("adopt_two_phase_planted").await;
     rig.sql(PUBLICATION).await;
-    let (name, topic) = (rig.name().to_owned(), rig.topic());
-    rig.sql(&format!(
-        "select pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)"
-    ))
-    .await;
+    make_two_phase_slot(&rig).await;
     rig.relay = rig
         .relay
         .with_binary("outbox-relay-faults")
@@ -141,14 +151,11 @@ async fn a_relay_that_takes_a_slot_that_sends_what_is_only_prepared_is_caught() 
     rig.start().await;
     rig.insert_each(1).await;
     rig.assert_exactly_once().await;
-    rig.sql(&format!(
-        "begin; insert into outbox (aggregatetype, aggregateid, type) values ('{topic}', 'k', 'Prepared'); prepare transaction '{name}'"
-    ))
-    .await;
+    prepare_a_row(&rig).await;
     stack::eventually(rig::rig::ARRIVAL_DEADLINE, "it meets what it cannot read", || async {
         rig.relay.log_text().contains("unknown message").then_some(())
     })
     .await;
-    rig.sql(&format!("rollback prepared '{name}'")).await;
+    rig.sql(&format!("rollback prepared '{}'", rig.name())).await;
     super::tampering::kill_and_drop_slot(&rig).await;
 }

@@ -8,14 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use rig::rig::READY_DEADLINE;
-use rig::{Ledger, Rig};
+use rig::{Ledger, Rig, relay_exit};
 use stack::Program;
 
-/// The exit code of a relay that a failpoint ended.
-const FAILPOINT_EXIT: i32 = 77;
 const SIGKILL: i32 = 9;
-/// The exit code of a relay that panicked.
-const PANIC_EXIT: i32 = 70;
 /// How many rows the transaction has that becomes several Kafka transactions. About 300 rows go into a Kafka transaction of the smallest size.
 const LARGE_TRANSACTION_ROWS: u32 = 900;
 /// For so long a relay lives before it is killed. That is enough to start and to publish something.
@@ -35,7 +31,7 @@ pub(crate) enum Reach {
     Repeating,
 }
 
-/// One trouble: the failpoint, what happens there, and the how many-th time.
+/// One trouble: `action` happens at the failpoint `point` when the relay comes there for the `hit`th time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub point: &'static str,
@@ -124,7 +120,7 @@ impl FaultyRelay {
             self.relay.exited(self.deadline).await?;
         }
         self.rig.insert_each(10).await;
-        let ledger = self.settle().await?;
+        let ledger = self.wait_until_published_with_restarts().await?;
         self.restart_if_dead()?;
         // A process that has just begun does not react to SIGTERM yet.
         self.relay.wait_ready(READY_DEADLINE).await?;
@@ -148,7 +144,7 @@ impl FaultyRelay {
         self.relay.kill_hard().await;
     }
 
-    async fn settle(&self) -> anyhow::Result<Ledger> {
+    async fn wait_until_published_with_restarts(&self) -> anyhow::Result<Ledger> {
         let started = Instant::now();
         loop {
             self.restart_if_dead()?;
@@ -165,12 +161,12 @@ impl FaultyRelay {
     fn restart_if_dead(&self) -> anyhow::Result<()> {
         let status = self.relay.process().and_then(|process| process.exit_status());
         let Some(status) = status else { return Ok(()) };
-        let panicked = self.trouble.action == "panic" && status.code() == Some(PANIC_EXIT);
+        let panicked = self.trouble.action == "panic" && status.code() == Some(relay_exit::PANIC);
         if panicked {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
         ensure!(
-            panicked || status.code() == Some(FAILPOINT_EXIT) || status.signal() == Some(SIGKILL),
+            panicked || status.code() == Some(relay_exit::FAILPOINT) || status.signal() == Some(SIGKILL),
             "{:?}: the relay ended by itself ({status})\n{}",
             self.trouble,
             self.relay.log_tail(20)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rig::{Rig, Servers, servers};
+use rig::{Rig, Servers, relay_exit, servers};
 use stack::{KafkaOptions, eventually};
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ async fn an_altered_publication_stops_the_relay_at_its_start() {
         let rig = published_and_stopped(name).await;
         alter(&rig, alteration).await;
         rig.insert_each(2).await;
-        rig.assert_stops(20, &[says]).await;
+        rig.assert_stops(relay_exit::PUBLICATION_WRONG, &[says]).await;
         kill_and_drop_slot(&rig).await;
     }
 }
@@ -73,13 +73,13 @@ async fn an_altered_publication_stops_the_relay_while_it_streams() {
         alter(&rig, alteration).await;
         let after = rig.value("select pg_current_wal_insert_lsn()").await;
         rig.insert_each(2).await;
-        assert_ends(&rig, 20, &[]).await;
+        assert_ends(&rig, relay_exit::PUBLICATION_WRONG, &[]).await;
         let confirmed = rig.confirmed_lsn().await;
         // The alteration was made between these two positions.
         let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
         assert_eq!(rig.value(&order).await, "t", "{name}: {before} {confirmed} {after}");
         // The next start stops, too, because of what the alteration has left.
-        rig.assert_stops(20, &[says]).await;
+        rig.assert_stops(relay_exit::PUBLICATION_WRONG, &[says]).await;
         kill_and_drop_slot(&rig).await;
     }
 }

@@ -1,7 +1,7 @@
 //! A publication FOR ALL TABLES or FOR TABLES IN SCHEMA has no entry of its own for the outbox that a change would alter. So the relay watches the
 //! table itself.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 use stack::eventually;
 
 use super::tampering::{DEADLINE, assert_ends, kill_and_drop_slot, wait_until_confirmed};
@@ -66,11 +66,11 @@ async fn assert_stopped_by(rig: &Rig, alteration: &str) {
     alter(rig, alteration).await;
     let after = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.insert_each(50).await;
-    assert_ends(rig, 20, &[]).await;
+    assert_ends(rig, relay_exit::PUBLICATION_WRONG, &[]).await;
     let confirmed = rig.confirmed_lsn().await;
     let order = format!("select '{confirmed}'::pg_lsn < '{after}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{}: {confirmed} {after}", rig.name());
-    rig.assert_stops(20, &[]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &[]).await;
     kill_and_drop_slot(rig).await;
 }
 
@@ -171,7 +171,7 @@ async fn rows_of_a_time_when_the_outbox_had_another_name_are_no_other_tables() {
         let rig = published_by(name, publication).await;
         renamed_while_no_relay_runs(&rig).await;
         let says = ["was named public.former", "`outbox-relay recover --compare-anyway`"];
-        rig.assert_stops(20, &says).await;
+        rig.assert_stops(relay_exit::PUBLICATION_WRONG, &says).await;
         super::ways_out::run_recover(&rig, &["--compare-anyway"]).await;
         assert_eq!(super::ways_out::assert_goes_on(&rig).await.rows, 15);
     }

@@ -16,9 +16,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const ATTEMPTS_MAX: u32 = 10;
 
 /// LSN and index from the header `position`.
-fn place(record: &Record) -> (u64, u64) {
+fn position(record: &Record) -> (u64, u64) {
     let text = record.header("position").expect("a position");
-    rig::ledger::place(text).unwrap_or_else(|| panic!("`{text}` is no position"))
+    rig::ledger::parse_position(text).unwrap_or_else(|| panic!("`{text}` is no position"))
 }
 
 /// Lists what is wrong with the positions of `records`. The records of each partition must be in their order.
@@ -26,13 +26,13 @@ pub(super) fn position_mistakes(records: &[Record]) -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut seen = HashSet::new();
     for pair in records.windows(2) {
-        if pair[0].partition == pair[1].partition && place(&pair[0]) >= place(&pair[1]) {
-            mistakes.push(format!("{:X?} before {:X?}", place(&pair[0]), place(&pair[1])));
+        if pair[0].partition == pair[1].partition && position(&pair[0]) >= position(&pair[1]) {
+            mistakes.push(format!("{:X?} before {:X?}", position(&pair[0]), position(&pair[1])));
         }
     }
     for record in records {
-        if !seen.insert(place(record)) {
-            mistakes.push(format!("{:X?} twice", place(record)));
+        if !seen.insert(position(record)) {
+            mistakes.push(format!("{:X?} twice", position(record)));
         }
     }
     mistakes

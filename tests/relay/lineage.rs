@@ -1,6 +1,6 @@
 //! A relay that cannot prove where it stopped publishes nothing, confirms nothing, and says what to do.
 
-use rig::{Rig, Servers, servers};
+use rig::{Rig, Servers, relay_exit, servers};
 use stack::KafkaOptions;
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ async fn a_slot_that_was_dropped_stops_the_relay() {
     let rig = published_and_stopped("slot_dropped").await;
     rig.drop_slot().await;
     rig.insert_each(2).await;
-    rig.assert_stops(10, &["is gone", "--accept-new-slot"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["is gone", "--accept-new-slot"])
+        .await;
 }
 
 #[tokio::test]
@@ -22,8 +23,11 @@ async fn a_slot_that_was_made_again_stops_the_relay() {
     let rig = published_and_stopped("slot_recreated").await;
     rig.insert_each(2).await;
     recreate_slot(&rig).await;
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
-        .await;
+    rig.assert_stops(
+        relay_exit::SLOT_AHEAD,
+        &["ahead of the checkpoint", "--accept-slot-gap"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -36,8 +40,11 @@ async fn a_slot_that_was_advanced_stops_the_relay() {
         "select pg_replication_slot_advance('{name}', pg_current_wal_lsn())"
     ))
     .await;
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
-        .await;
+    rig.assert_stops(
+        relay_exit::SLOT_AHEAD,
+        &["ahead of the checkpoint", "--accept-slot-gap"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -52,8 +59,11 @@ async fn a_slot_that_somebody_else_has_read_stops_the_relay() {
         ))
         .await;
     assert_ne!(read[0][0].as_deref(), Some("0"), "somebody else has read the rows");
-    rig.assert_stops(13, &["ahead of the checkpoint", "--accept-slot-gap"])
-        .await;
+    rig.assert_stops(
+        relay_exit::SLOT_AHEAD,
+        &["ahead of the checkpoint", "--accept-slot-gap"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -76,7 +86,8 @@ async fn a_slot_that_was_invalidated_stops_the_relay() {
     let rig = published_and_stopped_with_little_wal("slot_invalidated").await;
     rig.insert_each(2).await;
     invalidate_slot(&rig).await;
-    rig.assert_stops(11, &["was invalidated", "--accept-new-slot"]).await;
+    rig.assert_stops(relay_exit::SLOT_INVALIDATED, &["was invalidated", "--accept-new-slot"])
+        .await;
 }
 
 #[tokio::test]
@@ -86,8 +97,11 @@ async fn a_checkpoint_topic_that_was_deleted_stops_the_relay() {
     let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
     deleted.expect("a deletion");
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
-        .await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_MISSING,
+        &["has no checkpoint", "--accept-checkpoint-loss"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -101,7 +115,12 @@ async fn a_checkpoint_topic_that_is_deleted_while_the_relay_streams_stops_it() {
     let deleted = rig.servers.kafka.topic_tool(&["--delete", "--topic", &topic]).await;
     deleted.expect("a deletion");
     rig.insert_each(2).await;
-    super::tampering::assert_ends(&rig, 14, &["has no checkpoint", "--accept-checkpoint-loss"]).await;
+    super::tampering::assert_ends(
+        &rig,
+        relay_exit::CHECKPOINT_MISSING,
+        &["has no checkpoint", "--accept-checkpoint-loss"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -110,8 +129,11 @@ async fn a_checkpoint_under_a_tombstone_stops_the_relay() {
     let rig = published_and_stopped("tombstone").await;
     write_checkpoint(&rig, None).await;
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
-        .await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_MISSING,
+        &["has no checkpoint", "--accept-checkpoint-loss"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -134,8 +156,11 @@ async fn a_checkpoint_topic_that_was_emptied_stops_the_relay() {
         .expect("another policy");
     kafka.delete_records(&topic, 0, -1).await.expect("a deletion");
     rig.insert_each(2).await;
-    rig.assert_stops(14, &["has no checkpoint", "--accept-checkpoint-loss"])
-        .await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_MISSING,
+        &["has no checkpoint", "--accept-checkpoint-loss"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -144,8 +169,11 @@ async fn a_checkpoint_that_cannot_be_read_stops_the_relay() {
     let rig = published_and_stopped("garbled").await;
     write_checkpoint(&rig, Some(b"garbage".to_vec())).await;
     rig.insert_each(2).await;
-    rig.assert_stops(15, &["cannot be read", "--accept-garbled-checkpoint"])
-        .await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_GARBLED,
+        &["cannot be read", "--accept-garbled-checkpoint"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -155,7 +183,11 @@ async fn a_checkpoint_of_a_later_format_stops_the_relay() {
     let mut later = last_checkpoint(&rig).await;
     later["format"] = 2.into();
     write_checkpoint(&rig, Some(later.to_string().into_bytes())).await;
-    rig.assert_stops(15, &["format 2", "--accept-garbled-checkpoint"]).await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_GARBLED,
+        &["format 2", "--accept-garbled-checkpoint"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -166,8 +198,11 @@ async fn a_checkpoint_that_went_back_stops_the_relay() {
     publish_and_stop(&rig).await;
     write_checkpoint(&rig, old).await;
     rig.insert_each(2).await;
-    rig.assert_stops(21, &["went back", "--accept-garbled-checkpoint"])
-        .await;
+    rig.assert_stops(
+        relay_exit::CHECKPOINT_WENT_BACK,
+        &["went back", "--accept-garbled-checkpoint"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
@@ -203,16 +238,22 @@ async fn a_topic_with_more_partitions_than_before_stops_the_relay() {
         .await;
     altered.expect("more partitions");
     rig.insert_each(2).await;
-    rig.assert_stops(19, &["has 6 partitions and had 4", "--accept-partitions"])
-        .await;
+    rig.assert_stops(
+        relay_exit::PARTITIONS_CHANGED,
+        &["has 6 partitions and had 4", "--accept-partitions"],
+    )
+    .await;
     kill_and_drop_slot(&rig).await;
 }
 
 #[tokio::test]
 async fn a_database_that_was_restored_from_an_older_backup_stops_the_relay() {
     let rig = older_database("restored").await;
-    rig.assert_stops(18, &["restored from an older backup", "--accept-older-database"])
-        .await;
+    rig.assert_stops(
+        relay_exit::SERVER_BEHIND,
+        &["restored from an older backup", "--accept-older-database"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -226,7 +267,7 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
         super::tampering::metric(&rig, "relay_stopped_exit_code").await
     })
     .await;
-    assert!((code - 10.0).abs() < f64::EPSILON, "{code}");
+    assert!((code - f64::from(relay_exit::SLOT_GONE)).abs() < f64::EPSILON, "{code}");
     let readiness = rig.relay.readiness(&reqwest::Client::new()).await.expect("an answer");
     let stack::program::Readiness::NotReady(reasons) = readiness else {
         panic!("a relay that has stopped is ready");
@@ -234,7 +275,9 @@ async fn a_relay_that_stopped_for_good_answers_for_its_exit_code_as_long_as_it_w
     assert!(reasons.contains("is gone"), "{reasons}");
     let ended = rig.relay.stop().await.expect_err("it stopped for good");
     assert!(
-        ended.to_string().contains("exit status: 10"),
+        ended
+            .to_string()
+            .contains(&format!("exit status: {}", relay_exit::SLOT_GONE)),
         "a signal ends the wait and not the reason: {ended:#}"
     );
 }
@@ -263,7 +306,7 @@ pub(super) async fn older_database(name: &str) -> Rig {
     rig.init(&[]).await;
     publish_and_stop(&rig).await;
     let newer = async {
-        // So much is written that a stop and a start of the server do not write as much.
+        // The server itself writes less than this when it stops and starts.
         rig.sql(
             "create table filler (t text); insert into filler select repeat('x', 1000) from generate_series(1, 5000)",
         )

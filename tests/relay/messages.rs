@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Isolation, Ledger, Record, Rig};
+use rig::{Isolation, Ledger, Record, Rig, relay_exit};
 
 /// A rig whose relay publishes the messages with the prefix `outbox`, with or without an outbox table beside them.
 async fn rig_with_messages(name: &str, has_table: bool) -> Rig {
@@ -190,14 +190,15 @@ async fn a_malformed_message_stops_the_relay_behind_what_came_before_it() {
         emit_statement(&rig, true, "outbox", "bad", "k", "{\"canary\": 1}").replace("\"aggregateid\"", "\"other\"");
     rig.sql(&malformed).await;
     let status = rig.relay.exited(ARRIVAL_DEADLINE).await.expect("it stops");
-    assert_eq!(status.code(), Some(30));
+    assert_eq!(status.code(), Some(relay_exit::ROW_REFUSED));
     let log = rig.relay.log_text();
     assert!(
         log.contains("it is a message, and the content has no `aggregateid`") && log.contains("`outbox-relay park "),
         "{log}"
     );
     assert!(!log.contains("canary"), "{log}");
-    rig.assert_stops(30, &["the content has no `aggregateid`"]).await;
+    rig.assert_stops(relay_exit::ROW_REFUSED, &["the content has no `aggregateid`"])
+        .await;
     wait_for_records(&rig, 1).await;
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");
@@ -216,7 +217,7 @@ async fn without_a_table_check_and_a_second_init_find_everything_right() {
     // The publication was made anew, so nobody knows what the stream has missed.
     let publication = "drop publication outbox; create publication outbox";
     rig.sql(publication).await;
-    rig.assert_stops(20, &["made anew"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["made anew"]).await;
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");
 }

@@ -1,10 +1,7 @@
 //! A partitioned outbox whose publication does not publish via the root. Every row comes under the name of another table, so none would count as an
 //! event.
 
-use rig::Rig;
-
-/// Exit code of `Stop::Publication`.
-const PUBLICATION: i32 = 20;
+use rig::{Rig, relay_exit};
 
 #[tokio::test]
 async fn a_publication_that_shows_partitions_instead_of_their_root_is_refused() {
@@ -20,7 +17,12 @@ async fn a_publication_that_shows_partitions_instead_of_their_root_is_refused() 
     )
     .await;
     let status = rig.relay.run_for_status(&["init"]).await.expect("an end");
-    assert_eq!(status.code(), Some(PUBLICATION), "{}", rig.relay.log_tail(5));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::PUBLICATION_WRONG),
+        "{}",
+        rig.relay.log_tail(5)
+    );
     assert!(
         rig.relay.log_text().contains("publish_via_partition_root = true"),
         "{}",

@@ -23,7 +23,7 @@ pub(super) struct Secured {
 }
 
 impl Secured {
-    /// The one that all tests of this process share. It ends with the process.
+    /// The servers that all tests of this process share. They end with the process.
     pub(super) async fn get() -> &'static Self {
         static SECURED: OnceCell<Secured> = OnceCell::const_new();
         SECURED.get_or_init(Self::start).await
@@ -65,46 +65,7 @@ impl Secured {
                 format!("{mechanism}=[name=relay,password={PASSWORD}]"),
             ]);
         }
-        let module = |name: &str, rest: &str| format!("org.apache.kafka.common.security.{name} required{rest};");
-        let oauth = module(
-            "oauthbearer.OAuthBearerLoginModule",
-            " unsecuredLoginStringClaim_sub=\"broker\"",
-        );
-        for (name, value) in [
-            ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
-            ("ssl.keystore.type", "PEM".to_owned()),
-            ("ssl.keystore.certificate.chain", in_one_line(&certificates.server.0)),
-            ("ssl.keystore.key", in_one_line(&certificates.server.1)),
-            ("ssl.truststore.type", "PEM".to_owned()),
-            ("ssl.truststore.certificates", in_one_line(&certificates.ca)),
-            ("listener.name.mtls.ssl.client.auth", "required".to_owned()),
-            (
-                "sasl.enabled.mechanisms",
-                "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
-            ),
-            (
-                "listener.name.login.plain.sasl.jaas.config",
-                module("plain.PlainLoginModule", &format!(" user_relay=\"{PASSWORD}\"")),
-            ),
-            (
-                "listener.name.login.scram-sha-256.sasl.jaas.config",
-                module("scram.ScramLoginModule", ""),
-            ),
-            (
-                "listener.name.login.scram-sha-512.sasl.jaas.config",
-                module("scram.ScramLoginModule", ""),
-            ),
-            ("listener.name.login.oauthbearer.sasl.jaas.config", oauth.clone()),
-            // A session lasts as long as its token, unless the client logs in again on the open connection (KIP-368).
-            ("listener.name.again.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
-            ("listener.name.again.oauthbearer.sasl.jaas.config", oauth),
-            (
-                "listener.name.again.oauthbearer.connections.max.reauth.ms",
-                "3600000".to_owned(),
-            ),
-        ] {
-            options.settings.push((name.to_owned(), value));
-        }
+        options.settings.extend(broker_settings(&certificates));
         let servers = Servers::start(postgres_options(), options).await;
         let servers = servers.unwrap_or_else(|err| panic!("the servers do not start: {err:#}"));
         Self {
@@ -194,6 +155,50 @@ impl Secured {
             self.path("ca.crt")
         )
     }
+}
+
+/// The settings of the broker: its certificate, and how clients log in at each listener.
+fn broker_settings(certificates: &Certificates) -> Vec<(String, String)> {
+    let module = |name: &str, rest: &str| format!("org.apache.kafka.common.security.{name} required{rest};");
+    let oauth = module(
+        "oauthbearer.OAuthBearerLoginModule",
+        " unsecuredLoginStringClaim_sub=\"broker\"",
+    );
+    [
+        ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
+        ("ssl.keystore.type", "PEM".to_owned()),
+        ("ssl.keystore.certificate.chain", in_one_line(&certificates.server.0)),
+        ("ssl.keystore.key", in_one_line(&certificates.server.1)),
+        ("ssl.truststore.type", "PEM".to_owned()),
+        ("ssl.truststore.certificates", in_one_line(&certificates.ca)),
+        ("listener.name.mtls.ssl.client.auth", "required".to_owned()),
+        (
+            "sasl.enabled.mechanisms",
+            "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
+        ),
+        (
+            "listener.name.login.plain.sasl.jaas.config",
+            module("plain.PlainLoginModule", &format!(" user_relay=\"{PASSWORD}\"")),
+        ),
+        (
+            "listener.name.login.scram-sha-256.sasl.jaas.config",
+            module("scram.ScramLoginModule", ""),
+        ),
+        (
+            "listener.name.login.scram-sha-512.sasl.jaas.config",
+            module("scram.ScramLoginModule", ""),
+        ),
+        ("listener.name.login.oauthbearer.sasl.jaas.config", oauth.clone()),
+        // A session lasts as long as its token, unless the client logs in again on the open connection (KIP-368).
+        ("listener.name.again.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
+        ("listener.name.again.oauthbearer.sasl.jaas.config", oauth),
+        (
+            "listener.name.again.oauthbearer.connections.max.reauth.ms",
+            "3600000".to_owned(),
+        ),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
 }
 
 /// An unsecured JWT (RFC 7519, section 6) for the relay. It expires after `lifetime`.

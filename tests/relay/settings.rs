@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Isolation, Record, Rig, servers};
+use rig::{Isolation, Record, Rig, relay_exit, servers};
 use stack::{eventually, eventually_ok};
 
 use super::tampering::{DEADLINE, kill_and_drop_slot, metric};
@@ -153,7 +153,12 @@ async fn live(name: &str, set_by: SetBy) -> BTreeMap<String, (Option<Vec<u8>>, V
     rig.sql("drop publication outbox").await;
     rig.sql(&insert(&rig, 4_000, 4_000)).await;
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
-    assert_eq!(status.code(), Some(20), "{name}: {}", rig.relay.log_tail(10));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::PUBLICATION_WRONG),
+        "{name}: {}",
+        rig.relay.log_tail(10)
+    );
     kill_and_drop_slot(&rig).await;
     records
 }
@@ -229,7 +234,12 @@ async fn without_the_pinned_settings_a_row_is_refused_or_published_with_other_by
         .env("OUTBOX_RELAY_BUG", "PinNoSettings");
     rig.sql(&insert(&rig, 1, 2)).await;
     let status = rig.relay.run_for_status(&["init"]).await.expect("an init");
-    assert_eq!(status.code(), Some(30), "{}", rig.relay.log_tail(5));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::ROW_REFUSED),
+        "{}",
+        rig.relay.log_tail(5)
+    );
     rig.sql("alter role settings_planted reset all; alter role settings_planted set \"IntervalStyle\" = sql_standard")
         .await;
     rig.init(&[]).await;

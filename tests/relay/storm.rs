@@ -19,7 +19,7 @@ async fn kills_of_relay_walsender_postgres_and_kafka_lose_double_and_reorder_not
         postgres_version: rig::servers::postgres_version(),
         logs: None,
     };
-    let schedule = Schedule::materialise(SEED, options.duration, &options.parts, 1);
+    let schedule = Schedule::from_seed(SEED, options.duration, &options.parts, 1);
     let outcome = storm::run(&options, &schedule, |_| {}).await;
     let outcome = outcome.unwrap_or_else(|err| panic!("the storm failed: {err:#}"));
     assert_eq!(outcome.verdict(), Verdict::Exact, "{schedule}\n{outcome}");

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 
 /// The first outbox of users_db, which has no partitions.
 const BEFORE: &str = include_str!("../../sql/users/0002_outbox.sql");
 const BY_DAY: &str = include_str!("../../sql/users/0003_outbox_by_day.sql");
-/// Exit code of `outbox-relay`.
-const PUBLICATION_CHANGED: i32 = 20;
 const ROLES: [&str; 3] = ["user_api", "outbox_relay", "outbox_maintainer"];
 
 #[tokio::test]
@@ -40,9 +38,10 @@ async fn a_migration_under_load_loses_nothing_and_repeats_nothing() {
     rig.sql(BY_DAY).await;
     let status = rig.relay.exited(READY_DEADLINE).await.expect("it stops by itself");
     let said = rig.relay.log_tail(20);
-    assert_eq!(status.code(), Some(PUBLICATION_CHANGED), "{said}");
+    assert_eq!(status.code(), Some(relay_exit::PUBLICATION_WRONG), "{said}");
     assert!(said.contains("--accept-publication"), "{said}");
-    rig.assert_stops(PUBLICATION_CHANGED, &["--accept-publication"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["--accept-publication"])
+        .await;
     rig.init(&["--accept-publication"]).await;
     rig.start().await;
     enough.store(true, Ordering::Relaxed);

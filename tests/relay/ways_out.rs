@@ -2,7 +2,7 @@
 //! says which test shows this for which exit code. This file has the steps that several of these tests share, and the test that depends on
 //! PostgreSQL's version. The other tests are in `once/ways_out`.
 
-use rig::{Ledger, Rig};
+use rig::{Ledger, Rig, relay_exit};
 
 use super::tampering::published_and_stopped;
 
@@ -43,7 +43,8 @@ async fn after_a_publication_was_dropped_its_line_tells_how_to_make_it_and_recov
     rig.insert_each(1).await;
     rig.sql("drop publication outbox").await;
     rig.insert_each(2).await;
-    rig.assert_stops(20, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["`outbox-relay recover`"])
+        .await;
     let statement = text_in_log_between(&rig, "it does not exist; ", "; once that is done");
     rig.sql(&statement).await;
     let ledger = assert_recovers_after(&rig, 20).await;

@@ -54,7 +54,7 @@ impl Ledger {
             }
             // A row that was parked keeps its old position.
             let position = record.header("position").filter(|_| !record.is_of_a_retry());
-            if let Some(place) = position.and_then(place) {
+            if let Some(place) = position.and_then(parse_position) {
                 let last = last_of_partition.insert(record.partition, place);
                 if last.is_some_and(|last| last >= place) {
                     ledger.reordered.push(id.to_owned());
@@ -97,7 +97,7 @@ impl Ledger {
 
 /// Commit LSN and index of a `position` header such as `16/B374D848:0:1795344833217210`. `None`: the text is not a position.
 #[must_use]
-pub fn place(text: &str) -> Option<(u64, u64)> {
+pub fn parse_position(text: &str) -> Option<(u64, u64)> {
     let mut parts = text.split(':');
     let (high, low) = parts.next()?.split_once('/')?;
     let half = |text: &str| u64::from_str_radix(text, 16).ok();

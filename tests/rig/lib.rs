@@ -12,12 +12,14 @@ pub mod memory;
 pub mod metrics;
 pub mod moving_address;
 pub mod partitions;
+pub mod relay_exit;
 pub mod rest;
 pub mod rig;
 pub mod servers;
 pub mod storm;
 pub mod topic;
 pub mod topic_settings;
+pub mod view_builder_exit;
 pub mod view_rig;
 pub mod workload;
 

@@ -2,6 +2,7 @@
 //!
 //! The producer uses no transactions, so no offset is a transaction's marker. A position that has reached a topic's end equals the end.
 
+mod commands;
 mod event;
 
 use std::path::Path;
@@ -258,20 +259,6 @@ impl ViewRig {
             .env("VIEWS", &self.views.path().to_string_lossy())
             .env("ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
             .env("LOG_FORMAT", "text")
-    }
-
-    /// Runs `view-builder` with these arguments. Returns its exit code, and what it printed and logged in this run. Commands of one rig run one after
-    /// the other.
-    ///
-    /// # Errors
-    /// It cannot be run, or does not end.
-    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
-        let name = format!("command-{}", arguments.first().copied().unwrap_or_default());
-        let command = self.builder("command").command_of(&name, arguments);
-        let before = command.log_text().len();
-        command.start()?;
-        let status = command.exited(DEADLINE).await?;
-        Ok((status.code(), command.log_text()[before..].to_owned()))
     }
 
     /// A connection to the views' database as a superuser.

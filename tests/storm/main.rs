@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     stack::narration::start(&[]);
     let options = options(&arguments);
-    let schedule = Schedule::materialise(options.seed, options.duration, &options.parts, arguments.haste);
+    let schedule = Schedule::from_seed(options.seed, options.duration, &options.parts, arguments.haste);
     let opening = format!(
         "kill-storm --seed {} --seconds {} --rate {} --haste {}{}\n{} kills, at seconds since its start:\n{schedule}",
         options.seed,

@@ -11,10 +11,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::site::Site;
 
-/// Gives the process that assigns the address of the servers, and says how to assign.
+/// Environment variable of the process that assigns: the address of Kafka. Without it, this is the process that tests.
 const SERVERS: &str = "ASSIGN_AGAIN_AT";
-const BARE: &str = "ASSIGN_AGAIN_BARE";
-const NAME: &str = "view_faults::assigned_again::partitions_are_assigned_a_thousand_times_in_a_row";
+/// Environment variable of the process that assigns: it calls librdkafka itself, and not `kafka_client::assign`, which waits.
+const WITHOUT_WAITING: &str = "ASSIGN_AGAIN_WITHOUT_WAITING";
+const TEST_NAME: &str = "view_faults::assigned_again::partitions_are_assigned_a_thousand_times_in_a_row";
 const TOPIC: &str = "user-events";
 const TIMES: usize = 1_000;
 
@@ -34,12 +35,14 @@ fn partitions_are_assigned_a_thousand_times_in_a_row() {
     );
 }
 
-/// Runs in a process of its own, so that an abort ends only that process.
-fn ends_well(servers: &str, bare: bool) -> bool {
+/// Assigns in a process of its own, so that an abort ends only that process. Returns whether the process ended with success.
+fn ends_well(servers: &str, without_waiting: bool) -> bool {
     let mut assigning = Command::new(env::current_exe().expect("this test"));
-    assigning.args(["--exact", NAME, "--nocapture"]).env(SERVERS, servers);
-    if bare {
-        assigning.env(BARE, "1");
+    assigning
+        .args(["--exact", TEST_NAME, "--nocapture"])
+        .env(SERVERS, servers);
+    if without_waiting {
+        assigning.env(WITHOUT_WAITING, "1");
     }
     assigning.status().expect("it runs").success()
 }
@@ -55,7 +58,7 @@ fn assign_again(servers: &str) -> KafkaResult<()> {
         partitions.add_partition_offset(TOPIC, partition, Offset::Offset(0))?;
     }
     for _ in 0..TIMES {
-        if env::var_os(BARE).is_some() {
+        if env::var_os(WITHOUT_WAITING).is_some() {
             consumer.assign(&partitions)?;
         } else {
             kafka_client::assign(&consumer, &partitions)?;

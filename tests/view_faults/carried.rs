@@ -1,7 +1,7 @@
 //! What an operator has set on the tables of a view is exactly the same after a rebuild. Or the rebuild names what it cannot keep.
 
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 
 use super::rig_itself::apply;
@@ -82,9 +82,9 @@ const WHAT_IS_SET: &str = "
         union all select concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid)) from pg_statistic_ext where stxrelid = 'item'::regclass
         union all select concat_ws(' ', 'privilege', grantee::regrole, privilege_type, is_grantable) from pg_class cross join aclexplode(relacl) where oid = 'item'::regclass
         union all select concat_ws(' ', 'policy', policyname, permissive, roles, cmd, qual, with_check) from pg_policies where tablename = 'item'
-    ) as told(line)";
+    ) as setting(line)";
 
-fn with_notes(topic: &str) -> String {
+fn apply_with_notes(topic: &str) -> String {
     apply(topic)
         .replace("(id, version, name)", "(id, version, name, note)")
         .replace("entity ->> 'name'", "entity ->> 'name', entity ->> 'note'")
@@ -95,7 +95,7 @@ async fn rig_with_builder(name: &str) -> (ViewRig, stack::Program, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 1, &[]).await.expect("a topic");
-    rig.write_view("item", TABLE, &with_notes(&topic));
+    rig.write_view("item", TABLE, &apply_with_notes(&topic));
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     let events = (0..10).map(|id| {
@@ -127,8 +127,9 @@ async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
         assert!(before.contains(name), "{name}: {before}");
     }
     for round in 1..=2 {
-        let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(0), "{said}");
+        let said = rig
+            .assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+            .await;
         let after = rig.value(WHAT_IS_SET).await.expect("what is set");
         assert_eq!(before, after, "round {round}");
         assert!(!said.contains("not carried over"), "{said}");
@@ -142,7 +143,7 @@ async fn whatever_an_operator_has_set_is_as_it_was_after_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
+async fn what_cannot_be_carried_over_is_named_and_nothing_is_begun() {
     let (rig, builder, _) = rig_with_builder("carried_obstacles").await;
     for (make, unmake, named) in [
         (
@@ -173,7 +174,7 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
     ] {
         rig.query(&format!("set role view_builder; {make}")).await.expect(make);
         let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(2), "{make}: {said}");
+        assert_eq!(code, Some(view_builder_exit::REFUSED), "{make}: {said}");
         assert!(said.contains(named), "{make}: {said}");
         rig.query(unmake).await.expect(unmake);
     }
@@ -189,8 +190,9 @@ async fn what_cannot_go_over_is_named_and_nothing_is_begun() {
         "create table if not exists precious (id bigint primary key);",
         &apply_precious,
     );
-    let (code, said) = rig.command(&["rebuild", "precious"]).await.expect("a rebuild");
-    assert_eq!(code, Some(2), "{said}");
+    let said = rig
+        .assert_command(&["rebuild", "precious"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("table precious, which is none of this view's"), "{said}");
     assert_eq!(rig.value("select id from precious").await.expect("a row"), "7");
     rig.command(&["rebuild", "precious", "--abandon"])

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -13,8 +13,8 @@ use super::rig_itself::{TABLE, apply};
 
 /// This is longer than a builder takes to notice by itself.
 const NOTICE_DEADLINE: Duration = Duration::from_secs(45);
-const MANY: i32 = 8;
-const FEW: i32 = 4;
+const PARTITIONS_BEFORE: i32 = 8;
+const PARTITIONS_AFTER: i32 = 4;
 
 /// Events of the items with these ids, spread over so many partitions.
 fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
@@ -26,14 +26,16 @@ fn items(topic: &str, ids: Range<i64>, partitions: i32) -> Vec<Event> {
 }
 
 /// A rig with one view of one topic of eight partitions. Its builder has applied 5 events of each partition.
-async fn begun(name: &str) -> (ViewRig, String, Program) {
+async fn rig_with_applied_events(name: &str) -> (ViewRig, String, Program) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
-    rig.create_topic(&topic, MANY, &[]).await.expect("a topic");
+    rig.create_topic(&topic, PARTITIONS_BEFORE, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(&topic));
     let builder = rig.builder("builder");
     builder.start().expect("a start");
-    rig.produce(&topic, items(&topic, 0..40, MANY)).await.expect("offsets");
+    rig.produce(&topic, items(&topic, 0..40, PARTITIONS_BEFORE))
+        .await
+        .expect("offsets");
     rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
@@ -56,34 +58,33 @@ async fn wait_items(rig: &ViewRig, builder: &Program, from: i64, count: &str) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-/// Runs a command. Asserts that it ends with this exit code. Returns what it says.
-async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
-    let (ended, said) = rig.command(arguments).await.expect("a command");
-    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
-    said
-}
-
 /// Asserts that every command works while there are positions of missing partitions.
 async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
-    let said = command(rig, &["status"], 0).await;
-    for partition in FEW..MANY {
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
+    for partition in PARTITIONS_AFTER..PARTITIONS_BEFORE {
         let told = format!("{topic}/{partition} is gone: the topic has 4 partitions now");
         assert!(said.contains(&told), "{said}");
     }
     assert!(said.contains("lag in all: 0, oldest: 0.0 s"), "{said}");
-    command(rig, &["pause", "item"], 0).await;
-    command(rig, &["resume", "item"], 0).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
+    rig.assert_command(&["resume", "item"], view_builder_exit::SUCCESS)
+        .await;
     let replay = ["replay", "--group", rig.name(), "--topic", topic, "--yes"];
-    let said = command(rig, &replay, 0).await;
+    let said = rig.assert_command(&replay, view_builder_exit::SUCCESS).await;
     assert!(said.contains("NEW-OFFSET"), "{said}");
-    let said = command(rig, &["accept", &format!("{topic}/0")], 0).await;
+    let said = rig
+        .assert_command(&["accept", &format!("{topic}/0")], view_builder_exit::SUCCESS)
+        .await;
     assert!(said.contains("made-anew is known"), "{said}");
     let gone = format!("{topic}/7");
-    let said = command(rig, &["accept", &gone], 2).await;
+    let said = rig.assert_command(&["accept", &gone], view_builder_exit::REFUSED).await;
     assert!(said.contains("has nothing to accept"), "{said}");
-    let said = command(rig, &["accept", &gone, "--from", "beginning"], 2).await;
+    let said = rig
+        .assert_command(&["accept", &gone, "--from", "beginning"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("the topic has 4 partitions now"), "{said}");
-    command(rig, &["rebuild", "item"], 0).await;
+    rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+        .await;
     // The view no longer has what only the former topic had.
     wait_items(rig, builder, 0, "20").await;
     wait_items(rig, builder, 100, "20").await;
@@ -91,10 +92,10 @@ async fn commands_work(rig: &ViewRig, topic: &str, builder: &Program) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_working_and_may_grow_again() {
-    let (rig, topic, builder) = begun("fewer_stopped").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_stopped").await;
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..120, FEW))
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..120, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     builder.start().expect("a start");
@@ -104,27 +105,27 @@ async fn a_topic_that_was_made_anew_with_fewer_partitions_leaves_every_command_w
     commands_work(&rig, &topic, &builder).await;
     // The new partitions get as many events as the missing ones had, so that no event is after their old positions.
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, MANY).await;
-    rig.produce(&topic, items(&topic, 200..240, MANY))
+    make_anew(&rig, &topic, PARTITIONS_BEFORE).await;
+    rig.produce(&topic, items(&topic, 200..240, PARTITIONS_BEFORE))
         .await
         .expect("offsets");
     builder.start().expect("a start");
     wait_items(&rig, &builder, 200, "40").await;
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(!said.contains("gone"), "{said}");
     builder.stop().await.expect("a clean end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder_is_applied() {
-    let (rig, topic, builder) = begun("fewer_running").await;
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..140, FEW))
+    let (rig, topic, builder) = rig_with_applied_events("fewer_running").await;
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..140, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
     builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(
         said.contains(&format!("{topic}/7 is gone: the topic has 4 partitions now")),
         "{said}"
@@ -134,9 +135,11 @@ async fn a_topic_that_is_made_anew_with_fewer_partitions_under_a_running_builder
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
-    let (rig, topic, builder) = begun("fewer_paused").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_paused").await;
     builder.stop().await.expect("a clean end");
-    rig.produce(&topic, items(&topic, 40..80, MANY)).await.expect("offsets");
+    rig.produce(&topic, items(&topic, 40..80, PARTITIONS_BEFORE))
+        .await
+        .expect("offsets");
     rig.delete_records_before(&topic, 7, 8)
         .await
         .expect("records that are gone");
@@ -152,24 +155,25 @@ async fn a_partition_that_was_paused_and_is_gone_asks_nobody_for_anything() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
-    command(&rig, &["status"], 4).await;
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..140, FEW))
+    rig.assert_command(&["status"], view_builder_exit::PARTITION_PAUSED)
+        .await;
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..140, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     wait_items(&rig, &builder, 100, "40").await;
     builder.wait_ready(NOTICE_DEADLINE).await.expect("it is ready");
-    let said = command(&rig, &["status"], 0).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert!(!said.contains("is paused"), "{said}");
     builder.stop().await.expect("a clean end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeping_partitions_that_are_gone_is_caught() {
-    let (rig, topic, builder) = begun("fewer_kept").await;
+    let (rig, topic, builder) = rig_with_applied_events("fewer_kept").await;
     builder.stop().await.expect("a clean end");
-    make_anew(&rig, &topic, FEW).await;
-    rig.produce(&topic, items(&topic, 100..120, FEW))
+    make_anew(&rig, &topic, PARTITIONS_AFTER).await;
+    rig.produce(&topic, items(&topic, 100..120, PARTITIONS_AFTER))
         .await
         .expect("offsets");
     builder.start().expect("a start");

@@ -13,7 +13,7 @@ use stack::Program;
 
 use super::lane::Lane;
 use super::oracle::Complete::LatestOfEachKey;
-use super::positions::{outsider, places};
+use super::positions::{outsider, read_partition_states};
 use super::site::Site;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,19 +27,19 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
     assert_exact(&lane).await;
 
     // The new offsets are after the positions. There are events between them.
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     let ahead = set_offsets(&lane, |_, end| end).await.expect("an empty group");
     assert!(ahead > 0, "the offsets are ahead of the positions");
     builder.start().expect("a start");
     assert_exact(&lane).await;
 
     // The new offsets are after the ends of the topics.
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     set_offsets(&lane, |_, end| end + 1_000).await.expect("an empty group");
     builder.start().expect("a start");
     assert_exact(&lane).await;
 
-    stop_and_change(&lane, &builder).await;
+    stop_and_wait_for_changes(&lane, &builder).await;
     delete_group(&lane).await.expect("an empty group");
     builder.start().expect("a start");
     assert_exact(&lane).await;
@@ -58,7 +58,7 @@ async fn the_groups_offsets_ahead_or_deleted_change_nothing_and_earlier_ones_are
 /// again. If a key has changed meanwhile, only its latest event is applied again.
 async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> i64 {
     builder.stop().await.expect("a clean end");
-    let before = number(lane, "select max(id) from applied_events").await;
+    let before = query_number(lane, "select max(id) from applied_events").await;
     let distance = set_offsets(lane, |position, _| offset(position)).await;
     assert!(
         distance.expect("an empty group") < 0,
@@ -79,30 +79,31 @@ async fn replay(lane: &Lane, builder: &Program, offset: impl Fn(i64) -> i64) -> 
     let again = format!("applied_events where id > {before}");
     let doubled =
         format!("select count(*) from (select from {again} group by topic, key, version having count(*) > 1) as d");
-    assert_eq!(number(lane, &doubled).await, 0, "once each");
+    assert_eq!(query_number(lane, &doubled).await, 0, "once each");
     let replayed = format!(
         "select count(*) from (select topic, key, version from {again}
             intersect select topic, key, version from applied_events where id <= {before}) as replayed"
     );
-    assert!(number(lane, &replayed).await > 0, "a replay applies events again");
+    assert!(query_number(lane, &replayed).await > 0, "a replay applies events again");
     let left_out = format!(
         "select count(*) from (select topic, key from applied_events where id <= {before}
             except select topic, key from {again}) as left_out"
     );
-    number(lane, &left_out).await
+    query_number(lane, &left_out).await
 }
 
-async fn number(lane: &Lane, sql: &str) -> i64 {
+async fn query_number(lane: &Lane, sql: &str) -> i64 {
     let value = lane.value(sql).await.unwrap_or_else(|err| panic!("{err:#}"));
     value.parse().expect("a number")
 }
 
+/// Asserts that the views are right, and that every event was applied once.
 async fn assert_exact(lane: &Lane) {
     lane.check_exact().await.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 /// Stops the builder, which leaves its group. Waits until more is published than the builder has applied.
-async fn stop_and_change(lane: &Lane, builder: &Program) {
+async fn stop_and_wait_for_changes(lane: &Lane, builder: &Program) {
     builder.stop().await.expect("a clean end");
     let before = lane.site.load.changes();
     stack::eventually(TIMEOUT, "the clients go on", || {
@@ -117,10 +118,10 @@ async fn set_offsets(lane: &Lane, offset: impl Fn(i64, i64) -> i64) -> anyhow::R
     let (servers, group) = (lane.bootstrap(), lane.name.clone());
     let mut list = TopicPartitionList::new();
     let mut distance = 0;
-    for place in places(lane).await? {
-        let wanted = offset(place.position, place.end);
-        distance += wanted - place.position;
-        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(wanted))?;
+    for state in read_partition_states(lane).await? {
+        let wanted = offset(state.position, state.end);
+        distance += wanted - state.position;
+        list.add_partition_offset(&state.topic, state.partition, Offset::Offset(wanted))?;
     }
     // The group may still have its last member for a moment.
     stack::eventually_ok(TIMEOUT, "the group takes the offsets", || {

@@ -171,8 +171,13 @@ impl Lane {
 
     /// How many offsets are not applied yet. None: this cannot be found out now.
     pub(crate) async fn behind(&self) -> Option<i64> {
-        let places = positions::places(self).await.ok()?;
-        Some(places.iter().map(|place| place.end - place.position).sum())
+        let partitions = positions::read_partition_states(self).await.ok()?;
+        Some(
+            partitions
+                .iter()
+                .map(|partition| partition.end - partition.position)
+                .sum(),
+        )
     }
 
     pub(crate) fn bootstrap(&self) -> String {

@@ -1,6 +1,6 @@
 //! No command on dead letters applies a letter before an earlier letter of the same key.
 
-use rig::ViewRig;
+use rig::{ViewRig, view_builder_exit};
 
 use super::rebuild_positions::apply_all;
 use super::rig_itself::{TABLE, apply};
@@ -44,11 +44,12 @@ async fn open(rig: &ViewRig) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
     let (rig, ids) = with_letters("letters_beside", "lettersBesideItem", &[false, true]).await;
-    let (code, said) = rig
-        .command(&["dead-letters", "retry", &ids[0], &ids[1]])
-        .await
-        .expect("a retry");
-    assert_eq!(code, Some(6), "{said}");
+    let said = rig
+        .assert_command(
+            &["dead-letters", "retry", &ids[0], &ids[1]],
+            view_builder_exit::DEAD_LETTERS,
+        )
+        .await;
     assert_eq!(open(&rig).await, "0,1", "{said}");
     assert_eq!(
         rig.value("select count(*) from item").await.expect("a count"),
@@ -60,11 +61,9 @@ async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
         "{said}"
     );
     // In their order, both can be applied.
-    let (code, said) = rig
-        .command(&["dead-letters", "discard", &ids[0]])
-        .await
-        .expect("a discarding");
-    assert_eq!(code, Some(0), "{said}");
+    let said = rig
+        .assert_command(&["dead-letters", "discard", &ids[0]], view_builder_exit::SUCCESS)
+        .await;
     assert_eq!(
         rig.value("select version from item").await.expect("a version"),
         "2",
@@ -76,11 +75,12 @@ async fn a_letter_that_is_named_beside_one_of_its_key_that_stays_dead_waits() {
 async fn what_stands_behind_a_discarded_letter_waits_for_one_between_that_stays_dead() {
     let are_events = [false, false, false, true];
     let (rig, ids) = with_letters("letters_between", "lettersBetweenItem", &are_events).await;
-    let (code, said) = rig
-        .command(&["dead-letters", "discard", &ids[0], &ids[2]])
-        .await
-        .expect("a discarding");
-    assert_eq!(code, Some(6), "{said}");
+    let said = rig
+        .assert_command(
+            &["dead-letters", "discard", &ids[0], &ids[2]],
+            view_builder_exit::DEAD_LETTERS,
+        )
+        .await;
     assert_eq!(open(&rig).await, "1,3", "{said}");
     assert_eq!(
         rig.value("select count(*) from item").await.expect("a count"),

@@ -14,7 +14,7 @@ const CLIENTS: u64 = 6;
 /// The time between two changes of one client.
 const INTERVAL: Duration = Duration::from_millis(400);
 /// If a client has so many users or posts, it deletes as often as it creates.
-const DELETES_FROM: usize = 15;
+const OWNED_BEFORE_DELETING: usize = 15;
 
 /// Running clients. They have a thread of their own, because each of the tests that share them has its own runtime.
 pub(crate) struct Load {
@@ -116,7 +116,9 @@ impl Client {
                 body["department"] = self.random.choose(&["개발팀", "기획팀", "Sales"]).into();
                 body["status"] = self.random.choose(&["ACTIVE", "INACTIVE"]).into();
                 let answer = self.rest.update_user(*id, body).await.map(drop);
-                self.forget_if_gone(&answer, |client| drop(client.users.swap_remove(index)));
+                if is_not_found(&answer) {
+                    self.users.swap_remove(index);
+                }
                 answer
             }
             11..16 => self.change_posts().await,
@@ -131,7 +133,7 @@ impl Client {
     }
 
     async fn change_users(&mut self) -> anyhow::Result<()> {
-        if self.users.len() < DELETES_FROM || self.random.below(2) == 0 {
+        if self.users.len() < OWNED_BEFORE_DELETING || self.random.below(2) == 0 {
             let department = self.random.choose(&["개발팀", "기획팀", "Sales"]);
             let body = user("강감찬", department, "ACTIVE");
             let answer = self.rest.create_user(&body).await?;
@@ -140,16 +142,14 @@ impl Client {
         }
         let index = self.random_index(self.users.len());
         let answer = self.rest.delete_user(self.users[index].0).await;
-        if answer.is_ok() {
+        if answer.is_ok() || is_not_found(&answer) {
             self.users.swap_remove(index);
-        } else {
-            self.forget_if_gone(&answer, |client| drop(client.users.swap_remove(index)));
         }
         answer
     }
 
     async fn change_posts(&mut self) -> anyhow::Result<()> {
-        if self.posts.len() < DELETES_FROM || self.random.below(2) == 0 {
+        if self.posts.len() < OWNED_BEFORE_DELETING || self.random.below(2) == 0 {
             let Some((author, _)) = self.users.first() else {
                 return self.change_users().await;
             };
@@ -167,12 +167,10 @@ impl Client {
     fn random_index(&mut self, count: usize) -> usize {
         usize::try_from(self.random.below(count as u64)).unwrap_or_default()
     }
+}
 
-    /// Forgets a user or post whose deletion was made although its answer was lost.
-    fn forget_if_gone(&mut self, answer: &anyhow::Result<()>, forget: impl FnOnce(&mut Self)) {
-        let refused = answer.as_ref().err().and_then(|err| err.downcast_ref::<Unexpected>());
-        if refused.is_some_and(|answer| answer.status == StatusCode::NOT_FOUND) {
-            forget(self);
-        }
-    }
+/// Whether the API answered that there is no such user. Then a former deletion was made although its answer was lost.
+fn is_not_found(answer: &anyhow::Result<()>) -> bool {
+    let refusal = answer.as_ref().err().and_then(|err| err.downcast_ref::<Unexpected>());
+    refusal.is_some_and(|answer| answer.status == StatusCode::NOT_FOUND)
 }

@@ -1,8 +1,8 @@
 //! A topic was made anew while a view or a partition was paused.
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -16,7 +16,7 @@ fn items(topic: &str, ids: std::ops::Range<i64>) -> Vec<Event> {
 }
 
 /// Starts the builder, which applies 10 events of each partition.
-async fn begun(rig: &ViewRig, topic: &str, builder: &Program) {
+async fn start_with_ten_events_a_partition(rig: &ViewRig, topic: &str, builder: &Program) {
     rig.create_topic(topic, PARTITIONS, &[]).await.expect("a topic");
     rig.write_view("item", TABLE, &apply(topic));
     builder.start().expect("a start");
@@ -31,17 +31,11 @@ async fn produce(rig: &ViewRig, topic: &str, builder: &Program, ids: std::ops::R
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
 }
 
-async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
-    let (ended, said) = rig.command(arguments).await.expect("a command");
-    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
-    said
-}
-
 /// The view was paused after 10 events of each partition. Then the topic got 10 more events. While no builder ran, it was made anew with 30 events,
 /// so that its offsets do not show the change.
 async fn paused_and_made_anew(rig: &ViewRig, topic: &str, builder: &Program) {
-    begun(rig, topic, builder).await;
-    command(rig, &["pause", "item"], 0).await;
+    start_with_ten_events_a_partition(rig, topic, builder).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     produce(rig, topic, builder, 20..40).await;
     builder.stop().await.expect("a clean end");
     rig.delete_topic(topic).await.expect("a topic that is gone");
@@ -55,7 +49,9 @@ async fn a_view_that_lacks_events_of_a_former_topic_is_not_resumed_before_a_buil
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
     paused_and_made_anew(&rig, &topic, &builder).await;
     let refused = "was made anew, and the view lacks events of the topic of before";
-    let said = command(&rig, &["resume", "item"], 2).await;
+    let said = rig
+        .assert_command(&["resume", "item"], view_builder_exit::REFUSED)
+        .await;
     assert!(
         said.contains(refused) && said.contains("view-builder rebuild item"),
         "{said}"
@@ -64,9 +60,12 @@ async fn a_view_that_lacks_events_of_a_former_topic_is_not_resumed_before_a_buil
     rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
-    let said = command(&rig, &["resume", "item"], 2).await;
+    let said = rig
+        .assert_command(&["resume", "item"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains(refused), "{said}");
-    command(&rig, &["rebuild", "item"], 0).await;
+    rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+        .await;
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "60");
     builder.stop().await.expect("a clean end");
 }
@@ -89,13 +88,14 @@ async fn resuming_by_the_topics_name_is_caught() {
 async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_one() {
     let rig = ViewRig::new("anew_resume_all").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
-    command(&rig, &["pause", "item"], 0).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     builder.stop().await.expect("a clean end");
     rig.delete_topic(&topic).await.expect("a topic that is gone");
     rig.create_topic(&topic, PARTITIONS, &[]).await.expect("another topic");
     rig.produce(&topic, items(&topic, 100..160)).await.expect("offsets");
-    command(&rig, &["resume", "item"], 0).await;
+    rig.assert_command(&["resume", "item"], view_builder_exit::SUCCESS)
+        .await;
     builder.start().expect("a start");
     rig.wait_until_applied(&topic)
         .await
@@ -108,8 +108,8 @@ async fn a_view_that_lacks_nothing_of_a_former_topic_is_resumed_and_has_the_new_
 async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_not_resumed() {
     let rig = ViewRig::new("anew_resume_grown").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
-    command(&rig, &["pause", "item"], 0).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
     // This partition was added after the pause, so nothing is noted for it.
     rig.query("delete from view_pause_positions where partition = 1")
         .await
@@ -122,7 +122,9 @@ async fn a_view_that_lacks_events_of_a_partition_that_came_after_its_pause_is_no
     rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}"));
-    let said = command(&rig, &["resume", "item"], 2).await;
+    let said = rig
+        .assert_command(&["resume", "item"], view_builder_exit::REFUSED)
+        .await;
     assert!(
         said.contains("/1 was made anew, and the view lacks events of the topic of before"),
         "{said}"
@@ -141,7 +143,7 @@ fn other_apply(topic: &str) -> String {
 async fn a_view_that_comes_while_a_broker_tells_of_a_former_topic_gets_the_events_from_before() {
     let rig = ViewRig::new("anew_new_view").await;
     let (topic, builder) = (rig.topic("item"), rig.builder("builder"));
-    begun(&rig, &topic, &builder).await;
+    start_with_ten_events_a_partition(&rig, &topic, &builder).await;
     builder.stop().await.expect("a clean end");
     // This is as if a broker had answered that does not know the new topic yet.
     let successor =

@@ -1,6 +1,7 @@
 //! Knows what the views must be: it computes them from `users` and `posts` by plain SQL, row by row. It also knows what must have been applied: each
 //! event of the outboxes once, in the order of its key.
 
+use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use tokio_postgres::Client;
 
 use super::site::Site;
@@ -59,7 +60,7 @@ pub(crate) enum Complete {
 /// A server does not answer, or the views are not there.
 pub(crate) async fn differences(site: &Site, database: &str, complete: Complete) -> anyhow::Result<Vec<String>> {
     let client = site.pipeline.postgres()?.connect("postgres", database).await?;
-    write_reference(site, &client).await?;
+    fill_reference_tables(site, &client).await?;
     let mut found = Vec::new();
     for (view, query) in VIEWS {
         let columns = columns(&client, query).await?;
@@ -70,7 +71,7 @@ pub(crate) async fn differences(site: &Site, database: &str, complete: Complete)
              (select '{view}: wrong ' || wrong::text from (table kept except all table computed) as wrong)
              limit 5"
         );
-        found.extend(texts(&client, &sql).await?);
+        found.extend(first_column(&client, &sql).await?);
     }
     let wanted = match complete {
         Complete::EachEvent => "select topic, key, version from published",
@@ -79,16 +80,16 @@ pub(crate) async fn differences(site: &Site, database: &str, complete: Complete)
     let missing = format!(
         "select 'not applied: ' || missing::text from (({wanted}) except select topic, key, version from applied_events) as missing limit 5"
     );
-    found.extend(texts(&client, &missing).await?);
+    found.extend(first_column(&client, &missing).await?);
     let unknown = "select 'never published: ' || unknown::text
         from (select topic, key, version from applied_events except table published) as unknown limit 5";
-    found.extend(texts(&client, unknown).await?);
-    let letters = site.json(true, BAD_EVENTS).await?;
+    found.extend(first_column(&client, unknown).await?);
+    let letters = site.rows_as_json(USERS_DATABASE, BAD_EVENTS).await?;
     let letters = format!(
         "select 'dead letters: ' || count(*) from view_dead_letters
          having count(*) <> jsonb_array_length('{letters}')"
     );
-    found.extend(texts(&client, &letters).await?);
+    found.extend(first_column(&client, &letters).await?);
     Ok(found)
 }
 
@@ -107,15 +108,15 @@ pub(crate) async fn disorder(site: &Site, database: &str) -> anyhow::Result<Vec<
         .collect())
 }
 
-async fn write_reference(site: &Site, client: &Client) -> anyhow::Result<()> {
+async fn fill_reference_tables(site: &Site, client: &Client) -> anyhow::Result<()> {
     client.batch_execute(REFERENCE).await?;
-    let users = site.json(true, "select * from users").await?;
-    let posts = site.json(false, "select * from posts").await?;
+    let users = site.rows_as_json(USERS_DATABASE, "select * from users").await?;
+    let posts = site.rows_as_json(VIEWS_DATABASE, "select * from posts").await?;
     for (table, json) in [
         ("reference_user", users),
         ("reference_post", posts),
-        ("published", site.json(true, EVENTS).await?),
-        ("published", site.json(false, EVENTS).await?),
+        ("published", site.rows_as_json(USERS_DATABASE, EVENTS).await?),
+        ("published", site.rows_as_json(VIEWS_DATABASE, EVENTS).await?),
     ] {
         let sql = format!("insert into {table} select * from jsonb_populate_recordset(null::{table}, $1::text::jsonb)");
         client.execute(&sql, &[&json]).await?;
@@ -130,7 +131,7 @@ async fn columns(client: &Client, query: &str) -> anyhow::Result<String> {
     Ok(names.join(", "))
 }
 
-async fn texts(client: &Client, sql: &str) -> anyhow::Result<Vec<String>> {
+async fn first_column(client: &Client, sql: &str) -> anyhow::Result<Vec<String>> {
     let rows = client.query(sql, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

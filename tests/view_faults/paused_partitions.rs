@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use rig::lagging_proxy::LaggingProxy;
 use rig::metrics::Metrics;
 use rig::view_rig::{DEADLINE, Event};
-use rig::{Servers, ViewRig, servers};
+use rig::{Servers, ViewRig, servers, view_builder_exit};
 use serde_json::json;
 use stack::{KafkaOptions, Program, eventually_ok, port};
 
@@ -86,29 +86,36 @@ async fn a_partition_whose_events_were_removed_pauses_alone_until_the_command_th
     assert!((metrics.value("view_partitions_paused", reason) - 1.0).abs() < 0.1);
     let (code, said) = rig.command(&["status"]).await.expect("a status");
     assert!(
-        code == Some(4) && said.contains(&format!("{place} is paused: ")),
+        code == Some(view_builder_exit::PARTITION_PAUSED) && said.contains(&format!("{place} is paused: ")),
         "{said}"
     );
     // The command does nothing unless it is told where to go on, and nothing for a place where no events are.
     let (code, said) = rig.command(&["accept", &place]).await.expect("it");
-    assert!(code == Some(2) && said.contains("--from"), "{said}");
+    assert!(
+        code == Some(view_builder_exit::REFUSED) && said.contains("--from"),
+        "{said}"
+    );
     let (code, said) = rig.command(&["accept", &place, "--from", "12"]).await.expect("it");
-    assert!(code == Some(2) && said.contains("it begins at 15"), "{said}");
+    assert!(
+        code == Some(view_builder_exit::REFUSED) && said.contains("it begins at 15"),
+        "{said}"
+    );
     let (code, said) = rig
         .command(&["accept", &format!("{topic}/1"), "--from", "3"])
         .await
         .expect("it");
-    assert!(code == Some(2) && said.contains("is not paused"), "{said}");
+    assert!(
+        code == Some(view_builder_exit::REFUSED) && said.contains("is not paused"),
+        "{said}"
+    );
     let typed = advised(&text).expect("a command");
     assert_eq!(typed, ["accept", &place, "--from", "beginning"]);
-    let (code, said) = rig.command(&typed).await.expect("it");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&typed, view_builder_exit::SUCCESS).await;
     wait_count(&rig, &builder, EVEN, "15").await;
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     let metrics = Metrics::of(&builder).await.expect("metrics");
     assert!(metrics.value("view_partitions_paused", reason) < 0.1);
-    let (code, said) = rig.command(&["status"]).await.expect("a status");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     builder.stop().await.expect("a clean end");
 }
 
@@ -199,8 +206,8 @@ async fn an_end_below_the_position_of_an_idle_builder_pauses_that_partition_and_
     proxy.lower_ends(0..=0, 3, u64::MAX);
     let text = paused(&rig, &builder, &place).await;
     assert!(text.contains("or --from 7 where"), "{text}");
-    let (code, said) = rig.command(&["accept", &place, "--from", "7"]).await.expect("it");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["accept", &place, "--from", "7"], view_builder_exit::SUCCESS)
+        .await;
     let other = Event::of(&topic, 0, 14, 2, Some(&json!({"name": "other"})));
     proxy.tell_ends();
     rig.produce(&topic, [other]).await.expect("offsets");

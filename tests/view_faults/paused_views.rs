@@ -1,8 +1,8 @@
 //! A view that cannot be kept is paused. It stays as it is, and all other views go on. When the pause ends, nothing is lost.
 
-use rig::ViewRig;
 use rig::metrics::Metrics;
 use rig::view_rig::DEADLINE;
+use rig::{ViewRig, view_builder_exit};
 use stack::Program;
 
 use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
@@ -10,10 +10,12 @@ use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
 const ITEMS: &str = "select count(*) from item";
 const ODD_ITEMS: &str = "select count(*) from odd";
 const PAUSES: &str = "select count(*) from view_pauses where view = 'odd'";
+/// A builder compares an event with nine others before it pauses the view. Until then it may take events for bad ones.
+const PARKED_MAX: i64 = 10;
 const DEAD_LETTERS: &str = "select count(*) from view_dead_letters";
 
 /// A rig with both views, and a builder that has applied ten events.
-async fn begun(name: &str) -> (ViewRig, String, Program) {
+async fn rig_with_ten_applied_events(name: &str) -> (ViewRig, String, Program) {
     let (rig, topic) = odd::rig(name).await;
     let builder = rig.builder("builder");
     builder.start().expect("a start");
@@ -23,14 +25,8 @@ async fn begun(name: &str) -> (ViewRig, String, Program) {
     (rig, topic, builder)
 }
 
-async fn command(rig: &ViewRig, arguments: &[&str], code: i32) -> String {
-    let (ended, said) = rig.command(arguments).await.expect("a command");
-    assert_eq!(ended, Some(code), "{arguments:?}: {said}");
-    said
-}
-
 /// Runs SQL as the superuser.
-async fn sql(rig: &ViewRig, sql: &str) {
+async fn run_sql(rig: &ViewRig, sql: &str) {
     rig.client()
         .await
         .expect("a client")
@@ -40,7 +36,7 @@ async fn sql(rig: &ViewRig, sql: &str) {
 }
 
 async fn end_sessions(rig: &ViewRig) {
-    sql(
+    run_sql(
         rig,
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'view_builder' and datname = current_database()",
     )
@@ -49,8 +45,8 @@ async fn end_sessions(rig: &ViewRig) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
-    let (rig, topic, builder) = begun("paused_for_rights").await;
-    sql(&rig, "alter table odd owner to postgres").await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_for_rights").await;
+    run_sql(&rig, "alter table odd owner to postgres").await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
@@ -60,21 +56,21 @@ async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
     builder.wait_ready(DEADLINE).await.expect("it is ready all the same");
     let metrics = Metrics::of(&builder).await.expect("metrics");
     assert!(metrics.value("view_paused", Some(("view", "odd"))) >= 1.0);
-    let said = command(&rig, &["status"], 7).await;
+    let said = rig.assert_command(&["status"], view_builder_exit::VIEW_PAUSED).await;
     assert!(said.contains("view odd is paused") && said.contains("42501"), "{said}");
 
     let verify = "-- source: views\nselect null::text, id, version, name from item\n-- view: odd\nselect null::text, id, version, name from odd";
     std::fs::write(rig.views().join("odd/verify.sql"), verify).expect("verify.sql");
-    let said = command(&rig, &["verify"], 7).await;
+    let said = rig.assert_command(&["verify"], view_builder_exit::VIEW_PAUSED).await;
     assert!(said.contains("view odd is paused"), "{said}");
 
-    let said = command(&rig, &["resume", "odd"], 2).await;
+    let said = rig.assert_command(&["resume", "odd"], view_builder_exit::REFUSED).await;
     assert!(said.contains("odd stays paused"), "{said}");
-    sql(&rig, "alter table odd owner to view_builder").await;
-    command(&rig, &["resume", "odd"], 0).await;
+    run_sql(&rig, "alter table odd owner to view_builder").await;
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
-    command(&rig, &["status"], 0).await;
+    rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     let fine = stack::eventually_ok(DEADLINE, "the warning is gone", || async {
         let text = reqwest::get(builder.url("/readyz")).await?.text().await?;
         anyhow::ensure!(!text.contains("paused"), "{text}");
@@ -86,23 +82,23 @@ async fn a_view_without_its_rights_is_paused_told_and_resumed_without_a_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_whose_statement_cannot_be_prepared_is_paused() {
-    let (rig, topic, builder) = begun("paused_unprepared").await;
-    sql(&rig, "alter table odd rename column name to title").await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_unprepared").await;
+    run_sql(&rig, "alter table odd rename column name to title").await;
     end_sessions(&rig).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
-    sql(&rig, "alter table odd rename column title to name").await;
-    command(&rig, &["resume", "odd"], 0).await;
+    run_sql(&rig, "alter table odd rename column title to name").await;
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
-    let (rig, topic, builder) = begun("paused_for_a_trigger").await;
-    sql(&rig, "insert into odd_switch values ('42P01')").await;
+async fn a_view_that_fails_with_every_event_is_paused_before_it_parks_many() {
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_for_a_trigger").await;
+    run_sql(&rig, "insert into odd_switch values ('42P01')").await;
     rig.produce(&topic, good(&topic, 10..50)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     wait_until_value_is(&rig, &builder, ITEMS, "50").await;
@@ -112,11 +108,12 @@ async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
         .expect("a count")
         .parse()
         .expect("a number");
-    assert!(parked <= 10, "{parked} good events wait as dead letters");
-    sql(&rig, "delete from odd_switch").await;
-    command(&rig, &["resume", "odd"], 0).await;
+    assert!(parked <= PARKED_MAX, "{parked} good events wait as dead letters");
+    run_sql(&rig, "delete from odd_switch").await;
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     if parked > 0 {
-        command(&rig, &["dead-letters", "retry", "--all"], 0).await;
+        rig.assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::SUCCESS)
+            .await;
     }
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "50").await;
     builder.stop().await.expect("a clean end");
@@ -124,8 +121,8 @@ async fn a_view_that_fails_with_every_event_is_paused_and_parks_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning() {
-    let (rig, topic, builder) = begun("resumed_twice").await;
-    command(&rig, &["pause", "odd"], 0).await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("resumed_twice").await;
+    rig.assert_command(&["pause", "odd"], view_builder_exit::SUCCESS).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     builder.stop().await.expect("a clean end");
@@ -135,12 +132,12 @@ async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning
         .batch_execute("begin; lock table view_positions in share row exclusive mode")
         .await
         .expect("a lock");
-    let let_go = async {
+    let release_lock = async {
         tokio::time::sleep(std::time::Duration::from_secs(4)).await;
         locked.batch_execute("commit").await.expect("the end of the lock");
     };
     let resume = ["resume", "odd"];
-    let (first, second, ()) = tokio::join!(rig.command(&resume), rig.command(&resume), let_go);
+    let (first, second, ()) = tokio::join!(rig.command(&resume), rig.command(&resume), release_lock);
     let (first, second) = (first.expect("a command"), second.expect("a command"));
     assert_eq!((first.0, second.0), (Some(0), Some(0)), "{} {}", first.1, second.1);
     let said = format!("{}{}", first.1, second.1);
@@ -158,32 +155,35 @@ async fn two_who_resume_at_once_set_positions_back_once_and_not_to_the_beginning
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_every_view_is_paused_positions_go_on_and_nothing_is_lost() {
-    let (rig, topic, builder) = begun("paused_all").await;
-    command(&rig, &["pause", "odd", "--reason", "a look"], 0).await;
-    command(&rig, &["pause", "item"], 0).await;
-    command(&rig, &["pause", "item"], 2).await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_all").await;
+    rig.assert_command(&["pause", "odd", "--reason", "a look"], view_builder_exit::SUCCESS)
+        .await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::SUCCESS).await;
+    rig.assert_command(&["pause", "item"], view_builder_exit::REFUSED).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
     rig.wait_until_applied(&topic).await.expect("positions");
     wait_until_value_is(&rig, &builder, ITEMS, "10").await;
-    command(&rig, &["resume", "odd"], 0).await;
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "30").await;
     wait_until_value_is(&rig, &builder, ITEMS, "10").await;
-    command(&rig, &["rebuild", "item"], 0).await;
+    rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+        .await;
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     wait_until_value_is(&rig, &builder, "select count(*) from view_pauses", "0").await;
     rig.produce(&topic, good(&topic, 30..40)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "40").await;
     wait_until_value_is(&rig, &builder, ITEMS, "40").await;
-    command(&rig, &["pause", "odd"], 0).await;
-    command(&rig, &["drop", "odd", "--yes"], 0).await;
+    rig.assert_command(&["pause", "odd"], view_builder_exit::SUCCESS).await;
+    rig.assert_command(&["drop", "odd", "--yes"], view_builder_exit::SUCCESS)
+        .await;
     wait_until_value_is(&rig, &builder, "select count(*) from view_pause_positions", "0").await;
     builder.stop().await.expect("a clean end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_builder_with_mended_sql_resumes_the_view_by_itself() {
-    let (rig, topic, builder) = begun("paused_mended_sql").await;
-    sql(&rig, "alter table odd rename column name to title").await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_mended_sql").await;
+    run_sql(&rig, "alter table odd rename column name to title").await;
     end_sessions(&rig).await;
     wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
@@ -214,8 +214,8 @@ async fn a_builder_with_mended_sql_resumes_the_view_by_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_dead_letter_is_retried_past_a_paused_view() {
-    let (rig, topic, builder) = begun("paused_beside_letters").await;
-    sql(
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_beside_letters").await;
+    run_sql(
         &rig,
         "create function no_20() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
         create trigger no_20 before insert on item for each row when (new.id = 20) execute function no_20()",
@@ -225,14 +225,17 @@ async fn no_dead_letter_is_retried_past_a_paused_view() {
     wait_until_value_is(&rig, &builder, DEAD_LETTERS, "1").await;
     rig.produce(&topic, good(&topic, 21..30)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "19").await;
-    command(&rig, &["pause", "odd"], 0).await;
-    sql(&rig, "drop trigger no_20 on item").await;
-    let said = command(&rig, &["dead-letters", "retry", "--all"], 2).await;
+    rig.assert_command(&["pause", "odd"], view_builder_exit::SUCCESS).await;
+    run_sql(&rig, "drop trigger no_20 on item").await;
+    let said = rig
+        .assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("view odd is paused and reads this topic"), "{said}");
     assert_eq!(rig.value(DEAD_LETTERS).await.expect("a count"), "1");
-    command(&rig, &["resume", "odd"], 0).await;
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "19").await;
-    command(&rig, &["dead-letters", "retry", "--all"], 0).await;
+    rig.assert_command(&["dead-letters", "retry", "--all"], view_builder_exit::SUCCESS)
+        .await;
     wait_until_value_is(&rig, &builder, ITEMS, "20").await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "20").await;
     builder.stop().await.expect("a clean end");
@@ -240,12 +243,12 @@ async fn no_dead_letter_is_retried_past_a_paused_view() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_events_since_the_pause_were_removed_resume_says_to_rebuild() {
-    let (rig, topic, builder) = begun("paused_too_long").await;
-    command(&rig, &["pause", "odd"], 0).await;
+    let (rig, topic, builder) = rig_with_ten_applied_events("paused_too_long").await;
+    rig.assert_command(&["pause", "odd"], view_builder_exit::SUCCESS).await;
     rig.produce(&topic, good(&topic, 10..30)).await.expect("offsets");
     wait_until_value_is(&rig, &builder, ITEMS, "30").await;
     rig.delete_records_before(&topic, 0, 8).await.expect("removed records");
-    let said = command(&rig, &["resume", "odd"], 2).await;
+    let said = rig.assert_command(&["resume", "odd"], view_builder_exit::REFUSED).await;
     assert!(said.contains("view-builder rebuild odd"), "{said}");
     wait_until_value_is(&rig, &builder, PAUSES, "1").await;
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
@@ -261,13 +264,12 @@ async fn is_mended_after_a_pause(name: &str, bug: &str) -> bool {
     wait_until_value_is(&rig, &builder, ODD_ITEMS, "10").await;
     builder.stop().await.expect("a clean end");
     // Rows were lost, and a replay is to bring them back.
-    sql(&rig, "delete from odd").await;
-    command(
-        &rig,
+    run_sql(&rig, "delete from odd").await;
+    rig.assert_command(
         &[
             "replay", "--group", name, "--topic", &topic, "--from", "earliest", "--yes",
         ],
-        0,
+        view_builder_exit::SUCCESS,
     )
     .await;
     let faulty = rig.faulty_builder("faulty").with_env("VIEW_BUILDER_BUG", bug);

@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 
 /// A partition, as Postgres and Kafka know it.
-pub(crate) struct Place {
+pub(crate) struct PartitionState {
     pub topic: String,
     pub partition: i32,
     /// The offset of the next event to apply.
@@ -28,21 +28,21 @@ pub(crate) struct Place {
 ///
 /// # Errors
 /// There are none yet, or a server does not answer.
-pub(crate) async fn places(lane: &Lane) -> anyhow::Result<Vec<Place>> {
+pub(crate) async fn read_partition_states(lane: &Lane) -> anyhow::Result<Vec<PartitionState>> {
     let positions = positions(lane).await?;
     let (servers, group) = (lane.bootstrap(), lane.name.clone());
     tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = outsider(&servers, &group).create()?;
-        let place = |(topic, partition, position): (String, i32, i64)| {
+        let state = |(topic, partition, position): (String, i32, i64)| {
             let (_, end) = consumer.fetch_watermarks(&topic, partition, TIMEOUT)?;
-            Ok(Place {
+            Ok(PartitionState {
                 topic,
                 partition,
                 position,
                 end,
             })
         };
-        positions.into_iter().map(place).collect()
+        positions.into_iter().map(state).collect()
     })
     .await
     .context("asking kafka")?
@@ -52,7 +52,7 @@ pub(crate) async fn places(lane: &Lane) -> anyhow::Result<Vec<Place>> {
 /// event.
 ///
 /// # Errors
-/// As [`places`].
+/// As [`read_partition_states`].
 pub(crate) async fn is_all_applied(lane: &Lane) -> anyhow::Result<bool> {
     let positions = positions(lane).await?;
     let (servers, group) = (lane.bootstrap(), lane.name.clone());

@@ -1,12 +1,11 @@
 //! A dead letter comes while a rebuild of a compacted topic waits for its swap.
 
-use rig::ViewRig;
+use rig::{ViewRig, view_builder_exit};
 use stack::eventually_ok;
 
 use super::rebuild_topics::compacted;
 use rig::view_rig::DEADLINE;
 
-const SETTING: i32 = 2;
 const ROW: &str = "select count(*) from item where id = 200";
 
 /// Item 200 gets a letter while the swap waits, and only the live view has this item. Runs a rebuild with this planted bug, or without one. Returns
@@ -43,7 +42,7 @@ async fn with_a_late_letter(name: &str, bug: &str) -> (ViewRig, Option<i32>, Str
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_comes_while_the_swap_waits_is_looked_at_too() {
     let (rig, code, said) = with_a_late_letter("late_letter", "").await;
-    assert_eq!(code, Some(SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains("1 keys with dead letters") && said.contains("key 200;"),
         "{said}"

@@ -2,7 +2,7 @@
 
 use stack::eventually_ok;
 
-use super::rebuild_positions::{CONTENT, applied, rebuild};
+use super::rebuild_positions::{CONTENT, rebuild, rig_with_applied_versions};
 use super::rig_itself::{TABLE, apply};
 use rig::ViewRig;
 use rig::view_rig::DEADLINE;
@@ -11,7 +11,7 @@ const STRICT: &str = "select string_agg(id || ':' || version, ' ' order by id) f
 
 /// A rig whose builder has added a view that refuses later versions of item 5. So these versions are dead letters now.
 async fn refused_in_a_replay(name: &str) -> ViewRig {
-    let (rig, topic) = applied(name).await;
+    let (rig, topic) = rig_with_applied_versions(name).await;
     let table = format!(
         "{}
 create or replace function checked(id bigint, version bigint) returns bigint language plpgsql as $$

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -29,7 +29,7 @@ pub(crate) fn item(topic: &str, id: i64, version: i64) -> Event {
 }
 
 /// A rig whose builder has applied every version of every item, the older versions first, and was stopped.
-pub(crate) async fn applied(name: &str) -> (ViewRig, String) {
+pub(crate) async fn rig_with_applied_versions(name: &str) -> (ViewRig, String) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, PARTITIONS, &[]).await.expect("a topic");
@@ -69,8 +69,7 @@ pub(crate) async fn rebuild(rig: &ViewRig, view: &str, bug: &str, flags: &[&str]
 
 async fn order_replay(rig: &ViewRig, topic: &str) {
     let replay = ["replay", "--group", rig.name(), "--topic", topic, "--yes"];
-    let (code, said) = rig.command(&replay).await.expect("a replay");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&replay, view_builder_exit::SUCCESS).await;
 }
 
 /// Starts a builder that applies some small batches and dies.
@@ -99,8 +98,11 @@ async fn apply_a_part(rig: &ViewRig, topic: &str) {
     );
 }
 
-/// Rebuilds the view, and lets a builder apply again what it wants to. Returns whether the view is as it was after both.
-async fn is_exact_after_a_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyhow::Result<()> {
+/// Rebuilds the view, and lets a builder apply again what it wants to. The view must be as it was after both.
+///
+/// # Errors
+/// It is not, or the reader has seen another state.
+async fn check_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
     let reader = ItemReader::start(rig).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -112,29 +114,29 @@ async fn is_exact_after_a_rebuild(rig: &ViewRig, topic: &str, bug: &str) -> anyh
     reader.end()
 }
 
-async fn assert_exact(rig: &ViewRig, topic: &str) {
-    let exact = is_exact_after_a_rebuild(rig, topic, "").await;
+async fn assert_rebuild_changes_nothing(rig: &ViewRig, topic: &str) {
+    let exact = check_rebuild(rig, topic, "").await;
     exact.unwrap_or_else(|err| panic!("{err:#}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_after_a_replay_was_ordered_gives_what_the_view_has_had() {
-    let (rig, topic) = applied("replay_then_rebuild").await;
+    let (rig, topic) = rig_with_applied_versions("replay_then_rebuild").await;
     order_replay(&rig, &topic).await;
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_in_the_middle_of_a_replay_gives_what_the_view_has_had() {
-    let (rig, topic) = applied("rebuild_within_replay").await;
+    let (rig, topic) = rig_with_applied_versions("rebuild_within_replay").await;
     order_replay(&rig, &topic).await;
     apply_a_part(&rig, &topic).await;
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_while_a_builder_adds_another_view_gives_what_the_view_has_had() {
-    let (rig, topic) = applied("rebuild_beside_new_view").await;
+    let (rig, topic) = rig_with_applied_versions("rebuild_beside_new_view").await;
     let (table, statement) = (
         TABLE.replace("item", "thing"),
         apply(&topic).replace("into item", "into thing"),
@@ -147,13 +149,13 @@ async fn a_rebuild_while_a_builder_adds_another_view_gives_what_the_view_has_had
     let (code, said) = rebuild(&rig, "thing", "", &[]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rig.value(things).await.expect("a count"), ITEMS.to_string());
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
     assert_eq!(rig.value(things).await.expect("a count"), ITEMS.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has_had() {
-    let (rig, topic) = applied("group_set_back").await;
+    let (rig, topic) = rig_with_applied_versions("group_set_back").await;
     let group_offsets = format!("select count(group_offset)::text from view_positions where topic = '{topic}'");
     let noted = async || {
         let count: i32 = rig.value(&group_offsets).await?.parse()?;
@@ -174,7 +176,7 @@ async fn a_rebuild_after_the_group_was_set_back_in_kafka_gives_what_the_view_has
     .await
     .unwrap_or_else(|err| panic!("{err:#}"));
     apply_a_part(&rig, &topic).await;
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
 }
 
 /// Sets the group's offsets back as Kafka's own tools do. Kafka refuses this while the group has members.
@@ -192,33 +194,32 @@ fn set_group_back(rig: &ViewRig, topic: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_and_discarded_events_stay_out_of_a_rebuild_in_the_middle_of_a_replay() {
-    let (rig, topic) = applied("letters_within_replay").await;
+    let (rig, topic) = rig_with_applied_versions("letters_within_replay").await;
+    let (broken_version, later_version) = (VERSIONS + 1, VERSIONS + 2);
     let broken = |id| Event {
         value: Some("no event".to_owned()),
-        ..item(&topic, id, 4)
+        ..item(&topic, id, broken_version)
     };
-    let events = [broken(1), item(&topic, 1, 5), broken(2), item(&topic, 2, 5), broken(3)];
+    let later = |id| item(&topic, id, later_version);
+    let events = [broken(1), later(1), broken(2), later(2), broken(3)];
     rig.produce(&topic, events).await.expect("offsets");
     apply_all(&rig, &topic).await;
     let id = |key| format!("select min(id) from view_dead_letters where convert_from(key, 'UTF8') = '{key}'");
     for key in [2, 3] {
         let letter = rig.value(&id(key)).await.expect("a letter");
-        let (code, said) = rig
-            .command(&["dead-letters", "discard", &letter])
-            .await
-            .expect("discarded");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["dead-letters", "discard", &letter], view_builder_exit::SUCCESS)
+            .await;
     }
     let content = rig.value(CONTENT).await.expect("the view");
     assert!(content.starts_with("1:3 2:5 3:3 4:3"), "{content}");
     order_replay(&rig, &topic).await;
     apply_a_part(&rig, &topic).await;
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
-    let (rig, topic) = applied("rebuilds_and_replays").await;
+    let (rig, topic) = rig_with_applied_versions("rebuilds_and_replays").await;
     let builder = rig.builder("builder").env("BATCH_ROWS", "10");
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");
@@ -249,16 +250,16 @@ async fn rebuilds_and_replays_in_turns_while_builders_run_are_not_seen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filling_up_to_the_position_alone_is_caught() {
-    let (rig, topic) = applied("bug_fill_to_position").await;
+    let (rig, topic) = rig_with_applied_versions("bug_fill_to_position").await;
     order_replay(&rig, &topic).await;
-    let exact = is_exact_after_a_rebuild(&rig, &topic, "FillToPosition").await;
+    let exact = check_rebuild(&rig, &topic, "FillToPosition").await;
     let found = exact.expect_err("the bug goes unnoticed").to_string();
     assert_eq!(found, "rebuilt, it is another one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_views_are_rebuilt_at_once() {
-    let (rig, topic) = applied("two_rebuilds").await;
+    let (rig, topic) = rig_with_applied_versions("two_rebuilds").await;
     let (table, statement) = (
         TABLE.replace("item", "thing"),
         apply(&topic).replace("into item", "into thing"),
@@ -282,13 +283,14 @@ async fn two_views_are_rebuilt_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_not_dropped_while_it_is_rebuilt() {
-    let (rig, _) = applied("drop_within_rebuild").await;
-    let (hits, go) = (rig.logs().join("hits"), rig.logs().join("go"));
+    let (rig, _) = rig_with_applied_versions("drop_within_rebuild").await;
+    // The rebuild waits until the second file exists.
+    let (hits, may_go_on) = (rig.logs().join("hits"), rig.logs().join("go"));
     let command = rig
         .faulty_builder("rebuild")
         .env(
             "VIEW_BUILDER_FAILPOINT",
-            &format!("rebuild.filled=until:{}@1", go.display()),
+            &format!("rebuild.filled=until:{}@1", may_go_on.display()),
         )
         .env("VIEW_BUILDER_FAILPOINT_HITS", &hits.to_string_lossy())
         .command_of("rebuild-held", &["rebuild", "item"]);
@@ -299,10 +301,11 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", command.log_tail(20)));
-    let (code, said) = rig.command(&["drop", "item", "--yes"]).await.expect("a command");
-    assert_eq!(code, Some(2), "{said}");
+    let said = rig
+        .assert_command(&["drop", "item", "--yes"], view_builder_exit::REFUSED)
+        .await;
     assert!(said.contains("another rebuild of item is under way"), "{said}");
-    std::fs::write(&go, "").expect("a file");
+    std::fs::write(&may_go_on, "").expect("a file");
     let status = command.exited(DEADLINE).await.expect("an end");
     assert!(status.success(), "{}", command.log_tail(20));
 }
@@ -310,7 +313,7 @@ async fn a_view_is_not_dropped_while_it_is_rebuilt() {
 /// After a topic was made anew, an operator deletes the rows of its positions. A generation that was begun before has events of the former topic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
-    let (rig, topic) = applied("positions_deleted").await;
+    let (rig, topic) = rig_with_applied_versions("positions_deleted").await;
     let before = rig.value(CONTENT).await.expect("the view");
     let killed = rig
         .faulty_builder("rebuild")
@@ -326,14 +329,17 @@ async fn a_generation_that_has_more_than_the_live_view_is_not_gone_on_with() {
         .await
         .expect("a deletion");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
-        said.contains(&format!("has events of {topic}/1 up to offset 300")),
+        said.contains(&format!(
+            "has events of {topic}/1 up to offset {}",
+            ITEMS * VERSIONS / i64::from(PARTITIONS)
+        )),
         "{said}"
     );
     assert_eq!(rig.value(CONTENT).await.expect("the view"), before);
     let (code, said) = rebuild(&rig, "item", "", &["--abandon"]).await;
     assert_eq!(code, Some(0), "{said}");
     apply_all(&rig, &topic).await;
-    assert_exact(&rig, &topic).await;
+    assert_rebuild_changes_nothing(&rig, &topic).await;
 }

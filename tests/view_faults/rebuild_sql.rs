@@ -1,15 +1,12 @@
 //! The SQL of a rebuild refuses events. Whatever the SQLSTATE is, the rebuild ends and says where, and the live view stays.
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::view_rig::DEADLINE;
+use rig::{ViewRig, view_builder_exit};
 use stack::eventually_ok;
 
-use super::rebuild_positions::{CONTENT, ITEMS, applied, rebuild};
+use super::rebuild_positions::{CONTENT, ITEMS, rebuild, rig_with_applied_versions};
 use super::rig_itself::{TABLE, apply};
-
-/// Exit code for a view that Postgres refuses.
-const VIEW: i32 = 3;
 
 /// A statement that fails at item 7 with this SQLSTATE, and is otherwise right.
 fn failing(topic: &str, code: &str) -> (String, String) {
@@ -28,7 +25,10 @@ end $$;"
 async fn ends_with(rig: &ViewRig, code: &str, bug: &str) -> anyhow::Result<()> {
     let before = rig.value(CONTENT).await?;
     let (ended, said) = rebuild(rig, "item", bug, &[]).await;
-    ensure!(ended == Some(VIEW), "{code}: {ended:?} {said}");
+    ensure!(
+        ended == Some(view_builder_exit::VIEW_REFUSED),
+        "{code}: {ended:?} {said}"
+    );
     ensure!(said.contains(&format!("SQLSTATE {code}")), "{code} is not told: {said}");
     ensure!(
         said.contains("offset 3 ") || said.contains("offset 103 "),
@@ -40,7 +40,7 @@ async fn ends_with(rig: &ViewRig, code: &str, bug: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sql_that_refuses_an_event_ends_a_rebuild_whatever_the_sqlstate() {
-    let (rig, topic) = applied("refusing_sql").await;
+    let (rig, topic) = rig_with_applied_versions("refusing_sql").await;
     for code in [
         "21000", "U0001", "38000", "44000", "42501", "0A000", "23505", "P0001", "57014", "53100",
     ] {
@@ -52,7 +52,7 @@ async fn sql_that_refuses_an_event_ends_a_rebuild_whatever_the_sqlstate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_constraint_that_refuses_at_the_commit_ends_a_rebuild() {
-    let (rig, topic) = applied("refusing_commit").await;
+    let (rig, topic) = rig_with_applied_versions("refusing_commit").await;
     let table = format!(
         "{TABLE}
 create or replace function refuse() returns trigger language plpgsql as $$ begin raise exception 'no' using errcode = '23514'; end $$;
@@ -73,7 +73,7 @@ end $$;"
 /// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_are_refused_together_and_not_one_by_one_are_applied() {
-    let (rig, topic) = applied("refusing_batches").await;
+    let (rig, topic) = rig_with_applied_versions("refusing_batches").await;
     let statement = apply(&topic).replace("select key, version", "select key / 2 * 2, version");
     rig.write_view("item", TABLE, &statement);
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
@@ -84,7 +84,7 @@ async fn events_that_are_refused_together_and_not_one_by_one_are_applied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn taking_a_refusal_for_a_lost_connection_is_caught() {
-    let (rig, topic) = applied("bug_refused_by_data").await;
+    let (rig, topic) = rig_with_applied_versions("bug_refused_by_data").await;
     let (table, statement) = failing(&topic, "0A000");
     rig.write_view("item", &table, &statement);
     let command = rig
@@ -102,7 +102,7 @@ async fn taking_a_refusal_for_a_lost_connection_is_caught() {
     let status = command.exited(DEADLINE).await.expect("an end");
     assert_ne!(
         status.code(),
-        Some(VIEW),
+        Some(view_builder_exit::VIEW_REFUSED),
         "the bug goes unnoticed: {}",
         command.log_tail(20)
     );

@@ -6,16 +6,14 @@ use std::time::Duration;
 use anyhow::ensure;
 use rig::lagging_proxy::LaggingProxy;
 use rig::view_rig::{DEADLINE, Event};
-use rig::{Servers, ViewRig, servers, topic};
+use rig::{Servers, ViewRig, servers, topic, view_builder_exit};
 use serde_json::json;
 use stack::{KafkaOptions, Program, eventually_ok, port};
 
-use super::rebuild_positions::{CONTENT, ITEMS, applied, apply_all, item, rebuild};
+use super::rebuild_positions::{CONTENT, ITEMS, apply_all, item, rebuild, rig_with_applied_versions};
 use super::rig_itself::{TABLE, apply};
 
 const BUG: &str = "VIEW_BUILDER_BUG";
-/// Exit code for a wrong setting, and for something that cannot be done now.
-const SETTING: i32 = 2;
 /// This is longer than a rebuild waits for the end of a topic.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -88,7 +86,7 @@ async fn an_end_that_stays_below_what_the_view_has_reached_ends_the_rebuild() {
     command.start().expect("a start");
     let status = command.exited(PATIENCE).await.expect("an end");
     let said = command.log_text();
-    assert_eq!(status.code(), Some(SETTING), "{said}");
+    assert_eq!(status.code(), Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains(&format!("{topic}/")) && said.contains("below offset 100"),
         "{said}"
@@ -113,11 +111,11 @@ fn held(rig: &ViewRig, action: &str, flags: &[&str], bug: &str) -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
-    let (rig, topic) = applied("truncated").await;
+    let (rig, topic) = rig_with_applied_versions("truncated").await;
     let before = rig.value(CONTENT).await.expect("the view");
     rig.delete_records_before(&topic, 0, 150).await.expect("they are gone");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     assert!(
         said.contains("begins at offset 150") && said.contains("--accept-truncated"),
         "{said}"
@@ -128,20 +126,20 @@ async fn events_that_are_gone_are_refused_or_accepted_from_the_first_one_on() {
     assert_eq!(rig.value("select count(*) from item").await.expect("a count"), "200");
     // The rebuild has ended, and what was accepted then does not count any more.
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_as_gone_stays_accepted_when_a_rebuild_goes_on_and_retention_too() {
     for bug in ["", "ForgetAcceptance"] {
-        let (rig, topic) = applied(&format!("truncated_further{}", bug.to_lowercase())).await;
+        let (rig, topic) = rig_with_applied_versions(&format!("truncated_further{}", bug.to_lowercase())).await;
         rig.delete_records_before(&topic, 0, 10).await.expect("they are gone");
         let killed = held(&rig, "kill", &["--accept-truncated"], bug);
         killed.start().expect("a start");
         killed.exited(DEADLINE).await.expect("it dies");
         rig.delete_records_before(&topic, 1, 20).await.expect("they are gone");
         let (code, said) = rebuild(&rig, "item", bug, &[]).await;
-        let wanted = if bug.is_empty() { 0 } else { SETTING };
+        let wanted = if bug.is_empty() { 0 } else { view_builder_exit::REFUSED };
         assert_eq!(code, Some(wanted), "{said}");
         if bug.is_empty() {
             let whole = rig.value("select count(*) from item where version = 3").await;
@@ -182,7 +180,11 @@ async fn events_that_retention_takes_while_a_generation_is_filled_are_refused_or
         std::fs::write(&go, "").expect("a file");
         let status = command.exited(DEADLINE).await.expect("an end");
         let said = command.log_text();
-        assert_eq!(status.code(), Some(if is_accepted { 0 } else { SETTING }), "{said}");
+        assert_eq!(
+            status.code(),
+            Some(if is_accepted { 0 } else { view_builder_exit::REFUSED }),
+            "{said}"
+        );
         assert!(said.contains("70"), "{said}");
         let count: i64 = rig
             .value("select count(*) from item")
@@ -257,11 +259,8 @@ pub(crate) async fn compacted(name: &str) -> (ViewRig, String) {
     for key in [2, 3] {
         let letter = format!("select min(id) from view_dead_letters where convert_from(key, 'UTF8') = '{key}'");
         let letter = rig.value(&letter).await.expect("a letter");
-        let (code, said) = rig
-            .command(&["dead-letters", "discard", &letter])
-            .await
-            .expect("discarded");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["dead-letters", "discard", &letter], view_builder_exit::SUCCESS)
+            .await;
     }
     assert_eq!(rig.value(CONTENT).await.expect("the view"), "1:2 2:2 3:4 4:2 5:2");
     wait_compacted(&rig, &topic).await;
@@ -299,7 +298,7 @@ async fn a_row_that_compaction_has_left_to_the_live_view_alone_is_not_dropped_in
     let (rig, topic) = compacted("compacted_letters").await;
     let before = rig.value(CONTENT).await.expect("the view");
     let (code, said) = rebuild(&rig, "item", "", &[]).await;
-    assert_eq!(code, Some(SETTING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::REFUSED), "{said}");
     let named = "2 keys with dead letters may have rows in item that the topic cannot give again";
     assert!(said.contains(named), "{said}");
     assert!(said.contains(&format!("{topic}/0 key 1, {topic}/0 key 2;")), "{said}");

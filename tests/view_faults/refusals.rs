@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use rig::metrics::Metrics;
+use rig::view_builder_exit;
 use rig::view_rig::DEADLINE;
 
 use super::odd::{self, good, item, wait_until_readyz_says, wait_until_value_is};
 
 /// If the builder has not parked the event by then, it never does.
-const BLOCKED: Duration = Duration::from_secs(15);
+const PARKING_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Refusals that are about one event. Each has the event's name, which causes it, and the SQLSTATE that the dead letter names.
-const OF_AN_EVENT: &[(&str, &str)] = &[
+/// Events that Postgres refuses, although it takes others. Each pair is the event's name, which causes the refusal, and the SQLSTATE that the dead letter
+/// names.
+const REFUSALS_OF_ONE_EVENT: &[(&str, &str)] = &[
     ("raise 0A000", "0A000"),
     ("21000", "21000"),
     ("22012", "22012"),
@@ -37,7 +39,7 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
     builder.start().expect("a start");
     rig.produce(&topic, good(&topic, 0..20)).await.expect("offsets");
     rig.wait_until_applied(&topic).await.expect("the good ones");
-    for (at, (name, sqlstate)) in OF_AN_EVENT.iter().enumerate() {
+    for (at, (name, sqlstate)) in REFUSALS_OF_ONE_EVENT.iter().enumerate() {
         let id = 100 + at as i64;
         let mut events = good(&topic, [1_000 + 10 * id, 1_001 + 10 * id]);
         events.push(item(&topic, id, name));
@@ -54,7 +56,7 @@ async fn an_event_that_is_refused_in_any_way_waits_alone() {
         let reason = reason.unwrap_or_else(|err| panic!("{name}: {err:#}\n{}", builder.log_tail(30)));
         assert!(reason.contains(sqlstate), "{name}: {reason}");
     }
-    let dead = OF_AN_EVENT.len();
+    let dead = REFUSALS_OF_ONE_EVENT.len();
     wait_until_value_is(
         &rig,
         &builder,
@@ -153,8 +155,7 @@ async fn a_view_whose_disk_alone_stays_full_is_paused_and_the_others_go_on() {
     rig.query("delete from odd_switch")
         .await
         .expect("a disk that is not full");
-    let (code, said) = rig.command(&["resume", "odd"]).await.expect("a command");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["resume", "odd"], view_builder_exit::SUCCESS).await;
     wait_until_value_is(&rig, &builder, "select count(*) from odd", "30").await;
     builder.stop().await.expect("a clean end");
 }
@@ -173,7 +174,7 @@ async fn waiting_for_ever_at_a_state_that_no_list_has_is_caught() {
         rig.produce(&topic, [item(&topic, 12, "raise U0001"), item(&topic, 14, "good")])
             .await
             .expect("offsets");
-        let waits = stack::eventually_ok(BLOCKED, "the event waits alone", || async {
+        let waits = stack::eventually_ok(PARKING_DEADLINE, "the event waits alone", || async {
             let count = rig
                 .value("select count(*) from view_dead_letters, odd where odd.id = 14")
                 .await?;

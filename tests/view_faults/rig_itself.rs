@@ -1,8 +1,8 @@
 //! Tests of the rig: what it produces is applied, and its events are as the contract says.
 
-use rig::ViewRig;
 pub(crate) use rig::item_view::{TABLE, apply};
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,8 +19,7 @@ async fn what_is_produced_is_applied() {
     rig.wait_until_applied(&topic)
         .await
         .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(20)));
-    let (code, said) = rig.command(&["status"]).await.expect("a status");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["status"], view_builder_exit::SUCCESS).await;
     assert_eq!(
         rig.value("select count(*) from item where name = 'n' || id")
             .await

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
+use stack::pipeline::USERS_DATABASE;
 use stack::{Pipeline, PostgresOptions};
 use tokio::sync::OnceCell;
 
@@ -68,9 +68,8 @@ impl Site {
             .expect("an outbox that takes a row");
     }
 
-    /// All rows of `relation` as JSON, from the users' database or from the posts' database.
-    pub(crate) async fn json(&self, of_users: bool, relation: &str) -> anyhow::Result<String> {
-        let database = if of_users { USERS_DATABASE } else { VIEWS_DATABASE };
+    /// All rows of `relation` as JSON.
+    pub(crate) async fn rows_as_json(&self, database: &str, relation: &str) -> anyhow::Result<String> {
         let sql = format!("select coalesce(json_agg(row_to_json(r)), '[]')::text from ({relation}) as r");
         let rows = self.query(database, &sql).await?;
         Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())

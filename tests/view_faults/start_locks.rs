@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::Program;
 use tokio::task::JoinHandle;
@@ -61,7 +61,7 @@ impl Readers {
 }
 
 /// A builder that has applied ten events and was stopped, and a transaction that has read the builder's view and stays open.
-async fn begun(name: &str) -> (ViewRig, String, Client) {
+async fn rig_with_stopped_builder_and_open_read(name: &str) -> (ViewRig, String, Client) {
     let rig = ViewRig::new(name).await;
     let topic = rig.topic("item");
     rig.create_topic(&topic, 1, &[]).await.expect("a topic");
@@ -85,7 +85,7 @@ async fn produce(rig: &ViewRig, topic: &str, ids: std::ops::Range<i64>) {
 }
 
 async fn is_ready_beside_a_reader(name: &str, starts: impl Fn(&ViewRig) -> Program) -> bool {
-    let (rig, topic, reader) = begun(name).await;
+    let (rig, topic, reader) = rig_with_stopped_builder_and_open_read(name).await;
     let readers = Readers::begin(&rig).await;
     let builder = starts(&rig);
     builder.start().expect("a start");
@@ -116,7 +116,7 @@ async fn installing_every_view_at_each_start_is_caught() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_sql_waits_in_the_open_and_keeps_no_reader_waiting() {
-    let (rig, topic, reader) = begun("locks_for_changed_sql").await;
+    let (rig, topic, reader) = rig_with_stopped_builder_and_open_read("locks_for_changed_sql").await;
     let readers = Readers::begin(&rig).await;
     rig.write_view(
         "item",
@@ -136,7 +136,7 @@ async fn changed_sql_waits_in_the_open_and_keeps_no_reader_waiting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_was_dropped_by_hand_is_made_again_at_the_next_start() {
-    let (rig, topic, reader) = begun("locks_dropped_table").await;
+    let (rig, topic, reader) = rig_with_stopped_builder_and_open_read("locks_dropped_table").await;
     reader.batch_execute("commit").await.expect("an end");
     let client = rig.client().await.expect("a client");
     client.batch_execute("drop view item_names").await.expect("a drop");
@@ -154,7 +154,7 @@ async fn a_table_that_was_dropped_by_hand_is_made_again_at_the_next_start() {
 async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
     const READERS: usize = 4;
     const REBUILDS: usize = 8;
-    let (rig, _, reader) = begun("locks_of_others_views").await;
+    let (rig, _, reader) = rig_with_stopped_builder_and_open_read("locks_of_others_views").await;
     reader.batch_execute("commit").await.expect("an end");
     rig.query(
         "create role analyst; grant analyst to view_builder; grant select on item to analyst; grant create on schema public to analyst; set role analyst;
@@ -174,8 +174,8 @@ async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
         }));
     }
     for _ in 0..REBUILDS {
-        let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+            .await;
     }
     stops.store(true, Ordering::Relaxed);
     for task in tasks {
@@ -185,7 +185,7 @@ async fn no_reader_of_somebodys_own_view_is_ended_by_a_swap() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_beside_a_long_reader_keeps_no_other_waiting() {
-    let (rig, topic, reader) = begun("locks_in_a_rebuild").await;
+    let (rig, topic, reader) = rig_with_stopped_builder_and_open_read("locks_in_a_rebuild").await;
     let builder = rig.builder("builder");
     builder.start().expect("a start");
     builder.wait_ready(DEADLINE).await.expect("it is ready");

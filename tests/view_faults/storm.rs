@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rig::view_builder_exit;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
 use stack::random::Random;
 use stack::{Program, eventually, eventually_ok};
@@ -15,11 +16,9 @@ use super::site::Site;
 
 const ROUNDS: u64 = 12;
 const SEED: u64 = 1;
-const ENDED: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(120);
 /// Clients make so many changes in each round, beside what is done to the builders.
 const CHANGES: u64 = 12;
-/// Exit code if dead letters are left.
-const DEAD_LETTERS: i32 = 6;
 const REBUILD_POINTS: [&str; 5] = [
     "rebuild.begun",
     "fill.committed",
@@ -35,16 +34,23 @@ fn setting(name: &str, default: u64) -> u64 {
 struct Storm {
     lane: Lane,
     random: Random,
-    builders: Vec<(Program, bool)>,
-    done: Vec<String>,
+    builders: Vec<Builder>,
+    /// What was done so far, in words.
+    troubles: Vec<String>,
+}
+
+struct Builder {
+    program: Program,
+    /// Whether the storm wants it to run.
+    runs: bool,
 }
 
 impl Storm {
     /// Makes one trouble: an operator does something, or something breaks.
-    async fn trouble(&mut self) -> anyhow::Result<()> {
+    async fn make_trouble(&mut self) -> anyhow::Result<()> {
         match self.random.below(9) {
-            0 | 1 => self.kill().await,
-            2 => self.come_or_go().await,
+            0 | 1 => self.kill_builders().await,
+            2 => self.start_or_stop_a_builder().await,
             3 => self.rebuild(None).await,
             4 => {
                 let point = self.random.choose(&REBUILD_POINTS).to_owned();
@@ -52,60 +58,58 @@ impl Storm {
             }
             5 => self.replay().await,
             6 => self.drop_and_add().await,
-            7 => self.letters().await,
+            7 => self.make_and_discard_a_letter().await,
             _ => self.kill_relay().await,
         }
     }
 
     async fn command(&mut self, arguments: &[&str], failpoint: Option<&str>) -> anyhow::Result<(Option<i32>, String)> {
-        let name = format!("command-{}", self.done.len());
+        let name = format!("command-{}", self.troubles.len());
         let mut command = self.lane.builder("command", false).command_of(&name, arguments);
         if let Some(point) = failpoint {
-            let hits = self.lane.directory().join(format!("hits-{}", self.done.len()));
+            let hits = self.lane.directory().join(format!("hits-{}", self.troubles.len()));
             command = command
                 .env("VIEW_BUILDER_FAILPOINT", &format!("{point}=kill@1"))
                 .env("VIEW_BUILDER_FAILPOINT_HITS", &hits.to_string_lossy());
         }
         command.start()?;
-        let status = command.exited(ENDED).await?;
+        let status = command.exited(DEADLINE).await?;
         ensure!(failpoint.is_some() || status.signal().is_none(), "{status}");
         Ok((status.code(), command.log_text()))
     }
 
-    async fn kill(&mut self) -> anyhow::Result<()> {
-        for (builder, runs) in &self.builders {
-            if *runs {
-                builder.kill_hard().await;
-                builder.start()?;
-            }
+    async fn kill_builders(&mut self) -> anyhow::Result<()> {
+        for builder in self.builders.iter().filter(|builder| builder.runs) {
+            builder.program.kill_hard().await;
+            builder.program.start()?;
         }
-        self.done.push("builders killed".to_owned());
+        self.troubles.push("builders killed".to_owned());
         Ok(())
     }
 
-    async fn come_or_go(&mut self) -> anyhow::Result<()> {
+    async fn start_or_stop_a_builder(&mut self) -> anyhow::Result<()> {
         let at = 1 + usize::try_from(self.random.below(2))?;
-        let (builder, runs) = &mut self.builders[at];
-        if *runs {
+        let builder = &mut self.builders[at];
+        if builder.runs {
             // A process that was started a moment ago does not handle signals yet, and would die of one.
             let client = reqwest::Client::new();
-            eventually_ok(ENDED, "the builder has begun", || async {
-                builder.readiness(&client).await.map(drop)
+            eventually_ok(DEADLINE, "the builder has begun", || async {
+                builder.program.readiness(&client).await.map(drop)
             })
             .await?;
-            builder.stop().await?;
+            builder.program.stop().await?;
         } else {
-            builder.start()?;
+            builder.program.start()?;
         }
-        *runs = !*runs;
-        self.done.push("a builder comes or goes".to_owned());
+        builder.runs = !builder.runs;
+        self.troubles.push("a builder comes or goes".to_owned());
         Ok(())
     }
 
     /// The letters are of keys that have no rows. So nothing is lost by accepting them, as `verify` shows.
     async fn rebuild(&mut self, dies_at: Option<&str>) -> anyhow::Result<()> {
         let view = self.random.choose(&["user_view", "activity"]).to_owned();
-        self.done.push(format!("rebuild of {view}, dies at {dies_at:?}"));
+        self.troubles.push(format!("rebuild of {view}, dies at {dies_at:?}"));
         let (code, said) = self.command(&["rebuild", &view, "--accept-compacted"], dies_at).await?;
         ensure!(code == Some(0) || dies_at.is_some(), "rebuild {view}: {code:?} {said}");
         if code != Some(0) {
@@ -117,7 +121,7 @@ impl Storm {
 
     async fn replay(&mut self) -> anyhow::Result<()> {
         let topic = self.random.choose(&["user-events", "post-events"]).to_owned();
-        self.done.push(format!("replay of {topic}"));
+        self.troubles.push(format!("replay of {topic}"));
         let group = self.lane.name.clone();
         let (code, said) = self
             .command(&["replay", "--group", &group, "--topic", &topic, "--yes"], None)
@@ -131,7 +135,7 @@ impl Storm {
 
     /// A builder that starts later may have made the view again by then, because the view is in its VIEWS.
     async fn drop_and_add(&mut self) -> anyhow::Result<()> {
-        self.done.push("activity dropped and added".to_owned());
+        self.troubles.push("activity dropped and added".to_owned());
         let (code, said) = self.command(&["drop", "activity", "--yes"], None).await?;
         ensure!(code == Some(0), "drop: {code:?} {said}");
         let (code, said) = self
@@ -142,18 +146,18 @@ impl Storm {
     }
 
     /// An event that cannot be applied comes, is retried without success, and is discarded.
-    async fn letters(&mut self) -> anyhow::Result<()> {
-        self.done.push("a dead letter".to_owned());
+    async fn make_and_discard_a_letter(&mut self) -> anyhow::Result<()> {
+        self.troubles.push("a dead letter".to_owned());
         let open = "select count(*) from view_dead_letters where discarded_at is null";
         let before: u64 = self.lane.value(open).await?.parse()?;
         self.lane.site.write_bad_event().await;
-        eventually(ENDED, "a dead letter", || async {
+        eventually(DEADLINE, "a dead letter", || async {
             let now: u64 = self.lane.value(open).await.ok()?.parse().ok()?;
             (now > before).then_some(())
         })
         .await;
         let (code, said) = self.command(&["dead-letters", "retry", "--all"], None).await?;
-        ensure!(code == Some(DEAD_LETTERS), "retry: {code:?} {said}");
+        ensure!(code == Some(view_builder_exit::DEAD_LETTERS), "retry: {code:?} {said}");
         let id = self
             .lane
             .value("select min(id) from view_dead_letters where discarded_at is null")
@@ -164,7 +168,7 @@ impl Storm {
     }
 
     async fn kill_relay(&mut self) -> anyhow::Result<()> {
-        self.done.push("a relay killed".to_owned());
+        self.troubles.push("a relay killed".to_owned());
         let relay = &self.lane.site.pipeline.users_relay;
         relay.kill_hard().await;
         relay.start()
@@ -180,7 +184,7 @@ impl Storm {
             .verifier(&format!("verify-{round}"), &["--wait", "90"])?
             .env("DATABASE_URL", &self.lane.site.pipeline.database_url(&self.lane.name)?);
         command.start()?;
-        let status = command.exited(ENDED).await?;
+        let status = command.exited(DEADLINE).await?;
         ensure!(status.code() == Some(0), "verify: {status}\n{}", command.log_text());
         self.lane.sampler.verdict().context("the reader")?;
         Ok(())
@@ -191,24 +195,31 @@ impl Storm {
 async fn after_every_round_of_the_storm_each_view_is_what_its_source_says() {
     let site = std::sync::Arc::new(Site::start().await);
     let lane = Lane::new(&site, "storm", LatestOfEachKey).await;
-    let builders = ["one", "two", "three"].map(|name| (lane.builder(name, true), false));
+    let builders = ["one", "two", "three"].map(|name| Builder {
+        program: lane.builder(name, true),
+        runs: false,
+    });
     let mut storm = Storm {
         lane,
         random: Random::seeded(setting("VIEW_STORM_SEED", SEED)),
         builders: builders.into(),
-        done: Vec::new(),
+        troubles: Vec::new(),
     };
-    storm.builders[0].0.start().expect("a start");
-    storm.builders[0].0.wait_ready(ENDED).await.expect("it is ready");
-    storm.builders[0].1 = true;
+    storm.builders[0].program.start().expect("a start");
+    storm.builders[0]
+        .program
+        .wait_ready(DEADLINE)
+        .await
+        .expect("it is ready");
+    storm.builders[0].runs = true;
     let rounds = setting("VIEW_STORM_ROUNDS", ROUNDS);
     for round in 1..=rounds {
         let changes = site.load.changes();
         let happened = async {
             for _ in 0..1 + storm.random.below(3) {
-                storm.trouble().await?;
+                storm.make_trouble().await?;
             }
-            eventually(ENDED, "the clients go on", || {
+            eventually(DEADLINE, "the clients go on", || {
                 std::future::ready((site.load.changes() >= changes + CHANGES).then_some(()))
             })
             .await;
@@ -216,7 +227,7 @@ async fn after_every_round_of_the_storm_each_view_is_what_its_source_says() {
         };
         if let Err(err) = happened.await {
             let last = storm
-                .done
+                .troubles
                 .iter()
                 .rev()
                 .take(8)
@@ -229,11 +240,11 @@ async fn after_every_round_of_the_storm_each_view_is_what_its_source_says() {
     }
     println!(
         "{rounds} rounds, {} troubles, {} changes by clients, every view equal",
-        storm.done.len(),
+        storm.troubles.len(),
         site.load.changes()
     );
-    for (builder, _) in &storm.builders {
-        builder.stop().await.expect("a clean end");
+    for builder in &storm.builders {
+        builder.program.stop().await.expect("a clean end");
     }
     drop(storm);
     let users = site
@@ -245,7 +256,9 @@ async fn after_every_round_of_the_storm_each_view_is_what_its_source_says() {
         .await
         .expect("posts");
     assert!(
-        users[0][0].as_deref() > Some("0") && posts[0][0].as_deref() > Some("0"),
+        [&users, &posts]
+            .iter()
+            .all(|count| count[0][0].as_deref().is_some_and(|count| count != "0")),
         "{users:?} {posts:?}"
     );
     site.pipeline.stop().await.expect("a clean end");

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use rig::ViewRig;
 use rig::metrics::Metrics;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use serde_json::json;
 use stack::{Program, eventually_ok};
 
@@ -101,8 +101,8 @@ async fn a_topic_that_was_made_anew_while_no_builder_ran_is_applied_from_its_beg
     assert!(code == Some(0) && said.contains(&told), "{said}");
     for partition in 0..PARTITIONS {
         let place = format!("{topic}/{partition}");
-        let (code, said) = rig.command(&["accept", &place]).await.expect("a command");
-        assert_eq!(code, Some(0), "{said}");
+        rig.assert_command(&["accept", &place], view_builder_exit::SUCCESS)
+            .await;
     }
     eventually_ok(DEADLINE, "no warning", || async {
         let (_, text) = rig.readiness(&builder).await?;
@@ -174,8 +174,9 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     let (rig, topic) = rig("anew_letters").await;
     let builder = letters_of_a_former_topic(&rig, &topic, "").await;
     wait_for_new_items(&rig, &builder, "4").await;
-    let (code, said) = rig.command(&["dead-letters", "list"]).await.expect("a list");
-    assert_eq!(code, Some(6), "{said}");
+    let said = rig
+        .assert_command(&["dead-letters", "list"], view_builder_exit::DEAD_LETTERS)
+        .await;
     assert_eq!(said.matches("of a former topic: ").count(), 2, "{said}");
     // `--all` means all letters of current topics. Each letter of a former topic has to be named.
     let (code, said) = rig.command(&["dead-letters", "retry", "--all"]).await.expect("a retry");
@@ -189,11 +190,14 @@ async fn dead_letters_of_a_former_topic_hold_up_no_event_of_the_new_one_and_are_
     let second = rig.value(&id(1)).await.expect("an id");
     let (code, said) = rig.command(&["dead-letters", "retry", &second]).await.expect("a retry");
     assert!(
-        code == Some(2) && said.contains(&format!("waits behind {first}")),
+        code == Some(view_builder_exit::REFUSED) && said.contains(&format!("waits behind {first}")),
         "{said}"
     );
     let (code, said) = rig.command(&["dead-letters", "retry", &first]).await.expect("a retry");
-    assert!(code == Some(6) && said.contains("still dead"), "{said}");
+    assert!(
+        code == Some(view_builder_exit::DEAD_LETTERS) && said.contains("still dead"),
+        "{said}"
+    );
     let (code, said) = rig.command(&["dead-letters", "discard", &first]).await.expect("it");
     assert!(code == Some(0) && !said.contains("applied"), "{said}");
     let name = "select name from item where id = 100";
@@ -271,14 +275,14 @@ async fn a_rebuild_that_was_begun_over_a_former_topic_does_not_go_on_over_the_ne
     wait_for_new_items(&rig, &builder, "40").await;
     let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
     assert!(
-        code == Some(2) && said.contains("view-builder rebuild item --abandon"),
+        code == Some(view_builder_exit::REFUSED) && said.contains("view-builder rebuild item --abandon"),
         "{said}"
     );
     assert_eq!(new_items(&rig).await, "40");
-    let (code, said) = rig.command(&["rebuild", "item", "--abandon"]).await.expect("it");
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = rig.command(&["rebuild", "item"]).await.expect("a rebuild");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&["rebuild", "item", "--abandon"], view_builder_exit::SUCCESS)
+        .await;
+    rig.assert_command(&["rebuild", "item"], view_builder_exit::SUCCESS)
+        .await;
     assert_eq!(new_items(&rig).await, "40");
     builder.stop().await.expect("a clean end");
 }
@@ -317,8 +321,7 @@ async fn an_id_that_is_not_known_yet_is_written_down_and_one_that_was_replaced_i
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", builder.log_tail(30)));
     let accept = ["accept", &place, "--from", "beginning"];
-    let (code, said) = rig.command(&accept).await.expect("it");
-    assert_eq!(code, Some(0), "{said}");
+    rig.assert_command(&accept, view_builder_exit::SUCCESS).await;
     builder.wait_ready(DEADLINE).await.expect("it is ready");
     wait_until_applied(&rig, &topic, &builder).await;
     let ids = "select (select array_agg(distinct topic_id) = array[max(topic_id)] from view_positions)::text || former_topic_ids::text

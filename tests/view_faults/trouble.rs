@@ -13,7 +13,7 @@ const SIGKILL: i32 = 9;
 /// By then a failpoint must have acted.
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The time between two actions of the test.
-const AGAIN: Duration = Duration::from_millis(200);
+const ACTION_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What makes the builder come to a failpoint again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) enum Reach {
     Letters,
 }
 
-/// One trouble: the failpoint, what happens there, and the how many-th time.
+/// One trouble: `action` happens at the failpoint `point` when the program comes there for the `hit`th time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub point: &'static str,
@@ -62,7 +62,7 @@ impl Trouble {
     pub(crate) async fn meet(&self, lane: &Lane, builder: &Program) -> anyhow::Result<Program> {
         let (builder, hits) = self.arm(lane, builder);
         let started = Instant::now();
-        let (mut hits_before, mut again_at) = (0, Instant::now());
+        let (mut hits_before, mut last_action) = (0, Instant::now());
         builder.start()?;
         if self.reach == Reach::CutOff {
             lane.query("insert into slow_commits values (0.3)").await?;
@@ -95,13 +95,13 @@ impl Trouble {
                     }
                 }
                 Reach::CutOff => cut_off_in_commit(lane).await?,
-                Reach::BadEvents if again_at.elapsed() > AGAIN => {
+                Reach::BadEvents if last_action.elapsed() > ACTION_INTERVAL => {
                     lane.site.write_bad_event().await;
-                    again_at = Instant::now();
+                    last_action = Instant::now();
                 }
-                Reach::Letters if again_at.elapsed() > AGAIN => {
-                    take_a_letter_away(lane).await?;
-                    again_at = Instant::now();
+                Reach::Letters if last_action.elapsed() > ACTION_INTERVAL => {
+                    discard_a_letter_before_its_next_event(lane).await?;
+                    last_action = Instant::now();
                 }
                 Reach::Starting | Reach::Stopping | Reach::Letters | Reach::BadEvents => {}
             }
@@ -116,7 +116,7 @@ impl Trouble {
 }
 
 /// An operator discards a dead letter, and another event of its key comes before the builder can know.
-async fn take_a_letter_away(lane: &Lane) -> anyhow::Result<()> {
+async fn discard_a_letter_before_its_next_event(lane: &Lane) -> anyhow::Result<()> {
     let key = lane.site.write_bad_event().await;
     let discard = format!(
         "update view_dead_letters set discarded_at = clock_timestamp()

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rig::ViewRig;
 use rig::view_rig::{DEADLINE, Event};
+use rig::{ViewRig, view_builder_exit};
 use stack::eventually_ok;
 use tokio::task::JoinHandle;
 
@@ -14,10 +14,6 @@ use super::rebuild_positions::{apply_all, item};
 use super::rig_itself::{TABLE, apply};
 
 const ITEMS: i64 = 20;
-/// Exit codes, as `view-builder --help` documents them.
-const EQUAL: i32 = 0;
-const DIFFERENT: i32 = 10;
-const LAGGING: i32 = 11;
 
 /// A view with all items, and a source that has them as well. A slot of the source follows the end of the WAL.
 struct Site {
@@ -125,9 +121,13 @@ async fn an_event_that_waits_below_the_groups_offset_is_lag_and_no_difference() 
     site.rig.produce(&site.topic, events).await.expect("an offset");
     site.rig.query(AHEAD).await.expect("an update");
     let (code, said) = site.verify("").await;
-    assert_eq!(code, Some(LAGGING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::LAGGING), "{said}");
     let (code, said) = site.verify("TrustGroupOffset").await;
-    assert_eq!(code, Some(DIFFERENT), "the bug goes unnoticed: {said}");
+    assert_eq!(
+        code,
+        Some(view_builder_exit::DIFFERENT),
+        "the bug goes unnoticed: {said}"
+    );
     site.end().await;
 }
 
@@ -155,13 +155,13 @@ async fn a_transaction_marker_at_the_end_is_no_event_that_waits() {
         .await
         .expect("an edit");
     let (code, said) = site.verify("").await;
-    assert_eq!(code, Some(DIFFERENT), "{said}");
+    assert_eq!(code, Some(view_builder_exit::DIFFERENT), "{said}");
     site.rig
         .query("update item set name = 'n7-2' where id = 7")
         .await
         .expect("an edit");
     let (code, said) = site.verify("").await;
-    assert_eq!(code, Some(EQUAL), "{said}");
+    assert_eq!(code, Some(view_builder_exit::SUCCESS), "{said}");
     site.end().await;
 }
 
@@ -191,7 +191,7 @@ async fn a_replay_that_is_ordered_on_a_topic_whose_beginning_is_gone_is_lag() {
     let replay = "update view_positions set next_offset = null; update item set name = 'edited' where id = 7";
     site.rig.query(replay).await.expect("an update");
     let (code, said) = site.verify("").await;
-    assert_eq!(code, Some(LAGGING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::LAGGING), "{said}");
     site.end().await;
 }
 
@@ -205,8 +205,12 @@ async fn events_of_a_topic_that_was_made_anew_and_that_no_builder_has_read_are_l
     let events = (1..=ITEMS).map(|id| item(&site.topic, id, if id == 7 { 2 } else { 1 }));
     site.rig.produce(&site.topic, events).await.expect("offsets");
     let (code, said) = site.verify("").await;
-    assert_eq!(code, Some(LAGGING), "{said}");
+    assert_eq!(code, Some(view_builder_exit::LAGGING), "{said}");
     let (code, said) = site.verify("KnowTopicsByName").await;
-    assert_eq!(code, Some(DIFFERENT), "the bug goes unnoticed: {said}");
+    assert_eq!(
+        code,
+        Some(view_builder_exit::DIFFERENT),
+        "the bug goes unnoticed: {said}"
+    );
     site.end().await;
 }

@@ -1,13 +1,14 @@
 //! `view-builder rebuild` fills new tables beside the live ones, and swaps them. Everything that people have hung on the view stays.
 
 use rig::rest::{Rest, user};
+use rig::view_builder_exit;
 use stack::{Pipeline, Program, eventually_ok};
 use tokio_postgres::Client;
 
 use super::careful_reader::CarefulReader;
 use super::{
-    CANNOT_BE_DONE, DEADLINE, LEFT_BEHIND, ViewsFolder, assert_command, command, connect, query_number, query_text,
-    run_sql, start_workload,
+    DEADLINE, LEFT_BEHIND, ViewsFolder, assert_command, command, connect, query_number, query_text, run_sql,
+    start_workload,
 };
 use crate::e2e::rows::assert_view_equals_users;
 
@@ -53,7 +54,7 @@ async fn a_view_is_rebuilt_beside_the_live_one_and_all_that_hangs_on_it_stays() 
     let reader = CarefulReader::start(&pipeline).await;
     let workload = start_workload(&pipeline, 300).await;
 
-    what_cannot_go_over_is_named_and_nothing_is_begun(&pipeline, &views).await;
+    what_cannot_be_carried_over_is_named_and_nothing_is_begun(&pipeline, &views).await;
     let added_before = query_text(&pipeline, ADDED_THINGS).await;
     let table_before = query_text(&pipeline, LIVE_TABLE).await;
     a_killed_rebuild_leaves_the_live_view_and_the_next_one_goes_on(&pipeline, &views, &table_before).await;
@@ -78,14 +79,14 @@ async fn a_view_is_rebuilt_beside_the_live_one_and_all_that_hangs_on_it_stays() 
     pipeline.stop().await.expect("a clean end");
 }
 
-async fn what_cannot_go_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, views: &ViewsFolder) {
+async fn what_cannot_be_carried_over_is_named_and_nothing_is_begun(pipeline: &Pipeline, views: &ViewsFolder) {
     run_sql(
         pipeline,
         "create publication of_somebody for table user_view;
          create materialized view of_somebody as select name from user_view",
     )
     .await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, CANNOT_BE_DONE).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::REFUSED).await;
     assert!(
         log.contains("table user_view in publication of_somebody") && log.contains("materialized view"),
         "{log}"
@@ -108,7 +109,7 @@ async fn a_killed_rebuild_leaves_the_live_view_and_the_next_one_goes_on(
     let first = command(pipeline, views.path(), &REBUILD);
     first.start().expect("a start");
     wait_for(&first, "the swap waits", |log| log.contains("the swap waits")).await;
-    let log = assert_command(pipeline, views.path(), &REBUILD, CANNOT_BE_DONE).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::REFUSED).await;
     assert!(log.contains("another rebuild of user_view is under way"), "{log}");
     first.kill_hard().await;
     let live_table = query_text(pipeline, LIVE_TABLE).await;

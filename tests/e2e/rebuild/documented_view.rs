@@ -1,11 +1,10 @@
 //! Somebody who follows docs/views.md word for word gets a view, and no builder is restarted.
 
 use rig::rest::{Rest, user};
+use rig::view_builder_exit;
 use stack::{Pipeline, checkout, eventually_ok};
 
-use super::{
-    DEADLINE, LEFT_BEHIND, VIEW_REFUSED, ViewsFolder, assert_command, query_number, query_text, start_workload,
-};
+use super::{DEADLINE, LEFT_BEHIND, ViewsFolder, assert_command, query_number, query_text, start_workload};
 use crate::e2e::rows::{assert_view_equals_users, in_views, wait_for_view};
 
 /// The view that the page makes.
@@ -68,7 +67,7 @@ async fn sql_that_postgres_refuses_is_named_as_the_page_says(pipeline: &Pipeline
     let right = views.read(VIEW, "apply.sql");
     let expression = "entity ->> 'email'";
     views.write(VIEW, "apply.sql", &right.replace(expression, "emial"));
-    let log = assert_command(pipeline, views.path(), &REBUILD, VIEW_REFUSED).await;
+    let log = assert_command(pipeline, views.path(), &REBUILD, view_builder_exit::VIEW_REFUSED).await;
     let line = right.lines().position(|line| line.contains(expression));
     let line = line.expect("a line") + 1;
     let told = format!("{VIEW}/apply.sql:{line}: column \"emial\" does not exist");

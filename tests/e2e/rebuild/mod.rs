@@ -16,10 +16,6 @@ use super::rows::{in_views, single};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const CHANGES_PER_SECOND: u32 = 100;
-/// Exit codes of `view-builder`: a setting is wrong, or the command cannot be done now.
-const CANNOT_BE_DONE: i32 = 2;
-/// PostgreSQL refuses the SQL of a view.
-const VIEW_REFUSED: i32 = 3;
 /// How many schemas and notes of unfinished rebuilds there are.
 const LEFT_BEHIND: &str = "
     select count(*) from (

@@ -1,11 +1,11 @@
 //! Only one slot publishes an outbox, unless an operator wants more. Otherwise a slot name with a wrong letter would publish everything again.
 
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 use crate::relay::tampering::{DEADLINE, ids, times_published};
 
 /// A relay whose slot has another name, as after a mistake in its settings.
-fn mistyped(rig: &Rig) -> stack::Program {
+fn relay_with_mistyped_slot(rig: &Rig) -> stack::Program {
     rig.another_relay("mistyped")
         .env("OUTBOX_SLOT", &format!("{}x", rig.name()))
 }
@@ -27,7 +27,7 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
     rig.start().await;
     rig.insert_each(10).await;
     rig.assert_exactly_once().await;
-    let other = mistyped(&rig);
+    let other = relay_with_mistyped_slot(&rig);
     // These rows are not published yet, so no topic has them. A recovery would publish them, and the relay would publish them, too.
     rig.relay
         .run(&["pause", "--reason", "another slot"])
@@ -45,7 +45,11 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
         let logged = other.log_text().len();
         let status = other.run_for_status(arguments).await.expect("an end");
         let log = other.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(24), "{arguments:?}: {log}");
+        assert_eq!(
+            status.code(),
+            Some(relay_exit::PUBLISHED_BY_ANOTHER),
+            "{arguments:?}: {log}"
+        );
         assert!(
             log.contains("`another_slot/another_slot`") && log.contains("--another-slot"),
             "{log}"
@@ -61,12 +65,12 @@ async fn a_mistyped_slot_is_refused_with_the_name_of_the_one_that_publishes_the_
 }
 
 #[tokio::test]
-async fn without_the_look_at_the_others_a_mistyped_slot_publishes_every_row_again() {
+async fn a_relay_that_does_not_look_for_other_slots_is_caught_because_a_mistyped_slot_publishes_every_row_again() {
     let rig = Rig::initialised("another_planted").await;
     rig.start().await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
-    let other = mistyped(&rig)
+    let other = relay_with_mistyped_slot(&rig)
         .with_binary("outbox-relay-faults")
         .env("OUTBOX_RELAY_BUG", "AnySlotPublishes")
         .command_of("planted", &["run", "--init"]);
@@ -89,7 +93,7 @@ async fn another_slot_publishes_what_it_is_asked_for_a_second_time() {
     rig.start().await;
     rig.insert_each(3).await;
     rig.assert_exactly_once().await;
-    let other = mistyped(&rig);
+    let other = relay_with_mistyped_slot(&rig);
     other
         .run(&["init", "--another-slot", "--existing-rows", "skip"])
         .await
@@ -118,7 +122,7 @@ async fn init_makes_no_slot_whose_transactional_ids_may_be_another_databases_rel
         let logged = rig.relay.log_text().len();
         let status = rig.relay.run_for_status(&["init"]).await.expect("it ends");
         let log = rig.relay.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(2), "{log}");
+        assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING), "{log}");
         assert!(
             log.contains(&format!("--slot `{slot}` of database `slot-ids`")),
             "{log}"

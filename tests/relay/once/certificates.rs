@@ -10,7 +10,7 @@ use stack::Postgres;
 use stack::scratch::Scratch;
 
 use super::super::tampering::metric;
-use super::rotation::complains;
+use super::rotation::wait_until_readiness_says;
 use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
 
 /// The role logs in to Postgres by its certificate, and to Kafka by its password.
@@ -209,7 +209,7 @@ async fn authorities_certificates_keys_and_a_password_are_replaced_under_load_wi
 
     // The relay's files are replaced last. Until then both servers refuse the relay, and the relay refuses them.
     change_servers(&rig, &files, &second).await;
-    complains(&rig, &["certificate"]).await;
+    wait_until_readiness_says(&rig, &["certificate"]).await;
     second.give_to_relay(&files);
     wait_until_publishes(&rig.relay, 50.0).await;
 

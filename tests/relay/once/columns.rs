@@ -1,16 +1,10 @@
 //! Columns of the outbox are dropped or renamed while the relay streams, and rows are updated.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use crate::relay::tampering::{DEADLINE, assert_ends, wait_until_confirmed};
 use crate::relay::ways_out::{assert_goes_on, run_recover, text_in_log_between};
 
-/// Exit code of `Stop::Config`.
-const CONFIG: i32 = 2;
-/// Exit code of `Stop::Publication`.
-const PUBLICATION: i32 = 20;
-/// Exit code of `Stop::RowUpdated`.
-const ROW_UPDATED: i32 = 30;
 /// The rig's own options, and `fatal` for rows that were updated.
 const FATAL_ON_UPDATE: &str = "route.topic.replacement=${routedByValue}\ntable.op.invalid.behavior=fatal";
 const NUMBER: &str = "from (select nextval('numbers') as n) as numbered";
@@ -72,7 +66,7 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
         }
         assert_ends(
             &rig,
-            CONFIG,
+            relay_exit::WRONG_SETTING,
             &["`aggregateid`", "`outbox-relay recover --compare-anyway`"],
         )
         .await;
@@ -89,8 +83,11 @@ async fn rows_that_were_written_without_a_column_are_published_by_recover_once_i
             rig.sql(statement).await;
         }
         rig.insert_each(2).await;
-        rig.assert_stops(CONFIG, &["`aggregateid`", "`outbox-relay recover --compare-anyway`"])
-            .await;
+        rig.assert_stops(
+            relay_exit::WRONG_SETTING,
+            &["`aggregateid`", "`outbox-relay recover --compare-anyway`"],
+        )
+        .await;
         run_recover(&rig, &["--compare-anyway"]).await;
         assert_eq!(assert_goes_on(&rig).await.rows, 13);
     }
@@ -109,9 +106,12 @@ async fn an_update_that_is_fatal_stops_the_relay_until_the_setting_is_another_an
     let (two, three) = (rig.insert_statement(2, 7), rig.insert_statement(3, 7));
     rig.sql(&format!("do $$ begin {two}; {update}; {three}; end $$")).await;
     rig.insert_each(1).await;
-    assert_ends(&rig, ROW_UPDATED, &["table.op.invalid.behavior is fatal"]).await;
-    rig.assert_stops(ROW_UPDATED, &["table.op.invalid.behavior is fatal", "start again"])
-        .await;
+    assert_ends(&rig, relay_exit::ROW_REFUSED, &["table.op.invalid.behavior is fatal"]).await;
+    rig.assert_stops(
+        relay_exit::ROW_REFUSED,
+        &["table.op.invalid.behavior is fatal", "start again"],
+    )
+    .await;
 
     let altering = rig.connect().await;
     altering
@@ -147,7 +147,10 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
     let status = rig.relay.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
     // Either the row in the stream or the guard's look comes first.
     assert!(
-        matches!(status.code(), Some(CONFIG | PUBLICATION)),
+        matches!(
+            status.code(),
+            Some(relay_exit::WRONG_SETTING | relay_exit::PUBLICATION_WRONG)
+        ),
         "{}",
         rig.relay.log_tail(10)
     );
@@ -155,8 +158,11 @@ async fn rows_that_came_under_a_column_list_without_a_column_that_is_needed_are_
     let order = format!("select '{confirmed}'::pg_lsn < '{lsn_after_first_row}'::pg_lsn");
     assert_eq!(rig.value(&order).await, "t", "{confirmed} {lsn_after_first_row}");
 
-    rig.assert_stops(PUBLICATION, &["it has a column list", "`outbox-relay recover`"])
-        .await;
+    rig.assert_stops(
+        relay_exit::PUBLICATION_WRONG,
+        &["it has a column list", "`outbox-relay recover`"],
+    )
+    .await;
     for statement in text_in_log_between(&rig, "which hides columns of events; ", "; once that is done").split("; ") {
         rig.sql(statement).await;
     }

@@ -1,15 +1,11 @@
 //! Where rows may go and where not: not to the relay's own topics, not to Kafka's, and not to topics that cannot exist.
 
-use rig::{Isolation, Rig, topic};
+use rig::{Isolation, Rig, relay_exit, topic};
 use stack::{Program, eventually};
 
 use super::super::tampering::{DEADLINE, assert_refused, kill_and_drop_slot, wait_until_confirmed};
 use super::parking::{assert_command, assert_published_in_order, assert_retry_of_all, stop_relay, wait_until_parked};
-use super::topic_settings::{ROW, assert_published_before, assert_stops};
-
-/// Exit codes of `outbox-relay`.
-const TOPIC_MISSING: i32 = 32;
-const TOPIC_REFUSED: i32 = 34;
+use super::topic_settings::{assert_published_before, assert_stops};
 
 /// Writes a row that routes to `topic` and has the key of this relay's checkpoint. Returns its id.
 async fn insert_row_for_topic(rig: &Rig, topic: &str) -> String {
@@ -62,7 +58,7 @@ async fn a_row_for_the_relays_own_topics_or_kafkas_stops_the_relay_and_is_parked
     for (id, topic, whose) in &parked {
         let column = format!("column `aggregatetype` is `{topic}`");
         let says = [id.as_str(), &column, whose, "`outbox-relay park "];
-        let said = assert_stops(&rig.relay, ROW, &says).await;
+        let said = assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
         rig.wait_until_slot_is_free().await;
         let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
         let position = rest.split('`').next().expect("a position");
@@ -127,16 +123,34 @@ async fn neither_init_nor_recover_publishes_a_row_in_the_relays_own_topics_or_ka
     let rig = Rig::new("destination_internal").await;
     for (topic, whose) in forbidden_topics(&rig) {
         let id = insert_row_for_topic(&rig, &topic).await;
-        assert_refused(&rig, &[], ROW, &format!("column `aggregatetype` is `{topic}`")).await;
-        assert_refused(&rig, &["--topic", &topic], 2, &format!("--topic `{topic}`")).await;
-        assert_refused(&rig, &["--topic", &topic], 2, whose).await;
+        assert_refused(
+            &rig,
+            &[],
+            relay_exit::ROW_REFUSED,
+            &format!("column `aggregatetype` is `{topic}`"),
+        )
+        .await;
+        assert_refused(
+            &rig,
+            &["--topic", &topic],
+            relay_exit::WRONG_SETTING,
+            &format!("--topic `{topic}`"),
+        )
+        .await;
+        assert_refused(&rig, &["--topic", &topic], relay_exit::WRONG_SETTING, whose).await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
     rig.init(&[]).await;
     rig.drop_slot().await;
     for (topic, whose) in forbidden_topics(&rig) {
         let id = insert_row_for_topic(&rig, &topic).await;
-        assert_command(&rig.relay, &["recover", "--yes"], ROW, &[&topic, whose]).await;
+        assert_command(
+            &rig.relay,
+            &["recover", "--yes"],
+            relay_exit::ROW_REFUSED,
+            &[&topic, whose],
+        )
+        .await;
         rig.sql(&format!("delete from outbox where id = '{id}'")).await;
     }
     assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
@@ -167,7 +181,7 @@ async fn a_name_that_collides_with_another_topics_is_the_rows_fault_and_said() {
         "differs in dots and underscores alone",
         "`outbox-relay park ",
     ];
-    assert_stops(&rig.relay, ROW, &says).await;
+    assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
     assert_eq!(
         count_records(&rig, there).await,
         1,
@@ -183,18 +197,28 @@ async fn a_topic_that_cannot_be_created_is_said_and_created_once_it_can_be() {
     rig.insert_each(5).await;
     let id = insert_row_for_topic(&rig, new).await;
     let refused = rig.relay.with_env("TOPIC_CONFIG", "cleanup.policy=nonsense");
-    assert_stops(&refused, TOPIC_REFUSED, &[new, &id, "correct --topic-config"]).await;
+    assert_stops(
+        &refused,
+        relay_exit::TOPIC_REFUSED,
+        &[new, &id, "correct --topic-config"],
+    )
+    .await;
     let missing = rig.relay.with_env("CREATE_TOPICS", "false");
     assert_stops(
         &missing,
-        TOPIC_MISSING,
+        relay_exit::TOPIC_MISSING,
         &[new, &id, "create it and `outbox-relay run` goes on"],
     )
     .await;
     assert_published_before(&rig, 5).await;
     let init: &[&str] = &["init", "--topic", "destination_refused-other"];
     let status = refused.run_for_status(init).await.expect("init");
-    assert_eq!(status.code(), Some(TOPIC_REFUSED), "{}", refused.log_tail(5));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::TOPIC_REFUSED),
+        "{}",
+        refused.log_tail(5)
+    );
     let relay: &Program = &rig.relay;
     rig.start().await;
     eventually(DEADLINE, "the row is in its topic", || async {

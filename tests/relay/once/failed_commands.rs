@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 use stack::Program;
 
-use super::topic_settings::{ROW, assert_each_once, insert_keyless};
+use super::topic_settings::{assert_each_once, insert_keyless};
 
 /// This is far less than the fifteen minutes for which a transaction of `init` may stay open.
 const AT_ONCE: Duration = Duration::from_secs(30);
@@ -16,7 +16,7 @@ async fn assert_command_names_row(relay: &Program, arguments: &[&str], id: &str)
     let (logged, started) = (relay.log_text().len(), Instant::now());
     let status = relay.run_for_status(arguments).await.expect("it runs");
     let log = relay.log_text()[logged..].to_owned();
-    assert_eq!(status.code(), Some(ROW), "{arguments:?}: {log}");
+    assert_eq!(status.code(), Some(relay_exit::ROW_REFUSED), "{arguments:?}: {log}");
     assert!(log.contains(id) && log.contains("delete or mend the row"), "{log}");
     assert!(started.elapsed() < AT_ONCE, "it took {:?}: {log}", started.elapsed());
 }

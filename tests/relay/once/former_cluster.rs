@@ -1,14 +1,10 @@
 //! An outbox was moved to another cluster, and an operator's command has made another relay its successor. A relay that still runs on the former
 //! cluster must not publish anything after that.
 
-use rig::{Isolation, Rig, servers};
+use rig::{Isolation, Rig, relay_exit, servers};
 use stack::{Postgres, Program, eventually};
 
 use super::super::tampering::{DEADLINE, assert_ends, kill_and_drop_slot};
-
-/// Exit codes of `outbox-relay`.
-const OTHER_CLUSTER: i32 = 16;
-const WENT_BACK: i32 = 21;
 
 #[tokio::test]
 async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
@@ -36,11 +32,15 @@ async fn accepting_another_cluster_fences_the_relay_of_the_former_one() {
     let status = rig.relay.exited(DEADLINE).await.expect("an end");
     // The former relay may start once more between the last fence and the new checkpoint. Then it finds a checkpoint that is not its own.
     assert!(
-        matches!(status.code(), Some(OTHER_CLUSTER | WENT_BACK)),
+        matches!(
+            status.code(),
+            Some(relay_exit::OTHER_CLUSTER | relay_exit::CHECKPOINT_WENT_BACK)
+        ),
         "{}",
         rig.relay.log_tail(10)
     );
-    rig.assert_stops(OTHER_CLUSTER, &["from database cluster"]).await;
+    rig.assert_stops(relay_exit::OTHER_CLUSTER, &["from database cluster"])
+        .await;
     successor.start().expect("a start");
     successor.wait_ready(DEADLINE).await.expect("it is ready");
     let insert = rig.insert_statement(1, 7);
@@ -75,7 +75,7 @@ async fn a_command_that_leaves_the_former_clusters_relay_unfenced_is_caught() {
     let without_bug = successor.run(&["recover", "--yes"]).await;
     without_bug.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(1).await;
-    assert_ends(&rig, OTHER_CLUSTER, &["from database cluster"]).await;
+    assert_ends(&rig, relay_exit::OTHER_CLUSTER, &["from database cluster"]).await;
     assert_eq!(rig.records(Isolation::Committed).await.expect("records").len(), 7);
     kill_and_drop_slot(&rig).await;
 }

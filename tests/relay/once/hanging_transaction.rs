@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rig::partitions::{Partition, partitions};
 use rig::servers::{kafka_options, postgres_options};
-use rig::{Isolation, Rig, Servers};
+use rig::{Isolation, Rig, Servers, relay_exit};
 use rustix::process::Signal;
 use stack::{Kafka, KafkaCluster, KafkaOptions, Process, eventually, eventually_ok};
 
@@ -27,8 +27,6 @@ const STREAMS: &str = "streaming from the checkpoint";
 /// This is shorter than the time after which the controllers give a broker up.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
 const ROWS: u32 = 100;
-const HANGS: i32 = 36;
-const RECOVERY_NEEDED: i32 = 42;
 
 async fn partitions_of(servers: &Servers, topic: &str) -> anyhow::Result<Vec<Partition>> {
     let (bootstrap_servers, topic) = (servers.kafka.bootstrap_servers(), topic.to_owned());
@@ -150,7 +148,7 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
         "outbox-relay recover --compare-anyway".to_owned(),
     ];
     let says = says.each_ref().map(String::as_str);
-    rig.assert_stops(HANGS, &says).await;
+    rig.assert_stops(relay_exit::TRANSACTION_HANGS, &says).await;
     // A supervisor starts the relay again, before and after an operator has come. A broker that does not answer but still leads tells nothing.
     let victim = nodes.node(VICTIM).process().expect("a broker");
     victim.signal(Signal::STOP);
@@ -158,13 +156,14 @@ async fn assert_is_told_and_made_good(rig: &Rig, nodes: &KafkaCluster) {
         tokio::time::sleep(OUT_OF_REACH).await;
         victim.signal(Signal::CONT);
     });
-    rig.assert_stops(HANGS, &says).await;
+    rig.assert_stops(relay_exit::TRANSACTION_HANGS, &says).await;
     let kafka = &rig.servers.kafka;
     assert!(end_what_hangs(kafka, &topic).await > 0, "nothing hung");
     end_what_hangs(kafka, &rig.checkpoint_topic()).await;
     let hidden = rig.describe_hidden_records().await;
     assert!(hidden.starts_with("no open transaction"), "{hidden}");
-    rig.assert_stops(RECOVERY_NEEDED, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::RECOVERY_UNFINISHED, &["outbox-relay recover"])
+        .await;
     let recovered = rig.relay.run(&["recover", "--compare-anyway", "--yes"]).await;
     recovered.unwrap_or_else(|err| panic!("{err:#}"));
     rig.start().await;
@@ -249,7 +248,12 @@ async fn a_transaction_whose_end_kafka_has_lost_is_told_and_made_good_by_recover
     let rig = an_abort_whose_end_is_lost(&servers, &nodes, "hanging_abort", None).await;
     let status = rig.relay.exited(DEADLINE).await;
     let status = status.unwrap_or_else(|err| panic!("{err:#}"));
-    assert_eq!(status.code(), Some(HANGS), "{}", rig.relay.log_tail(5));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::TRANSACTION_HANGS),
+        "{}",
+        rig.relay.log_tail(5)
+    );
     assert_is_told_and_made_good(&rig, &nodes).await;
 
     let bug = Some("GoOnBehindOpenTransactions");

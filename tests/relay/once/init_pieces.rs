@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rig::rig::READY_DEADLINE;
-use rig::{Isolation, Rig, memory};
+use rig::{Isolation, Rig, memory, relay_exit};
 use stack::{Program, eventually_ok};
 
 use super::super::init_positions::position_mistakes;
@@ -18,8 +18,6 @@ pub(super) const ROWS: u32 = 30_000;
 const FEW_ROWS: u32 = 5_000;
 const DEADLINE: Duration = Duration::from_secs(120);
 const SIGKILL: i32 = 9;
-/// Exit code of an init that is not finished.
-const UNFINISHED: i32 = 3;
 /// The memory of a container for the relay.
 const MEMORY_MB: f64 = 96.0;
 
@@ -106,7 +104,7 @@ async fn an_init_that_is_killed_again_and_again_under_load_publishes_each_row_on
         insert_late_row(&rig, number).await;
         if point == "init.piece-committed" {
             rig.wait_until_slot_is_free().await;
-            rig.assert_stops(UNFINISHED, &["run it again"]).await;
+            rig.assert_stops(relay_exit::NOT_INITIALISED, &["run it again"]).await;
         }
     }
     ends.store(true, Ordering::Relaxed);
@@ -206,7 +204,6 @@ async fn forgetting_late_rows_is_caught() {
 /// The topic no longer has what the earlier `init` published. So nothing tells which rows those were, and the operator has to decide.
 #[tokio::test]
 async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_the_operators_to_decide() {
-    const NOT_CONFIRMED: i32 = 41;
     const MORE_ROWS: u32 = 20;
     for (answer, published) in [("publish", ROWS + MORE_ROWS), ("skip", MORE_ROWS)] {
         let alter = "alter table outbox drop column created_at";
@@ -225,7 +222,7 @@ async fn rows_that_an_earlier_attempt_may_have_published_and_that_are_gone_are_t
             "--undecided publish",
             "--undecided skip",
         ];
-        assert_command(&rig.relay, &["init"], NOT_CONFIRMED, &says).await;
+        assert_command(&rig.relay, &["init"], relay_exit::NOT_CONFIRMED, &says).await;
         assert_command(&rig.relay, &["init", "--undecided", answer], 0, &[]).await;
         rig.start().await;
         rig.insert_each(MORE_ROWS).await;

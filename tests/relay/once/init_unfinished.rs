@@ -2,24 +2,25 @@
 
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 use super::super::tampering::{accept, assert_refused, ids, times_published};
 use super::init_pieces::{ROWS, assert_each_row_once, init_with_trouble, kill_init_at, rig_with_rows};
 use super::topic_identity::{admin, delete};
-
-/// Exit codes of `outbox-relay`.
-const CONFIG: i32 = 2;
-const PARTITIONS_CHANGED: i32 = 19;
 
 #[tokio::test]
 async fn rows_that_the_first_init_was_to_skip_are_not_published_by_the_next() {
     let rig = rig_with_rows("unfinished_skip", "", 3).await;
     let dying = init_with_trouble(&rig, "init.slot-made", "exit", 1, "");
     let status = dying.run_for_status(&["init", "--existing-rows", "skip"]).await;
-    assert_eq!(status.expect("an end").code(), Some(77), "{}", dying.log_tail(5));
+    assert_eq!(
+        status.expect("an end").code(),
+        Some(relay_exit::FAILPOINT),
+        "{}",
+        dying.log_tail(5)
+    );
     let says = "an earlier init began with `skip` and did not finish";
-    assert_refused(&rig, &[], CONFIG, says).await;
+    assert_refused(&rig, &[], relay_exit::WRONG_SETTING, says).await;
     rig.relay
         .run(&["init", "--existing-rows", "skip"])
         .await
@@ -54,7 +55,7 @@ async fn partitions_that_are_added_before_the_next_init_are_accepted_by_it() {
     let added = admin(&rig).create_partitions([&more], &AdminOptions::new()).await;
     assert!(added.expect("an answer")[0].is_ok(), "partitions are added");
     let says = "`outbox-relay init --accept-partitions`";
-    assert_refused(&rig, &[], PARTITIONS_CHANGED, says).await;
+    assert_refused(&rig, &[], relay_exit::PARTITIONS_CHANGED, says).await;
     accept(&rig, &["--accept-partitions"]).await;
     rig.start().await;
     rig.insert_each(5).await;

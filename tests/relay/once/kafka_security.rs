@@ -47,7 +47,7 @@ async fn assert_publishes(rig: &Rig) {
     rig.finish().await.expect("a clean end");
 }
 
-/// Asserts that `check` says that Kafka refuses and why, that `init` ends with this reason, and that a running relay has it in its readiness.
+/// Asserts that `check` and `init` end in time, say that Kafka refuses the connection, and say why.
 async fn assert_refused(rig: &Rig, reason: &str) {
     for command in ["check", "init"] {
         let (logged, started) = (rig.relay.log_text().len(), Instant::now());
@@ -68,7 +68,7 @@ async fn assert_refused(rig: &Rig, reason: &str) {
 }
 
 #[tokio::test]
-async fn tls_is_spoken_and_the_brokers_certificate_looked_at() {
+async fn a_broker_is_trusted_only_if_a_known_authority_has_certified_its_name() {
     let secured = Secured::get().await;
     let rig = secured.rig("kafka_tls", "TLS", &secured.tls("ca.crt")).await;
     assert_publishes(&rig).await;
@@ -84,7 +84,7 @@ async fn tls_is_spoken_and_the_brokers_certificate_looked_at() {
 }
 
 #[tokio::test]
-async fn without_certificates_of_its_own_it_trusts_those_that_the_system_trusts() {
+async fn without_a_setting_the_relay_trusts_the_authorities_that_the_system_trusts() {
     let secured = Secured::get().await;
     let library = secured.library("other_system_ca", OTHER_SYSTEM_CA);
     let mut rig = secured.rig("kafka_tls_system_ca", "TLS", "security.protocol=ssl").await;
@@ -140,6 +140,11 @@ async fn a_token_from_a_file_logs_in_and_an_expired_one_does_not() {
     let status = rig.relay.run_for_status(&["check"]).await.expect("it runs");
     let log = rig.relay.log_text();
     assert!(status.code() == Some(1) && log.contains("expired"), "{log}");
+}
+
+#[tokio::test]
+async fn the_unsecured_tokens_of_a_development_cluster_log_in() {
+    let secured = Secured::get().await;
     let properties = format!(
         "{}\nenable.sasl.oauthbearer.unsecure.jwt=true\nsasl.oauthbearer.config=principal=relay",
         secured.login("OAUTHBEARER")
@@ -152,7 +157,7 @@ async fn a_token_from_a_file_logs_in_and_an_expired_one_does_not() {
 const SHORT_LIFETIME: Duration = Duration::from_secs(20);
 
 /// A rig whose relay has published five rows. Then the file got another token, and the first token has expired.
-async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: Option<&str>) -> Rig {
+async fn rig_whose_first_token_has_expired(secured: &Secured, name: &str, bug: Option<&str>) -> Rig {
     let write = |token: &str| secured.write(name, token);
     write(&token(SHORT_LIFETIME));
     let mut rig = secured.rig(name, "LOGIN", &secured.login("OAUTHBEARER")).await;
@@ -181,7 +186,7 @@ async fn behind_the_end_of_the_first_token(secured: &Secured, name: &str, bug: O
 #[tokio::test]
 async fn a_token_is_read_again_before_it_expires() {
     // A broker without connections.max.reauth.ms refuses a new login on an open connection. Then the relay starts again from the checkpoint.
-    let rig = behind_the_end_of_the_first_token(Secured::get().await, "kafka_token_renewed", None).await;
+    let rig = rig_whose_first_token_has_expired(Secured::get().await, "kafka_token_renewed", None).await;
     rig.insert_each(5).await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");
@@ -190,7 +195,7 @@ async fn a_token_is_read_again_before_it_expires() {
 #[tokio::test]
 async fn a_relay_that_keeps_the_first_token_is_caught() {
     let bug = Some("KeepFirstKafkaSecrets");
-    let rig = behind_the_end_of_the_first_token(Secured::get().await, "kafka_token_kept", bug).await;
+    let rig = rig_whose_first_token_has_expired(Secured::get().await, "kafka_token_kept", bug).await;
     rig.insert_each(5).await;
     let said = eventually_ok(DEADLINE, "the relay says that its token has expired", || async {
         let log = rig.relay.log_text();

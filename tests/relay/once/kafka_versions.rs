@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use rig::servers::{kafka_options, postgres_options};
-use rig::{Isolation, Ledger, Rig, Servers};
+use rig::{Isolation, Ledger, Rig, Servers, relay_exit};
 use stack::{Kafka, KafkaOptions, eventually_ok};
 
 use crate::relay::load::{DEADLINE, Load, wait_until_publishes};
@@ -67,7 +67,7 @@ async fn assert_keeps_its_promise(rig: &Rig, broker: BrokerEnds) {
 
     rig.drop_slot().await;
     rig.insert_each(5).await;
-    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["outbox-relay recover"]).await;
     let recovered = rig.relay.run(&["recover", "--yes"]).await;
     recovered.unwrap_or_else(|err| panic!("{err:#}"));
     let logged = rig.relay.log_text().len();
@@ -102,7 +102,8 @@ async fn the_oldest_and_the_newest_kafka_keep_the_promise_and_a_relay_moves_from
     let bootstrap_servers = rig.servers.kafka.bootstrap_servers();
     rig.relay = rig.relay.with_env("KAFKA_BOOTSTRAP_SERVERS", &bootstrap_servers);
     rig.insert_each(5).await;
-    rig.assert_stops(14, &["--accept-checkpoint-loss"]).await;
+    rig.assert_stops(relay_exit::CHECKPOINT_MISSING, &["--accept-checkpoint-loss"])
+        .await;
     accept(&rig, &["--accept-checkpoint-loss"]).await;
     rig.start().await;
     rig.insert_together(50).await;

@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use rig::lagging_proxy::LaggingProxy;
-use rig::{Isolation, Rig, Servers, servers, topic};
+use rig::{Isolation, Rig, Servers, relay_exit, servers, topic};
 use stack::{KafkaOptions, eventually, eventually_ok, port};
 
 use super::super::tampering::{metric, publish_and_stop};
 use super::parking::{
-    LARGE_BYTES, assert_command, assert_published_in_order, insert_row, limit_record_bytes, stop_relay,
-    wait_until_parked,
+    LARGE_BYTES, assert_command, assert_published_in_order, insert_row, stop_relay, wait_until_parked,
 };
-use super::topic_settings::assert_ends;
+use super::topic_settings::{assert_ends, limit_record_bytes};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Exit code of `outbox-relay`.
-const PARKED_ROWS_MISSING: i32 = 35;
 /// After so many answers, a reader that believes the broker has ended long ago.
 const ANSWERS: u64 = 20;
 
@@ -234,7 +231,7 @@ async fn parked_rows_are_not_missing(servers: &Arc<Servers>, proxy: &LaggingProx
             assert_eq!(wait_until_parked(&rig, 2).await.len(), 2, "it knows the key");
             assert_published_in_order(&rig, 1).await;
         } else {
-            assert_ends(&rig.relay, logged, PARKED_ROWS_MISSING, &[]).await;
+            assert_ends(&rig.relay, logged, relay_exit::PARKED_ROWS_MISSING, &[]).await;
             proxy.catch_up();
         }
         rig.relay.kill_hard().await;

@@ -1,12 +1,12 @@
 //! Less common commands that [`super::least_privileges`] runs with its roles: parking by hand, going on after each kind of stop, and other slots.
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 use serde_json::{Value, json};
 use stack::{Program, eventually};
 
 use super::least_privileges::run;
-use super::topic_settings::{RECORD_TOO_LARGE, assert_stops, set_topic};
+use super::topic_settings::{assert_stops, set_topic};
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, checkpoints, recreate_slot, write_checkpoint};
 
@@ -20,7 +20,7 @@ pub(super) async fn park_and_discard(rig: &Rig, admin: &Program) {
              values ('{topic}', 'by hand', 'Some', jsonb_build_object('n', nextval('numbers'), 'pad', repeat('x', 30000))) returning id"
         ))
         .await;
-    let said = assert_stops(&rig.relay, RECORD_TOO_LARGE, &["`outbox-relay park "]).await;
+    let said = assert_stops(&rig.relay, relay_exit::RECORD_TOO_LARGE, &["`outbox-relay park "]).await;
     let (_, rest) = said.rsplit_once("`outbox-relay park ").expect("what to do");
     let position = rest.split('`').next().expect("a position");
     rig.wait_until_slot_is_free().await;

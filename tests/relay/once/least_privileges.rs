@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rig::servers::postgres_options;
-use rig::{Isolation, Ledger, Rig, Servers};
+use rig::{Isolation, Ledger, Rig, Servers, relay_exit};
 use stack::{KafkaOptions, Postgres, Program, eventually};
 
 use super::least_accepts::{accept_each, make_other_slots, park_and_discard};
@@ -153,14 +153,22 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     let topic = format!("{}:4", rig.topic());
     let refused = runner.run_for_status(&["init", "--topic", &topic]).await;
     let said = runner.log_text();
-    assert_eq!(refused.expect("an init").code(), Some(34), "{said}");
+    assert_eq!(
+        refused.expect("an init").code(),
+        Some(relay_exit::TOPIC_REFUSED),
+        "{said}"
+    );
     assert!(said.contains("TopicAuthorizationFailed"), "{said}");
     // With the page's rights, the relay can see that a topic would lose its checkpoints.
     let create = ["--create", "--topic", &rig.checkpoint_topic(), "--partitions", "1"];
     servers.kafka.topic_tool(&create).await.expect("a topic");
     let refused = admin.run_for_status(&["init", "--topic", &topic]).await;
     let said = admin.log_text();
-    assert_eq!(refused.expect("an init").code(), Some(25), "{said}");
+    assert_eq!(
+        refused.expect("an init").code(),
+        Some(relay_exit::TOPIC_UNSAFE),
+        "{said}"
+    );
     let compacts = [("cleanup.policy", "compact")];
     let bootstrap_servers = servers.kafka.bootstrap_servers();
     let set = rig::topic_settings::set(&bootstrap_servers, &rig.checkpoint_topic(), &compacts).await;
@@ -181,7 +189,7 @@ async fn every_command_runs_with_the_privileges_of_the_page_and_no_more() {
     // The stream has lost what comes after the slot's end. The outbox still has it.
     rig.drop_slot().await;
     rig.insert_each(5).await;
-    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["outbox-relay recover"]).await;
     run(&admin, &["recover", "--yes"]).await;
     rig.start().await;
     rig.insert_each(5).await;

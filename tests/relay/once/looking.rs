@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use crate::relay::load::Load;
 
 /// Each round reads slot, checkpoint and server in the middle of some hundred commits.
 const ROUNDS: u32 = 10;
-/// Exit code of `Stop::NothingToRecover`.
-const NOTHING_TO_RECOVER: i32 = 40;
 
 #[tokio::test]
 async fn a_busy_relay_is_whole_for_whoever_looks_at_it() {
@@ -24,7 +22,12 @@ async fn a_busy_relay_is_whole_for_whoever_looks_at_it() {
             rig.relay.run(&[command]).await.unwrap_or_else(|err| panic!("{err:#}"));
         }
         let recover = rig.relay.run_for_status(&["recover"]).await.expect("recover");
-        assert_eq!(recover.code(), Some(NOTHING_TO_RECOVER), "{}", rig.relay.log_tail(5));
+        assert_eq!(
+            recover.code(),
+            Some(relay_exit::NOTHING_TO_RECOVER),
+            "{}",
+            rig.relay.log_tail(5)
+        );
     }
     load.stop().await;
     rig.assert_exactly_once().await;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rig::servers::postgres_options;
-use rig::{Isolation, Ledger, Rig, Servers};
+use rig::{Isolation, Ledger, Rig, Servers, relay_exit};
 use stack::{Postgres, PostgresOptions, eventually};
 
 use crate::relay::tampering::DEADLINE;
@@ -16,8 +16,6 @@ use crate::relay::tampering::DEADLINE;
 const PAGE: &str = include_str!("../../../docs/operations.md");
 /// Version of the server that the outbox leaves.
 const OLD_VERSION: u32 = 15;
-/// Exit code of `outbox-relay`.
-const OTHER_CLUSTER: i32 = 16;
 
 /// The section of the page about a new major version.
 fn section() -> &'static str {
@@ -107,8 +105,13 @@ async fn where_the_slot_does_not_come_along_every_row_from_before_and_after_is_p
 
     rig.relay = rig.relay.with_env("DATABASE_URL", &new.url("postgres", rig.name()));
     let status = rig.relay.run_for_status(&["run"]).await.expect("an end");
-    assert_eq!(status.code(), Some(OTHER_CLUSTER), "{}", rig.relay.log_tail(5));
-    let command = code_block("sh", "Where it is gone.");
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::OTHER_CLUSTER),
+        "{}",
+        rig.relay.log_tail(5)
+    );
+    let command = code_block("sh", "Where the slot is gone.");
     let arguments: Vec<&str> = command.strip_prefix("outbox-relay ").expect("one").split(' ').collect();
     rig.relay.run(&arguments).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert_check_finds_no_problem(&rig).await;
@@ -117,7 +120,8 @@ async fn where_the_slot_does_not_come_along_every_row_from_before_and_after_is_p
         new.query(rig.name(), &statement).await.expect("rows");
     }
     let rows = rig.rows_on(&new).await;
-    assert_eq!(rows.len(), 86);
+    let written_before = 5 + 20 + 30;
+    assert_eq!(rows.len(), written_before + 30 + 1);
     let ledger = eventually(DEADLINE, "all rows are published", || async {
         let records = rig.records(Isolation::Committed).await.ok()?;
         let ledger = Ledger::compare(&rows, &records);

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use rig::servers::postgres_options;
-use rig::{Isolation, Ledger, MovingAddress, Rig, Servers};
+use rig::{Isolation, Ledger, MovingAddress, Rig, Servers, relay_exit};
 use stack::{KafkaOptions, Postgres, eventually, eventually_ok};
 
 use crate::relay::load::metric;
 use crate::relay::tampering::{DEADLINE, assert_ends, ids, kill_and_drop_slot, publish_and_stop, wait_until_confirmed};
 use crate::relay::ways_out::run_recover;
-
-/// Exit code of `Stop::SlotAhead`.
-const SLOT_AHEAD: i32 = 13;
 
 /// A rig whose relay reaches its server by an address that can move.
 pub(super) async fn with_address(name: &str) -> (Rig, MovingAddress) {
@@ -116,7 +113,7 @@ async fn a_slot_that_lost_rows_is_not_covered_up_by_the_copys(rig: &Rig, address
     address.move_after(&[original, copy.port()], original);
     let logged = rig.relay.log_text().len();
     rig.relay.start().expect("a start");
-    assert_ends(rig, SLOT_AHEAD, &[]).await;
+    assert_ends(rig, relay_exit::SLOT_AHEAD, &[]).await;
     let log = rig.relay.log_text()[logged..].to_owned();
     assert!(log.contains("leads to another server"), "{log}");
 
@@ -164,7 +161,7 @@ async fn the_copys_relay_stops(rig: &Rig, copy: &Postgres) {
         others.start().expect("a start");
         let status = others.exited(DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
         let log = others.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(24), "{log}");
+        assert_eq!(status.code(), Some(relay_exit::PUBLISHED_BY_ANOTHER), "{log}");
         assert!(log.contains("a relay of another server publishes as"), "{log}");
         rig.insert_each(5).await;
         rig.assert_exactly_once().await;
@@ -183,7 +180,11 @@ async fn without_the_look_at_who_wrote_the_checkpoint_rows_are_skipped(rig: &Rig
         rig.sql("create table if not exists filler (n int); insert into filler values (1)")
             .await;
     }
-    rig.assert_stops(24, &["a relay of another server publishes as"]).await;
+    rig.assert_stops(
+        relay_exit::PUBLISHED_BY_ANOTHER,
+        &["a relay of another server publishes as"],
+    )
+    .await;
     rig.wait_until_slot_is_free().await;
     let faulty = rig
         .relay
@@ -266,7 +267,12 @@ async fn promoted_while_the_primary_lives(name: &str, bugs: Option<&str>) -> (Ri
 #[tokio::test]
 async fn an_address_that_moves_to_a_promoted_standby_ends_the_stream_from_the_former_primary() {
     let (rig, _standby) = promoted_while_the_primary_lives("moving_live", None).await;
-    assert_ends(&rig, 17, &["leads to another server", "left timeline 1 at"]).await;
+    assert_ends(
+        &rig,
+        relay_exit::OTHER_TIMELINE,
+        &["leads to another server", "left timeline 1 at"],
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rig::{MovingAddress, Rig};
+use rig::{MovingAddress, Rig, relay_exit};
 use stack::{Postgres, eventually, eventually_ok};
 
 use super::moving_address::{insert_each_on, with_address};
@@ -77,7 +77,7 @@ async fn a_guard_that_reaches_another_server_ends_the_stream_and_the_alteration_
     assert_not_confirmed(&rig, &hidden, "leads to another server").await;
     rig.relay.kill_hard().await;
     address.move_to(rig.servers.postgres.port());
-    rig.assert_stops(20, &["is not in it"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["is not in it"]).await;
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 use stack::eventually;
 use stack::program::Readiness;
 
@@ -13,8 +13,8 @@ use crate::relay::faulty::{FaultyRelay, Trouble};
 
 /// The time from the failpoint's line in the log to the end of the process.
 const END_DEADLINE: Duration = Duration::from_secs(2);
-/// For so long readiness stays green. The guard would have looked several times.
-const STAYS_GREEN: Duration = Duration::from_secs(3);
+/// With the bug, the relay says for so long that it is ready. A living guard would have looked several times.
+const STAYS_READY: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_panic_in_any_thread_or_task_ends_the_relay_and_its_successor_goes_on() {
@@ -44,9 +44,9 @@ async fn a_panic_in_any_thread_or_task_ends_the_relay_and_its_successor_goes_on(
 }
 
 #[tokio::test]
-async fn without_that_a_dead_guard_leaves_readiness_green() {
+async fn a_relay_that_survives_a_panic_of_its_guard_is_caught() {
     for (bug, ends) in [("", true), ("SurvivePanics", false)] {
-        let rig = Rig::initialised(&format!("panic_green_{ends}")).await;
+        let rig = Rig::initialised(&format!("panic_guard_{ends}")).await;
         let hits = rig.logs().join("hits");
         let relay = rig
             .relay
@@ -62,11 +62,11 @@ async fn without_that_a_dead_guard_leaves_readiness_green() {
         if ends {
             let status = relay.exited(END_DEADLINE).await.unwrap_or_else(|err| panic!("{err:#}"));
             let log = relay.log_text();
-            assert_eq!(status.code(), Some(70), "{log}");
+            assert_eq!(status.code(), Some(relay_exit::PANIC), "{log}");
             assert!(log.contains("failpoint guard.look") && log.contains("a bug"), "{log}");
         } else {
             let (started, client) = (Instant::now(), reqwest::Client::new());
-            while started.elapsed() < STAYS_GREEN {
+            while started.elapsed() < STAYS_READY {
                 let readiness = relay.readiness(&client).await;
                 assert!(matches!(readiness, Ok(Readiness::Ready)), "{readiness:?}");
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -4,26 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Rig, Servers, servers};
+use rig::{Rig, Servers, relay_exit, servers};
 use stack::{KafkaOptions, eventually};
 
 use super::parking::{
     LARGE_BYTES, assert_command, assert_published_in_order, assert_retry_of_all, committed_records, insert_row,
-    limit_record_bytes, read_parked, rig_that_parks, running_with_two_parked, stop_relay, stopped_with_two_parked,
-    wait_until_parked,
+    read_parked, rig_that_parks, running_with_two_parked, stop_relay, stopped_with_two_parked, wait_until_parked,
 };
 use super::topic_identity::delete;
-use super::topic_settings::{ROW, set_topic};
+use super::topic_settings::limit_record_bytes;
 use crate::relay::lineage::restore_from_before;
 use crate::relay::tampering::{accept, ids, publish_and_stop, times_published, wait_until_confirmed};
 
-/// Exit codes of `outbox-relay`.
-const SERVER_BEHIND: i32 = 18;
-const TOPIC_DELETED: i32 = 23;
-const TOPIC_UNSAFE: i32 = 25;
-const TOO_MANY_PARKED: i32 = 33;
-const PARKED_ROWS_MISSING: i32 = 35;
-const UNFINISHED: i32 = 42;
 /// For so long nothing may be removed. Maintenance runs once a second.
 const ROUNDS: Duration = Duration::from_secs(4);
 
@@ -42,8 +34,8 @@ async fn a_parking_topic_that_was_deleted_stops_the_relay_and_recover_publishes_
         "`outbox-relay recover`",
         "--accept-parked-loss",
     ];
-    rig.assert_stops(PARKED_ROWS_MISSING, &says).await;
-    assert_retry_of_all(&rig.relay, PARKED_ROWS_MISSING, &says).await;
+    rig.assert_stops(relay_exit::PARKED_ROWS_MISSING, &says).await;
+    assert_retry_of_all(&rig.relay, relay_exit::PARKED_ROWS_MISSING, &says).await;
     limit_record_bytes(&rig, 60_000).await;
     assert_command(&rig.relay, &["recover", "--yes"], 0, &["has 0 of 2 parked rows"]).await;
     rig.start().await;
@@ -67,7 +59,12 @@ async fn another_parking_topic_stops_the_relay_and_one_that_does_not_count_lets_
     let rig = stopped_with_two_parked("parked_elsewhere").await;
     let mistyped = rig.another_relay("mistyped").env("PARKING_TOPIC", "mistyped");
     let status = mistyped.run_for_status(&["run"]).await.expect("an end");
-    assert_eq!(status.code(), Some(PARKED_ROWS_MISSING), "{}", mistyped.log_tail(5));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::PARKED_ROWS_MISSING),
+        "{}",
+        mistyped.log_tail(5)
+    );
     assert!(mistyped.log_text().contains("give that --parking-topic"));
 
     let careless = rig
@@ -90,7 +87,7 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
     rig.servers.kafka.topic_tool(&create).await.expect("a topic");
     insert_row(&rig, "k1", LARGE_BYTES).await;
     let says = ["may lose parked rows", "cleanup.policy=compact"];
-    rig.assert_stops(TOPIC_UNSAFE, &says).await;
+    rig.assert_stops(relay_exit::TOPIC_UNSAFE, &says).await;
     let servers = rig.servers.kafka.bootstrap_servers();
     rig::topic_settings::set(&servers, &topic, &[("cleanup.policy", "compact")])
         .await
@@ -113,7 +110,7 @@ async fn a_parking_topic_that_deletes_is_refused_and_its_line_mends_it() {
 /// A rig whose relay removes old rows from the table, and has parked a row whose payload only the table has.
 async fn needing_the_table(name: &str, bug: &str) -> (Rig, String) {
     let mut rig = rig_that_parks(name).await;
-    set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
+    limit_record_bytes(&rig, 1_100_000).await;
     for (name, value) in [
         ("OUTBOX_RETAIN", "7"),
         ("OUTBOX_PURGE_ROWS", "true"),
@@ -204,7 +201,7 @@ async fn recover_names_a_row_that_it_cannot_look_up_and_goes_on_without_it() {
     insert_row(&rig, "k1", 10).await;
     let id = rig.value("select id from outbox where aggregatetype is null").await;
     let says = ["column `aggregatetype` is null", &id, "delete or mend the row"];
-    assert_command(&rig.relay, &["recover", "--yes"], ROW, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], relay_exit::ROW_REFUSED, &says).await;
     rig.sql("delete from outbox where aggregatetype is null").await;
     assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     assert_published_in_order(&rig, 1).await;
@@ -233,7 +230,8 @@ async fn after_a_restore_rows_of_a_parked_key_stay_behind_it() {
         stop_relay(&rig).await;
     };
     restore_from_before(&rig, newer).await;
-    rig.assert_stops(SERVER_BEHIND, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::SERVER_BEHIND, &["`outbox-relay recover`"])
+        .await;
     assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     rig.start().await;
     let after = insert_row(&rig, "parked", 10).await;
@@ -301,14 +299,14 @@ async fn where_no_more_rows_may_be_parked_each_line_names_what_makes_room_or_doe
     let overtakes = insert_row(&rig, "k1", 10).await;
     insert_row(&rig, "another", 10).await;
     let says = ["2 rows are parked", "`outbox-relay recover --poison-order skip`"];
-    assert_command(&rig.relay, &["recover", "--yes"], TOO_MANY_PARKED, &says).await;
+    assert_command(&rig.relay, &["recover", "--yes"], relay_exit::TOO_MANY_PARKED, &says).await;
     let unfinished = ["`outbox-relay recover` of slot"];
-    assert_retry_of_all(&rig.relay, UNFINISHED, &unfinished).await;
+    assert_retry_of_all(&rig.relay, relay_exit::RECOVERY_UNFINISHED, &unfinished).await;
     assert_command(&rig.relay, &["recover", "--yes", "--poison-order", "skip"], 0, &[]).await;
     assert!(assert_published_in_order(&rig, 8).await.contains(&overtakes));
     insert_row(&rig, "k1", 10).await;
     let says = ["`outbox-relay parked retry --all`", "`outbox-relay parked discard`"];
-    rig.assert_stops(TOO_MANY_PARKED, &says).await;
+    rig.assert_stops(relay_exit::TOO_MANY_PARKED, &says).await;
     limit_record_bytes(&rig, 1_000_000).await;
     assert_retry_of_all(&rig.relay, 0, &["2 rows are published, 0 stay parked"]).await;
     rig.start().await;
@@ -328,7 +326,8 @@ async fn recover_publishes_again_what_stood_before_a_parked_row_and_is_gone_with
     wait_until_confirmed(&rig).await;
     stop_relay(&rig).await;
     delete(&rig, &rig.topic()).await;
-    rig.assert_stops(TOPIC_DELETED, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::TOPIC_DELETED, &["outbox-relay recover"])
+        .await;
     let says = ["1 rows that were missing are published;"];
     assert_command(&rig.relay, &["recover", "--yes"], 0, &says).await;
     assert_published_in_order(&rig, 1).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rig::rig::READY_DEADLINE;
 use rig::servers::{kafka_options, postgres_options};
-use rig::{Isolation, Rig, Servers};
+use rig::{Isolation, Rig, Servers, relay_exit};
 use stack::{Program, eventually_ok};
 
 use super::super::load::{metric as metric_of, wait_until_standby};
@@ -17,8 +17,6 @@ const UNKNOWN: &str = "whether an operator has paused the relay is not known";
 /// For so long a paused relay must publish nothing.
 const STAYS_PAUSED_S: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Exit code of a wrong setting.
-const WRONG_SETTING: i32 = 2;
 
 async fn pause(rig: &Rig) {
     let paused = rig.relay.run(&["pause", "--reason", REASON]).await;
@@ -237,7 +235,7 @@ async fn a_pause_needs_a_reason_of_one_line() {
     let rig = Rig::initialised("pause_reason").await;
     for reason in ["", "two\nlines"] {
         let status = rig.relay.run_for_status(&["pause", "--reason", reason]).await;
-        assert_eq!(status.expect("an end").code(), Some(WRONG_SETTING));
+        assert_eq!(status.expect("an end").code(), Some(relay_exit::WRONG_SETTING));
     }
     rig.relay.run(&["resume"]).await.unwrap_or_else(|err| panic!("{err:#}"));
     assert!(rig.relay.log_text().contains("is not paused"));

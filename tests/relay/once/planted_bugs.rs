@@ -4,15 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 use stack::eventually;
 
 use crate::relay::faulty::Reach::Publishing;
 use crate::relay::faulty::{FaultyRelay, Trouble};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Exit code of `Stop::RecordTooLarge`.
-const RECORD_TOO_LARGE: i32 = 31;
 
 /// Makes the trouble without the bug, which the relay must survive, and with the bug, which it must not survive.
 async fn assert_caught(bug: &str, (point, action, hit): (&'static str, &'static str, u32), settings: &[(&str, &str)]) {
@@ -139,7 +137,12 @@ async fn ignoring_a_delivery_error_is_caught() {
         relay.start().expect("a relay");
         if is_right {
             let status = relay.exited(DEADLINE).await.expect("an end");
-            assert_eq!(status.code(), Some(RECORD_TOO_LARGE), "{}", relay.log_tail(10));
+            assert_eq!(
+                status.code(),
+                Some(relay_exit::RECORD_TOO_LARGE),
+                "{}",
+                relay.log_tail(10)
+            );
         } else {
             let rows = rig.rows().await.len();
             eventually(DEADLINE, "the wrong relay goes on behind the record", || async {

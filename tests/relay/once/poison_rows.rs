@@ -1,10 +1,10 @@
 //! Rows that the settings of their topic exclude. The relay names them before it sends them, and what it says to do helps.
 
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 use super::parking::{assert_published_in_order, wait_until_parked};
 use super::topic_settings::{
-    ROW, assert_each_once, assert_published_before, assert_stops, insert_keyless, set_topic, wait_until_older_than,
+    assert_each_once, assert_published_before, assert_stops, insert_keyless, set_topic, wait_until_older_than,
 };
 
 #[tokio::test]
@@ -19,8 +19,8 @@ async fn a_row_without_a_key_is_named_where_its_topic_is_compacted_and_goes_wher
         "set the topic's cleanup.policy to delete",
         "`outbox-relay park ",
     ];
-    let said = assert_stops(&rig.relay, ROW, &says).await;
-    assert_stops(&rig.relay, ROW, &says).await;
+    let said = assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
+    assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 20).await;
 
     set_topic(&rig, &[("cleanup.policy", "delete")]).await;
@@ -39,7 +39,12 @@ async fn a_row_without_a_key_is_named_where_its_topic_is_compacted_and_goes_wher
 async fn a_row_without_a_key_goes_to_a_compacted_topic_by_a_column_that_has_a_value() {
     let rig = Rig::initialised("poison_other_key").await;
     let id = insert_keyless(&rig).await;
-    assert_stops(&rig.relay, ROW, &[&id, "--set table.field.event.key=COLUMN"]).await;
+    assert_stops(
+        &rig.relay,
+        relay_exit::ROW_REFUSED,
+        &[&id, "--set table.field.event.key=COLUMN"],
+    )
+    .await;
     let options = "route.topic.replacement=${routedByValue}\ntable.field.event.key=type";
     let relay = rig.relay.with_env("ROUTER_OPTIONS", options);
     relay.start().expect("a start");
@@ -60,7 +65,7 @@ async fn rows_older_than_their_topic_takes_are_named_and_go_once_it_takes_them()
     let compact = ("cleanup.policy", "compact");
     set_topic(&rig, &[compact, ("message.timestamp.before.max.ms", "1000")]).await;
     let says = [id.as_str(), "raise the topic's message.timestamp.before.max.ms"];
-    assert_stops(&rig.relay, ROW, &says).await;
+    assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 0).await;
     set_topic(&rig, &[compact, ("message.timestamp.before.max.ms", "3600000")]).await;
     rig.start().await;
@@ -120,9 +125,9 @@ async fn a_row_newer_than_its_topic_takes_is_named_and_goes_once_it_takes_it() {
         "raise the topic's message.timestamp.after.max.ms",
         "`outbox-relay park ",
     ];
-    assert_stops(&rig.relay, ROW, &says).await;
+    assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 5).await;
-    assert_stops(&rig.relay, ROW, &says).await;
+    assert_stops(&rig.relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 5).await;
     set_topic(&rig, &[compact, ("message.timestamp.after.max.ms", "7200000")]).await;
     rig.start().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rig::servers::postgres_options;
-use rig::{Isolation, Rig, Servers};
+use rig::{Isolation, Rig, Servers, relay_exit};
 use stack::{KafkaOptions, Postgres, eventually_ok};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ async fn a_promotion_under_a_stream_that_survives_it_ends_the_stream_and_the_nex
     let status = status.unwrap_or_else(|err| panic!("{err:#}\n{}", rig.relay.log_tail(20)));
     let log = rig.relay.log_text();
     assert!(log.contains("the server was promoted"), "{log}");
-    assert_eq!(status.code(), Some(17), "{log}");
+    assert_eq!(status.code(), Some(relay_exit::OTHER_TIMELINE), "{log}");
     assert!(log.contains("is no failover slot"), "{log}");
     rig.relay.kill_hard().await;
 }

@@ -5,17 +5,10 @@ use std::time::Duration;
 
 use rig::rig::READY_DEADLINE;
 use rig::servers::postgres_options;
-use rig::{Isolation, Rig, Servers};
+use rig::{Isolation, Rig, Servers, relay_exit};
 use stack::{KafkaOptions, eventually_ok};
 
 use super::ways_out::kill_recover_before_its_end;
-
-/// Exit codes of `outbox-relay`.
-const SLOT_GONE: i32 = 10;
-const SLOT_INVALIDATED: i32 = 11;
-const NOTHING_TO_RECOVER: i32 = 40;
-pub(super) const NOT_CONFIRMED: i32 = 41;
-const UNFINISHED: i32 = 42;
 
 /// Publishes so many rows, kills the relay, writes so many more, and drops the slot.
 async fn lose_the_slot(rig: &Rig, published: u32, pending: u32) {
@@ -49,7 +42,7 @@ async fn slots(rig: &Rig) -> Vec<Vec<Option<String>>> {
 async fn a_dropped_slot_with_a_backlog_and_writers_loses_nothing_and_repeats_nothing() {
     let rig = Arc::new(Rig::initialised("recover_dropped").await);
     lose_the_slot(&rig, 100, 7_000).await;
-    rig.assert_stops(SLOT_GONE, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["outbox-relay recover"]).await;
     let writer = Arc::clone(&rig);
     let writing = tokio::spawn(async move { writer.insert_each(3_000).await });
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
@@ -62,17 +55,17 @@ async fn a_dropped_slot_with_a_backlog_and_writers_loses_nothing_and_repeats_not
     writing.await.expect("the writer ends");
     rig.insert_together(100).await;
     let ledger = rig.assert_exactly_once().await;
-    assert_eq!(ledger.rows, 10_200);
+    assert_eq!(ledger.rows, 100 + 7_000 + 3_000 + 100);
     rig.finish().await.expect("a clean end");
 }
 
 #[tokio::test]
 async fn without_an_answer_or_a_loss_nothing_is_changed() {
     let rig = Rig::initialised("recover_asks").await;
-    assert_eq!(recover_code(&rig, &["--yes"]).await, NOTHING_TO_RECOVER);
+    assert_eq!(recover_code(&rig, &["--yes"]).await, relay_exit::NOTHING_TO_RECOVER);
     lose_the_slot(&rig, 20, 30).await;
     let before = rig.records(Isolation::Uncommitted).await.expect("records");
-    assert_eq!(recover_code(&rig, &[]).await, NOT_CONFIRMED);
+    assert_eq!(recover_code(&rig, &[]).await, relay_exit::NOT_CONFIRMED);
     let said = rig.relay.log_text();
     assert!(
         said.contains("30 rows that are in no topic") && said.contains("--yes"),
@@ -80,7 +73,7 @@ async fn without_an_answer_or_a_loss_nothing_is_changed() {
     );
     assert!(slots(&rig).await.is_empty(), "no slot was made");
     assert_eq!(rig.records(Isolation::Uncommitted).await.expect("records"), before);
-    rig.assert_stops(SLOT_GONE, &["recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["recover"]).await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
     rig.start().await;
     rig.assert_exactly_once().await;
@@ -98,7 +91,7 @@ async fn on_a_terminal_it_asks_and_anything_but_yes_changes_nothing() {
     };
     for typed in ["no\n", "y\n", "\n"] {
         let (code, screen) = recover(typed).await;
-        assert_eq!(code, NOT_CONFIRMED, "{screen}");
+        assert_eq!(code, relay_exit::NOT_CONFIRMED, "{screen}");
         let asked = screen.find("carry this out?");
         let told = screen.find("30 rows that are in no topic");
         assert!(
@@ -112,7 +105,7 @@ async fn on_a_terminal_it_asks_and_anything_but_yes_changes_nothing() {
     rig.start().await;
     rig.insert_each(10).await;
     let ledger = rig.assert_exactly_once().await;
-    assert_eq!(ledger.rows, 60);
+    assert_eq!(ledger.rows, 20 + 30 + 10);
     rig.finish().await.expect("a clean end");
 }
 
@@ -126,10 +119,7 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         recover.start().expect("a start");
         let ended = recover.exited(Duration::from_millis(kill_after_ms)).await;
         recover.kill_hard().await;
-        if ended.is_ok() {
-            break;
-        }
-        if recover.log_text().contains("recovered") {
+        if ended.is_ok() || recover.log_text().contains("recovered") {
             break;
         }
         killed += 1;
@@ -137,13 +127,15 @@ async fn a_recover_that_is_killed_at_any_moment_can_be_run_again() {
         rig.wait_until_slot_is_free().await;
         // No relay goes on from an unfinished slot.
         if !slots(&rig).await.is_empty() {
-            rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
+            rig.assert_stops(relay_exit::RECOVERY_UNFINISHED, &["outbox-relay recover"])
+                .await;
             unfinished += 1;
         }
     }
     assert!(killed > 0, "at least one was killed");
     kill_recover_before_its_end(&rig, "dies", &["--compare-anyway"]).await;
-    rig.assert_stops(UNFINISHED, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::RECOVERY_UNFINISHED, &["outbox-relay recover"])
+        .await;
     let code = recover_code(&rig, &["--yes"]).await;
     assert_eq!(code, 0, "{}", rig.relay.log_tail(20));
     rig.start().await;
@@ -183,11 +175,12 @@ async fn a_slot_that_postgres_invalidated_loses_nothing_while_the_rows_are_there
     })
     .await
     .expect("postgres gives the slot up");
-    rig.assert_stops(SLOT_INVALIDATED, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_INVALIDATED, &["outbox-relay recover"])
+        .await;
     assert_eq!(recover_code(&rig, &["--yes"]).await, 0, "{}", rig.relay.log_tail(20));
     rig.start().await;
     rig.insert_each(50).await;
     let ledger = rig.assert_exactly_once().await;
-    assert_eq!(ledger.rows, 600);
+    assert_eq!(ledger.rows, 50 + 500 + 50);
     rig.finish().await.expect("a clean end");
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rig::rig::{PARTITIONS, READY_DEADLINE};
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 use stack::eventually_ok;
 
-use super::recover::{NOT_CONFIRMED, recover_code};
+use super::recover::recover_code;
 
 #[tokio::test]
 async fn what_compaction_removed_is_not_published_again() {
@@ -53,13 +53,21 @@ async fn what_retention_removed_before_partitions_were_added_is_not_published_ag
         .command_of("forgets", &["recover", "--accept-partitions"]);
     forgets.start().expect("a start");
     let status = forgets.exited(READY_DEADLINE).await.expect("an end");
-    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{}", forgets.log_tail(20));
+    assert_eq!(
+        status.code(),
+        Some(relay_exit::NOT_CONFIRMED),
+        "{}",
+        forgets.log_tail(20)
+    );
     assert!(
         !is_told(&forgets.log_text()),
         "it goes unnoticed: {}",
         forgets.log_text()
     );
-    assert_eq!(recover_code(&rig, &["--accept-partitions"]).await, NOT_CONFIRMED);
+    assert_eq!(
+        recover_code(&rig, &["--accept-partitions"]).await,
+        relay_exit::NOT_CONFIRMED
+    );
     assert!(is_told(&rig.relay.log_text()), "{}", rig.relay.log_text());
     assert_eq!(recover_code(&rig, &["--accept-partitions", "--yes"]).await, 0);
     // This is the next `recover`, long after the partitions were accepted.
@@ -88,7 +96,7 @@ async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {
         rig.insert_each(40).await;
         rig.drop_slot().await;
         let code = recover_code(&rig, &["--yes"]).await;
-        assert_eq!(code, NOT_CONFIRMED, "{}", rig.relay.log_tail(20));
+        assert_eq!(code, relay_exit::NOT_CONFIRMED, "{}", rig.relay.log_tail(20));
         let said = rig.relay.log_text();
         for flag in ["--undecided publish", "--undecided skip"] {
             assert!(said.contains(flag), "{said}");

@@ -5,13 +5,11 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rig::rig::PARTITIONS;
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
 use crate::relay::tampering::wait_until_confirmed;
 use crate::relay::ways_out::run_recover;
 
-/// Exit code of a `recover` that nobody answered.
-const NOT_CONFIRMED: i32 = 41;
 const OLD_RECORDS: usize = 40;
 
 /// Writes records that are older than any row.
@@ -64,7 +62,7 @@ async fn plan(rig: &Rig, arguments: &[&str]) -> String {
     let all: Vec<&str> = ["recover"].iter().chain(arguments).copied().collect();
     let status = rig.relay.run_for_status(&all).await.expect("recover runs");
     let said = rig.relay.log_text()[logged..].to_owned();
-    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{said}");
+    assert_eq!(status.code(), Some(relay_exit::NOT_CONFIRMED), "{said}");
     said
 }
 
@@ -119,7 +117,12 @@ async fn rows_from_before_since_count_as_published_and_all_others_are_compared()
     ] {
         let arguments = ["recover", "--since", wrong];
         let status = rig.relay.run_for_status(&arguments).await.expect("recover runs");
-        assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
+        assert_eq!(
+            status.code(),
+            Some(relay_exit::WRONG_SETTING),
+            "{}",
+            rig.relay.log_tail(2)
+        );
         assert!(rig.relay.log_tail(2).contains(says), "{}", rig.relay.log_tail(2));
     }
     run_recover(&rig, &["--since", &since]).await;
@@ -183,7 +186,12 @@ async fn rows_from_before_a_records_commit_count_as_published_and_all_others_are
     ] {
         let arguments = ["recover", "--yes", "--since-position", &wrong];
         let status = rig.relay.run_for_status(&arguments).await.expect("recover runs");
-        assert_eq!(status.code(), Some(2), "{}", rig.relay.log_tail(2));
+        assert_eq!(
+            status.code(),
+            Some(relay_exit::WRONG_SETTING),
+            "{}",
+            rig.relay.log_tail(2)
+        );
         assert!(rig.relay.log_tail(6).contains(says), "{}", rig.relay.log_tail(6));
     }
     run_recover(&rig, &["--since-position", &since]).await;

@@ -1,12 +1,12 @@
 //! The broker refuses a record although its settings did not exclude it. The relay finds the row that is to blame. Everything before it is published
 //! once, and nothing from it on is.
 
-use rig::Rig;
 use rig::rig::READY_DEADLINE;
+use rig::{Rig, relay_exit};
 use stack::{Program, eventually};
 
 use super::topic_settings::{
-    RECORD_TOO_LARGE, ROW, assert_each_once, assert_ends, assert_published_before, assert_stops, insert_keyless,
+    assert_each_once, assert_ends, assert_published_before, assert_stops, insert_keyless, limit_record_bytes,
     set_topic, wait_until_older_than,
 };
 
@@ -14,11 +14,11 @@ const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 const NOT_COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "delete")];
 
 /// The relay, changed so that it may not read the settings of its topics.
-fn blind(rig: &Rig) -> Program {
-    with_bug(rig, "AskNoSettings")
+fn relay_without_topic_settings(rig: &Rig) -> Program {
+    relay_with_bug(rig, "AskNoSettings")
 }
 
-fn with_bug(rig: &Rig, bug: &str) -> Program {
+fn relay_with_bug(rig: &Rig, bug: &str) -> Program {
     let relay = rig.relay.with_binary("outbox-relay-faults");
     relay.env("OUTBOX_RELAY_BUG", bug)
 }
@@ -26,16 +26,16 @@ fn with_bug(rig: &Rig, bug: &str) -> Program {
 #[tokio::test]
 async fn a_row_that_the_broker_refuses_in_the_middle_of_a_batch_is_named_and_goes_once_it_is_taken() {
     let rig = Rig::initialised("refused_middle").await;
-    let relay = blind(&rig);
+    let relay = relay_without_topic_settings(&rig);
     // All rows are in one Kafka transaction, and those of a partition are in one batch.
     rig.insert_together(40).await;
     let id = insert_keyless(&rig).await;
     rig.insert_together(40).await;
     let says = [id.as_str(), "the broker refused it", "failed to validate record"];
-    let log = assert_stops(&relay, ROW, &says).await;
+    let log = assert_stops(&relay, relay_exit::ROW_REFUSED, &says).await;
     assert!(!log.contains("Erroneous state"), "the first cause is said: {log}");
     assert_published_before(&rig, 40).await;
-    assert_stops(&relay, ROW, &says).await;
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &says).await;
     assert_published_before(&rig, 40).await;
 
     set_topic(&rig, &NOT_COMPACTED).await;
@@ -48,7 +48,7 @@ async fn a_row_that_the_broker_refuses_in_the_middle_of_a_batch_is_named_and_goe
 #[tokio::test]
 async fn a_relay_that_forgets_what_was_refused_is_caught() {
     let rig = Rig::initialised("planted_forget_refused").await;
-    let relay = with_bug(&rig, "ForgetRefused");
+    let relay = relay_with_bug(&rig, "ForgetRefused");
     let id = insert_keyless(&rig).await;
     relay.start().expect("a start");
     eventually(READY_DEADLINE, "it is refused again and again", || async {
@@ -63,13 +63,13 @@ async fn a_relay_that_forgets_what_was_refused_is_caught() {
 #[tokio::test]
 async fn several_rows_that_the_broker_refuses_are_told_from_those_beside_them() {
     let rig = Rig::initialised("refused_several").await;
-    let relay = blind(&rig);
+    let relay = relay_without_topic_settings(&rig);
     rig.insert_together(10).await;
     let first = insert_keyless(&rig).await;
     rig.insert_together(10).await;
     insert_keyless(&rig).await;
     insert_keyless(&rig).await;
-    assert_stops(&relay, ROW, &[&first]).await;
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &[&first]).await;
     assert_published_before(&rig, 10).await;
     relay.kill_hard().await;
     rig.finish().await.expect("an end");
@@ -87,7 +87,7 @@ async fn settings_that_change_while_the_relay_runs_are_noticed_and_the_row_named
     rig.insert_together(10).await;
     let id = insert_keyless(&rig).await;
     rig.insert_together(10).await;
-    let log = assert_ends(&rig.relay, logged, ROW, &[&id, "cleanup.policy"]).await;
+    let log = assert_ends(&rig.relay, logged, relay_exit::ROW_REFUSED, &[&id, "cleanup.policy"]).await;
     assert!(!log.contains("Erroneous state"), "the first cause is said: {log}");
     assert_published_before(&rig, 11).await;
     set_topic(&rig, &NOT_COMPACTED).await;
@@ -105,8 +105,8 @@ async fn rows_that_have_become_too_old_for_the_broker_are_named() {
     let id = rig
         .value("select id from outbox order by (payload ->> 'n')::int limit 1")
         .await;
-    let relay = blind(&rig);
-    assert_stops(&relay, ROW, &[&id, "the broker refused it"]).await;
+    let relay = relay_without_topic_settings(&rig);
+    assert_stops(&relay, relay_exit::ROW_REFUSED, &[&id, "the broker refused it"]).await;
     set_topic(&rig, &[("message.timestamp.before.max.ms", "3600000")]).await;
     relay.start().expect("a start");
     rig.assert_exactly_once().await;
@@ -117,8 +117,8 @@ async fn rows_that_have_become_too_old_for_the_broker_are_named() {
 #[tokio::test]
 async fn a_limit_that_is_not_told_is_found_and_only_a_row_that_is_too_large_alone_is_named() {
     let rig = Rig::initialised("refused_size").await;
-    set_topic(&rig, &[("max.message.bytes", "5000")]).await;
-    let relay = blind(&rig);
+    limit_record_bytes(&rig, 5_000).await;
+    let relay = relay_without_topic_settings(&rig);
     rig.insert_together(300).await;
     let topic = rig.topic();
     let id = rig
@@ -128,9 +128,14 @@ async fn a_limit_that_is_not_told_is_found_and_only_a_row_that_is_too_large_alon
         ))
         .await;
     rig.insert_together(10).await;
-    assert_stops(&relay, RECORD_TOO_LARGE, &[&id, "max.message.bytes of the topic"]).await;
+    assert_stops(
+        &relay,
+        relay_exit::RECORD_TOO_LARGE,
+        &[&id, "max.message.bytes of the topic"],
+    )
+    .await;
     assert_published_before(&rig, 300).await;
-    set_topic(&rig, &[("max.message.bytes", "20000")]).await;
+    limit_record_bytes(&rig, 20_000).await;
     relay.start().expect("a start");
     rig.assert_exactly_once().await;
     relay.stop().await.expect("a clean end");

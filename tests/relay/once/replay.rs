@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use rig::ledger::Row;
 use rig::rig::ARRIVAL_DEADLINE;
-use rig::{Isolation, Ledger, Record, Rig};
+use rig::{Isolation, Ledger, Record, Rig, relay_exit};
 use stack::eventually_ok;
 
-use super::topic_settings::set_topic;
+use super::topic_settings::limit_record_bytes;
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Exit codes of `outbox-relay`.
-const WRONG_SETTING: i32 = 2;
-const NOT_CONFIRMED: i32 = 41;
 const SIGKILL: i32 = 9;
 
 /// A rig whose relay runs and has published so many rows.
@@ -79,7 +76,7 @@ async fn assert_relay_is_undisturbed(rig: &Rig) {
 #[tokio::test]
 async fn a_topic_that_takes_only_small_batches_is_replayed_into() {
     let rig = rig_with_published_rows("replay_small", 14).await;
-    set_topic(&rig, &[("max.message.bytes", "20000")]).await;
+    limit_record_bytes(&rig, 20_000).await;
     let end = "select confirmed_flush_lsn >= pg_current_wal_flush_lsn() from pg_replication_slots where slot_name = 'replay_small'";
     stack::eventually(DEADLINE, "all is confirmed", || async {
         (rig.value(end).await == "t").then_some(())
@@ -129,11 +126,13 @@ async fn rows_of_a_key_are_replayed_beside_a_running_relay() {
 
 #[tokio::test]
 async fn rows_are_chosen_by_time_and_by_id() {
-    let rig = rig_with_published_rows("replay_time", 30).await;
+    const OTHER_ROWS: u32 = 30;
+    const CHOSEN_ROWS: u32 = 3_000;
+    let rig = rig_with_published_rows("replay_time", OTHER_ROWS).await;
     let from = rig.value("select clock_timestamp()").await;
-    rig.insert_each(3_000).await;
+    rig.insert_each(CHOSEN_ROWS).await;
     let to = rig.value("select clock_timestamp()").await;
-    rig.insert_each(30).await;
+    rig.insert_each(OTHER_ROWS).await;
     let mut rows = rig.rows().await;
     rows.sort_by_key(|row| row.n);
     assert_eq!(
@@ -142,12 +141,15 @@ async fn rows_are_chosen_by_time_and_by_id() {
         "{}",
         rig.relay.log_tail(20)
     );
-    assert_replayed(&rig, &rows[30..3_030]).await;
+    let chosen_by_time = &rows[OTHER_ROWS as usize..(OTHER_ROWS + CHOSEN_ROWS) as usize];
+    assert_replayed(&rig, chosen_by_time).await;
     assert_eq!(replay_code(&rig, &["--id", &rows[0].id, "--yes"]).await, 0);
-    let mut chosen = rows[30..3_030].to_vec();
-    chosen.push(rows[0].clone());
     let (_, marked) = unmarked_and_marked(&rig).await;
-    assert_eq!(marked.len(), chosen.len());
+    assert_eq!(
+        marked.len(),
+        CHOSEN_ROWS as usize + 1,
+        "those of the time, and the one of the id"
+    );
     let replays: std::collections::HashSet<&str> = marked.iter().filter_map(|record| record.header("replay")).collect();
     assert_eq!(replays.len(), 2, "each replay has an id of its own");
     assert_relay_is_undisturbed(&rig).await;
@@ -156,11 +158,11 @@ async fn rows_are_chosen_by_time_and_by_id() {
 #[tokio::test]
 async fn nothing_is_replayed_without_a_choice_or_an_answer() {
     let rig = rig_with_published_rows("replay_asks", 20).await;
-    assert_eq!(replay_code(&rig, &["--yes"]).await, WRONG_SETTING);
-    assert_eq!(replay_code(&rig, &["--key", "k1"]).await, NOT_CONFIRMED);
+    assert_eq!(replay_code(&rig, &["--yes"]).await, relay_exit::WRONG_SETTING);
+    assert_eq!(replay_code(&rig, &["--key", "k1"]).await, relay_exit::NOT_CONFIRMED);
     let answered = rig.relay.run_on_a_terminal(&["replay", "--key", "k1"], "no\n").await;
     let (status, screen) = answered.expect("replay runs");
-    assert_eq!(status.code(), Some(NOT_CONFIRMED), "{screen}");
+    assert_eq!(status.code(), Some(relay_exit::NOT_CONFIRMED), "{screen}");
     assert!(screen.contains("carry this out?"), "{screen}");
     let (_, marked) = unmarked_and_marked(&rig).await;
     assert_eq!(marked.len(), 0);
@@ -192,7 +194,10 @@ async fn a_row_is_not_replayed_before_it_is_published() {
 
 #[tokio::test]
 async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_relay() {
-    let rig = rig_with_published_rows("replay_killed", 5_000).await;
+    const ROWS: u32 = 5_000;
+    /// Two transactions of the replay have so many rows at least.
+    const ROWS_OF_TWO_TRANSACTIONS: u32 = 2_000;
+    let rig = rig_with_published_rows("replay_killed", ROWS).await;
     let hits = rig.logs().join("replay-hits");
     let replay = rig
         .relay
@@ -206,10 +211,10 @@ async fn a_killed_replay_leaves_whole_transactions_and_does_not_hold_up_the_rela
     assert_eq!(replay_code(&rig, &["--key", "k0", "--yes"]).await, 0);
     let (_, marked) = unmarked_and_marked(&rig).await;
     let of_key = rig.rows().await.iter().filter(|row| row.key == "k0").count();
-    let of_the_killed = marked.len() - of_key;
+    let rows_of_killed_replay = marked.len() - of_key;
     assert!(
-        (2_000..5_000).contains(&of_the_killed),
-        "two transactions of it are there, and no part of the third: {of_the_killed}"
+        (ROWS_OF_TWO_TRANSACTIONS as usize..ROWS as usize).contains(&rows_of_killed_replay),
+        "two transactions of it are there, and no part of the third: {rows_of_killed_replay}"
     );
     assert_relay_is_undisturbed(&rig).await;
 }

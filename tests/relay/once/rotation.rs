@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 use stack::eventually;
 use stack::program::Readiness;
 
@@ -12,6 +12,11 @@ use crate::relay::secured::Secured;
 
 const ROLE: &str = "rotating";
 const DEADLINE: Duration = Duration::from_secs(60);
+/// A relay that is refused so often is refused for good.
+const REFUSALS_BY_POSTGRES: usize = 5;
+const REFUSALS_BY_KAFKA: usize = 4;
+/// So many rows are published while secrets are replaced.
+const ROWS_BETWEEN: f64 = 50.0;
 
 /// Ends every session of the relay, also those with Kafka. The relay makes new ones.
 async fn end_sessions(rig: &Rig) {
@@ -22,7 +27,7 @@ async fn end_sessions(rig: &Rig) {
 }
 
 /// Waits until the relay's readiness has all of these words.
-pub(super) async fn complains(rig: &Rig, words: &[&str]) {
+pub(super) async fn wait_until_readiness_says(rig: &Rig, words: &[&str]) {
     let client = reqwest::Client::new();
     eventually(DEADLINE, &format!("it says {words:?}"), || async {
         match rig.relay.readiness(&client).await {
@@ -52,11 +57,11 @@ async fn a_relay_that_keeps_the_first_password_is_refused_for_good() {
     rig.sql("alter role rotating_planted password 'canary-2'").await;
     rig.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotating_planted'")
         .await;
-    complains(&rig, &["password authentication failed"]).await;
+    wait_until_readiness_says(&rig, &["password authentication failed"]).await;
     // If the relay read the file again, there would not even be a second refusal.
     eventually(DEADLINE, "it is refused again and again", || async {
         let refused = rig.relay.log_text().matches("password authentication failed").count();
-        (refused >= 5).then_some(())
+        (refused >= REFUSALS_BY_POSTGRES).then_some(())
     })
     .await;
     rig.relay.kill_hard().await;
@@ -88,11 +93,11 @@ async fn a_relay_that_keeps_the_first_secrets_of_kafka_is_refused_for_good() {
         "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'rotation_kafka_planted'",
     )
     .await;
-    complains(&rig, &["kafka refuses the connection"]).await;
+    wait_until_readiness_says(&rig, &["kafka refuses the connection"]).await;
     // If the relay read the files for each client, there would not even be a second refusal.
     eventually(DEADLINE, "it is refused again and again", || async {
         let refused = rig.relay.log_text().matches("kafka refuses the connection").count();
-        (refused >= 4).then_some(())
+        (refused >= REFUSALS_BY_KAFKA).then_some(())
     })
     .await;
     rig.relay.kill_hard().await;
@@ -143,14 +148,14 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         let logged = relay.log_text().len();
         let status = relay.run_for_status(&["run"]).await.expect("it ends");
         let log = relay.log_text()[logged..].to_owned();
-        assert_eq!(status.code(), Some(2), "{variable}: {log}");
+        assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING), "{variable}: {log}");
         assert!(log.contains("/nowhere/at/all"), "{variable}: {log}");
     }
     rig.init(&[]).await;
     rig.start().await;
     let process = rig.relay.process().expect("it runs").id();
     let load = Load::start_on(&rig);
-    wait_until_publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, ROWS_BETWEEN).await;
 
     // Both passwords are replaced at once, first in the files.
     secured.write("rotating-pg", "canary-pg-2\n");
@@ -161,22 +166,22 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         .await
         .expect("another password");
     end_sessions(&rig).await;
-    wait_until_publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, ROWS_BETWEEN).await;
 
     // The password is replaced on the server first. The relay is refused until the file has it, also while there is no file.
     rig.sql(&format!("alter role {ROLE} password 'canary-pg-3'")).await;
     end_sessions(&rig).await;
-    complains(&rig, &["password authentication failed"]).await;
+    wait_until_readiness_says(&rig, &["password authentication failed"]).await;
     let file = secured.path("rotating-pg");
     std::fs::remove_file(&file).expect("the file");
-    complains(&rig, &[&file, "cannot be read"]).await;
+    wait_until_readiness_says(&rig, &[&file, "cannot be read"]).await;
     secured.write("rotating-pg", "canary-pg-3\n");
-    wait_until_publishes(&rig.relay, 50.0).await;
+    wait_until_publishes(&rig.relay, ROWS_BETWEEN).await;
 
     // The same for Kafka's password. The file of the authority is away for a while, too.
     secured.write("rotating-kafka", "canary-wrong");
     end_sessions(&rig).await;
-    complains(&rig, &["kafka refuses the connection"]).await;
+    wait_until_readiness_says(&rig, &["kafka refuses the connection"]).await;
     for (name, text) in [
         ("rotating-kafka", "canary-kafka-2\n"),
         ("rotating-ca.crt", authority.as_str()),
@@ -184,9 +189,9 @@ async fn secrets_are_replaced_under_load_and_nothing_is_lost_or_restarted() {
         let file = secured.path(name);
         std::fs::remove_file(&file).expect("the file");
         end_sessions(&rig).await;
-        complains(&rig, &[&file]).await;
+        wait_until_readiness_says(&rig, &[&file]).await;
         secured.write(name, text);
-        wait_until_publishes(&rig.relay, 50.0).await;
+        wait_until_publishes(&rig.relay, ROWS_BETWEEN).await;
     }
 
     load.stop().await;

@@ -1,26 +1,11 @@
 //! A row that cannot be a record stops the relay, which names the row. Everything before it is published, and nothing from it on is confirmed.
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rig::{Isolation, Rig};
+use rig::{Isolation, Rig, relay_exit};
 
-/// Sets how large a batch of the topic may be.
-async fn limit_topic(rig: &Rig, bytes: u32) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", rig.servers.kafka.bootstrap_servers())
-        .create()
-        .expect("a client");
-    let (topic, bytes) = (rig.topic(), bytes.to_string());
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", &bytes);
-    for outcome in admin
-        .alter_configs([&change], &AdminOptions::new())
-        .await
-        .expect("an answer")
-    {
-        outcome.expect("a changed topic");
-    }
-}
+use super::topic_settings::limit_record_bytes;
+
+/// So many good rows come before the row that is too large.
+const ROWS_BEFORE: u32 = 30;
 
 /// Writes a row with a payload of about this many bytes. Returns its id.
 async fn insert_large(rig: &Rig, bytes: u32) -> String {
@@ -32,19 +17,20 @@ async fn insert_large(rig: &Rig, bytes: u32) -> String {
     .await
 }
 
-/// Starts the relay. Asserts that it stops at a row, that the 30 rows before are published, and that nothing from the row on is confirmed.
-async fn assert_stops_at(rig: &Rig, before: &str, code: i32, says: &[&str]) {
+/// Starts the relay. Asserts that it stops at a row, that the rows before it are published, and that nothing from the row on is confirmed.
+/// `before` is a position between those rows and the row.
+async fn assert_stops_at_row(rig: &Rig, before: &str, exit_code: i32, says: &[&str]) {
     rig.relay.start().expect("a start");
     let status = rig.relay.exited(rig::rig::READY_DEADLINE).await.expect("an end");
     let log = rig.relay.log_tail(5);
-    assert_eq!(status.code(), Some(code), "{log}");
+    assert_eq!(status.code(), Some(exit_code), "{log}");
     for words in says {
         assert!(log.contains(words), "it says `{words}`: {log}");
     }
     let records = rig.records(Isolation::Committed).await.expect("the topic");
     assert_eq!(
         records.len(),
-        30,
+        ROWS_BEFORE as usize,
         "what stands before the row is published, and nothing else"
     );
     let name = rig.name();
@@ -57,16 +43,16 @@ async fn assert_stops_at(rig: &Rig, before: &str, code: i32, says: &[&str]) {
 #[tokio::test]
 async fn a_row_larger_than_the_topics_own_limit_is_named_and_goes_once_the_limit_is_raised() {
     let rig = Rig::initialised("too_large_topic").await;
-    limit_topic(&rig, 20_000).await;
-    rig.insert_each(30).await;
+    limit_record_bytes(&rig, 20_000).await;
+    rig.insert_each(ROWS_BEFORE).await;
     let before = rig.value("select pg_current_wal_insert_lsn()").await;
     let id = insert_large(&rig, 19_990).await;
     rig.insert_each(10).await;
     let says = [id.as_str(), &rig.topic(), "20000 (max.message.bytes of the topic"];
-    assert_stops_at(&rig, &before, 31, &says).await;
-    assert_stops_at(&rig, &before, 31, &says).await;
+    assert_stops_at_row(&rig, &before, relay_exit::RECORD_TOO_LARGE, &says).await;
+    assert_stops_at_row(&rig, &before, relay_exit::RECORD_TOO_LARGE, &says).await;
 
-    limit_topic(&rig, 40_000).await;
+    limit_record_bytes(&rig, 40_000).await;
     rig.start().await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");
@@ -75,11 +61,17 @@ async fn a_row_larger_than_the_topics_own_limit_is_named_and_goes_once_the_limit
 #[tokio::test]
 async fn a_row_larger_than_the_clients_limit_is_named_and_goes_once_the_limit_is_raised() {
     let mut rig = Rig::initialised("too_large_client").await;
-    rig.insert_each(30).await;
+    rig.insert_each(ROWS_BEFORE).await;
     let before = rig.value("select pg_current_wal_insert_lsn()").await;
     let id = insert_large(&rig, 1_010_000).await;
     rig.insert_each(10).await;
-    assert_stops_at(&rig, &before, 31, &[&id, &rig.topic(), "1000000 (message.max.bytes"]).await;
+    assert_stops_at_row(
+        &rig,
+        &before,
+        relay_exit::RECORD_TOO_LARGE,
+        &[&id, &rig.topic(), "1000000 (message.max.bytes"],
+    )
+    .await;
 
     rig.relay = rig.relay.with_env("KAFKA_PROPERTIES", "message.max.bytes=1040000");
     rig.start().await;
@@ -90,16 +82,16 @@ async fn a_row_larger_than_the_clients_limit_is_named_and_goes_once_the_limit_is
 #[tokio::test]
 async fn a_limit_that_is_lowered_while_the_relay_runs_is_noticed_and_named() {
     let rig = Rig::initialised("too_large_lowered").await;
-    rig.insert_each(30).await;
+    rig.insert_each(ROWS_BEFORE).await;
     rig.start().await;
     rig.assert_exactly_once().await;
-    limit_topic(&rig, 20_000).await;
+    limit_record_bytes(&rig, 20_000).await;
     let id = insert_large(&rig, 30_000).await;
     let status = rig.relay.exited(rig::rig::READY_DEADLINE).await.expect("an end");
     let log = rig.relay.log_tail(5);
-    assert_eq!(status.code(), Some(31), "{log}");
+    assert_eq!(status.code(), Some(relay_exit::RECORD_TOO_LARGE), "{log}");
     assert!(log.contains(&id) && log.contains("20000"), "{log}");
-    limit_topic(&rig, 40_000).await;
+    limit_record_bytes(&rig, 40_000).await;
     rig.start().await;
     rig.assert_exactly_once().await;
     rig.finish().await.expect("a clean end");
@@ -108,7 +100,7 @@ async fn a_limit_that_is_lowered_while_the_relay_runs_is_noticed_and_named() {
 #[tokio::test]
 async fn small_rows_go_to_a_topic_with_a_small_limit_however_many_there_are() {
     let rig = Rig::initialised("small_limit").await;
-    limit_topic(&rig, 5_000).await;
+    limit_record_bytes(&rig, 5_000).await;
     rig.start().await;
     rig.insert_together(20_000).await;
     rig.assert_exactly_once().await;
@@ -119,13 +111,25 @@ async fn small_rows_go_to_a_topic_with_a_small_limit_however_many_there_are() {
 async fn a_row_without_a_destination_stops_every_start_and_what_stands_before_it_is_published() {
     let rig = Rig::initialised("poison").await;
     rig.sql("alter table outbox alter aggregatetype drop not null").await;
-    rig.insert_each(30).await;
+    rig.insert_each(ROWS_BEFORE).await;
     let before = rig.value("select pg_current_wal_insert_lsn()").await;
     rig.sql("insert into outbox (aggregateid, type, payload) values ('k1', 'Poison', '{}')")
         .await;
     rig.insert_each(10).await;
-    assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
-    assert_stops_at(&rig, &before, 30, &["cannot be published", "aggregatetype"]).await;
+    assert_stops_at_row(
+        &rig,
+        &before,
+        relay_exit::ROW_REFUSED,
+        &["cannot be published", "aggregatetype"],
+    )
+    .await;
+    assert_stops_at_row(
+        &rig,
+        &before,
+        relay_exit::ROW_REFUSED,
+        &["cannot be published", "aggregatetype"],
+    )
+    .await;
     // The relay has ended by itself, and not with 0.
     rig.relay.kill_hard().await;
     rig.finish().await.expect("a clean end");

@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rig::rig::PARTITIONS;
 use rig::servers::{kafka_options, postgres_options};
-use rig::{Rig, Servers};
+use rig::{Rig, Servers, relay_exit};
 use stack::eventually;
 
 use super::super::tampering::{
@@ -18,10 +18,8 @@ use super::super::tampering::{
 
 use crate::relay::ways_out::{assert_goes_on, run_recover};
 
-/// Exit codes of `outbox-relay`.
-const PARTITIONS_CHANGED: i32 = 19;
-const TOPIC_RECREATED: i32 = 23;
-const CHECKPOINT_TOPIC_UNSAFE: i32 = 25;
+/// Kafka writes the id of a topic as so many characters.
+const TOPIC_ID_CHARS: usize = 22;
 
 pub(super) fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
     let servers = rig.servers.kafka.bootstrap_servers();
@@ -97,7 +95,7 @@ async fn a_topic_that_was_made_anew_stops_the_relay_and_recover_publishes_what_i
         "outbox-relay recover",
         "--accept-topic-recreated",
     ];
-    rig.assert_stops(TOPIC_RECREATED, &says).await;
+    rig.assert_stops(relay_exit::TOPIC_DELETED, &says).await;
     assert_check_says(&rig, "was deleted and made anew").await;
     run_recover(&rig, &[]).await;
     assert_goes_on(&rig).await;
@@ -126,7 +124,7 @@ async fn a_topic_that_was_deleted_stops_the_relay_and_recover_makes_it_and_publi
     let rig = published_and_stopped("data_topic_deleted").await;
     delete(&rig, &rig.topic()).await;
     rig.insert_each(2).await;
-    rig.assert_stops(TOPIC_RECREATED, &["was deleted", "outbox-relay recover"])
+    rig.assert_stops(relay_exit::TOPIC_DELETED, &["was deleted", "outbox-relay recover"])
         .await;
     run_recover(&rig, &[]).await;
     assert_goes_on(&rig).await;
@@ -140,7 +138,7 @@ async fn a_topic_that_is_made_anew_while_the_relay_runs_stops_it_and_is_accepted
     rig.assert_exactly_once().await;
     make_anew(&rig, &rig.topic(), PARTITIONS).await;
     rig.insert_each(3).await;
-    assert_ends(&rig, TOPIC_RECREATED, &["was deleted and made anew"]).await;
+    assert_ends(&rig, relay_exit::TOPIC_DELETED, &["was deleted and made anew"]).await;
     rig.wait_until_slot_is_free().await;
     accept(&rig, &["--accept-topic-recreated"]).await;
     rig.start().await;
@@ -165,7 +163,7 @@ async fn a_relay_that_looks_at_its_topics_only_at_its_start_goes_on() {
     let right = Rig::initialised("topic_watched").await;
     right.start().await;
     make_anew(&right, &right.topic(), PARTITIONS).await;
-    assert_ends(&right, TOPIC_RECREATED, &["was deleted and made anew"]).await;
+    assert_ends(&right, relay_exit::TOPIC_DELETED, &["was deleted and made anew"]).await;
     let process = relay.process().expect("it was started");
     assert!(process.exit_status().is_none(), "{}", relay.log_tail(5));
     relay.kill_hard().await;
@@ -192,7 +190,7 @@ async fn a_deleted_topic_stops_the_relay(rig: &Rig) {
         }
     };
     tokio::select! {
-        () = assert_ends(rig, TOPIC_RECREATED, &["was deleted", "outbox-relay recover"]) => {}
+        () = assert_ends(rig, relay_exit::TOPIC_DELETED, &["was deleted", "outbox-relay recover"]) => {}
         () = writes => {}
     }
     rig.wait_until_slot_is_free().await;
@@ -218,7 +216,7 @@ async fn a_checkpoint_topic_that_is_made_anew_while_the_relay_runs_stops_it() {
     make_anew(&rig, &rig.checkpoint_topic(), 1).await;
     assert_ends(
         &rig,
-        TOPIC_RECREATED,
+        relay_exit::TOPIC_DELETED,
         &["was deleted and made anew", "--accept-checkpoint-loss"],
     )
     .await;
@@ -242,7 +240,7 @@ async fn partitions_that_are_added_while_the_relay_runs_stop_it() {
     assert!(added.expect("an answer")[0].is_ok(), "partitions are added");
     assert_ends(
         &rig,
-        PARTITIONS_CHANGED,
+        relay_exit::PARTITIONS_CHANGED,
         &["has 6 partitions and had 4", "--accept-partitions"],
     )
     .await;
@@ -260,7 +258,7 @@ async fn a_checkpoint_without_topic_ids_is_gone_on_from_and_has_them_from_then_o
     for topic in [rig.topic(), rig.checkpoint_topic()] {
         assert_eq!(
             ids[&topic].as_str().map(str::len),
-            Some(22),
+            Some(TOPIC_ID_CHARS),
             "{topic} is pinned by its id: {ids}"
         );
     }
@@ -286,7 +284,7 @@ async fn a_checkpoint_topic_that_deletes_is_refused_by_init_told_by_check_and_wa
     create(&rig, &short_lived).await;
     let cure = format!("--entity-type topics --entity-name {topic} --add-config cleanup.policy=compact");
     rig.insert_each(3).await;
-    assert_refused(&rig, &[], CHECKPOINT_TOPIC_UNSAFE, &cure).await;
+    assert_refused(&rig, &[], relay_exit::TOPIC_UNSAFE, &cure).await;
     rig.insert_each(2).await;
     set(&rig, &topic, &[("cleanup.policy", "compact")]).await;
     rig.init(&[]).await;

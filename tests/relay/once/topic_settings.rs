@@ -1,18 +1,19 @@
-//! Changes the settings of topics. And steps that the tests of rows share that Kafka does not take.
+//! Changes the settings of topics. Also the steps that are shared by the tests of rows that Kafka does not take.
 
 use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
 use rig::{Isolation, Rig};
 use stack::{Program, eventually};
-
-/// Exit codes of `outbox-relay`.
-pub(super) const ROW: i32 = 30;
-pub(super) const RECORD_TOO_LARGE: i32 = 31;
 
 /// Gives the rig's topic these settings and no others of its own. Returns once the broker knows them.
 pub(super) async fn set_topic(rig: &Rig, settings: &[(&str, &str)]) {
     let bootstrap_servers = rig.servers.kafka.bootstrap_servers();
     let set = rig::topic_settings::set(&bootstrap_servers, &rig.topic(), settings).await;
     set.unwrap_or_else(|err| panic!("{err:#}"));
+}
+
+/// Sets how many bytes a record of the rig's topic may have. Returns once the broker knows it.
+pub(super) async fn limit_record_bytes(rig: &Rig, bytes: u32) {
+    set_topic(rig, &[("max.message.bytes", &bytes.to_string())]).await;
 }
 
 /// Waits until all rows are older than this.

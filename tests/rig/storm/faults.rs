@@ -38,18 +38,18 @@ pub(super) async fn carry_out(faults: Arc<Faults>, schedule: Schedule, duration:
     let tasks: Vec<_> = Part::ALL
         .into_iter()
         .map(|part| {
-            let (faults, kills) = (Arc::clone(&faults), schedule.of(part));
+            let (faults, kills) = (Arc::clone(&faults), schedule.kills_of(part));
             tokio::spawn(async move {
                 // A part that came back late gets a moment. Otherwise the kills that were due meanwhile would never let anything through.
-                let mut earliest = Duration::ZERO;
+                let mut next_kill_at_min = Duration::ZERO;
                 for kill in kills {
-                    let at = kill.at.max(earliest);
+                    let at = kill.at.max(next_kill_at_min);
                     if at >= duration || !faults.wait_until(at).await {
                         break;
                     }
                     faults.kill(kill).await?;
                     if matches!(part, Part::Postgres | Part::Kafka) {
-                        earliest = faults.start.elapsed() + UP_FOR_MIN;
+                        next_kill_at_min = faults.start.elapsed() + UP_FOR_MIN;
                     }
                 }
                 anyhow::Ok(())
@@ -82,7 +82,7 @@ impl Faults {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// False: the storm was given up before that time.
+    /// Waits until so much time has passed since the storm's start. Returns false if the storm was given up before.
     async fn wait_until(&self, at: Duration) -> bool {
         loop {
             let left = at.saturating_sub(self.start.elapsed());
@@ -101,16 +101,16 @@ impl Faults {
         match kill.part {
             Part::Relay => {
                 self.relays.kill(kill.victim).await;
-                self.hit(kill.part);
+                self.note_fired(kill.part);
             }
             Part::Walsender => self.terminate_walsender().await,
             Part::Postgres => {
-                self.hit(kill.part);
+                self.note_fired(kill.part);
                 servers.postgres.kill_hard().await;
                 servers.postgres.start_again().await?;
             }
             Part::Kafka => {
-                self.hit(kill.part);
+                self.note_fired(kill.part);
                 servers.kafka.kill_hard().await;
                 servers.kafka.start_again().await?;
             }
@@ -130,13 +130,13 @@ impl Faults {
             if let Ok(rows) = rig.servers.postgres.query("postgres", &sql).await
                 && !rows.is_empty()
             {
-                return self.hit(Part::Walsender);
+                return self.note_fired(Part::Walsender);
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    fn hit(&self, part: Part) {
+    fn note_fired(&self, part: Part) {
         let at = self.start.elapsed();
         let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
         fired.push(Fired { part, at });

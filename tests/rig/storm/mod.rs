@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use stack::KafkaOptions;
+use tokio::task::JoinHandle;
 
 pub use outcome::{Outcome, Recovery, Verdict};
 pub use schedule::{Kill, Part, Schedule};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Row};
 use crate::rig::{PARTITIONS, Rig};
 use crate::servers::{Servers, postgres_options};
 use crate::topic::{Isolation, Record};
@@ -73,44 +74,20 @@ pub struct Progress {
 /// # Errors
 /// A server does not start, or the comparison cannot be made. If the relay did something wrong, the [`Outcome`] says so, and there is no error.
 pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progress)) -> anyhow::Result<Outcome> {
-    let mut postgres = postgres_options();
-    postgres.version = Some(options.postgres_version);
-    let mut kafka = kafka_options();
-    if options.rotation {
-        kafka = operators::with_login(kafka);
-    }
-    let servers = Arc::new(Servers::start(postgres, kafka).await?);
-    let mut rig = Rig::on(Arc::clone(&servers), "storm").await;
-    if options.rotation {
-        rig = operators::logs_in(rig).await?;
-    }
-    if options.parking {
-        rig.relay = operators::parks(rig.relay);
-    }
-    rig.init(&[]).await;
-    if options.parking {
-        operators::refuse_poison(&rig).await?;
-    }
-    let relays = Arc::new(Relays::new(rig, options.standby));
+    let relays = start_relays(options).await?;
     let rig = relays.rig();
-    rig.start().await;
-    relays.start_standby()?;
-
     let start = Instant::now();
-    let watch = Watch::start(&servers.kafka.bootstrap_servers(), &rig.topic(), PARTITIONS, start)?;
+    let watch = Watch::start(&rig.servers.kafka.bootstrap_servers(), &rig.topic(), PARTITIONS, start)?;
     let mut supervisors = relays::supervise(&relays);
     let common = Arc::new(Common {
-        url: servers.postgres.url("postgres", rig.name()),
+        url: rig.servers.postgres.url("postgres", rig.name()),
         topic: rig.topic(),
         start,
         stopping: AtomicBool::new(false),
         changes: AtomicU64::new(0),
         with_poison: options.parking,
     });
-    let interval = Duration::from_secs(1) * WRITERS / options.rate.max(1);
-    let writers: Vec<_> = (0..WRITERS as usize)
-        .map(|number| tokio::spawn(Writer::new(Arc::clone(&common), number, options.seed, interval).run()))
-        .collect();
+    let writers = spawn_writers(options, &common);
 
     let writers_are_done = Arc::new(AtomicBool::new(false));
     let retries = options.parking.then(|| {
@@ -173,13 +150,13 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         .flat_map(|diary| &diary.barriers)
         .map(ToString::to_string)
         .collect();
-    let healed = Instant::now();
-    while definite_stop.is_none() && !watch.has_all(&barriers) && healed.elapsed() < DRAIN_DEADLINE {
+    let drain_start = Instant::now();
+    while definite_stop.is_none() && !watch.has_all(&barriers) && drain_start.elapsed() < DRAIN_DEADLINE {
         definite_stop = supervisors.stops.try_recv().ok();
         report();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let drained_in = healed.elapsed();
+    let drained_in = drain_start.elapsed();
     supervisors.end();
     let mut trouble: Vec<String> = definite_stop.into_iter().collect();
     if !watch.has_all(&barriers) {
@@ -193,24 +170,13 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
     {
         trouble.push(format!("{err:#}"));
     }
-    for unclear in relays.log_lines_of_panics() {
-        trouble.push(unclear);
-    }
+    trouble.extend(relays.log_lines_of_panics());
 
     if let Some(directory) = &options.logs {
         keep_logs(rig, directory)?;
     }
 
-    let (topic, rows) = (rig.topic(), rig.rows().await);
-    let (committed, uncommitted) = tokio::try_join!(
-        servers.kafka.records(&topic, Isolation::Committed),
-        servers.kafka.records(&topic, Isolation::Uncommitted),
-    )?;
-    let aborted_copies = uncommitted.len().saturating_sub(committed.len());
-    let records: Vec<Record> = committed.into_iter().map(Record::from).collect();
-    let parked = records.iter().filter(|record| record.is_of_a_retry()).count();
-    let ledger = tokio::task::spawn_blocking(move || (Ledger::compare(&rows, &records), rows)).await?;
-    let (ledger, rows) = ledger;
+    let found = Found::read(rig).await?;
     let fired = faults.fired();
     let recoveries = fired.iter().map(|fired| Recovery {
         part: fired.part,
@@ -223,13 +189,13 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
         committed: count(&diaries, Answer::Committed),
         failed: count(&diaries, Answer::Failed),
         unknown: count(&diaries, Answer::Unknown),
-        broken_answers: broken_answers(&diaries, &rows),
-        ledger,
-        aborted_copies,
+        broken_answers: broken_answers(&diaries, &found.rows),
+        ledger: found.ledger,
+        aborted_copies: found.aborted_copies,
         recoveries: recoveries.collect(),
         restarts: relays.restarts(),
         drained_in,
-        parked,
+        parked: found.parked,
         retries,
         rotations: rotated.load(Ordering::Relaxed),
         trouble,
@@ -239,6 +205,70 @@ pub async fn run(options: &Options, schedule: &Schedule, progress: impl Fn(Progr
             rig.servers.kafka.version()
         ),
     })
+}
+
+/// Starts the servers, and one relay or two with the settings that the options ask for.
+async fn start_relays(options: &Options) -> anyhow::Result<Arc<Relays>> {
+    let mut postgres = postgres_options();
+    postgres.version = Some(options.postgres_version);
+    let mut kafka = kafka_options();
+    if options.rotation {
+        kafka = operators::with_login(kafka);
+    }
+    let servers = Arc::new(Servers::start(postgres, kafka).await?);
+    let mut rig = Rig::on(servers, "storm").await;
+    if options.rotation {
+        rig = operators::logs_in(rig).await?;
+    }
+    if options.parking {
+        rig.relay = operators::parks(rig.relay);
+    }
+    rig.init(&[]).await;
+    if options.parking {
+        operators::refuse_poison(&rig).await?;
+    }
+    let relays = Arc::new(Relays::new(rig, options.standby));
+    relays.rig().start().await;
+    relays.start_standby()?;
+    Ok(relays)
+}
+
+fn spawn_writers(options: &Options, common: &Arc<Common>) -> Vec<JoinHandle<Diary>> {
+    let interval = Duration::from_secs(1) * WRITERS / options.rate.max(1);
+    (0..WRITERS as usize)
+        .map(|number| tokio::spawn(Writer::new(Arc::clone(common), number, options.seed, interval).run()))
+        .collect()
+}
+
+/// What is in the outbox and in the topic after the storm.
+struct Found {
+    rows: Vec<Row>,
+    /// The rows, compared with the committed records.
+    ledger: Ledger,
+    aborted_copies: usize,
+    /// How many records are retries of parked rows.
+    parked: usize,
+}
+
+impl Found {
+    async fn read(rig: &Rig) -> anyhow::Result<Self> {
+        let (topic, rows) = (rig.topic(), rig.rows().await);
+        let (committed, uncommitted) = tokio::try_join!(
+            rig.servers.kafka.records(&topic, Isolation::Committed),
+            rig.servers.kafka.records(&topic, Isolation::Uncommitted),
+        )?;
+        let aborted_copies = uncommitted.len().saturating_sub(committed.len());
+        let records: Vec<Record> = committed.into_iter().map(Record::from).collect();
+        let parked = records.iter().filter(|record| record.is_of_a_retry()).count();
+        let compared = tokio::task::spawn_blocking(move || (Ledger::compare(&rows, &records), rows)).await?;
+        let (ledger, rows) = compared;
+        Ok(Self {
+            rows,
+            ledger,
+            aborted_copies,
+            parked,
+        })
+    }
 }
 
 /// A broker that was killed can register again only after its session has timed out. The default of 9 s would be most of the storm.
@@ -267,13 +297,14 @@ fn keep_logs(rig: &Rig, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many rows got this answer.
 fn count(diaries: &[Diary], asked: Answer) -> usize {
     let answers = diaries.iter().flat_map(|diary| &diary.answers);
     answers.filter(|(_, answer)| *answer == asked).count()
 }
 
 /// Rows that were committed and are missing, and rows that were not committed and are there.
-fn broken_answers(diaries: &[Diary], rows: &[crate::ledger::Row]) -> Vec<String> {
+fn broken_answers(diaries: &[Diary], rows: &[Row]) -> Vec<String> {
     let there: std::collections::HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let answers = diaries.iter().flat_map(|diary| &diary.answers);
     answers

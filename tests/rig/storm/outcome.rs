@@ -24,7 +24,9 @@ pub struct Outcome {
     pub transactions: u64,
     /// How many rows the clients were told are committed.
     pub committed: usize,
+    /// How many rows were rolled back or refused, or never sent for commit.
     pub failed: usize,
+    /// How many rows had a COMMIT during which the connection broke.
     pub unknown: usize,
     /// Rows that differ from what their client was told.
     pub broken_answers: Vec<String>,
@@ -34,6 +36,7 @@ pub struct Outcome {
     pub recoveries: Vec<Recovery>,
     /// How often relays were started again.
     pub restarts: u64,
+    /// The time until every row was published. It begins when the writers and the operators have ended, after the last kill.
     pub drained_in: Duration,
     /// Rows whose only record is a retry of a parked row.
     pub parked: usize,
@@ -65,7 +68,7 @@ impl Outcome {
             return Verdict::Broken;
         }
         let parts = &self.options.parts;
-        let all_killed = !parts.is_empty() && parts.iter().all(|part| self.kills(Some(*part)) > 0);
+        let all_killed = !parts.is_empty() && parts.iter().all(|part| self.kill_count(Some(*part)) > 0);
         let all_happened =
             all_killed && (!self.options.parking || self.parked > 0) && (!self.options.rotation || self.rotations > 0);
         if all_happened && self.ledger.rows > 0 {
@@ -75,16 +78,16 @@ impl Outcome {
         }
     }
 
-    fn kills(&self, of: Option<Part>) -> usize {
+    fn kill_count(&self, part: Option<Part>) -> usize {
         let kills = self.recoveries.iter();
-        kills.filter(|kill| of.is_none_or(|part| part == kill.part)).count()
+        kills.filter(|kill| part.is_none_or(|part| part == kill.part)).count()
     }
 
     /// How long it took to recover from the kills of one part, or of all parts, in ascending order.
-    fn recoveries(&self, of: Option<Part>) -> Vec<Duration> {
+    fn recovery_times(&self, part: Option<Part>) -> Vec<Duration> {
         let kills = self.recoveries.iter();
         let mut times: Vec<Duration> = kills
-            .filter(|kill| of.is_none_or(|part| part == kill.part))
+            .filter(|kill| part.is_none_or(|part| part == kill.part))
             .filter_map(|kill| kill.took)
             .collect();
         times.sort_unstable();
@@ -92,7 +95,7 @@ impl Outcome {
     }
 }
 
-/// The value that `percent` percent of the ascending `times` are below.
+/// The smallest of the ascending `times` that is not below `percent` percent of them, as text.
 fn percentile(times: &[Duration], percent: usize) -> String {
     let index = (times.len() * percent).div_ceil(100).clamp(1, times.len().max(1)) - 1;
     times
@@ -101,7 +104,7 @@ fn percentile(times: &[Duration], percent: usize) -> String {
 }
 
 /// Writes `1234567` as `1,234,567`.
-fn grouped(number: usize) -> String {
+fn with_thousands_separators(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -125,8 +128,8 @@ impl fmt::Display for Outcome {
                 "changes",
                 format!(
                     "{} rows in {} transactions, {:.0} rows/s for {seconds:.0} s",
-                    grouped(changes),
-                    grouped(usize::try_from(self.transactions).unwrap_or(usize::MAX)),
+                    with_thousands_separators(changes),
+                    with_thousands_separators(usize::try_from(self.transactions).unwrap_or(usize::MAX)),
                     changes as f64 / seconds.max(1.0)
                 ),
             ),
@@ -134,23 +137,27 @@ impl fmt::Display for Outcome {
                 "answers",
                 format!(
                     "{} committed, {} not, {} unknown; not kept by the database: {}",
-                    grouped(self.committed),
-                    grouped(self.failed),
-                    grouped(self.unknown),
+                    with_thousands_separators(self.committed),
+                    with_thousands_separators(self.failed),
+                    with_thousands_separators(self.unknown),
                     self.broken_answers.len()
                 ),
             ),
-            ("rows in outbox", grouped(ledger.rows)),
-            ("committed records", grouped(ledger.records)),
-            ("lost", grouped(ledger.lost.len())),
-            ("duplicate", grouped(ledger.duplicates.len())),
-            ("reordered", grouped(ledger.reordered.len())),
-            ("invented", grouped(ledger.invented.len())),
-            ("altered", grouped(ledger.altered.len())),
-            ("aborted copies hidden", grouped(self.aborted_copies)),
+            ("rows in outbox", with_thousands_separators(ledger.rows)),
+            ("committed records", with_thousands_separators(ledger.records)),
+            ("lost", with_thousands_separators(ledger.lost.len())),
+            ("duplicate", with_thousands_separators(ledger.duplicates.len())),
+            ("reordered", with_thousands_separators(ledger.reordered.len())),
+            ("invented", with_thousands_separators(ledger.invented.len())),
+            ("altered", with_thousands_separators(ledger.altered.len())),
+            ("aborted copies hidden", with_thousands_separators(self.aborted_copies)),
             (
                 "parked",
-                format!("{} rows, published by {} retries", grouped(self.parked), self.retries),
+                format!(
+                    "{} rows, published by {} retries",
+                    with_thousands_separators(self.parked),
+                    self.retries
+                ),
             ),
             ("passwords replaced", self.rotations.to_string()),
             (
@@ -176,9 +183,9 @@ impl fmt::Display for Outcome {
         )?;
         let parts = options.parts.iter().map(|part| (part.name(), Some(*part)));
         for (name, part) in parts.chain([("all", None)]) {
-            let times = self.recoveries(part);
+            let times = self.recovery_times(part);
             let (p50, p99, max) = (percentile(&times, 50), percentile(&times, 99), percentile(&times, 100));
-            writeln!(f, "{name:<10} {:>6} {p50:>14} {p99:>9} {max:>9}", self.kills(part))?;
+            writeln!(f, "{name:<10} {:>6} {p50:>14} {p99:>9} {max:>9}", self.kill_count(part))?;
         }
         if !self.ledger.is_exact() {
             writeln!(f, "\n{ledger}")?;
@@ -202,7 +209,7 @@ impl fmt::Display for Outcome {
 mod tests {
     use std::time::Duration;
 
-    use super::{grouped, percentile};
+    use super::{percentile, with_thousands_separators};
 
     #[test]
     fn percentiles_are_values_that_were_measured() {
@@ -215,7 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn large_numbers_are_grouped() {
-        assert_eq!([7, 1_000, 1_234_567].map(grouped), ["7", "1,000", "1,234,567"]);
+    fn digits_of_large_numbers_are_in_groups_of_three() {
+        assert_eq!(
+            [7, 1_000, 1_234_567].map(with_thousands_separators),
+            ["7", "1,000", "1,234,567"]
+        );
     }
 }

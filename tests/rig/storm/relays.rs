@@ -131,15 +131,15 @@ pub(super) fn supervise(relays: &Arc<Relays>) -> Supervisors {
                     let program = relays.all()[index];
                     let Some(process) = program.process() else { return };
                     let status = process.exited().await;
-                    let passes = status.signal() == Some(Signal::KILL.as_raw())
+                    let was_expected = status.signal() == Some(Signal::KILL.as_raw())
                         || status.code() == Some(1)
                         || (status.success() && relays.is_held());
                     while relays.is_held() {
                         tokio::time::sleep(POLL).await;
                     }
                     relays.restarts.fetch_add(1, Ordering::Relaxed);
-                    let started = if passes { program.start() } else { Ok(()) };
-                    if !passes || started.is_err() {
+                    let started = if was_expected { program.start() } else { Ok(()) };
+                    if !was_expected || started.is_err() {
                         let tail = program.log_tail(10);
                         // Once the storm is over, nobody receives this.
                         drop(tell.send(format!("{} ended ({status}): {tail}", program.name())));

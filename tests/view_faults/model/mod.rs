@@ -33,7 +33,7 @@ async fn whatever_happens_in_whatever_order_the_views_are_what_the_model_says() 
             );
         }
     }
-    if let Err(err) = schedule.settle().await {
+    if let Err(err) = schedule.wait_and_compare().await {
         panic!(
             "at the end of seed {seed}: {err:#}\n{}\n{}",
             schedule.last_steps(),

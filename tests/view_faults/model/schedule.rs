@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, ensure};
+use rig::view_builder_exit;
 use rig::view_rig::DEADLINE;
 use stack::random::Random;
 
@@ -15,9 +16,6 @@ use super::world::{TOPICS, World};
 const IDS: u64 = 40;
 /// So many of the last steps are shown after a failure.
 const STEPS_SHOWN: usize = 60;
-/// Exit codes of `view-builder`.
-const SETTING: i32 = 2;
-const DEAD_LETTERS: i32 = 6;
 /// The failpoints at which a rebuild may die.
 const REBUILD_POINTS: [&str; 8] = [
     "rebuild.made",
@@ -55,17 +53,17 @@ impl Schedule {
 
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
         match self.random.below(3_000) {
-            0..25 => self.garbage().await,
-            25..50 => self.forbidden().await,
+            0..25 => self.produce_garbage().await,
+            25..50 => self.produce_forbidden_event().await,
             50..62 => self.allow_and_retry().await,
             62..72 => self.discard().await,
             72..84 => self.replay().await,
             84..92 => self.rebuild().await,
-            92..96 => self.killed_rebuild().await,
-            96..106 => self.kill().await,
-            106..112 => self.come_or_go().await,
-            112..140 => self.settle().await,
-            _ => self.event().await,
+            92..96 => self.kill_a_rebuild().await,
+            96..106 => self.kill_builders().await,
+            106..112 => self.start_or_stop_second_builder().await,
+            112..140 => self.wait_and_compare().await,
+            _ => self.produce_event().await,
         }
     }
 
@@ -93,12 +91,12 @@ impl Schedule {
         counts.join(", ")
     }
 
-    fn any_key(&mut self) -> Key {
+    fn random_key(&mut self) -> Key {
         let topic = self.random.below(TOPICS as u64) as usize;
         (topic, self.random.below(IDS) as i64)
     }
 
-    fn kept(&mut self) -> Body {
+    fn random_body(&mut self) -> Body {
         self.names += 1;
         Body::Kept {
             name: format!("name {}", self.names),
@@ -106,52 +104,52 @@ impl Schedule {
         }
     }
 
-    async fn tell(&mut self, key: Key, body: Body) -> anyhow::Result<()> {
+    async fn produce(&mut self, key: Key, body: Body) -> anyhow::Result<()> {
         let version = self.versions.entry(key).or_default();
         if body != Body::Garbage {
             *version += 1;
         }
-        let told = self.world.tell(key, *version, body).await?;
-        self.note("events", format!("{key:?} {told:?}"));
-        self.state.told(key, told);
+        let produced = self.world.produce(key, *version, body).await?;
+        self.note("events", format!("{key:?} {produced:?}"));
+        self.state.add_event(key, produced);
         // Each event of a key that waits becomes a letter of its own, if it is read before compaction has removed it.
         if self.state.first_letter(key).is_some() {
-            self.settle().await?;
+            self.wait_and_compare().await?;
         }
         Ok(())
     }
 
-    async fn event(&mut self) -> anyhow::Result<()> {
-        let key = self.any_key();
+    async fn produce_event(&mut self) -> anyhow::Result<()> {
+        let key = self.random_key();
         let body = if self.random.below(10) == 0 {
             Body::Deleted
         } else {
-            self.kept()
+            self.random_body()
         };
-        self.tell(key, body).await
+        self.produce(key, body).await
     }
 
     /// Produces a record that is not an event. Everything before it is applied already. Otherwise compaction could remove an earlier event of the key
     /// because of this record.
-    async fn garbage(&mut self) -> anyhow::Result<()> {
-        let key = self.any_key();
-        self.settle().await?;
-        self.tell(key, Body::Garbage).await
+    async fn produce_garbage(&mut self) -> anyhow::Result<()> {
+        let key = self.random_key();
+        self.wait_and_compare().await?;
+        self.produce(key, Body::Garbage).await
     }
 
     /// Produces an event that a trigger refuses. It comes alone, because of two events of a key in one batch only the later one is applied.
-    async fn forbidden(&mut self) -> anyhow::Result<()> {
-        let (key, body) = (self.any_key(), self.kept());
+    async fn produce_forbidden_event(&mut self) -> anyhow::Result<()> {
+        let (key, body) = (self.random_key(), self.random_body());
         if let Body::Kept { name, .. } = &body {
             self.world.forbid(name).await?;
             self.state.forbid(name);
         }
-        self.settle().await?;
-        self.tell(key, body).await
+        self.wait_and_compare().await?;
+        self.produce(key, body).await
     }
 
     async fn allow_and_retry(&mut self) -> anyhow::Result<()> {
-        self.settle().await?;
+        self.wait_and_compare().await?;
         if self.random.below(2) == 0 {
             self.world.allow_all().await?;
             self.state.allow_all();
@@ -162,14 +160,14 @@ impl Schedule {
         let expected = if self.state.waiting().is_empty() {
             0
         } else {
-            DEAD_LETTERS
+            view_builder_exit::DEAD_LETTERS
         };
         ensure!(code == Some(expected), "retry: {code:?} {said}");
-        self.settle().await
+        self.wait_and_compare().await
     }
 
     async fn discard(&mut self) -> anyhow::Result<()> {
-        self.settle().await?;
+        self.wait_and_compare().await?;
         let waiting = self.state.waiting();
         if waiting.is_empty() {
             return Ok(());
@@ -180,8 +178,11 @@ impl Schedule {
         let (code, said) = self.world.rig.command(&["dead-letters", "discard", &id]).await?;
         self.state.discard(key);
         self.note("discards", format!("{key:?} {said}"));
-        ensure!(matches!(code, Some(0 | DEAD_LETTERS)), "discard: {code:?} {said}");
-        self.settle().await
+        ensure!(
+            matches!(code, Some(0 | view_builder_exit::DEAD_LETTERS)),
+            "discard: {code:?} {said}"
+        );
+        self.wait_and_compare().await
     }
 
     async fn replay(&mut self) -> anyhow::Result<()> {
@@ -201,13 +202,13 @@ impl Schedule {
         Ok(())
     }
 
-    fn any_view(&mut self) -> &'static str {
+    fn random_view(&mut self) -> &'static str {
         self.random.choose(&["item", "item", "item_name"])
     }
 
     /// Rebuilds a view while events come.
     async fn rebuild(&mut self) -> anyhow::Result<()> {
-        let view = self.any_view();
+        let view = self.random_view();
         self.note("rebuilds", view.to_owned());
         let command = self
             .world
@@ -217,15 +218,16 @@ impl Schedule {
         let before = command.log_text().len();
         command.start()?;
         for _ in 0..self.random.below(30) {
-            self.event().await?;
+            self.produce_event().await?;
         }
         let status = command.exited(DEADLINE).await?;
-        self.rebuilt(status.code(), &command.log_text()[before..])
+        self.check_rebuild(status.code(), &command.log_text()[before..])
     }
 
-    fn rebuilt(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
+    /// A rebuild may refuse only where letters are a reason.
+    fn check_rebuild(&mut self, code: Option<i32>, said: &str) -> anyhow::Result<()> {
         // An event that waits or was given up may have been the last record of its key that the compacted topic had.
-        let is_refused = code == Some(SETTING) && said.contains("compact");
+        let is_refused = code == Some(view_builder_exit::REFUSED) && said.contains("compact");
         if is_refused {
             self.note("refused rebuilds", String::new());
             let (open, discarded) = self.state.letters();
@@ -239,8 +241,8 @@ impl Schedule {
     }
 
     /// A rebuild dies, and then goes on or is abandoned.
-    async fn killed_rebuild(&mut self) -> anyhow::Result<()> {
-        let (view, point) = (self.any_view(), self.random.choose(&REBUILD_POINTS).to_owned());
+    async fn kill_a_rebuild(&mut self) -> anyhow::Result<()> {
+        let (view, point) = (self.random_view(), self.random.choose(&REBUILD_POINTS).to_owned());
         self.note("killed rebuilds", format!("{view} at {point}"));
         let command = self
             .world
@@ -259,12 +261,12 @@ impl Schedule {
         let status = command.exited(DEADLINE).await?;
         let is_dead = status.signal().is_some();
         ensure!(
-            is_dead || status.code() == Some(0) || status.code() == Some(SETTING),
+            is_dead || status.code() == Some(0) || status.code() == Some(view_builder_exit::REFUSED),
             "{}",
             command.log_tail(20)
         );
         for _ in 0..self.random.below(20) {
-            self.event().await?;
+            self.produce_event().await?;
         }
         if self.random.below(3) == 0 {
             let (code, said) = self.world.rig.command(&["rebuild", view, "--abandon"]).await?;
@@ -272,10 +274,10 @@ impl Schedule {
             return Ok(());
         }
         let (code, said) = self.world.rig.command(&["rebuild", view]).await?;
-        self.rebuilt(code, &said)
+        self.check_rebuild(code, &said)
     }
 
-    async fn kill(&mut self) -> anyhow::Result<()> {
+    async fn kill_builders(&mut self) -> anyhow::Result<()> {
         for at in 0..2 {
             if self.world.running[at] {
                 self.world.builders[at].kill_hard().await;
@@ -286,8 +288,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// The second builder starts or stops.
-    async fn come_or_go(&mut self) -> anyhow::Result<()> {
+    async fn start_or_stop_second_builder(&mut self) -> anyhow::Result<()> {
         let second = &self.world.builders[1];
         if self.world.running[1] {
             second.stop().await?;
@@ -300,7 +301,7 @@ impl Schedule {
     }
 
     /// Waits until everything is applied, and compares everything with the model.
-    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn wait_and_compare(&mut self) -> anyhow::Result<()> {
         self.world.wait_until_applied().await?;
         self.note("comparisons", String::new());
         self.world.compare(&self.state).await

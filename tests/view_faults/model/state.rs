@@ -20,7 +20,7 @@ pub(super) enum Body {
 
 /// An event with its place in its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct ProducedEvent {
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) version: i64,
@@ -42,7 +42,7 @@ pub(super) type Letter = (usize, i32, i64);
 #[derive(Debug, Default)]
 struct Item {
     row: Option<Row>,
-    letters: VecDeque<Told>,
+    letters: VecDeque<ProducedEvent>,
 }
 
 /// The views and dead letters as they must be once everything is applied.
@@ -64,13 +64,13 @@ impl State {
     }
 
     /// The next event of `key`.
-    pub(super) fn told(&mut self, key: Key, told: Told) {
-        let is_dead = self.is_dead(&told.body);
+    pub(super) fn add_event(&mut self, key: Key, event: ProducedEvent) {
+        let is_dead = self.is_dead(&event.body);
         let item = self.items.entry(key).or_default();
         if is_dead || !item.letters.is_empty() {
-            item.letters.push_back(told);
+            item.letters.push_back(event);
         } else {
-            item.row = row(key, &told);
+            item.row = row(key, &event);
         }
     }
 
@@ -108,7 +108,7 @@ impl State {
         }
     }
 
-    pub(super) fn first_letter(&self, key: Key) -> Option<&Told> {
+    pub(super) fn first_letter(&self, key: Key) -> Option<&ProducedEvent> {
         self.items.get(&key)?.letters.front()
     }
 
@@ -133,7 +133,7 @@ impl State {
     }
 }
 
-fn row(key: Key, told: &Told) -> Option<Row> {
+fn row(key: Key, told: &ProducedEvent) -> Option<Row> {
     let (name, group) = match &told.body {
         Body::Kept { name, group } => (Some(name.clone()), Some(group.clone())),
         Body::Deleted => (None, None),

@@ -13,7 +13,7 @@ use stack::Program;
 use tokio_postgres::Client;
 
 use super::reader::Reader;
-use super::state::{Body, Key, Letter, Row, State, Told};
+use super::state::{Body, Key, Letter, ProducedEvent, Row, State};
 
 pub(super) const TOPICS: usize = 2;
 const PARTITIONS: i32 = 2;
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Produces the event. If it is a deletion and a tombstone is asked for, a tombstone follows, which lets Kafka's compaction remove the key.
-    pub(super) async fn tell(&mut self, key: Key, version: i64, body: Body) -> anyhow::Result<Told> {
+    pub(super) async fn produce(&mut self, key: Key, version: i64, body: Body) -> anyhow::Result<ProducedEvent> {
         let (topic, id) = (&self.topics[key.0], key.1);
         let partition = i32::try_from(id)? % PARTITIONS;
         let event = match &body {
@@ -151,7 +151,7 @@ impl World {
         let offset = self.rig.produce(topic, [event]).await?[0];
         self.ends[key.0][usize::try_from(partition)?] = offset + 1;
         self.produced += 1;
-        Ok(Told {
+        Ok(ProducedEvent {
             partition,
             offset,
             version,
@@ -291,7 +291,7 @@ impl World {
     }
 
     /// The id of the dead letter.
-    pub(super) async fn letter_id(&self, key: Key, letter: &Told) -> anyhow::Result<i64> {
+    pub(super) async fn letter_id(&self, key: Key, letter: &ProducedEvent) -> anyhow::Result<i64> {
         let row = self
             .client
             .query_one(

@@ -13,7 +13,7 @@ use crate::load::latencies_us;
 use crate::progress::Progress;
 
 /// How often the rows of the view are counted.
-const INTERVAL: Duration = Duration::from_millis(200);
+const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 /// If no row has come for so long, none will come.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// If there are more rows, so many of them are taken for the latencies, evenly spread.
@@ -24,17 +24,17 @@ const SAMPLES_MAX: i64 = 200_000;
 pub(crate) struct View {
     /// How many of the expected rows are there.
     pub rows: u64,
-    /// The time from `start` until the last of them was there.
+    /// The time from `start` until the wait was over: until all of them were there, or until nothing more came.
     pub elapsed: Duration,
     /// The time from the commit of a user's row to the commit of its row in the view, in microseconds. None: the server does not keep commit times.
     pub commit_to_view_us: Option<Histogram<u64>>,
 }
 
-/// Waits until the view has `created` rows with ids in `ids`, or until no row has come for a minute.
+/// Waits until the view has `created` rows with ids from `ids.0` to `ids.1`, or until no row has come for a minute.
 pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, start: Instant) -> anyhow::Result<View> {
     let client = postgres::connect(&pipeline.database_url(VIEWS_DATABASE)?).await?;
     let mut progress = Progress::start("rows in the view", created);
-    let (mut rows, mut last_news) = (0, Instant::now());
+    let (mut rows, mut last_change) = (0, Instant::now());
     loop {
         let row = client
             .query_one(
@@ -43,27 +43,27 @@ pub(crate) async fn wait(pipeline: &Pipeline, ids: (i64, i64), created: u64, sta
             )
             .await
             .context("cannot count the view")?;
-        let now = u64::try_from(row.get::<_, i64>(0))?;
-        if now != rows {
-            (rows, last_news) = (now, Instant::now());
+        let counted = u64::try_from(row.get::<_, i64>(0))?;
+        if counted != rows {
+            (rows, last_change) = (counted, Instant::now());
             progress.set(rows);
         }
-        if rows >= created || last_news.elapsed() > STANDSTILL {
+        if rows >= created || last_change.elapsed() > STANDSTILL {
             break;
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(COUNT_INTERVAL).await;
     }
     let elapsed = start.elapsed();
     progress.finish(rows);
     Ok(View {
         rows,
         elapsed,
-        commit_to_view_us: commit_to_view(pipeline, &client, ids).await?,
+        commit_to_view_us: commit_to_view_latencies(pipeline, &client, ids).await?,
     })
 }
 
 /// Both databases are in one cluster, so their commit times come from one clock.
-async fn commit_to_view(
+async fn commit_to_view_latencies(
     pipeline: &Pipeline,
     views: &tokio_postgres::Client,
     ids: (i64, i64),
@@ -91,13 +91,13 @@ async fn commit_to_view(
 async fn commit_times(
     client: &tokio_postgres::Client,
     table: &str,
-    id: &str,
+    id_column: &str,
     ids: (i64, i64),
     step: i64,
 ) -> anyhow::Result<HashMap<i64, i64>> {
     let sql = format!(
-        "select {id}, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint
-         from {table} where {id} between $1 and $2 and {id} % $3 = 0 and pg_xact_commit_timestamp(xmin) is not null"
+        "select {id_column}, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint
+         from {table} where {id_column} between $1 and $2 and {id_column} % $3 = 0 and pg_xact_commit_timestamp(xmin) is not null"
     );
     let rows = client.query(&sql, &[&ids.0, &ids.1, &step]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

@@ -36,6 +36,7 @@ async fn assert_command_says(rig: &Rig, command: &str, exit_code: i32, says: &[&
     }
 }
 
+/// Waits until the log of the relay has these words.
 async fn wait_until_log_says(rig: &Rig, words: &str) {
     let said = eventually_ok(DEADLINE, words, || async {
         anyhow::ensure!(rig.relay.log_text().contains(words), "{}", rig.relay.log_tail(10));

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rig::Rig;
 use rig::rig::{ARRIVAL_DEADLINE, READY_DEADLINE};
+use rig::{Rig, relay_exit};
 use stack::{Program, eventually};
 
 use super::{
@@ -11,9 +11,6 @@ use super::{
     insert_row, limit_record_bytes, read_parked, rig_that_parks, stop_relay, wait_until_parked,
 };
 use crate::relay::once::topic_settings::assert_ends;
-
-/// Exit code of a program that a failpoint ended.
-const FAILPOINT_EXIT: i32 = 77;
 
 /// What a relay's successor does about the cause of the poison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +33,7 @@ async fn each_row_is_published_or_parked_after_a_death(name: &str, point: &str, 
     insert_twelve_rows_with_a_poison_row(&rig).await;
     let logged = relay.log_text().len();
     relay.start().expect("a start");
-    assert_ends(&relay, logged, FAILPOINT_EXIT, &[]).await;
+    assert_ends(&relay, logged, relay_exit::FAILPOINT, &[]).await;
     if cause == Cause::IsMended {
         limit_record_bytes(&rig, 60_000).await;
     }
@@ -158,7 +155,7 @@ async fn a_retry_that_dies_leaves_each_row_published_or_parked() {
         stop_relay(&rig).await;
         limit_record_bytes(&rig, 60_000).await;
         let dying = dying_at(&rig, point);
-        assert_command(&dying, &["parked", "retry", "--all"], FAILPOINT_EXIT, &[]).await;
+        assert_command(&dying, &["parked", "retry", "--all"], relay_exit::FAILPOINT, &[]).await;
         rig.wait_until_slot_is_free().await;
         assert_retry_of_all(&rig.relay, 0, &[left_for_the_next]).await;
         assert_published_in_order(&rig, 2).await;

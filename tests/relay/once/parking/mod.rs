@@ -14,10 +14,12 @@ use stack::{Program, eventually};
 
 use crate::relay::tampering::wait_until_confirmed;
 
-use super::topic_settings::set_topic;
+use super::topic_settings::limit_record_bytes;
 
 /// More bytes than the topic takes of [`rig_that_parks`], and fewer than the parking topic takes.
 pub(super) const LARGE_BYTES: u32 = 30_000;
+/// The topic of [`rig_that_parks`] takes records of so many bytes.
+pub(super) const RECORD_BYTES_MAX: u32 = 20_000;
 
 /// A parked row, as its entry in the parking topic describes it.
 #[derive(Clone, Debug)]
@@ -27,15 +29,10 @@ pub(super) struct ParkedRow {
     pub(super) position: String,
 }
 
-/// Sets how many bytes a record of the rig's topic may have.
-pub(super) async fn limit_record_bytes(rig: &Rig, bytes: u32) {
-    set_topic(rig, &[("max.message.bytes", &bytes.to_string())]).await;
-}
-
 /// A rig whose topic takes no row of [`LARGE_BYTES`], and whose relay parks such rows.
 pub(super) async fn rig_that_parks(name: &str) -> Rig {
     let mut rig = Rig::initialised(name).await;
-    limit_record_bytes(&rig, 20_000).await;
+    limit_record_bytes(&rig, RECORD_BYTES_MAX).await;
     rig.relay = rig.relay.with_env("OUTBOX_POISON", "park");
     rig
 }

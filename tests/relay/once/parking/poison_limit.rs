@@ -5,9 +5,7 @@ use super::{
     rig_that_parks, stop_relay, wait_until_parked,
 };
 use crate::relay::once::topic_settings::assert_stops;
-
-/// Exit code of `outbox-relay`.
-const TOO_MANY_PARKED: i32 = 33;
+use rig::relay_exit;
 
 #[tokio::test]
 async fn more_poison_rows_than_the_limit_in_a_minute_stop_the_relay() {
@@ -18,8 +16,8 @@ async fn more_poison_rows_than_the_limit_in_a_minute_stop_the_relay() {
     }
     // The second row of `a` stands behind the first, and does not count.
     let says = ["more than 2 poison rows", "--poison-limit", "outbox-relay park "];
-    assert_stops(&rig.relay, TOO_MANY_PARKED, &says).await;
-    assert_stops(&rig.relay, TOO_MANY_PARKED, &says).await;
+    assert_stops(&rig.relay, relay_exit::TOO_MANY_PARKED, &says).await;
+    assert_stops(&rig.relay, relay_exit::TOO_MANY_PARKED, &says).await;
     assert_eq!(
         read_parked(&rig).await.len(),
         3,

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rig::{Metrics, Rig};
+use rig::{Metrics, Rig, relay_exit};
 
 use super::{
     LARGE_BYTES, ParkedRow, assert_command, assert_published_in_order, assert_retry_of_all, committed_records,
     insert_row, limit_record_bytes, read_parked, rig_that_parks, stop_relay, wait_until_parked,
 };
-use crate::relay::once::topic_settings::set_topic;
 
 /// The whole life of a parked row. Each phase needs what the one before has left.
 #[tokio::test]
@@ -75,7 +74,7 @@ async fn once_the_cause_is_mended_rows_are_retried_in_their_order(
     let behind = parked.values().find(|row| row.because == "behind");
     let retry_behind = ["parked", "retry", &behind.expect("a row behind").position];
     let refused = [poison.position.as_str(), "of the same key is parked before it"];
-    assert_command(&rig.relay, &retry_behind, 2, &refused).await;
+    assert_command(&rig.relay, &retry_behind, relay_exit::WRONG_SETTING, &refused).await;
     let published = ["1 rows are published, 0 stay parked"];
     assert_command(&rig.relay, &["parked", "retry", &poison.position], 0, &published).await;
     assert_retry_of_all(&rig.relay, 0, &["3 rows are published, 0 stay parked"]).await;
@@ -107,7 +106,7 @@ async fn records_of_retried_rows_say_so(rig: &Rig, id: &str, poison: &ParkedRow)
 #[tokio::test]
 async fn a_row_too_large_for_the_parking_topic_is_taken_from_the_outbox_by_a_retry() {
     let mut rig = rig_that_parks("parking_omitted").await;
-    set_topic(&rig, &[("max.message.bytes", "1100000")]).await;
+    limit_record_bytes(&rig, 1_100_000).await;
     let large = insert_row(&rig, "k1", 1_010_000).await;
     let deleted = insert_row(&rig, "k2", 1_010_000).await;
     rig.insert_each(1).await;
@@ -121,7 +120,7 @@ async fn a_row_too_large_for_the_parking_topic_is_taken_from_the_outbox_by_a_ret
     assert_retry_of_all(&rig.relay, 1, &says).await;
     assert!(assert_published_in_order(&rig, 2).await.contains(&large));
     let discard = ["parked", "discard", &parked[&deleted].position];
-    assert_command(&rig.relay, &discard, 41, &["add --yes"]).await;
+    assert_command(&rig.relay, &discard, relay_exit::NOT_CONFIRMED, &["add --yes"]).await;
     let discard = [&discard[..], &["--yes"]].concat();
     assert_command(&rig.relay, &discard, 0, &["is discarded", &deleted]).await;
     assert_eq!(read_parked(&rig).await.len(), 0);
@@ -139,7 +138,7 @@ async fn a_row_behind_a_discarded_row_stays_parked_until_a_retry_publishes_it() 
     let discard = ["parked", "discard", &parked[&large].position, "--yes"];
     let says = ["is discarded", "1 parked rows of its key stand behind it"];
     assert_command(&rig.relay, &discard, 0, &says).await;
-    assert_command(&rig.relay, &discard, 2, &["no row at"]).await;
+    assert_command(&rig.relay, &discard, relay_exit::WRONG_SETTING, &["no row at"]).await;
     assert_retry_of_all(&rig.relay, 0, &["1 rows are published"]).await;
     assert_published_in_order(&rig, 1).await;
     rig.finish().await.expect("a clean end");

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::relay::load::wait_until_standby;
 use crate::relay::tampering::{wait_until_confirmed, write_checkpoint};
+use rig::relay_exit;
 
 /// The phases share one relay with parked rows, because it takes long to get there.
 #[tokio::test]
@@ -30,7 +31,7 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
     rig.wait_until_slot_is_free().await;
     rig.drop_slot().await;
     insert_row(&rig, "another", 10).await;
-    rig.assert_stops(10, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["outbox-relay recover"]).await;
     assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     assert_published_in_order(&rig, 13).await;
     assert_eq!(read_parked(&rig).await.len(), 3, "recover leaves them");
@@ -48,7 +49,8 @@ async fn a_standby_that_takes_over_check_and_recover_know_what_is_parked() {
 async fn a_recover_after_a_lost_checkpoint_knows_what_is_parked() {
     let rig = stopped_with_two_parked("parking_lost").await;
     write_checkpoint(&rig, None).await;
-    rig.assert_stops(14, &["outbox-relay recover"]).await;
+    rig.assert_stops(relay_exit::CHECKPOINT_MISSING, &["outbox-relay recover"])
+        .await;
     assert_command(&rig.relay, &["recover", "--yes"], 0, &[]).await;
     rig.start().await;
     rig.insert_each(7).await;

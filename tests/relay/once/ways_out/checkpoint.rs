@@ -5,6 +5,7 @@ use crate::relay::tampering::{
     accept, checkpoints, last_checkpoint, publish_and_stop, published_and_stopped, write_checkpoint,
 };
 use crate::relay::ways_out::assert_recovers_after;
+use rig::relay_exit;
 
 #[tokio::test]
 async fn after_the_checkpoint_topic_was_deleted_recover_makes_it_and_repeats_nothing() {
@@ -62,8 +63,11 @@ async fn where_nothing_can_be_compared_a_recovery_that_is_needed_is_accepted() {
     last["generation"] = 1.into();
     write_checkpoint(&rig, Some(last.to_string().into_bytes())).await;
     rig.insert_each(2).await;
-    rig.assert_stops(42, &["outbox-relay recover", "--accept-unfinished-recovery"])
-        .await;
+    rig.assert_stops(
+        relay_exit::RECOVERY_UNFINISHED,
+        &["outbox-relay recover", "--accept-unfinished-recovery"],
+    )
+    .await;
     accept(&rig, &["--accept-unfinished-recovery"]).await;
     rig.start().await;
     rig.insert_each(3).await;

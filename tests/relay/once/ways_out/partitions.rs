@@ -1,6 +1,6 @@
 //! After a topic got more partitions.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use super::{assert_recover_stops, kill_recover_before_its_end};
 use crate::relay::tampering::{assert_refused, checkpoints, ids, published_and_stopped, times_published};
@@ -14,11 +14,18 @@ async fn partitions_that_were_added_while_the_slot_was_lost_are_accepted_by_reco
     rig.drop_slot().await;
     add_partitions(&rig, &rig.topic(), 6).await;
     rig.insert_each(2).await;
-    rig.assert_stops(10, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::SLOT_GONE, &["`outbox-relay recover`"])
+        .await;
     let before = checkpoints(&rig).await.len();
     let says = "`outbox-relay recover --accept-partitions`";
     assert_recover_stops(&rig, &[], 19, says).await;
-    assert_refused(&rig, &["--accept-partitions"], 10, "`outbox-relay recover`").await;
+    assert_refused(
+        &rig,
+        &["--accept-partitions"],
+        relay_exit::SLOT_GONE,
+        "`outbox-relay recover`",
+    )
+    .await;
     assert_eq!(checkpoints(&rig).await.len(), before, "nothing was written");
     run_recover(&rig, &["--accept-partitions"]).await;
     let plan = rig.relay.log_text();
@@ -37,11 +44,13 @@ async fn partitions_that_were_added_behind_a_killed_recover_are_accepted_by_the_
     kill_recover_before_its_end(&rig, "first", &[]).await;
     add_partitions(&rig, &rig.topic(), 6).await;
     rig.insert_each(2).await;
-    rig.assert_stops(42, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::RECOVERY_UNFINISHED, &["`outbox-relay recover`"])
+        .await;
     let says = "`outbox-relay recover --accept-partitions`";
     assert_recover_stops(&rig, &[], 19, says).await;
     kill_recover_before_its_end(&rig, "second", &["--accept-partitions"]).await;
-    rig.assert_stops(42, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::RECOVERY_UNFINISHED, &["`outbox-relay recover`"])
+        .await;
     // The second command has accepted the partitions before it was killed, so the third one need not. It may accept them again.
     kill_recover_before_its_end(&rig, "third", &[]).await;
     run_recover(&rig, &["--accept-partitions"]).await;
@@ -54,7 +63,7 @@ async fn where_the_checkpoints_topic_has_more_partitions_recover_goes_on_with_an
     rig.insert_each(2).await;
     add_partitions(&rig, &rig.checkpoint_topic(), 2).await;
     let says = "`outbox-relay recover --checkpoint-topic OTHER_TOPIC`";
-    rig.assert_stops(19, &[says]).await;
+    rig.assert_stops(relay_exit::PARTITIONS_CHANGED, &[says]).await;
     assert_recover_stops(&rig, &[], 19, says).await;
     let other = format!("{}-too", rig.checkpoint_topic());
     run_recover(&rig, &["--checkpoint-topic", &other]).await;

@@ -1,6 +1,6 @@
 //! After the publication was altered, or the outbox table was set unlogged: the stream lacks rows that the table has.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use crate::relay::tampering::{publish_and_stop, published_and_stopped};
 use crate::relay::ways_out::{assert_goes_on, assert_recovers_after, run_recover, text_in_log_between};
@@ -11,7 +11,8 @@ async fn after_an_alteration_of_the_publication_recover_publishes_what_it_hid() 
     rig.insert_each(1).await;
     rig.sql("alter publication outbox set (publish = 'update')").await;
     rig.insert_each(2).await;
-    rig.assert_stops(20, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::PUBLICATION_WRONG, &["`outbox-relay recover`"])
+        .await;
     let statement = text_in_log_between(&rig, "so events are in no stream; ", "; once that is done");
     rig.sql(&statement).await;
     rig.insert_each(1).await;
@@ -27,7 +28,11 @@ async fn after_the_table_was_unlogged_recover_publishes_what_it_hid_although_no_
     publish_and_stop(&rig).await;
     rig.sql("alter table outbox set unlogged").await;
     rig.insert_each(2).await;
-    rig.assert_stops(20, &["`outbox-relay recover --compare-anyway`"]).await;
+    rig.assert_stops(
+        relay_exit::PUBLICATION_WRONG,
+        &["`outbox-relay recover --compare-anyway`"],
+    )
+    .await;
     let statement = text_in_log_between(&rig, "so its rows are in no stream; ", " (of a partitioned");
     rig.sql(&statement).await;
     run_recover(&rig, &["--compare-anyway"]).await;

@@ -1,6 +1,6 @@
 //! After a stop that needs no comparison: the same command, another setting, `init`, or a topic.
 
-use rig::Rig;
+use rig::{Rig, relay_exit};
 
 use crate::relay::tampering::{checkpoints, published_and_stopped};
 use crate::relay::ways_out::{assert_goes_on, run_recover};
@@ -49,7 +49,7 @@ async fn after_a_wrong_setting_the_right_one_goes_on() {
     rig.insert_each(2).await;
     let wrong = rig.relay.with_env("TOPIC_CONFIG", "no setting");
     let status = wrong.run_for_status(&["run"]).await.expect("a run");
-    assert_eq!(status.code(), Some(2), "{}", wrong.log_tail(3));
+    assert_eq!(status.code(), Some(relay_exit::WRONG_SETTING), "{}", wrong.log_tail(3));
     assert!(wrong.log_tail(3).contains("--topic-config"), "{}", wrong.log_tail(3));
     assert_goes_on(&rig).await;
 }
@@ -60,7 +60,8 @@ async fn where_init_was_not_done_it_publishes_the_rows_that_are_there() {
     rig.sql("create publication outbox for table outbox with (publish = 'insert', publish_via_partition_root = true)")
         .await;
     rig.insert_each(4).await;
-    rig.assert_stops(3, &["run `outbox-relay init` once"]).await;
+    rig.assert_stops(relay_exit::NOT_INITIALISED, &["run `outbox-relay init` once"])
+        .await;
     rig.init(&[]).await;
     assert_goes_on(&rig).await;
 }
@@ -71,7 +72,8 @@ async fn after_a_topic_was_missing_it_is_made_and_run_goes_on() {
     rig.relay = rig.relay.with_env("CREATE_TOPICS", "false");
     rig.relay.run(&["init"]).await.unwrap_or_else(|err| panic!("{err:#}"));
     rig.insert_each(5).await;
-    rig.assert_stops(32, &["`outbox-relay run` goes on"]).await;
+    rig.assert_stops(relay_exit::TOPIC_MISSING, &["`outbox-relay run` goes on"])
+        .await;
     let topic = rig.topic();
     let created = rig
         .servers

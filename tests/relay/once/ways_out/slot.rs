@@ -3,6 +3,7 @@
 use super::delete_checkpoint_topic;
 use crate::relay::tampering::{published_and_stopped, recreate_slot};
 use crate::relay::ways_out::{assert_goes_on, assert_recovers_after, run_recover, text_in_log_between};
+use rig::relay_exit;
 
 #[tokio::test]
 async fn where_slot_and_checkpoint_are_both_lost_recover_publishes_only_what_no_topic_has() {
@@ -21,7 +22,8 @@ async fn after_a_slot_of_another_kind_was_dropped_recover_makes_the_right_one() 
     rig.sql(&format!("select pg_create_physical_replication_slot('{name}')"))
         .await;
     rig.insert_each(2).await;
-    rig.assert_stops(12, &["`outbox-relay recover`"]).await;
+    rig.assert_stops(relay_exit::SLOT_UNUSABLE, &["`outbox-relay recover`"])
+        .await;
     let statement = text_in_log_between(&rig, "of no use to anybody, `", "`");
     rig.sql(&statement).await;
     run_recover(&rig, &[]).await;
@@ -36,7 +38,7 @@ async fn where_another_database_has_the_slots_name_recover_goes_on_under_another
     let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
     rig.servers.postgres.query("postgres", &slot).await.expect("a slot");
     rig.insert_each(2).await;
-    rig.assert_stops(12, &["`outbox-relay recover --slot OTHER_NAME`"])
+    rig.assert_stops(relay_exit::SLOT_UNUSABLE, &["`outbox-relay recover --slot OTHER_NAME`"])
         .await;
     let other = format!("{name}_too");
     run_recover(&rig, &["--slot", &other]).await;
