@@ -197,7 +197,8 @@ impl Intake {
                 Some(Table::Outbox(plan)) => plan,
                 Some(Table::Other) => return Ok(None),
                 Some(Table::Renamed(name)) => {
-                    return self.refuse_row_under_former_name(name).map(|()| None);
+                    let name = name.clone();
+                    return self.refuse_row_under_former_name(&name).map(|()| None);
                 }
                 None => return Err(anyhow::anyhow!("the stream did not describe table {relation}").into()),
             },

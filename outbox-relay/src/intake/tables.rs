@@ -65,9 +65,13 @@ impl Intake {
 
     /// The outbox had another name when the next row was written to it. The relay stops if that row is not published yet. Meanwhile another table, or a
     /// view of this one, may have had the outbox's name, and its rows would be in no stream.
-    pub(super) fn refuse_row_under_former_name(&self, name: &str) -> Result<(), RelayError> {
+    pub(super) fn refuse_row_under_former_name(&mut self, name: &str) -> Result<(), RelayError> {
         match self.progress.fate_of_next_row().context("replication stream")? {
-            RowFate::Skip => Ok(()),
+            RowFate::Skip => {
+                self.rows_skipped += 1;
+                // Without being counted, this row would have the rows behind it skipped as well, although they are not published.
+                Ok(self.progress.row_decoded().context("replication stream")?)
+            }
             RowFate::Publish { .. } => Err(Stop::OutboxRenamed {
                 table: format!("{}.{}", self.schema, self.table),
                 name: name.to_owned(),
