@@ -211,6 +211,22 @@ async fn a_day_that_a_killed_relay_had_detached_is_dropped_once_its_position_is_
 }
 
 #[tokio::test]
+async fn a_partition_that_never_ends_stays_and_keeps_no_old_day_from_being_dropped() {
+    let rig = rig_with_partitions_by_day("retention_infinite", &[]).await;
+    rig.sql("create table future partition of outbox for values from ('2999-01-01 00:00+00') to ('infinity')")
+        .await;
+    rig.sql("create table past partition of outbox for values from ('-infinity') to ('1999-01-01 00:00+00')")
+        .await;
+    add_day(&rig, "day9", 9).await;
+    rig.sql(&insert_old(&rig, 10, 9)).await;
+    rig.start().await;
+    wait_until_table_is_gone(&rig, "day9").await;
+    wait_until_table_is_gone(&rig, "past").await;
+    assert!(exists(&rig, "future").await, "it never ends");
+    rig.finish().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn nothing_is_lost_or_repeated_while_days_come_and_go_under_load() {
     let rig = rig_with_partitions_by_day("retention_load", &[("OUTBOX_PARTITIONS_AHEAD", "2")]).await;
     rig.sql("create table written (like outbox)").await;

@@ -94,9 +94,11 @@ pub async fn server_time_s(connection: &mut Connection) -> anyhow::Result<i64> {
 /// # Errors
 /// The connection broke.
 pub async fn list_partitions(connection: &mut Connection, config: &Config) -> anyhow::Result<Vec<Partition>> {
+    // An infinite bound is as one that is not there, such as MAXVALUE.
     let bound_sql = |word: &str| {
         format!(
-            "extract(epoch from (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz)::bigint"
+            "extract(epoch from nullif(nullif(
+                 (regexp_match(pg_get_expr(c.relpartbound, c.oid), '{word} \\(''([^'']+)''\\)'))[1]::timestamptz, 'infinity'), '-infinity'))::bigint"
         )
     };
     let sql = format!(
@@ -274,7 +276,7 @@ pub async fn read_positions(connection: &mut Connection, config: &Config) -> any
 pub async fn has_rows_before(connection: &mut Connection, table: &str, before_s: i64) -> anyhow::Result<bool> {
     // Without an index on created_at this scans the table.
     let sql = format!(
-        "set statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s})) as has_rows_before"
+        "set local statement_timeout = '60s'; select exists (select from only {table} where created_at < to_timestamp({before_s})) as has_rows_before"
     );
     let answer = connection.query(&sql).await?;
     first_row(&answer).context("no answer")?.is_true("has_rows_before")

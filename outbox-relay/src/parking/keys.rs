@@ -1,7 +1,7 @@
 //! Knows the keys that have a parked row, since the later rows of these keys have to be parked too. And limits how many poison rows are parked in a minute.
 //! Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use ring::digest::{SHA256, digest};
 
@@ -58,31 +58,28 @@ impl ParkedKeys {
 pub struct RateLimit {
     rows_max: u32,
     /// When the rows of the last minute were parked, microseconds since 1970.
-    times: VecDeque<i64>,
+    times: Vec<i64>,
 }
 
 impl RateLimit {
     /// `times` are the times at which earlier rows were parked, in any order.
     #[must_use]
-    pub fn new(rows_max: u32, mut times: Vec<i64>) -> Self {
-        times.sort_unstable();
-        Self {
-            rows_max,
-            times: times.into(),
-        }
+    pub const fn new(rows_max: u32, times: Vec<i64>) -> Self {
+        Self { rows_max, times }
     }
 
     /// Whether another row may be parked now. A time ahead of the clock, which was set back, counts as now.
     pub fn allows(&mut self, now_us: i64) -> bool {
-        while self.times.front().is_some_and(|time| now_us - time >= MINUTE_US) {
-            self.times.pop_front();
-        }
+        self.times.retain_mut(|time| {
+            *time = (*time).min(now_us);
+            now_us - *time < MINUTE_US
+        });
         self.times.len() < self.rows_max as usize
     }
 
     /// Counts a row that is parked now.
     pub fn count(&mut self, now_us: i64) {
-        self.times.push_back(now_us);
+        self.times.push(now_us);
     }
 }
 
@@ -132,5 +129,13 @@ mod tests {
         limit.count(MINUTE_US);
         assert!(!limit.allows(MINUTE_US));
         assert!(limit.allows(MINUTE_US + 1));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_up_parking_for_a_minute_at_most() {
+        let before = 60 * MINUTE_US;
+        let mut limit = RateLimit::new(2, vec![before, before]);
+        assert!(!limit.allows(0) && !limit.allows(MINUTE_US - 1));
+        assert!(limit.allows(MINUTE_US));
     }
 }

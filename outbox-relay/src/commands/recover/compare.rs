@@ -37,7 +37,7 @@ pub(super) struct ComparedOutbox {
     /// Ids of those parked rows that are also among the compared rows.
     pub(super) parked_in_table: EventIds,
     /// Positions of parked rows that a topic has already: a retry has published them, and then the removal of their entries was lost.
-    pub(super) parked_and_published: Vec<RowPosition>,
+    pub(super) parked_and_published: BTreeSet<RowPosition>,
 }
 
 impl ComparedOutbox {
@@ -116,14 +116,16 @@ pub(super) async fn compare_outbox_with_topics(
         });
         highest_position = highest_position.max(read.highest_position);
     }
-    let mut parked_and_published = Vec::new();
-    parked.retain(|position, entry| {
-        let is_published = entry.id.as_deref().is_some_and(|id| !absent.remove(id));
-        if is_published {
-            parked_and_published.push(*position);
-        }
-        !is_published
-    });
+    // Several parked rows may have one event id, so each is looked up before any is taken out.
+    let parked_and_published: BTreeSet<RowPosition> = parked
+        .iter()
+        .filter(|(_, entry)| entry.id.as_deref().is_some_and(|id| !absent.contains(id)))
+        .map(|(position, _)| *position)
+        .collect();
+    for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
+        absent.remove(id);
+    }
+    parked.retain(|position, _| !parked_and_published.contains(position));
     let verdicts = if absent.is_empty() || memories.iter().all(|memory| !memory.forgets()) {
         Verdicts {
             missing: absent,
