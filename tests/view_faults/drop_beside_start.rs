@@ -26,6 +26,17 @@ async fn a_table_that_a_start_adds_to_the_view_is_dropped_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partitioned_table_of_the_view_is_dropped_with_it() {
+    let partitioned = format!(
+        "{}
+create table if not exists item_by_day (id bigint, day date) partition by range (day);
+create table if not exists item_by_day_rest partition of item_by_day default;",
+        rig_itself::TABLE
+    );
+    assert_eq!(tables_after_a_drop("drop_partitioned", "", &partitioned).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drop_that_waits_for_no_start_is_caught() {
     assert_eq!(
         tables_after_a_drop("planted_drop", "DropBesideStarts", rig_itself::TABLE).await,
@@ -99,7 +110,7 @@ async fn tables_after_a_drop(name: &str, bug: &str, table_sql: &str) -> String {
     .await
     .expect("it installs");
     let tables = rig
-        .query("select count(*) from pg_class where relname in ('item', 'item_note') and relkind = 'r'")
+        .query("select count(*) from pg_class where relname in ('item', 'item_note', 'item_by_day', 'item_by_day_rest') and relkind in ('r', 'p')")
         .await;
     tables.expect("an answer")[0][0].clone().expect("a number")
 }

@@ -40,8 +40,8 @@ impl Check for Sources {
 
     fn check(SourcesArgs { sources, slots }: SourcesArgs) -> Result<Self, String> {
         Ok(Self {
-            urls: by_topic("SOURCES", &sources)?,
-            slots: by_topic("SLOTS", &slots)?,
+            urls: by_topic("SOURCES", "postgres://view_verifier@localhost:15432/users_db", &sources)?,
+            slots: by_topic("SLOTS", "users_relay", &slots)?,
         })
     }
 }
@@ -60,13 +60,16 @@ impl Sources {
     }
 }
 
-/// Reads the lines. If a topic comes twice, the first line counts.
-fn by_topic(setting: &str, lines: &[Secret]) -> Result<BTreeMap<TopicName, Secret>, String> {
+/// Reads the lines, and passes over empty ones. If a topic comes twice, the first line counts.
+fn by_topic(setting: &str, example: &str, lines: &[Secret]) -> Result<BTreeMap<TopicName, Secret>, String> {
     let mut values = BTreeMap::new();
     for (index, line) in lines.iter().enumerate() {
+        if line.reveal().trim().is_empty() {
+            continue;
+        }
         let (topic, value) = topic_and_value(line.reveal()).ok_or_else(|| {
             format!(
-                "{setting}, number {}: expected a topic, `=` and a value, such as user-events=postgres://view_verifier@localhost:15432/users_db",
+                "{setting}, number {}: expected a topic, `=` and a value, such as user-events={example}",
                 index + 1
             )
         })?;
@@ -92,11 +95,13 @@ mod tests {
     fn a_value_of_a_topic_is_found_and_a_wrong_line_is_told_by_its_number() {
         let find = |lines: &[&str]| {
             let lines: Vec<Secret> = lines.iter().map(|line| Secret::from((*line).to_owned())).collect();
-            let values = by_topic("SOURCES", &lines)?;
+            let values = by_topic("SOURCES", "a value", &lines)?;
             Ok::<_, String>(values.get("b").map(|value| value.reveal().to_owned()))
         };
         assert_eq!(find(&["a=1", " b = x=y ", "b=z"]), Ok(Some("x=y".to_owned())));
         assert_eq!(find(&["a=1"]), Ok(None));
+        // A block of lines ends with a line's end.
+        assert_eq!(find(&["", "b=1", " "]), Ok(Some("1".to_owned())));
         for wrong in [
             "postgres://u:hunter2@h/d",
             "postgres://u:hunter2@h/d?sslmode=require",

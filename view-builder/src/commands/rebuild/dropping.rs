@@ -34,16 +34,15 @@ pub async fn drop_view(config: &DropConfig) -> Result<String, Failure> {
         let view_now = views_now.iter().find(|now| now.name == *view).unwrap_or(kept);
         catalog::remove(&client, view).await?;
         // First the SQL views, then the tables that they show.
-        for kind in ["v", "r"] {
+        for (what, kinds) in [("view", &["v"][..]), ("table", &["r", "p"])] {
             let row = client
                 .query_one(
                     "select string_agg(oid::regclass::text, ', ') from pg_class
-                     where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = $2",
-                    &[&view_now.tables(), &kind],
+                     where relnamespace = 'public'::regnamespace and relname = any($1) and relkind::text = any($2)",
+                    &[&view_now.tables(), &kinds],
                 )
                 .await?;
             if let Some(names) = row.get::<_, Option<&str>>(0) {
-                let what = if kind == "v" { "view" } else { "table" };
                 client.batch_execute(&format!("drop {what} {names}")).await?;
             }
         }

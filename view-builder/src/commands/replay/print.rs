@@ -1,5 +1,6 @@
 //! Prints a topic's events. It joins no group and changes nothing.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -47,8 +48,9 @@ pub fn print(config: &ReplayConfig) -> Result<(), Failure> {
 
 fn print_all(consumer: &Observer, config: &ReplayConfig, partitions: usize) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut partitions_ended = 0;
-    while config.follow || partitions_ended < partitions {
+    // A partition that is written meanwhile ends again and again.
+    let mut ended = BTreeSet::new();
+    while config.follow || ended.len() < partitions {
         match consumer.poll(POLL_TIMEOUT) {
             None => out.flush()?,
             Some(Ok(record)) => {
@@ -57,8 +59,8 @@ fn print_all(consumer: &Observer, config: &ReplayConfig, partitions: usize) -> a
                 out.write_all(record.payload().unwrap_or(b"null"))?;
                 out.write_all(b"\n")?;
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                partitions_ended += 1;
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
                 out.flush()?;
             }
             Some(Err(err)) => return Err(err).context("kafka reports an error"),
