@@ -10,6 +10,10 @@ use stack::{Program, eventually_ok};
 
 use crate::relay::secured::{PASSWORD, Secured, token};
 
+/// How long a token lasts. A broker accepts one login per second on a connection, and librdkafka logs in when the token has used up four fifths
+/// of its life.
+const LIFETIME: Duration = Duration::from_secs(16);
+
 /// A rig with a view of one topic that has an event, and a builder that connects through the listener with these properties.
 async fn builder(secured: &Secured, name: &str, properties: &str) -> (ViewRig, String, Program) {
     let rig = ViewRig::on(std::sync::Arc::clone(&secured.servers), name).await;
@@ -18,6 +22,18 @@ async fn builder(secured: &Secured, name: &str, properties: &str) -> (ViewRig, S
     rig.write_view("item", TABLE, &apply(&topic));
     let builder = secured.through(rig.builder("builder"), "LOGIN", properties);
     insert(&rig, &topic, 1).await;
+    (rig, topic, builder)
+}
+
+/// A started builder that has applied an event, and logs in by a token from this file of the servers'. The token lasts for [`LIFETIME`].
+async fn started_with_a_short_token(secured: &Secured, name: &str, file: &str) -> (ViewRig, String, Program) {
+    secured.write(file, &token(LIFETIME));
+    let (rig, topic, builder) = builder(secured, name, "").await;
+    let builder = secured
+        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
+        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path(file));
+    builder.start().expect("a start");
+    has_applied(&rig, &topic, &builder).await;
     (rig, topic, builder)
 }
 
@@ -63,20 +79,13 @@ async fn a_builder_logs_in_by_a_token_from_a_file_and_an_expired_one_is_told() {
 
 #[tokio::test]
 async fn a_builder_reads_its_token_again_before_it_expires() {
-    // A broker accepts one login per second on a connection. librdkafka logs in when the token has used up four fifths of its life.
-    const LIFETIME: Duration = Duration::from_secs(16);
+    const FILE: &str = "views-renewed-token";
     let secured = Secured::get().await;
-    secured.write("views-renewed-token", &token(LIFETIME));
-    let (rig, topic, builder) = builder(secured, "views_token_again", "").await;
-    let builder = secured
-        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
-        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-renewed-token"));
-    builder.start().expect("a start");
-    has_applied(&rig, &topic, &builder).await;
+    let (rig, topic, builder) = started_with_a_short_token(secured, "views_token_again", FILE).await;
     // This is longer than two tokens live. A client that did not log in again would be cut off.
     let started = std::time::Instant::now();
     while started.elapsed() < LIFETIME * 9 / 4 {
-        secured.write("views-renewed-token", &token(LIFETIME));
+        secured.write(FILE, &token(LIFETIME));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     insert(&rig, &topic, 2).await;
@@ -92,19 +101,13 @@ async fn a_builder_reads_its_token_again_before_it_expires() {
 #[tokio::test]
 async fn a_builder_that_stood_still_for_longer_than_a_token_lasts_goes_on() {
     // Meanwhile nobody reads librdkafka's event that a token is needed, so the broker ends the session.
-    const LIFETIME: Duration = Duration::from_secs(16);
+    const FILE: &str = "views-thawed-token";
     let secured = Secured::get().await;
-    secured.write("views-thawed-token", &token(LIFETIME));
-    let (rig, topic, builder) = builder(secured, "views_token_thawed", "").await;
-    let builder = secured
-        .through(builder, "AGAIN", &secured.login("OAUTHBEARER"))
-        .env("KAFKA_OAUTH_TOKEN_FILE", &secured.path("views-thawed-token"));
-    builder.start().expect("a start");
-    has_applied(&rig, &topic, &builder).await;
+    let (rig, topic, builder) = started_with_a_short_token(secured, "views_token_thawed", FILE).await;
     let process = builder.process().expect("it runs");
     process.signal(Signal::STOP);
     tokio::time::sleep(LIFETIME * 5 / 4).await;
-    secured.write("views-thawed-token", &token(Duration::from_secs(3_600)));
+    secured.write(FILE, &token(Duration::from_secs(3_600)));
     process.signal(Signal::CONT);
 
     insert(&rig, &topic, 2).await;

@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Config, Socket};
 
 use super::address::Endpoint;
 use super::binding::tls_server_end_point;
+use super::connection::is_refused_login;
 use super::hosts::SessionKind;
 use super::target::{Binding, Target, TlsMode};
 use super::tls::{self, Handshake};
@@ -97,7 +98,7 @@ impl Target {
                     Err(silence) => error_of(silence.into()).await,
                 };
                 match err.code().map(SqlState::code) {
-                    Some(code) if code.starts_with("28") => return Err(err),
+                    Some(code) if is_refused_login(code) => return Err(err),
                     Some(_) => _ = first_said.get_or_insert(err),
                     None => last = Some(err),
                 }

@@ -98,9 +98,13 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Another server would hide a wrong password.
+/// Whether a server that says this SQLSTATE refuses the login (class 28). Another server would hide a wrong password.
+pub(super) fn is_refused_login(code: &str) -> bool {
+    code.starts_with("28")
+}
+
 fn refuses_login(err: &anyhow::Error) -> bool {
-    PgError::code_of(err).is_some_and(|code| code.starts_with("28"))
+    PgError::code_of(err).is_some_and(is_refused_login)
 }
 
 impl Connection {
