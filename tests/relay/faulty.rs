@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, ensure};
 use rig::rig::READY_DEADLINE;
 use rig::{Ledger, Rig, relay_exit};
 use stack::Program;
@@ -145,17 +145,10 @@ impl FaultyRelay {
     }
 
     async fn wait_until_published_with_restarts(&self) -> anyhow::Result<Ledger> {
-        let started = Instant::now();
-        loop {
-            self.restart_if_dead()?;
-            match self.rig.wait_until_published(Duration::ZERO).await {
-                Ok(ledger) => return Ok(ledger),
-                Err(err) if started.elapsed() > self.deadline => {
-                    bail!("{:?}: {err:#}\n{}", self.trouble, self.relay.log_tail(30))
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
+        let published = self
+            .rig
+            .wait_until_published_meanwhile(self.deadline, || self.restart_if_dead());
+        published.await.with_context(|| format!("{:?}", self.trouble))
     }
 
     fn restart_if_dead(&self) -> anyhow::Result<()> {

@@ -1,12 +1,13 @@
 //! Reads a whole topic, as any consumer does.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 pub use stack::Isolation;
@@ -15,6 +16,9 @@ pub use stack::Isolation;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// If the broker is silent for so long, it has nothing more, or it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// For so long a reader that is at the end waits for more.
+const FOLLOW_WAIT: Duration = Duration::from_millis(100);
 
 /// A record as a consumer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,24 @@ impl Record {
     #[must_use]
     pub fn key_text(&self) -> Option<&str> {
         std::str::from_utf8(self.key.as_deref()?).ok()
+    }
+}
+
+impl Record {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers
+                    .iter()
+                    .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                    .collect()
+            }),
+        }
     }
 }
 
@@ -115,66 +137,99 @@ pub fn for_each(
     bootstrap_servers: &str,
     topic: &str,
     isolation: Isolation,
-    mut see: impl FnMut(Record),
+    see: impl FnMut(Record),
 ) -> anyhow::Result<()> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap_servers)
-        .set("group.id", "rig")
-        .set(
-            "isolation.level",
-            match isolation {
-                Isolation::Committed => "read_committed",
-                Isolation::Uncommitted => "read_uncommitted",
-            },
-        )
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("fetch.wait.max.ms", "10")
-        .create()?;
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST_DEADLINE)?;
-    let partitions = metadata
-        .topics()
-        .iter()
-        .find(|found| found.name() == topic && found.error().is_none())
-        .with_context(|| format!("there is no topic {topic}"))?
-        .partitions()
-        .len();
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..i32::try_from(partitions)? {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&assignment)?;
-    let mut ended = 0;
-    let mut heard_at = Instant::now();
-    while ended < partitions {
-        if heard_at.elapsed() > SILENCE_MAX {
-            bail!("the broker is silent before the end of {topic}");
+    Follower::new(bootstrap_servers, topic, isolation, Duration::from_millis(10))?.read_to_end(see)
+}
+
+/// Reads a topic once, from its beginning, and goes on where it was when it is asked again.
+pub struct Follower {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: usize,
+    /// The partitions at whose end it is.
+    ended: HashSet<i32>,
+}
+
+impl Follower {
+    /// `wait` is for how long the broker holds back its answer while there is nothing new. This call blocks its thread.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn new(bootstrap_servers: &str, topic: &str, isolation: Isolation, wait: Duration) -> anyhow::Result<Self> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("group.id", "rig")
+            .set(
+                "isolation.level",
+                match isolation {
+                    Isolation::Committed => "read_committed",
+                    Isolation::Uncommitted => "read_uncommitted",
+                },
+            )
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", wait.as_millis().to_string())
+            .create()?;
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_DEADLINE)?;
+        let partitions = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none())
+            .with_context(|| format!("there is no topic {topic}"))?
+            .partitions()
+            .len();
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..i32::try_from(partitions)? {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                heard_at = Instant::now();
-                see(Record {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-                            .collect()
-                    }),
-                });
+        consumer.assign(&assignment)?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            partitions,
+            ended: HashSet::new(),
+        })
+    }
+
+    /// Reads what it has not read yet, until it is at the end of each partition. If it is there already, it waits [`FOLLOW_WAIT`] for more. This call
+    /// blocks its thread.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read_to_end(&mut self, mut see: impl FnMut(Record)) -> anyhow::Result<()> {
+        let wait = if self.is_at_the_end() {
+            FOLLOW_WAIT
+        } else {
+            Duration::ZERO
+        };
+        let began = Instant::now();
+        let mut heard_at = began;
+        while !self.is_at_the_end() || began.elapsed() < wait {
+            if heard_at.elapsed() > SILENCE_MAX {
+                bail!("the broker is silent before the end of {}", self.topic);
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
-            // One of several brokers is down. Another broker leads the partition, or will do so soon.
-            Some(Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
-            ))) => {}
-            Some(Err(err)) => return Err(err).with_context(|| format!("cannot read {topic}")),
-            None => {}
+            match self.consumer.poll(FOLLOW_WAIT) {
+                Some(Ok(message)) => {
+                    heard_at = Instant::now();
+                    self.ended.remove(&message.partition());
+                    see(Record::of(&message));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.ended.insert(partition);
+                }
+                // One of several brokers is down. Another broker leads the partition, or will do so soon.
+                Some(Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
+                ))) => {}
+                Some(Err(err)) => return Err(err).with_context(|| format!("cannot read {}", self.topic)),
+                None => {}
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn is_at_the_end(&self) -> bool {
+        self.ended.len() == self.partitions
+    }
 }

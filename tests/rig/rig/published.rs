@@ -1,5 +1,6 @@
 //! Compares what a rig's relay has published with the rows of the outbox.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -7,7 +8,10 @@ use stack::Postgres;
 
 use super::{ARRIVAL_DEADLINE, Rig};
 use crate::ledger::{Ledger, Row};
-use crate::topic::{self, Ends, Isolation, Record};
+use crate::topic::{self, Ends, Follower, Isolation, Record};
+
+/// While there is nothing new, the broker answers a waiting test so often.
+const FOLLOWER_WAIT: Duration = Duration::from_millis(250);
 
 impl Rig {
     /// The rows of the outbox.
@@ -53,33 +57,60 @@ impl Rig {
         Ok(Ledger::compare(&self.rows().await, &self.records(isolation).await?))
     }
 
-    /// Waits until there are as many committed records as rows, and compares them.
+    /// Waits until there is a committed record for each row that is there now. Then it reads the whole topic, and compares.
     ///
     /// # Errors
     /// Records are still missing after `deadline`: the comparison is in the message.
     pub async fn wait_until_published(&self, deadline: Duration) -> anyhow::Result<Ledger> {
-        let rows = self.rows().await;
+        self.wait_until_published_meanwhile(deadline, || Ok(())).await
+    }
+
+    /// As [`wait_until_published`](Self::wait_until_published). Some ten times a second it calls `meanwhile`, for example to start a relay again that has ended.
+    ///
+    /// # Errors
+    /// As [`wait_until_published`](Self::wait_until_published), and the first error of `meanwhile`.
+    pub async fn wait_until_published_meanwhile(
+        &self,
+        deadline: Duration,
+        mut meanwhile: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Ledger> {
         let started = Instant::now();
-        loop {
-            let ledger = Ledger::compare(&rows, &self.records(Isolation::Committed).await?);
-            if ledger.lost.is_empty() {
-                return Ok(ledger);
+        let rows = self.rows().await;
+        let mut missing: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        let mut follower = None;
+        while !missing.is_empty() && started.elapsed() < deadline {
+            meanwhile()?;
+            let (kept, ids) = self.read_on(follower.take()).await?;
+            follower = Some(kept);
+            for id in ids {
+                missing.remove(id.as_str());
             }
-            if started.elapsed() >= deadline {
-                // A caller who asks again and again needs only the comparison.
-                let hidden = if deadline.is_zero() {
-                    String::new()
-                } else {
-                    self.describe_hidden_records().await
-                };
-                bail!(
-                    "still missing after {} s: {ledger}; {hidden}\n{}",
-                    deadline.as_secs(),
-                    self.relay.log_tail(20)
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        let ledger = Ledger::compare(&rows, &self.records(Isolation::Committed).await?);
+        if ledger.lost.is_empty() {
+            return Ok(ledger);
+        }
+        bail!(
+            "still missing after {} s: {ledger}; {}\n{}",
+            deadline.as_secs(),
+            self.describe_hidden_records().await,
+            self.relay.log_tail(20)
+        )
+    }
+
+    /// The event ids of the committed records that `follower` has not read yet. Without a follower it begins with the first record.
+    async fn read_on(&self, follower: Option<Follower>) -> anyhow::Result<(Follower, Vec<String>)> {
+        let (servers, topic) = (self.servers.kafka.bootstrap_servers(), self.topic());
+        let read = move || {
+            let mut follower = match follower {
+                Some(follower) => follower,
+                None => Follower::new(&servers, &topic, Isolation::Committed, FOLLOWER_WAIT)?,
+            };
+            let mut ids = Vec::new();
+            follower.read_to_end(|record| ids.extend(record.header("id").map(str::to_owned)))?;
+            Ok((follower, ids))
+        };
+        tokio::task::spawn_blocking(read).await?
     }
 
     /// Asserts that every row is in the topic exactly once, in order, and nothing else.
