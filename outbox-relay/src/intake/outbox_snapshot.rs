@@ -103,6 +103,19 @@ impl OutboxSnapshot {
         self.columns.iter().any(|column| column.name == "created_at")
     }
 
+    /// Whether `created_at` is set by the clock when a row is inserted. `now()` is the start of the row's transaction, and an application may set any value.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn created_at_is_set_by_the_clock(&mut self, config: &Config) -> Result<bool, RelayError> {
+        let sql = format!(
+            "select from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+             where d.adrelid = {}::regclass and a.attname = 'created_at' and pg_get_expr(d.adbin, d.adrelid) like '%clock_timestamp()%'",
+            quote_literal(&table_name(config))
+        );
+        Ok(!self.connection.rows(&sql).await?.is_empty())
+    }
+
     /// From now on, only rows whose `created_at` is at or after `since_ms` (milliseconds since 1970) are read. `None` reads all rows. A row without a
     /// `created_at` is always read.
     pub(crate) fn only_since(&mut self, since_ms: Option<i64>) {
