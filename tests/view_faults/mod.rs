@@ -30,6 +30,7 @@ mod rebuild_topics;
 mod rebuilds;
 mod refusals;
 mod release_build;
+mod resume_interrupted;
 mod rig_itself;
 mod sampler;
 mod servers;
