@@ -22,6 +22,7 @@ mod paused_views;
 mod planted_bugs;
 mod positions;
 mod rebalances;
+mod rebuild_abandoned;
 mod rebuild_late_letters;
 mod rebuild_letters;
 mod rebuild_positions;
