@@ -23,6 +23,7 @@ mod planted_bugs;
 mod positions;
 mod rebalances;
 mod rebuild_abandoned;
+mod rebuild_hashes;
 mod rebuild_late_letters;
 mod rebuild_letters;
 mod rebuild_positions;
