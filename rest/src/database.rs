@@ -267,8 +267,10 @@ impl Session {
 /// Whether the server refused the statement and goes on. Otherwise it went away, or the connection broke.
 fn is_refusal(err: &sqlx::Error) -> bool {
     match err {
-        // Class 57P: shutdown, crash, start-up; the session ends with it.
-        sqlx::Error::Database(err) => !err.code().is_some_and(|code| code.starts_with("57P")),
+        // Class 57P: shutdown, crash, start-up; the session ends with it. Class 08: a pooler says that it has lost the server, which may have done it.
+        sqlx::Error::Database(err) => !err
+            .code()
+            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08")),
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => false,
         _ => true,
     }

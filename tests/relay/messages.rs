@@ -6,7 +6,7 @@ use rig::rig::ARRIVAL_DEADLINE;
 use rig::{Isolation, Ledger, Record, Rig, relay_exit};
 
 /// A rig whose relay publishes the messages with the prefix `outbox`, with or without an outbox table beside them.
-async fn rig_with_messages(name: &str, has_table: bool) -> Rig {
+pub(super) async fn rig_with_messages(name: &str, has_table: bool) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.relay = rig.relay.env("OUTBOX_MESSAGE_PREFIX", "outbox");
     // A row is written beside each message, so that the topic can be compared with something.
@@ -35,7 +35,7 @@ async fn rig_with_messages(name: &str, has_table: bool) -> Rig {
 }
 
 /// Waits until there are as many records as committed messages and rows. Asserts that they are the same.
-async fn assert_exactly_once(rig: &Rig, and_rows: &str) {
+pub(super) async fn assert_exactly_once(rig: &Rig, and_rows: &str) {
     let sql = format!("select id, aggregateid, n, payload from emitted {and_rows}");
     let row = |row: Vec<Option<String>>| {
         let [Some(id), Some(key), Some(n), Some(payload)] = <[_; 4]>::try_from(row).expect("four columns") else {

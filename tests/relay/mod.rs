@@ -2,6 +2,8 @@ mod accept;
 mod adopt;
 mod big_transactions;
 mod crash_matrix;
+mod cut_transactions;
+mod detached_days;
 mod failover;
 mod faulty;
 mod guard;

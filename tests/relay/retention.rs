@@ -15,7 +15,7 @@ const BY_DAY: &str = "drop table outbox; create table outbox (
     create table outbox_default partition of outbox default";
 
 /// A rig whose outbox is partitioned by day. `settings` are further settings of the relay.
-async fn rig_with_partitions_by_day(name: &str, settings: &[(&str, &str)]) -> Rig {
+pub(super) async fn rig_with_partitions_by_day(name: &str, settings: &[(&str, &str)]) -> Rig {
     let mut rig = Rig::new(name).await;
     rig.sql(BY_DAY).await;
     configure(&mut rig, settings);
@@ -42,7 +42,7 @@ async fn add_day(rig: &Rig, name: &str, days_ago: i32) {
 }
 
 /// The statement that inserts rows of so many days ago. They belong into the partition of that day.
-fn insert_old(rig: &Rig, count: u32, days_ago: i32) -> String {
+pub(super) fn insert_old(rig: &Rig, count: u32, days_ago: i32) -> String {
     let topic = rig.topic();
     format!(
         "insert into outbox (aggregatetype, aggregateid, type, payload, created_at)
@@ -52,11 +52,11 @@ fn insert_old(rig: &Rig, count: u32, days_ago: i32) -> String {
     )
 }
 
-async fn exists(rig: &Rig, table: &str) -> bool {
+pub(super) async fn exists(rig: &Rig, table: &str) -> bool {
     rig.value(&format!("select to_regclass('{table}') is not null")).await == "t"
 }
 
-async fn wait_until_table_is_gone(rig: &Rig, table: &str) {
+pub(super) async fn wait_until_table_is_gone(rig: &Rig, table: &str) {
     let dropped = eventually_ok(DEADLINE, "the partition is dropped", || async {
         ensure!(
             !exists(rig, table).await,

@@ -60,9 +60,9 @@ impl Reasons {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
     }
 
-    /// Forgets the last refusal, since the cluster has let the client in.
+    /// Forgets all errors, since the cluster has let the client in.
     pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = None;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = LastErrors::default();
     }
 
     /// Adds the last trouble to the error of a request that got no answer.
@@ -93,7 +93,7 @@ fn refusal(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Refused> {
 mod tests {
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-    use super::{Refused, refusal};
+    use super::{Reasons, Refused, refusal};
 
     #[test]
     fn a_missing_acl_is_told_from_what_another_try_may_mend() {
@@ -105,6 +105,19 @@ mod tests {
         assert_eq!(says(RDKafkaErrorCode::TopicAuthorizationFailed), [true; 2]);
         assert_eq!(says(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), [true; 2]);
         assert_eq!(says(RDKafkaErrorCode::NotEnoughReplicas), [false; 2]);
+    }
+
+    #[test]
+    fn a_trouble_from_before_the_last_answer_explains_no_later_silence() {
+        let silence = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        let reasons = Reasons::default();
+        reasons.note(
+            &KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure),
+            "Connection refused",
+        );
+        assert!(format!("{:#}", reasons.explain(silence())).contains("Connection refused"));
+        reasons.forget();
+        assert!(!format!("{:#}", reasons.explain(silence())).contains("Connection refused"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
@@ -81,7 +81,8 @@ fn facts_in(answer: &Answer) -> anyhow::Result<BTreeMap<String, TopicFacts>> {
                     facts.insert(name, facts_of(*topic)?);
                 }
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {}
-                code => bail!("topic `{name}`: {code}"),
+                // The code stays in the chain: `Refused` looks for it.
+                code => return Err(anyhow::Error::new(code).context(format!("topic `{name}`"))),
             }
         }
         Ok(facts)

@@ -31,6 +31,12 @@ fn examples() -> Vec<Stop> {
     };
     let examples = vec![
         Stop::Config { what: text() },
+        Stop::RowsCountedOtherwise {
+            commit_lsn: Lsn(1),
+            rows: 2,
+            then: text(),
+            now: text(),
+        },
         Stop::NotInitialised {
             slot: text(),
             database: text(),
@@ -187,6 +193,7 @@ fn examples() -> Vec<Stop> {
     for example in &examples {
         match example {
             Stop::Config { .. }
+            | Stop::RowsCountedOtherwise { .. }
             | Stop::NotInitialised { .. }
             | Stop::InitUnfinished { .. }
             | Stop::SlotGone { .. }

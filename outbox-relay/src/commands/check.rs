@@ -153,7 +153,7 @@ async fn check_lineage(
         Err(RelayError::Stop(_)) => return Ok(()),
         Err(RelayError::Transient(err)) => return Err(err),
     };
-    let source = source::describe_source(&system, &config.source.target.database, slot?, &publication);
+    let source = source::describe_source(config, &system, slot?, &publication);
     findings.push(
         match verify(
             &source,

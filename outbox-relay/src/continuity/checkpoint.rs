@@ -119,6 +119,10 @@ pub struct Lineage {
     /// see [`crate::commands::recover`]. The checkpoint's own position is the server's.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub positions_raised_by: u64,
+    /// The settings that decide which rows of a transaction count, in words. [`crate::continuity::progress::Partial::rows`] was counted with them. Absent
+    /// from checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_rows: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -243,6 +247,7 @@ pub(crate) mod tests {
                 former_partitions: BTreeMap::new(),
                 topic_ids: [("user-events".to_owned(), "vGuc7jKlTiyJvbXyzhhPUg".to_owned())].into(),
                 positions_raised_by: 0,
+                counted_rows: Some("--publication outbox --table public.outbox (oid 16390)".to_owned()),
             },
             published: Published {
                 lsn: Lsn(0x152_8C20),

@@ -11,6 +11,14 @@
 //! 4. If retention has removed the beginning of a partition, a row that is newer than the first remaining record is missing. It has to be newer by
 //!    more than [`CLOCKS_DIFFER_MS`].
 //!
+//! Rules 2 and 3 compare the rows of a key by `created_at`. They hold only if that is also the order of the key's commits: see [`RowsOfAKey`]. Where it is not,
+//! these rules take their place:
+//!
+//! - A row that was created after the newest published commit is missing, since it committed later still. A row without a published row of its key in a
+//!   topic that only compacts is missing, too.
+//! - A row that was created a day before the newest published commit, and has a published row of its key, is forgotten. If it were missing, its transaction
+//!   would have been open for that day ([`TRANSACTION_OPEN_MAX_MS`]).
+//!
 //! A row that no rule decides is *undecided*: the operator chooses whether it may be lost or may come twice.
 
 use std::collections::HashMap;
@@ -22,6 +30,19 @@ use crate::continuity::event_ids::EventIds;
 /// the log in another order than their timestamps say, since a timestamp is taken a little earlier. Nearer moments count as the same.
 pub const CLOCKS_DIFFER_MS: i64 = 10_000;
 
+/// No transaction that writes to the outbox is expected to stay open for so long, in milliseconds: a day.
+const TRANSACTION_OPEN_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// What `created_at` says about the rows of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsOfAKey {
+    /// The row that was created later has committed later. This takes a column that defaults to `clock_timestamp()`, and writers that hold a lock on
+    /// the key until they commit.
+    CommitAsCreated,
+    /// The row that was created later may have committed first. With `now()`, a transaction that waits for the lock on the key has taken its time before.
+    CommitInAnyOrder,
+}
+
 /// Which records a topic may have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -29,6 +50,8 @@ pub struct Memory {
     pub compacted_before_ms: Option<i64>,
     /// Timestamp of the first record of each partition whose beginning was removed, in milliseconds since 1970; `i64::MAX` where no record is left.
     pub removed_before_ms: HashMap<i32, i64>,
+    /// The latest commit of a row with a record, by the record's position; in milliseconds since 1970. `None` where no record has a position.
+    pub newest_ms: Option<i64>,
 }
 
 impl Memory {
@@ -76,6 +99,9 @@ pub struct Verdicts {
 #[derive(Debug)]
 pub struct Comparison<'m> {
     topics: &'m [Memory],
+    rows_of_a_key: RowsOfAKey,
+    /// When the newest published row of all topics committed, in milliseconds since 1970.
+    newest_ms: Option<i64>,
     /// By the hash of topic and key.
     keys: HashMap<u64, LastOfKey>,
     hasher: RandomState,
@@ -106,9 +132,11 @@ struct Candidate {
 
 impl<'m> Comparison<'m> {
     #[must_use]
-    pub fn new(topics: &'m [Memory]) -> Self {
+    pub fn new(topics: &'m [Memory], rows_of_a_key: RowsOfAKey) -> Self {
         Self {
             topics,
+            rows_of_a_key,
+            newest_ms: topics.iter().filter_map(|topic| topic.newest_ms).max(),
             keys: HashMap::new(),
             hasher: RandomState::new(),
             candidates: Vec::new(),
@@ -166,6 +194,9 @@ impl<'m> Comparison<'m> {
             .and_then(|key| self.keys.get(&key))
             .copied()
             .unwrap_or_default();
+        if self.rows_of_a_key == RowsOfAKey::CommitInAnyOrder {
+            return self.verdict_without_order(candidate, last);
+        }
         if candidate.place < last.with_record {
             return Verdict::Forgotten;
         }
@@ -173,6 +204,24 @@ impl<'m> Comparison<'m> {
             return Verdict::Undecided;
         }
         Verdict::Missing
+    }
+
+    /// The verdict on a row whose record may be removed, if nothing tells which rows of its key committed before it.
+    fn verdict_without_order(&self, candidate: &Candidate, last: LastOfKey) -> Verdict {
+        let has_record = last.with_record > 0;
+        let is_alone = !has_record && last.lost_tombstone == 0 && !candidate.may_be_removed;
+        let age_ms = |newest_ms: i64| newest_ms.saturating_sub(candidate.created_ms);
+        match self.newest_ms {
+            _ if is_alone => Verdict::Missing,
+            Some(newest_ms) if age_ms(newest_ms) < -CLOCKS_DIFFER_MS => Verdict::Missing,
+            // 0 says that the age is not known.
+            Some(newest_ms)
+                if has_record && candidate.created_ms > 0 && age_ms(newest_ms) > TRANSACTION_OPEN_MAX_MS =>
+            {
+                Verdict::Forgotten
+            }
+            _ => Verdict::Undecided,
+        }
     }
 }
 
@@ -190,126 +239,4 @@ fn may_be_removed(memory: &Memory, partitions: &[i32], created_ms: i64) -> bool 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::{Comparison, Memory, Row};
-    use crate::continuity::event_ids::EventIds;
-
-    /// Rows as (id, key, created_ms, tombstone), those without a record, and what becomes of them: missing, undecided, forgotten.
-    fn compare(memory: &Memory, rows: &[(&str, &str, i64, bool)], absent: &[&str]) -> (Vec<String>, Vec<String>, u64) {
-        compare_in(&[0], memory, rows, absent)
-    }
-
-    /// As [`compare`], where the rows' records would be in one of `partitions`.
-    fn compare_in(
-        partitions: &[i32],
-        memory: &Memory,
-        rows: &[(&str, &str, i64, bool)],
-        absent: &[&str],
-    ) -> (Vec<String>, Vec<String>, u64) {
-        let mut ids = EventIds::default();
-        absent.iter().for_each(|id| ids.insert(id));
-        let topics = [memory.clone()];
-        let mut comparison = Comparison::new(&topics);
-        for (id, key, created_ms, is_tombstone) in rows.iter().copied() {
-            let key = Some(key.as_bytes());
-            comparison.add_row(
-                Row {
-                    id,
-                    topic: 0,
-                    partitions,
-                    key,
-                    created_ms,
-                    is_tombstone,
-                },
-                &ids,
-            );
-        }
-        let verdicts = comparison.decide();
-        let those = |ids: &EventIds| {
-            let ids = rows.iter().filter(|row| ids.contains(row.0));
-            ids.map(|row| row.0.to_owned()).collect()
-        };
-        (those(&verdicts.missing), those(&verdicts.undecided), verdicts.forgotten)
-    }
-
-    fn compacted() -> Memory {
-        Memory {
-            compacted_before_ms: Some(100),
-            ..Memory::default()
-        }
-    }
-
-    #[test]
-    fn a_topic_that_forgets_nothing_lacks_what_was_not_published() {
-        let rows = [("1", "k", 1, false), ("2", "k", 2, false)];
-        assert_eq!(
-            compare(&Memory::default(), &rows, &["1"]),
-            (vec!["1".to_owned()], vec![], 0)
-        );
-    }
-
-    #[test]
-    fn a_row_before_its_keys_last_record_was_compacted_away_and_one_behind_it_is_missing() {
-        let rows = [
-            ("1", "k", 1, false),
-            ("2", "k", 2, false),
-            ("3", "k", 3, false),
-            ("4", "other", 4, false),
-        ];
-        assert_eq!(
-            compare(&compacted(), &rows, &["1", "3", "4"]),
-            (vec!["3".to_owned(), "4".to_owned()], vec![], 1)
-        );
-    }
-
-    #[test]
-    fn a_row_that_is_too_young_to_be_compacted_is_missing_whatever_stands_behind_it() {
-        let rows = [("1", "k", 100, false), ("2", "k", 101, false)];
-        assert_eq!(compare(&compacted(), &rows, &["1"]), (vec!["1".to_owned()], vec![], 0));
-    }
-
-    #[test]
-    fn a_tombstone_may_have_wiped_its_key() {
-        let rows = [("1", "k", 1, false), ("2", "k", 2, true), ("3", "k", 3, false)];
-        assert_eq!(
-            compare(&compacted(), &rows, &["1", "2", "3"]),
-            (vec!["3".to_owned()], vec!["1".to_owned(), "2".to_owned()], 0)
-        );
-    }
-
-    #[test]
-    fn where_retention_removed_records_a_row_is_missing_only_well_behind_the_first_one_left() {
-        let memory = Memory {
-            removed_before_ms: HashMap::from([(0, 50_000)]),
-            ..Memory::default()
-        };
-        let rows = [
-            ("1", "k", 10_000, false),
-            ("2", "other", 40_000, false),
-            ("3", "k", 50_000, false),
-            // Its commit may have been stamped after the first record's, and stand before it.
-            ("4", "third", 50_001, false),
-            ("5", "k", 70_000, false),
-        ];
-        assert_eq!(
-            compare(&memory, &rows, &["1", "2", "4", "5"]),
-            (vec!["5".to_owned()], vec!["2".to_owned(), "4".to_owned()], 1)
-        );
-    }
-
-    #[test]
-    fn a_row_may_be_forgotten_by_the_partition_where_a_former_number_of_partitions_led() {
-        let memory = Memory {
-            removed_before_ms: HashMap::from([(1, 50_000)]),
-            ..Memory::default()
-        };
-        let rows = [("1", "k", 10_000, false), ("2", "k", 70_000, false)];
-        let absent = ["1", "2"];
-        let told = |partitions: &[i32]| compare_in(partitions, &memory, &rows, &absent);
-        let both = || vec!["1".to_owned(), "2".to_owned()];
-        assert_eq!(told(&[5]), (both(), vec![], 0), "it removed nothing");
-        assert_eq!(told(&[5, 1]), (vec!["2".to_owned()], vec!["1".to_owned()], 0));
-    }
-}
+mod tests;

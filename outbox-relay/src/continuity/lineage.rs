@@ -79,6 +79,7 @@ pub fn find_breaks(source: &Source, checkpoint: Option<&Checkpoint>, names: Name
     if source.system_identifier == checkpoint.lineage.system_identifier {
         breaks.extend(ensure_positions_fit(source, slot, checkpoint, names).err());
         breaks.extend(ensure_publication_is_pinned(source, &checkpoint.lineage, names).err());
+        breaks.extend(ensure_rows_are_counted_as_before(source, checkpoint).err());
     }
     breaks
 }
@@ -194,6 +195,19 @@ fn ensure_publication_is_pinned(source: &Source, lineage: &Lineage, names: Names
     })
 }
 
+/// A transaction that is published in part goes on at the row with the number in the checkpoint. With other settings another row has that number.
+fn ensure_rows_are_counted_as_before(source: &Source, checkpoint: &Checkpoint) -> Result<(), Stop> {
+    match (checkpoint.published.partial, &checkpoint.lineage.counted_rows) {
+        (Some(partial), Some(then)) if *then != source.counted_rows => Err(Stop::RowsCountedOtherwise {
+            commit_lsn: partial.commit_lsn,
+            rows: partial.rows,
+            then: then.clone(),
+            now: source.counted_rows.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn ensure_same_history(source: &Source, checkpoint: &Checkpoint, names: Names<'_>) -> Result<(), Stop> {
     let lineage = &checkpoint.lineage;
     if source.system_identifier != lineage.system_identifier {
@@ -253,6 +267,7 @@ pub(crate) mod tests {
             publication_entry: checkpoint.lineage.publication_entry,
             publication_version: checkpoint.lineage.publication_version.unwrap_or_default(),
             outbox: checkpoint.lineage.outbox,
+            counted_rows: checkpoint.lineage.counted_rows.unwrap_or_default(),
             started_us: checkpoint.lineage.server_started_us,
         }
     }

@@ -25,6 +25,8 @@ pub struct Source {
     pub publication_version: String,
     /// See [`crate::outbox::publication::Publication::outbox`].
     pub outbox: Option<String>,
+    /// See [`crate::continuity::checkpoint::Lineage::counted_rows`], as the settings of now make it.
+    pub counted_rows: String,
 }
 
 /// A row of `pg_replication_slots`.

@@ -23,6 +23,8 @@ pub struct OutboxTable {
     pub publishes_generated: bool,
     /// The publication publishes updates or deletes.
     pub publishes_changes: bool,
+    /// The table has a column `created_at`, and it is not set by `clock_timestamp()` when a row is inserted.
+    pub is_created_at_some_other_time: bool,
     /// The table, or a partition of it, has no replica identity: nothing says which row an update or a delete has changed.
     pub lacks_identity: bool,
 }
@@ -67,6 +69,11 @@ pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> 
          union all
          select 'publishes generated', '', false from pg_publication p where p.pubname = {publication} and {generated}
          union all
+         select 'other created_at', '', false from outbox o join pg_attribute a on a.attrelid = o.oid
+              left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attname = 'created_at' and not a.attisdropped
+           and coalesce(pg_get_expr(d.adbin, d.adrelid), '') not like '%clock_timestamp()%'
+         union all
          select 'lacks identity', '', false where exists (
              select from holders h join pg_class c on c.oid = h.oid
              where c.relkind = 'r' and (c.relreplident = 'n'
@@ -89,6 +96,7 @@ pub async fn read_outbox_table(connection: &mut Connection, config: &Config) -> 
             }),
             "publishes changes" => outbox.publishes_changes = true,
             "publishes generated" => outbox.publishes_generated = true,
+            "other created_at" => outbox.is_created_at_some_other_time = true,
             "lacks identity" => outbox.lacks_identity = true,
             other => anyhow::bail!("a look at the outbox table has a row of the kind `{other}`"),
         }
@@ -112,6 +120,12 @@ impl OutboxTable {
         if self.publishes_changes && self.lacks_identity {
             findings.push(Finding::Warning(format!(
                 "the publication has updates or deletes, and table {name} has no replica identity: Postgres refuses the application's own updates and deletes of the outbox; alter publication … set (publish = 'insert'), which is all that the relay needs, or give it a primary key, or: alter table {name} replica identity full",
+                name = self.name
+            )));
+        }
+        if self.is_created_at_some_other_time {
+            findings.push(Finding::Warning(format!(
+                "created_at of table {name} is not set by clock_timestamp(): where two transactions write one key, the row that committed last may not be the one with the latest created_at; a running relay goes by the commits, but `init` and `recover` publish the rows of the table in the order of created_at, and `recover` may have to ask whether a row of a compacted topic was published; alter table {name} alter created_at set default clock_timestamp()",
                 name = self.name
             )));
         }

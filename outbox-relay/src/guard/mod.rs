@@ -23,6 +23,8 @@ mod look;
 mod planted;
 pub mod retention;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use service::Readiness;
@@ -55,13 +57,15 @@ struct Verdict {
     stop: Option<Stop>,
     /// Why the relay has to end its stream and begin again: the address leads to another server than the one that streams, or the server was promoted.
     begin_again_because: Option<String>,
-    /// How many looks there were. It tells a new verdict from an old one.
-    looks: u64,
+    /// The number of the look that it is from, from 1. It tells a new verdict from an old one.
+    look: u64,
 }
 
 /// The running guard. It ends when this is dropped.
 pub struct Guard {
     verdicts: watch::Receiver<Verdict>,
+    /// How many looks have begun. A look that is under way has this number.
+    looks_begun: Arc<AtomicU64>,
     look_requests: mpsc::Sender<()>,
     task: JoinHandle<()>,
     readiness: Readiness,
@@ -73,16 +77,19 @@ impl Guard {
     pub fn start(config: &Config, pinned: Pinned, readiness: &Readiness) -> Self {
         let (sender, verdicts) = watch::channel(Verdict::default());
         let (look_requests, requested_looks) = mpsc::channel(1);
+        let looks_begun = Arc::new(AtomicU64::new(0));
         let task = Task {
             config: config.clone(),
             pinned,
             readiness: readiness.clone(),
             gauges: RetentionGauges::new(),
             verdict: Verdict::default(),
+            looks_begun: Arc::clone(&looks_begun),
             sender,
         };
         Self {
             verdicts,
+            looks_begun,
             look_requests,
             task: tokio::spawn(task.run(requested_looks)),
             readiness: readiness.clone(),
@@ -113,11 +120,13 @@ impl Guard {
     }
 
     /// Looks now, for a last confirmation, and returns the verified position. If the server does not answer in time, it is that of the last look.
+    ///
+    /// A look that is under way does not count: it may have seen the publication before the alteration that the caller asks about.
     pub async fn look_now(&mut self, patience: Duration) -> Lsn {
-        let before = self.verdicts.borrow().looks;
-        // If the channel is full, somebody has asked for a look already, and that look serves us too.
+        let begun = self.looks_begun.load(Ordering::Acquire);
+        // If the channel is full, somebody has asked for a look already, and that look serves us too: it has not begun.
         let _full = self.look_requests.try_send(());
-        let newer = timeout(patience, self.verdicts.wait_for(|verdict| verdict.looks > before));
+        let newer = timeout(patience, self.verdicts.wait_for(|verdict| verdict.look > begun));
         // If the time is over, or the task has ended, the last verdict stands.
         drop(newer.await);
         self.verdicts.borrow().verified
@@ -139,6 +148,7 @@ struct Task {
     readiness: Readiness,
     gauges: RetentionGauges,
     verdict: Verdict,
+    looks_begun: Arc<AtomicU64>,
     sender: watch::Sender<Verdict>,
 }
 
@@ -160,8 +170,9 @@ impl Task {
             {
                 session = None;
             }
+            let number = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
             match look_once(&self.config, &sql, &mut session).await {
-                Ok(look) => match self.judge_look(&look).await {
+                Ok(look) => match self.judge_look(number, &look).await {
                     None => {
                         verified_at = Instant::now();
                         self.readiness.ready("guard");
@@ -197,7 +208,7 @@ impl Task {
     }
 
     /// Judges the look and tells the loop that streams. Returns why the look verifies no position; `None` if it verifies one.
-    async fn judge_look(&mut self, look: &Look) -> Option<String> {
+    async fn judge_look(&mut self, number: u64, look: &Look) -> Option<String> {
         if let Some(retention) = &look.retention {
             self.gauges.show(retention, look.wal_flushed, &self.readiness);
         }
@@ -234,7 +245,7 @@ impl Task {
                 Some("the publication was altered".to_owned())
             }
         };
-        self.verdict.looks += 1;
+        self.verdict.look = number;
         self.sender.send_replace(self.verdict.clone());
         unverified
     }
@@ -255,5 +266,54 @@ impl Task {
                 ),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use pg_replication::Lsn;
+    use service::Readiness;
+    use tokio::sync::{mpsc, watch};
+
+    use super::{Guard, Verdict};
+
+    fn verdict(look: u64, verified: u64) -> Verdict {
+        Verdict {
+            verified: Lsn(verified),
+            look,
+            ..Verdict::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_was_under_way_does_not_answer_whoever_asks_after_it_began() {
+        let (sender, verdicts) = watch::channel(verdict(1, 100));
+        let (look_requests, mut requested_looks) = mpsc::channel(1);
+        let looks_begun = Arc::new(AtomicU64::new(1));
+        let (begun, begin) = (Arc::clone(&looks_begun), move || {
+            looks_begun.fetch_add(1, Ordering::AcqRel) + 1
+        });
+        // A look begins, somebody asks, and only then does its answer come.
+        let under_way = begin();
+        let task = tokio::spawn(async move {
+            requested_looks.recv().await;
+            sender.send_replace(verdict(under_way, 200));
+            // Whoever waits for a verdict sees this one before the next.
+            tokio::task::yield_now().await;
+            sender.send_replace(verdict(begin(), 300));
+            std::future::pending().await
+        });
+        let mut guard = Guard {
+            verdicts,
+            looks_begun: begun,
+            look_requests,
+            task,
+            readiness: Readiness::default(),
+        };
+        assert_eq!(guard.look_now(Duration::from_secs(10)).await, Lsn(300));
     }
 }

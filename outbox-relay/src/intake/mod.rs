@@ -10,6 +10,7 @@ mod planted;
 pub(crate) mod poison;
 mod record_writer;
 mod server_says;
+mod snapshot_tables;
 mod tables;
 
 use std::collections::HashMap;

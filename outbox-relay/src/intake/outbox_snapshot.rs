@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 
+use super::snapshot_tables::{Table, own_rows_sql, values_of_detached};
 use crate::outbox::rows::first_row;
 use crate::outbox::table::table_name;
 use crate::process::stop::RelayError;
@@ -39,7 +40,7 @@ pub(crate) enum RowOrder {
 pub(crate) struct OutboxSnapshot {
     connection: Connection,
     /// The outbox table, and what retention has detached from it and not dropped yet.
-    tables: Vec<String>,
+    tables: Vec<Table>,
     columns: Vec<Column>,
     /// SQL condition: only rows that fulfil it are read.
     condition: String,
@@ -69,13 +70,23 @@ impl OutboxSnapshot {
         }
         // If a row-level security policy hides rows, Postgres then gives an error. Without this, the hidden rows would never be published.
         connection.rows("set local row_security = off").await?;
-        let mut tables = vec![own_rows_sql(&mut connection, config).await?];
-        tables.extend(detached);
+        let own_rows = own_rows_sql(&mut connection, config).await?;
         let answer = connection
-            .query(&format!("select * from {} limit 0", tables[0]))
+            .query(&format!("select * from {own_rows} limit 0"))
             .await
             .context("cannot read the outbox table")?;
         let columns = columns_of(&answer);
+        let values = columns.iter().map(|column| quote_identifier(&column.name));
+        let mut tables = vec![Table {
+            values: values.collect(),
+            name: own_rows,
+        }];
+        for name in detached {
+            tables.push(Table {
+                values: values_of_detached(&mut connection, config, &name).await?,
+                name,
+            });
+        }
         Ok(Self {
             connection,
             tables,
@@ -90,6 +101,19 @@ impl OutboxSnapshot {
     #[must_use]
     pub(crate) fn has_created_at(&self) -> bool {
         self.columns.iter().any(|column| column.name == "created_at")
+    }
+
+    /// Whether `created_at` is set by the clock when a row is inserted. `now()` is the start of the row's transaction, and an application may set any value.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn created_at_is_set_by_the_clock(&mut self, config: &Config) -> Result<bool, RelayError> {
+        let sql = format!(
+            "select from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+             where d.adrelid = {}::regclass and a.attname = 'created_at' and pg_get_expr(d.adbin, d.adrelid) like '%clock_timestamp()%'",
+            quote_literal(&table_name(config))
+        );
+        Ok(!self.connection.rows(&sql).await?.is_empty())
     }
 
     /// From now on, only rows whose `created_at` is at or after `since_ms` (milliseconds since 1970) are read. `None` reads all rows. A row without a
@@ -245,33 +269,16 @@ impl OutboxSnapshot {
         let selects: Vec<String> = self
             .tables
             .iter()
-            .map(|table| {
-                let columns: Vec<String> = self
-                    .columns
-                    .iter()
-                    .map(|column| quote_identifier(&column.name))
-                    .collect();
+            .map(|Table { name, values }| {
                 format!(
-                    "select {}, tableoid as relay_table, ctid as relay_place, xmin as relay_xmin from {table} where {}",
-                    columns.join(", "),
+                    "select {}, tableoid as relay_table, ctid as relay_place, xmin as relay_xmin from {name} where {}",
+                    values.join(", "),
                     self.condition
                 )
             })
             .collect();
         format!("({}) as existing_rows", selects.join(" union all "))
     }
-}
-
-/// SQL for the table with the outbox's own rows. `only` leaves out the rows of a table that inherits the outbox: no stream has them either. A partitioned
-/// table has no rows of its own, so there the rows of its partitions are read.
-async fn own_rows_sql(connection: &mut Connection, config: &Config) -> anyhow::Result<String> {
-    let table = table_name(config);
-    let sql = format!(
-        "select from pg_class where oid = to_regclass({}) and relkind = 'p'",
-        quote_literal(&table)
-    );
-    let is_partitioned = !connection.rows(&sql).await?.is_empty();
-    Ok(if is_partitioned { table } else { format!("only {table}") })
 }
 
 /// The columns of an answer, in the router's form.

@@ -120,3 +120,63 @@ impl Intake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use pg_replication::Lsn;
+    use pg_replication::pgoutput::{self, Message};
+
+    use super::Intake;
+    use crate::continuity::checkpoint::tests::example;
+    use crate::continuity::progress::{Partial, Progress, Published, RowFate};
+    use crate::process::stop::{RelayError, Stop};
+    use crate::settings::{Cli, Command, Config};
+
+    /// The oid of the outbox that [`example`] pins.
+    const OUTBOX: u32 = 16_390;
+
+    fn config() -> Config {
+        let arguments = ["outbox-relay", "check", "--database-url", "postgres://u@h/d"];
+        match Cli::try_parse_from(arguments).unwrap().command {
+            Command::Check(settings) => settings.check().unwrap(),
+            _ => panic!("no check"),
+        }
+    }
+
+    /// What the server says about the table with the outbox's oid, without columns.
+    fn relation_message(name: &str) -> Vec<u8> {
+        let mut bytes = vec![b'R'];
+        bytes.extend(OUTBOX.to_be_bytes());
+        bytes.extend(b"public\0");
+        bytes.extend(name.as_bytes());
+        bytes.extend(b"\0d\0\0");
+        bytes
+    }
+
+    #[test]
+    fn published_rows_under_a_former_name_are_counted_and_the_next_row_stops_the_relay() {
+        let cut = Published {
+            lsn: Lsn(100),
+            partial: Some(Partial {
+                commit_lsn: Lsn(200),
+                rows: 2,
+            }),
+        };
+        let mut intake = Intake::new(&config(), Progress::resume(cut), &example().lineage, 1 << 16);
+        let bytes = relation_message("former");
+        let Ok(Message::Relation(relation)) = pgoutput::decode(&bytes) else {
+            panic!("no relation");
+        };
+        assert!(intake.learn_table(&relation).is_ok());
+        intake.progress.begin(Lsn(200)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(intake.progress.fate_of_next_row(), Ok(RowFate::Skip));
+            assert!(intake.refuse_row_under_former_name("public.former").is_ok());
+        }
+        assert_eq!(intake.rows_skipped, 2);
+        // If the two did not count, the third row would be skipped as well, although it is not published.
+        let third = intake.refuse_row_under_former_name("public.former");
+        assert!(matches!(third, Err(RelayError::Stop(Stop::OutboxRenamed { .. }))));
+    }
+}

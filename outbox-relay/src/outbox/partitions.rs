@@ -138,7 +138,7 @@ pub async fn list_detached(connection: &mut Connection, config: &Config) -> anyh
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name, substring(d.description from '[0-9A-F]+/[0-9A-F]+$') as after
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
-         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind in ('r', 'p') and not c.relispartition
            and starts_with(d.description, {})",
         quote_literal(&detached_comment(config))
     );
@@ -307,7 +307,7 @@ pub(crate) async fn names_of_detached_tables(
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name
          from pg_description d join pg_class c on c.oid = d.objoid join pg_namespace n on n.oid = c.relnamespace
-         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind = 'r' and not c.relispartition
+         where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and c.relkind in ('r', 'p') and not c.relispartition
            and starts_with(d.description, {})
          order by name",
         quote_literal(&detached_comment(config))

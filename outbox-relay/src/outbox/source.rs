@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::publication::Publication;
+use super::publication::{Publication, outbox_oid};
 use super::rows::first_row;
 use crate::continuity::checkpoint::Lineage;
 use crate::continuity::source::{Slot, Source};
@@ -152,22 +152,41 @@ pub(crate) fn new_lineage(
         former_partitions: BTreeMap::new(),
         topic_ids: BTreeMap::new(),
         positions_raised_by: 0,
+        counted_rows: Some(describe_counted_rows(config, publication)),
     }
 }
 
 /// Everything that [`crate::continuity::lineage::verify`] looks at.
 #[must_use]
-pub fn describe_source(system: &System, database: &str, slot: Option<Slot>, publication: &Publication) -> Source {
+pub fn describe_source(config: &Config, system: &System, slot: Option<Slot>, publication: &Publication) -> Source {
     Source {
         system_identifier: system.identifier.clone(),
         timeline: system.timeline,
         history: system.history.clone(),
         started_us: system.started_us,
-        database: database.to_owned(),
+        database: config.source.target.database.clone(),
         wal_end: system.wal_end,
         slot,
         publication_entry: publication.entry,
         publication_version: publication.version.clone(),
         outbox: publication.outbox.clone(),
+        counted_rows: describe_counted_rows(config, publication),
     }
+}
+
+/// Names every setting that decides which rows and messages of a transaction the relay counts. The index of a row depends on them, and so does the number
+/// of rows in the checkpoint of a transaction that is published in part. The table has its oid, since a table that was renamed keeps its rows.
+fn describe_counted_rows(config: &Config, publication: &Publication) -> String {
+    let mut settings = vec![format!("--publication {}", config.source.publication)];
+    if !config.outbox.table.is_empty() {
+        let oid = publication.outbox.as_deref().and_then(outbox_oid).unwrap_or_default();
+        settings.push(format!(
+            "--table {}.{} (oid {oid})",
+            config.outbox.schema, config.outbox.table
+        ));
+    }
+    if let Some(prefix) = &config.outbox.message_prefix {
+        settings.push(format!("--message-prefix {prefix}"));
+    }
+    settings.join(" ")
 }

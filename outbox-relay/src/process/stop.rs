@@ -148,6 +148,17 @@ pub enum Stop {
     )]
     PublicationChanged { publication: String, what: String },
     #[error(
+        "the transaction at {commit_lsn} is published up to its row {rows}, counted with {then}; with {now} it would go on at another row, so that rows would be lost or come twice; start once more with the former settings until that transaction is published, or `outbox-relay recover` compares the outbox with the topics and goes on with those of now"
+    )]
+    RowsCountedOtherwise {
+        commit_lsn: Lsn,
+        rows: u64,
+        /// The settings that count, as the checkpoint has them.
+        then: String,
+        /// The settings that count now.
+        now: String,
+    },
+    #[error(
         "the outbox {table} was named {name} when the transaction at {commit_lsn} wrote to it: under that name its rows are not published, and what had the outbox' name meanwhile may be in no stream; once the table has its name again, `outbox-relay recover --compare-anyway` publishes what no topic has"
     )]
     OutboxRenamed {
@@ -235,7 +246,7 @@ impl Stop {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } => 2,
+            Self::Config { .. } | Self::RowsCountedOtherwise { .. } => 2,
             Self::NotInitialised { .. } | Self::InitUnfinished { .. } => 3,
             Self::SlotGone { .. } => 10,
             Self::SlotInvalidated { .. } => 11,

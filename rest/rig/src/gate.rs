@@ -25,6 +25,8 @@ pub enum Lost {
     Connection,
     /// The server is done with it. Where a statement is prepared first, with this text, it is what the statement does that has no answer.
     Answer,
+    /// As `Answer`. But the connection does not just break: a pooler says that it has lost the server (SQLSTATE 08006).
+    AnswerToPooler,
 }
 
 impl Gate {
@@ -86,6 +88,7 @@ async fn pass(
 ) -> std::io::Result<()> {
     let (mut question, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let (mut loses_next, mut loses_answer) = (false, false);
+    let mut says_so = false;
     loop {
         tokio::select! {
             read = client.read(&mut question) => match read? {
@@ -100,6 +103,7 @@ async fn pass(
                     }
                     loses_answer = std::mem::take(&mut loses_next);
                     server.write_all(sent).await?;
+                    says_so |= matches!(lost, Some((_, Lost::AnswerToPooler)));
                     match lost {
                         Some((_, Lost::Connection)) => return Ok(()),
                         // Parse, with what comes before it is executed.
@@ -111,9 +115,21 @@ async fn pass(
             },
             read = server.read(&mut answer) => match read? {
                 0 => return Ok(()),
+                _ if loses_answer && says_so => return client.write_all(&connection_failure()).await,
                 _ if loses_answer => return Ok(()),
                 length => client.write_all(&answer[..length]).await?,
             },
         }
     }
+}
+
+/// What a pooler says when it has lost the server: an error, and that it waits for the next statement.
+fn connection_failure() -> Vec<u8> {
+    let fields = b"SFATAL\0VFATAL\0C08006\0Mserver closed the connection unexpectedly\0\0";
+    let length = u32::try_from(fields.len() + 4).expect("a short message");
+    let mut message = vec![b'E'];
+    message.extend(length.to_be_bytes());
+    message.extend(fields);
+    message.extend(b"Z\0\0\0\x05I");
+    message
 }

@@ -81,6 +81,44 @@ async fn what_retention_removed_before_partitions_were_added_is_not_published_ag
     assert_goes_on(&rig).await;
 }
 
+/// With `now()`, the row that was created first may commit last: its transaction has waited for another one. Then `created_at` does not tell that the row
+/// was published before the other one, and compacted away.
+#[tokio::test]
+async fn a_row_that_was_created_before_a_published_one_and_committed_after_it_is_not_taken_for_published() {
+    let rig = Rig::new("recover_started_first").await;
+    rig.sql("alter table outbox alter created_at set default now()").await;
+    publish_first_rows(&rig, "cleanup.policy=compact\nmin.compaction.lag.ms=0").await;
+    let started_first = rig.connect().await;
+    started_first
+        .batch_execute("begin; select now()")
+        .await
+        .expect("a transaction");
+    rig.sql(&rig.insert_statement(7, 7)).await;
+    rig.wait_until_published(READY_DEADLINE).await.expect("the later rows");
+    rig.relay.kill_hard().await;
+    started_first
+        .batch_execute(&rig.insert_statement(7, 7))
+        .await
+        .expect("rows");
+    started_first.batch_execute("commit").await.expect("a commit");
+    rig.drop_slot().await;
+    let code = recover_code(&rig, &["--yes"]).await;
+    let said = rig.relay.log_text();
+    assert_eq!(code, relay_exit::NOT_CONFIRMED, "{said}");
+    assert!(said.contains("7 rows may have been published"), "{said}");
+    assert_eq!(recover_code(&rig, &["--yes", "--undecided", "publish"]).await, 0);
+    let ledger = rig.wait_until_published(READY_DEADLINE).await.expect("all rows");
+    assert_eq!((ledger.rows, ledger.lost.len()), (314, 0), "{ledger}");
+    assert_goes_on(&rig).await;
+    let check = rig.relay.run_for_status(&["check"]).await.expect("an end");
+    let warns = "created_at of table public.outbox is not set by clock_timestamp()";
+    assert!(
+        rig.relay.log_tail(40).contains(warns),
+        "{check}: {}",
+        rig.relay.log_tail(40)
+    );
+}
+
 /// These rows have no age. Nothing tells whether a topic has removed a row's record or never had it. The operator decides.
 #[tokio::test]
 async fn rows_of_which_nothing_is_known_are_the_operators_to_decide() {

@@ -54,6 +54,17 @@ async fn a_change_whose_answer_was_lost_is_answered_as_if_nothing_had_happened_a
     assert_eq!(counts(&database).await, (1, 4));
 }
 
+/// A pooler stands between the program and the database, and loses the database. It says so by an error, as if the statement were refused.
+#[tokio::test]
+async fn a_change_whose_answer_a_pooler_has_lost_is_answered_as_if_nothing_had_happened_and_made_once() {
+    let (database, gate, program) = through_a_gate().await;
+    gate.lose("lost@example.com", Lost::AnswerToPooler);
+    let created = program.post("/api/users", &user("lost@example.com")).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    assert_eq!(created.text, program.get("/api/users/1").await.text);
+    assert_eq!(counts(&database).await, (1, 1));
+}
+
 #[tokio::test]
 async fn a_change_that_never_came_to_the_database_is_told_and_may_be_asked_for_again() {
     let (database, gate, program) = through_a_gate().await;

@@ -102,15 +102,18 @@ const CLAIM: &str = "
     returning topic, partition, epoch, next_offset, group_offset, highest_offset, topic_id, former_topic_ids,
         paused is not null as was_paused, paused_end, read_to, read_epoch";
 
-/// Ends builders' transactions that have been open for more than 4 s, since a frozen process could hold a position's lock for ever. A builder that
-/// was only slow reconnects, and finds that its transaction is gone.
+/// Ends transactions of builders and operators that have been open for more than 4 s, since a frozen process could hold a position's lock for ever. It ends
+/// all of this role in this database, also those that hold other positions: nothing is lost by that. A builder that was only slow reconnects, finds
+/// that its transaction is gone, and repeats it. An operator's command fails, and has changed nothing. Each table's oid may be that of another table in
+/// another database, so `pg_locks` is asked for this database alone.
 const END_FROZEN: &str = "
     select pg_terminate_backend(pid)
     from (
         select distinct activity.pid
         from pg_stat_activity as activity
         join pg_locks using (pid)
-        where pg_locks.relation = 'view_positions'::regclass
+        where pg_locks.database = (select oid from pg_database where datname = current_database())
+            and pg_locks.relation = 'view_positions'::regclass
             and pg_locks.mode = 'RowExclusiveLock'
             and activity.usename = current_user
             and activity.pid <> pg_backend_pid()

@@ -169,6 +169,8 @@ impl Builder {
                 () = consumer.context().changed() => self.assignment_changed(),
                 answer = parting::answer_to(&mut self.parting) => self.handle_answer_about_logs(answer),
                 _ = look_interval.tick() => self.look_at_everything()?,
+                // While Postgres is away and the next batch is full, nothing asks Kafka's client for records. After `max.poll.interval.ms` it leaves the group.
+                // Nothing is lost by that: positions move in Postgres alone. When there is room again, the client joins again, and the partitions are claimed.
                 Some(first) = records.next(), if self.assignment.has_room() => self.take_records(first, &mut records)?,
             }
         }

@@ -70,6 +70,8 @@ pub enum Bug {
     PauseAtTheHighest,
     /// Runs the SQL of every view at each start.
     InstallEverything,
+    /// Gives every key the same hash. This alone harms nothing: it is as where two keys have the same one by chance.
+    HashesAlike,
     /// Drops a view without waiting for builders that start.
     DropBesideStarts,
 }

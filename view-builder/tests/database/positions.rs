@@ -77,6 +77,46 @@ async fn a_frozen_builder_does_not_hold_its_partition_for_ever() {
     assert_eq!(position(&database).await, "1");
 }
 
+/// A copy of a database has its tables under the same oids.
+#[tokio::test]
+async fn a_builder_of_another_database_is_left_alone_whatever_it_holds() {
+    let (database, builder) = TestDatabase::with_builder().await;
+    drop(builder);
+    let name = database.value("select current_database()").await;
+    let mut url = database.url.clone();
+    url.set_path("postgres");
+    let (admin, connection) = tokio_postgres::connect(url.as_str(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let end_sessions = format!(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}' and backend_type = 'client backend'"
+    );
+    admin.batch_execute(&end_sessions).await.unwrap();
+    admin
+        .batch_execute(&format!("create database {name}_copy template {name}"))
+        .await
+        .unwrap();
+    let [holds, elsewhere] = [name.clone(), format!("{name}_copy")].map(|name| {
+        let mut url = database.url.clone();
+        url.set_path(&name);
+        async move {
+            let (client, connection) = tokio_postgres::connect(url.as_str(), tokio_postgres::NoTls)
+                .await
+                .unwrap();
+            tokio::spawn(connection);
+            let hold = "begin; update view_positions set owner = 'frozen' where partition = 0";
+            client.batch_execute(hold).await.unwrap();
+            client
+        }
+    });
+    let (holds, elsewhere) = tokio::join!(holds, elsewhere);
+    let mut owner = database.builder(&shipped_views()).await;
+    owner.claim(&[0]).await;
+    assert!(holds.batch_execute("commit").await.is_err(), "it held the position");
+    elsewhere.batch_execute("commit").await.expect("it goes on");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_connections_lose_and_repeat_nothing() {
     let (database, mut builder) = TestDatabase::with_builder().await;

@@ -64,6 +64,19 @@ async fn a_query_with_parameters_is_refused() {
     );
 }
 
+/// Postgres takes such a text for one statement. But a query stands in parentheses when it is compared.
+#[tokio::test]
+async fn a_query_that_cannot_stand_in_parentheses_is_told_by_its_line_before_anything_is_compared() {
+    assert_eq!(
+        refusal_of("select 'b', 1::bigint,\n  1::bigint, ''; -- why").await,
+        "verify.sql:4: this side: syntax error at or near \";\""
+    );
+    assert_eq!(
+        refusal_of("with gone as (delete from pg_class returning 1)\nselect 'b', 1::bigint, 1::bigint, ''").await,
+        "verify.sql:3: this side: WITH clause containing a data-modifying statement must be at the top level"
+    );
+}
+
 /// How the rows of this query are refused when they are compared.
 async fn refusal_of_rows(query: &str) -> String {
     let database = TestDatabase::create().await;

@@ -60,6 +60,7 @@ impl Acceptance {
             Stop::ParkedRowsMissing { .. } => Some(Self::ParkedLoss),
             Stop::RecoveryUnfinished { .. } => Some(Self::UnfinishedRecovery),
             Stop::Config { .. }
+            | Stop::RowsCountedOtherwise { .. }
             | Stop::NotInitialised { .. }
             | Stop::InitUnfinished { .. }
             | Stop::SlotUnusable { .. }

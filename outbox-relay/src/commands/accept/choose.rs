@@ -97,6 +97,7 @@ mod tests {
             publication_entry: base.lineage.publication_entry,
             publication_version: "7:1:8:1".to_owned(),
             outbox: None,
+            counted_rows: String::new(),
         }
     }
 

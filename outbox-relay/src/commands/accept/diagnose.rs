@@ -34,7 +34,7 @@ impl Diagnosis {
     pub(super) async fn find_all_breaks(config: &Config, held: &mut OwnedAndFenced) -> Result<Self, RelayError> {
         let system = source::identify_server(&mut held.connection).await?;
         let slot = source::find_slot(&mut held.connection, &config.source.slot).await?;
-        let source = source::describe_source(&system, &config.source.target.database, slot, &held.publication);
+        let source = source::describe_source(config, &system, slot, &held.publication);
         let (base, mut broken) = match &held.reading.unusable {
             Some(why) => go_back_to_furthest(why, &source, &held.reading, config),
             None => compare_with_last(&source, &held.reading, config),

@@ -115,7 +115,7 @@ pub(crate) async fn init_with_partitions(
         (_, Some(checkpoint)) if is_unfinished(checkpoint, &system) => {}
         (None, None) => {}
         (slot, checkpoint) => {
-            let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
+            let source = source::describe_source(config, &system, slot, &publication);
             let checkpoint = verify(&source, checkpoint, config.names_for_messages())?;
             if options.failover {
                 failover::make_failover(&mut connection, &config.source.slot).await?;

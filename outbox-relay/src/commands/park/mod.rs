@@ -77,7 +77,7 @@ impl Session {
         let found = read_last_checkpoint(config.clone()).await?;
         let slot = source::find_slot(&mut connection, &config.source.slot).await?;
         let system = source::identify_server(&mut connection).await?;
-        let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
+        let source = source::describe_source(config, &system, slot, &publication);
         let written_ms = found.as_ref().and_then(|found| found.written_ms);
         let checkpoint = verify(
             &source,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use service::Shutdown;
 
-use super::decide::{decide_row_by_row, name_of_table_row, plan_of_columns};
+use super::decide::{RowsToDecide, decide_row_by_row, name_of_table_row, plan_of_columns};
 use super::scope::Scope;
 use super::situation::Situation;
 use crate::continuity::checkpoint::Lineage;
@@ -61,13 +61,18 @@ pub(super) async fn compare_outbox_with_topics(
 ) -> Result<ComparedOutbox, RelayError> {
     identity::release_recreated(lineage, recreated);
     snapshot.only_since(scope.rows_since_ms);
+    // A parked row does not count as missing: a retry publishes it, in its order.
+    let mut parked = read_entries_off_thread(config).await?;
+    let mut parked_ids = EventIds::default();
+    for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
+        parked_ids.insert(id);
+    }
     let RowIds {
         ids: mut absent,
         routes,
+        routes_of_parked,
         rows,
-    } = read_row_ids(config, snapshot, shutdown).await?;
-    // A parked row does not count as missing: a retry publishes it, in its order.
-    let mut parked = read_entries_off_thread(config).await?;
+    } = read_row_ids(config, snapshot, &parked_ids, shutdown).await?;
     let mut parked_in_table = EventIds::default();
     for id in parked.values().filter_map(|entry| entry.id.as_deref()) {
         if absent.contains(id) {
@@ -75,10 +80,11 @@ pub(super) async fn compare_outbox_with_topics(
         }
         absent.insert(id);
     }
-    let topic_of_route = topics_of_routes(config, snapshot, &routes).await?;
-    for (route, topic) in &topic_of_route {
-        // Checked before the topic is read: no row of this route can have been published.
-        if let Some(what) = destination::why_no_row_may_go_there(config, route, topic) {
+    let all_routes = routes.union(&routes_of_parked);
+    let mut topic_of_route = topics_of_routes(config, snapshot, all_routes).await?;
+    // Checked before the topic is read: no row of such a route can have been published. Parked rows may have one: it may be why they are parked.
+    for route in &routes {
+        if let Some(what) = destination::why_no_row_may_go_there(config, route, &topic_of_route[route]) {
             return Err(Stop::Row {
                 row: name_of_table_row(None),
                 what,
@@ -86,6 +92,7 @@ pub(super) async fn compare_outbox_with_topics(
             .into());
         }
     }
+    topic_of_route.retain(|route, topic| destination::why_no_row_may_go_there(config, route, topic).is_none());
     let names: BTreeSet<String> = lineage
         .partitions
         .keys()
@@ -132,7 +139,11 @@ pub(super) async fn compare_outbox_with_topics(
             ..Verdicts::default()
         }
     } else {
-        decide_row_by_row(config, snapshot, &absent, &topic_of_route, &index_of_topic, memories).await?
+        let rows = RowsToDecide {
+            absent: &absent,
+            parked: &parked_ids,
+        };
+        decide_row_by_row(config, snapshot, rows, &topic_of_route, &index_of_topic, memories).await?
     };
     Ok(ComparedOutbox {
         rows,
@@ -150,12 +161,15 @@ pub(super) async fn compare_outbox_with_topics(
 struct RowIds {
     ids: EventIds,
     routes: BTreeSet<String>,
+    /// The routes of parked rows, which need not lead to any topic.
+    routes_of_parked: BTreeSet<String>,
     rows: u64,
 }
 
 async fn read_row_ids(
     config: &Config,
     snapshot: &mut OutboxSnapshot,
+    parked_ids: &EventIds,
     shutdown: &Shutdown,
 ) -> Result<RowIds, RelayError> {
     let id = quote_identifier(&config.outbox.router.id_column);
@@ -172,9 +186,19 @@ async fn read_row_ids(
         for row in named_rows(&answer) {
             let id = require_value(row.nullable("id")?, &config.outbox.router.id_column, None)?;
             read.ids.insert(id);
-            let route = require_value(row.nullable("route")?, &config.outbox.router.route_column, Some(id))?;
-            if !read.routes.contains(route) {
-                read.routes.insert(route.to_owned());
+            let is_parked = parked_ids.contains(id);
+            let route = match row.nullable("route")? {
+                // It is parked since it cannot be routed. Nothing of it is published here.
+                None if is_parked => continue,
+                route => require_value(route, &config.outbox.router.route_column, Some(id))?,
+            };
+            let routes = if is_parked {
+                &mut read.routes_of_parked
+            } else {
+                &mut read.routes
+            };
+            if !routes.contains(route) {
+                routes.insert(route.to_owned());
             }
         }
         read.rows += answer.rows.len() as u64;
@@ -196,12 +220,12 @@ fn require_value<'v>(value: Option<&'v str>, column: &str, id: Option<&str>) -> 
 async fn topics_of_routes(
     config: &Config,
     snapshot: &mut OutboxSnapshot,
-    routes: &BTreeSet<String>,
+    routes: impl Iterator<Item = &String>,
 ) -> Result<BTreeMap<String, String>, RelayError> {
     snapshot.begin_reading("*", RowOrder::Any).await?;
     let answer = snapshot.fetch().await?;
     let plan = plan_of_columns(config, &answer)?;
-    Ok(routes.iter().map(|route| (route.clone(), plan.topic(route))).collect())
+    Ok(routes.map(|route| (route.clone(), plan.topic(route))).collect())
 }
 
 /// How many partitions each existing topic has. The topics of the lineage must exist, and must have the number that it pins.

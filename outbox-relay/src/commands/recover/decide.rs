@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::continuity::comparison::{Comparison, Memory, Row, Verdicts};
+use crate::continuity::comparison::{Comparison, Memory, Row, RowsOfAKey, Verdicts};
 use crate::continuity::event_ids::EventIds;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
 use crate::outbox::rows::named_rows;
@@ -18,14 +18,23 @@ use pg_replication::pgoutput::Tuple;
 /// Name of a column that is added to those of the table: `created_at` in milliseconds since 1970.
 const CREATED_MS: &str = "relay_created_ms";
 
-/// Decides for each row in `absent` whether it was published: see [`crate::continuity::comparison`].
+/// The rows that matter to [`decide_row_by_row`], by their ids.
+#[derive(Clone, Copy)]
+pub(super) struct RowsToDecide<'a> {
+    /// The rows without a record.
+    pub(super) absent: &'a EventIds,
+    /// The parked rows. Nothing is decided about them, and they may be impossible to route.
+    pub(super) parked: &'a EventIds,
+}
+
+/// Decides for each row in `rows.absent` whether it was published: see [`crate::continuity::comparison`].
 ///
 /// # Errors
 /// A row cannot be routed; anything else is worth another try.
 pub(super) async fn decide_row_by_row(
     config: &Config,
     snapshot: &mut OutboxSnapshot,
-    absent: &EventIds,
+    rows: RowsToDecide<'_>,
     topic_of_route: &BTreeMap<String, String>,
     index_of_topic: &BTreeMap<String, (usize, Vec<i32>)>,
     mut memories: Vec<Memory>,
@@ -38,10 +47,15 @@ pub(super) async fn decide_row_by_row(
     } else {
         "0::bigint"
     };
+    let rows_of_a_key = if snapshot.created_at_is_set_by_the_clock(config).await? {
+        RowsOfAKey::CommitAsCreated
+    } else {
+        RowsOfAKey::CommitInAnyOrder
+    };
     snapshot
         .begin_reading(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
         .await?;
-    let mut comparison = Comparison::new(&memories);
+    let mut comparison = Comparison::new(&memories, rows_of_a_key);
     let mut scratch = RowScratch::default();
     loop {
         let answer = snapshot.fetch().await?;
@@ -55,7 +69,8 @@ pub(super) async fn decide_row_by_row(
             let values: Vec<Option<&[u8]>> = row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             let bytes = Tuple::encode(&values).context("a row of the outbox table")?;
             let tuple = Tuple::from_encoded(column_count, &bytes);
-            plan.route(&tuple, &mut scratch, |routed, _| {
+            let is_parked = plan.id_of(&tuple).is_some_and(|id| rows.parked.contains(id));
+            let routed = plan.route(&tuple, &mut scratch, |routed, _| {
                 let topic = topic_of_route
                     .get(routed.route)
                     .and_then(|topic| index_of_topic.get(topic));
@@ -74,13 +89,19 @@ pub(super) async fn decide_row_by_row(
                         created_ms,
                         is_tombstone: routed.value.is_none(),
                     },
-                    absent,
+                    rows.absent,
                 );
-            })
-            .map_err(|err| Stop::Row {
-                row: name_of_table_row(plan.id_of(&tuple)),
-                what: err.to_string(),
-            })?;
+            });
+            match routed {
+                Err(err) if !is_parked => {
+                    return Err(Stop::Row {
+                        row: name_of_table_row(plan.id_of(&tuple)),
+                        what: err.to_string(),
+                    }
+                    .into());
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -140,6 +140,11 @@ pub(super) fn describe_loss(stop: &Stop) -> Option<String> {
         Stop::PublicationChanged { publication, what } => {
             format!("publication {publication}: {what}; events may be in no stream")
         }
+        Stop::RowsCountedOtherwise {
+            commit_lsn, rows, then, ..
+        } => {
+            format!("the transaction at {commit_lsn} is published up to its row {rows}, counted with {then}")
+        }
         Stop::TopicRecreated { topic, .. } => format!("topic {topic} was deleted and made anew"),
         Stop::TopicGone { topic, .. } => format!("topic {topic} was deleted"),
         Stop::ParkedRowsMissing { topic, expected, found } => {

@@ -60,7 +60,7 @@ impl Situation {
             .cloned()
             .collect();
         let (known, unreadable) = known_checkpoint(reading, config.sink.delivery);
-        let source = source::describe_source(&system, &config.source.target.database, slot, &publication);
+        let source = source::describe_source(config, &system, slot, &publication);
         let checkpoint = known.as_ref().map(|stored| &stored.checkpoint);
         // A mistyped slot name looks like a slot that is lost together with its checkpoint.
         if checkpoint.is_none() && unreadable.is_none() && !options.another_slot {

@@ -22,11 +22,15 @@ pub(in crate::kafka) fn ask<T>(
     loop {
         let left = patience.saturating_sub(started.elapsed());
         let is_last = left <= try_for;
+        let reasons = reader.context().reasons();
         let err = match question(left.min(try_for)) {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                // What was reported before explains no later silence.
+                reasons.forget();
+                return Ok(answer);
+            }
             Err(err) => err,
         };
-        let reasons = reader.context().reasons();
         // What was reported meanwhile waits in the reader's queue. A poll serves one event and does not tell whether there was one.
         let polled = Instant::now();
         while polled.elapsed() < SERVE_EVENTS && reasons.refused().is_none() {

@@ -153,6 +153,8 @@ pub fn read_ids(
                 let position = position_header.as_ref().and_then(|name| record.header(name));
                 let position = position.and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
                 highest_position = highest_position.max(position.map(|position| position.commit_lsn));
+                let commit_ms = position.map(|position| position.commit_timestamp_us / 1_000);
+                memory.newest_ms = memory.newest_ms.max(commit_ms);
                 if record.offset() + 1 >= end {
                     ends.remove(&partition);
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use kafka_client::Refused;
 use service::{Readiness, Shutdown};
 
 use super::own::Owned;
@@ -195,8 +196,13 @@ fn read_topics_and_parked_rows(
         .iter()
         .map(|(name, facts)| (name.clone(), facts.partitions))
         .collect();
-    // A role that never parks may not be allowed to ask for the parking topic. Where something is parked, reading it below fails instead.
-    let parking_topic = readers.topic_facts([&config.sink.parking_topic]).unwrap_or_default();
+    let asked = faults::point("start.parking-topic");
+    let parking_topic = match asked.and_then(|()| Ok(readers.topic_facts([&config.sink.parking_topic])?)) {
+        // A role that never parks may not be allowed to ask for the parking topic. Where something is parked, reading it below fails instead.
+        Err(RelayError::Transient(err)) if Refused::is_cause_of(&err) => BTreeMap::new(),
+        // After any other error, nobody knows whether a transaction is open there. The next start asks again.
+        facts => facts?,
+    };
     partitions.extend(parking_topic.into_iter().map(|(name, facts)| (name, facts.partitions)));
     if config.sink.delivery == Delivery::ExactlyOnce && !planted::goes_on_behind_open_transactions() {
         readers.wait_until_nothing_is_open(&config.sink.kafka, &partitions, gives_up)?;

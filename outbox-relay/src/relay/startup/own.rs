@@ -134,7 +134,7 @@ async fn find_break(
     publication: &Publication,
 ) -> Result<Option<Stop>, RelayError> {
     let Survey { slot, stored, system } = take_survey(connection, config).await?;
-    let source = source::describe_source(&system, &config.source.target.database, slot, publication);
+    let source = source::describe_source(config, &system, slot, publication);
     let checkpoint = stored.as_ref().map(|stored| &stored.checkpoint);
     let stop = verify(&source, checkpoint, config.names_for_messages()).err();
     if let Some(Stop::NotInitialised { .. }) = stop {

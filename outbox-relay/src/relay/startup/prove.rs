@@ -169,7 +169,7 @@ impl ServerAfterFence {
         };
         let publication = require_usable_publication(&mut connection, config).await?;
         Ok(Self {
-            source: source::describe_source(&system, &config.source.target.database, slot, &publication),
+            source: source::describe_source(config, &system, slot, &publication),
             system,
             publication,
             reader_is_ours,
@@ -177,9 +177,10 @@ impl ServerAfterFence {
     }
 }
 
-/// Pins when the server started, and what an earlier version of this program did not write down. Returns the publication's pinned version.
+/// Pins when the server started, by which settings rows are counted from now on, and what an earlier version of this program did not write down. Returns the publication's pinned version.
 fn pin_server_and_publication(lineage: &mut Lineage, server: &ServerAfterFence) -> String {
     lineage.server_started_us = server.system.started_us;
+    lineage.counted_rows = Some(server.source.counted_rows.clone());
     if lineage.outbox.is_none() {
         lineage.outbox.clone_from(&server.publication.outbox);
     }

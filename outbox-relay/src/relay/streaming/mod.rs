@@ -230,6 +230,9 @@ impl<'c> Streaming<'c> {
     }
 
     /// Finds the topic of a route that is new to this stream, and creates it if `--create-topics` says so.
+    ///
+    /// Postgres hears nothing meanwhile. If Kafka's answers take longer than `wal_sender_timeout`, Postgres ends the session, and the relay begins again from
+    /// the checkpoint. Nothing is lost or repeated: the open Kafka transaction was not committed, and a relay that has taken the slot over has fenced this one.
     async fn resolve_topic(&mut self, route: String, topic: String) -> Result<(), RelayError> {
         let found = destination::find_destination(self.config, &mut self.checkpoint.lineage, &route, &topic).await?;
         self.intake.known_routes.insert(route, found);

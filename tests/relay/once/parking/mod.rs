@@ -4,6 +4,7 @@ mod by_hand;
 mod crashes;
 mod poison_limit;
 mod retry;
+mod start;
 mod successors;
 
 use std::collections::BTreeMap;

@@ -75,13 +75,16 @@ enum Ended {
 
 /// Checks with a batch without events that the view's statement works.
 async fn ensure_statement_works(client: Client, view: &View) -> Result<Client, Failure> {
-    let stays_paused = |err: Error| {
-        Failure::Setting(format!(
+    let stays_paused = |err: Error| match refusal::kind(&err) {
+        // Postgres has said nothing about the view. Another try may tell.
+        refusal::Kind::Away => unanswered(err),
+        _ => Failure::Setting(format!(
             "{} stays paused, as Postgres still refuses what it does: {}",
             view.name,
             refusal::line(&err)
-        ))
+        )),
     };
+    faults::point("resume.checks").await.map_err(stays_paused)?;
     let session = Session::prepare(client, std::slice::from_ref(view))
         .await
         .map_err(stays_paused)?;

@@ -50,6 +50,13 @@ use crate::process::failure::Failure;
 use crate::views::database::Session;
 use crate::views::view::View;
 
+/// How far the events of a topic were applied.
+enum Reached {
+    Limits,
+    /// An event was left out because of its key's hash, and has no letter. It is read again.
+    WrongHash,
+}
+
 /// A generation's way through its topics.
 pub(super) struct Fill {
     /// One client for each topic, as a reader reads one.
@@ -216,6 +223,8 @@ impl Fill {
         for topic in topics {
             loop {
                 match self.apply_topic(&topic, session, view, deadline, &progress).await {
+                    // Each key is corrected once, so this ends.
+                    Ok(Reached::WrongHash) => {}
                     // Each event is left out once, so this ends.
                     Err(Trouble::MustLeaveOut(place, offset)) => {
                         tracing::info!(%place, offset, "the new generation refuses an event that has a dead letter: it is left out");
@@ -228,14 +237,15 @@ impl Fill {
                             }
                         }
                     }
-                    ended => break ended?,
+                    Ok(Reached::Limits) => break,
+                    Err(trouble) => return Err(trouble),
                 }
             }
         }
         Ok(())
     }
 
-    /// Applies the events of one topic up to the limits.
+    /// Applies the events of one topic up to the limits, or up to a batch in which an event was wrongly left out.
     async fn apply_topic(
         &mut self,
         topic: &str,
@@ -243,13 +253,21 @@ impl Fill {
         view: &View,
         deadline: Option<Instant>,
         progress: &impl Fn(u64),
-    ) -> Result<(), Trouble> {
+    ) -> Result<Reached, Trouble> {
         let Some(mut reading) = Reading::start(&self.consumers[topic], topic, &self.partitions)? else {
-            return Ok(());
+            return Ok(Reached::Limits);
         };
         while !reading.is_done() {
+            let before = self.partitions.clone();
             let (contracts, partitions, letters) = (&self.contracts, &mut self.partitions, &self.letters);
             let batch = tokio::task::block_in_place(|| reading.batch(contracts, letters, partitions, deadline))?;
+            let corrected = self
+                .letters
+                .correct_those_without_letter(&session.client, reading.left_out());
+            if corrected.await? {
+                self.partitions = before;
+                return Ok(Reached::WrongHash);
+            }
             self.commit(session, view, batch).await?;
             progress(self.events_left());
         }
@@ -258,7 +276,7 @@ impl Fill {
         self.consumers[topic]
             .unassign()
             .context("partitions cannot be given back")?;
-        Ok(())
+        Ok(Reached::Limits)
     }
 
     pub(super) async fn save(&self, client: &Client, view: &View) -> Result<(), Error> {

@@ -38,6 +38,34 @@ impl Generation {
     }
 }
 
+/// The tables of the generation that this command has begun or resumed, by their oids. The swap moves the tables, and they keep their oids.
+#[derive(Debug)]
+pub(super) struct Begun {
+    tables: Vec<u32>,
+}
+
+impl Begun {
+    /// Reads the tables of a generation that is not swapped in.
+    pub(super) async fn read(client: &Client, generation: &Generation) -> Result<Self, Error> {
+        Ok(Self {
+            tables: read_oids_of_tables(client, &generation.schema).await?,
+        })
+    }
+
+    /// Whether this generation is the live one. If it has no tables, nothing tells, and it counts as swapped in.
+    async fn is_live(&self, client: &Client) -> Result<bool, Error> {
+        let live = read_oids_of_tables(client, "public").await?;
+        Ok(self.tables.is_empty() || self.tables.iter().any(|table| live.contains(table)))
+    }
+}
+
+async fn read_oids_of_tables(client: &Client, schema: &str) -> Result<Vec<u32>, Error> {
+    let sql =
+        "select oid from pg_class where relnamespace = to_regnamespace(quote_ident($1)) and relkind in ('r', 'p')";
+    let rows = client.query(sql, &[&schema]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// How far a rebuild is.
 pub(super) enum Stage {
     /// The generation is there, and is to be filled.
@@ -47,11 +75,11 @@ pub(super) enum Stage {
 }
 
 /// Begins the rebuild, or resumes an unfinished one. An unfinished one that was begun with other SQL is dropped first.
-/// `has_begun`: this command has begun or resumed the rebuild before.
+/// `begun`: what this command has begun or resumed before, if it has.
 pub(super) async fn begin_or_resume(
     client: &Client,
     generation: &Generation,
-    has_begun: bool,
+    begun: Option<&Begun>,
 ) -> Result<Stage, Trouble> {
     let view = &generation.view;
     let known = client
@@ -60,15 +88,23 @@ pub(super) async fn begin_or_resume(
             &[&view.name, &view.table.text, &view.apply.text],
         )
         .await?;
-    match known {
-        // The swap deletes this row. So the swap was committed, and only its answer was lost.
-        None if has_begun => return Ok(Stage::Swapped),
-        None => begin(client, generation).await?,
-        Some(row) if row.get("has_this_sql") => {
+    match (known, begun) {
+        // The swap deletes this row, and so does `rebuild --abandon`. Only after a swap that was committed, and whose answer was lost, are the tables
+        // the live ones.
+        (None, Some(begun)) if begun.is_live(client).await? => return Ok(Stage::Swapped),
+        (None, Some(_)) => {
+            return Err(Failure::Setting(format!(
+                "the unfinished rebuild of {0} was dropped meanwhile, as by view-builder rebuild {0} --abandon, and its generation is not live",
+                view.name
+            ))
+            .into());
+        }
+        (None, None) => begin(client, generation).await?,
+        (Some(row), _) if row.get("has_this_sql") => {
             client.batch_execute(&search_path(generation)).await?;
             tracing::info!(view = view.name, "an unfinished rebuild goes on");
         }
-        Some(row) => {
+        (Some(row), _) => {
             tracing::info!(view = view.name, "an unfinished rebuild by other SQL is dropped");
             discard(client, &view.name, row.get("generation")).await?;
             begin(client, generation).await?;

@@ -9,12 +9,17 @@
 //! beginning. They are read again only if an operator has taken letters away (`letters_version`), or if [`NEW_MAX`] new ones have come. In all
 //! other cases only the new letters are read, by their ids.
 //!
+//! **Two keys with one hash.** What is known of a letter is a hash of its key. So an event may look as if it waited, although only another key of the
+//! same hash waits. The live view has applied it then, and it has no letter of its own. So each event that is left out because of a hash is looked up
+//! in the table, before the positions pass it ([`Letters::correct_those_without_letter`]).
+//!
 //! **Why an id tells which letters are new.** Ids are given in order, but a transaction with a lower id can commit after one with a higher id.
 //! Whoever writes a letter has first changed a position in the same transaction. So while the positions are locked, no such transaction is open,
 //! and no letter with an id up to the highest one of that moment can come later.
 
 use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
 use tokio_postgres::{Client, Error};
 
 use crate::contract::letter::Fate;
@@ -42,6 +47,24 @@ const NEW_LETTERS: &str = "
         order by id limit $3
     ) as letter using (topic, partition)
     where held.topic = any($1)";
+
+/// Of these events, those without a letter, each with the offset of the first letter that its key waits behind, if there is one.
+const WITHOUT_LETTER: &str = "
+    select topic, partition, key,
+        (select min(letter.record_offset) from only view_dead_letters as letter
+         where letter.topic = event.topic and letter.partition = event.partition and letter.key = event.key
+            and letter.discarded_at is null and not letter.applied_before) as first_letter
+    from unnest($1::text[], $2::integer[], $3::bigint[], $4::bytea[]) as event(topic, partition, record_offset, key)
+    where not exists (
+        select from only view_dead_letters as letter
+        where letter.topic = event.topic and letter.partition = event.partition and letter.record_offset = event.record_offset)";
+
+/// An event that a fill has left out, since a hash says that its key waits.
+pub(super) struct LeftOut {
+    pub(super) place: TopicPartition,
+    pub(super) offset: i64,
+    pub(super) key: Bytes,
+}
 
 /// If so many letters are new, all letters are read again. The rows of the new letters are held together in memory, and the others are not.
 const NEW_MAX: u16 = 10_000;
@@ -163,6 +186,40 @@ impl Letters {
             }
         }
         Ok(true)
+    }
+
+    /// Looks the events up that were left out because of a hash. A key whose event has no letter of its own is corrected, and its events have to be read
+    /// again. Returns whether there is such a key.
+    pub(super) async fn correct_those_without_letter(
+        &mut self,
+        client: &Client,
+        left_out: &[LeftOut],
+    ) -> Result<bool, Error> {
+        if left_out.is_empty() {
+            return Ok(false);
+        }
+        let topics: Vec<&str> = left_out.iter().map(|event| &*event.place.topic).collect();
+        let partitions: Vec<i32> = left_out.iter().map(|event| event.place.partition).collect();
+        let offsets: Vec<i64> = left_out.iter().map(|event| event.offset).collect();
+        let keys: Vec<&[u8]> = left_out.iter().map(|event| &*event.key).collect();
+        let rows = client
+            .query(WITHOUT_LETTER, &[&topics, &partitions, &offsets, &keys])
+            .await?;
+        for row in &rows {
+            let place = place(row.get("topic"), row.get("partition"));
+            let key: &[u8] = row.get("key");
+            if let Some(known) = self.by_partition.get_mut(&place) {
+                known.correct(Bytes::copy_from_slice(key), row.get("first_letter"), &[]);
+            }
+        }
+        Ok(!rows.is_empty())
+    }
+
+    /// Whether only a hash tells that the event of this key waits.
+    pub(super) fn knows_only_hash_of(&self, place: &TopicPartition, key: &[u8]) -> bool {
+        self.by_partition
+            .get(place)
+            .is_some_and(|known| known.knows_only_hash_of(key))
     }
 
     /// The generation refuses the event at `offset`. So the event stays a dead letter, and later events of its key wait behind it.

@@ -46,7 +46,7 @@ use crate::views::view::{self, View};
 use compaction::Compaction;
 pub use dropping::drop_view;
 use fill::Fill;
-use generation::{Generation, Stage, begin_or_resume, discard};
+use generation::{Begun, Generation, Stage, begin_or_resume, discard};
 use patience::Patience;
 use progress::Progress;
 pub(crate) use session::become_owner;
@@ -69,11 +69,11 @@ const NAME_CHARACTERS_MAX: usize = 48;
 /// There is no such view, or its SQL is wrong; another rebuild of it is under way; something depends on it that cannot be carried over.
 pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
     let view = load_view(config)?;
-    let mut has_begun = false;
+    let mut begun: Option<Begun> = None;
     let progress = Progress::new(&view.name);
     let mut patience = Patience::default();
     loop {
-        match run_to_the_end(config, &view, &mut has_begun, &progress, &mut patience).await {
+        match run_to_the_end(config, &view, &mut begun, &progress, &mut patience).await {
             Ok(()) => {
                 progress.finish();
                 return Ok(format!("{} is rebuilt: the new generation is live\n", view.name));
@@ -86,7 +86,7 @@ pub async fn rebuild(config: &RebuildConfig) -> Result<String, Failure> {
                 patience.count_missing_events(&topic)?;
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            Err(Trouble::Database(err)) if !has_begun => return Err(unanswered(err)),
+            Err(Trouble::Database(err)) if begun.is_none() => return Err(unanswered(err)),
             Err(Trouble::Database(err)) => {
                 patience.count_database_error(&err)?;
                 tracing::warn!(
@@ -141,19 +141,19 @@ fn load_view(config: &RebuildConfig) -> Result<View, Failure> {
     Ok(view.clone())
 }
 
-/// Runs the rebuild from wherever it is to its end. `has_begun`: this command has begun or resumed it in an earlier call.
+/// Runs the rebuild from wherever it is to its end. `begun`: what this command has begun or resumed in an earlier call.
 async fn run_to_the_end(
     config: &RebuildConfig,
     view: &View,
-    has_begun: &mut bool,
+    begun: &mut Option<Begun>,
     progress: &Progress,
     patience: &mut Patience,
 ) -> Result<(), Trouble> {
     let client = open_as_owner(&config.servers.database.0).await?;
     take_rebuild_lock(&client, &view.name).await?;
     let generation = Generation::of(&client, view).await?;
-    match begin_or_resume(&client, &generation, *has_begun).await? {
-        Stage::Filling => *has_begun = true,
+    match begin_or_resume(&client, &generation, begun.as_ref()).await? {
+        Stage::Filling => *begun = Some(Begun::read(&client, &generation).await?),
         Stage::Swapped => return Ok(()),
     }
     let accepted = accepted::add_acceptance(&client, config, &view.name).await?;

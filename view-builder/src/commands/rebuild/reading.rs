@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Error;
+use bytes::Bytes;
 use kafka_client::{Next, ReaderContext, Record, TopicReader};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::filled::Filled;
-use super::letters::Letters;
+use super::letters::{LeftOut, Letters};
 use super::trouble::Trouble;
 use crate::contract::Contracts;
 use crate::contract::batch::{Batch, Part};
@@ -43,6 +44,8 @@ pub(super) struct Reading<'c> {
     open: BTreeSet<i32>,
     /// Those of them whose end is said to be below the limit: where, and since when.
     short: BTreeMap<i32, (i64, Instant)>,
+    /// The events of the last batch that were left out because of a hash.
+    left_out: Vec<LeftOut>,
 }
 
 impl<'c> Reading<'c> {
@@ -65,11 +68,17 @@ impl<'c> Reading<'c> {
             reader: TopicReader::start(consumer, topic, &behind)?,
             open: behind.iter().map(|(partition, _)| *partition).collect(),
             short: BTreeMap::new(),
+            left_out: Vec::new(),
         }))
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// The events of the last batch that were left out although only a hash says that their keys wait.
+    pub(super) fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// The next events, at most a batch of them. Blocks.
@@ -82,6 +91,7 @@ impl<'c> Reading<'c> {
     ) -> Result<Batch, Trouble> {
         let mut events: BTreeMap<TopicPartition, (i64, Vec<Event>)> = BTreeMap::new();
         let (mut rows, mut bytes) = (0, 0);
+        self.left_out.clear();
         let mut wanted_at = Instant::now();
         let mut told_at = wanted_at;
         while !self.open.is_empty() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
@@ -101,14 +111,22 @@ impl<'c> Reading<'c> {
                     told_at = wanted_at;
                     self.short.remove(&at.partition);
                     let from = filled.next;
-                    if let Some(event) = filled.take(contracts, letters, &at, &record) {
-                        rows += 1;
-                        bytes += event.size_bytes();
-                        events
-                            .entry(at.clone())
-                            .or_insert_with(|| (from, Vec::new()))
-                            .1
-                            .push(event);
+                    match filled.take(contracts, letters, &at, &record) {
+                        Taken::Event(event) => {
+                            rows += 1;
+                            bytes += event.size_bytes();
+                            events
+                                .entry(at.clone())
+                                .or_insert_with(|| (from, Vec::new()))
+                                .1
+                                .push(event);
+                        }
+                        Taken::LeftOut(event) => {
+                            rows += 1;
+                            bytes += event.key.len();
+                            self.left_out.push(event);
+                        }
+                        Taken::Nothing => {}
                     }
                     if filled.next >= filled.limit {
                         self.open.remove(&at.partition);
@@ -199,31 +217,43 @@ fn has_removed(err: &Error) -> bool {
     )
 }
 
+/// What a record gives.
+enum Taken {
+    /// An event that the live view has applied.
+    Event(Event),
+    /// An event that waits behind a letter, if the hash of its key is right.
+    LeftOut(LeftOut),
+    Nothing,
+}
+
 impl Filled {
-    /// The record's event, where the live view has applied it.
-    fn take(
-        &mut self,
-        contracts: &Contracts,
-        letters: &Letters,
-        at: &TopicPartition,
-        record: &Record<'_>,
-    ) -> Option<Event> {
+    /// Passes the record, and gives its event where the live view has applied it.
+    fn take(&mut self, contracts: &Contracts, letters: &Letters, at: &TopicPartition, record: &Record<'_>) -> Taken {
         let offset = record.offset();
         if offset < self.next {
-            return None;
+            return Taken::Nothing;
         }
         if offset >= self.limit {
             self.next = self.limit;
-            return None;
+            return Taken::Nothing;
         }
         self.next = offset + 1;
-        match letters.fate(at, offset, record::waiting_key(record.key())) {
-            Fate::Applied => event(contracts, &at.topic, record),
+        let key = record::waiting_key(record.key());
+        match letters.fate(at, offset, key) {
+            Fate::Applied => event(contracts, &at.topic, record).map_or(Taken::Nothing, Taken::Event),
             Fate::Parked => {
                 self.left_out_from.get_or_insert(offset);
-                None
+                match key.filter(|key| letters.knows_only_hash_of(at, key)) {
+                    // A record that gives no event is left out whatever its key.
+                    Some(key) if event(contracts, &at.topic, record).is_some() => Taken::LeftOut(LeftOut {
+                        place: at.clone(),
+                        offset,
+                        key: Bytes::copy_from_slice(key),
+                    }),
+                    _ => Taken::Nothing,
+                }
             }
-            Fate::Dropped | Fate::Dead(_) => None,
+            Fate::Dropped | Fate::Dead(_) => Taken::Nothing,
         }
     }
 }

@@ -29,6 +29,9 @@ const COLUMNS: [(&str, &[Type]); 4] = [
     ("content", &[Type::TEXT, Type::VARCHAR]),
 ];
 
+/// What stands before a query in parentheses.
+const BEFORE_TABLE: &str = "select from ";
+
 /// A further look asks for so many keys in one statement.
 const KEYS_PER_STATEMENT: usize = 10_000;
 
@@ -77,7 +80,7 @@ impl Side {
             .await
             .map_err(|err| side.failed(&err))?;
         let prepared = side.client.prepare(&query.sql).await;
-        let statement = prepared.map_err(|err| side.refused_query(query, &err))?;
+        let statement = prepared.map_err(|err| side.refused_query(query, 0, &err))?;
         if !statement.params().is_empty() {
             return Err(side
                 .wrong_query(query, "the query takes parameters, and there are none")
@@ -100,6 +103,11 @@ impl Side {
             );
             return Err(side.wrong_query(query, &reason).into());
         }
+        // Not every statement can stand in parentheses: one with a semicolon before a comment cannot, and one that changes something neither.
+        let as_table = format!("{BEFORE_TABLE}{}", side.table);
+        let characters_before_query = (BEFORE_TABLE.len() + "(".len()) as u32;
+        let prepared = side.client.prepare(&as_table).await;
+        prepared.map_err(|err| side.refused_query(query, characters_before_query, &err))?;
         Ok(side)
     }
 
@@ -230,16 +238,19 @@ impl Side {
         self.file.refused(Some(query.characters_before + first), reason)
     }
 
-    /// The error that Postgres gave when it read the query. If the SQL is to blame, it names the line that Postgres complains about.
-    fn refused_query(&self, query: &Query, err: &Error) -> Failure {
+    /// The error that Postgres gave when it read the query, behind so many characters of ours. If the SQL is to blame, it names the line that Postgres
+    /// complains about.
+    fn refused_query(&self, query: &Query, characters_before_query: u32, err: &Error) -> Failure {
         match err.as_db_error() {
             Some(db) if refusal::is_wrong_sql(err) => {
                 let message = format!("{}: {}", self.name, db.message());
                 match db.position() {
-                    Some(ErrorPosition::Original(character)) => self
-                        .file
-                        .refused(Some(query.characters_before + character), &message)
-                        .into(),
+                    Some(ErrorPosition::Original(character)) => {
+                        let of_query = character.saturating_sub(characters_before_query);
+                        self.file
+                            .refused(Some(query.characters_before + of_query), &message)
+                            .into()
+                    }
                     _ => self.wrong_query(query, &message).into(),
                 }
             }
