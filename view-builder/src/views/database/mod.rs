@@ -175,7 +175,7 @@ impl Session {
     async fn prepare_each(client: Client, views: &[View]) -> Result<Self, Unprepared> {
         let move_positions = client
             .prepare_typed(
-                faults::moving("select advance_view_positions($1, $2, $3, $4, $5, $6, $7)"),
+                faults::moving("select advance_view_positions($1, $2, $3, $4, $5, $6, $7, $8)"),
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,
@@ -184,6 +184,7 @@ impl Session {
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT4_ARRAY,
+                    Type::INT8_ARRAY,
                 ],
             )
             .await?;
