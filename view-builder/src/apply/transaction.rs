@@ -136,7 +136,10 @@ impl<'a> Moves<'a> {
             read_to: parts.iter().map(|part| Some(part.read?.offset)).collect(),
             read_epoch: parts.iter().map(|part| Some(part.read?.epoch)).collect(),
             // A record can claim any time, and no event was committed later than now.
-            newest_event_us: parts.iter().map(|part| Some(part.newest_event_us()?.clamp(0, now_us))).collect(),
+            newest_event_us: parts
+                .iter()
+                .map(|part| Some(part.newest_event_us()?.clamp(0, now_us)))
+                .collect(),
         }
     }
 
