@@ -17,15 +17,15 @@ pub fn describe() {
     metrics::describe_histogram!("view_batch_events", "events in a transaction");
     metrics::describe_histogram!(
         COMMIT_TO_READ,
-        "from an event's commit at the source until view-builder had it from Kafka, by topic; replays are left out"
+        "from an event's commit at the source until view-builder had it from Kafka, in seconds, by topic; replays are left out"
     );
     metrics::describe_histogram!(
         READ_TO_VIEW,
-        "from when view-builder had an event from Kafka until the view's commit, by topic; replays are left out"
+        "from when view-builder had an event from Kafka until the view's commit, in seconds, by topic; replays are left out"
     );
     metrics::describe_histogram!(
         COMMIT_TO_VIEW,
-        "from an event's commit at the source until the view's commit, by topic; replays are left out"
+        "from an event's commit at the source until the view's commit, in seconds, by topic; replays are left out"
     );
     metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
     metrics::describe_gauge!(
@@ -50,7 +50,7 @@ pub fn describe() {
     );
     metrics::describe_counter!(
         "view_fenced_total",
-        "batches given up because another builder owns a partition"
+        "how many times this process gave up what it was doing because another builder owns a partition"
     );
     metrics::describe_counter!(
         "view_batch_failures_total",
