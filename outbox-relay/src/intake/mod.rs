@@ -11,6 +11,7 @@ pub(crate) mod poison;
 mod record_writer;
 mod server_says;
 mod tables;
+mod undecoded;
 
 use std::collections::HashMap;
 

@@ -43,7 +43,7 @@ impl Paused {
             by,
         } = self;
         format!(
-            "view {view} is paused since {since} by {by}: {reason}; mend that, then: view-builder resume {view}, or view-builder rebuild {view}"
+            "view {view} is paused since {since} by {by}: {reason}; mend that, then: `view-builder resume {view}`, or `view-builder rebuild {view}`"
         )
     }
 }

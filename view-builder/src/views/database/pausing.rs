@@ -18,7 +18,7 @@ impl Database {
                     tracing::error!(
                         view = view.name,
                         reason = cause.reason,
-                        "the view is paused, all others go on: mend it, then view-builder resume or rebuild"
+                        "the view is paused, all others go on: mend it, then `view-builder resume` or `view-builder rebuild`"
                     );
                     break;
                 }
