@@ -1,14 +1,61 @@
 //! The metrics and their names.
 
 use metrics::{counter, gauge};
+use service::clock;
 
 // Three families and not one with a label `stage`: their sum over a label would count the first two twice.
 pub(crate) const COMMIT_TO_READ: &str = "view_commit_to_read_seconds";
 pub(crate) const READ_TO_VIEW: &str = "view_read_to_view_seconds";
 pub(crate) const COMMIT_TO_VIEW: &str = "view_commit_to_view_seconds";
 
+/// Whom an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Postgres,
+    Kafka,
+    /// A batch that Postgres refuses again and again.
+    Batch,
+    /// An event that cannot be applied.
+    Event,
+    /// A view that was paused since Postgres does not let it be kept.
+    View,
+}
+
+impl Trouble {
+    const ALL: [Self; 5] = [Self::Postgres, Self::Kafka, Self::Batch, Self::Event, Self::View];
+
+    /// The kind as the metric has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
+            Self::Batch => "batch",
+            Self::Event => "event",
+            Self::View => "view",
+        }
+    }
+
+    fn gauge(self) -> metrics::Gauge {
+        gauge!("view_last_error_timestamp_seconds", "kind" => self.name())
+    }
+
+    /// There is such an error now.
+    pub fn note(self) {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+        self.gauge().set(clock::now_us() as f64 / 1e6);
+    }
+}
+
 /// Tells what each metric is.
 pub fn describe() {
+    metrics::describe_gauge!(
+        "view_last_error_timestamp_seconds",
+        "when there was last an error of this kind, in seconds since 1970; 0: not since the process began"
+    );
+    // Every kind has a series from the beginning.
+    for trouble in Trouble::ALL {
+        trouble.gauge().set(0.0);
+    }
     metrics::describe_counter!(
         "view_events_applied_total",
         "events whose transaction has committed, by topic"
@@ -98,6 +145,7 @@ pub fn fenced() {
 
 pub fn dead_letter(topic: &str) {
     counter!("view_dead_letters_total", "topic" => topic.to_owned()).increment(1);
+    Trouble::Event.note();
 }
 
 pub fn letters(count: i64) {

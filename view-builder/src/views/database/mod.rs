@@ -17,6 +17,7 @@ use crate::postgres::connection::connect;
 use crate::postgres::outage::Outage;
 use crate::postgres::refusal;
 use crate::process::faults;
+use crate::process::measure::Trouble;
 use crate::views::catalog::KeptViews;
 use crate::views::pauses::Cause;
 use crate::views::view::{self, View};
@@ -62,8 +63,8 @@ impl Database {
             contracts: Arc::new(contract::contracts_of(&topics)),
             topics,
             views,
-            outage: Outage::of("postgres", readiness.clone()),
-            trouble: Outage::of("batch-refused", readiness),
+            outage: Outage::of("postgres", Trouble::Postgres, readiness.clone()),
+            trouble: Outage::of("batch-refused", Trouble::Batch, readiness),
             refused_in_a_row: HashMap::new(),
             owner: String::new(),
             session: None,

@@ -1,6 +1,7 @@
 //! How a running builder pauses a view, and how it learns which views are paused.
 
 use super::Database;
+use crate::process::measure::Trouble;
 use crate::views::pauses::{Cause, Paused, load_paused, pause_view};
 use crate::views::view::View;
 
@@ -15,6 +16,7 @@ impl Database {
             };
             match attempt.await {
                 Ok(true) => {
+                    Trouble::View.note();
                     tracing::error!(
                         view = view.name,
                         reason = cause.reason,
