@@ -134,7 +134,13 @@ async fn an_event_that_claims_to_come_from_the_future_is_not_older_than_its_arri
 async fn a_paused_view_is_as_old_as_it_was_at_the_pause_and_the_others_go_on() {
     let (database, mut builder) = TestDatabase::with_builder().await;
     let before = put_committed_ago(&mut builder, 1, 100).await;
-    let arguments = ["view-builder", "pause", "--database-url", database.url.as_str(), "user_view"];
+    let arguments = [
+        "view-builder",
+        "pause",
+        "--database-url",
+        database.url.as_str(),
+        "user_view",
+    ];
     let Command::Pause(config) = Cli::try_parse_from(arguments).unwrap().command else {
         panic!("another command");
     };
