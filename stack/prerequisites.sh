@@ -96,3 +96,37 @@ ensure_prerequisites() {
     ensure_packages
     ensure_rust
 }
+
+# ensure_promtool: sets PROMTOOL, for tests of deploy/monitoring. The package `prometheus` would bring a service that starts with the machine, so only
+# the tool is taken out of it.
+ensure_promtool() {
+    local kept=${XDG_CACHE_HOME:-/var/cache}/transactional-outbox/promtool folder
+    if [ -n "${PROMTOOL:-}" ]; then return; fi
+    if command -v promtool >/dev/null; then
+        export PROMTOOL=promtool
+        return
+    fi
+    export PROMTOOL=$kept
+    if [ -x "$kept" ]; then return; fi
+    if ! command -v apt-get >/dev/null; then
+        echo "Missing on this machine: promtool, of Prometheus 2.42 or newer, which checks deploy/monitoring. Install it and start again." >&2
+        return 1
+    fi
+    echo "Missing on this machine: promtool, which checks deploy/monitoring; it is taken out of the package prometheus now"
+    folder=$(mktemp -d) || return 1
+    if (cd "$folder" && download_package prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool) &&
+        mkdir -p "${kept%/*}" && mv "$folder/usr/bin/promtool" "$kept.$$" && mv "$kept.$$" "$kept"; then
+        rm -rf "$folder"
+        return
+    fi
+    rm -rf "$folder"
+    echo "promtool could not be taken out of the package prometheus" >&2
+    return 1
+}
+
+# download_package PACKAGE: into this folder. A machine whose lists of packages are empty or old gets them first.
+download_package() {
+    if apt-get download -qq "$1" 2>/dev/null; then return; fi
+    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq; else sudo apt-get update -qq; fi
+    apt-get download -qq "$1"
+}

@@ -26,31 +26,33 @@ pub mod upkeep;
 
 use std::time::Duration;
 
-use service::{Readiness, Shutdown, admin};
+use service::{Exporter, Readiness, Shutdown, admin};
 
 use crate::commands::init::Initialised;
-use crate::commands::{accept, check, init, park, recover, replay};
+use crate::commands::{accept, check, init, park, recover, replay, status};
 use crate::findings::Finding;
+use crate::process::answer::Answer;
 use crate::process::stop::{RelayError, Stop};
 use crate::process::{faults, panics};
 use crate::relay::pause;
+use crate::relay::streaming::unpublished;
 use crate::settings::{Command, Config, InitOptions, RunArgs};
 
-/// Carries out a command; what it prints is returned.
+/// Carries out a command. Returns what it prints, and its exit code.
 ///
 /// # Errors
 /// A [`Stop`] with its exit code, or an error that only reports.
-pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayError> {
-    match command {
+pub async fn run(command: Command, shutdown: Shutdown) -> Result<Answer, RelayError> {
+    let text = match command {
         Command::Check(settings) => {
             let findings = check::check(&settings.check()?).await;
             let report = check::report(&findings);
             if findings.iter().any(|finding| matches!(finding, Finding::Problem(_))) {
                 return Err(anyhow::anyhow!("{report}there are problems").into());
             }
-            Ok(report)
+            report
         }
-        Command::Status(settings) => check::status(&settings.check()?).await,
+        Command::Status(args) => return status::status(&args.settings.check()?, &args.options, shutdown).await,
         Command::Init(args) => {
             let mut config = args.settings.check()?;
             config.poison = args.poison;
@@ -60,21 +62,25 @@ pub async fn run(command: Command, shutdown: Shutdown) -> Result<String, RelayEr
             } else {
                 Box::pin(accept::accept(&config, &args.init, &accepted, &shutdown)).await?
             };
-            Ok(describe(&config, &done))
+            describe(&config, &done)
         }
         Command::Recover(args) => {
             let mut config = args.settings.check()?;
             config.poison = args.poison;
-            recover::recover(&config, &args.recover, &shutdown).await
+            recover::recover(&config, &args.recover, &shutdown).await?
         }
-        Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await,
-        Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await,
-        Command::Resume(settings) => pause::resume(&settings.check()?).await,
-        Command::Park(args) => Box::pin(park::park(&args.settings.check()?, &args, &shutdown)).await,
-        Command::Parked(command) => Box::pin(park::parked(command, &shutdown)).await,
-        Command::Health(args) => Ok(service::health::ask(args.admin_listen)?),
-        Command::Run(args) => serve(args, shutdown).await.map(|()| String::new()),
-    }
+        Command::Replay(args) => replay::replay(&args.settings.check()?, &args.replay, &shutdown).await?,
+        Command::Pause(args) => pause::pause(&args.settings.check()?, &args.reason).await?,
+        Command::Resume(settings) => pause::resume(&settings.check()?).await?,
+        Command::Park(args) => Box::pin(park::park(&args.settings.check()?, &args, &shutdown)).await?,
+        Command::Parked(command) => Box::pin(park::parked(command, &shutdown)).await?,
+        Command::Health(args) => service::health::ask(args.admin_listen)?,
+        Command::Run(args) => {
+            serve(args, shutdown).await?;
+            String::new()
+        }
+    };
+    Ok(Answer::from(text))
 }
 
 fn describe(config: &Config, done: &Initialised) -> String {
@@ -127,7 +133,7 @@ async fn serve(args: RunArgs, shutdown: Shutdown) -> Result<(), RelayError> {
     config.poison = args.poison;
     let readiness = Readiness::waiting_for("relay");
     panics::report_to(&readiness);
-    let metrics = admin::install_metrics()?;
+    let metrics = Exporter::from(admin::install_metrics()?).with(unpublished::render);
     // A thread of its own: the relay's must not be shared, and an answer about its health must not wait for it.
     let (admin_readiness, admin_shutdown) = (readiness.clone(), shutdown.clone());
     let listener = std::net::TcpListener::bind(args.admin_listen).map_err(|err| Stop::Config {

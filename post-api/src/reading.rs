@@ -45,9 +45,9 @@ impl Reader {
     pub(crate) fn new(database: Database, shutdown: Shutdown) -> Self {
         metrics::describe_histogram!(
             "view_wait_seconds",
-            "how long a read waited for the version that it names, by outcome"
+            "how long a read waited for the version that it names, in seconds, by outcome"
         );
-        metrics::describe_gauge!("view_waiting_requests", "reads that wait for a version now");
+        metrics::describe_gauge!("view_waiting_requests", "requests that wait for a version now");
         let looks_max = (database.connections_max() / LOOKS_SHARE).max(1);
         Self {
             database,

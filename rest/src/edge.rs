@@ -20,7 +20,7 @@ const HEADERS_LIMIT_BYTES: usize = 8 * 1024;
 pub(crate) fn around(routes: Router) -> Router {
     metrics::describe_histogram!(
         "http_request_duration_seconds",
-        "from a request's head until its answer's, by method, route and status"
+        "from a request's head until its answer's, in seconds, by method, route and status"
     );
     routes
         .fallback(|| async { Problem::not_found("there is nothing at this path") })

@@ -79,7 +79,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(recorder)
 }
 
-/// Prints a gauge with one series for each of `values`. A value comes with the text of its labels, such as `topic="a",partition="0"`. Without
+/// Prints a gauge with one series for each of `values`. A value comes with the text of its labels, such as `topic="a",partition="0"`, or none. Without
 /// values the result is empty.
 #[must_use]
 pub fn gauge(name: &str, help: &str, values: impl Iterator<Item = (String, f64)>) -> String {
@@ -88,7 +88,12 @@ pub fn gauge(name: &str, help: &str, values: impl Iterator<Item = (String, f64)>
         if text.is_empty() {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
         }
-        let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        let labels = if labels.is_empty() {
+            labels
+        } else {
+            format!("{{{labels}}}")
+        };
+        let _ = writeln!(text, "{name}{labels} {value}");
     }
     text
 }
@@ -120,7 +125,7 @@ mod tests {
             r#"a_seconds_bucket{topic="a",le="+Inf"} 1"#,
             r#"a_seconds_count{topic="a"} 1"#,
             r#"a_batch_bucket{le="10"} 1"#,
-            "more{} 1.5",
+            "more 1.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -12,6 +12,7 @@ pub mod password_file;
 pub mod readiness;
 pub mod secret;
 pub mod shutdown;
+pub mod status;
 
 pub use exporter::Exporter;
 pub use readiness::Readiness;

@@ -1,5 +1,6 @@
 mod faults;
 mod images;
+mod monitoring;
 mod operators;
 mod project;
 mod readme;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use rig::Metrics;
 use stack::{Program, checkout};
 
+use super::metrics_help;
+
 /// For each program, the heading of its table on the page, and the folders of its source.
-const PROGRAMS: [(&str, &[&str]); 4] = [
+pub(crate) const PROGRAMS: [(&str, &[&str]); 4] = [
     ("outbox-relay", &["outbox-relay/src"]),
     ("view-builder", &["view-builder/src"]),
     ("user-api", &["user-api/src", "rest/src"]),
@@ -37,20 +39,25 @@ struct Entry {
     labels: Vec<String>,
 }
 
-/// The tables of the page, by program and metric.
-pub(crate) struct Page(BTreeMap<String, BTreeMap<String, Entry>>);
+/// What docs/metrics.md says.
+pub(crate) struct Page {
+    /// The tables, by program and metric.
+    tables: BTreeMap<String, BTreeMap<String, Entry>>,
+    /// The unit of each metric, such as `seconds` or `0 or 1`.
+    pub(crate) units: BTreeMap<String, String>,
+}
 
 impl Page {
     pub(crate) fn read() -> Self {
         let file = checkout::root().join("docs/metrics.md");
         let text = fs::read_to_string(&file).unwrap_or_else(|err| panic!("{}: {err}", file.display()));
-        let (mut tables, mut program) = (BTreeMap::new(), String::new());
+        let (mut tables, mut units, mut program) = (BTreeMap::new(), BTreeMap::new(), String::new());
         for line in text.lines() {
             if let Some(heading) = line.strip_prefix("## ") {
                 heading.clone_into(&mut program);
             }
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let ["", name, kind, labels, _unit, _meaning, _alert, ""] = cells[..] else {
+            let ["", name, kind, labels, unit, _meaning, _alert, ""] = cells[..] else {
                 continue;
             };
             let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else {
@@ -62,13 +69,14 @@ impl Page {
                 kind: kind.to_owned(),
                 labels,
             };
+            units.insert(name.to_owned(), unit.to_owned());
             let table: &mut BTreeMap<String, Entry> = tables.entry(program.clone()).or_default();
             assert!(
                 table.insert(name.to_owned(), entry).is_none(),
                 "{name} stands there twice"
             );
         }
-        Self(tables)
+        Self { tables, units }
     }
 
     /// Compares the table with the metrics of the running program. Each metric must be in the table with its type and its labels, and must have a
@@ -81,7 +89,7 @@ impl Page {
                 program.name() == *name || (program.name().ends_with("-relay") && *name == "outbox-relay")
             })
             .expect("a known program");
-        let table = &self.0[*name];
+        let table = &self.tables[*name];
         for (metric, kind) in &metrics.types {
             let exported = Entry {
                 kind: kind.clone(),
@@ -92,7 +100,11 @@ impl Page {
                 Some(&exported),
                 "{metric} of {name} in docs/metrics.md"
             );
-            assert!(metrics.helps.contains_key(metric), "{metric} of {name} has no # HELP");
+            let help = metrics.helps.get(metric);
+            assert!(
+                help.is_some_and(|help| metrics_help::names_unit(help, &self.units[metric])),
+                "# HELP of {metric} of {name} does not name its unit: {help:?}"
+            );
         }
         for metric in table.keys().filter(|metric| !NOT_IN_EVERY_RUN.contains(&&***metric)) {
             assert!(
@@ -156,7 +168,10 @@ fn the_page_names_the_metrics_of_the_sources_and_no_others() {
             in_source(&checkout::root().join(directory), &mut made);
         }
         assert!(!made.is_empty(), "{program} has no metrics");
-        let named = page.0.get(program).unwrap_or_else(|| panic!("no table for {program}"));
+        let named = page
+            .tables
+            .get(program)
+            .unwrap_or_else(|| panic!("no table for {program}"));
         let named: BTreeMap<String, String> = named
             .iter()
             .map(|(name, entry)| (name.clone(), entry.kind.clone()))

@@ -54,6 +54,12 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// All series of all metrics.
+    #[must_use]
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
     /// All series of this metric.
     pub fn series(&self, name: &str) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| sample.name == name)

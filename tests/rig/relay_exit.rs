@@ -35,6 +35,12 @@ pub const NOTHING_TO_RECOVER: i32 = 40;
 /// Nobody said yes, or some rows are undecided.
 pub const NOT_CONFIRMED: i32 = 41;
 pub const RECOVERY_UNFINISHED: i32 = 42;
+/// From `status`: the relay is paused or behind.
+pub const PAUSED_OR_BEHIND: i32 = 50;
+/// From `status`: no relay reads the slot, and one that is started goes on.
+pub const NO_RELAY: i32 = 51;
+/// From `status`: Postgres or Kafka does not answer.
+pub const SERVER_AWAY: i32 = 52;
 pub const PANIC: i32 = 70;
 /// A failpoint ended the program.
 pub const FAILPOINT: i32 = 77;

@@ -13,6 +13,10 @@ pub const PARTITION_PAUSED: i32 = 4;
 pub const DEAD_LETTERS: i32 = 6;
 /// From `status` and `verify`: a view is paused.
 pub const VIEW_PAUSED: i32 = 7;
+/// From `status`: the views are behind, or no builder keeps them.
+pub const BEHIND_OR_NO_BUILDER: i32 = 8;
+/// From `status`: Postgres or Kafka does not answer.
+pub const SERVER_AWAY: i32 = 9;
 /// From `verify`: a row is not what its events say.
 pub const DIFFERENT: i32 = 10;
 /// From `verify`: events are still on their way.

@@ -39,6 +39,7 @@ mod servers;
 mod site;
 mod start_locks;
 mod static_members;
+mod status;
 mod storm;
 mod three_brokers;
 mod topics_made_anew;

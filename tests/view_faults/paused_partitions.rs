@@ -63,7 +63,7 @@ fn advised(text: &str) -> anyhow::Result<Vec<&str>> {
     Ok(typed
         .split_whitespace()
         .take(4)
-        .map(|word| word.trim_end_matches(','))
+        .map(|word| word.trim_matches(['`', ',']))
         .collect())
 }
 

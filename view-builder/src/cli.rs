@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use service::{Shutdown, logging};
 
-use crate::commands::{accept, dead_letters, pause, rebuild, replay, run, status, verify};
+use crate::commands::{accept, dead_letters, pause, rebuild, replay, run, status, verify, views};
 use crate::process::failure::Failure;
 use crate::settings::{Cli, Command};
 
@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
     // A call of librdkafka may still wait for a broker that is away. The process ends without waiting for that call.
     runtime.shutdown_background();
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let text = match &failure {
                 Failure::Other(err) => format!("{err:#}"),
@@ -41,17 +41,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Runs the command. Returns its exit code.
 #[expect(clippy::print_stdout, reason = "commands print their answers")]
-async fn execute(command: Command) -> Result<(), Failure> {
-    match command {
+async fn execute(command: Command) -> Result<u8, Failure> {
+    let done = match command {
         Command::Run(config) => {
             let shutdown = Shutdown::on_signals().map_err(anyhow::Error::from)?;
             run(*config, shutdown).await
         }
         Command::Status(config) => {
-            let status = status::status(&config).await?;
-            print!("{}", status.text);
-            status.verdict()
+            let answer = status::status(&config).await?;
+            print!("{}", answer.text);
+            return Ok(answer.exit_code);
         }
         Command::Accept(config) => {
             print!("{}", accept::accept(&config).await?);
@@ -79,7 +80,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             }
         }
         Command::Views(config) => {
-            print!("{}", status::views(&config)?);
+            print!("{}", views::views(&config)?);
             Ok(())
         }
         Command::Rebuild(config) => {
@@ -112,5 +113,6 @@ async fn execute(command: Command) -> Result<(), Failure> {
             print!("{report}");
             report.verdict()
         }
-    }
+    };
+    done.map(|()| 0)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::Parser;
 
+use crate::commands::status;
 use crate::process::row_name::{RowName, RowPlace, RowPosition};
 use crate::process::stop::{CHECKPOINT_PARTITIONS_CURE, PARTITIONS_CURE, RECOVER_PARTITIONS_CURE, Stop};
 use crate::settings::Cli;
@@ -285,9 +286,10 @@ fn codes_in_help() -> BTreeSet<u8> {
 }
 
 #[test]
-fn the_page_and_help_have_the_exit_code_of_every_stop_once_and_no_other() {
+fn the_page_and_help_have_the_exit_code_of_every_stop_and_of_status_once_and_no_other() {
     let examples = examples();
-    let stops: BTreeSet<u8> = examples.iter().map(Stop::exit_code).chain([0, 1, 70]).collect();
+    let codes_of_stops = examples.iter().map(Stop::exit_code);
+    let stops: BTreeSet<u8> = codes_of_stops.chain([0, 1, 70]).chain(status::CODES).collect();
     assert_eq!(codes_in_help(), stops, "--help");
     let codes: Vec<u8> = page_rows().iter().map(|row| row.code).collect();
     assert!(

@@ -37,9 +37,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     panics::go_first();
     match outcome {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
+        Ok(answer) => {
+            print!("{}", answer.text);
+            ExitCode::from(answer.exit_code)
         }
         Err(RelayError::Stop(stop)) => {
             eprintln!("outbox-relay: {stop}");

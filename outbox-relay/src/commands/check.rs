@@ -1,25 +1,24 @@
-//! `check` says what would keep the relay from running, and `status` how far it has published. Both change nothing and confirm nothing.
+//! `check` says what would keep the relay from running. It changes nothing and confirms nothing.
 
 use std::fmt::Write as _;
 
-use crate::continuity::lineage::verify;
-use crate::continuity::other_relays::ensure_written_for_this_server;
 use crate::continuity::source::Slot;
 use crate::findings::Finding;
 use crate::findings::failover;
+use crate::findings::lineage_check;
 use crate::findings::outbox_check;
+use crate::findings::sentences;
 use crate::findings::server_check;
 use crate::findings::topic_check;
 use crate::outbox::publication::require_usable_publication;
-use crate::outbox::rows::{first_row, named_rows};
+use crate::outbox::rows::named_rows;
 use crate::outbox::source;
 use crate::outbox::table::has_table;
 use crate::process::stop::RelayError;
-use crate::relay::pause;
 use crate::relay::survey::read_last_checkpoint;
 use crate::settings::Config;
 use outbox_router::{Column, Plan};
-use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
+use pg_replication::{Connection, Mode, quote_identifier, quote_literal};
 
 /// Looks at everything that `run` needs. It never fails: what cannot be looked at is reported as a problem.
 pub async fn check(config: &Config) -> Vec<Finding> {
@@ -42,9 +41,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                     )));
                     let parked = found.as_ref().map_or(0, |found| found.checkpoint.parking.rows);
                     if parked > 0 {
-                        findings.push(Finding::Warning(format!(
-                            "{parked} rows are parked and not published; `outbox-relay parked list` shows them, docs/poison.md says what to do"
-                        )));
+                        findings.push(Finding::Warning(sentences::rows_are_parked(parked)));
                     }
                     if let Err(err) = check_lineage(&mut connection, config, slot, found.as_ref(), &mut findings).await
                     {
@@ -53,25 +50,13 @@ pub async fn check(config: &Config) -> Vec<Finding> {
                     let checkpoint = found.as_ref().map(|found| &found.checkpoint);
                     findings.extend(topic_check::findings(config, checkpoint).await);
                 }
-                Err(err) => findings.push(Finding::Problem(format!(
-                    "Kafka at {}: {err:#}",
-                    config.sink.kafka.client.bootstrap_servers
-                ))),
+                Err(err) => findings.push(Finding::Problem(sentences::kafka_is_away(config, err))),
             }
         }
         Err(err) => {
-            let hint = match PgError::code_of(&err) {
-                Some("28P01" | "28000") => "; check user and password, and that pg_hba.conf lets the role connect",
-                Some("42501") => "; the role needs the attribute replication: alter role … replication",
-                Some("3D000") => "; the database does not exist",
-                _ => "",
-            };
-            findings.push(Finding::Problem(format!("{err:#}{hint}")));
+            findings.push(Finding::Problem(sentences::postgres_is_away(&err)));
             if let Err(err) = read_last_checkpoint(config.clone()).await {
-                findings.push(Finding::Problem(format!(
-                    "Kafka at {}: {err:#}",
-                    config.sink.kafka.client.bootstrap_servers
-                )));
+                findings.push(Finding::Problem(sentences::kafka_is_away(config, err)));
             }
         }
     }
@@ -90,13 +75,18 @@ async fn check_server(connection: &mut Connection, config: &Config, findings: &m
     );
     match require_usable_publication(connection, config).await {
         Ok(_) if config.outbox.message_prefix.is_some() && !has_table(connection, config).await? => {
-            findings.push(Finding::Good(format!("publication {} exists", config.source.publication)));
+            findings.push(Finding::Good(format!(
+                "publication {} exists",
+                config.source.publication
+            )));
         }
-        Ok(_) => findings.push(Finding::Good(format!("publication {} has the inserts of {}.{}", config.source.publication, config.outbox.schema, config.outbox.table))),
-        Err(RelayError::Stop(stop)) => findings.push(Finding::Problem(format!(
-            "{stop}; `outbox-relay init` makes it, or: create publication {} for table {}.{} with (publish = 'insert', publish_via_partition_root = true)",
+        Ok(_) => findings.push(Finding::Good(format!(
+            "publication {} has the inserts of {}.{}",
             config.source.publication, config.outbox.schema, config.outbox.table
         ))),
+        Err(RelayError::Stop(stop)) => {
+            findings.push(Finding::Problem(sentences::publication_is_unusable(config, &stop)));
+        }
         Err(RelayError::Transient(err)) => return Err(err),
     }
     Ok(())
@@ -154,25 +144,13 @@ async fn check_lineage(
         Err(RelayError::Transient(err)) => return Err(err),
     };
     let source = source::describe_source(config, &system, slot?, &publication);
-    findings.push(
-        match verify(
-            &source,
-            found.map(|found| &found.checkpoint),
-            config.names_for_messages(),
-        ) {
-            Ok(checkpoint) => {
-                let written_ms = found.and_then(|found| found.written_ms);
-                match ensure_written_for_this_server(&source, checkpoint, written_ms) {
-                    Ok(()) => Finding::Good(format!(
-                        "slot {} continues the checkpoint {}",
-                        config.source.slot, checkpoint.published.lsn
-                    )),
-                    Err(stop) => Finding::Problem(stop.to_string()),
-                }
-            }
-            Err(stop) => Finding::Problem(stop.to_string()),
-        },
-    );
+    findings.push(match lineage_check::ensure_continues(config, &source, found) {
+        Ok(checkpoint) => Finding::Good(format!(
+            "slot {} continues the checkpoint {checkpoint}",
+            config.source.slot
+        )),
+        Err(stop) => Finding::Problem(stop.to_string()),
+    });
     Ok(())
 }
 
@@ -190,79 +168,4 @@ pub fn report(findings: &[Finding]) -> String {
         let _infallible = writeln!(text, "{mark} {what}");
     }
     text
-}
-
-/// Describes slot, checkpoint and lag, one fact a line.
-///
-/// # Errors
-/// Postgres or Kafka does not answer.
-pub async fn status(config: &Config) -> Result<String, RelayError> {
-    let mut connection = Connection::open(&config.source.target, Mode::Replication).await?;
-    let found = read_last_checkpoint(config.clone()).await?;
-    let system = source::identify_server(&mut connection).await?;
-    let sql = format!(
-        "select coalesce(active_pid::text, 'nobody') as reader,
-                coalesce(confirmed_flush_lsn::text, '-') as confirmed,
-                coalesce(wal_status, '-') as wal_status,
-                coalesce(pg_size_pretty(pg_current_wal_lsn() - restart_lsn), '-') as wal_kept,
-                coalesce(pg_size_pretty(safe_wal_size), 'unlimited') as wal_left
-         from pg_replication_slots where slot_name = {}",
-        quote_literal(&config.source.slot)
-    );
-    let answer = connection.query(&sql).await?;
-    let mut lines = vec![
-        (
-            "database",
-            format!(
-                "{} of cluster {}, timeline {}",
-                config.source.target.database, system.identifier, system.timeline
-            ),
-        ),
-        ("server's WAL ends at", system.wal_end.to_string()),
-    ];
-    match first_row(&answer) {
-        None => lines.push(("slot", format!("{} does not exist", config.source.slot))),
-        Some(row) => lines.extend([
-            (
-                "slot",
-                format!("{}, read by backend {}", config.source.slot, row.text("reader")?),
-            ),
-            ("confirmed", row.text("confirmed")?.to_owned()),
-            ("WAL status", row.text("wal_status")?.to_owned()),
-            ("WAL kept for the slot", row.text("wal_kept")?.to_owned()),
-            ("WAL left before it is lost", row.text("wal_left")?.to_owned()),
-        ]),
-    }
-    match found {
-        None => lines.push(("checkpoint", format!("none in topic {}", config.sink.checkpoint_topic))),
-        Some(found) => {
-            let published = found.checkpoint.published;
-            let partial = published.partial.map_or(String::new(), |partial| {
-                format!(
-                    ", and {} rows of the transaction at {}",
-                    partial.rows, partial.commit_lsn
-                )
-            });
-            lines.push((
-                "published",
-                format!("{}{partial} (offset {})", published.lsn, found.offset),
-            ));
-            lines.push(("parked rows", found.checkpoint.parking.rows.to_string()));
-            if let Some(stopped) = &found.checkpoint.parking.stopped {
-                lines.push(("stopped at row", format!("{}: {}", stopped.position, stopped.reason)));
-            }
-            lines.push((
-                "not yet published",
-                format!("{} bytes of WAL", system.wal_end.bytes_since(published.lsn)),
-            ));
-        }
-    }
-    if let Some(record) = pause::read_pause(config).await? {
-        lines.push(("paused", record.describe()));
-    }
-    // There are lines always, so there is a longest name.
-    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    Ok(lines.iter().fold(String::new(), |text, (name, value)| {
-        text + &format!("{name:width$}  {value}\n")
-    }))
 }

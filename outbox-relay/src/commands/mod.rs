@@ -12,3 +12,4 @@ pub mod park;
 mod planted;
 pub mod recover;
 pub mod replay;
+pub mod status;

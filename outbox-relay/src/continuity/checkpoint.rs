@@ -24,6 +24,10 @@ pub struct Checkpoint {
     pub lineage: Lineage,
     #[serde(flatten)]
     pub published: Published,
+    /// When the newest published row was committed, by the server's clock, in microseconds since 1970. Nothing rests on it: `status` tells by it how old
+    /// the oldest unpublished row is. Absent where an operator's command set the position, and from checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_commit_us: Option<i64>,
     /// Which run of a relay wrote it.
     pub incarnation: String,
     /// How often an operator has set the position. Within one generation positions only ascend.
@@ -256,6 +260,7 @@ pub(crate) mod tests {
                     rows: 3,
                 }),
             },
+            newest_commit_us: Some(1_795_344_833_217_210),
             incarnation: "a".to_owned(),
             generation: 0,
             existing_rows: None,
@@ -281,6 +286,7 @@ pub(crate) mod tests {
                 position: "0/152A000:1".parse().unwrap(),
                 reason: "column `id` is null".to_owned(),
                 park: true,
+                exit_code: Some(30),
             }),
         };
         let text = checkpoint.to_json();

@@ -22,6 +22,9 @@ pub struct ParkingNote {
 pub struct StoppedAt {
     pub position: RowPosition,
     pub reason: String,
+    /// The exit code of that stop. Absent from checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
     /// An operator's order: the next `run` parks it, whatever --poison says.
     #[serde(default)]
     pub park: bool,

@@ -3,7 +3,9 @@
 //! Each module looks at one thing and says what it found; none changes anything.
 
 pub mod failover;
+pub(crate) mod lineage_check;
 pub mod outbox_check;
+pub(crate) mod sentences;
 pub mod server_check;
 pub(crate) mod topic_check;
 

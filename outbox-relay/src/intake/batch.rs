@@ -18,7 +18,10 @@ pub struct Batch {
     pub rows: u64,
     bytes: u64,
     bytes_max: u64,
+    /// When the first row was added.
     started: Option<Instant>,
+    /// Commit time of the oldest row, microseconds since 1970; 0 if there is no row.
+    pub oldest_commit_us: i64,
     /// Commit time of the newest row, microseconds since 1970.
     pub newest_commit_us: i64,
 }
@@ -42,13 +45,17 @@ impl Batch {
             bytes: 0,
             bytes_max,
             started: None,
+            oldest_commit_us: 0,
             newest_commit_us: 0,
         }
     }
 
     /// Counts a row of so many bytes that was added.
     pub fn add(&mut self, bytes: usize, commit_us: i64) {
-        self.started.get_or_insert_with(Instant::now);
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
+            self.oldest_commit_us = commit_us;
+        }
         self.rows += 1;
         self.bytes += bytes as u64;
         self.newest_commit_us = commit_us;
@@ -143,8 +150,10 @@ mod tests {
     #[test]
     fn its_bytes_and_rows_are_bounded() {
         let mut batch = Batch::new(1_000);
-        batch.add(1_000, 0);
+        batch.add(500, 7);
+        batch.add(500, 9);
         assert!(batch.is_full());
+        assert_eq!((batch.oldest_commit_us, batch.newest_commit_us), (7, 9));
         batch.clear();
         for _ in 0..ROWS_MAX {
             batch.add(0, 0);

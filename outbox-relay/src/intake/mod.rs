@@ -12,6 +12,7 @@ mod record_writer;
 mod server_says;
 mod snapshot_tables;
 mod tables;
+mod undecoded;
 
 use std::collections::HashMap;
 

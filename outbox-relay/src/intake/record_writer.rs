@@ -178,7 +178,10 @@ impl RecordWriter {
                 timestamp_ms: position.commit_timestamp_us / 1_000,
             };
             match publisher.send(outgoing, headers)? {
-                Sent::Queued => Ok(Written::Sent),
+                Sent::Queued => {
+                    destination.count_sent(bytes);
+                    Ok(Written::Sent)
+                }
                 Sent::QueueFull => Ok(Written::QueueFull),
                 Sent::TooLarge => {
                     let limit = publisher.message_bytes_max();

@@ -336,8 +336,10 @@ Exit codes:
   33  too many rows were parked      34  a topic cannot be created    35  parked rows are missing
   36  a transaction on Kafka has lost its end, and hides records
   40  recover: nothing to recover    41  recover: not confirmed       42  recover was begun and not finished
+  50  status: paused or behind       51  status: no relay runs        52  status: Postgres or Kafka is away
   70  a bug: something panicked; a restart goes on from the checkpoint
 After 10 to 36 and 70 nothing was confirmed to Postgres beyond what is published; the last line says what to do.
+`status` ends with 0 if all is well, and with 3, 10 to 36 or 42 if that is why a relay has stopped, or would stop.
 docs/exit-codes.md has, for each, what it proves and what to type.";
 }
 

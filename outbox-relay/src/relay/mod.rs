@@ -6,6 +6,7 @@ pub mod startup;
 pub mod streaming;
 pub(crate) mod survey;
 pub mod topic_watch;
+mod trouble;
 
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ pub async fn relay(
         "relay_stopped_exit_code",
         "The exit code with which the relay has stopped for good."
     );
+    trouble::describe();
     let mut warning = None;
     let outcome = cycles(config, transaction_bytes, readiness, &mut warning, &mut shutdown).await;
     if let Some(warning) = warning {
@@ -66,6 +68,7 @@ async fn cycles(
         match cycle(config, transaction_bytes, &pause, readiness, warning, shutdown).await {
             Ok(()) => break,
             Err(RelayError::Stop(stop)) => {
+                trouble::note(trouble::Kind::Stop);
                 readiness.not_ready("relay", stop.to_string());
                 metrics::gauge!("relay_stopped_exit_code").set(f64::from(stop.exit_code()));
                 return Err(stop);
@@ -75,6 +78,7 @@ async fn cycles(
                 if started.elapsed() > GOOD_CYCLE || RefusedRecord::cause_of(&err).is_some() {
                     backoff = BACKOFF_MIN;
                 }
+                trouble::note(trouble::Kind::of(&err));
                 let reason = format!("{err:#}");
                 readiness.not_ready("relay", reason.clone());
                 metrics::counter!("relay_restarts_total").increment(1);

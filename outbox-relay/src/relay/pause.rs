@@ -53,6 +53,12 @@ impl PauseRecord {
         }
     }
 
+    /// For people: that the relay is paused, and the command that ends it.
+    #[must_use]
+    pub fn for_people(&self) -> String {
+        format!("{}; `outbox-relay resume` has it publish again", self.describe())
+    }
+
     /// For people: since when, and why.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -205,7 +211,7 @@ fn announce_wish(sender: &watch::Sender<OperatorWish>, readiness: &Readiness, wi
     }
     match (&before, &wish) {
         (_, OperatorWish::Pause(record)) => {
-            readiness.warn("pause", record.describe());
+            readiness.warn("pause", record.for_people());
             metrics::gauge!("relay_paused").set(1.0);
             tracing::warn!(
                 reason = record.reason,

@@ -64,12 +64,12 @@ impl TopicWatch {
         );
         metrics::describe_gauge!(
             "relay_topic_dangers",
-            "What the settings of the relay's topics endanger, as `check` tells it: how many."
+            "How many dangers the settings of the relay's topics have, as `check` tells them."
         );
         metrics::describe_gauge!(
             "relay_records_hidden_seconds",
             metrics::Unit::Seconds,
-            "For how long an open transaction has hidden what lies behind it in a partition of the relay's topics: the longest."
+            "For how long an open transaction has hidden what lies behind it in a partition of the relay's topics: the longest, in seconds."
         );
         let (sender, findings) = watch::channel(Finding::AsPinned);
         let pinned = Arc::new(Mutex::new(lineage.clone()));

@@ -12,6 +12,7 @@ use super::parking::{ParkArgs, ParkedCommand};
 use super::recover::RecoverArgs;
 use super::replay::ReplayArgs;
 use super::run::RunArgs;
+use super::status::StatusArgs;
 use crate::process::stop::Stop;
 
 /// Publishes the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
@@ -34,8 +35,9 @@ pub enum Command {
     Init(InitArgs),
     /// Publish until stopped. A second relay of the same slot waits as a warm standby.
     Run(RunArgs),
-    /// Print slot, checkpoint and lag.
-    Status(Settings),
+    /// Say in one line how the relay is, then what is wrong with the commands that mend it, then the figures of slot, checkpoint and topics. Works also
+    /// while the relay, Postgres or Kafka is away, within 5 s; changes nothing.
+    Status(StatusArgs),
     /// Go on after a stop (exit codes 10 to 21): make the slot anew, compare the outbox with the topics, publish what is missing. Says first
     /// what it will do. Needs a role that may replicate and read the outbox.
     Recover(RecoverArgs),

@@ -17,6 +17,7 @@ pub mod replay;
 pub mod run;
 pub mod sink;
 pub mod source;
+pub mod status;
 
 use clap::Args;
 

@@ -46,12 +46,13 @@ pub(crate) async fn find_destination(
         }
     };
     let rules = TopicRules::ask(&config.sink.kafka, topic).await;
-    Ok(Ok(Destination {
-        topic: topic.to_owned(),
+    let batch_bytes_max = batch_bytes_max(config, topic, &rules)?;
+    Ok(Ok(Destination::new(
+        topic.to_owned(),
         partitions,
-        batch_bytes_max: batch_bytes_max(config, topic, &rules)?,
+        batch_bytes_max,
         rules,
-    }))
+    )))
 }
 
 /// Creates the topics that are missing, and returns their names.

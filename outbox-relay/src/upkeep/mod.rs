@@ -82,7 +82,7 @@ fn describe_metrics() {
     );
     metrics::describe_gauge!(
         "relay_outbox_oldest_partition_age_seconds",
-        "Age of the end of the oldest partition that has one; negative while it is still to come."
+        "Age of the end of the oldest partition that has one, in seconds; negative while it is still to come."
     );
     metrics::describe_counter!(
         "relay_outbox_partitions_dropped_total",

@@ -40,6 +40,7 @@ mod replay;
 mod replay_bugs;
 mod rotation;
 mod secrets;
+mod status;
 mod stopping;
 mod three_brokers;
 mod too_large;

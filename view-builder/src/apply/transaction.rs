@@ -1,6 +1,7 @@
 //! The statements of a batch's transaction, all sent at once, and the question afterwards whether they were committed.
 
 use futures_util::future::{OptionFuture, join, join_all, join3};
+use service::clock::now_us;
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 
@@ -120,11 +121,12 @@ struct Moves<'a> {
     to: Vec<i64>,
     read_to: Vec<Option<i64>>,
     read_epoch: Vec<Option<i32>>,
+    newest_event_us: Vec<Option<i64>>,
 }
 
 impl<'a> Moves<'a> {
     fn of(batch: &'a Batch) -> Self {
-        let parts = &batch.parts;
+        let (parts, now_us) = (&batch.parts, now_us());
         Self {
             topic: parts.iter().map(|part| &*part.place.topic).collect(),
             partition: parts.iter().map(|part| part.place.partition).collect(),
@@ -133,10 +135,15 @@ impl<'a> Moves<'a> {
             to: parts.iter().map(|part| part.to).collect(),
             read_to: parts.iter().map(|part| Some(part.read?.offset)).collect(),
             read_epoch: parts.iter().map(|part| Some(part.read?.epoch)).collect(),
+            // A record can claim any time, and no event was committed later than now.
+            newest_event_us: parts
+                .iter()
+                .map(|part| Some(part.newest_event_us()?.clamp(0, now_us)))
+                .collect(),
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
         [
             &self.topic,
             &self.partition,
@@ -145,6 +152,7 @@ impl<'a> Moves<'a> {
             &self.to,
             &self.read_to,
             &self.read_epoch,
+            &self.newest_event_us,
         ]
     }
 }

@@ -50,7 +50,7 @@ impl Beginning {
             kind: "end-lost",
             text: format!(
                 "{place}: the topic had ended at {ended_at} below the view's position {position} for a while; it is read again from {next_offset}: \
-                 events that were there before and are gone stay in the views; view-builder accept {place} says that this is known"
+                 events that were there before and are gone stay in the views; `view-builder accept {place}` says that this is known"
             ),
         };
         Self {
@@ -76,8 +76,8 @@ impl Beginning {
                 kind: "made-anew",
                 text: format!(
                     "{place}: the topic was deleted and made anew (id {former} before, {now} now): its events are applied from offset {next_offset}, \
-                     the position before was {before}; rows that only the former topic told of stay; see docs/lost-continuity.md, then: view-builder \
-                     accept {place}"
+                     the position before was {before}; rows that only the former topic told of stay; see docs/lost-continuity.md, then: \
+                     `view-builder accept {place}`"
                 ),
             })
         } else {
@@ -85,7 +85,7 @@ impl Beginning {
                 kind: "truncated",
                 text: format!(
                     "the view of {place} begins at offset {beginning}: the events before had been removed, and rows that only they tell of are \
-                     missing; once that is known: view-builder accept {place}"
+                     missing; once that is known: `view-builder accept {place}`"
                 ),
             })
         };

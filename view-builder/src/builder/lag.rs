@@ -49,7 +49,7 @@ impl Lags {
             events,
         ) + &exporter::gauge(
             "view_partition_lag_seconds",
-            "age of the oldest event that is in the topic and not in the view; 0 where there is none",
+            "age of the oldest event that is in the topic and not in the view, in seconds; 0 where there is none",
             seconds,
         )
     }

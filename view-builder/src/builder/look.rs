@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Builder;
 use crate::builder::claim::{Held, LETTERS_COUNTED, Look};
 use crate::builder::paused_partitions;
+use crate::letters;
 use crate::process::measure;
 
 /// How often this process looks. A busy builder learns by its next batch that it was fenced; an idle one learns it by this look, so an operator
@@ -42,7 +43,7 @@ impl Builder {
             return;
         }
         let at_least = if count < LETTERS_COUNTED { "" } else { "at least " };
-        let warning = format!("{at_least}{count} events wait in view_dead_letters: see view-builder dead-letters list");
-        self.readiness.warn("dead-letters", warning);
+        self.readiness
+            .warn("dead-letters", format!("{at_least}{}", letters::waiting(count)));
     }
 }

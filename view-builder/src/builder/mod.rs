@@ -27,6 +27,7 @@ use crate::contract::position::Reached;
 use crate::kafka::{GroupConsumer, Observer};
 use crate::postgres::outage::Outage;
 use crate::process::failure::Failure;
+use crate::process::measure::Trouble;
 use crate::views::database::Database;
 use crate::views::pauses::Paused;
 
@@ -115,7 +116,7 @@ impl Builder {
             topics: database.topics.clone(),
             contracts: database.contracts.clone(),
             owner,
-            kafka: Outage::of("kafka", readiness.clone()),
+            kafka: Outage::of("kafka", Trouble::Kafka, readiness.clone()),
             paused_partitions: PausedPartitions::new(readiness.clone()),
             waiting_partitions: WaitingPartitions::new(readiness.clone()),
             found: None,

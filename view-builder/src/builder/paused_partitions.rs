@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn each_reason_names_its_partition_and_what_to_type_and_the_line_stays_short() {
         let one = describe(&[paused(2)]);
-        assert!(one.contains("view-builder accept user-events/2 --from "), "{one}");
+        assert!(one.contains("`view-builder accept user-events/2 --from "), "{one}");
         let many: Vec<_> = (0..5).map(paused).collect();
         let many = describe(&many);
         assert!(many.ends_with("; and 2 more: view-builder status"), "{many}");

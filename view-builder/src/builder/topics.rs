@@ -8,13 +8,14 @@ use service::Readiness;
 
 use crate::kafka::{GroupConsumer, REQUEST_TIMEOUT};
 use crate::postgres::outage::Outage;
+use crate::process::measure::Trouble;
 
 /// How often Kafka is asked. Somebody may be waiting at a terminal for a topic to be found.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Says which of the topics are missing until all are there. The consumer finds them by itself; this is for people.
 pub(crate) async fn watch(consumer: Weak<GroupConsumer>, mut missing: Vec<String>, readiness: Readiness) {
-    let mut outage = Outage::of("topics", readiness);
+    let mut outage = Outage::of("topics", Trouble::Kafka, readiness);
     loop {
         // Weak, so that the consumer's last handle is the builder's, which leaves the group with it.
         let (Some(asking), asked) = (consumer.upgrade(), missing.clone()) else {

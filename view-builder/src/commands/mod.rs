@@ -10,5 +10,6 @@ pub mod replay;
 mod run;
 pub mod status;
 pub mod verify;
+pub mod views;
 
 pub use run::run;

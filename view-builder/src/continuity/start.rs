@@ -68,7 +68,7 @@ impl Lost {
             Self::BelowBeginning { .. } | Self::FormerTopic => String::new(),
         };
         format!(
-            "{place} is paused: {self}; to go on: view-builder accept {place} --from beginning{other} (docs/lost-continuity.md)"
+            "{place} is paused: {self}; to go on: `view-builder accept {place} --from beginning`{other} (docs/lost-continuity.md)"
         )
     }
 }

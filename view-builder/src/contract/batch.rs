@@ -28,6 +28,14 @@ pub struct Part {
     pub letters: Vec<Letter>,
 }
 
+impl Part {
+    /// When the source committed the newest event of this part, microseconds since 1970. `None`: it has no event.
+    #[must_use]
+    pub fn newest_event_us(&self) -> Option<i64> {
+        self.events.iter().map(|event| event.committed_us).max()
+    }
+}
+
 /// What one transaction applies. A partition has one part at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {

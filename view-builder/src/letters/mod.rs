@@ -15,3 +15,9 @@ pub(crate) mod store;
 
 pub use known::Known;
 pub use store::LettersOfKey;
+
+/// For people: so many events wait, and the command that shows them.
+#[must_use]
+pub(crate) fn waiting(count: i64) -> String {
+    format!("{count} events wait in view_dead_letters: see `view-builder dead-letters list`")
+}

@@ -2,19 +2,23 @@
 
 use service::Readiness;
 
+use crate::process::measure::Trouble;
+
 /// One part that can be away.
 #[derive(Debug)]
 pub struct Outage {
     part: &'static str,
+    trouble: Trouble,
     readiness: Readiness,
     reason: Option<String>,
 }
 
 impl Outage {
     #[must_use]
-    pub fn of(part: &'static str, readiness: Readiness) -> Self {
+    pub fn of(part: &'static str, trouble: Trouble, readiness: Readiness) -> Self {
         Self {
             part,
+            trouble,
             readiness,
             reason: None,
         }
@@ -22,6 +26,7 @@ impl Outage {
 
     /// The part is away for this reason. Logged when it begins and when the reason becomes another.
     pub fn goes_on(&mut self, reason: impl Into<String>) {
+        self.trouble.note();
         let reason = reason.into();
         if self.reason.as_ref() == Some(&reason) {
             return;

@@ -14,6 +14,8 @@ Exit codes:
   4  `status`: a partition is paused, since its topic does not have the events at the view's position
   6  `status` and `dead-letters`: events wait that cannot be applied
   7  `status` and `verify`: a view is paused
+  8  `status`: the views are behind, or no builder keeps them
+  9  `status`: Postgres or Kafka does not answer
  10  `verify` only: a view has rows that its events do not explain
  11  `verify` only: no such row, but rows whose events are still on their way
 
@@ -22,6 +24,11 @@ warns, all others go on. Nor does it end at a view that Postgres does not let it
 does it end where a topic does not have the events at the view's position: that partition is paused, /readyz says what to type, all others
 go on.";
 
+/// The exit code of `status` where the views are behind, or no builder keeps them.
+pub const BEHIND_OR_NO_BUILDER: u8 = 8;
+/// The exit code of `status` where Postgres or Kafka does not answer.
+pub const AWAY: u8 = 9;
+
 /// Why the program ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -29,7 +36,7 @@ pub enum Failure {
     Setting(String),
     #[error("{0}")]
     View(String),
-    #[error("a partition is paused: view-builder accept, as the line says")]
+    #[error("a partition is paused: `view-builder accept`, as the line says")]
     Continuity,
     /// Another client can go on where this one cannot.
     #[error(
@@ -40,7 +47,7 @@ pub enum Failure {
     /// As [`Failure::Client`], as often as somebody replaces a secret.
     #[error("kafka refuses the client, and its password or certificate has been replaced since")]
     OutdatedClient,
-    #[error("events wait that cannot be applied: see view-builder dead-letters list")]
+    #[error("events wait that cannot be applied: see `view-builder dead-letters list`")]
     DeadLetters,
     #[error("a view is paused: mend it, then view-builder resume or rebuild")]
     Paused,
@@ -55,7 +62,13 @@ pub enum Failure {
 impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code as a number.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
             Self::Client(_) | Self::OutdatedClient | Self::Other(_) => 1,
             Self::Setting(_) => 2,
             Self::View(_) => 3,
@@ -64,6 +77,6 @@ impl Failure {
             Self::Paused => 7,
             Self::Different => 10,
             Self::Lagging => 11,
-        })
+        }
     }
 }

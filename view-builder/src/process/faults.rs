@@ -150,8 +150,8 @@ mod armed {
     /// Moves positions without any check. It has the parameters of the right statement.
     const UNGUARDED: &str = "
         update view_positions as held set next_offset = wanted.new_offset
-        from unnest($1, $2, $3, $4, $5, $6, $7)
-            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
+        from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch, newest_event_us)
         where held.topic = wanted.topic and held.partition = wanted.partition";
 
     /// Makes the trouble that `VIEW_BUILDER_FAILPOINT` asks for at this place, see [`Faults`].

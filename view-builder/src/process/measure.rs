@@ -1,14 +1,61 @@
 //! The metrics and their names.
 
 use metrics::{counter, gauge};
+use service::clock;
 
 // Three families and not one with a label `stage`: their sum over a label would count the first two twice.
 pub(crate) const COMMIT_TO_READ: &str = "view_commit_to_read_seconds";
 pub(crate) const READ_TO_VIEW: &str = "view_read_to_view_seconds";
 pub(crate) const COMMIT_TO_VIEW: &str = "view_commit_to_view_seconds";
 
+/// Whom an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Postgres,
+    Kafka,
+    /// A batch that Postgres refuses again and again.
+    Batch,
+    /// An event that cannot be applied.
+    Event,
+    /// A view that was paused since Postgres does not let it be kept.
+    View,
+}
+
+impl Trouble {
+    const ALL: [Self; 5] = [Self::Postgres, Self::Kafka, Self::Batch, Self::Event, Self::View];
+
+    /// The kind as the metric has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
+            Self::Batch => "batch",
+            Self::Event => "event",
+            Self::View => "view",
+        }
+    }
+
+    fn gauge(self) -> metrics::Gauge {
+        gauge!("view_last_error_timestamp_seconds", "kind" => self.name())
+    }
+
+    /// There is such an error now.
+    pub fn note(self) {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+        self.gauge().set(clock::now_us() as f64 / 1e6);
+    }
+}
+
 /// Tells what each metric is.
 pub fn describe() {
+    metrics::describe_gauge!(
+        "view_last_error_timestamp_seconds",
+        "when there was last an error of this kind, in seconds since 1970; 0: not since the process began"
+    );
+    // Every kind has a series from the beginning.
+    for trouble in Trouble::ALL {
+        trouble.gauge().set(0.0);
+    }
     metrics::describe_counter!(
         "view_events_applied_total",
         "events whose transaction has committed, by topic"
@@ -17,15 +64,15 @@ pub fn describe() {
     metrics::describe_histogram!("view_batch_events", "events in a transaction");
     metrics::describe_histogram!(
         COMMIT_TO_READ,
-        "from an event's commit at the source until view-builder had it from Kafka, by topic; replays are left out"
+        "from an event's commit at the source until view-builder had it from Kafka, in seconds, by topic; replays are left out"
     );
     metrics::describe_histogram!(
         READ_TO_VIEW,
-        "from when view-builder had an event from Kafka until the view's commit, by topic; replays are left out"
+        "from when view-builder had an event from Kafka until the view's commit, in seconds, by topic; replays are left out"
     );
     metrics::describe_histogram!(
         COMMIT_TO_VIEW,
-        "from an event's commit at the source until the view's commit, by topic; replays are left out"
+        "from an event's commit at the source until the view's commit, in seconds, by topic; replays are left out"
     );
     metrics::describe_gauge!("view_partitions_assigned", "partitions that this process holds");
     metrics::describe_gauge!(
@@ -50,7 +97,7 @@ pub fn describe() {
     );
     metrics::describe_counter!(
         "view_fenced_total",
-        "batches given up because another builder owns a partition"
+        "how many times this process gave up what it was doing because another builder owns a partition"
     );
     metrics::describe_counter!(
         "view_batch_failures_total",
@@ -98,6 +145,7 @@ pub fn fenced() {
 
 pub fn dead_letter(topic: &str) {
     counter!("view_dead_letters_total", "topic" => topic.to_owned()).increment(1);
+    Trouble::Event.note();
 }
 
 pub fn letters(count: i64) {

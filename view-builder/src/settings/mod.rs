@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use service::Secret;
+use service::status::watch::Every;
 
 pub use self::changes::{AcceptConfig, DropConfig, PauseConfig, RebuildConfig, ResumeConfig};
 pub use self::letters::{Letters, LettersCommand, ListLetters, RetryLetters, ShowLetter};
@@ -40,7 +41,10 @@ pub enum Command {
     /// has and VIEWS has not are kept as well: all builders keep the same ones.
     #[command(after_help = EXIT_CODES)]
     Run(Box<Config>),
-    /// Print each partition's position, the topic's end, the lag and who keeps it.
+    /// Say in one line how the views are kept, then what is wrong with the commands that mend it, then the figures.
+    ///
+    /// The figures are each partition's position, the topic's end, the lag and who keeps it, and each view. Works also while the builders, Postgres or
+    /// Kafka are away, within 5 s; changes nothing and joins no group.
     #[command(after_help = EXIT_CODES)]
     Status(StatusConfig),
     /// Print the views in VIEWS: what they are, their topics and their tables.
@@ -162,6 +166,23 @@ pub struct Config {
 pub struct StatusConfig {
     #[command(flatten)]
     pub servers: Servers,
+    #[command(flatten)]
+    pub options: StatusOptions,
+}
+
+/// What `view-builder status` prints.
+#[derive(Clone, Debug, Args)]
+pub struct StatusOptions {
+    /// Print one line of JSON. docs/status.md says what is in it.
+    #[arg(long)]
+    pub json: bool,
+    /// Look again after each pause of so many seconds (0.1 to 3600), until Ctrl-C.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub watch: Option<Every>,
+    /// Address of the /readyz of a builder of these views. With it `status` also tells what that builder says of itself. A builder that does not
+    /// answer there is no problem, since it may be elsewhere.
+    #[arg(long, env = "ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
 }
 
 /// Settings of `view-builder views`.

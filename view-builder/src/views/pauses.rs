@@ -43,7 +43,7 @@ impl Paused {
             by,
         } = self;
         format!(
-            "view {view} is paused since {since} by {by}: {reason}; mend that, then: view-builder resume {view}, or view-builder rebuild {view}"
+            "view {view} is paused since {since} by {by}: {reason}; mend that, then: `view-builder resume {view}`, or `view-builder rebuild {view}`"
         )
     }
 }
@@ -77,8 +77,8 @@ pub(crate) async fn pause_view(client: &Client, view: &View, cause: &Cause<'_>) 
     client
         .execute(
             &format!(
-                "insert into view_pause_positions (view, topic, partition, next_offset)
-                 select $1, topic, partition, {pause_offset} from view_positions
+                "insert into view_pause_positions (view, topic, partition, next_offset, newest_event_at, newest_applied_at)
+                 select $1, topic, partition, {pause_offset}, newest_event_at, newest_applied_at from view_positions
                  where topic in (select topic from view_sources where view = $1)"
             ),
             &[&view.name],

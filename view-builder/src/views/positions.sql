@@ -197,6 +197,13 @@ begin
             -- leader asks whether its log has that record. Null: nothing was read of the topic as it is, or the cluster has no epochs.
             ('view_positions', 'read_to', 'bigint'),
             ('view_positions', 'read_epoch', 'integer'),
+            -- When the source committed the newest event that was applied, by the source's clock, and when that event was applied. A replay
+            -- changes neither. Null: nothing was applied of the topic as it is.
+            ('view_positions', 'newest_event_at', 'timestamptz'),
+            ('view_positions', 'newest_applied_at', 'timestamptz'),
+            -- The same of a paused view, as it was at the pause.
+            ('view_pause_positions', 'newest_event_at', 'timestamptz'),
+            ('view_pause_positions', 'newest_applied_at', 'timestamptz'),
             -- What an operator has accepted for the rebuild: that events which retention has removed may be missing, and rows of keys with
             -- dead letters.
             ('view_rebuilds', 'accepts_truncated', 'boolean not null default false'),
@@ -286,6 +293,8 @@ begin
             -- A statement of its own: the one before has let the trigger keep the former topic's highest offset.
             update view_positions as held set
                 highest_offset = null,
+                newest_event_at = null,
+                newest_applied_at = null,
                 former_topic_ids = array_append(held.former_topic_ids, one.old_topic_id),
                 letters_version = held.letters_version + 1,
                 breaks = held.breaks + 1
@@ -385,10 +394,11 @@ $$;
 
 -- Moves positions, or fails with SQLSTATE VB001, and then the whole transaction must go: one of them is not where and under which epoch the
 -- caller believes, since another builder has claimed it. How far the logs were read moves along, and never back: null where nothing is known of it.
--- Older builders have a function with two arguments less, which leaves that as it was.
+-- So does the commit time of the newest event: null where the caller applies none. Older builders have functions with one and with three arguments
+-- less, which leave that as it was.
 create or replace function advance_view_positions(
     topics text[], partitions integer[], epochs bigint[], old_offsets bigint[], new_offsets bigint[],
-    read_offsets bigint[], read_epochs integer[]
+    read_offsets bigint[], read_epochs integer[], newest_events_us bigint[]
 ) returns void
     language plpgsql
 as $$
@@ -397,10 +407,11 @@ declare
     moved_later bigint := 0;
 begin
     with mine as (
-        select held.topic, held.partition, wanted.new_offset, wanted.read_offset, wanted.leader_epoch
+        select held.topic, held.partition, wanted.new_offset, wanted.read_offset, wanted.leader_epoch,
+            timestamptz '1970-01-01 00:00:00Z' + wanted.newest_event_us * interval '1 microsecond' as newest_event_at
         from view_positions as held
-        join unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs)
-            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
+        join unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs, newest_events_us)
+            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch, newest_event_us)
             on held.topic = wanted.topic and held.partition = wanted.partition
         where held.epoch = wanted.epoch and held.next_offset = wanted.old_offset
         order by held.topic, held.partition
@@ -409,7 +420,12 @@ begin
         update view_positions as held set
             next_offset = mine.new_offset,
             read_to = case when mine.read_offset >= coalesce(held.read_to, 0) then mine.read_offset else held.read_to end,
-            read_epoch = case when mine.read_offset >= coalesce(held.read_to, 0) then mine.leader_epoch else held.read_epoch end
+            read_epoch = case when mine.read_offset >= coalesce(held.read_to, 0) then mine.leader_epoch else held.read_epoch end,
+            newest_event_at = greatest(held.newest_event_at, mine.newest_event_at),
+            newest_applied_at = case
+                when mine.newest_event_at > coalesce(held.newest_event_at, '-infinity') then clock_timestamp()
+                else held.newest_applied_at
+            end
         from mine
         where held.topic = mine.topic and held.partition = mine.partition
         returning held.topic
@@ -421,15 +437,64 @@ begin
         update view_positions as held set
             next_offset = wanted.new_offset,
             read_to = case when wanted.read_offset >= coalesce(held.read_to, 0) then wanted.read_offset else held.read_to end,
-            read_epoch = case when wanted.read_offset >= coalesce(held.read_to, 0) then wanted.leader_epoch else held.read_epoch end
-        from unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs)
-            as wanted(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch)
+            read_epoch = case when wanted.read_offset >= coalesce(held.read_to, 0) then wanted.leader_epoch else held.read_epoch end,
+            newest_event_at = greatest(held.newest_event_at, wanted.newest_event_at),
+            newest_applied_at = case
+                when wanted.newest_event_at > coalesce(held.newest_event_at, '-infinity') then clock_timestamp()
+                else held.newest_applied_at
+            end
+        from (
+            select moved.*,
+                timestamptz '1970-01-01 00:00:00Z' + moved.newest_event_us * interval '1 microsecond' as newest_event_at
+            from unnest(topics, partitions, epochs, old_offsets, new_offsets, read_offsets, read_epochs, newest_events_us)
+                as moved(topic, partition, epoch, old_offset, new_offset, read_offset, leader_epoch, newest_event_us)
+        ) as wanted
         where held.topic = wanted.topic and held.partition = wanted.partition
             and held.epoch = wanted.epoch and held.next_offset = wanted.old_offset and wanted.new_offset <> wanted.old_offset;
         get diagnostics moved_later = row_count;
     end if;
     if moved + moved_later <> cardinality(topics) then
         raise exception 'another builder has claimed a partition of this batch' using errcode = 'VB001';
+    end if;
+end
+$$;
+
+-- How old what a view shows is, for people and their queries: see docs/views.md. Looked at first: replacing it would wait for whoever reads it.
+do $$
+begin
+    if to_regclass('view_lag') is null then
+        create view view_lag as
+        select view, topic, partition,
+            -- The next offset of the topic that the view lacks.
+            next_offset,
+            -- When the source committed the newest event that the view has: it has all earlier ones of the partition, dead letters left out.
+            newest_event_at,
+            -- How long that event took from its commit into the view.
+            case
+                when newest_applied_at < newest_event_at then 0
+                else extract(epoch from newest_applied_at - newest_event_at)::double precision
+            end as lag_seconds,
+            -- How long ago it was committed: the view is no further behind than that. It also grows while nothing is written at the source.
+            case
+                when clock_timestamp() < newest_event_at then 0
+                else extract(epoch from clock_timestamp() - newest_event_at)::double precision
+            end as age_seconds,
+            -- Events are read again, as after `view-builder replay`, or for a view that is new and lacks some until then.
+            is_replayed,
+            is_paused
+        from (
+            select source.view, held.topic, held.partition,
+                case when pause.view is null then held.next_offset else paused.next_offset end as next_offset,
+                case when pause.view is null then held.newest_event_at else paused.newest_event_at end as newest_event_at,
+                case when pause.view is null then held.newest_applied_at else paused.newest_applied_at end as newest_applied_at,
+                coalesce(held.next_offset, 0) < coalesce(held.highest_offset, 0) as is_replayed,
+                pause.view is not null as is_paused
+            from view_sources as source
+            join view_positions as held on held.topic = source.topic
+            left join view_pauses as pause on pause.view = source.view
+            left join view_pause_positions as paused
+                on paused.view = source.view and paused.topic = held.topic and paused.partition = held.partition
+        ) as reached;
     end if;
 end
 $$;

@@ -16,3 +16,4 @@ mod verify_differences;
 mod verify_lag;
 mod verify_refusals;
 mod view_cost;
+mod view_lag;

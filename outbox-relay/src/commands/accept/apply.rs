@@ -91,6 +91,7 @@ pub(super) async fn apply(
         state: State::Running,
         lineage,
         published,
+        newest_commit_us: None,
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
         existing_rows: None,

@@ -48,6 +48,7 @@ pub(super) async fn adopt(
             lsn: owned_slot.confirmed,
             partial: None,
         },
+        newest_commit_us: None,
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: 0,
         existing_rows: None,

@@ -85,6 +85,7 @@ async fn make_and_publish(
             lsn: system.wal_end,
             partial: None,
         },
+        newest_commit_us: None,
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation,
         // Written again at once. Without this, a kill before the first piece would lose it.

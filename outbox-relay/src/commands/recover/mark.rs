@@ -58,6 +58,7 @@ pub(super) async fn mark_as_recovering(
         published: situation
             .checkpoint()
             .map_or_else(Published::default, |checkpoint| checkpoint.published),
+        newest_commit_us: None,
         incarnation: uuid::Uuid::new_v4().to_string(),
         generation: situation.next_generation,
         existing_rows: None,

@@ -118,9 +118,17 @@ impl CheckpointLog<'_> {
     /// # Errors
     /// Worth another try.
     pub fn open(&self) -> Result<Readers, RelayError> {
+        self.open_within(REQUEST_TIMEOUT)
+    }
+
+    /// As [`CheckpointLog::open`], for somebody who wants to know within `patience` whether Kafka answers.
+    ///
+    /// # Errors
+    /// As [`CheckpointLog::open`].
+    pub fn open_within(&self, patience: Duration) -> Result<Readers, RelayError> {
         let connected = |isolation_level: &str| -> Result<BaseConsumer<ReaderContext>, RelayError> {
             let reader = self.settings.open_reader(isolation_level)?;
-            self.exists(&reader)?;
+            self.exists(&reader, patience)?;
             Ok(reader)
         };
         let (committed, uncommitted) = std::thread::scope(|scope| {
@@ -167,7 +175,7 @@ impl CheckpointLog<'_> {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Reading, RelayError> {
         let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
-        if !self.exists(reader)? {
+        if !self.exists(reader, REQUEST_TIMEOUT)? {
             return Ok(Reading::default());
         }
         let (low, end) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
@@ -192,7 +200,7 @@ impl CheckpointLog<'_> {
         let readers = self.open()?;
         let (reader, uncommitted) = readers.0.as_ref().context("the readers are closed")?;
         let mut checkpoints = BTreeMap::new();
-        if !self.exists(reader)? {
+        if !self.exists(reader, REQUEST_TIMEOUT)? {
             return Ok(checkpoints);
         }
         let (low, end) = ask(uncommitted, REQUEST_TIMEOUT, |timeout| {
@@ -255,8 +263,8 @@ impl CheckpointLog<'_> {
         }
     }
 
-    fn exists(&self, reader: &BaseConsumer<ReaderContext>) -> Result<bool, RelayError> {
-        let metadata = ask(reader, REQUEST_TIMEOUT, |timeout| {
+    fn exists(&self, reader: &BaseConsumer<ReaderContext>, patience: Duration) -> Result<bool, RelayError> {
+        let metadata = ask(reader, patience, |timeout| {
             reader.fetch_metadata(Some(self.topic), timeout)
         })
         .context("cannot read the checkpoint topic's metadata")?;

@@ -1,5 +1,6 @@
 //! The topics that records go to, and how many partitions each has.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -52,6 +53,38 @@ pub struct Destination {
     /// compression leaves it to the broker.
     pub batch_bytes_max: u64,
     pub rules: TopicRules,
+    /// What was sent to it since the last [`KnownRoutes::take_sent`]. A cell, so that counting a row needs no lookup of its own.
+    sent: Cell<Amount>,
+}
+
+/// Records and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    pub records: u64,
+    /// Bytes of keys and values, before compression.
+    pub bytes: u64,
+}
+
+impl Destination {
+    #[must_use]
+    pub fn new(topic: String, partitions: i32, batch_bytes_max: u64, rules: TopicRules) -> Self {
+        Self {
+            topic,
+            partitions,
+            batch_bytes_max,
+            rules,
+            sent: Cell::default(),
+        }
+    }
+
+    /// Counts a record that was sent, whose key and value have so many bytes.
+    pub fn count_sent(&self, bytes: usize) {
+        let Amount { records, bytes: before } = self.sent.get();
+        self.sent.set(Amount {
+            records: records + 1,
+            bytes: before + bytes as u64,
+        });
+    }
 }
 
 /// Why a route leads to no topic.
@@ -85,6 +118,15 @@ impl KnownRoutes {
                 Some(Err(why))
             }
         }
+    }
+
+    /// What was sent to each topic since this was called last. Topics to which nothing was sent are left out.
+    #[must_use]
+    pub fn take_sent(&self) -> Vec<(String, Amount)> {
+        let sent = self.destinations.iter().map(|known| (&known.topic, known.sent.take()));
+        sent.filter(|(_, amount)| amount.records > 0)
+            .map(|(topic, amount)| (topic.clone(), amount))
+            .collect()
     }
 
     /// Remembers where a route leads.
@@ -286,7 +328,7 @@ async fn partition_counts_off_thread(
 mod tests {
     use rdkafka::error::RDKafkaErrorCode;
 
-    use super::{Destination, KnownRoutes, NoDestination, TopicError};
+    use super::{Amount, Destination, KnownRoutes, NoDestination, TopicError};
     use crate::kafka::TopicRules;
 
     #[test]
@@ -320,16 +362,26 @@ mod tests {
         };
         routes.insert("a".to_owned(), Err(missing("a")));
         assert_eq!(routes.get("a"), Some(Err(&missing("a"))));
-        let destination = Destination {
-            topic: "b".to_owned(),
-            partitions: 1,
-            batch_bytes_max: u64::MAX,
-            rules: TopicRules::default(),
-        };
+        let destination = Destination::new("b".to_owned(), 1, u64::MAX, TopicRules::default());
         routes.insert("b".to_owned(), Ok(destination.clone()));
         assert_eq!(routes.get("b"), Some(Ok(&destination)));
         routes.insert("c".to_owned(), Err(missing("c")));
         assert_eq!(routes.get("a"), None, "asked for again");
         assert_eq!(routes.get("c"), Some(Err(&missing("c"))));
+    }
+
+    #[test]
+    fn what_was_sent_to_each_topic_is_taken_once() {
+        let mut routes = KnownRoutes::default();
+        for (route, topic) in [("a", "t"), ("b", "t"), ("c", "u")] {
+            let destination = Destination::new(topic.to_owned(), 1, u64::MAX, TopicRules::default());
+            routes.insert(route.to_owned(), Ok(destination));
+        }
+        for route in ["a", "b"] {
+            routes.get(route).unwrap().unwrap().count_sent(5);
+        }
+        let sent = Amount { records: 2, bytes: 10 };
+        assert_eq!(routes.take_sent(), [("t".to_owned(), sent)]);
+        assert_eq!(routes.take_sent(), []);
     }
 }

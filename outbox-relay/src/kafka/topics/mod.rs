@@ -7,7 +7,8 @@ mod topic_rules;
 mod topic_settings;
 
 pub use destinations::{
-    Destination, KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create, partition_counts,
+    Amount, Destination, KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create,
+    partition_counts,
 };
 pub(crate) use open_transactions::partition_has_key;
 pub(in crate::kafka) use open_transactions::{wait_until_committed, wait_until_nothing_is_open};

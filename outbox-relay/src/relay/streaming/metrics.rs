@@ -2,6 +2,8 @@
 
 use service::clock::now_us;
 
+use crate::kafka::Amount;
+
 pub(super) struct StreamMetrics {
     pub(super) records: metrics::Counter,
     pub(super) transactions: metrics::Counter,
@@ -18,6 +20,14 @@ impl StreamMetrics {
             "Records in committed Kafka transactions."
         );
         metrics::describe_counter!(
+            "relay_topic_records_total",
+            "Records of rows in committed Kafka transactions, by topic."
+        );
+        metrics::describe_counter!(
+            "relay_topic_bytes_total",
+            "Bytes of the keys and values of these records, before compression, by topic."
+        );
+        metrics::describe_counter!(
             "relay_transactions_total",
             "Committed Kafka transactions, idle checkpoints included."
         );
@@ -27,13 +37,13 @@ impl StreamMetrics {
         );
         metrics::describe_histogram!(
             "relay_kafka_commit_seconds",
-            "From the order to commit until the broker's answer."
+            "From the order to commit until the broker's answer, in seconds."
         );
         metrics::describe_histogram!(
             "relay_commit_to_kafka_seconds",
-            "From the commit in Postgres of a transaction's newest row until it is visible to a read_committed reader."
+            "From the commit in Postgres of a transaction's newest row until it is visible to a read_committed reader, in seconds."
         );
-        metrics::describe_gauge!("relay_unconfirmed_bytes", "WAL that was read and is not confirmed yet.");
+        metrics::describe_gauge!("relay_unconfirmed_bytes", "WAL that was read and is not confirmed yet, in bytes.");
         metrics::describe_gauge!("relay_leader", "1 while this relay has the slot and streams.");
         metrics::describe_counter!(
             "relay_restarts_total",
@@ -47,6 +57,14 @@ impl StreamMetrics {
             commit_to_kafka_seconds: metrics::histogram!("relay_commit_to_kafka_seconds"),
             unconfirmed_bytes: metrics::gauge!("relay_unconfirmed_bytes"),
         }
+    }
+}
+
+/// Counts what a committed Kafka transaction has for each topic.
+pub(super) fn count_by_topic(by_topic: &[(String, Amount)]) {
+    for (topic, amount) in by_topic {
+        metrics::counter!("relay_topic_records_total", "topic" => topic.clone()).increment(amount.records);
+        metrics::counter!("relay_topic_bytes_total", "topic" => topic.clone()).increment(amount.bytes);
     }
 }
 

@@ -8,6 +8,7 @@
 mod metrics;
 mod poison;
 mod status;
+pub mod unpublished;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ use crate::continuity::checkpoint::{Checkpoint, FORMAT, State};
 use crate::continuity::progress::{Progress, Published};
 use crate::guard::Guard;
 use crate::intake::{Intake, Pause};
-use crate::kafka::{Committed, Publisher};
+use crate::kafka::{Amount, Committed, Publisher};
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::pause::PauseGate;
 use crate::relay::startup::Proven;
@@ -70,7 +71,11 @@ pub struct Streaming<'c> {
 struct Committing {
     published: Published,
     rows: u64,
+    /// What it has for each topic of rows.
+    by_topic: Vec<(String, Amount)>,
     parked: ParkedCounts,
+    /// Commit time of its oldest row, as that of the newest.
+    oldest_commit_us: Option<i64>,
     /// Commit time of its newest row, microseconds since 1970; `None` if it has a checkpoint and no row.
     newest_commit_us: Option<i64>,
 }
@@ -116,7 +121,9 @@ impl<'c> Streaming<'c> {
     /// A [`Stop`], or an error after which the relay has to begin again from the checkpoint.
     pub async fn run(mut self, readiness: &Readiness, shutdown: &mut Shutdown) -> Result<(), RelayError> {
         // Without tokio's budget for a task: a forced yield would look like a silent socket, and close batches early.
-        match tokio::task::unconstrained(self.stream_until_shutdown(readiness, shutdown)).await {
+        let ended = tokio::task::unconstrained(self.stream_until_shutdown(readiness, shutdown)).await;
+        unpublished::forget_unless_unpublished();
+        match ended {
             Ok(()) => {}
             // Nothing more is committed: the rows in the open transaction would go to a topic that has lost the rows before them.
             Err(RelayError::Stop(stop @ Stop::TopicRecreated { .. })) => return Err(stop.into()),
@@ -183,7 +190,11 @@ impl<'c> Streaming<'c> {
     /// Orders the commit of the open Kafka transaction, with the checkpoint as its last record.
     fn close_batch(&mut self) -> Result<(), RelayError> {
         let published = self.intake.progress.decoded();
+        let batch = self.intake.batch;
         self.checkpoint.published = published;
+        if !batch.is_empty() {
+            self.checkpoint.newest_commit_us = Some(batch.newest_commit_us);
+        }
         self.checkpoint.parking.pass(&published);
         self.checkpoint.parking.rows = self.parking.rows;
         self.publisher.commit(
@@ -191,12 +202,13 @@ impl<'c> Streaming<'c> {
             &self.config.checkpoint_key(),
             &self.checkpoint.to_json(),
         )?;
-        let batch = self.intake.batch;
         let parked = self.parking.take_counts();
         self.committing.push_back(Committing {
             published,
             rows: batch.rows - parked.sum(),
+            by_topic: self.intake.known_routes.take_sent(),
             parked,
+            oldest_commit_us: (!batch.is_empty()).then_some(batch.oldest_commit_us),
             newest_commit_us: (!batch.is_empty()).then_some(batch.newest_commit_us),
         });
         self.intake.batch.clear();
@@ -216,6 +228,7 @@ impl<'c> Streaming<'c> {
         self.intake.progress.note_kafka_commit(transaction.published);
         self.status_due = self.status_due.min(self.status_at + CONFIRM_INTERVAL);
         self.metrics.records.increment(transaction.rows);
+        metrics::count_by_topic(&transaction.by_topic);
         self.parking.note_committed(transaction.parked);
         self.metrics.transactions.increment(1);
         self.metrics.commit_seconds.record(took);

@@ -145,6 +145,7 @@ impl Streaming<'_> {
         let note = StoppedAt {
             position,
             reason: stop.row_reason(),
+            exit_code: Some(stop.exit_code()),
             park: false,
         };
         let known = self.checkpoint.parking.stopped.as_ref();

@@ -41,6 +41,7 @@ impl Streaming<'_> {
             self.metrics
                 .skipped
                 .increment(std::mem::take(&mut self.intake.rows_skipped));
+            self.note_oldest_unpublished();
             self.metrics
                 .unconfirmed_bytes
                 .set(self.intake.received.bytes_since(self.intake.progress.published().lsn) as f64);

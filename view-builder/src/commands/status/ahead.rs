@@ -3,47 +3,50 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use kafka_client::{PartitionBounds, Reader};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 
-use super::Position;
+use super::postgres_look::Position;
 use crate::continuity::offsets::{self, Untold};
 use crate::contract::place::{self, TopicPartition};
 use crate::contract::record;
 use crate::kafka::{self, Observer};
 
-/// How long to wait for the next event of each partition of a topic.
-const READ_MAX: Duration = Duration::from_secs(10);
+/// How long to wait for the next events of all partitions. What has not come by then is told without its age.
+const READ_MAX: Duration = Duration::from_millis(1_500);
 /// How long one poll waits. Shorter than [`READ_MAX`], so that the limit is noticed in time.
-const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The first event that is not in the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Oldest {
+    /// The view has every event.
+    None,
+    /// When the source committed it, microseconds since 1970.
+    CommittedUs(i64),
+    /// Kafka did not send it in time.
+    NotSent,
+}
 
 /// What Kafka has of a partition.
 pub(super) enum Ahead {
     Exists {
         end: i64,
-        /// When the source committed the first event that is not in the view, microseconds since 1970. `None`: the view has every event.
-        oldest_us: Option<i64>,
+        oldest: Oldest,
     },
     /// The topic was made anew with fewer partitions, and this partition no longer exists. `partitions`: how many the topic has now.
-    Gone { partitions: i32 },
+    Gone {
+        partitions: i32,
+    },
     /// Kafka does not tell now.
     Untold(Untold),
 }
 
 impl Ahead {
-    /// The text for the column `end`.
-    pub(super) fn end_column(&self) -> String {
-        match self {
-            Self::Exists { end, .. } => end.to_string(),
-            Self::Gone { .. } => "gone".to_owned(),
-            Self::Untold(_) => "?".to_owned(),
-        }
-    }
-
-    /// A line for people, if the partition does not exist or Kafka does not tell of it.
+    /// Why the partition's events are not read, for people. `None`: Kafka has the partition.
     pub(super) fn absence(&self, place: &TopicPartition) -> Option<String> {
         match self {
             Self::Exists { .. } => None,
@@ -88,7 +91,7 @@ pub(super) fn look_ahead(observer: &Observer, positions: &[Position]) -> anyhow:
                     }
                     Ahead::Exists {
                         end: *end,
-                        oldest_us: None,
+                        oldest: Oldest::None,
                     }
                 }
                 Some(PartitionBounds::NoLeader) => Ahead::Untold(Untold::NoLeader),
@@ -97,25 +100,26 @@ pub(super) fn look_ahead(observer: &Observer, positions: &[Position]) -> anyhow:
         };
         answers.push(answer);
     }
-    let mut committed_us = HashMap::new();
+    let give_up_at = Instant::now() + READ_MAX;
+    let mut oldest = HashMap::new();
     for (topic, next_offsets) in behind {
-        committed_us.extend(read_commit_times(observer, topic, next_offsets)?);
+        oldest.extend(read_oldest(observer, topic, next_offsets, give_up_at)?);
     }
-    for (position, ahead) in positions.iter().zip(&mut answers) {
-        if let Ahead::Exists { oldest_us, .. } = ahead {
-            *oldest_us = committed_us.remove(&position.place);
+    for (position, answer) in positions.iter().zip(&mut answers) {
+        if let Ahead::Exists { oldest: of_this, .. } = answer {
+            *of_this = oldest.remove(&position.place).unwrap_or(Oldest::None);
         }
     }
     Ok(answers)
 }
 
-/// Reads the first event at or after each of these offsets. Returns when the source committed it. A partition that has only transaction markers
-/// there is left out.
-fn read_commit_times(
+/// Reads the first event at or after each of these offsets, until `give_up_at`. A partition that has only transaction markers there is left out.
+fn read_oldest(
     observer: &Observer,
     topic: &str,
     mut next_offsets: BTreeMap<i32, i64>,
-) -> anyhow::Result<HashMap<TopicPartition, i64>> {
+    give_up_at: Instant,
+) -> anyhow::Result<HashMap<TopicPartition, Oldest>> {
     let places = next_offsets
         .iter()
         .map(|(partition, next)| (place::place(topic, *partition), *next));
@@ -123,12 +127,8 @@ fn read_commit_times(
     observer.assign(&kafka::partition_list(
         places.iter().map(|(place, next)| (place, *next)),
     )?)?;
-    let (mut committed_us, start) = (HashMap::new(), Instant::now());
-    while !next_offsets.is_empty() {
-        ensure!(
-            start.elapsed() < READ_MAX,
-            "kafka does not send the events that come next in {topic}"
-        );
+    let mut oldest = HashMap::new();
+    while !next_offsets.is_empty() && Instant::now() < give_up_at {
         match observer.poll(POLL_TIMEOUT) {
             None => {}
             Some(Ok(record)) => {
@@ -136,7 +136,7 @@ fn read_commit_times(
                     let place = place::place(topic, record.partition());
                     // The later records of this partition are not needed.
                     observer.pause(&kafka::partition_list([(&place, next)].into_iter())?)?;
-                    committed_us.insert(place, record::committed_us(&record));
+                    oldest.insert(place, Oldest::CommittedUs(record::committed_us(&record)));
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -146,5 +146,7 @@ fn read_commit_times(
         }
     }
     observer.unassign()?;
-    Ok(committed_us)
+    let not_sent = next_offsets.into_keys();
+    oldest.extend(not_sent.map(|partition| (place::place(topic, partition), Oldest::NotSent)));
+    Ok(oldest)
 }

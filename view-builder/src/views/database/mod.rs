@@ -17,6 +17,7 @@ use crate::postgres::connection::connect;
 use crate::postgres::outage::Outage;
 use crate::postgres::refusal;
 use crate::process::faults;
+use crate::process::measure::Trouble;
 use crate::views::catalog::KeptViews;
 use crate::views::pauses::Cause;
 use crate::views::view::{self, View};
@@ -62,8 +63,8 @@ impl Database {
             contracts: Arc::new(contract::contracts_of(&topics)),
             topics,
             views,
-            outage: Outage::of("postgres", readiness.clone()),
-            trouble: Outage::of("batch-refused", readiness),
+            outage: Outage::of("postgres", Trouble::Postgres, readiness.clone()),
+            trouble: Outage::of("batch-refused", Trouble::Batch, readiness),
             refused_in_a_row: HashMap::new(),
             owner: String::new(),
             session: None,
@@ -175,7 +176,7 @@ impl Session {
     async fn prepare_each(client: Client, views: &[View]) -> Result<Self, Unprepared> {
         let move_positions = client
             .prepare_typed(
-                faults::moving("select advance_view_positions($1, $2, $3, $4, $5, $6, $7)"),
+                faults::moving("select advance_view_positions($1, $2, $3, $4, $5, $6, $7, $8)"),
                 &[
                     Type::TEXT_ARRAY,
                     Type::INT4_ARRAY,
@@ -184,6 +185,7 @@ impl Session {
                     Type::INT8_ARRAY,
                     Type::INT8_ARRAY,
                     Type::INT4_ARRAY,
+                    Type::INT8_ARRAY,
                 ],
             )
             .await?;

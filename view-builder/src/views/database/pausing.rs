@@ -1,6 +1,7 @@
 //! How a running builder pauses a view, and how it learns which views are paused.
 
 use super::Database;
+use crate::process::measure::Trouble;
 use crate::views::pauses::{Cause, Paused, load_paused, pause_view};
 use crate::views::view::View;
 
@@ -15,10 +16,11 @@ impl Database {
             };
             match attempt.await {
                 Ok(true) => {
+                    Trouble::View.note();
                     tracing::error!(
                         view = view.name,
                         reason = cause.reason,
-                        "the view is paused, all others go on: mend it, then view-builder resume or rebuild"
+                        "the view is paused, all others go on: mend it, then `view-builder resume` or `view-builder rebuild`"
                     );
                     break;
                 }

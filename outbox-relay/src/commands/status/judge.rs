@@ -1,0 +1,395 @@
+//! What follows from the figures: the problems, the verdict and the exit code. Pure.
+
+use service::status::{Judgement, Problem, Severity, State, Verdict, table};
+
+use super::figures::Figures;
+use crate::continuity::parking_note::StoppedAt;
+use crate::findings::sentences;
+use crate::process::row_name::{RowName, RowPlace};
+use crate::process::stop::Stop;
+
+/// The relay is paused or behind.
+pub(crate) const PAUSED_OR_BEHIND: u8 = 50;
+/// No relay reads the slot, and nothing keeps one from going on.
+pub(crate) const NO_RELAY: u8 = 51;
+/// Postgres or Kafka does not answer.
+pub(crate) const AWAY: u8 = 52;
+/// The codes that only `status` has. It also ends with the codes of the stops.
+#[cfg(test)]
+pub(crate) const CODES: [u8; 3] = [PAUSED_OR_BEHIND, NO_RELAY, AWAY];
+
+/// A relay whose oldest unpublished row is older is behind, in seconds.
+const BEHIND_AFTER_SECONDS: f64 = 10.0;
+/// What a standby says of itself: no problem, since another relay works.
+const STANDBY: &str = "warm standby";
+
+/// What was found besides the figures. Each has the sentence that a stop, `check` or `/readyz` has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// With which stops a relay ends, or has ended, by the stage that each concerns.
+    pub(super) stops: Vec<(&'static str, Stop)>,
+    /// The row at which the relay stopped, if it has not been passed.
+    pub(super) stopped_at: Option<StoppedAt>,
+    /// The stop of a publication that cannot be used, in the words of `check`.
+    pub(super) publication: Option<String>,
+    /// Why the slot may be lost, or sends nothing.
+    pub(super) slot_dangers: Vec<String>,
+    /// The words of an operator's pause.
+    pub(super) pause: Option<String>,
+}
+
+/// The stop of a relay that stopped at a row.
+fn stop_at(row: &StoppedAt) -> Stop {
+    let (position, what) = (row.position, row.reason.clone());
+    let name = RowName {
+        place: RowPlace::Stream(position),
+        id: None,
+    };
+    let too_many_parked = Stop::TooManyParked {
+        position,
+        what: what.clone(),
+    };
+    if row.exit_code == Some(too_many_parked.exit_code()) {
+        return too_many_parked;
+    }
+    Stop::Row { row: name, what }
+}
+
+/// What follows from the figures and from what was found.
+pub(super) fn judge(figures: &Figures, found: &Found) -> Judgement {
+    let mut problems = Vec::new();
+    problems.extend(
+        figures
+            .postgres
+            .away_because
+            .clone()
+            .map(|why| Problem::new("postgres", why)),
+    );
+    problems.extend(figures.kafka.away_because.clone().map(|why| Problem::new("kafka", why)));
+    problems.extend(stops(figures, found));
+    problems.extend(found.slot_dangers.iter().map(|danger| Problem::new("slot", danger)));
+    problems.extend(found.pause.clone().map(|pause| Problem::warning("relay", pause)));
+    problems.extend(nobody_reads(figures, &problems));
+    problems.extend(said_by_the_relay(figures, &problems));
+    problems.extend(is_behind(figures, found));
+    let parked = figures.parking.as_ref().map_or(0, |parking| parking.rows);
+    problems.extend((parked > 0).then(|| Problem::warning("parking", sentences::rows_are_parked(parked))));
+    let (verdict, exit_code) = verdict(figures, found, &problems);
+    Judgement {
+        verdict,
+        problems,
+        exit_code,
+    }
+}
+
+/// The stops with which a relay has ended, or would end.
+fn stops(figures: &Figures, found: &Found) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = found
+        .stops
+        .iter()
+        .map(|(stage, stop)| Problem::new(stage, stop.to_string()).with_exit_code(stop.exit_code()))
+        .collect();
+    let unusable = Stop::Publication {
+        publication: String::new(),
+        what: String::new(),
+    };
+    let publication = found.publication.as_ref();
+    problems.extend(publication.map(|text| Problem::new("outbox", text).with_exit_code(unusable.exit_code())));
+    // A relay that runs is past the row soon, or stops there again. And an operator may have said what becomes of the row.
+    let is_read = figures.slot.as_ref().is_some_and(|slot| slot.is_active);
+    let stopped_at = found.stopped_at.as_ref().filter(|row| !is_read && !row.park);
+    problems.extend(stopped_at.map(|row| {
+        let stop = stop_at(row);
+        Problem::new("outbox", stop.to_string()).with_exit_code(row.exit_code.unwrap_or_else(|| stop.exit_code()))
+    }));
+    problems
+}
+
+/// Nobody reads the slot, although nothing keeps a relay from it.
+fn nobody_reads(figures: &Figures, so_far: &[Problem]) -> Option<Problem> {
+    let slot = figures.slot.as_ref().filter(|slot| !slot.is_active)?;
+    if so_far.iter().any(|problem| problem.exit_code.is_some()) {
+        return None;
+    }
+    Some(Problem::new(
+        "relay",
+        format!(
+            "no relay reads slot `{}`: nothing is published, and Postgres keeps the WAL; `outbox-relay run` goes on from the checkpoint",
+            slot.name
+        ),
+    ))
+}
+
+/// What the relay's process says of itself and nobody has said yet.
+fn said_by_the_relay(figures: &Figures, so_far: &[Problem]) -> Vec<Problem> {
+    let Some(relay) = &figures.relay else {
+        return Vec::new();
+    };
+    if relay.reasons.values().any(|reason| reason.contains(STANDBY)) {
+        return Vec::new();
+    }
+    let is_new = |text: &str| !so_far.iter().any(|problem| problem.text.contains(text));
+    let reasons = relay.reasons.iter().filter(|(_, text)| is_new(text));
+    let reasons = reasons.map(|(part, text)| Problem::new("relay", format!("{part}: {text}")));
+    // Its pause is told already, from the record itself.
+    let warnings = relay.warnings.iter().filter(|(part, _)| *part != "pause");
+    let warnings = warnings.map(|(part, text)| Problem::warning("relay", format!("{part}: {text}")));
+    reasons.chain(warnings).collect()
+}
+
+fn is_behind(figures: &Figures, found: &Found) -> Option<Problem> {
+    let age = figures.outbox.oldest_unpublished_age_seconds?;
+    let works = figures.slot.as_ref().is_some_and(|slot| slot.is_active) && found.pause.is_none();
+    (works && age > BEHIND_AFTER_SECONDS).then(|| {
+        Problem::new(
+            "outbox",
+            format!(
+                "the oldest row that is not published is {} old, although a relay reads the slot; `outbox-relay check` tells what may keep it",
+                table::seconds(age)
+            ),
+        )
+    })
+}
+
+fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> (Verdict, u8) {
+    let with = |state, text: String, exit_code| (Verdict { state, text }, exit_code);
+    let is_read = figures.slot.as_ref().is_some_and(|slot| slot.is_active);
+    if let Some(code) = problems.iter().find_map(|problem| problem.exit_code) {
+        let text = if is_read {
+            format!("a relay reads the slot, and cannot go on; it ends with exit code {code}")
+        } else {
+            format!("no relay can go on; one that is started ends with exit code {code}")
+        };
+        return with(State::Stopped, text, code);
+    }
+    let away = [
+        ("Postgres", &figures.postgres.away_because),
+        ("Kafka", &figures.kafka.away_because),
+    ];
+    let away: Vec<&str> = away
+        .iter()
+        .filter_map(|(name, away)| away.as_ref().map(|_| *name))
+        .collect();
+    if !away.is_empty() {
+        return with(
+            State::Away,
+            format!("no answer from {}; {}", away.join(" and "), still_known(figures)),
+            AWAY,
+        );
+    }
+    if let (Some(pause), true) = (&figures.pause, found.pause.is_some()) {
+        let for_now = table::seconds(pause.paused_seconds);
+        let text = format!("an operator has paused the relay for {for_now} now ({})", pause.reason);
+        // A pause of which no relay knows is none: nobody reads the slot.
+        let code = if is_read { PAUSED_OR_BEHIND } else { NO_RELAY };
+        return with(State::Paused, text, code);
+    }
+    if !is_read {
+        return with(State::Stopped, "no relay reads the slot".to_owned(), NO_RELAY);
+    }
+    let oldest = figures.outbox.oldest_unpublished_age_seconds;
+    let published = match oldest {
+        Some(age) if age > 0.0 => format!("the oldest row that is not published is {} old", table::seconds(age)),
+        Some(_) => "everything that was committed is published".to_owned(),
+        None => "a relay reads the slot".to_owned(),
+    };
+    let works = problems.iter().all(|problem| problem.severity == Severity::Warning);
+    if works {
+        with(State::Well, published, 0)
+    } else {
+        with(State::Behind, published, PAUSED_OR_BEHIND)
+    }
+}
+
+/// What is known although a server is away.
+fn still_known(figures: &Figures) -> String {
+    let slot = figures.slot.as_ref().map(|slot| {
+        let read = if slot.is_active {
+            "a relay reads the slot"
+        } else {
+            "no relay reads the slot"
+        };
+        // The server counts bytes that it has, which are never fewer than 0.
+        let kept = table::bytes(u64::try_from(slot.retained_bytes).unwrap_or(0));
+        format!("{read}, which keeps {kept} of WAL")
+    });
+    let checkpoint = figures.checkpoint.as_ref();
+    let published = checkpoint.map(|checkpoint| format!("everything up to {} is published", checkpoint.published_lsn));
+    let known: Vec<String> = slot.into_iter().chain(published).collect();
+    if known.is_empty() {
+        "nothing else is known".to_owned()
+    } else {
+        known.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use service::health::SaysOfItself;
+    use service::status::{Judgement, State};
+
+    use super::{AWAY, Found, NO_RELAY, PAUSED_OR_BEHIND, judge};
+    use crate::commands::status::figures::{Checkpoint, Figures, Parking, Pause, Slot};
+    use crate::continuity::parking_note::StoppedAt;
+    use crate::process::stop::Stop;
+
+    fn healthy() -> Figures {
+        let mut figures = Figures {
+            slot: Some(Slot {
+                name: "relay".to_owned(),
+                is_active: true,
+                ..Slot::default()
+            }),
+            checkpoint: Some(Checkpoint::default()),
+            parking: Some(Parking::default()),
+            ..Figures::default()
+        };
+        figures.outbox.oldest_unpublished_age_seconds = Some(0.0);
+        figures
+    }
+
+    fn without_relay() -> Figures {
+        let mut figures = healthy();
+        if let Some(slot) = &mut figures.slot {
+            slot.is_active = false;
+        }
+        figures
+    }
+
+    fn state(figures: &Figures, found: &Found) -> (State, u8) {
+        let Judgement { verdict, exit_code, .. } = judge(figures, found);
+        (verdict.state, exit_code)
+    }
+
+    fn stopped(exit_code: Option<u8>, park: bool) -> Found {
+        Found {
+            stopped_at: Some(StoppedAt {
+                position: "0/10:1".parse().unwrap(),
+                reason: "column `id` is null".to_owned(),
+                exit_code,
+                park,
+            }),
+            ..Found::default()
+        }
+    }
+
+    #[test]
+    fn a_relay_that_publishes_is_well_until_a_row_waits_for_long() {
+        let mut figures = healthy();
+        assert_eq!(state(&figures, &Found::default()), (State::Well, 0));
+        figures.outbox.oldest_unpublished_age_seconds = Some(9.0);
+        assert_eq!(state(&figures, &Found::default()), (State::Well, 0));
+        figures.outbox.oldest_unpublished_age_seconds = Some(11.0);
+        assert_eq!(state(&figures, &Found::default()), (State::Behind, PAUSED_OR_BEHIND));
+    }
+
+    #[test]
+    fn parked_rows_are_told_and_are_no_problem_of_the_relay() {
+        let mut figures = healthy();
+        figures.parking = Some(Parking {
+            rows: 4,
+            ..Parking::default()
+        });
+        let judged = judge(&figures, &Found::default());
+        assert_eq!((judged.verdict.state, judged.exit_code), (State::Well, 0));
+        assert_eq!(judged.problems[0].commands, ["outbox-relay parked list"]);
+    }
+
+    #[test]
+    fn without_a_relay_the_command_that_goes_on_is_named() {
+        let judged = judge(&without_relay(), &Found::default());
+        assert_eq!((judged.verdict.state, judged.exit_code), (State::Stopped, NO_RELAY));
+        assert_eq!(judged.problems[0].commands, ["outbox-relay run"]);
+    }
+
+    #[test]
+    fn a_stop_is_told_in_its_own_words_with_its_own_code() {
+        let stop = Stop::RecoveryUnfinished {
+            slot: "relay".to_owned(),
+        };
+        let found = Found {
+            stops: vec![("checkpoint", stop.clone())],
+            ..Found::default()
+        };
+        let judged = judge(&without_relay(), &found);
+        assert_eq!((judged.verdict.state, judged.exit_code), (State::Stopped, 42));
+        assert_eq!(
+            (judged.problems.len(), &judged.problems[0].text),
+            (1, &stop.to_string())
+        );
+        assert_eq!(judged.problems[0].commands[0], "outbox-relay recover");
+    }
+
+    #[test]
+    fn the_row_at_which_a_relay_stopped_is_told_until_somebody_has_decided() {
+        let judged = judge(&without_relay(), &stopped(Some(31), false));
+        assert_eq!((judged.verdict.state, judged.exit_code), (State::Stopped, 31));
+        assert_eq!(judged.problems[0].commands, ["outbox-relay park 0/10:1"]);
+        assert_eq!(state(&without_relay(), &stopped(None, false)), (State::Stopped, 30));
+        assert_eq!(
+            state(&without_relay(), &stopped(Some(31), true)),
+            (State::Stopped, NO_RELAY)
+        );
+        assert_eq!(state(&healthy(), &stopped(Some(31), false)), (State::Well, 0));
+    }
+
+    #[test]
+    fn a_pause_is_told_before_a_lag_and_without_a_relay_it_is_no_pause() {
+        let found = Found {
+            pause: Some("paused; `outbox-relay resume` ends it".to_owned()),
+            ..Found::default()
+        };
+        let paused = |mut figures: Figures| {
+            figures.pause = Some(Pause::default());
+            figures.outbox.oldest_unpublished_age_seconds = Some(99.0);
+            figures
+        };
+        assert_eq!(state(&paused(healthy()), &found), (State::Paused, PAUSED_OR_BEHIND));
+        assert_eq!(state(&paused(without_relay()), &found), (State::Paused, NO_RELAY));
+        let judged = judge(&paused(healthy()), &found);
+        assert_eq!(judged.problems.len(), 1, "the lag follows from the pause: {judged:?}");
+        assert_eq!(judged.problems[0].commands, ["outbox-relay resume"]);
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_named_with_what_is_known_all_the_same() {
+        let mut figures = healthy();
+        figures.checkpoint = None;
+        figures.kafka.away_because = Some("Kafka at k:9092: no answer".to_owned());
+        let judged = judge(&figures, &Found::default());
+        assert_eq!((judged.verdict.state, judged.exit_code), (State::Away, AWAY));
+        assert_eq!(
+            judged.verdict.text,
+            "no answer from Kafka; a relay reads the slot, which keeps 0 bytes of WAL"
+        );
+        let figures = Figures::default();
+        let mut both = figures.clone();
+        both.postgres.away_because = Some("away".to_owned());
+        both.kafka.away_because = Some("away".to_owned());
+        let judged = judge(&both, &Found::default());
+        assert_eq!(
+            judged.verdict.text,
+            "no answer from Postgres and Kafka; nothing else is known"
+        );
+    }
+
+    #[test]
+    fn what_the_relay_says_of_itself_counts_unless_it_is_a_standby() {
+        let says = |reason: &str| {
+            let mut figures = healthy();
+            figures.relay = Some(SaysOfItself {
+                is_ready: Some(false),
+                reasons: BTreeMap::from([("kafka".to_owned(), reason.to_owned())]),
+                ..SaysOfItself::default()
+            });
+            state(&figures, &Found::default())
+        };
+        assert_eq!(says("it does not answer"), (State::Behind, PAUSED_OR_BEHIND));
+        assert_eq!(
+            says("another relay has it; this one is a warm standby"),
+            (State::Well, 0)
+        );
+    }
+}

@@ -1,0 +1,2 @@
+//! Prometheus' own tool reads all that deploy/monitoring gives to Prometheus and to Grafana.
+mod promtool;
