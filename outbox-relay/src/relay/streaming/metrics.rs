@@ -43,7 +43,10 @@ impl StreamMetrics {
             "relay_commit_to_kafka_seconds",
             "From the commit in Postgres of a transaction's newest row until it is visible to a read_committed reader, in seconds."
         );
-        metrics::describe_gauge!("relay_unconfirmed_bytes", "WAL that was read and is not confirmed yet, in bytes.");
+        metrics::describe_gauge!(
+            "relay_unconfirmed_bytes",
+            "WAL that was read and is not confirmed yet, in bytes."
+        );
         metrics::describe_gauge!("relay_leader", "1 while this relay has the slot and streams.");
         metrics::describe_counter!(
             "relay_restarts_total",
