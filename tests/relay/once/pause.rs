@@ -97,7 +97,8 @@ async fn a_paused_relay_publishes_and_confirms_nothing_until_it_is_resumed_also_
     let warning = ready["warnings"]["pause"].as_str().unwrap_or_default().to_owned();
     assert!(warning.contains(REASON), "{ready}");
     let said = rig.relay.log_text().len();
-    rig.relay.run(&["status"]).await.unwrap_or_else(|err| panic!("{err:#}"));
+    let status = rig.relay.run_for_status(&["status"]).await.expect("an end");
+    assert_eq!(status.code(), Some(relay_exit::PAUSED_OR_BEHIND));
     assert!(
         rig.relay.log_text()[said..].contains(REASON),
         "{}",

@@ -106,13 +106,9 @@ fn find(config: &Config, postgres: &PostgresLook, kafka: &KafkaLook) -> Found {
 
 fn describe(config: &Config, postgres: PostgresLook, kafka: KafkaLook) -> Figures {
     let system = postgres.system.as_ref();
-    let (age, unknown_because) = match postgres.oldest_unpublished {
-        Some(Ok(age)) => (Some(age), None),
-        Some(Err(why)) => (None, Some(why)),
-        None => (
-            None,
-            Some("there is no checkpoint that says what is published".to_owned()),
-        ),
+    let (age, unknown_because) = match oldest_unpublished_age(&postgres, &kafka) {
+        Ok(age) => (Some(age), None),
+        Err(why) => (None, Some(why)),
     };
     let has_table = !config.outbox.table.is_empty();
     Figures {
@@ -148,6 +144,23 @@ fn describe(config: &Config, postgres: PostgresLook, kafka: KafkaLook) -> Figure
             away_because: kafka.away_because,
         },
         relay: None,
+    }
+}
+
+/// The age of the oldest row that is not published, in seconds; 0 if there is none. An error is the reason why it is not known.
+fn oldest_unpublished_age(postgres: &PostgresLook, kafka: &KafkaLook) -> Result<f64, String> {
+    let checkpoint = kafka.stored().map(|stored| &stored.checkpoint);
+    let partial = checkpoint.filter(|checkpoint| checkpoint.published.partial.is_some());
+    // The rest of that transaction was committed together with the rows that are published. Its rows were inserted before that.
+    let partial_us = partial.and_then(|checkpoint| checkpoint.newest_commit_us);
+    let partial_age = partial_us.map(|us| seconds_since(us / 1_000));
+    match (&postgres.oldest_unpublished, partial_age) {
+        (Some(Ok(age)), partial_age) => Ok(age.max(partial_age.unwrap_or(0.0))),
+        (_, Some(partial_age)) => Ok(partial_age),
+        (Some(Err(why)), None) => Err(why.clone()),
+        (None, None) if postgres.away_because.is_some() => Err("Postgres is away".to_owned()),
+        (None, None) if kafka.away_because.is_some() => Err("Kafka is away, and has the checkpoint".to_owned()),
+        (None, None) => Err("there is no checkpoint that says what is published".to_owned()),
     }
 }
 
@@ -208,4 +221,48 @@ fn describe_topics(config: &Config, kafka: &KafkaLook) -> Vec<figures::Topic> {
 #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
 fn seconds_since(ms: i64) -> f64 {
     (now_us() / 1_000 - ms).max(0) as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KafkaLook, PostgresLook, oldest_unpublished_age};
+    use crate::continuity::checkpoint::tests::example;
+    use crate::kafka::StoredCheckpoint;
+    use service::clock::now_us;
+
+    /// The looks after a checkpoint whose newest row was committed a minute ago, and a table whose oldest row behind that is 5 s old.
+    fn looks(is_partial: bool) -> (PostgresLook, KafkaLook) {
+        let mut checkpoint = example();
+        checkpoint.newest_commit_us = Some(now_us() - 60_000_000);
+        checkpoint.published.partial.take_if(|_| !is_partial);
+        let stored = StoredCheckpoint {
+            checkpoint,
+            offset: 1,
+            written_ms: None,
+        };
+        let kafka = KafkaLook {
+            checkpoint: Some(Ok(Some(stored))),
+            ..KafkaLook::default()
+        };
+        let postgres = PostgresLook {
+            oldest_unpublished: Some(Ok(5.0)),
+            ..PostgresLook::default()
+        };
+        (postgres, kafka)
+    }
+
+    #[test]
+    fn the_rest_of_a_transaction_is_as_old_as_its_first_rows() {
+        let (mut postgres, kafka) = looks(false);
+        assert_eq!(oldest_unpublished_age(&postgres, &kafka), Ok(5.0));
+        postgres.oldest_unpublished = Some(Err("permission denied".to_owned()));
+        assert_eq!(
+            oldest_unpublished_age(&postgres, &kafka),
+            Err("permission denied".to_owned())
+        );
+        let (mut postgres, kafka) = looks(true);
+        assert!(oldest_unpublished_age(&postgres, &kafka).is_ok_and(|age| age >= 60.0));
+        postgres.oldest_unpublished = None;
+        assert!(oldest_unpublished_age(&postgres, &kafka).is_ok_and(|age| age >= 60.0));
+    }
 }

@@ -50,7 +50,7 @@ impl PostgresLook {
             Ok((connection, slot))
         });
         match opened.await {
-            Err(err) => look.away_because = Some(sentences::postgres_is_away(&err.context(addresses(config)))),
+            Err(err) => look.away_because = Some(sentences::postgres_is_away(&err)),
             Ok((connection, slot)) => {
                 let version = connection.server_version_num();
                 look.server_version = Some(format!("{}.{}", version / 10_000, version % 10_000));

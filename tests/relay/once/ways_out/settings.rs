@@ -20,8 +20,7 @@ async fn after_an_error_that_has_no_code_of_its_own_the_same_command_goes_on() {
             .await
             .expect("an alteration");
     };
-    let commands: [&[&str]; 4] = [
-        &["status"],
+    let commands: [&[&str]; 3] = [
         &["recover", "--yes"],
         &["replay", "--key", "k1", "--yes"],
         &["init", "--accept-new-slot", "--existing-rows", "skip"],

@@ -105,7 +105,8 @@ pub(super) struct Total {
     pub(super) lag_events: Option<i64>,
     /// The largest. `None`: that of a partition is not known.
     pub(super) lag_seconds: Option<f64>,
-    pub(super) dead_letters: i64,
+    /// The sum. `None`: Postgres is away.
+    pub(super) dead_letters: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

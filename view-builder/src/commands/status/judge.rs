@@ -49,11 +49,10 @@ pub(super) fn judge(figures: &Figures, found: &Found) -> Judgement {
     problems.extend(paused_partitions.map(|problem| with_code_of(problem, &Failure::Continuity)));
     let paused_views = found.paused_views.iter().map(|text| Problem::new("views", text));
     problems.extend(paused_views.map(|problem| with_code_of(problem, &Failure::Paused)));
-    let letters = figures.total.dead_letters;
-    problems.extend((letters > 0).then(|| {
-        let text = letters::waiting(letters);
-        with_code_of(Problem::warning("dead_letters", text), &Failure::DeadLetters)
-    }));
+    problems.extend(
+        waiting_letters(figures)
+            .map(|text| with_code_of(Problem::warning("dead_letters", text), &Failure::DeadLetters)),
+    );
     problems.extend(untold(found));
     problems.extend(
         found
@@ -86,6 +85,12 @@ fn no_builder(figures: &Figures, found: &Found) -> Option<Problem> {
         None => return None,
     };
     Some(Problem::new("builders", text).with_exit_code(BEHIND_OR_NO_BUILDER))
+}
+
+/// The sentence of the events that wait since they cannot be applied. `None`: there is no such event, or Postgres is away.
+fn waiting_letters(figures: &Figures) -> Option<String> {
+    let count = figures.total.dead_letters.filter(|count| *count > 0)?;
+    Some(letters::waiting(count))
 }
 
 /// The partitions of which Kafka does not tell.
@@ -181,9 +186,7 @@ fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> Verdict {
     if !paused.is_empty() {
         return with(State::Paused, format!("{}; of the others: {lag}", paused.join(" and ")));
     }
-    let waits = total.dead_letters > 0;
-    if waits {
-        let letters = letters::waiting(total.dead_letters);
+    if let Some(letters) = waiting_letters(figures) {
         return with(State::Behind, format!("{letters}; of the others: {lag}"));
     }
     let works = problems.iter().all(|problem| problem.severity == Severity::Warning);
@@ -193,10 +196,10 @@ fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> Verdict {
 /// What is known although a server is away.
 fn still_known(figures: &Figures) -> String {
     let total = &figures.total;
-    let positions = (total.partitions > 0).then(|| {
+    let positions = total.dead_letters.map(|letters| {
         format!(
-            "positions of {} partitions are known, and {} dead letters",
-            total.partitions, total.dead_letters
+            "positions of {} partitions are known, and {letters} dead letters",
+            total.partitions
         )
     });
     let members = figures
@@ -278,7 +281,7 @@ mod tests {
             (State::Paused, 7, one("view-builder resume v"))
         );
         let mut letters = healthy();
-        letters.total.dead_letters = 3;
+        letters.total.dead_letters = Some(3);
         let list = one("view-builder dead-letters list");
         assert_eq!(judged(&letters, &Found::default()), (State::Behind, 6, list));
         let untold = Found {
@@ -291,7 +294,7 @@ mod tests {
     #[test]
     fn a_server_that_is_away_is_named_first_with_what_is_known_all_the_same() {
         let mut figures = healthy();
-        figures.total.dead_letters = 3;
+        figures.total.dead_letters = Some(3);
         figures.kafka.away_because = Some("kafka does not answer".to_owned());
         figures.group.members = None;
         let judgement = judge(&figures, &Found::default());

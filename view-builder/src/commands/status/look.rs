@@ -63,6 +63,7 @@ pub(super) async fn look(config: &StatusConfig) -> Result<(Figures, Found), Fail
     let found = find(&postgres, &positions, ahead.as_deref());
     let target = &config.servers.database.0;
     let partitions = partitions(&positions, ahead.as_deref());
+    let is_postgres_away = postgres_away.is_some();
     let figures = Figures {
         postgres: figures::Postgres {
             address: addresses(target),
@@ -78,7 +79,11 @@ pub(super) async fn look(config: &StatusConfig) -> Result<(Figures, Found), Fail
             ..group
         },
         builder,
-        total: total(&partitions),
+        total: if is_postgres_away {
+            Total::default()
+        } else {
+            total(&partitions)
+        },
         partitions,
         views: postgres.views,
     };
@@ -219,6 +224,6 @@ fn total(partitions: &[Partition]) -> Total {
         lag_seconds: partitions
             .iter()
             .try_fold(0.0, |max: f64, partition| Some(max.max(partition.lag_seconds?))),
-        dead_letters: partitions.iter().map(|partition| partition.dead_letters).sum(),
+        dead_letters: Some(partitions.iter().map(|partition| partition.dead_letters).sum()),
     }
 }

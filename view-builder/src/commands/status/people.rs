@@ -53,7 +53,7 @@ pub(super) fn table(figures: &Figures) -> String {
         "lag in all: {}, oldest: {} s, dead letters: {}",
         known(total.lag_events),
         seconds(total.lag_seconds),
-        total.dead_letters
+        known(total.dead_letters)
     );
     format!(
         "{}\n{}{sums}\n\n{}",
