@@ -55,17 +55,17 @@ async fn create(State(database): State<Database>, JsonBody(body, room): JsonBody
 async fn read(
     State(reader): State<Reader>,
     Id(id): Id,
-    asked: MinVersion,
+    min_version: MinVersion,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let statement = |bytes: i64| query(statements::READ).bind(id).bind(asked.version).bind(bytes);
-    let row = reader.row(asked.wait, || statement(SHORT_BYTES as i64)).await?;
+    let statement = |bytes: i64| query(statements::READ).bind(id).bind(min_version.version).bind(bytes);
+    let row = reader.row(min_version.wait, || statement(SHORT_BYTES as i64)).await?;
     let post = read_row(Ok(row))?;
     if let Some(body) = post.body {
         return Ok(answer::tagged(&headers, &post.tag, body));
     }
     let room = Room::take().await?;
-    let row = reader.row(asked.wait, || statement(i64::MAX)).await?;
+    let row = reader.row(min_version.wait, || statement(i64::MAX)).await?;
     let post = read_row(Ok(row))?;
     Ok(answer::tagged(
         &headers,

@@ -48,8 +48,8 @@ pub fn tagged(request: &HeaderMap, tag: &str, body: impl Into<Body>) -> Response
     let Ok(etag) = HeaderValue::try_from(format!("\"{tag}\"")) else {
         return json(body);
     };
-    let has_it = request.get_all(header::IF_NONE_MATCH).iter().any(|known| known == etag);
-    let mut response = if has_it {
+    let client_has_it = request.get_all(header::IF_NONE_MATCH).iter().any(|known| known == etag);
+    let mut response = if client_has_it {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         json(body)

@@ -27,14 +27,12 @@ pub(crate) fn accepts_json<'a>(mut accept: impl Iterator<Item = &'a HeaderValue>
 
 /// A media type without its parameters.
 fn without_parameters(text: &str) -> &str {
-    let without_parameters = text
-        .split_once(';')
-        .map_or(text, |(without_parameters, _)| without_parameters);
-    without_parameters.trim()
+    let media_type = text.split_once(';').map_or(text, |(before, _)| before);
+    media_type.trim()
 }
 
-fn names_json(without_parameters: &str) -> bool {
-    let Some((kind, subtype)) = without_parameters.split_once('/') else {
+fn names_json(media_type: &str) -> bool {
+    let Some((kind, subtype)) = media_type.split_once('/') else {
         return false;
     };
     kind.eq_ignore_ascii_case("application")

@@ -15,7 +15,7 @@ const PATH_PROPERTIES: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
-/// A property that cannot be used. The message names the flag that gave it, as `ClientArgs` has them.
+/// A property that cannot be used. The text names the flag of `ClientArgs` that gave it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProperty {
     // The text does not repeat the line. It may be a password whose name was forgotten.
@@ -76,17 +76,17 @@ impl Property {
     /// Reads the value again from its file. A file that librdkafka itself reads is only opened, to see that it can be read: librdkafka's message does
     /// not always name it.
     pub(super) fn read_again(&mut self) -> Result<(), InvalidProperty> {
-        let unreadable =
+        let name_path_reason =
             |path: &Path, err: std::io::Error| (self.name.clone(), path.display().to_string(), err.to_string());
         if let Some(path) = &self.file {
             let text = std::fs::read_to_string(path).map_err(|err| {
-                let (name, path, reason) = unreadable(path, err);
+                let (name, path, reason) = name_path_reason(path, err);
                 InvalidProperty::Unreadable { name, path, reason }
             })?;
             self.value = text.trim_end_matches(['\r', '\n']).to_owned();
         } else if let Some(path) = self.file() {
             std::fs::File::open(path).map_err(|err| {
-                let (name, path, reason) = unreadable(path, err);
+                let (name, path, reason) = name_path_reason(path, err);
                 InvalidProperty::NoFile { name, path, reason }
             })?;
         }

@@ -186,7 +186,7 @@ impl Plan {
             route: self.required_text(values, self.route)?,
             key: self.optional_bytes(values, self.key)?,
             value: self
-                .bytes(values, self.payload)?
+                .optional_bytes(values, self.payload)?
                 .filter(|value| !(self.options.tombstone_on_empty_payload && self.is_blank_payload(value))),
             partition,
         })

@@ -46,8 +46,8 @@ pub enum Message<'a> {
 /// A logical decoding message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmittedMessage<'a> {
-    /// Whether it belongs to the transaction around it. A message that does not is sent between transactions, even if its own transaction was
-    /// rolled back.
+    /// Whether the message belongs to the transaction around it. Any other message is sent between transactions, even if the transaction that wrote
+    /// it was rolled back.
     pub is_transactional: bool,
     /// In the database's encoding, which need not be UTF-8.
     pub prefix: &'a [u8],

@@ -31,7 +31,7 @@ pub struct StandbyStatus {
     pub reply_requested: bool,
 }
 
-/// A running stream: frames in, status out.
+/// A running stream. Frames are read from it, and a status is written to it.
 pub struct ReplicationStream {
     stream: Stream,
     input: BytesMut,
