@@ -1,6 +1,6 @@
 //! The contract between the programs: what an event says, where it travels, how its record is marked.
 //!
-//! `user-api` and `post-api` write events into their outbox, `outbox-relay` carries them unread, `view-builder` reads them.
+//! `user-api` and `post-api` write events into their outbox. `outbox-relay` carries them without reading them. `view-builder` reads them.
 
 pub mod position;
 

@@ -1,4 +1,4 @@
-//! Where in the source's WAL a record comes from, as its header tells it.
+//! The place in the source's WAL from which a record comes. A header of the record carries it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 /// Name of the record header that carries a [`Position`].
 pub const POSITION_HEADER: &str = "position";
 
-/// A row's place in the source: `(commit LSN, index in the transaction)` orders all rows of one database, since an LSN
-/// alone does not (rows of one COPY share theirs). The commit's time lets a reader measure latency from the commit.
+/// A row's place in the source: `(commit LSN, index in the transaction)` orders all rows of one database. An LSN alone does not, since the rows of
+/// one COPY share one. The commit's time lets a reader measure latency from the commit.
 ///
 /// Its text is `16/B374D848:0:1795344833217210`: LSN as Postgres writes it, index from 0, microseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub struct Position {
     pub commit_timestamp_us: i64,
 }
 
-/// A position header that is not one.
+/// The value of a position header that is not a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPosition;
 

@@ -1,4 +1,4 @@
-//! Lists that are read with the views, once these have the versions that are asked for.
+//! Answers lists for which the views are read. A list is read as soon as the views have the versions that the client asks for.
 
 use axum::response::Response;
 use rest::database::Failure;
@@ -20,8 +20,8 @@ pub(crate) struct List {
 }
 
 impl List {
-    /// Answers a page or the whole list. Its first batch is from a snapshot with the versions that are asked for, and the later ones,
-    /// which ask for none, are from later snapshots.
+    /// Answers a page or the whole list. Its first batch comes from a snapshot that has the versions that are asked for. The later batches come from
+    /// later snapshots, so they need not ask for versions.
     ///
     /// # Errors
     /// As [`Reader::row`].
@@ -34,8 +34,8 @@ impl List {
     ) -> Result<Response, Problem> {
         let part = Part::first(&page, self.batch_size);
         let least = users_and_versions(&asked);
-        let first = || self.query(part, least.clone(), department.clone());
-        let row = reader.row(asked.wait, first).await?;
+        let statement = || self.query(part, least.clone(), department.clone());
+        let row = reader.row(asked.wait, statement).await?;
         let first = row
             .ok_or(sqlx::Error::RowNotFound)
             .and_then(|row| Batch::from_row(&row));

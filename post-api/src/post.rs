@@ -2,7 +2,7 @@
 
 use rest::{Fields, Object, Problem};
 
-/// Most characters of a title: the column's width.
+/// A title has at most this many characters. This is the width of its column.
 const TITLE_MAX_CHARS: usize = 255;
 
 /// A post as a request describes it, checked.
@@ -15,8 +15,8 @@ pub(crate) struct PostInput {
 }
 
 impl PostInput {
-    /// Reads the three fields that a client sets. `id`, `createdAt`, `updatedAt`, the author's fields and unknown ones are
-    /// not looked at: clients send back what they were given, and nobody may say who an author is.
+    /// Reads the three fields that a client sets. `id`, `createdAt`, `updatedAt`, the author's fields and unknown ones are ignored. Clients send back
+    /// what they were given, and a client cannot change an author here.
     ///
     /// # Errors
     /// 422 naming every field that cannot be taken.

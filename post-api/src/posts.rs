@@ -40,34 +40,38 @@ pub(crate) fn router(reader: Reader) -> Router {
 async fn create(State(database): State<Database>, JsonBody(body, room): JsonBody) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let event = Uuid::new_v4();
-    let post = change(&database, bound(statements::CREATE, &post).bind(event), event).await?;
+    let post = change_post(&database, bind_post(statements::CREATE, &post).bind(event), event).await?;
     let post = post.ok_or_else(Problem::internal)?;
     let location = format!("/api/posts/{}", post.id);
     Ok(answer::created(
         location,
         &post.tag,
         post.version,
-        room.body(text(post.body)?),
+        room.body(required_body(post.body)?),
     ))
 }
 
-/// The post is read from its own table and is never behind: `minVersion` is its author's.
+/// The post is read from its own table, which is never behind. So `minVersion` is about its author.
 async fn read(
     State(reader): State<Reader>,
     Id(id): Id,
-    asked: MinVersion,
+    min_version: MinVersion,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let statement = |bytes: i64| query(statements::READ).bind(id).bind(asked.version).bind(bytes);
-    let row = reader.row(asked.wait, || statement(SHORT_BYTES as i64)).await?;
-    let post = answered(Ok(row))?;
+    let statement = |bytes: i64| query(statements::READ).bind(id).bind(min_version.version).bind(bytes);
+    let row = reader.row(min_version.wait, || statement(SHORT_BYTES as i64)).await?;
+    let post = read_row(Ok(row))?;
     if let Some(body) = post.body {
         return Ok(answer::tagged(&headers, &post.tag, body));
     }
     let room = Room::take().await?;
-    let row = reader.row(asked.wait, || statement(i64::MAX)).await?;
-    let post = answered(Ok(row))?;
-    Ok(answer::tagged(&headers, &post.tag, room.body(text(post.body)?)))
+    let row = reader.row(min_version.wait, || statement(i64::MAX)).await?;
+    let post = read_row(Ok(row))?;
+    Ok(answer::tagged(
+        &headers,
+        &post.tag,
+        room.body(required_body(post.body)?),
+    ))
 }
 
 async fn update(
@@ -78,17 +82,24 @@ async fn update(
 ) -> Result<Response, Problem> {
     let post = PostInput::parse(body)?;
     let event = Uuid::new_v4();
-    let statement = bound(statements::UPDATE, &post).bind(id).bind(&versions).bind(event);
-    let post = change(&database, statement, event).await?;
-    let post = made(&database, post, id, versions.is_some()).await?;
-    Ok(answer::changed(&post.tag, post.version, room.body(text(post.body)?)))
+    let statement = bind_post(statements::UPDATE, &post)
+        .bind(id)
+        .bind(&versions)
+        .bind(event);
+    let post = change_post(&database, statement, event).await?;
+    let post = ensure_changed(&database, post, id, versions.is_some()).await?;
+    Ok(answer::changed(
+        &post.tag,
+        post.version,
+        room.body(required_body(post.body)?),
+    ))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions): IfMatch) -> Result<Response, Problem> {
     let event = Uuid::new_v4();
     let statement = query(statements::DELETE).bind(id).bind(&versions).bind(event);
-    let post = change(&database, statement, event).await?;
-    let post = made(&database, post, id, versions.is_some()).await?;
+    let post = change_post(&database, statement, event).await?;
+    let post = ensure_changed(&database, post, id, versions.is_some()).await?;
     Ok(answer::deleted(post.version))
 }
 
@@ -105,44 +116,49 @@ async fn list_by_department(
     LIST_BY_DEPARTMENT.answer(&reader, Some(department), page, asked).await
 }
 
-/// A post as a statement answers it.
-struct Answered {
+/// One row that a statement of this file returns.
+struct PostRow {
     id: i64,
     version: i64,
-    /// Names the state of the answer: it changes with the post and with its author.
+    /// The entity tag. It changes when the post changes and when its author changes.
     tag: String,
-    /// JSON text; none of a post that is longer than it was asked for.
+    /// JSON text. `None`: the post is longer than the statement allowed, or its author is behind.
     body: Option<String>,
 }
 
-fn text(body: Option<String>) -> Result<String, Problem> {
+fn required_body(body: Option<String>) -> Result<String, Problem> {
     body.ok_or_else(Problem::internal)
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-fn bound<'q>(statement: &'static str, post: &'q PostInput) -> Statement<'q> {
+fn bind_post<'q>(statement: &'static str, post: &'q PostInput) -> Statement<'q> {
     query(statement)
         .bind(&post.title)
         .bind(&post.content)
         .bind(post.author_id)
 }
 
-/// Runs a change that writes the event; none when there is no such post, or the post is at another version.
-async fn change(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<Answered>, Problem> {
-    maybe_answered(
+/// Runs a change that writes the event `event`. `None`: there is no such post, or the post is at another version.
+async fn change_post(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<PostRow>, Problem> {
+    read_optional_row(
         database
             .change(statement, || query(statements::ANSWER_OF).bind(event))
             .await,
     )
 }
 
-/// What a change answered; 404 when there is no such post, 412 when the post is at another version than the client named.
-async fn made(database: &Database, post: Option<Answered>, id: i64, has_versions: bool) -> Result<Answered, Problem> {
+/// The row that a change returned. Without one, 404 if there is no such post, and 412 if the post is at another version than the client named.
+async fn ensure_changed(
+    database: &Database,
+    post: Option<PostRow>,
+    id: i64,
+    has_versions: bool,
+) -> Result<PostRow, Problem> {
     match post {
         Some(post) => Ok(post),
         None if has_versions => {
-            let post = one(database, query(statements::READ).bind(id).bind(0_i64).bind(0_i64)).await?;
+            let post = fetch_post(database, query(statements::READ).bind(id).bind(0_i64).bind(0_i64)).await?;
             Err(IfMatch::failed(&post.tag, post.version))
         }
         None => Err(no_such_post()),
@@ -153,19 +169,19 @@ fn no_such_post() -> Problem {
     Problem::not_found("there is no post with this id")
 }
 
-/// Runs a statement about one post; 404 when there is none.
-async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
-    answered(database.row(statement).await)
+/// Runs a statement about one post. 404 if there is none.
+async fn fetch_post(database: &Database, statement: Statement<'_>) -> Result<PostRow, Problem> {
+    read_row(database.row(statement).await)
 }
 
-fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Answered, Problem> {
-    maybe_answered(row)?.ok_or_else(no_such_post)
+fn read_row(row: Result<Option<PgRow>, Failure>) -> Result<PostRow, Problem> {
+    read_optional_row(row)?.ok_or_else(no_such_post)
 }
 
-fn maybe_answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
+fn read_optional_row(row: Result<Option<PgRow>, Failure>) -> Result<Option<PostRow>, Problem> {
     let read = |row: PgRow| {
         let (version, author_version): (i64, i64) = (row.try_get("version")?, row.try_get("author_version")?);
-        Ok(Answered {
+        Ok(PostRow {
             id: row.try_get("id")?,
             version,
             tag: format!("{version}.{author_version}"),

@@ -19,7 +19,7 @@ use sqlx::{Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// So many requests may wait at a time. The next one gets the answer at once that the view is behind.
+/// At most this many requests wait at a time. The next one is told at once that the view is behind.
 const WAITING_MAX: usize = 256;
 /// Pause between the first look and the second. The view is usually some milliseconds behind.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
@@ -27,8 +27,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_LAST: Duration = Duration::from_millis(25);
 /// Beyond this many waiting requests the pause grows with their number: all of them together look at most 2,600 times a second.
 const CALM_MAX: usize = 64;
-/// One of this many connections to the database may be used for second and further looks at a time.
-const LOOKS_SHARE: usize = 4;
+/// Second and further looks may use one connection to the database for each so many that there are. The others stay free for first looks and for all
+/// other requests.
+const CONNECTIONS_PER_LOOK: usize = 4;
 
 /// Reads the views. Clones share the bounds.
 #[derive(Clone)]
@@ -48,7 +49,7 @@ impl Reader {
             "how long a read waited for the version that it names, in seconds, by outcome"
         );
         metrics::describe_gauge!("view_waiting_requests", "requests that wait for a version now");
-        let looks_max = (database.connections_max() / LOOKS_SHARE).max(1);
+        let looks_max = (database.connections_max() / CONNECTIONS_PER_LOOK).max(1);
         Self {
             database,
             places: Arc::new(Semaphore::new(WAITING_MAX)),
@@ -182,7 +183,7 @@ fn view_behind(reason: &str, arrived: Instant, behind: serde_json::Value) -> Pro
     Problem::unavailable(format!(
         "the view is not yet at the version that minVersion asks for, {reason}"
     ))
-    .of_type("urn:problem-type:view-behind", "View Behind")
-    .with("waitedMs", waited_ms)
-    .with("behind", behind)
+    .with_type("urn:problem-type:view-behind", "View Behind")
+    .with_member("waitedMs", waited_ms)
+    .with_member("behind", behind)
 }

@@ -1,14 +1,14 @@
 //! The SQL of posts and of the views.
 //!
-//! A change of a post can only be written by `change!`, which writes its event in the same statement: one transaction, one
-//! round trip, and no post without its event. The event's version is the row's own. An update holds the row's lock until
-//! it has committed, so that a post's events commit, and thus are published, in the order of their versions.
+//! A change of a post can only be written by `change!`, which writes its event in the same statement: one transaction, one round trip, and no change
+//! without its event. The event's version is the row's own. An update holds the row's lock until it has committed, so that a post's events commit,
+//! and thus are published, in the order of their versions.
 //!
-//! JSON texts are made by the database, in the order of the answer's fields. Each statement names the views anew when it
-//! runs, so view-builder may swap a rebuilt one in at any time.
+//! JSON texts are made by the database, in the order of the answer's fields. Each statement finds the views by their names when it runs. So
+//! view-builder may swap in a rebuilt view at any time.
 //!
-//! A read that may ask for versions of users finds out in the same statement, and so in the same snapshot as its answer, whether the
-//! view has them: see `behind!`.
+//! A read may ask for versions of users. The statement that reads its answer also finds out whether the view has these versions, so both come from
+//! the same snapshot: see `behind!`.
 
 /// The answer's post, from a row `p` and its author `a`.
 macro_rules! post {
@@ -28,8 +28,9 @@ macro_rules! user {
     };
 }
 
-/// A change of one post, its event and its answer (`id`, `version`, `author_version`: that of the author or 0, `body`: JSON text); no row when there
-/// is no such post. `$change` writes the row and returns it as the event is to tell it. `$event_id` is the parameter that has the event's id.
+/// A change of one post with its event. Returns `id`, `version`, `author_version` (0 if the view does not have the author) and `body`, which is a
+/// JSON text, or no row if there is no such post. `$change` writes the row and returns it as the event shows it. `$event_id` is the parameter that
+/// has the event's id.
 macro_rules! change {
     ($event_type:literal, $event_id:literal, $post:literal, $change:literal) => {
         rest::change_with_event!(
@@ -65,7 +66,7 @@ macro_rules! behind {
     };
 }
 
-/// The answer's column `behind`: null when the view has all that is asked for, else who is behind, as JSON text.
+/// The answer's column `behind`: null if the view has all that is asked for, else the users that are behind, as JSON text.
 macro_rules! behind_column {
     () => {
         "(select json_agg(json_build_object('userId', user_id, 'minVersion', version, 'viewVersion', view_version)
@@ -73,8 +74,9 @@ macro_rules! behind_column {
     };
 }
 
-/// Items of a list as one `rest::listing::Batch`, then `behind`; no items when anybody is behind. $1 ids of users, $2 the least version of each,
-/// $3 to $7 a `rest::listing::Part`. `$candidates` gives `key` and `bytes`, ordered; `$rows` gives `body` and `key` of those that are `chosen`.
+/// Returns items of a list as one `rest::listing::Batch`, and `behind`. There are no items if any user is behind. $1 ids of users, $2 the least
+/// version of each, $3 to $7 a `rest::listing::Part`. `$candidates` selects `key` and `bytes`, in order of the key. `$rows` selects `body` and `key`
+/// of the candidates in `chosen`.
 macro_rules! batch {
     ($candidates:literal, $($rows:expr),+) => {
         concat!(
@@ -109,7 +111,7 @@ pub(crate) const CREATE: &str = change!(
 /// $1 title, $2 content, $3 author's id, $4 id, $5 versions of which the row must have one, or null,
 /// $6 the event's id.
 ///
-/// An update that has waited for another one sees the version that this one left.
+/// If an update had to wait for another update of the same post, it compares with the version that the other one has written.
 pub(crate) const UPDATE: &str = change!(
     "POST_UPDATED",
     "$6",
@@ -122,7 +124,7 @@ pub(crate) const UPDATE: &str = change!(
         returning id, title, content, author_id, created_at, updated_at, version"
 );
 
-/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no post, and the version that the post would have had next.
+/// $1 id, $2 versions as in [`UPDATE`], $3 the event's id. The event carries no post. Its version is the next one after the post's last.
 pub(crate) const DELETE: &str = change!(
     "POST_DELETED",
     "$3",
@@ -132,7 +134,7 @@ pub(crate) const DELETE: &str = change!(
         returning id, title, content, author_id, created_at, updated_at, version + 1 as version"
 );
 
-/// $1 the id of an event; gives what the change that wrote it was to answer, and no row where it was not made.
+/// $1 the id of an event. Returns the row that the change which wrote this event would have returned, and no row if the change was not made.
 pub(crate) const ANSWER_OF: &str = concat!(
     "select (o.payload ->> 'postId')::bigint as id, p.version, coalesce(a.version, 0) as author_version, ",
     post!(),
@@ -145,8 +147,8 @@ pub(crate) const ANSWER_OF: &str = concat!(
     where o.id = $1"
 );
 
-/// $1 id, $2 the author's least version, $3 most bytes that the post may have; gives `id`, `version`, `author_version`, `body`, `behind`. The
-/// body is null when the author is behind, or the post is longer.
+/// $1 id, $2 the author's least version, $3 the most bytes that the post's content may have. Returns `id`, `version`, `author_version`, `body`,
+/// `behind`. `body` is null if the author is behind, or if the content is longer.
 pub(crate) const READ: &str = concat!(
     behind!("select author_id, $2::bigint from posts where id = $1"),
     "select p.id, p.version, coalesce(a.version, 0) as author_version,
@@ -165,7 +167,7 @@ pub(crate) const LIST: &str = batch!(
     " as body from chosen join posts as p on p.id = chosen.key left join user_view as a on a.user_id = p.author_id"
 );
 
-/// Posts whose author the view has in the department $8.
+/// Posts whose author is in the department $8, as the view has it.
 pub(crate) const LIST_BY_DEPARTMENT: &str = batch!(
     "select p.id as key, octet_length(p.content) + octet_length(p.title) + 400 as bytes
         from posts as p join user_view as a on a.user_id = p.author_id
@@ -183,7 +185,7 @@ pub(crate) const LIST_USERS: &str = batch!(
     " as body from chosen join user_view as u on u.user_id = chosen.key"
 );
 
-/// Users whom the view has in the department $8.
+/// Users who are in the department $8, as the view has them.
 pub(crate) const LIST_USERS_OF_DEPARTMENT: &str = batch!(
     "select user_id as key, octet_length(name) + octet_length(email) + octet_length(coalesce(department, '')) + 250 as bytes
         from user_view where user_id > $3 and user_id <= $4 and department = $8 order by user_id limit $5",
@@ -192,7 +194,7 @@ pub(crate) const LIST_USERS_OF_DEPARTMENT: &str = batch!(
     " as body from chosen join user_view as u on u.user_id = chosen.key"
 );
 
-/// $1 user's id, $2 the user's least version; gives the user's JSON text, null when the view has no such user, and `behind`.
+/// $1 the user's id, $2 the user's least version. Returns the user as a JSON text, which is null if the view has no such user, and `behind`.
 pub(crate) const READ_USER: &str = concat!(
     behind!("select $1::bigint, $2::bigint"),
     "select (select ",
@@ -201,8 +203,8 @@ pub(crate) const READ_USER: &str = concat!(
     behind_column!()
 );
 
-/// $1 ids of users, $2 their least versions; gives all departments' statistics as the JSON texts of an array's items, null when
-/// there are none, and `behind`.
+/// $1 ids of users, $2 their least versions. Returns the statistics of all departments as one text, and `behind`. The text has the items of a JSON
+/// array with commas between. It is null if there is no department.
 pub(crate) const READ_DEPARTMENT_STATS: &str = concat!(
     behind!("select * from unnest($1::bigint[], $2::bigint[])"),
     "select string_agg(row_to_json(answer)::text, ',' order by department nulls first), ",

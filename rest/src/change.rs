@@ -1,14 +1,14 @@
 //! The statement by which a service changes one of its rows.
 
-/// The text of a statement that changes one row, writes the change's event to the outbox, and gives the answer, as one: one transaction, one
-/// round trip, and no row without its event. It gives no row where there was none to change.
+/// Makes the text of a statement that changes one row, writes the change's event to the outbox, and returns the answer. Since it is one statement,
+/// there is one transaction, one round trip, and no change without its event. If there is no row to change, it returns no row.
 ///
-/// - `row` is the name by which `state` and `answer` call the row as the change has left it;
+/// - `row` is a name for the row as the change has left it. `state` and `answer` use this name;
 /// - `change` changes the row and returns it with `id` and `version`, which is the event's version;
-/// - `aggregate` is what the row is, such as `user`. The event has it as its aggregate's type, its fields `userId` and `user` are named for
-///   it, and so is the topic;
+/// - `aggregate` is the kind of thing that the row is, such as `user`. It is the event's aggregate type. The event's fields `userId` and `user` and
+///   its topic are named after it;
 /// - `event_id` is the parameter that has the event's id;
-/// - `state` is SQL for what the event tells of the row, as jsonb; `null` for a deletion;
+/// - `state` is SQL for the row as the event shows it, as jsonb; `null` for a deletion;
 /// - `answer` is the select that gives the answer.
 #[macro_export]
 macro_rules! change_with_event {

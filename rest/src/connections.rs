@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// There are so many connections at a time, at most. The next client waits to be accepted.
+/// At most this many connections are open at a time. The next client waits to be accepted.
 const CONNECTIONS_MAX: usize = 512;
 /// A connection is closed if neither side has sent anything for so long: the client does not finish its request, or does not take the answer. It is
 /// longer than a request may wait for anything.

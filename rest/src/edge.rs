@@ -1,4 +1,4 @@
-//! What every request passes: checks that come before any route, answers for what no route takes, and its duration.
+//! What happens to every request, whatever its route: checks before the route, an answer if there is no route, and a measurement of the duration.
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use axum::response::{IntoResponse, Response};
 use crate::json::BODY_LIMIT_BYTES;
 use crate::{Problem, media, path};
 
-/// Longest path with its query, in bytes; 414 above.
+/// Longest path with its query, in bytes. A longer one is answered 414.
 const TARGET_LIMIT_BYTES: usize = 8 * 1024;
-/// Names and values of a request's headers together, in bytes; 431 above.
+/// Most bytes of the names and values of a request's headers together. More are answered 431.
 const HEADERS_LIMIT_BYTES: usize = 8 * 1024;
 
-/// Puts the edge around `routes`.
-pub(crate) fn around(routes: Router) -> Router {
+/// Adds to `routes` what happens to every request.
+pub(crate) fn wrap(routes: Router) -> Router {
     metrics::describe_histogram!(
         "http_request_duration_seconds",
         "from a request's head until its answer's, in seconds, by method, route and status"
@@ -25,18 +25,18 @@ pub(crate) fn around(routes: Router) -> Router {
     routes
         .fallback(|| async { Problem::not_found("there is nothing at this path") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(middleware::from_fn(pass))
+        .layer(middleware::from_fn(handle))
 }
 
-async fn pass(request: Request, next: Next) -> Response {
+async fn handle(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = match check(&request, route.is_some()) {
-        Ok(()) => for_method(&method, next.run(request).await),
+        Ok(()) => replace_if_no_such_method(&method, next.run(request).await),
         Err(problem) => problem.into_response(),
     };
-    // A path that no route takes is the client's invention, and there are too many of those for a label.
+    // Clients can invent any number of paths that have no route, so such a path is no label.
     let route = route.map_or_else(|| "unmatched".to_owned(), |route| route.as_str().to_owned());
     metrics::histogram!(
         "http_request_duration_seconds",
@@ -48,8 +48,7 @@ async fn pass(request: Request, next: Next) -> Response {
     response
 }
 
-/// What is refused whatever the route would do. `Accept` comes last and only where there is a route: a missing path is a 404
-/// for everyone.
+/// Refuses what no route would accept. `Accept` is checked last, and only if there is a route: a path without a route is 404 for everyone.
 fn check(request: &Request, has_route: bool) -> Result<(), Problem> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri
@@ -87,15 +86,15 @@ fn check(request: &Request, has_route: bool) -> Result<(), Problem> {
     if has_route && uri.path().starts_with("/api/") && !media::accepts_json(headers.get_all(header::ACCEPT).iter()) {
         return Err(Problem::new(
             StatusCode::NOT_ACCEPTABLE,
-            "the only media type to be had is application/json",
+            "the only media type of answers is application/json",
         ));
     }
     Ok(())
 }
 
-/// Answers for a method that the route does not have: OPTIONS is told which ones there are, another is refused. axum puts
-/// `Allow` on both, behind this.
-fn for_method(method: &Method, response: Response) -> Response {
+/// Replaces the answer to a method that the route does not have: 204 for OPTIONS, 405 for every other method. After this, axum adds the header
+/// `Allow` to both.
+fn replace_if_no_such_method(method: &Method, response: Response) -> Response {
     if response.status() != StatusCode::METHOD_NOT_ALLOWED {
         response
     } else if method == Method::OPTIONS {
@@ -121,7 +120,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// The statuses that are answered often cost no allocation.
+/// The label for a status. The frequent ones need no allocation.
 fn status_label(status: StatusCode) -> metrics::SharedString {
     match status {
         StatusCode::OK => metrics::SharedString::const_str("200"),

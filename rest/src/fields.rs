@@ -48,18 +48,18 @@ impl Fields {
         }
     }
 
-    /// The same as [`Fields::text`], and `is_valid` must accept the text. `must` completes the message about a field that it does not accept.
+    /// The same as [`Fields::text`], and `is_valid` must accept the text. `rule` completes the message about a field that it does not accept.
     pub fn text_like(
         &mut self,
         field: &'static str,
         max_chars: usize,
         is_valid: fn(&str) -> bool,
-        must: &'static str,
+        rule: &'static str,
     ) -> String {
         let errors = self.errors.len();
         let text = self.text(field, max_chars);
         if self.errors.len() == errors && !is_valid(&text) {
-            self.add_error::<()>(field, must);
+            self.add_error::<()>(field, rule);
         }
         text
     }

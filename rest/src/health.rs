@@ -1,4 +1,4 @@
-//! The health paths that clients of the replaced system ask.
+//! The health paths of the system that this one replaced. Its clients still ask for them.
 
 use axum::Router;
 use axum::extract::State;
@@ -21,13 +21,13 @@ async fn health(State(readiness): State<Readiness>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"DOWN"}"#)
     };
-    (status, [actuator_type()], body).into_response()
+    (status, [actuator_content_type()], body).into_response()
 }
 
 async fn info() -> impl IntoResponse {
-    ([actuator_type()], "{}")
+    ([actuator_content_type()], "{}")
 }
 
-fn actuator_type() -> (header::HeaderName, &'static str) {
+fn actuator_content_type() -> (header::HeaderName, &'static str) {
     (header::CONTENT_TYPE, "application/vnd.spring-boot.actuator.v3+json")
 }

@@ -1,4 +1,5 @@
-//! `If-Match` of a change (RFC 9110, section 13.1.1): which state of the thing the client has seen, so that it overwrites no other.
+//! `If-Match` of a change (RFC 9110, section 13.1.1): which state of the thing the client has seen. The change is made only to that state, so that
+//! the client overwrites no other.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -6,23 +7,23 @@ use axum::http::{HeaderValue, StatusCode, header};
 
 use crate::Problem;
 
-/// The versions that the thing may have for the change to be made; `None` where any will do.
+/// The change is made only if the thing has one of these versions. `None`: it may have any version.
 ///
-/// An entity tag is `"VERSION"` or `"VERSION.MORE"`. What is behind the point tells other things that the answer shows, which the change neither
-/// reads nor writes; so the version alone is compared. Any other tag, a weak one too, is none that the thing could have.
+/// An entity tag is `"VERSION"` or `"VERSION.MORE"`. What is behind the point stands for other things that the answer shows. The change neither reads
+/// nor writes them, so only the version is compared. Any other tag, also a weak one, matches no version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IfMatch(pub Option<Vec<i64>>);
 
 impl IfMatch {
-    /// 412: the thing is there, and is at none of the versions; `tag` is its entity tag now.
+    /// 412: the thing exists, but has none of the versions. `tag` is its entity tag now.
     #[must_use]
     pub fn failed(tag: &str, version: i64) -> Problem {
         let problem = Problem::new(
             StatusCode::PRECONDITION_FAILED,
             format!("somebody has changed it since: it is at version {version}; nothing was changed now"),
         )
-        .of_type("urn:problem-type:version-changed", "Version Changed")
-        .with("version", version);
+        .with_type("urn:problem-type:version-changed", "Version Changed")
+        .with_member("version", version);
         match HeaderValue::try_from(format!("\"{tag}\"")) {
             Ok(tag) => problem.with_header(header::ETAG, tag),
             Err(_) => problem,
@@ -38,9 +39,12 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         for line in parts.headers.get_all(header::IF_MATCH) {
             match line.to_str().map(str::trim) {
                 Ok("*") => return Ok(Self(None)),
-                Ok(line) => versions
-                    .get_or_insert_with(Vec::new)
-                    .extend(tags(line).ok_or_else(malformed)?.into_iter().filter_map(version)),
+                Ok(line) => versions.get_or_insert_with(Vec::new).extend(
+                    split_tags(line)
+                        .ok_or_else(malformed)?
+                        .into_iter()
+                        .filter_map(version_of),
+                ),
                 Err(_) => return Err(malformed()),
             }
         }
@@ -53,7 +57,7 @@ fn malformed() -> Problem {
 }
 
 /// The entity tags of a list, with their quotes.
-fn tags(line: &str) -> Option<Vec<&str>> {
+fn split_tags(line: &str) -> Option<Vec<&str>> {
     let mut tags = Vec::new();
     let mut rest = line;
     loop {
@@ -71,7 +75,7 @@ fn tags(line: &str) -> Option<Vec<&str>> {
     }
 }
 
-fn version(tag: &str) -> Option<i64> {
+fn version_of(tag: &str) -> Option<i64> {
     let opaque = tag.strip_prefix('"')?.strip_suffix('"')?;
     let version = opaque.split_once('.').map_or(opaque, |(version, _)| version);
     let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
@@ -100,7 +104,7 @@ mod tests {
         assert_eq!(parsed(&["*"]).await, Some(None));
         assert_eq!(parsed(&["\"3\""]).await, Some(Some(vec![3])));
         assert_eq!(parsed(&["\"3.17\" ,\"4\"", "\"5\""]).await, Some(Some(vec![3, 4, 5])));
-        // None that the thing could have.
+        // Tags that match no version.
         assert_eq!(
             parsed(&["W/\"3\", \"a,b\", \"-1\", \"+1\", \"\""]).await,
             Some(Some(vec![]))

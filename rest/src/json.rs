@@ -1,7 +1,7 @@
 //! Request bodies: one JSON object, read strictly.
 //!
-//! What two readers of the same bytes could understand differently is refused: a key that comes twice, text behind the
-//! object, half of a surrogate pair. A byte order mark is tolerated, since some editors cannot leave it out.
+//! A body that two readers could understand differently is refused: with a key that comes twice, text behind the object, or half of a surrogate pair.
+//! A byte order mark is tolerated, since some editors cannot leave it out.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -23,7 +23,7 @@ pub(crate) const BODY_LIMIT_BYTES: usize = 512 * 1024;
 /// The members of a JSON object, by name.
 pub type Object = HashMap<String, Value>;
 
-/// A JSON value, as far as a field can use it.
+/// A JSON value. Only numbers and texts keep their content, since no field uses that of the others.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Null,
@@ -34,10 +34,10 @@ pub enum Value {
     Object,
 }
 
-/// A request body that is one JSON object, and the room that it takes, which the answer may need again.
+/// A request body that is one JSON object, and the room that was taken for it. The answer may use this room again.
 ///
-/// Refuses with 415 what is not JSON by its media type, with 413 what exceeds `BODY_LIMIT_BYTES`, with 400 what is not one
-/// JSON object, naming line and column.
+/// A body is refused with 415 if its media type is not JSON, with 413 if it is longer than `BODY_LIMIT_BYTES`, and with 400 if it is not one JSON
+/// object. The 400 names line and column.
 #[derive(Debug)]
 pub struct JsonBody(pub Object, pub Room);
 
@@ -80,7 +80,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Object, Problem> {
         .deserialize(&mut reader)
         .and_then(|object| reader.end().map(|()| object))
         .map_err(|err| {
-            Problem::bad_request(format!("the body is not one JSON object: {err}")).at(err.line(), err.column())
+            Problem::bad_request(format!("the body is not one JSON object: {err}"))
+                .with_position(err.line(), err.column())
         })
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Nothing here knows what a user or a post is. A service says in a [`Program`] what is its own and leaves the rest to
 //! [`program::run`], down to the exit code. Its routes read bodies through [`JsonBody`] and [`Fields`], and paths through [`Id`] and
-//! [`Segment`]. [`MinVersion`] and [`MinVersions`] tell which version must be there at least, and [`IfMatch`] which one must not have been
-//! changed. [`change_with_event!`] makes the statement of a change. A route answers with JSON text that its database made ([`answer`], [`listing`]), or with a [`Problem`].
+//! [`Segment`]. [`MinVersion`] and [`MinVersions`] are the versions that an answer must have at least. [`IfMatch`] are the versions that a change may
+//! replace. [`change_with_event!`] makes the statement of a change. A route answers with JSON text that its database made ([`answer`], [`listing`]),
+//! or with a [`Problem`].
 
 pub mod answer;
 mod change;

@@ -210,7 +210,7 @@ where
                 let batch = (rest.fetch)(part)
                     .await
                     .map_err(|failure| broken_off(&failure.to_string()))?;
-                room.keep(batch.items.len());
+                room.shrink_to(batch.items.len());
                 rest.room = Some(room);
                 rest.is_done = batch.has_all_candidates() && batch.candidates < batch_size;
                 (batch, false)

@@ -2,16 +2,16 @@
 
 use axum::http::HeaderValue;
 
-/// Whether a `Content-Type` names JSON: `application/json` or `application/*+json`, with any parameters. JSON is UTF-8
-/// whatever `charset` says (RFC 8259, section 11); a body in another encoding fails where it is read.
+/// Whether a `Content-Type` names JSON: `application/json` or `application/*+json`, with any parameters. JSON is UTF-8 whatever `charset` says (RFC
+/// 8259, section 11). A body in another encoding is refused when it is parsed.
 pub(crate) fn is_json(content_type: Option<&HeaderValue>) -> bool {
     content_type
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|text| names_json(essence(text)))
+        .is_some_and(|text| names_json(without_parameters(text)))
 }
 
-/// Whether one of these `Accept` headers lets JSON through. None at all accepts everything; weights are not looked at, so
-/// that a client with an odd header gets an answer.
+/// Whether one of these `Accept` headers accepts JSON. Without any such header, everything is accepted. Weights (`q=`) are ignored, so that a client
+/// with an odd header gets an answer.
 pub(crate) fn accepts_json<'a>(mut accept: impl Iterator<Item = &'a HeaderValue>) -> bool {
     let Some(first) = accept.next() else {
         return true;
@@ -19,19 +19,20 @@ pub(crate) fn accepts_json<'a>(mut accept: impl Iterator<Item = &'a HeaderValue>
     std::iter::once(first).chain(accept).any(|value| {
         value.to_str().is_ok_and(|text| {
             text.split(',')
-                .map(essence)
+                .map(without_parameters)
                 .any(|range| range == "*/*" || range.eq_ignore_ascii_case("application/*") || names_json(range))
         })
     })
 }
 
-fn essence(text: &str) -> &str {
-    let essence = text.split_once(';').map_or(text, |(essence, _)| essence);
-    essence.trim()
+/// A media type without its parameters.
+fn without_parameters(text: &str) -> &str {
+    let media_type = text.split_once(';').map_or(text, |(before, _)| before);
+    media_type.trim()
 }
 
-fn names_json(essence: &str) -> bool {
-    let Some((kind, subtype)) = essence.split_once('/') else {
+fn names_json(media_type: &str) -> bool {
+    let Some((kind, subtype)) = media_type.split_once('/') else {
         return false;
     };
     kind.eq_ignore_ascii_case("application")

@@ -1,4 +1,4 @@
-//! Applying a program's migrations, once the database is there.
+//! Applies a program's migrations as soon as its database can be reached.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -8,17 +8,18 @@ use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
-/// How long a missing database is waited for.
+/// How long to wait for a database that cannot be reached.
 const WAIT: Duration = Duration::from_secs(60);
 /// Time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Applies what is not applied yet, and tells which ones those were, as `0001 users`. Two at once take turns.
+/// Applies the migrations that are not applied yet. Returns their names, such as `0001 users`. If two processes do this at once, one waits for the
+/// other.
 ///
 /// # Errors
-/// The database does not come within a minute; an applied migration was edited since; a statement failed.
+/// The database could not be reached within a minute; an applied migration was edited since; a statement failed.
 pub(crate) async fn apply(options: &PgConnectOptions, migrator: &Migrator) -> anyhow::Result<Vec<String>> {
-    // A migration may take its time, and what it finds in place is no news.
+    // A migration may take long, so it has no time limit. Notices about things that exist already are not shown.
     let options = options
         .clone()
         .options([("statement_timeout", "0"), ("client_min_messages", "warning")]);
@@ -56,7 +57,7 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
             Ok(Err(err)) => err,
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
-        if !comes_by_itself(&err) || Instant::now() > deadline {
+        if !may_pass_by_itself(&err) || Instant::now() > deadline {
             return Err(err).context("cannot connect to the database (DATABASE_URL)");
         }
         if is_first {
@@ -67,8 +68,8 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     }
 }
 
-/// Whether the server may be starting, or its databases be in the making (3D000: there is none of that name yet).
-fn comes_by_itself(err: &sqlx::Error) -> bool {
+/// Whether the next attempt may succeed: the server is starting (57P), has no resources now (53), or does not have the database yet (3D000).
+fn may_pass_by_itself(err: &sqlx::Error) -> bool {
     match err {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(err) => err

@@ -1,4 +1,4 @@
-//! Asks the database every second whether it can do the program's work. `/readyz` tells the answer, and the log tells each change of it.
+//! Asks the database every second whether it can do the program's work. `/readyz` shows the answer, and each change of it is logged.
 
 use std::time::{Duration, Instant};
 
@@ -9,24 +9,23 @@ use tokio::time::timeout;
 
 /// The part of the readiness that this module reports.
 pub const PART: &str = "postgres";
-/// Time between two looks.
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one look may take.
-const LOOK_MAX: Duration = Duration::from_secs(3);
-/// Time after which the log repeats what is still not ready.
+/// How long one check may take.
+const CHECK_MAX: Duration = Duration::from_secs(3);
+/// Time after which the log repeats why the database is still not ready.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
 /// Something that must be there, such as a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Requirement {
-    /// Fails where it is not there. Changes nothing.
+    /// A statement that fails if the thing is missing. It changes nothing.
     pub statement: &'static str,
     /// What the operator should do when a table or a column is missing.
     pub remedy: &'static str,
 }
 
-/// Looks at the database over a connection of its own, until `shutdown`. The requirements are checked on each new
-/// connection until they hold.
+/// Checks the database every second over a connection of its own, until `shutdown`. The requirements are checked once on each new connection.
 pub async fn watch(
     options: PgConnectOptions,
     requirements: &'static [Requirement],
@@ -37,9 +36,9 @@ pub async fn watch(
     let mut last_logged: Option<(String, Instant)> = None;
     let mut was_ready = false;
     loop {
-        let look = look(&options, requirements, connection.take());
+        let check = check_database(&options, requirements, connection.take());
         let answer = tokio::select! {
-            answer = timeout(LOOK_MAX, look) => answer,
+            answer = timeout(CHECK_MAX, check) => answer,
             () = shutdown.triggered() => return,
         };
         match answer.unwrap_or_else(|_| Err("postgres does not answer".to_owned())) {
@@ -71,8 +70,8 @@ pub async fn watch(
     }
 }
 
-/// Gives the connection back, for the next look.
-async fn look(
+/// Checks the database over `connection`, or over a new one. Returns the connection for the next check, or why the database cannot do the work.
+async fn check_database(
     options: &PgConnectOptions,
     requirements: &[Requirement],
     connection: Option<PgConnection>,
@@ -92,11 +91,11 @@ async fn look(
             connection
         }
     };
-    let in_recovery: bool = sqlx::query_scalar("select pg_is_in_recovery()")
+    let is_standby: bool = sqlx::query_scalar("select pg_is_in_recovery()")
         .fetch_one(&mut connection)
         .await
         .map_err(|err| err.to_string())?;
-    if in_recovery {
+    if is_standby {
         return Err("postgres is a standby and takes no changes".to_owned());
     }
     Ok(connection)

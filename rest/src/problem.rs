@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 /// Seconds after which a client may try again what failed because the database was away.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("2");
 
-/// One answer that is not a success. Its `type` is `about:blank` where the status and `detail` say everything; a problem that a
-/// client program tells from others of its status has a type of its own.
+/// One answer that is not a success. Its `type` is `about:blank` if the status and `detail` say everything. If client programs must be able to tell
+/// it from other problems with the same status, it has a type of its own.
 #[derive(Debug, Serialize)]
 pub struct Problem(Box<Body>);
 
@@ -65,7 +65,7 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// 404: `what` does not exist.
+    /// 404: a thing does not exist. `detail` says which.
     #[must_use]
     pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
@@ -107,10 +107,10 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "the database went away, and a change that was under way may have been made or not: look before you ask for it again",
         )
-        .of_type("urn:problem-type:outcome-unknown", "Outcome Unknown")
+        .with_type("urn:problem-type:outcome-unknown", "Outcome Unknown")
     }
 
-    /// 500: a fault of the program. What it was is for the log, not for the client.
+    /// 500: a fault of the program. The log says what it was. The client is not told.
     #[must_use]
     pub fn internal() -> Self {
         Self::new(
@@ -119,24 +119,24 @@ impl Problem {
         )
     }
 
-    /// With a type of its own, a URI that never changes, and what that type is called.
+    /// Gives the problem a type of its own: a URI that never changes, and a title.
     #[must_use]
-    pub fn of_type(mut self, uri: &'static str, title: &'static str) -> Self {
+    pub fn with_type(mut self, uri: &'static str, title: &'static str) -> Self {
         self.0.r#type = uri;
         self.0.title = title;
         self
     }
 
-    /// With one more member, which the problem's type explains.
+    /// Adds one member to the answer's JSON object. The problem's type says what it means.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub fn with_member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.members.insert(name.to_owned(), value.into());
         self
     }
 
-    /// With the place in the body, counted from 1, at which reading it failed.
+    /// Adds the place in the body at which parsing failed. Line and column count from 1.
     #[must_use]
-    pub(crate) fn at(mut self, line: usize, column: usize) -> Self {
+    pub(crate) fn with_position(mut self, line: usize, column: usize) -> Self {
         self.0.line = Some(line);
         self.0.column = Some(column);
         self
@@ -169,11 +169,11 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
-        let extra = self.0.header.take();
+        let header = self.0.header.take();
         let body = serde_json::to_vec(&self).expect("numbers and texts can be written as JSON");
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (self.0.status, [(header::CONTENT_TYPE, content_type)], body).into_response();
-        if let Some((name, value)) = extra {
+        if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
         response
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn a_problem_of_a_type_of_its_own_has_that_types_members() {
         let problem = Problem::unavailable("not yet")
-            .of_type("urn:problem-type:test", "Test")
-            .with("minVersion", 3);
+            .with_type("urn:problem-type:test", "Test")
+            .with_member("minVersion", 3);
         assert_eq!(
             serde_json::to_value(&problem).unwrap(),
             serde_json::json!({

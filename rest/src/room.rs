@@ -1,8 +1,8 @@
-//! How much of long answers the program holds at a time, over all its requests.
+//! Limits the memory that long bodies take at a time, over all requests of the program.
 //!
-//! A text that the database made is in memory several times while it is read, and then until its client has taken it. Whoever wants to answer with a
-//! long one takes room for it first, and gives it back when the client asks for what comes next. So memory does not depend on how many
-//! clients there are, nor on how slowly they read; short answers need no room and are never held up.
+//! A text from the database is in memory several times while it is read, and once more until its client has taken it. A request that will answer with
+//! a long text takes room for it first. It gives the room back when the client asks for what comes next. So memory does not depend on how many clients
+//! there are, or on how slowly they read. Short bodies need no room and never wait for it.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use tokio::time::timeout;
 
 use crate::Problem;
 
-/// What room is counted in, in bytes.
-const UNIT: usize = 1024;
-/// All room, in units.
-const ALL: usize = 12 * 1024;
-/// What is taken before it is known how long the answer is: as much as a post, or a part of a list, may have.
-const FIRST: u32 = 1024;
-/// How long room is waited for before the request is answered 503.
+/// Room is counted in units of this many bytes.
+const UNIT_BYTES: usize = 1024;
+/// All the room that there is, in units.
+const ALL_UNITS: usize = 12 * 1024;
+/// Room that is taken while the length of the answer is not known, in units. A post, or a part of a list, needs no more.
+const FIRST_UNITS: u32 = 1024;
+/// How long a request waits for room before it is answered 503.
 const WAIT: Duration = Duration::from_secs(5);
-/// What has up to so many bytes needs none.
+/// A body of at most this many bytes needs no room.
 pub const SHORT_BYTES: usize = 16 * 1024;
 
-static ROOM: Semaphore = Semaphore::const_new(ALL);
+static ROOM: Semaphore = Semaphore::const_new(ALL_UNITS);
 
-/// Room that is taken. Given back when dropped.
+/// Room that a request has taken. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Room(Option<SemaphorePermit<'static>>);
 
@@ -34,17 +34,17 @@ impl Room {
     /// Waits for room for a long answer, before it is read.
     ///
     /// # Errors
-    /// 503: others have it all, and do not give it back.
+    /// 503: other requests had all the room for too long.
     pub async fn take() -> Result<Self, Problem> {
-        Self::take_units(FIRST).await
+        Self::take_units(FIRST_UNITS).await
     }
 
-    /// Waits for room for `bytes`, which nothing is taken for where they are few.
+    /// Waits for room for so many bytes. A short body takes none.
     ///
     /// # Errors
     /// As [`Room::take`].
     pub(crate) async fn take_for(bytes: usize) -> Result<Self, Problem> {
-        match u32::try_from(bytes.div_ceil(UNIT)) {
+        match u32::try_from(bytes.div_ceil(UNIT_BYTES)) {
             Ok(units) if bytes > SHORT_BYTES => Self::take_units(units).await,
             _ => Ok(Self(None)),
         }
@@ -59,18 +59,22 @@ impl Room {
         }
     }
 
-    /// Keeps only what so many bytes need.
-    pub(crate) fn keep(&mut self, bytes: usize) {
+    /// Gives back all room except what so many bytes need.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         // A short body takes no room.
         let Some(permit) = &mut self.0 else { return };
-        let needed = if bytes > SHORT_BYTES { bytes.div_ceil(UNIT) } else { 0 };
-        let more = permit.num_permits().saturating_sub(needed);
-        drop(permit.split(more));
+        let needed = if bytes > SHORT_BYTES {
+            bytes.div_ceil(UNIT_BYTES)
+        } else {
+            0
+        };
+        let surplus = permit.num_permits().saturating_sub(needed);
+        drop(permit.split(surplus));
     }
 
     /// A body of one text, whose room is given back when the client has taken it.
     pub fn body(mut self, text: String) -> Body {
-        self.keep(text.len());
+        self.shrink_to(text.len());
         if text.len() <= SHORT_BYTES {
             return Body::from(text);
         }

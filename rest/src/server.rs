@@ -1,4 +1,4 @@
-//! The life of a REST program: it listens, watches the database, answers, and ends.
+//! Runs a REST program: it listens, watches the database, answers, and ends.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,8 +13,7 @@ use crate::connections::Clients;
 use crate::probe::{self, Requirement};
 use crate::{Database, database, edge, health};
 
-/// How long requests under way may take to end once the program is to stop. Short enough for the whole program to end within
-/// 5 s.
+/// How long the requests under way may go on after the program was asked to stop. It is so short that the whole program ends within 5 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 
 /// Settings of a program that serves REST from a database.
@@ -69,7 +68,7 @@ pub(crate) async fn run(
 
     let readiness = Readiness::waiting_for(probe::PART);
     let database = Database::new(options.clone(), config.database_connections);
-    let app = edge::around(
+    let app = edge::wrap(
         routes(database, shutdown.clone())
             .merge(health::router(readiness.clone()))
             .merge(admin::router(readiness.clone(), metrics)),

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 pub use crate::exporter::install as install_metrics;
 use crate::{Exporter, Readiness, Shutdown};
 
-/// `/livez` (200 while the process runs), `/readyz` (200, or 503 with the reasons; warnings with either), `/metrics` (Prometheus text format).
+/// `/livez` (200 while the process runs), `/readyz` (200, or 503 with the reasons; either may have warnings), `/metrics` (Prometheus text format).
 pub fn router(readiness: Readiness, metrics: impl Into<Exporter>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "live\n" }))

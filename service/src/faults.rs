@@ -16,7 +16,7 @@ const SIGSTOP_MAX: Duration = Duration::from_millis(50);
 /// How often `until:PATH` looks whether the file is there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The step failed since a test wanted it.
+/// A step failed because a test asked for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed(pub &'static str);
 
@@ -46,7 +46,7 @@ enum Action {
     Kill(Duration),
     /// Makes the thread or the task at the failpoint wait.
     Delay(Duration),
-    /// As `Delay`, until there is such a file.
+    /// Like `Delay`, but waits until this file exists.
     Until(PathBuf),
     /// SIGSTOP: the whole process stands still until somebody sends SIGCONT.
     Freeze,
@@ -78,7 +78,7 @@ impl Faults {
     /// # Errors
     /// The action is `error`.
     pub fn point(&self, name: &'static str) -> Result<(), Failed> {
-        let Some(action) = self.hit(name) else {
+        let Some(action) = self.action_at_hit_of(name) else {
             return Ok(());
         };
         match &action {
@@ -98,7 +98,7 @@ impl Faults {
     /// # Errors
     /// The action is `error`.
     pub async fn point_async(&self, name: &'static str) -> Result<(), Failed> {
-        let Some(action) = self.hit(name) else {
+        let Some(action) = self.action_at_hit_of(name) else {
             return Ok(());
         };
         match &action {
@@ -126,14 +126,15 @@ impl Faults {
         std::env::var(format!("{}_{name}", self.prefix)).ok()
     }
 
-    fn hit(&self, name: &str) -> Option<Action> {
+    /// Counts a hit of this failpoint. Returns the action if it has to happen at this hit.
+    fn action_at_hit_of(&self, name: &str) -> Option<Action> {
         let failpoint = self.failpoint.get_or_init(|| {
             let text = self.variable("FAILPOINT")?;
             let hits_file = self.variable("FAILPOINT_HITS").expect("a file for the hits");
             Some(Failpoint::parse(&text, hits_file.into()))
         });
         let failpoint = failpoint.as_ref()?;
-        if failpoint.name != name || !failpoint.is_hit() {
+        if failpoint.name != name || !failpoint.count_hit() {
             return None;
         }
         tracing::warn!(failpoint = name, "the failpoint acts");
@@ -145,13 +146,13 @@ impl Failpoint {
     fn parse(text: &str, hits_file: PathBuf) -> Self {
         let (name, rest) = text.split_once('=').expect("NAME=ACTION@HIT");
         let (action, hit) = rest.split_once('@').expect("NAME=ACTION@HIT");
-        let (action, ms) = action.split_once(':').unwrap_or((action, "0"));
-        let wait = || Duration::from_millis(ms.parse().expect("milliseconds"));
+        let (action, argument) = action.split_once(':').unwrap_or((action, "0"));
+        let wait = || Duration::from_millis(argument.parse().expect("milliseconds"));
         let action = match action {
             "exit" => Action::Exit,
             "kill" => Action::Kill(wait()),
             "delay" => Action::Delay(wait()),
-            "until" => Action::Until(ms.into()),
+            "until" => Action::Until(argument.into()),
             "freeze" => Action::Freeze,
             "panic" => Action::Panic,
             "error" => Action::Error,
@@ -168,7 +169,8 @@ impl Failpoint {
         }
     }
 
-    fn is_hit(&self) -> bool {
+    /// Counts a hit. Returns whether the action has to happen at it.
+    fn count_hit(&self) -> bool {
         let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
         if *hits >= self.hit {
             return false;
@@ -180,7 +182,7 @@ impl Failpoint {
     }
 }
 
-/// What is left to do after any wait.
+/// Does the part of an action that comes after its wait.
 fn act(action: Action, name: &'static str) -> Result<(), Failed> {
     match action {
         Action::Exit => std::process::exit(EXIT_CODE),

@@ -8,26 +8,26 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-/// For the connection, and for each part of the answer.
+/// How long to wait for the connection, and for each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// As [`PATIENCE`], for `status`, which has more to ask.
 const PATIENCE_OF_STATUS: Duration = Duration::from_secs(1);
 /// Longer than any answer of `/readyz`.
 const ANSWER_BYTES_MAX: u64 = 65_536;
 
-/// Asks `/readyz` of the program that serves `listen`; what it answered.
+/// Asks the program that serves on `listen` for `/readyz`. Returns what it answered.
 ///
 /// # Errors
-/// It is not ready, and the message has its reasons; or nothing answers.
+/// The program is not ready, and the message has its reasons; or nothing answers.
 pub fn ask(listen: SocketAddr) -> anyhow::Result<String> {
-    let address = reachable(listen);
+    let address = address_to_ask(listen);
     let answer = get_readyz(address, PATIENCE).with_context(|| format!("nothing answers on {address}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     let body = body.trim_end();
     match head.split_ascii_whitespace().nth(1) {
         Some("200") => Ok(format!("{body}\n")),
         Some("503") => bail!("not ready: {body}"),
-        _ => bail!("an answer that is none of /readyz: {head}"),
+        _ => bail!("this is not an answer of /readyz: {head}"),
     }
 }
 
@@ -57,7 +57,7 @@ struct Readyz {
 /// Asks the program that serves `listen` what it says of itself, on a thread of its own. One that does not answer within a second is as one that is
 /// not there.
 pub async fn ask_for_status(listen: SocketAddr) -> SaysOfItself {
-    let address = reachable(listen);
+    let address = address_to_ask(listen);
     let asked = tokio::task::spawn_blocking(move || get_readyz(address, PATIENCE_OF_STATUS)).await;
     let answer = asked.ok().and_then(Result::ok);
     let body = answer
@@ -90,8 +90,8 @@ fn get_readyz(address: SocketAddr, patience: Duration) -> std::io::Result<String
     Ok(answer)
 }
 
-/// Who listens everywhere is asked by the loopback address.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+/// The address to connect to. A program that listens on all addresses is asked on the loopback address.
+fn address_to_ask(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

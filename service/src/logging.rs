@@ -12,8 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// `LOG` is a level, or levels by module: `warn`, `outbox_relay=debug,info` (default `info`); `LOG_FORMAT` is `text` or `json` (default: text
 /// where standard error is a terminal, JSON elsewhere). Call it once, first thing in `main`.
 pub fn init() {
-    let asked = std::env::var("LOG").unwrap_or_default();
-    let levels = levels(&asked);
+    let setting = std::env::var("LOG").unwrap_or_default();
+    let levels = parse_levels(&setting);
     let is_understood = levels.is_some();
     // The Postgres client writes every statement's parameters at debug level: rows, so personal data.
     let levels = levels
@@ -35,18 +35,18 @@ pub fn init() {
     }
     if !is_understood {
         tracing::warn!(
-            "LOG is `{asked}`, which is no level (error, warn, info, debug, trace) and no list of module=level; it is info"
+            "LOG is `{setting}`, which is no level (error, warn, info, debug, trace) and no list of module=level; the level is info"
         );
     }
 }
 
-/// What `LOG` asks for; `None` where it cannot be understood.
-fn levels(asked: &str) -> Option<Targets> {
-    let asked = asked.trim();
-    if asked.is_empty() {
+/// Parses the value of `LOG`. `None` if it cannot be understood.
+fn parse_levels(setting: &str) -> Option<Targets> {
+    let setting = setting.trim();
+    if setting.is_empty() {
         return Some(Targets::new().with_default(Level::INFO));
     }
-    asked.parse().ok()
+    setting.parse().ok()
 }
 
 #[cfg(test)]
@@ -55,14 +55,14 @@ mod tests {
 
     #[test]
     fn a_level_alone_is_that_of_all_modules() {
-        let levels = levels("warn").unwrap();
+        let levels = parse_levels("warn").unwrap();
         assert!(levels.would_enable("outbox_relay", &Level::WARN));
         assert!(!levels.would_enable("outbox_relay", &Level::INFO));
     }
 
     #[test]
     fn a_module_has_a_level_of_its_own() {
-        let levels = levels("outbox_relay=trace,info").unwrap();
+        let levels = parse_levels("outbox_relay=trace,info").unwrap();
         assert!(levels.would_enable("outbox_relay::intake", &Level::TRACE));
         assert!(levels.would_enable("rdkafka", &Level::INFO));
         assert!(!levels.would_enable("rdkafka", &Level::DEBUG));
@@ -70,8 +70,8 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_info() {
-        for asked in ["", " "] {
-            let levels = levels(asked).unwrap();
+        for setting in ["", " "] {
+            let levels = parse_levels(setting).unwrap();
             assert!(levels.would_enable("outbox_relay", &Level::INFO));
             assert!(!levels.would_enable("outbox_relay", &Level::DEBUG));
         }
@@ -79,6 +79,6 @@ mod tests {
 
     #[test]
     fn what_is_no_level_is_not_understood() {
-        assert!(levels("outbox_relay=loud").is_none());
+        assert!(parse_levels("outbox_relay=loud").is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Database URLs whose password is in a file: the parameter `passwordfile`, which libpq does not have.
 //!
-//! A password in the environment is seen by whoever may look at the process (`docker inspect`); in a file it is a secret as container engines
-//! and orchestrators hand them over.
+//! Everyone who may look at the process sees a password in its environment (`docker inspect`). Container engines and orchestrators can hand over a
+//! secret as a file.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::Secret;
 
 const PARAMETER: &str = "passwordfile";
 
-/// The password that `path` holds alone; the end of line behind it does not count.
+/// Reads the password from the file `path`, which holds nothing else. A line break at its end does not belong to the password.
 ///
 /// # Errors
 /// The file cannot be read, or is not UTF-8.
@@ -21,12 +21,12 @@ pub fn read(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path).map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// `url` with the parameter `password` in the place of `passwordfile`; any other is as it was.
+/// Reads the file that the parameter `passwordfile` of `url` names, and replaces the parameter by `password`. A URL without it stays as it is.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn resolve(url: &Secret) -> anyhow::Result<Secret> {
-    let Some((place, parameters)) = url.reveal().split_once('?') else {
+    let Some((before, parameters)) = url.reveal().split_once('?') else {
         return Ok(url.clone());
     };
     let mut resolved = Vec::new();
@@ -41,7 +41,7 @@ pub fn resolve(url: &Secret) -> anyhow::Result<Secret> {
             _ => parameter.to_owned(),
         });
     }
-    Ok(format!("{place}?{}", resolved.join("&")).into())
+    Ok(format!("{before}?{}", resolved.join("&")).into())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// A handle that tells when the program is to stop. Clones see the same wish; once made it stays.
+/// A handle that tells when the program is to stop. All clones see the same wish. Once it is made, it stays.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
@@ -12,7 +12,7 @@ pub struct Shutdown(watch::Receiver<bool>);
 pub struct Trigger(watch::Sender<bool>);
 
 impl Shutdown {
-    /// A handle and what triggers it: for tests, and for programs that stop for reasons of their own.
+    /// A handle and its trigger. This is for tests, and for programs that stop for reasons of their own.
     #[must_use]
     pub fn manual() -> (Trigger, Self) {
         let (sender, receiver) = watch::channel(false);

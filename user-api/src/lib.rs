@@ -1,7 +1,7 @@
-//! The users' REST program. Its database is the truth about users, and every change of it is an event.
+//! The users' REST program. Its database is the truth about users, and every change of a user is an event.
 //!
-//! It has no Kafka client and knows nothing of the relay or of any view: a change is answered when it and its event have
-//! been committed, however things stand behind.
+//! It has no Kafka client and knows nothing of the relay or of any view: a change is answered as soon as it and its event are committed, however far
+//! behind the relay and the views are.
 
 pub mod statements;
 mod user;

@@ -1,8 +1,8 @@
 //! The SQL of users.
 //!
-//! A change of a user can only be written by `change!`, which writes its event in the same statement: one transaction, one
-//! round trip, and no user without its event. The event's version is the row's own. An update holds the row's lock until
-//! it has committed, so that a user's events commit, and thus are published, in the order of their versions.
+//! A change of a user can only be written by `change!`, which writes its event in the same statement: one transaction, one round trip, and no change
+//! without its event. The event's version is the row's own. An update holds the row's lock until it has committed, so that a user's events commit,
+//! and thus are published, in the order of their versions.
 //!
 //! JSON texts are made by the database, in the order of the answer's fields.
 
@@ -14,8 +14,8 @@ macro_rules! user {
     };
 }
 
-/// A change of one user with its event. Returns `id`, `version` and `body`, which is a JSON text, or no row if there is no such user.
-/// `$change` writes the row and returns it as the event shall carry it. `$event_id` is the parameter that has the event's id.
+/// A change of one user with its event. Returns `id`, `version` and `body`, which is a JSON text, or no row if there is no such user. `$change`
+/// writes the row and returns it as the event shows it. `$event_id` is the parameter that has the event's id.
 macro_rules! change {
     ($event_type:literal, $event_id:literal, $user:literal, $change:literal) => {
         rest::change_with_event!(
@@ -44,7 +44,7 @@ pub const CREATE: &str = change!(
 /// $1 name, $2 email, $3 department, $4 status, $5 id, $6 versions of which the row must have one, or null,
 /// $7 the event's id.
 ///
-/// An update that has waited for another one sees the version that this one left.
+/// If an update had to wait for another update of the same user, it compares with the version that the other one has written.
 pub const UPDATE: &str = change!(
     "USER_UPDATED",
     "$7",

@@ -2,7 +2,7 @@
 
 use rest::{Fields, Object, Problem};
 
-/// Most characters of a name, an e-mail, a department: the columns' widths.
+/// A name, an e-mail address and a department have at most this many characters. This is the width of their columns.
 const TEXT_MAX_CHARS: usize = 255;
 
 /// A user as a request describes it, checked.
@@ -28,7 +28,7 @@ impl UserInput {
             name: fields.text("name", TEXT_MAX_CHARS),
             email: fields.text_like("email", TEXT_MAX_CHARS, is_email, "must be like name@example.com"),
             department: fields.optional_text("department", TEXT_MAX_CHARS),
-            status: fields.text_like("status", TEXT_MAX_CHARS, is_status, STATUS_MUST),
+            status: fields.text_like("status", TEXT_MAX_CHARS, is_status, STATUS_RULE),
         };
         fields.check()?;
         Ok(user)
@@ -36,13 +36,13 @@ impl UserInput {
 }
 
 /// Completes the sentence that starts with `status`.
-pub(crate) const STATUS_MUST: &str = "must be ACTIVE or INACTIVE";
+pub(crate) const STATUS_RULE: &str = "must be ACTIVE or INACTIVE";
 
 fn is_status(text: &str) -> bool {
     matches!(text, "ACTIVE" | "INACTIVE")
 }
 
-/// Something, one `@`, something, no blanks: only a mail that arrives proves more.
+/// Whether the text has exactly one `@`, something before and behind it, and no blanks. Only a mail that arrives proves more.
 fn is_email(text: &str) -> bool {
     text.split_once('@').is_some_and(|(local, domain)| {
         !local.is_empty()

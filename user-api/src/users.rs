@@ -14,12 +14,12 @@ use sqlx::{Postgres, Row, query};
 use uuid::Uuid;
 
 use crate::statements;
-use crate::user::{STATUS_MUST, UserInput};
+use crate::user::{STATUS_RULE, UserInput};
 
 /// Users that one statement of a list reads.
 const BATCH_SIZE: i64 = 1000;
 
-/// Rules that only the database can keep, or that it keeps as well.
+/// Rules that only the database can check, or that it checks as well as this program.
 const CONSTRAINTS: &[Constraint] = &[
     Constraint {
         name: "users_email_key",
@@ -29,7 +29,7 @@ const CONSTRAINTS: &[Constraint] = &[
     Constraint {
         name: "users_status_check",
         field: "status",
-        message: STATUS_MUST,
+        message: STATUS_RULE,
     },
 ];
 
@@ -43,7 +43,7 @@ pub(crate) fn router(database: Database) -> Router {
 async fn create(State(database): State<Database>, JsonBody(body, _room): JsonBody) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let event = Uuid::new_v4();
-    let user = change(&database, bound(statements::CREATE, &user).bind(event), event).await?;
+    let user = change_user(&database, bind_user(statements::CREATE, &user).bind(event), event).await?;
     let user = user.ok_or_else(Problem::internal)?;
     Ok(answer::created(
         format!("/api/users/{}", user.id),
@@ -53,16 +53,16 @@ async fn create(State(database): State<Database>, JsonBody(body, _room): JsonBod
     ))
 }
 
-/// The row itself is read, so there is nothing to wait for: a version that it has not reached was never written.
+/// This reads the user's own row and no view. So there is nothing to wait for: a version above that of the row was never written.
 async fn read(
     State(database): State<Database>,
     Id(id): Id,
-    asked: MinVersion,
+    min_version: MinVersion,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let user = one(&database, query(statements::READ).bind(id)).await?;
-    if user.version < asked.version {
-        return Err(not_written(asked.version, user.version));
+    let user = fetch_user(&database, query(statements::READ).bind(id)).await?;
+    if user.version < min_version.version {
+        return Err(version_not_written(min_version.version, user.version));
     }
     Ok(answer::tagged(&headers, &user.version.to_string(), user.body))
 }
@@ -75,17 +75,20 @@ async fn update(
 ) -> Result<Response, Problem> {
     let user = UserInput::parse(body)?;
     let event = Uuid::new_v4();
-    let statement = bound(statements::UPDATE, &user).bind(id).bind(&versions).bind(event);
-    let user = change(&database, statement, event).await?;
-    let user = made(&database, user, id, versions.is_some()).await?;
+    let statement = bind_user(statements::UPDATE, &user)
+        .bind(id)
+        .bind(&versions)
+        .bind(event);
+    let user = change_user(&database, statement, event).await?;
+    let user = ensure_changed(&database, user, id, versions.is_some()).await?;
     Ok(answer::changed(&user.version.to_string(), user.version, user.body))
 }
 
 async fn delete(State(database): State<Database>, Id(id): Id, IfMatch(versions): IfMatch) -> Result<Response, Problem> {
     let event = Uuid::new_v4();
     let statement = query(statements::DELETE).bind(id).bind(&versions).bind(event);
-    let user = change(&database, statement, event).await?;
-    let user = made(&database, user, id, versions.is_some()).await?;
+    let user = change_user(&database, statement, event).await?;
+    let user = ensure_changed(&database, user, id, versions.is_some()).await?;
     Ok(answer::deleted(user.version))
 }
 
@@ -104,8 +107,8 @@ async fn list(State(database): State<Database>, page: Page) -> Result<Response, 
     .await
 }
 
-/// A user as a statement answers it.
-struct Answered {
+/// One row that a statement of this file returns.
+struct UserRow {
     id: i64,
     version: i64,
     /// JSON text.
@@ -114,7 +117,7 @@ struct Answered {
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-fn bound<'q>(statement: &'static str, user: &'q UserInput) -> Statement<'q> {
+fn bind_user<'q>(statement: &'static str, user: &'q UserInput) -> Statement<'q> {
     query(statement)
         .bind(&user.name)
         .bind(&user.email)
@@ -122,32 +125,37 @@ fn bound<'q>(statement: &'static str, user: &'q UserInput) -> Statement<'q> {
         .bind(&user.status)
 }
 
-/// 404: the user is there and has never had that version.
-fn not_written(min_version: i64, version: i64) -> Problem {
+/// 404: the user exists, but has never had that version.
+fn version_not_written(min_version: i64, version: i64) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!("the user is at version {version}; version {min_version} was not written"),
     )
-    .of_type("urn:problem-type:version-not-written", "Version Not Written")
-    .with("minVersion", min_version)
-    .with("version", version)
+    .with_type("urn:problem-type:version-not-written", "Version Not Written")
+    .with_member("minVersion", min_version)
+    .with_member("version", version)
 }
 
-/// Runs a change that writes the event; none when there is no such user, or the user is at another version.
-async fn change(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<Answered>, Problem> {
-    answered(
+/// Runs a change that writes the event `event`. `None`: there is no such user, or the user is at another version.
+async fn change_user(database: &Database, statement: Statement<'_>, event: Uuid) -> Result<Option<UserRow>, Problem> {
+    read_row(
         database
             .change(statement, || query(statements::ANSWER_OF).bind(event))
             .await,
     )
 }
 
-/// What a change answered; 404 when there is no such user, 412 when the user is at another version than the client named.
-async fn made(database: &Database, user: Option<Answered>, id: i64, has_versions: bool) -> Result<Answered, Problem> {
+/// The row that a change returned. Without one, 404 if there is no such user, and 412 if the user is at another version than the client named.
+async fn ensure_changed(
+    database: &Database,
+    user: Option<UserRow>,
+    id: i64,
+    has_versions: bool,
+) -> Result<UserRow, Problem> {
     match user {
         Some(user) => Ok(user),
         None if has_versions => {
-            let user = one(database, query(statements::READ).bind(id)).await?;
+            let user = fetch_user(database, query(statements::READ).bind(id)).await?;
             Err(IfMatch::failed(&user.version.to_string(), user.version))
         }
         None => Err(no_such_user()),
@@ -158,14 +166,14 @@ fn no_such_user() -> Problem {
     Problem::not_found("there is no user with this id")
 }
 
-/// Runs a statement about one user; 404 when there is none.
-async fn one(database: &Database, statement: Statement<'_>) -> Result<Answered, Problem> {
-    answered(database.row(statement).await)?.ok_or_else(no_such_user)
+/// Runs a statement about one user. 404 if there is none.
+async fn fetch_user(database: &Database, statement: Statement<'_>) -> Result<UserRow, Problem> {
+    read_row(database.row(statement).await)?.ok_or_else(no_such_user)
 }
 
-fn answered(row: Result<Option<PgRow>, Failure>) -> Result<Option<Answered>, Problem> {
+fn read_row(row: Result<Option<PgRow>, Failure>) -> Result<Option<UserRow>, Problem> {
     let read = |row: PgRow| {
-        Ok(Answered {
+        Ok(UserRow {
             id: row.try_get("id")?,
             version: row.try_get("version")?,
             body: row.try_get("body")?,

@@ -14,7 +14,7 @@ const REQUEST_TIMEOUT_MS: i32 = 10_000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long one poll waits for the answer. Between two polls, librdkafka's errors and expiring tokens are served.
 const POLL_TIMEOUT_MS: i32 = 100;
-/// So many events are served at once, at most.
+/// At most this many events are served in one call.
 const EVENTS_MAX: usize = 100;
 
 /// A request that is about to be made.
@@ -130,27 +130,27 @@ pub(super) unsafe fn text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller has promised it.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// An array of librdkafka as a slice. Null becomes the empty slice.
 ///
 /// # Safety
-/// The pointer has to be null, or to so many elements, which live as long as `'e`.
+/// `first` has to be null, or point to `count` elements, which live as long as `'e`.
 #[expect(unsafe_code, reason = "the elements are in librdkafka's memory")]
 pub(super) unsafe fn slice<'e, T>(first: *const T, count: usize) -> &'e [T] {
     if first.is_null() {
         return &[];
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller has promised it.
     unsafe { std::slice::from_raw_parts(first, count) }
 }
 
 struct Queue(NonNull<native::rd_kafka_queue_t>);
 struct Options(NonNull<native::rd_kafka_AdminOptions_t>);
 
-/// Implements `Drop` for types that own something of librdkafka: it is given back by the function that is named.
+/// Implements `Drop` for types that own something of librdkafka. The named function gives it back.
 macro_rules! destroyed_on_drop {
     ($($kind:ident: $destroy:ident;)*) => {
         $(impl Drop for $kind {

@@ -1,4 +1,4 @@
-//! Partitions that are assigned again and again.
+//! Assigns partitions, again and again, without a crash of librdkafka.
 
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
@@ -6,7 +6,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 /// Reads these partitions, each from its offset on, and no others. It may be called again at once.
 ///
-/// librdkafka answers before it has stopped what was read before. A partition that is assigned once more until then is stopped twice, and
+/// librdkafka answers before it has stopped what was read before. If a partition is assigned once more before that, it is stopped twice, and
 /// librdkafka aborts the process: `rd_kafka_assignment_partition_stopped: Assertion rktp->rktp_started failed`.
 ///
 /// # Errors
@@ -16,16 +16,16 @@ pub fn assign<X: ConsumerContext>(consumer: &impl Consumer<X>, partitions: &Topi
     wait_until_stopped(consumer)
 }
 
-/// Reads nothing any more. What was read before has stopped when it returns.
+/// Stops all reading. When this returns, all that was read before has stopped.
 ///
-/// A partition's queue goes back to librdkafka at that moment. Whoever forwards the queue before has it taken away again.
+/// At that moment librdkafka takes back the queue of each partition. A queue must not be forwarded before, since that would be undone.
 pub(crate) fn stop<X: ConsumerContext>(consumer: &impl Consumer<X>) -> KafkaResult<()> {
     consumer.unassign()?;
     wait_until_stopped(consumer)
 }
 
-/// librdkafka's main thread takes one request after the other. An answer to a later request says that the requests to stop were taken, and the
-/// next answer that their ends were.
+/// librdkafka's main thread handles one request after the other. The first answer says that it has handled the requests to stop. The second answer
+/// says that it has handled the ends of what was stopped.
 fn wait_until_stopped<X: ConsumerContext>(consumer: &impl Consumer<X>) -> KafkaResult<()> {
     consumer.assignment()?;
     consumer.assignment()?;

@@ -82,7 +82,7 @@ impl ClientSettings {
     /// A property has no value, or it is one of `reserved`: the properties that only the program may set.
     pub fn with_properties<S: AsRef<str>>(mut self, lines: &[S], reserved: &[&str]) -> Result<Self, InvalidProperty> {
         for (index, line) in non_empty(lines).enumerate() {
-            self.properties.push(Property::given(line, index + 1, reserved)?);
+            self.properties.push(Property::parse(line, index + 1, reserved)?);
         }
         Ok(self)
     }
@@ -98,7 +98,7 @@ impl ClientSettings {
         reserved: &[&str],
     ) -> Result<Self, InvalidProperty> {
         for line in non_empty(lines) {
-            self.properties.push(Property::in_file(line, reserved)?);
+            self.properties.push(Property::parse_with_file(line, reserved)?);
         }
         Ok(self)
     }
@@ -155,7 +155,7 @@ impl ClientSettings {
     #[must_use]
     pub fn begin(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
-        // The wrapper's default hides what librdkafka says of broken connections.
+        // The wrapper's default hides what librdkafka says about broken connections.
         config.set_log_level(match self.property("debug") {
             Some(_) => RDKafkaLogLevel::Debug,
             None => RDKafkaLogLevel::Info,

@@ -1,14 +1,14 @@
-//! What programs that must not lose a record need of Kafka beside rdkafka, the safe wrapper of librdkafka.
+//! For programs that must not lose a record: what they need from Kafka beyond rdkafka, the safe wrapper of librdkafka.
 //!
 //! **Settings.** [`ClientSettings`] say where the cluster is and how to log in there: librdkafka's properties as an operator gives them, with secrets
-//! in files that are read again for each client, TLS that trusts what the system trusts, and the tokens of SASL OAUTHBEARER from a file
-//! ([`Tokens`]). With the feature `args` they are flags and environment variables for clap, the same in every program (`ClientArgs`). A cluster
-//! that refuses a client is told from one that is away by [`Reasons`].
+//! in files that are read again for each client, TLS that trusts what the system trusts, and the tokens of SASL OAUTHBEARER from a file ([`Tokens`]).
+//! With the feature `args` they are flags and environment variables for clap, the same in every program (`ClientArgs`). [`Reasons`] tells a cluster
+//! that refuses a client from a cluster that cannot be reached.
 //!
 //! **Questions** that the safe wrapper lacks: topics by their ids ([`facts_by`]), where partitions begin and end at both isolation levels
-//! ([`bounds_by`], [`ends_by`]), whether a log still has what was read of it ([`first_offsets_behind`]), and the offset at which a broker says
-//! that a partition ends ([`TopicReader`]). They work on a client that is there already, whatever its context, and block. No `unsafe` is
-//! needed outside of this crate.
+//! ([`bounds_by`], [`ends_by`]), whether a log still has what was read of it ([`first_offsets_behind`]), and the offset at which a broker says that a
+//! partition ends ([`TopicReader`]). They use a client that the caller has already, with any context, and block. No `unsafe` is needed outside of
+//! this crate.
 //!
 //! ```no_run
 //! use kafka_client::ClientSettings;
@@ -25,7 +25,7 @@
 //! for (topic, facts) in kafka_client::facts_by(&client, &["orders".to_owned()])? {
 //!     let partitions = (0..facts.partitions).map(|partition| (topic.as_str(), partition));
 //!     for ends in kafka_client::ends_by(&client, partitions)? {
-//!         println!("{topic}/{} ends at {}, and at {} for who sees open transactions", ends.partition, ends.stable, ends.all);
+//!         println!("{topic}/{} ends at {}, and at {} for a reader that sees open transactions", ends.partition, ends.stable, ends.all);
 //!     }
 //! }
 //! # Ok(())

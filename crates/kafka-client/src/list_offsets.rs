@@ -1,6 +1,6 @@
 //! Where partitions begin or end, by ListOffsets: one request for all of them, with an answer for each.
 //!
-//! The safe wrapper has no ListOffsets. It asks for one partition at a time, with one isolation level a client.
+//! The safe wrapper does not have this request. It asks for one partition at a time, and always with the isolation level of its client.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::admin_request::{AdminRequest, slice, text};
 
-/// Whose end of a partition is asked for.
+/// The kind of reader for whom the end of a partition is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// Of a reader who sees committed records only: the last stable offset.
+    /// A reader who sees only committed records. For it, the end is the last stable offset.
     Committed,
-    /// Of a reader who sees all records: the high watermark.
+    /// A reader who sees all records. For it, the end is the high watermark.
     All,
 }
 
-/// What a leader tells of an offset.
+/// An offset that the leader of a partition has told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct ToldOffset {
     pub(super) offset: i64,
-    /// Of the end: the epoch in which the leader leads. None where the cluster does not tell.
+    /// Only for an end: the leader's epoch now. `None` if the cluster does not tell it.
     pub(super) epoch: Option<i32>,
 }
 
@@ -39,14 +39,13 @@ pub(super) fn list_offsets<'p>(
     partitions: impl IntoIterator<Item = (&'p str, i32)>,
     wanted: Offset,
     reader: Reader,
-) -> anyhow::Result<BTreeMap<(String, i32), Result<Told, RDKafkaErrorCode>>> {
-    let mut asked = TopicPartitionList::new();
+) -> anyhow::Result<BTreeMap<(String, i32), Result<ToldOffset, RDKafkaErrorCode>>> {
+    let mut list = TopicPartitionList::new();
     for (topic, partition) in partitions {
-        asked
-            .add_partition_offset(topic, partition, wanted)
+        list.add_partition_offset(topic, partition, wanted)
             .context("invalid offset")?;
     }
-    if asked.count() == 0 {
+    if list.count() == 0 {
         return Ok(BTreeMap::new());
     }
     let request = AdminRequest::new(client, native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS)?;
@@ -60,35 +59,35 @@ pub(super) fn list_offsets<'p>(
     let answer = request
         .answer(|client, options, queue| {
             // SAFETY: all four are valid; librdkafka copies the list, and keeps the queue for as long as it may answer there.
-            unsafe { native::rd_kafka_ListOffsets(client, asked.ptr(), options, queue) };
+            unsafe { native::rd_kafka_ListOffsets(client, list.ptr(), options, queue) };
         })
         .context("cannot ask where partitions begin and end")?;
     let mut offsets = BTreeMap::new();
-    // SAFETY: the event is the answer's, and valid as long as that; all that is read from it lives as long.
+    // SAFETY: the event belongs to the answer and is valid as long as it. This is also true of all that is read from the event.
     unsafe {
         let result = native::rd_kafka_event_ListOffsets_result(answer.event());
         ensure!(!result.is_null(), "kafka's client answers something else");
         let mut count = 0;
         let infos = native::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
         for info in slice(infos, count) {
-            let place = &*native::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
-            let name = text(place.topic);
-            let told = match RDKafkaErrorCode::from(place.err) {
-                // Where a leader did not answer in time, librdkafka says neither so nor an offset.
-                RDKafkaErrorCode::NoError if place.offset < 0 => Err(RDKafkaErrorCode::RequestTimedOut),
+            let info_partition = &*native::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
+            let name = text(info_partition.topic);
+            let told = match RDKafkaErrorCode::from(info_partition.err) {
+                // If a leader did not answer in time, librdkafka gives neither an error nor an offset.
+                RDKafkaErrorCode::NoError if info_partition.offset < 0 => Err(RDKafkaErrorCode::RequestTimedOut),
                 RDKafkaErrorCode::NoError => {
-                    let epoch = native::rd_kafka_topic_partition_get_leader_epoch(&raw const *place);
-                    Ok(Told {
-                        offset: place.offset,
+                    let epoch = native::rd_kafka_topic_partition_get_leader_epoch(&raw const *info_partition);
+                    Ok(ToldOffset {
+                        offset: info_partition.offset,
                         epoch: (epoch >= 0).then_some(epoch),
                     })
                 }
                 code @ RDKafkaErrorCode::TopicAuthorizationFailed => {
-                    bail!("partition {} of topic `{name}`: {code}", place.partition);
+                    bail!("partition {} of topic `{name}`: {code}", info_partition.partition);
                 }
                 code => Err(code),
             };
-            offsets.insert((name, place.partition), told);
+            offsets.insert((name, info_partition.partition), told);
         }
     }
     Ok(offsets)

@@ -1,9 +1,11 @@
-//! Where a partition's log parts from what was read of it.
+//! Finds the offset at which a partition's log parts from what was read of it.
 //!
-//! A leader that lacked the end of the log may have been elected (unclean election). The offsets of the records that are lost are other records'
-//! then, so that offsets alone tell nothing. The leader's epoch does: it stands with each record, and a leader tells where an epoch ends in its
-//! log (KIP-320). The safe wrapper has neither. librdkafka asks for it where a seek names an epoch, and goes on from where the epoch ends where
-//! that lies before the offset of the seek; so the first offset that comes tells.
+//! A leader that lacked the end of the log may have been elected (unclean election). The records at the end are lost then, and other records get their
+//! offsets. So offsets alone do not show the loss. The leader's epoch does: each record carries it, and a leader can tell where an epoch ends in its
+//! log (KIP-320).
+//!
+//! The safe wrapper offers neither. librdkafka asks the leader if a seek names an epoch. If that epoch ends before the offset of the seek, it goes on
+//! from where the epoch ends. So the first offset that comes after a seek tells where the log parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -18,7 +20,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::topic_reader::{Next, TopicReader};
 
 const SEEK_TIMEOUT_MS: i32 = 5_000;
-const STEP: Duration = Duration::from_millis(100);
+/// How long one poll waits, at most.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How far a partition was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +32,20 @@ pub struct ReadUpTo {
     pub epoch: i32,
 }
 
-/// The leader's epoch that stands with the record; none where the cluster does not tell it.
+/// The leader's epoch that the record carries. `None` if the cluster does not tell it.
 #[must_use]
-#[expect(unsafe_code, reason = "the safe wrapper does not tell it")]
+#[expect(unsafe_code, reason = "the safe wrapper lacks the epoch")]
 pub fn leader_epoch(record: &BorrowedMessage<'_>) -> Option<i32> {
-    // SAFETY: the message is borrowed, and valid as long as that.
+    // SAFETY: the message is valid as long as it is borrowed.
     let epoch = unsafe { native::rd_kafka_message_leader_epoch(record.ptr()) };
     (epoch >= 0).then_some(epoch)
 }
 
-/// For each of these partitions of a topic the first offset that it gives where it is asked for what comes behind what was read. One that is lower
-/// than that says that the log parts there from what was read. A partition of which Kafka does not tell within `wait` is left out: nothing
-/// is known of it. The consumer must have `auto.offset.reset=earliest` and `enable.partition.eof`, and whatever it read before is over. Blocks.
+/// For each of these partitions of a topic: the first offset that Kafka gives when it is asked for what follows the records that were read. If it is
+/// lower than [`ReadUpTo::offset`], the log parts there from what was read. If Kafka gives none within `wait`, the partition is left out, and nothing
+/// is known about it.
+///
+/// The consumer must have `auto.offset.reset=earliest` and `enable.partition.eof`. Whatever it read before is stopped. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses.
@@ -52,27 +57,27 @@ pub fn first_offsets_behind(
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
     let from: Vec<(i32, i64)> = read.iter().map(|(partition, read)| (*partition, read.offset)).collect();
     let reader = TopicReader::start(consumer, topic, &from)?;
-    let asked = seek(consumer, topic, read)?;
-    let (mut told, began) = (BTreeMap::new(), Instant::now());
-    while told.len() < asked.len() && began.elapsed() < wait {
-        let (partition, offset) = match reader.next(STEP)? {
+    let sought = seek_with_epochs(consumer, topic, read)?;
+    let (mut first_offsets, started) = (BTreeMap::new(), Instant::now());
+    while first_offsets.len() < sought.len() && started.elapsed() < wait {
+        let (partition, offset) = match reader.next(POLL_TIMEOUT)? {
             Next::Record(record) => (record.partition(), record.offset()),
             Next::End { partition, offset } => (partition, offset),
             Next::Nothing => continue,
         };
-        // Without the seek a partition tells nothing: its reading names no epoch.
-        if asked.contains(&partition) {
-            told.entry(partition).or_insert(offset);
+        // A partition whose seek failed is read without an epoch, so its first offset tells nothing.
+        if sought.contains(&partition) {
+            first_offsets.entry(partition).or_insert(offset);
         }
     }
     drop(reader);
     consumer.unassign().context("partitions cannot be given back")?;
-    Ok(told)
+    Ok(first_offsets)
 }
 
-/// Has librdkafka look whether what was read is what the leaders have. Gives the partitions of which it does.
+/// Makes librdkafka ask the leaders whether their logs still have what was read. Returns the partitions for which it does so.
 #[expect(unsafe_code, reason = "the safe wrapper's seek names no epoch")]
-fn seek(
+fn seek_with_epochs(
     consumer: &BaseConsumer<impl ConsumerContext>,
     topic: &str,
     read: &BTreeMap<i32, ReadUpTo>,
@@ -96,8 +101,8 @@ fn seek(
         unsafe { native::rd_kafka_seek_partitions(consumer.client().native_ptr(), list.ptr(), SEEK_TIMEOUT_MS) };
     if error.is_null() {
         let elements = list.elements();
-        let sought = elements.iter().filter(|element| element.error().is_ok());
-        return Ok(sought.map(|element| element.partition()).collect());
+        let without_error = elements.iter().filter(|element| element.error().is_ok());
+        return Ok(without_error.map(|element| element.partition()).collect());
     }
     // SAFETY: the error is ours, and given back once.
     let code = unsafe {

@@ -44,7 +44,7 @@ impl ClientSettings {
         C: ConsumerContext,
     {
         let consumer: T = self.create(config, context)?;
-        token_result(self.tokens().give_first(consumer.client()))?;
+        or_token_error(self.tokens().give_first(consumer.client()))?;
         Ok(consumer)
     }
 
@@ -54,7 +54,7 @@ impl ClientSettings {
     /// See [`OpenError`].
     pub fn open_admin(&self, config: &ClientConfig) -> Result<AdminClient<ReaderContext>, OpenError> {
         let admin: AdminClient<ReaderContext> = self.create(config, ReaderContext::with(self.tokens()))?;
-        token_result(self.tokens().give_first(admin.inner()))?;
+        or_token_error(self.tokens().give_first(admin.inner()))?;
         Ok(admin)
     }
 
@@ -68,7 +68,7 @@ impl ClientSettings {
         C: ProducerContext,
     {
         let producer: T = self.create(config, context)?;
-        token_result(self.tokens().give_first(producer.client()))?;
+        or_token_error(self.tokens().give_first(producer.client()))?;
         Ok(producer)
     }
 
@@ -94,7 +94,7 @@ fn without_value(err: &KafkaError) -> String {
     }
 }
 
-fn token_result(result: anyhow::Result<()>) -> Result<(), OpenError> {
+fn or_token_error(result: anyhow::Result<()>) -> Result<(), OpenError> {
     result.map_err(|err| OpenError::Token(format!("{err:#}")))
 }
 

@@ -1,6 +1,6 @@
 //! Where partitions begin and end, and which of them have no leader.
 //!
-//! Each partition is answered for by itself: one without a leader, or whose leader does not answer, takes nothing from the others.
+//! Each partition has an answer of its own. A partition without a leader, or whose leader does not answer, does not affect the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,14 +17,14 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// What Kafka tells of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartitionBounds {
-    /// It has the offsets from `beginning` on, up to `end`, which is the offset of the record that comes next.
+    /// It has the offsets from `beginning` on. `end` is the offset that the next record will have.
     Known {
         beginning: i64,
         end: i64,
-        /// The epoch in which its leader leads; none where the cluster does not tell.
+        /// The leader's epoch now. `None` if the cluster does not tell it.
         epoch: Option<i32>,
     },
-    /// No broker leads it: those that have its records are away.
+    /// No broker leads it, since the brokers that have its records cannot be reached.
     NoLeader,
     /// Its leader does not answer, or is no leader any more.
     NoAnswer,
@@ -32,7 +32,7 @@ pub enum PartitionBounds {
     NotThere,
 }
 
-/// Where these partitions begin, and where they end for such a reader. Blocks.
+/// Where these partitions begin, and where they end for this kind of reader. Blocks.
 ///
 /// # Errors
 /// No broker answers, or a topic may not be read.
@@ -41,17 +41,17 @@ pub fn bounds_by(
     partitions: &[(&str, i32)],
     reader: Reader,
 ) -> anyhow::Result<BTreeMap<(String, i32), PartitionBounds>> {
-    let led = leaders_by(client, partitions.iter().map(|(topic, _)| *topic))?;
-    let has_leader = |(topic, partition): &(&str, i32)| led.get(*topic)?.get(partition).copied();
+    let leaders = leaders_by(client, partitions.iter().map(|(topic, _)| *topic))?;
+    let has_leader = |(topic, partition): &(&str, i32)| leaders.get(*topic)?.get(partition).copied();
     let mut asked: Vec<(&str, i32)> = partitions.to_vec();
     asked.retain(|place| has_leader(place) == Some(true));
     let beginnings = list_offsets(client, asked.iter().copied(), Offset::Beginning, reader)?;
-    // A leader that has not answered is not waited for once more.
+    // A leader that has not answered is not asked again. So nobody waits for it twice.
     asked.retain(|(topic, partition)| matches!(beginnings.get(&((*topic).to_owned(), *partition)), Some(Ok(_))));
     let ends = list_offsets(client, asked, Offset::End, reader)?;
-    let told = partitions.iter().map(|place| {
+    let bounds = partitions.iter().map(|place| {
         let key = (place.0.to_owned(), place.1);
-        let told = match (has_leader(place), beginnings.get(&key), ends.get(&key)) {
+        let of_partition = match (has_leader(place), beginnings.get(&key), ends.get(&key)) {
             (None, ..) => PartitionBounds::NotThere,
             (Some(false), ..) => PartitionBounds::NoLeader,
             (Some(true), Some(Ok(beginning)), Some(Ok(end))) => PartitionBounds::Known {
@@ -61,14 +61,15 @@ pub fn bounds_by(
             },
             (Some(true), ..) => PartitionBounds::NoAnswer,
         };
-        (key, told)
+        (key, of_partition)
     });
-    Ok(told.collect())
+    Ok(bounds.collect())
 }
 
 /// The partitions of these topics, and whether each has a leader. A topic that does not exist is left out. Blocks.
 ///
-/// This also tells the client who leads them now: it goes by what it was told before, and asks a leader that is away until it is told anew.
+/// This also makes the client learn who leads them now. Without it, the client goes on asking the leader that it knows, even if that one cannot be
+/// reached.
 ///
 /// # Errors
 /// No broker answers.
@@ -77,7 +78,7 @@ pub fn leaders_by<'t>(
     topics: impl IntoIterator<Item = &'t str>,
 ) -> anyhow::Result<BTreeMap<String, BTreeMap<i32, bool>>> {
     let topics: BTreeSet<&str> = topics.into_iter().collect();
-    let mut led = BTreeMap::new();
+    let mut leaders = BTreeMap::new();
     for name in topics {
         serve_events(client);
         let metadata = client
@@ -89,8 +90,8 @@ pub fn leaders_by<'t>(
             let of_topic = partitions
                 .iter()
                 .map(|partition| (partition.id(), partition.leader() >= 0));
-            led.insert(name.to_owned(), of_topic.collect());
+            leaders.insert(name.to_owned(), of_topic.collect());
         }
     }
-    Ok(led)
+    Ok(leaders)
 }

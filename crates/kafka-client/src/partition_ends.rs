@@ -1,4 +1,4 @@
-//! Where partitions end, for those who read what is committed and for those who read all.
+//! Where partitions end: for a reader of committed records, and for a reader of all records.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::list_offsets::{Reader, list_offsets};
 pub struct Ends {
     pub topic: String,
     pub partition: i32,
-    /// The last stable offset: an open transaction that begins here hides what lies behind.
+    /// The last stable offset. If it is below `all`, an open transaction begins here and hides the records behind it.
     pub stable: i64,
     /// The high watermark.
     pub all: i64,
 }
 
-/// The ends of these partitions, where both could be learned: one that has no leader, or whose leader does not answer, is left out. Blocks.
+/// Both ends of each of these partitions. A partition that has no leader, or whose leader does not answer, is left out. Blocks.
 ///
 /// # Errors
 /// Kafka does not answer, or refuses; a partition does not exist.
@@ -28,7 +28,8 @@ pub fn ends_by<'p>(
     client: &BaseConsumer<impl ConsumerContext>,
     partitions: impl IntoIterator<Item = (&'p str, i32)> + Clone,
 ) -> anyhow::Result<Vec<Ends>> {
-    // What is stable is asked for first: between the two it only moves on, so that nothing looks hidden that is not.
+    // The stable end is asked for first. Ends only move forward, so `stable` is never above `all`. Records that are committed between the two
+    // requests look hidden until the next call.
     let stable = ends(client, partitions.clone(), Reader::Committed)?;
     let all = ends(client, partitions, Reader::All)?;
     let both = stable.into_iter().filter_map(|(place, stable)| {
@@ -44,7 +45,7 @@ pub fn ends_by<'p>(
     Ok(both.collect())
 }
 
-/// The ends that could be learned.
+/// The ends for this kind of reader, of the partitions that have an answer.
 fn ends<'p>(
     client: &BaseConsumer<impl ConsumerContext>,
     partitions: impl IntoIterator<Item = (&'p str, i32)>,
@@ -61,7 +62,7 @@ fn ends<'p>(
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition),
             ) => bail!("partition {partition} of topic `{topic}`: {code}"),
-            // It has no leader just now, or has just got one, or that does not answer.
+            // The partition has no leader at the moment, or a new one, or its leader does not answer.
             Err(_) => {}
         }
     }

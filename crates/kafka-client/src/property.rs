@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Properties that have a setting of their own.
-const SET_OTHERWISE: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+/// Properties that cannot be set here, since there is another setting for them.
+const PROPERTIES_WITH_OTHER_SETTING: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
 
 /// Properties whose values are paths that librdkafka reads when a client is made.
-const PATHS: [&str; 5] = [
+const PATH_PROPERTIES: [&str; 5] = [
     "ssl.ca.location",
     "ssl.certificate.location",
     "ssl.key.location",
@@ -15,33 +15,33 @@ const PATHS: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
-/// A property that cannot be used. The message names the flag that gave it, as `ClientArgs` has them.
+/// A property that cannot be used. The text names the flag of `ClientArgs` that gave it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProperty {
-    // Not what was given: it may be a password whose name was forgotten.
-    /// Which of the lines is none, counted from 1.
+    // The text does not repeat the line. It may be a password whose name was forgotten.
+    /// The number of the line that has no `=`, counted from 1.
     #[error("--kafka-property number {0}: expected NAME=VALUE, such as security.protocol=SSL")]
     NoValue(usize),
     /// A line of a property file without a path.
     #[error("--kafka-property-file `{0}`: expected NAME=PATH, such as sasl.password=/run/secrets/kafka")]
     NoPath(String),
-    /// The file that holds a property's value.
+    /// The file that holds a property's value cannot be read.
     #[error("--kafka-property-file {name}={path}: {reason}")]
     Unreadable { name: String, path: String, reason: String },
-    /// A file that librdkafka would read.
+    /// A file that librdkafka would read cannot be opened.
     #[error("--kafka-property {name}={path}: {reason}")]
     NoFile { name: String, path: String, reason: String },
-    /// One that the program sets itself.
+    /// A property that only the program may set.
     #[error("--kafka-property `{0}` cannot be set: exactly-once depends on it, or it has a setting of its own")]
     Reserved(String),
 }
 
-/// A property. `Debug` shows its name, and its file where it has one.
+/// A property. `Debug` shows its name, and its file if it has one.
 #[derive(Clone)]
 pub(super) struct Property {
     name: String,
     value: String,
-    /// Holds the value, which is what it held when it was read last.
+    /// The file that holds the value. `value` is what it held when it was last read.
     file: Option<PathBuf>,
 }
 
@@ -54,38 +54,39 @@ impl Property {
         }
     }
 
-    /// From `NAME=VALUE`, which is the line of this number.
-    pub(super) fn given(line: &str, number: usize, reserved: &[&str]) -> Result<Self, InvalidProperty> {
+    /// Parses `NAME=VALUE`. `number` is the line's number, for the error.
+    pub(super) fn parse(line: &str, number: usize, reserved: &[&str]) -> Result<Self, InvalidProperty> {
         let (name, value) = line.split_once('=').ok_or(InvalidProperty::NoValue(number))?;
-        Ok(Self::new(settable(name, reserved)?, value))
+        Ok(Self::new(ensure_settable(name, reserved)?, value))
     }
 
-    /// From `NAME=PATH`.
-    pub(super) fn in_file(line: &str, reserved: &[&str]) -> Result<Self, InvalidProperty> {
+    /// Parses `NAME=PATH`, and reads the file.
+    pub(super) fn parse_with_file(line: &str, reserved: &[&str]) -> Result<Self, InvalidProperty> {
         let (name, path) = line
             .split_once('=')
             .ok_or_else(|| InvalidProperty::NoPath(line.to_owned()))?;
         let mut property = Self {
             file: Some(path.into()),
-            ..Self::new(settable(name, reserved)?, "")
+            ..Self::new(ensure_settable(name, reserved)?, "")
         };
         property.read_again()?;
         Ok(property)
     }
 
-    /// Reads the value from its file. A file that librdkafka reads by itself is looked at, since librdkafka's message does not always name it.
+    /// Reads the value again from its file. A file that librdkafka itself reads is only opened, to see that it can be read: librdkafka's message does
+    /// not always name it.
     pub(super) fn read_again(&mut self) -> Result<(), InvalidProperty> {
-        let unreadable =
+        let name_path_reason =
             |path: &Path, err: std::io::Error| (self.name.clone(), path.display().to_string(), err.to_string());
         if let Some(path) = &self.file {
             let text = std::fs::read_to_string(path).map_err(|err| {
-                let (name, path, reason) = unreadable(path, err);
+                let (name, path, reason) = name_path_reason(path, err);
                 InvalidProperty::Unreadable { name, path, reason }
             })?;
             self.value = text.trim_end_matches(['\r', '\n']).to_owned();
         } else if let Some(path) = self.file() {
             std::fs::File::open(path).map_err(|err| {
-                let (name, path, reason) = unreadable(path, err);
+                let (name, path, reason) = name_path_reason(path, err);
                 InvalidProperty::NoFile { name, path, reason }
             })?;
         }
@@ -102,7 +103,7 @@ impl Property {
 
     /// The file that holds the value, or that the value names.
     pub(super) fn file(&self) -> Option<&Path> {
-        let names_file = PATHS.contains(&self.name()) && self.value != "probe";
+        let names_file = PATH_PROPERTIES.contains(&self.name()) && self.value != "probe";
         self.file
             .as_deref()
             .or_else(|| names_file.then(|| Path::new(&self.value)))
@@ -118,9 +119,9 @@ impl fmt::Debug for Property {
     }
 }
 
-fn settable<'n>(name: &'n str, reserved: &[&str]) -> Result<&'n str, InvalidProperty> {
+fn ensure_settable<'n>(name: &'n str, reserved: &[&str]) -> Result<&'n str, InvalidProperty> {
     let name = name.trim();
-    if reserved.contains(&name) || SET_OTHERWISE.contains(&name) {
+    if reserved.contains(&name) || PROPERTIES_WITH_OTHER_SETTING.contains(&name) {
         return Err(InvalidProperty::Reserved(name.to_owned()));
     }
     Ok(name)

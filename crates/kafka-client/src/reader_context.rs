@@ -1,4 +1,4 @@
-//! The context of clients that look at topics, or read them by hand.
+//! The context of clients that ask about topics, or read partitions outside of a group.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use crate::refusal::Reasons;
 use crate::tokens::Tokens;
 
-/// What librdkafka says on the side is logged for debugging only, since the calls themselves fail as well.
+/// librdkafka's own messages are logged at level debug only, since the calls themselves fail, too.
 #[derive(Clone, Debug, Default)]
 pub struct ReaderContext {
     reasons: Reasons,
@@ -18,7 +18,7 @@ pub struct ReaderContext {
 }
 
 impl ReaderContext {
-    /// Of a client that logs in with these tokens.
+    /// The context of a client that logs in with these tokens.
     #[must_use]
     pub fn with(tokens: Tokens) -> Self {
         Self {

@@ -12,7 +12,7 @@ use rdkafka::client::{Client, ClientContext, OAuthToken};
 use serde::Deserialize;
 use serde_json::json;
 
-/// How long librdkafka's unsecured tokens last where `sasl.oauthbearer.config` does not say.
+/// How long librdkafka's unsecured tokens last if `sasl.oauthbearer.config` does not say it.
 const UNSECURED_LIFE_S: i64 = 3_600;
 
 /// Where tokens come from. `Debug` shows a file's path, and never a token.
@@ -21,16 +21,17 @@ pub enum Tokens {
     /// Nobody logs in by a token.
     #[default]
     None,
-    /// A file of a JSON Web Token (RFC 7519), which whoever issues tokens keeps fresh. It is read again for each refresh, which librdkafka asks for
-    /// at four fifths of a token's life.
+    /// A file that holds a JSON Web Token (RFC 7519). The program that issues tokens replaces it before the token expires. The file is read again for
+    /// each refresh. librdkafka asks for a refresh when four fifths of a token's life are over.
     File(PathBuf),
     /// This token, until it expires.
     Given(String),
-    /// Tokens that nobody has signed, by `sasl.oauthbearer.config`, for development: librdkafka makes the first one of each client by itself.
+    /// Tokens without a signature, made from `sasl.oauthbearer.config`. They are for development. librdkafka makes the first token of each client by
+    /// itself.
     Unsecured,
 }
 
-/// The claims that Kafka's client needs to know; the broker checks the token itself.
+/// The claims that Kafka's client needs. It is the broker that checks the token.
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
@@ -39,22 +40,23 @@ struct Claims {
 }
 
 impl Tokens {
-    /// The token for now, as [`ClientContext::generate_oauth_token`] is to give it: `config` is its argument.
+    /// Makes the token that [`ClientContext::generate_oauth_token`] has to return now. `config` is the argument of that function.
     ///
     /// # Errors
-    /// There is no source; the file cannot be read, holds no JWT with `sub` and `exp`, or one that has expired. Says nothing of the token's text.
+    /// There is no source of tokens; the file cannot be read; it holds no JWT with `sub` and `exp`, or one that has expired. The error contains
+    /// nothing of the token.
     pub fn issue(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
         let issued = match self {
             Self::None => return Err("there is no --kafka-oauth-token-file".into()),
-            Self::File(path) => read(path),
-            Self::Given(text) => token(text, "the OAuth token"),
-            // Without sasl.oauthbearer.config no pair is set, and `unsecured` says what is missing.
-            Self::Unsecured => unsecured(config.unwrap_or_default(), now_ms()),
+            Self::File(path) => read_token_file(path),
+            Self::Given(text) => parse_jwt(text, "the OAuth token"),
+            // Without sasl.oauthbearer.config no pair is set, and `make_unsecured_token` says what is missing.
+            Self::Unsecured => make_unsecured_token(config.unwrap_or_default(), now_ms()),
         };
         issued.map_err(|err| format!("{err:#}").into())
     }
 
-    /// Gives a new client its first token. librdkafka asks for it by an event, but a client that waits for its first answer serves none, and the
+    /// Gives a new client its first token. librdkafka asks for it by an event. But a client that waits for its first answer serves no events, and the
     /// wrapper's admin client never does.
     ///
     /// # Errors
@@ -62,8 +64,8 @@ impl Tokens {
     pub(crate) fn give_first<C: ClientContext>(&self, client: &Client<C>) -> anyhow::Result<()> {
         match self {
             Self::None | Self::Unsecured => Ok(()),
-            Self::File(path) => set(client, read(path)?),
-            Self::Given(text) => set(client, token(text, "the OAuth token")?),
+            Self::File(path) => set_token(client, read_token_file(path)?),
+            Self::Given(text) => set_token(client, parse_jwt(text, "the OAuth token")?),
         }
     }
 }
@@ -79,34 +81,35 @@ impl fmt::Debug for Tokens {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<OAuthToken> {
+fn read_token_file(path: &Path) -> anyhow::Result<OAuthToken> {
     let name = format!("the OAuth token {}", path.display());
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-    token(&text, &name)
+    parse_jwt(&text, &name)
 }
 
-/// `name` is for messages.
-fn token(text: &str, name: &str) -> anyhow::Result<OAuthToken> {
+/// Parses a JWT. Error texts call it `name`.
+fn parse_jwt(text: &str, name: &str) -> anyhow::Result<OAuthToken> {
     let text = text.trim();
-    let claims = claims(text).with_context(|| format!("{name} is no JWT with sub and exp"))?;
-    let lifetime_ms = (claims.exp * 1e3) as i64;
-    let left_ms = lifetime_ms - now_ms();
+    let claims = read_claims(text).with_context(|| format!("{name} is no JWT with sub and exp"))?;
+    let expires_ms = (claims.exp * 1e3) as i64;
+    let left_ms = expires_ms - now_ms();
     ensure!(left_ms > 0, "{name} expired {} s ago", -left_ms / 1_000);
     Ok(OAuthToken {
         token: text.to_owned(),
         principal_name: claims.sub,
-        lifetime_ms,
+        // librdkafka's name for the time at which the token expires.
+        lifetime_ms: expires_ms,
     })
 }
 
-fn claims(token: &str) -> Option<Claims> {
+fn read_claims(token: &str) -> Option<Claims> {
     let payload = token.split('.').nth(1)?;
     let json = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
     serde_json::from_slice(&json).ok()
 }
 
-/// What librdkafka makes of `config`, `principal=NAME` with further pairs; extensions are not known here.
-fn unsecured(config: &str, now_ms: i64) -> anyhow::Result<OAuthToken> {
+/// Makes the token that librdkafka would make from `config`, which is `principal=NAME` and further pairs. Extensions are not supported.
+fn make_unsecured_token(config: &str, now_ms: i64) -> anyhow::Result<OAuthToken> {
     let (mut principal, mut principal_claim) = ("", "sub");
     let (mut scope, mut scope_claim) = (None, "scope");
     let mut life_s = UNSECURED_LIFE_S;
@@ -118,7 +121,9 @@ fn unsecured(config: &str, now_ms: i64) -> anyhow::Result<OAuthToken> {
             ("scopeClaimName", value) => scope_claim = value,
             ("lifeSeconds", value) => life_s = value.parse().context("lifeSeconds is no number")?,
             (name, _) => {
-                anyhow::bail!("a token without signature cannot be made anew with `{name}` of sasl.oauthbearer.config")
+                anyhow::bail!(
+                    "a token without a signature cannot be renewed: `{name}` of sasl.oauthbearer.config is not supported here"
+                )
             }
         }
     }
@@ -138,12 +143,12 @@ fn unsecured(config: &str, now_ms: i64) -> anyhow::Result<OAuthToken> {
 }
 
 #[expect(unsafe_code, reason = "the safe wrapper has no way to set a token")]
-fn set<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> anyhow::Result<()> {
+fn set_token<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> anyhow::Result<()> {
     let value = std::ffi::CString::new(token.token).context("the OAuth token has a zero byte")?;
     let principal = std::ffi::CString::new(token.principal_name).context("the OAuth token's sub has a zero byte")?;
     let mut message = [0 as std::ffi::c_char; 512];
-    // SAFETY: the client's pointer is valid as long as the borrowed client; the texts are terminated and copied by the call; there are no
-    // extensions; the message's buffer has the size that is told.
+    // SAFETY: the client's pointer is valid as long as the borrowed client; the texts are terminated and copied by the call; there are no extensions;
+    // the message's buffer has the size that is passed.
     let outcome = unsafe {
         rdkafka::bindings::rd_kafka_oauthbearer_set_token(
             client.native_ptr(),
@@ -159,12 +164,12 @@ fn set<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> anyhow::Resul
     // The message is left out: it could quote the token.
     ensure!(
         outcome == rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
-        "kafka's client takes no such OAuth token"
+        "kafka's client does not take the OAuth token"
     );
     Ok(())
 }
 
-/// Milliseconds since 1970; 0 for a clock that is set before.
+/// Milliseconds since 1970; 0 if the clock is set to an earlier time.
 fn now_ms() -> i64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
@@ -175,7 +180,7 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-    use super::{Tokens, claims, unsecured};
+    use super::{Tokens, make_unsecured_token, read_claims};
 
     fn with_claims(claims: &str) -> String {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
@@ -183,7 +188,7 @@ mod tests {
 
     #[test]
     fn sub_and_exp_are_read_from_a_jwt_and_anything_else_is_none() {
-        let read = claims(&with_claims(r#"{"sub":"relay","exp":1795344833.5,"scope":"x"}"#)).unwrap();
+        let read = read_claims(&with_claims(r#"{"sub":"relay","exp":1795344833.5,"scope":"x"}"#)).unwrap();
         assert_eq!((read.sub.as_str(), read.exp), ("relay", 1_795_344_833.5));
         for text in [
             "",
@@ -192,7 +197,7 @@ mod tests {
             &with_claims("{}"),
             &with_claims(r#"{"sub":"relay"}"#),
         ] {
-            assert!(claims(text).is_none(), "{text}");
+            assert!(read_claims(text).is_none(), "{text}");
         }
     }
 
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_token_without_signature_is_made_as_librdkafka_makes_it() {
-        let token = unsecured("principal=relay scope=a,b lifeSeconds=600", 1_000_000).unwrap();
+        let token = make_unsecured_token("principal=relay scope=a,b lifeSeconds=600", 1_000_000).unwrap();
         assert_eq!((&*token.principal_name, token.lifetime_ms), ("relay", 1_600_000));
         let parts: Vec<&str> = token.token.split('.').collect();
         let json = URL_SAFE_NO_PAD.decode(parts[1]).unwrap();
@@ -230,7 +235,7 @@ mod tests {
         );
         assert_eq!(parts.len(), 3);
         for config in ["", "principal=a extension_x=y", "principal=a lifeSeconds=x"] {
-            assert!(unsecured(config, 0).is_err(), "{config}");
+            assert!(make_unsecured_token(config, 0).is_err(), "{config}");
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Reads partitions of a topic, and knows the offset at which the broker said that a partition ends.
+//! Reads partitions of a topic, and reports the offset at which the broker said that a partition ends.
 //!
-//! That offset is what tells a whole history from a cut one. The end of a partition is where a Fetch answer says that it is, and an answer of a
-//! broker that lags behind (a follower, a leader that was just deposed) says so too early. A reader therefore asks for the end beforehand,
-//! and goes on until it has met an end at that offset or beyond. The consumer's own position does not serve: transaction markers take offsets
-//! and are never handed out, so that it stays below the end wherever a marker is the last. The safe wrapper tells that an end was met, but
-//! not where; so this module reads librdkafka's queue itself.
+//! A program that must read a whole history needs this offset. The answer to a Fetch says where a partition ends. A broker that lags behind (a
+//! follower, or a leader that was just deposed) says an end that is too early. So the program asks for the end beforehand, and reads on until a
+//! broker has said an end at that offset or beyond.
+//!
+//! The consumer's own position cannot be used. Transaction markers take offsets and are never handed out. If a marker comes last, the position stays
+//! below the end. The safe wrapper reports that an end was reached, but not at which offset. So this module reads librdkafka's queue itself.
 
 use std::ffi::{CStr, CString, c_void};
 use std::marker::PhantomData;
@@ -20,7 +21,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::assign::{assign, stop};
 
-/// Some partitions of one topic, from given offsets on.
+/// Reads some partitions of one topic, each from a given offset on.
 pub struct TopicReader<'c, C: ConsumerContext> {
     consumer: &'c BaseConsumer<C>,
     queue: Queue<'c>,
@@ -51,10 +52,10 @@ struct Queue<'c> {
 }
 
 impl<'c, C: ConsumerContext> TopicReader<'c, C> {
-    /// Reads `partitions`, each from its offset on. Whatever the consumer read before is over.
+    /// Reads `partitions`, each from its offset on. Whatever the consumer read before is stopped.
     ///
-    /// What was read like this once can only be read like this by the same client: librdkafka never forwards such a partition's queue to the
-    /// consumer's own again, so `assign` and `poll` would hear nothing.
+    /// From then on the same client can read these partitions only by a `TopicReader`. librdkafka never forwards their queues to the consumer's own
+    /// queue again, so `poll` would get nothing from them.
     ///
     /// # Errors
     /// librdkafka refuses.
@@ -67,12 +68,13 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
         stop(consumer).context("the partitions that were read before cannot be given back")?;
         let client = consumer.client().native_ptr();
         // SAFETY: the client is valid as long as the consumer, which is borrowed for as long as the queue lives.
-        let queue = Queue::of(unsafe { native::rd_kafka_queue_new(client) })?;
+        let queue = Queue::from_native(unsafe { native::rd_kafka_queue_new(client) })?;
         let mut assignment = TopicPartitionList::new();
         for (partition, offset) in partitions {
-            // Before the assignment, so that nothing goes to the consumer's own queue; librdkafka leaves alone what was forwarded by hand.
-            // SAFETY: as above; the name outlives the call.
-            let source = Queue::of(unsafe { native::rd_kafka_queue_get_partition(client, name.as_ptr(), *partition) })?;
+            // The queue is forwarded before the assignment, so that nothing goes to the consumer's own queue. librdkafka does not change a queue that
+            // was forwarded by hand. SAFETY: as above; the name outlives the call.
+            let source =
+                Queue::from_native(unsafe { native::rd_kafka_queue_get_partition(client, name.as_ptr(), *partition) })?;
             // SAFETY: both queues are valid; librdkafka keeps the destination alive for as long as something is forwarded to it.
             unsafe { native::rd_kafka_queue_forward(source.queue.as_ptr(), queue.queue.as_ptr()) };
             assignment
@@ -92,7 +94,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
         reason = "the safe wrapper keeps the offset of a partition's end to itself"
     )]
     pub fn next(&self, wait: Duration) -> anyhow::Result<Next<'_>> {
-        // Serves what is not of a partition: tokens that expire, and errors.
+        // Serves the events that belong to no partition: tokens that expire, and errors.
         if let Some(Err(err)) = without_lost_brokers(self.consumer.poll(Duration::ZERO)) {
             return Err(err.into());
         }
@@ -121,7 +123,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
 }
 
 impl Queue<'_> {
-    fn of(queue: *mut native::rd_kafka_queue_t) -> anyhow::Result<Self> {
+    fn from_native(queue: *mut native::rd_kafka_queue_t) -> anyhow::Result<Self> {
         Ok(Self {
             queue: NonNull::new(queue).context("kafka's client gives no queue")?,
             _client: PhantomData,
@@ -155,7 +157,7 @@ impl Record<'_> {
         self.bytes(self.native().payload, self.native().len)
     }
 
-    /// Milliseconds since 1970, where the record has a time.
+    /// The record's time in milliseconds since 1970, if it has one.
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
     pub fn timestamp_ms(&self) -> Option<i64> {
         // SAFETY: the message is valid; the kind of time may be left out.
@@ -163,7 +165,7 @@ impl Record<'_> {
         (timestamp_ms >= 0).then_some(timestamp_ms)
     }
 
-    /// The value of a header, where it is there and not null.
+    /// The value of a header, if the record has the header and its value is not null.
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
     pub fn header(&self, name: &CStr) -> Option<&[u8]> {
         let mut headers = ptr::null_mut();
@@ -202,8 +204,8 @@ impl Drop for Record<'_> {
     }
 }
 
-/// What a reader polled, without the news that a broker cannot be reached: librdkafka goes on trying, and asks another broker once that one
-/// leads the partition. Whoever reads has a limit for silence.
+/// Drops the error that a broker cannot be reached. librdkafka goes on trying, and asks another broker as soon as that one leads the partition. Every
+/// caller limits how long nothing may come.
 fn without_lost_brokers<M>(polled: Option<KafkaResult<M>>) -> Option<KafkaResult<M>> {
     polled.filter(|polled| {
         let code = polled.as_ref().err().and_then(KafkaError::rdkafka_error_code);

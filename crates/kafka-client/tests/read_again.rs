@@ -1,4 +1,4 @@
-//! A topic is read again by the same client, at once and from the beginning, wherever the reading before was given up.
+//! The same client reads a topic again, at once and from the beginning. It does not matter where the reading before was given up.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn produce(settings: &ClientSettings) {
 fn open(settings: &ClientSettings) -> BaseConsumer<ReaderContext> {
     let mut config = settings.begin("reader");
     config.set("group.id", "reader").set("enable.partition.eof", "true");
-    // A broker that waits for records holds up the next reading.
+    // A broker that waits for records would delay the next reading.
     config.set("fetch.wait.max.ms", "10");
     settings.add_consumers_properties(&mut config);
     settings.open_reader(&config).expect("a client")

@@ -1,4 +1,4 @@
-//! The crate's front page, on a broker: an operator's lines become a client, and the client tells where a topic ends.
+//! The example of the crate's documentation, with a real broker: an operator's lines become a client, and the client tells where a topic ends.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use stack::{Kafka, KafkaOptions};
 const TOPIC: &str = "orders";
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Two records and a transaction that is open behind them in partition 1; nothing in partition 0. The producer holds the transaction open.
+/// Writes two records to partition 1, and two more in a transaction that stays open as long as the returned producer lives. Partition 0 stays empty.
 fn produce(servers: &str) -> BaseProducer {
     let settings = ClientSettings::new(servers);
     let mut config = settings.begin("a-test");

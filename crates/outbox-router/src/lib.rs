@@ -1,7 +1,7 @@
-//! From an outbox row to a Kafka record: a pure function, with the semantics, defaults and option names of Debezium's Outbox Event Router.
+//! Turns an outbox row into a Kafka record. This is a pure function with the semantics, defaults and option names of Debezium's Outbox Event Router.
 //!
-//! [`RouterOptions`] are read from Debezium's names, a [`Plan`] finds their columns in a table once, and [`Plan::route`] turns each row into
-//! key, value and headers without copying them. Nothing here reads or writes anything. The rows are [`Tuple`]s of pgoutput.
+//! [`RouterOptions`] are parsed from Debezium's option names. A [`Plan`] finds the columns that they name in a table, once. [`Plan::route`] turns
+//! each row into key, value and headers, without copying them. Nothing here reads or writes anything. The rows are [`Tuple`]s of pgoutput.
 //!
 //! ```
 //! use outbox_router::{Column, Plan, RouterOptions, RowScratch};

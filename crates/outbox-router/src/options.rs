@@ -13,8 +13,8 @@ pub struct RouterOptions {
     pub payload_column: String,
     /// `route.by.field` (default `aggregatetype`): column whose value chooses the topic.
     pub route_column: String,
-    /// `route.topic.regex` (default `(?<routedByValue>.*)`): must match the whole value. `\d`, `\w`, `\s` and `(?i)` mean ASCII, as in Java; there
-    /// is no `\p{...}`, no lookaround and no backreference.
+    /// `route.topic.regex` (default `(?<routedByValue>.*)`): must match the whole value. `\d`, `\w`, `\s` and `(?i)` mean ASCII, as in Java.
+    /// `\p{...}`, lookaround and backreferences are not supported.
     pub topic_regex: Regex,
     /// `route.topic.replacement` (default `outbox.event.${routedByValue}`): the topic's name, with `$1` or `${name}` from the regex.
     pub topic_replacement: String,
@@ -22,7 +22,7 @@ pub struct RouterOptions {
     pub additional: Vec<Additional>,
     /// `route.tombstone.on.empty.payload` (default false): an empty or blank payload becomes a null value.
     pub tombstone_on_empty_payload: bool,
-    /// `table.op.invalid.behavior` (default `warn`): what an update of an outbox row does.
+    /// `table.op.invalid.behavior` (default `warn`): what to do about an update of an outbox row.
     pub invalid_operation: InvalidOperation,
 }
 
@@ -31,7 +31,7 @@ pub struct RouterOptions {
 pub struct Additional {
     pub column: String,
     pub placement: Placement,
-    /// The header's name; the column's where none is given.
+    /// The header's name. If none is given, it is the column's name.
     pub alias: String,
 }
 
@@ -42,23 +42,26 @@ pub enum Placement {
     Partition,
 }
 
-/// What to do about an update of an outbox row; inserts alone are events, deletes are ignored.
+/// What to do about an update of an outbox row. Only inserts are events. Deletes are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidOperation {
+    /// Log a warning and ignore the update.
     Warn,
+    /// Log an error and ignore the update.
     Error,
+    /// Stop.
     Fatal,
 }
 
 /// An option that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("router option `{name}`: {what}")]
+#[error("router option `{name}`: {reason}")]
 pub struct InvalidOption {
     name: String,
-    what: String,
+    reason: String,
 }
 
-const KNOWN: [&str; 10] = [
+const KNOWN_OPTIONS: [&str; 10] = [
     "table.field.event.id",
     "table.field.event.key",
     "table.field.event.payload",
@@ -102,21 +105,21 @@ impl RouterOptions {
             "table.field.event.id" => self.id_column = column()?,
             "table.field.event.key" => self.key_column = column()?,
             "table.field.event.payload" => self.payload_column = column()?,
-            // Debezium knows the option and never reads it; the type travels by table.fields.additional.placement.
+            // Debezium accepts this option and never uses it. The type becomes a header by table.fields.additional.placement.
             "table.field.event.type" => {
                 column()?;
             }
             "route.by.field" => self.route_column = column()?,
             "route.topic.regex" => {
-                self.topic_regex = whole_match(value).map_err(|err| invalid(name, &err.to_string()))?
+                self.topic_regex = compile_whole_match(value).map_err(|err| invalid(name, &err.to_string()))?
             }
             "route.topic.replacement" if value.is_empty() => return Err(invalid(name, "expected a topic's name")),
-            "route.topic.replacement" => self.topic_replacement = translated(value),
+            "route.topic.replacement" => self.topic_replacement = rewrite_java_replacement(value),
             "table.fields.additional.placement" => {
                 self.additional = value
                     .split(',')
                     .filter(|item| !item.trim().is_empty())
-                    .map(|item| Additional::parse(item).map_err(|what| invalid(name, &what)))
+                    .map(|item| Additional::parse(item).map_err(|reason| invalid(name, &reason)))
                     .collect::<Result<_, _>>()?;
             }
             "route.tombstone.on.empty.payload" => {
@@ -130,7 +133,12 @@ impl RouterOptions {
                     _ => return Err(invalid(name, "expected warn, error or fatal")),
                 };
             }
-            _ => return Err(invalid(name, &format!("not known; known are {}", KNOWN.join(", ")))),
+            _ => {
+                return Err(invalid(
+                    name,
+                    &format!("not known; the known options are {}", KNOWN_OPTIONS.join(", ")),
+                ));
+            }
         }
         Ok(())
     }
@@ -144,7 +152,7 @@ impl Default for RouterOptions {
             payload_column: "payload".to_owned(),
             route_column: "aggregatetype".to_owned(),
             #[expect(clippy::unwrap_used, reason = "a constant that the tests compile")]
-            topic_regex: whole_match("(?<routedByValue>.*)").unwrap(),
+            topic_regex: compile_whole_match("(?<routedByValue>.*)").unwrap(),
             topic_replacement: "outbox.event.${routedByValue}".to_owned(),
             additional: Vec::new(),
             tombstone_on_empty_payload: false,
@@ -156,7 +164,7 @@ impl Default for RouterOptions {
 impl Additional {
     fn parse(item: &str) -> Result<Self, String> {
         let mut parts = item.trim().split(':');
-        // A text has a first part always, and an empty one is refused below.
+        // `split` always gives a first part. An empty one is refused below.
         let column = parts.next().unwrap_or_default().trim();
         let placement = match parts
             .next()
@@ -184,14 +192,14 @@ impl Additional {
     }
 }
 
-/// Java's `Matcher.matches()`: the whole text or nothing.
-fn whole_match(pattern: &str) -> Result<Regex, regex_lite::Error> {
+/// Compiles a pattern that must match the whole text, like Java's `Matcher.matches()`.
+fn compile_whole_match(pattern: &str) -> Result<Regex, regex_lite::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
 }
 
-/// Java's replacement as our regex library reads it: `$1x` is group 1 and an x, which takes braces here, and a backslash
-/// takes the next character as it is.
-fn translated(replacement: &str) -> String {
+/// Rewrites a replacement of Java for our regex library. In Java `$1x` is group 1 and then an x. Our library needs braces for that: `${1}x`. In Java
+/// a backslash takes the next character as it is.
+fn rewrite_java_replacement(replacement: &str) -> String {
     let mut translated = String::with_capacity(replacement.len());
     let mut characters = replacement.chars().peekable();
     while let Some(character) = characters.next() {
@@ -214,10 +222,10 @@ fn translated(replacement: &str) -> String {
     translated
 }
 
-fn invalid(name: &str, what: &str) -> InvalidOption {
+fn invalid(name: &str, reason: &str) -> InvalidOption {
     InvalidOption {
         name: name.to_owned(),
-        what: what.to_owned(),
+        reason: reason.to_owned(),
     }
 }
 
@@ -257,13 +265,13 @@ mod tests {
             (r"x\.y\$1", "x.y$$1"),
             ("plain", "plain"),
         ] {
-            assert_eq!(super::translated(java), ours);
+            assert_eq!(super::rewrite_java_replacement(java), ours);
         }
     }
 
     #[test]
     fn classes_are_asciis_as_in_java() {
-        let digits = super::whole_match(r"(?<n>\d+)").unwrap();
+        let digits = super::compile_whole_match(r"(?<n>\d+)").unwrap();
         assert!(digits.is_match("123") && !digits.is_match("\u{661}\u{662}"));
     }
 

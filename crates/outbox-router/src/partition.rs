@@ -1,7 +1,7 @@
 //! The partition of a key, as Kafka's Java client chooses it.
 
-/// Partition of `key` in a topic of `partition_count` partitions: the choice of Java's default partitioner, so that our records and a
-/// Java producer's of the same key meet in one partition.
+/// Partition of `key` in a topic of `partition_count` partitions: the choice of Java's default partitioner. So our records and those of a Java
+/// producer are in the same partition if they have the same key.
 #[must_use]
 pub fn partition_of_key(key: &[u8], partition_count: i32) -> i32 {
     // Java's `toPositive`: the sign bit is cleared, not negated.
@@ -12,7 +12,7 @@ pub fn partition_of_key(key: &[u8], partition_count: i32) -> i32 {
 #[must_use]
 pub fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5BD1_E995;
-    // Kafka takes no key that long: its own length ends at 2 GiB.
+    // Kafka takes no key of more than 2 GiB, so the length always fits.
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
     let mut hash = 0x9747_B28C ^ length;
     let mut words = data.chunks_exact(4);

@@ -1,9 +1,9 @@
-//! The options applied to a table's columns, once per table, and then to its rows.
+//! Applies the router's options: once to the columns of a table, and then to each of its rows.
 
 use std::borrow::Cow;
 
 use super::options::{Placement, RouterOptions};
-use super::values::{BYTEA, RowScratch, decode_bytea, plain_value};
+use super::values::{BYTEA, RowScratch, connect_text, decode_bytea};
 use pg_replication::pgoutput::{DecodeError, Tuple, Value};
 
 const INT4: u32 = 23;
@@ -15,7 +15,7 @@ pub struct Column {
     pub type_oid: u32,
 }
 
-/// Which columns of a table the router reads, and what for.
+/// Which columns of a table the router reads, and what each of them becomes.
 #[derive(Clone, Debug)]
 pub struct Plan {
     columns: Vec<Column>,
@@ -58,10 +58,10 @@ pub enum RouteError {
     Garbled(#[from] DecodeError),
 }
 
-/// A header of a record; a null column is a null value.
+/// A header of a record: its name and its value. A column that is null gives a null value.
 pub type Header<'a> = (&'a str, Option<Cow<'a, [u8]>>);
 
-/// What a row becomes. Borrowed from the read buffer wherever Postgres' text is the record's.
+/// The record that a row becomes. It borrows from the read buffer wherever the record has the same bytes as Postgres' text.
 #[derive(Debug)]
 pub struct Routed<'a> {
     /// The event's id.
@@ -80,7 +80,7 @@ impl Plan {
     /// # Errors
     /// A column that an option names is missing, or its type does not fit.
     pub fn new(options: &RouterOptions, columns: Vec<Column>) -> Result<Self, PlanError> {
-        let find = |name: &str, option: &'static str| {
+        let find_column = |name: &str, option: &'static str| {
             columns
                 .iter()
                 .position(|column| column.name == name)
@@ -97,7 +97,7 @@ impl Plan {
         let mut headers = Vec::new();
         let mut partition = None;
         for additional in &options.additional {
-            let index = find(&additional.column, "table.fields.additional.placement")?;
+            let index = find_column(&additional.column, "table.fields.additional.placement")?;
             match additional.placement {
                 Placement::Header => headers.push((index, additional.alias.clone())),
                 Placement::Partition if columns[index].type_oid != INT4 => {
@@ -109,10 +109,10 @@ impl Plan {
             }
         }
         Ok(Self {
-            id: find(&options.id_column, "table.field.event.id")?,
-            key: find(&options.key_column, "table.field.event.key")?,
-            payload: find(&options.payload_column, "table.field.event.payload")?,
-            route: find(&options.route_column, "route.by.field")?,
+            id: find_column(&options.id_column, "table.field.event.id")?,
+            key: find_column(&options.key_column, "table.field.event.key")?,
+            payload: find_column(&options.payload_column, "table.field.event.payload")?,
+            route: find_column(&options.route_column, "route.by.field")?,
             headers,
             partition,
             columns,
@@ -130,23 +130,23 @@ impl Plan {
         scratch: &mut RowScratch,
         then: impl FnOnce(Routed<'_>, &mut dyn Iterator<Item = Header<'_>>) -> T,
     ) -> Result<T, RouteError> {
-        let values = scratch.fill(tuple)?;
-        let outcome = self.routed(&values).map(|routed| {
+        let values = scratch.read_values(tuple)?;
+        let outcome = self.read_record(&values).map(|routed| {
             let mut headers = self.headers.iter().map(|(index, alias)| {
                 (
                     alias.as_str(),
                     values
                         .get(*index)
-                        .and_then(|value| plain_value(value, self.columns[*index].type_oid)),
+                        .and_then(|value| connect_text(value, self.columns[*index].type_oid)),
                 )
             });
             then(routed, &mut headers)
         });
-        scratch.keep(values);
+        scratch.take_back(values);
         outcome
     }
 
-    /// The id of a row that may not be one that can be routed; `None` where it has none that can be read.
+    /// The event's id in a row, also in a row that cannot be routed. `None` if the id is null or is not UTF-8.
     #[must_use]
     pub fn id_of<'a>(&self, tuple: &Tuple<'a>) -> Option<&'a str> {
         match tuple.values().nth(self.id)?.ok()? {
@@ -161,33 +161,33 @@ impl Plan {
         &self.columns
     }
 
-    /// Topic and key of a row that may not be one that can be routed, each where it can be read and is not null.
+    /// Topic and key of a row, also of a row that cannot be routed. Each is `None` if its column is null or cannot be read.
     #[must_use]
     pub fn topic_and_key_of(&self, tuple: &Tuple<'_>) -> (Option<String>, Option<Vec<u8>>) {
         let Ok(values) = tuple.values().collect::<Result<Vec<_>, _>>() else {
             return (None, None);
         };
-        let route = self.text(&values, self.route).ok();
-        let key = self.bytes(&values, self.key).ok().flatten();
+        let route = self.required_text(&values, self.route).ok();
+        let key = self.optional_bytes(&values, self.key).ok().flatten();
         (route.map(|route| self.topic(route)), key.map(Cow::into_owned))
     }
 
-    fn routed<'a>(&self, values: &[Value<'a>]) -> Result<Routed<'a>, RouteError> {
+    fn read_record<'a>(&self, values: &[Value<'a>]) -> Result<Routed<'a>, RouteError> {
         let partition = match self.partition {
             None => None,
             Some(index) => self
                 .optional_text(values, index)?
                 .map(str::parse)
                 .transpose()
-                .map_err(|_| RouteError::NotAPartition(self.name(index)))?,
+                .map_err(|_| RouteError::NotAPartition(self.column_name(index)))?,
         };
         Ok(Routed {
-            id: self.text(values, self.id)?,
-            route: self.text(values, self.route)?,
-            key: self.bytes(values, self.key)?,
+            id: self.required_text(values, self.id)?,
+            route: self.required_text(values, self.route)?,
+            key: self.optional_bytes(values, self.key)?,
             value: self
-                .bytes(values, self.payload)?
-                .filter(|value| !(self.options.tombstone_on_empty_payload && self.is_empty(value))),
+                .optional_bytes(values, self.payload)?
+                .filter(|value| !(self.options.tombstone_on_empty_payload && self.is_blank_payload(value))),
             partition,
         })
     }
@@ -204,12 +204,13 @@ impl Plan {
             .into_owned()
     }
 
-    /// Java's `toString().trim().isEmpty()`: control characters and blanks up to U+0020; a bytea is never empty.
-    fn is_empty(&self, value: &[u8]) -> bool {
+    /// Whether Java's `toString().trim().isEmpty()` is true: all characters are control characters or blanks, up to U+0020. A bytea never counts as
+    /// empty.
+    fn is_blank_payload(&self, value: &[u8]) -> bool {
         self.columns[self.payload].type_oid != BYTEA && value.iter().all(|byte| *byte <= b' ')
     }
 
-    fn name(&self, index: usize) -> String {
+    fn column_name(&self, index: usize) -> String {
         self.columns[index].name.clone()
     }
 
@@ -217,22 +218,22 @@ impl Plan {
         match values.get(index) {
             Some(Value::Text(bytes)) => std::str::from_utf8(bytes)
                 .map(Some)
-                .map_err(|_| RouteError::NotText(self.name(index))),
+                .map_err(|_| RouteError::NotText(self.column_name(index))),
             _ => Ok(None),
         }
     }
 
-    fn text<'a>(&self, values: &[Value<'a>], index: usize) -> Result<&'a str, RouteError> {
+    fn required_text<'a>(&self, values: &[Value<'a>], index: usize) -> Result<&'a str, RouteError> {
         self.optional_text(values, index)?
-            .ok_or_else(|| RouteError::NullColumn(self.name(index)))
+            .ok_or_else(|| RouteError::NullColumn(self.column_name(index)))
     }
 
-    fn bytes<'a>(&self, values: &[Value<'a>], index: usize) -> Result<Option<Cow<'a, [u8]>>, RouteError> {
+    fn optional_bytes<'a>(&self, values: &[Value<'a>], index: usize) -> Result<Option<Cow<'a, [u8]>>, RouteError> {
         match values.get(index) {
             Some(Value::Text(bytes)) if self.columns[index].type_oid == BYTEA => decode_bytea(bytes)
                 .map(|bytes| Some(Cow::Owned(bytes)))
-                .ok_or_else(|| RouteError::NotBytea(self.name(index))),
-            Some(value) => Ok(plain_value(value, self.columns[index].type_oid)),
+                .ok_or_else(|| RouteError::NotBytea(self.column_name(index))),
+            Some(value) => Ok(connect_text(value, self.columns[index].type_oid)),
             None => Ok(None),
         }
     }

@@ -1,7 +1,7 @@
 //! Prints what a slot streams, and confirms nothing: `cargo run --example tail -- URL SLOT PUBLICATION`.
 //!
-//! The slot is made before by `select pg_create_logical_replication_slot('SLOT', 'pgoutput')`, the publication by
-//! `create publication PUBLICATION for table …`.
+//! Before that, make the publication with `create publication PUBLICATION for table …` and the slot with `select
+//! pg_create_logical_replication_slot('SLOT', 'pgoutput')`.
 
 #![expect(clippy::print_stdout, reason = "the example prints what it reads")]
 

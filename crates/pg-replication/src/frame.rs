@@ -22,10 +22,10 @@ pub enum Frame<'a> {
 #[error("the replication stream is garbled: {0}")]
 pub struct FrameError(pub &'static str);
 
-/// A frame that claims to be larger is an error. In bytes; a field of Postgres holds at most 1 GiB.
+/// Largest length of a frame, in bytes. A frame that claims to be longer is an error. A value of Postgres has at most 1 GiB.
 const FRAME_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
-/// Walks over the complete frames at the beginning of a buffer. An incomplete one stays for later.
+/// Walks over the complete frames at the beginning of a buffer. An incomplete frame stays in the buffer until the rest of it has come.
 pub struct Frames<'a> {
     buffer: &'a [u8],
     consumed: usize,
@@ -37,16 +37,16 @@ impl<'a> Frames<'a> {
         Self { buffer, consumed: 0 }
     }
 
-    /// How many bytes [`Frames::advance`] has passed.
+    /// The length of all frames that [`Frames::advance`] has passed, in bytes.
     #[must_use]
     pub fn consumed(&self) -> usize {
         self.consumed
     }
 
-    /// Length of the next frame including its header, if its header is there.
+    /// Length of the next frame with its header, in bytes. `None` if the buffer does not have the whole header yet.
     ///
     /// # Errors
-    /// A length that no server sends.
+    /// The header has a length that no server sends.
     pub fn next_length(buffer: &[u8]) -> Result<Option<usize>, FrameError> {
         let Some(length) = buffer.get(1..5) else {
             return Ok(None);
@@ -58,10 +58,10 @@ impl<'a> Frames<'a> {
         Ok(Some(length + 1))
     }
 
-    /// The next complete frame and its length. It is not passed yet.
+    /// The next complete frame and its length in bytes. To go on to the frame after it, call [`Frames::advance`] with this length.
     ///
     /// # Errors
-    /// The bytes are none that a server sends.
+    /// A server never sends such bytes.
     pub fn peek(&self) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
         let rest = &self.buffer[self.consumed..];
         let Some(length) = Self::next_length(rest)? else {
@@ -73,7 +73,7 @@ impl<'a> Frames<'a> {
         Ok(Some((parse_frame(frame[0], &frame[5..])?, length)))
     }
 
-    /// Passes a frame of this length.
+    /// Goes on to what follows a frame of this length.
     pub fn advance(&mut self, length: usize) {
         self.consumed += length;
     }
@@ -108,7 +108,9 @@ fn parse_frame(tag: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             let (code, message) = code_and_message(body)?;
             Ok(Frame::Error { code, message })
         }
+        // CopyDone, CommandComplete, ReadyForQuery.
         b'c' | b'C' | b'Z' => Ok(Frame::Done),
+        // ParameterStatus: a setting of the session has changed. No reader of a stream needs it.
         b'S' => Ok(Frame::Notice { code: "", message: "" }),
         _ => Err(FrameError("unknown message")),
     }

@@ -1,18 +1,18 @@
 //! Logical replication from PostgreSQL 15 and later, for programs that must not lose a row.
 //!
 //! A [`Connection`] is a session: it speaks SQL by the simple query protocol, and in [`Mode::Replication`] it becomes a
-//! [`ReplicationStream`] of a slot. [`Frames`] are what the server sent, borrowed from one read buffer; [`pgoutput`] reads the messages in
-//! them. What the program has made safe it confirms by a [`StandbyStatus`], and the server keeps the rest.
+//! [`ReplicationStream`] of a slot. [`Frames`] are what the server sent. They borrow from one read buffer. [`pgoutput`] decodes the messages in them.
+//! With a [`StandbyStatus`] the program confirms what it has stored safely. The server keeps everything behind that.
 //!
-//! A [`Target`] is read from a URL with libpq's names: several hosts, `sslmode`, client certificates, SCRAM with channel binding, Unix
-//! sockets. A [`ServerInstance`] tells whether two sessions are with the same running server, which a name does not.
+//! A [`Target`] is parsed from a URL whose parameters have libpq's names: several hosts, `sslmode`, client certificates, SCRAM with channel binding,
+//! Unix sockets. A [`ServerInstance`] tells whether two sessions are with the same running server. A host's name cannot tell that.
 //!
 //! With the feature `tokio-postgres` a target opens sessions of that crate as well, with the same TLS and channel binding
 //! (`Target::open_tokio_postgres`).
 //!
-//! What this crate leaves to its user: when to confirm, what to do when a connection breaks, and the meaning of rows.
+//! Three things are left to the program that uses this crate: when to confirm, what to do when a connection breaks, and what the rows mean.
 //!
-//! What a slot streams, without the confirmations (`examples/tail.rs` is the whole program):
+//! This prints what a slot streams. It confirms nothing (`examples/tail.rs` is the whole program):
 //!
 //! ```no_run
 //! # #[cfg(feature = "session")]
@@ -43,7 +43,7 @@
 //! # }
 //! ```
 //!
-//! SQL, by the same session:
+//! A session in [`Mode::Sql`] runs SQL:
 //!
 //! ```no_run
 //! # #[cfg(feature = "session")]

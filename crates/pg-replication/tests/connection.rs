@@ -144,7 +144,7 @@ async fn a_binding_that_is_required_is_never_given_up() {
             .await;
         assert!(format!("{err:#}").contains(reason), "{login}: {err:#}");
     }
-    // Takes the TLS off, so that the server has nothing to bind to and does not offer it.
+    // This man in the middle speaks to the server without TLS. So the server has nothing to bind to, and does not offer the binding.
     let middle = Middle::start(server, "server", Upstream::Plain).await;
     let login = "sslmode=require&channel_binding=";
     let err = middle.open(&format!("{login}require")).await.map(drop);
@@ -179,7 +179,7 @@ async fn each_host_of_a_list_is_verified_by_its_own_name() {
         Connection::open(&Target::parse(&url)?, Mode::Replication).await
     };
     let port = server.postgres.port();
-    // The certificate is localhost's: the same server by its address is not who it says.
+    // The certificate is for localhost. So it is wrong for the same server under its IP address.
     open(&format!("127.0.0.1:{port},localhost:{port}"))
         .await
         .expect("the second host is who it says");

@@ -1,4 +1,5 @@
-//! Channel binding to a certificate with an RSA signature, as most that are bought have it; the server knows the right hash.
+//! Channel binding to a certificate with an RSA signature. Most certificates that are bought have one. A real server says whether we choose the right
+//! hash.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use rcgen::{
 use stack::scratch::Scratch;
 use stack::{Postgres, PostgresOptions};
 
-/// Protects nothing: ring signs with RSA keys and makes none.
+/// A key for this test only. It is in a file since `ring` cannot make RSA keys.
 const KEY: &str = include_str!("rsa.key.pem");
 
 struct Server {
@@ -51,7 +52,8 @@ impl Server {
         self.postgres.make_key_its_own(&path).expect("a key of the server's");
     }
 
-    /// Gives the server a certificate that is signed so; as a root it vouches for no other name's.
+    /// Gives the server a certificate that is signed with this algorithm. It is its own root, with a name of its own. So it does not prove the
+    /// certificates of the other names.
     fn certify(&self, name: &str, algorithm: &'static SignatureAlgorithm) {
         let key = KeyPair::from_pem_and_sign_algo(KEY, algorithm).expect("the key");
         let mut params = CertificateParams::new(["localhost".to_owned()]).expect("names");
@@ -82,7 +84,7 @@ async fn a_login_is_bound_to_an_rsa_certificate_whatever_its_hash() {
     ] {
         server.certify(name, algorithm);
         server.sql("select pg_reload_conf()").await;
-        // Trusts this certificate alone, so that it is not the one before that the server still shows.
+        // The client trusts only this certificate. So it does not accept the one before, if the server still shows that.
         let root = server.path("server.crt");
         let with_it = format!("sslmode=verify-full&sslrootcert={}", root.display());
         stack::eventually(

@@ -1,4 +1,4 @@
-//! Sessions of tokio-postgres against a server that demands TLS, certificates and passwords: as our own.
+//! Sessions of tokio-postgres with a server that demands TLS, certificates and passwords. They behave as our own sessions do.
 
 mod secured;
 
@@ -10,7 +10,7 @@ use secured::middle::{Middle, Upstream};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a session says of itself, or why there is none.
+/// Opens a session. Returns its user and whether it has TLS, or the text of the error.
 async fn session(target: &Target) -> Result<(String, bool), String> {
     let opened = target.open_tokio_postgres(|_config| {}).await;
     let (client, connection) = opened
@@ -126,11 +126,12 @@ async fn a_server_without_tls_is_refused_where_tls_is_demanded() {
             server.postgres.port()
         )
     };
-    // A Unix socket needs none.
+    // A Unix socket needs no TLS.
     let target = Target::parse(&url("sslmode=require")).expect("a target");
     assert_eq!(session(&target).await, Ok(("postgres".to_owned(), false)));
-    let deaf = secured::middle::without_tls().await;
-    let target = Target::parse(&format!("postgres://u@127.0.0.1:{deaf}/d?sslmode=require")).expect("a target");
+    let without_tls_port = secured::middle::without_tls().await;
+    let target =
+        Target::parse(&format!("postgres://u@127.0.0.1:{without_tls_port}/d?sslmode=require")).expect("a target");
     let said = session(&target).await;
     assert_eq!(said, Err("the server has no TLS, but sslmode demands it".to_owned()));
 }
@@ -182,14 +183,14 @@ async fn of_several_hosts_the_primary_is_taken_also_by_a_role_that_may_only_read
         let port = port_of(hosts.clone(), "").await.expect("a session");
         assert_eq!(port, i32::from(primary_port), "{hosts}");
     }
-    // One host alone is taken as it is, and so is the first one where any will do.
+    // A single host is taken, whatever it is. So is the first host if `any` kind is asked for.
     let standbys = format!("127.0.0.1:{standby_port}");
     let port = port_of(standbys.clone(), "").await.expect("a session");
     assert_eq!(port, i32::from(standby_port));
     let any = "&target_session_attrs=any";
     let port = port_of(format!("{standbys},127.0.0.1:{primary_port}"), any).await;
     assert_eq!(port.expect("a session"), i32::from(standby_port));
-    // Where none is a primary, none is taken.
+    // If no host is a primary, no host is taken.
     let none = port_of(format!("{standbys},{standbys}"), "").await;
     none.expect_err("two standbys");
     standby.stop_fast().await.expect("a clean end");

@@ -86,7 +86,7 @@ async fn clients_that_never_read_are_cut_off_and_hold_nobody_up() {
     let short = program.get("/api/posts/201").await;
     assert_eq!(short.status, 200, "{short:?}");
     assert_memory_is_bounded(&program);
-    // Their room comes back.
+    // The room that they held is given back.
     let started = Instant::now();
     while program.get("/api/posts/1").await.status != 200 {
         assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
@@ -112,7 +112,7 @@ async fn half_heads_and_half_bodies_are_cut_off() {
     assert_eq!(program.get("/api/posts").await.text, "[]");
     for mut half in halves {
         let mut rest = Vec::new();
-        // An answer, or none: what counts is that the connection ends.
+        // There may be an answer or none. The connection must end.
         let ended = tokio::time::timeout(Duration::from_secs(60), half.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "still open after {:?}", started.elapsed());
     }

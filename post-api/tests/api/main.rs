@@ -1,5 +1,5 @@
-//! post-api as a client meets it, over HTTP, on a real PostgreSQL. HTTP's own cases are in user-api's tests: both programs
-//! have the same edge.
+//! post-api as a client meets it, over HTTP, on a real PostgreSQL. The cases of HTTP itself are in user-api's tests, since both programs have the
+//! same code for them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use crate::views_behind::{AT_ONCE, behind, execute, until_requests_wait};
 use crate::{ids, post, ready};
 
-/// Reads that a change of user 2 to version 2 lets through. The list of R/D has user 3 alone and asks for user 2 all the same.
+/// Reads that wait until the view has user 2 at version 2. The department R/D has only user 3, but a read of its list may wait for user 2, too.
 const READS_OF_USER_2: [&str; 8] = [
     "/api/posts/users/2?minVersion=2",
     "/api/posts/1?minVersion=2",

@@ -1,4 +1,4 @@
-//! Bodies that cannot be taken.
+//! Bodies that are refused.
 
 use reqwest::Method;
 use serde_json::json;

@@ -9,7 +9,7 @@ use sqlx::Executor;
 /// Far less than any wait in these tests, far more than an answer takes.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Asserts that this says who is behind, and returns that.
+/// Asserts that the answer says that the view is behind. Returns which users are.
 #[track_caller]
 pub(crate) fn behind(answer: &Answer) -> Value {
     let problem = answer.problem(503);

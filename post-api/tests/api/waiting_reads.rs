@@ -1,4 +1,4 @@
-//! Reads that wait for a version are bounded, and end with their client and with the program.
+//! The number of reads that wait for a version is limited. A wait ends when its client or the program ends.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ async fn waiting_reads_are_bounded_and_do_not_hold_up_the_others() {
             assert_eq!(program.put("/api/posts/1", &post(2)).await.status, 200);
             assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
         }
-        // Looks that hang, since they look where a lock is, leave connections for what does not read there.
+        // A locked table makes looks at it hang. They must leave connections for requests that do not read it.
         let mut lock = program.database().sql().await;
         let statement = "begin; lock table user_view_deleted in access exclusive mode";
         lock.execute(statement).await.unwrap();

@@ -49,7 +49,7 @@ impl Answer {
     }
 }
 
-/// Sends `request`, and gives the whole answer, within [`PATIENCE`].
+/// Sends `request` and returns the whole answer. Fails if that takes longer than [`PATIENCE`].
 pub async fn answer(request: RequestBuilder) -> Answer {
     let response = request.timeout(PATIENCE).send().await.unwrap();
     Answer {

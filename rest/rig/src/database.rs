@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use url::Url;
 
-/// An empty database of one test; dropped with it.
+/// An empty database for one test. It is dropped when this value is.
 pub struct Database {
     superuser: Url,
     name: String,
@@ -16,7 +16,7 @@ impl Database {
             .expect("TEST_DATABASE_URL is not set: ./test starts a PostgreSQL and sets it");
         let superuser: Url = superuser.parse().expect("TEST_DATABASE_URL is no URL");
         let mut admin = connect(&superuser).await;
-        // Tests that run at once would make the roles at once, which one of them does not survive.
+        // If two tests made a role at the same moment, one of them would fail.
         let mut transaction = admin.begin().await.unwrap();
         transaction.execute("select pg_advisory_xact_lock(7423)").await.unwrap();
         for role in [
@@ -63,8 +63,8 @@ impl Database {
         connect(&self.url()).await
     }
 
-    /// ANALYZE comes each minute to a busy table, and takes the processor from who writes to it: it samples a tenth of the usual
-    /// rows of `table`, and nothing of the outbox and its days.
+    /// Asserts that ANALYZE samples only a tenth of the usual rows of `table`, and no rows of the outbox and its daily partitions. It comes to a busy
+    /// table each minute, and takes processor time from those who write to it.
     pub async fn assert_samples_are_small(&self, table: &str) {
         let targets: Vec<(String, String, i64)> = sqlx::query_as(
             "select c.relname::text, string_agg(distinct coalesce(a.attstattarget, -1)::text, ' '), count(distinct a.attname)

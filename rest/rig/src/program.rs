@@ -44,7 +44,7 @@ impl Program {
         program
     }
 
-    /// A program that has only begun to listen.
+    /// Starts a program, and returns when it has begun to listen. It need not be ready.
     pub async fn start(executable: Executable, database_url: &Url) -> Self {
         let mut child = Command::new(executable.path)
             .env("DATABASE_URL", database_url.as_str())
@@ -122,7 +122,7 @@ impl Program {
         self.send(Method::PUT, path, body.to_string()).await
     }
 
-    /// Sends `request` byte by byte as it is, and gives all that is answered until the program closes the connection.
+    /// Sends the bytes of `request` as they are. Returns all that is answered until the program closes the connection.
     pub async fn raw(&self, request: &[u8]) -> String {
         let address = self.base.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! Bodies that cannot be taken.
+//! Bodies that are refused.
 
 use reqwest::Method;
 use serde_json::json;
@@ -124,7 +124,7 @@ async fn a_body_that_would_not_fit_an_event_is_refused() {
     large["ignored"] = json!("x".repeat(1_100_000));
     program.put("/api/users/1", &large).await.problem(413);
 
-    // Chunked, so that nothing announces the length.
+    // The body comes in chunks, so no header tells its length.
     let mut request = b"PUT /api/users/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
         Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         .to_vec();

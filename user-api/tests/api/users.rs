@@ -202,7 +202,7 @@ async fn a_change_of_a_version_that_is_past_is_refused_and_changes_nothing() {
     );
     assert_eq!(program.get("/api/users/1").await.text, second.text);
     assert_eq!(delete("\"1\", \"2\"").await.status, 204);
-    // What is not there has no version to differ from.
+    // A user that does not exist has no version that could differ. So the answer is not 412.
     delete("\"2\"").await.problem(404);
     delete("*").await.problem(404);
 }

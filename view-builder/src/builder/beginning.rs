@@ -1,4 +1,6 @@
-//! Writing down where claimed partitions begin, and which of them are paused.
+//! Writes down where claimed partitions begin, and which of them are paused.
+
+use tokio_postgres::types::ToSql;
 
 use crate::builder::claim::{Claim, Start};
 use crate::continuity::start::Lost;
@@ -7,20 +9,20 @@ use crate::letters::{Known, store};
 use crate::process::faults::{self, Bug};
 use crate::views::database::Database;
 
-/// Where a partition begins, and what is written down with that.
+/// Where the reading of a partition begins, and what is written down with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beginning {
     pub start: Start,
-    /// The topic's id, as Kafka tells it.
+    /// The id that Kafka tells for the topic now.
     pub topic_id: Option<String>,
-    /// The topic is another than the one that the position is of.
+    /// Whether the topic was deleted and made anew since the position was written.
     pub is_anew: bool,
-    /// The topic had ended here, below the position, for a while: events from here on are new.
+    /// For a while the topic ended at this offset, below the position. Events from here on are new.
     pub ended_at: Option<i64>,
     pub notice: Option<Notice>,
 }
 
-/// What an operator has to know although the partition is read: the kind and the whole text.
+/// What an operator has to know, although the partition is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub kind: &'static str,
@@ -28,7 +30,7 @@ pub struct Notice {
 }
 
 impl Beginning {
-    /// At this offset of the topic that the position is of.
+    /// A beginning in the topic of the position, without anything to write down.
     #[must_use]
     pub fn at(start: Start) -> Self {
         Self {
@@ -40,11 +42,11 @@ impl Beginning {
         }
     }
 
-    /// At `next_offset`, in a topic that had ended at `ended_at` below the position for a while.
+    /// The partition begins at `next_offset`, in a topic that for a while ended at `ended_at`, below the position.
     #[must_use]
-    pub fn after_lost_end(claim: Claim, told: Option<&str>, next_offset: i64, ended_at: i64) -> Self {
+    pub fn after_lost_end(claim: Claim, topic_id: Option<&str>, next_offset: i64, ended_at: i64) -> Self {
         let place = &claim.place;
-        // Only a position can lie beyond an end, so there is one.
+        // An end can only be below a position, so the claim has one.
         let position = claim.next_offset.max(claim.highest_offset).unwrap_or(0);
         let notice = Notice {
             kind: "end-lost",
@@ -55,22 +57,22 @@ impl Beginning {
         };
         Self {
             start: claim.starting_after_lost_end(next_offset, ended_at),
-            topic_id: told.map(str::to_owned),
+            topic_id: topic_id.map(str::to_owned),
             is_anew: false,
             ended_at: Some(ended_at),
             notice: Some(notice),
         }
     }
 
-    /// Where the claimed partition begins: at `next_offset` of the topic that Kafka tells of, which begins at `beginning`.
+    /// The claimed partition begins at `next_offset` of the topic that Kafka has now. `beginning` is the first offset that this topic still has.
     #[must_use]
-    pub fn of(claim: Claim, topic: Topic, told: Option<&str>, next_offset: i64, beginning: i64) -> Self {
+    pub fn of(claim: Claim, topic: Topic, topic_id: Option<&str>, next_offset: i64, beginning: i64) -> Self {
         let place = claim.place.clone();
         let is_anew = topic == Topic::MadeAnew;
-        let truncated = (is_anew || claim.next_offset.is_none()) && beginning > 0;
+        let is_truncated = (is_anew || claim.next_offset.is_none()) && beginning > 0;
         let notice = if is_anew {
-            let (former, now) = (claim.ids.now.as_deref().unwrap_or("-"), told.unwrap_or("-"));
-            // None: the whole topic was to be read again.
+            let (former, now) = (claim.ids.now.as_deref().unwrap_or("-"), topic_id.unwrap_or("-"));
+            // Without a position, the whole topic was to be read.
             let before = claim.next_offset.unwrap_or(0);
             Some(Notice {
                 kind: "made-anew",
@@ -81,7 +83,7 @@ impl Beginning {
                 ),
             })
         } else {
-            truncated.then(|| Notice {
+            is_truncated.then(|| Notice {
                 kind: "truncated",
                 text: format!(
                     "the view of {place} begins at offset {beginning}: the events before had been removed, and rows that only they tell of are \
@@ -96,7 +98,7 @@ impl Beginning {
         };
         Self {
             start,
-            topic_id: told.map(str::to_owned),
+            topic_id: topic_id.map(str::to_owned),
             is_anew,
             ended_at: None,
             notice,
@@ -112,7 +114,7 @@ pub struct Paused {
 }
 
 impl Database {
-    /// Sets positions to where the partitions begin, with the topics' ids; puts the letters of a topic that was replaced aside. A partition that
+    /// Writes down where the partitions begin, with the ids of their topics. Puts the letters of a topic that was made anew aside. A partition that
     /// another builder has claimed meanwhile stays as it is. Waits for as long as Postgres is away.
     pub async fn begin(&mut self, beginnings: &[Beginning]) {
         if beginnings.is_empty() {
@@ -129,32 +131,24 @@ impl Database {
         let notices = || beginnings.iter().map(|one| one.notice.as_ref());
         let kind: Vec<Option<&str>> = notices().map(|notice| Some(notice?.kind)).collect();
         let text: Vec<Option<&str>> = notices().map(|notice| Some(notice?.text.as_str())).collect();
-        loop {
-            let client = &self.session().await.client;
-            let begun = client
-                .execute(
-                    "select begin_view_positions($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                    &[
-                        &topic,
-                        &partition,
-                        &epoch,
-                        &next_offset,
-                        &topic_id,
-                        &is_anew,
-                        &ended_at,
-                        &kind,
-                        &text,
-                    ],
-                )
-                .await;
-            match begun {
-                Ok(_) => return,
-                Err(err) => self.wait(&err).await,
-            }
-        }
+        self.execute_until_answered(
+            "select begin_view_positions($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[
+                &topic,
+                &partition,
+                &epoch,
+                &next_offset,
+                &topic_id,
+                &is_anew,
+                &ended_at,
+                &kind,
+                &text,
+            ],
+        )
+        .await;
     }
 
-    /// Reads the letters of these partitions again; waits for as long as Postgres is away.
+    /// Reads the letters of these partitions again, into `starts`. Waits for as long as Postgres is away.
     pub async fn read_letters<'a>(&mut self, starts: impl Iterator<Item = &'a mut Start>) {
         let mut starts: Vec<&mut Start> = starts.collect();
         if starts.is_empty() {
@@ -175,8 +169,8 @@ impl Database {
         }
     }
 
-    /// Writes down why these partitions are not read, for people, and the lowest end that was told below a position. Waits for as long as Postgres
-    /// is away.
+    /// Writes down, for people, why these partitions are not read. Also writes down the lowest end that Kafka told below a position. Waits for as
+    /// long as Postgres is away.
     pub async fn pause_partitions(&mut self, paused: &[Paused]) {
         if paused.is_empty() {
             return;
@@ -188,19 +182,22 @@ impl Database {
         let end = |one: &Paused| one.lost.low_end().into_iter().chain(one.claim.paused_end).min();
         let end: Vec<Option<i64>> = paused.iter().map(end).collect();
         let name: Vec<&str> = paused.iter().map(|one| one.lost.name()).collect();
+        self.execute_until_answered(
+            "update view_positions as held set
+                paused = wanted.reason, paused_reason = wanted.name, paused_end = least(held.paused_end, wanted.low_end)
+             from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
+                 as wanted(topic, partition, epoch, reason, low_end, name)
+             where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
+            &[&topic, &partition, &epoch, &reason, &end, &name],
+        )
+        .await;
+    }
+
+    /// Runs a statement that may run twice. Waits for as long as Postgres is away, and then runs it again.
+    async fn execute_until_answered(&mut self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) {
         loop {
             let client = &self.session().await.client;
-            let written = client
-                .execute(
-                    "update view_positions as held set
-                        paused = wanted.reason, paused_reason = wanted.name, paused_end = least(held.paused_end, wanted.low_end)
-                     from unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
-                         as wanted(topic, partition, epoch, reason, low_end, name)
-                     where held.topic = wanted.topic and held.partition = wanted.partition and held.epoch = wanted.epoch",
-                    &[&topic, &partition, &epoch, &reason, &end, &name],
-                )
-                .await;
-            match written {
+            match client.execute(statement, parameters).await {
                 Ok(_) => return,
                 Err(err) => self.wait(&err).await,
             }
@@ -234,8 +231,8 @@ impl Claim {
     }
 }
 
-/// None, at the version to which `begin_view_positions` counts up. Where an operator has counted it up meanwhile, the two differ, and the letters
-/// are read again. The planted bug keeps the letters of the former topic.
+/// The letters of a topic that was made anew: none. Their version is the one to which `begin_view_positions` counts up. If an operator has counted it
+/// up meanwhile, the two versions differ, and the letters are read again. The planted bug keeps the letters of the former topic.
 fn letters_of_topic_made_anew(former: Known) -> Known {
     if faults::is_planted(Bug::KeepFormerLetters) {
         former

@@ -1,11 +1,11 @@
-//! The views: one folder each, with two or three SQL files and nothing in Rust.
+//! The views. Each is a folder with two or three SQL files. No view has code in Rust.
 //!
-//! - `table.sql`: the view's tables, functions and triggers, and plain SQL views that show parts of a table. Runs when its
-//!   text has changed or a table is missing, in one transaction with those of all other views, so every statement may run again.
+//! - `table.sql`: the view's tables, functions and triggers, and plain SQL views that show parts of a table. It runs when its text has changed or a
+//!   table is missing, in one transaction with the `table.sql` of all other views. So every statement in it must be able to run again.
 //! - `apply.sql`: **one** statement that applies a batch. Its head comment says in the first line what the view is and names
 //!   its topics: `-- topics: user-events, post-events`.
 //!
-//! The statement gets the batch as five arrays of one length, a place in each for one event:
+//! The statement gets the batch as five arrays of the same length. Each event has the same place in all of them:
 //!
 //! | parameter | type | content |
 //! | --- | --- | --- |
@@ -15,13 +15,12 @@
 //! | `$4` | `text[]` | event type, such as `USER_CREATED` |
 //! | `$5` | `jsonb[]` | the entity after the change; null in a deletion and only there |
 //!
-//! A batch holds one event of each topic and key, the latest, in the order of topic and key. Batches come in the order of
-//! the topic, but may come again after a crash or a replay: an event older than what the view has must change nothing.
+//! A batch holds one event of each topic and key, the latest, in the order of topic and key. Batches come in the order of the topic, but may come
+//! again after a crash or a replay. So an event that is older than what the view has must change nothing.
 //!
-//! - `verify.sql`, which need not be there: what `view-builder verify` compares. Pairs of queries, each query under a head
-//!   comment that begins its line: `-- source: TOPIC` runs in the database whose outbox feeds this topic of the view,
-//!   `-- view: TABLE` after it in the views' database. `-- source: views` recomputes a derived table inside the views'
-//!   database, in the snapshot of the second query. One file may have several pairs.
+//! - `verify.sql` may be missing. It has what `view-builder verify` compares: pairs of queries. Above each query is a head comment at the beginning
+//!   of a line: `-- source: TOPIC` runs in the database whose outbox feeds this topic of the view, `-- view: TABLE` after it in the views' database.
+//!   `-- source: views` recomputes a derived table inside the views' database, in the snapshot of the second query. One file may have several pairs.
 //!
 //! Both queries of a pair give one row for each row of the view's table, with four columns in this order:
 //!
@@ -32,9 +31,9 @@
 //! | 3 | `bigint` | version of the row, not null; it must change with each of the row's changes. 0 where there is none |
 //! | 4 | `text` | everything else that has to be equal, such as `row(name, email)::text`; only its hash leaves Postgres |
 //!
-//! Leave out what the view adds by itself, such as the time of processing. Both texts must be formed alike: the sessions' time
-//! zone is UTC, dates have ISO's form; cast where the two tables' types differ. A further look asks for single keys, so the key
-//! should be a column with an index.
+//! Leave out what the view adds by itself, such as the time of processing. Both texts must be formed alike: the sessions' time zone is UTC, dates
+//! have ISO's form; cast where the two tables' types differ. Where rows differ, `verify` asks for single keys once more, so the key should be a
+//! column with an index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +64,7 @@ pub struct View {
     pub topics: Vec<String>,
     pub table: SqlFile,
     pub apply: SqlFile,
-    /// None: the view cannot be verified.
+    /// `None`: the view cannot be verified.
     pub verify: Option<SqlFile>,
 }
 
@@ -81,7 +80,7 @@ pub struct SqlFile {
 #[error("{}{}: {reason}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct ViewError {
     pub path: PathBuf,
-    /// Line in the file, from 1, where one is to blame.
+    /// Line in the file, from 1, if the reason lies in one line.
     pub line: Option<usize>,
     pub reason: String,
 }
@@ -109,7 +108,7 @@ impl SqlFile {
         Ok(Self { path, text })
     }
 
-    /// Postgres' complaint about this file; `character` counts from 1.
+    /// Makes the error for Postgres' complaint about this file. `character` is where in the text it is, from 1.
     #[must_use]
     pub fn refused(&self, character: Option<u32>, message: &str) -> ViewError {
         let line = character.map(|character| {
@@ -145,7 +144,7 @@ pub fn load_all(directory: &Path) -> Result<Vec<View>, ViewError> {
 }
 
 fn load(folder: &Path) -> Result<View, ViewError> {
-    // A name that is no UTF-8 is refused below, as the empty one.
+    // A name that is not UTF-8 becomes the empty name, which is refused below.
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !is_view_name(name) {
         return Err(ViewError::new(
@@ -156,7 +155,7 @@ fn load(folder: &Path) -> Result<View, ViewError> {
     }
     let table = SqlFile::read(folder.join("table.sql"))?;
     let apply = SqlFile::read(folder.join("apply.sql"))?;
-    let (summary, topics) = head(&apply)?;
+    let (summary, topics) = read_head(&apply)?;
     let verify = folder.join("verify.sql");
     let verify = verify.exists().then(|| SqlFile::read(verify)).transpose()?;
     Ok(View {
@@ -169,16 +168,16 @@ fn load(folder: &Path) -> Result<View, ViewError> {
     })
 }
 
-/// Summary and topics, from the comment lines that open `apply.sql`.
-fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
+/// Reads the summary and the topics from the comment lines at the head of `apply.sql`.
+fn read_head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
     let comments = apply
         .text
         .lines()
         .map_while(|line| line.strip_prefix("--"))
         .map(str::trim);
     let mut summary = None;
-    for (at, comment) in comments.enumerate() {
-        let line = Some(at + 1);
+    for (index, comment) in comments.enumerate() {
+        let line = Some(index + 1);
         let Some(list) = comment.strip_prefix("topics:") else {
             summary.get_or_insert_with(|| comment.to_owned());
             continue;
@@ -207,7 +206,7 @@ fn head(apply: &SqlFile) -> Result<(String, Vec<String>), ViewError> {
 }
 
 impl View {
-    /// A view as the database keeps it; it has no `verify.sql`.
+    /// A view as the database keeps it. The database does not keep `verify.sql`.
     pub(crate) fn from_database(name: String, table: String, apply: String, topics: Vec<String>) -> Self {
         let file = |file: &str, text: String| SqlFile {
             path: Path::new("view_definitions").join(&name).join(file),
@@ -215,8 +214,9 @@ impl View {
         };
         let apply = file("apply.sql", apply);
         Self {
-            // Only `views` prints it, which reads the directory. SQL of an earlier version may lack what a head needs today.
-            summary: head(&apply).map(|(summary, _)| summary).unwrap_or_default(),
+            // Only the command `views` prints the summary, and it reads the directory. So it may be empty here: SQL of an earlier version may lack
+            // what a head needs today.
+            summary: read_head(&apply).map(|(summary, _)| summary).unwrap_or_default(),
             topics,
             table: file("table.sql", table),
             apply,
@@ -225,7 +225,7 @@ impl View {
         }
     }
 
-    /// Whether the other one is kept by the same SQL.
+    /// Whether the other view has the same name and the same SQL.
     #[must_use]
     pub fn has_sql_of(&self, other: &Self) -> bool {
         self.name == other.name && self.table.text == other.table.text && self.apply.text == other.apply.text
@@ -256,7 +256,7 @@ pub fn topics(views: &[View]) -> Vec<String> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{SqlFile, head};
+    use super::{SqlFile, read_head};
 
     fn apply(text: &str) -> SqlFile {
         SqlFile {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_head_comment_says_what_the_view_is_and_what_it_reads() {
-        let (summary, topics) = head(&apply(
+        let (summary, topics) = read_head(&apply(
             "-- Posts by author.\n--\n-- topics: user-events,post-events\nselect 1",
         ))
         .unwrap();
@@ -291,7 +291,7 @@ mod tests {
                 "apply.sql:2: topic `users` is not of the pattern <aggregate>-events, such as user-events",
             ),
         ] {
-            assert_eq!(head(&apply(text)).unwrap_err().to_string(), expected);
+            assert_eq!(read_head(&apply(text)).unwrap_err().to_string(), expected);
         }
     }
 

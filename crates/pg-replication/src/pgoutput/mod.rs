@@ -9,7 +9,7 @@ use self::reader::Reader;
 pub use self::tuple::{Tuple, Value, ValueTooLong};
 use crate::lsn::Lsn;
 
-/// A message. Row changes carry the oid of their relation, whose description came before.
+/// One message of the stream. A change of a row names its table by the oid. A [`Message::Relation`] has described this table before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A transaction begins. The server sends a transaction only after its commit, so all of it follows.
@@ -22,7 +22,7 @@ pub enum Message<'a> {
     Commit {
         /// LSN of the commit record.
         commit_lsn: Lsn,
-        /// LSN behind the commit record: what may be confirmed.
+        /// LSN just behind the commit record. A reader that is done with the transaction confirms this LSN.
         end_lsn: Lsn,
     },
     Relation(RelationMessage<'a>),
@@ -37,7 +37,7 @@ pub enum Message<'a> {
         relation: u32,
     },
     Truncate(Relations<'a>),
-    /// What `pg_logical_emit_message` wrote; sent only where the stream was started with `messages 'true'`.
+    /// What `pg_logical_emit_message` wrote. The server sends it only if the stream was started with `messages 'true'`.
     Emitted(EmittedMessage<'a>),
     /// Origin and Type messages. They carry no outbox row.
     Other,
@@ -46,8 +46,8 @@ pub enum Message<'a> {
 /// A logical decoding message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmittedMessage<'a> {
-    /// Whether it belongs to the transaction around it. A message that does not is sent between transactions, even if its own transaction was
-    /// rolled back.
+    /// Whether the message belongs to the transaction around it. Any other message is sent between transactions, even if the transaction that wrote
+    /// it was rolled back.
     pub is_transactional: bool,
     /// In the database's encoding, which need not be UTF-8.
     pub prefix: &'a [u8],

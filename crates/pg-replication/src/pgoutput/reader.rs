@@ -10,7 +10,7 @@ impl<'a> Reader<'a> {
         Self(bytes)
     }
 
-    /// What was not taken yet.
+    /// The bytes that were not taken yet.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.0
     }

@@ -16,20 +16,20 @@ pub enum Value<'a> {
     Null,
     /// In Postgres' text format.
     Text(&'a [u8]),
-    /// A value that did not change and was not sent; never in an insert.
+    /// The value did not change, so the server did not send it. An insert has no such value.
     Unchanged,
 }
 
-/// A value that no message can carry, since its length does not fit into 32 bits.
+/// The length of a value does not fit into 32 bits, so no message can carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a value is longer than 4 GiB")]
 pub struct ValueTooLong;
 
 impl<'a> Tuple<'a> {
-    /// A row as the stream would carry it: for rows that come from elsewhere, and tests.
+    /// Writes a row in the form in which the stream carries it. This is for rows that do not come from a stream, and for tests.
     ///
     /// # Errors
-    /// A value is longer than a message can say. No value of Postgres is: they end at 1 GB.
+    /// The length of a value does not fit into 32 bits. No value of Postgres is that long: it has at most 1 GB.
     pub fn encode(values: &[Option<&[u8]>]) -> Result<Vec<u8>, ValueTooLong> {
         let mut bytes = Vec::new();
         for value in values {

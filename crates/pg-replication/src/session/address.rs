@@ -21,15 +21,15 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Where to connect to. A host's name may stand for several of these.
+/// One place to connect to. A host's name may stand for several of them, one for each IP address.
 #[derive(Clone, Debug)]
 pub(super) enum Endpoint {
-    Tcp { host: String, at: SocketAddr },
+    Tcp { host: String, ip_and_port: SocketAddr },
     Unix { socket: PathBuf },
 }
 
 impl Address {
-    /// All that the address stands for, in the order in which the system names them; at least one.
+    /// All endpoints that the address stands for, in the order in which the system's name lookup returns them. There is at least one.
     ///
     /// # Errors
     /// The host's name is not known.
@@ -38,11 +38,16 @@ impl Address {
             Self::Unix { socket } => return Ok(vec![Endpoint::Unix { socket: socket.clone() }]),
             Self::Tcp { host, port } => (host, *port),
         };
-        let found = tokio::net::lookup_host((host.as_str(), port));
-        let found = found
+        let lookup = tokio::net::lookup_host((host.as_str(), port));
+        let found = lookup
             .await
             .with_context(|| format!("cannot connect to {host}:{port}"))?;
-        let endpoints: Vec<_> = found.map(|at| Endpoint::Tcp { host: host.clone(), at }).collect();
+        let endpoints: Vec<_> = found
+            .map(|ip_and_port| Endpoint::Tcp {
+                host: host.clone(),
+                ip_and_port,
+            })
+            .collect();
         anyhow::ensure!(
             !endpoints.is_empty(),
             "cannot connect to {host}:{port}: the name has no address"
@@ -54,7 +59,7 @@ impl Address {
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp { host, at } => write!(f, "{host} ({at})"),
+            Self::Tcp { host, ip_and_port } => write!(f, "{host} ({ip_and_port})"),
             Self::Unix { socket } => write!(f, "{}", socket.display()),
         }
     }

@@ -1,7 +1,7 @@
-//! Several hosts in one connection URL, and which of them will do.
+//! Several hosts in one connection URL, and which of them can be used.
 //!
-//! `postgresql://user@h1:5432,h2/db?target_session_attrs=primary` names the same database on several servers, as libpq has it: they are
-//! tried in this order until one answers and is what was asked for. See
+//! `postgresql://user@h1:5432,h2/db?target_session_attrs=primary` names the same database on several servers, as in libpq. They are tried in this
+//! order until one answers and is of the kind that was asked for. See
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS>.
 
 use std::path::PathBuf;
@@ -12,15 +12,16 @@ use super::address::Address;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// What kind of server a session is wanted with: libpq's `target_session_attrs`, of which those for reading alone are of no use here.
+/// The kind of server that a session needs: the values of libpq's `target_session_attrs` without those for read-only servers, which nobody needs
+/// here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionKind {
-    /// Whichever answers; the default for a single host.
+    /// Any server that answers. This is the default for a single host.
     Any,
-    /// One that is not in recovery and takes writes by default.
+    /// A server that is not in recovery and whose sessions can write by default.
     ReadWrite,
-    /// One that is not in recovery; the default for several hosts, since the outbox and the slot that follow it are there. libpq's own
-    /// default is `any`, which would take a standby for the database.
+    /// A server that is not in recovery. This is the default for several hosts, since the outbox and its slot are on the primary. libpq's own default
+    /// is `any`, which would also accept a standby.
     Primary,
 }
 
@@ -32,8 +33,10 @@ pub(super) struct ServerState {
 }
 
 impl SessionKind {
+    /// Parses a value of `target_session_attrs`.
+    ///
     /// # Errors
-    /// What would be right.
+    /// The message names the values that are possible.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "any" => Ok(Self::Any),
@@ -45,8 +48,10 @@ impl SessionKind {
         }
     }
 
+    /// Checks that a server in this state is of this kind.
+    ///
     /// # Errors
-    /// Why a server in this state will not do.
+    /// Why it is not.
     pub(super) fn accept(self, server: ServerState) -> Result<(), &'static str> {
         match self {
             Self::ReadWrite | Self::Primary if server.is_in_recovery => Err("it is a standby (in recovery)"),
@@ -56,15 +61,15 @@ impl SessionKind {
     }
 }
 
-/// Hosts and ports as they are written, each port empty where none is given.
+/// Hosts and ports as the URL has them. A port that is not given is the empty text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hosts {
-    pub(super) hosts: Vec<String>,
+    pub(super) names: Vec<String>,
     pub(super) ports: Vec<String>,
 }
 
 impl Hosts {
-    /// Takes the hosts out of a URL, since the syntax of URLs knows one host only; a stand-in without meaning is left in their place.
+    /// Takes the hosts out of a URL, since the syntax of URLs allows only one host. Also returns the URL with the word `host` in their place.
     ///
     /// # Errors
     /// A bracket that is not closed, or bytes that are not UTF-8.
@@ -89,23 +94,23 @@ impl Hosts {
             let host = percent_decode_str(host)
                 .decode_utf8()
                 .map_err(|_| "a host is not UTF-8 once percent-decoded")?;
-            hosts.hosts.push(host.into_owned());
+            hosts.names.push(host.into_owned());
             hosts.ports.push(port.to_owned());
         }
-        let at = if authority.contains('@') { "@" } else { "" };
-        Ok((format!("{scheme}://{user}{at}host{tail}"), hosts))
+        let at_sign = if authority.contains('@') { "@" } else { "" };
+        Ok((format!("{scheme}://{user}{at_sign}host{tail}"), hosts))
     }
 
-    /// The addresses, in their order. One port counts for all hosts.
+    /// The addresses, in the order of the hosts. If only one port is given, it is the port of all hosts.
     ///
     /// # Errors
-    /// No host, a port that is none, or neither one port nor as many as hosts.
+    /// There is no host, a port is not a number, or the number of ports is neither one nor that of the hosts.
     pub(super) fn addresses(&self) -> Result<Vec<Address>, String> {
-        if self.hosts.iter().all(String::is_empty) {
+        if self.names.iter().all(String::is_empty) {
             return Err("the host is missing".to_owned());
         }
-        if self.ports.len() > 1 && self.ports.len() != self.hosts.len() {
-            return Err(format!("{} ports for {} hosts", self.ports.len(), self.hosts.len()));
+        if self.ports.len() > 1 && self.ports.len() != self.names.len() {
+            return Err(format!("{} ports for {} hosts", self.ports.len(), self.names.len()));
         }
         let port_of = |index: usize| match self.ports.get(index).or(self.ports.first()).map_or("", String::as_str) {
             "" => Ok(DEFAULT_PORT),
@@ -129,7 +134,7 @@ impl Hosts {
                 }
             })
         };
-        self.hosts.iter().enumerate().map(address).collect()
+        self.names.iter().enumerate().map(address).collect()
     }
 }
 

@@ -1,21 +1,22 @@
 //! Which running server a session is with.
 //!
-//! A name or an address says nothing of that: DNS, a proxy or a load balancer may lead one session to a primary and the next one to its
-//! copy, its promoted standby, or a restored backup, which all have the same system identifier, perhaps the same timeline, and a slot
-//! of the same name. What is checked on the one says nothing of what the other streams. So the first session of a cycle asks which server
-//! it is with, and each further session has to be with that server, or it is refused ([`MovedAway`]).
+//! A name or an address does not say which server this is. DNS, a proxy or a load balancer may lead one session to a primary and the next one to its
+//! copy, its promoted standby or a restored backup. All of these have the same system identifier, perhaps the same timeline, and a slot of the same
+//! name. A check on one of them says nothing about what another one streams.
+//!
+//! So the first session of a cycle asks which server it is with. Each further session must be with that server, or it is refused ([`MovedAway`]).
 
-/// A running server: a restart makes another one of it.
+/// One run of a server. After a restart it is another instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInstance {
-    /// When its postmaster started, in seconds since 1970, to the microsecond: no two servers share it.
+    /// When the server's postmaster started: seconds since 1970, with microseconds. No two servers start in the same microsecond.
     pub(in crate::session) started_at: String,
 }
 
 /// The address that led to one server leads to another one now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the address leads to another server than the one that this relay began with (started at {found}, not at {expected}): it begins again, and checks the server that it finds then"
+    "the address leads to another server (started at {found}) than the one that the relay began with (started at {expected}); the relay begins again and checks the server that it finds then"
 )]
 pub struct MovedAway {
     pub(in crate::session) expected: String,

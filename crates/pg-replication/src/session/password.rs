@@ -18,7 +18,7 @@ impl Password {
         Self::Given(text)
     }
 
-    /// The password as it is now; a line's end behind it is no part of it.
+    /// The password as it is now. A line break at the end of its file does not belong to it.
     ///
     /// # Errors
     /// The file cannot be read, or is not UTF-8.
@@ -31,7 +31,7 @@ impl Password {
         }
     }
 
-    /// What a message may say of it.
+    /// What an error text may call it. This does not contain the password.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Given(_) => "the password".to_owned(),

@@ -14,24 +14,24 @@ use super::stream::Stream;
 use crate::frame::{FrameError, Frames};
 use crate::lsn::Lsn;
 
-/// Each read can take so many bytes from the kernel. What comes in while the reader naps must fit, or the nap costs throughput.
+/// One read can take this many bytes from the kernel. All that comes in while the reader naps must fit into it. Otherwise the nap costs throughput.
 const READ_ROOM_BYTES: usize = 256 * 1024;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, the epoch of Postgres' time stamps.
 pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// What a reader tells the server of its progress (`Standby status update`).
+/// What a reader tells the server about its progress (`Standby status update`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StandbyStatus {
     /// How far the stream was read.
     pub received: Lsn,
-    /// The server may remove its log up to here. [`Lsn::INVALID`] confirms nothing. With it, a server that shuts down does not wait for us.
+    /// The server may remove its log up to here. [`Lsn::INVALID`] confirms nothing; a server that shuts down then does not wait for our confirmation.
     pub confirmed: Lsn,
     /// Asks the server to answer at once.
     pub reply_requested: bool,
 }
 
-/// A running stream: frames in, status out.
+/// A running stream. Frames are read from it, and a status is written to it.
 pub struct ReplicationStream {
     stream: Stream,
     input: BytesMut,
@@ -41,7 +41,8 @@ impl Connection {
     /// Starts to stream a slot. Only one session can own a slot at a time, so whoever owns it is the leader.
     ///
     /// # Errors
-    /// The connection broke, or the server refused: SQLSTATE 55006 when another session has the slot; the connection stays usable then.
+    /// The connection broke, or the server refused. If another session has the slot, SQLSTATE is 55006. After a refusal the connection can still be
+    /// used.
     pub async fn start_replication(&mut self, slot: &str, start: Lsn, publication: &str) -> anyhow::Result<()> {
         self.start_stream(slot, start, publication, false).await
     }
@@ -59,9 +60,9 @@ impl Connection {
     ) -> anyhow::Result<()> {
         let publications = quote_identifier(publication).replace('\'', "''");
         // Messages are requested only if the caller wants them, since other programs may emit many.
-        let messages = if messages { ", messages 'true'" } else { "" };
+        let messages_option = if messages { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}'{messages})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names '{publications}'{messages_option})",
             quote_identifier(slot)
         );
         let mut out = BytesMut::new();
@@ -78,10 +79,10 @@ impl Connection {
                 self.input.advance(length);
                 return Ok(());
             }
-            match self.message().await? {
+            match self.next_message().await? {
                 Message::ErrorResponse(body) => {
-                    let error = PgError::read(&body)?;
-                    while !matches!(self.message().await?, Message::ReadyForQuery(_)) {}
+                    let error = PgError::from_body(&body)?;
+                    while !matches!(self.next_message().await?, Message::ReadyForQuery(_)) {}
                     return Err(error.into());
                 }
                 Message::ReadyForQuery(_) => anyhow::bail!("the server did not start the stream"),
@@ -90,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// The stream that [`Connection::start_replication`] started.
+    /// Turns the session into the stream that [`Connection::start_replication`] has started in it.
     #[must_use]
     pub fn into_stream(self) -> ReplicationStream {
         ReplicationStream {
@@ -107,22 +108,22 @@ impl ReplicationStream {
         &self.input
     }
 
-    /// Forgets the first `length` bytes of the buffer.
+    /// Removes the first `length` bytes of the buffer.
     pub fn consume(&mut self, length: usize) {
         self.input.advance(length);
     }
 
-    /// Reads what is there, or waits for something; returns the number of bytes. Cancel-safe.
+    /// Reads the bytes that are there, or waits until some come. Returns their number. Cancel-safe.
     ///
     /// # Errors
     /// The connection broke or was closed.
     pub async fn read(&mut self) -> io::Result<usize> {
         self.make_room();
         let length = self.stream.read_buf(&mut self.input).await?;
-        ended_if_nothing(length)
+        error_if_closed(length)
     }
 
-    /// Reads what is there, without waiting. `None`: nothing is there.
+    /// Reads the bytes that are there, without waiting. Returns their number. `None`: no bytes are there.
     ///
     /// # Errors
     /// The connection broke or was closed.
@@ -130,7 +131,7 @@ impl ReplicationStream {
         self.make_room();
         match self.stream.read_buf(&mut self.input).now_or_never() {
             None => Ok(None),
-            Some(length) => ended_if_nothing(length?).map(Some),
+            Some(length) => error_if_closed(length?).map(Some),
         }
     }
 
@@ -164,7 +165,7 @@ impl ReplicationStream {
             self.stream.flush().await
         });
         sent.await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the server takes no status"))?
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the server did not take the status message"))?
     }
 
     /// Ends the stream in order, so that the slot is free at once. Errors are ignored, since the server also ends a session whose client is gone.
@@ -205,7 +206,8 @@ impl StandbyStatus {
     }
 }
 
-fn ended_if_nothing(length: usize) -> io::Result<usize> {
+/// A read of 0 bytes means that the server has closed the connection.
+fn error_if_closed(length: usize) -> io::Result<usize> {
     if length == 0 {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,

@@ -32,24 +32,26 @@ impl Stream {
                     .with_context(|| format!("cannot connect to {}", socket.display()))?;
                 Ok(Self::Unix(stream))
             }
-            Endpoint::Tcp { at, .. } if target.tls == TlsMode::Disable => Ok(Self::Tcp(connect(at).await?)),
-            Endpoint::Tcp { host, at } => Self::negotiate_tls(target, &host, at).await,
+            Endpoint::Tcp { ip_and_port, .. } if target.tls == TlsMode::Disable => {
+                Ok(Self::Tcp(connect(ip_and_port).await?))
+            }
+            Endpoint::Tcp { host, ip_and_port } => Self::negotiate_tls(target, &host, ip_and_port).await,
         }
     }
 
-    /// Asks the server for TLS.
-    async fn negotiate_tls(target: &Target, host: &str, at: SocketAddr) -> anyhow::Result<Self> {
-        let mut stream = connect(at).await?;
+    /// Asks the server for TLS. A server without TLS, and a handshake that fails, end the attempt unless `sslmode` is `prefer`.
+    async fn negotiate_tls(target: &Target, host: &str, ip_and_port: SocketAddr) -> anyhow::Result<Self> {
+        let mut stream = connect(ip_and_port).await?;
         stream.write_all(&SSL_REQUEST).await?;
         // Only one byte is read here. A man in the middle could send more bytes before TLS begins, and they must not count as the server's.
         match stream.read_u8().await.context("the server closed the connection")? {
             b'S' => {
                 let handshake = Handshake::prepare(target, host)?;
-                match handshake.with(stream).await {
+                match handshake.run(stream).await {
                     Ok(stream) => Ok(Self::Tls(Box::new(stream))),
                     Err(err) if target.tls == TlsMode::Prefer => {
-                        tls::warn_of_plain(&at, &err);
-                        Ok(Self::Tcp(connect(at).await?))
+                        tls::warn_about_missing_tls(&ip_and_port, &err);
+                        Ok(Self::Tcp(connect(ip_and_port).await?))
                     }
                     Err(err) => Err(err),
                 }
@@ -60,7 +62,7 @@ impl Stream {
         }
     }
 
-    /// The server's certificate in DER, where the session has TLS.
+    /// The server's certificate in DER, if the session has TLS.
     pub(super) fn server_certificate(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.as_ref()),
@@ -68,16 +70,16 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel's buffer holds what comes in a nap. A Unix socket's does not: it is small and never grows.
+    /// Whether the kernel's buffer can hold what comes in while the reader naps. That of a Unix socket cannot: it is small and never grows.
     pub(super) fn buffers_while_napping(&self) -> bool {
         !matches!(self, Self::Unix(_))
     }
 }
 
-async fn connect(at: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(at)
+async fn connect(ip_and_port: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(ip_and_port)
         .await
-        .with_context(|| format!("cannot connect to {at}"))?;
+        .with_context(|| format!("cannot connect to {ip_and_port}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

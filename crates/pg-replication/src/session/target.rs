@@ -15,19 +15,22 @@ use super::password::Password;
 
 /// A parsed connection URL: `postgresql://user:password@host:port,host:port/database?parameter=value`.
 ///
-/// Understood parameters, with libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`, `connect_timeout` (seconds, for each host),
-/// `target_session_attrs`, `application_name`, `options`; and our own `passwordfile` (a file that holds the password alone). See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
+/// These parameters have libpq's names and meaning: `host` (a directory is a Unix socket), `port`, `user`, `password`, `dbname`, `sslmode`,
+/// `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`, `connect_timeout` (seconds, for each endpoint of a host), `target_session_attrs`,
+/// `application_name`, `options`. `passwordfile` is our own: a file that holds the password alone.
+///
+/// See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where the server may be, in the order in which they are tried; at least one.
+    /// Where the server may be, in the order in which the addresses are tried. There is at least one.
     pub addresses: Vec<Address>,
-    /// Which of them will do.
+    /// The kind of server that is accepted.
     pub session: SessionKind,
     pub user: String,
     pub password: Option<Password>,
     pub database: String,
     pub tls: TlsMode,
-    /// PEM file of trusted roots; the system's where absent.
+    /// PEM file of the trusted root certificates. `None`: those of the system.
     pub root_certificates: Option<PathBuf>,
     /// PEM files of the client's certificate chain and key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
@@ -36,10 +39,10 @@ pub struct Target {
     pub application_name: Option<String>,
     /// Command-line options for the session (`-c name=value`).
     pub options: Option<String>,
-    /// Whether sessions bring the settings along that values, snapshots and patience rest on, whatever is set for the role or the database;
-    /// `false` leaves them as they are.
+    /// Whether a session sets for itself how values are written, what a snapshot sees and how long a statement may take. `false`: what is set for the
+    /// role and the database applies.
     pub pins_settings: bool,
-    /// The server that a session has to be with; `None`: whichever the addresses lead to.
+    /// The server that a session must be with. `None`: any server to which the addresses lead.
     pub instance: Option<ServerInstance>,
 }
 
@@ -47,13 +50,13 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     Disable,
-    /// TLS where the server has it, without looking at its certificate; libpq's default.
+    /// TLS if the server has it. Its certificate is not checked. This is libpq's default.
     Prefer,
-    /// TLS or nothing; the certificate is looked at only where `sslrootcert` is given.
+    /// TLS always. The server's certificate is checked only if `sslrootcert` is given.
     Require,
     /// The certificate must come from a trusted root.
     VerifyCa,
-    /// … and be for the host that was asked for.
+    /// The certificate must come from a trusted root, and be for the host of the address.
     VerifyFull,
 }
 
@@ -61,15 +64,15 @@ pub enum TlsMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     Disable,
-    /// Where the session has TLS and the server offers it; libpq's default.
+    /// The login is bound if the session has TLS and the server offers it. This is libpq's default.
     Prefer,
-    /// Any other login is refused.
+    /// A login that is not bound is refused.
     Require,
 }
 
-/// A connection URL that cannot be used. Never contains the URL itself, which may hold a password.
+/// A connection URL that cannot be used. The text never contains the URL itself, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}; expected postgresql://user:password@host:port/database, several as host:port,host:port")]
+#[error("{0}; expected postgresql://user:password@host:port/database, or host:port,host:port for several hosts")]
 pub struct InvalidUrl(String);
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,7 +121,7 @@ impl Target {
         for (name, value) in url.query_pairs() {
             let value = value.into_owned();
             match name.as_ref() {
-                "host" => hosts.hosts = list(value),
+                "host" => hosts.names = list(value),
                 "port" => hosts.ports = list(value),
                 "target_session_attrs" => session = Some(SessionKind::parse(&value).map_err(invalid)?),
                 "user" => user = value,
@@ -164,8 +167,7 @@ impl Target {
         Ok(target)
     }
 
-    /// The same database on one of its hosts alone, and there on one server alone, for a further session with the server that another session
-    /// is with.
+    /// The same target, but with only this address and only this server. It is for a further session with the server that another session is with.
     #[must_use]
     pub fn at(&self, address: &Address, instance: &ServerInstance) -> Self {
         Self {
@@ -175,10 +177,10 @@ impl Target {
         }
     }
 
-    /// Does `work` within the connect timeout; zero is none, as in libpq.
+    /// Does `work` within the connect timeout. A timeout of zero means that there is none, as in libpq.
     ///
     /// # Errors
-    /// The time is over, or as `work` has them.
+    /// The time is over, or `work` fails.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         if self.connect_timeout.is_zero() {
             return work.await;
@@ -191,7 +193,7 @@ impl Target {
     }
 }
 
-/// Read once to see that the path is right; what counts is what the file holds when somebody logs in.
+/// Reads the file once, only to check that it can be read. It is read again at each login.
 fn password_file(path: &str) -> Result<Password, InvalidUrl> {
     let password = Password::File(path.into());
     match password.reveal() {

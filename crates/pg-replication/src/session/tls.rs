@@ -19,13 +19,15 @@ use super::target::{Target, TlsMode};
 /// The server was asked for TLS and has none.
 pub(super) const NO_TLS: &str = "the server has no TLS, but sslmode demands it";
 
-/// A handshake with a server that has said that it has TLS. Everything of ours that it needs has been read.
+/// A handshake that is ready to begin: the files of our certificates and keys have been read. The server has said that it has TLS.
 pub(super) struct Handshake {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Handshake {
+    /// Reads the files that the handshake needs.
+    ///
     /// # Errors
     /// A certificate or key file cannot be read, or `host` is no host name.
     pub(super) fn prepare(target: &Target, host: &str) -> anyhow::Result<Self> {
@@ -35,16 +37,18 @@ impl Handshake {
         })
     }
 
+    /// Does the handshake on this stream.
+    ///
     /// # Errors
-    /// Either side does not like the other's certificate, or the two have no TLS in common.
-    pub(super) async fn with<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> anyhow::Result<TlsStream<S>> {
+    /// One side refuses the other's certificate, or the two have no version or cipher of TLS in common.
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> anyhow::Result<TlsStream<S>> {
         let secured = self.connector.connect(self.name, stream).await;
         secured.context("TLS handshake failed")
     }
 }
 
-/// Tells that a session goes on without TLS, as `sslmode=prefer` has it in libpq, too.
-pub(super) fn warn_of_plain(server: &impl Display, err: &(impl Display + ?Sized)) {
+/// Warns that a session goes on without TLS. `sslmode=prefer` allows that, as in libpq.
+pub(super) fn warn_about_missing_tls(server: &impl Display, err: &(impl Display + ?Sized)) {
     tracing::warn!(%server, error = format!("{err:#}"), "sslmode prefer goes on without TLS");
 }
 
@@ -60,14 +64,14 @@ fn client_config(target: &Target) -> anyhow::Result<Arc<ClientConfig>> {
         TlsMode::Require => target.root_certificates.is_some(),
         TlsMode::VerifyCa | TlsMode::VerifyFull => true,
     };
-    let inner = if checks_chain {
-        Some(WebPkiServerVerifier::builder_with_provider(Arc::new(roots(target)?), provider.clone()).build()?)
+    let chain_verifier = if checks_chain {
+        Some(WebPkiServerVerifier::builder_with_provider(Arc::new(trusted_roots(target)?), provider.clone()).build()?)
     } else {
         None
     };
     let verifier = Verifier {
         provider,
-        inner,
+        chain_verifier,
         checks_name: target.tls == TlsMode::VerifyFull,
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
@@ -87,7 +91,7 @@ fn client_config(target: &Target) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-fn roots(target: &Target) -> anyhow::Result<RootCertStore> {
+fn trusted_roots(target: &Target) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &target.root_certificates {
         let certificates = CertificateDer::pem_file_iter(path)
@@ -109,7 +113,7 @@ fn roots(target: &Target) -> anyhow::Result<RootCertStore> {
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    chain_verifier: Option<Arc<WebPkiServerVerifier>>,
     checks_name: bool,
 }
 
@@ -122,11 +126,11 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(inner) = &self.inner else {
+        let Some(chain_verifier) = &self.chain_verifier else {
             return Ok(ServerCertVerified::assertion());
         };
-        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is looked at after the chain, so this error says that the chain is good.
+        match chain_verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked after the chain. So this error says that the chain is good.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),

@@ -39,11 +39,11 @@ impl Middle {
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![chain], key))
             .expect("a TLS configuration");
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let ears = Arc::clone(&heard);
+        let heard_bytes = Arc::clone(&heard);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // A client that goes away in the middle is what is tested.
-                let _ended = pass_on(client, &acceptor, server, upstream, &ears).await;
+                // Tests let clients go away, so an error is no surprise here.
+                let _ended = pass_on(client, &acceptor, server, upstream, &heard_bytes).await;
             }
         });
         let role = if upstream == Upstream::Tls {
@@ -54,7 +54,7 @@ impl Middle {
         Self { port, role, heard }
     }
 
-    /// The way to the server through him.
+    /// The target by which a client reaches the server through the man in the middle.
     pub fn target(&self, parameters: &str) -> Target {
         let url = format!(
             "postgres://{}:right@localhost:{}/postgres?{parameters}",
@@ -78,7 +78,7 @@ async fn pass_on(
     acceptor: &TlsAcceptor,
     server: &Server,
     upstream: Upstream,
-    ears: &Mutex<Vec<u8>>,
+    heard_bytes: &Mutex<Vec<u8>>,
 ) -> anyhow::Result<()> {
     let mut request = [0; 8];
     client.read_exact(&mut request).await?;
@@ -86,7 +86,7 @@ async fn pass_on(
     let client = acceptor.accept(client).await?;
     let mut plain = TcpStream::connect(("127.0.0.1", server.postgres.port())).await?;
     if upstream == Upstream::Plain {
-        return exchange(client, plain, ears).await;
+        return exchange(client, plain, heard_bytes).await;
     }
     plain.write_all(&request).await?;
     anyhow::ensure!(plain.read_u8().await? == b'S', "the server has TLS");
@@ -98,13 +98,13 @@ async fn pass_on(
         .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
     let tls = connector.connect("localhost".try_into()?, plain).await?;
-    exchange(client, tls, ears).await
+    exchange(client, tls, heard_bytes).await
 }
 
 async fn exchange(
     client: impl AsyncRead + AsyncWrite,
     server: impl AsyncRead + AsyncWrite,
-    ears: &Mutex<Vec<u8>>,
+    heard_bytes: &Mutex<Vec<u8>>,
 ) -> anyhow::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
@@ -115,7 +115,10 @@ async fn exchange(
             if length == 0 {
                 return anyhow::Ok(());
             }
-            ears.lock().expect("no panic").extend_from_slice(&bytes[..length]);
+            heard_bytes
+                .lock()
+                .expect("no panic")
+                .extend_from_slice(&bytes[..length]);
             to_server.write_all(&bytes[..length]).await?;
             to_server.flush().await?;
         }
@@ -127,14 +130,14 @@ async fn exchange(
     }
 }
 
-/// The port of a server that says of itself that it has no TLS.
+/// Starts a server that says that it has no TLS. Returns its port.
 pub async fn without_tls() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut request = [0; 8];
-            // A client that goes away is what is tested.
+            // Tests let clients go away.
             if client.read_exact(&mut request).await.is_ok() {
                 let _gone = client.write_all(b"N").await;
             }
@@ -143,7 +146,7 @@ pub async fn without_tls() -> u16 {
     port
 }
 
-/// The port of a host that accepts connections, and never says anything.
+/// Starts a host that accepts connections and never says anything. Returns its port.
 pub async fn silent() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();

@@ -13,7 +13,7 @@ use stack::scratch::Scratch;
 use stack::{Postgres, PostgresOptions};
 use tokio::sync::OnceCell;
 
-/// A server with roles that each log in in one way, and the certificates for it.
+/// A server with certificates, and with one role for each way of logging in.
 pub struct Server {
     pub postgres: Postgres,
     files: Scratch,
@@ -25,7 +25,7 @@ impl Server {
         SERVER.get_or_init(Self::start).await
     }
 
-    /// A server for one test, which may change what it likes.
+    /// A server for one test alone. The test may change its settings.
     pub async fn start() -> Self {
         let postgres = Postgres::start(PostgresOptions {
             version: Some(18),

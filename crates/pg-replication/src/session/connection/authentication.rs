@@ -1,4 +1,5 @@
-//! The login: SCRAM-SHA-256 with and without channel binding, md5, password; none where the server trusts the client or its certificate.
+//! The login: SCRAM-SHA-256 with and without channel binding, md5 and cleartext password. A server that trusts the client or its certificate asks for
+//! none of them.
 
 use anyhow::Context;
 use bytes::BytesMut;
@@ -12,10 +13,10 @@ use crate::session::binding::tls_server_end_point;
 use crate::session::target::{Binding, Target};
 
 impl Connection {
-    /// Answers what the server asks for, with the target's password.
+    /// Logs in by the method that the server asks for, with the target's password if it needs one.
     ///
     /// # Errors
-    /// The server refuses the login, or asks for one that is not supported; the connection broke.
+    /// The server refuses the login, or asks for a method that is not supported; the connection broke.
     pub(super) async fn authenticate(&mut self, target: &Target) -> anyhow::Result<()> {
         let password = || {
             let password = target.password.as_ref();
@@ -25,10 +26,10 @@ impl Connection {
                 .with_context(|| format!("{} cannot be read", password.describe()))
         };
         let mut out = BytesMut::new();
-        let message = self.message().await?;
-        let is_bindable = matches!(message, Message::AuthenticationSasl(_) | Message::ErrorResponse(_));
+        let message = self.next_message().await?;
+        let can_be_bound = matches!(message, Message::AuthenticationSasl(_) | Message::ErrorResponse(_));
         anyhow::ensure!(
-            is_bindable || target.channel_binding != Binding::Require,
+            can_be_bound || target.channel_binding != Binding::Require,
             "channel_binding=require: the server asks for a login that is not bound to its certificate"
         );
         match message {
@@ -45,7 +46,7 @@ impl Connection {
                     offers_plain |= mechanism == SCRAM_SHA_256;
                     offers_plus |= mechanism == SCRAM_SHA_256_PLUS;
                 }
-                let (mechanism, binding) = self.bind(target.channel_binding, offers_plus)?;
+                let (mechanism, binding) = self.choose_mechanism(target.channel_binding, offers_plus)?;
                 let offered = if mechanism == SCRAM_SHA_256_PLUS {
                     offers_plus
                 } else {
@@ -54,7 +55,7 @@ impl Connection {
                 anyhow::ensure!(offered, "the server offers no {mechanism}");
                 return self.scram(mechanism, binding, password()?.as_bytes()).await;
             }
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            Message::ErrorResponse(body) => return Err(PgError::from_body(&body)?.into()),
             _ => anyhow::bail!(
                 "the server asks for an authentication that is not supported (supported: SCRAM-SHA-256, SCRAM-SHA-256-PLUS, md5, password, trust, client certificate)"
             ),
@@ -64,7 +65,7 @@ impl Connection {
     }
 
     /// Chooses mechanism and binding as libpq does.
-    fn bind(&self, wanted: Binding, offers_plus: bool) -> anyhow::Result<(&'static str, ChannelBinding)> {
+    fn choose_mechanism(&self, wanted: Binding, offers_plus: bool) -> anyhow::Result<(&'static str, ChannelBinding)> {
         let certificate = self.stream.server_certificate();
         let data = match wanted {
             Binding::Disable => None,
@@ -78,12 +79,13 @@ impl Connection {
             );
             anyhow::ensure!(
                 data.is_some(),
-                "channel_binding=require: none is defined for the signature of the server's certificate"
+                "channel_binding=require: no binding is defined for the signature of the server's certificate"
             );
         }
         Ok(match data {
             Some(data) if offers_plus => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data)),
-            // Says that we could have bound, so that a server that offered it knows that somebody took the offer away.
+            // This tells the server that we support channel binding. A server that did offer it then knows that somebody removed the offer on the
+            // way.
             Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
             None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         })
@@ -94,28 +96,28 @@ impl Connection {
         let mut out = BytesMut::new();
         frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
         self.send(&out).await?;
-        match self.message().await? {
+        match self.next_message().await? {
             Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            Message::ErrorResponse(body) => return Err(PgError::from_body(&body)?.into()),
             _ => anyhow::bail!("the server broke off the SCRAM exchange"),
         }
         out.clear();
         frontend::sasl_response(scram.message(), &mut out)?;
         self.send(&out).await?;
-        match self.message().await? {
-            // Proves that the server knows the password, too.
+        match self.next_message().await? {
+            // This message proves that the server knows the password, too.
             Message::AuthenticationSaslFinal(body) => scram.finish(body.data())?,
-            Message::ErrorResponse(body) => return Err(PgError::read(&body)?.into()),
+            Message::ErrorResponse(body) => return Err(PgError::from_body(&body)?.into()),
             _ => anyhow::bail!("the server broke off the SCRAM exchange"),
         }
         self.expect_authentication_ok().await
     }
 
     async fn expect_authentication_ok(&mut self) -> anyhow::Result<()> {
-        match self.message().await? {
+        match self.next_message().await? {
             Message::AuthenticationOk => Ok(()),
-            Message::ErrorResponse(body) => Err(PgError::read(&body)?.into()),
-            _ => anyhow::bail!("the server did not answer the login"),
+            Message::ErrorResponse(body) => Err(PgError::from_body(&body)?.into()),
+            _ => anyhow::bail!("the server's answer to the login is not understood"),
         }
     }
 }

@@ -19,8 +19,10 @@ impl Connection {
         })
     }
 
+    /// Checks that this session is with the server `expected`.
+    ///
     /// # Errors
-    /// [`MovedAway`] where the session is with another server; anything else is a connection that broke.
+    /// [`MovedAway`] if it is with another server. Any other error means that the connection broke.
     pub(super) async fn ensure_is_with(&mut self, expected: &ServerInstance) -> anyhow::Result<()> {
         let found = self.instance().await?;
         if found == *expected {

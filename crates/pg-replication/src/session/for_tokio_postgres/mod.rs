@@ -1,32 +1,33 @@
-//! Sessions of tokio-postgres where a [`Target`] says, with the same TLS, channel binding and words for what is wrong as our own sessions.
+//! Opens sessions of tokio-postgres to a [`Target`]. TLS, channel binding and error texts are the same as those of our own sessions.
+
+mod tls_connector;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::{Future, Ready, ready};
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::{Ready, ready};
 
 use anyhow::Context as _;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_postgres::config::{ChannelBinding as WantedBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use tokio_postgres::tls::TlsConnect;
 use tokio_postgres::{Client, Config, Socket};
 
+use self::tls_connector::MakeConnector;
+pub use self::tls_connector::SecuredStream;
 use super::address::Endpoint;
-use super::binding::tls_server_end_point;
 use super::connection::is_refused_login;
 use super::hosts::SessionKind;
 use super::target::{Binding, Target, TlsMode};
-use super::tls::{self, Handshake};
+use super::tls;
 
-/// Why a session of tokio-postgres could not begin, where it is not tokio-postgres that found it out. It is the source of tokio-postgres' error.
+/// Why a session of tokio-postgres could not begin, if this crate found the reason and not tokio-postgres. It is the source of the error that
+/// tokio-postgres returns.
 #[derive(Debug)]
 pub struct SessionError {
     why: anyhow::Error,
-    /// The two had no TLS in common, or one did not like the other's certificate.
-    is_of_handshake: bool,
+    /// Whether the TLS handshake failed: one side refused the other's certificate, or the two had no version or cipher of TLS in common.
+    is_failed_handshake: bool,
 }
 
 impl fmt::Display for SessionError {
@@ -39,7 +40,7 @@ impl From<anyhow::Error> for SessionError {
     fn from(why: anyhow::Error) -> Self {
         Self {
             why,
-            is_of_handshake: false,
+            is_failed_handshake: false,
         }
     }
 }
@@ -47,10 +48,10 @@ impl From<anyhow::Error> for SessionError {
 impl StdError for SessionError {}
 
 impl SessionError {
-    /// The words for an error of [`Target::open_tokio_postgres`] that our own sessions have, where they have any.
+    /// The text that our own sessions have for this error of [`Target::open_tokio_postgres`]. `None` if they have no such error.
     #[must_use]
     pub fn words_for(err: &tokio_postgres::Error) -> Option<String> {
-        if let Some(ours) = of_ours(err) {
+        if let Some(ours) = find_session_error(err) {
             return Some(ours.to_string());
         }
         let source = err.source()?;
@@ -59,34 +60,34 @@ impl SessionError {
     }
 }
 
-fn of_ours(err: &tokio_postgres::Error) -> Option<&SessionError> {
+fn find_session_error(err: &tokio_postgres::Error) -> Option<&SessionError> {
     err.source()?.downcast_ref()
 }
 
-/// The connection behind a session. The caller must await it in a task of its own, or the session does nothing.
+/// The connection of a session. The caller must await it in a task of its own. Otherwise the session does nothing.
 pub type SessionTask = tokio_postgres::Connection<Socket, SecuredStream<Socket>>;
 
 impl Target {
-    /// A session of tokio-postgres with the first of the hosts that will do. Each endpoint of a host has the connect timeout, for all that belongs
-    /// to a login. A host that refuses the login ends the search. The files of password, certificates and keys are read now, for this session.
-    /// `adjust` sets what a target does not have.
+    /// Opens a session of tokio-postgres with the first of the hosts that can be used. The connect timeout applies to each endpoint of a host, up to
+    /// the end of the login. A host that refuses the login ends the search. The files of the password, the certificates and the keys are read now,
+    /// for this session. `adjust` may change the configuration, for settings that a target does not have.
     ///
-    /// [`Target::pins_settings`] and [`Target::instance`] are for our own sessions alone.
+    /// [`Target::pins_settings`] and [`Target::instance`] have no effect here. They are for our own sessions only.
     ///
     /// # Errors
-    /// As tokio-postgres has them: the first that a server has said, otherwise the last. What is wrong with a file, a name or with TLS, and silence,
-    /// is a [`SessionError`] in them. A host that is no primary, where one is wanted, has the words for one that takes no writes.
+    /// The first error that a server reported, or else the last error. If a file, a name or TLS is wrong, or nobody answered in time, its source is a
+    /// [`SessionError`]. If the target asks for a primary and the host is a standby, the error says that the host takes no writes.
     pub async fn open_tokio_postgres(
         &self,
         adjust: impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
-        let mut first_said = None;
-        let mut last = None;
+        let mut first_server_error = None;
+        let mut last_error = None;
         for address in &self.addresses {
             let endpoints = match self.in_time(address.endpoints()).await {
                 Ok(endpoints) => endpoints,
                 Err(err) => {
-                    last = Some(error_of(err.into()).await);
+                    last_error = Some(wrap_in_client_error(err.into()).await);
                     continue;
                 }
             };
@@ -95,18 +96,18 @@ impl Target {
                 let err = match opened.await {
                     Ok(Ok(session)) => return Ok(session),
                     Ok(Err(err)) => err,
-                    Err(silence) => error_of(silence.into()).await,
+                    Err(too_late) => wrap_in_client_error(too_late.into()).await,
                 };
                 match err.code().map(SqlState::code) {
                     Some(code) if is_refused_login(code) => return Err(err),
-                    Some(_) => _ = first_said.get_or_insert(err),
-                    None => last = Some(err),
+                    Some(_) => _ = first_server_error.get_or_insert(err),
+                    None => last_error = Some(err),
                 }
             }
         }
-        match first_said.or(last) {
+        match first_server_error.or(last_error) {
             Some(err) => Err(err),
-            None => Err(error_of(anyhow::anyhow!("the URL names no host").into()).await),
+            None => Err(wrap_in_client_error(anyhow::anyhow!("the URL names no host").into()).await),
         }
     }
 
@@ -115,17 +116,19 @@ impl Target {
         endpoint: &Endpoint,
         adjust: &impl Fn(&mut Config),
     ) -> Result<(Client, SessionTask), tokio_postgres::Error> {
-        // tokio-postgres would look for a session that may write. But a role that may only read cannot write on a primary either.
+        // tokio-postgres knows no kind `primary`: it would ask for a session that may write. But a role that may only read cannot write on a primary
+        // either. So this asks the server whether it is a standby.
         if self.session == SessionKind::Primary {
-            let any = Self {
+            let of_any_kind = Self {
                 session: SessionKind::Any,
                 ..self.clone()
             };
-            if let Ok((client, mut task)) = any.connect_to(endpoint, adjust).await
+            if let Ok((client, mut task)) = of_any_kind.connect_to(endpoint, adjust).await
                 && is_primary(&client, &mut task).await
             {
                 return Ok((client, task));
             }
+            // It is no primary, or there is no session. A second try gives the error of tokio-postgres for that.
         }
         self.connect_to(endpoint, adjust).await
     }
@@ -140,26 +143,29 @@ impl Target {
             let revealed = password.reveal();
             match revealed.with_context(|| format!("{} cannot be read", password.describe())) {
                 Ok(password) => _ = config.password(password),
-                Err(err) => return Err(error_of(err.into()).await),
+                Err(err) => return Err(wrap_in_client_error(err.into()).await),
             }
         }
         adjust(&mut config);
-        let tls = || MakeTls { target: self.clone() };
+        let tls = || MakeConnector { target: self.clone() };
         match config.connect(tls()).await {
-            Err(err) if self.tls == TlsMode::Prefer && of_ours(&err).is_some_and(|ours| ours.is_of_handshake) => {
-                tls::warn_of_plain(endpoint, &err);
+            Err(err)
+                if self.tls == TlsMode::Prefer
+                    && find_session_error(&err).is_some_and(|ours| ours.is_failed_handshake) =>
+            {
+                tls::warn_about_missing_tls(endpoint, &err);
                 config.ssl_mode(SslMode::Disable).connect(tls()).await
             }
             opened => opened,
         }
     }
 
-    /// Without the password.
+    /// The target's settings for this endpoint, without the password.
     fn tokio_postgres_config(&self, endpoint: &Endpoint) -> Config {
         let mut config = Config::new();
         let is_local = match endpoint {
-            Endpoint::Tcp { host, at } => {
-                config.host(host).hostaddr(at.ip()).port(at.port());
+            Endpoint::Tcp { host, ip_and_port } => {
+                config.host(host).hostaddr(ip_and_port.ip()).port(ip_and_port.port());
                 false
             }
             Endpoint::Unix { socket } => {
@@ -199,7 +205,7 @@ impl Target {
     }
 }
 
-/// Whether the session is with a server that is no standby. Nobody else serves the session yet.
+/// Whether the session is with a server that is no standby. No task awaits `task` yet, so it is awaited here until the answer has come.
 async fn is_primary(client: &Client, task: &mut SessionTask) -> bool {
     tokio::select! {
         answer = client.query_one("select pg_is_in_recovery()", &[]) => answer.is_ok_and(|row| !row.get::<_, bool>(0)),
@@ -207,9 +213,10 @@ async fn is_primary(client: &Client, task: &mut SessionTask) -> bool {
     }
 }
 
-/// tokio-postgres' error for what we have found out. It has none to make, and takes words from whoever speaks TLS.
-async fn error_of(failure: SessionError) -> tokio_postgres::Error {
-    /// Fails where TLS would begin.
+/// Puts our error into an error of tokio-postgres. That type cannot be made from outside. But tokio-postgres makes one when TLS fails, and takes the
+/// TLS connector's error as its source. So this lets TLS fail on a stream in memory.
+async fn wrap_in_client_error(failure: SessionError) -> tokio_postgres::Error {
+    /// Fails with this error when TLS should begin.
     struct Failing(SessionError);
 
     impl TlsConnect<DuplexStream> for Failing {
@@ -230,81 +237,6 @@ async fn error_of(failure: SessionError) -> tokio_postgres::Error {
     match failed {
         Err(err) => err,
         Ok(_) => unreachable!("nothing connects without a stream"),
-    }
-}
-
-/// Makes a connector for a host.
-struct MakeTls {
-    target: Target,
-}
-
-impl MakeTlsConnect<Socket> for MakeTls {
-    type Stream = SecuredStream<Socket>;
-    type TlsConnect = Connector;
-    type Error = SessionError;
-
-    fn make_tls_connect(&mut self, host: &str) -> Result<Connector, SessionError> {
-        Ok(Connector {
-            target: self.target.clone(),
-            host: host.to_owned(),
-        })
-    }
-}
-
-/// Speaks TLS with a host once that has said that it has it.
-struct Connector {
-    target: Target,
-    host: String,
-}
-
-impl TlsConnect<Socket> for Connector {
-    type Stream = SecuredStream<Socket>;
-    type Error = SessionError;
-    type Future = Pin<Box<dyn Future<Output = Result<SecuredStream<Socket>, SessionError>> + Send>>;
-
-    fn connect(self, stream: Socket) -> Self::Future {
-        Box::pin(async move {
-            let handshake = Handshake::prepare(&self.target, &self.host)?;
-            let secured = handshake.with(stream).await.map_err(|why| SessionError {
-                why,
-                is_of_handshake: true,
-            })?;
-            Ok(SecuredStream(secured))
-        })
-    }
-}
-
-/// A stream under TLS, to which a login can be bound.
-pub struct SecuredStream<S>(tokio_rustls::client::TlsStream<S>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for SecuredStream<S> {
-    fn channel_binding(&self) -> ChannelBinding {
-        let certificates = self.0.get_ref().1.peer_certificates();
-        let certificate = certificates.and_then(|certificates| certificates.first());
-        match certificate.and_then(|certificate| tls_server_end_point(certificate)) {
-            Some(data) => ChannelBinding::tls_server_end_point(data),
-            None => ChannelBinding::none(),
-        }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SecuredStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecuredStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
