@@ -37,7 +37,10 @@ async fn fill(pipeline: &Pipeline) {
     let mut ids = Vec::new();
     for number in 0..USERS {
         let department = DEPARTMENTS[number % DEPARTMENTS.len()];
-        let created = rest.create_user(&user("홍길동", department, "ACTIVE")).await.expect("a user");
+        let created = rest
+            .create_user(&user("홍길동", department, "ACTIVE"))
+            .await
+            .expect("a user");
         ids.push(id(&created));
         if number % 3 == 0 {
             let changed = user("홍길동", department, "INACTIVE");
@@ -47,7 +50,9 @@ async fn fill(pipeline: &Pipeline) {
     for author in &ids[..10] {
         rest.create_post("첫 번째 포스트", *author).await.expect("a post");
     }
-    rest.create_user(&user(MARKUP, "보안팀", "ACTIVE")).await.expect("a user");
+    rest.create_user(&user(MARKUP, "보안팀", "ACTIVE"))
+        .await
+        .expect("a user");
     // The services write no event that cannot be applied. So somebody writes it past them.
     for (place, event_type, count) in [(1, "USER_PROMOTED", 2), (2, "USER_PROMOTED", 1), (4, MARKUP, 1)] {
         for _ in 0..count {
@@ -55,7 +60,9 @@ async fn fill(pipeline: &Pipeline) {
         }
     }
     // This one waits behind the letters of its user.
-    rest.update_user(ids[1], &user("김철수", "개발팀", "ACTIVE")).await.expect("a change");
+    rest.update_user(ids[1], &user("김철수", "개발팀", "ACTIVE"))
+        .await
+        .expect("a change");
     let letters = "select count(*) from view_dead_letters";
     let wanted = Some("5".to_owned());
     let all_are_there = eventually_ok(DEADLINE, "the letters are there", || async {
@@ -69,7 +76,8 @@ async fn fill(pipeline: &Pipeline) {
 
 /// Writes an event of a user that view-builder does not know how to apply.
 async fn insert_event(pipeline: &Pipeline, user: i64, event_type: &str) {
-    let payload = serde_json::json!({"eventType": event_type, "userId": user, "version": 99, "timestamp": "2026-01-01T00:00:00"});
+    let payload =
+        serde_json::json!({"eventType": event_type, "userId": user, "version": 99, "timestamp": "2026-01-01T00:00:00"});
     let sql = format!(
         "insert into outbox (aggregatetype, aggregateid, type, payload) values ('user', '{user}', $type${event_type}$type$, $json${payload}$json$)"
     );

@@ -159,9 +159,16 @@ async fn new_token(binary: &Path) -> anyhow::Result<Token> {
         "the console made no token: {}",
         String::from_utf8_lossy(&made.stderr)
     );
-    let printed = String::from_utf8(made.stdout).context("the console printed a token that is no text")?;
-    let line = printed.lines().find(|line| line.contains(" sha256:"));
-    let secret = printed.lines().find(|line| !line.is_empty() && !line.contains(' '));
+    // The line for the file goes to standard output, and the token itself to the person at the terminal.
+    let (line, secret) = (
+        String::from_utf8_lossy(&made.stdout),
+        String::from_utf8_lossy(&made.stderr),
+    );
+    let line = line.lines().find(|line| line.contains(" sha256:"));
+    let secret = secret
+        .lines()
+        .find(|line| line.starts_with("token of "))
+        .and_then(|line| line.split_whitespace().last());
     let (Some(secret), Some(line)) = (secret, line) else {
         anyhow::bail!("the console printed no token and its line");
     };
