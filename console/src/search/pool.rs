@@ -1,5 +1,6 @@
 //! A few Kafka clients that are connected already. A new client needs some tens of milliseconds for its first answer; one that was used before needs one or two.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,12 @@ pub enum ReadError {
     /// Nothing came in the time that the page has.
     #[error("Kafka does not answer in time")]
     TimeOver,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readers")
+    }
 }
 
 impl Readers {

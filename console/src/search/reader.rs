@@ -80,6 +80,11 @@ impl Reader {
         })
     }
 
+    /// The client, for whoever reads on without an end.
+    pub(super) fn consumer(&self) -> &BaseConsumer<ReaderContext> {
+        &self.consumer
+    }
+
     /// Serves what has gathered while the client was not used: a token that expired, a connection that broke.
     pub fn serve_events(&self) {
         for _ in 0..EVENTS_MAX {
@@ -207,18 +212,8 @@ impl Reader {
                     let Some(to) = open.get(&partition).copied() else {
                         continue;
                     };
-                    if offset < to {
-                        let seen = Seen {
-                            partition,
-                            offset,
-                            timestamp_ms: record.timestamp_ms(),
-                            key: record.key(),
-                            value: record.value(),
-                            headers: record.headers(),
-                        };
-                        if visit(&seen) == Visit::Stop {
-                            return Ok(Read::Stopped);
-                        }
+                    if offset < to && visit(&Seen::of(&record)) == Visit::Stop {
+                        return Ok(Read::Stopped);
                     }
                     if offset + 1 >= to {
                         open.remove(&partition);

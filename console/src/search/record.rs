@@ -44,6 +44,19 @@ pub struct Header {
 }
 
 impl<'r> Seen<'r> {
+    /// What the client has in its memory.
+    #[must_use]
+    pub fn of(record: &'r kafka_client::Record<'_>) -> Self {
+        Self {
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            key: record.key(),
+            value: record.value(),
+            headers: record.headers(),
+        }
+    }
+
     /// The first header of this name, where it is there and not null.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'r [u8]> {
