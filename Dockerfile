@@ -20,7 +20,7 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
     set -eu; \
-    cargo build --locked --profile "$PROFILE" -p user-api -p post-api -p outbox-relay -p view-builder -p console --bins; \
+    cargo build --locked --profile "$PROFILE" -p user-api -p post-api -p outbox-relay -p view-builder -p pipeline-console --bins; \
     mkdir /programs; \
     for program in user-api post-api outbox-relay view-builder console; do \
         strip --strip-debug -o "/programs/$program" "target/$PROFILE/$program"; \
