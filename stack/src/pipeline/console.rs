@@ -13,6 +13,26 @@ use super::{Pipeline, Ports, USERS_DATABASE, VIEWS_DATABASE};
 use crate::scratch::Scratch;
 use crate::{Program, checkout, port};
 
+/// Where a key of a topic has its row in the views of this repository.
+const VIEW_ROWS: &str = r#"
+[[views.row]]
+topic = "user-events"
+view = "user_view"
+table = "public.user_view"
+key = "user_id"
+version = "version"
+changed = "updated_at"
+applied = "last_processed_at"
+
+[[views.row]]
+topic = "post-events"
+view = "activity"
+table = "public.activity_post"
+key = "post_id"
+version = "version"
+changed = "updated_at"
+"#;
+
 /// The console, and what a person needs to use it.
 #[derive(Debug)]
 pub struct Console {
@@ -125,6 +145,7 @@ fn settings(pipeline: &Pipeline) -> anyhow::Result<String> {
         quoted(&role("view_builder", VIEWS_DATABASE)?),
         quoted(&pipeline.view_builder.url("")),
     );
+    text += VIEW_ROWS;
     text += &format!(
         "\n[views.verify_sources]\nuser-events = {}\npost-events = {}\n",
         quoted(&role(VERIFIER, USERS_DATABASE)?),
