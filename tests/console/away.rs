@@ -45,7 +45,7 @@ async fn a_postgres_that_is_away_is_named() {
     let pipeline = running::pipeline().await;
     let postgres = pipeline.postgres().expect("a private postgres");
     postgres.kill_hard().await;
-    browser::run(&pipeline, "away", &[("AWAY", "database")]).await;
+    browser::run(&pipeline, "away", &[("AWAY", "database users_db")]).await;
     postgres.start_again().await.expect("a start");
-    browser::run(&pipeline, "back", &[("AWAY", "database")]).await;
+    browser::run(&pipeline, "back", &[("AWAY", "database users_db")]).await;
 }
