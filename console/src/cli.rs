@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 use service::{Readiness, Shutdown, admin, logging};
 use tokio::net::TcpListener;
 
+use crate::actions::audit;
 use crate::app::App;
-use crate::pages;
 use crate::settings::{Cli, Command, Settings, TokenArgs};
 use crate::web::access::{Access, tokens};
+use crate::{pages, snapshot};
 
 /// A setting is wrong.
 const WRONG_SETTING: u8 = 2;
@@ -24,12 +25,14 @@ const WRONG_SETTING: u8 = 2;
 )]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let serve = match (cli.command, cli.serve) {
-        (Some(Command::Token(args)), _) => {
-            print!("{}", new_token(&args));
+    let serve = match cli.command {
+        Some(Command::Token(args)) => {
+            let token = new_token(&args);
+            eprintln!("{}", token.for_person);
+            println!("{}", token.line);
             return ExitCode::SUCCESS;
         }
-        (Some(Command::Health(args)), _) => {
+        Some(Command::Health(args)) => {
             return match service::health::ask(args.admin_listen) {
                 Ok(answer) => {
                     print!("{answer}");
@@ -41,13 +44,7 @@ pub fn main() -> ExitCode {
                 }
             };
         }
-        (None, Some(serve)) => serve,
-        (None, None) => Cli::command()
-            .error(
-                clap::error::ErrorKind::MissingRequiredArgument,
-                "--pipeline PATH is needed",
-            )
-            .exit(),
+        None => cli.serve,
     };
     logging::init();
     let checked = serve.check().and_then(|settings| {
@@ -97,6 +94,8 @@ pub async fn run(settings: Settings, access: Access, shutdown: Shutdown) -> anyh
     let address = listener.local_addr()?;
     let admin = admin::serve(settings.admin_listen, readiness.clone(), metrics, shutdown.clone());
     let app = App::new(settings, access);
+    snapshot::begin(&app.settings, &app.store)?;
+    tokio::spawn(prepare_audit(app.clone()));
     let pages = pages::router(app);
     let mut stop = shutdown.clone();
     tracing::info!(listen = %address, "the console is open");
@@ -105,12 +104,35 @@ pub async fn run(settings: Settings, access: Access, shutdown: Shutdown) -> anyh
     Ok(())
 }
 
-/// A new token, and the line for the file.
-fn new_token(args: &TokenArgs) -> String {
+/// Makes the audit's table, as soon as the views' database answers. Pages do not wait for it, and each change looks for the table once more.
+async fn prepare_audit(app: App) {
+    if !app.access.has_tokens() {
+        return;
+    }
+    let views = &app.settings.pipeline.views;
+    let mut is_told = false;
+    while let Err(err) = audit::prepare(views.command_database(), &views.database).await {
+        if !is_told {
+            tracing::warn!(
+                error = format!("{err:#}"),
+                "the audit is not ready, so nothing can be changed; it is tried again"
+            );
+            is_told = true;
+        }
+        tokio::time::sleep(snapshot::INTERVAL).await;
+    }
+}
+
+/// A new token: for the person's eyes, and as the line for the file. Only the line goes to standard output, so that it can be appended to the file.
+struct NewToken {
+    for_person: String,
+    line: String,
+}
+
+fn new_token(args: &TokenArgs) -> NewToken {
     let token = tokens::random_text();
-    format!(
-        "token of {} (it is shown this once): {token}\nline for the file of CONSOLE_TOKENS:\n{}\n",
-        args.name,
-        tokens::line(&args.name, args.role, &token)
-    )
+    NewToken {
+        for_person: format!("token of {} (it is shown this once): {token}", args.name),
+        line: tokens::line(&args.name, args.role, &token),
+    }
 }

@@ -2,6 +2,8 @@
 
 pub mod mask;
 pub mod pipeline;
+mod variables;
+mod view_row;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,27 +12,23 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kafka_client::{ClientArgs, ClientSettings};
 
 pub use self::pipeline::{Database, Outbox, Pipeline, Views};
+pub use self::view_row::ViewRow;
 
 /// Shows a pipeline from the outbox to the views, and repairs it by the commands of its programs.
 ///
 /// Exit codes: 0 it ended as asked, 1 an error that the last line describes, 2 a setting is wrong.
 #[derive(Debug, Parser)]
-#[command(
-    name = "console",
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
+#[command(name = "console", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
-    pub serve: Option<ServeArgs>,
+    pub serve: ServeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a token for a person: prints it once, and the line for the file of CONSOLE_TOKENS.
+    /// Make a token for a person. It is printed this once, to standard error. The line for the file of CONSOLE_TOKENS goes to standard output.
     Token(TokenArgs),
     /// Ask the console that serves ADMIN_LISTEN whether it is ready: 0 if it is, 1 if not.
     Health(HealthArgs),
@@ -74,7 +72,7 @@ pub struct ServeArgs {
     pub admin: HealthArgs,
     /// The file that names the parts of the pipeline (TOML), see docs/console.md.
     #[arg(long, env = "CONSOLE_PIPELINE", value_name = "PATH")]
-    pub pipeline: PathBuf,
+    pub pipeline: Option<PathBuf>,
     /// The file with the hashes of the tokens, a line for each person, as `console token` prints it. It is read again when it changes. Without it
     /// nobody can change anything.
     #[arg(long, env = "CONSOLE_TOKENS", value_name = "PATH")]
@@ -131,13 +129,16 @@ impl ServeArgs {
                 self.listen
             ));
         }
+        let pipeline = self.pipeline.as_ref();
+        let pipeline =
+            pipeline.ok_or("--pipeline PATH (CONSOLE_PIPELINE): it is needed; docs/console.md describes the file")?;
         Ok(Settings {
             listen: self.listen,
             admin_listen: self.admin.admin_listen,
             kafka: self.kafka.check(&RESERVED).map_err(|err| err.to_string())?,
             kafka_args: self.kafka.clone(),
             token_file: self.token_file.clone(),
-            pipeline: Pipeline::read(&self.pipeline)?,
+            pipeline: Pipeline::read(pipeline)?,
             outbox_relay: program(self.outbox_relay.as_ref(), "outbox-relay"),
             view_builder: program(self.view_builder.as_ref(), "view-builder"),
             views: self.views.clone(),
@@ -198,14 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_on_the_command_line_may_be_in_the_environment_and_is_asked_for_only_then() {
+        let cli = Cli::try_parse_from(["console"]).unwrap();
+        let refused = cli.serve.check().map(drop).expect_err("no file");
+        assert!(refused.starts_with("--pipeline PATH (CONSOLE_PIPELINE): "), "{refused}");
+    }
+
+    #[test]
     fn an_address_that_others_reach_needs_tokens() {
         let check = |arguments: &[&str]| {
             let cli = Cli::try_parse_from([&["console", "--pipeline", "/nowhere.toml"], arguments].concat()).unwrap();
-            cli.serve
-                .expect("settings")
-                .check()
-                .map(drop)
-                .expect_err("no such file")
+            cli.serve.check().map(drop).expect_err("no such file")
         };
         let refused = check(&["--listen", "0.0.0.0:8080"]);
         assert!(refused.starts_with("--listen 0.0.0.0:8080: "), "{refused}");

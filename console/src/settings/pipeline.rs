@@ -7,6 +7,8 @@ use serde::Deserialize;
 use service::Secret;
 
 use super::mask::Mask;
+use super::variables;
+use super::view_row::ViewRow;
 
 /// The parts of the pipeline.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct Views {
     pub database: Database,
     /// The consumer group of the builders.
     pub group: String,
+    /// Where a key of a topic has one row in a view.
+    pub rows: Vec<ViewRow>,
     /// The builders' admin addresses.
     pub builders: Vec<String>,
     /// The role for `view-builder` commands, and for the audit. `None`: the role of `database`.
@@ -88,6 +92,8 @@ struct ViewsTable {
     #[serde(default = "default_group")]
     group: String,
     #[serde(default)]
+    row: Vec<ViewRow>,
+    #[serde(default)]
     builders: Vec<String>,
     command_database_url: Option<String>,
     #[serde(default)]
@@ -110,6 +116,7 @@ impl Pipeline {
     pub fn read(path: &Path) -> Result<Self, String> {
         let named = |what: &str| format!("--pipeline {}: {what}", path.display());
         let text = std::fs::read_to_string(path).map_err(|err| named(&format!("cannot be read: {err}")))?;
+        let text = variables::fill_in(&text, |name| std::env::var(name).ok()).map_err(|err| named(&err))?;
         Self::parse(&text).map_err(|err| named(&err))
     }
 
@@ -218,6 +225,7 @@ impl ViewsTable {
         Ok(Views {
             database: Database::parse(&self.database_url).map_err(|err| of("database_url", &err))?,
             group: self.group,
+            rows: self.row.into_iter().map(ViewRow::check).collect::<Result<_, _>>()?,
             builders: builders.collect::<Result<_, _>>().map_err(|err| of("builders", &err))?,
             command_database: optional_database(self.command_database_url.as_deref())
                 .map_err(|err| of("command_database_url", &err))?,

@@ -72,11 +72,41 @@ mod tests {
         };
         assert_eq!(row.clone().check().as_ref(), Ok(&row));
         for (wrong, named) in [
-            (ViewRow { topic: "a b".to_owned(), ..row.clone() }, "topic"),
-            (ViewRow { table: "user_view".to_owned(), ..row.clone() }, "table"),
-            (ViewRow { key: "user_id; --".to_owned(), ..row.clone() }, "key"),
-            (ViewRow { changed: Some(String::new()), ..row.clone() }, "changed"),
-            (ViewRow { view: String::new(), ..row }, "view"),
+            (
+                ViewRow {
+                    topic: "a b".to_owned(),
+                    ..row.clone()
+                },
+                "topic",
+            ),
+            (
+                ViewRow {
+                    table: "user_view".to_owned(),
+                    ..row.clone()
+                },
+                "table",
+            ),
+            (
+                ViewRow {
+                    key: "user_id; --".to_owned(),
+                    ..row.clone()
+                },
+                "key",
+            ),
+            (
+                ViewRow {
+                    changed: Some(String::new()),
+                    ..row.clone()
+                },
+                "changed",
+            ),
+            (
+                ViewRow {
+                    view: String::new(),
+                    ..row
+                },
+                "view",
+            ),
         ] {
             let refused = wrong.check().unwrap_err();
             assert!(refused.contains(&format!(", {named}: ")), "{refused}");

@@ -28,9 +28,10 @@ macro_rules! asset {
 }
 
 /// All of them.
-pub static ASSETS: [Asset; 4] = [
+pub static ASSETS: [Asset; 5] = [
     asset!("console.css", "console.css", "text/css; charset=utf-8"),
     asset!("console.js", "console.js", "text/javascript; charset=utf-8"),
+    asset!("tail.js", "tail.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "icon.svg", "image/svg+xml"),
     asset!(
         "idiomorph-0.8.0.min.js",

@@ -69,7 +69,6 @@ pub fn rate(per_second: f64) -> String {
     if per_second < 9.95 {
         format!("{:.1}/s", per_second.max(0.0))
     } else {
-        #[expect(clippy::cast_possible_truncation, reason = "a rate is far below 2⁶³")]
         let whole = per_second.round() as i64;
         format!("{}/s", count(whole))
     }

@@ -22,7 +22,6 @@ const RANDOM_BYTES: usize = 32;
 pub fn random_text() -> String {
     let mut bytes = [0; RANDOM_BYTES];
     // It fails only where the system has no random numbers at all; then nothing of the console would be safe.
-    #[expect(clippy::expect_used, reason = "without random numbers no session is safe")]
     SystemRandom::new()
         .fill(&mut bytes)
         .expect("the system has random numbers");
