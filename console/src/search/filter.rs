@@ -101,12 +101,9 @@ fn has_at(value: &Value, path: &[String], wanted: &str) -> bool {
 
 /// Whether the mask hides what is at this path, or something that it lies in.
 fn is_masked(mask: &Mask, path: &[String]) -> bool {
-    let probe = path
-        .iter()
-        .rev()
-        .fold(Value::from("probe"), |inner, name| {
-            Value::from(serde_json::Map::from_iter([(name.clone(), inner)]))
-        });
+    let probe = path.iter().rev().fold(Value::from("probe"), |inner, name| {
+        Value::from(serde_json::Map::from_iter([(name.clone(), inner)]))
+    });
     let mut hidden = probe.clone();
     mask.hide(&mut hidden);
     hidden != probe
@@ -118,7 +115,8 @@ mod tests {
     use crate::search::record::Seen;
     use crate::settings::mask::Mask;
 
-    const VALUE: &[u8] = r#"{"userId":7,"user":{"department":"개발팀","tags":["a","b"],"email":"a@b","note":null}}"#.as_bytes();
+    const VALUE: &[u8] =
+        r#"{"userId":7,"user":{"department":"개발팀","tags":["a","b"],"email":"a@b","note":null}}"#.as_bytes();
 
     fn record(value: &[u8]) -> Seen<'_> {
         Seen {
@@ -147,7 +145,10 @@ mod tests {
             assert!(!by_field(other).wants(&record(VALUE)), "{other}");
         }
         assert!(!by_field("userId=7").wants(&record(b"{\"userId\":7")), "no JSON");
-        assert!(by_field("userId=7").wants(&record(br#"{"\u0075serId":7}"#)), "a name with an escape");
+        assert!(
+            by_field("userId=7").wants(&record(br#"{"\u0075serId":7}"#)),
+            "a name with an escape"
+        );
     }
 
     #[test]
@@ -160,10 +161,22 @@ mod tests {
         };
         assert!(filter.wants(&record(VALUE)));
         for wrong in [
-            Filter { key: Some(b"70".to_vec()), ..filter.clone() },
-            Filter { id: Some("8f1".to_owned()), ..filter.clone() },
-            Filter { header: Some(("source".to_owned(), "impor".to_owned())), ..filter.clone() },
-            Filter { header: Some(("none".to_owned(), String::new())), ..filter.clone() },
+            Filter {
+                key: Some(b"70".to_vec()),
+                ..filter.clone()
+            },
+            Filter {
+                id: Some("8f1".to_owned()),
+                ..filter.clone()
+            },
+            Filter {
+                header: Some(("source".to_owned(), "impor".to_owned())),
+                ..filter.clone()
+            },
+            Filter {
+                header: Some(("none".to_owned(), String::new())),
+                ..filter.clone()
+            },
         ] {
             assert!(!wrong.wants(&record(VALUE)), "{wrong:?}");
         }
@@ -180,7 +193,10 @@ mod tests {
             assert!(Field::parse(open, &mask).is_ok(), "{open}");
         }
         // The object around a masked field can be named, and is never found: objects are not compared.
-        let around = Filter { field: Some(Field::parse("user={}", &mask).unwrap()), ..Filter::default() };
+        let around = Filter {
+            field: Some(Field::parse("user={}", &mask).unwrap()),
+            ..Filter::default()
+        };
         assert!(!around.wants(&record(VALUE)));
     }
 

@@ -3,6 +3,7 @@
 //! Committed records only. Nothing is written, and no group is joined. A search has a time limit, says how far it looked, and can go on from there.
 
 pub mod filter;
+pub mod parked;
 pub mod pool;
 mod position;
 pub mod reader;
@@ -10,17 +11,18 @@ pub mod record;
 pub mod request;
 pub mod scan;
 pub mod tail;
+pub mod topic;
 
 use std::time::Instant;
 
 use outbox_router::partition_of_key;
 
 pub use self::pool::{ReadError, Readers};
-use self::reader::{Read, Reader, Visit, Window};
+use self::reader::{Reader, Window};
 pub use self::record::Record;
-use self::record::Seen;
 use self::request::{Cursor, Order, Request, Start};
-use self::scan::{Found, Log, Wanted};
+use self::scan::{Found, Wanted};
+use self::topic::Topic;
 
 /// What became of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,23 +32,6 @@ pub enum Searched {
     NoTopic,
     /// The topic has so many partitions, and not the one that was asked for.
     NoPartition(i32),
-}
-
-/// One topic, as a scan reads it.
-struct Topic<'r> {
-    reader: &'r Reader,
-    name: &'r str,
-}
-
-impl Log for Topic<'_> {
-    fn read(
-        &self,
-        windows: &[Window],
-        deadline: Instant,
-        visit: &mut dyn FnMut(&Seen<'_>) -> Visit,
-    ) -> anyhow::Result<Read> {
-        self.reader.read(self.name, windows, deadline, visit)
-    }
 }
 
 /// Carries out a search. Blocks for its time limit, and for as long as Kafka needs to say where partitions begin and end.
@@ -110,7 +95,8 @@ fn begin_at(reader: &Reader, request: &Request, windows: &mut [Window], deadline
         }
         Start::Position { commit_lsn, index } => {
             for window in windows {
-                window.from = position::first_at_or_above(reader, &request.topic, *window, (commit_lsn, index), deadline)?;
+                window.from =
+                    position::first_at_or_above(reader, &request.topic, *window, (commit_lsn, index), deadline)?;
             }
         }
     }

@@ -25,7 +25,16 @@ pub(super) fn first_at_or_above(
     let (mut low, mut high) = (window.from, window.to);
     while low < high {
         let middle = low + (high - low) / 2;
-        let place = first_position(reader, topic, Window { from: middle, to: high, ..window }, deadline)?;
+        let place = first_position(
+            reader,
+            topic,
+            Window {
+                from: middle,
+                to: high,
+                ..window
+            },
+            deadline,
+        )?;
         match place {
             // Everything from the middle on is above it, or has no position.
             None => high = middle,
@@ -46,8 +55,14 @@ fn first_position(
     let (mut found, mut passed) = (None, 0);
     reader.read(topic, &[window], deadline, &mut |seen| {
         passed += 1;
-        found = seen.position().map(|position| (seen.offset, (position.commit_lsn, position.index)));
-        if found.is_some() || passed > PASSED_MAX { Visit::Stop } else { Visit::GoOn }
+        found = seen
+            .position()
+            .map(|position| (seen.offset, (position.commit_lsn, position.index)));
+        if found.is_some() || passed > PASSED_MAX {
+            Visit::Stop
+        } else {
+            Visit::GoOn
+        }
     })?;
     Ok(found)
 }

@@ -189,7 +189,9 @@ impl Reader {
         let ended = self.visit_until_ends(&reading, &mut open, deadline, visit);
         drop(reading);
         // Otherwise the client would go on fetching what nobody takes.
-        self.consumer.unassign().context("Kafka's client does not stop reading")?;
+        self.consumer
+            .unassign()
+            .context("Kafka's client does not stop reading")?;
         ended
     }
 

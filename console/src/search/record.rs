@@ -94,10 +94,7 @@ impl Record {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         let mut headers = self.headers.iter();
-        headers
-            .find(|header| header.name == name.as_bytes())?
-            .value
-            .as_deref()
+        headers.find(|header| header.name == name.as_bytes())?.value.as_deref()
     }
 
     /// Where in the source's write-ahead log the record comes from, if it says so.
@@ -145,7 +142,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_written_as_its_code() {
-        assert_eq!(for_people("a\u{202E}b\u{0}c\r".as_bytes()), "a⟨U+202E⟩b⟨U+0000⟩c⟨U+000D⟩");
+        assert_eq!(
+            for_people("a\u{202E}b\u{0}c\r".as_bytes()),
+            "a⟨U+202E⟩b⟨U+0000⟩c⟨U+000D⟩"
+        );
         assert_eq!(for_people(b"one\ntwo\t\xff"), "one\ntwo\t\u{fffd}");
         assert_eq!(for_people("홍길동 <b>".as_bytes()), "홍길동 <b>");
     }

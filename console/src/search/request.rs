@@ -104,7 +104,10 @@ impl Form {
         let header = given(&self.header).and_then(|text| match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => Some((name.to_owned(), value.to_owned())),
             _ => {
-                note("Header", "expected NAME=VALUE, such as eventType=USER_CREATED".to_owned());
+                note(
+                    "Header",
+                    "expected NAME=VALUE, such as eventType=USER_CREATED".to_owned(),
+                );
                 None
             }
         });
@@ -131,7 +134,10 @@ impl Form {
         if let Some(text) = given(&self.position) {
             match position_of(text) {
                 Some((commit_lsn, index)) => starts.push(Start::Position { commit_lsn, index }),
-                None => note("Position", "expected an LSN or LSN:INDEX, such as 16/B374D848:0".to_owned()),
+                None => note(
+                    "Position",
+                    "expected an LSN or LSN:INDEX, such as 16/B374D848:0".to_owned(),
+                ),
             }
         }
         if starts.len() > 1 {
@@ -172,7 +178,9 @@ impl Form {
             },
             start,
             order,
-            count: count.and_then(|count| usize::try_from(count).ok()).unwrap_or(COUNT_DEFAULT),
+            count: count
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(COUNT_DEFAULT),
             time_limit: Duration::from_secs(seconds.unwrap_or(SECONDS_DEFAULT)),
             cursor,
         })
@@ -197,10 +205,16 @@ fn number(text: &str, min: u64, max: u64, wrong: &mut dyn FnMut(String)) -> Opti
 
 /// Milliseconds since 1970 of `2026-11-25T08:00:00Z`, `2026-11-25 08:00` (UTC), or an age such as `15m`, `2h`, `3d`.
 fn time_of(text: &str, now: OffsetDateTime) -> Result<i64, String> {
-    let wrong = || "expected a time such as 2026-11-25T08:00:00Z or 2026-11-25 08:00 (UTC), or an age such as 15m, 2h or 3d".to_owned();
+    let wrong = || {
+        "expected a time such as 2026-11-25T08:00:00Z or 2026-11-25 08:00 (UTC), or an age such as 15m, 2h or 3d"
+            .to_owned()
+    };
     let now_ms = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).map_err(|_| wrong())?;
     if let Some((number, unit_ms)) = age_of(text) {
-        return number.checked_mul(unit_ms).map(|age_ms| now_ms - age_ms).ok_or_else(wrong);
+        return number
+            .checked_mul(unit_ms)
+            .map(|age_ms| now_ms - age_ms)
+            .ok_or_else(wrong);
     }
     let mut text = text.replacen(' ', "T", 1);
     if text.len() == "2026-11-25T08:00".len() {
@@ -254,7 +268,11 @@ impl FromStr for Cursor {
         let pair = |pair: &str| {
             let (partition, offset) = pair.split_once(':').ok_or(())?;
             let (partition, offset) = (partition.parse().map_err(|_| ())?, offset.parse().map_err(|_| ())?);
-            if partition < 0 || offset < 0 { Err(()) } else { Ok((partition, offset)) }
+            if partition < 0 || offset < 0 {
+                Err(())
+            } else {
+                Ok((partition, offset))
+            }
         };
         text.split(',').map(pair).collect::<Result<_, _>>().map(Self)
     }
@@ -282,14 +300,26 @@ mod tests {
     #[test]
     fn an_empty_form_asks_for_the_newest_records_of_the_first_topic() {
         let request = check(&Form::default()).unwrap();
-        assert_eq!((request.topic.as_str(), request.order, request.count), ("user-events", Order::NewestFirst, 50));
-        assert_eq!((request.start, request.time_limit), (Start::Beginning, Duration::from_secs(3)));
+        assert_eq!(
+            (request.topic.as_str(), request.order, request.count),
+            ("user-events", Order::NewestFirst, 50)
+        );
+        assert_eq!(
+            (request.start, request.time_limit),
+            (Start::Beginning, Duration::from_secs(3))
+        );
         assert!(request.filter.is_empty());
     }
 
     #[test]
     fn a_time_is_one_with_a_zone_or_in_utc_or_an_age() {
-        let start = |from: &str| check(&Form { from: from.to_owned(), ..Form::default() }).map(|request| request.start);
+        let start = |from: &str| {
+            check(&Form {
+                from: from.to_owned(),
+                ..Form::default()
+            })
+            .map(|request| request.start)
+        };
         let eight = Ok(Start::Time(1_795_593_600_000));
         assert_eq!(start("2026-11-25T08:00:00Z"), eight);
         assert_eq!(start("2026-11-25 08:00"), eight);
@@ -303,13 +333,26 @@ mod tests {
 
     #[test]
     fn a_place_is_looked_at_from_there_on() {
-        let form = Form { position: "16/B374D848:7".to_owned(), ..Form::default() };
+        let form = Form {
+            position: "16/B374D848:7".to_owned(),
+            ..Form::default()
+        };
         let request = check(&form).unwrap();
-        let wanted = Start::Position { commit_lsn: 0x16_B374_D848, index: 7 };
+        let wanted = Start::Position {
+            commit_lsn: 0x16_B374_D848,
+            index: 7,
+        };
         assert_eq!((request.start, request.order), (wanted, Order::OldestFirst));
-        let form = Form { partition: "3".to_owned(), offset: "1000".to_owned(), ..Form::default() };
+        let form = Form {
+            partition: "3".to_owned(),
+            offset: "1000".to_owned(),
+            ..Form::default()
+        };
         let request = check(&form).unwrap();
-        assert_eq!((request.partition, request.start, request.order), (Some(3), Start::Offset(1_000), Order::OldestFirst));
+        assert_eq!(
+            (request.partition, request.start, request.order),
+            (Some(3), Start::Offset(1_000), Order::OldestFirst)
+        );
     }
 
     #[test]
@@ -329,10 +372,29 @@ mod tests {
             ..Form::default()
         };
         let wrong = check(&form).unwrap_err();
-        for field in ["Topic", "Header", "Field", "From", "Partition", "Offset", "Position", "Order", "Stop after", "Seconds", "at"] {
-            assert!(wrong.iter().any(|line| line.starts_with(&format!("{field}:"))), "{field}: {wrong:?}");
+        for field in [
+            "Topic",
+            "Header",
+            "Field",
+            "From",
+            "Partition",
+            "Offset",
+            "Position",
+            "Order",
+            "Stop after",
+            "Seconds",
+            "at",
+        ] {
+            assert!(
+                wrong.iter().any(|line| line.starts_with(&format!("{field}:"))),
+                "{field}: {wrong:?}"
+            );
         }
-        let two = Form { from: "1h".to_owned(), offset: "7".to_owned(), ..Form::default() };
+        let two = Form {
+            from: "1h".to_owned(),
+            offset: "7".to_owned(),
+            ..Form::default()
+        };
         assert_eq!(check(&two).unwrap_err().len(), 1);
     }
 

@@ -84,13 +84,26 @@ struct Lane {
 pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Result<Found> {
     let mut lanes: BTreeMap<i32, Lane> = all
         .iter()
-        .map(|window| (window.partition, Lane { left: *window, horizon_ms: None }))
+        .map(|window| {
+            (
+                window.partition,
+                Lane {
+                    left: *window,
+                    horizon_ms: None,
+                },
+            )
+        })
         .collect();
     let (mut kept, mut end) = (Kept::default(), End::Complete);
     let (mut looked_at, mut looked_up_to_ms) = (0, None);
-    let mut size = FIRST_WINDOW.max(i64::try_from(wanted.count).unwrap_or(WINDOW_MAX)).min(WINDOW_MAX);
+    let mut size = FIRST_WINDOW
+        .max(i64::try_from(wanted.count).unwrap_or(WINDOW_MAX))
+        .min(WINDOW_MAX);
     loop {
-        let windows: Vec<Window> = lanes.values().filter_map(|lane| next_window(lane.left, size, wanted.order)).collect();
+        let windows: Vec<Window> = lanes
+            .values()
+            .filter_map(|lane| next_window(lane.left, size, wanted.order))
+            .collect();
         if windows.is_empty() {
             break;
         }
@@ -199,8 +212,14 @@ impl Round {
 
 fn next_window(left: Window, size: i64, order: Order) -> Option<Window> {
     (left.from < left.to).then(|| match order {
-        Order::NewestFirst => Window { from: left.from.max(left.to - size), ..left },
-        Order::OldestFirst => Window { to: left.to.min(left.from.saturating_add(size)), ..left },
+        Order::NewestFirst => Window {
+            from: left.from.max(left.to - size),
+            ..left
+        },
+        Order::OldestFirst => Window {
+            to: left.to.min(left.from.saturating_add(size)),
+            ..left
+        },
     })
 }
 

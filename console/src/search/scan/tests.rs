@@ -45,14 +45,21 @@ impl Log for Partitions {
 }
 
 fn log(records: Vec<Vec<(i64, &'static str)>>) -> Partitions {
-    Partitions { records, rounds: Cell::new(u32::MAX) }
+    Partitions {
+        records,
+        rounds: Cell::new(u32::MAX),
+    }
 }
 
 fn search(log: &Partitions, key: Option<&str>, order: Order, count: usize, cursor: Option<&Cursor>) -> Found {
     let windows: Vec<Window> = (0_i32..)
         .zip(&log.records)
         .map(|(partition, records)| {
-            let all = Window { partition, from: 0, to: records.len() as i64 };
+            let all = Window {
+                partition,
+                from: 0,
+                to: records.len() as i64,
+            };
             match cursor.and_then(|cursor| cursor.0.get(&partition)) {
                 Some(offset) if order == Order::NewestFirst => Window { to: *offset, ..all },
                 Some(offset) => Window { from: *offset, ..all },
@@ -60,7 +67,10 @@ fn search(log: &Partitions, key: Option<&str>, order: Order, count: usize, curso
             }
         })
         .collect();
-    let filter = Filter { key: key.map(|key| key.as_bytes().to_vec()), ..Filter::default() };
+    let filter = Filter {
+        key: key.map(|key| key.as_bytes().to_vec()),
+        ..Filter::default()
+    };
     let wanted = Wanted {
         topic: "t",
         filter: &filter,
@@ -72,14 +82,25 @@ fn search(log: &Partitions, key: Option<&str>, order: Order, count: usize, curso
 }
 
 fn times(found: &Found) -> Vec<i64> {
-    found.records.iter().map(|record| record.timestamp_ms.unwrap_or(-1)).collect()
+    found
+        .records
+        .iter()
+        .map(|record| record.timestamp_ms.unwrap_or(-1))
+        .collect()
 }
 
 /// Two partitions: one has even times, the other odd ones, and ends of transactions between.
 fn two_partitions(count: i64) -> Partitions {
     let of = |first: i64| {
         let records = (first..count).step_by(2);
-        records.flat_map(|time_ms| [(time_ms, if time_ms % 100 == 0 { "hundred" } else { "other" }), (-1, "")]).collect()
+        records
+            .flat_map(|time_ms| {
+                [
+                    (time_ms, if time_ms % 100 == 0 { "hundred" } else { "other" }),
+                    (-1, ""),
+                ]
+            })
+            .collect()
     };
     log(vec![of(0), of(1)])
 }
@@ -128,9 +149,16 @@ fn rare_records_are_found_in_order_by_wider_windows() {
 #[test]
 fn a_partition_that_is_slower_in_time_is_looked_at_before_its_neighbour_counts() {
     // Partition 1 has all of its thousand records within the last time of partition 0.
-    let log = log(vec![(0..1_000).map(|time_ms| (time_ms, "a")).collect(), vec![(999, "b"); 1_000]]);
+    let log = log(vec![
+        (0..1_000).map(|time_ms| (time_ms, "a")).collect(),
+        vec![(999, "b"); 1_000],
+    ]);
     let found = search(&log, None, Order::NewestFirst, 500, None);
-    assert!(found.records.iter().all(|record| record.timestamp_ms == Some(999)), "{:?}", times(&found));
+    assert!(
+        found.records.iter().all(|record| record.timestamp_ms == Some(999)),
+        "{:?}",
+        times(&found)
+    );
 }
 
 #[test]
@@ -140,6 +168,9 @@ fn where_the_time_is_over_the_search_says_where_to_go_on() {
     let found = search(&log, Some("nobody"), Order::NewestFirst, 3, None);
     assert_eq!((found.end, found.records.len()), (End::TimeOver, 0));
     let cursor = found.next.expect("a place to go on");
-    assert!(cursor.0.values().all(|offset| (1..100_000).contains(offset)), "{cursor}");
+    assert!(
+        cursor.0.values().all(|offset| (1..100_000).contains(offset)),
+        "{cursor}"
+    );
     assert!(found.looked_at > 0 && found.looked_up_to_ms.is_some());
 }
