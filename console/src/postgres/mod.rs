@@ -60,7 +60,9 @@ impl Databases {
     #[must_use]
     pub fn of_outbox(&self, outbox: &Outbox) -> Option<&Database> {
         let mut outboxes = self.outboxes.iter();
-        outboxes.find(|(name, _)| *name == outbox.name).map(|(_, database)| database)
+        outboxes
+            .find(|(name, _)| *name == outbox.name)
+            .map(|(_, database)| database)
     }
 
     /// The views' database.

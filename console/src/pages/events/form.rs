@@ -21,7 +21,12 @@ pub(super) fn fields(form: &Form, topics: &[&str]) -> Markup {
         text("field", "Field of the value", "user.status=ACTIVE", &form.field),
     ];
     let whence = [
-        text("from", "From a time (UTC) or an age", "2026-11-25 08:00, or 15m", &form.from),
+        text(
+            "from",
+            "From a time (UTC) or an age",
+            "2026-11-25 08:00, or 15m",
+            &form.from,
+        ),
         text("partition", "Only partition", "3", &form.partition),
         text("offset", "From an offset", "1000", &form.offset),
         text("position", "From a position", "16/B374D848:0", &form.position),
@@ -64,7 +69,12 @@ pub(super) fn fields(form: &Form, topics: &[&str]) -> Markup {
 }
 
 fn text<'f>(name: &'static str, label: &'static str, example: &'static str, value: &'f str) -> Text<'f> {
-    Text { name, label, example, value }
+    Text {
+        name,
+        label,
+        example,
+        value,
+    }
 }
 
 fn input(text: &Text<'_>) -> Markup {
@@ -78,7 +88,13 @@ fn input(text: &Text<'_>) -> Markup {
 
 /// The address of the same search from the place `at` on.
 pub(super) fn address_with(form: &Form, at: &str) -> String {
-    format!("/events?{}", query(&Form { at: at.to_owned(), ..form.clone() }))
+    format!(
+        "/events?{}",
+        query(&Form {
+            at: at.to_owned(),
+            ..form.clone()
+        })
+    )
 }
 
 /// The fields that say something, as the query of an address.

@@ -46,7 +46,13 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
                     ul { @for line in &wrong { li { (line) } } }
                 }
             };
-            return layout::page_with(StatusCode::UNPROCESSABLE_ENTITY, &shell, "Events", Current::Events, &content);
+            return layout::page_with(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &shell,
+                "Events",
+                Current::Events,
+                &content,
+            );
         }
     };
     let limit = request.time_limit + BEYOND_TIME_LIMIT;
@@ -98,7 +104,9 @@ fn caption(request: &Request) -> String {
 
 /// How far the search looked, in a sentence.
 fn looked(request: &Request, found: &Found) -> Markup {
-    let at = found.looked_up_to_ms.and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
+    let at = found
+        .looked_up_to_ms
+        .and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
     html! {
         @match found.end {
             End::Complete => { "All " (show::count(found.looked_at)) " records were looked at." }

@@ -22,7 +22,13 @@ pub(super) async fn show_record(
 ) -> Response {
     if !app.settings.pipeline.topics().contains(&topic.as_str()) {
         let content = html! { p { "The console shows the topics of its settings, and this one is none of them." } };
-        return layout::page_with(StatusCode::NOT_FOUND, &shell, "No such topic", Current::Events, &content);
+        return layout::page_with(
+            StatusCode::NOT_FOUND,
+            &shell,
+            "No such topic",
+            Current::Events,
+            &content,
+        );
     }
     let name = topic.clone();
     let read = app

@@ -66,7 +66,10 @@ pub(in crate::pages) fn address(record: &Record) -> String {
 
 /// The link to the record at a place.
 pub(in crate::pages) fn address_of(topic: &str, partition: i32, offset: i64) -> String {
-    format!("/events/{}/{partition}/{offset}", utf8_percent_encode(topic, NON_ALPHANUMERIC))
+    format!(
+        "/events/{}/{partition}/{offset}",
+        utf8_percent_encode(topic, NON_ALPHANUMERIC)
+    )
 }
 
 fn trace_address(record: &Record) -> String {
@@ -81,7 +84,9 @@ pub(in crate::pages) fn trace_address_of(topic: &str, partition: i32, offset: i6
 
 /// When the record says that it was made.
 pub(in crate::pages) fn time_of(record: &Record) -> Markup {
-    let at = record.timestamp_ms.and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
+    let at = record
+        .timestamp_ms
+        .and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
     html! { @if let Some(at) = at { (show::moment(at)) } @else { "no time" } }
 }
 
@@ -135,7 +140,11 @@ pub(in crate::pages) fn whole(record: &Record, mask: &Mask) -> Markup {
 
 /// The parts of a position header.
 fn position_facts(position: &Position) -> Markup {
-    let lsn = format!("{:X}/{:X}", position.commit_lsn >> 32, position.commit_lsn & 0xFFFF_FFFF);
+    let lsn = format!(
+        "{:X}/{:X}",
+        position.commit_lsn >> 32,
+        position.commit_lsn & 0xFFFF_FFFF
+    );
     html! {
         dt { "Commit LSN" } dd { code { (lsn) } " (the place of the commit in the write-ahead log)" }
         dt { "Index in the transaction" } dd { (show::count(position.index)) }

@@ -40,7 +40,13 @@ async fn show(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
                 (forms(&form, &topics))
                 p.notice.bad role="alert" { (wrong) }
             };
-            return layout::page_with(StatusCode::UNPROCESSABLE_ENTITY, &shell, "Trace", Current::Trace, &content);
+            return layout::page_with(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &shell,
+                "Trace",
+                Current::Trace,
+                &content,
+            );
         }
     };
     let sources = Sources {
@@ -158,14 +164,33 @@ mod tests {
             ..Form::default()
         };
         assert_eq!(ask(Form::default()), Ok(None));
-        assert_eq!(ask(Form { id: " x ".to_owned(), ..Form::default() }), Ok(Some(Ask::Id("x".to_owned()))));
-        let key = Ask::Key { topic: "user-events".to_owned(), key: "7".to_owned() };
+        assert_eq!(
+            ask(Form {
+                id: " x ".to_owned(),
+                ..Form::default()
+            }),
+            Ok(Some(Ask::Id("x".to_owned())))
+        );
+        let key = Ask::Key {
+            topic: "user-events".to_owned(),
+            key: "7".to_owned(),
+        };
         assert_eq!(ask(form("7", "", "")), Ok(Some(key)));
-        let place = Ask::Place { topic: "user-events".to_owned(), partition: 3, offset: 9 };
+        let place = Ask::Place {
+            topic: "user-events".to_owned(),
+            partition: 3,
+            offset: 9,
+        };
         assert_eq!(ask(form("", "3", "9")), Ok(Some(place)));
         for wrong in [form("", "3", ""), form("", "x", "9"), form("", "-1", "9")] {
             assert!(ask(wrong).is_err());
         }
-        assert!(ask(Form { topic: "secrets".to_owned(), ..form("7", "", "") }).is_err());
+        assert!(
+            ask(Form {
+                topic: "secrets".to_owned(),
+                ..form("7", "", "")
+            })
+            .is_err()
+        );
     }
 }

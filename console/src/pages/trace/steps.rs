@@ -38,7 +38,11 @@ pub(super) fn way(ask: &Ask, trace: &Trace, mask: &Mask) -> Markup {
 fn headline(ask: &Ask, trace: &Trace) -> Markup {
     let what = match ask {
         Ask::Id(id) => format!("Event {}", for_people(id.as_bytes())),
-        Ask::Place { topic, partition, offset } => format!("Record {partition}/{offset} of {topic}"),
+        Ask::Place {
+            topic,
+            partition,
+            offset,
+        } => format!("Record {partition}/{offset} of {topic}"),
         Ask::Key { topic, key } => format!("The latest event of key {} in {topic}", for_people(key.as_bytes())),
     };
     let (health, word) = match &trace.record {
@@ -150,11 +154,13 @@ fn record_step(ask: &Ask, trace: &Trace, committed: Option<OffsetDateTime>) -> M
 }
 
 fn record_facts(record: &Record, committed: Option<OffsetDateTime>) -> Markup {
-    let at = record.timestamp_ms.and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
+    let at = record
+        .timestamp_ms
+        .and_then(|ms| show::moment_of_us(ms.saturating_mul(1_000)));
     // The relay gives a record the time of its commit, cut to milliseconds. Another time is the broker's.
-    let is_of_commit = at.zip(committed).is_some_and(|(at, committed)| {
-        (0..1_000_000).contains(&(committed - at).whole_nanoseconds())
-    });
+    let is_of_commit = at
+        .zip(committed)
+        .is_some_and(|(at, committed)| (0..1_000_000).contains(&(committed - at).whole_nanoseconds()));
     html! {
         dl.facts {
             dt { "Topic" } dd { (record.topic) }
@@ -196,12 +202,22 @@ fn search_links(ask: &Ask, trace: &Trace) -> Markup {
             ),
             "Search by the id from the time of the row on",
         )),
-        (Ask::Id(id), _) => Some((format!("/events?id={}&seconds=30", encoded(id)), "Search the topic by the id")),
+        (Ask::Id(id), _) => Some((
+            format!("/events?id={}&seconds=30", encoded(id)),
+            "Search the topic by the id",
+        )),
         (Ask::Key { topic, key }, _) => Some((
             format!("/events?topic={}&key={}&seconds=30", encoded(topic), encoded(key)),
             "Search the topic by the key",
         )),
-        (Ask::Place { topic, partition, offset }, _) => Some((
+        (
+            Ask::Place {
+                topic,
+                partition,
+                offset,
+            },
+            _,
+        ) => Some((
             format!("/events?topic={}&partition={partition}&offset={offset}", encoded(topic)),
             "Show what comes behind this offset",
         )),
@@ -210,7 +226,8 @@ fn search_links(ask: &Ask, trace: &Trace) -> Markup {
 }
 
 fn machine_time(at: OffsetDateTime) -> String {
-    at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+    at.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
 }
 
 fn views_step(trace: &Trace, committed: Option<OffsetDateTime>) -> Markup {
@@ -274,7 +291,11 @@ fn state(state: &State) -> Markup {
 fn when(view: &ViewState, committed: Option<OffsetDateTime>) -> Markup {
     let at = match &view.state {
         State::Dead { at, .. } | State::Parked { at, .. } | State::Discarded { at, .. } => Some(*at),
-        _ => view.row.as_ref().filter(|row| row.is_of_this_event).and_then(|row| row.applied),
+        _ => view
+            .row
+            .as_ref()
+            .filter(|row| row.is_of_this_event)
+            .and_then(|row| row.applied),
     };
     html! {
         @match at {
