@@ -13,6 +13,7 @@
 pub mod actions;
 pub mod app;
 pub mod cli;
+pub mod letters;
 pub mod pages;
 pub mod postgres;
 pub mod programs;
