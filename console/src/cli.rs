@@ -1,6 +1,7 @@
 //! The command line: reads the settings, serves until SIGTERM, ends with a documented exit code.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -15,6 +16,9 @@ use crate::{pages, snapshot};
 
 /// A setting is wrong.
 const WRONG_SETTING: u8 = 2;
+
+/// How long answers that are under way may take once the program is to stop.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
@@ -97,10 +101,17 @@ pub async fn run(settings: Settings, access: Access, shutdown: Shutdown) -> anyh
     snapshot::begin(&app.settings, &app.store)?;
     tokio::spawn(prepare_audit(app.clone()));
     let pages = pages::router(app);
-    let mut stop = shutdown.clone();
+    let (mut stop, mut end) = (shutdown.clone(), shutdown);
     tracing::info!(listen = %address, "the console is open");
     let serving = axum::serve(listener, pages).with_graceful_shutdown(async move { stop.triggered().await });
-    tokio::try_join!(admin, async { serving.await.context("the pages cannot be served") })?;
+    let served = async {
+        tokio::select! {
+            served = serving => served.context("the pages cannot be served"),
+            // Pages that are open listen for new figures, and would hold the program up for ever.
+            () = async { end.triggered().await; tokio::time::sleep(PARTING).await } => Ok(()),
+        }
+    };
+    tokio::try_join!(admin, served)?;
     Ok(())
 }
 

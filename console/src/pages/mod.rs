@@ -8,8 +8,11 @@
 mod audit;
 mod events;
 mod groups;
+mod jobs;
 mod letters;
+mod live;
 mod login;
+mod parts;
 mod pipeline;
 mod slots;
 mod trace;
@@ -37,6 +40,8 @@ pub fn router(app: App) -> Router {
         .merge(letters::routes())
         .merge(audit::routes())
         .merge(login::routes())
+        .merge(jobs::routes())
+        .merge(live::routes())
         .merge(assets::routes())
         .fallback(not_found)
         .layer(axum::middleware::from_fn_with_state(app.access.clone(), access::guard))

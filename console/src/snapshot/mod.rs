@@ -12,6 +12,7 @@ pub mod outbox;
 mod part;
 pub mod relay;
 pub mod trends;
+pub mod verdict;
 pub mod views;
 
 use std::sync::{Arc, PoisonError, RwLock};

@@ -36,7 +36,7 @@ pub fn meter(label: &str, share: f64) -> Markup {
     html! {
         svg.meter role="img" aria-label=(format!("{label}: {:.0} %", share * 100.0)) viewBox="0 0 100 4" preserveAspectRatio="none" {
             rect.meter-all x="0" y="0" width="100" height="4" {}
-            rect.meter-used class=[(share > 0.75).then_some("meter-high")] x="0" y="0" width=(format!("{:.1}", share * 100.0)) height="4" {}
+            rect.meter-used.meter-high[share > 0.75] x="0" y="0" width=(format!("{:.1}", share * 100.0)) height="4" {}
         }
     }
 }

@@ -9,6 +9,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::access::{Access, Session, Visitor};
 use super::assets::address_of;
 use crate::settings::Role;
+pub use crate::snapshot::verdict::Health;
 
 /// The pages of the navigation, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,17 +167,6 @@ fn who(shell: &Shell) -> Markup {
 #[must_use]
 pub fn live(id: &str, content: Markup) -> Markup {
     html! { div.live id=(id) data-live { (content) } }
-}
-
-/// Health by a word, a shape and a colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Health {
-    Good,
-    /// Somebody has to look.
-    Warning,
-    Bad,
-    /// The part does not answer, so nobody knows.
-    Unknown,
 }
 
 /// The badge of a health, with its word.
