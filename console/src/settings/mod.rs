@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_token_is_an_operators_unless_it_is_said_otherwise() {
-        let token = |arguments: &[&str]| {
+        let token = |arguments: &[&str]| -> Result<super::TokenArgs, String> {
             let cli =
                 Cli::try_parse_from([&["console", "token"], arguments].concat()).map_err(|err| err.to_string())?;
             match cli.command {
@@ -187,7 +187,7 @@ mod tests {
             }
         };
         assert_eq!(
-            token(&["kim"]).map(|args: super::TokenArgs| args.role),
+            token(&["kim"]).map(|args| args.role),
             Ok(Role::Operator)
         );
         assert_eq!(

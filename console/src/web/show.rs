@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn thousands_have_a_space_between() {
-        let texts = [0, 7, 999, 1_000, 12_345, 1_234_567, -1_000].map(count::<i64>);
+        let texts = [0, 7, 999, 1_000, 12_345, 1_234_567, -1_000].map(|number: i64| count(number));
         assert_eq!(
             texts,
             [
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn bytes_have_the_largest_unit_of_which_there_is_one() {
-        let texts = [0, 1_023, 1_024, 1_536, 1 << 20, 107_374_182_400, 3 << 40].map(bytes::<i64>);
+        let texts = [0, 1_023, 1_024, 1_536, 1 << 20, 107_374_182_400, 3 << 40].map(|number: i64| bytes(number));
         assert_eq!(
             texts,
             [
