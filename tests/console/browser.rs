@@ -32,6 +32,7 @@ pub(crate) async fn run(pipeline: &Pipeline, project: &str, variables: &[(&str, 
         .current_dir(&folder)
         .env("CONSOLE_URL", console.url(""))
         .env("CONSOLE_TOKEN", token.trim())
+        .env("USER_API", pipeline.user_api.url(""))
         .env("PICTURES", checkout::root().join("docs/images"))
         .envs(variables.iter().copied());
     let process = Process::spawn(format!("playwright {project}"), &mut command, &report, Ending::Kill);
