@@ -20,8 +20,15 @@ pub(super) fn routes() -> Router<App> {
 
 async fn page(State(app): State<App>, Path(number): Path<u64>, shell: Shell) -> Response {
     let Some(job) = app.jobs.find(number) else {
-        let content = html! { p { "There is no such command any more. " a href="/audit" { "The audit" } " has all of them." } };
-        return layout::page_with(StatusCode::NOT_FOUND, &shell, "No such command", Current::Other, &content);
+        let content =
+            html! { p { "There is no such command any more. " a href="/audit" { "The audit" } " has all of them." } };
+        return layout::page_with(
+            StatusCode::NOT_FOUND,
+            &shell,
+            "No such command",
+            Current::Other,
+            &content,
+        );
     };
     let state = job.state();
     let output = job.output();

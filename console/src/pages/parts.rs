@@ -61,7 +61,10 @@ pub(super) fn advice(verdict: &Verdict) -> Markup {
 /// With a capital letter and a point.
 pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
-    let begin = chars.next().map(|char| char.to_uppercase().collect::<String>()).unwrap_or_default();
+    let begin = chars
+        .next()
+        .map(|char| char.to_uppercase().collect::<String>())
+        .unwrap_or_default();
     let end = if text.ends_with(['.', '!', '?', ')']) { "" } else { "." };
     format!("{begin}{}{end}", chars.as_str())
 }
@@ -113,7 +116,9 @@ pub(super) fn job_badge(state: JobState) -> Markup {
     match state {
         JobState::Running => badge(Health::Unknown, "running"),
         JobState::Ended { exit_code: Some(0), .. } => badge(Health::Good, "done"),
-        JobState::Ended { exit_code: Some(code), .. } => badge(Health::Bad, &format!("exit code {code}")),
+        JobState::Ended {
+            exit_code: Some(code), ..
+        } => badge(Health::Bad, &format!("exit code {code}")),
         JobState::Ended { exit_code: None, .. } => badge(Health::Bad, "did not end by itself"),
     }
 }

@@ -176,7 +176,12 @@ fn other_slots(snapshot: &Snapshot) -> Markup {
         .filter_map(|outbox| Some(outbox.database.value.as_ref()?.slot.as_ref()?.name.as_str()))
         .collect();
     let mut others: Vec<&SlotFacts> = Vec::new();
-    for slot in snapshot.outboxes.iter().filter_map(|outbox| outbox.database.value.as_ref()).flat_map(|facts| &facts.other_slots) {
+    for slot in snapshot
+        .outboxes
+        .iter()
+        .filter_map(|outbox| outbox.database.value.as_ref())
+        .flat_map(|facts| &facts.other_slots)
+    {
         if !ours.contains(&slot.name.as_str()) && !others.iter().any(|known| known.name == slot.name) {
             others.push(slot);
         }
@@ -217,7 +222,12 @@ async fn resume(State(app): State<App>, Path(outbox): Path<String>, change: Chan
 async fn relay_command(app: &App, change: Change, outbox: &str, verb: &str, arguments: &[&str]) -> Response {
     let action = Action {
         title: format!("{verb} relay {outbox}"),
-        command: CommandLine::new(Program::OutboxRelay { outbox: outbox.to_owned() }, arguments),
+        command: CommandLine::new(
+            Program::OutboxRelay {
+                outbox: outbox.to_owned(),
+            },
+            arguments,
+        ),
         probe: Probe::Relay(outbox.to_owned()),
         reason: change.fields.text("reason").to_owned(),
         back: "/slots".to_owned(),

@@ -256,9 +256,9 @@ pub fn of_builder(builder: &Part<BuilderFacts>) -> Verdict {
         let line = format!("the oldest event that is not in the views is {oldest:.0} s old");
         return Verdict::new(Health::Warning, "behind", line).page("Look at the lag", "/groups");
     }
-    if let Some((part, warning)) = facts.warnings.iter().next() {
+    if let Some(warning) = facts.warnings.values().next() {
         let verdict = Verdict::new(Health::Warning, "works", warning);
-        return if part.contains("letters") {
+        return if warning.contains("dead-letters") {
             verdict.page("Dead letters", "/letters")
         } else {
             verdict.command("view-builder status")

@@ -128,7 +128,7 @@ const POSITIONS: &str = "
     from public.view_positions order by topic, partition";
 
 const VIEWS: &str = "
-    select definition.view, table_sql, apply_sql, cardinality(replaced) as replaced,
+    select definition.view, definition.table_sql, definition.apply_sql, cardinality(definition.replaced) as replaced,
         array(select topic from public.view_sources as source where source.view = definition.view order by topic) as topics,
         pause.reason, pause.paused_by, pause.paused_at, rebuild.generation, rebuild.started_at,
         (select coalesce(sum(next_offset), 0)::bigint from public.view_rebuild_positions as filled where filled.view = definition.view) as filled

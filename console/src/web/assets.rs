@@ -61,9 +61,15 @@ pub fn address_of(name: &str) -> String {
     asset.map_or_else(|| format!("/assets/{name}"), Asset::address)
 }
 
-/// Serves them below `/assets/`.
+/// Serves them below `/assets/`, and the icon also where browsers look for one.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/assets/{name}", get(serve))
+    Router::new()
+        .route("/assets/{name}", get(serve))
+        // Browsers ask for it by themselves.
+        .route(
+            "/favicon.ico",
+            get(async |headers: HeaderMap| serve(Path("icon.svg".to_owned()), headers).await),
+        )
 }
 
 #[expect(clippy::unused_async, reason = "a handler of axum is async")]

@@ -81,7 +81,11 @@ fn lag_of_topic(topic: &str, snapshot: &Snapshot) -> Markup {
 
 fn partition(topic: &str, facts: &PartitionFacts, snapshot: &Snapshot) -> Markup {
     let lag = snapshot.lag(topic, facts.partition);
-    let position = snapshot.views.value.as_ref().and_then(|views| views.position(topic, facts.partition));
+    let position = snapshot
+        .views
+        .value
+        .as_ref()
+        .and_then(|views| views.position(topic, facts.partition));
     html! {
         tr {
             th.number scope="row" { (facts.partition) }

@@ -61,7 +61,15 @@ struct Asked {
 impl Asked {
     /// The arguments of `view-builder replay`.
     fn arguments<'a>(&'a self, group: &'a str) -> Vec<&'a str> {
-        let mut arguments = vec!["replay", "--group", group, "--topic", self.topic.trim(), "--from", self.from.trim()];
+        let mut arguments = vec![
+            "replay",
+            "--group",
+            group,
+            "--topic",
+            self.topic.trim(),
+            "--from",
+            self.from.trim(),
+        ];
         if !self.partition.trim().is_empty() {
             arguments.extend(["--partition", self.partition.trim()]);
         }
@@ -70,7 +78,11 @@ impl Asked {
 
     /// No value may be taken for a flag.
     fn check(&self) -> Result<(), Refusal> {
-        let values = [("topic", &self.topic), ("from", &self.from), ("partition", &self.partition)];
+        let values = [
+            ("topic", &self.topic),
+            ("from", &self.from),
+            ("partition", &self.partition),
+        ];
         match values.iter().find(|(_, value)| value.trim().starts_with('-')) {
             Some((name, _)) => Err(Refusal::Field(format!("`{name}` cannot begin with `-`"))),
             None => Ok(()),
@@ -80,7 +92,11 @@ impl Asked {
 
 async fn preview(State(app): State<App>, shell: Shell, Query(asked): Query<Asked>) -> Result<Response, Refusal> {
     if !shell.may_change() {
-        return Err(if shell.session.is_some() { Refusal::NotAnOperator } else { Refusal::NotLoggedIn });
+        return Err(if shell.session.is_some() {
+            Refusal::NotAnOperator
+        } else {
+            Refusal::NotLoggedIn
+        });
     }
     asked.check()?;
     let group = &app.settings.pipeline.views.group;
@@ -89,7 +105,10 @@ async fn preview(State(app): State<App>, shell: Shell, Query(asked): Query<Asked
     let answer = match away {
         Some(away) => Err(format!("Kafka is away: {}", away.why)),
         // It says what it would do, asks, and takes `n` for an answer.
-        None => command.ask(&app.settings, "n\n", PREVIEW_TIME_MAX).await.map_err(|err| format!("{err:#}")),
+        None => command
+            .ask(&app.settings, "n\n", PREVIEW_TIME_MAX)
+            .await
+            .map_err(|err| format!("{err:#}")),
     };
     let content = match answer {
         Ok(answer) if answer.exit_code == Some(0) => html! {
@@ -159,7 +178,17 @@ mod tests {
         assert!(good.check().is_ok());
         assert_eq!(
             good.arguments("g"),
-            ["replay", "--group", "g", "--topic", "user-events", "--from", "earliest", "--partition", "3"]
+            [
+                "replay",
+                "--group",
+                "g",
+                "--topic",
+                "user-events",
+                "--from",
+                "earliest",
+                "--partition",
+                "3"
+            ]
         );
         assert!(asked("--yes", "", "earliest").check().is_err());
         assert!(asked("t", "", " --yes").check().is_err());
@@ -167,6 +196,9 @@ mod tests {
 
     #[test]
     fn the_question_is_not_shown() {
-        assert_eq!(without_question("Group 'g'.\nAre you sure you want to continue? (y/N) "), "Group 'g'.");
+        assert_eq!(
+            without_question("Group 'g'.\nAre you sure you want to continue? (y/N) "),
+            "Group 'g'."
+        );
     }
 }

@@ -111,7 +111,10 @@ async fn resume(State(app): State<App>, Path(name): Path<String>, change: Change
 async fn rebuild(State(app): State<App>, Path(name): Path<String>, change: Change) -> Result<Response, Refusal> {
     change.fields.confirmed(&name)?;
     let mut arguments = vec!["rebuild"];
-    for (field, flag) in [("accept_truncated", "--accept-truncated"), ("accept_compacted", "--accept-compacted")] {
+    for (field, flag) in [
+        ("accept_truncated", "--accept-truncated"),
+        ("accept_compacted", "--accept-compacted"),
+    ] {
         if change.fields.text(field) == "yes" {
             arguments.push(flag);
         }
@@ -121,7 +124,14 @@ async fn rebuild(State(app): State<App>, Path(name): Path<String>, change: Chang
 
 async fn abandon(State(app): State<App>, Path(name): Path<String>, change: Change) -> Result<Response, Refusal> {
     change.fields.confirmed(&name)?;
-    view_command(&app, &change, &name, "Abandon the rebuild of", &["rebuild", "--abandon"]).await
+    view_command(
+        &app,
+        &change,
+        &name,
+        "Abandon the rebuild of",
+        &["rebuild", "--abandon"],
+    )
+    .await
 }
 
 /// Runs `view-builder` with these arguments and the view's name. Only a view that is known has commands.
@@ -133,7 +143,12 @@ async fn view_command(
     arguments: &[&str],
 ) -> Result<Response, Refusal> {
     let snapshot = app.store.snapshot();
-    if !snapshot.views.value.as_ref().is_some_and(|facts| facts.view(name).is_some()) {
+    if !snapshot
+        .views
+        .value
+        .as_ref()
+        .is_some_and(|facts| facts.view(name).is_some())
+    {
         return Err(Refusal::Field(format!("there is no view `{name}`")));
     }
     let action = Action {

@@ -27,7 +27,11 @@ async fn page(State(app): State<App>, Path(name): Path<String>, shell: Shell) ->
             (parts::away(&snapshot))
             p { "The views' database has told of no view of this name. " a href="/views" { "All views" } }
         };
-        let status = if snapshot.views.fresh().is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        let status = if snapshot.views.fresh().is_some() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
         return layout::page_with(status, &shell, &name, Current::Views, &content);
     };
     let content = html! {

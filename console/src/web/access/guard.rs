@@ -34,7 +34,7 @@ pub async fn guard(State(access): State<Access>, mut request: Request, next: Nex
     }
     let session = cookie(request.headers()).and_then(|id| access.session(id));
     let path = request.uri().path();
-    let is_open = path == "/login" || path.starts_with("/assets/");
+    let is_open = path == "/login" || path == "/favicon.ico" || path.starts_with("/assets/");
     if access.needs_login_to_read() && session.is_none() && !is_open {
         return Redirect::to("/login").into_response();
     }
