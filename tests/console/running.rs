@@ -26,7 +26,11 @@ pub(crate) async fn pipeline() -> MutexGuard<'static, Pipeline> {
 
 async fn started() -> Pipeline {
     // The tests kill processes, never the machine. So what the kernel has got is safe without fsync.
-    let postgres = PostgresOptions::default().setting("fsync", "off");
+    let postgres = PostgresOptions {
+        version: Some(18),
+        ..PostgresOptions::default()
+    };
+    let postgres = postgres.setting("fsync", "off");
     let started = Pipeline::builder().postgres(postgres).console(None).start().await;
     started.unwrap_or_else(|err| panic!("the pipeline does not start: {err:#}"))
 }
