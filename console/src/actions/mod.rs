@@ -13,6 +13,7 @@ pub use self::probe::Probe;
 use crate::app::App;
 use crate::programs::{CommandLine, Job, JobState};
 use crate::web::access::Session;
+use crate::web::notice::notice;
 
 /// How long an answer waits for a command that may end soon.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -41,11 +42,7 @@ pub async fn perform(app: &App, operator: &Session, action: Action) -> Response 
             job.wait(Some(PATIENCE)).await;
             Redirect::to(&format!("/jobs/{}", job.number)).into_response()
         }
-        Err(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("nothing is changed: {reason}\n"),
-        )
-            .into_response(),
+        Err(reason) => notice(StatusCode::SERVICE_UNAVAILABLE, "Nothing is changed", &reason),
     }
 }
 
@@ -61,7 +58,7 @@ async fn begin(app: &App, operator: &Session, action: Action) -> Result<Arc<Job>
     };
     let row = audit::begin(database, &entry)
         .await
-        .map_err(|err| format!("the audit cannot be written: {err:#}"))?;
+        .map_err(|err| format!("The audit cannot be written: {err:#}"))?;
     tracing::info!(
         person = operator.name,
         command = entry.command,

@@ -72,7 +72,8 @@ fn summary(app: &App, snapshot: &Snapshot) -> Markup {
     );
     let views = snapshot.views.value.iter().flat_map(|facts| &facts.views);
     verdicts.extend(views.map(|view| (format!("view {}", view.name), verdict::of_view(snapshot, view))));
-    let worst = verdicts.iter().max_by_key(|(_, verdict)| verdict.health);
+    // Of several that are as bad, the first on the way of an event: the others may follow from it.
+    let worst = verdicts.iter().rev().max_by_key(|(_, verdict)| verdict.health);
     html! {
         p.summary aria-live="polite" {
             @match worst {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::collect::AdminAnswer;
+use super::admin_port::AdminAnswer;
 use super::histogram::{Histogram, Latency};
 
 /// What a builder says of itself.

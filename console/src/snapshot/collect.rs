@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::admin_port::AdminPort;
 use super::builder::BuilderFacts;
-use super::exposition::{Sample, samples};
 use super::histogram::Recent;
 use super::kafka::{Asker, KafkaFacts};
 use super::outbox::OutboxFacts;
 use super::relay::RelayFacts;
 use super::views::ViewsFacts;
-use super::{INTERVAL, Part, Snapshot, Store, TIME_MAX, outbox, views};
+use super::{INTERVAL, Part, Snapshot, Store, TIME_MAX, admin_port, outbox, views};
 use crate::postgres::Database;
 use crate::settings::{Outbox, Settings};
 
@@ -32,15 +31,8 @@ trait Ask: Send + 'static {
 /// No HTTP client can be made.
 pub fn begin(settings: &Settings, store: &Arc<Store>) -> anyhow::Result<()> {
     describe();
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(TIME_MAX)
-        .build()?;
-    let admin = |address: &str| AdminPort {
-        http: http.clone(),
-        address: address.to_owned(),
-    };
+    let http = admin_port::client()?;
+    let admin = |address: &str| AdminPort::new(http.clone(), address);
     let pipeline = &settings.pipeline;
     for (index, outbox) in pipeline.outboxes.iter().enumerate() {
         let asker = OutboxAsker {
@@ -200,65 +192,6 @@ fn describe() {
 
 fn show_away(snapshot: &Snapshot) {
     metrics::gauge!("console_parts_away").set(snapshot.away().len() as f64);
-}
-
-/// What an admin port answers.
-pub(super) struct AdminAnswer {
-    pub(super) readiness: ReadinessAnswer,
-    metrics: String,
-}
-
-/// The answer of `/readyz`.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ReadinessAnswer {
-    pub(super) ready: bool,
-    #[serde(default)]
-    pub(super) reasons: BTreeMap<String, String>,
-    #[serde(default)]
-    pub(super) warnings: BTreeMap<String, String>,
-}
-
-impl AdminAnswer {
-    pub(super) fn samples(&self) -> Vec<Sample<'_>> {
-        samples(&self.metrics)
-    }
-}
-
-/// A program's admin port.
-struct AdminPort {
-    http: reqwest::Client,
-    /// Such as `http://127.0.0.1:8083`.
-    address: String,
-}
-
-impl AdminPort {
-    async fn ask(&self) -> Result<AdminAnswer, String> {
-        let address = &self.address;
-        let readiness = self.get("/readyz").await.map_err(|err| self.words(&err))?;
-        let metrics = self.get("/metrics").await.map_err(|err| self.words(&err))?;
-        let readiness =
-            serde_json::from_str(&readiness).map_err(|_| format!("{address}/readyz is no answer of our programs"))?;
-        Ok(AdminAnswer { readiness, metrics })
-    }
-
-    async fn get(&self, path: &str) -> reqwest::Result<String> {
-        self.http
-            .get(format!("{}{path}", self.address))
-            .send()
-            .await?
-            .text()
-            .await
-    }
-
-    fn words(&self, err: &reqwest::Error) -> String {
-        if err.is_timeout() {
-            format!("no answer within {} s", TIME_MAX.as_secs())
-        } else if err.is_connect() {
-            format!("nothing answers on {}", self.address)
-        } else {
-            format!("an answer that cannot be read: {err}")
-        }
-    }
 }
 
 /// How fast a counter grows, each second. `None`: there was no earlier look, or it began anew.

@@ -3,6 +3,7 @@
 //! A task for each part asks it every [`INTERVAL`], and gives it [`TIME_MAX`] to answer. Pages are made from what was said last, so they never wait for a part. A part that
 //! does not answer keeps its last figures, and is known to be away since it first did not answer.
 
+mod admin_port;
 pub mod builder;
 mod collect;
 pub mod exposition;

@@ -5,4 +5,5 @@ pub mod assets;
 pub mod chart;
 pub mod headers;
 pub mod layout;
+pub mod notice;
 pub mod show;

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::{Access, Session, Visitor};
+use crate::web::notice::notice;
 
 /// A form that an operator has sent from a page of ours. Whoever takes it as an argument needs no further check.
 #[derive(Debug)]
@@ -68,7 +69,9 @@ impl Fields {
         if self.text("confirm") == name {
             return Ok(());
         }
-        Err(Refusal::Field(format!("nothing is changed: type `{name}` to confirm")))
+        Err(Refusal::Field(format!(
+            "Type `{name}` to confirm. Go back, and send the form once more."
+        )))
     }
 }
 
@@ -77,16 +80,17 @@ impl IntoResponse for Refusal {
         let (status, text) = match self {
             Self::NotLoggedIn => (
                 StatusCode::UNAUTHORIZED,
-                "log in first (/login): every change needs a token\n".to_owned(),
+                "Log in first: every change needs a token.".to_owned(),
             ),
-            Self::NotAnOperator => (StatusCode::FORBIDDEN, "your token may look and not change\n".to_owned()),
+            Self::NotAnOperator => (StatusCode::FORBIDDEN, "Your token may look and not change.".to_owned()),
             Self::NotOurForm => (
                 StatusCode::FORBIDDEN,
-                "the form is not of this session; load the page again\n".to_owned(),
+                "The form is not of this session. Go back, load the page again, and send the form once more."
+                    .to_owned(),
             ),
-            Self::Field(what) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{what}\n")),
+            Self::Field(what) => (StatusCode::UNPROCESSABLE_ENTITY, what),
         };
-        (status, text).into_response()
+        notice(status, "Nothing is changed", &text)
     }
 }
 

@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
 use super::{Access, COOKIE, Session};
+use crate::web::notice::notice;
 
 /// Who asks. `None` in it: nobody who has logged in.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +27,15 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
 /// Refuses what nobody may ask, and finds out who asks.
 pub async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     if !access.needs_login_to_read() && !names_loopback(request.headers()) {
-        let what = "this console serves 127.0.0.1, ::1 and localhost only, and the request names another host\n";
-        return (StatusCode::MISDIRECTED_REQUEST, what).into_response();
+        let what = "This console serves 127.0.0.1, ::1 and localhost only, and the request names another host.";
+        return notice(StatusCode::MISDIRECTED_REQUEST, "Not served", what);
     }
     if !is_safe(request.method()) && !is_from_our_page(request.headers()) {
-        return (StatusCode::FORBIDDEN, "this change comes from another site\n").into_response();
+        return notice(
+            StatusCode::FORBIDDEN,
+            "Nothing is changed",
+            "This change comes from another site.",
+        );
     }
     let session = cookie(request.headers()).and_then(|id| access.session(id));
     let path = request.uri().path();
