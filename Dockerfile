@@ -1,4 +1,4 @@
-# One image for each program: docker build --target outbox-relay . (or user-api, post-api, view-builder).
+# One image for each program: docker build --target outbox-relay . (or user-api, post-api, view-builder, console).
 #
 # The builder and the base share Debian 12's glibc. The base has that, certificate authorities and time zones, no shell and no package manager;
 # its user is 65532. `--build-arg PROFILE=dist` builds slower for smaller programs. `--build-arg PROGRAMS_IMAGE=IMAGE` compiles nothing, and takes /programs
@@ -20,9 +20,9 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
     set -eu; \
-    cargo build --locked --profile "$PROFILE" -p user-api -p post-api -p outbox-relay -p view-builder --bins; \
+    cargo build --locked --profile "$PROFILE" -p user-api -p post-api -p outbox-relay -p view-builder -p pipeline-console --bins; \
     mkdir /programs; \
-    for program in user-api post-api outbox-relay view-builder; do \
+    for program in user-api post-api outbox-relay view-builder console; do \
         strip --strip-debug -o "/programs/$program" "target/$PROFILE/$program"; \
     done
 
@@ -67,3 +67,14 @@ EXPOSE 8084
 HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/view-builder", "health"]
 ENTRYPOINT ["/usr/local/bin/view-builder"]
 CMD ["run"]
+
+# What the console changes, it changes by the commands of the relay and the builder. They stand beside it.
+FROM ${BASE_IMAGE} AS console
+LABEL org.opencontainers.image.title="console" org.opencontainers.image.licenses="Apache-2.0 OR MIT"
+COPY --from=programs /programs/console /programs/outbox-relay /programs/view-builder /usr/local/bin/
+COPY sql/views /usr/share/view-builder/views
+USER 65532:65532
+ENV LISTEN=0.0.0.0:8080 ADMIN_LISTEN=0.0.0.0:8086 VIEWS=/usr/share/view-builder/views
+EXPOSE 8080 8086
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/console", "health"]
+ENTRYPOINT ["/usr/local/bin/console"]

@@ -46,6 +46,12 @@ integration version package *arguments:
     cargo build --release --workspace --bins
     target/release/with-postgres {{version}} cargo test --release --package {{package}} {{arguments}}
 
+# the console in a browser, by (a part of) the tests' names
+console-test *names:
+    cargo build --release --workspace --bins
+    cd tests/console && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund
+    cargo test --release --workspace --test console -- --test-threads 1 {{names}}
+
 # licences, advisories and sources of the dependencies (needs cargo-deny)
 deny:
     cargo deny check

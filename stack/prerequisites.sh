@@ -1,4 +1,5 @@
 # What a new machine lacks to build and run the pipeline, and how to get it. Sourced by ./quickstart and ./test.
+# With the variable with_browser also what tests of the console need.
 # On Debian and Ubuntu it is installed by apt-get, after saying what and why; elsewhere it is named.
 
 missing_packages=()
@@ -58,6 +59,11 @@ ensure_packages() {
     need postgresql-client "psql: makes the databases, and shows you what is in them" psql --version
     need curl "talks to the APIs, and fetches Rust" curl --version
     need ca-certificates "downloads over TLS" test -e /etc/ssl/certs/ca-certificates.crt -o -d /etc/pki
+    if [ -n "${with_browser:-}" ]; then
+        need chromium "the browser in which the console is tested" "${CHROMIUM:-chromium}" --version
+        need nodejs "runs Playwright, which drives the browser" node --version
+        need npm "installs Playwright" npm --version
+    fi
     if [ ${#missing_packages[@]} -eq 0 ]; then return; fi
     if command -v apt-get >/dev/null; then
         echo "Missing on this machine; apt-get installs it now:"

@@ -4,7 +4,7 @@ set -euo pipefail
 PGPASSWORD=$(</run/secrets/postgres)
 export PGPASSWORD PGDATABASE=postgres
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file /deploy/cluster.sql
-for role in user_api post_api outbox_relay outbox_maintainer view_builder view_verifier; do
+for role in user_api post_api outbox_relay outbox_maintainer view_builder view_verifier console; do
     # Read by psql itself: an argument would be seen in the list of processes.
     ROLE=$role psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set "role=$role" <<'SQL'
 \set password `cat "/run/secrets/$ROLE"`

@@ -18,7 +18,7 @@ pub fn root() -> &'static Path {
 pub fn programs_directory() -> anyhow::Result<PathBuf> {
     let this_program = std::env::current_exe().context("cannot tell where this program is")?;
     let found = this_program.ancestors().skip(1).take(3).find(|directory| {
-        ["user-api", "post-api", "outbox-relay", "view-builder"]
+        ["user-api", "post-api", "outbox-relay", "view-builder", "console"]
             .iter()
             .all(|name| directory.join(name).is_file())
     });

@@ -1,6 +1,7 @@
 //! The whole pipeline: PostgreSQL, Kafka, and the five processes between them.
 
 mod builder;
+mod console;
 mod kafka_server;
 mod postgres_server;
 mod programs;
@@ -20,6 +21,7 @@ use crate::scratch::Scratch;
 use crate::{Kafka, Postgres, Program};
 
 pub use builder::{PipelineBuilder, Ports};
+pub use console::Console;
 
 /// Users and their outbox.
 pub const USERS_DATABASE: &str = "users_db";
@@ -39,6 +41,8 @@ pub struct Pipeline {
     /// Publishes the outbox of [`VIEWS_DATABASE`].
     pub posts_relay: Program,
     pub view_builder: Program,
+    /// None unless it was asked for: see [`PipelineBuilder::console`].
+    pub console: Option<Console>,
     kafka: KafkaServer,
     bootstrap_servers: String,
     postgres: PostgresServer,
@@ -125,7 +129,7 @@ impl Pipeline {
         self.logs.path()
     }
 
-    /// All five programs, in the order in which they are started.
+    /// The five programs that move events, in the order in which they are started. The console is not one of them.
     #[must_use]
     pub fn programs(&self) -> [&Program; 5] {
         [
@@ -147,6 +151,10 @@ impl Pipeline {
         }
         for program in self.programs() {
             program.wait_ready(READY_DEADLINE).await?;
+        }
+        if let Some(console) = &self.console {
+            console.program.start()?;
+            console.program.wait_ready(READY_DEADLINE).await?;
         }
         Ok(())
     }
@@ -225,7 +233,9 @@ impl Pipeline {
     /// # Errors
     /// The first program that did not end in order. The other programs have ended nevertheless.
     pub async fn stop_programs(&self) -> anyhow::Result<()> {
-        let ended = futures_util::future::join_all(self.programs().map(Program::stop)).await;
+        let console = self.console.iter().map(|console| &console.program);
+        let all = self.programs().into_iter().chain(console);
+        let ended = futures_util::future::join_all(all.map(Program::stop)).await;
         ended.into_iter().collect()
     }
 
@@ -235,7 +245,8 @@ impl Pipeline {
             self.postgres.private().and_then(Postgres::process),
             self.kafka.private().and_then(Kafka::process),
         ];
-        let programs = self.programs().map(Program::process);
+        let console = self.console.iter().map(|console| &console.program);
+        let programs = self.programs().into_iter().chain(console).map(Program::process);
         servers.into_iter().chain(programs).flatten().collect()
     }
 }

@@ -231,7 +231,7 @@ programs() {
         stage=$(mktemp -d)
         trap 'rm -rf "$stage"' EXIT
         mkdir "$stage/programs"
-        for program in user-api post-api outbox-relay view-builder; do
+        for program in user-api post-api outbox-relay view-builder console; do
             # As the Dockerfile does.
             strip --strip-debug -o "$stage/programs/$program" "$folder/$program"
         done

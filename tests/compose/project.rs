@@ -15,7 +15,14 @@ use stack::{checkout, eventually_ok, postgres};
 const PROJECT: &str = "outbox-test";
 pub(crate) const KAFKA: &str = "localhost:9092";
 /// The names of the services that are our programs.
-pub(crate) const PROGRAMS: [&str; 5] = ["user-api", "post-api", "users-relay", "posts-relay", "view-builder"];
+pub(crate) const PROGRAMS: [&str; 6] = [
+    "user-api",
+    "post-api",
+    "users-relay",
+    "posts-relay",
+    "view-builder",
+    "console",
+];
 /// After a fault, everything must be in its topic or view by then. The longest waits are for Kafka to end the transactions of a killed relay, and
 /// for a container to start again.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(120);

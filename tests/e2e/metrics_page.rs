@@ -10,14 +10,16 @@ use stack::{Program, checkout};
 use super::metrics_help;
 
 /// For each program, the heading of its table on the page, and the folders of its source.
-pub(crate) const PROGRAMS: [(&str, &[&str]); 4] = [
+pub(crate) const PROGRAMS: [(&str, &[&str]); 5] = [
     ("outbox-relay", &["outbox-relay/src"]),
     ("view-builder", &["view-builder/src"]),
     ("user-api", &["user-api/src", "rest/src"]),
     ("post-api", &["post-api/src", "rest/src"]),
+    ("console", &["console/src"]),
 ];
 /// These series begin when something happens for the first time, or only with an option.
-const NOT_IN_EVERY_RUN: [&str; 12] = [
+const NOT_IN_EVERY_RUN: [&str; 13] = [
+    "console_changes_total",
     "relay_ignored_messages_total",
     "relay_outbox_partitions_dropped_total",
     "relay_outbox_rows_deleted_total",

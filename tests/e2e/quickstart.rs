@@ -34,6 +34,8 @@ impl QuickStart {
             "users-relay",
             "posts-relay",
             "view-builder",
+            "console",
+            "console-admin",
         ] {
             command.arg(format!("--{flag}-port=0"));
         }
@@ -120,7 +122,7 @@ async fn sigterm_ends_all_of_the_quick_start() {
     let quickstart = QuickStart::start(&[]);
     quickstart.wait_ready().await;
     assert!(
-        quickstart.left().len() > 7,
+        quickstart.left().len() > 8,
         "its parts are seen: {:?}",
         quickstart.left()
     );

@@ -7,9 +7,10 @@ use super::image_context::repository;
 /// The pages that lead readers through the code.
 const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
 /// A text that begins with one of these is a path.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "outbox-relay/",
     "view-builder/",
+    "console/",
     "user-api/",
     "post-api/",
     "crates/",

@@ -8,6 +8,7 @@ mod group_offsets;
 mod item_reader;
 mod lane;
 mod leaderless;
+mod letters_by_reason;
 mod letters_in_order;
 mod letters_interrupted;
 mod load;

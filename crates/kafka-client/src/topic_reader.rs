@@ -180,6 +180,35 @@ impl Record<'_> {
         if found { self.bytes(value, length) } else { None }
     }
 
+    /// All headers, in their order: each with its name and its value, which may be null. Both may be any bytes, also those that are no text.
+    #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
+    pub fn headers(&self) -> Vec<(&[u8], Option<&[u8]>)> {
+        let mut headers = ptr::null_mut();
+        let mut named = Vec::new();
+        // SAFETY: the message is valid, and owns its headers, which live as long as it does. A name ends with a zero byte.
+        unsafe {
+            if native::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers)
+                != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
+                return named;
+            }
+            for index in 0..native::rd_kafka_header_cnt(headers) {
+                let (mut name, mut value, mut length) = (ptr::null(), ptr::null::<c_void>(), 0);
+                let answer = native::rd_kafka_header_get_all(
+                    headers,
+                    index,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut length,
+                );
+                if answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !name.is_null() {
+                    named.push((CStr::from_ptr(name).to_bytes(), self.bytes(value, length)));
+                }
+            }
+        }
+        named
+    }
+
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
     fn native(&self) -> &native::rd_kafka_message_t {
         // SAFETY: the message is ours, and valid until it is destroyed.

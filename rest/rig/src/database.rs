@@ -26,6 +26,7 @@ impl Database {
             "outbox_relay",
             "outbox_maintainer",
             "view_verifier",
+            "console",
         ] {
             let statement =
                 format!("do $$ begin create role {role} login; exception when duplicate_object then null; end $$");

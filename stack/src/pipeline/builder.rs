@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::console::Console;
 use super::kafka_server::{KafkaChoice, KafkaServer};
 use super::postgres_server::{PostgresChoice, PostgresServer};
 use super::programs::Programs;
@@ -17,6 +18,18 @@ pub struct Ports {
     pub users_relay: u16,
     pub posts_relay: u16,
     pub view_builder: u16,
+    /// The console's pages.
+    pub console: u16,
+    /// The console's `/livez`, `/readyz` and `/metrics`.
+    pub console_admin: u16,
+}
+
+/// Whether a pipeline has a console.
+#[derive(Debug)]
+enum ConsoleChoice {
+    None,
+    /// Its settings and its token are kept in this directory, or in a temporary one.
+    Started(Option<PathBuf>),
 }
 
 /// How to start a [`Pipeline`].
@@ -26,6 +39,7 @@ pub struct PipelineBuilder {
     kafka: KafkaChoice,
     ports: Ports,
     logs: Option<PathBuf>,
+    console: ConsoleChoice,
     environment: Vec<(String, String)>,
 }
 
@@ -36,6 +50,7 @@ impl PipelineBuilder {
             kafka: KafkaChoice::Private(KafkaOptions::default()),
             ports: Ports::default(),
             logs: None,
+            console: ConsoleChoice::None,
             environment: Vec::new(),
         }
     }
@@ -81,6 +96,13 @@ impl PipelineBuilder {
         self
     }
 
+    /// Also starts the console. Its settings and the token of an operator are kept in `directory`. The default is a temporary one.
+    #[must_use]
+    pub fn console(mut self, directory: Option<&Path>) -> Self {
+        self.console = ConsoleChoice::Started(directory.map(Path::to_owned));
+        self
+    }
+
     /// A variable for every program, such as `LOG`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -119,12 +141,13 @@ impl PipelineBuilder {
             bootstrap_servers: &bootstrap_servers,
             environment: &self.environment,
         };
-        let pipeline = Pipeline {
+        let mut pipeline = Pipeline {
             user_api: programs.user_api(self.ports.user_api)?,
             post_api: programs.post_api(self.ports.post_api)?,
             users_relay: programs.relay("users_relay", USERS_DATABASE, self.ports.users_relay)?,
             posts_relay: programs.relay("posts_relay", VIEWS_DATABASE, self.ports.posts_relay)?,
             view_builder: programs.view_builder(self.ports.view_builder)?,
+            console: None,
             kafka,
             bootstrap_servers,
             postgres,
@@ -133,6 +156,11 @@ impl PipelineBuilder {
         pipeline.migrate().await?;
         tracing::info!("making the replication slots and the topics");
         pipeline.init_relays().await?;
+        if let ConsoleChoice::Started(directory) = &self.console {
+            let directory = Scratch::kept_or_temporary(directory.as_deref(), "outbox-console-")?;
+            let console = Console::prepare(&pipeline, &programs_directory, directory, self.ports, &self.environment);
+            pipeline.console = Some(console.await?);
+        }
         Ok(pipeline)
     }
 }

@@ -5,16 +5,19 @@ use anyhow::{Context, ensure};
 use crate::{Postgres, PostgresOptions, checkout, postgres, random};
 
 /// The role of each program, as `sql/cluster.sql` makes them.
-const ROLES: [&str; 6] = [
+const ROLES: [&str; 7] = [
     "user_api",
     "post_api",
     "view_builder",
     "outbox_relay",
     "outbox_maintainer",
     VERIFIER,
+    CONSOLE,
 ];
 /// The role that reads everything that `view-builder verify` compares.
 pub(super) const VERIFIER: &str = "view_verifier";
+/// The role that reads what the console shows.
+pub(super) const CONSOLE: &str = "console";
 
 /// Which PostgreSQL a pipeline is to run on.
 #[derive(Debug)]

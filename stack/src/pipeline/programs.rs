@@ -8,7 +8,7 @@ use crate::{Program, checkout, port};
 
 /// The options for the relay's router that differ from Debezium's defaults. The topics are `user-events` and `post-events`, and each record
 /// has its event's type in a header.
-const ROUTER_OPTIONS: [&str; 2] = [
+pub(super) const ROUTER_OPTIONS: [&str; 2] = [
     "route.topic.replacement=${routedByValue}-events",
     "table.fields.additional.placement=type:header:eventType",
 ];

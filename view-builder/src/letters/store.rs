@@ -16,10 +16,12 @@ use crate::process::faults::{self, Bug};
 /// All letters as a table. The letters of former topics are included, though nothing waits behind them. It says `only`, since in earlier versions
 /// one of the tables inherits from the other, and a command may run before a builder of this version has changed that.
 pub(crate) const WITH_FORMER: &str = "(
-    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
+    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id,
+        discard_reason
     from only view_dead_letters
     union all
-    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id
+    select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id,
+        discard_reason
     from view_former_dead_letters)";
 
 /// The statement that stores a batch's letters. A record that a replay reads again may be stored already.

@@ -15,7 +15,7 @@ pub enum LettersCommand {
     /// Apply them again, each with those that wait behind it, up to the first that is still dead.
     Retry(RetryLetters),
     /// Give them up for good, also for replays, and apply what waits behind them.
-    Discard(Letters),
+    Discard(DiscardLetters),
 }
 
 /// Settings of `view-builder dead-letters list`.
@@ -52,8 +52,21 @@ pub struct RetryLetters {
     #[command(flatten)]
     pub letters: Letters,
     /// The first of each key, and all behind them.
-    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    #[arg(long, conflicts_with = "ids", required_unless_present_any = ["ids", "all_with_reason"])]
     pub all: bool,
+    /// Those of the first of each key whose reason is exactly this text, and all behind them. Letters of former topics are left alone.
+    #[arg(long, value_name = "REASON", conflicts_with_all = ["ids", "all"])]
+    pub all_with_reason: Option<String>,
+}
+
+/// Settings of `view-builder dead-letters discard`.
+#[derive(Clone, Debug, Args)]
+pub struct DiscardLetters {
+    #[command(flatten)]
+    pub letters: Letters,
+    /// Why they are given up. `show` and `list --discarded` print it, and it stays with the letters.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reason: Option<String>,
 }
 
 /// Some dead letters, and what applies them.

@@ -214,7 +214,9 @@ begin
             -- the others have.
             ('view_dead_letters', 'applied_before', 'boolean not null default false'),
             -- The id of the topic of which the record was, where it is not in the topic any more; null: it is.
-            ('view_dead_letters', 'former_topic_id', 'text')
+            ('view_dead_letters', 'former_topic_id', 'text'),
+            -- Why an operator gave it up, in the operator's words; null: nobody said.
+            ('view_dead_letters', 'discard_reason', 'text')
         ) as wanted(relation, name, definition)
         where not exists (
             select from pg_attribute
@@ -234,6 +236,18 @@ do $$
 begin
     if exists (select from pg_inherits where inhrelid = 'view_former_dead_letters'::regclass) then
         alter table view_former_dead_letters no inherit view_dead_letters;
+    end if;
+end
+$$;
+
+-- Its columns are those of view_dead_letters, also the ones that an earlier version of this table lacks. Looked at first, as above.
+do $$
+begin
+    if not exists (
+        select from pg_attribute
+        where attrelid = 'view_former_dead_letters'::regclass and attname = 'discard_reason' and not attisdropped
+    ) then
+        alter table view_former_dead_letters add column discard_reason text;
     end if;
 end
 $$;

@@ -7,8 +7,8 @@ use clap::Parser;
 use stack::pipeline::Ports;
 use stack::{DEPARTMENTS, port};
 
-/// Start the whole pipeline on this machine, in the foreground: PostgreSQL, Apache Kafka, user-api, post-api, two outbox-relays
-/// and view-builder. Ctrl-C ends all of it. Everything listens on the loopback interface only.
+/// Start the whole pipeline on this machine, in the foreground: PostgreSQL, Apache Kafka, user-api, post-api, two outbox-relays,
+/// view-builder and the console. Ctrl-C ends all of it. Everything listens on the loopback interface only.
 ///
 /// PostgreSQL is a private server made for this run: from a PostgreSQL 15-18 of this machine, else from a download. Kafka is one node of Apache
 /// Kafka from a download. Both keep their data in a temporary directory that is removed at the end, unless --data says where to keep it.
@@ -75,6 +75,14 @@ pub(crate) struct Arguments {
     /// Port of the posts' outbox-relay: health and metrics.
     #[arg(long, value_name = "PORT", default_value_t = 8085, help_heading = "Ports")]
     pub posts_relay_port: u16,
+
+    /// Port of the console's pages.
+    #[arg(long, value_name = "PORT", default_value_t = 8080, help_heading = "Ports")]
+    pub console_port: u16,
+
+    /// Port of the console: health and metrics.
+    #[arg(long, value_name = "PORT", default_value_t = 8086, help_heading = "Ports")]
+    pub console_admin_port: u16,
 }
 
 impl Arguments {
@@ -84,6 +92,8 @@ impl Arguments {
             post_api: self.post_api_port,
             users_relay: self.users_relay_port,
             posts_relay: self.posts_relay_port,
+            console: self.console_port,
+            console_admin: self.console_admin_port,
             view_builder: self.view_builder_port,
         }
     }
@@ -96,6 +106,8 @@ impl Arguments {
             (self.users_relay_port, "--users-relay-port"),
             (self.view_builder_port, "--view-builder-port"),
             (self.posts_relay_port, "--posts-relay-port"),
+            (self.console_port, "--console-port"),
+            (self.console_admin_port, "--console-admin-port"),
         ];
         if self.postgres.is_none() {
             wanted.push((self.postgres_port, "--postgres-port"));
@@ -144,6 +156,8 @@ mod tests {
             "users-relay",
             "posts-relay",
             "view-builder",
+            "console",
+            "console-admin",
         ] {
             line.push(format!("--{flag}-port=0"));
         }

@@ -110,6 +110,7 @@ fn builder(arguments: &Arguments) -> PipelineBuilder {
     if let Some(logs) = data("logs") {
         builder = builder.logs(&logs);
     }
+    builder = builder.console(data("console").as_deref());
     builder = match &arguments.postgres {
         Some(url) => builder.postgres_url(url),
         None => {

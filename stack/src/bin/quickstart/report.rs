@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
 use stack::pipeline::{USERS_DATABASE, VIEWS_DATABASE};
@@ -27,7 +28,13 @@ pub(crate) fn ready(pipeline: &Pipeline) -> anyhow::Result<()> {
     let users = pipeline.user_api.url("/api/users");
     let posts = pipeline.post_api.url("/api/posts");
     println!("\nEverything is up. Ctrl-C ends it.\n");
+    let console = pipeline.console.as_ref().context("the quick start has a console")?;
     table(&[
+        ("console", console.url("/")),
+        (
+            "its token",
+            format!("in {}   (to log in with for changes)", console.token_file().display()),
+        ),
         ("users", users.clone()),
         ("posts", posts.clone()),
         (

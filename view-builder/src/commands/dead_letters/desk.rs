@@ -42,9 +42,10 @@ pub(super) struct Desk {
 
 /// How letters are to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+enum Ending<'d> {
     Apply,
-    Discard,
+    /// With the operator's reason, if there is one.
+    Discard(Option<&'d str>),
 }
 
 /// What became of letters.
@@ -101,24 +102,25 @@ impl Desk {
         Ok(())
     }
 
-    /// Gives up the letters with these ids, and applies those behind them. Returns what to print, and whether some still wait.
-    pub(super) async fn discard(&mut self, ids: &[i64]) -> Result<(String, bool), Failure> {
+    /// Gives up the letters with these ids, and applies those behind them. `reason` is kept with them. Returns what to print, and whether some still
+    /// wait.
+    pub(super) async fn discard(&mut self, ids: &[i64], reason: Option<&str>) -> Result<(String, bool), Failure> {
         if ids.is_empty() {
             return Err(Failure::Setting(
                 "name the dead letters to discard by their ids".to_owned(),
             ));
         }
         let mut report = Report::default();
-        let ended = self.discard_these(ids, &mut report).await;
+        let ended = self.discard_these(ids, reason, &mut report).await;
         report.finish(ended)
     }
 
-    async fn discard_these(&mut self, ids: &[i64], report: &mut Report) -> Result<(), Failure> {
+    async fn discard_these(&mut self, ids: &[i64], reason: Option<&str>, report: &mut Report) -> Result<(), Failure> {
         let letters = self.load_first_letters(ids).await?;
         // All of them are discarded before any letter behind them is applied. Otherwise one that is to be discarded too could be applied first.
         for letter in &letters {
             let single = std::slice::from_ref(letter);
-            if !matches!(self.end_letters(single, Ending::Discard).await?, Outcome::Ended) {
+            if !matches!(self.end_letters(single, Ending::Discard(reason)).await?, Outcome::Ended) {
                 report.gone(&letter.for_people());
                 continue;
             }
@@ -142,6 +144,11 @@ impl Desk {
                 None => next.push(behind),
             }
         }
+        self.retry_in_layers(next, report).await
+    }
+
+    /// Applies these letters, of which no two are of one key, and those behind them, up to the first of each key that is still dead.
+    pub(super) async fn retry_in_layers(&self, mut next: Vec<Waiting>, report: &mut Report) -> Result<(), Failure> {
         while !next.is_empty() {
             // In the order in which a builder would apply them.
             next.sort_by(|left, right| (&left.place, left.offset).cmp(&(&right.place, right.offset)));
@@ -265,7 +272,7 @@ impl Desk {
 
     /// Ends all of these letters, or none, in one transaction that locks their partitions' positions. No two of them may be of one key, and all
     /// must be in the same table.
-    async fn end_letters(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Failure> {
+    async fn end_letters(&self, letters: &[Waiting], ending: Ending<'_>) -> Result<Outcome, Failure> {
         let client = &self.session.client;
         client.batch_execute("begin").await.map_err(stopped)?;
         let ended = self.end_in_transaction(letters, ending).await;
@@ -286,7 +293,7 @@ impl Desk {
         }
     }
 
-    async fn end_in_transaction(&self, letters: &[Waiting], ending: Ending) -> Result<Outcome, Hindrance> {
+    async fn end_in_transaction(&self, letters: &[Waiting], ending: Ending<'_>) -> Result<Outcome, Hindrance> {
         let client = &self.session.client;
         let mut parts: BTreeMap<TopicPartition, Part> = BTreeMap::new();
         for letter in letters {
@@ -306,9 +313,10 @@ impl Desk {
         if !self.has_current_views().await? {
             return Err(Hindrance::OtherViews);
         }
-        if ending == Ending::Discard {
-            let sql = format!("update {table} set discarded_at = clock_timestamp() where id = any($1)");
-            client.execute(&sql, &[&ids]).await?;
+        if let Ending::Discard(reason) = ending {
+            let sql =
+                format!("update {table} set discarded_at = clock_timestamp(), discard_reason = $2 where id = any($1)");
+            client.execute(&sql, &[&ids, &reason]).await?;
             return Ok(Outcome::Ended);
         }
         if let Some(first) = find_dead_letter_before(client, table, &ids).await? {

@@ -50,11 +50,16 @@ pub async fn execute(command: &LettersCommand) -> Result<(String, bool), Failure
             let mut desk = Desk::open(&asked.letters.database).await?;
             if asked.all {
                 retry::retry_all(&mut desk).await
+            } else if let Some(reason) = &asked.all_with_reason {
+                retry::retry_all_with_reason(&desk, reason).await
             } else {
                 desk.retry(&asked.letters.ids).await
             }
         }
-        LettersCommand::Discard(asked) => Desk::open(&asked.database).await?.discard(&asked.ids).await,
+        LettersCommand::Discard(asked) => {
+            let mut desk = Desk::open(&asked.letters.database).await?;
+            desk.discard(&asked.letters.ids, asked.reason.as_deref()).await
+        }
     }
 }
 
@@ -96,14 +101,17 @@ fn list(rows: &[Row]) -> String {
             row.get::<_, Option<&str>>("discarded_at"),
             row.get::<_, Option<&str>>("reason"),
         ) {
-            (Some(_), _) => "discarded",
-            (None, Some(reason)) => reason,
-            (None, None) => "waits behind an earlier one of its key",
+            (Some(_), _) => match row.get::<_, Option<&str>>("discard_reason") {
+                Some(why) => format!("discarded: {}", text(Some(why.as_bytes()))),
+                None => "discarded".to_owned(),
+            },
+            (None, Some(reason)) => reason.to_owned(),
+            (None, None) => "waits behind an earlier one of its key".to_owned(),
         };
         let former = row
             .get::<_, Option<&str>>("former_topic_id")
             .map_or("", |_| "of a former topic: ");
-        let reason = former.to_owned() + reason;
+        let reason = former.to_owned() + &reason;
         let reason: String = reason.chars().take(REASON_CHARACTERS_MAX).collect();
         let _ = writeln!(
             table,
@@ -147,6 +155,9 @@ fn show(row: &Row) -> String {
     line("retries", &row.get::<_, i32>("retries").to_string());
     if let Some(at) = row.get::<_, Option<&str>>("discarded_at") {
         line("discarded", at);
+    }
+    if let Some(why) = row.get::<_, Option<&str>>("discard_reason") {
+        line("because", &text(Some(why.as_bytes())));
     }
     let headers: &str = row.get("headers");
     match serde_json::from_str::<Vec<(String, Option<String>)>>(headers) {

@@ -21,6 +21,8 @@ use crate::process::failure::Failure;
 const PIECE_LETTERS: i64 = 500;
 /// A piece ends with the letter that brings its records to so many bytes.
 const PIECE_BYTES: i64 = 4_194_304;
+/// So many letters with the reason that is asked for are loaded together, at most.
+const FIRST_LETTERS: i64 = 100;
 /// Shortest time that the builder gets between two pieces.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The keys that have a letter that is still dead, as partition and a hash of topic and key. Later letters of these keys wait.
@@ -34,6 +36,33 @@ pub(super) async fn retry_all(desk: &mut Desk) -> Result<(String, bool), Failure
     let mut report = Report::default();
     let ended = retry_pieces(desk, &mut report).await;
     report.finish_with_numbers(ended)
+}
+
+/// Tries the letters again that are the first of their keys and have this reason, and all behind them. Returns what to print, and whether some of these still
+/// wait.
+///
+/// # Errors
+/// As [`retry_all`].
+pub(super) async fn retry_all_with_reason(desk: &Desk, reason: &str) -> Result<(String, bool), Failure> {
+    let mut report = Report::default();
+    let ended = retry_pieces_with_reason(desk, reason, &mut report).await;
+    report.finish_with_numbers(ended)
+}
+
+async fn retry_pieces_with_reason(desk: &Desk, reason: &str, report: &mut Report) -> Result<(), Failure> {
+    let client = &desk.session.client;
+    let mut after = None;
+    loop {
+        let began = Instant::now();
+        let first = waiting::load_first_with_reason(client, reason, after.as_ref(), FIRST_LETTERS).await;
+        let first = first.map_err(stopped)?;
+        let Some(last) = first.last() else {
+            return Ok(());
+        };
+        after = Some((last.place.clone(), last.offset));
+        desk.retry_in_layers(first, report).await?;
+        tokio::time::sleep(began.elapsed().max(PAUSE_MIN)).await;
+    }
 }
 
 async fn retry_pieces(desk: &Desk, report: &mut Report) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use crate::process::failure::Failure;
 /// The columns that are read of each letter.
 pub(super) const COLUMNS: &str =
     "id, topic, partition, record_offset, key, value, headers::text as headers, record_time::text as record_time, reason,
-    arrived_at::text as arrived_at, retries, discarded_at::text as discarded_at, former_topic_id";
+    arrived_at::text as arrived_at, retries, discarded_at::text as discarded_at, former_topic_id, discard_reason";
 
 /// A letter that waits.
 #[derive(Clone)]
@@ -171,6 +171,28 @@ pub(super) async fn load_piece(
     let sql = "select * from only view_dead_letters where id = any($1)";
     let letters = read_letters(client, sql, &[&ids]).await?;
     Ok(Some(Piece { letters, last }))
+}
+
+/// Loads letters with this reason that are the first of their keys: `letters_max` at most, those that follow `after` in the order of topic, partition and
+/// offset. Letters of former topics are left out.
+pub(super) async fn load_first_with_reason(
+    client: &Client,
+    reason: &str,
+    after: Option<&(TopicPartition, i64)>,
+    letters_max: i64,
+) -> Result<Vec<Waiting>, Error> {
+    let (topic, partition, offset) = after.map_or(("", -1, -1), |(place, offset)| {
+        (&*place.topic, place.partition, *offset)
+    });
+    let sql = format!(
+        "select * from only view_dead_letters as letter
+         where discarded_at is null and reason = $1 and (topic, partition, record_offset) > ($2, $3, $4) and not exists (
+            select from only view_dead_letters as earlier
+            where earlier.topic = letter.topic and earlier.partition = letter.partition and earlier.key = letter.key
+                and earlier.record_offset < letter.record_offset and earlier.discarded_at is null)
+         order by topic, partition, record_offset limit {letters_max}"
+    );
+    read_letters(client, &sql, &[&reason, &topic, &partition, &offset]).await
 }
 
 /// Reads the letters that the query `which` selects.

@@ -1,0 +1,5 @@
+//! `console`: see `--help`.
+
+fn main() -> std::process::ExitCode {
+    console::cli::main()
+}

@@ -1,0 +1,116 @@
+//! A topic as it grows, by server-sent events. A script shows them; without it, the page has a link that loads the newest records again.
+//!
+//! Rows come as markup that the server has made, a few times a second and only so many at once: a page that is flooded says how many it left out.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use maud::{Markup, html};
+use time::OffsetDateTime;
+
+use super::{form, record};
+use crate::app::App;
+use crate::search::request::{Form, Request};
+use crate::search::tail::{Followed, Tail};
+use crate::web::assets::address_of;
+
+/// Rows that come within this time are sent together.
+const GATHER: Duration = Duration::from_millis(250);
+/// So many rows are sent together at most. A page shows 200 rows, and nobody reads faster.
+const ROWS_MAX: usize = 40;
+/// A tail ends after so long. The browser begins a new one by itself while somebody looks.
+const LIFE: Duration = Duration::from_secs(600);
+
+/// The part of the page that follows the topic.
+pub(super) fn section(form: &Form, request: &Request) -> Markup {
+    let of_filter = Form {
+        topic: request.topic.clone(),
+        key: form.key.clone(),
+        id: form.id.clone(),
+        header: form.header.clone(),
+        field: form.field.clone(),
+        ..Form::default()
+    };
+    let address = format!("/events/tail?{}", form::query(&of_filter));
+    let title = "Records as they come";
+    html! {
+        section.tail aria-labelledby="tail-title" data-tail=(address) {
+            h2 id="tail-title" { (title) }
+            p.quiet {
+                "With the conditions of the form above. What comes faster than a page can show is left out and counted."
+            }
+            p.without-script { "Records appear here by themselves where scripts run. Without scripts, " a href=(form::address_with(&of_filter, "")) { "load the newest again" } "." }
+            p.actions hidden data-tail-controls {
+                button type="button" data-tail-button aria-pressed="false" { "Follow" }
+                " " span data-tail-state role="status" { "not following" }
+            }
+            div.table-frame hidden data-tail-frame tabindex="0" role="region" aria-label=(title) {
+                table.records {
+                    caption { (title) ", the newest first" }
+                    (record::head())
+                    tbody data-tail-rows {}
+                }
+            }
+            script defer src=(address_of("tail.js")) {}
+        }
+    }
+}
+
+/// The records of a topic from now on.
+pub(super) async fn follow(State(app): State<App>, Query(form): Query<Form>) -> Response {
+    let pipeline = &app.settings.pipeline;
+    let request = match form.check(&pipeline.topics(), &pipeline.mask, OffsetDateTime::now_utc()) {
+        Ok(request) => request,
+        Err(wrong) => return (StatusCode::UNPROCESSABLE_ENTITY, wrong.join("\n")).into_response(),
+    };
+    let followed = Followed {
+        topic: request.topic,
+        filter: request.filter,
+    };
+    let Some(tail) = app.tails.follow(followed) else {
+        let text = "as many pages as may be follow topics already\n";
+        return (StatusCode::TOO_MANY_REQUESTS, text).into_response();
+    };
+    let ends_at = tokio::time::Instant::now() + LIFE;
+    let events = stream::unfold((tail, app.clone()), move |(mut tail, app)| async move {
+        let event = tokio::time::timeout_at(ends_at, next_event(&mut tail, &app)).await;
+        let event = event.ok().flatten()?;
+        Some((Ok::<_, Infallible>(event), (tail, app)))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// The rows that have come: waits for the first, then gathers those that follow it closely.
+async fn next_event(tail: &mut Tail, app: &App) -> Option<Event> {
+    let first = tail.next().await?;
+    tokio::time::sleep(GATHER).await;
+    let (mut records, mut left_out) = (Vec::new(), 0_u64);
+    let mut next = Some(first);
+    while let Some(result) = next {
+        match result {
+            Ok(record) => records.push(record),
+            Err(trouble) => return Some(Event::default().event("trouble").data(one_line(&trouble))),
+        }
+        next = tail.next_now();
+    }
+    if records.len() > ROWS_MAX {
+        left_out += (records.len() - ROWS_MAX) as u64;
+        records.drain(..records.len() - ROWS_MAX);
+    }
+    left_out += tail.take_dropped();
+    // The newest is the first row of the table.
+    records.reverse();
+    let rows = html! { @for record in &records { (record::row(record, &app.settings.pipeline.mask)) } };
+    let data = serde_json::json!({ "rows": rows.into_string(), "leftOut": left_out });
+    Some(Event::default().event("rows").data(data.to_string()))
+}
+
+/// A line of an event has no line break.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}

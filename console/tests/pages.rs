@@ -1,0 +1,389 @@
+//! The pages, as a browser asks for them, while every part of the pipeline is away.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use console::app::App;
+use console::settings::{Cli, Role};
+use console::web::access::{Access, tokens};
+use console::{pages, snapshot};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use tokio::net::TcpListener;
+
+const PAGES: [&str; 11] = [
+    "/",
+    "/events",
+    "/trace",
+    "/groups",
+    "/slots",
+    "/views",
+    "/views/user_view",
+    "/letters",
+    "/audit",
+    "/login",
+    "/nowhere",
+];
+/// A page answers within this, whatever is away.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// A console whose pipeline is away: one database refuses, and everything else accepts connections and stays silent.
+struct Console {
+    address: SocketAddr,
+    app: App,
+    http: Client,
+    operator: String,
+    reader: String,
+    directory: tempfile::TempDir,
+    /// The silent part. It keeps its connections.
+    _silent: TcpListener,
+}
+
+impl Console {
+    async fn start(listen: &str) -> Self {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refusing = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap()
+        };
+        let there = silent.local_addr().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| -> PathBuf {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let pipeline = file(
+            "pipeline.toml",
+            &format!(
+                r#"
+[[outbox]]
+name = "users"
+database_url = "postgres://console@{refusing}/users_db"
+slot = "users_relay"
+topics = ["user-events"]
+relay = "http://{there}"
+[[outbox]]
+name = "posts"
+database_url = "postgres://console@{there}/views_db"
+slot = "posts_relay"
+topics = ["post-events"]
+relay = "http://{refusing}"
+[views]
+database_url = "postgres://console@{there}/views_db"
+builders = ["http://{there}"]
+[views.verify_sources]
+user-events = "postgres://console@{refusing}/users_db"
+"#
+            ),
+        );
+        let (operator, reader) = (tokens::random_text(), tokens::random_text());
+        let lines = [
+            tokens::line("kim", Role::Operator, &operator),
+            tokens::line("lee", Role::Reader, &reader),
+        ];
+        let token_file = file("tokens", &lines.join("\n"));
+        // A program that leaves a trace where it is run.
+        let program = file(
+            "program",
+            &format!("#!/bin/sh\ntouch {}/was-run\n", directory.path().display()),
+        );
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let arguments = [
+            "console".to_owned(),
+            format!("--pipeline={}", pipeline.display()),
+            format!("--token-file={}", token_file.display()),
+            format!("--kafka={there}"),
+            format!("--listen={listen}"),
+            format!("--outbox-relay={}", program.display()),
+            format!("--view-builder={}", program.display()),
+        ];
+        let settings = Cli::try_parse_from(arguments).unwrap().serve.check().unwrap();
+        let access = Access::new(settings.listen, settings.token_file.clone()).unwrap();
+        let app = App::new(settings, access);
+        snapshot::begin(&app.settings, &app.store).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = pages::router(app.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let http = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            address,
+            app,
+            http,
+            operator,
+            reader,
+            directory,
+            _silent: silent,
+        }
+    }
+
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("http://{}{path}", self.address))
+    }
+
+    fn post(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(fields);
+        let request = self.http.post(format!("http://{}{path}", self.address));
+        request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.finish())
+    }
+
+    /// The cookie and the CSRF token of a person who logs in.
+    async fn log_in(&self, token: &str) -> (String, String) {
+        let answer = self.post("/login", &[("token", token)]).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+        assert!(
+            cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"),
+            "{cookie}"
+        );
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        let page = self
+            .get("/slots")
+            .header("cookie", &cookie)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let csrf = page
+            .split("name=\"csrf\" value=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned();
+        (cookie, csrf)
+    }
+
+    async fn wait_until_all_is_away(&self) {
+        let begin = Instant::now();
+        while self.app.store.snapshot().away().len() < 6 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                self.app.store.snapshot().away()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn program_was_run(&self) -> bool {
+        self.directory.path().join("was-run").exists()
+    }
+}
+
+async fn text(answer: Response) -> String {
+    answer.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_page_answers_within_a_second_with_every_part_away_and_names_the_parts() {
+    let console = Console::start("127.0.0.1:8080").await;
+    for round in ["nothing is known yet", "all is away"] {
+        for path in PAGES {
+            let begin = Instant::now();
+            let answer = console.get(path).send().await.unwrap();
+            let expected = if path == "/nowhere" {
+                StatusCode::NOT_FOUND
+            } else {
+                StatusCode::OK
+            };
+            assert_eq!(answer.status(), expected, "{path}, {round}");
+            let page = text(answer).await;
+            assert!(begin.elapsed() < ANSWER_MAX, "{path}: {:?}, {round}", begin.elapsed());
+            assert_eq!(page.matches("<h1").count(), 1, "{path}");
+        }
+        console.wait_until_all_is_away().await;
+    }
+    let page = text(console.get("/").send().await.unwrap()).await;
+    for part in [
+        "database users_db",
+        "database views_db",
+        "relay users",
+        "relay posts",
+        "Kafka",
+        "view-builder",
+    ] {
+        assert!(
+            page.contains(&format!("<strong>{part}</strong> is away since <time")),
+            "{part} in {page}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_has_a_script_or_a_style_in_itself_and_all_have_the_policy() {
+    let console = Console::start("127.0.0.1:8080").await;
+    let (cookie, _) = console.log_in(&console.operator).await;
+    for path in PAGES {
+        let answer = console.get(path).header("cookie", &cookie).send().await.unwrap();
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("script-src 'self';"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let page = text(answer).await;
+        for forbidden in [
+            "<style",
+            " style=",
+            "<script>",
+            "javascript:",
+            " onclick=",
+            " onload=",
+            "=\"http://",
+            "=\"https://",
+        ] {
+            assert!(!page.contains(forbidden), "{path} has {forbidden}");
+        }
+        let scripts = page.matches("<script").count();
+        assert_eq!(scripts, page.matches("<script defer src=\"/assets/").count(), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_needs_an_operator_a_token_of_the_session_and_our_own_page() {
+    let console = Console::start("127.0.0.1:8080").await;
+    let path = "/relays/users/pause";
+    let anybody = console.post(path, &[("reason", "a test")]).send().await.unwrap();
+    assert_eq!(anybody.status(), StatusCode::UNAUTHORIZED);
+    let wrong = console.post("/login", &[("token", "nonsense")]).send().await.unwrap();
+    assert_eq!(wrong.status(), StatusCode::FORBIDDEN);
+    assert!(!wrong.headers().contains_key("set-cookie"));
+
+    let (cookie, csrf) = console.log_in(&console.operator).await;
+    let (other_cookie, other_csrf) = console.log_in(&console.operator).await;
+    assert_ne!(csrf, other_csrf);
+    for (fields, what) in [
+        (&[("reason", "a test")][..], "without a token"),
+        (&[("reason", "a test"), ("csrf", "")], "with an empty token"),
+        (
+            &[("reason", "a test"), ("csrf", &other_csrf)],
+            "with another session's token",
+        ),
+    ] {
+        let answer = console
+            .post(path, fields)
+            .header("cookie", &cookie)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{what}");
+    }
+    let good = [("reason", "a test"), ("csrf", csrf.as_str())];
+    for (header, value) in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        let answer = console
+            .post(path, &good)
+            .header("cookie", &cookie)
+            .header(header, value)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{header}: {value}");
+    }
+    // A reader's page has no form, so no token either; nobody but an operator may use one.
+    let answer = console
+        .post("/login", &[("token", &console.reader)])
+        .send()
+        .await
+        .unwrap();
+    let reader = answer.headers()["set-cookie"]
+        .to_str()
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let answer = console
+        .post(path, &good)
+        .header("cookie", &reader)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert!(text(answer).await.contains("may look and not change"));
+
+    let left = console
+        .post("/logout", &[])
+        .header("cookie", &other_cookie)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(left.status(), StatusCode::SEE_OTHER);
+    let answer = console
+        .post(path, &[("reason", "a test"), ("csrf", &other_csrf)])
+        .header("cookie", &other_cookie)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "after logging out");
+    assert!(!console.program_was_run());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_row_in_the_audit_nothing_is_changed() {
+    let console = Console::start("127.0.0.1:8080").await;
+    let (cookie, csrf) = console.log_in(&console.operator).await;
+    let fields = [("reason", "a test"), ("csrf", csrf.as_str())];
+    let answer = console
+        .post("/relays/users/pause", &fields)
+        .header("cookie", &cookie)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let told = text(answer).await;
+    assert!(
+        told.contains("Nothing is changed") && told.contains("The audit cannot be written"),
+        "{told}"
+    );
+    assert!(!console.program_was_run());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_names_another_host_is_refused() {
+    let console = Console::start("127.0.0.1:8080").await;
+    for host in ["evil.example", "evil.example:8080", "localhost.evil.example"] {
+        let answer = console.get("/").header("host", host).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::MISDIRECTED_REQUEST, "{host}");
+    }
+    let answer = console.get("/").header("host", "localhost:8080").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_an_address_that_others_reach_looking_needs_a_token_too() {
+    let console = Console::start("0.0.0.0:8080").await;
+    for path in ["/", "/events", "/audit", "/live", "/jobs/1"] {
+        let answer = console.get(path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path}");
+        assert_eq!(answer.headers()["location"], "/login");
+    }
+    for path in ["/login", "/assets/console.css"] {
+        assert_eq!(
+            console.get(path).send().await.unwrap().status(),
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    let (cookie, _) = console.log_in(&console.operator).await;
+    let answer = console.get("/").header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}

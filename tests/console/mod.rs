@@ -1,0 +1,4 @@
+mod away;
+mod browser;
+mod running;
+mod screens;
