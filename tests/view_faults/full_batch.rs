@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rig::ViewRig;
@@ -13,13 +14,14 @@ use super::rig_itself::{TABLE, apply};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many members the rig's group has.
+/// How many members the rig's group has. A group that Kafka does not name is an error.
 async fn members(rig: &ViewRig) -> anyhow::Result<usize> {
     let (servers, group) = (rig.servers.kafka.bootstrap_servers(), rig.name().to_owned());
     tokio::task::spawn_blocking(move || {
         let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers).create()?;
         let groups = client.fetch_group_list(Some(&group), TIMEOUT)?;
-        Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+        let found = groups.groups().iter().find(|found| found.name() == group);
+        Ok(found.context("Kafka names no such group")?.members().len())
     })
     .await?
 }

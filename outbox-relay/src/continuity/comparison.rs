@@ -14,10 +14,11 @@
 //! Rules 2 and 3 compare the rows of a key by `created_at`. They hold only if that is also the order of the key's commits: see [`RowsOfAKey`]. Where it is not,
 //! these rules take their place:
 //!
-//! - A row that was created after the newest published commit is missing, since it committed later still. A row without a published row of its key in a
-//!   topic that only compacts is missing, too.
-//! - A row that was created a day before the newest published commit, and has a published row of its key, is forgotten. If it were missing, its transaction
-//!   would have been open for that day ([`TRANSACTION_OPEN_MAX_MS`]).
+//! - In a topic that only compacts, a row without a published row of its key is missing. This holds for any `created_at`.
+//! - In such a topic, a row that was created after the newest commit that has a record is missing, since it committed later still. This and the next rule
+//!   need a `created_at` that is never after the commit.
+//! - A row that was created a day before the newest commit that has a record, and has a published row of its key, is forgotten. If it were missing, its
+//!   transaction would have been open for that day ([`TRANSACTION_OPEN_MAX_MS`]).
 //!
 //! A row that no rule decides is *undecided*: the operator chooses whether it may be lost or may come twice.
 
@@ -39,8 +40,11 @@ pub enum RowsOfAKey {
     /// The row that was created later has committed later. This takes a column that defaults to `clock_timestamp()`, and writers that hold a lock on
     /// the key until they commit.
     CommitAsCreated,
-    /// The row that was created later may have committed first. With `now()`, a transaction that waits for the lock on the key has taken its time before.
-    CommitInAnyOrder,
+    /// The row that was created later may have committed first, but each was created before it committed. This takes a column that defaults to `now()`: a
+    /// transaction that waits for the lock on the key has taken its time before.
+    CommitAfterCreation,
+    /// `created_at` says nothing: an application sets it, or there is no such column.
+    CommitAtAnyTime,
 }
 
 /// Which records a topic may have removed.
@@ -194,8 +198,11 @@ impl<'m> Comparison<'m> {
             .and_then(|key| self.keys.get(&key))
             .copied()
             .unwrap_or_default();
-        if self.rows_of_a_key == RowsOfAKey::CommitInAnyOrder {
-            return self.verdict_without_order(candidate, last);
+        match self.rows_of_a_key {
+            RowsOfAKey::CommitAsCreated => {}
+            RowsOfAKey::CommitAfterCreation => return self.verdict_by_age(candidate, last),
+            RowsOfAKey::CommitAtAnyTime if is_alone(candidate, last) => return Verdict::Missing,
+            RowsOfAKey::CommitAtAnyTime => return Verdict::Undecided,
         }
         if candidate.place < last.with_record {
             return Verdict::Forgotten;
@@ -207,13 +214,14 @@ impl<'m> Comparison<'m> {
     }
 
     /// The verdict on a row whose record may be removed, if nothing tells which rows of its key committed before it.
-    fn verdict_without_order(&self, candidate: &Candidate, last: LastOfKey) -> Verdict {
+    fn verdict_by_age(&self, candidate: &Candidate, last: LastOfKey) -> Verdict {
         let has_record = last.with_record > 0;
-        let is_alone = !has_record && last.lost_tombstone == 0 && !candidate.may_be_removed;
+        let only_compacts = !candidate.may_be_removed && last.lost_tombstone == 0;
         let age_ms = |newest_ms: i64| newest_ms.saturating_sub(candidate.created_ms);
         match self.newest_ms {
-            _ if is_alone => Verdict::Missing,
-            Some(newest_ms) if age_ms(newest_ms) < -CLOCKS_DIFFER_MS => Verdict::Missing,
+            _ if is_alone(candidate, last) => Verdict::Missing,
+            // Where more than the earlier records of a key may be removed, a later commit may have had a record.
+            Some(newest_ms) if only_compacts && age_ms(newest_ms) < -CLOCKS_DIFFER_MS => Verdict::Missing,
             // 0 says that the age is not known.
             Some(newest_ms)
                 if has_record && candidate.created_ms > 0 && age_ms(newest_ms) > TRANSACTION_OPEN_MAX_MS =>
@@ -223,6 +231,11 @@ impl<'m> Comparison<'m> {
             _ => Verdict::Undecided,
         }
     }
+}
+
+/// Whether no row of its key has a record, in a topic that always keeps the last record of a key.
+fn is_alone(candidate: &Candidate, last: LastOfKey) -> bool {
+    last.with_record == 0 && last.lost_tombstone == 0 && !candidate.may_be_removed
 }
 
 fn may_be_compacted(memory: &Memory, created_ms: i64) -> bool {

@@ -3,6 +3,7 @@
 use anyhow::Context;
 
 use super::snapshot_tables::{Table, own_rows_sql, values_of_detached};
+use crate::continuity::comparison::RowsOfAKey;
 use crate::outbox::rows::first_row;
 use crate::outbox::table::table_name;
 use crate::process::stop::RelayError;
@@ -103,17 +104,20 @@ impl OutboxSnapshot {
         self.columns.iter().any(|column| column.name == "created_at")
     }
 
-    /// Whether `created_at` is set by the clock when a row is inserted. `now()` is the start of the row's transaction, and an application may set any value.
+    /// What the default of `created_at` says about the order of commits. An application that sets the column itself must set a time as its default would.
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn created_at_is_set_by_the_clock(&mut self, config: &Config) -> Result<bool, RelayError> {
+    pub(crate) async fn rows_of_a_key(&mut self, config: &Config) -> Result<RowsOfAKey, RelayError> {
         let sql = format!(
-            "select from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
-             where d.adrelid = {}::regclass and a.attname = 'created_at' and pg_get_expr(d.adbin, d.adrelid) like '%clock_timestamp()%'",
+            "select pg_get_expr(d.adbin, d.adrelid) as value
+             from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+             where d.adrelid = {}::regclass and a.attname = 'created_at'",
             quote_literal(&table_name(config))
         );
-        Ok(!self.connection.rows(&sql).await?.is_empty())
+        let answer = self.connection.query(&sql).await?;
+        let default = first_row(&answer).map(|row| row.nullable("value")).transpose()?;
+        Ok(order_of_commits(default.flatten().unwrap_or_default()))
     }
 
     /// From now on, only rows whose `created_at` is at or after `since_ms` (milliseconds since 1970) are read. `None` reads all rows. A row without a
@@ -291,4 +295,34 @@ pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
             type_oid: *type_oid,
         })
         .collect()
+}
+
+/// `default` is the expression that Postgres prints for the default of `created_at`; empty if there is none.
+fn order_of_commits(default: &str) -> RowsOfAKey {
+    const STARTS_OF_THE_TRANSACTION: [&str; 3] = ["now()", "CURRENT_TIMESTAMP", "transaction_timestamp()"];
+    if default.contains("clock_timestamp()") {
+        RowsOfAKey::CommitAsCreated
+    } else if STARTS_OF_THE_TRANSACTION.contains(&default) {
+        RowsOfAKey::CommitAfterCreation
+    } else {
+        RowsOfAKey::CommitAtAnyTime
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RowsOfAKey, order_of_commits};
+
+    #[test]
+    fn the_default_of_created_at_tells_the_order_of_commits() {
+        for (default, expected) in [
+            ("clock_timestamp()", RowsOfAKey::CommitAsCreated),
+            ("now()", RowsOfAKey::CommitAfterCreation),
+            ("CURRENT_TIMESTAMP", RowsOfAKey::CommitAfterCreation),
+            ("(now() + '01:00:00'::interval)", RowsOfAKey::CommitAtAnyTime),
+            ("", RowsOfAKey::CommitAtAnyTime),
+        ] {
+            assert_eq!(order_of_commits(default), expected, "{default}");
+        }
+    }
 }

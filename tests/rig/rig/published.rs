@@ -80,7 +80,12 @@ impl Rig {
         let mut follower = None;
         while !missing.is_empty() && started.elapsed() < deadline {
             meanwhile()?;
-            let (kept, ids) = self.read_on(follower.take()).await?;
+            let (kept, ids) = match self.read_on(follower.take()).await {
+                Ok(read) => read,
+                // The broker may be busy, or be started again. Within the deadline the next reader begins anew.
+                Err(err) if started.elapsed() >= deadline => return Err(err),
+                Err(_) => continue,
+            };
             follower = Some(kept);
             for id in ids {
                 missing.remove(id.as_str());

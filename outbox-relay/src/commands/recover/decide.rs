@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::continuity::comparison::{Comparison, Memory, Row, RowsOfAKey, Verdicts};
+use crate::continuity::comparison::{Comparison, Memory, Row, Verdicts};
 use crate::continuity::event_ids::EventIds;
 use crate::intake::outbox_snapshot::{OutboxSnapshot, RowOrder, columns_of};
 use crate::outbox::rows::named_rows;
@@ -47,11 +47,7 @@ pub(super) async fn decide_row_by_row(
     } else {
         "0::bigint"
     };
-    let rows_of_a_key = if snapshot.created_at_is_set_by_the_clock(config).await? {
-        RowsOfAKey::CommitAsCreated
-    } else {
-        RowsOfAKey::CommitInAnyOrder
-    };
+    let rows_of_a_key = snapshot.rows_of_a_key(config).await?;
     snapshot
         .begin_reading(&format!("*, {created_ms} as {CREATED_MS}"), RowOrder::OldestFirst)
         .await?;

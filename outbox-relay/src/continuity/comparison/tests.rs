@@ -155,7 +155,7 @@ fn where_rows_of_a_key_commit_in_any_order_only_what_time_proves_is_decided() {
         ("tombstone", "third", newest_ms, true),
     ];
     let absent = ["forgotten", "before", "after", "missing", "alone", "tombstone"];
-    let told = compare_rows(RowsOfAKey::CommitInAnyOrder, &[0], &memory, &rows, &absent);
+    let told = compare_rows(RowsOfAKey::CommitAfterCreation, &[0], &memory, &rows, &absent);
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(
         told,
@@ -174,6 +174,59 @@ fn where_rows_have_no_age_and_no_order_those_of_a_published_key_are_undecided() 
         ..compacted()
     };
     let rows = [("1", "k", 0, false), ("2", "k", 0, false)];
-    let told = compare_rows(RowsOfAKey::CommitInAnyOrder, &[0], &memory, &rows, &["1"]);
+    let told = compare_rows(RowsOfAKey::CommitAfterCreation, &[0], &memory, &rows, &["1"]);
     assert_eq!(told, (vec![], vec!["1".to_owned()], 0));
+}
+
+#[test]
+fn where_records_expire_or_a_tombstone_wiped_them_a_row_after_the_newest_record_may_have_been_published() {
+    let later_ms = CLOCKS_DIFFER_MS + 2;
+    let expiring = Memory {
+        removed_before_ms: HashMap::from([(0, i64::MAX)]),
+        newest_ms: Some(1),
+        ..Memory::default()
+    };
+    let rows = [("1", "k", later_ms, false)];
+    let told = compare_rows(RowsOfAKey::CommitAfterCreation, &[0], &expiring, &rows, &["1"]);
+    assert_eq!(told, (vec![], vec!["1".to_owned()], 0));
+    let compacting = Memory {
+        compacted_before_ms: Some(i64::MAX),
+        newest_ms: Some(1),
+        ..Memory::default()
+    };
+    let rows = [("update", "k", later_ms, false), ("tombstone", "k", later_ms + 1, true)];
+    let told = compare_rows(
+        RowsOfAKey::CommitAfterCreation,
+        &[0],
+        &compacting,
+        &rows,
+        &["update", "tombstone"],
+    );
+    assert_eq!(told, (vec![], vec!["update".to_owned(), "tombstone".to_owned()], 0));
+}
+
+#[test]
+fn where_an_application_sets_created_at_only_a_key_without_a_record_is_decided() {
+    let memory = Memory {
+        newest_ms: Some(3 * TRANSACTION_OPEN_MAX_MS),
+        compacted_before_ms: Some(i64::MAX),
+        ..Memory::default()
+    };
+    let rows = [
+        ("old", "k", 1, false),
+        ("with-record", "k", 2, false),
+        ("future", "k", 9 * TRANSACTION_OPEN_MAX_MS, false),
+        ("alone", "other", 1, false),
+    ];
+    let told = compare_rows(
+        RowsOfAKey::CommitAtAnyTime,
+        &[0],
+        &memory,
+        &rows,
+        &["old", "future", "alone"],
+    );
+    assert_eq!(
+        told,
+        (vec!["alone".to_owned()], vec!["old".to_owned(), "future".to_owned()], 0)
+    );
 }
