@@ -3,7 +3,7 @@
 //! Everything has a time limit, so that a page answers also when a database is away.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_replication::{SessionError, Target};
 use tokio::sync::Mutex;
@@ -14,6 +14,8 @@ use crate::settings::{Outbox, Pipeline};
 
 /// How long a login may take. A page answers within a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
+/// For how long a login that has failed is not tried again.
+const FAILURE_TIME: Duration = Duration::from_secs(1);
 /// How long the answer to a statement may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
 /// The server gives up a statement after this time, also when nobody waits for it any more.
@@ -30,7 +32,16 @@ pub struct Databases {
 #[derive(Debug)]
 pub struct Database {
     target: Target,
-    client: Mutex<Option<Arc<Client>>>,
+    kept: Mutex<Kept>,
+}
+
+/// What the last login has come to.
+#[derive(Debug)]
+enum Kept {
+    None,
+    Session(Arc<Client>),
+    /// Whoever asks soon after that gets the same answer. Otherwise the statements of one page would wait one after the other.
+    Failed(Instant, SqlError),
 }
 
 /// Why a database gave no answer. The text is for people, and has no values.
@@ -77,7 +88,7 @@ impl Database {
     pub fn new(target: Target) -> Self {
         Self {
             target,
-            client: Mutex::new(None),
+            kept: Mutex::new(Kept::None),
         }
     }
 
@@ -101,14 +112,23 @@ impl Database {
     }
 
     async fn client(&self) -> Result<Arc<Client>, SqlError> {
-        let mut kept = self.client.lock().await;
-        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(Arc::clone(client));
+        let mut kept = self.kept.lock().await;
+        match &*kept {
+            Kept::Session(client) if !client.is_closed() => return Ok(Arc::clone(client)),
+            Kept::Failed(at, why) if at.elapsed() < FAILURE_TIME => return Err(why.clone()),
+            _ => {}
         }
-        *kept = None;
-        let client = Arc::new(self.connect().await?);
-        *kept = Some(Arc::clone(&client));
-        Ok(client)
+        match self.connect().await {
+            Ok(client) => {
+                let client = Arc::new(client);
+                *kept = Kept::Session(Arc::clone(&client));
+                Ok(client)
+            }
+            Err(why) => {
+                *kept = Kept::Failed(Instant::now(), why.clone());
+                Err(why)
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Client, SqlError> {
@@ -168,6 +188,10 @@ pub fn quoted(name: &str) -> String {
 /// A text as a parameter of the type that a statement wants there: numbers, UUIDs and texts. `None`: the text is no value of this type.
 #[must_use]
 pub fn text_as(text: &str, wanted: &Type) -> Option<Box<dyn ToSql + Sync + Send>> {
+    // Postgres has no text with a zero byte.
+    if text.contains('\0') {
+        return None;
+    }
     match *wanted {
         Type::UUID => Some(Box::new(text.parse::<uuid::Uuid>().ok()?)),
         Type::INT2 => Some(Box::new(text.parse::<i16>().ok()?)),
@@ -196,5 +220,6 @@ mod tests {
         assert!(text_as("x", &Type::INT8).is_none());
         assert!(text_as("8f1a2b3c-0000-4000-8000-000000000001", &Type::UUID).is_some());
         assert!(text_as("x", &Type::JSONB).is_none());
+        assert!(text_as("a\0b", &Type::TEXT).is_none());
     }
 }

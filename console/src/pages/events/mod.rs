@@ -16,6 +16,7 @@ use maud::{Markup, html};
 use time::OffsetDateTime;
 
 use crate::app::App;
+use crate::pages::parts;
 use crate::search::request::{Form, Order, Request};
 use crate::search::scan::{End, Found};
 use crate::search::{ReadError, Searched, search};
@@ -24,6 +25,9 @@ use crate::web::show;
 
 /// Before and after the search itself, Kafka is asked where partitions begin and end.
 const BEYOND_TIME_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the page waits for its first events when it is opened.
+const OPENING_MAX: Duration = Duration::from_millis(700);
 
 /// Its routes.
 pub(super) fn routes() -> Router<App> {
@@ -55,11 +59,28 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
             );
         }
     };
-    let limit = request.time_limit + BEYOND_TIME_LIMIT;
+    // Whoever only opens the page has asked for nothing yet, and gets the form at once, whatever is away.
+    let is_opened = !shell.address.contains('?');
+    let snapshot = app.store.snapshot();
+    if snapshot.kafka.away.is_some() {
+        let content = html! { (parts::away(&snapshot)) (form::fields(&form, &topics)) p.notice { "Nothing can be searched while Kafka is away." } };
+        let status = if is_opened {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        return layout::page_with(status, &shell, "Events", Current::Events, &content);
+    }
+    let limit = if is_opened {
+        OPENING_MAX
+    } else {
+        request.time_limit + BEYOND_TIME_LIMIT
+    };
     let asked = request.clone();
     let searched = app.readers.run(limit, move |reader| search(reader, &asked)).await;
     let status = match &searched {
         Ok(_) => StatusCode::OK,
+        Err(_) if is_opened => StatusCode::OK,
         Err(ReadError::Busy) => StatusCode::TOO_MANY_REQUESTS,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     };

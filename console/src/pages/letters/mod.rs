@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 use maud::{Markup, html};
@@ -18,6 +17,7 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::letters::{self, After, BEHIND_MAX, LETTERS_MAX, Letter, ReasonCount, Which};
 use crate::pages::events::record;
+use crate::pages::parts;
 use crate::postgres::SqlError;
 use crate::search::parked::read;
 use crate::search::record::for_people;
@@ -60,12 +60,8 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
         letters::list(database, which, reason, &after),
         app.readers.run(PARKED_LIMIT, read)
     );
-    let status = if found.is_ok() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
     let content = html! {
+        (parts::away(&app.store.snapshot()))
         p.quiet {
             "An event that a view cannot take becomes a dead letter. Later events of its key wait behind it, all others go on. A letter is retried once its cause is mended, or it is "
             "given up. An event cannot be edited: it is what has happened, and other readers have it too. To correct it, write a new event by the service that it is of."
@@ -82,7 +78,7 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
         }
         (parked::section(parked))
     };
-    layout::page_with(status, &shell, "Dead letters", Current::Letters, &content)
+    layout::page(&shell, "Dead letters", Current::Letters, content)
 }
 
 fn reasons(shell: &Shell, counts: Result<Vec<ReasonCount>, SqlError>) -> Markup {
