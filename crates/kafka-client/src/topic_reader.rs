@@ -47,7 +47,7 @@ pub struct Record<'q> {
 
 /// A queue of librdkafka's, which must not outlive its client.
 struct Queue<'c> {
-    queue: NonNull<native::rd_kafka_queue_t>,
+    native: NonNull<native::rd_kafka_queue_t>,
     _client: PhantomData<&'c ()>,
 }
 
@@ -72,11 +72,12 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
         let mut assignment = TopicPartitionList::new();
         for (partition, offset) in partitions {
             // The queue is forwarded before the assignment, so that nothing goes to the consumer's own queue. librdkafka does not change a queue that
-            // was forwarded by hand. SAFETY: as above; the name outlives the call.
+            // was forwarded by hand.
+            // SAFETY: as above; the name outlives the call.
             let source =
                 Queue::from_native(unsafe { native::rd_kafka_queue_get_partition(client, name.as_ptr(), *partition) })?;
             // SAFETY: both queues are valid; librdkafka keeps the destination alive for as long as something is forwarded to it.
-            unsafe { native::rd_kafka_queue_forward(source.queue.as_ptr(), queue.queue.as_ptr()) };
+            unsafe { native::rd_kafka_queue_forward(source.native.as_ptr(), queue.native.as_ptr()) };
             assignment
                 .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(*offset))
                 .context("invalid offset")?;
@@ -101,7 +102,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
         // A longer wait ends after 24 days, and the caller asks again.
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is valid, and the message is ours until it is destroyed.
-        let message = unsafe { native::rd_kafka_consume_queue(self.queue.queue.as_ptr(), wait_ms) };
+        let message = unsafe { native::rd_kafka_consume_queue(self.queue.native.as_ptr(), wait_ms) };
         let Some(message) = NonNull::new(message) else {
             return Ok(Next::Nothing);
         };
@@ -125,7 +126,7 @@ impl<'c, C: ConsumerContext> TopicReader<'c, C> {
 impl Queue<'_> {
     fn from_native(queue: *mut native::rd_kafka_queue_t) -> anyhow::Result<Self> {
         Ok(Self {
-            queue: NonNull::new(queue).context("kafka's client gives no queue")?,
+            native: NonNull::new(queue).context("kafka's client gives no queue")?,
             _client: PhantomData,
         })
     }
@@ -135,7 +136,7 @@ impl Drop for Queue<'_> {
     #[expect(unsafe_code, reason = "a queue of librdkafka's has to be given back")]
     fn drop(&mut self) {
         // SAFETY: it was made by librdkafka for us, and is given back once.
-        unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) };
+        unsafe { native::rd_kafka_queue_destroy(self.native.as_ptr()) };
     }
 }
 

@@ -19,21 +19,22 @@
 //! again after a crash or a replay. So an event that is older than what the view has must change nothing.
 //!
 //! - `verify.sql` may be missing. It has what `view-builder verify` compares: pairs of queries. Above each query is a head comment at the beginning
-//!   of a line: `-- source: TOPIC` runs in the database whose outbox feeds this topic of the view, `-- view: TABLE` after it in the views' database.
-//!   `-- source: views` recomputes a derived table inside the views' database, in the snapshot of the second query. One file may have several pairs.
+//!   of a line: A query under `-- source: TOPIC` runs in the database whose outbox feeds this topic of the view. The query under `-- view: TABLE`
+//!   comes after it and runs in the views' database. `-- source: views` recomputes a derived table inside the views' database, in the snapshot of the
+//!   second query. One file may have several pairs.
 //!
 //! Both queries of a pair give one row for each row of the view's table, with four columns in this order:
 //!
 //! | column | type | content |
 //! | --- | --- | --- |
 //! | 1 | `text` | bucket: rows are counted and hashed by it first, such as the department; null is a bucket as well |
-//! | 2 | `bigint` | key, not null and only once: what a difference is told by. A table without a number for its key hashes it |
-//! | 3 | `bigint` | version of the row, not null; it must change with each of the row's changes. 0 where there is none |
+//! | 2 | `bigint` | key, not null and unique. A difference is reported by its key. A table whose key is no number hashes it |
+//! | 3 | `bigint` | version of the row, not null. It must change whenever the row changes. 0 if rows have no version |
 //! | 4 | `text` | everything else that has to be equal, such as `row(name, email)::text`; only its hash leaves Postgres |
 //!
-//! Leave out what the view adds by itself, such as the time of processing. Both texts must be formed alike: the sessions' time zone is UTC, dates
-//! have ISO's form; cast where the two tables' types differ. Where rows differ, `verify` asks for single keys once more, so the key should be a
-//! column with an index.
+//! Leave out what the view adds by itself, such as the time of processing. Both queries must write the same thing as the same text. The sessions'
+//! time zone is UTC, and dates have ISO's form. If the types of the two tables differ, cast one of them. Where rows differ, `verify` asks for single
+//! keys once more, so the key should be a column with an index.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ impl Connection {
                     offers_plain
                 };
                 anyhow::ensure!(offered, "the server offers no {mechanism}");
-                return self.scram(mechanism, binding, password()?.as_bytes()).await;
+                return self.log_in_by_scram(mechanism, binding, password()?.as_bytes()).await;
             }
             Message::ErrorResponse(body) => return Err(PgError::from_body(&body)?.into()),
             _ => anyhow::bail!(
@@ -91,7 +91,12 @@ impl Connection {
         })
     }
 
-    async fn scram(&mut self, mechanism: &str, binding: ChannelBinding, password: &[u8]) -> anyhow::Result<()> {
+    async fn log_in_by_scram(
+        &mut self,
+        mechanism: &str,
+        binding: ChannelBinding,
+        password: &[u8],
+    ) -> anyhow::Result<()> {
         let mut scram = ScramSha256::new(password, binding);
         let mut out = BytesMut::new();
         frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
