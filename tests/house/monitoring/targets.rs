@@ -5,9 +5,6 @@ use std::fs;
 
 use super::super::image_context::repository;
 
-/// The programs that a checkout need not have.
-const OPTIONAL: [&str; 1] = ["console"];
-
 fn text_of(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|err| panic!("{path}: {err}"))
 }
@@ -78,7 +75,7 @@ fn ports_of_image(program: &str) -> Vec<String> {
 fn every_service_that_runs_a_program_is_scraped_at_a_port_of_its_image() {
     let programs = programs();
     let targets = targets("deploy/monitoring/prometheus.yml");
-    let known = |host: &str| programs.contains_key(host) || OPTIONAL.contains(&host);
+    let known = |host: &str| programs.contains_key(host);
     let unknown: Vec<_> = targets.iter().filter(|(_, host, _)| !known(host)).collect();
     assert!(unknown.is_empty(), "no services: {unknown:?}");
     for (service, image) in &programs {
@@ -103,6 +100,6 @@ fn the_quick_start_has_the_same_jobs_at_its_own_ports() {
     for (job, host, port) in targets("deploy/monitoring/prometheus-quickstart.yml") {
         assert_eq!(host, "localhost");
         let is_default = arguments.contains(&format!("default_value_t = {port}"));
-        assert!(is_default || OPTIONAL.contains(&job.as_str()), "{job} at {port}");
+        assert!(is_default, "{job} at {port}");
     }
 }
