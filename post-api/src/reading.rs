@@ -29,7 +29,7 @@ const PAUSE_LAST: Duration = Duration::from_millis(25);
 const CALM_MAX: usize = 64;
 /// Second and further looks may use one connection to the database for each so many that there are. The others stay free for first looks and for all
 /// other requests.
-const CONNECTIONS_PER_LOOK: usize = 4;
+const LOOKS_SHARE: usize = 4;
 
 /// Reads the views. Clones share the bounds.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ impl Reader {
             "how long a read waited for the version that it names, by outcome"
         );
         metrics::describe_gauge!("view_waiting_requests", "reads that wait for a version now");
-        let looks_max = (database.connections_max() / CONNECTIONS_PER_LOOK).max(1);
+        let looks_max = (database.connections_max() / LOOKS_SHARE).max(1);
         Self {
             database,
             places: Arc::new(Semaphore::new(WAITING_MAX)),

@@ -1,8 +1,8 @@
-//! This machine's clock. It is only for measurements and for display. Nothing is ordered by it.
+//! This machine's clock. It measures and informs; nothing is ordered by it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Microseconds since 1970-01-01 UTC; 0 if the clock is set to an earlier time.
+/// Microseconds since 1970-01-01 UTC; 0 where the clock is set to an earlier time.
 #[must_use]
 pub fn now_us() -> i64 {
     SystemTime::now()

@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-/// How long to wait for the connection, and for each part of the answer.
+/// For the connection, and for each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longer than any answer of `/readyz`.
 const ANSWER_BYTES_MAX: u64 = 65_536;
 
-/// Asks the program that serves on `listen` for `/readyz`. Returns what it answered.
+/// Asks `/readyz` of the program that serves `listen`; what it answered.
 ///
 /// # Errors
-/// The program is not ready, and the message has its reasons; or nothing answers.
+/// It is not ready, and the message has its reasons; or nothing answers.
 pub fn ask(listen: SocketAddr) -> anyhow::Result<String> {
-    let address = address_to_ask(listen);
+    let address = reachable(listen);
     let answer = get_readyz(address).with_context(|| format!("nothing answers on {address}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     let body = body.trim_end();
     match head.split_ascii_whitespace().nth(1) {
         Some("200") => Ok(format!("{body}\n")),
         Some("503") => bail!("not ready: {body}"),
-        _ => bail!("this is not an answer of /readyz: {head}"),
+        _ => bail!("an answer that is none of /readyz: {head}"),
     }
 }
 
@@ -38,8 +38,8 @@ fn get_readyz(address: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// The address to connect to. A program that listens on all addresses is asked on the loopback address.
-fn address_to_ask(listen: SocketAddr) -> SocketAddr {
+/// Who listens everywhere is asked by the loopback address.
+fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
