@@ -36,7 +36,6 @@ impl KafkaLook {
         let opening = config.clone();
         let opened = on_a_thread(deadline, move || opening.checkpoint_log().open_within(patience));
         let paused = within(deadline, pause::read_pause(config));
-        // A client that never connects is asked once, not twice.
         let (opened, paused) = tokio::join!(opened, paused);
         match (opened, paused) {
             (Ok(readers), Ok(paused)) => {

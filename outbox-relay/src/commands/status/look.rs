@@ -240,14 +240,9 @@ mod tests {
             offset: 1,
             written_ms: None,
         };
-        let kafka = KafkaLook {
-            checkpoint: Some(Ok(Some(stored))),
-            ..KafkaLook::default()
-        };
-        let postgres = PostgresLook {
-            oldest_unpublished: Some(Ok(5.0)),
-            ..PostgresLook::default()
-        };
+        let (mut postgres, mut kafka) = (PostgresLook::default(), KafkaLook::default());
+        kafka.checkpoint = Some(Ok(Some(stored)));
+        postgres.oldest_unpublished = Some(Ok(5.0));
         (postgres, kafka)
     }
 
