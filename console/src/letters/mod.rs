@@ -104,13 +104,25 @@ impl Which {
         all.into_iter().find(|which| which.name() == name).unwrap_or_default()
     }
 
-    fn condition(self) -> &'static str {
-        match self {
-            Self::Dead => "former_topic_id is null and discarded_at is null and reason is not null",
-            Self::Parked => "former_topic_id is null and discarded_at is null and reason is null",
-            Self::Discarded => "discarded_at is not null",
-            Self::Former => "former_topic_id is not null and discarded_at is null",
-        }
+    /// A query of the ids of a page: `$1` is the reason or null, `$2` to `$4` the place behind which the page begins. The limit comes before anything is computed of a letter,
+    /// so that a page costs the same among a million of them.
+    fn page(self) -> String {
+        let (letters, condition) = match self {
+            Self::Dead => ("only public.view_dead_letters", "discarded_at is null and reason is not null"),
+            Self::Parked => ("only public.view_dead_letters", "discarded_at is null and reason is null"),
+            Self::Former => ("public.view_former_dead_letters", "discarded_at is null"),
+            Self::Discarded => (
+                "(select id, topic, partition, record_offset, reason, discarded_at from only public.view_dead_letters
+                  union all
+                  select id, topic, partition, record_offset, reason, discarded_at from public.view_former_dead_letters)",
+                "discarded_at is not null",
+            ),
+        };
+        format!(
+            "select id from {letters} as listed
+             where {condition} and ($1::text is null or reason = $1) and (topic, partition, record_offset) > ($2, $3, $4)
+             order by topic, partition, record_offset limit {LETTERS_MAX}"
+        )
     }
 }
 
@@ -142,13 +154,14 @@ pub async fn list(
     reason: Option<&str>,
     after: &After,
 ) -> Result<Vec<Letter>, SqlError> {
+    // Postgres has no text with a zero byte, so no letter has it either.
+    if reason.is_some_and(|reason| reason.contains('\0')) || after.topic.contains('\0') {
+        return Ok(Vec::new());
+    }
     let sql = format!(
-        "select letter.*, {BEHIND}, {FIRST}
-         from (select * from {ALL} as letter
-               where {} and ($1::text is null or reason = $1) and (topic, partition, record_offset) > ($2, $3, $4)
-               order by topic, partition, record_offset limit {LETTERS_MAX}) as letter
+        "select letter.*, {BEHIND}, {FIRST} from {ALL} as letter where id = any (array({}))
          order by topic, partition, record_offset",
-        which.condition()
+        which.page()
     );
     let rows = database
         .query(&sql, &[&reason, &after.topic, &after.partition, &after.offset])

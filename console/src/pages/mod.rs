@@ -1,10 +1,5 @@
 //! What people see. A page is whole without scripts; scripts only renew its figures.
 
-#![allow(
-    clippy::unused_async,
-    reason = "a handler of axum is async, also where it waits for nothing"
-)]
-
 mod audit;
 mod events;
 mod groups;

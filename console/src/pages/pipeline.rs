@@ -20,6 +20,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 async fn page(State(app): State<App>, shell: Shell) -> Response {
+    app.store.note_look();
     let snapshot = app.store.snapshot();
     let outboxes = app.settings.pipeline.outboxes.iter().zip(&snapshot.outboxes);
     let content = html! {
@@ -68,7 +69,7 @@ fn summary(app: &App, snapshot: &Snapshot) -> Markup {
         snapshot
             .builders
             .iter()
-            .map(|builder| (builder.name.clone(), verdict::of_builder(builder))),
+            .map(|builder| (builder.name.clone(), verdict::of_builder(snapshot, builder))),
     );
     let views = snapshot.views.value.iter().flat_map(|facts| &facts.views);
     verdicts.extend(views.map(|view| (format!("view {}", view.name), verdict::of_view(snapshot, view))));
@@ -225,7 +226,7 @@ fn builder_cards(snapshot: &Snapshot) -> Markup {
                 }
                 p { a href="/groups" { "Lag by partition" } }
             };
-            (card("view-builder", &builder.name, &verdict::of_builder(builder), &parts::figures(builder, &content)))
+            (card("view-builder", &builder.name, &verdict::of_builder(snapshot, builder), &parts::figures(builder, &content)))
         }
     }
 }

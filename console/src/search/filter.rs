@@ -94,7 +94,10 @@ fn has_at(value: &Value, path: &[String], wanted: &str) -> bool {
             members.get(name).is_some_and(|member| has_at(member, rest, wanted))
         }
         (Value::String(text), []) => text == wanted,
-        (Value::Number(_) | Value::Bool(_) | Value::Null, []) => value.to_string() == wanted,
+        (Value::Number(_) | Value::Bool(_) | Value::Null, []) => {
+            let written = value.to_string();
+            written == wanted
+        }
         _ => false,
     }
 }

@@ -13,7 +13,7 @@ use super::kafka::{Asker, KafkaFacts};
 use super::outbox::OutboxFacts;
 use super::relay::RelayFacts;
 use super::views::ViewsFacts;
-use super::{INTERVAL, Part, Snapshot, Store, TIME_MAX, admin_port, outbox, views};
+use super::{INTERVAL, Part, Snapshot, Store, TIME_MAX, admin_port, outbox, status, views};
 use crate::postgres::Database;
 use crate::settings::{Outbox, Settings};
 
@@ -66,6 +66,7 @@ pub fn begin(settings: &Settings, store: &Arc<Store>) -> anyhow::Result<()> {
         last: BTreeMap::new(),
     };
     ask_forever(store, kafka, |snapshot| &mut snapshot.kafka);
+    tokio::spawn(status::ask_while_looked_at(settings.clone(), Arc::clone(store)));
     let store = Arc::clone(store);
     tokio::spawn(async move {
         let mut ticks = interval(INTERVAL);

@@ -12,12 +12,13 @@ pub mod kafka;
 pub mod outbox;
 mod part;
 pub mod relay;
+pub mod status;
 pub mod trends;
 pub mod verdict;
 pub mod views;
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -27,6 +28,7 @@ use self::kafka::KafkaFacts;
 use self::outbox::OutboxFacts;
 pub use self::part::{Away, Part};
 use self::relay::RelayFacts;
+use self::status::StatusFacts;
 use self::trends::Trends;
 use self::views::ViewsFacts;
 use crate::settings::Pipeline;
@@ -36,6 +38,9 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a part has for its answer.
 pub const TIME_MAX: Duration = Duration::from_secs(2);
 
+/// For how long a look counts. A page that is open asks again every [`INTERVAL`].
+const LOOK_TIME: Duration = Duration::from_secs(30);
+
 /// What all parts said last.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -43,6 +48,8 @@ pub struct Snapshot {
     pub kafka: Part<KafkaFacts>,
     pub views: Part<ViewsFacts>,
     pub builders: Vec<Part<BuilderFacts>>,
+    /// What `view-builder status` says, as above.
+    pub builder_status: Option<StatusFacts>,
     pub trends: Trends,
 }
 
@@ -54,6 +61,8 @@ pub struct OutboxParts {
     /// Its database, with the slot.
     pub database: Part<OutboxFacts>,
     pub relay: Part<RelayFacts>,
+    /// What `outbox-relay status` says. `None`: nobody has looked, or it cannot be asked.
+    pub status: Option<StatusFacts>,
 }
 
 /// How far the views are in a partition.
@@ -76,6 +85,7 @@ impl Snapshot {
             topics: outbox.topics.clone(),
             database: Part::new(format!("database {}", outbox.database.target.database)),
             relay: Part::new(format!("relay {}", outbox.name)),
+            status: None,
         });
         let builders = pipeline.views.builders.len();
         Self {
@@ -91,6 +101,7 @@ impl Snapshot {
                     })
                 })
                 .collect(),
+            builder_status: None,
             trends: Trends::default(),
         }
     }
@@ -194,6 +205,8 @@ pub struct Store {
     newest: RwLock<Arc<Snapshot>>,
     /// Counts the rounds in which all parts were asked.
     rounds: watch::Sender<u64>,
+    /// When somebody last looked at the pipeline.
+    looked_at: Mutex<Option<Instant>>,
 }
 
 impl Store {
@@ -203,6 +216,7 @@ impl Store {
         Self {
             newest: RwLock::new(Arc::new(Snapshot::new(pipeline))),
             rounds: watch::Sender::new(0),
+            looked_at: Mutex::new(None),
         }
     }
 
@@ -216,6 +230,18 @@ impl Store {
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut newest));
+    }
+
+    /// Somebody looks at the pipeline.
+    pub fn note_look(&self) {
+        *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether somebody has looked lately.
+    #[must_use]
+    pub fn is_looked_at(&self) -> bool {
+        let looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        looked_at.is_some_and(|at| at.elapsed() < LOOK_TIME)
     }
 
     /// All parts have been asked once more.

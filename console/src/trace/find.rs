@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use outbox_router::partition_of_key;
-use serde::Deserialize;
 
 use super::outbox::OutboxRow;
-use super::views::{KnownOfKey, RowOfKey};
+use super::views::{KnownOfKey, RowOfKey, version_in};
 use crate::search::filter::Filter;
 use crate::search::reader::{Read, Reader, Visit, Window};
 use crate::search::record::{ID_HEADER, Record, Seen};
@@ -242,15 +241,4 @@ fn newest_in(reader: &Reader, latest: &LatestOfKey, window: Window, deadline: In
         None if is_cut_short => First::CutShort,
         None => First::Nothing,
     })
-}
-
-/// The version that an event says that it has.
-pub(super) fn version_in(value: &[u8]) -> Option<i64> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: i64,
-    }
-    serde_json::from_slice::<Versioned>(value)
-        .ok()
-        .map(|event| event.version)
 }

@@ -163,7 +163,7 @@ impl Sources<'_> {
 
     /// A row without a record may be one that the relay has put aside.
     async fn parked_or(&self, row: &OutboxRow, where_looked: String) -> RecordStep {
-        let parked = self.readers.run(KAFKA_LIMIT, |reader| parked::read(reader)).await;
+        let parked = self.readers.run(KAFKA_LIMIT, parked::read).await;
         let of_row = parked.ok().and_then(|all| {
             let mut rows = all.rows.into_iter();
             rows.find(|parked| parked.id.as_deref() == Some(row.id.as_str()))

@@ -1,11 +1,11 @@
 //! What the views have made of a record: their positions, their letters, and their rows of its key.
 
 use futures_util::future::join_all;
+use serde::Deserialize;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::find::version_in;
 use crate::postgres::{Database, SqlError, in_time, quoted, text_as};
 use crate::search::record::Record;
 use crate::settings::ViewRow;
@@ -294,4 +294,15 @@ pub(super) async fn known_of_key(
         next_offset: row.and_then(|row| row.get("next_offset")),
         newest_letter: row.and_then(|row| row.get("newest_letter")),
     })
+}
+
+/// The version that an event says that it has.
+pub(super) fn version_in(value: &[u8]) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: i64,
+    }
+    serde_json::from_slice::<Versioned>(value)
+        .ok()
+        .map(|event| event.version)
 }

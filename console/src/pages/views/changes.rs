@@ -143,11 +143,11 @@ async fn view_command(
     arguments: &[&str],
 ) -> Result<Response, Refusal> {
     let snapshot = app.store.snapshot();
-    if !snapshot
+    if snapshot
         .views
         .value
         .as_ref()
-        .is_some_and(|facts| facts.view(name).is_some())
+        .is_none_or(|facts| facts.view(name).is_none())
     {
         return Err(Refusal::Field(format!("there is no view `{name}`")));
     }
