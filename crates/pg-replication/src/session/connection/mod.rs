@@ -20,6 +20,7 @@ use crate::session::address::Address;
 use crate::session::hosts::ServerState;
 use crate::session::stream::Stream;
 
+#[cfg(feature = "tokio-postgres")]
 pub(super) use open::is_refused_login;
 pub use quoting::{quote_identifier, quote_literal};
 
