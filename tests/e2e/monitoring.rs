@@ -159,7 +159,7 @@ fn test_of(series: &Series, alerts: &[String]) -> String {
             let _ = writeln!(text, "      - {{series: '{name}', values: '{}+60x120'}}", value(-age_s));
             continue;
         }
-        let first = first.map_or_else(|| "_".to_owned(), |first| value(first));
+        let first = first.map_or_else(|| "_".to_owned(), value);
         let rest = format!(" {}", value(*later)).repeat(120);
         let _ = writeln!(text, "      - {{series: '{name}', values: '{first}{rest}'}}");
     }

@@ -1,6 +1,5 @@
 //! The topics that records go to, and how many partitions each has.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use rdkafka::admin::{AdminOptions, NewTopic as RdNewTopic, TopicReplication};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::topic_rules::TopicRules;
+use super::destination::{Amount, Destination};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::client::ask;
 
@@ -41,49 +40,6 @@ impl NewTopic {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
         }
-    }
-}
-
-/// A topic that rows go to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    pub topic: String,
-    pub partitions: i32,
-    /// The largest batch that may be made for it, in bytes before compression; without a limit where the cluster does not tell, or where
-    /// compression leaves it to the broker.
-    pub batch_bytes_max: u64,
-    pub rules: TopicRules,
-    /// What was sent to it since the last [`KnownRoutes::take_sent`]. A cell, so that counting a row needs no lookup of its own.
-    sent: Cell<Amount>,
-}
-
-/// Records and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    pub records: u64,
-    /// Bytes of keys and values, before compression.
-    pub bytes: u64,
-}
-
-impl Destination {
-    #[must_use]
-    pub fn new(topic: String, partitions: i32, batch_bytes_max: u64, rules: TopicRules) -> Self {
-        Self {
-            topic,
-            partitions,
-            batch_bytes_max,
-            rules,
-            sent: Cell::default(),
-        }
-    }
-
-    /// Counts a record that was sent, whose key and value have so many bytes.
-    pub fn count_sent(&self, bytes: usize) {
-        let Amount { records, bytes: before } = self.sent.get();
-        self.sent.set(Amount {
-            records: records + 1,
-            bytes: before + bytes as u64,
-        });
     }
 }
 
@@ -123,7 +79,7 @@ impl KnownRoutes {
     /// What was sent to each topic since this was called last. Topics to which nothing was sent are left out.
     #[must_use]
     pub fn take_sent(&self) -> Vec<(String, Amount)> {
-        let sent = self.destinations.iter().map(|known| (&known.topic, known.sent.take()));
+        let sent = self.destinations.iter().map(|known| (&known.topic, known.take_sent()));
         sent.filter(|(_, amount)| amount.records > 0)
             .map(|(topic, amount)| (topic.clone(), amount))
             .collect()

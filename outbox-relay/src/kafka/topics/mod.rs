@@ -1,14 +1,15 @@
 //! What Kafka knows of topics: where their partitions are, their ids, their settings, and which transactions are open in them.
 
+mod destination;
 mod destinations;
 mod open_transactions;
 mod topic_facts;
 mod topic_rules;
 mod topic_settings;
 
+pub use destination::{Amount, Destination};
 pub use destinations::{
-    Amount, Destination, KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create,
-    partition_counts,
+    KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create, partition_counts,
 };
 pub(crate) use open_transactions::partition_has_key;
 pub(in crate::kafka) use open_transactions::{wait_until_committed, wait_until_nothing_is_open};
