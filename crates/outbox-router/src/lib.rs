@@ -31,6 +31,7 @@
 mod options;
 mod partition;
 mod plan;
+mod replacement;
 mod values;
 
 pub use options::{Additional, InvalidOperation, InvalidOption, Placement, RouterOptions};

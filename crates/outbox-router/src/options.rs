@@ -2,6 +2,8 @@
 
 use regex_lite::Regex;
 
+use crate::replacement::rewrite_java_replacement;
+
 /// Options of the router. [`RouterOptions::parse`] knows their names and defaults.
 #[derive(Clone, Debug)]
 pub struct RouterOptions {
@@ -93,6 +95,14 @@ impl RouterOptions {
             let name = name.trim().trim_start_matches("transforms.outbox.");
             options.set(name, value.trim())?;
         }
+        // Only now the regex is known whose groups it names.
+        options.topic_replacement = rewrite_java_replacement(&options.topic_replacement, &options.topic_regex)
+            .map_err(|reason| {
+                invalid(
+                    "route.topic.replacement",
+                    &format!("{}: {reason}", options.topic_replacement),
+                )
+            })?;
         Ok(options)
     }
 
@@ -114,7 +124,7 @@ impl RouterOptions {
                 self.topic_regex = compile_whole_match(value).map_err(|err| invalid(name, &err.to_string()))?
             }
             "route.topic.replacement" if value.is_empty() => return Err(invalid(name, "expected a topic's name")),
-            "route.topic.replacement" => self.topic_replacement = rewrite_java_replacement(value),
+            "route.topic.replacement" => value.clone_into(&mut self.topic_replacement),
             "table.fields.additional.placement" => {
                 self.additional = value
                     .split(',')
@@ -197,31 +207,6 @@ fn compile_whole_match(pattern: &str) -> Result<Regex, regex_lite::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
 }
 
-/// Rewrites a replacement of Java for our regex library. In Java `$1x` is group 1 and then an x. Our library needs braces for that: `${1}x`. In Java
-/// a backslash takes the next character as it is.
-fn rewrite_java_replacement(replacement: &str) -> String {
-    let mut translated = String::with_capacity(replacement.len());
-    let mut characters = replacement.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => match characters.next() {
-                Some('$') => translated.push_str("$$"),
-                Some(literal) => translated.push(literal),
-                None => {}
-            },
-            '$' if characters.peek().is_some_and(char::is_ascii_digit) => {
-                translated.push_str("${");
-                while let Some(digit) = characters.next_if(char::is_ascii_digit) {
-                    translated.push(digit);
-                }
-                translated.push('}');
-            }
-            other => translated.push(other),
-        }
-    }
-    translated
-}
-
 fn invalid(name: &str, reason: &str) -> InvalidOption {
     InvalidOption {
         name: name.to_owned(),
@@ -259,17 +244,6 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_is_read_as_java_reads_it() {
-        for (java, ours) in [
-            ("$1x.${name}", "${1}x.${name}"),
-            (r"x\.y\$1", "x.y$$1"),
-            ("plain", "plain"),
-        ] {
-            assert_eq!(super::rewrite_java_replacement(java), ours);
-        }
-    }
-
-    #[test]
     fn classes_are_asciis_as_in_java() {
         let digits = super::compile_whole_match(r"(?<n>\d+)").unwrap();
         assert!(digits.is_match("123") && !digits.is_match("\u{661}\u{662}"));
@@ -286,6 +260,10 @@ mod tests {
             (
                 "table.fields.additional.placement=type:envelope",
                 "envelope is not supported",
+            ),
+            (
+                "route.topic.replacement=x-${typo}",
+                "`route.topic.replacement`: x-${typo}: ",
             ),
             ("route.by.field", "expected NAME=VALUE"),
         ] {

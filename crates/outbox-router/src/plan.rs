@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_value_that_the_regex_does_not_match_whole_is_the_topic() {
-        let settings = ["route.topic.regex=(us)er-(.*)", "route.topic.replacement=$1_${2}"];
+        let settings = ["route.topic.regex=(us)er-(.*)", "route.topic.replacement=$1_$2"];
         assert_eq!(route(&settings, 3802, &ROW).unwrap().0, "user");
         let mut row = ROW;
         row[1] = Some(b"user-eu");
