@@ -17,7 +17,13 @@ test('the pipeline', async ({ page }) => {
 });
 
 test('the trace of an event', async ({ page }) => {
-  await page.goto('/trace?topic=user-events&key=1');
+  // A new event: what tests have replayed and rebuilt has later times than it had at first.
+  const user = { name: '홍길동', email: `picture-${Date.now()}@example.com`, department: '개발팀', status: 'ACTIVE' };
+  const created = await (await page.request.post(`${process.env.USER_API}/api/users`, { data: user })).json();
+  await expect(async () => {
+    await page.goto(`/trace?topic=user-events&key=${created.id}`);
+    await expect(page.locator('main')).toContainText('in all views', { timeout: 500 });
+  }).toPass();
   await take(page, 'trace');
 });
 
