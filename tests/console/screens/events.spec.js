@@ -44,11 +44,14 @@ test('a search that is wrong is refused in words', async ({ page }) => {
 test('a topic is followed, and paused', async ({ page }) => {
   await page.goto('/events');
   await page.getByRole('button', { name: 'Follow' }).click();
-  const user = { name: '이순신', email: `tail-${Date.now()}@example.com`, department: '개발팀', status: 'ACTIVE' };
-  const created = await page.request.post(`${process.env.USER_API}/api/users`, { data: user });
-  expect(created.status()).toBe(201);
   const tail = page.locator('[data-tail-rows] tr');
-  await expect(tail.first()).toContainText('USER_CREATED');
+  // What was written before the console has begun to follow is not shown. So users are made until one is.
+  await expect(async () => {
+    const user = { name: '이순신', email: `tail-${Date.now()}@example.com`, department: '개발팀', status: 'ACTIVE' };
+    const created = await page.request.post(`${process.env.USER_API}/api/users`, { data: user });
+    expect(created.status()).toBe(201);
+    await expect(tail.first()).toContainText('USER_CREATED', { timeout: 2000 });
+  }).toPass();
   await page.getByRole('button', { name: 'Pause' }).click();
   await expect(page.getByRole('button', { name: 'Follow' })).toBeVisible();
 });
