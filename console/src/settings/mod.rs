@@ -186,10 +186,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(
-            token(&["kim"]).map(|args| args.role),
-            Ok(Role::Operator)
-        );
+        assert_eq!(token(&["kim"]).map(|args| args.role), Ok(Role::Operator));
         assert_eq!(
             token(&["kim", "--role", "reader"]).map(|args| args.role),
             Ok(Role::Reader)
