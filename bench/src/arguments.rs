@@ -84,6 +84,12 @@ pub(crate) enum Measurement {
     /// The views' own SQL, without view-builder: the same batches of 5,000 changed users and of 5,000 changed posts, each in one transaction
     /// of all views. Clock: from the first statement until the commit is answered. As many posts as users are in the views.
     ViewCost(ViewCost),
+    /// How long the console takes to trace one event of a topic with very many: by its id, by partition and offset, and the latest of a key.
+    ///
+    /// Users are created by user-api's own statement, published by the relay and taken up by view-builder. Then pages of the console are asked for over one
+    /// HTTP connection. Clock: from the request to the end of the answer. Each page must say that the event is in all views. Ten million
+    /// events take about 15 GB of disk.
+    Trace(Trace),
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +105,21 @@ pub(crate) struct RelayDrain {
     /// Runs of each of the two on each backlog.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub runs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Events in the topic.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub events: u64,
+
+    /// Rows of each transaction.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub transaction_rows: u64,
+
+    /// Traces of each kind.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub traces: u32,
 }
 
 #[derive(Debug, Args)]

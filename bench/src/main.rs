@@ -15,6 +15,7 @@ mod rest_rate;
 mod restart;
 mod statistics;
 mod topic;
+mod trace;
 mod usage;
 mod verify;
 mod view_cost;
@@ -61,6 +62,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Measurement::Restart(options) => restart::measure(options, builder).await?,
         Measurement::Verify(options) => verify::measure(options, builder).await?,
         Measurement::ViewCost(options) => view_cost::measure(options, builder).await?,
+        Measurement::Trace(options) => trace::measure(options, builder).await?,
     };
     report.print();
     match &cli.common.json {

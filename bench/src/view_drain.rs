@@ -187,7 +187,7 @@ pub(crate) async fn create_users(pipeline: &Pipeline, before: u64, users: u64) -
 }
 
 /// The statement that creates the users with the numbers from `first` to `last`.
-fn many_users(first: u64, last: u64) -> anyhow::Result<String> {
+pub(crate) fn many_users(first: u64, last: u64) -> anyhow::Result<String> {
     const ONE: &str = "values ($1, $2, $3, $4)";
     ensure!(
         statements::CREATE.matches(ONE).count() == 1,

@@ -76,6 +76,14 @@ async fn fill(pipeline: &Pipeline) {
         Ok(())
     });
     all_are_there.await.expect("five letters");
+    // It asks each part every few seconds, and the first tests shall not come before its first answers.
+    let console = pipeline.console.as_ref().expect("a pipeline with a console");
+    let knows_the_view = eventually_ok(DEADLINE, "the console knows the views", || async {
+        let page = reqwest::get(console.url("/views/user_view")).await?.text().await?;
+        anyhow::ensure!(page.contains("apply.sql"), "{page}");
+        Ok(())
+    });
+    knows_the_view.await.expect("the page of a view");
 }
 
 /// Writes an event of a user that view-builder does not know how to apply.

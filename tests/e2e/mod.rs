@@ -1,4 +1,5 @@
 mod absent_servers;
+mod console_pages;
 mod crashes;
 mod dead_letters;
 mod ledger;

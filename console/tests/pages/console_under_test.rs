@@ -26,6 +26,9 @@ pub(crate) struct Console {
     _silent: TcpListener,
 }
 
+/// What the programs answer to `status --json`.
+const STATUS: &str = r#"{"format": 1, "problems": [{"severity": "problem", "stage": "slot", "text": "the slot was dropped", "commands": ["outbox-relay recover --here"], "exit_code": 13}]}"#;
+
 impl Console {
     pub(crate) async fn start(listen: &str) -> Self {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,10 +73,14 @@ user-events = "postgres://console@{refusing}/users_db"
             tokens::line("lee", Role::Reader, &reader),
         ];
         let token_file = file("tokens", &lines.join("\n"));
-        // A program that leaves a trace where it is run.
+        // Programs that leave a trace where they are run for a change, and say what is wrong where they are asked for their status.
+        let trace = directory.path().join("was-run");
         let program = file(
             "program",
-            &format!("#!/bin/sh\ntouch {}/was-run\n", directory.path().display()),
+            &format!(
+                "#!/bin/sh\ncase $1 in status) echo '{STATUS}' ;; *) touch {} ;; esac\n",
+                trace.display()
+            ),
         );
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let arguments = [

@@ -49,6 +49,12 @@ impl Console {
         format!("http://127.0.0.1:{}{path}", self.page_port)
     }
 
+    /// The port of the pages.
+    #[must_use]
+    pub const fn page_port(&self) -> u16 {
+        self.page_port
+    }
+
     /// The file with the token that logs in an operator. Only its owner may read it.
     #[must_use]
     pub fn token_file(&self) -> PathBuf {

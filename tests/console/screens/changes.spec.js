@@ -42,6 +42,7 @@ test.describe('as an operator', () => {
   test('the token can be typed, and the session ended, without a mouse', async ({ page }) => {
     await tabTo(page, page.getByRole('button', { name: 'Log out' }));
     await page.keyboard.press('Enter');
+    await expect(page.getByRole('banner').getByRole('link', { name: 'Log in' })).toBeVisible();
     await page.goto('/login');
     await expect(page.getByLabel('Token')).toBeFocused();
     await page.keyboard.type(process.env.CONSOLE_TOKEN);

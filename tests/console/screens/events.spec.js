@@ -16,7 +16,7 @@ test('a key is found with the mouse, and its first record leads to its trace', a
   await rows(page).first().getByRole('rowheader').getByRole('link').click();
   await expect(page.getByRole('heading', { level: 1 })).toContainText('of user-events');
   await expect(page.locator('main')).toContainText('"status": "INACTIVE"');
-  await page.getByRole('link', { name: /Trace/ }).first().click();
+  await page.getByRole('link', { name: 'Trace its way' }).click();
   await expect(page).toHaveURL(/\/trace\?/);
 });
 
@@ -44,11 +44,14 @@ test('a search that is wrong is refused in words', async ({ page }) => {
 test('a topic is followed, and paused', async ({ page }) => {
   await page.goto('/events');
   await page.getByRole('button', { name: 'Follow' }).click();
-  const user = { name: '이순신', email: `tail-${Date.now()}@example.com`, department: '개발팀', status: 'ACTIVE' };
-  const created = await page.request.post(`${process.env.USER_API}/api/users`, { data: user });
-  expect(created.status()).toBe(201);
   const tail = page.locator('[data-tail-rows] tr');
-  await expect(tail.first()).toContainText('USER_CREATED');
+  // What was written before the console has begun to follow is not shown. So users are made until one is.
+  await expect(async () => {
+    const user = { name: '이순신', email: `tail-${Date.now()}@example.com`, department: '개발팀', status: 'ACTIVE' };
+    const created = await page.request.post(`${process.env.USER_API}/api/users`, { data: user });
+    expect(created.status()).toBe(201);
+    await expect(tail.first()).toContainText('USER_CREATED', { timeout: 2000 });
+  }).toPass();
   await page.getByRole('button', { name: 'Pause' }).click();
   await expect(page.getByRole('button', { name: 'Follow' })).toBeVisible();
 });
@@ -56,9 +59,8 @@ test('a topic is followed, and paused', async ({ page }) => {
 test('what a record holds is text and never markup', async ({ page }) => {
   await page.goto('/events?topic=user-events&field=user.department%3D%EB%B3%B4%EC%95%88%ED%8C%80');
   await expect(rows(page)).toHaveCount(1);
-  await expect(rows(page).first()).toContainText("document.title = 'taken'");
   await rows(page).first().getByRole('rowheader').getByRole('link').click();
-  await expect(page.locator('main')).toContainText('onerror=');
+  await expect(page.locator('main')).toContainText("document.title = 'taken'");
   await expect(page.locator('main img, main script:not([src])')).toHaveCount(0);
   expect(await page.title()).not.toContain('taken');
 });

@@ -8,7 +8,7 @@ test('each stage is there with its health in a word, and the worst is said first
   }
   const stages = page.locator('article.stage');
   await expect(stages.locator('.badge')).toHaveCount(await stages.count());
-  await expect(page.locator('.summary')).toContainText('are dead letters');
+  await expect(page.locator('.summary')).toContainText(/dead[ _-]letters/);
 });
 
 test('figures are renewed while somebody looks, and the focus stays', async ({ page }) => {
