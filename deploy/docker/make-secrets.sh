@@ -22,10 +22,13 @@ random() { od -An -v -tx1 -N"$1" /dev/urandom | tr -d ' \n'; }
 token_line() { echo "operator operator sha256:$(sha256sum <"$directory/console_token" | cut -d ' ' -f 1)"; }
 
 # Nobody else on this machine reaches the files. They themselves are readable by all, since the users in the containers are others.
-mkdir -p -m 700 "$directory"
+mkdir -p "$directory"
+chmod 700 "$directory"
 for role in "${roles[@]}"; do make "$role" random 24; done
-# The token is for people: no container has it.
+# The token is for people: no container has it. A new token needs its own hash.
+if [ ! -s "$directory/console_token" ]; then rm -f "$directory/console_tokens"; fi
 make console_token random 32
+chmod 600 "$directory/console_token"
 make console_tokens token_line
 echo
 echo "The console will be at http://localhost:8080. Log in with the token in secrets/console_token."

@@ -20,7 +20,7 @@ test.describe('without a token', () => {
 
   test('a change that is sent all the same is refused', async ({ page, baseURL }) => {
     const answer = await page.request.post('/letters/retry', { form: { all: 'yes' }, headers: { Origin: baseURL }, maxRedirects: 0 });
-    expect([401, 403, 303]).toContain(answer.status());
+    expect(answer.status()).toBe(401);
     const foreign = await page.request.post('/login', { form: { token: process.env.CONSOLE_TOKEN }, headers: { Origin: 'http://elsewhere.example' }, maxRedirects: 0 });
     expect(foreign.status()).toBe(403);
   });
