@@ -192,13 +192,8 @@ impl Record<'_> {
             }
             for index in 0..native::rd_kafka_header_cnt(headers) {
                 let (mut name, mut value, mut length) = (ptr::null(), ptr::null::<c_void>(), 0);
-                let answer = native::rd_kafka_header_get_all(
-                    headers,
-                    index,
-                    &raw mut name,
-                    &raw mut value,
-                    &raw mut length,
-                );
+                let answer =
+                    native::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut length);
                 if answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !name.is_null() {
                     named.push((CStr::from_ptr(name).to_bytes(), self.bytes(value, length)));
                 }
