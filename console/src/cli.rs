@@ -1,7 +1,7 @@
 //! The command line: reads the settings, serves until SIGTERM, ends with a documented exit code.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -19,6 +19,9 @@ const WRONG_SETTING: u8 = 2;
 
 /// How long answers that are under way may take once the program is to stop.
 const PARTING: Duration = Duration::from_secs(2);
+
+/// How long commands that run, and the ends of changes in the audit, are waited for once the program is to stop.
+const JOBS_PARTING: Duration = Duration::from_secs(4);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
@@ -100,8 +103,8 @@ pub async fn run(settings: Settings, access: Access, shutdown: Shutdown) -> anyh
     let app = App::new(settings, access);
     snapshot::begin(&app.settings, &app.store)?;
     tokio::spawn(prepare_audit(app.clone()));
-    let pages = pages::router(app);
-    let (mut stop, mut end) = (shutdown.clone(), shutdown);
+    let pages = pages::router(app.clone());
+    let (mut stop, mut end, mut over) = (shutdown.clone(), shutdown.clone(), shutdown);
     tracing::info!(listen = %address, "the console is open");
     let serving = axum::serve(listener, pages).with_graceful_shutdown(async move { stop.triggered().await });
     let served = async {
@@ -111,7 +114,12 @@ pub async fn run(settings: Settings, access: Access, shutdown: Shutdown) -> anyh
             () = async { end.triggered().await; tokio::time::sleep(PARTING).await } => Ok(()),
         }
     };
-    tokio::try_join!(admin, served)?;
+    let jobs_end = async {
+        over.triggered().await;
+        app.jobs.end_all(JOBS_PARTING).await;
+        Ok(())
+    };
+    tokio::try_join!(admin, served, jobs_end)?;
     Ok(())
 }
 
@@ -121,8 +129,13 @@ async fn prepare_audit(app: App) {
         return;
     }
     let views = &app.settings.pipeline.views;
-    let mut is_told = false;
-    while let Err(err) = audit::prepare(views.command_database(), &views.database).await {
+    let (begun, mut is_told) = (Instant::now(), false);
+    let database = views.command_database();
+    let prepare = async || {
+        audit::prepare(database, &views.database).await?;
+        audit::end_left(database, begun.elapsed()).await
+    };
+    while let Err(err) = prepare().await {
         if !is_told {
             tracing::warn!(
                 error = format!("{err:#}"),

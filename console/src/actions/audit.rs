@@ -24,7 +24,7 @@ const TABLE: &str = "
                 command   text        not null,
                 reason    text        not null,
                 before    jsonb       not null,
-                -- The rest is null while the command runs, and for ever if the console ended meanwhile.
+                -- The rest is null while the command runs. If the console was killed meanwhile, the next one gives the row an end.
                 ended_at  timestamptz,
                 after     jsonb,
                 exit_code integer,
@@ -62,6 +62,9 @@ pub struct Written {
     pub exit_code: Option<i32>,
     pub output: Option<String>,
 }
+
+/// What a row says whose command the console has not seen to its end.
+const LEFT: &str = "The console ended meanwhile, so it is not known how the command has ended.";
 
 /// Makes the table if it is missing, and lets the reading role read it.
 ///
@@ -126,6 +129,25 @@ pub async fn end(
             )
             .await?;
         Ok(())
+    })
+    .await
+}
+
+/// Gives an end to the rows that an earlier console has left without one: those older than `age`, which is how long this console has been there.
+///
+/// # Errors
+/// The database does not answer in time, or refuses.
+pub async fn end_left(database: &Database, age: Duration) -> anyhow::Result<u64> {
+    in_time(async {
+        let client = connect(database).await?;
+        let ended = client
+            .execute(
+                "update public.console_audit set ended_at = clock_timestamp(), output = $2
+                 where ended_at is null and at < clock_timestamp() - make_interval(secs => $1)",
+                &[&age.as_secs_f64(), &LEFT],
+            )
+            .await?;
+        Ok(ended)
     })
     .await
 }

@@ -3,19 +3,22 @@
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
-use axum::routing::get;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::{get, post};
 use maud::html;
 
 use super::parts;
 use crate::app::App;
 use crate::programs::JobState;
+use crate::web::access::Change;
 use crate::web::layout::{self, Current, Shell};
 use crate::web::show;
 
 /// Its routes.
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/jobs/{number}", get(page))
+    Router::new()
+        .route("/jobs/{number}", get(page))
+        .route("/jobs/{number}/stop", post(stop))
 }
 
 async fn page(State(app): State<App>, Path(number): Path<u64>, shell: Shell) -> Response {
@@ -48,10 +51,25 @@ async fn page(State(app): State<App>, Path(number): Path<u64>, shell: Shell) -> 
     };
     let content = html! {
         @if state == JobState::Running { (layout::live("job", content)) } @else { div id="job" { (content) } }
+        @if state == JobState::Running && shell.may_change() {
+            form method="post" action=(format!("/jobs/{number}/stop")) {
+                (shell.csrf())
+                button.danger type="submit" { "Stop the command" }
+            }
+        }
         p {
             @if state == JobState::Running { a.button href=(format!("/jobs/{number}")) { "Look again" } " " }
             a.button href=(job.back) { "Back" }
         }
     };
     layout::page(&shell, &job.title, Current::Other, content)
+}
+
+/// Asks the command to stop. Its row in the audit tells who has wanted it, by the command's output.
+async fn stop(State(app): State<App>, Path(number): Path<u64>, change: Change) -> Response {
+    if let Some(job) = app.jobs.find(number) {
+        job.stop(&format!("{} stops it", change.operator.name));
+        tracing::info!(person = change.operator.name, number, "a command is to stop");
+    }
+    Redirect::to(&format!("/jobs/{number}")).into_response()
 }

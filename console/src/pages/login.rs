@@ -3,7 +3,7 @@
 use axum::Form;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use maud::{Markup, html};
@@ -20,11 +20,11 @@ pub(super) fn routes() -> Router<App> {
         .route("/logout", post(log_out))
 }
 
-async fn show(shell: Shell) -> Response {
-    layout::page(&shell, "Log in", Current::Other, form(&shell, None))
+async fn show(State(app): State<App>, shell: Shell) -> Response {
+    layout::page(&shell, "Log in", Current::Other, form(&app, &shell, None))
 }
 
-fn form(shell: &Shell, error: Option<&str>) -> Markup {
+fn form(app: &App, shell: &Shell, error: Option<&str>) -> Markup {
     html! {
         div.card.narrow {
             @if !shell.has_login {
@@ -32,7 +32,10 @@ fn form(shell: &Shell, error: Option<&str>) -> Markup {
                 pre { "console token NAME >> tokens" }
             } @else {
                 @if let Some(error) = error { p.error role="alert" { (error) } }
-                p { "Looking at this machine's own address needs no token. Every change does." }
+                p {
+                    @if app.access.needs_login_to_read() { "Here looking needs a token, and so does every change." }
+                    @else { "Looking needs no token here. Every change does." }
+                }
                 form method="post" action="/login" {
                     label for="token" { "Token" }
                     input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
@@ -49,18 +52,29 @@ struct Login {
     token: String,
 }
 
-async fn log_in(State(app): State<App>, shell: Shell, Form(login): Form<Login>) -> Response {
+async fn log_in(State(app): State<App>, shell: Shell, headers: HeaderMap, Form(login): Form<Login>) -> Response {
     let Some(session) = app.access.log_in(&login.token) else {
         tracing::warn!("somebody tried to log in with a token that nobody has");
-        let content = form(&shell, Some("Nobody has this token."));
+        let content = form(&app, &shell, Some("Nobody has this token."));
         return layout::page_with(StatusCode::FORBIDDEN, &shell, "Log in", Current::Other, &content);
     };
     tracing::info!(person = session.name, "logged in");
     let cookie = format!(
-        "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/; Max-Age=43200",
-        session.id
+        "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/; Max-Age=43200{}",
+        session.id,
+        secure(&headers)
     );
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+/// What is added to the cookie where the page has come by HTTPS, from a proxy: the browser then never sends it in the clear.
+fn secure(headers: &HeaderMap) -> &'static str {
+    let origin = headers.get(header::ORIGIN);
+    if origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://")) {
+        "; Secure"
+    } else {
+        ""
+    }
 }
 
 async fn log_out(State(app): State<App>, Visitor(session): Visitor) -> Response {
@@ -69,4 +83,24 @@ async fn log_out(State(app): State<App>, Visitor(session): Visitor) -> Response 
     }
     let cookie = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, HeaderValue, header};
+
+    use super::secure;
+
+    #[test]
+    fn the_cookie_is_kept_to_https_where_the_page_came_by_it() {
+        let of = |origin: &'static str| {
+            secure(&HeaderMap::from_iter([(
+                header::ORIGIN,
+                HeaderValue::from_static(origin),
+            )]))
+        };
+        assert_eq!(of("https://console.example"), "; Secure");
+        assert_eq!(of("http://localhost:8080"), "");
+        assert_eq!(secure(&HeaderMap::new()), "");
+    }
 }

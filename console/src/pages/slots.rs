@@ -84,7 +84,7 @@ fn slot_figures(facts: &OutboxFacts, slot: &SlotFacts, outbox: &OutboxParts, sna
                 dt { "confirmed_flush_lsn" } dd { code { (slot.confirmed_lsn) } " (" (show::bytes(slot.unconfirmed_bytes)) " before the end)" }
                 dt { "restart_lsn" } dd { code { (slot.restart_lsn) } }
                 dt { "wal_status" } dd { (slot.wal_status) " " span.quiet { (wal_status_text(&slot.wal_status)) } }
-                dt { "may still be written" } dd { @match slot.safe_bytes { Some(bytes) => (show::bytes(bytes)), None => "no limit" } }
+                dt { "may still be written" } dd { (may_still_be_written(slot)) }
                 dt { "failover" } dd { (failover_text(slot)) }
                 dt { "plugin" } dd { (slot.plugin) }
             }
@@ -94,6 +94,9 @@ fn slot_figures(facts: &OutboxFacts, slot: &SlotFacts, outbox: &OutboxParts, sna
 
 /// What happens when the kept WAL meets its limit.
 fn at_the_limit(facts: &OutboxFacts, slot: &SlotFacts) -> String {
+    if slot.wal_status == "lost" {
+        return "The slot is lost: Postgres has removed WAL that it needs. Rows that are still in the outbox can be published by `outbox-relay recover`.".to_owned();
+    }
     match (facts.limit_bytes, slot.safe_bytes) {
         (None, _) => "max_slot_wal_keep_size sets no limit: if the relay is away for long, WAL grows until the server's disk is full, and then all writes fail.".to_owned(),
         (Some(_), Some(safe)) if safe > 0 => format!(
@@ -101,6 +104,15 @@ fn at_the_limit(facts: &OutboxFacts, slot: &SlotFacts) -> String {
             show::bytes(safe)
         ),
         (Some(_), _) => "The limit (max_slot_wal_keep_size) is reached: Postgres loses the slot at its next checkpoint. Rows that are still in the outbox can be published by `outbox-relay recover`.".to_owned(),
+    }
+}
+
+/// How much WAL may be written until the slot is lost.
+fn may_still_be_written(slot: &SlotFacts) -> String {
+    match slot.safe_bytes {
+        _ if slot.wal_status == "lost" => "nothing: the slot is lost".to_owned(),
+        Some(bytes) => show::bytes(bytes),
+        None => "no limit".to_owned(),
     }
 }
 
@@ -208,11 +220,8 @@ async fn check(State(app): State<App>, Path(outbox): Path<String>, change: Chang
 }
 
 async fn pause(State(app): State<App>, Path(outbox): Path<String>, change: Change) -> Result<Response, Refusal> {
-    let reason = change.fields.text("reason").to_owned();
-    if reason.is_empty() {
-        return Err(Refusal::Field("a pause needs a reason".to_owned()));
-    }
-    Ok(relay_command(&app, change, &outbox, "Pause", &["pause", "--reason", &reason]).await)
+    let reason = actions::reason_flag(change.fields.text("reason"))?;
+    Ok(relay_command(&app, change, &outbox, "Pause", &["pause", &reason]).await)
 }
 
 async fn resume(State(app): State<App>, Path(outbox): Path<String>, change: Change) -> Response {
@@ -233,4 +242,41 @@ async fn relay_command(app: &App, change: Change, outbox: &str, verb: &str, argu
         back: "/slots".to_owned(),
     };
     actions::perform(app, &change.operator, action).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{at_the_limit, may_still_be_written, safe_to_drop};
+    use crate::snapshot::outbox::{OutboxFacts, SlotFacts};
+
+    #[test]
+    fn a_lost_slot_is_not_said_to_be_lost_later() {
+        let slot = SlotFacts {
+            name: "users_relay".to_owned(),
+            plugin: "pgoutput".to_owned(),
+            database: "users_db".to_owned(),
+            reader: None,
+            restart_lsn: String::new(),
+            confirmed_lsn: "0/1".to_owned(),
+            retained_bytes: 0,
+            unconfirmed_bytes: 0,
+            safe_bytes: None,
+            wal_status: "lost".to_owned(),
+            invalidation_reason: "wal_removed".to_owned(),
+            is_failover: None,
+            is_synced: false,
+        };
+        let facts = OutboxFacts {
+            inserted: 0,
+            insert_rate: None,
+            rows: 0,
+            wal_end: "0/1".to_owned(),
+            limit_bytes: Some(1 << 30),
+            slot: None,
+            other_slots: Vec::new(),
+        };
+        assert!(at_the_limit(&facts, &slot).starts_with("The slot is lost"));
+        assert_eq!(may_still_be_written(&slot), "nothing: the slot is lost");
+        assert!(safe_to_drop(&slot).starts_with("It holds nothing"));
+    }
 }

@@ -5,8 +5,10 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Child;
 use tokio::sync::watch;
 
 use super::CommandLine;
@@ -18,14 +20,35 @@ const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 const JOBS_MAX: usize = 200;
 /// Most jobs that run at once.
 const RUNNING_MAX: usize = 8;
+/// How long a command that was asked to stop may take; then it is killed.
+const STOP_TIME_MAX: Duration = Duration::from_millis(1_500);
 
 /// The commands that run now, and those that ran last, by their numbers.
 #[derive(Debug, Default)]
-pub struct Jobs(Mutex<Known>);
+pub struct Jobs {
+    known: Mutex<Known>,
+    /// Changes whose end is not in the audit yet.
+    unwritten: watch::Sender<usize>,
+}
+
+/// A change whose end is not in the audit yet. Dropped once it is, or cannot be.
+#[derive(Debug)]
+pub struct Unwritten(watch::Sender<usize>);
+
+/// Why a command is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The same command runs already.
+    Same,
+    TooMany,
+    /// The console is about to end.
+    Ending,
+}
 
 #[derive(Debug, Default)]
 struct Known {
     last: u64,
+    is_ending: bool,
     jobs: BTreeMap<u64, Arc<Job>>,
 }
 
@@ -43,6 +66,8 @@ pub struct Job {
     pub back: String,
     output: Mutex<String>,
     state: watch::Sender<JobState>,
+    /// Somebody wants it to stop.
+    stop: watch::Sender<bool>,
 }
 
 /// How far a job is.
@@ -57,7 +82,10 @@ pub enum JobState {
 }
 
 impl Jobs {
-    /// Runs the command in the background. `None`: so many run already that no further one is begun.
+    /// Runs the command in the background.
+    ///
+    /// # Errors
+    /// See [`Refused`].
     pub fn begin(
         &self,
         settings: &Settings,
@@ -65,16 +93,11 @@ impl Jobs {
         command: CommandLine,
         person: &str,
         back: &str,
-    ) -> Option<Arc<Job>> {
+    ) -> Result<Arc<Job>, Refused> {
         let job = {
             let mut known = self.lock();
-            let running = known
-                .jobs
-                .values()
-                .filter(|job| job.state() == JobState::Running)
-                .count();
-            if running >= RUNNING_MAX {
-                return None;
+            if let Some(refused) = known.refusal(&command) {
+                return Err(refused);
             }
             known.last += 1;
             let job = Arc::new(Job {
@@ -86,6 +109,7 @@ impl Jobs {
                 back: back.to_owned(),
                 output: Mutex::default(),
                 state: watch::Sender::new(JobState::Running),
+                stop: watch::Sender::new(false),
             });
             known.jobs.insert(job.number, Arc::clone(&job));
             known.forget_old();
@@ -105,7 +129,31 @@ impl Jobs {
                 at: OffsetDateTime::now_utc(),
             });
         });
-        Some(job)
+        Ok(job)
+    }
+
+    /// The end of a change is to be written into the audit, once its command has ended. [`Self::end_all`] waits for that.
+    #[must_use]
+    pub fn note_unwritten(&self) -> Unwritten {
+        self.unwritten.send_modify(|count| *count += 1);
+        Unwritten(self.unwritten.clone())
+    }
+
+    /// Begins no further command, stops those that run, and waits until the ends of all are in the audit, for `patience` at most.
+    pub async fn end_all(&self, patience: Duration) {
+        let running: Vec<Arc<Job>> = {
+            let mut known = self.lock();
+            known.is_ending = true;
+            known.running().cloned().collect()
+        };
+        for job in running {
+            job.stop("the console ends");
+        }
+        let mut unwritten = self.unwritten.subscribe();
+        let is_over = tokio::time::timeout(patience, unwritten.wait_for(|count| *count == 0)).await;
+        if is_over.is_err() {
+            tracing::warn!("the console ends before the ends of all changes are in the audit");
+        }
     }
 
     #[must_use]
@@ -122,11 +170,34 @@ impl Jobs {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
 impl Known {
+    fn running(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.values().filter(|job| job.state() == JobState::Running)
+    }
+
+    /// Why this command is not begun now.
+    fn refusal(&self, command: &CommandLine) -> Option<Refused> {
+        if self.is_ending {
+            Some(Refused::Ending)
+        } else if self.running().any(|job| job.command == *command) {
+            Some(Refused::Same)
+        } else if self.running().count() >= RUNNING_MAX {
+            Some(Refused::TooMany)
+        } else {
+            None
+        }
+    }
+
     fn forget_old(&mut self) {
         while self.jobs.len() > JOBS_MAX {
             let oldest = self.jobs.values().find(|job| job.state() != JobState::Running);
@@ -161,11 +232,41 @@ impl Job {
         self.state()
     }
 
+    /// Asks the command to stop, if it still runs. The reason is added to its output. Nothing happens the second time.
+    pub fn stop(&self, reason: &str) {
+        if self.state() == JobState::Running && !self.stop.send_replace(true) {
+            self.add(&format!("\n{reason}: the command is asked to stop (SIGTERM)\n"));
+        }
+    }
+
     async fn run(&self, settings: &Settings) -> anyhow::Result<Option<i32>> {
         let mut child = self.command.start(settings, Stdio::null())?;
         let (printed, told) = (child.stdout.take(), child.stderr.take());
-        let (status, (), ()) = tokio::join!(child.wait(), self.collect(printed), self.collect(told));
+        let (status, (), ()) = tokio::join!(self.wait_for(&mut child), self.collect(printed), self.collect(told));
         Ok(status?.code())
+    }
+
+    /// Waits until the program has ended. Where somebody wants it to stop, it gets SIGTERM, and is killed if that does not help.
+    async fn wait_for(&self, child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            status = child.wait() => return status,
+            _ = stop.wait_for(|wanted| *wanted) => {}
+        }
+        // Nobody has waited for it to the end, so the number is still its own.
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(pid) = pid
+            && let Err(err) = kill_process(pid, Signal::TERM)
+        {
+            tracing::warn!(error = %err, "a command cannot be asked to stop");
+        }
+        match tokio::time::timeout(STOP_TIME_MAX, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                child.start_kill()?;
+                child.wait().await
+            }
+        }
     }
 
     async fn collect(&self, stream: Option<impl AsyncRead + Unpin>) {
@@ -249,6 +350,7 @@ mod tests {
             back: String::new(),
             output: Mutex::default(),
             state: watch::Sender::new(JobState::Running),
+            stop: watch::Sender::new(false),
         }
     }
 
@@ -269,6 +371,58 @@ mod tests {
         let output = job.output();
         assert!(output.len() <= OUTPUT_BYTES_MAX);
         assert!(output.ends_with("line 39999ü\n"));
+    }
+
+    #[test]
+    fn the_same_command_does_not_run_twice_at_once() {
+        let mut known = Known::default();
+        let running = Arc::new(job());
+        let (same, other) = (
+            running.command.clone(),
+            CommandLine::new(Program::ViewBuilder, &["status"]),
+        );
+        known.jobs.insert(1, Arc::clone(&running));
+        assert_eq!(known.refusal(&same), Some(Refused::Same));
+        assert_eq!(known.refusal(&other), None);
+        for number in 2..=RUNNING_MAX as u64 {
+            known.jobs.insert(number, Arc::new(job()));
+        }
+        assert_eq!(known.refusal(&other), Some(Refused::TooMany));
+        for job in known.jobs.values() {
+            job.state.send_replace(JobState::Ended {
+                exit_code: Some(0),
+                at: OffsetDateTime::now_utc(),
+            });
+        }
+        assert_eq!(known.refusal(&same), None);
+        known.is_ending = true;
+        assert_eq!(known.refusal(&other), Some(Refused::Ending));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_to_stop_gets_sigterm_and_one_that_does_not_obey_is_killed() {
+        for script in ["exec sleep 60", "trap '' TERM; echo ready; exec sleep 60"] {
+            let job = job();
+            let mut child = tokio::process::Command::new("sh")
+                .args(["-c", script])
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            job.stop("a test");
+            let status = tokio::time::timeout(Duration::from_secs(20), job.wait_for(&mut child)).await;
+            assert_eq!(status.unwrap().unwrap().code(), None, "{script}");
+            assert!(job.output().contains("a test: the command is asked to stop"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_what_is_not_in_the_audit() {
+        let jobs = Jobs::default();
+        let unwritten = jobs.note_unwritten();
+        let ended = tokio::time::timeout(Duration::from_millis(20), jobs.end_all(Duration::from_secs(60))).await;
+        assert!(ended.is_err());
+        drop(unwritten);
+        jobs.end_all(Duration::from_secs(60)).await;
     }
 
     #[tokio::test]

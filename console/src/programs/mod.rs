@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-pub use self::jobs::{Job, JobState, Jobs};
+pub use self::jobs::{Job, JobState, Jobs, Refused};
 use crate::settings::{Database, Outbox, Settings};
 
 /// A command: a program with arguments, and the part of the pipeline that it is for.
@@ -145,11 +145,11 @@ mod tests {
     fn a_command_is_shown_as_a_shell_takes_it() {
         let pause = CommandLine::new(
             Program::ViewBuilder,
-            &["pause", "user_view", "--reason", "Kim's test; rm -rf /"],
+            &["pause", "user_view", "--reason=Kim's test; rm -rf /"],
         );
         assert_eq!(
             pause.for_people(),
-            r"view-builder pause user_view --reason 'Kim'\''s test; rm -rf /'"
+            r"view-builder pause user_view '--reason=Kim'\''s test; rm -rf /'"
         );
         let check = CommandLine::new(
             Program::OutboxRelay {

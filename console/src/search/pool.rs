@@ -7,7 +7,7 @@ use std::time::Duration;
 use kafka_client::ClientSettings;
 use tokio::sync::Semaphore;
 
-use super::reader::Reader;
+use super::reader::{AtEnd, Reader};
 
 /// So many clients, and no more, read for all pages together. Each holds at most some megabytes of a topic.
 const READERS_MAX: usize = 4;
@@ -74,7 +74,7 @@ impl Readers {
             let _turn = turn;
             let reader = match inner.take_idle() {
                 Some(reader) => reader,
-                None => Reader::open(&inner.settings)?,
+                None => Reader::open(&inner.settings, AtEnd::HearAtOnce)?,
             };
             reader.serve_events();
             let result = job(&reader);

@@ -42,6 +42,25 @@ pub enum Visit {
     Stop,
 }
 
+/// What a client wants at the end of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// To hear at once that it is the end. A window often ends with the end of a transaction, which no reader gets: then only this tells that the window is done.
+    HearAtOnce,
+    /// To wait for what comes.
+    Wait,
+}
+
+impl AtEnd {
+    /// How long Kafka holds an answer back while there is nothing to send.
+    fn fetch_wait_ms(self) -> &'static str {
+        match self {
+            Self::HearAtOnce => "2",
+            Self::Wait => "250",
+        }
+    }
+}
+
 /// How the reading of windows ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
@@ -58,11 +77,11 @@ impl Reader {
     ///
     /// # Errors
     /// A property of the operator's is wrong, or a file that it names cannot be read.
-    pub fn open(settings: &ClientSettings) -> anyhow::Result<Self> {
+    pub fn open(settings: &ClientSettings, at_end: AtEnd) -> anyhow::Result<Self> {
         let settings = settings.with_files_read()?;
         let mut config = settings.begin("console");
         config
-            .set("fetch.wait.max.ms", "20")
+            .set("fetch.wait.max.ms", at_end.fetch_wait_ms())
             .set("fetch.message.max.bytes", FETCH_BYTES_MAX)
             .set("queued.max.messages.kbytes", QUEUED_KBYTES_MAX)
             .set("socket.timeout.ms", "10000");

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::filter::Filter;
-use super::reader::Reader;
+use super::reader::{AtEnd, Reader};
 use super::record::{Record, Seen};
 
 /// So many pages may follow at the same time. Each has a thread and a Kafka client.
@@ -110,7 +110,7 @@ impl Worker {
 
     /// Follows from the present end on, until the page is gone.
     fn follow(&self) -> anyhow::Result<()> {
-        let reader = Reader::open(&self.settings)?;
+        let reader = Reader::open(&self.settings, AtEnd::Wait)?;
         let bounds = reader.all_bounds(&self.followed.topic)?;
         let bounds = bounds.ok_or_else(|| anyhow::anyhow!("there is no topic {}", self.followed.topic))?;
         let ends: Vec<(i32, i64)> = bounds.iter().map(|window| (window.partition, window.to)).collect();

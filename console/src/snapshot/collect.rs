@@ -10,6 +10,7 @@ use super::admin_port::AdminPort;
 use super::builder::BuilderFacts;
 use super::histogram::Recent;
 use super::kafka::{Asker, KafkaFacts};
+use super::letters::LettersAsker;
 use super::outbox::OutboxFacts;
 use super::relay::RelayFacts;
 use super::views::ViewsFacts;
@@ -58,7 +59,10 @@ pub fn begin(settings: &Settings, store: &Arc<Store>) -> anyhow::Result<()> {
         };
         ask_forever(store, asker, move |snapshot| &mut snapshot.builders[index]);
     }
-    let views = ViewsAsker(Database::new(pipeline.views.database.target.clone()));
+    let views = ViewsAsker {
+        database: Database::new(pipeline.views.database.target.clone()),
+        letters: LettersAsker::default(),
+    };
     ask_forever(store, views, |snapshot| &mut snapshot.views);
     let topics = pipeline.topics().into_iter().map(str::to_owned).collect();
     let kafka = KafkaAsker {
@@ -151,13 +155,16 @@ impl Ask for BuilderAsker {
     }
 }
 
-struct ViewsAsker(Database);
+struct ViewsAsker {
+    database: Database,
+    letters: LettersAsker,
+}
 
 impl Ask for ViewsAsker {
     type Facts = ViewsFacts;
 
     async fn ask(&mut self) -> Result<ViewsFacts, String> {
-        views::ask(&self.0).await
+        views::ask(&self.database, &mut self.letters).await
     }
 }
 

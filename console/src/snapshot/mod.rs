@@ -9,6 +9,7 @@ mod collect;
 pub mod exposition;
 pub mod histogram;
 pub mod kafka;
+pub mod letters;
 pub mod outbox;
 mod part;
 pub mod relay;
@@ -139,6 +140,14 @@ impl Snapshot {
             }
         }
         away
+    }
+
+    /// Whether a builder that answers reads the partition now.
+    #[must_use]
+    pub fn is_read(&self, topic: &str, partition: i32) -> bool {
+        let key = (topic.to_owned(), partition);
+        let mut builders = self.builders.iter().filter_map(Part::fresh);
+        builders.any(|facts| facts.lag.contains_key(&key))
     }
 
     /// How far the views are in a partition. A builder knows best. Without one, the difference of Kafka's end and the view's position is told.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 
+use super::letters::{Letters, LettersAsker};
 use crate::postgres::Database;
 
 /// What the database says.
@@ -22,15 +23,6 @@ pub struct ViewsFacts {
     pub notices: Vec<String>,
 }
 
-/// How many dead letters wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Letters {
-    /// Events that cannot be applied.
-    pub dead: i64,
-    /// Events that wait behind one of them.
-    pub behind: i64,
-}
-
 /// Where the views are in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -38,6 +30,8 @@ pub struct Position {
     pub partition: i32,
     /// Every event before this offset is in the views.
     pub applied_up_to: i64,
+    /// During a replay: the offset that is read next. Events from there on are applied again.
+    pub replay_at: Option<i64>,
     pub epoch: i64,
     /// Who claimed it last.
     pub owner: String,
@@ -84,8 +78,8 @@ pub struct Rebuild {
     /// The schema that is filled.
     pub generation: String,
     pub started_at: OffsetDateTime,
-    /// The sum of the offsets up to which it is filled.
-    pub filled: i64,
+    /// The offset up to which it is filled, by topic and partition.
+    pub filled: BTreeMap<(String, i32), i64>,
 }
 
 impl ViewsFacts {
@@ -124,28 +118,24 @@ impl ViewFacts {
 }
 
 const POSITIONS: &str = "
-    select topic, partition, coalesce(greatest(next_offset, group_offset), 0) as applied_up_to, epoch, owner, claimed_at, paused
+    select topic, partition, coalesce(greatest(next_offset, group_offset), 0) as applied_up_to,
+        case when coalesce(next_offset, 0) < highest_offset then coalesce(next_offset, 0) end as replay_at, epoch, owner, claimed_at, paused
     from public.view_positions order by topic, partition";
 
 const VIEWS: &str = "
     select definition.view, definition.table_sql, definition.apply_sql, cardinality(definition.replaced) as replaced,
         array(select topic from public.view_sources as source where source.view = definition.view order by topic) as topics,
-        pause.reason, pause.paused_by, pause.paused_at, rebuild.generation, rebuild.started_at,
-        (select coalesce(sum(next_offset), 0)::bigint from public.view_rebuild_positions as filled where filled.view = definition.view) as filled
+        pause.reason, pause.paused_by, pause.paused_at, rebuild.generation, rebuild.started_at
     from public.view_definitions as definition
     left join public.view_pauses as pause on pause.view = definition.view
     left join public.view_rebuilds as rebuild on rebuild.view = definition.view
     order by definition.view";
 
+const FILLED: &str = "select view, topic, partition, next_offset from public.view_rebuild_positions";
+
 const TABLES: &str = "
     select relname::text as name, coalesce(n_live_tup, 0)::bigint as rows, pg_total_relation_size(relid)::bigint as bytes
     from pg_stat_all_tables where schemaname = 'public' and relname = any ($1::text[])";
-
-const LETTERS: &str = "
-    select topic, count(*) filter (where reason is not null) as dead, count(*) filter (where reason is null) as behind
-    from (select topic, reason from only public.view_dead_letters where discarded_at is null
-          union all select topic, reason from public.view_former_dead_letters where discarded_at is null) as letter
-    group by topic";
 
 const TOLD: &str = "
     select 'stuck' as kind, format('a batch of %s fails again and again for %s s: %s', owner,
@@ -158,7 +148,7 @@ const TOLD: &str = "
 ///
 /// # Errors
 /// It does not answer or refuses, in words for people.
-pub async fn ask(database: &Database) -> Result<ViewsFacts, String> {
+pub async fn ask(database: &Database, letters: &mut LettersAsker) -> Result<ViewsFacts, String> {
     let query = async |sql: &str| database.query(sql, &[]).await.map_err(|err| err.to_string());
     let made = query("select to_regclass('public.view_definitions') is not null and to_regclass('public.view_pauses') is not null as made").await?;
     if !made.first().is_some_and(|row| row.get("made")) {
@@ -166,7 +156,7 @@ pub async fn ask(database: &Database) -> Result<ViewsFacts, String> {
     }
     let positions = query(POSITIONS).await?;
     let views = query(VIEWS).await?;
-    let letters = query(LETTERS).await?;
+    let filled = query(FILLED).await?;
     let told = query(TOLD).await?;
     let mut views: Vec<ViewFacts> = views.iter().map(ViewFacts::of).collect();
     let names: Vec<String> = views.iter().flat_map(|view| table_names(&view.table_sql)).collect();
@@ -175,6 +165,13 @@ pub async fn ask(database: &Database) -> Result<ViewsFacts, String> {
         .iter()
         .map(|row| (row.get("name"), TableFacts::of(row)))
         .collect();
+    for row in &filled {
+        let rebuild = views.iter_mut().find(|view| view.name == row.get::<_, &str>("view"));
+        if let Some(rebuild) = rebuild.and_then(|view| view.rebuild.as_mut()) {
+            let place = (row.get("topic"), row.get("partition"));
+            rebuild.filled.insert(place, row.get("next_offset"));
+        }
+    }
     for view in &mut views {
         view.tables = table_names(&view.table_sql)
             .iter()
@@ -185,13 +182,21 @@ pub async fn ask(database: &Database) -> Result<ViewsFacts, String> {
         let rows = told.iter().filter(|row| row.get::<_, &str>("kind") == kind);
         rows.map(|row| row.get("line")).collect()
     };
+    letters.ask(database).await;
+    let mut notices: Vec<String> = lines("notice");
+    notices.extend(
+        letters
+            .failure
+            .as_ref()
+            .map(|why| format!("the dead letters cannot be counted now: {why}")),
+    );
     Ok(ViewsFacts {
         is_made: true,
         positions: positions.iter().map(Position::of).collect(),
         views,
-        letters: letters.iter().map(|row| (row.get("topic"), Letters::of(row))).collect(),
+        letters: letters.counted.clone(),
         stuck: lines("stuck"),
-        notices: lines("notice"),
+        notices,
     })
 }
 
@@ -210,6 +215,7 @@ impl Position {
             topic: row.get("topic"),
             partition: row.get("partition"),
             applied_up_to: row.get("applied_up_to"),
+            replay_at: row.get("replay_at"),
             epoch: row.get("epoch"),
             owner: row.get("owner"),
             claimed_at: row.get("claimed_at"),
@@ -228,7 +234,7 @@ impl ViewFacts {
         let rebuild = row.get::<_, Option<String>>("generation").map(|generation| Rebuild {
             generation,
             started_at: row.get("started_at"),
-            filled: row.get("filled"),
+            filled: BTreeMap::new(),
         });
         Self {
             name: row.get("view"),
@@ -249,15 +255,6 @@ impl TableFacts {
             name: row.get("name"),
             rows: row.get("rows"),
             bytes: row.get("bytes"),
-        }
-    }
-}
-
-impl Letters {
-    fn of(row: &Row) -> Self {
-        Self {
-            dead: row.get("dead"),
-            behind: row.get("behind"),
         }
     }
 }

@@ -66,6 +66,30 @@ async fn a_change_is_written_before_it_begins_and_once_more_when_it_has_ended() 
 }
 
 #[tokio::test]
+async fn a_change_that_an_earlier_console_has_left_gets_an_end() {
+    let database = TestDatabase::create().await;
+    let setting = database.setting();
+    audit::prepare(&setting, &setting).await.unwrap();
+    let before = json!({});
+    audit::begin(&setting, &entry(&before, "left")).await.unwrap();
+    database
+        .sql
+        .batch_execute("update console_audit set at = at - interval '1 hour'")
+        .await
+        .unwrap();
+    audit::begin(&setting, &entry(&before, "runs")).await.unwrap();
+    let age = std::time::Duration::from_secs(600);
+    assert_eq!(audit::end_left(&setting, age).await.unwrap(), 1);
+    let rows = audit::read(&postgres::Database::new(setting.target.clone()), None, 10)
+        .await
+        .unwrap();
+    assert_eq!((rows[0].reason.as_str(), rows[0].ended_at), ("runs", None));
+    assert!(rows[1].ended_at.is_some() && rows[1].exit_code.is_none());
+    let told = rows[1].output.as_deref().unwrap();
+    assert!(told.contains("The console ended meanwhile"), "{told}");
+}
+
+#[tokio::test]
 async fn the_reading_role_reads_it_and_cannot_write_it() {
     let database = TestDatabase::create().await;
     let role = format!("reader_of_{}", database.name());

@@ -144,7 +144,13 @@ async fn what_a_record_holds_never_becomes_markup() {
             assert_eq!(page.status, twin.status, "{}", page.address);
             // The list of letters also has those that came meanwhile.
             if !page.address.starts_with("/letters?") {
-                assert_eq!(page.skeleton(), twin.skeleton(), "{} and {}", page.address, twin.address);
+                assert_eq!(
+                    page.skeleton(),
+                    twin.skeleton(),
+                    "{} and {}",
+                    page.address,
+                    twin.address
+                );
             }
         }
     }

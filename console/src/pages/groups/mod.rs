@@ -89,7 +89,7 @@ fn partition(topic: &str, facts: &PartitionFacts, snapshot: &Snapshot) -> Markup
     html! {
         tr {
             th.number scope="row" { (facts.partition) }
-            td.number { (position.map_or_else(|| "?".to_owned(), |position| show::count(position.applied_up_to))) }
+            td.number { (position.map_or_else(|| "?".to_owned(), |position| show::count(position.replay_at.unwrap_or(position.applied_up_to)))) }
             td.number { (facts.end.map_or_else(|| "?".to_owned(), show::count)) }
             td.number { (parts::lag_events(lag)) }
             td.number { (parts::lag_seconds(lag)) }
@@ -97,7 +97,11 @@ fn partition(topic: &str, facts: &PartitionFacts, snapshot: &Snapshot) -> Markup
                 @match (position.and_then(|position| position.paused.as_ref()), facts.why) {
                     (Some(paused), _) => { (badge(Health::Bad, "paused")) " " (paused) }
                     (None, Some(why)) => { (badge(Health::Bad, "away")) " " (why) }
-                    (None, None) => (badge(Health::Good, "read"))
+                    (None, None) if !snapshot.is_read(topic, facts.partition) => (badge(Health::Unknown, "no builder tells of it")),
+                    (None, None) => {
+                        (badge(Health::Good, "read"))
+                        @if position.is_some_and(|position| position.replay_at.is_some()) { " once more, from this position on" }
+                    }
                 }
             }
             td.quiet { @if let Some(position) = position { (position.owner) ", epoch " (position.epoch) } }

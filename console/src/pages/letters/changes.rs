@@ -8,9 +8,6 @@ use crate::app::App;
 use crate::programs::{CommandLine, Program};
 use crate::web::access::{Change, Refusal};
 
-/// Most characters of a reason.
-const REASON_CHARS_MAX: usize = 500;
-
 /// Which letters to retry: the one of this id, those of this reason, or all.
 #[derive(Debug, Default)]
 struct Retry {
@@ -91,10 +88,7 @@ fn discard_action(form: &Discard) -> Result<Action, String> {
     if form.confirm.trim() != id.to_string() {
         return Err(format!("type the letter's number, {id}, to confirm"));
     }
-    let reason = form.reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains(char::is_control) {
-        return Err(format!("say why, in one line of at most {REASON_CHARS_MAX} characters"));
-    }
+    let reason = actions::reason_in(&form.reason)?;
     let reason_flag = format!("--reason={reason}");
     Ok(Action {
         title: format!("Discard dead letter {id}"),

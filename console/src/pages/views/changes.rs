@@ -97,11 +97,8 @@ async fn verify(State(app): State<App>, change: Change) -> Response {
 }
 
 async fn pause(State(app): State<App>, Path(name): Path<String>, change: Change) -> Result<Response, Refusal> {
-    let reason = change.fields.text("reason").to_owned();
-    if reason.is_empty() {
-        return Err(Refusal::Field("a pause needs a reason".to_owned()));
-    }
-    view_command(&app, &change, &name, "Pause", &["pause", "--reason", &reason]).await
+    let reason = actions::reason_flag(change.fields.text("reason"))?;
+    view_command(&app, &change, &name, "Pause", &["pause", &reason]).await
 }
 
 async fn resume(State(app): State<App>, Path(name): Path<String>, change: Change) -> Result<Response, Refusal> {

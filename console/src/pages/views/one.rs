@@ -11,6 +11,7 @@ use super::changes;
 use crate::app::App;
 use crate::pages::parts;
 use crate::snapshot::Snapshot;
+use crate::snapshot::kafka::KafkaFacts;
 use crate::snapshot::verdict;
 use crate::snapshot::views::{Rebuild, ViewFacts};
 use crate::web::layout::{self, Current, Shell};
@@ -81,17 +82,38 @@ fn figures(snapshot: &Snapshot, view: &ViewFacts) -> Markup {
 }
 
 fn progress(snapshot: &Snapshot, view: &ViewFacts, rebuild: &Rebuild) -> Markup {
-    let kafka = snapshot.kafka.value.as_ref();
-    let all: Option<i64> = view.topics.iter().map(|topic| kafka?.end_of_topic(topic)).sum();
+    let share = snapshot
+        .kafka
+        .value
+        .as_ref()
+        .and_then(|kafka| filled_share(kafka, view, rebuild));
     html! {
         h3 { "Rebuild" }
         p {
             "Generation " code { (rebuild.generation) } " is being filled since " (show::moment(rebuild.started_at)) ": "
-            strong { (show::count(rebuild.filled)) } @if let Some(all) = all { " of " (show::count(all)) } " offsets."
+            @match share {
+                Some((filled, all)) => { strong { (show::count(filled)) } " of " (show::count(all)) " offsets." }
+                None => "nobody knows how far."
+            }
         }
-        @if let Some(all) = all.filter(|all| *all > 0) { (chart::meter("filled", rebuild.filled as f64 / all as f64)) }
+        @if let Some((filled, all)) = share.filter(|(_, all)| *all > 0) { (chart::meter("filled", filled as f64 / all as f64)) }
         p.quiet { "If nothing fills it, the rebuild was interrupted: begin it again, and it goes on." }
     }
+}
+
+/// How many of the offsets that the topics have now it is filled with, and how many they have. `None`: Kafka does not tell now.
+fn filled_share(kafka: &KafkaFacts, view: &ViewFacts, rebuild: &Rebuild) -> Option<(i64, i64)> {
+    let (mut filled, mut all) = (0, 0);
+    for topic in &view.topics {
+        for facts in kafka.topics.get(topic)? {
+            let (beginning, end) = facts.beginning.zip(facts.end)?;
+            let place = (topic.clone(), facts.partition);
+            let up_to = rebuild.filled.get(&place).copied().unwrap_or(beginning);
+            filled += up_to.min(end).saturating_sub(beginning).max(0);
+            all += end - beginning;
+        }
+    }
+    Some((filled, all))
 }
 
 fn sql(view: &ViewFacts) -> Markup {
@@ -102,5 +124,46 @@ fn sql(view: &ViewFacts) -> Markup {
             pre.sql tabindex="0" aria-label="apply.sql" { (view.apply_sql) }
             details { summary { "table.sql" } pre.sql { (view.table_sql) } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::filled_share;
+    use crate::snapshot::kafka::{KafkaFacts, PartitionFacts};
+    use crate::snapshot::views::{Rebuild, ViewFacts};
+
+    #[test]
+    fn events_that_the_topic_has_no_more_are_not_of_a_rebuilds_share() {
+        let partition = |partition, beginning, end| PartitionFacts {
+            partition,
+            beginning: Some(beginning),
+            end: Some(end),
+            why: None,
+        };
+        let kafka = KafkaFacts {
+            topics: BTreeMap::from([("t".to_owned(), vec![partition(0, 100, 200), partition(1, 50, 60)])]),
+            rates: BTreeMap::new(),
+        };
+        let mut view = ViewFacts {
+            name: "v".to_owned(),
+            topics: vec!["t".to_owned()],
+            table_sql: String::new(),
+            apply_sql: String::new(),
+            replaced: 0,
+            pause: None,
+            rebuild: None,
+            tables: Vec::new(),
+        };
+        let rebuild = Rebuild {
+            generation: "v_2".to_owned(),
+            started_at: time::OffsetDateTime::now_utc(),
+            filled: BTreeMap::from([(("t".to_owned(), 0), 120)]),
+        };
+        assert_eq!(filled_share(&kafka, &view, &rebuild), Some((20, 110)));
+        view.topics.push("gone".to_owned());
+        assert_eq!(filled_share(&kafka, &view, &rebuild), None);
     }
 }

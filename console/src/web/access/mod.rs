@@ -57,8 +57,8 @@ impl Access {
     /// Begins a session for whoever has this token. `None`: nobody has it.
     #[must_use]
     pub fn log_in(&self, token: &str) -> Option<Session> {
-        let (name, role) = self.0.tokens.as_ref()?.find(token)?;
-        Some(self.0.sessions.begin(name, role))
+        let holder = self.0.tokens.as_ref()?.find(token)?;
+        Some(self.0.sessions.begin(holder))
     }
 
     /// Ends the session.
@@ -66,7 +66,7 @@ impl Access {
         self.0.sessions.end(session);
     }
 
-    /// The session of the cookie, while its person still has a token with this role.
+    /// The session of the cookie, while its person still has the token by which it began, with the same role.
     #[must_use]
     pub fn session(&self, id: &str) -> Option<Session> {
         let session = self.0.sessions.find(id)?;
@@ -74,7 +74,7 @@ impl Access {
             .0
             .tokens
             .as_ref()
-            .is_some_and(|tokens| tokens.has(&session.name, session.role));
+            .is_some_and(|tokens| tokens.has(&session.token_hash, &session.name, session.role));
         is_known.then_some(session)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::tokens::random_text;
+use super::tokens::{Holder, random_text};
 use crate::settings::Role;
 
 /// The cookie's name.
@@ -21,6 +21,8 @@ pub struct Session {
     pub id: String,
     pub name: String,
     pub role: Role,
+    /// The hash of the token by which the person has logged in. The session ends with this token.
+    pub token_hash: String,
     /// What every form of this session has in its field `csrf`.
     pub csrf: String,
 }
@@ -31,11 +33,12 @@ pub struct Sessions(Mutex<HashMap<String, (Instant, Session)>>);
 
 impl Sessions {
     /// Begins a session.
-    pub fn begin(&self, name: String, role: Role) -> Session {
+    pub fn begin(&self, holder: Holder) -> Session {
         let session = Session {
             id: random_text(),
-            name,
-            role,
+            name: holder.name,
+            role: holder.role,
+            token_hash: holder.token_hash,
             csrf: random_text(),
         };
         let now = Instant::now();
@@ -72,13 +75,21 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use super::{SESSIONS_MAX, Sessions};
+    use super::{Holder, SESSIONS_MAX, Sessions};
     use crate::settings::Role;
+
+    fn holder(name: &str) -> Holder {
+        Holder {
+            name: name.to_owned(),
+            role: Role::Operator,
+            token_hash: String::new(),
+        }
+    }
 
     #[test]
     fn a_session_is_found_until_it_ends() {
         let sessions = Sessions::default();
-        let session = sessions.begin("kim".to_owned(), Role::Operator);
+        let session = sessions.begin(holder("kim"));
         assert_ne!(session.id, session.csrf);
         assert_eq!(sessions.find(&session.id).as_ref(), Some(&session));
         assert_eq!(sessions.find(&session.csrf), None);
@@ -89,10 +100,10 @@ mod tests {
     #[test]
     fn there_are_never_more_than_the_limit_and_the_oldest_goes_first() {
         let sessions = Sessions::default();
-        let oldest = sessions.begin("first".to_owned(), Role::Reader);
+        let oldest = sessions.begin(holder("first"));
         let mut last = oldest.clone();
         for _ in 0..SESSIONS_MAX {
-            last = sessions.begin("kim".to_owned(), Role::Reader);
+            last = sessions.begin(holder("kim"));
         }
         assert_eq!(sessions.lock().len(), SESSIONS_MAX);
         assert_eq!(sessions.find(&oldest.id), None);

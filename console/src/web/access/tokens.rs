@@ -50,6 +50,15 @@ pub struct TokenFile {
     read: Mutex<(Option<SystemTime>, Tokens)>,
 }
 
+/// Who has a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub name: String,
+    pub role: Role,
+    /// The SHA-256 of the token, in hexadecimal.
+    pub token_hash: String,
+}
+
 /// Who has which token: name and role by hash.
 type Tokens = BTreeMap<String, (String, Role)>;
 
@@ -67,15 +76,19 @@ impl TokenFile {
 
     /// Whose token it is.
     #[must_use]
-    pub fn find(&self, token: &str) -> Option<(String, Role)> {
-        let hash = hash_hex(token.trim());
-        self.with_tokens(|tokens| tokens.get(&hash).cloned())
+    pub fn find(&self, token: &str) -> Option<Holder> {
+        let token_hash = hash_hex(token.trim());
+        let (name, role) = self.with_tokens(|tokens| tokens.get(&token_hash).cloned())?;
+        Some(Holder { name, role, token_hash })
     }
 
-    /// Whether there is still a token of this name with this role.
+    /// Whether the token of this hash is still this person's, with this role. Another token of the same name does not count.
     #[must_use]
-    pub fn has(&self, name: &str, role: Role) -> bool {
-        self.with_tokens(|tokens| tokens.values().any(|known| known.0 == name && known.1 == role))
+    pub fn has(&self, token_hash: &str, name: &str, role: Role) -> bool {
+        self.with_tokens(|tokens| {
+            let known = tokens.get(token_hash);
+            known.is_some_and(|known| known.0 == name && known.1 == role)
+        })
     }
 
     fn with_tokens<T>(&self, ask: impl FnOnce(&Tokens) -> T) -> T {
@@ -165,8 +178,9 @@ mod tests {
         let path = directory.path().join("tokens");
         std::fs::write(&path, text).unwrap();
         let file = TokenFile::open(path).unwrap();
-        assert_eq!(file.find(&kim), Some(("kim".to_owned(), Role::Operator)));
-        assert_eq!(file.find(&format!(" {lee}\n")), Some(("lee".to_owned(), Role::Reader)));
+        let found = |token: &str| file.find(token).map(|holder| (holder.name, holder.role));
+        assert_eq!(found(&kim), Some(("kim".to_owned(), Role::Operator)));
+        assert_eq!(found(&format!(" {lee}\n")), Some(("lee".to_owned(), Role::Reader)));
         for wrong in ["", "kim", &kim[..42]] {
             assert_eq!(file.find(wrong), None);
         }
@@ -179,8 +193,9 @@ mod tests {
         let token = random_text();
         std::fs::write(&path, line("kim", Role::Operator, &token)).unwrap();
         let file = TokenFile::open(path.clone()).unwrap();
-        assert!(file.has("kim", Role::Operator));
-        std::fs::write(&path, "").unwrap();
+        let kim = file.find(&token).unwrap();
+        assert!(file.has(&kim.token_hash, "kim", Role::Operator));
+        std::fs::write(&path, line("kim", Role::Operator, &random_text())).unwrap();
         // The file's time may be the same within one tick of the clock.
         let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
         std::fs::File::options()
@@ -190,7 +205,10 @@ mod tests {
             .set_modified(later)
             .unwrap();
         assert_eq!(file.find(&token), None);
-        assert!(!file.has("kim", Role::Operator));
+        assert!(
+            !file.has(&kim.token_hash, "kim", Role::Operator),
+            "a new token of the same name is another one"
+        );
         std::fs::remove_file(&path).unwrap();
         assert_eq!(file.find(&token), None);
     }
