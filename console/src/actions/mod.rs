@@ -72,6 +72,7 @@ pub async fn perform(app: &App, operator: &Session, action: Action) -> Response 
 
 async fn begin(app: &App, operator: &Session, action: Action) -> Result<Arc<Job>, String> {
     let database = app.settings.pipeline.views.command_database();
+    let unwritten = app.jobs.note_unwritten();
     let before = action.probe.read(app).await;
     let entry = audit::Entry {
         person: &operator.name,
@@ -108,7 +109,6 @@ async fn begin(app: &App, operator: &Session, action: Action) -> Result<Arc<Job>
     };
     metrics::counter!("console_changes_total").increment(1);
     let (app, running) = (app.clone(), Arc::clone(&job));
-    let unwritten = app.jobs.note_unwritten();
     tokio::spawn(async move {
         let state = running.wait(None).await;
         let exit_code = match state {

@@ -2,13 +2,16 @@
 //!
 //! Settings and passwords go by environment, so that no list of processes shows them. A command line has only what is asked for.
 
+mod answer;
+mod job;
 mod jobs;
 
 use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-pub use self::jobs::{Job, JobState, Jobs, Refused};
+pub use self::job::{Job, JobState};
+pub use self::jobs::{Jobs, Refused};
 use crate::settings::{Database, Outbox, Settings};
 
 /// A command: a program with arguments, and the part of the pipeline that it is for.

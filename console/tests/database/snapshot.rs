@@ -97,6 +97,17 @@ async fn views_have_their_state_their_tables_and_their_letters() {
     assert_eq!(facts.letters_waiting(), 2);
     assert!(facts.stuck[0].contains("the disk is full"), "{:?}", facts.stuck);
     assert_eq!(facts.notices, ["it was made anew"]);
+
+    // A replay: the position goes back, and readers still see all that was applied.
+    assert_eq!(facts.position("user-events", 0).unwrap().replay_at, None);
+    database
+        .sql
+        .batch_execute("update view_positions set next_offset = 3 where partition = 0")
+        .await
+        .unwrap();
+    let facts = views::ask(&asked, &mut LettersAsker::default()).await.unwrap();
+    let position = facts.position("user-events", 0).unwrap();
+    assert_eq!((position.replay_at, position.applied_up_to), (Some(3), 15));
 }
 
 #[tokio::test]
