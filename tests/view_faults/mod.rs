@@ -3,6 +3,7 @@ mod carried;
 mod crash_matrix;
 mod drop_beside_start;
 mod fewer_partitions;
+mod foreign_headers;
 mod full_batch;
 mod group_offsets;
 mod item_reader;

@@ -20,6 +20,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::assign::{assign, stop};
+use crate::record_headers::{RecordHeader, RecordHeaders};
 
 /// Reads some partitions of one topic, each from a given offset on.
 pub struct TopicReader<'c, C: ConsumerContext> {
@@ -183,26 +184,9 @@ impl Record<'_> {
 
     /// All headers, in their order: each with its name and its value, which may be null. Both may be any bytes, also those that are no text.
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]
-    pub fn headers(&self) -> Vec<(&[u8], Option<&[u8]>)> {
-        let mut headers = ptr::null_mut();
-        let mut named = Vec::new();
-        // SAFETY: the message is valid, and owns its headers, which live as long as it does. A name ends with a zero byte.
-        unsafe {
-            if native::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers)
-                != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
-            {
-                return named;
-            }
-            for index in 0..native::rd_kafka_header_cnt(headers) {
-                let (mut name, mut value, mut length) = (ptr::null(), ptr::null::<c_void>(), 0);
-                let answer =
-                    native::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut length);
-                if answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !name.is_null() {
-                    named.push((CStr::from_ptr(name).to_bytes(), self.bytes(value, length)));
-                }
-            }
-        }
-        named
+    pub fn headers(&self) -> Vec<RecordHeader<'_>> {
+        // SAFETY: the message is valid for as long as the record is borrowed.
+        unsafe { RecordHeaders::from_native(self.message) }.collect()
     }
 
     #[expect(unsafe_code, reason = "the record is in librdkafka's memory")]

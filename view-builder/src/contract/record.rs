@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use events::{POSITION_HEADER, Position};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use kafka_client::RecordHeader;
+use rdkafka::message::{BorrowedMessage, Message};
 use service::clock;
 
 use crate::contract::Contract;
@@ -33,12 +34,11 @@ pub(crate) fn event(contract: &Contract, record: &BorrowedMessage<'_>) -> Result
 
 /// The record as it came, with the reason why it cannot be applied.
 pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Letter {
-    let mut headers = record.headers().map_or_else(Vec::new, |headers| {
-        let owned = headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)));
-        owned.collect()
-    });
+    let owned = |(name, value): RecordHeader<'_>| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        (name, value.map(Bytes::copy_from_slice))
+    };
+    let mut headers: Vec<_> = kafka_client::headers_of(record).map(owned).collect();
     if waiting_key(record.key()).is_none()
         && let Some(key) = record.key()
     {
@@ -57,9 +57,10 @@ pub(crate) fn letter(record: &BorrowedMessage<'_>, reason: Option<String>) -> Le
 
 /// When the source committed the change: by the position header, else by the record's own time.
 pub(crate) fn committed_us(record: &BorrowedMessage<'_>) -> i64 {
-    let by_header = record.headers().and_then(|headers| {
-        let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
-        let position: Position = std::str::from_utf8(header.value?).ok()?.parse().ok()?;
+    let mut headers = kafka_client::headers_of(record);
+    let position = headers.find(|(name, _)| *name == POSITION_HEADER.as_bytes());
+    let by_header = position.and_then(|(_, value)| {
+        let position: Position = std::str::from_utf8(value?).ok()?.parse().ok()?;
         Some(position.commit_timestamp_us)
     });
     by_header
