@@ -35,7 +35,7 @@ use crate::process::answer::Answer;
 use crate::process::stop::{RelayError, Stop};
 use crate::process::{faults, panics};
 use crate::relay::pause;
-use crate::relay::streaming::unpublished;
+use crate::relay::unpublished;
 use crate::settings::{Command, Config, InitOptions, RunArgs};
 
 /// Carries out a command. Returns what it prints, and its exit code.

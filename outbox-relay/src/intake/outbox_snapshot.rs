@@ -109,15 +109,7 @@ impl OutboxSnapshot {
     /// # Errors
     /// The connection broke.
     pub(crate) async fn rows_of_a_key(&mut self, config: &Config) -> Result<RowsOfAKey, RelayError> {
-        let sql = format!(
-            "select pg_get_expr(d.adbin, d.adrelid) as value
-             from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
-             where d.adrelid = {}::regclass and a.attname = 'created_at'",
-            quote_literal(&table_name(config))
-        );
-        let answer = self.connection.query(&sql).await?;
-        let default = first_row(&answer).map(|row| row.nullable("value")).transpose()?;
-        Ok(order_of_commits(default.flatten().unwrap_or_default()))
+        read_rows_of_a_key(&mut self.connection, config).await
     }
 
     /// From now on, only rows whose `created_at` is at or after `since_ms` (milliseconds since 1970) are read. `None` reads all rows. A row without a
@@ -295,6 +287,22 @@ pub(crate) fn columns_of(answer: &Answer) -> Vec<Column> {
             type_oid: *type_oid,
         })
         .collect()
+}
+
+/// As [`OutboxSnapshot::rows_of_a_key`], without a snapshot. It needs no right to read the table.
+///
+/// # Errors
+/// There is no such table; the connection broke.
+pub(crate) async fn read_rows_of_a_key(connection: &mut Connection, config: &Config) -> Result<RowsOfAKey, RelayError> {
+    let sql = format!(
+        "select pg_get_expr(d.adbin, d.adrelid) as value
+         from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+         where d.adrelid = {}::regclass and a.attname = 'created_at'",
+        quote_literal(&table_name(config))
+    );
+    let answer = connection.query(&sql).await?;
+    let default = first_row(&answer).map(|row| row.nullable("value")).transpose()?;
+    Ok(order_of_commits(default.flatten().unwrap_or_default()))
 }
 
 /// `default` is the expression that Postgres prints for the default of `created_at`; empty if there is none.

@@ -7,6 +7,7 @@ pub mod streaming;
 pub(crate) mod survey;
 pub mod topic_watch;
 mod trouble;
+pub mod unpublished;
 
 use std::time::{Duration, Instant};
 

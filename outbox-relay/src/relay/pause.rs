@@ -104,7 +104,7 @@ pub async fn pause(config: &Config, reason: &PauseReason) -> Result<String, Rela
 /// # Errors
 /// Kafka does not take the record.
 pub async fn resume(config: &Config) -> Result<String, RelayError> {
-    let Some(record) = read_pause(config).await? else {
+    let Some(record) = read_pause(config, || false).await? else {
         return Ok(format!("slot {} is not paused\n", config.source.slot));
     };
     write_record(config, None).await?;
@@ -115,13 +115,16 @@ pub async fn resume(config: &Config) -> Result<String, RelayError> {
     ))
 }
 
-/// Reads the pause that is in force. `None`: the relay is not paused.
+/// Reads the pause that is in force. `None`: the relay is not paused. The thread that reads ends as soon as `gives_up`.
 ///
 /// # Errors
 /// Kafka does not answer.
-pub async fn read_pause(config: &Config) -> Result<Option<PauseRecord>, RelayError> {
+pub async fn read_pause(
+    config: &Config,
+    gives_up: impl Fn() -> bool + Send + 'static,
+) -> Result<Option<PauseRecord>, RelayError> {
     let log = pause_log(config);
-    let read = tokio::task::spawn_blocking(move || log.read(&|| false));
+    let read = tokio::task::spawn_blocking(move || log.read(&gives_up));
     let (value, _) = read.await.context("pause task")??;
     Ok(match OperatorWish::parse(value.as_deref()) {
         OperatorWish::Pause(record) => Some(record),

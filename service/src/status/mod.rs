@@ -112,7 +112,14 @@ impl Problem {
 }
 
 /// What a command in a text begins with.
-const COMMANDS: [&str; 5] = ["outbox-relay ", "view-builder ", "kafka-", "select ", "alter "];
+const COMMANDS: [&str; 6] = [
+    "outbox-relay ",
+    "view-builder ",
+    "kafka-",
+    "select ",
+    "alter ",
+    "grant ",
+];
 
 /// The commands that a text names: what stands between backticks and begins with one of [`COMMANDS`]. Each comes once.
 #[must_use]

@@ -20,6 +20,11 @@ pub(crate) const CODES: [u8; 3] = [PAUSED_OR_BEHIND, NO_RELAY, AWAY];
 
 /// A relay whose oldest unpublished row is older is behind, in seconds.
 const BEHIND_AFTER_SECONDS: f64 = 10.0;
+/// A relay that works writes a checkpoint at least every ten seconds while WAL is written. Where nobody knows how old the oldest row is, a relay is behind
+/// whose last checkpoint is older than this, in seconds, ...
+const SILENT_AFTER_SECONDS: f64 = 30.0;
+/// ... and which has not confirmed more than this, in bytes. A calm server writes less.
+const SILENT_FROM_BYTES: i64 = 1 << 20;
 /// What a standby says of itself: no problem, since another relay works.
 const STANDBY: &str = "warm standby";
 
@@ -28,6 +33,10 @@ const STANDBY: &str = "warm standby";
 pub(super) struct Found {
     /// With which stops a relay ends, or has ended, by the stage that each concerns.
     pub(super) stops: Vec<(&'static str, Stop)>,
+    /// Why the checkpoint cannot be seen, although Kafka answers.
+    pub(super) hidden_checkpoint: Option<String>,
+    /// Logical messages are published as well, and no table tells of those that wait.
+    pub(super) takes_messages: bool,
     /// The row at which the relay stopped, if it has not been passed.
     pub(super) stopped_at: Option<StoppedAt>,
     /// The stop of a publication that cannot be used, in the words of `check`.
@@ -67,11 +76,19 @@ pub(super) fn judge(figures: &Figures, found: &Found) -> Judgement {
     );
     problems.extend(figures.kafka.away_because.clone().map(|why| Problem::new("kafka", why)));
     problems.extend(stops(figures, found));
+    problems.extend(under_way(figures, found).map(|text| Problem::new("checkpoint", text)));
+    problems.extend(
+        found
+            .hidden_checkpoint
+            .clone()
+            .map(|why| Problem::new("checkpoint", why)),
+    );
     problems.extend(found.slot_dangers.iter().map(|danger| Problem::new("slot", danger)));
     problems.extend(found.pause.clone().map(|pause| Problem::warning("relay", pause)));
     problems.extend(nobody_reads(figures, &problems));
     problems.extend(said_by_the_relay(figures, &problems));
     problems.extend(is_behind(figures, found));
+    problems.extend(unknown_age(figures, found));
     let parked = figures.parking.as_ref().map_or(0, |parking| parking.rows);
     problems.extend((parked > 0).then(|| Problem::warning("parking", sentences::rows_are_parked(parked))));
     let (verdict, exit_code) = verdict(figures, found, &problems);
@@ -87,6 +104,7 @@ fn stops(figures: &Figures, found: &Found) -> Vec<Problem> {
     let mut problems: Vec<Problem> = found
         .stops
         .iter()
+        .filter(|(_, stop)| unfinished_command(figures, stop).is_none())
         .map(|(stage, stop)| Problem::new(stage, stop.to_string()).with_exit_code(stop.exit_code()))
         .collect();
     let unusable = Stop::Publication {
@@ -96,13 +114,45 @@ fn stops(figures: &Figures, found: &Found) -> Vec<Problem> {
     let publication = found.publication.as_ref();
     problems.extend(publication.map(|text| Problem::new("outbox", text).with_exit_code(unusable.exit_code())));
     // A relay that runs is past the row soon, or stops there again. And an operator may have said what becomes of the row.
-    let is_read = figures.slot.as_ref().is_some_and(|slot| slot.is_active);
-    let stopped_at = found.stopped_at.as_ref().filter(|row| !is_read && !row.park);
+    let stopped_at = found.stopped_at.as_ref();
+    let stopped_at = stopped_at.filter(|row| !is_read(figures) && !row.park);
     problems.extend(stopped_at.map(|row| {
         let stop = stop_at(row);
         Problem::new("outbox", stop.to_string()).with_exit_code(row.exit_code.unwrap_or_else(|| stop.exit_code()))
     }));
     problems
+}
+
+/// The command that makes the slot, or makes it anew, where it has not finished and somebody reads the slot: the command itself, or a relay. No relay has
+/// ended for this reason then, and typing the command again would not help.
+fn unfinished_command(figures: &Figures, stop: &Stop) -> Option<&'static str> {
+    match stop {
+        Stop::InitUnfinished { .. } if is_read(figures) => Some("init"),
+        Stop::RecoveryUnfinished { .. } if is_read(figures) => Some("recover"),
+        _ => None,
+    }
+}
+
+/// That such a command is under way.
+fn under_way(figures: &Figures, found: &Found) -> Option<String> {
+    let mut commands = found
+        .stops
+        .iter()
+        .filter_map(|(_, stop)| unfinished_command(figures, stop));
+    let command = commands.next()?;
+    Some(format!(
+        "`{command}` is under way, or was begun and a relay holds the slot; nothing else is published until `{command}` has finished"
+    ))
+}
+
+/// Whether somebody reads the slot.
+fn is_read(figures: &Figures) -> bool {
+    figures.slot.as_ref().is_some_and(|slot| slot.is_active)
+}
+
+/// Whether a relay ought to publish now.
+fn has_to_publish(figures: &Figures, found: &Found) -> bool {
+    is_read(figures) && found.pause.is_none()
 }
 
 /// Nobody reads the slot, although nothing keeps a relay from it.
@@ -137,23 +187,57 @@ fn said_by_the_relay(figures: &Figures, so_far: &[Problem]) -> Vec<Problem> {
     reasons.chain(warnings).collect()
 }
 
+/// Rows wait for too long, or look as if they did.
 fn is_behind(figures: &Figures, found: &Found) -> Option<Problem> {
-    let age = figures.outbox.oldest_unpublished_age_seconds?;
-    let works = figures.slot.as_ref().is_some_and(|slot| slot.is_active) && found.pause.is_none();
-    (works && age > BEHIND_AFTER_SECONDS).then(|| {
-        Problem::new(
-            "outbox",
-            format!(
-                "the oldest row that is not published is {} old, although a relay reads the slot; `outbox-relay check` tells what may keep it",
-                table::seconds(age)
-            ),
+    if !has_to_publish(figures, found) {
+        return None;
+    }
+    let what = match figures.outbox.oldest_unpublished_age_seconds {
+        Some(age) if age > BEHIND_AFTER_SECONDS => {
+            format!("the oldest row that is not published is {} old", table::seconds(age))
+        }
+        Some(_) => return None,
+        None => is_silent(figures)?,
+    };
+    Some(Problem::new(
+        "outbox",
+        format!("{what}, although a relay reads the slot; `outbox-relay check` tells what may keep it"),
+    ))
+}
+
+/// A relay that writes no checkpoint although WAL is written.
+fn is_silent(figures: &Figures) -> Option<String> {
+    let age = figures.checkpoint.as_ref()?.age_seconds?;
+    let unconfirmed_bytes = figures.slot.as_ref()?.unconfirmed_bytes;
+    (age > SILENT_AFTER_SECONDS && unconfirmed_bytes > SILENT_FROM_BYTES).then(|| {
+        format!(
+            "the last checkpoint is {} old, and {} of WAL are not confirmed",
+            table::seconds(age),
+            // Above 0, as just seen.
+            table::bytes(unconfirmed_bytes.unsigned_abs())
         )
     })
 }
 
+/// Nobody knows whether rows wait, and somebody may mend that. Where messages alone are the outbox, nobody can.
+fn unknown_age(figures: &Figures, found: &Found) -> Option<Problem> {
+    let why = figures.outbox.unknown_because.as_ref()?;
+    let could_be_known = figures.outbox.table.is_some() && figures.checkpoint.is_some();
+    (could_be_known && has_to_publish(figures, found))
+        .then(|| Problem::warning("outbox", format!("whether rows wait is not known: {why}")))
+}
+
+/// Whether everything that was committed is published, as far as the rows of the table tell. Without the commit of a published row, rows that were
+/// written before the checkpoint may wait. The table does not tell of messages.
+fn is_all_published(figures: &Figures, found: &Found) -> bool {
+    let checkpoint = figures.checkpoint.as_ref();
+    !found.takes_messages
+        && checkpoint.is_some_and(|checkpoint| checkpoint.partial.is_none() && checkpoint.newest_row_at.is_some())
+}
+
 fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> (Verdict, u8) {
     let with = |state, text: String, exit_code| (Verdict { state, text }, exit_code);
-    let is_read = figures.slot.as_ref().is_some_and(|slot| slot.is_active);
+    let is_read = is_read(figures);
     if let Some(code) = problems.iter().find_map(|problem| problem.exit_code) {
         let text = if is_read {
             format!("a relay reads the slot, and cannot go on; it ends with exit code {code}")
@@ -187,11 +271,16 @@ fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> (Verdict, 
     if !is_read {
         return with(State::Stopped, "no relay reads the slot".to_owned(), NO_RELAY);
     }
+    if under_way(figures, found).is_some() {
+        let text = "the slot is read, and the command that makes it has not finished".to_owned();
+        return with(State::Behind, text, PAUSED_OR_BEHIND);
+    }
     let oldest = figures.outbox.oldest_unpublished_age_seconds;
     let published = match oldest {
         Some(age) if age > 0.0 => format!("the oldest row that is not published is {} old", table::seconds(age)),
-        Some(_) => "everything that was committed is published".to_owned(),
-        None => "a relay reads the slot".to_owned(),
+        Some(_) if is_all_published(figures, found) => "everything that was committed is published".to_owned(),
+        Some(_) => "no row is known to wait".to_owned(),
+        None => "a relay reads the slot; whether rows wait is not known".to_owned(),
     };
     let works = problems.iter().all(|problem| problem.severity == Severity::Warning);
     if works {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::findings::sentences;
-use crate::kafka::{Readers, StoredCheckpoint};
+use crate::kafka::{Readers, StillHidden, StoredCheckpoint};
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::pause::{self, PauseRecord};
 use crate::settings::Config;
@@ -21,6 +21,8 @@ pub(super) struct KafkaLook {
     pub(super) away_because: Option<String>,
     /// The last checkpoint, or the stop of one that cannot be used. `None`: it was not read.
     pub(super) checkpoint: Option<Result<Option<StoredCheckpoint>, Stop>>,
+    /// Why the last checkpoint cannot be seen, although Kafka answers.
+    pub(super) hidden_because: Option<String>,
     pub(super) pause: Option<PauseRecord>,
     /// The topics of the checkpoint's lineage, and that of the checkpoints.
     pub(super) topics: Topics,
@@ -35,7 +37,9 @@ impl KafkaLook {
         let mut look = Self::default();
         let opening = config.clone();
         let opened = on_a_thread(deadline, move || opening.checkpoint_log().open_within(patience));
-        let paused = within(deadline, pause::read_pause(config));
+        // Under `--watch` no thread outlives its round for long.
+        let gives_up = move || Instant::now() >= deadline;
+        let paused = within(deadline, pause::read_pause(config, gives_up));
         let (opened, paused) = tokio::join!(opened, paused);
         match (opened, paused) {
             (Ok(readers), Ok(paused)) => {
@@ -52,14 +56,15 @@ impl KafkaLook {
         Ok(look)
     }
 
-    /// Reads the last committed checkpoint.
-    pub(super) async fn read_checkpoint(&mut self, config: &Config, deadline: Instant) {
+    /// Reads the last committed checkpoint. An open transaction may hide it: what is hidden still at `patient_until`, which is before the deadline, is not
+    /// waited for.
+    pub(super) async fn read_checkpoint(&mut self, config: &Config, patient_until: Instant, deadline: Instant) {
         let Some(readers) = self.readers.take() else {
             return;
         };
         let reading = config.clone();
         let read = on_a_thread(deadline, move || {
-            let gives_up = || Instant::now() >= deadline;
+            let gives_up = || Instant::now() >= patient_until;
             let (key, delivery) = (reading.checkpoint_key(), reading.sink.delivery);
             let found = reading.checkpoint_log().last_with(&readers, &key, delivery, &gives_up);
             Ok((readers, found))
@@ -70,6 +75,13 @@ impl KafkaLook {
                 self.checkpoint = Some(Ok(found));
             }
             Ok((_, Err(RelayError::Stop(stop)))) => self.checkpoint = Some(Err(stop)),
+            Ok((readers, Err(RelayError::Transient(err)))) if err.is::<StillHidden>() => {
+                self.readers = Some(readers);
+                let minutes = config.sink.kafka.transactions_end_within().as_secs().div_ceil(60);
+                self.hidden_because = Some(format!(
+                    "{err}, and so the checkpoint; Kafka ends a transaction within {minutes} minutes, or has lost its end"
+                ));
+            }
             Ok((_, Err(RelayError::Transient(err)))) => self.away_because = Some(sentences::kafka_is_away(config, err)),
             Err(err) => self.away_because = Some(sentences::kafka_is_away(config, err)),
         }

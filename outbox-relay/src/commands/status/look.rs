@@ -1,7 +1,7 @@
 //! One look at Postgres, at Kafka, and at the relay's own process. It changes nothing: it takes no slot, fences no producer and joins no group.
 //!
-//! The slot is read first, then the checkpoint, then the end of the WAL, as in [`crate::relay::survey`]: a relay may be publishing meanwhile. What does
-//! not depend on each other is asked at the same time. A server that is away keeps nobody from the rest.
+//! The position of the slot is read first, then the checkpoint, then the end of the WAL, as in [`crate::relay::survey`]: a relay may be publishing meanwhile.
+//! The figures of the slot, which are for people, are read at the same time as the checkpoint. A server that is away keeps nobody from the rest.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,13 +29,17 @@ const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const CONNECTS_WITHIN: Duration = Duration::from_millis(2_500);
 /// The whole look takes no longer.
 const LOOK_WITHIN: Duration = Duration::from_millis(4_500);
+/// An open transaction that hides the checkpoint has so long to end. Then there is time for the other questions.
+const CHECKPOINT_IS_SEEN_WITHIN: Duration = Duration::from_millis(3_500);
 
 /// Looks once. `admin` is the address where the relay's process answers.
 ///
 /// # Errors
 /// A setting that Kafka's client does not take ([`Stop::Config`]).
 pub(super) async fn look(config: &Config, admin: Option<SocketAddr>) -> Result<(Figures, Found), Stop> {
-    let (first_by, all_by) = (Instant::now() + FIRST_ANSWER_WITHIN, Instant::now() + LOOK_WITHIN);
+    let began = Instant::now();
+    let (first_by, all_by) = (began + FIRST_ANSWER_WITHIN, began + LOOK_WITHIN);
+    let patient_until = began + CHECKPOINT_IS_SEEN_WITHIN;
     let process = async {
         match admin {
             Some(listen) => Some(health::ask_for_status(listen).await),
@@ -50,7 +54,7 @@ pub(super) async fn look(config: &Config, admin: Option<SocketAddr>) -> Result<(
     let mut kafka = kafka?;
     join!(
         postgres.look_at_slot(config, all_by),
-        kafka.read_checkpoint(config, all_by)
+        kafka.read_checkpoint(config, patient_until, all_by)
     );
     let published_until_us = kafka.stored().and_then(published_until_us);
     join!(
@@ -74,6 +78,8 @@ fn published_until_us(stored: &StoredCheckpoint) -> Option<i64> {
 /// What is wrong, in the words of the stops, of `check` and of `/readyz`.
 fn find(config: &Config, postgres: &PostgresLook, kafka: &KafkaLook) -> Found {
     let mut found = Found {
+        hidden_checkpoint: kafka.hidden_because.clone(),
+        takes_messages: config.outbox.message_prefix.is_some(),
         slot_dangers: postgres.slot_dangers.clone(),
         pause: kafka.pause.as_ref().map(PauseRecord::for_people),
         ..Found::default()
@@ -160,6 +166,7 @@ fn oldest_unpublished_age(postgres: &PostgresLook, kafka: &KafkaLook) -> Result<
         (Some(Err(why)), None) => Err(why.clone()),
         (None, None) if postgres.away_because.is_some() => Err("Postgres is away".to_owned()),
         (None, None) if kafka.away_because.is_some() => Err("Kafka is away, and has the checkpoint".to_owned()),
+        (None, None) if kafka.hidden_because.is_some() => Err("an open transaction hides the checkpoint".to_owned()),
         (None, None) => Err("there is no checkpoint that says what is published".to_owned()),
     }
 }

@@ -4,19 +4,23 @@ use anyhow::Context as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::figures;
+use crate::continuity::comparison::RowsOfAKey;
 use crate::continuity::source::Slot;
 use crate::findings::{Finding, failover, sentences};
 use crate::guard::retention::Retention;
+use crate::intake::outbox_snapshot::read_rows_of_a_key;
 use crate::outbox::publication::{Publication, require_usable_publication};
 use crate::outbox::rows::first_row;
 use crate::outbox::source::{self, System};
 use crate::outbox::table::table_name;
 use crate::process::stop::{RelayError, Stop};
 use crate::settings::Config;
-use pg_replication::{Connection, Mode, PgError, quote_literal};
+use pg_replication::{Connection, Mode, PgError, quote_identifier, quote_literal};
 
 /// How long the question for the oldest row may take. Without an index on `created_at` it reads the table.
 const OLDEST_ROW_WITHIN_MS: u32 = 1_000;
+/// Postgres' code for a right that a role does not have.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// What Postgres has told so far.
 #[derive(Default)]
@@ -199,6 +203,16 @@ async fn read_oldest_age(
     config: &Config,
     published_until_us: i64,
 ) -> anyhow::Result<Result<f64, String>> {
+    match read_rows_of_a_key(connection, config).await {
+        Ok(RowsOfAKey::CommitAsCreated | RowsOfAKey::CommitAfterCreation) => {}
+        // A time that an application sets may be ahead of the commit. Then a published row looks like one that waits.
+        Ok(RowsOfAKey::CommitAtAnyTime) => {
+            let what = "`created_at` does not default to the clock of the server, so it does not tell which rows were committed last";
+            return Ok(Err(what.to_owned()));
+        }
+        Err(RelayError::Stop(stop)) => return Ok(Err(stop.to_string())),
+        Err(RelayError::Transient(err)) => return refusal(config, err).map(Err),
+    }
     let sql = format!(
         "set statement_timeout = {OLDEST_ROW_WITHIN_MS};
          select greatest(coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0), 0)::double precision as age_seconds
@@ -207,10 +221,24 @@ async fn read_oldest_age(
     );
     let rows = match connection.rows(&sql).await {
         Ok(rows) => rows,
-        // The session goes on, and the rest of the look does not need the table.
-        Err(err) if PgError::code_of(&err).is_some() => return Ok(Err(format!("{err:#}"))),
-        Err(err) => return Err(err),
+        Err(err) => return refusal(config, err).map(Err),
     };
     let age = rows.last().and_then(|row| row.first()?.as_deref());
     Ok(Ok(age.context("no answer")?.parse()?))
+}
+
+/// Why the server refuses a statement on the outbox, and what mends it. The session goes on, and the rest of the look does not need the table.
+///
+/// # Errors
+/// The server does not answer.
+fn refusal(config: &Config, err: anyhow::Error) -> anyhow::Result<String> {
+    match PgError::code_of(&err) {
+        None => Err(err),
+        Some(INSUFFICIENT_PRIVILEGE) => Ok(format!(
+            "{err:#}; mend it by `grant select on {} to {}`",
+            table_name(config),
+            quote_identifier(&config.source.target.user)
+        )),
+        Some(_) => Ok(format!("{err:#}")),
+    }
 }

@@ -11,7 +11,7 @@ pub use destination::{Amount, Destination};
 pub use destinations::{
     KnownRoutes, NewTopic, NoDestination, TopicError, create_missing, find_or_create, partition_counts,
 };
-pub(crate) use open_transactions::partition_has_key;
+pub(crate) use open_transactions::{StillHidden, partition_has_key};
 pub(in crate::kafka) use open_transactions::{wait_until_committed, wait_until_nothing_is_open};
 pub use topic_facts::{TopicAsker, topic_facts};
 pub use topic_rules::{Breach, TopicRules};

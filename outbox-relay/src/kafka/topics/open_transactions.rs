@@ -116,6 +116,16 @@ pub(in crate::kafka) fn wait_until_nothing_is_open(
     }
 }
 
+/// Somebody gave up waiting while a transaction was open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an open transaction hides partition {partition} of topic `{topic}` from offset {offset} on")]
+pub(crate) struct StillHidden {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// The first offset that is hidden.
+    pub(crate) offset: i64,
+}
+
 /// How long we have waited for one open transaction.
 #[derive(Debug, Default)]
 struct Wait {
@@ -144,7 +154,16 @@ impl Wait {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(), RelayError> {
         if gives_up() {
-            return Err(anyhow::anyhow!("told to stop").into());
+            let told_to_stop = if offset == UNKNOWN_OFFSET {
+                anyhow::anyhow!("told to stop")
+            } else {
+                anyhow::Error::new(StillHidden {
+                    topic: topic.to_owned(),
+                    partition,
+                    offset,
+                })
+            };
+            return Err(told_to_stop.into());
         }
         let seen_at = match &self.transaction {
             Some(known) if (known.topic.as_str(), known.partition, known.offset) == (topic, partition, offset) => {

@@ -12,6 +12,7 @@ use crate::process::faults;
 use crate::process::stop::{RelayError, Stop};
 use crate::relay::keepalive::UntilShutdown;
 use crate::relay::survey::{Survey, ensure_no_other_slot_publishes, take_survey};
+use crate::relay::unpublished;
 use crate::settings::Config;
 use pg_replication::Lsn;
 use pg_replication::{Connection, Mode, PgError, ReplicationStream};
@@ -99,6 +100,7 @@ async fn start_stream_once_slot_is_free(
         }
         if !is_standby {
             is_standby = true;
+            unpublished::forget();
             tracing::info!(
                 slot = config.source.slot.as_str(),
                 "another relay has the slot: waiting as a warm standby"

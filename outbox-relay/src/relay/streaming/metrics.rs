@@ -1,7 +1,5 @@
 //! What a running stream counts.
 
-use service::clock::now_us;
-
 use crate::kafka::Amount;
 
 pub(super) struct StreamMetrics {
@@ -69,9 +67,4 @@ pub(super) fn count_by_topic(by_topic: &[(String, Amount)]) {
         metrics::counter!("relay_topic_records_total", "topic" => topic.clone()).increment(amount.records);
         metrics::counter!("relay_topic_bytes_total", "topic" => topic.clone()).increment(amount.bytes);
     }
-}
-
-/// Seconds from a time stamp (microseconds since 1970) until now; 0 where the clocks disagree.
-pub(super) fn seconds_since(timestamp_us: i64) -> f64 {
-    (now_us() - timestamp_us).max(0) as f64 / 1e6
 }

@@ -8,7 +8,6 @@
 mod metrics;
 mod poison;
 mod status;
-pub mod unpublished;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -19,7 +18,7 @@ use service::{Readiness, Shutdown};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use self::metrics::{StreamMetrics, seconds_since};
+use self::metrics::StreamMetrics;
 use self::poison::{ParkedCounts, Parking};
 use self::status::CONFIRM_INTERVAL;
 use crate::continuity::checkpoint::{Checkpoint, FORMAT, State};
@@ -31,6 +30,7 @@ use crate::process::stop::{RelayError, Stop};
 use crate::relay::pause::PauseGate;
 use crate::relay::startup::Proven;
 use crate::relay::topic_watch::TopicWatch;
+use crate::relay::unpublished::{self, seconds_since};
 use crate::settings::Config;
 use crate::topics::destination;
 use pg_replication::ReplicationStream;

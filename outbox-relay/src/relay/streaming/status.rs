@@ -9,6 +9,7 @@ use super::Streaming;
 use crate::process::faults;
 use crate::process::stop::RelayError;
 use crate::relay::keepalive::STATUS_INTERVAL;
+use crate::relay::unpublished;
 use pg_replication::Lsn;
 use pg_replication::StandbyStatus;
 
@@ -122,6 +123,20 @@ impl Streaming<'_> {
                 CONFIRM_INTERVAL
             };
         Ok(())
+    }
+
+    /// Looks which row is the oldest that is not published. Cheap: it looks at memory.
+    fn note_oldest_unpublished(&self) {
+        let committing = self
+            .committing
+            .iter()
+            .find_map(|transaction| transaction.oldest_commit_us);
+        let batch = &self.intake.batch;
+        let open = (!batch.is_empty()).then_some(batch.oldest_commit_us);
+        let oldest = committing
+            .or(open)
+            .or_else(|| self.intake.oldest_undecoded_us(self.stream.buffer()));
+        unpublished::note(oldest);
     }
 
     pub(super) fn idle_checkpoint_is_due(&self) -> bool {

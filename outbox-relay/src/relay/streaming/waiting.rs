@@ -10,10 +10,10 @@ use service::Shutdown;
 use tokio::time::{Instant, sleep_until};
 
 use super::Streaming;
-use super::metrics::seconds_since;
 use crate::intake::batch::Situation;
 use crate::process::faults;
 use crate::process::stop::RelayError;
+use crate::relay::unpublished::seconds_since;
 
 /// Longest wait: the loop looks at least this often whether server, guard and topics are still as they should be.
 const TICK: Duration = Duration::from_secs(1);

@@ -102,7 +102,10 @@ pub(super) fn look_ahead(observer: &Observer, positions: &[Position]) -> anyhow:
     }
     let give_up_at = Instant::now() + READ_MAX;
     let mut oldest = HashMap::new();
-    for (topic, next_offsets) in behind {
+    let topics = u32::try_from(behind.len()).unwrap_or(u32::MAX);
+    for (topics_left, (topic, next_offsets)) in (1..=topics).rev().zip(behind) {
+        // A topic that is slow leaves their share of the time to those behind it.
+        let give_up_at = Instant::now() + give_up_at.saturating_duration_since(Instant::now()) / topics_left;
         oldest.extend(read_oldest(observer, topic, next_offsets, give_up_at)?);
     }
     for (position, answer) in positions.iter().zip(&mut answers) {

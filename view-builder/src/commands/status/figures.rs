@@ -103,7 +103,7 @@ pub(super) struct Total {
     pub(super) partitions: u64,
     /// The sum. `None`: that of a partition is not known.
     pub(super) lag_events: Option<i64>,
-    /// The largest. `None`: that of a partition is not known.
+    /// The largest that is known. `None`: that of a partition is not known, and no other is above 0.
     pub(super) lag_seconds: Option<f64>,
     /// The sum. `None`: Postgres is away.
     pub(super) dead_letters: Option<i64>,

@@ -42,6 +42,7 @@ pub(super) fn judge(figures: &Figures, found: &Found) -> Judgement {
         Some(Problem::new(stage, why).with_exit_code(AWAY))
     }));
     problems.extend(no_builder(figures, found));
+    problems.extend(untold_group(figures));
     let paused_partitions = found
         .paused_partitions
         .iter()
@@ -74,6 +75,18 @@ pub(super) fn judge(figures: &Figures, found: &Found) -> Judgement {
     }
 }
 
+/// Kafka answers, and does not tell who keeps the views.
+fn untold_group(figures: &Figures) -> Option<Problem> {
+    let is_untold = figures.kafka.away_because.is_none() && figures.group.members.is_none();
+    is_untold.then(|| {
+        let name = &figures.group.name;
+        Problem::warning(
+            "builders",
+            format!("whether a builder keeps the views is not known: kafka does not tell of group `{name}`"),
+        )
+    })
+}
+
 /// Nobody keeps the views. Where Kafka does not tell of the group, this is not known.
 fn no_builder(figures: &Figures, found: &Found) -> Option<Problem> {
     let text = match &found.no_positions_because {
@@ -103,16 +116,32 @@ fn untold(found: &Found) -> Option<Problem> {
 }
 
 fn is_behind(figures: &Figures, so_far: &[Problem]) -> Option<Problem> {
-    let seconds = figures.total.lag_seconds?;
+    let is_old = figures
+        .total
+        .lag_seconds
+        .filter(|seconds| *seconds > BEHIND_AFTER_SECONDS);
+    let of_unknown_age = waiting_with_unknown_age(figures);
     // What keeps the builders is told already.
     let is_explained = so_far.iter().any(|problem| problem.severity == Severity::Problem);
-    (seconds > BEHIND_AFTER_SECONDS && !is_explained).then(|| {
-        let text = format!(
+    let text = match (is_explained, is_old) {
+        (true, _) => return None,
+        (false, Some(seconds)) => format!(
             "the oldest event that is not in its views is {} old; docs/metrics.md tells where the time may go",
             table::seconds(seconds)
-        );
-        Problem::new("partitions", text).with_exit_code(BEHIND_OR_NO_BUILDER)
-    })
+        ),
+        (false, None) if of_unknown_age > 0 => format!(
+            "{of_unknown_age} events are not in their views, and kafka did not send the oldest in time, so their age is not known; docs/metrics.md tells where the time may go"
+        ),
+        (false, None) => return None,
+    };
+    Some(Problem::new("partitions", text).with_exit_code(BEHIND_OR_NO_BUILDER))
+}
+
+/// How many events wait in partitions whose oldest event Kafka did not send.
+fn waiting_with_unknown_age(figures: &Figures) -> i64 {
+    let partitions = figures.partitions.iter();
+    let of_unknown_age = partitions.filter(|partition| partition.lag_seconds.is_none());
+    of_unknown_age.filter_map(|partition| partition.lag_events).sum()
 }
 
 /// What the builder's process says of itself and nobody has said yet.
@@ -172,7 +201,10 @@ fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> Verdict {
             "{events} events are not in their views yet, the oldest is {} old",
             table::seconds(seconds)
         ),
-        _ => "how far the views are behind is not known".to_owned(),
+        (Some(events), None) => {
+            format!("{events} events are not in their views yet; how old the oldest is, is not known")
+        }
+        (None, _) => "how far the views are behind is not known".to_owned(),
     };
     let counts = [
         (found.paused_partitions.len(), "partitions are paused"),
@@ -215,112 +247,4 @@ fn still_known(figures: &Figures) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use service::status::State;
-
-    use super::{Found, judge};
-    use crate::commands::status::figures::{Figures, Rebuild, View};
-
-    fn healthy() -> Figures {
-        let mut figures = Figures::default();
-        figures.group.members = Some(1);
-        figures.total.partitions = 8;
-        figures.total.lag_events = Some(0);
-        figures.total.lag_seconds = Some(0.0);
-        figures
-    }
-
-    /// State, exit code, and the commands of the first problem.
-    fn judged(figures: &Figures, found: &Found) -> (State, u8, Vec<String>) {
-        let judged = judge(figures, found);
-        let commands = judged.problems.first().map(|problem| problem.commands.clone());
-        (judged.verdict.state, judged.exit_code, commands.unwrap_or_default())
-    }
-
-    fn one(text: &str) -> Vec<String> {
-        vec![text.to_owned()]
-    }
-
-    #[test]
-    fn builders_that_keep_up_are_well_and_slow_ones_are_behind() {
-        let mut figures = healthy();
-        assert_eq!(judged(&figures, &Found::default()), (State::Well, 0, vec![]));
-        (figures.total.lag_events, figures.total.lag_seconds) = (Some(5), Some(9.0));
-        assert_eq!(judged(&figures, &Found::default()).1, 0);
-        figures.total.lag_seconds = Some(11.0);
-        assert_eq!(judged(&figures, &Found::default()).0, State::Behind);
-        assert_eq!(judged(&figures, &Found::default()).1, 8);
-    }
-
-    #[test]
-    fn without_a_builder_the_command_is_named_and_where_nobody_tells_of_the_group_nothing_is_said() {
-        let mut figures = healthy();
-        figures.group.members = Some(0);
-        assert_eq!(
-            judged(&figures, &Found::default()),
-            (State::Stopped, 8, one("view-builder run"))
-        );
-        figures.group.members = None;
-        assert_eq!(judged(&figures, &Found::default()), (State::Well, 0, vec![]));
-    }
-
-    #[test]
-    fn what_an_operator_has_to_decide_has_the_codes_of_always() {
-        let partition = Found {
-            paused_partitions: one("a/0 is paused; to go on: `view-builder accept a/0 --from beginning`"),
-            ..Found::default()
-        };
-        let accept = one("view-builder accept a/0 --from beginning");
-        assert_eq!(judged(&healthy(), &partition), (State::Paused, 4, accept));
-        let view = Found {
-            paused_views: one("view v is paused; mend that, then: `view-builder resume v`"),
-            ..Found::default()
-        };
-        assert_eq!(
-            judged(&healthy(), &view),
-            (State::Paused, 7, one("view-builder resume v"))
-        );
-        let mut letters = healthy();
-        letters.total.dead_letters = Some(3);
-        let list = one("view-builder dead-letters list");
-        assert_eq!(judged(&letters, &Found::default()), (State::Behind, 6, list));
-        let untold = Found {
-            untold: one("a/0 has no leader in kafka"),
-            ..Found::default()
-        };
-        assert_eq!(judged(&healthy(), &untold).1, 1);
-    }
-
-    #[test]
-    fn a_server_that_is_away_is_named_first_with_what_is_known_all_the_same() {
-        let mut figures = healthy();
-        figures.total.dead_letters = Some(3);
-        figures.kafka.away_because = Some("kafka does not answer".to_owned());
-        figures.group.members = None;
-        let judgement = judge(&figures, &Found::default());
-        assert_eq!((judgement.verdict.state, judgement.exit_code), (State::Away, 9));
-        assert_eq!(
-            judgement.verdict.text,
-            "no answer from Kafka; positions of 8 partitions are known, and 3 dead letters"
-        );
-    }
-
-    #[test]
-    fn a_rebuild_that_nobody_goes_on_with_is_told_and_no_failure() {
-        let mut figures = healthy();
-        let rebuild = |is_running| View {
-            view: "v".to_owned(),
-            rebuild: Some(Rebuild {
-                is_running,
-                ..Rebuild::default()
-            }),
-            ..View::default()
-        };
-        figures.views = vec![rebuild(true)];
-        assert_eq!(judge(&figures, &Found::default()).problems, []);
-        figures.views = vec![rebuild(false)];
-        let (state, code, commands) = judged(&figures, &Found::default());
-        assert_eq!((state, code), (State::Well, 0));
-        assert_eq!(commands, ["view-builder rebuild v", "view-builder rebuild v --abandon"]);
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ pub(super) fn reach(observer: &Observer, topic: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Asks for the group. What Kafka does not tell is `None`. Blocks.
+/// Asks for the group. What Kafka does not tell is `None`. A group that Kafka does not know has no members. Blocks.
 pub(super) fn group(observer: &Observer, name: &str) -> Group {
     let told = observer.fetch_group_list(Some(name), GROUP_WITHIN).ok();
     let group = told
@@ -44,6 +44,8 @@ pub(super) fn group(observer: &Observer, name: &str) -> Group {
         name: name.to_owned(),
         state: group.map(|group| group.state().to_owned()),
         // A computer's memory has room for the members.
-        members: group.map(|group| u64::try_from(group.members().len()).unwrap_or(u64::MAX)),
+        members: told
+            .is_some()
+            .then(|| group.map_or(0, |group| u64::try_from(group.members().len()).unwrap_or(u64::MAX))),
     }
 }

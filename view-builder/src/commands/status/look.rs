@@ -221,9 +221,35 @@ fn total(partitions: &[Partition]) -> Total {
     Total {
         partitions: partitions.len() as u64,
         lag_events: partitions.iter().map(|partition| partition.lag_events).sum(),
-        lag_seconds: partitions
-            .iter()
-            .try_fold(0.0, |max: f64, partition| Some(max.max(partition.lag_seconds?))),
+        lag_seconds: largest_known_age(partitions),
         dead_letters: Some(partitions.iter().map(|partition| partition.dead_letters).sum()),
+    }
+}
+
+/// The largest age that is known, in seconds. `None`: where an age is not known, and no other event waits.
+fn largest_known_age(partitions: &[Partition]) -> Option<f64> {
+    let known = partitions.iter().filter_map(|partition| partition.lag_seconds);
+    let largest = known.fold(0.0, f64::max);
+    let are_all_known = partitions.iter().all(|partition| partition.lag_seconds.is_some());
+    (largest > 0.0 || are_all_known).then_some(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Partition, largest_known_age};
+
+    #[test]
+    fn an_age_that_is_not_known_does_not_hide_the_others() {
+        let of = |ages: &[Option<f64>]| {
+            let one = |age: &Option<f64>| Partition {
+                lag_seconds: *age,
+                ..Partition::default()
+            };
+            largest_known_age(&ages.iter().map(one).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[Some(1.0), Some(3.0)]), Some(3.0));
+        assert_eq!(of(&[Some(1.0), None]), Some(1.0));
+        assert_eq!(of(&[Some(0.0), None]), None);
+        assert_eq!(of(&[]), Some(0.0));
     }
 }

@@ -35,15 +35,14 @@ pub(super) fn table(figures: &Figures) -> String {
     let group = &figures.group;
     let members = match (&group.members, &group.state) {
         (Some(members), Some(state)) => format!("{members} members, {state}"),
-        _ => "kafka does not tell its members".to_owned(),
+        (Some(_), None) => "no members, and kafka knows no such group".to_owned(),
+        (None, _) => "kafka does not tell its members".to_owned(),
     };
     lines.push(("group", format!("{}, {members}", group.name)));
-    if let Some(builder) = &figures.builder {
-        let says = match builder.is_ready {
-            None => "nothing answers there",
-            Some(true) => "ready",
-            Some(false) => "not ready",
-        };
+    let builder = figures.builder.as_ref();
+    // The builder may run on another machine, or in another container.
+    if let Some((builder, is_ready)) = builder.and_then(|builder| Some((builder, builder.is_ready?))) {
+        let says = if is_ready { "ready" } else { "not ready" };
         lines.push(("builder's process", format!("{}: {says}", builder.address)));
     }
     let partitions: Vec<Vec<String>> = figures.partitions.iter().map(partition_cells).collect();

@@ -4,7 +4,7 @@ use service::health::SaysOfItself;
 use service::status::{Judgement, State};
 
 use super::{AWAY, Found, NO_RELAY, PAUSED_OR_BEHIND, judge};
-use crate::commands::status::figures::{Checkpoint, Figures, Parking, Pause, Slot};
+use crate::commands::status::figures::{Checkpoint, Figures, Parking, Partial, Pause, Slot};
 use crate::continuity::parking_note::StoppedAt;
 use crate::process::stop::Stop;
 
@@ -15,7 +15,10 @@ fn healthy() -> Figures {
             is_active: true,
             ..Slot::default()
         }),
-        checkpoint: Some(Checkpoint::default()),
+        checkpoint: Some(Checkpoint {
+            newest_row_at: Some("2026-11-30T10:31:00.123Z".to_owned()),
+            ..Checkpoint::default()
+        }),
         parking: Some(Parking::default()),
         ..Figures::default()
     };
@@ -164,4 +167,102 @@ fn what_the_relay_says_of_itself_counts_unless_it_is_a_standby() {
         says("another relay has it; this one is a warm standby"),
         (State::Well, 0)
     );
+}
+
+/// A relay of which nobody knows whether rows wait.
+fn of_unknown_age(checkpoint_age_seconds: f64, unconfirmed_bytes: i64) -> Figures {
+    let mut figures = healthy();
+    figures.outbox.table = Some("public.outbox".to_owned());
+    figures.outbox.oldest_unpublished_age_seconds = None;
+    figures.outbox.unknown_because =
+        Some("permission denied; mend it by `grant select on public.outbox to relay_run`".to_owned());
+    if let (Some(checkpoint), Some(slot)) = (&mut figures.checkpoint, &mut figures.slot) {
+        checkpoint.age_seconds = Some(checkpoint_age_seconds);
+        slot.unconfirmed_bytes = unconfirmed_bytes;
+    }
+    figures
+}
+
+#[test]
+fn where_the_age_is_not_known_somebody_is_told_and_the_checkpoint_and_the_wal_judge() {
+    let judged = judge(&of_unknown_age(3_600.0, 1_000), &Found::default());
+    assert_eq!(
+        (judged.verdict.state, judged.exit_code),
+        (State::Well, 0),
+        "a calm server"
+    );
+    assert!(judged.verdict.text.contains("not known"), "{judged:?}");
+    assert_eq!(
+        judged.problems[0].commands,
+        ["grant select on public.outbox to relay_run"]
+    );
+    let silent = of_unknown_age(3_600.0, 64 << 20);
+    assert_eq!(state(&silent, &Found::default()), (State::Behind, PAUSED_OR_BEHIND));
+    let busy = of_unknown_age(5.0, 64 << 20);
+    assert_eq!(state(&busy, &Found::default()), (State::Well, 0));
+    let mut messages_alone = of_unknown_age(5.0, 0);
+    messages_alone.outbox.table = None;
+    assert_eq!(judge(&messages_alone, &Found::default()).problems, []);
+}
+
+#[test]
+fn only_what_is_proven_is_told_as_published() {
+    let text = |figures: &Figures, found: &Found| judge(figures, found).verdict.text;
+    assert_eq!(
+        text(&healthy(), &Found::default()),
+        "everything that was committed is published"
+    );
+    let messages = Found {
+        takes_messages: true,
+        ..Found::default()
+    };
+    assert_eq!(text(&healthy(), &messages), "no row is known to wait");
+    for change in [
+        |checkpoint: &mut Checkpoint| checkpoint.partial = Some(Partial::default()),
+        |checkpoint: &mut Checkpoint| checkpoint.newest_row_at = None,
+    ] {
+        let mut figures = healthy();
+        if let Some(checkpoint) = &mut figures.checkpoint {
+            change(checkpoint);
+        }
+        assert_eq!(text(&figures, &Found::default()), "no row is known to wait");
+    }
+}
+
+#[test]
+fn a_command_that_is_under_way_is_no_stop_while_somebody_reads_the_slot() {
+    let slot = || "relay".to_owned();
+    for (stop, command, code) in [
+        (Stop::RecoveryUnfinished { slot: slot() }, "`recover`", 42),
+        (Stop::InitUnfinished { slot: slot() }, "`init`", 3),
+    ] {
+        let found = Found {
+            stops: vec![("slot", stop)],
+            ..Found::default()
+        };
+        let judged = judge(&healthy(), &found);
+        assert_eq!(
+            (judged.verdict.state, judged.exit_code),
+            (State::Behind, PAUSED_OR_BEHIND)
+        );
+        let problem = &judged.problems[0];
+        assert!(problem.text.starts_with(command), "{problem:?}");
+        assert!(
+            problem.commands.is_empty(),
+            "the same command again does not help: {problem:?}"
+        );
+        assert_eq!(state(&without_relay(), &found), (State::Stopped, code));
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_hidden_is_no_silence_of_kafka() {
+    let mut figures = healthy();
+    figures.checkpoint = None;
+    figures.outbox.oldest_unpublished_age_seconds = None;
+    let found = Found {
+        hidden_checkpoint: Some("an open transaction hides the checkpoint".to_owned()),
+        ..Found::default()
+    };
+    assert_eq!(state(&figures, &found), (State::Behind, PAUSED_OR_BEHIND));
 }

@@ -2,14 +2,12 @@
 //!
 //! The stream tells when each transaction was committed, so Postgres is not asked. The age is computed when somebody scrapes, so it grows also while
 //! the loop is busy, and while the relay waits for Kafka. A relay that does not stream does not know which rows have come since. So it exports the age
-//! of the row that it knew last, and nothing if everything was published by then.
+//! of the row that it knew last, and nothing if everything was published by then. A standby exports nothing: another relay publishes.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use service::clock::now_us;
 use service::exporter;
-
-use super::Streaming;
-use super::metrics::seconds_since;
 
 /// Nobody knows: the relay does not stream.
 const UNKNOWN: i64 = -1;
@@ -19,25 +17,19 @@ const NOTHING: i64 = 0;
 /// of its metrics.
 static OLDEST_US: AtomicI64 = AtomicI64::new(UNKNOWN);
 
-impl Streaming<'_> {
-    /// Looks which row is the oldest that is not published. Cheap: it looks at memory.
-    pub(super) fn note_oldest_unpublished(&self) {
-        let committing = self
-            .committing
-            .iter()
-            .find_map(|transaction| transaction.oldest_commit_us);
-        let batch = &self.intake.batch;
-        let open = (!batch.is_empty()).then_some(batch.oldest_commit_us);
-        let oldest = committing
-            .or(open)
-            .or_else(|| self.intake.oldest_undecoded_us(self.stream.buffer()));
-        OLDEST_US.store(oldest.map_or(NOTHING, |oldest| oldest.max(1)), Ordering::Relaxed);
-    }
+/// Notes when the oldest row was committed that is read and not published, in microseconds since 1970. `None`: there is no such row.
+pub(super) fn note(oldest_us: Option<i64>) {
+    OLDEST_US.store(oldest_us.map_or(NOTHING, |oldest| oldest.max(1)), Ordering::Relaxed);
 }
 
 /// The stream has ended. A row that was not published by then is known to be unpublished until the next stream tells more.
 pub(super) fn forget_unless_unpublished() {
     let _kept = OLDEST_US.compare_exchange(NOTHING, UNKNOWN, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Another relay has the slot, and may publish the row that this one knew last.
+pub(super) fn forget() {
+    OLDEST_US.store(UNKNOWN, Ordering::Relaxed);
 }
 
 /// The gauge in Prometheus' text format. Empty if nobody knows.
@@ -55,13 +47,18 @@ pub fn render() -> String {
     )
 }
 
+/// Seconds from a time stamp (microseconds since 1970) until now; 0 where the clocks disagree.
+pub(super) fn seconds_since(timestamp_us: i64) -> f64 {
+    (now_us() - timestamp_us).max(0) as f64 / 1e6
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
 
     use service::clock;
 
-    use super::{NOTHING, OLDEST_US, forget_unless_unpublished, render};
+    use super::{NOTHING, OLDEST_US, forget, forget_unless_unpublished, render};
 
     /// One test, since there is one gauge.
     #[test]
@@ -80,5 +77,8 @@ mod tests {
         );
         forget_unless_unpublished();
         assert_eq!(render(), "");
+        OLDEST_US.store(clock::now_us() - 5_000_000, Ordering::Relaxed);
+        forget();
+        assert_eq!(render(), "", "another relay may have published the row");
     }
 }
