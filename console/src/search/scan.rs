@@ -4,11 +4,15 @@
 //! the ends with the newest first, forward otherwise. After a round it knows a *horizon*: a time beyond which some partition may have records that nobody has
 //! looked at. Only records on this side of the horizon are surely the next ones in order. The search ends when it has enough of these.
 //!
-//! Windows double from round to round. So a search that finds nothing soon costs few rounds, and one that finds its records at once reads little.
+//! Windows double from round to round, until a round reads many bytes. So a search that finds nothing soon costs few rounds, and one that finds its records at
+//! once reads little.
+
+mod kept;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use self::kept::Kept;
 use super::filter::Filter;
 use super::reader::{Read, Visit, Window};
 use super::record::{Record, Seen};
@@ -20,8 +24,6 @@ const FIRST_WINDOW: i64 = 24;
 const WINDOW_MAX: i64 = 20_000;
 /// A round that has read so many bytes makes the next windows smaller.
 const ROUND_BYTES_MAX: usize = 8 * 1_048_576;
-/// The records that are found have so many bytes together, or there is only one of them.
-const FOUND_BYTES_MAX: usize = 4 * 1_048_576;
 
 /// Where records are read.
 pub trait Log {
@@ -149,83 +151,6 @@ pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Resul
     })
 }
 
-/// Where a record is in the order of time: its time, partition and offset.
-type Place = (i64, i32, i64);
-
-/// Records that are wanted: the first ones in order, as many as are asked for, and as there is room for.
-#[derive(Default)]
-struct Kept {
-    records: Vec<Record>,
-    /// How many bytes the records have.
-    bytes: usize,
-    /// The first in order that there was no room for. Whatever is behind it has no room either, so that nothing between is left out.
-    end: Option<Place>,
-    /// Of each partition, the first in order of those that are wanted too, and that this page has no room for.
-    passed: BTreeMap<i32, i64>,
-}
-
-impl Kept {
-    /// Without records, but with the same end.
-    fn empty_with_end(&self) -> Self {
-        Self {
-            end: self.end,
-            ..Self::default()
-        }
-    }
-
-    /// Whether a record had no room.
-    fn is_full(&self) -> bool {
-        self.end.is_some()
-    }
-
-    fn add(&mut self, mut other: Self, wanted: &Wanted<'_>) {
-        self.records.append(&mut other.records);
-        self.bytes += other.bytes;
-        self.end = first_of(self.end, other.end, wanted.order);
-        for (partition, offset) in other.passed {
-            self.pass(partition, offset, wanted.order);
-        }
-        self.keep_first(wanted);
-    }
-
-    /// Sorts, and keeps as many as are asked for and have room.
-    fn keep_first(&mut self, wanted: &Wanted<'_>) {
-        match wanted.order {
-            Order::NewestFirst => self.records.sort_by_key(|record| std::cmp::Reverse(place(record))),
-            Order::OldestFirst => self.records.sort_by_key(place),
-        }
-        let (mut count, mut bytes) = (0, 0);
-        for record in self.records.iter().take(wanted.count) {
-            let with_it = bytes + record.size();
-            if self.is_behind_end(place(record), wanted.order) || (count > 0 && with_it > FOUND_BYTES_MAX) {
-                break;
-            }
-            (count, bytes) = (count + 1, with_it);
-        }
-        self.bytes = bytes;
-        let without_room = self.records.split_off(count);
-        self.end = first_of(self.end, without_room.first().map(place), wanted.order);
-        for record in without_room {
-            self.pass(record.partition, record.offset, wanted.order);
-        }
-    }
-
-    fn is_behind_end(&self, place: Place, order: Order) -> bool {
-        self.end.is_some_and(|end| match order {
-            Order::NewestFirst => place <= end,
-            Order::OldestFirst => place >= end,
-        })
-    }
-
-    fn pass(&mut self, partition: i32, offset: i64, order: Order) {
-        let first = self.passed.entry(partition).or_insert(offset);
-        *first = match order {
-            Order::NewestFirst => offset.max(*first),
-            Order::OldestFirst => offset.min(*first),
-        };
-    }
-}
-
 /// What one round has seen.
 #[derive(Default)]
 struct Round {
@@ -250,34 +175,8 @@ impl Round {
         if !wanted.filter.wants(seen) {
             return;
         }
-        if self
-            .kept
-            .is_behind_end((time_ms, seen.partition, seen.offset), wanted.order)
-        {
-            self.kept.pass(seen.partition, seen.offset, wanted.order);
-            return;
-        }
-        self.kept.records.push(seen.to_record(wanted.topic));
-        self.kept.bytes += seen.size();
-        // A window may have thousands that are wanted, or large ones.
-        if self.kept.records.len() >= wanted.count.saturating_mul(8).max(64) || self.kept.bytes > 2 * FOUND_BYTES_MAX {
-            self.kept.keep_first(wanted);
-        }
+        self.kept.take(seen, wanted);
     }
-}
-
-fn place(record: &Record) -> Place {
-    (record.timestamp_ms.unwrap_or(0), record.partition, record.offset)
-}
-
-fn first_of(one: Option<Place>, other: Option<Place>, order: Order) -> Option<Place> {
-    let (Some(a), Some(b)) = (one, other) else {
-        return one.or(other);
-    };
-    Some(match order {
-        Order::NewestFirst => a.max(b),
-        Order::OldestFirst => a.min(b),
-    })
 }
 
 /// The size of the windows after a round that has read so many bytes with windows of `size`.

@@ -123,3 +123,30 @@ async fn next_event(tail: &mut Tail, mask: &Mask) -> Option<Event> {
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Visitor, may_look};
+    use crate::settings::Role;
+    use crate::web::access::tokens::{line, random_text};
+
+    #[test]
+    fn whoever_has_logged_out_follows_no_more_where_looking_needs_a_login() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        let token = random_text();
+        std::fs::write(&path, line("kim", Role::Operator, &token)).unwrap();
+        let access = Access::new("0.0.0.0:80".parse().unwrap(), Some(path.clone())).unwrap();
+        let session = access.log_in(&token).unwrap();
+        let kim = Visitor(Some(session.clone()));
+        assert!(may_look(&access, &kim));
+        assert!(!may_look(&access, &Visitor(None)));
+        access.log_out(&session);
+        assert!(!may_look(&access, &kim));
+        let access = Access::new("127.0.0.1:80".parse().unwrap(), Some(path)).unwrap();
+        assert!(
+            may_look(&access, &Visitor(None)),
+            "on a loopback address everybody may look"
+        );
+    }
+}

@@ -1,7 +1,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::{End, FOUND_BYTES_MAX, Found, Log, ROUND_BYTES_MAX, WINDOW_MAX, Wanted, next_size, scan};
+use super::kept::FOUND_BYTES_MAX;
+use super::{End, Found, Log, ROUND_BYTES_MAX, WINDOW_MAX, Wanted, next_size, scan};
 use crate::search::filter::Filter;
 use crate::search::reader::{Read, Visit, Window};
 use crate::search::record::Seen;
