@@ -16,12 +16,16 @@ pub const BEHIND_MAX: i64 = 1_000;
 /// The letters with the letters of former topics, which have a table of their own.
 const ALL: &str = "(
     select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id,
-        to_jsonb(letter) ->> 'discard_reason' as discard_reason
+        case when discarded_at is not null then to_jsonb(letter) ->> 'discard_reason' end as discard_reason
     from only public.view_dead_letters as letter
     union all
     select id, topic, partition, record_offset, key, value, headers, record_time, reason, arrived_at, retries, discarded_at, former_topic_id,
-        to_jsonb(letter) ->> 'discard_reason' as discard_reason
+        case when discarded_at is not null then to_jsonb(letter) ->> 'discard_reason' end as discard_reason
     from public.view_former_dead_letters as letter)";
+
+/// What a list has of each letter. The event itself may be large, so it is read of one letter only.
+const LISTED: &str = "letter.id, letter.topic, letter.partition, letter.record_offset, letter.key, letter.reason, letter.arrived_at, letter.retries,
+    letter.discarded_at, letter.former_topic_id, letter.discard_reason";
 
 /// Which letters are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,6 +148,19 @@ pub async fn count_by_reason(database: &Database) -> Result<Vec<ReasonCount>, Sq
     Ok(counts.collect())
 }
 
+/// How many letters of former topics wait, up to [`BEHIND_MAX`].
+///
+/// # Errors
+/// The database does not answer, or refuses.
+pub async fn count_former(database: &Database) -> Result<i64, SqlError> {
+    let sql = format!(
+        "select count(*) as letters from (
+            select from public.view_former_dead_letters where discarded_at is null limit {BEHIND_MAX}) as waiting"
+    );
+    let rows = database.query(&sql, &[]).await?;
+    Ok(rows.first().map_or(0, |row| row.get("letters")))
+}
+
 /// Letters in the order of topic, partition and offset, behind `after`; those of one reason if one is given.
 ///
 /// # Errors
@@ -159,7 +176,7 @@ pub async fn list(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "select letter.*, {BEHIND}, {FIRST} from {ALL} as letter where id = any (array({}))
+        "select {LISTED}, {BEHIND}, {FIRST} from {ALL} as letter where id = any (array({}))
          order by topic, partition, record_offset",
         which.page()
     );
@@ -204,8 +221,8 @@ pub async fn find(database: &Database, id: i64) -> Result<Option<WholeLetter>, S
 /// The database does not answer, or refuses.
 pub async fn behind(database: &Database, first: &Letter) -> Result<Vec<Letter>, SqlError> {
     let sql = format!(
-        "select letter.*, {BEHIND}, {FIRST} from (
-            select * from {ALL} as letter
+        "select {LISTED}, {BEHIND}, {FIRST} from (
+            select {LISTED} from {ALL} as letter
             where former_topic_id is not distinct from $5 and topic = $1 and partition = $2 and key = $3 and record_offset > $4
                 and discarded_at is null
             order by record_offset limit {LETTERS_MAX}) as letter

@@ -10,7 +10,7 @@ use super::reader::{Read, Reader, Visit};
 /// The relay's default.
 pub const PARKING_TOPIC: &str = "outbox-relay-parked";
 /// A page waits for so long.
-const TIME_LIMIT: Duration = Duration::from_millis(700);
+const TIME_LIMIT: Duration = Duration::from_millis(450);
 /// So many rows are kept at most. A relay has room for more.
 const ROWS_MAX: usize = 5_000;
 
@@ -39,6 +39,8 @@ pub struct ParkedRow {
 pub struct ParkedRows {
     /// In the order of relay and position.
     pub rows: Vec<ParkedRow>,
+    /// So many entries are there that the console does not understand.
+    pub not_understood: usize,
     /// There is more than could be read in time.
     pub is_cut_short: bool,
 }
@@ -51,22 +53,37 @@ pub fn read(reader: &Reader) -> anyhow::Result<ParkedRows> {
     let Some(windows) = reader.all_bounds(PARKING_TOPIC)? else {
         return Ok(ParkedRows::default());
     };
-    let mut entries: BTreeMap<Vec<u8>, Option<ParkedRow>> = BTreeMap::new();
+    let mut entries = Entries::default();
     let mut is_full = false;
     let read = reader.read(PARKING_TOPIC, &windows, Instant::now() + TIME_LIMIT, &mut |seen| {
-        // A later record of the same key replaces the entry, and one without a value removes it.
-        let key = seen.key.unwrap_or_default();
-        is_full = entries.len() >= ROWS_MAX && !entries.contains_key(key);
-        if is_full {
-            return Visit::Stop;
-        }
-        entries.insert(key.to_vec(), seen.value.and_then(|value| entry(key, value)));
-        Visit::GoOn
+        is_full = !entries.take(seen.key.unwrap_or_default(), seen.value);
+        if is_full { Visit::Stop } else { Visit::GoOn }
     })?;
+    let rows: Vec<ParkedRow> = entries.0.values().flatten().cloned().collect();
     Ok(ParkedRows {
-        rows: entries.into_values().flatten().collect(),
+        not_understood: entries.0.len() - rows.len(),
+        rows,
         is_cut_short: is_full || read != Read::All,
     })
+}
+
+/// What is parked, by the records' keys. `None`: the entry is none that the console understands.
+#[derive(Debug, Default)]
+struct Entries(BTreeMap<Vec<u8>, Option<ParkedRow>>);
+
+impl Entries {
+    /// Takes a record. A later one of the same key replaces the entry, and one without a value removes it. Returns whether there was room.
+    fn take(&mut self, key: &[u8], value: Option<&[u8]>) -> bool {
+        let Some(value) = value else {
+            self.0.remove(key);
+            return true;
+        };
+        if self.0.len() >= ROWS_MAX && !self.0.contains_key(key) {
+            return false;
+        }
+        self.0.insert(key.to_vec(), entry(key, value));
+        true
+    }
 }
 
 fn entry(key: &[u8], value: &[u8]) -> Option<ParkedRow> {
@@ -80,7 +97,23 @@ fn entry(key: &[u8], value: &[u8]) -> Option<ParkedRow> {
 
 #[cfg(test)]
 mod tests {
-    use super::entry;
+    use super::{Entries, ROWS_MAX, entry};
+
+    #[test]
+    fn an_entry_that_was_removed_takes_no_room() {
+        let mut entries = Entries::default();
+        for number in 0..2 * ROWS_MAX {
+            let key = number.to_string();
+            assert!(entries.take(key.as_bytes(), Some(b"{}")), "{number}");
+            assert!(entries.take(key.as_bytes(), None));
+        }
+        assert!(entries.0.is_empty());
+        for number in 0..ROWS_MAX {
+            assert!(entries.take(number.to_string().as_bytes(), Some(b"{}")));
+        }
+        assert!(!entries.take(b"one more", Some(b"{}")));
+        assert!(entries.take(b"7", Some(b"{}")), "an entry is replaced");
+    }
 
     #[test]
     fn an_entry_is_read_without_its_row() {

@@ -34,7 +34,7 @@ pub enum ReadError {
     #[error("{0:#}")]
     Kafka(anyhow::Error),
     /// Nothing came in the time that the page has.
-    #[error("Kafka does not answer in time")]
+    #[error("it was not read in time")]
     TimeOver,
 }
 

@@ -6,7 +6,9 @@
 
 use std::time::Instant;
 
-use super::reader::{Reader, Visit, Window};
+use anyhow::bail;
+
+use super::reader::{Read, Reader, Visit, Window};
 
 /// So many records without a position are passed over at one place.
 const PASSED_MAX: u32 = 500;
@@ -14,7 +16,7 @@ const PASSED_MAX: u32 = 500;
 /// The offset of the first record at this position (commit LSN and index) or above it; the window's end if there is none.
 ///
 /// # Errors
-/// Kafka does not answer.
+/// Kafka does not answer, or not in time.
 pub(super) fn first_at_or_above(
     reader: &Reader,
     topic: &str,
@@ -53,7 +55,7 @@ fn first_position(
     deadline: Instant,
 ) -> anyhow::Result<Option<(i64, (u64, u64))>> {
     let (mut found, mut passed) = (None, 0);
-    reader.read(topic, &[window], deadline, &mut |seen| {
+    let read = reader.read(topic, &[window], deadline, &mut |seen| {
         passed += 1;
         found = seen
             .position()
@@ -64,5 +66,8 @@ fn first_position(
             Visit::GoOn
         }
     })?;
+    if read == Read::TimeOver {
+        bail!("the place of the position was not found in time");
+    }
     Ok(found)
 }

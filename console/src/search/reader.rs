@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use kafka_client::{ClientSettings, Next, ReaderContext, TopicReader};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::record::{Record, Seen};
@@ -116,18 +117,19 @@ impl Reader {
     /// How many partitions the topic has. `None`: there is no such topic.
     ///
     /// # Errors
-    /// Kafka does not answer.
+    /// Kafka does not answer, or does not let the console know of the topic.
     pub fn partition_count(&self, topic: &str) -> anyhow::Result<Option<i32>> {
         let metadata = self
             .consumer
             .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
             .map_err(|err| self.consumer.context().reasons().explain(err))
             .context("Kafka does not answer")?;
-        let partitions = metadata
-            .topics()
-            .iter()
-            .find(|known| known.name() == topic)
-            .map_or(0, |known| known.partitions().len());
+        let of_topic = metadata.topics().iter().find(|known| known.name() == topic);
+        match of_topic.and_then(|known| known.error()).map(RDKafkaErrorCode::from) {
+            None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
+            Some(refused) => bail!("Kafka says nothing of the topic {topic}: {refused}"),
+        }
+        let partitions = of_topic.map_or(0, |known| known.partitions().len());
         let partitions = i32::try_from(partitions).context("too many partitions")?;
         Ok((partitions > 0).then_some(partitions))
     }
@@ -258,7 +260,7 @@ impl Reader {
     /// `None`: there is none up to the partition's end.
     ///
     /// # Errors
-    /// As [`Reader::read`].
+    /// As [`Reader::read`]; or nothing has come in time.
     pub fn record_at(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<Option<Record>> {
         let bounds = self.bounds(topic, partition)?;
         if offset >= bounds.to {
@@ -270,10 +272,13 @@ impl Reader {
         };
         let mut found = None;
         let deadline = Instant::now() + REQUEST_TIMEOUT;
-        self.read(topic, &[window], deadline, &mut |seen| {
+        let read = self.read(topic, &[window], deadline, &mut |seen| {
             found = Some(seen.to_record(topic));
             Visit::Stop
         })?;
+        if read == Read::TimeOver {
+            bail!("the record was not read in time");
+        }
         Ok(found)
     }
 }

@@ -70,6 +70,13 @@ impl<'r> Seen<'r> {
         position_in(self.header(POSITION_HEADER)?)
     }
 
+    /// How many bytes its key, value and headers have.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        len(self.key) + len(self.value) + headers.map(|(name, value)| name.len() + len(*value)).sum::<usize>()
+    }
+
     /// The record with memory of its own.
     #[must_use]
     pub fn to_record(&self, topic: &str) -> Record {
@@ -90,6 +97,16 @@ impl<'r> Seen<'r> {
 }
 
 impl Record {
+    /// How many bytes its key, value and headers have.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        let of_headers: usize = headers
+            .map(|header| header.name.len() + len(header.value.as_deref()))
+            .sum();
+        len(self.key.as_deref()) + len(self.value.as_deref()) + of_headers
+    }
+
     /// The first header of this name, where it is there and not null.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
@@ -108,6 +125,10 @@ impl Record {
     pub fn event_id(&self) -> Option<&str> {
         std::str::from_utf8(self.header(ID_HEADER)?).ok()
     }
+}
+
+fn len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(0, <[u8]>::len)
 }
 
 fn position_in(header: &[u8]) -> Option<Position> {

@@ -4,20 +4,26 @@
 //! the ends with the newest first, forward otherwise. After a round it knows a *horizon*: a time beyond which some partition may have records that nobody has
 //! looked at. Only records on this side of the horizon are surely the next ones in order. The search ends when it has enough of these.
 //!
-//! Windows double from round to round. So a search that finds nothing soon costs few rounds, and one that finds its records at once reads little.
+//! Windows double from round to round, until a round reads many bytes. So a search that finds nothing soon costs few rounds, and one that finds its records at
+//! once reads little.
+
+mod kept;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use self::kept::Kept;
 use super::filter::Filter;
 use super::reader::{Read, Visit, Window};
 use super::record::{Record, Seen};
 use super::request::{Cursor, Order};
 
-/// The first window of a partition has so many offsets, or twice as many as are asked for.
-const FIRST_WINDOW: i64 = 200;
+/// The first window of a partition has so many offsets. It is small: nobody knows yet how large the records are.
+const FIRST_WINDOW: i64 = 24;
 /// A window has so many offsets at most. A round that the time limit breaks off counts for nothing, so it must not be long.
 const WINDOW_MAX: i64 = 20_000;
+/// A round that has read so many bytes makes the next windows smaller.
+const ROUND_BYTES_MAX: usize = 8 * 1_048_576;
 
 /// Where records are read.
 pub trait Log {
@@ -62,7 +68,7 @@ pub struct Found {
 pub enum End {
     /// It looked at everything.
     Complete,
-    /// It has as many as were asked for.
+    /// It has as many as were asked for, or as many as one page can hold.
     Enough,
     /// Its time was over.
     TimeOver,
@@ -96,9 +102,7 @@ pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Resul
         .collect();
     let (mut kept, mut end) = (Kept::default(), End::Complete);
     let (mut looked_at, mut looked_up_to_ms) = (0, None);
-    let mut size = FIRST_WINDOW
-        .max(i64::try_from(wanted.count).unwrap_or(WINDOW_MAX))
-        .min(WINDOW_MAX);
+    let mut size = FIRST_WINDOW;
     loop {
         let windows: Vec<Window> = lanes
             .values()
@@ -107,7 +111,10 @@ pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Resul
         if windows.is_empty() {
             break;
         }
-        let mut round = Round::default();
+        let mut round = Round {
+            kept: kept.empty_with_end(),
+            ..Round::default()
+        };
         let read = log.read(&windows, wanted.deadline, &mut |seen| {
             round.look_at(seen, wanted);
             Visit::GoOn
@@ -125,10 +132,11 @@ pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Resul
                 looked_up_to_ms = farther(looked_up_to_ms, lane.horizon_ms, wanted.order);
             }
         }
-        if count_before(&kept.records, horizon(&lanes, wanted.order), wanted.order) >= wanted.count {
+        let count = count_before(&kept.records, horizon(&lanes, wanted.order), wanted.order);
+        if count >= wanted.count || (kept.is_full() && count == kept.records.len()) {
             break;
         }
-        size = (size * 2).min(WINDOW_MAX);
+        size = next_size(size, round.bytes);
     }
     let is_all_looked_at = lanes.values().all(|lane| lane.left.from >= lane.left.to);
     if end == End::Complete && !(is_all_looked_at && kept.passed.is_empty()) {
@@ -143,49 +151,13 @@ pub fn scan(log: &dyn Log, all: &[Window], wanted: &Wanted<'_>) -> anyhow::Resul
     })
 }
 
-/// Records that are wanted: the first ones in order, as many as are asked for.
-#[derive(Default)]
-struct Kept {
-    records: Vec<Record>,
-    /// Of each partition, the first in order of those that are wanted too, and that this page has no room for.
-    passed: BTreeMap<i32, i64>,
-}
-
-impl Kept {
-    fn add(&mut self, mut other: Self, wanted: &Wanted<'_>) {
-        self.records.append(&mut other.records);
-        for (partition, offset) in other.passed {
-            self.pass(partition, offset, wanted.order);
-        }
-        self.keep_first(wanted);
-    }
-
-    /// Sorts, and keeps as many as are asked for.
-    fn keep_first(&mut self, wanted: &Wanted<'_>) {
-        let place = |record: &Record| (record.timestamp_ms.unwrap_or(0), record.partition, record.offset);
-        match wanted.order {
-            Order::NewestFirst => self.records.sort_by_key(|record| std::cmp::Reverse(place(record))),
-            Order::OldestFirst => self.records.sort_by_key(place),
-        }
-        for record in self.records.split_off(wanted.count.min(self.records.len())) {
-            self.pass(record.partition, record.offset, wanted.order);
-        }
-    }
-
-    fn pass(&mut self, partition: i32, offset: i64, order: Order) {
-        let first = self.passed.entry(partition).or_insert(offset);
-        *first = match order {
-            Order::NewestFirst => offset.max(*first),
-            Order::OldestFirst => offset.min(*first),
-        };
-    }
-}
-
 /// What one round has seen.
 #[derive(Default)]
 struct Round {
     kept: Kept,
     looked_at: u64,
+    /// How many bytes were looked at.
+    bytes: usize,
     /// Of each partition, the time that lies farthest in the search's order.
     farthest_ms: BTreeMap<i32, i64>,
 }
@@ -193,6 +165,7 @@ struct Round {
 impl Round {
     fn look_at(&mut self, seen: &Seen<'_>, wanted: &Wanted<'_>) {
         self.looked_at += 1;
+        self.bytes += seen.size();
         let time_ms = seen.timestamp_ms.unwrap_or(0);
         let farthest = self.farthest_ms.entry(seen.partition).or_insert(time_ms);
         *farthest = match wanted.order {
@@ -202,11 +175,16 @@ impl Round {
         if !wanted.filter.wants(seen) {
             return;
         }
-        self.kept.records.push(seen.to_record(wanted.topic));
-        // A window may have thousands that are wanted.
-        if self.kept.records.len() >= wanted.count.saturating_mul(8).max(64) {
-            self.kept.keep_first(wanted);
-        }
+        self.kept.take(seen, wanted);
+    }
+}
+
+/// The size of the windows after a round that has read so many bytes with windows of `size`.
+fn next_size(size: i64, bytes: usize) -> i64 {
+    if bytes > ROUND_BYTES_MAX {
+        (size / 2).max(1)
+    } else {
+        (size * 2).min(WINDOW_MAX)
     }
 }
 

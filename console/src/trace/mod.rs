@@ -14,17 +14,20 @@ mod views;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use self::find::{Found, Hint};
 pub use self::outbox::OutboxRow;
 pub use self::views::{State, ViewRowNow, ViewState};
-use crate::postgres::Databases;
+use crate::postgres::{Databases, SqlError};
+use crate::search::reader::Reader;
 use crate::search::record::Record;
 use crate::search::{Readers, parked};
 use crate::settings::{Outbox, Pipeline};
+use crate::snapshot::{Part, Snapshot};
 
-/// From a question to Kafka until the page says that Kafka does not answer.
-const KAFKA_LIMIT: Duration = Duration::from_millis(950);
+/// A trace is over after so long, whatever it does not know then. With all parts there it needs some milliseconds.
+const TIME_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// What a trace begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +78,61 @@ pub struct Sources<'s> {
     pub pipeline: &'s Pipeline,
     pub databases: &'s Databases,
     pub readers: &'s Readers,
+    /// What is away is not asked.
+    pub snapshot: &'s Snapshot,
+}
+
+/// The sources for one trace.
+struct Tracer<'s> {
+    sources: &'s Sources<'s>,
+    deadline: Instant,
 }
 
 impl Sources<'_> {
-    /// Follows one event. Answers within about a second, also with parts away: what could not be learned says why.
+    /// Follows one event. Answers within [`TIME_LIMIT`], also with parts away: what could not be learned says why.
     pub async fn trace(&self, ask: &Ask) -> Trace {
+        let tracer = Tracer {
+            sources: self,
+            deadline: Instant::now() + TIME_LIMIT,
+        };
+        tracer.trace(ask).await
+    }
+}
+
+impl Tracer<'_> {
+    /// Reads from Kafka, if it is there, up to the deadline.
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Reader) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        if_there(&self.sources.snapshot.kafka)?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let read = self.in_time(self.sources.readers.run(left, job)).await?;
+        read.map_err(|err| err.to_string())
+    }
+
+    /// Asks the views' database, if it is there, up to the deadline.
+    async fn ask_views<T>(&self, question: impl Future<Output = Result<T, SqlError>>) -> Result<T, String> {
+        if_there(&self.sources.snapshot.views)?;
+        self.in_time(question).await?.map_err(|err| err.to_string())
+    }
+
+    /// The outbox row of this id. `None`: there is none.
+    async fn row_of(&self, outbox: &Outbox, id: &str) -> Result<Option<OutboxRow>, String> {
+        let mut parts = self.sources.snapshot.outboxes.iter();
+        if let Some(parts) = parts.find(|parts| parts.name == outbox.name) {
+            if_there(&parts.database)?;
+        }
+        let row = self.in_time(outbox::row_of(self.sources.databases, outbox, id)).await?;
+        row.map_err(|err| err.to_string())
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
+        let in_time = tokio::time::timeout_at(self.deadline, answer).await;
+        in_time.map_err(|_| "there was no time left to ask".to_owned())
+    }
+
+    async fn trace(&self, ask: &Ask) -> Trace {
         match ask {
             Ask::Id(id) => self.trace_id(id).await,
             Ask::Place {
@@ -88,15 +141,13 @@ impl Sources<'_> {
                 offset,
             } => {
                 let (name, partition, offset) = (topic.clone(), *partition, *offset);
-                let read = self
-                    .readers
-                    .run(KAFKA_LIMIT, move |reader| reader.record_at(&name, partition, offset));
+                let read = self.read(move |reader| reader.record_at(&name, partition, offset));
                 let record = match read.await {
                     Ok(Some(record)) if record.offset == offset => RecordStep::Found(Box::new(record)),
                     Ok(_) => RecordStep::NotFound(format!(
                         "{topic} has nothing to read at {partition}/{offset}: it is the end of a transaction, the record was removed, or the partition does not reach so far."
                     )),
-                    Err(err) => RecordStep::Unknown(err.to_string()),
+                    Err(reason) => RecordStep::Unknown(reason),
                 };
                 self.trace_record(topic, record).await
             }
@@ -112,10 +163,8 @@ impl Sources<'_> {
     }
 
     async fn trace_id(&self, id: &str) -> Trace {
-        let rows = self.pipeline.outboxes.iter().map(|outbox| async move {
-            let row = outbox::row_of(self.databases, outbox, id).await;
-            (outbox, row)
-        });
+        let outboxes = self.sources.pipeline.outboxes.iter();
+        let rows = outboxes.map(|outbox| async move { (outbox, self.row_of(outbox, id).await) });
         let (mut names, mut failures) = (Vec::new(), Vec::new());
         for (outbox, row) in join_all(rows).await {
             match row {
@@ -143,14 +192,11 @@ impl Sources<'_> {
 
     async fn trace_row(&self, outbox: &Outbox, row: OutboxRow) -> Trace {
         let hint = Hint::of_row(outbox, &row);
-        let found = self
-            .readers
-            .run(KAFKA_LIMIT, move |reader| find::by_row(reader, &hint))
-            .await;
+        let found = self.read(move |reader| find::by_row(reader, &hint)).await;
         let record = match found {
             Ok(Found::Record(record)) => RecordStep::Found(record),
             Ok(Found::Nothing(where_looked)) => self.parked_or(&row, where_looked).await,
-            Err(err) => RecordStep::Unknown(err.to_string()),
+            Err(reason) => RecordStep::Unknown(reason),
         };
         let views = self.views_of(&record).await;
         Trace {
@@ -163,16 +209,26 @@ impl Sources<'_> {
 
     /// A row without a record may be one that the relay has put aside.
     async fn parked_or(&self, row: &OutboxRow, where_looked: String) -> RecordStep {
-        let parked = self.readers.run(KAFKA_LIMIT, parked::read).await;
-        let of_row = parked.ok().and_then(|all| {
-            let mut rows = all.rows.into_iter();
-            rows.find(|parked| parked.id.as_deref() == Some(row.id.as_str()))
-        });
-        of_row.map_or(RecordStep::NotFound(where_looked), RecordStep::Parked)
+        let parked = match self.read(parked::read).await {
+            Ok(parked) => parked,
+            Err(reason) => {
+                return RecordStep::NotFound(format!(
+                    "{where_looked} Whether the relay has parked the row is not known: {reason}."
+                ));
+            }
+        };
+        let mut rows = parked.rows.into_iter();
+        match rows.find(|parked| parked.id.as_deref() == Some(row.id.as_str())) {
+            Some(parked) => RecordStep::Parked(parked),
+            None if parked.is_cut_short || parked.not_understood > 0 => RecordStep::NotFound(format!(
+                "{where_looked} Whether the relay has parked the row is not known: not all of the parking topic could be read."
+            )),
+            None => RecordStep::NotFound(where_looked),
+        }
     }
 
     async fn trace_record(&self, topic: &str, record: RecordStep) -> Trace {
-        let outbox = self.pipeline.outbox_of(topic);
+        let outbox = self.sources.pipeline.outbox_of(topic);
         let id = match &record {
             RecordStep::Found(record) => record.event_id().map(str::to_owned),
             _ => None,
@@ -181,10 +237,10 @@ impl Sources<'_> {
             match (outbox, id) {
                 (None, _) => RowStep::Unknown(format!("no outbox of the settings has the topic {topic}")),
                 (Some(_), None) => RowStep::Unknown("there is no record with an id to look for".to_owned()),
-                (Some(outbox), Some(id)) => match outbox::row_of(self.databases, outbox, &id).await {
+                (Some(outbox), Some(id)) => match self.row_of(outbox, &id).await {
                     Ok(Some(row)) => RowStep::Found(row),
                     Ok(None) => RowStep::Gone(vec![outbox.name.clone()]),
-                    Err(err) => RowStep::Unknown(err.to_string()),
+                    Err(reason) => RowStep::Unknown(reason),
                 },
             }
         };
@@ -201,22 +257,22 @@ impl Sources<'_> {
         let RecordStep::Found(record) = record else {
             return Ok(Vec::new());
         };
-        let views = views::states_of(self.databases.views(), &self.pipeline.views.rows, record).await;
-        views.map_err(|err| err.to_string())
+        let (database, rows) = (self.sources.databases.views(), &self.sources.pipeline.views.rows);
+        self.ask_views(views::states_of(database, rows, record)).await
     }
 
     async fn latest_of_key(&self, topic: &str, key: &str) -> Result<Found, String> {
         let count_of = topic.to_owned();
-        let count = self
-            .readers
-            .run(KAFKA_LIMIT, move |reader| reader.partition_count(&count_of));
-        let row = views::row_of_key(self.databases.views(), &self.pipeline.views.rows, topic, key);
+        let (database, rows) = (self.sources.databases.views(), &self.sources.pipeline.views.rows);
+        let count = self.read(move |reader| reader.partition_count(&count_of));
+        let row = self.ask_views(views::row_of_key(database, rows, topic, key));
         let (count, row) = tokio::join!(count, row);
-        let Some(count) = count.map_err(|err| err.to_string())? else {
+        let Some(count) = count? else {
             return Ok(Found::Nothing(format!("Kafka has no topic {topic}.")));
         };
         let partition = outbox_router::partition_of_key(key.as_bytes(), count);
-        let known = views::known_of_key(self.databases.views(), topic, partition, key.as_bytes()).await;
+        let known = views::known_of_key(database, topic, partition, key.as_bytes());
+        let known = self.ask_views(known).await;
         // Without the views' database the partition is looked through from its end.
         let latest = find::LatestOfKey {
             topic: topic.to_owned(),
@@ -225,10 +281,30 @@ impl Sources<'_> {
             known: known.ok(),
             row: row.ok().flatten(),
         };
-        let found = self
-            .readers
-            .run(KAFKA_LIMIT, move |reader| find::latest_of_key(reader, &latest))
-            .await;
-        found.map_err(|err| err.to_string())
+        self.read(move |reader| find::latest_of_key(reader, &latest)).await
+    }
+}
+
+/// # Errors
+/// Says why the part did not answer when it was last asked.
+fn if_there<T>(part: &Part<T>) -> Result<(), String> {
+    match &part.away {
+        None => Ok(()),
+        Some(away) => Err(format!("{} is away: {}", part.name, away.why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, if_there};
+
+    #[test]
+    fn a_part_that_is_away_is_not_asked() {
+        let mut part = Part::new("kafka".to_owned());
+        assert_eq!(if_there(&part), Ok(()), "nobody has asked it yet");
+        part.take(Err("silent".to_owned()));
+        assert_eq!(if_there(&part), Err("kafka is away: silent".to_owned()));
+        part.take(Ok(1));
+        assert_eq!(if_there(&part), Ok(()));
     }
 }

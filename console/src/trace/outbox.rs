@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 
+use super::views::time_in;
 use crate::postgres::{Databases, SqlError, in_time, quoted, text_as};
 use crate::settings::Outbox;
 
@@ -14,7 +15,7 @@ pub struct OutboxRow {
     /// The record's key.
     pub aggregate_id: String,
     pub event_type: String,
-    /// When the row was written, by the database's clock.
+    /// When the row was written, by the database's clock. A column without a zone is taken as UTC.
     pub created_at: OffsetDateTime,
     /// When its transaction committed. `None`: the server does not keep this (`track_commit_timestamp` is off, or it was long ago).
     pub committed_at: Option<OffsetDateTime>,
@@ -25,7 +26,7 @@ pub struct OutboxRow {
 /// The names of the columns are the defaults of Debezium's outbox event router, and `created_at`.
 ///
 /// # Errors
-/// The database does not answer, or refuses: the role may not read the table, or a column has another name.
+/// The database does not answer, or refuses: the role may not read the table, or a column has another name; `created_at` is no time.
 pub(super) async fn row_of(databases: &Databases, outbox: &Outbox, id: &str) -> Result<Option<OutboxRow>, SqlError> {
     let Some(database) = databases.of_outbox(outbox) else {
         return Ok(None);
@@ -41,17 +42,19 @@ pub(super) async fn row_of(databases: &Databases, outbox: &Outbox, id: &str) -> 
         return Ok(None);
     };
     let rows = in_time(client.query(&statement, &[&*id])).await?;
-    Ok(rows.first().map(from_row))
+    rows.first().map(from_row).transpose()
 }
 
-fn from_row(row: &Row) -> OutboxRow {
+fn from_row(row: &Row) -> Result<OutboxRow, SqlError> {
     let text = |index: usize| row.get::<_, Option<String>>(index).unwrap_or_default();
-    OutboxRow {
+    let created_at =
+        time_in(row, 4).ok_or_else(|| SqlError::Refused("the row's column created_at has no time".to_owned()))?;
+    Ok(OutboxRow {
         id: text(0),
         aggregate_type: text(1),
         aggregate_id: text(2),
         event_type: text(3),
-        created_at: row.get(4),
+        created_at,
         committed_at: row.get(5),
-    }
+    })
 }

@@ -15,6 +15,8 @@ use crate::settings::ViewRow;
 pub struct ViewState {
     pub view: String,
     pub state: State,
+    /// The event is a letter since a replay, which had it from views that had applied it before.
+    pub is_of_replay: bool,
     /// The view's row of the record's key now, where the settings name a table with one.
     pub row: Option<ViewRowNow>,
 }
@@ -97,6 +99,7 @@ const POSITIONS: &str = "
 const LETTER: &str = "
     select letter.id, letter.reason, letter.arrived_at, letter.retries, letter.discarded_at,
         to_jsonb(letter) ->> 'discard_reason' as discard_reason,
+        coalesce((to_jsonb(letter) ->> 'applied_before')::boolean, false) as applied_before,
         (select first.id from view_dead_letters as first
          where first.topic = letter.topic and first.partition = letter.partition and first.key = letter.key and first.discarded_at is null
             and first.record_offset < letter.record_offset
@@ -128,7 +131,9 @@ pub(super) async fn states_of(
         database.query(LETTER, &place),
         rows
     );
-    let letter = letters?.first().map(state_of_letter);
+    let letters = letters?;
+    let is_of_replay = letters.first().is_some_and(|letter| letter.get("applied_before"));
+    let letter = letters.first().map(state_of_letter);
     let mut states = Vec::new();
     for position in positions? {
         let view: String = position.get("view");
@@ -147,7 +152,12 @@ pub(super) async fn states_of(
             Some(letter) => letter.clone(),
             None => state_of_position(&position, record.offset),
         };
-        states.push(ViewState { view, state, row });
+        states.push(ViewState {
+            view,
+            state,
+            is_of_replay,
+            row,
+        });
     }
     Ok(states)
 }
@@ -237,7 +247,7 @@ fn quoted_column(name: &str) -> String {
 }
 
 /// A column with a time: with a zone, or without one in UTC.
-fn time_in(row: &Row, index: usize) -> Option<OffsetDateTime> {
+pub(super) fn time_in(row: &Row, index: usize) -> Option<OffsetDateTime> {
     match *row.columns()[index].type_() {
         Type::TIMESTAMPTZ => row.get(index),
         Type::TIMESTAMP => row

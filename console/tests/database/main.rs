@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking, as the test does")]
 
 mod audit;
+mod letters;
 mod snapshot;
 mod support;

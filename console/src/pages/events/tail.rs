@@ -2,6 +2,7 @@
 //!
 //! Rows come as markup that the server has made, a few times a second and only so many at once: a page that is flooded says how many it left out.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -17,14 +18,16 @@ use super::{form, record};
 use crate::app::App;
 use crate::search::request::{Form, Request};
 use crate::search::tail::{Followed, Tail};
+use crate::settings::mask::Mask;
+use crate::web::access::{Access, Session, Visitor};
 use crate::web::assets::address_of;
 
 /// Rows that come within this time are sent together.
 const GATHER: Duration = Duration::from_millis(250);
 /// So many rows are sent together at most. A page shows 200 rows, and nobody reads faster.
 const ROWS_MAX: usize = 40;
-/// A tail ends after so long. The browser begins a new one by itself while somebody looks.
-const LIFE: Duration = Duration::from_secs(600);
+/// So many rows are looked at for one sending at most; those that follow belong to the next.
+const GATHERED_MAX: usize = 200;
 
 /// The part of the page that follows the topic.
 pub(super) fn section(form: &Form, request: &Request) -> Markup {
@@ -62,7 +65,7 @@ pub(super) fn section(form: &Form, request: &Request) -> Markup {
 }
 
 /// The records of a topic from now on.
-pub(super) async fn follow(State(app): State<App>, Query(form): Query<Form>) -> Response {
+pub(super) async fn follow(State(app): State<App>, visitor: Visitor, Query(form): Query<Form>) -> Response {
     let pipeline = &app.settings.pipeline;
     let request = match form.check(&pipeline.topics(), &pipeline.mask, OffsetDateTime::now_utc()) {
         Ok(request) => request,
@@ -76,36 +79,42 @@ pub(super) async fn follow(State(app): State<App>, Query(form): Query<Form>) -> 
         let text = "as many pages as may be follow topics already\n";
         return (StatusCode::TOO_MANY_REQUESTS, text).into_response();
     };
-    let ends_at = tokio::time::Instant::now() + LIFE;
-    let events = stream::unfold((tail, app.clone()), move |(mut tail, app)| async move {
-        let event = tokio::time::timeout_at(ends_at, next_event(&mut tail, &app)).await;
-        let event = event.ok().flatten()?;
-        Some((Ok::<_, Infallible>(event), (tail, app)))
+    let events = stream::unfold((tail, app, visitor), |(mut tail, app, visitor)| async move {
+        let event = next_event(&mut tail, &app.settings.pipeline.mask).await?;
+        // The person may have lost the token since, or have logged out.
+        let event = may_look(&app.access, &visitor).then_some(event)?;
+        Some((Ok::<_, Infallible>(event), (tail, app, visitor)))
     });
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
+/// Whether this person may look at topics now.
+fn may_look(access: &Access, Visitor(session): &Visitor) -> bool {
+    let is_known = |session: &Session| access.session(&session.id).is_some();
+    !access.needs_login_to_read() || session.as_ref().is_some_and(is_known)
+}
+
 /// The rows that have come: waits for the first, then gathers those that follow it closely.
-async fn next_event(tail: &mut Tail, app: &App) -> Option<Event> {
+async fn next_event(tail: &mut Tail, mask: &Mask) -> Option<Event> {
     let first = tail.next().await?;
     tokio::time::sleep(GATHER).await;
-    let (mut records, mut left_out) = (Vec::new(), 0_u64);
+    // A row is short, whatever the size of its record. The newest is the first row of the table.
+    let (mut rows, mut left_out) = (VecDeque::new(), 0_u64);
     let mut next = Some(first);
-    while let Some(result) = next {
-        match result {
-            Ok(record) => records.push(record),
-            Err(trouble) => return Some(Event::default().event("trouble").data(one_line(&trouble))),
+    for _ in 0..GATHERED_MAX {
+        match next.or_else(|| tail.next_now()) {
+            Some(Ok(record)) => rows.push_front(record::row(&record, mask)),
+            Some(Err(trouble)) => return Some(Event::default().event("trouble").data(one_line(&trouble))),
+            None => break,
         }
-        next = tail.next_now();
-    }
-    if records.len() > ROWS_MAX {
-        left_out += (records.len() - ROWS_MAX) as u64;
-        records.drain(..records.len() - ROWS_MAX);
+        next = None;
+        if rows.len() > ROWS_MAX {
+            rows.pop_back();
+            left_out += 1;
+        }
     }
     left_out += tail.take_dropped();
-    // The newest is the first row of the table.
-    records.reverse();
-    let rows = html! { @for record in &records { (record::row(record, &app.settings.pipeline.mask)) } };
+    let rows = html! { @for row in &rows { (row) } };
     let data = serde_json::json!({ "rows": rows.into_string(), "leftOut": left_out });
     Some(Event::default().event("rows").data(data.to_string()))
 }
@@ -113,4 +122,31 @@ async fn next_event(tail: &mut Tail, app: &App) -> Option<Event> {
 /// A line of an event has no line break.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Visitor, may_look};
+    use crate::settings::Role;
+    use crate::web::access::tokens::{line, random_text};
+
+    #[test]
+    fn whoever_has_logged_out_follows_no_more_where_looking_needs_a_login() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        let token = random_text();
+        std::fs::write(&path, line("kim", Role::Operator, &token)).unwrap();
+        let access = Access::new("0.0.0.0:80".parse().unwrap(), Some(path.clone())).unwrap();
+        let session = access.log_in(&token).unwrap();
+        let kim = Visitor(Some(session.clone()));
+        assert!(may_look(&access, &kim));
+        assert!(!may_look(&access, &Visitor(None)));
+        access.log_out(&session);
+        assert!(!may_look(&access, &kim));
+        let access = Access::new("127.0.0.1:80".parse().unwrap(), Some(path)).unwrap();
+        assert!(
+            may_look(&access, &Visitor(None)),
+            "on a loopback address everybody may look"
+        );
+    }
 }

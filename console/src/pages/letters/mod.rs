@@ -25,7 +25,7 @@ use crate::web::layout::{self, Current, Health, Shell, badge};
 use crate::web::show;
 
 /// The parking topic is read for so long at most.
-const PARKED_LIMIT: Duration = Duration::from_millis(900);
+const PARKED_LIMIT: Duration = Duration::from_millis(600);
 
 /// Which letters the page shows.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,8 +55,9 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
         partition: form.partition,
         offset: form.offset,
     };
-    let (counts, found, parked) = tokio::join!(
+    let (counts, former, found, parked) = tokio::join!(
         letters::count_by_reason(database),
+        letters::count_former(database),
         letters::list(database, which, reason, &after),
         app.readers.run(PARKED_LIMIT, read)
     );
@@ -68,7 +69,8 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
         }
         section aria-labelledby="reasons" {
             h2 id="reasons" { "Reasons" }
-            (reasons(&shell, counts))
+            (reasons(&shell, counts, former.as_ref().ok().copied()))
+            (former_waiting(former))
         }
         section aria-labelledby="letters" {
             h2 id="letters" { "Letters" }
@@ -81,13 +83,19 @@ async fn list(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
     layout::page(&shell, "Dead letters", Current::Letters, content)
 }
 
-fn reasons(shell: &Shell, counts: Result<Vec<ReasonCount>, SqlError>) -> Markup {
+/// `former` is how many letters of former topics wait, where that is known.
+fn reasons(shell: &Shell, counts: Result<Vec<ReasonCount>, SqlError>, former: Option<i64>) -> Markup {
     let counts = match counts {
         Ok(counts) => counts,
         Err(err) => return not_known(&err),
     };
     if counts.is_empty() {
-        return html! { p { (badge(Health::Good, "none")) " No event waits." } };
+        return html! {
+            p {
+                @if former == Some(0) { (badge(Health::Good, "none")) " No event waits." }
+                @else { "No event of the topics that there are now waits." }
+            }
+        };
     }
     html! {
         div.table-frame tabindex="0" role="region" aria-label="Letters by reason" {
@@ -104,6 +112,25 @@ fn reasons(shell: &Shell, counts: Result<Vec<ReasonCount>, SqlError>) -> Markup 
                 p.actions { button type="submit" { "Retry all letters" } span.quiet { " as " code { "view-builder dead-letters retry --all" } } }
             }
         } @else { (shell.why_no_buttons()) }
+    }
+}
+
+/// A retry leaves these letters out, so they are told by themselves.
+fn former_waiting(former: Result<i64, SqlError>) -> Markup {
+    html! {
+        @match former {
+            Err(err) => { (not_known(&err)) }
+            Ok(0) => {}
+            Ok(letters) => {
+                p {
+                    (badge(Health::Warning, "waiting")) " "
+                    a href="/letters?which=former" {
+                        (up_to_max(letters)) @if letters == 1 { " letter" } @else { " letters" } " of former topics"
+                    }
+                    ": these topics were made anew since."
+                }
+            }
+        }
     }
 }
 
@@ -211,10 +238,15 @@ fn event_link(letter: &Letter) -> Markup {
 }
 
 fn behind(letter: &Letter) -> String {
-    if letter.behind >= BEHIND_MAX {
+    up_to_max(letter.behind)
+}
+
+/// A number that is counted up to [`BEHIND_MAX`].
+fn up_to_max(letters: i64) -> String {
+    if letters >= BEHIND_MAX {
         format!("{} or more", show::count(BEHIND_MAX))
     } else {
-        show::count(letter.behind)
+        show::count(letters)
     }
 }
 

@@ -14,9 +14,25 @@ pub(super) fn section(parked: Result<ParkedRows, ReadError>) -> Markup {
             h2 id="parked" { "Rows that relays have parked" }
             @match parked {
                 Err(err) => { p.notice.bad role="alert" { "Nothing is known now: " (err) "." } }
-                Ok(parked) if parked.rows.is_empty() => { p { (badge(Health::Good, "none")) " No row is parked in " code { (PARKING_TOPIC) } "." } }
-                Ok(parked) => { (table(&parked)) (what_to_type()) }
+                Ok(parked) => {
+                    @if !parked.rows.is_empty() { (table(&parked)) (what_to_type()) }
+                    (without_rows(&parked))
+                }
             }
+        }
+    }
+}
+
+/// What is to be said beside the rows: that there are none, or that there are others.
+fn without_rows(parked: &ParkedRows) -> Markup {
+    html! {
+        @if parked.not_understood > 0 {
+            p { (badge(Health::Bad, "not understood")) " Entries of " code { (PARKING_TOPIC) } " that the console does not understand: " (show::count(parked.not_understood)) "." }
+        }
+        @if parked.is_cut_short {
+            p { (badge(Health::Unknown, "not known")) " " code { (PARKING_TOPIC) } " has more than the page has read in time, so more rows may be parked." }
+        } @else if parked.rows.is_empty() && parked.not_understood == 0 {
+            p { (badge(Health::Good, "none")) " No row is parked in " code { (PARKING_TOPIC) } "." }
         }
     }
 }
@@ -36,7 +52,6 @@ fn table(parked: &ParkedRows) -> Markup {
                 tbody { @for row in &parked.rows { (table_row(row)) } }
             }
         }
-        @if parked.is_cut_short { p { "There are more than the page has read in time." } }
     }
 }
 
@@ -71,5 +86,25 @@ fn what_to_type() -> Markup {
             "Stop the relay and its standbys first, because the commands need its slot. Then type " code { "outbox-relay parked retry --all" } " or "
             code { "outbox-relay parked discard POSITION" } ", and start the relay again."
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ParkedRows, without_rows};
+
+    #[test]
+    fn that_nothing_is_parked_is_said_only_after_all_was_read_and_understood() {
+        let said = |not_understood, is_cut_short| {
+            let parked = ParkedRows {
+                rows: Vec::new(),
+                not_understood,
+                is_cut_short,
+            };
+            without_rows(&parked).into_string().contains("No row is parked")
+        };
+        assert!(said(0, false));
+        assert!(!said(0, true));
+        assert!(!said(1, false));
     }
 }

@@ -49,10 +49,12 @@ async fn show(State(app): State<App>, shell: Shell, Query(form): Query<Form>) ->
             );
         }
     };
+    let snapshot = app.store.snapshot();
     let sources = Sources {
         pipeline: &app.settings.pipeline,
         databases: &app.databases,
         readers: &app.readers,
+        snapshot: &snapshot,
     };
     let trace = sources.trace(&ask).await;
     let content = html! {

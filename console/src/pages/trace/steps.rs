@@ -251,7 +251,10 @@ fn views_table(views: &[ViewState], committed: Option<OffsetDateTime>) -> Markup
                     @for view in views {
                         tr {
                             th scope="row" { a href={ "/views/" (utf8_percent_encode(&view.view, NON_ALPHANUMERIC)) } { (view.view) } }
-                            td { (state(&view.state)) }
+                            td {
+                                (state(&view.state))
+                                @if view.is_of_replay { ". Views had applied it before a replay: those keep it, a view that is new or was changed lacks it" }
+                            }
                             td { (when(view, committed)) }
                             td { @if let Some(row) = &view.row { (row_now(row)) } @else { span.quiet { "no table named in the settings" } } }
                         }
@@ -302,9 +305,10 @@ fn when(view: &ViewState, committed: Option<OffsetDateTime>) -> Markup {
             Some(at) => { (show::moment(at)) @if let Some(committed) = committed { " " (after(committed, at, "the commit")) } }
             None if matches!(view.state, State::Applied | State::AppliedAndReplayed) => {
                 span.quiet {
-                    @match view.row.as_ref().filter(|row| row.version.is_some() && !row.is_of_this_event) {
-                        Some(_) => { "not kept: another event of the key has been applied since" }
-                        None => { "not kept by this view" }
+                    @match &view.row {
+                        Some(row) if row.version.is_none() => { "not kept: the view has no row of the key now" }
+                        Some(row) if !row.is_of_this_event => { "not kept: another event of the key has been applied since" }
+                        _ => { "not kept by this view" }
                     }
                 }
             }

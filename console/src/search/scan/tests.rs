@@ -1,7 +1,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::{End, Found, Log, Wanted, scan};
+use super::kept::FOUND_BYTES_MAX;
+use super::{End, Found, Log, ROUND_BYTES_MAX, WINDOW_MAX, Wanted, next_size, scan};
 use crate::search::filter::Filter;
 use crate::search::reader::{Read, Visit, Window};
 use crate::search::record::Seen;
@@ -10,6 +11,8 @@ use crate::search::request::{Cursor, Order};
 /// Partitions of records. Each has a time and a key; its offset is its index. A time of -1 stands for the end of a transaction, which no reader gets.
 struct Partitions {
     records: Vec<Vec<(i64, &'static str)>>,
+    /// What each record has as its value.
+    value: Vec<u8>,
     /// After so many rounds the time is over.
     rounds: Cell<u32>,
 }
@@ -34,7 +37,7 @@ impl Log for Partitions {
                         offset,
                         timestamp_ms: Some(time_ms),
                         key: Some(key.as_bytes()),
-                        value: None,
+                        value: Some(&self.value),
                         headers: Vec::new(),
                     });
                 }
@@ -47,6 +50,7 @@ impl Log for Partitions {
 fn log(records: Vec<Vec<(i64, &'static str)>>) -> Partitions {
     Partitions {
         records,
+        value: Vec::new(),
         rounds: Cell::new(u32::MAX),
     }
 }
@@ -173,4 +177,43 @@ fn where_the_time_is_over_the_search_says_where_to_go_on() {
         "{cursor}"
     );
     assert!(found.looked_at > 0 && found.looked_up_to_ms.is_some());
+}
+
+#[test]
+fn large_records_fill_a_page_before_their_number_does_and_none_is_left_out() {
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        let mut log = two_partitions(30);
+        log.value = vec![b'x'; 900_000];
+        let (mut all, mut cursor) = (Vec::new(), None);
+        for _ in 0..30 {
+            let found = search(&log, None, order, 20, cursor.as_ref());
+            assert!((1..=4).contains(&found.records.len()), "{}", found.records.len());
+            all.extend(times(&found));
+            cursor = found.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let mut wanted: Vec<i64> = (0..30).collect();
+        if order == Order::NewestFirst {
+            wanted.reverse();
+        }
+        assert_eq!(all, wanted, "{order:?}");
+    }
+}
+
+#[test]
+fn a_record_that_is_larger_than_a_page_is_shown_alone() {
+    let mut log = two_partitions(4);
+    log.value = vec![b'x'; FOUND_BYTES_MAX + 1];
+    let found = search(&log, None, Order::OldestFirst, 20, None);
+    assert_eq!((times(&found), found.end), (vec![0], End::Enough));
+}
+
+#[test]
+fn windows_grow_until_a_round_reads_much() {
+    assert_eq!(next_size(24, 0), 48);
+    assert_eq!(next_size(WINDOW_MAX, 0), WINDOW_MAX);
+    assert_eq!(next_size(24, ROUND_BYTES_MAX + 1), 12);
+    assert_eq!(next_size(1, ROUND_BYTES_MAX + 1), 1);
 }

@@ -54,13 +54,12 @@ async fn retry_pieces_with_reason(desk: &Desk, reason: &str, report: &mut Report
     let mut after = None;
     loop {
         let began = Instant::now();
-        let first = waiting::load_first_with_reason(client, reason, after.as_ref(), FIRST_LETTERS).await;
-        let first = first.map_err(stopped)?;
-        let Some(last) = first.last() else {
+        let piece = waiting::load_first_with_reason(client, reason, after.as_ref(), FIRST_LETTERS, PIECE_BYTES).await;
+        let Some(piece) = piece.map_err(stopped)? else {
             return Ok(());
         };
-        after = Some((last.place.clone(), last.offset));
-        desk.retry_in_layers(first, report).await?;
+        after = Some(piece.last);
+        desk.retry_in_layers(piece.letters, report).await?;
         tokio::time::sleep(began.elapsed().max(PAUSE_MIN)).await;
     }
 }

@@ -143,15 +143,29 @@ pub(super) async fn load_piece(
     });
     // The limit is part of the text. As a parameter, the session's generic plan would read and sort the whole table.
     let sql = format!(
-        "select id, octet_length(value)::bigint as bytes, topic, partition, record_offset from only view_dead_letters
+        "select {SIZE} from only view_dead_letters as letter
          where discarded_at is null and (topic, partition, record_offset) > ($1, $2, $3)
          order by topic, partition, record_offset limit {letters_max}"
     );
+    read_piece(client, &sql, &[&topic, &partition, &offset], bytes_max).await
+}
+
+/// What is read of letters to find out how many of them are a piece.
+const SIZE: &str =
+    "letter.id, octet_length(letter.value)::bigint as bytes, letter.topic, letter.partition, letter.record_offset";
+
+/// Reads the letters of which the query `which` selects [`SIZE`], up to the letter that brings their records to `bytes_max` or beyond. `None`: there are none.
+async fn read_piece(
+    client: &Client,
+    which: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    bytes_max: i64,
+) -> Result<Option<Piece>, Error> {
     // An index has the letters in this order. But while there are no statistics, Postgres may prefer another index and sort all letters.
     client
         .batch_execute("begin; set local enable_sort = off; set local enable_incremental_sort = off")
         .await?;
-    let next = client.query(&sql, &[&topic, &partition, &offset]).await?;
+    let next = client.query(which, parameters).await?;
     client.batch_execute("commit").await?;
     let mut room = bytes_max;
     let fitting = next.iter().take_while(|row| {
@@ -173,26 +187,27 @@ pub(super) async fn load_piece(
     Ok(Some(Piece { letters, last }))
 }
 
-/// Loads letters with this reason that are the first of their keys: `letters_max` at most, those that follow `after` in the order of topic, partition and
-/// offset. Letters of former topics are left out.
+/// Loads the next piece of the letters with this reason that are the first of their keys, with limits as [`load_piece`]. Letters of former topics are left
+/// out.
 pub(super) async fn load_first_with_reason(
     client: &Client,
     reason: &str,
     after: Option<&(TopicPartition, i64)>,
     letters_max: i64,
-) -> Result<Vec<Waiting>, Error> {
+    bytes_max: i64,
+) -> Result<Option<Piece>, Error> {
     let (topic, partition, offset) = after.map_or(("", -1, -1), |(place, offset)| {
         (&*place.topic, place.partition, *offset)
     });
     let sql = format!(
-        "select * from only view_dead_letters as letter
+        "select {SIZE} from only view_dead_letters as letter
          where discarded_at is null and reason = $1 and (topic, partition, record_offset) > ($2, $3, $4) and not exists (
             select from only view_dead_letters as earlier
             where earlier.topic = letter.topic and earlier.partition = letter.partition and earlier.key = letter.key
                 and earlier.record_offset < letter.record_offset and earlier.discarded_at is null)
          order by topic, partition, record_offset limit {letters_max}"
     );
-    read_letters(client, &sql, &[&reason, &topic, &partition, &offset]).await
+    read_piece(client, &sql, &[&reason, &topic, &partition, &offset], bytes_max).await
 }
 
 /// Reads the letters that the query `which` selects.
