@@ -107,7 +107,7 @@ impl Tracer<'_> {
     ) -> Result<T, String> {
         if_there(&self.sources.snapshot.kafka)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let read = self.in_time(self.sources.readers.run(left, job)).await?;
+        let read = self.in_time(Box::pin(self.sources.readers.run(left, job))).await?;
         read.map_err(|err| err.to_string())
     }
 
@@ -123,10 +123,13 @@ impl Tracer<'_> {
         if let Some(parts) = parts.find(|parts| parts.name == outbox.name) {
             if_there(&parts.database)?;
         }
-        let row = self.in_time(outbox::row_of(self.sources.databases, outbox, id)).await?;
+        let row = self
+            .in_time(Box::pin(outbox::row_of(self.sources.databases, outbox, id)))
+            .await?;
         row.map_err(|err| err.to_string())
     }
 
+    /// The answers that come here are large, so they are boxed.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
         let in_time = tokio::time::timeout_at(self.deadline, answer).await;
         in_time.map_err(|_| "there was no time left to ask".to_owned())
@@ -258,21 +261,21 @@ impl Tracer<'_> {
             return Ok(Vec::new());
         };
         let (database, rows) = (self.sources.databases.views(), &self.sources.pipeline.views.rows);
-        self.ask_views(views::states_of(database, rows, record)).await
+        self.ask_views(Box::pin(views::states_of(database, rows, record))).await
     }
 
     async fn latest_of_key(&self, topic: &str, key: &str) -> Result<Found, String> {
         let count_of = topic.to_owned();
         let (database, rows) = (self.sources.databases.views(), &self.sources.pipeline.views.rows);
         let count = self.read(move |reader| reader.partition_count(&count_of));
-        let row = self.ask_views(views::row_of_key(database, rows, topic, key));
+        let row = self.ask_views(Box::pin(views::row_of_key(database, rows, topic, key)));
         let (count, row) = tokio::join!(count, row);
         let Some(count) = count? else {
             return Ok(Found::Nothing(format!("Kafka has no topic {topic}.")));
         };
         let partition = outbox_router::partition_of_key(key.as_bytes(), count);
         let known = views::known_of_key(database, topic, partition, key.as_bytes());
-        let known = self.ask_views(known).await;
+        let known = self.ask_views(Box::pin(known)).await;
         // Without the views' database the partition is looked through from its end.
         let latest = find::LatestOfKey {
             topic: topic.to_owned(),
