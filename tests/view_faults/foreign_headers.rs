@@ -13,8 +13,9 @@ use super::rig_itself::{TABLE, apply};
 /// The library takes names as text only, and copies their bytes as they are.
 #[expect(unsafe_code, reason = "only so can a name be made that is no text")]
 fn no_text() -> OwnedHeaders {
+    let name = [b'n', b'a', 0xff, b'm', b'e'].to_vec();
     // SAFETY: nothing reads it as text: the library takes its address and its length.
-    let key = unsafe { std::str::from_utf8_unchecked(b"na\xffme") };
+    let key = unsafe { std::str::from_utf8_unchecked(&name) };
     OwnedHeaders::new().insert(Header {
         key,
         value: Some("value"),
