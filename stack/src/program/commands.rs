@@ -61,6 +61,8 @@ impl Program {
         let command = format!("{} {}", self.binary.display(), arguments.join(" "));
         let mut terminal = tokio::process::Command::new("script")
             .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            // Every terminal names its kind. Without it no bar is drawn, and whoever runs the tests may have none.
+            .env("TERM", "xterm")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
