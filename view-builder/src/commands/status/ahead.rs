@@ -16,7 +16,7 @@ use crate::contract::record;
 use crate::kafka::{self, Observer};
 
 /// How long to wait for the next events of all partitions. What has not come by then is told without its age.
-const READ_MAX: Duration = Duration::from_millis(1_500);
+const READ_MAX: Duration = Duration::from_millis(2_500);
 /// How long one poll waits. Shorter than [`READ_MAX`], so that the limit is noticed in time.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
