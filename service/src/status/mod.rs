@@ -54,6 +54,22 @@ pub struct Verdict {
     pub text: String,
 }
 
+impl Verdict {
+    /// The verdict where a server does not answer. For each server there is its name and why it is away, if it is. `still_known` is what is known
+    /// nevertheless, without a point. `None`: no server is away.
+    #[must_use]
+    pub fn away(servers: [(&str, &Option<String>); 2], still_known: &str) -> Option<Self> {
+        let away = servers
+            .iter()
+            .filter_map(|(name, because)| because.as_ref().map(|_| *name));
+        let away: Vec<&str> = away.collect();
+        (!away.is_empty()).then(|| Self {
+            state: State::Away,
+            text: format!("no answer from {}; {still_known}", away.join(" and ")),
+        })
+    }
+}
+
 /// How much a problem matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -222,7 +238,25 @@ impl<F: Serialize> Report<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Problem, commands_in};
+    use super::{Problem, Verdict, commands_in};
+
+    #[test]
+    fn the_servers_that_are_away_are_named() {
+        let why = Some("refused".to_owned());
+        let text = |postgres, kafka| {
+            let servers = [("Postgres", postgres), ("Kafka", kafka)];
+            Verdict::away(servers, "nothing is known").map(|verdict| verdict.text)
+        };
+        assert_eq!(text(&None, &None), None);
+        assert_eq!(
+            text(&None, &why).as_deref(),
+            Some("no answer from Kafka; nothing is known")
+        );
+        assert_eq!(
+            text(&why, &why).as_deref(),
+            Some("no answer from Postgres and Kafka; nothing is known")
+        );
+    }
 
     #[test]
     fn the_commands_of_a_text_are_between_backticks_and_each_comes_once() {

@@ -246,20 +246,12 @@ fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> (Verdict, 
         };
         return with(State::Stopped, text, code);
     }
-    let away = [
+    let servers = [
         ("Postgres", &figures.postgres.away_because),
         ("Kafka", &figures.kafka.away_because),
     ];
-    let away: Vec<&str> = away
-        .iter()
-        .filter_map(|(name, away)| away.as_ref().map(|_| *name))
-        .collect();
-    if !away.is_empty() {
-        return with(
-            State::Away,
-            format!("no answer from {}; {}", away.join(" and "), still_known(figures)),
-            AWAY,
-        );
+    if let Some(away) = Verdict::away(servers, &still_known(figures)) {
+        return (away, AWAY);
     }
     if let (Some(pause), true) = (&figures.pause, found.pause.is_some()) {
         let for_now = table::seconds(pause.paused_seconds);

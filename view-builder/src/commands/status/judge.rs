@@ -177,19 +177,12 @@ fn rebuilds_without_a_process(figures: &Figures) -> Vec<Problem> {
 
 fn verdict(figures: &Figures, found: &Found, problems: &[Problem]) -> Verdict {
     let with = |state, text: String| Verdict { state, text };
-    let away = [
+    let servers = [
         ("Postgres", &figures.postgres.away_because),
         ("Kafka", &figures.kafka.away_because),
     ];
-    let away: Vec<&str> = away
-        .iter()
-        .filter_map(|(name, away)| away.as_ref().map(|_| *name))
-        .collect();
-    if !away.is_empty() {
-        return with(
-            State::Away,
-            format!("no answer from {}; {}", away.join(" and "), still_known(figures)),
-        );
+    if let Some(away) = Verdict::away(servers, &still_known(figures)) {
+        return away;
     }
     if found.no_positions_because.is_some() || figures.group.members == Some(0) {
         return with(State::Stopped, "no builder keeps the views".to_owned());
