@@ -1,9 +1,12 @@
 //! What the collectors ask of the databases.
 
+use std::time::Duration;
+
 use console::postgres;
 use console::settings::Outbox;
 use console::snapshot::letters::LettersAsker;
 use console::snapshot::{outbox, views};
+use stack::eventually;
 
 use super::support::TestDatabase;
 
@@ -159,16 +162,15 @@ async fn an_outbox_has_its_rows_its_slot_and_the_slots_of_others() {
     assert!(found.retained_bytes > 0 && found.unconfirmed_bytes > 0, "{found:?}");
     assert!(facts.other_slots.iter().any(|other| other.name.starts_with("theirs_")));
     // The server's statistics come a little later than the rows.
-    for _ in 0..100 {
-        if outbox::ask(&asked, &outbox).await.unwrap().inserted >= 500 {
-            let sql = format!(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{}'",
-                database.name()
-            );
-            database.sql.batch_execute(&sql).await.unwrap();
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("500 rows of the outbox' partitions are never counted");
+    let counted = "500 rows of the outbox' partitions are counted";
+    eventually(Duration::from_secs(10), counted, async || {
+        let facts = outbox::ask(&asked, &outbox).await.unwrap();
+        (facts.inserted >= 500).then_some(())
+    })
+    .await;
+    let sql = format!(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{}'",
+        database.name()
+    );
+    database.sql.batch_execute(&sql).await.unwrap();
 }

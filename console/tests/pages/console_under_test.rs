@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser as _;
 use console::app::App;
@@ -12,6 +12,7 @@ use console::settings::{Cli, Role};
 use console::web::access::{Access, tokens};
 use console::{pages, snapshot};
 use reqwest::{Client, RequestBuilder, StatusCode};
+use stack::eventually_ok;
 use tokio::net::TcpListener;
 
 /// A console whose pipeline is away: one database refuses, and everything else accepts connections and stays silent.
@@ -160,15 +161,13 @@ user-events = "postgres://console@{refusing}/users_db"
     }
 
     pub(crate) async fn wait_until_all_is_away(&self) {
-        let begin = Instant::now();
-        while self.app.store.snapshot().away().len() < 6 {
-            assert!(
-                begin.elapsed() < Duration::from_secs(20),
-                "{:?}",
-                self.app.store.snapshot().away()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let all_away = eventually_ok(Duration::from_secs(20), "all six parts are away", async || {
+            let snapshot = self.app.store.snapshot();
+            let away = snapshot.away();
+            anyhow::ensure!(away.len() >= 6, "{away:?}");
+            Ok(())
+        });
+        all_away.await.unwrap_or_else(|err| panic!("{err:#}"));
     }
 
     pub(crate) fn program_was_run(&self) -> bool {

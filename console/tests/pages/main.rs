@@ -7,6 +7,7 @@ mod console_under_test;
 use std::time::{Duration, Instant};
 
 use reqwest::{Response, StatusCode};
+use stack::eventually_ok;
 
 use self::console_under_test::Console;
 
@@ -232,14 +233,13 @@ async fn on_an_address_that_others_reach_looking_needs_a_token_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_somebody_looks_the_pipeline_says_what_the_programs_own_status_says() {
     let console = Console::start("127.0.0.1:8080").await;
-    let begin = Instant::now();
-    loop {
-        let page = text(console.get("/").send().await.unwrap()).await;
-        if page.contains("The slot was dropped.") && page.contains("<code>outbox-relay recover --here</code>") {
-            break;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(30), "{page}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let told = eventually_ok(Duration::from_secs(30), "the page repeats the status", async || {
+        let page = text(console.get("/").send().await?).await;
+        let repeats =
+            page.contains("The slot was dropped.") && page.contains("<code>outbox-relay recover --here</code>");
+        anyhow::ensure!(repeats, "{page}");
+        Ok(())
+    });
+    told.await.unwrap_or_else(|err| panic!("{err:#}"));
     assert!(!console.program_was_run());
 }
